@@ -1,0 +1,134 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/webhookspine/spine/internal/bench"
+	"github.com/webhookspine/spine/internal/observe"
+)
+
+func benchCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure a running spine: throughput, latency, loss",
+		Example: `  spine bench ingest --connections 64 --duration 30s
+  spine bench e2e --rate 50        # the server needs DESTINATION_URL=http://127.0.0.1:8009/
+  spine bench sink --listen :8009`,
+	}
+	cmd.AddCommand(benchIngestCommand(), benchE2ECommand(), benchSinkCommand())
+	return cmd
+}
+
+func benchIngestCommand() *cobra.Command {
+	var load bench.Load
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "ingest",
+		Short: "Post events and measure how fast they are acknowledged",
+		Example: `  spine bench ingest
+  spine bench ingest --connections 256 --duration 30s --warm-up 5s
+  spine bench ingest --rate 1000 --duplicates 0.1 --conflicts 0.01 --json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			load.Progress = showLoad(cmd.ErrOrStderr())
+			report, err := bench.RunIngest(cmd.Context(), load)
+			return errors.Join(printReport(cmd.OutOrStdout(), report, asJSON), err)
+		},
+	}
+	bindLoad(cmd.Flags(), &load)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func benchE2ECommand() *cobra.Command {
+	var run bench.E2E
+	var listen string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "e2e",
+		Short: "Post events, take their deliveries, and measure the time from one to the other",
+		Long: `E2e posts events and is their destination at the same time, so that it sees what
+was lost or repeated, and how long each event took from POST to arrival.`,
+		Example: `  DESTINATION_URL=http://127.0.0.1:8009/ spine serve &
+  spine bench e2e --rate 50 --duration 1m`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := observe.Listen(cmd.Context(), listen)
+			if err != nil {
+				return err
+			}
+			run.Progress = showLoad(cmd.ErrOrStderr())
+			report, err := bench.RunE2E(cmd.Context(), l, run)
+			return errors.Join(printReport(cmd.OutOrStdout(), report, asJSON), err)
+		},
+	}
+	bindLoad(cmd.Flags(), &run.Load)
+	cmd.Flags().StringVar(&listen, "sink", "127.0.0.1:8009", "take deliveries on `HOST:PORT`")
+	cmd.Flags().DurationVar(&run.Drain, "drain", 30*time.Second, "how long to wait at the end for what has not arrived")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func benchSinkCommand() *cobra.Command {
+	var listen string
+	cmd := &cobra.Command{
+		Use:     "sink",
+		Short:   "Take deliveries and count them, until interrupted",
+		Long:    "Sink answers every delivery with 200. GET /stats and /stats/ID tell what it has seen.",
+		Example: "  spine bench sink --listen :8009",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := observe.Listen(cmd.Context(), listen)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.ErrOrStderr(), "taking deliveries at", observe.URL(l))
+			report, err := bench.RunSink(cmd.Context(), l, bench.SinkOptions{})
+			return errors.Join(json.NewEncoder(cmd.OutOrStdout()).Encode(report), err)
+		},
+	}
+	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:8009", "take deliveries on `HOST:PORT`")
+	return cmd
+}
+
+func bindLoad(flags *pflag.FlagSet, load *bench.Load) {
+	flags.SortFlags = false
+	flags.StringVar(&load.Target, "url", "http://127.0.0.1:8000", "base `URL` of the server")
+	flags.IntVar(&load.Connections, "connections", 64, "most requests in the air at once")
+	flags.Float64Var(&load.Rate, "rate", 0, "offer so many events a second, whatever becomes of them; 0 sends the next when the last is answered")
+	flags.DurationVar(&load.Duration, "duration", 10*time.Second, "send for so long; 0 sends --count")
+	flags.Int64Var(&load.Count, "count", 0, "send so many events; 0 sends for --duration")
+	flags.DurationVar(&load.WarmUp, "warm-up", time.Second, "send for so long before anything is counted")
+	flags.IntVar(&load.BodySize, "body", 1024, "length of a request's body, in bytes")
+	flags.Float64Var(&load.DuplicateRatio, "duplicates", 0, "share of requests that repeat an event, 0 to 1")
+	flags.Float64Var(&load.ConflictRatio, "conflicts", 0, "share of requests that repeat an event with another payload, 0 to 1")
+	flags.Uint64Var(&load.Seed, "seed", 0, "makes the choice of these repeatable")
+}
+
+// showLoad shows on a terminal how far a run has come; nobody else is told.
+func showLoad(w io.Writer) func(bench.Snapshot) {
+	if !observe.IsTerminal(w) {
+		return nil
+	}
+	return func(s bench.Snapshot) {
+		fmt.Fprintf(w, "%4.0f s  %d acknowledged, %.0f/s, %d errors\n", s.Elapsed.Seconds(), s.Acknowledged, s.PerSecond, s.Errors)
+	}
+}
+
+// printReport prints what was measured; a run that never began has no scenario.
+func printReport(w io.Writer, r bench.Report, asJSON bool) error {
+	switch {
+	case r.Scenario == "":
+		return nil
+	case asJSON:
+		return json.NewEncoder(w).Encode(r)
+	}
+	return r.WriteTable(w)
+}

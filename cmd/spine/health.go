@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// healthTimeout is just above the server's own limit on its checks, so that
+// the answer of a sick server still arrives.
+const healthTimeout = 3 * time.Second
+
+// maxAnswer bounds how much of a server's answer is read.
+const maxAnswer = 1 << 20
+
+func healthCommand(env environ) *cobra.Command {
+	var s settings
+	var url string
+	cmd := &cobra.Command{
+		Use:   "health",
+		Short: "Ask a running spine whether it can do its work (a container's probe)",
+		Long: `Health asks /readyz of the process that listens on LISTEN on this machine and
+prints the answer. It exits with 0 where the process is ready, else with 1.`,
+		Example: `  spine health
+  spine health --listen :8002
+  spine health --url https://spine.example.com/readyz`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if url == "" {
+				url = "http://" + local(string(s.Listen.Address)) + "/readyz"
+			}
+			return health(cmd.Context(), url, cmd.OutOrStdout())
+		},
+	}
+	env.bind(cmd, needs{groups: []any{&s.Listen}, defaults: map[string]string{"LISTEN": ":8000"}})
+	cmd.Flags().StringVar(&url, "url", "", "ask this address instead")
+	return cmd
+}
+
+// local is where a server that listens on address is reached from its own
+// machine.
+func local(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if ip := net.ParseIP(host); err != nil || host != "" && !ip.IsUnspecified() {
+		return address
+	}
+	return net.JoinHostPort("127.0.0.1", port)
+}
+
+func health(ctx context.Context, url string, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return misuse("--url: %w", err)
+	}
+	code, body, err := exchange(req)
+	if err != nil {
+		return err
+	}
+	if _, err := out.Write(body); err != nil {
+		return fmt.Errorf("printing the answer: %w", err)
+	}
+	if code != http.StatusOK {
+		return fmt.Errorf("not ready: %s answered %d", url, code)
+	}
+	return nil
+}
+
+// exchange sends one request on a connection of its own and reads the answer.
+func exchange(req *http.Request) (code int, body []byte, err error) {
+	req.Close = true
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, nil, err // names the method, the URL and what failed
+	}
+	defer func() { err = errors.Join(err, resp.Body.Close()) }()
+	body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return 0, nil, fmt.Errorf("reading the answer of %s: %w", req.URL.Redacted(), err)
+	}
+	return resp.StatusCode, body, nil
+}

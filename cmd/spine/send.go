@@ -1,0 +1,140 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+)
+
+// sendTimeout is above the time for which a server tries to store an event
+// before it says that it cannot.
+const sendTimeout = 30 * time.Second
+
+// envelope is what send posts, but for the payload, whose bytes go as given.
+type envelope struct {
+	ID         string `json:"event_id"`
+	Type       string `json:"event_type"`
+	OccurredAt string `json:"occurred_at"`
+}
+
+func sendCommand() *cobra.Command {
+	var e envelope
+	var payload, file, url string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "send",
+		Short: "Post one webhook to a running spine",
+		Long: `Send posts one event to /webhook and prints what became of it. It exits with 0
+where the server has stored or knows the event, else with 1.`,
+		Example: `  spine send --type user.created --payload '{"user_id":1}'
+  spine send --type user.created --id test-001 --payload '{"user_id":1}' --json
+  spine send --type order.paid --file order.json
+  jq .order dump.json | spine send --type order.paid --file -`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			body := []byte(payload)
+			if file != "" {
+				var err error
+				if body, err = readFile(file, cmd.InOrStdin()); err != nil {
+					return err
+				}
+			}
+			if !json.Valid(body) {
+				return misuse("the payload is not JSON")
+			}
+			e.ID = cmp.Or(e.ID, uuid.NewString())
+			e.OccurredAt = cmp.Or(e.OccurredAt, time.Now().UTC().Format(time.RFC3339Nano))
+			return send(cmd.Context(), url, e, body, cmd.OutOrStdout(), asJSON)
+		},
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&e.Type, "type", "", "`TYPE` of the event, such as user.created (required)")
+	flags.StringVar(&payload, "payload", "{}", "`JSON` object that the event carries")
+	flags.StringVar(&file, "file", "", "read the payload from `FILE`; - is the standard input")
+	flags.StringVar(&e.ID, "id", "", "`ID` of the event (default a new one)")
+	flags.StringVar(&e.OccurredAt, "occurred-at", "", "RFC 3339 `TIME` of the event (default now)")
+	flags.StringVar(&url, "url", "http://127.0.0.1:8000", "base `URL` of the server")
+	flags.BoolVar(&asJSON, "json", false, "print the server's answer as it is")
+	cmd.MarkFlagsMutuallyExclusive("payload", "file")
+	if err := cmd.MarkFlagRequired("type"); err != nil {
+		panic(err) // the flag is defined above
+	}
+	return cmd
+}
+
+func readFile(name string, stdin io.Reader) ([]byte, error) {
+	if name != "-" {
+		return os.ReadFile(name) //nolint:gosec // the file that the user asks to be sent
+	}
+	body, err := io.ReadAll(stdin)
+	if err != nil {
+		return nil, fmt.Errorf("reading the payload from the standard input: %w", err)
+	}
+	return body, nil
+}
+
+// send posts the event and prints the server's answer, in words or as it came.
+func send(ctx context.Context, url string, e envelope, payload []byte, out io.Writer, asJSON bool) error {
+	head, err := json.Marshal(e)
+	if err != nil {
+		return fmt.Errorf("writing the envelope: %w", err)
+	}
+	body := bytes.Join([][]byte{bytes.TrimSuffix(head, []byte("}")), []byte(`,"payload":`), payload, []byte("}")}, nil)
+
+	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimRight(url, "/")+"/webhook", bytes.NewReader(body))
+	if err != nil {
+		return misuse("--url: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	start := time.Now()
+	code, answer, err := exchange(req)
+	if err != nil {
+		return err
+	}
+	took := time.Since(start).Round(100 * time.Microsecond)
+
+	if asJSON {
+		if _, err := out.Write(answer); err != nil {
+			return fmt.Errorf("printing the answer: %w", err)
+		}
+	}
+	if code != http.StatusOK {
+		return refusal(code, answer)
+	}
+	if asJSON {
+		return nil
+	}
+	var said struct {
+		Status  string `json:"status"`
+		EventID string `json:"event_id"`
+	}
+	if err := json.Unmarshal(answer, &said); err != nil {
+		return fmt.Errorf("the server's answer is not Spine's: %w", err)
+	}
+	_, err = fmt.Fprintf(out, "%s %s in %s\n", said.Status, said.EventID, took)
+	return err
+}
+
+// refusal puts a server's refusal (RFC 9457 problem details) in one line.
+func refusal(code int, answer []byte) error {
+	var problem struct {
+		Title  string `json:"title"`
+		Detail string `json:"detail"`
+	}
+	_ = json.Unmarshal(answer, &problem) // what is not a problem has neither
+	why := strings.TrimSpace(strings.Join([]string{problem.Title, problem.Detail}, " "))
+	return fmt.Errorf("the server refused: %d %s", code, cmp.Or(why, http.StatusText(code)))
+}

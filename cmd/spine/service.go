@@ -1,0 +1,281 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/gorilla/mux"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/webhookspine/spine/internal/deliver"
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/ingest"
+	"github.com/webhookspine/spine/internal/notify"
+	"github.com/webhookspine/spine/internal/observe"
+	"github.com/webhookspine/spine/internal/source"
+	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/upkeep"
+	"github.com/webhookspine/spine/internal/worker"
+)
+
+// roles says which parts of Spine a process runs.
+type roles struct {
+	api    bool // take webhooks in, answer reads
+	worker bool // deliver
+}
+
+// Intervals of the worker and of the summaries. The sweep is what keeps the
+// promise that whatever is due is claimed within one second, whatever
+// happened to its wake-up.
+const (
+	sweepInterval    = 500 * time.Millisecond
+	watermarkMargin  = time.Second
+	activityInterval = 200 * time.Millisecond
+	bodyTimeout      = 10 * time.Second
+)
+
+// service is Spine as one process runs it: the API, the worker, or both, on
+// one database. Commands and end-to-end tests drive this same type.
+type service struct {
+	settings *settings
+	log      zerolog.Logger
+	listener net.Listener
+	store    *store.Store
+	server   observe.Server
+
+	committer  *ingest.Committer  // nil without the API
+	rejections *ingest.Rejections // nil without the API
+	worker     *worker.Worker     // nil without the worker, or where events are only stored
+	hearing    *notify.Listener   // nil without the worker
+	activity   *notify.Activity
+	upkeep     *upkeep.Upkeep
+}
+
+// newService binds the address and wires the parts; Run starts them. It does
+// not touch the database.
+func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (_ *service, err error) {
+	destination := ""
+	if r.worker {
+		if destination, err = s.Destination.resolve(); err != nil {
+			return nil, err
+		}
+	}
+	p := &service{settings: s, log: log}
+	if p.store, err = store.Open(ctx, store.Config{
+		URL: string(s.Database.URL), MaxConns: int32(s.Database.MaxConns), AppName: "spine", //nolint:gosec // at most 1000
+	}); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			p.store.Close()
+		}
+	}()
+
+	metrics := observe.NewMetrics()
+	checks := []observe.Check{{Name: "database", Probe: p.checkDatabase}, {Name: "schema", Probe: p.checkSchema}}
+	p.activity = notify.NewActivity(p.store, activityInterval, log)
+	p.upkeep = upkeep.New(p.store, log, metrics)
+
+	if r.worker && destination == "" {
+		log.Info().Msg("DESTINATION_URL is none: events are stored and stay pending")
+	} else if r.worker {
+		client, err := deliver.New(deliver.Config{
+			URL: destination, Secret: s.Destination.Secret, Timeout: s.Destination.Timeout,
+			Concurrency: s.Worker.Concurrency, UserAgent: "spine/" + version,
+		})
+		if err != nil {
+			return nil, misuseError{err}
+		}
+		p.worker = worker.New(worker.Config{
+			Destination: event.DefaultDestination, Name: workerName(),
+			Concurrency: s.Worker.Concurrency, Lease: s.Worker.Lease,
+			Sweep: sweepInterval, Margin: watermarkMargin, StopTimeout: s.Stop.Timeout,
+			Policy: worker.Policy{MaxAttempts: s.Retry.MaxAttempts, InitialDelay: s.Retry.InitialDelay, MaxDelay: s.Retry.MaxDelay},
+		}, p.store, client, p.activity, log, worker.NewMetrics(metrics))
+		connect, err := store.Connector(s.Database.direct(), "spine listener")
+		if err != nil {
+			return nil, err
+		}
+		p.hearing = notify.NewListener(notify.DefaultListenerConfig(connect), p.store, log, metrics)
+		p.hearing.Handle(notify.ReadyChannel, func(n notify.Notification) {
+			if n.Missed {
+				p.worker.Wake(worker.Reconnected)
+			} else {
+				p.worker.Wake(worker.Notified)
+			}
+		})
+		checks = append(checks, observe.Check{Name: "listener", Probe: p.hearing.Check})
+	}
+
+	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
+	if r.api {
+		config := ingest.DefaultCommitterConfig()
+		config.Committed = p.committed
+		m := ingest.NewMetrics(metrics)
+		p.committer = ingest.NewCommitter(p.store, config, log, m)
+		p.rejections = ingest.NewRejections(p.store, time.Now, log)
+		ingest.NewHandler(ingest.HandlerConfig{MaxBody: s.Intake.MaxBodyBytes, ReadTimeout: bodyTimeout},
+			source.ReadEnvelope, p.committer, p.rejections, log, m).Register(router)
+	}
+
+	if p.listener, err = observe.Listen(ctx, string(s.Listen.Address)); err != nil {
+		return nil, err
+	}
+	health := observe.NewHealth(log, metrics, checks...)
+	p.server = observe.Server{
+		Listener: p.listener, Handler: health.Around(http.Handler(router)), Health: health, Log: log,
+		Delay: s.Stop.Delay, Timeout: s.Stop.Timeout,
+	}
+	return p, nil
+}
+
+// workerName names this process in the audit log.
+func workerName() string {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "worker"
+	}
+	return host[:min(len(host), 40)] + "-" + uuid.NewString()[:4]
+}
+
+// committed is told of every batch that was stored. A worker in the same
+// process is woken without the way through the database.
+func (p *service) committed(events []event.Event, receipts []event.Receipt) {
+	woke := false
+	for i := range events {
+		p.activity.Add("event_received", events[i].ID)
+		switch receipts[i].Outcome {
+		case event.Accepted:
+			p.activity.Add("event_inserted", events[i].ID)
+			if p.worker != nil && !woke {
+				woke = true
+				p.worker.Wake(worker.Ingested)
+			}
+		case event.Deduplicated:
+			p.activity.Add("event_deduped", events[i].ID)
+		case event.Conflict:
+			p.activity.Add("conflict_detected", events[i].ID)
+		}
+	}
+}
+
+func (p *service) checkDatabase(ctx context.Context) error { return p.store.Pool().Ping(ctx) }
+
+// checkSchema is content with a schema that is newer than this binary: during
+// an upgrade old processes go on until they are replaced.
+func (p *service) checkSchema(ctx context.Context) error {
+	if err := p.store.CheckSchema(ctx); !errors.Is(err, store.ErrTooNew) {
+		return err
+	}
+	return nil
+}
+
+// URL is where the service is reached from this machine.
+func (p *service) URL() string { return observe.URL(p.listener) }
+
+// Close lets go of what newService took, where Run is not reached.
+func (p *service) Close() {
+	_ = p.listener.Close() // nothing was served on it
+	p.store.Close()
+}
+
+// Run works until ctx ends, and then drains: it stops taking in, stops
+// claiming, finishes what is in hand, settles it, and closes the pool. The
+// schema must be in place, see Prepare.
+func (p *service) Run(ctx context.Context) error {
+	defer p.store.Close()
+	// What serves the others stops after them: background outlives front.
+	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBackground()
+	front, ctx := errgroup.WithContext(ctx)
+	var back errgroup.Group
+	back.Go(func() error { return p.activity.Run(background) })
+	back.Go(func() error { return p.upkeep.Run(background) })
+	if p.hearing != nil {
+		back.Go(func() error { return p.hearing.Run(background) })
+	}
+	if p.committer != nil {
+		back.Go(func() error { return p.committer.Run(background) })
+		back.Go(func() error { return p.rejections.Run(background) })
+	}
+	front.Go(func() error { return p.server.Run(ctx) })
+	if p.worker != nil {
+		front.Go(func() error { return p.worker.Run(ctx) })
+	}
+	err := front.Wait()
+	stopBackground()
+	return errors.Join(err, back.Wait())
+}
+
+// Prepare brings the schema up to date, or checks that somebody else has. While
+// the database is away it waits: in a new deployment it may come up last.
+func (p *service) Prepare(ctx context.Context) error {
+	for {
+		err := p.ensureSchema(ctx)
+		if err == nil || !away(err) {
+			return err
+		}
+		p.log.Warn().Err(err).Msg("the database cannot be reached, trying again")
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (p *service) ensureSchema(ctx context.Context) error {
+	if !p.settings.Database.Migrate {
+		return p.store.CheckSchema(ctx)
+	}
+	m, err := store.Migrate(ctx, p.settings.Database.direct())
+	if err != nil {
+		return err
+	}
+	logMigrated(p.log, m)
+	return nil
+}
+
+func logMigrated(log zerolog.Logger, m store.Migrated) {
+	log.Info().Int64("version", m.Version).Ints64("applied", m.Applied).Bool("functions", m.Functions).Int("partitions", m.Partitions).Msg("the schema is up to date")
+}
+
+// away reports whether an error says that the database cannot be reached now,
+// rather than that it refuses us.
+func away(err error) bool {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		switch pgErr.Code[:2] {
+		case "57", "08", "53": // shutting down or starting up, connection exceptions, too many connections
+			return true
+		}
+		return false
+	}
+	var connectErr *pgconn.ConnectError
+	return errors.As(err, &connectErr)
+}
+
+// serve runs the parts of Spine that a command is for, until ctx ends.
+func serve(ctx context.Context, s *settings, r roles, log zerolog.Logger) error {
+	p, err := newService(ctx, s, r, log)
+	if err != nil {
+		return fmt.Errorf("starting: %w", err)
+	}
+	if err := p.Prepare(ctx); err != nil {
+		p.Close()
+		if ctx.Err() != nil {
+			return nil // told to stop before there was anything to do
+		}
+		return fmt.Errorf("starting: %w", err)
+	}
+	return p.Run(ctx)
+}

@@ -1,0 +1,426 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/url"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"github.com/webhookspine/spine/internal/observe"
+)
+
+// settings holds everything that can be set, in groups; a subcommand binds the
+// groups that concern it. Each field is an environment variable and a flag
+// (DATABASE_URL, --database-url) by its tags alone:
+//
+//	env         the variable
+//	envDefault  what an unset or empty variable means
+//	help        its line in --help
+//	arg         what --help calls the value, where the type does not say it
+//	min, max    the range, of numbers and durations
+//	secret      its value is never shown
+//
+// A rule that one field cannot say is its type's parser (see parsers) or, for
+// several fields, the group's check method.
+type settings struct {
+	Log         logSettings
+	Database    databaseSettings
+	Listen      listenSettings
+	Stop        stopSettings
+	Intake      intakeSettings
+	Admin       adminSettings
+	Worker      workerSettings
+	Destination destinationSettings
+	Retry       retrySettings
+	Mock        mockSettings
+	Dev         devSettings
+}
+
+type logSettings struct {
+	Level  logLevel       `env:"LOG_LEVEL" envDefault:"INFO" arg:"LEVEL" help:"least level that is logged: trace, debug, info, warn, error"`
+	Format observe.Format `env:"LOG_FORMAT" envDefault:"auto" arg:"FORMAT" help:"json, text, or auto: text on a terminal, else json"`
+}
+
+func (l logSettings) logger(w io.Writer) zerolog.Logger {
+	return observe.Logger(w, zerolog.Level(l.Level), l.Format)
+}
+
+type databaseSettings struct {
+	URL       postgresURL `env:"DATABASE_URL" secret:"true" arg:"URL" help:"PostgreSQL, as postgres://user:password@host:5432/database"`
+	DirectURL postgresURL `env:"DIRECT_DATABASE_URL" secret:"true" arg:"URL" help:"the same database for LISTEN and migrations, where DATABASE_URL is a transaction pooler"`
+	MaxConns  int         `env:"DB_MAX_CONNS" envDefault:"8" min:"1" max:"1000" help:"most connections to the database that this process opens for its work (LISTEN has one more)"`
+	Migrate   bool        `env:"MIGRATE" envDefault:"true" help:"bring the schema up to date at the start"`
+}
+
+// direct is where LISTEN and migrations connect to.
+func (d databaseSettings) direct() string {
+	if d.DirectURL != "" {
+		return string(d.DirectURL)
+	}
+	return string(d.URL)
+}
+
+type listenSettings struct {
+	Address address `env:"LISTEN" arg:"HOST:PORT" help:"where to serve HTTP; without HOST on every interface, port 0 takes a free one"`
+}
+
+type stopSettings struct {
+	Delay   time.Duration `env:"SHUTDOWN_DELAY" envDefault:"0s" min:"0s" help:"how long to go on serving, with /readyz at 503, once told to stop"`
+	Timeout time.Duration `env:"SHUTDOWN_TIMEOUT" envDefault:"20s" min:"0s" help:"how long work in hand may then take before it is cut"`
+}
+
+type intakeSettings struct {
+	MaxBodyBytes int64 `env:"MAX_BODY_BYTES" envDefault:"1048576" min:"1024" max:"104857600" help:"largest webhook body, in bytes, after decompression too"`
+}
+
+type adminSettings struct {
+	Token string    `env:"ADMIN_TOKEN" secret:"true" arg:"TOKEN" help:"what /api and /dashboard ask for, as bearer or Basic password; without one only this machine may read them"`
+	Auth  adminAuth `env:"ADMIN_AUTH" arg:"none" help:"none: /api and /dashboard are open to everyone who reaches them"`
+}
+
+func (a *adminSettings) check() error {
+	if a.Token != "" && a.Auth != "" {
+		return misuse("ADMIN_AUTH: must be unset where ADMIN_TOKEN is set, got %q", a.Auth)
+	}
+	return nil
+}
+
+type workerSettings struct {
+	Concurrency int           `env:"DELIVERY_CONCURRENCY" envDefault:"64" min:"1" max:"10000" help:"most deliveries under way at once in this process"`
+	Lease       time.Duration `env:"LEASE_DURATION" envDefault:"30s" min:"1s" max:"24h" help:"how long a claimed event is held before others may take it over, unless renewed"`
+}
+
+type destinationSettings struct {
+	URL     destinationURL `env:"DESTINATION_URL" secret:"true" arg:"URL" help:"where events are delivered, or none: they are only stored; unset means MOCK_API_URL/third_party/mock"`
+	MockURL httpURL        `env:"MOCK_API_URL" secret:"true" arg:"URL" help:"base address of a mock API, the destination where DESTINATION_URL is unset"`
+	Secret  string         `env:"DESTINATION_SECRET" secret:"true" arg:"SECRET" help:"signs deliveries by Standard Webhooks (whsec_ and base64); unset means unsigned"`
+	Timeout time.Duration  `env:"DELIVERY_TIMEOUT" envDefault:"10s" min:"1ms" max:"24h" help:"limit on one delivery attempt"`
+}
+
+// resolve says where events are delivered; it is empty where they are only
+// stored.
+func (d destinationSettings) resolve() (string, error) {
+	switch {
+	case d.URL == "none":
+		return "", nil
+	case d.URL != "":
+		return string(d.URL), nil
+	case d.MockURL != "":
+		return strings.TrimRight(string(d.MockURL), "/") + "/third_party/mock", nil
+	}
+	return "", misuse("DESTINATION_URL: must be set to where events are delivered, or to none (or set MOCK_API_URL)")
+}
+
+type retrySettings struct {
+	MaxAttempts  int           `env:"MAX_RETRY_ATTEMPTS" envDefault:"5" min:"1" max:"1000" help:"most attempts at one delivery, the first included"`
+	InitialDelay time.Duration `env:"INITIAL_RETRY_DELAY" envDefault:"1" min:"0s" help:"delay after the first failed attempt; it doubles after each further one"`
+	MaxDelay     time.Duration `env:"MAX_RETRY_DELAY" envDefault:"60" min:"0s" help:"where the doubling ends"`
+}
+
+func (r *retrySettings) check() error {
+	if r.InitialDelay > r.MaxDelay {
+		return misuse("INITIAL_RETRY_DELAY: must not be above MAX_RETRY_DELAY (%s), got %q", r.MaxDelay, r.InitialDelay)
+	}
+	return nil
+}
+
+type mockSettings struct {
+	FailureRate float64       `env:"MOCK_API_FAILURE_RATE" envDefault:"0.5" min:"0" max:"1" help:"share of deliveries that the mock API fails on purpose, 0 to 1"`
+	Status      int           `env:"MOCK_API_STATUS" envDefault:"0" min:"0" max:"599" help:"fail with this status; 0 means 500, 502 or 503 in turn"`
+	Delay       time.Duration `env:"MOCK_API_DELAY" envDefault:"0s" min:"0s" max:"5m" help:"wait this long before every answer"`
+	Hang        bool          `env:"MOCK_API_HANG" envDefault:"false" help:"fail by not answering at all"`
+	Cut         string        `env:"MOCK_API_CUT" arg:"WHERE" help:"fail by cutting the connection: true, before the answer; body, within it"`
+	RetryAfter  string        `env:"MOCK_API_RETRY_AFTER" arg:"WHEN" help:"Retry-After of every failure: seconds, an HTTP date, or a duration that is sent as a date"`
+}
+
+type devSettings struct {
+	MockListen  address `env:"MOCK_LISTEN" envDefault:"127.0.0.1:8001" arg:"HOST:PORT" help:"where the mock API serves"`
+	PostgresBin string  `env:"POSTGRES_BIN" arg:"FOLDER" help:"PostgreSQL server binaries to use; unset means those found on this machine, else downloaded ones"`
+}
+
+// Types whose values have a form of their own.
+type (
+	logLevel       zerolog.Level
+	address        string // HOST:PORT, HOST may be empty
+	httpURL        string // absolute, http or https
+	destinationURL string // an httpURL, or "none"
+	postgresURL    string // what pgx can connect to; may hold a password
+	adminAuth      string // "" or "none"
+)
+
+// parsers read the text of a setting by its type. Their errors say what the
+// text must be and never quote it.
+func parsers() map[reflect.Type]env.ParserFunc {
+	return map[reflect.Type]env.ParserFunc{
+		reflect.TypeFor[time.Duration](): func(s string) (any, error) { return parseDuration(s) },
+		reflect.TypeFor[int]():           must("be a whole number", strconv.Atoi),
+		reflect.TypeFor[int64]():         must("be a whole number", func(s string) (int64, error) { return strconv.ParseInt(s, 10, 64) }),
+		reflect.TypeFor[float64]():       must("be a number", func(s string) (float64, error) { return strconv.ParseFloat(s, 64) }),
+		reflect.TypeFor[bool]():          must("be true or false", strconv.ParseBool),
+		reflect.TypeFor[logLevel](): must("be trace, debug, info, warn, error, fatal, panic or disabled", func(s string) (logLevel, error) {
+			level, err := zerolog.ParseLevel(s)
+			return logLevel(level), err
+		}),
+		reflect.TypeFor[observe.Format](): must("be auto, json or text", observe.ParseFormat),
+		reflect.TypeFor[address](): must("be HOST:PORT, such as 127.0.0.1:8000 or :8000", func(s string) (address, error) {
+			_, port, err := net.SplitHostPort(s)
+			if err == nil {
+				_, err = strconv.ParseUint(port, 10, 16)
+			}
+			return address(s), err
+		}),
+		reflect.TypeFor[httpURL](): must("be an absolute http or https URL", func(s string) (httpURL, error) {
+			return httpURL(s), checkHTTP(s)
+		}),
+		reflect.TypeFor[destinationURL](): must("be an absolute http or https URL, or none", func(s string) (destinationURL, error) {
+			if s == "none" {
+				return "none", nil
+			}
+			return destinationURL(s), checkHTTP(s)
+		}),
+		reflect.TypeFor[postgresURL](): must("be a PostgreSQL connection string, such as postgres://user:password@host:5432/database",
+			func(s string) (postgresURL, error) {
+				_, err := pgconn.ParseConfig(s)
+				return postgresURL(s), err
+			}),
+		reflect.TypeFor[adminAuth](): must("be none or unset", func(s string) (adminAuth, error) {
+			if s != "none" {
+				return "", errUnreadable
+			}
+			return "none", nil
+		}),
+	}
+}
+
+// errUnreadable is for parsers whose caller says what is wrong.
+var errUnreadable = errors.New("unreadable")
+
+// must wraps a parser so that its error is the phrase alone: a parser's own
+// error may quote a secret.
+func must[T any](phrase string, parse func(string) (T, error)) env.ParserFunc {
+	return func(s string) (any, error) {
+		v, err := parse(s)
+		if err != nil {
+			return nil, errors.New("must " + phrase)
+		}
+		return v, nil
+	}
+}
+
+// parseDuration reads a number of seconds (30, 0.5) or Go's form (500ms).
+func parseDuration(s string) (time.Duration, error) {
+	if d, err := time.ParseDuration(s); err == nil {
+		return d, nil
+	}
+	seconds, err := strconv.ParseFloat(s, 64)
+	if err != nil || !(math.Abs(seconds) < math.MaxInt64/float64(time.Second)) {
+		return 0, errors.New("must be a duration, in seconds or such as 500ms")
+	}
+	return time.Duration(math.Round(seconds * float64(time.Second))), nil
+}
+
+func checkHTTP(s string) error {
+	u, err := url.Parse(s)
+	if err != nil {
+		return err
+	}
+	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+		return errUnreadable
+	}
+	return nil
+}
+
+// environ is the environment as a map of the variables that are set to
+// something.
+type environ map[string]string
+
+func newEnviron(vars []string) environ {
+	e := make(environ, len(vars))
+	for _, v := range vars {
+		if name, text, _ := strings.Cut(v, "="); text != "" {
+			e[name] = text
+		}
+	}
+	return e
+}
+
+// needs says which settings a subcommand has.
+type needs struct {
+	groups   []any             // pointers to groups of a settings value, filled in before RunE
+	defaults map[string]string // by variable, where the subcommand's default is its own
+	required []string          // variables that must be set
+}
+
+// bind gives cmd a flag for each setting in its groups. Before RunE it lays
+// the flags over the environment and reads both, by one parser, into them.
+func (e environ) bind(cmd *cobra.Command, n needs) {
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	values := make(map[string]*flagText)
+	for _, group := range n.groups {
+		for _, f := range fieldsOf(group) {
+			v := &flagText{text: f.fallback, placeholder: f.placeholder}
+			if own, ok := n.defaults[f.name]; ok {
+				v.text = own
+			}
+			values[f.name] = v
+			flag := flags.VarPF(v, f.flag, "", fmt.Sprintf("%s [%s]", f.help, f.name))
+			if f.kind == reflect.Bool {
+				flag.NoOptDefVal = "true"
+			}
+		}
+	}
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		// From the weakest to the strongest: own defaults, environment, flags.
+		texts := make(map[string]string)
+		for name, v := range values {
+			switch {
+			case v.given:
+				texts[name] = v.text
+			case e[name] != "":
+				texts[name] = e[name]
+			}
+			if texts[name] == "" {
+				texts[name] = n.defaults[name]
+			}
+		}
+		for _, name := range n.required {
+			if texts[name] == "" {
+				return misuse("%s: must be set (or give %s)", name, flagName(name))
+			}
+		}
+		for _, group := range n.groups {
+			if err := read(group, texts); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// read fills a group from texts and returns the first problem as a misuse that
+// names the setting.
+func read(group any, texts map[string]string) error {
+	err := env.ParseWithOptions(group, env.Options{Environment: texts, FuncMap: parsers()})
+	failed := make(map[string]error)
+	if all, ok := errors.AsType[env.AggregateError](err); ok {
+		for _, one := range all.Errors {
+			bad, ok := errors.AsType[env.ParseError](one)
+			if !ok {
+				return fmt.Errorf("reading settings: %w", one)
+			}
+			failed[bad.Name] = bad.Err
+		}
+	} else if err != nil {
+		return fmt.Errorf("reading settings: %w", err)
+	}
+	for i, f := range fieldsOf(group) {
+		problem := failed[f.goName]
+		if problem == nil {
+			problem = f.inRange(reflect.ValueOf(group).Elem().Field(i))
+		}
+		switch {
+		case problem == nil:
+		case f.secret:
+			return misuse("%s: %w", f.name, problem)
+		default:
+			return misuse("%s: %w, got %q", f.name, problem, texts[f.name])
+		}
+	}
+	if c, ok := group.(interface{ check() error }); ok {
+		return c.check()
+	}
+	return nil
+}
+
+// field is one setting as its tags describe it.
+type field struct {
+	goName, name, flag, help, fallback, placeholder string
+	min, max                                        string
+	kind                                            reflect.Kind
+	secret                                          bool
+}
+
+// fieldsOf describes the settings of a group, given a pointer to it.
+func fieldsOf(group any) []field {
+	t := reflect.TypeOf(group).Elem()
+	fields := make([]field, t.NumField())
+	for i := range fields {
+		f := t.Field(i)
+		name := f.Tag.Get("env")
+		fields[i] = field{
+			goName: f.Name, name: name, flag: strings.TrimPrefix(flagName(name), "--"),
+			help: f.Tag.Get("help"), fallback: f.Tag.Get("envDefault"), placeholder: placeholder(f),
+			min: f.Tag.Get("min"), max: f.Tag.Get("max"),
+			kind: f.Type.Kind(), secret: f.Tag.Get("secret") != "",
+		}
+	}
+	return fields
+}
+
+func flagName(variable string) string {
+	return "--" + strings.ReplaceAll(strings.ToLower(variable), "_", "-")
+}
+
+func placeholder(f reflect.StructField) string {
+	if arg := f.Tag.Get("arg"); arg != "" {
+		return arg
+	}
+	switch {
+	case f.Type == reflect.TypeFor[time.Duration]():
+		return "DURATION"
+	case f.Type.Kind() == reflect.Bool:
+		return ""
+	default:
+		return "NUMBER"
+	}
+}
+
+// inRange checks a number or duration against the field's min and max.
+func (f field) inRange(v reflect.Value) error {
+	number := func(text string) float64 { n, _ := strconv.ParseFloat(text, 64); return n }
+	if v.Type() == reflect.TypeFor[time.Duration]() {
+		number = func(text string) float64 { d, _ := parseDuration(text); return float64(d) }
+	}
+	var n float64
+	switch {
+	case f.min == "":
+		return nil
+	case v.CanInt():
+		n = float64(v.Int())
+	default:
+		n = v.Float()
+	}
+	switch {
+	case f.max == "" && !(n >= number(f.min)):
+		return fmt.Errorf("must be at least %s", f.min)
+	case f.max != "" && !(n >= number(f.min) && n <= number(f.max)):
+		return fmt.Errorf("must be %s to %s", f.min, f.max)
+	}
+	return nil
+}
+
+// flagText is a setting's flag: the text as given, to be read with the
+// environment.
+type flagText struct {
+	text, placeholder string
+	given             bool
+}
+
+func (v *flagText) String() string { return v.text }
+func (v *flagText) Type() string   { return v.placeholder }
+func (v *flagText) Set(text string) error {
+	v.text, v.given = text, true
+	return nil
+}

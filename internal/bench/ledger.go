@@ -1,0 +1,162 @@
+package bench
+
+import (
+	"sync"
+	"time"
+)
+
+// ledger holds every event of a run against what arrived of it. A nil ledger
+// expects nothing.
+type ledger struct {
+	runID string
+
+	mu      sync.Mutex
+	entries []entry // by event number
+	tally   arrivals
+	done    bool          // everything was sent
+	all     chan struct{} // closed once done and nothing is missing
+	latency histogram
+}
+
+type entry struct {
+	due          time.Time
+	measured     bool
+	acknowledged bool
+	arrivals     uint32
+}
+
+// arrivals counts measured events.
+type arrivals struct {
+	missing        int64 // acknowledged, not arrived
+	delivered      int64 // acknowledged and arrived
+	unacknowledged int64 // arrived without having been acknowledged
+	repeated       int64 // arrived more than once
+	repeats        int64 // arrivals beyond an event's first
+	foreign        int64 // arrivals of ids that are not of this run
+	any            bool  // something of this run arrived, if only in the warm-up
+	last           time.Time
+}
+
+func newLedger(runID string) *ledger {
+	return &ledger{runID: runID, all: make(chan struct{})}
+}
+
+// issued enters an event before it is sent.
+func (l *ledger) issued(event uint64, due time.Time, measured bool) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for uint64(len(l.entries)) <= event { // connections take turns, not always in order
+		l.entries = append(l.entries, entry{})
+	}
+	l.entries[event] = entry{due: due, measured: measured}
+}
+
+// acknowledged says that the target promised to deliver the event.
+func (l *ledger) acknowledged(event uint64) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := &l.entries[event]
+	e.acknowledged = true
+	switch {
+	case !e.measured:
+	case e.arrivals == 0:
+		l.tally.missing++
+	default: // it arrived before its acknowledgement did
+		l.tally.unacknowledged--
+		l.tally.delivered++
+	}
+}
+
+// arrived enters a delivery.
+func (l *ledger) arrived(id []byte, at time.Time) {
+	event, ours := eventNumber(id, l.runID)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !ours || event >= len(l.entries) {
+		l.tally.foreign++
+		return
+	}
+	l.tally.any = true
+	e := &l.entries[event]
+	if !e.measured {
+		return
+	}
+	e.arrivals++
+	switch {
+	case e.arrivals == 2:
+		l.tally.repeated++
+		l.tally.repeats++
+		return
+	case e.arrivals > 2:
+		l.tally.repeats++
+		return
+	case e.acknowledged:
+		l.tally.missing--
+		l.tally.delivered++
+	default:
+		l.tally.unacknowledged++
+	}
+	l.tally.last = at
+	l.latency.record(at.Sub(e.due))
+	l.closeWhenAll()
+}
+
+// finish says that everything was sent, and returns a channel that is closed
+// once everything acknowledged has arrived.
+func (l *ledger) finish() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.done = true
+	l.closeWhenAll()
+	return l.all
+}
+
+// closeWhenAll is called again by arrivals that were never acknowledged.
+func (l *ledger) closeWhenAll() {
+	if l.done && l.tally.missing == 0 {
+		select {
+		case <-l.all:
+		default:
+			close(l.all)
+		}
+	}
+}
+
+func (l *ledger) deliveredSoFar() int64 {
+	if l == nil {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.tally.delivered
+}
+
+// anything reports whether any event of this run arrived.
+func (l *ledger) anything() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.tally.any
+}
+
+// delivery sums up; rates are counted from start.
+func (l *ledger) delivery(start time.Time) *Delivery {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.tally
+	return &Delivery{
+		Delivered:      t.delivered,
+		Lost:           t.missing,
+		Repeated:       t.repeated,
+		Repeats:        t.repeats,
+		Unacknowledged: t.unacknowledged,
+		Foreign:        t.foreign,
+		PerSecond:      perSecond(t.delivered, t.last.Sub(start)),
+		Latency:        l.latency.latency(),
+	}
+}

@@ -1,0 +1,126 @@
+package bench
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"regexp"
+	"time"
+)
+
+// Load is the traffic to put on a system. Only Target is needed.
+type Load struct {
+	// Target is the base URL of the system, http://HOST:PORT; events are POSTed
+	// to Target/webhook.
+	Target string
+	// Connections is how many requests are in the air at most, each on its own
+	// kept connection. 0 stands for 64.
+	Connections int
+	// Rate is how many events a second are offered (open loop), whatever the
+	// system makes of them. 0 makes a closed loop: each connection sends its
+	// next event when the last was answered.
+	Rate float64
+	// Duration and Count end the sending, whichever comes first; both leave out
+	// the warm-up. Without either it ends after 10 s.
+	Duration time.Duration
+	Count    int64
+	// WarmUp is for how long the same traffic runs before anything is counted.
+	WarmUp time.Duration
+	// BodySize is the length of a request's body in bytes. 0 stands for 1024.
+	BodySize int
+	// DuplicateRatio and ConflictRatio are the shares of requests (0 to 1, at
+	// most 1 together) that repeat an event already acknowledged on the same
+	// connection: unchanged, or with another payload.
+	DuplicateRatio float64
+	ConflictRatio  float64
+	// Timeout is how long an answer may take, connecting included. 0 stands for 10 s.
+	Timeout time.Duration
+	// Seed makes the choice of duplicates and conflicts, and the padding of the
+	// payload, repeatable.
+	Seed uint64
+	// RunID begins every event id, so that runs do not meet each other's
+	// events; 1 to 64 characters of A-Z a-z 0-9 _ -. Empty stands for a random one.
+	RunID string
+	// Progress, where given, is called about once a second until the run is over.
+	Progress func(Snapshot)
+}
+
+// Snapshot is how far a run has come. The counts leave out the warm-up.
+type Snapshot struct {
+	Elapsed      time.Duration // since the start, warm-up included
+	WarmingUp    bool
+	Sent         int64
+	Acknowledged int64
+	Errors       int64
+	Delivered    int64   // e2e only: acknowledged events that arrived
+	PerSecond    float64 // acknowledged, since the snapshot before
+}
+
+var runID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// complete fills in the defaults, or says which field makes no sense.
+func (l Load) complete() (Load, error) {
+	target, err := url.Parse(l.Target)
+	switch {
+	case err != nil || target.Scheme != "http" || target.Hostname() == "" || target.RawQuery != "":
+		return l, fmt.Errorf("target must be http://HOST:PORT, not %q", l.Target)
+	case l.Connections < 0:
+		return l, fmt.Errorf("connections must not be negative, not %d", l.Connections)
+	case !(l.Rate >= 0 && l.Rate <= 1e6): // also true of NaN
+		return l, fmt.Errorf("rate must be between 0 and 1000000, not %v", l.Rate)
+	case l.Duration < 0:
+		return l, fmt.Errorf("duration must not be negative, not %v", l.Duration)
+	case l.Count < 0:
+		return l, fmt.Errorf("count must not be negative, not %d", l.Count)
+	case l.WarmUp < 0:
+		return l, fmt.Errorf("warm-up must not be negative, not %v", l.WarmUp)
+	case !(l.DuplicateRatio >= 0 && l.ConflictRatio >= 0 && l.DuplicateRatio+l.ConflictRatio <= 1):
+		return l, fmt.Errorf("duplicate and conflict ratio must be between 0 and 1 together, not %v and %v", l.DuplicateRatio, l.ConflictRatio)
+	case l.Timeout < 0:
+		return l, fmt.Errorf("timeout must not be negative, not %v", l.Timeout)
+	case l.RunID != "" && !runID.MatchString(l.RunID):
+		return l, errors.New("run id must be 1 to 64 characters of A-Z a-z 0-9 _ -")
+	}
+	if l.Connections == 0 {
+		l.Connections = 64
+	}
+	if l.Duration == 0 && l.Count == 0 {
+		l.Duration = 10 * time.Second
+	}
+	if l.BodySize == 0 {
+		l.BodySize = 1024
+	}
+	if l.Timeout == 0 {
+		l.Timeout = 10 * time.Second
+	}
+	if l.RunID == "" {
+		random := make([]byte, 6)
+		_, _ = rand.Read(random) // never fails, see crypto/rand
+		l.RunID = "bench-" + hex.EncodeToString(random)
+	}
+	if shortest := len(newRequest(l).body); l.BodySize < shortest {
+		return l, fmt.Errorf("body size must be at least %d bytes, not %d", shortest, l.BodySize)
+	}
+	return l, nil
+}
+
+// end is when the sending ends, after the start; 0 where only Count ends it.
+func (l Load) end() time.Duration {
+	if l.Duration == 0 {
+		return 0
+	}
+	return l.WarmUp + l.Duration
+}
+
+// address is where to connect to.
+func (l Load) address() string {
+	target, _ := url.Parse(l.Target) // checked by complete
+	port := target.Port()
+	if port == "" {
+		port = "80"
+	}
+	return net.JoinHostPort(target.Hostname(), port)
+}

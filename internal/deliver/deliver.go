@@ -1,0 +1,346 @@
+// Package deliver makes one attempt at one destination: it posts an event, signed
+// where the destination has a secret, and says what came of it.
+//
+// It promises that an attempt ends within its timeout, whatever the destination
+// does, that no more than a small part of an answer is read or kept, and that
+// every end is a Result: nothing is returned as an error and nothing of the
+// destination's URL but its host gets into one.
+//
+// It must not know of retries, leases or the database.
+package deliver
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+const (
+	// maxAnswer is how much of an answer's body is kept, in bytes.
+	maxAnswer = 1 << 10
+	// maxDrain is how much more of it is read so that the connection can be
+	// used again; reading on would cost more than a new connection.
+	maxDrain = 64 << 10
+	// maxAnswerHeader bounds the header of an answer, in bytes.
+	maxAnswerHeader = 64 << 10
+	// maxError bounds the length of Result.Error where a library made the text.
+	maxError = 256
+	// maxRetryAfter is the longest wait that a destination can ask for.
+	maxRetryAfter = time.Hour
+	// idleTimeout is just below the 5 s after which Node.js and Apache close an
+	// idle connection: a delivery sent at that moment would fail.
+	idleTimeout = 4 * time.Second
+)
+
+// errTimeout is the cause by which an attempt ends at its timeout.
+var errTimeout = errors.New("attempt timed out")
+
+// Config says where and how to deliver.
+type Config struct {
+	// URL receives the events. Its scheme is http or https; user and password
+	// in it are sent as HTTP Basic authentication.
+	URL string
+	// Secret signs the deliveries by Standard Webhooks (v1): base64 of 24 to 64
+	// bytes, with or without the prefix "whsec_". Without one they are not signed.
+	Secret string
+	// Timeout bounds a whole attempt, from the dial to the last byte read.
+	Timeout time.Duration
+	// Concurrency is how many attempts will be made at once. It is the number
+	// of connections that are opened at most, and kept for use again.
+	Concurrency int
+	// UserAgent is sent as User-Agent; none is sent where it is empty.
+	UserAgent string
+	// Now is the clock; time.Now where it is nil. It times attempts as well and
+	// should keep the monotonic reading.
+	Now func() time.Time
+}
+
+// Client delivers to one destination. It is safe for concurrent use.
+type Client struct {
+	url           *url.URL // without user and password
+	authorization string   // header value, or empty
+	key           []byte   // nil where deliveries are not signed
+	timeout       time.Duration
+	userAgent     string
+	now           func() time.Time
+	transport     *http.Transport
+}
+
+// New makes a Client. The error names the setting that makes no sense and
+// repeats neither the URL nor the secret.
+func New(cfg Config) (*Client, error) {
+	u, err := url.Parse(cfg.URL)
+	switch {
+	case err != nil:
+		// The parser's error repeats parts of the URL, which may hold a password.
+		return nil, errors.New("destination URL: cannot be parsed, want http://host[:port]/path or https://…")
+	case u.Scheme != "http" && u.Scheme != "https":
+		return nil, errors.New("destination URL: must begin with http:// or https://")
+	case u.Hostname() == "":
+		return nil, errors.New("destination URL: has no host")
+	}
+	key, err := parseSecret(cfg.Secret)
+	if err != nil {
+		return nil, fmt.Errorf("destination secret: %w", err)
+	}
+	if cfg.Timeout <= 0 {
+		return nil, fmt.Errorf("delivery timeout: must be more than 0, found %s", cfg.Timeout)
+	}
+	if cfg.Concurrency < 1 {
+		return nil, fmt.Errorf("delivery concurrency: must be at least 1, found %d", cfg.Concurrency)
+	}
+
+	c := &Client{
+		url:       u,
+		key:       key,
+		timeout:   cfg.Timeout,
+		userAgent: cfg.UserAgent,
+		now:       cfg.Now,
+	}
+	if c.now == nil {
+		c.now = time.Now
+	}
+	if u.User != nil {
+		password, _ := u.User.Password()
+		c.authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password))
+		u.User = nil
+	}
+
+	// HTTP/1.1 only: an attempt that times out takes just its own connection
+	// with it, and the next attempt never waits on the same dead one.
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	// A dial is not ended with the attempt that asked for it, hence the
+	// timeouts of its own.
+	dialer := &net.Dialer{Timeout: cfg.Timeout, KeepAlive: 30 * time.Second}
+	c.transport = &http.Transport{
+		Proxy:                  nil,
+		DialContext:            dialer.DialContext,
+		TLSHandshakeTimeout:    cfg.Timeout,
+		Protocols:              protocols,
+		MaxIdleConns:           cfg.Concurrency,
+		MaxIdleConnsPerHost:    cfg.Concurrency,
+		MaxConnsPerHost:        cfg.Concurrency,
+		IdleConnTimeout:        idleTimeout,
+		MaxResponseHeaderBytes: maxAnswerHeader,
+		DisableCompression:     true, // what is kept is what was sent, and it cannot inflate
+	}
+	return c, nil
+}
+
+// Close closes the connections that are not in use. It is called after the last
+// Deliver has returned.
+func (c *Client) Close() { c.transport.CloseIdleConnections() }
+
+// Deliver makes one attempt. It returns within the timeout, and soon after ctx
+// is done; the cause of that is then in the Result's Error.
+//
+// The status line decides: an answer whose body breaks off, or does not end in
+// time, counts by its status, and Answer holds what had arrived.
+func (c *Client) Deliver(ctx context.Context, job event.Job) event.Result {
+	start := c.now()
+	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, errTimeout)
+	defer cancel()
+
+	result := c.attempt(ctx, job, start)
+	result.Duration = c.now().Sub(start)
+	return result
+}
+
+func (c *Client) attempt(ctx context.Context, job event.Job, now time.Time) event.Result {
+	// The transport is used without http.Client, which would look at redirects
+	// and wrap errors with the URL.
+	resp, err := c.transport.RoundTrip(c.request(ctx, job, now))
+	if err != nil {
+		return event.Result{Class: event.TryAgain, Error: c.explain(ctx, err)}
+	}
+	defer func() { _ = resp.Body.Close() }() // nothing that matters is left in it
+
+	result := event.Result{Class: classify(resp.StatusCode), Status: resp.StatusCode}
+	if resp.StatusCode != http.StatusSwitchingProtocols { // what follows 101 is no answer
+		result.Answer = readAnswer(resp.Body)
+	}
+	if result.Class != event.Done {
+		result.Error = strings.TrimSpace("HTTP " + strconv.Itoa(resp.StatusCode) + " " + http.StatusText(resp.StatusCode))
+	}
+	if result.Class == event.TryAgain {
+		result.RetryAfter = retryAfter(resp.Header, c.now())
+	}
+	return result
+}
+
+// request makes the request for one attempt at the time now.
+func (c *Client) request(ctx context.Context, job event.Job, now time.Time) *http.Request {
+	body := appendBody(nil, job)
+	id := messageID(job)
+	timestamp := strconv.FormatInt(now.Unix(), 10)
+
+	header := make(http.Header, 6)
+	header.Set("Content-Type", "application/json")
+	header.Set("User-Agent", c.userAgent)
+	header.Set("Webhook-Id", id)
+	header.Set("Webhook-Timestamp", timestamp)
+	if c.key != nil {
+		header.Set("Webhook-Signature", sign(c.key, id, timestamp, body))
+	}
+	if c.authorization != "" {
+		header.Set("Authorization", c.authorization)
+	}
+
+	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	first, _ := open() // open cannot fail
+	req := &http.Request{
+		Method:        http.MethodPost,
+		URL:           c.url,
+		Header:        header,
+		Body:          first,
+		GetBody:       open, // lets the transport change over from a connection that was closed while idle
+		ContentLength: int64(len(body)),
+	}
+	return req.WithContext(ctx)
+}
+
+// appendBody appends the JSON body of a delivery. The payload goes out byte for
+// byte as it came in.
+func appendBody(b []byte, job event.Job) []byte {
+	// AppendQuote replaces and reports invalid UTF-8, which stored text cannot hold.
+	member := func(name, value string) {
+		b = append(b, name...)
+		b, _ = jsontext.AppendQuote(b, value)
+	}
+	member(`{"event_id":`, job.ID)
+	member(`,"source":`, job.Source)
+	member(`,"event_type":`, job.Type)
+	member(`,"occurred_at":`, job.OccurredAt.UTC().Truncate(time.Microsecond).Format(time.RFC3339Nano))
+	b = append(b, `,"attempt":`...)
+	b = strconv.AppendInt(b, int64(job.Attempt), 10)
+	b = append(b, `,"payload":`...)
+	if job.Unqueryable {
+		b = append(b, `null,"payload_base64":"`...)
+		b = base64.StdEncoding.AppendEncode(b, job.Payload)
+		b = append(b, '"')
+	} else {
+		b = append(b, job.Payload...)
+	}
+	return append(b, '}')
+}
+
+// classify sorts a status by what should happen next.
+func classify(status int) event.Class {
+	switch {
+	case status >= 200 && status <= 299:
+		return event.Done
+	case status >= 300 && status <= 399:
+		return event.GiveUp
+	}
+	switch status {
+	case http.StatusBadRequest,
+		http.StatusMethodNotAllowed,
+		http.StatusGone,
+		http.StatusRequestEntityTooLarge,
+		http.StatusRequestURITooLong,
+		http.StatusUnsupportedMediaType,
+		http.StatusUnprocessableEntity,
+		http.StatusNotImplemented:
+		return event.GiveUp
+	}
+	return event.TryAgain
+}
+
+// readAnswer returns the beginning of an answer's body as text, and reads on a
+// little so that the connection can be used again.
+func readAnswer(body io.Reader) string {
+	buf := make([]byte, maxAnswer)
+	n, err := io.ReadFull(body, buf)
+	buf = buf[:n]
+	if err == nil {
+		buf = trimCutRune(buf)
+		// An error here only costs the connection.
+		_, _ = io.CopyN(io.Discard, body, maxDrain)
+	}
+	text := strings.ToValidUTF8(string(buf), "\uFFFD")
+	return strings.ReplaceAll(text, "\x00", "\uFFFD") // Postgres text holds no NUL
+}
+
+// trimCutRune removes the beginning of a UTF-8 sequence from the end of b.
+func trimCutRune(b []byte) []byte {
+	for i := len(b) - 1; i >= 0 && i >= len(b)-utf8.UTFMax; i-- {
+		if utf8.RuneStart(b[i]) {
+			if !utf8.FullRune(b[i:]) {
+				return b[:i]
+			}
+			break
+		}
+	}
+	return b
+}
+
+// retryAfter reads Retry-After (RFC 9110, section 10.2.3) in both of its forms.
+// A date is taken relative to the answer's own Date where it has one, so that
+// the clocks need not agree.
+func retryAfter(header http.Header, now time.Time) time.Duration {
+	value := header.Get("Retry-After")
+	if value == "" {
+		return 0
+	}
+	var wait time.Duration
+	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
+		wait = time.Duration(min(max(seconds, 0), int64(maxRetryAfter/time.Second))) * time.Second
+	} else if at, err := http.ParseTime(value); err == nil {
+		if date, err := http.ParseTime(header.Get("Date")); err == nil {
+			now = date
+		}
+		wait = at.Sub(now)
+	}
+	return min(max(wait, 0), maxRetryAfter)
+}
+
+// explain says in one line why there was no answer.
+func (c *Client) explain(ctx context.Context, err error) string {
+	if cause := context.Cause(ctx); errors.Is(cause, errTimeout) {
+		return "timeout after " + c.timeout.String()
+	} else if cause != nil {
+		return oneLine("cancelled: " + cause.Error())
+	}
+	var errno syscall.Errno
+	var op *net.OpError
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "connection closed without an answer"
+	case errors.As(err, &errno):
+		return errno.Error()
+	case errors.As(err, &op):
+		// Without the addresses around it, one of which changes every time.
+		return oneLine(op.Err.Error())
+	}
+	return oneLine(err.Error())
+}
+
+// oneLine makes text that may quote the destination fit to be shown and stored.
+func oneLine(s string) string {
+	if len(s) > maxError {
+		s = string(trimCutRune([]byte(s[:maxError]))) + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r // and U+FFFD for each invalid byte
+	}, s)
+}

@@ -1,0 +1,248 @@
+package ingest
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// Store keeps events. Ingest stores all of them in one transaction or none: a
+// nil error means that they are committed, and any error that they may or may
+// not be. It must be safe to ingest the same events again. An error that wraps
+// event.ErrRefused lies in the data. Ingest is called concurrently.
+type Store interface {
+	Ingest(ctx context.Context, events []event.Event) ([]event.Receipt, error)
+}
+
+// ErrFull says that the intake holds as much as it may: try again soon.
+var ErrFull = errors.New("the intake is full")
+
+// ErrUnavailable says that the event could not be stored in time. It may have
+// been stored all the same, when only the answer was lost.
+var ErrUnavailable = errors.New("the event could not be stored")
+
+// CommitterConfig bounds the group commit.
+type CommitterConfig struct {
+	Flushers   int           // transactions at once, 1 or more
+	BatchRows  int           // events in one transaction at most
+	BatchBytes int           // payload bytes in one transaction at most; a larger event goes alone
+	QueueRows  int           // events that may wait at most
+	QueueBytes int           // payload bytes that may wait at most
+	Patience   time.Duration // how long an event may wait and be tried in all
+
+	// Committed, where set, is told what was committed, after the commit and
+	// before the senders are answered. It must not block.
+	Committed func(events []event.Event, receipts []event.Receipt)
+}
+
+// DefaultCommitterConfig returns bounds that suit most: two transactions at
+// once keep Postgres busy while the next batch gathers, and more would only
+// queue up behind the lock that a notifying commit takes.
+func DefaultCommitterConfig() CommitterConfig {
+	return CommitterConfig{
+		Flushers: 2, BatchRows: 500, BatchBytes: 4 << 20,
+		QueueRows: 10_000, QueueBytes: 64 << 20,
+		Patience: 4 * time.Second,
+	}
+}
+
+// Committer is a self-clocking group commit. A flusher takes everything that
+// waits, stores it in one transaction and answers each sender from the result.
+// There is no timer: when little comes in, an event goes alone and at once;
+// under load batches grow while the transactions before them run.
+type Committer struct {
+	store   Store
+	config  CommitterConfig
+	log     zerolog.Logger
+	metrics *Metrics
+
+	mu      sync.Mutex
+	waiting []*waiter
+	bytes   int
+	wake    chan struct{} // has room for one signal for each flusher
+}
+
+// waiter is an event whose sender waits for an answer.
+type waiter struct {
+	event   event.Event
+	since   time.Time
+	receipt event.Receipt
+	err     error
+	done    chan struct{} // closed once receipt or err is set
+}
+
+// NewCommitter returns a Committer; Run makes it work.
+func NewCommitter(store Store, config CommitterConfig, log zerolog.Logger, metrics *Metrics) *Committer {
+	return &Committer{store: store, config: config, log: log, metrics: metrics, wake: make(chan struct{}, config.Flushers)}
+}
+
+// Submit hands in an event and waits until it is committed or cannot be. The
+// error is ErrFull at once when too much waits, ErrUnavailable when it could
+// not be stored in time, or the cause of ctx's end: the event may then be
+// stored or not.
+func (c *Committer) Submit(ctx context.Context, e event.Event) (event.Receipt, error) {
+	w := &waiter{event: e, since: time.Now(), done: make(chan struct{})}
+	c.mu.Lock()
+	if len(c.waiting) >= c.config.QueueRows || (c.bytes+len(e.Payload) > c.config.QueueBytes && len(c.waiting) > 0) {
+		c.mu.Unlock()
+		return event.Receipt{}, ErrFull
+	}
+	c.waiting = append(c.waiting, w)
+	c.bytes += len(e.Payload)
+	c.mu.Unlock()
+	c.signal()
+
+	select {
+	case <-w.done:
+		return w.receipt, w.err
+	case <-ctx.Done():
+		return event.Receipt{}, context.Cause(ctx)
+	}
+}
+
+// signal wakes a flusher, if one sleeps.
+func (c *Committer) signal() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run commits what is submitted until ctx ends, and then what still waits. Stop
+// taking requests in before ctx ends: nobody answers what is submitted later.
+func (c *Committer) Run(ctx context.Context) error {
+	var g errgroup.Group
+	for range c.config.Flushers {
+		g.Go(func() error {
+			for {
+				select {
+				case <-c.wake:
+				case <-ctx.Done():
+				}
+				for batch := c.take(); len(batch) > 0; batch = c.take() {
+					c.flush(context.WithoutCancel(ctx), batch)
+				}
+				if ctx.Err() != nil {
+					return nil
+				}
+			}
+		})
+	}
+	return g.Wait()
+}
+
+// take removes the next batch from what waits: all of it, within the bounds.
+func (c *Committer) take() []*waiter {
+	c.mu.Lock()
+	n, size := 0, 0
+	for n < len(c.waiting) && n < c.config.BatchRows {
+		size += len(c.waiting[n].event.Payload)
+		if n > 0 && size > c.config.BatchBytes {
+			size -= len(c.waiting[n].event.Payload)
+			break
+		}
+		n++
+	}
+	batch := c.waiting[:n:n]
+	if n == len(c.waiting) {
+		c.waiting = nil
+	} else {
+		c.waiting = c.waiting[n:]
+	}
+	c.bytes -= size
+	more := len(c.waiting) > 0
+	c.mu.Unlock()
+	if more {
+		c.signal()
+	}
+	return batch
+}
+
+// flush stores a batch and answers its senders. Events that have waited too
+// long are not tried at all: their senders are told to come again.
+func (c *Committer) flush(ctx context.Context, batch []*waiter) {
+	oldest := batch[0].since
+	for len(batch) > 0 && time.Since(batch[0].since) >= c.config.Patience {
+		batch[0].answer(event.Receipt{}, ErrUnavailable)
+		batch = batch[1:]
+	}
+	if len(batch) == 0 {
+		return
+	}
+	c.metrics.queueWait.Observe(time.Since(oldest).Seconds())
+	ctx, cancel := context.WithDeadline(ctx, batch[0].since.Add(c.config.Patience))
+	defer cancel()
+	c.commit(ctx, batch)
+}
+
+// commit stores a batch, splitting it when the database refuses some of the
+// data, so that one bad event does not fail its neighbours.
+func (c *Committer) commit(ctx context.Context, batch []*waiter) {
+	events := make([]event.Event, len(batch))
+	for i, w := range batch {
+		events[i] = w.event
+	}
+	receipts, err := c.try(ctx, events)
+	switch {
+	case err == nil:
+		if c.config.Committed != nil {
+			c.config.Committed(events, receipts)
+		}
+		for i, w := range batch {
+			c.metrics.outcomes.WithLabelValues(w.event.Source, string(receipts[i].Outcome)).Inc()
+			w.answer(receipts[i], nil)
+		}
+	case errors.Is(err, event.ErrRefused) && len(batch) > 1:
+		c.commit(ctx, batch[:len(batch)/2])
+		c.commit(ctx, batch[len(batch)/2:])
+	case errors.Is(err, event.ErrRefused) && batch[0].event.Unqueryable == "":
+		// The payload is JSON, and still Postgres cannot hold it: keep its bytes.
+		e := &batch[0].event
+		e.Unqueryable = "Postgres cannot hold it as json"
+		e.Hash = sha256.Sum256(e.Payload)
+		c.commit(ctx, batch)
+	default:
+		c.log.Error().Err(err).Int("events", len(batch)).Msg("events could not be stored")
+		for _, w := range batch {
+			w.answer(event.Receipt{}, ErrUnavailable)
+		}
+	}
+}
+
+// try stores events, again and again until ctx ends, unless the error lies in
+// the data. A lost answer to a commit is met by the next try: what was stored
+// then comes back as deduplicated.
+func (c *Committer) try(ctx context.Context, events []event.Event) ([]event.Receipt, error) {
+	for pause := 25 * time.Millisecond; ; pause = min(2*pause, 400*time.Millisecond) {
+		start := time.Now()
+		receipts, err := c.store.Ingest(ctx, events)
+		c.metrics.flushTime.Observe(time.Since(start).Seconds())
+		if err == nil {
+			c.metrics.batchRows.Observe(float64(len(events)))
+			return receipts, nil
+		}
+		if errors.Is(err, event.ErrRefused) {
+			return nil, err
+		}
+		c.metrics.flushErrors.Inc()
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(pause):
+			c.log.Warn().Err(err).Int("events", len(events)).Msg("storing events failed, trying again")
+		}
+	}
+}
+
+// answer lets the sender go on. It is called once.
+func (w *waiter) answer(r event.Receipt, err error) {
+	w.receipt, w.err = r, err
+	close(w.done)
+}

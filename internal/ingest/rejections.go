@@ -1,0 +1,106 @@
+package ingest
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// Rejector audits summaries of refused requests.
+type Rejector interface {
+	Reject(ctx context.Context, rejections []event.Rejection) error
+}
+
+// quietPeriod is how often one cause of one source is audited at most: however
+// many requests are refused, the audit log grows by a bounded number of rows.
+const quietPeriod = 10 * time.Second
+
+// Rejections gathers refused requests and audits them as summaries: the first
+// of a kind within a second, then at most one summary every ten seconds.
+type Rejections struct {
+	rejector Rejector
+	log      zerolog.Logger
+	now      func() time.Time
+
+	mu    sync.Mutex
+	kinds map[rejectionKind]*rejectionCount
+}
+
+// rejectionKind is bounded: sources that exist, and the causes of this package.
+type rejectionKind struct {
+	source, cause string
+	status        int
+}
+
+type rejectionCount struct {
+	count   int64
+	since   time.Time
+	audited time.Time
+}
+
+// NewRejections returns Rejections; Run makes them work.
+func NewRejections(rejector Rejector, now func() time.Time, log zerolog.Logger) *Rejections {
+	return &Rejections{rejector: rejector, now: now, log: log, kinds: map[rejectionKind]*rejectionCount{}}
+}
+
+func (r *Rejections) add(source, cause string, status int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	kind := rejectionKind{source, cause, status}
+	c := r.kinds[kind]
+	if c == nil {
+		c = &rejectionCount{}
+		r.kinds[kind] = c
+	}
+	if c.count == 0 {
+		c.since = r.now()
+	}
+	c.count++
+}
+
+// Run audits what is refused until ctx ends, and then what is left. Summaries
+// that cannot be audited are kept for the next try.
+func (r *Rejections) Run(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			r.audit(ctx, false)
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			defer cancel()
+			r.audit(last, true)
+			return nil
+		}
+	}
+}
+
+func (r *Rejections) audit(ctx context.Context, all bool) {
+	now := r.now()
+	var due []event.Rejection
+	r.mu.Lock()
+	for kind, c := range r.kinds {
+		if c.count > 0 && (all || now.Sub(c.audited) >= quietPeriod) {
+			due = append(due, event.Rejection{Source: kind.source, Cause: kind.cause, Status: kind.status, Count: c.count, Since: c.since})
+			c.count, c.audited = 0, now
+		}
+	}
+	r.mu.Unlock()
+	if len(due) == 0 {
+		return
+	}
+	if err := r.rejector.Reject(ctx, due); err != nil {
+		r.log.Warn().Err(err).Msg("auditing refused requests failed, trying again later")
+		r.mu.Lock()
+		for _, d := range due {
+			c := r.kinds[rejectionKind{d.Source, d.Cause, d.Status}]
+			c.count, c.since = c.count+d.Count, d.Since
+		}
+		r.mu.Unlock()
+	}
+}

@@ -1,0 +1,123 @@
+package notify
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// maxActivityIDs is how many event ids a summary carries at most.
+const maxActivityIDs = 5
+
+// maxPayload is below the 8000 bytes that NOTIFY refuses.
+const maxPayload = 7900
+
+// Activity sends summaries of what this process did on spine_activity: at
+// most five a second, the last change always, on the pool and outside every
+// transaction that matters. It is a doorbell: who hears it reads audit_log.
+type Activity struct {
+	notifier Notifier
+	log      zerolog.Logger
+	interval time.Duration
+
+	mu     sync.Mutex
+	counts map[string]int
+	ids    []string
+	dirty  chan struct{}
+}
+
+// NewActivity returns an Activity that sends at most one summary an interval;
+// the contract says 200 ms. Run makes it send.
+func NewActivity(notifier Notifier, interval time.Duration, log zerolog.Logger) *Activity {
+	return &Activity{notifier: notifier, interval: interval, log: log, counts: map[string]int{}, dirty: make(chan struct{}, 1)}
+}
+
+// Add notes that action happened to an event. It never blocks.
+func (a *Activity) Add(action, eventID string) {
+	a.mu.Lock()
+	a.counts[action]++
+	if len(a.ids) < maxActivityIDs && (len(a.ids) == 0 || a.ids[len(a.ids)-1] != eventID) {
+		a.ids = append(a.ids, eventID)
+	}
+	a.mu.Unlock()
+	a.ring()
+}
+
+// summary is a message on spine_activity.
+type summary struct {
+	Version  int            `json:"v"`
+	At       time.Time      `json:"at"`
+	Counts   map[string]int `json:"counts"`
+	EventIDs []string       `json:"event_ids"`
+}
+
+// Run sends summaries until ctx ends, and then the last one. What cannot be
+// sent goes into the next summary.
+func (a *Activity) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-a.dirty:
+			a.send(ctx)
+		case <-ctx.Done():
+			select {
+			case <-a.dirty:
+				last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+				defer cancel()
+				a.send(last)
+			default:
+			}
+			return nil
+		}
+		select {
+		case <-time.After(a.interval):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (a *Activity) send(ctx context.Context) {
+	a.mu.Lock()
+	s := summary{Version: 1, At: time.Now().UTC(), Counts: a.counts, EventIDs: a.ids}
+	a.counts, a.ids = map[string]int{}, nil
+	a.mu.Unlock()
+	if len(s.Counts) == 0 {
+		return
+	}
+	payload, err := json.Marshal(s)
+	if err == nil && len(payload) > maxPayload {
+		s.EventIDs = []string{}
+		payload, err = json.Marshal(s)
+	}
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		err = a.notifier.Notify(ctx, ActivityChannel, string(payload))
+	}
+	if err != nil {
+		a.log.Debug().Err(err).Msg("sending activity failed")
+		a.restore(s)
+	}
+}
+
+// restore puts back what could not be sent.
+func (a *Activity) restore(s summary) {
+	a.mu.Lock()
+	for action, n := range s.Counts {
+		a.counts[action] += n
+	}
+	a.ids = append(s.EventIDs, a.ids...)
+	a.ids = a.ids[:min(len(a.ids), maxActivityIDs)]
+	a.mu.Unlock()
+	a.ring()
+}
+
+// ring lets Run send.
+func (a *Activity) ring() {
+	select {
+	case a.dirty <- struct{}{}:
+	default:
+	}
+}

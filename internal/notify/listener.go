@@ -1,0 +1,288 @@
+// Package notify hears and sends Postgres notifications: LISTEN on a
+// connection of its own through pgxlisten, a watchdog that proves every few
+// seconds that notifications really arrive, and the rate-limited summaries on
+// spine_activity.
+//
+// A notification is a hint and never data: it says that a look at the tables
+// is worth while. The package promises that after every (re)connection each
+// handler is called once, since notifications may have been missed before. It
+// knows nothing of what handlers do.
+package notify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgxlisten"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+)
+
+// Channels that Spine speaks on.
+const (
+	ReadyChannel    = "spine_ready"    // work has arrived
+	ActivityChannel = "spine_activity" // something happened, in summary
+)
+
+// Notification is what a handler is called with.
+type Notification struct {
+	Payload string
+	Missed  bool // true after a (re)connection: anything may have happened meanwhile; Payload is empty
+}
+
+// Notifier sends a notification on another connection than the listener's.
+type Notifier interface {
+	Notify(ctx context.Context, channel, payload string) error
+}
+
+// ListenerConfig says how to listen.
+type ListenerConfig struct {
+	Connect      func(ctx context.Context) (*pgx.Conn, error) // a direct connection, not one of a transaction pooler
+	PingInterval time.Duration                                // between two proofs that notifications arrive
+	PingTimeout  time.Duration                                // for a ping to come back; then the connection is closed and made anew
+	MaxBackoff   time.Duration                                // between two attempts to connect, at most
+}
+
+// DefaultListenerConfig returns intervals that find a dead connection within
+// eight seconds and a returned Postgres within one.
+func DefaultListenerConfig(connect func(ctx context.Context) (*pgx.Conn, error)) ListenerConfig {
+	return ListenerConfig{Connect: connect, PingInterval: 5 * time.Second, PingTimeout: 3 * time.Second, MaxBackoff: time.Second}
+}
+
+// Listener hears notifications. Make one with NewListener, add handlers, then Run.
+type Listener struct {
+	config   ListenerConfig
+	notifier Notifier
+	log      zerolog.Logger
+	handlers map[string]func(Notification)
+
+	pingChannel string
+	pongs       chan string
+	hears       atomic.Bool // the last ping came back
+	pollOnly    atomic.Bool // connections are made, pings are sent, and none ever came back
+	failures    int         // connections in a row that never heard a ping; used by one goroutine at a time
+
+	mu   sync.Mutex
+	conn *pgx.Conn
+
+	roundTrip  prometheus.Histogram
+	reconnects prometheus.Counter
+}
+
+// NewListener returns a Listener with its metrics registered with reg.
+func NewListener(config ListenerConfig, notifier Notifier, log zerolog.Logger, reg prometheus.Registerer) *Listener {
+	l := &Listener{
+		config: config, notifier: notifier, log: log,
+		handlers:    map[string]func(Notification){},
+		pingChannel: "spine_ping_" + uuid.NewString()[:8],
+		pongs:       make(chan string, 1),
+		roundTrip: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "spine_listener_round_trip_seconds", Help: "Time from NOTIFY to its arrival at this process's listener.",
+			Buckets: prometheus.ExponentialBuckets(0.00025, 2, 14),
+		}),
+		reconnects: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "spine_listener_connections_total", Help: "Connections the listener has made; more than one means it had to reconnect.",
+		}),
+	}
+	reg.MustRegister(l.roundTrip, l.reconnects, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "spine_listener_up", Help: "1 while notifications are proven to arrive, 0 in poll-only mode or while reconnecting.",
+	}, func() float64 {
+		if l.Hears() {
+			return 1
+		}
+		return 0
+	}))
+	return l
+}
+
+// Handle has f called for each notification on channel, one at a time, and
+// once after each connection. f must not block. Call Handle before Run.
+func (l *Listener) Handle(channel string, f func(Notification)) { l.handlers[channel] = f }
+
+// Hears reports whether the last ping came back. While it does not, Spine
+// works on by polling.
+func (l *Listener) Hears() bool { return l.hears.Load() }
+
+// Check says whether the listener is as it should be: it hears, or it is in
+// poll-only mode because notifications cannot arrive here at all, as behind a
+// transaction pooler.
+func (l *Listener) Check(context.Context) error {
+	if l.Hears() || l.pollOnly.Load() {
+		return nil
+	}
+	return errors.New("the listener is not connected")
+}
+
+// Run listens until ctx ends. It outlives every outage of the database.
+func (l *Listener) Run(ctx context.Context) error {
+	listener := &pgxlisten.Listener{
+		Connect: l.connect,
+		// The delay is in connect, where it can grow and carry jitter.
+		ReconnectDelay: -1,
+		LogError: func(ctx context.Context, err error) {
+			l.hears.Store(false)
+			if ctx.Err() == nil {
+				l.log.Warn().Err(err).Msg("the listener lost its connection, polling meanwhile")
+			}
+		},
+	}
+	for channel, f := range l.handlers {
+		listener.Handle(channel, handler(f))
+	}
+	listener.Handle(l.pingChannel, pongHandler{l})
+	var watch sync.WaitGroup
+	watch.Go(func() { l.watchdog(ctx) })
+	err := listener.Listen(ctx)
+	watch.Wait()
+	l.hears.Store(false)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("listening: %w", err)
+}
+
+// errPingLost says that a ping was sent and did not come back.
+var errPingLost = errors.New("a ping did not come back")
+
+// handler calls f for a notification, and once when the connection is new: by
+// then LISTEN is in force, so that nothing falls between the two.
+type handler func(Notification)
+
+func (f handler) HandleNotification(_ context.Context, n *pgconn.Notification, _ *pgx.Conn) error {
+	f(Notification{Payload: n.Payload})
+	return nil
+}
+
+func (f handler) HandleBacklog(context.Context, string, *pgx.Conn) error {
+	f(Notification{Missed: true})
+	return nil
+}
+
+// pongHandler receives the pings this process sends to itself.
+type pongHandler struct{ l *Listener }
+
+func (h pongHandler) HandleNotification(_ context.Context, n *pgconn.Notification, _ *pgx.Conn) error {
+	h.pong(n.Payload)
+	return nil
+}
+
+// HandleBacklog lets the watchdog ping at once when a connection is new.
+func (h pongHandler) HandleBacklog(context.Context, string, *pgx.Conn) error {
+	h.pong("")
+	return nil
+}
+
+func (h pongHandler) pong(payload string) {
+	select {
+	case h.l.pongs <- payload:
+	default: // the watchdog has one to read, which tells it the same
+	}
+}
+
+// connect makes the next connection, after a pause that grows with failures in
+// a row and carries jitter, so that many processes do not come back at once.
+func (l *Listener) connect(ctx context.Context) (*pgx.Conn, error) {
+	l.mu.Lock()
+	failures := l.failures
+	l.failures++
+	l.mu.Unlock()
+	if failures > 0 {
+		pause := min(l.config.MaxBackoff, 50*time.Millisecond<<min(failures, 10))
+		if l.pollOnly.Load() {
+			pause = 30 * l.config.MaxBackoff // it may yet be mended, and need not be tried often
+		}
+		pause = pause/2 + rand.N(pause/2+1) //nolint:gosec // jitter needs no secrecy
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
+	conn, err := l.config.Connect(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to listen: %w", err)
+	}
+	l.reconnects.Inc()
+	l.mu.Lock()
+	l.conn = conn
+	l.mu.Unlock()
+	return conn, nil
+}
+
+// watchdog pings the listener through the database, the whole way that a real
+// notification goes. When a ping does not come back, it closes the socket: a
+// connection whose other end has vanished would otherwise be waited on for ever.
+func (l *Listener) watchdog(ctx context.Context) {
+	heard := false // on the present connection
+	timer := time.NewTimer(l.config.PingInterval)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.pongs: // a new connection
+			heard = false
+		case <-timer.C:
+		}
+		timer.Reset(l.config.PingInterval)
+		took, err := l.ping(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			l.roundTrip.Observe(took.Seconds())
+			l.mu.Lock()
+			l.failures = 0
+			l.mu.Unlock()
+			heard = true
+			l.pollOnly.Store(false)
+			if !l.hears.Swap(true) {
+				l.log.Info().Dur("round_trip", took).Msg("listening: notifications arrive")
+			}
+		default:
+			l.hears.Store(false)
+			if errors.Is(err, errPingLost) && !heard && !l.pollOnly.Swap(true) {
+				l.log.Warn().Msg("notifications do not arrive, working in poll-only mode; behind a transaction pooler set DIRECT_DATABASE_URL")
+			}
+			l.closeSocket()
+		}
+	}
+}
+
+// ping sends a notification to this process and waits for it.
+func (l *Listener) ping(ctx context.Context) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.config.PingTimeout)
+	defer cancel()
+	payload := uuid.NewString()
+	start := time.Now()
+	if err := l.notifier.Notify(ctx, l.pingChannel, payload); err != nil {
+		return 0, fmt.Errorf("sending a ping: %w", err)
+	}
+	for {
+		select {
+		case got := <-l.pongs:
+			if got == payload {
+				return time.Since(start), nil
+			}
+		case <-ctx.Done():
+			return 0, errPingLost
+		}
+	}
+}
+
+// closeSocket closes the connection under the listener, which then makes a new one.
+func (l *Listener) closeSocket() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.conn != nil {
+		_ = l.conn.PgConn().Conn().Close() // it is closed because it is broken
+	}
+}

@@ -1,0 +1,133 @@
+package observe
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/rs/zerolog"
+)
+
+// checkTimeout limits all checks of one GET /readyz together. It is below the
+// usual limit of a probe (Docker's and ours: 3 s), so that the answer says
+// which check was too slow.
+const checkTimeout = 2 * time.Second
+
+// NewMetrics returns a registry that knows the Go runtime and the process;
+// the stages' collectors are registered with it.
+func NewMetrics() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return r
+}
+
+// Check is one thing without which the process cannot do its work. Probe must
+// heed its context and be safe for concurrent use.
+type Check struct {
+	Name  string
+	Probe func(context.Context) error
+}
+
+// Health answers GET / (who is this), /healthz (is the process up), /readyz
+// (can it do its work) and /metrics (Prometheus). These paths are open, so
+// /readyz names the checks that fail and leaves the reasons to the log.
+type Health struct {
+	log      zerolog.Logger
+	checks   []Check
+	routes   *http.ServeMux
+	draining atomic.Bool
+}
+
+// NewHealth makes a Health that gathers from metrics and is ready while all
+// checks pass.
+func NewHealth(log zerolog.Logger, metrics prometheus.Gatherer, checks ...Check) *Health {
+	h := &Health{log: log, checks: checks, routes: http.NewServeMux()}
+	h.routes.HandleFunc("GET /{$}", h.about)
+	h.routes.HandleFunc("GET /healthz", h.live)
+	h.routes.HandleFunc("GET /readyz", h.ready)
+	h.routes.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	return h
+}
+
+// Around answers Health's own paths and hands every other request to next; a
+// nil next answers 404.
+func (h *Health) Around(next http.Handler) http.Handler {
+	if next == nil {
+		next = http.NotFoundHandler()
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/", "/healthz", "/readyz", "/metrics":
+			h.routes.ServeHTTP(w, r)
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// Drain makes /readyz answer 503 from now on, so that load balancers send
+// their requests elsewhere while the last ones are still served.
+func (h *Health) Drain() { h.draining.Store(true) }
+
+func (h *Health) about(w http.ResponseWriter, _ *http.Request) {
+	answer(w, http.StatusOK, map[string]any{
+		"service": "spine", "status": "healthy", "timestamp": time.Now().UTC().Format(time.RFC3339Nano),
+	})
+}
+
+func (h *Health) live(w http.ResponseWriter, _ *http.Request) {
+	answer(w, http.StatusOK, map[string]any{"status": "alive"})
+}
+
+func (h *Health) ready(w http.ResponseWriter, r *http.Request) {
+	if h.draining.Load() {
+		answer(w, http.StatusServiceUnavailable, map[string]any{"status": "draining"})
+		return
+	}
+	checks, failed := h.run(r.Context())
+	status, code := "ready", http.StatusOK
+	if failed {
+		status, code = "not ready", http.StatusServiceUnavailable
+	}
+	answer(w, code, map[string]any{"status": status, "checks": checks})
+}
+
+// run probes all checks at once and says of each, by name, how it ended.
+func (h *Health) run(ctx context.Context) (ends map[string]string, failed bool) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	errs := make([]error, len(h.checks))
+	var wg sync.WaitGroup
+	for i, c := range h.checks {
+		wg.Go(func() { errs[i] = c.Probe(ctx) })
+	}
+	wg.Wait()
+
+	ends = make(map[string]string, len(h.checks))
+	for i, c := range h.checks {
+		ends[c.Name] = "ok"
+		if errs[i] != nil {
+			failed = true
+			ends[c.Name] = "failed"
+			h.log.Warn().Err(errs[i]).Str("check", c.Name).Msg("not ready")
+		}
+	}
+	return ends, failed
+}
+
+func answer(w http.ResponseWriter, code int, body map[string]any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	// The headers are out: an error here means that the reader has left.
+	_ = json.NewEncoder(w).Encode(body)
+}

@@ -1,0 +1,53 @@
+package observe
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/term"
+)
+
+// Format is the form of the log lines.
+type Format string
+
+// The forms of log lines.
+const (
+	Auto Format = "auto" // Text on a terminal, else JSON
+	JSON Format = "json" // one object a line, for machines
+	Text Format = "text" // one readable line each, in colour on a terminal
+)
+
+// ParseFormat reads a Format, whatever its case.
+func ParseFormat(s string) (Format, error) {
+	switch f := Format(strings.ToLower(s)); f {
+	case Auto, JSON, Text:
+		return f, nil
+	}
+	return "", fmt.Errorf("unknown log format %q", s)
+}
+
+// Logger writes lines of level and above to w, stamped with the time in UTC
+// to the millisecond.
+func Logger(w io.Writer, level zerolog.Level, format Format) zerolog.Logger {
+	tty := IsTerminal(w)
+	if format == Text || format == Auto && tty {
+		w = zerolog.ConsoleWriter{Out: w, NoColor: !tty || os.Getenv("NO_COLOR") != "", TimeFormat: "15:04:05.000"}
+	}
+	return zerolog.New(w).Level(level).Hook(zerolog.HookFunc(stamp))
+}
+
+// stamp stands in for zerolog's own time stamp, whose form is a global
+// variable and has no milliseconds.
+func stamp(e *zerolog.Event, _ zerolog.Level, _ string) {
+	e.Str(zerolog.TimestampFieldName, time.Now().UTC().Format("2006-01-02T15:04:05.000Z07:00"))
+}
+
+// IsTerminal reports whether a person may be reading what is written to w.
+func IsTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}

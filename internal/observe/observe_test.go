@@ -1,0 +1,332 @@
+package observe
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// get asks a handler and reads its JSON answer.
+func get(t *testing.T, h http.Handler, path string) (int, map[string]any) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+	require.Equal(t, "application/json", w.Header().Get("Content-Type"))
+	var body map[string]any
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &body), w.Body.String())
+	return w.Code, body
+}
+
+func passing(name string) Check {
+	return Check{Name: name, Probe: func(context.Context) error { return nil }}
+}
+
+func TestReadyzNamesTheCheckThatFailsAndKeepsTheReasonInTheLog(t *testing.T) {
+	var log bytes.Buffer
+	h := NewHealth(zerolog.New(&log), NewMetrics(), passing("schema"),
+		Check{Name: "database", Probe: func(context.Context) error { return errors.New("password is sesame") }})
+
+	code, body := get(t, h.Around(nil), "/readyz")
+
+	require.Equal(t, http.StatusServiceUnavailable, code)
+	require.Equal(t, map[string]any{
+		"status": "not ready",
+		"checks": map[string]any{"schema": "ok", "database": "failed"},
+	}, body)
+	require.Contains(t, log.String(), "sesame")
+}
+
+func TestReadyzLimitsTheTimeOfAllChecksTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+		h := NewHealth(zerolog.Nop(), NewMetrics(), Check{"database", slow}, Check{"listener", slow})
+		start := time.Now()
+
+		code, _ := get(t, h.Around(nil), "/readyz")
+
+		require.Equal(t, http.StatusServiceUnavailable, code)
+		require.Equal(t, checkTimeout, time.Since(start))
+	})
+}
+
+func TestReadyzAndHealthz(t *testing.T) {
+	h := NewHealth(zerolog.Nop(), NewMetrics(), passing("database"))
+
+	code, body := get(t, h.Around(nil), "/readyz")
+	require.Equal(t, http.StatusOK, code)
+	require.Equal(t, map[string]any{"status": "ready", "checks": map[string]any{"database": "ok"}}, body)
+
+	h.Drain()
+	code, body = get(t, h.Around(nil), "/readyz")
+	require.Equal(t, http.StatusServiceUnavailable, code)
+	require.Equal(t, map[string]any{"status": "draining"}, body)
+
+	code, _ = get(t, h.Around(nil), "/healthz")
+	require.Equal(t, http.StatusOK, code, "a process that drains is up")
+}
+
+func TestRootSaysWhoThisIs(t *testing.T) {
+	code, body := get(t, NewHealth(zerolog.Nop(), NewMetrics()).Around(nil), "/")
+
+	require.Equal(t, http.StatusOK, code)
+	require.Equal(t, "spine", body["service"])
+	require.Equal(t, "healthy", body["status"])
+	stamp, err := time.Parse(time.RFC3339, body["timestamp"].(string))
+	require.NoError(t, err)
+	require.WithinDuration(t, time.Now(), stamp, time.Minute)
+}
+
+func TestAround(t *testing.T) {
+	next := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	h := NewHealth(zerolog.Nop(), NewMetrics())
+	for _, tc := range []struct {
+		method, path string
+		next         http.Handler
+		code         int
+		allow        string
+	}{
+		{method: http.MethodPost, path: "/readyz", next: next, code: http.StatusMethodNotAllowed, allow: "GET, HEAD"},
+		{method: http.MethodHead, path: "/readyz", next: next, code: http.StatusOK},
+		{method: http.MethodPost, path: "/webhook", next: next, code: http.StatusTeapot},
+		{method: http.MethodGet, path: "//readyz", next: next, code: http.StatusTeapot},
+		{method: http.MethodGet, path: "/webhook", code: http.StatusNotFound},
+	} {
+		t.Run(tc.method+tc.path, func(t *testing.T) {
+			w := httptest.NewRecorder()
+			r := httptest.NewRequestWithContext(t.Context(), tc.method, "/", nil)
+			r.URL.Path = tc.path
+			h.Around(tc.next).ServeHTTP(w, r)
+			require.Equal(t, tc.code, w.Code)
+			require.Equal(t, tc.allow, w.Header().Get("Allow"))
+		})
+	}
+}
+
+func TestMetricsHasTheStagesAndTheProcess(t *testing.T) {
+	metrics := NewMetrics()
+	events := prometheus.NewCounter(prometheus.CounterOpts{Name: "spine_events_total", Help: "Events."})
+	metrics.MustRegister(events)
+	events.Add(3)
+	w := httptest.NewRecorder()
+
+	NewHealth(zerolog.Nop(), metrics).Around(nil).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
+
+	require.Equal(t, http.StatusOK, w.Code)
+	require.Contains(t, w.Body.String(), "\nspine_events_total 3\n")
+	require.Contains(t, w.Body.String(), "\ngo_goroutines ")
+}
+
+func TestListenSaysThatTheAddressIsInUse(t *testing.T) {
+	first, err := Listen(t.Context(), "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, first.Close()) }()
+
+	_, err = Listen(t.Context(), first.Addr().String())
+
+	require.EqualError(t, err, "listening on "+first.Addr().String()+": another process is using this address: address already in use")
+}
+
+func TestURLCanBeReachedFromThisMachine(t *testing.T) {
+	for listen, want := range map[string]string{
+		":80": "http://127.0.0.1:80", "0.0.0.0:80": "http://127.0.0.1:80", "[::]:80": "http://127.0.0.1:80",
+		"[::1]:80": "http://[::1]:80", "10.1.2.3:80": "http://10.1.2.3:80",
+	} {
+		addr, err := net.ResolveTCPAddr("tcp", listen)
+		require.NoError(t, err)
+		require.Equal(t, want, URL(&pipes{addr: addr}), listen)
+	}
+}
+
+// pipes is a network of its own, within which synctest's clock holds.
+type pipes struct {
+	addr   net.Addr
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newPipes() *pipes {
+	return &pipes{addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80}, conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+func (p *pipes) Close() error   { p.once.Do(func() { close(p.closed) }); return nil }
+func (p *pipes) Addr() net.Addr { return p.addr }
+
+// code asks for a path on a connection of its own, and returns the status, or
+// 0 where the connection was refused or cut.
+func (p *pipes) code(ctx context.Context, path string) int {
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(context.Context, string, string) (net.Conn, error) {
+			near, far := net.Pipe()
+			select {
+			case p.conns <- far:
+				return near, nil
+			case <-p.closed:
+				return nil, net.ErrClosed
+			}
+		},
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://spine"+path, nil)
+	if err != nil {
+		return 0
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = resp.Body.Close() }()
+	_, _ = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode
+}
+
+// running starts a server on p and returns how to stop it and its end.
+func running(t *testing.T, s Server) (stop context.CancelFunc, ended <-chan error) {
+	ctx, stop := context.WithCancel(t.Context())
+	end := make(chan error, 1)
+	go func() { end <- s.Run(ctx) }()
+	return stop, end
+}
+
+func TestServerGoesOnServingForTheDelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipes()
+		h := NewHealth(zerolog.Nop(), NewMetrics())
+		stop, ended := running(t, Server{Listener: p, Handler: h.Around(nil), Health: h, Log: zerolog.Nop(), Delay: 10 * time.Second})
+		require.Equal(t, http.StatusOK, p.code(t.Context(), "/readyz"))
+
+		stop()
+		synctest.Wait()
+		require.Equal(t, http.StatusServiceUnavailable, p.code(t.Context(), "/readyz"))
+		<-time.After(9 * time.Second)
+		require.Equal(t, http.StatusOK, p.code(t.Context(), "/healthz"))
+		<-time.After(time.Second)
+		synctest.Wait()
+		require.Zero(t, p.code(t.Context(), "/healthz"))
+		require.NoError(t, <-ended)
+	})
+}
+
+func TestServerAnswersWhatIsInHandBeforeItEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipes()
+		entered, leave := make(chan struct{}), make(chan struct{})
+		stop, ended := running(t, Server{
+			Listener: p, Log: zerolog.Nop(), Timeout: time.Minute,
+			Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				close(entered)
+				select {
+				case <-leave:
+				case <-r.Context().Done():
+					panic(http.ErrAbortHandler)
+				}
+			}),
+		})
+		code := make(chan int, 1)
+		go func() { code <- p.code(t.Context(), "/") }()
+		<-entered
+
+		stop()
+		synctest.Wait()
+		require.Empty(t, ended, "ended with a request in hand")
+		close(leave)
+		require.Equal(t, http.StatusOK, <-code)
+		require.NoError(t, <-ended)
+	})
+}
+
+func TestServerCutsWhatOutlivesTheTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipes()
+		var log bytes.Buffer
+		entered, cancelled := make(chan struct{}), make(chan struct{})
+		stop, ended := running(t, Server{
+			Listener: p, Log: zerolog.New(&log), Timeout: 3 * time.Second,
+			Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				close(entered)
+				<-r.Context().Done()
+				close(cancelled)
+				panic(http.ErrAbortHandler)
+			}),
+		})
+		code := make(chan int, 1)
+		go func() { code <- p.code(t.Context(), "/") }()
+		<-entered
+
+		start := time.Now()
+		stop()
+		require.NoError(t, <-ended)
+		require.Equal(t, 3*time.Second, time.Since(start))
+		<-cancelled
+		require.Zero(t, <-code)
+		require.Contains(t, log.String(), "cutting the requests still in hand")
+	})
+}
+
+func TestServerReportsABrokenListener(t *testing.T) {
+	p := newPipes()
+	require.NoError(t, p.Close())
+
+	err := Server{Listener: p, Handler: http.NotFoundHandler(), Log: zerolog.Nop()}.Run(t.Context())
+
+	require.ErrorIs(t, err, net.ErrClosed)
+}
+
+func TestLogger(t *testing.T) {
+	for _, format := range []Format{Auto, JSON} {
+		var out bytes.Buffer
+		log := Logger(&out, zerolog.InfoLevel, format)
+		log.Debug().Msg("quiet")
+		log.Info().Str("event_id", "e1").Msg("stored")
+
+		var line map[string]string
+		require.NoError(t, json.Unmarshal(out.Bytes(), &line), "%s: %s", format, out.String())
+		require.Regexp(t, `^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$`, line["time"])
+		delete(line, "time")
+		require.Equal(t, map[string]string{"level": "info", "event_id": "e1", "message": "stored"}, line)
+	}
+	var out bytes.Buffer
+	log := Logger(&out, zerolog.InfoLevel, Text)
+	log.Info().Str("event_id", "e1").Msg("stored")
+	require.Regexp(t, `^\d\d:\d\d:\d\d\.\d{3} INF stored event_id=e1\n$`, out.String())
+}
+
+func TestServerLogsWhatNetHTTPComplainsOf(t *testing.T) {
+	var out bytes.Buffer
+	n, err := warnings{zerolog.New(&out)}.Write([]byte("http: panic serving\n"))
+	require.NoError(t, err)
+	require.Equal(t, 20, n)
+	require.JSONEq(t, `{"level":"warn","from":"net/http","message":"http: panic serving\n"}`, out.String())
+}
+
+func TestParseFormat(t *testing.T) {
+	_, err := ParseFormat("xml")
+	require.EqualError(t, err, `unknown log format "xml"`)
+	f, err := ParseFormat("JSON")
+	require.NoError(t, err)
+	require.Equal(t, JSON, f)
+}

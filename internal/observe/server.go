@@ -1,0 +1,118 @@
+package observe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	stdlog "log"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// Limits on how slowly a client may speak. A body of the largest size comes
+// well within readTimeout; writeTimeout leaves the handler time to answer that
+// the body was too slow. idleTimeout is above the minute after which common
+// load balancers drop idle connections, so that they, not we, are the ones to
+// close. Streams extend their own deadlines with http.ResponseController.
+const (
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 15 * time.Second
+	writeTimeout      = 30 * time.Second
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 64 << 10
+)
+
+// Listen binds address (HOST:PORT; port 0 takes a free one, see the
+// listener's Addr).
+func Listen(ctx context.Context, address string) (net.Listener, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("listening on %s: another process is using this address: %w", address, syscall.EADDRINUSE)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listening on %s: %w", address, err)
+	}
+	return l, nil
+}
+
+// URL is where a listener can be reached from this machine.
+func URL(l net.Listener) string {
+	host, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		return "http://" + l.Addr().String()
+	}
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
+
+// Server serves HTTP on a listener until it is told to stop, then drains.
+type Server struct {
+	Listener net.Listener // closed when Run returns
+	Handler  http.Handler
+	Health   *Health // drained at the stop; may be nil
+	Log      zerolog.Logger
+
+	// Delay is how long requests are still taken in after the stop, while
+	// /readyz already answers 503: the time a load balancer needs to notice.
+	Delay time.Duration
+	// Timeout is how long requests in hand may then take, before their
+	// contexts are cancelled and their connections closed.
+	Timeout time.Duration
+}
+
+// Run serves until ctx is done and returns nil when every request in hand was
+// answered, or was cut at the Timeout, which is logged. Requests outlive ctx,
+// so streams must watch for the stop themselves.
+func (s Server) Run(ctx context.Context) error {
+	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	srv := &http.Server{
+		Handler:           s.Handler,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          stdlog.New(warnings{s.Log}, "", 0),
+		BaseContext:       func(net.Listener) context.Context { return requests },
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(s.Listener) }()
+	s.Log.Info().Str("url", URL(s.Listener)).Msg("serving")
+
+	select {
+	case err := <-served:
+		return fmt.Errorf("serving %s: %w", s.Listener.Addr(), err)
+	case <-ctx.Done():
+	}
+	if s.Health != nil {
+		s.Health.Drain()
+	}
+	<-time.After(s.Delay)
+	limit, cancel := context.WithTimeout(requests, s.Timeout)
+	defer cancel()
+	if err := srv.Shutdown(limit); err != nil {
+		s.Log.Warn().Err(err).Dur("limit", s.Timeout).Msg("cutting the requests still in hand")
+		cut()
+		_ = srv.Close() // these connections are being thrown away
+	}
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving %s: %w", s.Listener.Addr(), err)
+	}
+	return nil
+}
+
+// warnings carries net/http's own complaints into the log.
+type warnings struct{ log zerolog.Logger }
+
+func (w warnings) Write(line []byte) (int, error) {
+	w.log.Warn().Str("from", "net/http").Msg(string(line))
+	return len(line), nil
+}

@@ -1,0 +1,110 @@
+package postgres
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+// helperVariable turns the test binary into a program that starts a server in
+// the folder it names, writes a row, says so and waits to be killed.
+const helperVariable = "SPINE_POSTGRES_TEST_HELPER"
+
+func TestMain(m *testing.M) {
+	if dir, ok := os.LookupEnv(helperVariable); ok {
+		if err := help(context.Background(), dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func help(ctx context.Context, dir string) error {
+	s, err := Start(ctx, Options{Dir: dir, TempDir: os.Getenv("TMPDIR"), BinDir: os.Getenv("POSTGRES_BIN")})
+	if err != nil {
+		return err
+	}
+	conn, err := pgx.Connect(ctx, s.URL())
+	if err != nil {
+		return err
+	}
+	if _, err := conn.Exec(ctx, "create table kept as select 'by the helper' as who"); err != nil {
+		return err
+	}
+	fmt.Println(s.Dir())
+	select {}
+}
+
+// startHelper starts a helper and returns it with a channel of the one line it
+// says when its row is committed.
+func startHelper(t *testing.T, dir string, env ...string) (*exec.Cmd, <-chan string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(append(os.Environ(), helperVariable+"="+dir), env...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	said := make(chan string, 1)
+	go func() {
+		defer close(said)
+		if lines := bufio.NewScanner(out); lines.Scan() {
+			said <- lines.Text()
+		}
+	}()
+	t.Cleanup(func() { crash(cmd) })
+	return cmd, said
+}
+
+func crash(cmd *exec.Cmd) {
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+}
+
+// folder makes a folder that the server's user can reach, unlike t.TempDir.
+func folder(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/var/tmp", "spine-test-")
+	require.NoError(t, err)
+	require.NoError(t, os.Chmod(dir, 0o755))
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	return dir
+}
+
+// start starts a server in o.Dir and stops it when t ends.
+func start(t *testing.T, o Options) *Server {
+	t.Helper()
+	o.BinDir = os.Getenv("POSTGRES_BIN")
+	s, err := Start(t.Context(), o)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Stop(context.WithoutCancel(t.Context()))) })
+	return s
+}
+
+// query runs a statement that returns one value.
+func query[T any](t *testing.T, url, statement string) T {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close(t.Context())) }()
+	var value T
+	require.NoError(t, conn.QueryRow(t.Context(), statement).Scan(&value))
+	return value
+}
+
+func execute(t *testing.T, url, statement string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close(t.Context())) }()
+	_, err = conn.Exec(t.Context(), statement)
+	require.NoError(t, err)
+}

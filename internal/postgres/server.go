@@ -1,0 +1,540 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/rs/zerolog"
+)
+
+const (
+	// Database is the name of the database that Start makes.
+	Database = "spine"
+	// Role is the name of the role that owns Database; it is no superuser.
+	Role = "spine"
+
+	superuser = "postgres"
+
+	// patience is how long a port or the shared memory of a dead server may
+	// stay taken before a start gives up on them.
+	patience = 2 * time.Second
+)
+
+// SQLSTATEs that a starting server answers with.
+const (
+	cannotConnectNow   = "57P03"
+	tooManyConnections = "53300"
+)
+
+// Options configure a server. The zero value is a throw-away server on any
+// port.
+type Options struct {
+	// Dir is the folder for the data and the log; it is made if need be. As
+	// root, a Dir that the server's user cannot reach is replaced by a folder
+	// below /var/lib/spine, always the same for the same Dir; the Logger is
+	// told, and Server.Dir says which. Empty stands for a throw-away folder,
+	// removed by Stop or, after a kill, by a later Start.
+	Dir string
+	// TempDir is where throw-away folders are made; empty stands for /var/tmp.
+	TempDir string
+	// Port is the port on 127.0.0.1. 0 stands for the port of the last start
+	// in Dir if that is free, else for any free one.
+	Port int
+	// Settings are further server settings, such as fsync; they win over ours.
+	Settings map[string]string
+
+	// BinDir, RepositoryURL and CacheDir are those of FindOptions.
+	BinDir        string
+	RepositoryURL string
+	CacheDir      string
+
+	// Logger is told of starts, stops and repairs; the zero Logger is silent.
+	Logger zerolog.Logger
+}
+
+// Server is a running private server. Its methods may not be called
+// concurrently, apart from those that only tell something.
+type Server struct {
+	options  Options
+	home     *home
+	binaries Binaries
+	user     *syscall.Credential // nil: ourselves
+	state    state
+	process  *process
+}
+
+// state is what must be known of a cluster to use it again. It is kept inside
+// the data folder, so that a cluster never exists without it.
+type state struct {
+	SuperuserPassword string `json:"superuser_password"`
+	OwnerPassword     string `json:"owner_password"`
+	Port              int    `json:"port"` // of the last start, 0 if there was none
+}
+
+// Start starts a server, making its cluster first if Dir has none, and returns
+// when it accepts connections and has Database and Role. It listens on
+// 127.0.0.1 alone, without Unix sockets, and both of its roles need their
+// random passwords: other users of the machine are kept out.
+//
+// The server runs in a process group of its own until Stop. Should our process
+// be killed, the server stops too on Linux; elsewhere it runs on until the
+// next Start in Dir, which stops it. Start fails if Dir is in use by another
+// live process, if its data was made by another major version than can be
+// found, or with the end of the server's log. Root starts the server as the
+// user postgres, else as nobody.
+//
+// ctx bounds the start only.
+func Start(ctx context.Context, o Options) (*Server, error) {
+	began := time.Now()
+	var h *home
+	var err error
+	if o.Dir == "" {
+		h, err = openEphemeralHome(ctx, cmp.Or(o.TempDir, defaultTempDir), o.Logger)
+	} else {
+		h, err = openHome(o.Dir, o.Logger)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("starting PostgreSQL: %w", err)
+	}
+	s := &Server{options: o, home: h}
+	if err = s.prepare(ctx); err == nil {
+		err = s.start(ctx)
+	}
+	if err != nil {
+		_ = h.close()
+		return nil, fmt.Errorf("starting PostgreSQL: %w", err)
+	}
+	o.Logger.Info().Str("version", s.binaries.Version).Str("binaries", s.binaries.Dir).Str("dir", h.dir).
+		Int("port", s.state.Port).Dur("took", time.Since(began)).Msg("PostgreSQL started")
+	return s, nil
+}
+
+// URL is a connection string for Role, who owns Database and is no superuser.
+func (s *Server) URL() string { return s.url(Role, s.state.OwnerPassword, Database) }
+
+// SuperuserURL is a connection string for the superuser and the database
+// postgres.
+func (s *Server) SuperuserURL() string {
+	return s.url(superuser, s.state.SuperuserPassword, "postgres")
+}
+
+// Port is the port on 127.0.0.1; it stays the same until Stop.
+func (s *Server) Port() int { return s.state.Port }
+
+// Dir is the folder with the data and the log.
+func (s *Server) Dir() string { return s.home.dir }
+
+// Binaries are the programs in use.
+func (s *Server) Binaries() Binaries { return s.binaries }
+
+// Exited is closed when the server process is gone, for whatever reason; after
+// a Restart there is a new channel.
+func (s *Server) Exited() <-chan struct{} { return s.process.exited }
+
+// Stop ends all sessions, stops the server and gives the folder back. When ctx
+// ends, or after ten seconds, the server is made to stop at once, and recovers
+// at its next start. Stop returns when the server is gone. A second Stop does
+// nothing.
+func (s *Server) Stop(ctx context.Context) error {
+	if s.home == nil {
+		return nil
+	}
+	if err := s.process.stop(ctx); err != nil {
+		return fmt.Errorf("stopping PostgreSQL: %w", err)
+	}
+	h := s.home
+	s.home = nil
+	return h.close()
+}
+
+// Kill ends the server as a crash would (SIGKILL) and returns when it is gone.
+// Restart or Stop must follow.
+func (s *Server) Kill() { s.process.kill() }
+
+// Restart stops the server if it is running and starts it again, on the same
+// port.
+func (s *Server) Restart(ctx context.Context) error {
+	if err := s.process.stop(ctx); err != nil {
+		return fmt.Errorf("restarting PostgreSQL: %w", err)
+	}
+	s.options.Port = s.state.Port
+	if err := s.start(ctx); err != nil {
+		return fmt.Errorf("restarting PostgreSQL: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) url(role, password, database string) string {
+	return (&url.URL{
+		Scheme:   "postgres",
+		User:     url.UserPassword(role, password),
+		Host:     net.JoinHostPort("127.0.0.1", strconv.Itoa(s.state.Port)),
+		Path:     "/" + database,
+		RawQuery: "sslmode=disable",
+	}).String()
+}
+
+// prepare leaves a complete cluster, on which no server is running, and knows
+// its state and the binaries for it.
+func (s *Server) prepare(ctx context.Context) error {
+	data := s.home.data()
+	var err error
+	if s.user, err = serverUser(data); err != nil {
+		return err
+	}
+	find := FindOptions{
+		BinDir:        s.options.BinDir,
+		RepositoryURL: s.options.RepositoryURL,
+		CacheDir:      s.options.CacheDir,
+		Logger:        s.options.Logger,
+		credential:    s.user,
+	}
+
+	version, err := os.ReadFile(filepath.Join(data, "PG_VERSION")) //nolint:gosec // below our own folder
+	if errors.Is(err, fs.ErrNotExist) {
+		if s.binaries, err = Find(ctx, find); err != nil {
+			return err
+		}
+		return s.initialize(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("reading the version of the data: %w", err)
+	}
+	if find.Major, err = strconv.Atoi(strings.TrimSpace(string(version))); err != nil {
+		return fmt.Errorf("reading the version of the data in %s: %w", data, err)
+	}
+	if s.binaries, err = Find(ctx, find); err != nil {
+		return fmt.Errorf("the data in %s was made by PostgreSQL %d (remove the folder to begin anew): %w", data, find.Major, err)
+	}
+	if err := s.loadState(); err != nil {
+		return err
+	}
+	return stopLeftover(ctx, data, s.options.Logger)
+}
+
+// initialize makes a cluster in a folder beside data and renames that: before
+// the rename there is no cluster, after it there is a whole one.
+func (s *Server) initialize(ctx context.Context) error {
+	leftovers, _ := filepath.Glob(filepath.Join(s.home.dir, "init-*"))
+	for _, leftover := range leftovers {
+		if err := os.RemoveAll(leftover); err != nil {
+			return fmt.Errorf("clearing away a cluster that was not completed: %w", err)
+		}
+	}
+	work, err := os.MkdirTemp(s.home.dir, "init-")
+	if err != nil {
+		return fmt.Errorf("making a folder for a new cluster: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(work) }()
+
+	s.state = state{SuperuserPassword: rand.Text(), OwnerPassword: rand.Text()}
+	password, data := filepath.Join(work, "password"), filepath.Join(work, "data")
+	if err := os.WriteFile(password, []byte(s.state.SuperuserPassword+"\n"), 0o600); err != nil {
+		return fmt.Errorf("writing a password for initdb: %w", err)
+	}
+	if s.user != nil {
+		for _, path := range []string{work, password} {
+			if err := os.Lchown(path, int(s.user.Uid), int(s.user.Gid)); err != nil {
+				return fmt.Errorf("giving a new cluster to the server's user: %w", err)
+			}
+		}
+	}
+
+	// The locale C is the same on every system and in every version.
+	args := []string{
+		"--pgdata=" + data, "--username=" + superuser, "--pwfile=" + password, "--auth=scram-sha-256",
+		"--encoding=UTF8", "--locale=C", "--no-instructions",
+	}
+	if s.home.ephemeral {
+		args = append(args, "--no-sync")
+	}
+	if out, err := command(ctx, s.user, work, filepath.Join(s.binaries.Dir, "initdb"), args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("running initdb: %w\n%s", err, lastLines(string(out)))
+	}
+	if err := s.saveState(data); err != nil {
+		return err
+	}
+	// From here on the cluster exists.
+	if err := os.Rename(data, s.home.data()); err != nil {
+		return fmt.Errorf("keeping the new cluster: %w", err)
+	}
+	return syncFolder(s.home.dir)
+}
+
+// start launches the server, on another port or once more where that helps.
+func (s *Server) start(ctx context.Context) error {
+	fixed := s.options.Port != 0
+	s.state.Port = cmp.Or(s.options.Port, s.state.Port)
+	for {
+		if s.state.Port == 0 {
+			port, err := freePort(ctx)
+			if err != nil {
+				return err
+			}
+			s.state.Port = port
+		}
+		err := s.launchPatiently(ctx)
+		if err == nil {
+			return s.saveState(s.home.data())
+		}
+		if !errors.Is(err, errPortTaken) || fixed {
+			return err
+		}
+		s.state.Port = 0
+	}
+}
+
+// launchPatiently tries again while what a dead server held is being freed.
+func (s *Server) launchPatiently(ctx context.Context) error {
+	limit := time.Now().Add(patience)
+	for {
+		err := checkPort(ctx, s.state.Port)
+		if err == nil {
+			err = s.launch(ctx)
+		}
+		passing := errors.Is(err, errPortTaken) || errors.Is(err, errStillInUse)
+		if !passing || time.Now().After(limit) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(5 * pollInterval):
+		}
+	}
+}
+
+var (
+	errPortTaken  = errors.New("the port is taken")
+	errStillInUse = errors.New("processes of an earlier server are still there")
+)
+
+// launch starts a postmaster and returns when it can be used, or is gone.
+func (s *Server) launch(ctx context.Context) error {
+	log, err := openLog(s.home.logFile())
+	if err != nil {
+		return fmt.Errorf("opening the server's log: %w", err)
+	}
+	defer func() { _ = log.Close() }()
+	before, err := log.Stat()
+	if err != nil {
+		return fmt.Errorf("opening the server's log: %w", err)
+	}
+
+	settings := map[string]string{
+		"listen_addresses":        "127.0.0.1",
+		"port":                    strconv.Itoa(s.state.Port),
+		"unix_socket_directories": "", // their paths may be too long, and TCP does
+		"max_connections":         "200",
+		"shared_buffers":          "128MB",
+		"logging_collector":       "off",
+		"log_destination":         "stderr",
+	}
+	maps.Copy(settings, s.options.Settings)
+	args := []string{"-D", s.home.data()}
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		args = append(args, "-c", name+"="+settings[name])
+	}
+	cmd := command(context.WithoutCancel(ctx), s.user, s.home.dir, filepath.Join(s.binaries.Dir, "postgres"), args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if s.process, err = startProcess(cmd); err != nil {
+		return err
+	}
+
+	err = s.awaitReady(ctx)
+	if err == nil {
+		return nil
+	}
+	select {
+	case <-s.process.exited:
+	default:
+		return errors.Join(err, s.process.stop(ctx))
+	}
+	said, _ := os.ReadFile(s.home.logFile())
+	text := string(said[min(before.Size(), int64(len(said))):])
+	switch {
+	case strings.Contains(text, "Address already in use"):
+		err = errPortTaken
+	case strings.Contains(text, "pre-existing shared memory block"), strings.Contains(text, "lock file \"postmaster.pid\" already exists"):
+		err = errStillInUse
+	}
+	return fmt.Errorf("%w; the last lines of %s:\n%s", err, s.home.logFile(), lastLines(text))
+}
+
+// awaitReady waits until the server lets us in, which may take long after a
+// crash, and completes what is to be there: each step is done if it has not
+// been, so that a crash between two of them does no harm.
+func (s *Server) awaitReady(ctx context.Context) error {
+	for {
+		err := s.complete(ctx)
+		if err == nil {
+			return nil
+		}
+		pause := pollInterval
+		var refused *pgconn.PgError
+		final := errors.As(err, &refused) && refused.Code != cannotConnectNow && refused.Code != tooManyConnections
+		if final {
+			// Unless it was another server that answered, on a port that ours
+			// is just failing to get.
+			pause = patience
+		}
+		select {
+		case <-s.process.exited:
+			return errors.New("the server ended")
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the server: %w", errors.Join(ctx.Err(), err))
+		case <-time.After(pause):
+			if final {
+				return err
+			}
+		}
+	}
+}
+
+func (s *Server) complete(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.SuperuserURL())
+	if err != nil {
+		return fmt.Errorf("connecting to the new server: %w", err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	for _, step := range []struct{ missing, make string }{
+		{
+			"select not exists (select from pg_roles where rolname = '" + Role + "')",
+			"create role " + Role + " login nosuperuser nocreatedb nocreaterole password '" + s.state.OwnerPassword + "'",
+		},
+		{
+			"select not exists (select from pg_database where datname = '" + Database + "')",
+			"create database " + Database + " owner " + Role,
+		},
+		{
+			"select not exists (select from pg_db_role_setting join pg_database d on d.oid = setdatabase where datname = '" + Database + "' and setrole = 0)",
+			"alter database " + Database + " set search_path = spine, public",
+		},
+	} {
+		var missing bool
+		if err := conn.QueryRow(ctx, step.missing).Scan(&missing); err != nil {
+			return fmt.Errorf("looking into the new server: %w", err)
+		}
+		if !missing {
+			continue
+		}
+		if _, err := conn.Exec(ctx, step.make); err != nil {
+			return fmt.Errorf("setting up the new server: %w", err)
+		}
+	}
+	return nil
+}
+
+func (s *Server) loadState() error {
+	path := stateFile(s.home.data())
+	content, err := os.ReadFile(path) //nolint:gosec // below our own folder
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s holds a cluster that was not made by spine", s.home.data())
+	}
+	if err == nil {
+		err = json.Unmarshal(content, &s.state)
+	}
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", path, err)
+	}
+	return nil
+}
+
+// saveState writes the state of the cluster in data; it is on disk when
+// saveState returns, and a crash leaves the old or the new one.
+func (s *Server) saveState(data string) error {
+	content, err := json.Marshal(s.state)
+	if err != nil {
+		return fmt.Errorf("encoding the cluster's state: %w", err)
+	}
+	path := stateFile(data)
+	file, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // below our own folder
+	if err != nil {
+		return fmt.Errorf("writing the cluster's state: %w", err)
+	}
+	_, err = file.Write(content)
+	if err == nil {
+		err = file.Sync()
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("writing the cluster's state: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("writing the cluster's state: %w", err)
+	}
+	return syncFolder(data)
+}
+
+func stateFile(data string) string { return filepath.Join(data, "spine.json") }
+
+func syncFolder(dir string) error {
+	folder, err := os.Open(dir) //nolint:gosec // our own folder
+	if err != nil {
+		return fmt.Errorf("syncing %s: %w", dir, err)
+	}
+	if err := errors.Join(folder.Sync(), folder.Close()); err != nil {
+		return fmt.Errorf("syncing %s: %w", dir, err)
+	}
+	return nil
+}
+
+func openLog(path string) (*os.File, error) {
+	flags := os.O_WRONLY | os.O_CREATE | os.O_APPEND | syscall.O_NOFOLLOW
+	if info, err := os.Stat(path); err == nil && info.Size() > logLimit {
+		flags |= os.O_TRUNC
+	}
+	return os.OpenFile(path, flags, 0o600) //nolint:gosec // below our own folder
+}
+
+// lastLines is the end of what a program said, short enough for an error.
+func lastLines(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-20):], "\n")
+}
+
+// freePort returns a port that is free just now; it may be gone when it is
+// used.
+func freePort(ctx context.Context) (int, error) {
+	listener, err := listen(ctx, 0)
+	if err != nil {
+		return 0, fmt.Errorf("looking for a free port: %w", err)
+	}
+	defer func() { _ = listener.Close() }()
+	return listener.Addr().(*net.TCPAddr).Port, nil
+}
+
+// checkPort says so early, and without a word of the server, if port is taken.
+func checkPort(ctx context.Context, port int) error {
+	listener, err := listen(ctx, port)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("127.0.0.1:%d: %w", port, errPortTaken)
+	}
+	if err != nil {
+		return fmt.Errorf("trying the port: %w", err)
+	}
+	return listener.Close()
+}
+
+func listen(ctx context.Context, port int) (net.Listener, error) {
+	var config net.ListenConfig
+	return config.Listen(ctx, "tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+}

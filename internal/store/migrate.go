@@ -1,0 +1,244 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+
+	schema "github.com/webhookspine/spine/sql"
+)
+
+// versionTable is where goose notes the migrations that were applied.
+const versionTable = "spine.schema_version"
+
+// ErrTooNew says that the database was migrated by a newer Spine, which this
+// one must not touch.
+var ErrTooNew = errors.New("the database belongs to a newer version of Spine")
+
+// ErrNotMigrated says that the database lacks Spine's schema, or a part of it.
+var ErrNotMigrated = errors.New("the database is not migrated: run spine migrate")
+
+// Migrated says what Migrate did.
+type Migrated struct {
+	Version    int64   // schema version now
+	Applied    []int64 // migrations applied in this call, oldest first
+	Functions  bool    // whether functions, triggers and views were put in place
+	Partitions int     // daily partitions of the audit log made ahead
+}
+
+// Migrate brings the database at url up to this binary's schema: migrations
+// under goose's session lock, then the functions, then the partitions of the
+// audit log. It needs a direct connection and a role that may create the
+// schema, or that owns it; no superuser, no extension. Two processes may
+// migrate at once. After a crash it may simply be run again.
+func Migrate(ctx context.Context, url string) (m Migrated, err error) {
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return m, fmt.Errorf("reading the database URL: %w", err)
+	}
+	configure(config, "spine migrate")
+	db := stdlib.OpenDB(*config)
+	defer func() { err = errors.Join(err, db.Close()) }()
+
+	if err := createSchema(ctx, db); err != nil {
+		return m, err
+	}
+	provider, err := newProvider(db)
+	if err != nil {
+		return m, err
+	}
+	version, err := provider.GetDBVersion(ctx)
+	if err != nil {
+		return m, fmt.Errorf("reading the schema version: %w", err)
+	}
+	if newest := newestMigration(provider); version > newest {
+		return m, fmt.Errorf("%w: schema version %d, known are %d", ErrTooNew, version, newest)
+	}
+	results, err := provider.Up(ctx)
+	if err != nil {
+		return m, fmt.Errorf("applying migrations: %w", err)
+	}
+	for _, r := range results {
+		m.Applied = append(m.Applied, r.Source.Version)
+	}
+	m.Version = newestMigration(provider)
+	if m.Functions, err = applyFunctions(ctx, db); err != nil {
+		return m, err
+	}
+	if err := db.QueryRowContext(ctx, "select spine.ensure_audit_partitions()").Scan(&m.Partitions); err != nil {
+		return m, fmt.Errorf("making audit partitions: %w", err)
+	}
+	return m, nil
+}
+
+// createSchema makes the schema where it is missing. Where it exists, the role
+// needs no right to create one.
+func createSchema(ctx context.Context, db *sql.DB) error {
+	_, err := db.ExecContext(ctx, `do $$ begin
+		if to_regnamespace('spine') is null then
+			create schema spine;
+			comment on schema spine is 'Spine, a webhook inbox: events are stored once, queued, delivered, audited.';
+		end if;
+	exception when duplicate_schema or unique_violation then null; -- another process was quicker
+	end $$`)
+	if err != nil {
+		return fmt.Errorf("creating schema spine: %w", err)
+	}
+	return nil
+}
+
+func newProvider(db *sql.DB) (*goose.Provider, error) {
+	migrations, err := fs.Sub(schema.Migrations, "migrations")
+	if err != nil {
+		return nil, fmt.Errorf("reading the migrations: %w", err)
+	}
+	// Twice a second for two minutes: as long as another process may take to migrate.
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 120))
+	if err != nil {
+		return nil, fmt.Errorf("making the migration lock: %w", err)
+	}
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, migrations,
+		goose.WithTableName(versionTable), goose.WithSessionLocker(locker), goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return nil, fmt.Errorf("reading the migrations: %w", err)
+	}
+	return provider, nil
+}
+
+func newestMigration(p *goose.Provider) int64 {
+	sources := p.ListSources()
+	return sources[len(sources)-1].Version
+}
+
+// applyFunctions puts functions, triggers and views in place where they differ
+// from this binary's, in one transaction: other processes see all or nothing.
+// It waits a bounded time for locks, so that it never holds up inserts behind
+// a long transaction, and then tries again.
+func applyFunctions(ctx context.Context, db *sql.DB) (applied bool, err error) {
+	script, digest, err := functions()
+	if err != nil {
+		return false, err
+	}
+	for attempt := 1; ; attempt++ {
+		applied, err = applyFunctionsOnce(ctx, db, script, digest)
+		var pgErr *pgconn.PgError
+		if attempt < 10 && errors.As(err, &pgErr) && (pgErr.Code == "55P03" || pgErr.Code == "40P01") {
+			select {
+			case <-ctx.Done():
+				return false, context.Cause(ctx)
+			case <-time.After(time.Duration(attempt) * 200 * time.Millisecond):
+				continue
+			}
+		}
+		if err != nil {
+			return false, fmt.Errorf("putting functions in place: %w", err)
+		}
+		return applied, nil
+	}
+}
+
+func applyFunctionsOnce(ctx context.Context, db *sql.DB, script, digest string) (applied bool, err error) {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = tx.Rollback() }()
+	if _, err := tx.ExecContext(ctx, "select pg_advisory_xact_lock(hashtextextended('spine.schema_functions', 0)), set_config('lock_timeout', '2s', true)"); err != nil {
+		return false, err
+	}
+	var current string
+	err = tx.QueryRowContext(ctx, "select digest from spine.schema_functions").Scan(&current)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return false, err
+	}
+	if current == digest {
+		return false, nil
+	}
+	if _, err := tx.ExecContext(ctx, script); err != nil {
+		return false, err
+	}
+	_, err = tx.ExecContext(ctx, `insert into spine.schema_functions (digest) values ($1)
+		on conflict (only_row) do update set digest = excluded.digest, applied_at = now()`, digest)
+	if err != nil {
+		return false, err
+	}
+	return true, tx.Commit()
+}
+
+// functions returns the embedded functions as one script, and its digest.
+func functions() (script, digest string, err error) {
+	names, err := fs.Glob(schema.Functions, "functions/*.sql")
+	if err != nil {
+		return "", "", fmt.Errorf("reading the functions: %w", err)
+	}
+	var b strings.Builder
+	// A function may call one that a later file makes.
+	b.WriteString("set local check_function_bodies = off;\n")
+	for _, name := range names {
+		text, err := schema.Functions.ReadFile(name)
+		if err != nil {
+			return "", "", fmt.Errorf("reading the functions: %w", err)
+		}
+		b.Write(text)
+	}
+	sum := sha256.Sum256([]byte(b.String()))
+	return b.String(), hex.EncodeToString(sum[:]), nil
+}
+
+// CheckSchema says whether the database has the schema that this binary
+// needs: nil, ErrNotMigrated, ErrTooNew, or why it cannot be told.
+func (s *Store) CheckSchema(ctx context.Context) error {
+	var version int64
+	err := s.pool.QueryRow(ctx, "select max(version_id) from "+versionTable).Scan(&version)
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "3F000") {
+		return ErrNotMigrated
+	}
+	if err != nil {
+		return fmt.Errorf("reading the schema version: %w", err)
+	}
+	newest, err := embeddedVersion()
+	switch {
+	case err != nil:
+		return err
+	case version < newest:
+		return fmt.Errorf("%w (schema version %d, needed is %d)", ErrNotMigrated, version, newest)
+	case version > newest:
+		return fmt.Errorf("%w: schema version %d, known are %d", ErrTooNew, version, newest)
+	}
+	return nil
+}
+
+// embeddedVersion is the number of the newest migration in the binary.
+func embeddedVersion() (int64, error) {
+	names, err := fs.Glob(schema.Migrations, "migrations/*.sql")
+	if err != nil || len(names) == 0 {
+		return 0, fmt.Errorf("reading the migrations: %w", err)
+	}
+	var version int64
+	if _, err := fmt.Sscanf(names[len(names)-1], "migrations/%d_", &version); err != nil {
+		return 0, fmt.Errorf("reading the migrations: %w", err)
+	}
+	return version, nil
+}
+
+// EnsurePartitions makes the audit log's daily partitions ahead of time and
+// returns how many it made.
+func (s *Store) EnsurePartitions(ctx context.Context) (made int, err error) {
+	if err := s.pool.QueryRow(ctx, "select spine.ensure_audit_partitions()").Scan(&made); err != nil {
+		return 0, fmt.Errorf("making audit partitions: %w", err)
+	}
+	return made, nil
+}

@@ -1,0 +1,167 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// Claim leases up to limit due events of a destination to worker, oldest due
+// first. delays is the retry policy for leases that are found to have run
+// out: element n is the delay after failed attempt n+1, and there are
+// len(delays)+1 attempts in all. Nothing due before low is looked at; the
+// zero time looks at all.
+//
+// All of it goes by the database's clock.
+func (s *Store) Claim(ctx context.Context, destination string, limit int, lease time.Duration, worker string, delays []time.Duration, low time.Time,
+) (claimed event.Claimed, err error) {
+	var from any = "-infinity"
+	if !low.IsZero() {
+		from = low
+	}
+	batch := &pgx.Batch{}
+	batch.Queue(`select event, lease, attempt, due_at, event_id, source, event_type, occurred_at, payload, raw_body
+		from spine.claim($1, $2, $3::interval, $4, $5::interval[], $6::timestamptz)`, destination, limit, lease, worker, delays, from).
+		Query(func(rows pgx.Rows) error {
+			for rows.Next() {
+				job := event.Job{Destination: destination}
+				var (
+					token             *int64
+					dueAt, occurredAt *time.Time
+					eventType         *string
+					payload, raw      []byte
+				)
+				if err := rows.Scan(&job.Event, &token, &job.Attempt, &dueAt, &job.ID, &job.Source, &eventType, &occurredAt, &payload, &raw); err != nil {
+					return err
+				}
+				if token == nil {
+					claimed.Expired = append(claimed.Expired, job)
+					continue
+				}
+				job.Lease, job.DueAt, job.Type, job.OccurredAt = *token, *dueAt, *eventType, *occurredAt
+				if job.Payload = payload; raw != nil {
+					job.Payload, job.Unqueryable = raw, true
+				}
+				claimed.Jobs = append(claimed.Jobs, job)
+			}
+			return rows.Err()
+		})
+	batch.Queue(`select now.at, coalesce(spine.next_due($1) - now.at, '0') from (select clock_timestamp() as at) now`, destination).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&claimed.Now, &claimed.NextDue) })
+	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
+		return event.Claimed{}, fmt.Errorf("claiming events for %s: %w", destination, err)
+	}
+	return claimed, nil
+}
+
+// keys takes jobs apart into the arrays that name them to the database.
+func keys(jobs []event.Job) (events []int64, destinations []string, leases []int64) {
+	events, destinations, leases = make([]int64, len(jobs)), make([]string, len(jobs)), make([]int64, len(jobs))
+	for i := range jobs {
+		events[i], destinations[i], leases[i] = jobs[i].Event, jobs[i].Destination, jobs[i].Lease
+	}
+	return events, destinations, leases
+}
+
+// Renew prolongs the leases of jobs to lease from now and says for each
+// whether it is still held. What is not held must be let go of at once.
+func (s *Store) Renew(ctx context.Context, jobs []event.Job, lease time.Duration) (held []bool, err error) {
+	events, destinations, leases := keys(jobs)
+	err = s.pool.QueryRow(ctx, "select spine.renew($1::bigint[], $2::text[], $3::bigint[], $4::interval)", events, destinations, leases, lease).Scan(&held)
+	if err == nil && len(held) != len(jobs) {
+		err = fmt.Errorf("got %d answers", len(held))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("renewing %d leases: %w", len(jobs), err)
+	}
+	return held, nil
+}
+
+// GiveBack returns the leases of jobs whose delivery was never started.
+func (s *Store) GiveBack(ctx context.Context, jobs []event.Job) error {
+	events, destinations, leases := keys(jobs)
+	if _, err := s.pool.Exec(ctx, "select spine.give_back($1::bigint[], $2::text[], $3::bigint[])", events, destinations, leases); err != nil {
+		return fmt.Errorf("giving back %d leases: %w", len(jobs), err)
+	}
+	return nil
+}
+
+// attemptDetails is what the audit log keeps of an attempt's answer.
+type attemptDetails struct {
+	Status     int     `json:"status,omitempty"`
+	Answer     string  `json:"answer,omitempty"`
+	DurationMS float64 `json:"duration_ms"`
+}
+
+// Settle records what attempts came to and says for each whether it counts:
+// false means that its lease was lost, and that nothing was changed. Settling
+// again what was settled before counts and changes nothing. Settlements that
+// the database refuses are settled one by one, so that none fails its
+// neighbours; what is refused even so is settled without its answer.
+func (s *Store) Settle(ctx context.Context, settlements []event.Settlement) (counted []bool, err error) {
+	counted, err = s.settle(ctx, settlements)
+	if !errors.Is(err, event.ErrRefused) {
+		return counted, err
+	}
+	if len(settlements) == 1 {
+		bare := settlements[0]
+		bare.Result.Answer = ""
+		if bare.Result.Error != "" {
+			bare.Result.Error = fmt.Sprintf("HTTP %d, and the rest cannot be stored", bare.Result.Status)
+		}
+		return s.settle(ctx, []event.Settlement{bare})
+	}
+	half := len(settlements) / 2
+	first, err := s.Settle(ctx, settlements[:half])
+	if err != nil {
+		return nil, err
+	}
+	second, err := s.Settle(ctx, settlements[half:])
+	if err != nil {
+		return nil, err
+	}
+	return append(first, second...), nil
+}
+
+func (s *Store) settle(ctx context.Context, settlements []event.Settlement) (counted []bool, err error) {
+	n := len(settlements)
+	var (
+		jobs     = make([]event.Job, n)
+		outcomes = make([]string, n)
+		delays   = make([]*time.Duration, n)
+		failures = make([]*string, n)
+		details  = make([]string, n)
+	)
+	for i := range settlements {
+		v := &settlements[i]
+		jobs[i], outcomes[i] = v.Job, string(v.Disposition)
+		if v.Disposition == event.Failed {
+			delays[i] = &v.Delay
+		}
+		if v.Disposition != event.Completed {
+			failures[i] = &v.Result.Error
+		}
+		ms := float64(v.Result.Duration.Microseconds()) / 1000
+		text, err := json.Marshal(attemptDetails{Status: v.Result.Status, Answer: v.Result.Answer, DurationMS: ms})
+		if err != nil {
+			return nil, fmt.Errorf("describing an attempt: %w", err)
+		}
+		details[i] = string(text)
+	}
+	events, destinations, leases := keys(jobs)
+	err = s.pool.QueryRow(ctx, "select spine.settle($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::interval[], $6::text[], $7::text[])",
+		events, destinations, leases, outcomes, delays, failures, details).Scan(&counted)
+	if err == nil && len(counted) != n {
+		err = fmt.Errorf("got %d answers", len(counted))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("settling %d attempts: %w", n, classify(err))
+	}
+	return counted, nil
+}

@@ -1,0 +1,36 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// Sample reads how long the oldest claimable event has been due and when each
+// source last sent something new. It reads the ends of indexes only.
+func (s *Store) Sample(ctx context.Context) (event.Sample, error) {
+	sample := event.Sample{LastArrivals: map[string]time.Time{}}
+	batch := &pgx.Batch{}
+	batch.Queue("select spine.oldest_ready()").
+		QueryRow(func(row pgx.Row) error { return row.Scan(&sample.OldestReady) })
+	batch.Queue("select name, spine.last_arrival(name) from spine.sources").
+		Query(func(rows pgx.Rows) error {
+			var name string
+			var at *time.Time
+			_, err := pgx.ForEachRow(rows, []any{&name, &at}, func() error {
+				if at != nil {
+					sample.LastArrivals[name] = *at
+				}
+				return nil
+			})
+			return err
+		})
+	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
+		return event.Sample{}, fmt.Errorf("sampling the queue: %w", err)
+	}
+	return sample, nil
+}

@@ -1,0 +1,138 @@
+// Package store makes every call that Spine makes into Postgres, one Go
+// method for each SQL function. It promises that a method that returned
+// without an error was committed, and that a method that returned an error
+// may be called again with the same arguments: nothing is stored or counted
+// twice. It knows nothing of HTTP, of retries or of who calls it.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// Config says how to reach the database.
+type Config struct {
+	URL      string // of the database, or of a transaction pooler in front of it
+	MaxConns int32  // connections of the pool, 1 or more
+	AppName  string // application_name, as pg_stat_activity shows it
+}
+
+// Store is a pool of connections to one database.
+type Store struct {
+	pool *pgxpool.Pool
+}
+
+// Open makes the pool. It does not wait for the database to be there: the
+// first call that needs a connection makes it.
+func Open(ctx context.Context, c Config) (*Store, error) {
+	config, err := pgxpool.ParseConfig(c.URL)
+	if err != nil {
+		return nil, fmt.Errorf("reading the database URL: %w", err)
+	}
+	configure(config.ConnConfig, c.AppName)
+	config.MaxConns = c.MaxConns
+	config.MinConns = 0
+	config.ConnConfig.OnNotice = noteWarning
+	config.AfterConnect = commitDurably
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("making the connection pool: %w", err)
+	}
+	return &Store{pool: pool}, nil
+}
+
+// configure sets what every connection of ours has in common.
+func configure(c *pgx.ConnConfig, appName string) {
+	// A host that vanishes without closing its sockets is noticed by
+	// keepalive; one that does not answer at all, by the time-out.
+	dialer := &net.Dialer{Timeout: 3 * time.Second, KeepAliveConfig: net.KeepAliveConfig{
+		Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3,
+	}}
+	c.DialFunc = dialer.DialContext
+	if c.ConnectTimeout == 0 {
+		c.ConnectTimeout = 5 * time.Second
+	}
+	if c.RuntimeParams["application_name"] == "" {
+		c.RuntimeParams["application_name"] = appName
+	}
+	// Audit details and errors are shown in UTC, whatever the server's zone.
+	c.RuntimeParams["timezone"] = "UTC"
+}
+
+// Close waits for connections in use and closes the pool.
+func (s *Store) Close() { s.pool.Close() }
+
+// Pool gives access to the pool's statistics.
+func (s *Store) Pool() *pgxpool.Pool { return s.pool }
+
+// commitDurably makes sure that a commit is on disk before it is answered,
+// also in a database whose default says otherwise.
+func commitDurably(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, "select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'")
+	if err != nil {
+		return fmt.Errorf("asking for durable commits: %w", err)
+	}
+	return nil
+}
+
+// warned is the key under which a connection remembers a warning.
+const warned = "spine.warned"
+
+// noteWarning remembers on the connection that Postgres raised a WARNING. A
+// commit whose wait for a synchronous standby was cut short succeeds with
+// nothing but a warning, and must not be acknowledged.
+func noteWarning(conn *pgconn.PgConn, n *pgconn.Notice) {
+	if n.SeverityUnlocalized == "WARNING" {
+		conn.CustomData()[warned] = n.Message
+	}
+}
+
+// classify wraps errors that lie in the data with event.ErrRefused: SQLSTATE
+// classes 22 (data exception), 23 (integrity constraint violation) and 54
+// (program limit exceeded). All else may pass when tried again.
+func classify(err error) error {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		for _, class := range []string{"22", "23", "54"} {
+			if strings.HasPrefix(pgErr.Code, class) {
+				return fmt.Errorf("%w: %w", event.ErrRefused, err)
+			}
+		}
+	}
+	return err
+}
+
+// Notify sends a notification. payload must be shorter than 8000 bytes.
+func (s *Store) Notify(ctx context.Context, channel, payload string) error {
+	if _, err := s.pool.Exec(ctx, "select pg_notify($1, $2)", channel, payload); err != nil {
+		return fmt.Errorf("notifying %s: %w", channel, err)
+	}
+	return nil
+}
+
+// Connector returns a function that makes single connections to url, for
+// LISTEN. They are the caller's to close.
+func Connector(url, appName string) (func(ctx context.Context) (*pgx.Conn, error), error) {
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("reading the database URL: %w", err)
+	}
+	configure(config, appName)
+	return func(ctx context.Context) (*pgx.Conn, error) {
+		conn, err := pgx.ConnectConfig(ctx, config)
+		if err != nil {
+			return nil, fmt.Errorf("connecting: %w", err)
+		}
+		return conn, nil
+	}, nil
+}

@@ -1,0 +1,105 @@
+// Package upkeep does what nobody waits for: it makes the audit log's
+// partitions ahead of time and samples the gauges that only the database
+// knows. Any number of processes may do it at once.
+package upkeep
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// Store is what upkeep does its work with.
+type Store interface {
+	// EnsurePartitions makes the audit log's partitions for the days ahead.
+	EnsurePartitions(ctx context.Context) (made int, err error)
+	// Sample reads what the gauges show. It is cheap on large tables.
+	Sample(ctx context.Context) (event.Sample, error)
+}
+
+// Intervals between two rounds.
+const (
+	partitionInterval = time.Hour
+	sampleInterval    = 5 * time.Second
+	patience          = 10 * time.Second
+)
+
+// Upkeep does the rounds. Make one with New, then Run it.
+type Upkeep struct {
+	store Store
+	log   zerolog.Logger
+
+	oldestReady prometheus.Gauge
+	lastArrival *prometheus.GaugeVec
+	failures    prometheus.Counter
+}
+
+// New returns an Upkeep with its metrics registered with reg.
+func New(store Store, log zerolog.Logger, reg prometheus.Registerer) *Upkeep {
+	u := &Upkeep{
+		store: store, log: log,
+		oldestReady: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "spine_queue_oldest_ready_seconds", Help: "For how long the oldest claimable event has been due; 0 when none is.",
+		}),
+		lastArrival: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "spine_source_last_arrival_timestamp_seconds", Help: "When a source last sent a new event, in Unix seconds; absent when it never did.",
+		}, []string{"source"}),
+		failures: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "spine_upkeep_errors_total", Help: "Rounds of upkeep that failed and are tried again.",
+		}),
+	}
+	reg.MustRegister(u.oldestReady, u.lastArrival, u.failures)
+	return u
+}
+
+// Run does its rounds until ctx ends. Failures are counted and tried again in
+// the next round: the default partition takes what no other does.
+func (u *Upkeep) Run(ctx context.Context) error {
+	partitions, samples := time.NewTicker(partitionInterval), time.NewTicker(sampleInterval)
+	defer partitions.Stop()
+	defer samples.Stop()
+	u.partitions(ctx)
+	u.sample(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-partitions.C:
+			u.partitions(ctx)
+		case <-samples.C:
+			u.sample(ctx)
+		}
+	}
+}
+
+func (u *Upkeep) partitions(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	made, err := u.store.EnsurePartitions(ctx)
+	switch {
+	case err != nil:
+		u.failures.Inc()
+		u.log.Warn().Err(err).Msg("making audit partitions failed, trying again later")
+	case made > 0:
+		u.log.Info().Int("made", made).Msg("audit partitions made ahead")
+	}
+}
+
+func (u *Upkeep) sample(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	sample, err := u.store.Sample(ctx)
+	if err != nil {
+		u.failures.Inc()
+		u.log.Debug().Err(err).Msg("sampling the gauges failed, trying again later")
+		return
+	}
+	u.oldestReady.Set(sample.OldestReady.Seconds())
+	for source, at := range sample.LastArrivals {
+		u.lastArrival.WithLabelValues(source).Set(float64(at.UnixMilli()) / 1000)
+	}
+}

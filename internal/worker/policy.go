@@ -1,0 +1,58 @@
+package worker
+
+import (
+	"time"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// jitterShare is how much of a delay jitter adds at most: enough that retries
+// of one outage do not come back in step.
+const jitterShare = 0.1
+
+// Policy says whether and when a failed delivery is tried again.
+type Policy struct {
+	MaxAttempts  int           // attempts in all, 1 or more
+	InitialDelay time.Duration // after the first failed attempt; doubled after each further one
+	MaxDelay     time.Duration // of the doubling, before jitter
+}
+
+// Delay returns how long to wait after failed attempt n (1 for the first).
+func (p Policy) Delay(n int) time.Duration {
+	delay := p.InitialDelay
+	for range n - 1 {
+		if delay >= p.MaxDelay/2 {
+			return p.MaxDelay
+		}
+		delay *= 2
+	}
+	return min(delay, p.MaxDelay)
+}
+
+// Delays returns the delay after each attempt that another may follow: the
+// form in which the queue wants the policy for leases that run out.
+func (p Policy) Delays() []time.Duration {
+	delays := make([]time.Duration, p.MaxAttempts-1)
+	for i := range delays {
+		delays[i] = p.Delay(i + 1)
+	}
+	return delays
+}
+
+// Decide says what becomes of a job after an attempt. jitter is a random number
+// from 0 to 1; it only ever adds to the delay. The delay is the larger of the
+// policy's and of what the destination asked for.
+func (p Policy) Decide(attempt int, result event.Result, jitter float64) (event.Disposition, time.Duration) {
+	switch result.Class {
+	case event.Done:
+		return event.Completed, 0
+	case event.GiveUp:
+		return event.Dead, 0
+	case event.TryAgain:
+	}
+	if attempt >= p.MaxAttempts {
+		return event.Dead, 0
+	}
+	delay := max(p.Delay(attempt), result.RetryAfter)
+	return event.Failed, delay + time.Duration(float64(delay)*jitterShare*jitter)
+}

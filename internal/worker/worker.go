@@ -1,0 +1,512 @@
+// Package worker takes events from the queue to their destination: it claims
+// what is due, delivers with bounded concurrency, holds and renews leases,
+// settles results in batches, and drains when it is stopped.
+//
+// It promises that every claimed event is delivered and settled, given back,
+// or left to a lease that runs out: none is forgotten. No transaction is open
+// during a delivery. It knows the queue and the destination only through the
+// interfaces below.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// Queue is where jobs come from and results go to. All methods are safe to
+// call again after an error, and concurrently.
+type Queue interface {
+	// Claim leases up to limit due jobs. Nothing that fell due before low is
+	// looked at; the zero time looks at all. A claim whose answer is lost
+	// leaves leases that run out.
+	Claim(ctx context.Context, destination string, limit int, lease time.Duration, worker string, delays []time.Duration, low time.Time) (event.Claimed, error)
+	// Renew prolongs leases to lease from now and says which are still held.
+	Renew(ctx context.Context, jobs []event.Job, lease time.Duration) (held []bool, err error)
+	// Settle records results and says which count: those of leases still held.
+	Settle(ctx context.Context, settlements []event.Settlement) (counted []bool, err error)
+	// GiveBack returns leases whose delivery was never started.
+	GiveBack(ctx context.Context, jobs []event.Job) error
+}
+
+// Deliverer makes one attempt and returns when it has ended, or soon after
+// ctx has. It is called concurrently.
+type Deliverer interface {
+	Deliver(ctx context.Context, job event.Job) event.Result
+}
+
+// Activity is told what happens, for summaries. Add must not block.
+type Activity interface {
+	Add(action, eventID string)
+}
+
+// Cause says why the worker looks at the queue.
+type Cause string
+
+// The causes of a look at the queue.
+const (
+	Notified    Cause = "notify"    // a notification arrived
+	Ingested    Cause = "ingest"    // this process stored an event
+	Reconnected Cause = "reconnect" // the listener has a new connection and may have missed something
+	TimerFired  Cause = "timer"     // a retry fell due or a lease ended
+	SlotFreed   Cause = "slot"      // the last claim took all it could, and there is room again
+	Swept       Cause = "sweep"     // nothing: the safety net
+	Started     Cause = "start"
+	Recovered   Cause = "recover" // the last claim failed
+)
+
+// scansAll reports whether a look must not trust the low watermark.
+func (c Cause) scansAll() bool {
+	switch c {
+	case Swept, Started, Reconnected, Recovered:
+		return true
+	case Notified, Ingested, TimerFired, SlotFreed:
+	}
+	return false
+}
+
+// Reasons for which a delivery is cancelled.
+var (
+	errLeaseLost = errors.New("the lease was lost")
+	errStopping  = errors.New("the worker was stopped")
+)
+
+// Config says how a worker works.
+type Config struct {
+	Destination string        // whose events
+	Name        string        // of the worker, as audited
+	Concurrency int           // deliveries at once, 1 or more
+	Lease       time.Duration // how long a claim holds; renewed while a delivery lasts
+	Sweep       time.Duration // between two looks that nothing caused; below a second, so that whatever is due is claimed within one
+	Margin      time.Duration // how far the low watermark trails: commits this much later than their own clock are found without the sweeper
+	StopTimeout time.Duration // how long deliveries in hand may go on after a stop
+	Policy      Policy
+}
+
+// settleRows is how many results one transaction settles at most.
+const settleRows = 500
+
+// queuePatience bounds one call to the queue.
+const queuePatience = 10 * time.Second
+
+// Worker delivers the events of one destination.
+type Worker struct {
+	config    Config
+	queue     Queue
+	deliverer Deliverer
+	activity  Activity
+	log       zerolog.Logger
+	failures  zerolog.Logger // sampled: a destination that is down does not flood the log
+	metrics   *Metrics
+
+	wake    chan Cause    // one pending wake-up; what it would say twice it need not say
+	freed   chan struct{} // a slot was freed
+	results chan event.Settlement
+
+	mu   sync.Mutex
+	busy int // slots in use
+	held map[leaseKey]*held
+}
+
+type leaseKey struct{ event, lease int64 }
+
+// held is a lease this worker holds, until its result is settled.
+type held struct {
+	job     event.Job
+	renewed time.Time // when its last renewal, or its claim, was asked for
+	cancel  context.CancelCauseFunc
+	expiry  *time.Timer // cancels the delivery before the lease ends
+}
+
+// New returns a worker; Run makes it work.
+func New(config Config, queue Queue, deliverer Deliverer, activity Activity, log zerolog.Logger, metrics *Metrics) *Worker {
+	return &Worker{
+		config: config, queue: queue, deliverer: deliverer, activity: activity, log: log, metrics: metrics,
+		failures: log.Sample(&zerolog.BurstSampler{Burst: 20, Period: time.Second}),
+		wake:     make(chan Cause, 1),
+		freed:    make(chan struct{}, 1),
+		results:  make(chan event.Settlement, config.Concurrency),
+		held:     map[leaseKey]*held{},
+	}
+}
+
+// Wake makes the worker look at the queue. It never blocks.
+func (w *Worker) Wake(cause Cause) {
+	select {
+	case w.wake <- cause:
+	default: // a wake-up is pending, and the look that follows sees everything
+	}
+}
+
+// Run works until ctx ends, and then drains: it claims no more, gives back what
+// it has not started, lets deliveries in hand go on for StopTimeout, cancels
+// those that are left, and settles every result.
+func (w *Worker) Run(ctx context.Context) error {
+	base := context.WithoutCancel(ctx)
+	deliveries, cancelDeliveries := context.WithCancelCause(base)
+	defer cancelDeliveries(errStopping)
+
+	renewing, stopRenewing := context.WithCancel(base)
+	var background sync.WaitGroup
+	background.Go(func() { w.renewLoop(renewing) })
+	settled := make(chan struct{})
+	settling, stopSettling := context.WithCancel(base)
+	defer stopSettling()
+	go func() {
+		defer close(settled)
+		w.settleLoop(settling)
+	}()
+
+	var inHand sync.WaitGroup
+	w.claimLoop(ctx, func(job event.Job, asked time.Time) {
+		inHand.Go(func() { w.deliver(deliveries, job, asked) })
+	})
+
+	stop := time.AfterFunc(w.config.StopTimeout, func() { cancelDeliveries(errStopping) })
+	inHand.Wait()
+	stop.Stop()
+	close(w.results)
+	// What cannot be settled within a second more is left to its lease.
+	giveUp := time.AfterFunc(time.Second, stopSettling)
+	<-settled
+	giveUp.Stop()
+	stopRenewing()
+	background.Wait()
+	return nil
+}
+
+// claimLoop claims whenever there may be something due and a slot is free, and
+// hands each job to start. It returns when ctx has ended.
+func (w *Worker) claimLoop(ctx context.Context, start func(job event.Job, asked time.Time)) {
+	sweep := time.NewTicker(w.config.Sweep)
+	defer sweep.Stop()
+	due := time.NewTimer(w.config.Sweep)
+	defer due.Stop()
+	delays := w.config.Policy.Delays()
+
+	var low time.Time     // everything due before has been claimed, but for what was committed late
+	var scanned time.Time // when all was last looked at, below the watermark too
+	cause, look := Started, true
+	for ctx.Err() == nil {
+		if !look {
+			look = true
+			select {
+			case cause = <-w.wake:
+			case <-due.C:
+				cause = TimerFired
+			case <-sweep.C:
+				cause = Swept
+			case <-ctx.Done():
+				return
+			}
+		}
+		free := w.freeSlots()
+		if free == 0 {
+			select {
+			case <-w.freed:
+			case <-ctx.Done():
+				return
+			}
+			continue
+		}
+
+		w.metrics.wakes.WithLabelValues(string(cause)).Inc()
+		asked := time.Now()
+		from := low
+		// Also in a worker that is never idle, what lies below the watermark is found in time.
+		if cause.scansAll() || asked.Sub(scanned) >= w.config.Sweep {
+			from, scanned = time.Time{}, asked
+		}
+		claimed, err := w.claim(ctx, free, delays, from)
+		if err != nil {
+			w.metrics.queueErrors.Inc()
+			w.log.Warn().Err(err).Msg("claiming failed, trying again")
+			cause = Recovered
+			select {
+			case <-time.After(w.config.Sweep):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		w.noteClaim(claimed, cause)
+		if ctx.Err() != nil {
+			w.giveBack(ctx, claimed.Jobs)
+			return
+		}
+		for _, job := range claimed.Jobs {
+			w.takeSlot()
+			start(job, asked)
+		}
+
+		// A full batch means that there may be more. Otherwise nothing is due
+		// until the next wake-up or the next timer.
+		handled := len(claimed.Jobs) + len(claimed.Expired)
+		look, cause = handled == free, SlotFreed
+		reached := claimed.Now
+		if look && len(claimed.Jobs) > 0 {
+			reached = claimed.Jobs[0].DueAt
+			for _, job := range claimed.Jobs {
+				if job.DueAt.After(reached) {
+					reached = job.DueAt
+				}
+			}
+		} else if look {
+			reached = low
+		}
+		if reached = reached.Add(-w.config.Margin); reached.After(low) {
+			low = reached
+		}
+		if claimed.NextDue > 0 {
+			due.Reset(claimed.NextDue)
+		} else {
+			due.Stop()
+		}
+	}
+}
+
+// claim asks the queue for jobs. It is not cut short by a stop: a claim whose
+// answer is thrown away would hold its leases until they run out.
+func (w *Worker) claim(ctx context.Context, limit int, delays []time.Duration, low time.Time) (event.Claimed, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), queuePatience)
+	defer cancel()
+	return w.queue.Claim(ctx, w.config.Destination, limit, w.config.Lease, w.config.Name, delays, low)
+}
+
+func (w *Worker) noteClaim(claimed event.Claimed, cause Cause) {
+	w.metrics.claimed.Add(float64(len(claimed.Jobs)))
+	w.metrics.expired.Add(float64(len(claimed.Expired)))
+	for _, job := range claimed.Expired {
+		w.activity.Add("lease_expired", job.ID)
+		w.log.Warn().Str("event_id", job.ID).Str("source", job.Source).Int("attempt", job.Attempt).Msg("a lease ran out and was taken back")
+	}
+	for _, job := range claimed.Jobs {
+		wait := claimed.Now.Sub(job.DueAt)
+		w.metrics.waited.Observe(wait.Seconds())
+		// A sweep may just be quicker than a wake-up that is on its way.
+		if cause == Swept && wait > w.config.Sweep/2 {
+			w.metrics.swept.Inc()
+		}
+		w.activity.Add("processing_attempt_started", job.ID)
+	}
+}
+
+// giveBack returns jobs that were claimed while the worker was being stopped.
+func (w *Worker) giveBack(ctx context.Context, jobs []event.Job) {
+	if len(jobs) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := w.queue.GiveBack(ctx, jobs); err != nil {
+		w.log.Warn().Err(err).Int("events", len(jobs)).Msg("giving back leases failed; they run out by themselves")
+		return
+	}
+	for _, job := range jobs {
+		w.activity.Add("lease_returned", job.ID)
+	}
+}
+
+func (w *Worker) freeSlots() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.config.Concurrency - w.busy
+}
+
+func (w *Worker) takeSlot() {
+	w.mu.Lock()
+	w.busy++
+	w.mu.Unlock()
+	w.metrics.inHand.Inc()
+}
+
+// deliver makes one attempt under its lease and hands the result on. The slot
+// is free again when the result has been handed on.
+func (w *Worker) deliver(ctx context.Context, job event.Job, asked time.Time) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	key := leaseKey{job.Event, job.Lease}
+	h := &held{job: job, renewed: asked, cancel: cancel}
+	// The lease began at the database no earlier than it was asked for here.
+	h.expiry = time.AfterFunc(time.Until(asked.Add(w.safeLease())), func() { cancel(errLeaseLost) })
+	w.mu.Lock()
+	w.held[key] = h
+	w.mu.Unlock()
+
+	result := w.attempt(ctx, job)
+	h.expiry.Stop()
+	disposition, delay := w.config.Policy.Decide(job.Attempt, result, rand.Float64()) //nolint:gosec // jitter needs no secrecy
+	w.results <- event.Settlement{Job: job, Result: result, Disposition: disposition, Delay: delay}
+
+	w.mu.Lock()
+	w.busy--
+	w.mu.Unlock()
+	select {
+	case w.freed <- struct{}{}:
+	default:
+	}
+}
+
+// safeLease is how long a delivery may rely on a lease: a little less than it holds.
+func (w *Worker) safeLease() time.Duration { return w.config.Lease - w.config.Lease/10 }
+
+// attempt delivers, and turns a panic into a failed attempt: it must cost this
+// event an attempt, and nothing else anything.
+func (w *Worker) attempt(ctx context.Context, job event.Job) (result event.Result) {
+	start := time.Now()
+	defer func() {
+		if p := recover(); p != nil {
+			w.log.Error().Str("event_id", job.ID).Str("source", job.Source).Any("panic", p).Bytes("stack", debug.Stack()).Msg("a delivery panicked")
+			result = event.Result{Class: event.TryAgain, Error: fmt.Sprintf("panic: %v", p), Duration: time.Since(start)}
+		}
+	}()
+	return w.deliverer.Deliver(ctx, job)
+}
+
+// renewLoop prolongs the leases of deliveries that take long.
+func (w *Worker) renewLoop(ctx context.Context) {
+	tick := time.NewTicker(w.config.Lease / 6)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			w.renew(ctx)
+		}
+	}
+}
+
+// renew prolongs what is older than a third of its lease, and cancels the
+// deliveries whose lease turns out to be lost. When the database does not
+// answer, the deliveries are cancelled by their own timers in time.
+func (w *Worker) renew(ctx context.Context) {
+	asked := time.Now()
+	var jobs []event.Job
+	w.mu.Lock()
+	for _, h := range w.held {
+		if asked.Sub(h.renewed) >= w.config.Lease/3 {
+			jobs = append(jobs, h.job)
+		}
+	}
+	w.mu.Unlock()
+	if len(jobs) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, w.config.Lease/3)
+	defer cancel()
+	stillHeld, err := w.queue.Renew(ctx, jobs, w.config.Lease)
+	if err != nil {
+		w.metrics.queueErrors.Inc()
+		w.log.Warn().Err(err).Msg("renewing leases failed, trying again")
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i, job := range jobs {
+		h := w.held[leaseKey{job.Event, job.Lease}]
+		switch {
+		case h == nil: // settled meanwhile
+		case !stillHeld[i]:
+			h.cancel(errLeaseLost)
+		case h.expiry.Stop():
+			h.renewed = asked
+			h.expiry.Reset(time.Until(asked.Add(w.safeLease())))
+		}
+	}
+}
+
+// settleLoop settles results until there are no more to come. Like the intake,
+// it clocks itself: what arrives during one transaction makes up the next.
+func (w *Worker) settleLoop(ctx context.Context) {
+	for first := range w.results {
+		batch := []event.Settlement{first}
+	gather:
+		for len(batch) < settleRows {
+			select {
+			case s, ok := <-w.results:
+				if !ok {
+					break gather
+				}
+				batch = append(batch, s)
+			default:
+				break gather
+			}
+		}
+		w.settle(ctx, batch)
+	}
+}
+
+// settle records results, again and again until it succeeds or the worker gives
+// up. Until the commit the leases hold the events; after it, the result stands.
+func (w *Worker) settle(ctx context.Context, batch []event.Settlement) {
+	defer w.release(batch)
+	for pause := 25 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		start := time.Now()
+		try, cancel := context.WithTimeout(ctx, queuePatience)
+		counted, err := w.queue.Settle(try, batch)
+		cancel()
+		if err == nil {
+			w.metrics.settleTime.Observe(time.Since(start).Seconds())
+			w.metrics.settleRows.Observe(float64(len(batch)))
+			w.noteSettled(batch, counted)
+			return
+		}
+		w.metrics.queueErrors.Inc()
+		w.log.Warn().Err(err).Int("events", len(batch)).Msg("settling failed, trying again")
+		select {
+		case <-ctx.Done():
+			w.log.Error().Int("events", len(batch)).Msg("results could not be recorded; the events are delivered again when their leases run out")
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+// release forgets the leases of a batch.
+func (w *Worker) release(batch []event.Settlement) {
+	w.mu.Lock()
+	for i := range batch {
+		delete(w.held, leaseKey{batch[i].Job.Event, batch[i].Job.Lease})
+	}
+	w.mu.Unlock()
+	w.metrics.inHand.Sub(float64(len(batch)))
+}
+
+func (w *Worker) noteSettled(batch []event.Settlement, counted []bool) {
+	for i := range batch {
+		s := &batch[i]
+		w.metrics.duration.Observe(s.Result.Duration.Seconds())
+		line := func(l zerolog.Logger, level zerolog.Level) *zerolog.Event {
+			return l.WithLevel(level).Str("event_id", s.Job.ID).Str("source", s.Job.Source).Int("attempt", s.Job.Attempt).
+				Int("status", s.Result.Status).Dur("duration", s.Result.Duration)
+		}
+		if !counted[i] {
+			w.metrics.lost.Inc()
+			w.activity.Add("lease_lost", s.Job.ID)
+			line(w.log, zerolog.WarnLevel).Msg("a result did not count: the lease was lost")
+			continue
+		}
+		w.metrics.attempts.WithLabelValues(string(s.Disposition)).Inc()
+		switch s.Disposition {
+		case event.Completed:
+			w.activity.Add("processing_succeeded", s.Job.ID)
+			line(w.log, zerolog.DebugLevel).Str("outcome", "completed").Msg("delivered")
+		case event.Failed:
+			w.activity.Add("processing_attempt_failed", s.Job.ID)
+			w.activity.Add("retry_scheduled", s.Job.ID)
+			line(w.failures, zerolog.InfoLevel).Str("outcome", "failed").Str("error", s.Result.Error).Dur("retry_in", s.Delay).Msg("delivery failed, to be tried again")
+		case event.Dead:
+			w.activity.Add("processing_attempt_failed", s.Job.ID)
+			w.activity.Add("processing_failed_permanently", s.Job.ID)
+			line(w.failures, zerolog.WarnLevel).Str("outcome", "dead").Str("error", s.Result.Error).Msg("delivery given up")
+		}
+	}
+}

@@ -1,0 +1,53 @@
+-- The audit log: its partitions, the gap-free cursor, rejected requests.
+
+-- audit_after: what was committed after a snapshot was taken, in the order it happened.
+--   _cursor  a snapshot of earlier (pg_current_snapshot())
+-- Misses nothing and doubles nothing, even when transactions commit out of order: shown is what is visible now and was not visible in
+-- the snapshot. The next cursor is pg_current_snapshot() of the same statement. Relies on audit_log_xid.
+create or replace function spine.audit_after(_cursor pg_snapshot) returns setof spine.audit_log
+language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off as $$
+begin
+    return query
+    select a.* from audit_log a
+    where a.xid >= pg_snapshot_xmin(_cursor) and not pg_visible_in_snapshot(a.xid, _cursor)
+    order by a.timestamp, a.id;
+end $$;
+comment on function spine.audit_after(pg_snapshot) is
+    'Audit rows committed since a snapshot; take pg_current_snapshot() in the same statement as the next cursor.';
+
+-- ensure_audit_partitions: makes the daily partitions (UTC) from today to _days ahead. Rows that the default partition had to take meanwhile
+-- are moved. A partition is filled on its own and then attached, which does not hold up inserts. Returns how many it made.
+-- Two callers at once are fine. A crash leaves whole partitions or nothing.
+create or replace function spine.ensure_audit_partitions(_days integer default 7) returns integer
+language plpgsql set search_path = spine, pg_temp set lock_timeout = '5s' set timezone = 'UTC' as $$
+declare
+    _day date;
+    _name text;
+    _made integer := 0;
+begin
+    perform pg_advisory_xact_lock(hashtextextended('spine.ensure_audit_partitions', 0));
+    for _day in select d::date from generate_series(current_date, current_date + _days, interval '1 day') d loop
+        _name := 'audit_log_' || to_char(_day, 'YYYYMMDD');
+        continue when to_regclass('spine.' || _name) is not null;
+        execute format('create table %I (like audit_log including defaults including constraints including comments)', _name);
+        if exists (select from audit_log_default where timestamp >= _day and timestamp < _day + 1) then
+            lock table audit_log_default in access exclusive mode;
+            execute format(
+                'with moved as (delete from audit_log_default where timestamp >= %1$L and timestamp < %2$L returning *) insert into %3$I select * from moved',
+                _day, _day + 1, _name);
+        end if;
+        execute format('alter table audit_log attach partition %I for values from (%L) to (%L)', _name, _day, _day + 1);
+        _made := _made + 1;
+    end loop;
+    return _made;
+end $$;
+comment on function spine.ensure_audit_partitions(integer) is 'Makes the daily audit partitions ahead of time. Returns how many it made.';
+
+-- reject: audits refused requests as a summary. _count requests of one source were refused for one cause since _since.
+create or replace function spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamptz[]) returns void
+language sql set search_path = spine, pg_temp as $$
+    insert into audit_log (source, action, success, details)
+    select r.source, 'request_rejected', 'failure', jsonb_build_object('cause', r.cause, 'status', r.status, 'count', r.count, 'since', r.since)
+    from unnest(_source, _cause, _status, _count, _since) as r(source, cause, status, count, since)
+$$;
+comment on function spine.reject(text[], text[], integer[], bigint[], timestamptz[]) is 'Audits refused requests as summaries, without an event_id.';

@@ -1,0 +1,118 @@
+-- Storing events: one statement, one transaction, any number of events.
+
+-- ingest: stores each event once, queues the new ones, keeps conflicting payloads as evidence and audits all of it.
+--   arrays, one element an event:
+--   _event_id, _event_type, _occurred_at   as the sender gave them
+--   _payload      exact JSON text; NULL where _raw_body holds the bytes instead
+--   _source       who sent it; 'default' where left out
+--   _hash         SHA-256 of the canonical payload, or of _raw_body; computed here where left out
+--   _raw_body     exact bytes of a payload that Postgres cannot query
+--   _unqueryable  why it cannot
+-- Returns for each event, by its position: accepted (new), deduplicated (known id, same hash), conflict (known id, other hash).
+-- One key may stand in a batch several times: its first row goes to the table, the others are judged against what is stored.
+-- Rows are upserted in the order of their key, so that two batches cannot deadlock.
+-- Relies on events_event_id_source_key. A crash before the commit leaves nothing behind; when the answer to the commit is
+-- lost, the same batch may be sent again and is answered deduplicated.
+create or replace function spine.ingest(
+    _event_id text[], _event_type text[], _occurred_at timestamptz[], _payload text[],
+    _source text[] default null, _hash bytea[] default null, _raw_body bytea[] default null, _unqueryable text[] default null)
+returns table (ord bigint, outcome text)
+language plpgsql set search_path = spine, pg_temp set jit = off as $$
+#variable_conflict use_column
+declare
+    _now timestamptz := clock_timestamp();
+begin
+    return query
+    with given as (
+        select g.ord, g.event_id, coalesce(g.source, 'default') as source, g.event_type, g.occurred_at, g.payload, g.hash, g.raw_body,
+            case when g.hash is null and g.unqueryable is null then unqueryable(g.payload) else g.unqueryable end as unqueryable
+        from unnest(_event_id, _event_type, _occurred_at, _payload, _source, _hash, _raw_body, _unqueryable)
+            with ordinality as g(event_id, event_type, occurred_at, payload, source, hash, raw_body, unqueryable, ord)
+    ), input as materialized (
+        select g.ord, g.event_id, g.source, g.event_type, g.occurred_at, g.unqueryable,
+            case when g.unqueryable is null then g.payload end as payload,
+            case when g.unqueryable is not null then coalesce(g.raw_body, convert_to(g.payload, 'UTF8')) end as raw_body,
+            coalesce(g.hash,
+                case when g.unqueryable is null then sha256(convert_to(canonical(g.payload::json), 'UTF8'))
+                else sha256(coalesce(g.raw_body, convert_to(g.payload, 'UTF8'))) end) as hash
+        from given g
+    ), leader as materialized (
+        select distinct on (i.event_id, i.source) i.*, count(*) over (partition by i.event_id, i.source) as copies
+        from input i
+        order by i.event_id, i.source, i.ord
+    ), stored as (
+        -- The update is there so that RETURNING sees the row that stays, locked: payload_hash is the first one's.
+        insert into events as e (event_id, source, event_type, occurred_at, payload, unqueryable, raw_body, payload_hash, created_at, seen_count)
+        select l.event_id, l.source, l.event_type, l.occurred_at, l.payload::json, l.unqueryable, l.raw_body, l.hash, _now, l.copies
+        from leader l
+        on conflict (event_id, source) do update set seen_count = e.seen_count + excluded.seen_count
+        returning e.id, e.event_id, e.source, e.payload_hash, e.seen_count
+    ), judged as materialized (
+        select i.ord, s.id, i.event_id, i.source, i.hash,
+            case
+                when i.ord = l.ord and s.seen_count = l.copies then 'accepted'
+                when i.hash = s.payload_hash then 'deduplicated'
+                else 'conflict'
+            end as outcome,
+            i.event_type, i.occurred_at, i.payload, i.unqueryable, i.raw_body
+        from input i
+        join leader l on l.event_id = i.event_id and l.source = i.source
+        join stored s on s.event_id = i.event_id and s.source = i.source
+    ), queued as (
+        insert into processing_state (event, event_id, source, next_attempt_at, created_at, updated_at)
+        select j.id, j.event_id, j.source, _now, _now, _now from judged j where j.outcome = 'accepted' order by j.id
+    ), audited as (
+        insert into audit_log (timestamp, event, event_id, source, action, success, details)
+        select _now, a.id, a.event_id, a.source, a.action, a.success, a.details
+        from (
+            select j.ord, step.n, j.id, j.event_id, j.source,
+                case when step.n = 1 then 'event_received'
+                    when j.outcome = 'accepted' then 'event_inserted'
+                    when j.outcome = 'deduplicated' then 'event_deduped'
+                    else 'conflict_detected' end as action,
+                case when step.n = 2 and j.outcome = 'conflict' then 'failure' else 'success' end as success,
+                case when step.n = 2 and j.outcome = 'conflict' then jsonb_build_object(
+                        'payload_hash', encode(j.hash, 'hex'),
+                        'evidence', keep_evidence(j.id, j.hash, j.event_id, j.source, j.event_type, j.occurred_at, j.payload, j.unqueryable, j.raw_body))
+                    else '{}' end as details
+            from judged j cross join (values (1), (2)) as step(n)
+            order by j.ord, step.n
+        ) a
+    )
+    select j.ord, j.outcome from judged j order by j.ord;
+end $$;
+comment on function spine.ingest(text[], text[], timestamptz[], text[], text[], bytea[], bytea[], text[]) is
+    'Stores each event exactly once, queues it, keeps conflicting payloads as evidence, audits every step. Returns accepted, deduplicated or conflict by position.';
+
+-- ingest for one event by hand: select spine.ingest('test-001', 'user.created', '{"user_id": 123}')
+create or replace function spine.ingest(
+    _event_id text, _event_type text, _payload text, _occurred_at timestamptz default now(), _source text default 'default')
+returns text
+language sql set search_path = spine, pg_temp as $$
+    select i.outcome from ingest(array[_event_id], array[_event_type], array[_occurred_at], array[_payload], array[_source]) i
+$$;
+comment on function spine.ingest(text, text, text, timestamptz, text) is
+    'Stores one event by hand, for example: select spine.ingest(''test-001'', ''user.created'', ''{"user_id": 123}''). Returns accepted, deduplicated or conflict.';
+
+-- keep_evidence: keeps a conflicting payload, once for each distinct hash and at most ten an event.
+-- Returns kept, known (this payload was kept before) or full. The caller holds the lock on the event's row; being volatile, this
+-- function then sees what others committed before it got that lock, so that ten is ten under concurrency too.
+create or replace function spine.keep_evidence(
+    _event bigint, _hash bytea, _event_id text, _source text, _event_type text, _occurred_at timestamptz,
+    _payload text, _unqueryable text, _raw_body bytea)
+returns text
+language plpgsql volatile set search_path = spine, pg_temp as $$
+begin
+    update conflicts set seen_count = seen_count + 1 where event = _event and payload_hash = _hash;
+    if found then
+        return 'known';
+    end if;
+    if (select count(*) from conflicts where event = _event) >= 10 then
+        return 'full';
+    end if;
+    insert into conflicts (event, payload_hash, event_id, source, event_type, occurred_at, payload, unqueryable, raw_body)
+    values (_event, _hash, _event_id, _source, _event_type, _occurred_at, _payload::json, _unqueryable, _raw_body);
+    return 'kept';
+end $$;
+comment on function spine.keep_evidence(bigint, bytea, text, text, text, timestamptz, text, text, bytea) is
+    'Called by spine.ingest(): keeps a conflicting payload, once for each distinct hash, at most ten an event. Returns kept, known or full.';

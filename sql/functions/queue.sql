@@ -1,0 +1,244 @@
+-- The queue: claim, renew, settle, give back. Every write after the claim goes by primary key and lease token and by nothing
+-- else: a predicate on status would invite the planner onto a partial index full of dead entries.
+
+-- claim: leases what is due, oldest first, and takes back leases that ran out.
+--   _destination  whose events
+--   _limit        how many at most: the caller's free slots
+--   _lease        how long the lease holds
+--   _worker       who claims, as audited
+--   _delays       the retry policy: element n is the delay after failed attempt n; there are cardinality + 1 attempts in all
+--   _low          low watermark: nothing due before it is looked at. It spares a walk over dead index entries, and loses nothing only
+--                 as long as the caller looks without it now and then.
+-- Returns what a delivery needs. A lease that ran out spends its attempt: the row backs off or dies. It counts against _limit and
+-- is returned with lease NULL, so that the caller knows how much it looked at.
+-- Relies on processing_state_due, processing_state_pkey and events_pkey. A crash after the commit leaves leases that run out.
+create or replace function spine.claim(
+    _destination text, _limit integer, _lease interval, _worker text,
+    _delays interval[] default array['1 s', '2 s', '4 s', '8 s']::interval[], _low timestamptz default '-infinity')
+returns table (
+    event bigint, lease bigint, attempt integer, due_at timestamptz,
+    event_id text, source text, event_type text, occurred_at timestamptz, payload json, raw_body bytea)
+language plpgsql set search_path = spine, pg_temp
+set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+    _now timestamptz := clock_timestamp();
+begin
+    if exists (select from destinations d where d.name = _destination and d.paused_at is not null) then
+        return;
+    end if;
+    return query
+    with due as materialized (
+        select p.event, p.destination, p.status = 'processing' as lost, p.next_attempt_at as due_at
+        from processing_state p
+        where p.destination = _destination and p.status in ('pending', 'failed', 'processing')
+            and p.next_attempt_at <= _now and p.next_attempt_at >= _low
+        order by p.next_attempt_at
+        limit _limit
+        for update skip locked
+    ), claimed as (
+        update processing_state p set
+            status = 'processing', attempt_count = p.attempt_count + 1, lease_token = p.lease_token + 1,
+            next_attempt_at = _now + _lease, last_attempt_at = _now, worker = _worker, updated_at = _now
+        from due d
+        where p.event = d.event and p.destination = d.destination and not d.lost
+        returning p.event, p.event_id, p.source, p.destination, p.attempt_count, p.lease_token, d.due_at
+    ), expired as (
+        update processing_state p set
+            status = case when p.attempt_count > cardinality(_delays) then 'dead' else 'failed' end,
+            next_attempt_at = case when p.attempt_count > cardinality(_delays) then null else _now + _delays[greatest(p.attempt_count, 1)] end,
+            lease_token = p.lease_token + 1, error_message = 'the lease ran out: ' || coalesce(p.worker, 'no worker') || ' did not report back',
+            updated_at = _now
+        from due d
+        where p.event = d.event and p.destination = d.destination and d.lost
+        returning p.event, p.event_id, p.source, p.destination, p.attempt_count, p.lease_token - 1 as lease, p.worker, p.status, p.next_attempt_at, p.error_message
+    ), audited as (
+        insert into audit_log (timestamp, event, event_id, source, action, success, details)
+        select _now, c.event, c.event_id, c.source, 'processing_attempt_started', 'pending',
+            jsonb_build_object('attempt', c.attempt_count, 'lease', c.lease_token, 'worker', _worker, 'destination', c.destination)
+        from claimed c
+    ), audited_expiry as (
+        insert into audit_log (timestamp, event, event_id, source, action, success, details)
+        select _now, a.event, a.event_id, a.source, a.action, a.success, a.details
+        from (
+            select x.event, step.n, x.event_id, x.source,
+                case when step.n = 1 then 'lease_expired' when x.status = 'dead' then 'processing_failed_permanently' else 'retry_scheduled' end as action,
+                case when step.n = 1 then 'success' when x.status = 'dead' then 'failure' else 'pending' end as success,
+                jsonb_build_object('attempt', x.attempt_count, 'lease', x.lease, 'destination', x.destination) ||
+                case when step.n = 1 then jsonb_build_object('worker', x.worker)
+                    when x.status = 'dead' then jsonb_build_object('error', x.error_message)
+                    else jsonb_build_object('delay_ms', extract(epoch from _delays[greatest(x.attempt_count, 1)]) * 1000, 'next_attempt_at', x.next_attempt_at) end as details
+            from expired x cross join (values (1), (2)) as step(n)
+            order by x.event, step.n
+        ) a
+    )
+    select c.event, c.lease_token, c.attempt_count, greatest(c.due_at, 'epoch'), c.event_id, c.source, e.event_type, e.occurred_at, e.payload, e.raw_body
+    from claimed c join events e on e.id = c.event
+    union all
+    select x.event, null, x.attempt_count, null, x.event_id, x.source, null, null, null, null
+    from expired x;
+end $$;
+comment on function spine.claim(text, integer, interval, text, interval[], timestamptz) is
+    'Leases due events of a destination to a worker, oldest first, and takes back leases that ran out. Returns what a delivery needs.';
+
+-- next_due: when the next row of a destination falls due: a retry, or the end of a lease. NULL when nothing waits.
+-- What is due already is looked past, and so is what is paused. Relies on processing_state_due.
+create or replace function spine.next_due(_destination text) returns timestamptz
+language plpgsql stable set search_path = spine, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
+declare
+    _now timestamptz := clock_timestamp();
+begin
+    return (
+        select p.next_attempt_at from processing_state p
+        where p.destination = _destination and p.status in ('pending', 'failed', 'processing') and p.next_attempt_at > _now
+            and p.next_attempt_at < 'infinity'
+        order by p.next_attempt_at limit 1);
+end $$;
+comment on function spine.next_due(text) is 'When the next retry of a destination falls due or the next lease ends; NULL when nothing waits.';
+
+-- oldest_ready: for how long the oldest claimable row of any destination has been due; 0 when none is. Relies on
+-- processing_state_due, of which it reads the beginning for each destination. A row that was made due in the infinite past counts
+-- from its last change.
+create or replace function spine.oldest_ready() returns interval
+language plpgsql stable set search_path = spine, pg_temp set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
+declare
+    _now timestamptz := clock_timestamp();
+begin
+    return coalesce((
+        select max(_now - greatest(o.next_attempt_at, o.updated_at))
+        from destinations d cross join lateral (
+            select p.next_attempt_at, p.updated_at from processing_state p
+            where p.destination = d.name and p.status in ('pending', 'failed', 'processing') and p.status <> 'processing' and p.next_attempt_at <= _now
+            order by p.next_attempt_at limit 1) o), '0');
+end $$;
+comment on function spine.oldest_ready() is 'For how long the oldest claimable row has been due; 0 when none is.';
+
+-- renew: prolongs leases to _lease from now. Returns for each whether it is still held; what is not must be let go of at once.
+-- Relies on processing_state_pkey.
+create or replace function spine.renew(_event bigint[], _destination text[], _lease_token bigint[], _lease interval) returns boolean[]
+language plpgsql set search_path = spine, pg_temp
+set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+declare
+    _now timestamptz := clock_timestamp();
+    _held bigint[];
+begin
+    with input as materialized (
+        select * from unnest(_event, _destination, _lease_token) with ordinality as i(event, destination, lease, ord)
+    ), renewed as (
+        update processing_state p set next_attempt_at = _now + _lease, updated_at = _now
+        from input i
+        where p.event = i.event and p.destination = i.destination and p.lease_token = i.lease
+        returning i.ord
+    )
+    select coalesce(array_agg(r.ord), '{}') into _held from renewed r;
+    return array(select n = any (_held) from generate_series(1, cardinality(_event)) n order by n);
+end $$;
+comment on function spine.renew(bigint[], text[], bigint[], interval) is 'Prolongs leases. Returns for each, by position, whether it is still held.';
+
+-- settle: records what delivery attempts came to.
+--   arrays, one element an attempt:
+--   _event, _destination, _lease_token   the lease under which it was made
+--   _outcome   completed, failed (to be tried again after _delay) or dead
+--   _delay     until the next attempt; only for failed
+--   _error     why it was not completed
+--   _details   a JSON object for the audit: status, answer, duration_ms
+-- Returns for each, by position, whether it counts: its lease was still held, or this very result was settled before (the answer to
+-- that commit was lost). A result of a lost lease changes nothing and is audited as lease_lost.
+-- Relies on processing_state_pkey; on audit_log_event for results that come late.
+create or replace function spine.settle(
+    _event bigint[], _destination text[], _lease_token bigint[], _outcome text[], _delay interval[], _error text[], _details text[])
+returns boolean[]
+language plpgsql set search_path = spine, pg_temp
+set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+declare
+    _now timestamptz := clock_timestamp();
+    _counted bigint[];
+    _known bigint[];
+begin
+    with input as materialized (
+        select * from unnest(_event, _destination, _lease_token, _outcome, _delay, _error, _details)
+            with ordinality as i(event, destination, lease, outcome, delay, error, details, ord)
+    ), settled as (
+        update processing_state p set
+            status = i.outcome, lease_token = p.lease_token + 1,
+            next_attempt_at = case when i.outcome = 'failed' then _now + i.delay end,
+            completed_at = case when i.outcome = 'completed' then _now end,
+            error_message = i.error, updated_at = _now
+        from input i
+        where p.event = i.event and p.destination = i.destination and p.lease_token = i.lease
+        returning i.ord, p.event, p.event_id, p.source, p.destination, p.attempt_count, p.worker, p.next_attempt_at, i.lease, i.outcome, i.delay, i.error, i.details
+    ), audited as (
+        insert into audit_log (timestamp, event, event_id, source, action, success, details)
+        select _now, a.event, a.event_id, a.source, a.action, a.success, a.details
+        from (
+            select s.ord, step.n, s.event, s.event_id, s.source,
+                case when s.outcome = 'completed' then 'processing_succeeded'
+                    when step.n = 1 then 'processing_attempt_failed'
+                    when s.outcome = 'failed' then 'retry_scheduled'
+                    else 'processing_failed_permanently' end as action,
+                case when s.outcome = 'completed' then 'success' when step.n = 2 and s.outcome = 'failed' then 'pending' else 'failure' end as success,
+                case when step.n = 1 then
+                        jsonb_build_object('attempt', s.attempt_count, 'lease', s.lease, 'worker', s.worker) || s.details::jsonb ||
+                        case when s.error is null then '{}' else jsonb_build_object('error', s.error) end
+                    when s.outcome = 'failed' then
+                        jsonb_build_object('attempt', s.attempt_count, 'delay_ms', extract(epoch from s.delay) * 1000, 'next_attempt_at', s.next_attempt_at)
+                    else jsonb_build_object('attempt', s.attempt_count, 'error', s.error) end as details
+            from settled s join (values (1), (2)) as step(n) on step.n = 1 or s.outcome <> 'completed'
+            order by s.ord, step.n
+        ) a
+    )
+    select coalesce(array_agg(s.ord), '{}') into _counted from settled s;
+
+    if cardinality(_counted) < cardinality(_event) then
+        with late as materialized (
+            select i.* from unnest(_event, _destination, _lease_token, _outcome) with ordinality as i(event, destination, lease, outcome, ord)
+            where i.ord <> all (_counted)
+        ), known as materialized (
+            select l.ord from late l
+            where exists (
+                select from audit_log a
+                where a.event = l.event and a.action in ('processing_succeeded', 'processing_attempt_failed') and (a.details ->> 'lease')::bigint = l.lease)
+        ), audited as (
+            insert into audit_log (timestamp, event, event_id, source, action, success, details)
+            select _now, p.event, p.event_id, p.source, 'lease_lost', 'success',
+                jsonb_build_object('lease', l.lease, 'destination', l.destination, 'outcome', l.outcome)
+            from late l join processing_state p on p.event = l.event and p.destination = l.destination
+            where l.ord not in (select k.ord from known k)
+        )
+        select coalesce(array_agg(k.ord), '{}') into _known from known k;
+        _counted := _counted || _known;
+    end if;
+    return array(select n = any (_counted) from generate_series(1, cardinality(_event)) n order by n);
+end $$;
+comment on function spine.settle(bigint[], text[], bigint[], text[], interval[], text[], text[]) is
+    'Records what delivery attempts came to, fenced by their lease tokens. Returns for each, by position, whether it counts.';
+
+-- give_back: returns leases of deliveries that were never started, and with each its attempt. Returns how many were still held.
+-- Relies on processing_state_pkey.
+create or replace function spine.give_back(_event bigint[], _destination text[], _lease_token bigint[]) returns bigint
+language plpgsql set search_path = spine, pg_temp
+set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+declare
+    _now timestamptz := clock_timestamp();
+    _returned bigint;
+begin
+    with input as materialized (
+        select * from unnest(_event, _destination, _lease_token) as i(event, destination, lease)
+    ), returned as (
+        update processing_state p set
+            status = case when p.attempt_count <= 1 then 'pending' else 'failed' end, attempt_count = greatest(p.attempt_count - 1, 0),
+            lease_token = p.lease_token + 1, next_attempt_at = _now, updated_at = _now
+        from input i
+        where p.event = i.event and p.destination = i.destination and p.lease_token = i.lease
+        returning p.event, p.event_id, p.source, p.destination, p.attempt_count, p.worker, i.lease
+    ), audited as (
+        insert into audit_log (timestamp, event, event_id, source, action, success, details)
+        select _now, r.event, r.event_id, r.source, 'lease_returned', 'success',
+            jsonb_build_object('attempt', r.attempt_count + 1, 'lease', r.lease, 'worker', r.worker, 'destination', r.destination)
+        from returned r
+    )
+    select count(*) into _returned from returned;
+    return _returned;
+end $$;
+comment on function spine.give_back(bigint[], text[], bigint[]) is 'Returns leases whose delivery was never started, without spending an attempt. Returns how many were still held.';

@@ -1,0 +1,119 @@
+-- The wake-up, and what happens when somebody changes the queue by hand. Row triggers carry a WHEN that is false on the hot
+-- path, so that they cost nothing there.
+
+-- announce: sends spine_ready. The message is a hint: count of rows that became claimable and up to five of their event ids.
+create or replace function spine.announce(_count bigint, _event_ids text[]) returns void
+language plpgsql set search_path = spine, pg_temp as $$
+declare
+    _message text := json_build_object('count', _count, 'event_ids', _event_ids)::text;
+begin
+    -- NOTIFY takes less than 8000 bytes; five ids of 255 escaped characters can come to more.
+    if octet_length(_message) > 7900 then
+        _message := json_build_object('count', _count, 'event_ids', '{}'::text[])::text;
+    end if;
+    perform pg_notify('spine_ready', _message);
+end $$;
+comment on function spine.announce(bigint, text[]) is 'Sends NOTIFY spine_ready with a count and up to five event ids.';
+
+-- processing_state_inserted: one notification for each INSERT statement, if anything in it can be claimed now.
+create or replace function spine.processing_state_inserted() returns trigger
+language plpgsql set search_path = spine, pg_temp as $$
+declare
+    _now timestamptz := clock_timestamp();
+    _count bigint;
+begin
+    select count(*) into _count from inserted i where i.status in ('pending', 'failed') and i.next_attempt_at <= _now;
+    if _count > 0 then
+        perform announce(_count, array(select i.event_id from inserted i where i.status in ('pending', 'failed') and i.next_attempt_at <= _now limit 5));
+    end if;
+    return null;
+end $$;
+comment on function spine.processing_state_inserted() is 'Trigger: wakes the workers after every INSERT that queued something claimable.';
+
+create or replace trigger processing_state_inserted after insert on spine.processing_state
+    referencing new table as inserted for each statement execute function spine.processing_state_inserted();
+comment on trigger processing_state_inserted on spine.processing_state is 'Wakes the workers (NOTIFY spine_ready).';
+
+-- processing_state_claimable: a row was made claimable by an UPDATE, by hand or by a lease given back. A transaction announces its
+-- first five rows one by one; more would say nothing new.
+create or replace function spine.processing_state_claimable() returns trigger
+language plpgsql set search_path = spine, pg_temp as $$
+declare
+    _announced integer := coalesce(nullif(current_setting('spine.announced', true), ''), '0')::integer;
+begin
+    if _announced < 5 then
+        perform set_config('spine.announced', (_announced + 1)::text, true);
+        perform announce(1, array[new.event_id]);
+    end if;
+    return null;
+end $$;
+comment on function spine.processing_state_claimable() is 'Trigger: wakes the workers when an UPDATE makes a row claimable.';
+
+create or replace trigger processing_state_claimable after update on spine.processing_state
+    for each row when (
+        new.status in ('pending', 'failed') and new.next_attempt_at <= clock_timestamp()
+        and (old.status is distinct from new.status or old.next_attempt_at is distinct from new.next_attempt_at))
+    execute function spine.processing_state_claimable();
+comment on trigger processing_state_claimable on spine.processing_state is 'Wakes the workers when an UPDATE makes a row claimable.';
+
+-- processing_state_find_event: a row inserted by hand names its event by event_id and source; here it gets its key.
+-- Raises 23503 where there is no such event.
+create or replace function spine.processing_state_find_event() returns trigger
+language plpgsql set search_path = spine, pg_temp as $$
+begin
+    select e.id into new.event from events e where e.event_id = new.event_id and e.source = new.source;
+    if new.event is null then
+        raise exception 'there is no event "%" in source "%"', new.event_id, new.source
+            using errcode = 'foreign_key_violation', table = 'processing_state', schema = 'spine', hint = arrivals(new.source);
+    end if;
+    new.lease_token := greatest(new.lease_token, 1);
+    return new;
+end $$;
+comment on function spine.processing_state_find_event() is 'Trigger: finds the event of a row inserted by hand, 23503 where there is none.';
+
+create or replace trigger processing_state_find_event before insert on spine.processing_state
+    for each row when (new.event is null) execute function spine.processing_state_find_event();
+comment on trigger processing_state_find_event on spine.processing_state is 'Finds the event of a row inserted by hand.';
+
+-- processing_state_queued: audits a row queued by hand. Such rows start with lease token 1, those of spine.ingest() with 0.
+create or replace function spine.processing_state_queued() returns trigger
+language plpgsql set search_path = spine, pg_temp as $$
+begin
+    insert into audit_log (event, event_id, source, action, success, details)
+    values (new.event, new.event_id, new.source, 'event_queued', 'success',
+        jsonb_build_object('destination', new.destination, 'status', new.status, 'by', session_user));
+    return null;
+end $$;
+comment on function spine.processing_state_queued() is 'Trigger: audits a row queued by hand.';
+
+create or replace trigger processing_state_queued after insert on spine.processing_state
+    for each row when (new.lease_token > 0) execute function spine.processing_state_queued();
+comment on trigger processing_state_queued on spine.processing_state is 'Audits a row queued by hand.';
+
+-- processing_state_changed_by_hand: the functions of the queue raise lease_token with every change of status, a hand does not, and
+-- that tells them apart. The change wins: the token is raised here, so that a worker that still holds the row finds its lease void.
+-- Set to pending or failed with next_attempt_at left alone, the row is due at once.
+create or replace function spine.processing_state_changed_by_hand() returns trigger
+language plpgsql set search_path = spine, pg_temp as $$
+begin
+    update processing_state p set
+        lease_token = p.lease_token + 1,
+        next_attempt_at = case
+            when new.status in ('completed', 'dead') then null
+            when new.next_attempt_at is not distinct from old.next_attempt_at then clock_timestamp()
+            else new.next_attempt_at end,
+        completed_at = case when new.status = 'completed' then coalesce(new.completed_at, clock_timestamp()) end,
+        updated_at = clock_timestamp()
+    where p.event = new.event and p.destination = new.destination;
+    insert into audit_log (event, event_id, source, action, success, details)
+    values (new.event, new.event_id, new.source, 'status_changed', 'success', jsonb_strip_nulls(jsonb_build_object(
+        'from', old.status, 'to', new.status, 'destination', new.destination, 'by', session_user,
+        'lease_voided', case when old.status = 'processing' then old.lease_token end)));
+    return null;
+end $$;
+comment on function spine.processing_state_changed_by_hand() is 'Trigger: a status changed by hand voids the lease, is audited, and wins.';
+
+create or replace trigger processing_state_changed_by_hand after update on spine.processing_state
+    for each row when (old.status is distinct from new.status and old.lease_token = new.lease_token)
+    execute function spine.processing_state_changed_by_hand();
+comment on trigger processing_state_changed_by_hand on spine.processing_state is 'A status changed by hand voids the lease, is audited, and wins.';

@@ -1,0 +1,41 @@
+-- Views for the operator. All of them stay cheap on large tables: they read partial indexes that hold only what is not done.
+
+create or replace view spine.depth as
+select p.destination, p.status, count(*) as count,
+    min(p.next_attempt_at) as next_attempt_at, min(p.created_at) as oldest_created_at, d.paused_at
+from spine.processing_state p left join spine.destinations d on d.name = p.destination
+where p.status in ('pending', 'failed', 'processing')
+group by p.destination, p.status, d.paused_at
+union all
+select p.destination, p.status, count(*), null, min(p.created_at), null
+from spine.processing_state p
+where p.status = 'dead'
+group by p.destination, p.status;
+comment on view spine.depth is 'How much of the queue is not done, by destination and status. Completed rows are not counted.';
+comment on column spine.depth.count is 'How many rows.';
+comment on column spine.depth.next_attempt_at is 'The earliest time at which one of them falls due; for processing, the first lease to end.';
+comment on column spine.depth.oldest_created_at is 'When the oldest of them was queued.';
+comment on column spine.depth.paused_at is 'Since when claims are paused; NULL while they are not.';
+
+create or replace view spine.dead_letters as
+select p.event_id, p.source, e.event_type, p.destination, p.updated_at as died_at, p.attempt_count, p.error_message, p.created_at, p.event
+from spine.processing_state p join spine.events e on e.id = p.event
+where p.status = 'dead'
+order by p.updated_at desc;
+comment on view spine.dead_letters is 'What will not be tried again by itself, last died first. spine.replay() and spine.replay_dead() deliver it again.';
+comment on column spine.dead_letters.died_at is 'When it was given up.';
+
+create or replace view spine.stuck as
+select p.event_id, p.source, p.destination, p.status, p.attempt_count, p.next_attempt_at as due_at, clock_timestamp() - greatest(p.next_attempt_at, p.updated_at) as overdue,
+    case
+        when d.paused_at is not null then 'claims are paused since ' || d.paused_at::text || ': select spine.resume()'
+        when p.status = 'processing' then 'the lease of ' || coalesce(p.worker, 'a worker') || ' ran out and no worker took it back: is a worker running?'
+        else 'due and not claimed: is a worker running, and has it free slots?'
+    end as reason,
+    p.event
+from spine.processing_state p left join spine.destinations d on d.name = p.destination
+where p.status in ('pending', 'failed', 'processing') and p.next_attempt_at < clock_timestamp() - interval '10 seconds'
+order by p.next_attempt_at;
+comment on view spine.stuck is 'What should have been claimed ten seconds ago or longer, and why it may not have been. Normally empty.';
+comment on column spine.stuck.overdue is 'For how long it has been due.';
+comment on column spine.stuck.reason is 'Where to look.';
