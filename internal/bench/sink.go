@@ -51,14 +51,11 @@ func serveSink(ctx context.Context, ln net.Listener, arrived func(id []byte, at 
 	defer stop()
 	for {
 		conn, err := ln.Accept()
-		switch {
-		case ctx.Err() != nil && err == nil:
-			_ = conn.Close()
+		if err != nil && ctx.Err() != nil {
 			return nil
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
-			return fmt.Errorf("accepting deliveries on %s: %w", ln.Addr(), err)
+		}
+		if err != nil {
+			return fmt.Errorf("accepting deliveries at the sink %s: %w", ln.Addr(), err)
 		}
 		clients.Go(func() {
 			release := context.AfterFunc(ctx, func() { _ = conn.Close() })

@@ -22,8 +22,8 @@ import (
 // script writes an executable that prints text.
 func script(t *testing.T, path, text string) {
 	t.Helper()
-	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
-	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\necho '"+text+"'\n"), 0o755))
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))                            //nolint:gosec // the server's user must reach it
+	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\necho '"+text+"'\n"), 0o755)) //nolint:gosec // the server's user must run it
 }
 
 // fakeServer puts programs into dir that claim to be of a version.
@@ -80,7 +80,7 @@ func TestFindOrder(t *testing.T) {
 func TestFindThroughALinkOnPath(t *testing.T) {
 	o := emptyMachine(t)
 	target := fakeServer(t, filepath.Join(o.root, "somewhere/bin"), "17.1")
-	require.NoError(t, os.MkdirAll(filepath.Join(o.root, "path"), 0o755))
+	require.NoError(t, os.MkdirAll(filepath.Join(o.root, "path"), 0o755)) //nolint:gosec // the server's user must reach it
 	require.NoError(t, os.Symlink(filepath.Join(target, "postgres"), filepath.Join(o.root, "path/postgres")))
 	found, err := Find(t.Context(), o)
 	require.NoError(t, err)

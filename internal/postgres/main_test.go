@@ -47,7 +47,7 @@ func help(ctx context.Context, dir string) error {
 // says when its row is committed.
 func startHelper(t *testing.T, dir string, env ...string) (*exec.Cmd, <-chan string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd := exec.CommandContext(t.Context(), os.Args[0]) //nolint:gosec // the test binary itself
 	cmd.Env = append(append(os.Environ(), helperVariable+"="+dir), env...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -74,7 +74,7 @@ func folder(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/var/tmp", "spine-test-")
 	require.NoError(t, err)
-	require.NoError(t, os.Chmod(dir, 0o755))
+	require.NoError(t, os.Chmod(dir, 0o755)) //nolint:gosec // that is the purpose
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	return dir
 }

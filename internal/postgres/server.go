@@ -32,9 +32,12 @@ const (
 
 	superuser = "postgres"
 
-	// patience is how long a port or the shared memory of a dead server may
-	// stay taken before a start gives up on them.
-	patience = 2 * time.Second
+	// portPatience is how long a start waits for a port that it should have,
+	// since a server that has just died may still hold it.
+	portPatience = 2 * time.Second
+	// orphanPatience is how long a start waits for the sessions of a killed
+	// server to end: they notice its death only between two steps of a query.
+	orphanPatience = 30 * time.Second
 )
 
 // SQLSTATEs that a starting server answers with.
@@ -65,7 +68,7 @@ type Options struct {
 	RepositoryURL string
 	CacheDir      string
 
-	// Logger is told of starts, stops and repairs; the zero Logger is silent.
+	// Logger is told of starts and repairs; the zero Logger is silent.
 	Logger zerolog.Logger
 }
 
@@ -118,6 +121,9 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		err = s.start(ctx)
 	}
 	if err != nil {
+		if s.process != nil {
+			_ = s.process.stop(ctx)
+		}
 		_ = h.close()
 		return nil, fmt.Errorf("starting PostgreSQL: %w", err)
 	}
@@ -303,14 +309,20 @@ func (s *Server) start(ctx context.Context) error {
 
 // launchPatiently tries again while what a dead server held is being freed.
 func (s *Server) launchPatiently(ctx context.Context) error {
-	limit := time.Now().Add(patience)
+	began := time.Now()
 	for {
 		err := checkPort(ctx, s.state.Port)
 		if err == nil {
 			err = s.launch(ctx)
 		}
-		passing := errors.Is(err, errPortTaken) || errors.Is(err, errStillInUse)
-		if !passing || time.Now().After(limit) {
+		var patience time.Duration
+		switch {
+		case errors.Is(err, errPortTaken):
+			patience = portPatience
+		case errors.Is(err, errStillInUse):
+			patience = orphanPatience
+		}
+		if time.Since(began) >= patience {
 			return err
 		}
 		select {
@@ -354,9 +366,11 @@ func (s *Server) launch(ctx context.Context) error {
 	}
 	cmd := command(context.WithoutCancel(ctx), s.user, s.home.dir, filepath.Join(s.binaries.Dir, "postgres"), args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	if s.process, err = startProcess(cmd); err != nil {
+	process, err := startProcess(cmd)
+	if err != nil {
 		return err
 	}
+	s.process = process
 
 	err = s.awaitReady(ctx)
 	if err == nil {
@@ -393,7 +407,7 @@ func (s *Server) awaitReady(ctx context.Context) error {
 		if final {
 			// Unless it was another server that answered, on a port that ours
 			// is just failing to get.
-			pause = patience
+			pause = portPatience
 		}
 		select {
 		case <-s.process.exited:

@@ -155,6 +155,30 @@ func TestKillLosesNothing(t *testing.T) {
 	require.Equal(t, 4, query[int](t, s.URL(), "select n from kept"))
 }
 
+func TestSessionThatOutlivesTheServer(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{Dir: folder(t)})
+	config, err := pgx.ParseConfig(s.URL())
+	require.NoError(t, err)
+	busy, ended := make(chan struct{}), make(chan struct{})
+	config.OnNotice = func(*pgconn.PgConn, *pgconn.Notice) { close(busy) }
+	conn, err := pgx.ConnectConfig(t.Context(), config)
+	require.NoError(t, err)
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	go func() {
+		defer close(ended)
+		_, _ = conn.Exec(t.Context(), `do $$ begin
+			raise notice 'busy';
+			while clock_timestamp() < statement_timestamp() + interval '1 s' loop end loop;
+		end $$`) // it may be answered even now that the server is dead
+	}()
+	<-busy
+	s.Kill()
+	require.NoError(t, s.Restart(t.Context()))
+	<-ended
+	require.Equal(t, 1, query[int](t, s.URL(), "select 1"))
+}
+
 func TestFolderInUse(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{Dir: folder(t)})
@@ -198,13 +222,17 @@ func TestOurProcessKilled(t *testing.T) {
 func TestKilledInTheMiddleOfInitdb(t *testing.T) {
 	t.Parallel()
 	dir := folder(t)
-	helper, said := startHelper(t, dir)
+	real, err := Find(t.Context(), FindOptions{BinDir: os.Getenv("POSTGRES_BIN")})
+	require.NoError(t, err)
+	// An initdb that takes as long as we need to hit it.
+	slow := fakeServer(t, filepath.Join(dir, "slow"), real.Version)
+	script(t, filepath.Join(slow, "initdb"), "'; mkdir \"${1#--pgdata=}\"; echo half > \"${1#--pgdata=}/PG_VERSION\"; exec sleep 60 #")
+	helper, _ := startHelper(t, dir, "POSTGRES_BIN="+slow)
 	require.Eventually(t, func() bool {
 		begun, _ := filepath.Glob(filepath.Join(dir, "init-*/data/PG_VERSION"))
 		return len(begun) > 0
 	}, time.Minute, time.Millisecond)
 	crash(helper)
-	require.Empty(t, <-said, "it was killed before it was ready")
 	require.NoDirExists(t, filepath.Join(dir, "data"))
 
 	s := start(t, Options{Dir: dir})
@@ -273,7 +301,7 @@ func TestClusterOfSomebodyElse(t *testing.T) {
 func TestFolderBelowAPrivateOne(t *testing.T) {
 	t.Parallel()
 	private := folder(t)
-	require.NoError(t, os.Chmod(private, 0o700))
+	require.NoError(t, os.Chmod(private, 0o700)) //nolint:gosec // as /root has it
 	dir := filepath.Join(private, ".spine")
 	s := start(t, Options{Dir: dir})
 	execute(t, s.URL(), "create table kept as select 7 as n")
@@ -334,7 +362,7 @@ func TestEnvironmentOfOtherServers(t *testing.T) {
 
 func readFile(t *testing.T, path string) string {
 	t.Helper()
-	content, err := os.ReadFile(path)
+	content, err := os.ReadFile(path) //nolint:gosec // below the test's own folder
 	require.NoError(t, err)
 	return string(content)
 }
