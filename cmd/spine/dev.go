@@ -45,7 +45,7 @@ everything. Where DATABASE_URL is set, that database is used instead.`,
 		groups: []any{
 			&s.Listen, &s.Dev, &s.Mock, &s.Database, &s.Destination, &s.Retry, &s.Worker, &s.Intake, &s.Admin, &s.Stop, &s.Log,
 		},
-		defaults: map[string]string{"LISTEN": "127.0.0.1:8000", "SHUTDOWN_TIMEOUT": "2s"},
+		defaults: map[string]string{"LISTEN": "127.0.0.1:8000", "SHUTDOWN_TIMEOUT": "1s"},
 	})
 	cmd.Flags().StringVar(&dir, "dir", ".spine", "folder in which the private Postgres keeps its data")
 	cmd.Flags().BoolVar(&ephemeral, "ephemeral", false, "keep the data in a folder that is removed at the end")
@@ -89,7 +89,7 @@ func dev(ctx context.Context, s *settings, dir string, stdout, stderr io.Writer)
 	p, err := newService(ctx, s, roles{api: true, worker: true}, log)
 	if err != nil {
 		_ = mock.Listener.Close() // nothing was served on it
-		return fmt.Errorf("starting: %w", err)
+		return err
 	}
 	if err := p.Prepare(ctx); err != nil {
 		_ = mock.Listener.Close()

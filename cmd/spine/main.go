@@ -37,7 +37,7 @@ func run(ctx context.Context, args, environment []string, stdin io.Reader, stdou
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintln(stderr, "spine:", err)
+	fmt.Fprintln(stderr, "spine:", oneLine(err.Error()))
 	if _, ok := errors.AsType[misuseError](err); ok || !wellCalled {
 		return 2
 	}
@@ -88,6 +88,10 @@ Flags win. Durations are seconds (30, 0.5) or have a unit (500ms, 2m).`,
 		migrateCommand(env),
 		healthCommand(env),
 		sendCommand(),
+		tailCommand(env),
+		traceCommand(env),
+		statusCommand(env),
+		replayCommand(env),
 		benchCommand(),
 		versionCommand(),
 	)

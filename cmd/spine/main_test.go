@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -17,11 +18,16 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(leakChecked{m}, map[string]func(){"spine": main})
+	// Tests mostly wait for delays and leases to pass, and can do so together.
+	// The command line, which is read later, still wins.
+	if err := flag.Set("test.parallel", "12"); err != nil {
+		panic(err)
+	}
+	testscript.Main(leakChecked{databases.Main(m)}, map[string]func(){"spine": main})
 }
 
 // leakChecked is goleak.VerifyTestMain for testscript.
-type leakChecked struct{ m *testing.M }
+type leakChecked struct{ m testscript.TestingM }
 
 func (l leakChecked) Run() int {
 	code := l.m.Run()

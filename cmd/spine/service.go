@@ -15,6 +15,8 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/webhookspine/spine/internal/api"
+	"github.com/webhookspine/spine/internal/dashboard"
 	"github.com/webhookspine/spine/internal/deliver"
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/ingest"
@@ -40,6 +42,7 @@ const (
 	watermarkMargin  = time.Second
 	activityInterval = 200 * time.Millisecond
 	bodyTimeout      = 10 * time.Second
+	readTimeout      = 5 * time.Second // of one question to the reading API
 )
 
 // service is Spine as one process runs it: the API, the worker, or both, on
@@ -49,6 +52,7 @@ type service struct {
 	log      zerolog.Logger
 	listener net.Listener
 	store    *store.Store
+	reads    *store.Store // connections of their own: slow questions do not hold up the work; nil without the API
 	server   observe.Server
 
 	committer  *ingest.Committer  // nil without the API
@@ -69,16 +73,22 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 		}
 	}
 	p := &service{settings: s, log: log}
-	if p.store, err = store.Open(ctx, store.Config{
-		URL: string(s.Database.URL), MaxConns: int32(s.Database.MaxConns), AppName: "spine", //nolint:gosec // at most 1000
-	}); err != nil {
-		return nil, err
-	}
 	defer func() {
 		if err != nil {
-			p.store.Close()
+			p.closeStores()
 		}
 	}()
+	conns := s.Database.MaxConns
+	if r.api {
+		reading := max(1, conns/4)
+		conns = max(1, conns-reading)
+		if p.reads, err = openStore(ctx, s, reading, "spine reads"); err != nil {
+			return nil, err
+		}
+	}
+	if p.store, err = openStore(ctx, s, conns, "spine"); err != nil {
+		return nil, err
+	}
 
 	metrics := observe.NewMetrics()
 	checks := []observe.Check{{Name: "database", Probe: p.checkDatabase}, {Name: "schema", Probe: p.checkSchema}}
@@ -125,7 +135,18 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 		p.rejections = ingest.NewRejections(p.store, time.Now, log)
 		ingest.NewHandler(ingest.HandlerConfig{MaxBody: s.Intake.MaxBodyBytes, ReadTimeout: bodyTimeout},
 			source.ReadEnvelope, p.committer, p.rejections, log, m).Register(router)
+
+		page, err := dashboard.New(p.reads, readTimeout, log)
+		if err != nil {
+			return nil, err
+		}
+		guarded := router.NewRoute().Subrouter()
+		guarded.Use(api.Guard(api.GuardConfig{Token: s.Admin.Token, Open: s.Admin.Auth == "none"}, log))
+		api.NewHandler(p.reads, readTimeout, log).Register(guarded)
+		page.Register(guarded)
 	}
+	router.NotFoundHandler = api.NotFound()
+	router.MethodNotAllowedHandler = api.MethodNotAllowed(router)
 
 	if p.listener, err = observe.Listen(ctx, string(s.Listen.Address)); err != nil {
 		return nil, err
@@ -136,6 +157,19 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 		Delay: s.Stop.Delay, Timeout: s.Stop.Timeout,
 	}
 	return p, nil
+}
+
+// openStore makes a pool of conns connections.
+func openStore(ctx context.Context, s *settings, conns int, name string) (*store.Store, error) {
+	return store.Open(ctx, store.Config{URL: string(s.Database.URL), MaxConns: int32(conns), AppName: name}) //nolint:gosec // at most 1000
+}
+
+func (p *service) closeStores() {
+	for _, s := range []*store.Store{p.store, p.reads} {
+		if s != nil {
+			s.Close()
+		}
+	}
 }
 
 // workerName names this process in the audit log.
@@ -185,14 +219,14 @@ func (p *service) URL() string { return observe.URL(p.listener) }
 // Close lets go of what newService took, where Run is not reached.
 func (p *service) Close() {
 	_ = p.listener.Close() // nothing was served on it
-	p.store.Close()
+	p.closeStores()
 }
 
 // Run works until ctx ends, and then drains: it stops taking in, stops
 // claiming, finishes what is in hand, settles it, and closes the pool. The
 // schema must be in place, see Prepare.
 func (p *service) Run(ctx context.Context) error {
-	defer p.store.Close()
+	defer p.closeStores()
 	// What serves the others stops after them: background outlives front.
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBackground()
@@ -268,7 +302,7 @@ func away(err error) bool {
 func serve(ctx context.Context, s *settings, r roles, log zerolog.Logger) error {
 	p, err := newService(ctx, s, r, log)
 	if err != nil {
-		return fmt.Errorf("starting: %w", err)
+		return err
 	}
 	if err := p.Prepare(ctx); err != nil {
 		p.Close()

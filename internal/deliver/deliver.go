@@ -89,21 +89,21 @@ func New(cfg Config) (*Client, error) {
 	switch {
 	case err != nil:
 		// The parser's error repeats parts of the URL, which may hold a password.
-		return nil, errors.New("destination URL: cannot be parsed, want http://host[:port]/path or https://…")
+		return nil, errors.New("DESTINATION_URL: cannot be parsed, want http://host[:port]/path or https://…")
 	case u.Scheme != "http" && u.Scheme != "https":
-		return nil, errors.New("destination URL: must begin with http:// or https://")
+		return nil, errors.New("DESTINATION_URL: must begin with http:// or https://")
 	case u.Hostname() == "":
-		return nil, errors.New("destination URL: has no host")
+		return nil, errors.New("DESTINATION_URL: has no host")
 	}
 	key, err := parseSecret(cfg.Secret)
 	if err != nil {
-		return nil, fmt.Errorf("destination secret: %w", err)
+		return nil, fmt.Errorf("DESTINATION_SECRET: %w", err)
 	}
 	if cfg.Timeout <= 0 {
-		return nil, fmt.Errorf("delivery timeout: must be more than 0, found %s", cfg.Timeout)
+		return nil, fmt.Errorf("DELIVERY_TIMEOUT: must be more than 0, found %s", cfg.Timeout)
 	}
 	if cfg.Concurrency < 1 {
-		return nil, fmt.Errorf("delivery concurrency: must be at least 1, found %d", cfg.Concurrency)
+		return nil, fmt.Errorf("DELIVERY_CONCURRENCY: must be at least 1, found %d", cfg.Concurrency)
 	}
 
 	c := &Client{

@@ -89,19 +89,19 @@ func TestNewRefuses(t *testing.T) {
 		change func(*Config)
 		want   string
 	}{
-		{func(c *Config) { c.URL = "" }, "destination URL: must begin with http:// or https://"},
-		{func(c *Config) { c.URL = "none" }, "destination URL: must begin with http:// or https://"},
-		{func(c *Config) { c.URL = "ftp://user:hunter2@host/" }, "destination URL: must begin with http:// or https://"},
-		{func(c *Config) { c.URL = "hunter2:8080/path" }, "destination URL: must begin with http:// or https://"},
-		{func(c *Config) { c.URL = "http:///path" }, "destination URL: has no host"},
-		{func(c *Config) { c.URL = "http://:80/path" }, "destination URL: has no host"},
-		{func(c *Config) { c.URL = "http:host" }, "destination URL: has no host"},
-		{func(c *Config) { c.URL = "http://user:hunter2/@host:port" }, "destination URL: cannot be parsed, want http://host[:port]/path or https://…"},
-		{func(c *Config) { c.URL = "http://host/\x7f?hunter2" }, "destination URL: cannot be parsed, want http://host[:port]/path or https://…"},
-		{func(c *Config) { c.Secret = "hunter2" }, `destination secret: must be base64, with or without the prefix "whsec_"`},
-		{func(c *Config) { c.Secret = "whsec_aHVudGVyMg==" }, "destination secret: must be base64 of 24 to 64 bytes, found 7"},
-		{func(c *Config) { c.Timeout = 0 }, "delivery timeout: must be more than 0, found 0s"},
-		{func(c *Config) { c.Concurrency = 0 }, "delivery concurrency: must be at least 1, found 0"},
+		{func(c *Config) { c.URL = "" }, "DESTINATION_URL: must begin with http:// or https://"},
+		{func(c *Config) { c.URL = "none" }, "DESTINATION_URL: must begin with http:// or https://"},
+		{func(c *Config) { c.URL = "ftp://user:hunter2@host/" }, "DESTINATION_URL: must begin with http:// or https://"},
+		{func(c *Config) { c.URL = "hunter2:8080/path" }, "DESTINATION_URL: must begin with http:// or https://"},
+		{func(c *Config) { c.URL = "http:///path" }, "DESTINATION_URL: has no host"},
+		{func(c *Config) { c.URL = "http://:80/path" }, "DESTINATION_URL: has no host"},
+		{func(c *Config) { c.URL = "http:host" }, "DESTINATION_URL: has no host"},
+		{func(c *Config) { c.URL = "http://user:hunter2/@host:port" }, "DESTINATION_URL: cannot be parsed, want http://host[:port]/path or https://…"},
+		{func(c *Config) { c.URL = "http://host/\x7f?hunter2" }, "DESTINATION_URL: cannot be parsed, want http://host[:port]/path or https://…"},
+		{func(c *Config) { c.Secret = "hunter2" }, `DESTINATION_SECRET: must be base64, with or without the prefix "whsec_"`},
+		{func(c *Config) { c.Secret = "whsec_aHVudGVyMg==" }, "DESTINATION_SECRET: must be base64 of 24 to 64 bytes, found 7"},
+		{func(c *Config) { c.Timeout = 0 }, "DELIVERY_TIMEOUT: must be more than 0, found 0s"},
+		{func(c *Config) { c.Concurrency = 0 }, "DELIVERY_CONCURRENCY: must be at least 1, found 0"},
 	} {
 		cfg := valid
 		tc.change(&cfg)

@@ -50,7 +50,7 @@ func (t Timestamp) String() string {
 func (t Timestamp) MarshalJSON() ([]byte, error) { return []byte(`"` + t.String() + `"`), nil }
 
 // UnixMicro counts microseconds since 1970, the database's resolution.
-// Infinities are the ends of int64, which no finite timestamp reaches.
+// Infinities are the ends of int64, which finite times reach in the year 294247.
 func (t Timestamp) UnixMicro() int64 {
 	switch {
 	case t.Infinity > 0:
@@ -70,8 +70,17 @@ type Page struct {
 // ErrBadCursor says that a Page's cursor was not given by the list it is used on.
 var ErrBadCursor = errors.New("the cursor is not one of this list")
 
-// EventFilter narrows the list of events. Empty fields do not.
-type EventFilter struct {
+// ValidStatus reports whether s is a status of spine.processing_state.
+func ValidStatus(s string) bool {
+	switch s {
+	case "pending", "processing", "completed", "failed", "dead":
+		return true
+	}
+	return false
+}
+
+// Filter narrows the list of events. Empty fields do not.
+type Filter struct {
 	Type, Source string
 	Status       string // on the way to any destination
 }
@@ -158,14 +167,14 @@ type History struct {
 	Stored
 	Processing []ProcessingRow `json:"processing"` // by destination
 	Timeline   []AuditRow      `json:"timeline"`   // in the order it happened
-	// TimelineCut says that the timeline has only the newest steps, because
-	// there are very many.
-	TimelineCut bool          `json:"timeline_cut,omitempty"`
-	Conflicts   []ConflictRow `json:"conflicts"` // in the order they came
+	// TimelineTruncated says that the timeline has only the newest steps,
+	// because there are very many.
+	TimelineTruncated bool          `json:"timeline_truncated,omitempty"`
+	Conflicts         []ConflictRow `json:"conflicts"` // in the order they came
 }
 
-// DepthRow counts what the queue holds in one status for one destination.
-type DepthRow struct {
+// BacklogRow counts what the queue holds in one status for one destination.
+type BacklogRow struct {
 	Destination     string     `json:"destination"`
 	Status          string     `json:"status"` // never completed, which is not counted
 	Count           int64      `json:"count"`

@@ -63,15 +63,12 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, r, e.Source, refusal)
 		return
 	}
-	receipt, err := h.committer.Submit(r.Context(), e)
+	// The request's context also ends for a sender that has only closed its own
+	// half of the connection, and when the deadline for the body passes; both
+	// still wait for the answer. The committer's patience bounds the wait.
+	receipt, err := h.committer.Submit(context.WithoutCancel(r.Context()), e)
 	if err != nil {
-		if r.Context().Err() != nil {
-			return // nobody is there to be answered
-		}
 		h.refuse(w, r, e.Source, &refusal503)
-		if !errors.Is(err, ErrFull) && !errors.Is(err, ErrUnavailable) {
-			h.log.Error().Err(err).Str("event_id", e.ID).Str("source", e.Source).Msg("storing an event failed")
-		}
 		return
 	}
 	// From here on the event is safe: it is committed, whatever becomes of the answer.

@@ -65,13 +65,14 @@ type Listener struct {
 	handlers map[string]func(Notification)
 
 	pingChannel string
-	pongs       chan string
-	hears       atomic.Bool // the last ping came back
-	pollOnly    atomic.Bool // connections are made, pings are sent, and none ever came back
-	failures    int         // connections in a row that never heard a ping; used by one goroutine at a time
+	connected   chan struct{} // LISTEN is in force on a new connection
+	pongs       chan string   // the last ping that came back
+	hears       atomic.Bool   // the last ping came back
+	pollOnly    atomic.Bool   // connections are made, pings are sent, and none ever came back
 
-	mu   sync.Mutex
-	conn *pgx.Conn
+	mu       sync.Mutex
+	conn     *pgx.Conn // nil while there is none
+	failures int       // connections in a row, made or not, on which no ping came back
 
 	roundTrip  prometheus.Histogram
 	reconnects prometheus.Counter
@@ -83,6 +84,7 @@ func NewListener(config ListenerConfig, notifier Notifier, log zerolog.Logger, r
 		config: config, notifier: notifier, log: log,
 		handlers:    map[string]func(Notification){},
 		pingChannel: "spine_ping_" + uuid.NewString()[:8],
+		connected:   make(chan struct{}, 1),
 		pongs:       make(chan string, 1),
 		roundTrip: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "spine_listener_round_trip_seconds", Help: "Time from NOTIFY to its arrival at this process's listener.",
@@ -129,6 +131,7 @@ func (l *Listener) Run(ctx context.Context) error {
 		ReconnectDelay: -1,
 		LogError: func(ctx context.Context, err error) {
 			l.hears.Store(false)
+			l.setConn(nil)
 			if ctx.Err() == nil {
 				l.log.Warn().Err(err).Msg("the listener lost its connection, polling meanwhile")
 			}
@@ -149,8 +152,11 @@ func (l *Listener) Run(ctx context.Context) error {
 	return fmt.Errorf("listening: %w", err)
 }
 
-// errPingLost says that a ping was sent and did not come back.
-var errPingLost = errors.New("a ping did not come back")
+// Reasons for which a ping proves nothing.
+var (
+	errPingLost    = errors.New("a ping did not come back")
+	errReconnected = errors.New("the listener has a new connection, and the ping may have been sent before it")
+)
 
 // handler calls f for a notification, and once when the connection is new: by
 // then LISTEN is in force, so that nothing falls between the two.
@@ -170,21 +176,21 @@ func (f handler) HandleBacklog(context.Context, string, *pgx.Conn) error {
 type pongHandler struct{ l *Listener }
 
 func (h pongHandler) HandleNotification(_ context.Context, n *pgconn.Notification, _ *pgx.Conn) error {
-	h.pong(n.Payload)
+	select {
+	case <-h.l.pongs: // it came late, and nobody waits for it
+	default:
+	}
+	h.l.pongs <- n.Payload // there is room: nobody else sends here
 	return nil
 }
 
 // HandleBacklog lets the watchdog ping at once when a connection is new.
 func (h pongHandler) HandleBacklog(context.Context, string, *pgx.Conn) error {
-	h.pong("")
-	return nil
-}
-
-func (h pongHandler) pong(payload string) {
 	select {
-	case h.l.pongs <- payload:
-	default: // the watchdog has one to read, which tells it the same
+	case h.l.connected <- struct{}{}:
+	default: // the watchdog has not yet seen the connection before, and pings all the same
 	}
+	return nil
 }
 
 // connect makes the next connection, after a pause that grows with failures in
@@ -211,25 +217,32 @@ func (l *Listener) connect(ctx context.Context) (*pgx.Conn, error) {
 		return nil, fmt.Errorf("connecting to listen: %w", err)
 	}
 	l.reconnects.Inc()
+	l.setConn(conn)
+	return conn, nil
+}
+
+func (l *Listener) setConn(conn *pgx.Conn) {
 	l.mu.Lock()
 	l.conn = conn
 	l.mu.Unlock()
-	return conn, nil
 }
 
 // watchdog pings the listener through the database, the whole way that a real
 // notification goes. When a ping does not come back, it closes the socket: a
 // connection whose other end has vanished would otherwise be waited on for ever.
 func (l *Listener) watchdog(ctx context.Context) {
-	heard := false // on the present connection
+	var (
+		listened bool // LISTEN came into force, on whatever connection
+		heard    bool // a ping came back, on whatever connection
+	)
 	timer := time.NewTimer(l.config.PingInterval)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-l.pongs: // a new connection
-			heard = false
+		case <-l.connected:
+			listened = true
 		case <-timer.C:
 		}
 		timer.Reset(l.config.PingInterval)
@@ -247,12 +260,15 @@ func (l *Listener) watchdog(ctx context.Context) {
 			if !l.hears.Swap(true) {
 				l.log.Info().Dur("round_trip", took).Msg("listening: notifications arrive")
 			}
+		case errors.Is(err, errReconnected):
+			listened = true
+			timer.Reset(0)
 		default:
 			l.hears.Store(false)
-			if errors.Is(err, errPingLost) && !heard && !l.pollOnly.Swap(true) {
+			// A ping that could not be sent says nothing about the listener's connection.
+			if errors.Is(err, errPingLost) && l.closeSocket() && listened && !heard && !l.pollOnly.Swap(true) {
 				l.log.Warn().Msg("notifications do not arrive, working in poll-only mode; behind a transaction pooler set DIRECT_DATABASE_URL")
 			}
-			l.closeSocket()
 		}
 	}
 }
@@ -272,17 +288,22 @@ func (l *Listener) ping(ctx context.Context) (time.Duration, error) {
 			if got == payload {
 				return time.Since(start), nil
 			}
+		case <-l.connected:
+			return 0, errReconnected
 		case <-ctx.Done():
 			return 0, errPingLost
 		}
 	}
 }
 
-// closeSocket closes the connection under the listener, which then makes a new one.
-func (l *Listener) closeSocket() {
+// closeSocket closes the connection under the listener, which then makes a new
+// one, and reports whether there was one.
+func (l *Listener) closeSocket() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.conn != nil {
-		_ = l.conn.PgConn().Conn().Close() // it is closed because it is broken
+	if l.conn == nil {
+		return false
 	}
+	_ = l.conn.PgConn().Conn().Close() // it is closed because it is broken
+	return true
 }

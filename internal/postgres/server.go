@@ -73,7 +73,7 @@ type Options struct {
 }
 
 // Server is a running private server. Its methods may not be called
-// concurrently, apart from those that only tell something.
+// concurrently, apart from URL, SuperuserURL, Port, Dir and Binaries.
 type Server struct {
 	options  Options
 	home     *home
@@ -81,6 +81,7 @@ type Server struct {
 	user     *syscall.Credential // nil: ourselves
 	state    state
 	process  *process
+	stopped  bool
 }
 
 // state is what must be known of a cluster to use it again. It is kept inside
@@ -118,6 +119,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	}
 	s := &Server{options: o, home: h}
 	if err = s.prepare(ctx); err == nil {
+		s.state.Port = cmp.Or(o.Port, s.state.Port)
 		err = s.start(ctx)
 	}
 	if err != nil {
@@ -159,15 +161,14 @@ func (s *Server) Exited() <-chan struct{} { return s.process.exited }
 // at its next start. Stop returns when the server is gone. A second Stop does
 // nothing.
 func (s *Server) Stop(ctx context.Context) error {
-	if s.home == nil {
+	if s.stopped {
 		return nil
 	}
 	if err := s.process.stop(ctx); err != nil {
 		return fmt.Errorf("stopping PostgreSQL: %w", err)
 	}
-	h := s.home
-	s.home = nil
-	return h.close()
+	s.stopped = true
+	return s.home.close()
 }
 
 // Kill ends the server as a crash would (SIGKILL) and returns when it is gone.
@@ -287,7 +288,6 @@ func (s *Server) initialize(ctx context.Context) error {
 // start launches the server, on another port or once more where that helps.
 func (s *Server) start(ctx context.Context) error {
 	fixed := s.options.Port != 0
-	s.state.Port = cmp.Or(s.options.Port, s.state.Port)
 	for {
 		if s.state.Port == 0 {
 			port, err := freePort(ctx)

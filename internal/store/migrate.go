@@ -201,7 +201,8 @@ func functions() (script, digest string, err error) {
 // needs: nil, ErrNotMigrated, ErrTooNew, or why it cannot be told.
 func (s *Store) CheckSchema(ctx context.Context) error {
 	var version int64
-	err := s.pool.QueryRow(ctx, "select max(version_id) from "+versionTable).Scan(&version)
+	var functions bool
+	err := s.pool.QueryRow(ctx, "select max(version_id), exists (select from spine.schema_functions) from "+versionTable).Scan(&version, &functions)
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "3F000") {
 		return ErrNotMigrated
@@ -217,6 +218,8 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 		return fmt.Errorf("%w (schema version %d, needed is %d)", ErrNotMigrated, version, newest)
 	case version > newest:
 		return fmt.Errorf("%w: schema version %d, known are %d", ErrTooNew, version, newest)
+	case !functions:
+		return fmt.Errorf("%w (its functions are missing)", ErrNotMigrated)
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package store
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,102 +10,56 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/webhookspine/spine/internal/event"
 )
 
-// ErrNotFound says that what was asked for is not there, such as an event
-// that was never stored. The error's text says what, and when the source last
-// sent something.
-var ErrNotFound = errors.New("not found")
-
-// ErrSeveralSources says that an event id exists in several sources and none
-// was named. The error's text names them.
-var ErrSeveralSources = errors.New("the id exists in several sources")
-
-// lookupError has the database's own words and one of the sentinels above.
-type lookupError struct {
-	message  string
-	sentinel error
+// AuditCursor is a place in the audit log from which Follow goes on. It misses
+// nothing and repeats nothing, even where transactions commit in another order
+// than they began, since it is the set of transactions whose rows were read.
+// It outlives connections and restarts of the database.
+type AuditCursor struct {
+	seen  string // pg_snapshot: what is visible in it has been read; empty in the past that CursorSince asks for
+	until string // pg_snapshot up to which pages are being read; empty where there is none
+	last  auditKey
 }
 
-func (e lookupError) Error() string { return e.message }
-func (e lookupError) Unwrap() error { return e.sentinel }
-
-// lookup tells the errors of looking for something from those of the
-// database, which it wraps with what was being done.
-func lookup(doing string, err error) error {
-	if err == nil {
-		return nil
-	}
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
-		switch pgErr.Code {
-		case "P0002":
-			return lookupError{pgErr.Message, ErrNotFound}
-		case "21000":
-			return lookupError{pgErr.Message, ErrSeveralSources}
-		}
-	}
-	return fmt.Errorf("%s: %w", doing, err)
+// auditKey is where the last page ended: pages go by timestamp and id in the
+// past, by xid, timestamp and id from there on. Its times are the text of a
+// timestamptz, which may be infinite.
+type auditKey struct {
+	xid       string
+	timestamp string
+	id        int64
 }
 
-// Step is one row of the audit log. Its times, like all that somebody may have
-// set by hand, can be infinite.
-type Step struct {
-	Timestamp pgtype.Timestamptz `json:"timestamp"`
-	ID        int64              `json:"id"`
-	EventID   *string            `json:"event_id"` // nil where no event is concerned
-	Source    *string            `json:"source"`
-	Action    string             `json:"action"`
-	Success   string             `json:"success"` // success, failure or pending
-	Details   json.RawMessage    `json:"details"` // an object
+// CursorSince returns a cursor before all audit rows of time t and later.
+func CursorSince(t time.Time) AuditCursor {
+	return AuditCursor{last: auditKey{timestamp: event.Timestamp{Time: t.UTC()}.String()}}
 }
 
-// StepFilter chooses steps; an empty field chooses all.
-type StepFilter struct {
+// CurrentCursor returns a cursor after all audit rows that are committed now.
+func (s *Store) CurrentCursor(ctx context.Context) (AuditCursor, error) {
+	seen, err := s.snapshot(ctx)
+	return AuditCursor{seen: seen}, err
+}
+
+// FollowFilter chooses audit rows. Empty fields choose all.
+type FollowFilter struct {
 	EventID string
 	Source  string
 	Actions []string
 }
 
-// Cursor is a place in the audit log from which Follow goes on. It misses
-// nothing and repeats nothing even where transactions commit in another order
-// than they began, since it is the set of transactions whose steps were read.
-// It outlives connections and restarts of the database.
-type Cursor struct {
-	seen  string // pg_snapshot: what is visible in it has been read; empty in the past that CursorSince asks for
-	until string // pg_snapshot up to which pages are being read; empty when there is none
-	last  position
-}
+// followPage is how many audit rows Follow holds at most.
+const followPage = 1000
 
-// position is where the last page ended: steps are paged by timestamp and id
-// in the past, by xid, timestamp and id from there on.
-type position struct {
-	xid       string
-	timestamp pgtype.Timestamptz
-	id        int64
-}
-
-// CursorSince returns a cursor before all steps of time t and later.
-func CursorSince(t time.Time) Cursor {
-	return Cursor{last: position{timestamp: pgtype.Timestamptz{Time: t, Valid: true}}}
-}
-
-// CurrentCursor returns a cursor after all steps that are committed now.
-func (s *Store) CurrentCursor(ctx context.Context) (Cursor, error) {
-	seen, err := s.snapshot(ctx)
-	return Cursor{seen: seen}, err
-}
-
-// stepPage is how many steps Follow holds at most.
-const stepPage = 1000
-
-// Follow hands all steps after c that are committed now and match f to each,
-// in pages of at most stepPage, every page in the order of the steps, and
-// returns the cursor after the last page that each took. That is so with an
-// error too: Follow may be called again with what it returned. No statement is
-// open while each runs, so that a slow reader does not hold up vacuum.
-func (s *Store) Follow(ctx context.Context, c Cursor, f StepFilter, each func([]Step) error) (Cursor, error) {
+// Follow hands all audit rows after c that are committed now and match f to
+// each, in pages ordered by timestamp and id, and returns the cursor after the
+// last page that each took; it does so with an error too. Call it again with
+// what it returned. No statement is open while each runs: a slow reader holds
+// back neither vacuum nor the queue.
+func (s *Store) Follow(ctx context.Context, c AuditCursor, f FollowFilter, each func([]event.AuditRow) error) (AuditCursor, error) {
 	if c.until == "" {
 		now, err := s.snapshot(ctx)
 		if err != nil || now == c.seen {
@@ -114,231 +67,118 @@ func (s *Store) Follow(ctx context.Context, c Cursor, f StepFilter, each func([]
 		}
 		c.until = now
 		if c.seen != "" {
-			c.last = position{xid: "0", timestamp: pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}}
+			c.last = auditKey{xid: "0", timestamp: "-infinity"}
 		}
 	}
 	for {
-		steps, last, err := s.steps(ctx, c, f)
+		rows, last, err := s.auditPage(ctx, c, f)
 		if err != nil {
-			return c, fmt.Errorf("reading the audit log: %w", err)
+			return c, err
 		}
-		if len(steps) > 0 {
-			if err := each(steps); err != nil {
+		if len(rows) > 0 {
+			if err := each(rows); err != nil {
 				return c, err
 			}
 			c.last = last
 		}
-		if len(steps) < stepPage {
-			return Cursor{seen: c.until}, nil
+		if len(rows) < followPage {
+			return AuditCursor{seen: c.until}, nil
 		}
 	}
 }
 
+// snapshotTimeout is how soon Follow gives up a connection whose other end is
+// gone without a word. What it asks at first takes no time at all.
+const snapshotTimeout = 5 * time.Second
+
 func (s *Store) snapshot(ctx context.Context) (snapshot string, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, snapshotTimeout, errors.New("the database does not answer"))
+	defer cancel()
 	if err := s.pool.QueryRow(ctx, "select pg_current_snapshot()::text").Scan(&snapshot); err != nil {
 		return "", fmt.Errorf("reading the audit log: %w", err)
 	}
 	return snapshot, nil
 }
 
-const stepColumns = `select a.timestamp, a.id, a.event_id, a.source, a.action, a.success, a.details, a.xid::text from spine.audit_log a
-	where pg_visible_in_snapshot(a.xid, $1::text::pg_snapshot)
-		and ($2 = '' or a.event_id = $2) and ($3 = '' or a.source = $3) and (cardinality($4::text[]) = 0 or a.action = any ($4)) `
-
-// Reading by xid takes each backlog once, however many pages it has. Relies on
-// audit_log_xid, and in the past on audit_log_timestamp.
-const (
-	stepsAfter = stepColumns + `and a.xid >= pg_snapshot_xmin($6::text::pg_snapshot) and not pg_visible_in_snapshot(a.xid, $6::text::pg_snapshot)
-		and (a.xid, a.timestamp, a.id) > ($7::text::xid8, $8::timestamptz, $9::bigint)
-	order by a.xid, a.timestamp, a.id limit $5`
-	stepsSince = stepColumns + `and a.timestamp >= $6::timestamptz and (a.timestamp, a.id) > ($6, $7::bigint)
-	order by a.timestamp, a.id limit $5`
-)
-
-// steps reads the page after c.
-func (s *Store) steps(ctx context.Context, c Cursor, f StepFilter) (steps []Step, last position, err error) {
-	query, args := stepsSince, []any{c.until, f.EventID, f.Source, f.Actions, stepPage}
-	if f.Actions == nil {
-		args[3] = []string{}
+// auditPage reads the page after c. It selects what spine.audit_after() does,
+// up to a fixed end and a page at a time; going by xid it reads each backlog
+// once, however long it is. It relies on audit_log_xid, and in the past on
+// audit_log_timestamp.
+func (s *Store) auditPage(ctx context.Context, c AuditCursor, f FollowFilter) (rows []event.AuditRow, last auditKey, err error) {
+	var q query
+	q.where("pg_visible_in_snapshot(a.xid, ?::text::pg_snapshot)", c.until)
+	q.equal("a.event_id", f.EventID)
+	q.equal("a.source", f.Source)
+	if len(f.Actions) > 0 {
+		q.where("a.action = any (?)", f.Actions)
 	}
+	order := "a.timestamp, a.id"
 	if c.seen == "" {
-		args = append(args, c.last.timestamp, c.last.id)
+		// The first term is implied by the second; partitions are pruned by it.
+		q.where("a.timestamp >= ?::text::timestamptz and (a.timestamp, a.id) > (?::text::timestamptz, ?::bigint)", c.last.timestamp, c.last.timestamp, c.last.id)
 	} else {
-		query, args = stepsAfter, append(args, c.seen, c.last.xid, c.last.timestamp, c.last.id)
+		q.where("a.xid >= pg_snapshot_xmin(?::text::pg_snapshot) and not pg_visible_in_snapshot(a.xid, ?::text::pg_snapshot)", c.seen, c.seen)
+		q.where("(a.xid, a.timestamp, a.id) > (?::text::xid8, ?::text::timestamptz, ?::bigint)", c.last.xid, c.last.timestamp, c.last.id)
+		order = "a.xid, " + order
 	}
+	sql := "select " + auditColumns + ", a.xid::text from spine.audit_log a" + q.conditions() + " order by " + order + " limit " + q.arg(followPage)
+
+	type row struct {
+		event.AuditRow
+		XID string
+	}
+	var found []row
 	batch := &pgx.Batch{}
-	// Local to the batch, which is one transaction: without statistics the
-	// planner would read whole partitions.
+	// A batch is one transaction. Without statistics the planner would read
+	// whole partitions.
 	batch.Queue("select set_config('enable_seqscan', 'off', true)")
-	batch.Queue(query, args...).Query(func(rows pgx.Rows) error {
-		var step Step
-		scan := []any{&step.Timestamp, &step.ID, &step.EventID, &step.Source, &step.Action, &step.Success, &step.Details, &last.xid}
-		_, err := pgx.ForEachRow(rows, scan, func() error {
-			steps = append(steps, step)
-			last.timestamp, last.id = step.Timestamp, step.ID
-			step = Step{} // what was appended keeps its own details
-			return nil
-		})
-		return err
-	})
+	queue(batch, pgx.CollectRows[row], &found, sql, q.args...)
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
-		return nil, position{}, err
+		return nil, auditKey{}, fmt.Errorf("reading the audit log: %w", err)
 	}
-	slices.SortFunc(steps, func(a, b Step) int {
-		return cmp.Or(
-			cmp.Compare(a.Timestamp.InfinityModifier, b.Timestamp.InfinityModifier),
-			a.Timestamp.Time.Compare(b.Timestamp.Time), cmp.Compare(a.ID, b.ID))
-	})
-	return steps, last, nil
-}
-
-// Trail is all that is known of one event.
-type Trail struct {
-	EventID     string             `json:"event_id"`
-	Source      string             `json:"source"`
-	EventType   string             `json:"event_type"`
-	OccurredAt  pgtype.Timestamptz `json:"occurred_at"`
-	CreatedAt   pgtype.Timestamptz `json:"created_at"` // when it was stored
-	Payload     json.RawMessage    `json:"payload"`    // nil where Unqueryable is set
-	Unqueryable *string            `json:"unqueryable,omitempty"`
-	SeenCount   int64              `json:"seen_count"` // how often it was received
-	Conflicts   int64              `json:"conflicts"`  // how many other payloads are kept
-	Standings   []Standing         `json:"processing"` // one for each destination
-	Steps       []Step             `json:"timeline"`   // in their order, at most MaxTrailSteps
-	Truncated   bool               `json:"timeline_truncated,omitempty"`
-}
-
-// Standing is where an event stands on its way to one destination.
-type Standing struct {
-	Destination   string             `json:"destination"`
-	Status        string             `json:"status"` // pending, processing, completed, failed or dead
-	AttemptCount  int                `json:"attempt_count"`
-	NextAttemptAt pgtype.Timestamptz `json:"next_attempt_at"` // while processing, the end of the lease
-	LastAttemptAt pgtype.Timestamptz `json:"last_attempt_at"`
-	CompletedAt   pgtype.Timestamptz `json:"completed_at"`
-	ErrorMessage  *string            `json:"error_message"`
-}
-
-// MaxTrailSteps bounds a Trail: an event may be posted without end.
-const MaxTrailSteps = 10_000
-
-// Trace reads one event and its steps, both as of one moment. source may be
-// empty where the id exists in one source only. Errors: ErrNotFound,
-// ErrSeveralSources, and those of the database.
-func (s *Store) Trace(ctx context.Context, eventID, source string) (*Trail, error) {
-	t := &Trail{Standings: []Standing{}, Steps: []Step{}}
-	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, `select event_id, source, event_type, occurred_at, created_at, payload, unqueryable, seen_count, conflicts,
-				destination, status, attempt_count, next_attempt_at, last_attempt_at, completed_at, error_message
-			from spine.event($1, nullif($2, ''))`, eventID, source)
-		if err != nil {
-			return err
-		}
-		// An event that is queued for no destination has one row without one.
-		var destination, status *string
-		var attempts *int
-		var at Standing
-		_, err = pgx.ForEachRow(rows, []any{
-			&t.EventID, &t.Source, &t.EventType, &t.OccurredAt, &t.CreatedAt, &t.Payload, &t.Unqueryable, &t.SeenCount, &t.Conflicts,
-			&destination, &status, &attempts, &at.NextAttemptAt, &at.LastAttemptAt, &at.CompletedAt, &at.ErrorMessage,
-		}, func() error {
-			if destination != nil {
-				at.Destination, at.Status, at.AttemptCount = *destination, *status, *attempts
-				t.Standings = append(t.Standings, at)
-				at = Standing{}
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		rows, err = tx.Query(ctx, `select "timestamp", id, action, success, details from spine.trace($1, $2) order by "timestamp", id limit $3`,
-			t.EventID, t.Source, MaxTrailSteps+1)
-		if err != nil {
-			return err
-		}
-		var step Step
-		_, err = pgx.ForEachRow(rows, []any{&step.Timestamp, &step.ID, &step.Action, &step.Success, &step.Details}, func() error {
-			step.EventID, step.Source = &t.EventID, &t.Source
-			t.Steps = append(t.Steps, step)
-			step = Step{}
-			return nil
-		})
-		if len(t.Steps) > MaxTrailSteps {
-			t.Steps, t.Truncated = t.Steps[:MaxTrailSteps], true
-		}
-		return err
-	})
-	if err != nil {
-		return nil, lookup("tracing an event", err)
+	for _, r := range found {
+		rows = append(rows, r.AuditRow)
+		last = auditKey{xid: r.XID, timestamp: r.Timestamp.String(), id: r.ID}
 	}
-	return t, nil
+	slices.SortFunc(rows, func(a, b event.AuditRow) int {
+		return cmp.Or(cmp.Compare(a.Timestamp.UnixMicro(), b.Timestamp.UnixMicro()), cmp.Compare(a.ID, b.ID))
+	})
+	return rows, last, nil
 }
 
-// Depth is how many rows of the queue have one destination and status.
-type Depth struct {
-	Destination     string             `json:"destination"`
-	Status          string             `json:"status"` // pending, processing, failed or dead; what is completed is not counted
-	Count           int64              `json:"count"`
-	NextAttemptAt   pgtype.Timestamptz `json:"next_attempt_at"`   // of the first to fall due
-	OldestCreatedAt pgtype.Timestamptz `json:"oldest_created_at"` // when the oldest was queued
+// PauseRow says that the claims of a destination are paused.
+type PauseRow struct {
+	Destination string          `json:"destination"`
+	PausedAt    event.Timestamp `json:"paused_at"`
+	PausedBy    *string         `json:"paused_by"` // database role
 }
 
-// Depth counts what is not done, by destination and status.
-func (s *Store) Depth(ctx context.Context) ([]Depth, error) {
-	return collect[Depth](ctx, s, "counting the queue", `select destination, status, count, next_attempt_at, oldest_created_at from spine.depth
-		order by destination, array_position(array['pending', 'processing', 'failed', 'dead'], status)`)
+// Paused lists the destinations whose claims are paused.
+func (s *Store) Paused(ctx context.Context) ([]PauseRow, error) {
+	return collect[PauseRow](ctx, s, "listing what is paused",
+		"select name, paused_at, paused_by from spine.destinations where paused_at is not null order by name")
 }
 
-// Pause says that the claims of a destination are paused.
-type Pause struct {
-	Destination string             `json:"destination"`
-	PausedAt    pgtype.Timestamptz `json:"paused_at"`
-	PausedBy    *string            `json:"paused_by"` // database role
-}
-
-// Pauses lists the destinations whose claims are paused.
-func (s *Store) Pauses(ctx context.Context) ([]Pause, error) {
-	return collect[Pause](ctx, s, "listing pauses", `select name, paused_at, paused_by from spine.destinations where paused_at is not null order by name`)
-}
-
-// Stuck is a row of the queue that should have been claimed long ago.
-type Stuck struct {
-	EventID     string             `json:"event_id"`
-	Source      string             `json:"source"`
-	Destination string             `json:"destination"`
-	Status      string             `json:"status"`
-	DueAt       pgtype.Timestamptz `json:"due_at"`
-	Overdue     time.Duration      `json:"-"`
-	Reason      string             `json:"reason"` // why it may be, and where to look
+// StuckRow is a row of the queue that should have been claimed some time ago.
+type StuckRow struct {
+	EventID     string          `json:"event_id"`
+	Source      string          `json:"source"`
+	Destination string          `json:"destination"`
+	Status      string          `json:"status"`
+	DueAt       event.Timestamp `json:"due_at"`
+	Reason      string          `json:"reason"` // what may hold it up
 }
 
 // Stuck lists what has been due for ten seconds or longer, longest first, at
 // most limit rows.
-func (s *Store) Stuck(ctx context.Context, limit int) ([]Stuck, error) {
-	return collect[Stuck](ctx, s, "listing what is stuck", `select event_id, source, destination, status, due_at, overdue, reason from spine.stuck limit $1`, limit)
+func (s *Store) Stuck(ctx context.Context, limit int) ([]StuckRow, error) {
+	return collect[StuckRow](ctx, s, "listing what is stuck",
+		"select event_id, source, destination, status, due_at, reason from spine.stuck limit $1", limit)
 }
 
-// DeadLetter is a row of the queue that will not be tried again by itself.
-type DeadLetter struct {
-	EventID      string             `json:"event_id"`
-	Source       string             `json:"source"`
-	EventType    string             `json:"event_type"`
-	Destination  string             `json:"destination"`
-	DiedAt       pgtype.Timestamptz `json:"died_at"`
-	AttemptCount int                `json:"attempt_count"`
-	ErrorMessage *string            `json:"error_message"`
-}
-
-// DeadLetters lists what is dead, last died first, at most limit rows.
-func (s *Store) DeadLetters(ctx context.Context, limit int) ([]DeadLetter, error) {
-	return collect[DeadLetter](ctx, s, "listing dead letters",
-		`select event_id, source, event_type, destination, died_at, attempt_count, error_message from spine.dead_letters limit $1`, limit)
-}
-
-// collect reads rows into structs by position.
-func collect[T any](ctx context.Context, s *Store, doing, query string, args ...any) ([]T, error) {
-	rows, err := s.pool.Query(ctx, query, args...)
+// collect reads all rows of a query into structs, field by column.
+func collect[T any](ctx context.Context, s *Store, doing, sql string, args ...any) ([]T, error) {
+	rows, err := s.pool.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
@@ -351,15 +191,39 @@ func collect[T any](ctx context.Context, s *Store, doing, query string, args ...
 
 // Replay delivers an event again, to every destination or to the one named,
 // and returns how many rows were put back: none where they are pending or
-// processing. source and destination may be empty. Errors: ErrNotFound,
-// ErrSeveralSources, and those of the database. Called again after a lost
-// answer it finds the rows pending and changes nothing.
+// processing. source and destination may be empty. The error is an
+// *event.NotStoredError (also where the event was never queued for
+// destination), an *event.AmbiguousError, or that of the database. Called
+// again after a lost answer it finds the rows pending and changes nothing.
 func (s *Store) Replay(ctx context.Context, eventID, source, destination string) (replayed int64, err error) {
 	err = s.pool.QueryRow(ctx, "select spine.replay($1, nullif($2, ''), nullif($3, ''))", eventID, source, destination).Scan(&replayed)
-	return replayed, lookup("replaying an event", err)
+	if err != nil {
+		return 0, s.lookupError(ctx, "replaying an event", eventID, err)
+	}
+	return replayed, nil
 }
 
-// DeadFilter chooses dead rows; a zero field chooses all.
+// lookupError tells what spine.id_of() and its callers say of an event from
+// the errors of the database, which it wraps.
+func (s *Store) lookupError(ctx context.Context, doing, eventID string, err error) error {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		switch pgErr.Code {
+		case "P0002":
+			return &event.NotStoredError{Detail: pgErr.Message}
+		case "21000":
+			ambiguous := &event.AmbiguousError{Detail: pgErr.Message}
+			err = s.pool.QueryRow(ctx, "select array_agg(e.source order by e.source) from spine.events e where e.event_id = $1", eventID).
+				Scan(&ambiguous.Sources)
+			if err == nil {
+				return ambiguous
+			}
+		}
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// DeadFilter chooses dead rows of the queue. Zero fields choose all.
 type DeadFilter struct {
 	Since       time.Time // when it died, inclusive
 	Until       time.Time // when it died, exclusive
@@ -368,28 +232,29 @@ type DeadFilter struct {
 	Destination string
 }
 
-// args are the parameters $1 to $5 of both statements on dead rows.
+// args are $1 to $5 of the statements on dead rows. Both ends of the time are
+// text, for infinity.
 func (f DeadFilter) args() []any {
-	since := pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+	since, until := event.Timestamp{Infinity: -1}, event.Timestamp{Infinity: 1}
 	if !f.Since.IsZero() {
-		since = pgtype.Timestamptz{Time: f.Since, Valid: true}
+		since = event.Timestamp{Time: f.Since.UTC()}
 	}
-	until := pgtype.Timestamptz{InfinityModifier: pgtype.Infinity, Valid: true}
 	if !f.Until.IsZero() {
-		until = pgtype.Timestamptz{Time: f.Until, Valid: true}
+		until = event.Timestamp{Time: f.Until.UTC()}
 	}
-	return []any{since, until, f.Source, f.EventType, f.Destination}
+	return []any{since.String(), until.String(), f.Source, f.EventType, f.Destination}
 }
 
-// CountDead counts the dead rows that f chooses, up to most.
+// CountDead counts the dead rows that f chooses, up to most. It relies on
+// processing_state_dead.
 func (s *Store) CountDead(ctx context.Context, f DeadFilter, most int64) (count int64, err error) {
 	err = s.pool.QueryRow(ctx, `select count(*) from (
 		select from spine.processing_state p join spine.events e on e.id = p.event
-		where p.status = 'dead' and p.updated_at >= $1 and p.updated_at < $2
+		where p.status = 'dead' and p.updated_at >= $1::text::timestamptz and p.updated_at < $2::text::timestamptz
 			and ($3 = '' or p.source = $3) and ($4 = '' or e.event_type = $4) and ($5 = '' or p.destination = $5)
 		limit $6) d`, append(f.args(), most)...).Scan(&count)
 	if err != nil {
-		return 0, fmt.Errorf("counting dead letters: %w", err)
+		return 0, fmt.Errorf("counting what is dead: %w", err)
 	}
 	return count, nil
 }
@@ -397,47 +262,62 @@ func (s *Store) CountDead(ctx context.Context, f DeadFilter, most int64) (count 
 // replayChunk is how many rows one transaction of ReplayDead puts back.
 const replayChunk = 1000
 
-// ReplayDead delivers again the dead rows that f chooses, oldest first, in
-// transactions of replayChunk rows, and returns how many it put back, with an
-// error too. limit is how many at most; 0 means all. After each transaction
-// progress is called with the count so far. What dies while it runs is left
-// dead, or an event that no destination takes would come round without end.
+// ReplayDead delivers again the dead rows that f chooses, oldest first, at
+// most limit or all where that is 0. It returns how many it put back, with an
+// error too: each chunk is a transaction, after which progress is told the
+// count. What dies meanwhile stays dead; an event that no destination takes
+// would else come round for ever.
 func (s *Store) ReplayDead(ctx context.Context, f DeadFilter, limit int64, progress func(replayed int64)) (replayed int64, err error) {
 	args := f.args()
-	if err := s.pool.QueryRow(ctx, "select least(clock_timestamp(), $1::timestamptz)", args[1]).Scan(&args[1]); err != nil {
+	var until string
+	if err := s.pool.QueryRow(ctx, "select least(clock_timestamp(), $1::text::timestamptz)::text", args[1]).Scan(&until); err != nil {
 		return 0, fmt.Errorf("reading the database's clock: %w", err)
 	}
-	for {
+	args[1] = until
+	for limit == 0 || replayed < limit {
 		chunk := int64(replayChunk)
 		if limit > 0 {
 			chunk = min(chunk, limit-replayed)
 		}
-		if chunk == 0 {
-			return replayed, nil
-		}
 		var n int64
-		err := s.pool.QueryRow(ctx, "select spine.replay_dead($1, $2, nullif($3, ''), nullif($4, ''), nullif($5, ''), $6)", append(args, chunk)...).Scan(&n)
+		err := s.pool.QueryRow(ctx, `select spine.replay_dead($1::text::timestamptz, $2::text::timestamptz,
+			nullif($3, ''), nullif($4, ''), nullif($5, ''), $6)`, append(args, chunk)...).Scan(&n)
 		if err != nil {
-			return replayed, fmt.Errorf("replaying dead letters: %w", err)
+			return replayed, fmt.Errorf("replaying what is dead: %w", err)
 		}
 		if n == 0 {
-			return replayed, nil
+			break
 		}
 		replayed += n
 		progress(replayed)
 	}
+	return replayed, nil
 }
+
+// ErrNoDestination says that a destination was named that does not exist.
+var ErrNoDestination = errors.New("there is no such destination")
 
 // Pause stops claims for a destination, or for all where it is empty. What is
 // in hand is finished, and events go on being stored and queued. It returns
-// how many destinations it changed. Error: ErrNotFound.
+// how many destinations it changed. Errors: ErrNoDestination, or that of the
+// database.
 func (s *Store) Pause(ctx context.Context, destination string) (changed int64, err error) {
-	err = s.pool.QueryRow(ctx, "select spine.pause(nullif($1, ''))", destination).Scan(&changed)
-	return changed, lookup("pausing claims", err)
+	return s.turnClaims(ctx, "pausing claims", "select spine.pause(nullif($1, ''))", destination)
 }
 
-// Resume takes up claims again that Pause stopped. Error: ErrNotFound.
+// Resume takes up claims again that Pause stopped, and returns as Pause does.
 func (s *Store) Resume(ctx context.Context, destination string) (changed int64, err error) {
-	err = s.pool.QueryRow(ctx, "select spine.resume(nullif($1, ''))", destination).Scan(&changed)
-	return changed, lookup("resuming claims", err)
+	return s.turnClaims(ctx, "resuming claims", "select spine.resume(nullif($1, ''))", destination)
+}
+
+func (s *Store) turnClaims(ctx context.Context, doing, sql, destination string) (changed int64, err error) {
+	err = s.pool.QueryRow(ctx, sql, destination).Scan(&changed)
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "P0002" {
+		return 0, fmt.Errorf("%w: %s", ErrNoDestination, destination)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", doing, err)
+	}
+	return changed, nil
 }

@@ -3,7 +3,7 @@ package store
 import (
 	"context"
 	"encoding/base64"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"math"
 	"slices"
@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/webhookspine/spine/internal/event"
@@ -25,6 +24,8 @@ const maxPageBytes = 8 << 20
 // maxTimeline bounds the steps of one event's history.
 const maxTimeline = 1000
 
+// Columns in the order of the fields of event.Stored, AuditRow, ProcessingRow
+// and ConflictRow.
 const (
 	eventColumns = `e.id, e.event_id, e.source, e.event_type, e.occurred_at, e.created_at,
 	(select p.status from spine.processing_state p where p.event = e.id
@@ -41,23 +42,23 @@ const (
 )
 
 // Events lists events, newest first, and returns with a page the cursor of the
-// next one, empty where there is none. A page may have less rows than its
+// next one, empty where there is none. A page may have fewer rows than its
 // limit and a next one all the same, where payloads are large. It relies on
 // events_pkey; filters have no index of their own but for the statuses that
 // are not completed.
-func (s *Store) Events(ctx context.Context, page event.Page, filter event.EventFilter) (rows []event.Stored, next string, err error) {
+func (s *Store) Events(ctx context.Context, page event.Page, filter event.Filter) (rows []event.Stored, next string, err error) {
 	var q query
 	q.equal("e.event_type", filter.Type)
 	q.equal("e.source", filter.Source)
 	if filter.Status != "" {
-		q.where("exists (select from spine.processing_state p where p.event = e.id and p.status = " + literal(filter.Status) + ")")
+		q.where("exists (select from spine.processing_state p where p.event = e.id and " + hasStatus(filter.Status) + ")")
 	}
 	if page.Cursor != "" {
-		keys, err := parseCursor("events", page.Cursor, 1)
+		after, err := decodeCursor("events", page.Cursor)
 		if err != nil {
 			return nil, "", err
 		}
-		q.where("e.id < ?", keys[0])
+		q.where("e.id < ?", after.ID)
 	}
 	// found counts the rows on and just beyond the page before the large ones
 	// are cut off, without reading those.
@@ -70,18 +71,18 @@ func (s *Store) Events(ctx context.Context, page event.Page, filter event.EventF
 		event.Stored
 		Found int
 	}
-	found, err := collect[row](ctx, s, sql, q.args)
+	found, err := collect[row](ctx, s, "listing events", sql, q.args...)
 	if err != nil {
-		return nil, "", fmt.Errorf("listing events: %w", err)
+		return nil, "", err
 	}
 	rows = []event.Stored{}
 	for _, r := range found[:min(len(found), page.Limit)] {
 		rows = append(rows, r.Stored)
 	}
 	if n := len(rows); n > 0 && found[0].Found > n {
-		next = cursor("events", rows[n-1].ID)
+		next, err = cursor{List: "events", ID: rows[n-1].ID}.encode()
 	}
-	return rows, next, nil
+	return rows, next, err
 }
 
 // Audit lists audit rows, newest first, with the cursor of the next page. It
@@ -98,25 +99,24 @@ func (s *Store) Audit(ctx context.Context, page event.Page, filter event.AuditFi
 	q.equal("a.source", filter.Source)
 	q.equal("a.action", filter.Action)
 	q.equal("a.success", filter.Success)
-	q.equal("(select e.event_type from spine.events e where e.id = a.event)", filter.Type)
+	q.ofType("a.event", filter.Type)
 	if page.Cursor != "" {
-		keys, err := parseCursor("audit", page.Cursor, 2)
+		after, err := decodeCursor("audit", page.Cursor)
 		if err != nil {
 			return nil, "", err
 		}
-		at := timestamptz(keys[0])
 		// The first term is implied by the second; partitions are pruned by it.
-		q.where("a.timestamp <= ? and (a.timestamp, a.id) < (?, ?)", at, at, keys[1])
+		q.where("a.timestamp <= ? and (a.timestamp, a.id) < (?, ?)", after.time(), after.time(), after.ID)
 	}
-	rows, err = collect[event.AuditRow](ctx, s,
-		"select "+auditColumns+" from "+from+q.conditions()+" order by a.timestamp desc, a.id desc limit "+q.arg(page.Limit+1), q.args)
-	if err != nil {
-		return nil, "", fmt.Errorf("listing the audit log: %w", err)
+	sql := "select " + auditColumns + " from " + from + q.conditions() + " order by a.timestamp desc, a.id desc limit " + q.arg(page.Limit+1)
+	if rows, err = collect[event.AuditRow](ctx, s, "listing the audit log", sql, q.args...); err != nil {
+		return nil, "", err
 	}
 	if n := page.Limit; len(rows) > n {
-		rows, next = rows[:n], cursor("audit", rows[n-1].Timestamp.UnixMicro(), rows[n-1].ID)
+		rows = rows[:n]
+		next, err = cursor{List: "audit", At: rows[n-1].Timestamp.UnixMicro(), ID: rows[n-1].ID}.encode()
 	}
-	return rows, next, nil
+	return rows, next, err
 }
 
 // Processing lists where events stand, newest event first, with the cursor of
@@ -130,24 +130,178 @@ func (s *Store) Processing(ctx context.Context, page event.Page, filter event.Pr
 	}
 	q.equal("p.source", filter.Source)
 	q.equal("p.destination", filter.Destination)
-	q.equal("(select e.event_type from spine.events e where e.id = p.event)", filter.Type)
+	q.ofType("p.event", filter.Type)
 	if filter.Status != "" {
-		q.where("p.status = " + literal(filter.Status))
+		q.where(hasStatus(filter.Status))
 	}
 	if page.Cursor != "" {
-		keys, err := parseCursor("processing", page.Cursor, 1)
+		after, err := decodeCursor("processing", page.Cursor)
 		if err != nil {
 			return nil, "", err
 		}
-		q.where("(p.event, p.destination) < (?, ?)", keys[0], keys[1])
+		q.where("(p.event, p.destination) < (?, ?)", after.ID, after.Destination)
 	}
-	rows, err = collect[event.ProcessingRow](ctx, s,
-		"select "+processingColumns+" from spine.processing_state p"+q.conditions()+" order by p.event desc, p.destination desc limit "+q.arg(page.Limit+1), q.args)
-	if err != nil {
-		return nil, "", fmt.Errorf("listing processing: %w", err)
+	sql := "select " + processingColumns + " from spine.processing_state p" + q.conditions() +
+		" order by p.event desc, p.destination desc limit " + q.arg(page.Limit+1)
+	if rows, err = collect[event.ProcessingRow](ctx, s, "listing processing", sql, q.args...); err != nil {
+		return nil, "", err
 	}
 	if n := page.Limit; len(rows) > n {
-		rows, next = rows[:n], cursor("processing", rows[n-1].Event, rows[n-1].Destination)
+		rows = rows[:n]
+		next, err = cursor{List: "processing", ID: rows[n-1].Event, Destination: rows[n-1].Destination}.encode()
 	}
-	return rows, next, nil
+	return rows, next, err
+}
+
+// Event returns all that is known of one event. source may be empty where the
+// id exists in one source only. The error is an *event.NotStoredError, an
+// *event.AmbiguousError, or why it cannot be told.
+func (s *Store) Event(ctx context.Context, eventID, source string) (history event.History, err error) {
+	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		var id int64
+		if err := tx.QueryRow(ctx, "select spine.id_of($1, nullif($2, ''))", eventID, source).Scan(&id); err != nil {
+			return err
+		}
+		batch := &pgx.Batch{}
+		queue(batch, pgx.CollectExactlyOneRow[event.Stored], &history.Stored,
+			"select "+eventColumns+" from spine.events e where e.id = $1", id)
+		queue(batch, pgx.CollectRows[event.ProcessingRow], &history.Processing,
+			"select "+processingColumns+" from spine.processing_state p where p.event = $1 order by p.destination", id)
+		queue(batch, pgx.CollectRows[event.AuditRow], &history.Timeline,
+			"select "+auditColumns+" from spine.audit_log a where a.event = $1 order by a.timestamp desc, a.id desc limit $2", id, maxTimeline+1)
+		queue(batch, pgx.CollectRows[event.ConflictRow], &history.Conflicts,
+			"select "+conflictColumns+" from spine.conflicts c where c.event = $1 order by c.created_at, c.payload_hash", id)
+		return tx.SendBatch(ctx, batch).Close()
+	})
+	if err != nil {
+		return event.History{}, s.lookupError(ctx, "reading an event", eventID, err)
+	}
+	if history.TimelineTruncated = len(history.Timeline) > maxTimeline; history.TimelineTruncated {
+		history.Timeline = history.Timeline[:maxTimeline]
+	}
+	slices.Reverse(history.Timeline)
+	return history, nil
+}
+
+// Backlog counts what the queue holds that is not completed, by destination
+// and status. On a long queue it takes its time: it reads all of a partial
+// index.
+func (s *Store) Backlog(ctx context.Context) ([]event.BacklogRow, error) {
+	return collect[event.BacklogRow](ctx, s, "counting the backlog",
+		"select destination, status, count, next_attempt_at, oldest_created_at, paused_at from spine.depth order by destination, status")
+}
+
+// Dead lists what will not be tried again by itself, last died first. It
+// relies on processing_state_dead.
+func (s *Store) Dead(ctx context.Context, limit int) ([]event.ProcessingRow, error) {
+	return collect[event.ProcessingRow](ctx, s, "listing what is dead",
+		"select "+processingColumns+" from spine.processing_state p where p.status = 'dead' order by p.updated_at desc limit $1", limit)
+}
+
+// queue adds a query to a batch, whose rows are read into target by position.
+func queue[Row, Target any](batch *pgx.Batch, collect func(pgx.Rows, pgx.RowToFunc[Row]) (Target, error), target *Target, sql string, args ...any) {
+	batch.Queue(sql, args...).Query(func(rows pgx.Rows) (err error) {
+		*target, err = collect(rows, pgx.RowToStructByPos[Row])
+		return err
+	})
+}
+
+// query gathers the conditions of a list and their arguments. Only what is
+// asked for becomes part of the text, so that each combination is planned for
+// itself.
+type query struct {
+	terms []string
+	args  []any
+}
+
+// arg adds an argument and returns its placeholder.
+func (q *query) arg(value any) string {
+	q.args = append(q.args, value)
+	return "$" + strconv.Itoa(len(q.args))
+}
+
+// where adds a condition, in which each ? stands for an argument.
+func (q *query) where(term string, args ...any) {
+	for _, a := range args {
+		term = strings.Replace(term, "?", q.arg(a), 1)
+	}
+	q.terms = append(q.terms, term)
+}
+
+// equal adds a condition where there is a value.
+func (q *query) equal(expression, value string) {
+	if value != "" {
+		q.where(expression+" = ?", value)
+	}
+}
+
+// ofType adds a condition on the type of an event, where there is one. It is a
+// semi-join: for a rare type the planner begins with the events.
+func (q *query) ofType(key, eventType string) {
+	if eventType != "" {
+		q.where("exists (select from spine.events e where e.id = "+key+" and e.event_type = ?)", eventType)
+	}
+}
+
+// eventsNamed is an array of the events of this id in all sources.
+func (q *query) eventsNamed(eventID string) string {
+	return "array(select n.id from spine.events n where n.event_id = " + q.arg(eventID) + ")"
+}
+
+func (q *query) conditions() string {
+	if len(q.terms) == 0 {
+		return ""
+	}
+	return " where " + strings.Join(q.terms, " and ")
+}
+
+// hasStatus is a condition on processing_state p. The status is part of the
+// text: no generic plan could use an index that is partial by it.
+func hasStatus(status string) string {
+	if !event.ValidStatus(status) {
+		return "false"
+	}
+	return "p.status = '" + status + "'"
+}
+
+// cursor holds the keys of the last row of a page. Clients take it for an
+// opaque text.
+type cursor struct {
+	List        string `json:"list"`
+	ID          int64  `json:"id"`
+	At          int64  `json:"at,omitempty"` // as event.Timestamp.UnixMicro counts
+	Destination string `json:"destination,omitempty"`
+}
+
+func (c cursor) encode() (string, error) {
+	text, err := json.Marshal(c)
+	if err != nil {
+		return "", fmt.Errorf("making a cursor: %w", err)
+	}
+	return base64.RawURLEncoding.EncodeToString(text), nil
+}
+
+// decodeCursor reads a cursor of list, or returns event.ErrBadCursor.
+func decodeCursor(list, text string) (c cursor, err error) {
+	decoded, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil {
+		return cursor{}, event.ErrBadCursor
+	}
+	if json.Unmarshal(decoded, &c) != nil || c.List != list || strings.Contains(c.Destination, "\x00") {
+		return cursor{}, event.ErrBadCursor
+	}
+	return c, nil
+}
+
+// time undoes event.Timestamp.UnixMicro. What lies before the years that
+// Postgres knows is infinitely far away.
+func (c cursor) time() pgtype.Timestamptz {
+	t := time.UnixMicro(c.At).UTC()
+	switch {
+	case c.At == math.MaxInt64:
+		return pgtype.Timestamptz{InfinityModifier: pgtype.Infinity, Valid: true}
+	case t.Year() < -4713:
+		return pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+	}
+	return pgtype.Timestamptz{Time: t, Valid: true}
 }

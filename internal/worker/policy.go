@@ -21,7 +21,7 @@ type Policy struct {
 func (p Policy) Delay(n int) time.Duration {
 	delay := p.InitialDelay
 	for range n - 1 {
-		if delay >= p.MaxDelay/2 {
+		if delay > p.MaxDelay/2 {
 			return p.MaxDelay
 		}
 		delay *= 2

@@ -155,37 +155,49 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer cancelDeliveries(errStopping)
 
 	renewing, stopRenewing := context.WithCancel(base)
-	var background sync.WaitGroup
-	background.Go(func() { w.renewLoop(renewing) })
-	settled := make(chan struct{})
 	settling, stopSettling := context.WithCancel(base)
 	defer stopSettling()
-	go func() {
+	delivered, settled := make(chan struct{}), make(chan struct{})
+	var background sync.WaitGroup
+	background.Go(func() { w.renewLoop(renewing) })
+	background.Go(func() {
 		defer close(settled)
 		w.settleLoop(settling)
-	}()
-
-	var inHand sync.WaitGroup
-	w.claimLoop(ctx, func(job event.Job, asked time.Time) {
-		inHand.Go(func() { w.deliver(deliveries, job, asked) })
+	})
+	// The clock of the stop runs from the stop itself, whatever hangs: a claim
+	// on its way, a delivery, or a result that waits for those before it.
+	background.Go(func() {
+		<-ctx.Done()
+		select {
+		case <-delivered:
+		case <-time.After(w.config.StopTimeout):
+			cancelDeliveries(errStopping)
+		}
+		// What cannot be settled within a second more is left to its lease.
+		select {
+		case <-settled:
+		case <-time.After(time.Second):
+			stopSettling()
+		}
 	})
 
-	stop := time.AfterFunc(w.config.StopTimeout, func() { cancelDeliveries(errStopping) })
+	var inHand sync.WaitGroup
+	w.claimLoop(ctx, deliveries, func(job event.Job, asked time.Time) {
+		inHand.Go(func() { w.deliver(deliveries, job, asked) })
+	})
 	inHand.Wait()
-	stop.Stop()
+	close(delivered)
 	close(w.results)
-	// What cannot be settled within a second more is left to its lease.
-	giveUp := time.AfterFunc(time.Second, stopSettling)
 	<-settled
-	giveUp.Stop()
 	stopRenewing()
 	background.Wait()
 	return nil
 }
 
 // claimLoop claims whenever there may be something due and a slot is free, and
-// hands each job to start. It returns when ctx has ended.
-func (w *Worker) claimLoop(ctx context.Context, start func(job event.Job, asked time.Time)) {
+// hands each job to start. It returns when ctx has ended. A claim that is on its
+// way then may go on until claims ends.
+func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job, asked time.Time)) {
 	sweep := time.NewTicker(w.config.Sweep)
 	defer sweep.Stop()
 	due := time.NewTimer(w.config.Sweep)
@@ -225,7 +237,7 @@ func (w *Worker) claimLoop(ctx context.Context, start func(job event.Job, asked 
 		if cause.scansAll() || asked.Sub(scanned) >= w.config.Sweep {
 			from, scanned = time.Time{}, asked
 		}
-		claimed, err := w.claim(ctx, free, delays, from)
+		claimed, err := w.claim(claims, free, delays, from)
 		if err != nil {
 			w.metrics.queueErrors.Inc()
 			w.log.Warn().Err(err).Msg("claiming failed, trying again")
@@ -272,10 +284,10 @@ func (w *Worker) claimLoop(ctx context.Context, start func(job event.Job, asked 
 	}
 }
 
-// claim asks the queue for jobs. It is not cut short by a stop: a claim whose
-// answer is thrown away would hold its leases until they run out.
+// claim asks the queue for jobs. It is not cut short by a stop at once: a claim
+// whose answer is thrown away holds its leases until they run out.
 func (w *Worker) claim(ctx context.Context, limit int, delays []time.Duration, low time.Time) (event.Claimed, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), queuePatience)
+	ctx, cancel := context.WithTimeout(ctx, queuePatience)
 	defer cancel()
 	return w.queue.Claim(ctx, w.config.Destination, limit, w.config.Lease, w.config.Name, delays, low)
 }
@@ -481,6 +493,7 @@ func (w *Worker) release(batch []event.Settlement) {
 }
 
 func (w *Worker) noteSettled(batch []event.Settlement, counted []bool) {
+	soonest := w.config.Sweep
 	for i := range batch {
 		s := &batch[i]
 		w.metrics.duration.Observe(s.Result.Duration.Seconds())
@@ -500,6 +513,7 @@ func (w *Worker) noteSettled(batch []event.Settlement, counted []bool) {
 			w.activity.Add("processing_succeeded", s.Job.ID)
 			line(w.log, zerolog.DebugLevel).Str("outcome", "completed").Msg("delivered")
 		case event.Failed:
+			soonest = min(soonest, s.Delay)
 			w.activity.Add("processing_attempt_failed", s.Job.ID)
 			w.activity.Add("retry_scheduled", s.Job.ID)
 			line(w.failures, zerolog.InfoLevel).Str("outcome", "failed").Str("error", s.Result.Error).Dur("retry_in", s.Delay).Msg("delivery failed, to be tried again")
@@ -508,5 +522,9 @@ func (w *Worker) noteSettled(batch []event.Settlement, counted []bool) {
 			w.activity.Add("processing_failed_permanently", s.Job.ID)
 			line(w.failures, zerolog.WarnLevel).Str("outcome", "dead").Str("error", s.Result.Error).Msg("delivery given up")
 		}
+	}
+	// A retry that falls due before the next sweep is in no claim's NextDue yet.
+	if soonest < w.config.Sweep {
+		time.AfterFunc(soonest, func() { w.Wake(TimerFired) })
 	}
 }

@@ -36,6 +36,7 @@ begin
                 'with moved as (delete from audit_log_default where timestamp >= %1$L and timestamp < %2$L returning *) insert into %3$I select * from moved',
                 _day, _day + 1, _name);
         end if;
+        execute format('comment on table %I is %L', _name, 'The audit log of ' || to_char(_day, 'YYYY-MM-DD') || ' (UTC).');
         execute format('alter table audit_log attach partition %I for values from (%L) to (%L)', _name, _day, _day + 1);
         _made := _made + 1;
     end loop;

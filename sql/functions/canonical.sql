@@ -55,8 +55,9 @@ end $$;
 comment on function spine.canonical(json) is 'Canonical text of a payload: sorted names, no white space, numbers as written. events.payload_hash is its SHA-256.';
 
 -- unqueryable: why Postgres cannot query a payload that JSON allows; NULL where it can. Text that is no JSON at all raises 22P02.
+-- Not parallel safe: catching an error takes a subtransaction.
 create or replace function spine.unqueryable(_payload text) returns text
-language plpgsql immutable strict parallel safe set search_path = spine, pg_temp as $$
+language plpgsql immutable strict set search_path = spine, pg_temp as $$
 begin
     perform _payload::json;
     begin

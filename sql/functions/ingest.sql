@@ -10,7 +10,8 @@
 --   _unqueryable  why it cannot
 -- Returns for each event, by its position: accepted (new), deduplicated (known id, same hash), conflict (known id, other hash).
 -- One key may stand in a batch several times: its first row goes to the table, the others are judged against what is stored.
--- Rows are upserted in the order of their key, so that two batches cannot deadlock.
+-- Rows are upserted in the order of their key, so that two batches cannot deadlock. The trail is dated after that, when every row is
+-- locked: of two batches with one key, the one that had to wait for the other is also the later one in the trail.
 -- Relies on events_event_id_source_key. A crash before the commit leaves nothing behind; when the answer to the commit is
 -- lost, the same batch may be sent again and is answered deduplicated.
 create or replace function spine.ingest(
@@ -47,6 +48,8 @@ begin
         from leader l
         on conflict (event_id, source) do update set seen_count = e.seen_count + excluded.seen_count
         returning e.id, e.event_id, e.source, e.payload_hash, e.seen_count
+    ), locked as materialized (
+        select count(*), clock_timestamp() as at from stored
     ), judged as materialized (
         select i.ord, s.id, i.event_id, i.source, i.hash,
             case
@@ -60,10 +63,10 @@ begin
         join stored s on s.event_id = i.event_id and s.source = i.source
     ), queued as (
         insert into processing_state (event, event_id, source, next_attempt_at, created_at, updated_at)
-        select j.id, j.event_id, j.source, _now, _now, _now from judged j where j.outcome = 'accepted' order by j.id
+        select j.id, j.event_id, j.source, l.at, l.at, l.at from judged j cross join locked l where j.outcome = 'accepted' order by j.id
     ), audited as (
         insert into audit_log (timestamp, event, event_id, source, action, success, details)
-        select _now, a.id, a.event_id, a.source, a.action, a.success, a.details
+        select (select l.at from locked l), a.id, a.event_id, a.source, a.action, a.success, a.details
         from (
             select j.ord, step.n, j.id, j.event_id, j.source,
                 case when step.n = 1 then 'event_received'
@@ -92,7 +95,8 @@ language sql set search_path = spine, pg_temp as $$
     select i.outcome from ingest(array[_event_id], array[_event_type], array[_occurred_at], array[_payload], array[_source]) i
 $$;
 comment on function spine.ingest(text, text, text, timestamptz, text) is
-    'Stores one event by hand, for example: select spine.ingest(''test-001'', ''user.created'', ''{"user_id": 123}''). Returns accepted, deduplicated or conflict.';
+    'Stores one event by hand, for example: select spine.ingest(''test-001'', ''user.created'', ''{"user_id": 123}''), or with the names of more parameters: '
+    '… , _occurred_at => ''2024-01-30T12:00:00Z'', _source => ''default''). Returns accepted, deduplicated or conflict.';
 
 -- keep_evidence: keeps a conflicting payload, once for each distinct hash and at most ten an event.
 -- Returns kept, known (this payload was kept before) or full. The caller holds the lock on the event's row; being volatile, this

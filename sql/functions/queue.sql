@@ -23,6 +23,7 @@ set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_merg
 #variable_conflict use_column
 declare
     _now timestamptz := clock_timestamp();
+    _retries constant integer := coalesce(cardinality(_delays), 0);
 begin
     if exists (select from destinations d where d.name = _destination and d.paused_at is not null) then
         return;
@@ -45,8 +46,8 @@ begin
         returning p.event, p.event_id, p.source, p.destination, p.attempt_count, p.lease_token, d.due_at
     ), expired as (
         update processing_state p set
-            status = case when p.attempt_count > cardinality(_delays) then 'dead' else 'failed' end,
-            next_attempt_at = case when p.attempt_count > cardinality(_delays) then null else _now + _delays[greatest(p.attempt_count, 1)] end,
+            status = case when p.attempt_count > _retries then 'dead' else 'failed' end,
+            next_attempt_at = case when p.attempt_count > _retries then null else _now + coalesce(_delays[greatest(p.attempt_count, 1)], '0') end,
             lease_token = p.lease_token + 1, error_message = 'the lease ran out: ' || coalesce(p.worker, 'no worker') || ' did not report back',
             updated_at = _now
         from due d
@@ -67,7 +68,7 @@ begin
                 jsonb_build_object('attempt', x.attempt_count, 'lease', x.lease, 'destination', x.destination) ||
                 case when step.n = 1 then jsonb_build_object('worker', x.worker)
                     when x.status = 'dead' then jsonb_build_object('error', x.error_message)
-                    else jsonb_build_object('delay_ms', extract(epoch from _delays[greatest(x.attempt_count, 1)]) * 1000, 'next_attempt_at', x.next_attempt_at) end as details
+                    else jsonb_build_object('delay_ms', extract(epoch from x.next_attempt_at - _now) * 1000, 'next_attempt_at', x.next_attempt_at) end as details
             from expired x cross join (values (1), (2)) as step(n)
             order by x.event, step.n
         ) a
@@ -179,7 +180,7 @@ begin
                     else 'processing_failed_permanently' end as action,
                 case when s.outcome = 'completed' then 'success' when step.n = 2 and s.outcome = 'failed' then 'pending' else 'failure' end as success,
                 case when step.n = 1 then
-                        jsonb_build_object('attempt', s.attempt_count, 'lease', s.lease, 'worker', s.worker) || s.details::jsonb ||
+                        jsonb_build_object('attempt', s.attempt_count, 'lease', s.lease, 'worker', s.worker, 'destination', s.destination) || s.details::jsonb ||
                         case when s.error is null then '{}' else jsonb_build_object('error', s.error) end
                     when s.outcome = 'failed' then
                         jsonb_build_object('attempt', s.attempt_count, 'delay_ms', extract(epoch from s.delay) * 1000, 'next_attempt_at', s.next_attempt_at)
@@ -191,6 +192,7 @@ begin
     select coalesce(array_agg(s.ord), '{}') into _counted from settled s;
 
     if cardinality(_counted) < cardinality(_event) then
+        _now := clock_timestamp(); -- later than whatever took the lease, which may just have been waited for
         with late as materialized (
             select i.* from unnest(_event, _destination, _lease_token, _outcome) with ordinality as i(event, destination, lease, outcome, ord)
             where i.ord <> all (_counted)
@@ -198,7 +200,8 @@ begin
             select l.ord from late l
             where exists (
                 select from audit_log a
-                where a.event = l.event and a.action in ('processing_succeeded', 'processing_attempt_failed') and (a.details ->> 'lease')::bigint = l.lease)
+                where a.event = l.event and a.action in ('processing_succeeded', 'processing_attempt_failed')
+                    and a.details @> jsonb_build_object('lease', l.lease, 'destination', l.destination))
         ), audited as (
             insert into audit_log (timestamp, event, event_id, source, action, success, details)
             select _now, p.event, p.event_id, p.source, 'lease_lost', 'success',

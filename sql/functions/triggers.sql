@@ -101,8 +101,9 @@ begin
         next_attempt_at = case
             when new.status in ('completed', 'dead') then null
             when new.next_attempt_at is not distinct from old.next_attempt_at then clock_timestamp()
-            else new.next_attempt_at end,
+            else coalesce(new.next_attempt_at, clock_timestamp()) end,
         completed_at = case when new.status = 'completed' then coalesce(new.completed_at, clock_timestamp()) end,
+        error_message = case when new.status <> 'completed' then new.error_message end,
         updated_at = clock_timestamp()
     where p.event = new.event and p.destination = new.destination;
     insert into audit_log (event, event_id, source, action, success, details)

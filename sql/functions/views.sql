@@ -12,6 +12,8 @@ from spine.processing_state p
 where p.status = 'dead'
 group by p.destination, p.status;
 comment on view spine.depth is 'How much of the queue is not done, by destination and status. Completed rows are not counted.';
+comment on column spine.depth.destination is 'Where it goes.';
+comment on column spine.depth.status is 'pending, failed (to be tried again), processing or dead.';
 comment on column spine.depth.count is 'How many rows.';
 comment on column spine.depth.next_attempt_at is 'The earliest time at which one of them falls due; for processing, the first lease to end.';
 comment on column spine.depth.oldest_created_at is 'When the oldest of them was queued.';
@@ -23,7 +25,15 @@ from spine.processing_state p join spine.events e on e.id = p.event
 where p.status = 'dead'
 order by p.updated_at desc;
 comment on view spine.dead_letters is 'What will not be tried again by itself, last died first. spine.replay() and spine.replay_dead() deliver it again.';
+comment on column spine.dead_letters.event_id is 'The sender''s id.';
+comment on column spine.dead_letters.source is 'Who sent it.';
+comment on column spine.dead_letters.event_type is 'What happened, in the sender''s words.';
+comment on column spine.dead_letters.destination is 'Where it was to go.';
 comment on column spine.dead_letters.died_at is 'When it was given up.';
+comment on column spine.dead_letters.attempt_count is 'Attempts that were spent on it.';
+comment on column spine.dead_letters.error_message is 'Why the last one failed.';
+comment on column spine.dead_letters.created_at is 'When it was queued.';
+comment on column spine.dead_letters.event is 'events.id.';
 
 create or replace view spine.stuck as
 select p.event_id, p.source, p.destination, p.status, p.attempt_count, p.next_attempt_at as due_at, clock_timestamp() - greatest(p.next_attempt_at, p.updated_at) as overdue,
@@ -37,5 +47,12 @@ from spine.processing_state p left join spine.destinations d on d.name = p.desti
 where p.status in ('pending', 'failed', 'processing') and p.next_attempt_at < clock_timestamp() - interval '10 seconds'
 order by p.next_attempt_at;
 comment on view spine.stuck is 'What should have been claimed ten seconds ago or longer, and why it may not have been. Normally empty.';
+comment on column spine.stuck.event_id is 'The sender''s id.';
+comment on column spine.stuck.source is 'Who sent it.';
+comment on column spine.stuck.destination is 'Where it goes.';
+comment on column spine.stuck.status is 'pending, failed (to be tried again) or processing (its lease ran out).';
+comment on column spine.stuck.attempt_count is 'Attempts so far.';
+comment on column spine.stuck.due_at is 'When it fell due; for processing, when the lease ran out.';
 comment on column spine.stuck.overdue is 'For how long it has been due.';
 comment on column spine.stuck.reason is 'Where to look.';
+comment on column spine.stuck.event is 'events.id.';

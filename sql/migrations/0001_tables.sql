@@ -32,7 +32,7 @@ create table spine.events (
     event_id text collate "C" not null check (event_id <> '' and char_length(event_id) <= 255),
     source text collate "C" not null default 'default',
     event_type text not null,
-    occurred_at timestamptz not null,
+    occurred_at timestamptz not null check (occurred_at >= '0001-01-01Z' and occurred_at < '10000-01-01Z'),
     payload json,
     payload_hash bytea not null,
     created_at timestamptz not null default now(),
@@ -47,7 +47,7 @@ comment on column spine.events.id is 'Key by which the other tables refer to the
 comment on column spine.events.event_id is 'The sender''s id, 1 to 255 characters, unique within the source.';
 comment on column spine.events.source is 'Who sent it.';
 comment on column spine.events.event_type is 'What happened, in the sender''s words, 1 to 100 characters.';
-comment on column spine.events.occurred_at is 'When it happened, as the sender says.';
+comment on column spine.events.occurred_at is 'When it happened, as the sender says: in the years 1 to 9999, which is what RFC 3339 can say.';
 comment on column spine.events.payload is 'The payload''s exact text. NULL where Postgres cannot query it: unqueryable says why, raw_body has the bytes.';
 comment on column spine.events.payload_hash is 'SHA-256 of the canonical payload (spine.canonical), or of raw_body where payload is NULL.';
 comment on column spine.events.created_at is 'When Spine stored it.';
@@ -187,3 +187,14 @@ comment on table spine.schema_functions is 'Which set of functions, triggers and
 comment on column spine.schema_functions.only_row is 'Holds the table to one row.';
 comment on column spine.schema_functions.digest is 'SHA-256 of the files in sql/functions, in hex.';
 comment on column spine.schema_functions.applied_at is 'When they were last put in place.';
+comment on index spine.sources_pkey is 'Look-ups by name.';
+comment on index spine.destinations_pkey is 'Whether a destination is paused (spine.claim).';
+comment on index spine.schema_functions_pkey is 'Holds the table to one row.';
+
+-- Made by goose, which does not describe it.
+comment on table spine.schema_version is 'Migrations that were applied, as goose notes them.';
+comment on column spine.schema_version.id is 'Ascending number.';
+comment on column spine.schema_version.version_id is 'Number of the migration: sql/migrations/NNNN_*.sql. 0 stands for the beginning.';
+comment on column spine.schema_version.is_applied is 'Always true.';
+comment on column spine.schema_version.tstamp is 'When it was applied.';
+comment on index spine.schema_version_pkey is 'Order of the migrations.';

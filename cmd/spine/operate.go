@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/store"
+)
+
+// operatorDatabase is the database of commands that look at one or set
+// something right there, and do no work of their own.
+type operatorDatabase struct {
+	URL postgresURL `env:"DATABASE_URL" secret:"true" arg:"URL" help:"PostgreSQL, as postgres://user:password@host:5432/database"`
+}
+
+// operatorConns are enough for one command: one works, one sends a ping.
+const operatorConns = 2
+
+// open connects and checks the schema. One that is newer than this binary is
+// fine, as for processes that run during an upgrade. The caller closes the
+// store.
+func (d operatorDatabase) open(ctx context.Context) (*store.Store, error) {
+	s, err := store.Open(ctx, store.Config{URL: string(d.URL), MaxConns: operatorConns, AppName: "spine operator"})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.CheckSchema(ctx); err != nil && !errors.Is(err, store.ErrTooNew) {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// nameSource tells whoever gave an ambiguous id what to do about it.
+func nameSource(err error) error {
+	if ambiguous, ok := errors.AsType[*event.AmbiguousError](err); ok {
+		return fmt.Errorf("the id exists in the sources %s: name one with --source", strings.Join(ambiguous.Sources, ", "))
+	}
+	return err
+}
+
+// moment is a flag that takes a time in the past as parseMoment reads it. Its
+// zero value is unset.
+type moment struct{ time.Time }
+
+func (m *moment) String() string { return "" }
+func (m *moment) Type() string   { return "TIME" }
+func (m *moment) Set(text string) (err error) {
+	m.Time, err = parseMoment(text, time.Now())
+	return err
+}
+
+// parseMoment reads an RFC 3339 time, or how long ago: 90 (seconds), 10m, 7d.
+func parseMoment(text string, now time.Time) (time.Time, error) {
+	if t, err := time.Parse(time.RFC3339, text); err == nil {
+		return t, nil
+	}
+	ago, err := parseDuration(text)
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		var n float64
+		if n, err = strconv.ParseFloat(days, 64); err == nil {
+			ago, err = parseDuration(strconv.FormatFloat(n*24*60*60, 'f', -1, 64))
+		}
+	}
+	if err != nil || ago < 0 {
+		return time.Time{}, errors.New("must be how long ago, such as 10m or 7d, or a time as 2024-01-30T12:00:00Z")
+	}
+	return now.Add(-ago), nil
+}

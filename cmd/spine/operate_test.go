@@ -1,0 +1,442 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"io"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/postgres/postgrestest"
+	"github.com/webhookspine/spine/internal/store"
+)
+
+func TestParseMoment(t *testing.T) {
+	now := time.Date(2024, 1, 30, 12, 0, 0, 0, time.UTC)
+	for text, want := range map[string]time.Time{
+		"90":                        now.Add(-90 * time.Second),
+		"10m":                       now.Add(-10 * time.Minute),
+		"7d":                        now.Add(-7 * 24 * time.Hour),
+		"0.5d":                      now.Add(-12 * time.Hour),
+		"2024-01-30T12:00:00+02:00": now.Add(-2 * time.Hour),
+	} {
+		got, err := parseMoment(text, now)
+		require.NoError(t, err, text)
+		require.True(t, want.Equal(got), "%s: %s", text, got)
+	}
+	for _, text := range []string{"", "-1m", "d", "xd", "NaNd", "1e300d", "2024-01-30", "yesterday"} {
+		_, err := parseMoment(text, now)
+		require.Error(t, err, text)
+	}
+}
+
+// hostile is text that would move the cursor, ring, set a title, and change
+// the direction of writing, by control characters of seven and of eight bits.
+const hostile = "a\x1b[2J\x07\r\n\x9b\u009b31m\u202eb\u2028\"\\"
+
+var unprintable = regexp.MustCompile(`[\x00-\x09\x0b-\x1f\x7f-\x{9f}\x{202e}\x{2028}]`)
+
+func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
+	name, source := hostile, "default"
+	details, err := json.Marshal(map[string]string{hostile: hostile, "error": hostile, "answer": hostile, "attempt": hostile, "duration_ms": hostile})
+	require.NoError(t, err)
+	row := event.AuditRow{EventID: &name, Source: &source, Action: hostile, Success: hostile, Details: details}
+
+	for _, action := range []string{
+		hostile, "conflict_detected", "event_queued", "processing_attempt_started", "processing_attempt_failed", "processing_succeeded", "retry_scheduled",
+		"processing_failed_permanently", "lease_expired", "lease_returned", "lease_lost", "status_changed", "event_replayed",
+	} {
+		all := map[string]json.RawMessage{}
+		for _, member := range []string{
+			"attempt", "destination", "by", "evidence", "status", "worker", "error", "answer", "duration_ms", "delay_ms", "outcome", "from", "to",
+		} {
+			all[member], err = json.Marshal(hostile)
+			require.NoError(t, err)
+		}
+		require.NotRegexp(t, unprintable, sentence(action, all), action)
+		require.NotContains(t, sentence(action, all), "\n", action)
+	}
+
+	var out strings.Builder
+	require.NoError(t, printRows(&out, true, false)([]event.AuditRow{row}))
+	require.NotRegexp(t, unprintable, out.String())
+	require.Equal(t, 1, strings.Count(out.String(), "\n"), "one line")
+
+	out.Reset()
+	require.NoError(t, printJSONRows(&out)([]event.AuditRow{row}))
+	require.NotRegexp(t, unprintable, out.String())
+	require.Equal(t, 1, strings.Count(out.String(), "\n"), "one line")
+	var back struct {
+		Details map[string]string `json:"details"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(out.String()), &back))
+	require.Equal(t, strings.ToValidUTF8(hostile, "\ufffd"), back.Details["error"], "a machine reads what was said")
+
+	p := event.ProcessingRow{Destination: hostile, Worker: &name, ErrorMessage: &name}
+	for _, p.Status = range []string{"pending", "processing", "failed", "dead", "completed", hostile} {
+		require.NotRegexp(t, unprintable, standing(&p, time.Now()))
+	}
+	out.Reset()
+	o := overview{
+		Backlog: []event.BacklogRow{{Destination: hostile, Status: hostile}}, Paused: []store.PauseRow{{Destination: hostile, PausedBy: &name}},
+		Stuck:       []store.StuckRow{{EventID: hostile, Destination: hostile, Reason: hostile}},
+		DeadLetters: []event.ProcessingRow{{EventID: hostile, Destination: hostile, ErrorMessage: &name}}, LastArrival: map[string]time.Time{hostile: {}},
+	}
+	require.NoError(t, o.write(&out, time.Now()))
+	require.NotRegexp(t, unprintable, out.String())
+	h := event.History{Stored: event.Stored{EventID: hostile, EventType: hostile, Source: hostile, Content: event.Content{Unqueryable: hostile}}}
+	h.Processing, h.Timeline = []event.ProcessingRow{p}, []event.AuditRow{row}
+	require.NotRegexp(t, unprintable, drawLife(h, false, time.Now()))
+	require.Equal(t, `failed: a b\x1b`, oneLine("failed:\n\ta b\x1b"))
+}
+
+func TestRowsAreAlignedForAPersonAndPlainInAPipe(t *testing.T) {
+	at := event.Timestamp{Time: time.Date(2024, 1, 30, 12, 0, 0, 123456789, time.UTC)}
+	id, source, other := "a", "default", "github"
+	rows := []event.AuditRow{
+		{Timestamp: at, EventID: &id, Source: &source, Action: "event_received", Success: "success", Details: json.RawMessage(`{}`)},
+		{
+			Timestamp: at, EventID: &id, Source: &other, Action: "processing_attempt_failed", Success: "failure",
+			Details: json.RawMessage(`{"worker":"w","lease":7,"destination":"default","duration_ms":12.3456,"error":"HTTP 503","attempt":1}`),
+		},
+		{Timestamp: event.Timestamp{Infinity: 1}, Action: "claims_paused", Success: "success", Details: json.RawMessage(`[1]`)},
+	}
+	var out strings.Builder
+	require.NoError(t, printRows(&out, false, false)(rows))
+	require.Equal(t, `2024-01-30T12:00:00.123Z a event_received
+2024-01-30T12:00:00.123Z github/a processing_attempt_failed attempt=1 duration=12ms error="HTTP 503" worker=w
+infinity - claims_paused details=[1]
+`, out.String())
+
+	out.Reset()
+	require.NoError(t, printRows(&out, true, true)(rows[:2]))
+	require.Equal(t, "\x1b[2m2024-01-30T12:00:00.123Z\x1b[0m \x1b[1ma       \x1b[0m \x1b[32mevent_received           \x1b[0m\n"+
+		"\x1b[2m2024-01-30T12:00:00.123Z\x1b[0m \x1b[1mgithub/a\x1b[0m \x1b[31mprocessing_attempt_failed\x1b[0m attempt=1 duration=12ms error=\"HTTP 503\" worker=w\n", out.String())
+}
+
+// ingested stores events right in the database.
+func ingested(t *testing.T, db *pgxpool.Pool, source string, ids ...string) {
+	t.Helper()
+	for _, id := range ids {
+		execute(t, db, "select spine.ingest($1, 'user.created', '{}', timestamptz '2024-01-30T12:00:00Z', $2)", id, source)
+	}
+}
+
+// tailing is a running spine tail.
+type tailing struct {
+	lines chan string
+	stop  func() (code int, stderr string)
+}
+
+func startTail(t *testing.T, database string, args ...string) tailing {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	out, stdout := io.Pipe()
+	var stderr strings.Builder
+	ended := make(chan int, 1)
+	go func() {
+		ended <- run(ctx, append([]string{"tail"}, args...), []string{"DATABASE_URL=" + database}, strings.NewReader(""), stdout, &stderr)
+		_ = stdout.Close()
+	}()
+	lines := make(chan string, 1000)
+	go func() {
+		defer close(lines)
+		for s := bufio.NewScanner(out); s.Scan(); {
+			lines <- s.Text()
+		}
+	}()
+	return tailing{lines, func() (int, string) {
+		cancel()
+		code := <-ended
+		for range lines { // until its reader has ended too
+		}
+		return code, stderr.String()
+	}}
+}
+
+// until returns the events that tail prints up to the one named.
+func (tail tailing) until(t *testing.T, last string) (seen []string) {
+	t.Helper()
+	limit := time.After(patience)
+	for {
+		select {
+		case line, ok := <-tail.lines:
+			require.True(t, ok, "tail has ended after %v", seen)
+			var row event.AuditRow
+			require.NoError(t, json.Unmarshal(withoutTime(line), &row), line)
+			seen = append(seen, *row.EventID)
+			if *row.EventID == last {
+				return seen
+			}
+		case <-limit:
+			require.FailNow(t, "tail is silent", "after %v", seen)
+		}
+	}
+}
+
+// withoutTime drops the timestamp, which its type does not read.
+func withoutTime(line string) []byte {
+	return regexp.MustCompile(`"timestamp":"[^"]*",`).ReplaceAll([]byte(line), nil)
+}
+
+func noted(t *testing.T, db *pgxpool.Pool, id string) {
+	t.Helper()
+	execute(t, db, "insert into spine.audit_log (event_id, source, action, success) values ($1, 'default', 'noted', 'success')", id)
+}
+
+func TestTailOutlivesTheDatabase(t *testing.T) {
+	t.Parallel()
+	server := postgrestest.Server(t)
+	_, err := store.Migrate(t.Context(), server.URL())
+	require.NoError(t, err)
+	// The session of a transaction that must survive is another's.
+	reconnect := func() *pgxpool.Pool { return open(t, server.URL(), nil) }
+	db := reconnect()
+	noted(t, db, "before")
+	tail := startTail(t, server.URL(), "--json", "--since", "1h")
+	require.Equal(t, []string{"before"}, tail.until(t, "before"))
+	noted(t, db, "live")
+	require.Equal(t, []string{"live"}, tail.until(t, "live"))
+
+	tx, err := db.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), "insert into spine.audit_log (event_id, action, success) values ('began early', 'noted', 'success')")
+	require.NoError(t, err)
+	noted(t, db, "meanwhile")
+	require.Equal(t, []string{"meanwhile"}, tail.until(t, "meanwhile"))
+	killed := value[int](t, db, "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name in ('spine tail', 'spine operator')")
+	require.GreaterOrEqual(t, killed, 2)
+	require.NoError(t, tx.Commit(t.Context()))
+	noted(t, db, "after the loss")
+	require.Equal(t, []string{"began early", "after the loss"}, tail.until(t, "after the loss"))
+
+	server.Kill()
+	require.NoError(t, server.Restart(t.Context()))
+	db = reconnect()
+	noted(t, db, "after the crash")
+	noted(t, db, "last")
+	require.Equal(t, []string{"after the crash", "last"}, tail.until(t, "last"))
+
+	code, said := tail.stop()
+	require.Zero(t, code)
+	require.Regexp(t, `\A(spine: the database is away, trying again: .+\nspine: the database is back, nothing was missed\n)+\z`, said)
+}
+
+// Without --since only what happens from now on is printed.
+func TestTailChooses(t *testing.T) {
+	t.Parallel()
+	database := databases.New(t)
+	db := open(t, database, nil)
+	ingested(t, db, "default", "past")
+	tail := startTail(t, database, "--json", "--action", "event_inserted,noted", "--source", "default")
+	// The listener is the last that tail starts.
+	await(t, db, true, "select count(*) > 0 from pg_stat_activity where application_name = 'spine tail' and datname = current_database()")
+	execute(t, db, "insert into spine.sources (name) values ('other')")
+	ingested(t, db, "other", "not asked for")
+	ingested(t, db, "default", "one", "two")
+	noted(t, db, "last")
+	require.Equal(t, []string{"one", "two", "last"}, tail.until(t, "last"))
+	code, said := tail.stop()
+	require.Zero(t, code)
+	require.Empty(t, said)
+}
+
+func TestTrace(t *testing.T) {
+	t.Parallel()
+	database := databases.New(t)
+	db, env := open(t, database, nil), []string{"DATABASE_URL=" + database}
+
+	code, stdout, stderr := spine(t, env, "trace", "never")
+	require.Equal(t, 1, code)
+	require.Empty(t, stdout)
+	require.Regexp(t, `^spine: event "never" was never stored\. Source default: nothing has arrived yet\.+\n$`, stderr)
+
+	ingested(t, db, "default", "test-001", "test-001")
+	execute(t, db, "select spine.ingest('test-001', 'user.created', '{\"other\":1}')")
+	for _, outcome := range []string{"failed", "completed"} {
+		execute(t, db, "update spine.processing_state set next_attempt_at = '-infinity' where status <> 'completed'")
+		execute(t, db, "select spine.claim('default', 10, '1 minute', 'worker-1')")
+		execute(t, db, `select spine.settle(array[event], array[destination], array[lease_token], array[$1], array['2 s'::interval], array[$2], array[$3])
+			from spine.processing_state`, outcome, map[string]any{"failed": "HTTP 503 Service Unavailable"}[outcome],
+			map[string]string{"failed": `{"status":503,"duration_ms":12.4,"answer":"no\u001b[31m"}`, "completed": `{"status":200,"duration_ms":3.5,"answer":"ok"}`}[outcome])
+	}
+	execute(t, db, "update spine.audit_log set timestamp = '2024-01-30T12:00:00Z'::timestamptz + id * interval '13 ms'")
+	execute(t, db, "update spine.processing_state set completed_at = '2024-01-30T12:00:02Z'")
+
+	code, stdout, stderr = spine(t, env, "trace", "test-001")
+	require.Zero(t, code, stderr)
+	require.Regexp(t, `stored    \d{4}-\S+Z \(.* ago\)`, stdout)
+	require.Equal(t, `event     test-001
+type      user.created
+source    default
+stored    …
+received  3 times
+conflicts 1 other payload kept
+status    completed, 2 attempts
+
+  +0.000s  ✓ received
+  +0.013s  ✓ stored and queued
+  +0.026s  ✓ received
+  +0.039s  ✓ known already, with this payload
+  +0.052s  ✓ received
+  +0.065s  ✗ known already, with another payload: kept as evidence
+  +0.078s  · attempt 1 started by worker-1
+  +0.091s  ✗ attempt 1 failed after 12ms: HTTP 503 Service Unavailable, answer no\x1b[31m
+  +0.104s  · next attempt in 2s
+  +0.117s  · attempt 2 started by worker-1
+  +0.130s  ✓ attempt 2 delivered after 3.5ms: HTTP 200, answer ok
+
+completed 2024-01-30T12:00:02.000Z, nothing more to do
+`, regexp.MustCompile(`(?m)^stored .*$`).ReplaceAllString(stdout, "stored    …"))
+
+	code, stdout, _ = spine(t, env, "trace", "test-001", "--json")
+	require.Zero(t, code)
+	var h struct {
+		EventID    string `json:"event_id"`
+		Processing []struct{ Status string }
+		Timeline   []struct{ Action string }
+	}
+	require.NoError(t, json.Unmarshal([]byte(stdout), &h))
+	require.Equal(t, "test-001", h.EventID)
+	require.Len(t, h.Processing, 1)
+	require.Len(t, h.Timeline, 11)
+
+	execute(t, db, "insert into spine.sources (name) values ('other')")
+	ingested(t, db, "other", "test-001")
+	code, _, stderr = spine(t, env, "trace", "test-001")
+	require.Equal(t, 1, code)
+	require.Equal(t, "spine: the id exists in the sources default, other: name one with --source\n", stderr)
+	execute(t, db, "update spine.processing_state set next_attempt_at = 'infinity' where source = 'other'")
+	code, stdout, stderr = spine(t, env, "trace", "test-001", "--source", "other")
+	require.Zero(t, code, stderr)
+	require.Contains(t, stdout, "attempt 1 is due infinity (never)\n")
+}
+
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	database := databases.New(t)
+	db, env := open(t, database, nil), []string{"DATABASE_URL=" + database}
+	code, stdout, stderr := spine(t, env, "status")
+	require.Zero(t, code, stderr)
+	require.Equal(t, "schema  current\n\nNothing waits and nothing is dead.\n", stdout)
+
+	ingested(t, db, "default", "stuck", "dead", "waits")
+	execute(t, db, "update spine.processing_state set next_attempt_at = '-infinity', updated_at = now() - interval '1 hour' where event_id = 'stuck'")
+	execute(t, db, "update spine.processing_state set status = 'dead', error_message = 'HTTP 410 Gone' where event_id = 'dead'")
+	execute(t, db, "update spine.processing_state set next_attempt_at = 'infinity' where event_id = 'waits'")
+	execute(t, db, "select spine.pause('default')")
+	code, stdout, stderr = spine(t, env, "status")
+	require.Zero(t, code, stderr)
+	for _, want := range []string{
+		`last arrival +\d{4}-\S+Z +\(.+ ago\) +from default\n`, `oldest waiting +due for 1h0m\d+s\n`, `paused +default +since \d{4}-\S+Z by \w+\n`,
+		`default +pending +2 +.+ ago +always\n`, `default +dead +1 +.+ ago +-\n`,
+		`\nSTUCK +DUE +WHY\nstuck +always +claims are paused`, `\nLAST DIED +WHEN +WHY\ndead +.+ ago +HTTP 410 Gone\n`,
+	} {
+		require.Regexp(t, want, stdout)
+	}
+	code, stdout, stderr = spine(t, env, "status", "--json")
+	require.Zero(t, code, stderr)
+	var o struct {
+		Schema      string
+		OldestReady float64 `json:"oldest_ready_seconds"`
+		Backlog     []struct {
+			Status string
+			Count  int
+		}
+		Paused, Stuck []struct{ Destination string }
+		DeadLetters   []struct {
+			EventID string `json:"event_id"`
+		} `json:"dead_letters"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(stdout), &o))
+	require.Len(t, o.Backlog, 2)
+	require.Len(t, o.Stuck, 1)
+	require.Equal(t, "dead", o.DeadLetters[0].EventID)
+	require.InDelta(t, 3600, o.OldestReady, 60)
+
+	code, stdout, stderr = spine(t, []string{"DATABASE_URL=" + databases.Empty(t)}, "status")
+	require.Equal(t, 1, code)
+	require.Empty(t, stdout)
+	require.Equal(t, "spine: the database is not migrated: run spine migrate\n", stderr)
+}
+
+func TestReplayCommand(t *testing.T) {
+	t.Parallel()
+	database := databases.New(t)
+	db, env := open(t, database, nil), []string{"DATABASE_URL=" + database}
+	ingested(t, db, "default", "a", "b", "c")
+	replay := func(want int, args ...string) (stdout, stderr string) {
+		t.Helper()
+		code, stdout, stderr := spine(t, env, append([]string{"replay"}, args...)...)
+		require.Equal(t, want, code, stderr)
+		return stdout, stderr
+	}
+	die := func() {
+		t.Helper()
+		execute(t, db, "update spine.processing_state set status = 'dead', updated_at = now() - event * interval '1 hour'")
+	}
+
+	_, stderr := replay(1, "never")
+	require.Contains(t, stderr, `event "never" was never stored`)
+	_, _ = replay(1, "a", "--source", "other")
+	_, _ = replay(1, "a", "--destination", "other")
+	stdout, _ := replay(0, "a")
+	require.Equal(t, "0 put back: it is pending or processing already\n", stdout)
+	die()
+	stdout, _ = replay(0, "a", "--source", "default", "--destination", "default")
+	require.Equal(t, "1 put back\n", stdout)
+
+	_, stderr = replay(2, "--dead")
+	require.Equal(t, "spine: nobody is there to be asked: give --yes\n", stderr)
+	require.Equal(t, 2, value[int](t, db, "select count(*) from spine.processing_state where status = 'dead'"), "nothing was done unasked")
+	die()
+	stdout, _ = replay(0, "--dead", "--yes", "--since", "150m", "--until", "90m", "--type", "user.created")
+	require.Equal(t, "1 put back\n", stdout)
+	require.Equal(t, "pending", value[string](t, db, "select status from spine.processing_state where event_id = 'b'"))
+	stdout, _ = replay(0, "--dead", "--yes", "--limit", "1", "--json")
+	require.JSONEq(t, `{"replayed":1}`, stdout)
+	stdout, _ = replay(0, "--dead", "--yes", "--type", "other")
+	require.Equal(t, "0 put back\n", stdout)
+	stdout, _ = replay(0, "--dead", "--yes")
+	require.Equal(t, "1 put back\n", stdout)
+}
+
+func TestOperatorExitCodes(t *testing.T) {
+	const unreachable = "DATABASE_URL=postgres://spine@127.0.0.1:1/spine"
+	for _, tc := range []struct {
+		want int
+		args []string
+	}{
+		{2, []string{"trace"}},
+		{2, []string{"trace", "a", "b"}},
+		{2, []string{"tail", "a"}},
+		{2, []string{"tail", "--since", "x"}},
+		{2, []string{"status", "--no-such-flag"}},
+		{2, []string{"status", "--database-url", "nonsense"}},
+		{2, []string{"replay"}},
+		{2, []string{"replay", "a", "--dead"}},
+		{2, []string{"replay", "a", "--yes"}},
+		{2, []string{"replay", "--dead", "--limit", "0"}},
+		{1, []string{"tail"}},
+		{1, []string{"trace", "a"}},
+		{1, []string{"status"}},
+		{1, []string{"replay", "a"}},
+		{1, []string{"replay", "--dead", "--yes"}},
+	} {
+		code, stdout, stderr := spine(t, []string{unreachable}, tc.args...)
+		require.Equal(t, tc.want, code, "%v: %s", tc.args, stderr)
+		require.Empty(t, stdout)
+		require.Regexp(t, "^spine: [^\n]+\n$", stderr, "one line")
+	}
+	code, _, stderr := spine(t, nil, "status")
+	require.Equal(t, 2, code)
+	require.Contains(t, stderr, "DATABASE_URL")
+}

@@ -1,0 +1,113 @@
+package api
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gorilla/mux"
+	"github.com/rs/zerolog"
+)
+
+// GuardConfig says who may pass a Guard. With neither field set that is who
+// asks from this machine itself.
+type GuardConfig struct {
+	Token string // ADMIN_TOKEN: lets pass who knows it; it wins over Open
+	Open  bool   // ADMIN_AUTH=none: lets everyone pass
+}
+
+// Guard returns a middleware for what only the operator may see.
+//
+// With a token it asks for it, as bearer (RFC 6750) or as the password of HTTP
+// Basic (RFC 7617) under any user name, and else answers 401. With neither
+// token nor Open it answers 403 unless the peer's address and the Host header
+// are loopback and no proxy has left a trace: a page in a browser cannot reach
+// it by a name of its own (DNS rebinding), nor a stranger through a proxy on
+// this machine.
+func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
+	// A flood of refusals is not a flood of log lines.
+	log = log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
+	token := sha256.Sum256([]byte(c.Token))
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			secure(w.Header())
+			switch {
+			case c.Token != "" && !knows(r, token):
+				log.Warn().Str("cause", "admin_token").Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request refused")
+				w.Header().Add("WWW-Authenticate", `Basic realm="spine", charset="UTF-8"`)
+				w.Header().Add("WWW-Authenticate", `Bearer realm="spine"`)
+				refuse(w, problem{
+					Status: http.StatusUnauthorized,
+					Detail: "The admin token is missing or wrong. Send it as bearer, or as the password of HTTP Basic with any user name.",
+				})
+			case c.Token == "" && !c.Open && !local(r):
+				log.Warn().Str("cause", "not_local").Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request refused")
+				refuse(w, problem{
+					Status: http.StatusForbidden,
+					Detail: "Without an admin token only this machine is answered, under the name localhost or a loopback address and not through a proxy. " +
+						"Set ADMIN_TOKEN to ask for a token, or ADMIN_AUTH=none to answer everyone.",
+				})
+			default:
+				next.ServeHTTP(w, r)
+			}
+		})
+	}
+}
+
+// knows reports whether a request carries the token with this hash. Hashes are
+// of one length, so that the comparison tells nothing of the token's.
+func knows(r *http.Request, token [sha256.Size]byte) bool {
+	if len(r.Header.Values("Authorization")) != 1 {
+		return false
+	}
+	given := ""
+	if scheme, rest, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
+		given = strings.TrimSpace(rest)
+	} else if _, password, ok := r.BasicAuth(); ok {
+		given = password
+	}
+	hash := sha256.Sum256([]byte(given))
+	return subtle.ConstantTimeCompare(hash[:], token[:]) == 1
+}
+
+// local reports whether a request was sent on this machine, to this machine,
+// and by nobody in between.
+func local(r *http.Request) bool {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	return err == nil && peer.Addr().Unmap().IsLoopback() && loopbackName(r.Host) && !forwarded(r.Header)
+}
+
+// loopbackName reports whether a Host header is localhost or a loopback
+// address, with any port.
+func loopbackName(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	} else {
+		host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	}
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	address, err := netip.ParseAddr(host)
+	return err == nil && address.Unmap().IsLoopback()
+}
+
+// forwarded reports whether a proxy has left a trace in a request's header.
+func forwarded(header http.Header) bool {
+	for name := range header {
+		name = strings.ToLower(name)
+		if strings.HasPrefix(name, "x-forwarded") || strings.HasPrefix(name, "x-original-") || strings.HasPrefix(name, "cf-") ||
+			slices.Contains([]string{
+				"forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip",
+				"fastly-client-ip", "fly-client-ip", "x-envoy-external-address", "x-proxyuser-ip", "x-azure-clientip", "cdn-loop",
+			}, name) {
+			return true
+		}
+	}
+	return false
+}

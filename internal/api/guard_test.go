@@ -1,0 +1,105 @@
+package api_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/api"
+)
+
+func TestGuard(t *testing.T) {
+	const token = "correct horse"
+	secret := api.GuardConfig{Token: token}
+	bearer := func(value string) func(*http.Request) {
+		return func(r *http.Request) { r.Header.Set("Authorization", value) }
+	}
+	basic := func(user, password string) func(*http.Request) {
+		return func(r *http.Request) { r.SetBasicAuth(user, password) }
+	}
+	from := func(peer, host string) func(*http.Request) {
+		return func(r *http.Request) { r.RemoteAddr, r.Host = peer, host }
+	}
+	through := func(name string) func(*http.Request) {
+		return func(r *http.Request) {
+			from("127.0.0.1:4711", "localhost:8000")(r)
+			r.Header.Set(name, "anything")
+		}
+	}
+	for name, c := range map[string]struct {
+		config  api.GuardConfig
+		request func(*http.Request)
+		want    int
+	}{
+		"no credentials":                    {secret, func(*http.Request) {}, 401},
+		"no credentials, but local":         {secret, from("127.0.0.1:4711", "localhost"), 401},
+		"wrong bearer":                      {secret, bearer("Bearer wrong"), 401},
+		"empty bearer":                      {secret, bearer("Bearer "), 401},
+		"a beginning of the token":          {secret, bearer("Bearer correct"), 401},
+		"the token and more":                {secret, bearer("Bearer " + token + "s"), 401},
+		"the token alone":                   {secret, bearer(token), 401},
+		"another scheme":                    {secret, bearer("Digest " + token), 401},
+		"wrong Basic password":              {secret, basic("admin", "wrong"), 401},
+		"the token as Basic user":           {secret, basic(token, ""), 401},
+		"broken Basic":                      {secret, bearer("Basic !!!"), 401},
+		"two Authorization headers":         {secret, func(r *http.Request) { r.Header["Authorization"] = []string{"Bearer wrong", "Bearer " + token} }, 401},
+		"the token wins over being open":    {api.GuardConfig{Token: token, Open: true}, func(*http.Request) {}, 401},
+		"bearer":                            {secret, bearer("Bearer " + token), 200},
+		"bearer, lower case":                {secret, bearer("bearer " + token), 200},
+		"Basic":                             {secret, basic("admin", token), 200},
+		"Basic, no user":                    {secret, basic("", token), 200},
+		"a proxy is fine with the token":    {secret, func(r *http.Request) { through("X-Forwarded-For")(r); basic("", token)(r) }, 200},
+		"open to strangers":                 {api.GuardConfig{Open: true}, from("203.0.113.9:4711", "spine.example.com"), 200},
+		"open through a proxy":              {api.GuardConfig{Open: true}, through("X-Forwarded-For"), 200},
+		"local by name":                     {api.GuardConfig{}, from("127.0.0.1:4711", "localhost:8000"), 200},
+		"local by name, no port":            {api.GuardConfig{}, from("127.0.0.1:4711", "LocalHost"), 200},
+		"local by address":                  {api.GuardConfig{}, from("127.1.2.3:4711", "127.0.0.1:8000"), 200},
+		"local by another loopback address": {api.GuardConfig{}, from("127.0.0.1:4711", "127.8.9.10"), 200},
+		"local by IPv6":                     {api.GuardConfig{}, from("[::1]:4711", "[::1]:8000"), 200},
+		"local by IPv6, no port":            {api.GuardConfig{}, from("[::1]:4711", "[::1]"), 200},
+		"local by mapped IPv4":              {api.GuardConfig{}, from("[::ffff:127.0.0.1]:4711", "localhost"), 200},
+		"a stranger":                        {api.GuardConfig{}, from("203.0.113.9:4711", "localhost"), 403},
+		"a neighbour":                       {api.GuardConfig{}, from("192.168.0.2:4711", "127.0.0.1"), 403},
+		"no peer address":                   {api.GuardConfig{}, from("", "localhost"), 403},
+		"a socket in the file system":       {api.GuardConfig{}, from("@", "localhost"), 403},
+		"DNS rebinding":                     {api.GuardConfig{}, from("127.0.0.1:4711", "rebind.example.com:8000"), 403},
+		"a name that begins like localhost": {api.GuardConfig{}, from("127.0.0.1:4711", "localhost.example.com"), 403},
+		"a name that begins like loopback":  {api.GuardConfig{}, from("127.0.0.1:4711", "127.0.0.1.example.com"), 403},
+		"every interface is no loopback":    {api.GuardConfig{}, from("127.0.0.1:4711", "0.0.0.0:8000"), 403},
+		"no Host":                           {api.GuardConfig{}, from("127.0.0.1:4711", ""), 403},
+		"Forwarded":                         {api.GuardConfig{}, through("Forwarded"), 403},
+		"X-Forwarded-For":                   {api.GuardConfig{}, through("X-Forwarded-For"), 403},
+		"X-Forwarded-Host":                  {api.GuardConfig{}, through("x-forwarded-host"), 403},
+		"X-Real-Ip":                         {api.GuardConfig{}, through("X-Real-IP"), 403},
+		"Via":                               {api.GuardConfig{}, through("Via"), 403},
+		"Cf-Connecting-Ip":                  {api.GuardConfig{}, through("CF-Connecting-IP"), 403},
+		"True-Client-Ip":                    {api.GuardConfig{}, through("True-Client-IP"), 403},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reached := false
+			h := api.Guard(c.config, zerolog.Nop())(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = true }))
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/api/events", nil)
+			c.request(r)
+			w := httptest.NewRecorder()
+
+			h.ServeHTTP(w, r)
+
+			require.Equal(t, c.want, w.Code)
+			require.Equal(t, c.want == http.StatusOK, reached)
+			require.Equal(t, "nosniff", w.Header().Get("X-Content-Type-Options"))
+			require.Equal(t, "no-store", w.Header().Get("Cache-Control"))
+			a := answer{w.Code, w.Header(), w.Body.Bytes()}
+			switch c.want {
+			case http.StatusUnauthorized:
+				requireProblem(t, a, c.want, "admin token")
+				require.Equal(t, []string{`Basic realm="spine", charset="UTF-8"`, `Bearer realm="spine"`}, w.Header().Values("WWW-Authenticate"))
+				require.NotContains(t, w.Body.String(), token)
+			case http.StatusForbidden:
+				requireProblem(t, a, c.want, "Set ADMIN_TOKEN")
+			}
+		})
+	}
+}

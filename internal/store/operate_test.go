@@ -1,0 +1,352 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/store"
+)
+
+// exec runs a statement on a pool or in a transaction.
+func exec(t *testing.T, on interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}, sql string, args ...any,
+) {
+	t.Helper()
+	var ignored any
+	if err := on.QueryRow(t.Context(), sql, args...).Scan(&ignored); !errors.Is(err, pgx.ErrNoRows) {
+		require.NoError(t, err)
+	}
+}
+
+// note writes an audit row.
+func note(t *testing.T, on interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}, eventID string,
+) {
+	t.Helper()
+	exec(t, on, "insert into spine.audit_log (event_id, source, action, success) values ($1, 'default', 'noted', 'success')", eventID)
+}
+
+func begin(t *testing.T, s *store.Store) pgx.Tx {
+	t.Helper()
+	tx, err := s.Pool().Begin(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) })
+	return tx
+}
+
+// followed reads on from c and returns the event ids that it saw.
+func followed(t *testing.T, s *store.Store, c *store.AuditCursor, f store.FollowFilter) (seen []string) {
+	t.Helper()
+	next, err := s.Follow(t.Context(), *c, f, func(rows []event.AuditRow) error {
+		for _, r := range rows {
+			id := "-"
+			if r.EventID != nil {
+				id = *r.EventID
+			}
+			seen = append(seen, id)
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	*c = next
+	return seen
+}
+
+func TestFollowWhereTransactionsCommitOutOfOrder(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	start := time.Now().Add(-time.Minute)
+	early := begin(t, s)
+	note(t, early, "began first")
+	current, err := s.CurrentCursor(t.Context())
+	require.NoError(t, err)
+	since := store.CursorSince(start)
+
+	note(t, s.Pool(), "second")
+	for _, c := range []*store.AuditCursor{&current, &since} {
+		require.Equal(t, []string{"second"}, followed(t, s, c, store.FollowFilter{}))
+		require.Empty(t, followed(t, s, c, store.FollowFilter{}), "nothing is doubled while the first is open")
+	}
+	note(t, s.Pool(), "third")
+	for _, c := range []*store.AuditCursor{&current, &since} {
+		require.Equal(t, []string{"third"}, followed(t, s, c, store.FollowFilter{}))
+	}
+	require.NoError(t, early.Commit(t.Context()))
+	for _, c := range []*store.AuditCursor{&current, &since} {
+		require.Equal(t, []string{"began first"}, followed(t, s, c, store.FollowFilter{}), "committed last, and shown once")
+		require.Empty(t, followed(t, s, c, store.FollowFilter{}))
+	}
+}
+
+func TestFollowSinceShowsThePastInOrder(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	exec(t, s.Pool(), `insert into spine.audit_log (event_id, timestamp, action, success) values
+		('too old', now() - interval '1 hour', 'noted', 'success'), ('b', now() - interval '1 minute', 'noted', 'success'),
+		('a', now() - interval '2 minutes', 'noted', 'success'), ('never ends', 'infinity', 'noted', 'success'), ('never began', '-infinity', 'noted', 'success')`)
+	c := store.CursorSince(time.Now().Add(-10 * time.Minute))
+	require.Equal(t, []string{"a", "b", "never ends"}, followed(t, s, &c, store.FollowFilter{}))
+	note(t, s.Pool(), "live")
+	exec(t, s.Pool(), "insert into spine.audit_log (event_id, timestamp, action, success) values ('written late', now() - interval '1 hour', 'noted', 'success')")
+	require.Equal(t, []string{"written late", "live"}, followed(t, s, &c, store.FollowFilter{}))
+}
+
+func TestFollowPages(t *testing.T) {
+	t.Parallel()
+	for name, since := range map[string]bool{"past": true, "live": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := open(t)
+			c, err := s.CurrentCursor(t.Context())
+			require.NoError(t, err)
+			if since {
+				c = store.CursorSince(time.Now().Add(-time.Hour))
+			}
+			// Both a transaction larger than a page and many small ones, all of
+			// one moment, among others that do not match.
+			exec(t, s.Pool(), `do $$ declare at timestamptz := clock_timestamp(); begin
+				insert into spine.audit_log (timestamp, event_id, action, success) select at, n, 'noted', 'success' from generate_series(1, 2500) n;
+				for n in 2501..3000 loop
+					insert into spine.audit_log (timestamp, event_id, action, success) values (at, n, 'noted', 'success'), (at, n, 'other', 'success');
+					commit;
+				end loop;
+			end $$`)
+
+			var seen []string
+			failure := errors.New("the reader gave up")
+			pages := 0
+			each := func(rows []event.AuditRow) error {
+				if pages++; pages == 2 {
+					return failure
+				}
+				require.LessOrEqual(t, len(rows), 1000)
+				for _, r := range rows {
+					seen = append(seen, *r.EventID)
+				}
+				return nil
+			}
+			filter := store.FollowFilter{Actions: []string{"noted", "nothing like it"}}
+			c, err = s.Follow(t.Context(), c, filter, each)
+			require.ErrorIs(t, err, failure)
+			require.Len(t, seen, 1000)
+			note(t, s.Pool(), "3001")
+			c, err = s.Follow(t.Context(), c, filter, each)
+			require.NoError(t, err, "it goes on with the page that was not taken")
+			_, err = s.Follow(t.Context(), c, filter, each)
+			require.NoError(t, err)
+
+			want := make([]string, 3001)
+			for i := range want {
+				want[i] = fmt.Sprint(i + 1)
+			}
+			require.Equal(t, want, seen)
+		})
+	}
+}
+
+func TestFollowFilters(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	exec(t, s.Pool(), `insert into spine.audit_log (event_id, source, action, success) values
+		('a', 'default', 'x', 'success'), ('a', 'other', 'y', 'success'), ('b', 'other', 'x', 'success'), (null, null, 'y', 'success')`)
+	for want, f := range map[string]store.FollowFilter{
+		"[a a b -]": {},
+		"[a a]":     {EventID: "a"},
+		"[a b]":     {Source: "other"},
+		"[a]":       {EventID: "a", Source: "default", Actions: []string{"x"}},
+		"[]":        {EventID: "a", Source: "default", Actions: []string{"y"}},
+	} {
+		c := store.CursorSince(time.Now().Add(-time.Hour))
+		require.Equal(t, want, fmt.Sprint(followed(t, s, &c, f)))
+	}
+}
+
+func TestFollowKeepsItsCursorThroughAnError(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	c, err := s.CurrentCursor(t.Context())
+	require.NoError(t, err)
+	note(t, s.Pool(), "a")
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	c, err = s.Follow(gone, c, store.FollowFilter{}, func([]event.AuditRow) error { panic("nothing was read") })
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, []string{"a"}, followed(t, s, &c, store.FollowFilter{}))
+}
+
+// ingest stores events named by sql, an expression over n.
+func ingest(t *testing.T, s *store.Store, source, sql string, count int) {
+	t.Helper()
+	exec(t, s.Pool(), `select count(*) from (
+		select spine.ingest(array_agg((`+sql+`)::text), array_agg('t' || n % 2), array_agg(now()), array_agg('{}'::text), array_agg($1::text))
+		from generate_series(1, $2) n) i`, source, count)
+}
+
+// kill has all events of a destination die n seconds ago, n from their order.
+func kill(t *testing.T, s *store.Store) {
+	t.Helper()
+	exec(t, s.Pool(), `update spine.processing_state set status = 'dead', next_attempt_at = null, attempt_count = 5, lease_token = lease_token + 1,
+		updated_at = clock_timestamp() - event * interval '1 second'`)
+}
+
+func TestReplayDead(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	ingest(t, s, "default", "'e' || n", 3500)
+	kill(t, s)
+
+	var progress []int64
+	told := func(n int64) { progress = append(progress, n) }
+	n, err := s.ReplayDead(t.Context(), store.DeadFilter{}, 0, told)
+	require.NoError(t, err)
+	require.EqualValues(t, 3500, n)
+	require.Equal(t, []int64{1000, 2000, 3000, 3500}, progress)
+	var transactions, pending int
+	require.NoError(t, s.Pool().QueryRow(t.Context(), "select count(distinct xid) from spine.audit_log where action = 'event_replayed'").Scan(&transactions))
+	require.Equal(t, 4, transactions)
+	require.NoError(t, s.Pool().QueryRow(t.Context(), "select count(*) from spine.processing_state where status = 'pending' and attempt_count = 0").Scan(&pending))
+	require.Equal(t, 3500, pending)
+
+	n, err = s.ReplayDead(t.Context(), store.DeadFilter{}, 0, told)
+	require.NoError(t, err)
+	require.Zero(t, n)
+}
+
+func TestReplayDeadChooses(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	ingest(t, s, "default", "'e' || n", 1200) // e1 died last
+	kill(t, s)
+	now := time.Now()
+	for _, tc := range []struct {
+		name  string
+		f     store.DeadFilter
+		limit int64
+		want  int64
+	}{
+		{"another source", store.DeadFilter{Source: "other"}, 0, 0},
+		{"another destination", store.DeadFilter{Destination: "other"}, 0, 0},
+		{"another type", store.DeadFilter{EventType: "t2"}, 0, 0},
+		{"before all", store.DeadFilter{Until: now.Add(-time.Hour)}, 0, 0},
+		{"after all", store.DeadFilter{Since: now.Add(time.Hour)}, 0, 0},
+		{"a limit above a chunk", store.DeadFilter{Source: "default", Destination: "default"}, 1001, 1001},
+		{"one type of those that are left", store.DeadFilter{EventType: "t1", Since: now.Add(-30 * time.Minute)}, 0, 100},
+		{"the rest", store.DeadFilter{}, 200, 99},
+	} {
+		counted, err := s.CountDead(t.Context(), tc.f, 1_000_000)
+		require.NoError(t, err, tc.name)
+		n, err := s.ReplayDead(t.Context(), tc.f, tc.limit, func(int64) {})
+		require.NoError(t, err, tc.name)
+		require.Equal(t, tc.want, n, tc.name)
+		if tc.limit == 0 {
+			require.Equal(t, n, counted, tc.name)
+		}
+	}
+}
+
+// An event that dies again as soon as it is put back does not come round.
+func TestReplayDeadLeavesWhatDiesMeanwhile(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	ingest(t, s, "default", "'e' || n", 3)
+	kill(t, s)
+	rounds := 0
+	n, err := s.ReplayDead(t.Context(), store.DeadFilter{Until: time.Now().Add(time.Hour)}, 0, func(int64) {
+		rounds++
+		require.LessOrEqual(t, rounds, 1)
+		exec(t, s.Pool(), "update spine.processing_state set status = 'dead', updated_at = clock_timestamp()")
+	})
+	require.NoError(t, err)
+	require.EqualValues(t, 3, n)
+}
+
+func TestCountDeadIsBounded(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	ingest(t, s, "default", "'e' || n", 10)
+	kill(t, s)
+	n, err := s.CountDead(t.Context(), store.DeadFilter{}, 7)
+	require.NoError(t, err)
+	require.EqualValues(t, 7, n)
+}
+
+func TestReplay(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	exec(t, s.Pool(), "insert into spine.sources (name) values ('other')")
+	ingest(t, s, "default", "'a'", 1)
+	ingest(t, s, "default", "'b'", 1)
+	ingest(t, s, "other", "'b'", 1)
+
+	_, err := s.Replay(t.Context(), "never", "", "")
+	var notStored *event.NotStoredError
+	require.ErrorAs(t, err, &notStored)
+	require.ErrorContains(t, err, `event "never" was never stored. Source default: last arrival 20`)
+	_, err = s.Replay(t.Context(), "a", "other", "")
+	require.ErrorAs(t, err, &notStored)
+	_, err = s.Replay(t.Context(), "a", "", "nowhere")
+	require.ErrorAs(t, err, &notStored)
+	_, err = s.Replay(t.Context(), "b", "", "")
+	var ambiguous *event.AmbiguousError
+	require.ErrorAs(t, err, &ambiguous)
+	require.Equal(t, []string{"default", "other"}, ambiguous.Sources)
+
+	n, err := s.Replay(t.Context(), "b", "other", "")
+	require.NoError(t, err)
+	require.Zero(t, n, "it is pending")
+	kill(t, s)
+	n, err = s.Replay(t.Context(), "b", "other", "default")
+	require.NoError(t, err)
+	require.EqualValues(t, 1, n)
+}
+
+func TestStuckAndPaused(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	ingest(t, s, "default", "'e' || n", 3)
+	stuck, err := s.Stuck(t.Context(), 10)
+	require.NoError(t, err)
+	require.Empty(t, stuck)
+	exec(t, s.Pool(), "update spine.processing_state set next_attempt_at = '-infinity' where event_id = 'e2'")
+	exec(t, s.Pool(), "update spine.processing_state set next_attempt_at = now() - interval '1 minute' where event_id = 'e1'")
+	stuck, err = s.Stuck(t.Context(), 10)
+	require.NoError(t, err)
+	require.Len(t, stuck, 2)
+	require.Equal(t, "e2", stuck[0].EventID)
+	require.Equal(t, "-infinity", stuck[0].DueAt.String())
+	stuck, err = s.Stuck(t.Context(), 1)
+	require.NoError(t, err)
+	require.Len(t, stuck, 1)
+
+	_, err = s.Pause(t.Context(), "nowhere")
+	require.ErrorIs(t, err, store.ErrNoDestination)
+	for _, want := range []int64{1, 0} {
+		n, err := s.Pause(t.Context(), "default")
+		require.NoError(t, err)
+		require.Equal(t, want, n)
+	}
+	paused, err := s.Paused(t.Context())
+	require.NoError(t, err)
+	require.Len(t, paused, 1)
+	require.Equal(t, "default", paused[0].Destination)
+	require.NotNil(t, paused[0].PausedBy)
+	stuck, err = s.Stuck(t.Context(), 1)
+	require.NoError(t, err)
+	require.Contains(t, stuck[0].Reason, "paused")
+
+	n, err := s.Resume(t.Context(), "")
+	require.NoError(t, err)
+	require.EqualValues(t, 1, n)
+	paused, err = s.Paused(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, paused)
+}
