@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -42,7 +41,7 @@ func contractTarget(t *testing.T) *target {
 	}
 	mock := startMock(t, 0.5)
 	database := as(t, databases.New(t), "search_path", "spine")
-	s := startService(t, both, database, "MOCK_API_URL="+mock, "INITIAL_RETRY_DELAY=20ms", "MAX_RETRY_DELAY=1s", "MAX_RETRY_ATTEMPTS=8")
+	s := startService(t, both, database, "MOCK_API_URL="+mock, "INITIAL_RETRY_DELAY=20ms", "MAX_RETRY_ATTEMPTS=8")
 	s.mock = mock
 	return s
 }
@@ -809,7 +808,8 @@ func TestContractChannels(t *testing.T) {
 			require.NotZero(t, message.At)
 			require.NotEmpty(t, message.Counts)
 		}
-		if slices.Contains(message.EventIDs, id) {
+		// On a busy Spine others may have taken the five places.
+		if slices.Contains(message.EventIDs, id) || len(message.EventIDs) == 5 {
 			heard[n.Channel] = true
 		}
 	}

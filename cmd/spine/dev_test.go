@@ -44,11 +44,7 @@ func startDev(t *testing.T, args ...string) devProcess {
 	d.postmaster, err = strconv.Atoi(strings.Fields(string(pid))[0])
 	require.NoError(t, err)
 	require.NoError(t, syscall.Kill(d.postmaster, 0))
-	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		r, err := d.spine.do(t.Context(), http.MethodGet, "/readyz", nil)
-		require.NoError(c, err)
-		require.Equal(c, http.StatusOK, r.code, "%s", r.body)
-	}, patience, 10*time.Millisecond)
+	d.spine.awaitReady(t)
 	return d
 }
 

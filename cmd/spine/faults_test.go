@@ -287,11 +287,7 @@ func TestPostgresRestarted(t *testing.T) {
 	require.NoError(t, server.Restart(t.Context()))
 	restarted := time.Now()
 	enough(50)
-	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		r, err := s.do(t.Context(), http.MethodGet, "/readyz", nil)
-		require.NoError(c, err)
-		require.Equal(c, http.StatusOK, r.code, "%s", r.body)
-	}, patience, 10*time.Millisecond)
+	s.awaitReady(t)
 	require.Less(t, time.Since(restarted), 10*time.Second, "the listener is back within seconds")
 	require.InDelta(t, 1, s.metric(t, "spine_listener_up"), 0)
 	stop()

@@ -83,9 +83,9 @@ func newClient(t *testing.T) *http.Client {
 // and with settings such as "MAX_RETRY_ATTEMPTS=3".
 func startService(t *testing.T, r roles, database string, environment ...string) *target {
 	t.Helper()
-	s, err := parse(append(environment, "DATABASE_URL="+database, "LOG_LEVEL=warn"), needs{defaults: map[string]string{"LISTEN": "127.0.0.1:0"}})
+	set, err := parse(append(environment, "DATABASE_URL="+database, "LOG_LEVEL=warn"), needs{defaults: map[string]string{"LISTEN": "127.0.0.1:0"}})
 	require.NoError(t, err)
-	p, err := newService(t.Context(), &s, r, s.Log.logger(t.Output()))
+	p, err := newService(t.Context(), &set, r, set.Log.logger(t.Output()))
 	require.NoError(t, err)
 	require.NoError(t, p.Prepare(t.Context()))
 	ctx, stop := context.WithCancel(t.Context())
@@ -95,7 +95,19 @@ func startService(t *testing.T, r roles, database string, environment ...string)
 		stop()
 		assert.NoError(t, <-ended)
 	})
-	return newTarget(t, p.URL(), database)
+	s := newTarget(t, p.URL(), database)
+	s.awaitReady(t)
+	return s
+}
+
+// awaitReady waits until it says that it can do its work.
+func (s *target) awaitReady(t *testing.T) {
+	t.Helper()
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		r, err := s.do(t.Context(), http.MethodGet, "/readyz", nil)
+		require.NoError(c, err)
+		require.Equal(c, http.StatusOK, r.code, "%s", r.body)
+	}, patience, 10*time.Millisecond)
 }
 
 var both = roles{api: true, worker: true}
@@ -472,12 +484,7 @@ func (p *process) url(t *testing.T) string {
 func (p *process) ready(t *testing.T) string {
 	t.Helper()
 	base := p.url(t)
-	s := &target{url: base, http: newClient(t)}
-	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		r, err := s.do(t.Context(), http.MethodGet, "/readyz", nil)
-		require.NoError(c, err)
-		require.Equal(c, http.StatusOK, r.code, "%s", r.body)
-	}, patience, 10*time.Millisecond)
+	(&target{url: base, http: newClient(t)}).awaitReady(t)
 	return base
 }
 

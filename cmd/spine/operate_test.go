@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -131,8 +132,28 @@ func ingested(t *testing.T, db *pgxpool.Pool, source string, ids ...string) {
 
 // tailing is a running spine tail.
 type tailing struct {
-	lines chan string
-	stop  func() (code int, stderr string)
+	lines  chan string
+	stderr *complaints
+	stop   func() (code int)
+}
+
+// complaints are what a command says beside its output.
+type complaints struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (c *complaints) Write(text []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.text = append(c.text, text...)
+	return len(text), nil
+}
+
+func (c *complaints) String() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return string(c.text)
 }
 
 func startTail(t *testing.T, database string, args ...string) tailing {
@@ -140,10 +161,10 @@ func startTail(t *testing.T, database string, args ...string) tailing {
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
 	out, stdout := io.Pipe()
-	var stderr strings.Builder
+	stderr := &complaints{}
 	ended := make(chan int, 1)
 	go func() {
-		ended <- run(ctx, append([]string{"tail"}, args...), []string{"DATABASE_URL=" + database}, strings.NewReader(""), stdout, &stderr)
+		ended <- run(ctx, append([]string{"tail"}, args...), []string{"DATABASE_URL=" + database}, strings.NewReader(""), stdout, stderr)
 		_ = stdout.Close()
 	}()
 	lines := make(chan string, 1000)
@@ -153,12 +174,12 @@ func startTail(t *testing.T, database string, args ...string) tailing {
 			lines <- s.Text()
 		}
 	}()
-	return tailing{lines, func() (int, string) {
+	return tailing{lines, stderr, func() int {
 		cancel()
 		code := <-ended
 		for range lines { // until its reader has ended too
 		}
-		return code, stderr.String()
+		return code
 	}}
 }
 
@@ -219,15 +240,16 @@ func TestTailOutlivesTheDatabase(t *testing.T) {
 	require.Equal(t, []string{"began early", "after the loss"}, tail.until(t, "after the loss"))
 
 	server.Kill()
+	isAway := regexp.MustCompile(`away.*\n\z`)
+	require.Eventually(t, func() bool { return isAway.MatchString(tail.stderr.String()) }, patience, 10*time.Millisecond)
 	require.NoError(t, server.Restart(t.Context()))
 	db = reconnect()
 	noted(t, db, "after the crash")
 	noted(t, db, "last")
 	require.Equal(t, []string{"after the crash", "last"}, tail.until(t, "last"))
 
-	code, said := tail.stop()
-	require.Zero(t, code)
-	require.Regexp(t, `\A(spine: the database is away, trying again: .+\nspine: the database is back, nothing was missed\n)+\z`, said)
+	require.Zero(t, tail.stop())
+	require.Regexp(t, `\A(spine: the database is away, trying again: .+\nspine: the database is back, nothing was missed\n)+\z`, tail.stderr.String())
 }
 
 // Without --since only what happens from now on is printed.
@@ -244,9 +266,8 @@ func TestTailChooses(t *testing.T) {
 	ingested(t, db, "default", "one", "two")
 	noted(t, db, "last")
 	require.Equal(t, []string{"one", "two", "last"}, tail.until(t, "last"))
-	code, said := tail.stop()
-	require.Zero(t, code)
-	require.Empty(t, said)
+	require.Zero(t, tail.stop())
+	require.Empty(t, tail.stderr.String())
 }
 
 func TestTrace(t *testing.T) {

@@ -61,7 +61,7 @@ func (h *Handler) Register(r *mux.Router) {
 		"/api/processing":        h.processing,
 		"/api/events/{event_id}": h.event,
 	} {
-		r.Methods(http.MethodGet, http.MethodHead).Path(path).Handler(h.bounded(answer))
+		r.Path(path).Methods(http.MethodGet, http.MethodHead).Handler(h.bounded(answer))
 	}
 }
 

@@ -89,7 +89,9 @@ func NotFound() http.Handler {
 }
 
 // MethodNotAllowed answers 405 with a problem and with Allow, for the
-// MethodNotAllowedHandler of root.
+// MethodNotAllowedHandler of root. Every route must name its path before its
+// methods: mux 1.8.1 forgets that a path was found under another method as soon
+// as the first condition of a later route holds.
 func MethodNotAllowed(root *mux.Router) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var allowed []string

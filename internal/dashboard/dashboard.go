@@ -69,8 +69,8 @@ func New(reader Reader, timeout time.Duration, log zerolog.Logger) (*Handler, er
 
 // Register adds the handler's routes: GET /dashboard and what it loads.
 func (h *Handler) Register(r *mux.Router) {
-	r.Methods(http.MethodGet, http.MethodHead).Path("/dashboard").HandlerFunc(h.show)
-	r.Methods(http.MethodGet, http.MethodHead).Path("/dashboard/style.css").HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	r.Path("/dashboard").Methods(http.MethodGet, http.MethodHead).HandlerFunc(h.show)
+	r.Path("/dashboard/style.css").Methods(http.MethodGet, http.MethodHead).HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		write(w, http.StatusOK, "text/css; charset=utf-8", h.style)
 	})
 }

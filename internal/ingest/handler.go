@@ -51,8 +51,8 @@ func NewHandler(config HandlerConfig, read Read, committer *Committer, rejection
 
 // Register adds the handler's routes: POST /webhook and POST /webhook/{source}.
 func (h *Handler) Register(r *mux.Router) {
-	r.Methods(http.MethodPost).Path("/webhook").HandlerFunc(h.receive)
-	r.Methods(http.MethodPost).Path("/webhook/{source}").HandlerFunc(h.receive)
+	r.Path("/webhook").Methods(http.MethodPost).HandlerFunc(h.receive)
+	r.Path("/webhook/{source}").Methods(http.MethodPost).HandlerFunc(h.receive)
 }
 
 // receive answers one webhook. The answer comes after the commit or names the
@@ -64,8 +64,9 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// The request's context also ends for a sender that has only closed its own
-	// half of the connection, and when the deadline for the body passes; both
-	// still wait for the answer. The committer's patience bounds the wait.
+	// half of the connection and waits for the answer, and when a stop cuts the
+	// requests in hand. A handler that returned then without an answer would have
+	// net/http send an empty 200. The committer's patience bounds the wait.
 	receipt, err := h.committer.Submit(context.WithoutCancel(r.Context()), e)
 	if err != nil {
 		h.refuse(w, r, e.Source, &refusal503)

@@ -42,7 +42,6 @@ var sessions = map[string][]string{
 	"doubles in public":  {"set search_path = public, spine", "create table public.events (id int)", "create function public.announce(bigint, text[]) returns void language sql as 'select 1/0'"},
 	"a look-alike now()": {"set search_path = public, pg_catalog", "create function public.clock_timestamp() returns timestamptz language sql as 'select ''epoch''::timestamptz'"},
 	"another zone":       {"set timezone = 'Pacific/Kiritimati'", "set datestyle = 'SQL, DMY'", "set intervalstyle = 'iso_8601'"},
-	"no sequential scan": {"set enable_indexscan = off", "set enable_bitmapscan = off"},
 }
 
 func TestFunctionsAndTriggersUnderAnySession(t *testing.T) {

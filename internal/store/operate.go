@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,16 +18,26 @@ import (
 // AuditCursor is a place in the audit log from which Follow goes on. It misses
 // nothing and repeats nothing, even where transactions commit in another order
 // than they began, since it is the set of transactions whose rows were read.
-// It outlives connections and restarts of the database.
+// It outlives connections, restarts and crashes of the database.
 type AuditCursor struct {
-	seen  string // pg_snapshot: what is visible in it has been read; empty in the past that CursorSince asks for
-	until string // pg_snapshot up to which pages are being read; empty where there is none
+	live bool // false in the past that CursorSince asks for
+	seen transactions
+
+	// While pages are being read:
+	until *transactions // up to where; nil where none are
+	late  []string      // of seen.except, those that have ended and are not read yet
 	last  auditKey
 }
 
+// transactions are those before end but for some.
+type transactions struct {
+	end    uint64
+	except []uint64 // in progress when end was taken
+}
+
 // auditKey is where the last page ended: pages go by timestamp and id in the
-// past, by xid, timestamp and id from there on. Its times are the text of a
-// timestamptz, which may be infinite.
+// past, by xid, timestamp and id from there on. The times are texts, since they
+// may be infinite.
 type auditKey struct {
 	xid       string
 	timestamp string
@@ -40,8 +51,8 @@ func CursorSince(t time.Time) AuditCursor {
 
 // CurrentCursor returns a cursor after all audit rows that are committed now.
 func (s *Store) CurrentCursor(ctx context.Context) (AuditCursor, error) {
-	seen, err := s.snapshot(ctx)
-	return AuditCursor{seen: seen}, err
+	now, err := s.audited(ctx, 0)
+	return AuditCursor{live: true, seen: now}, err
 }
 
 // FollowFilter chooses audit rows. Empty fields choose all.
@@ -60,14 +71,14 @@ const followPage = 1000
 // what it returned. No statement is open while each runs: a slow reader holds
 // back neither vacuum nor the queue.
 func (s *Store) Follow(ctx context.Context, c AuditCursor, f FollowFilter, each func([]event.AuditRow) error) (AuditCursor, error) {
-	if c.until == "" {
-		now, err := s.snapshot(ctx)
-		if err != nil || now == c.seen {
+	if c.until == nil {
+		now, err := s.audited(ctx, c.seen.end)
+		if err != nil {
 			return c, err
 		}
-		c.until = now
-		if c.seen != "" {
-			c.last = auditKey{xid: "0", timestamp: "-infinity"}
+		c = c.readingTo(now)
+		if c.live && len(c.late) == 0 && now.end == c.seen.end {
+			return AuditCursor{live: true, seen: now}, nil
 		}
 	}
 	for {
@@ -81,43 +92,97 @@ func (s *Store) Follow(ctx context.Context, c AuditCursor, f FollowFilter, each 
 			}
 			c.last = last
 		}
-		if len(rows) < followPage {
-			return AuditCursor{seen: c.until}, nil
+		switch {
+		case len(rows) == followPage:
+		case len(c.late) > 0:
+			c.late = nil
+		default:
+			return AuditCursor{live: true, seen: *c.until}, nil
 		}
 	}
+}
+
+// readingTo returns c at the start of pages up to now.
+func (c AuditCursor) readingTo(now transactions) AuditCursor {
+	c.until = &now
+	if !c.live {
+		return c
+	}
+	c.last = auditKey{xid: "0", timestamp: "-infinity"}
+	for _, xid := range c.seen.except {
+		if !slices.Contains(now.except, xid) {
+			c.late = append(c.late, strconv.FormatUint(xid, 10))
+		}
+	}
+	return c
 }
 
 // snapshotTimeout is how soon Follow gives up a connection whose other end is
 // gone without a word. What it asks at first takes no time at all.
 const snapshotTimeout = 5 * time.Second
 
-func (s *Store) snapshot(ctx context.Context) (snapshot string, err error) {
+// audited returns the transactions whose rows in the audit log are committed
+// now, up to least at least: the newest rows may have been dropped. It relies
+// on audit_log_xid.
+//
+// It ends with the newest row and leaves out what pg_current_snapshot() knows
+// beyond, though nothing is there. After a crash Postgres gives those numbers
+// out again that had not come to disk: of transactions that failed, and of
+// those that only notified, whose commit nobody waits for. The newest row's
+// commit was waited for, so that no number up to it comes again.
+func (s *Store) audited(ctx context.Context, least uint64) (t transactions, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, snapshotTimeout, errors.New("the database does not answer"))
 	defer cancel()
-	if err := s.pool.QueryRow(ctx, "select pg_current_snapshot()::text").Scan(&snapshot); err != nil {
-		return "", fmt.Errorf("reading the audit log: %w", err)
+	var newest string
+	var inProgress []string
+	err = s.pool.QueryRow(ctx, `select coalesce((select a.xid from spine.audit_log a order by a.xid desc limit 1)::text, '0'),
+		array(select x::text from pg_snapshot_xip(pg_current_snapshot()) x)`).Scan(&newest, &inProgress)
+	if err != nil {
+		return t, fmt.Errorf("reading the audit log: %w", err)
 	}
-	return snapshot, nil
+	if t.end, err = strconv.ParseUint(newest, 10, 64); err != nil {
+		return t, fmt.Errorf("reading the audit log: %w", err)
+	}
+	t.end = max(t.end+1, least)
+	for _, text := range inProgress {
+		xid, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			return t, fmt.Errorf("reading the audit log: %w", err)
+		}
+		if xid < t.end {
+			t.except = append(t.except, xid)
+		}
+	}
+	return t, nil
 }
 
-// auditPage reads the page after c. It selects what spine.audit_after() does,
-// up to a fixed end and a page at a time; going by xid it reads each backlog
-// once, however long it is. It relies on audit_log_xid, and in the past on
+// auditPage reads the page after c: of the past, of transactions that ended
+// late, or of new ones, in this order. Going by xid it reads each backlog once,
+// however long it is, and nothing again for the sake of a transaction that
+// stays open. It relies on audit_log_xid, and in the past on
 // audit_log_timestamp.
 func (s *Store) auditPage(ctx context.Context, c AuditCursor, f FollowFilter) (rows []event.AuditRow, last auditKey, err error) {
+	inProgress := make([]string, len(c.until.except))
+	for i, xid := range c.until.except {
+		inProgress[i] = strconv.FormatUint(xid, 10)
+	}
 	var q query
-	q.where("pg_visible_in_snapshot(a.xid, ?::text::pg_snapshot)", c.until)
+	q.where("a.xid < ?::text::xid8 and a.xid <> all (?::text[]::xid8[])", strconv.FormatUint(c.until.end, 10), inProgress)
 	q.equal("a.event_id", f.EventID)
 	q.equal("a.source", f.Source)
 	if len(f.Actions) > 0 {
 		q.where("a.action = any (?)", f.Actions)
 	}
 	order := "a.timestamp, a.id"
-	if c.seen == "" {
+	if !c.live {
 		// The first term is implied by the second; partitions are pruned by it.
 		q.where("a.timestamp >= ?::text::timestamptz and (a.timestamp, a.id) > (?::text::timestamptz, ?::bigint)", c.last.timestamp, c.last.timestamp, c.last.id)
 	} else {
-		q.where("a.xid >= pg_snapshot_xmin(?::text::pg_snapshot) and not pg_visible_in_snapshot(a.xid, ?::text::pg_snapshot)", c.seen, c.seen)
+		if len(c.late) > 0 {
+			q.where("a.xid = any (?::text[]::xid8[])", c.late)
+		} else {
+			q.where("a.xid >= ?::text::xid8", strconv.FormatUint(c.seen.end, 10))
+		}
 		q.where("(a.xid, a.timestamp, a.id) > (?::text::xid8, ?::text::timestamptz, ?::bigint)", c.last.xid, c.last.timestamp, c.last.id)
 		order = "a.xid, " + order
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/postgres/postgrestest"
 	"github.com/webhookspine/spine/internal/store"
 )
 
@@ -153,6 +154,32 @@ func TestFollowPages(t *testing.T) {
 	}
 }
 
+func TestFollowWhereALargeTransactionEndsLate(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	c, err := s.CurrentCursor(t.Context())
+	require.NoError(t, err)
+	const many = `insert into spine.audit_log (event_id, action, success) select 'large', 'noted', 'success' from generate_series(1, 2500)`
+	large, failing, late := begin(t, s), begin(t, s), begin(t, s)
+	exec(t, large, many)
+	exec(t, failing, many)
+	note(t, late, "open")
+	note(t, s.Pool(), "a")
+	require.Equal(t, []string{"a"}, followed(t, s, &c, store.FollowFilter{}))
+	require.NoError(t, large.Commit(t.Context()))
+	require.NoError(t, failing.Rollback(t.Context()))
+	note(t, s.Pool(), "b")
+	got := followed(t, s, &c, store.FollowFilter{})
+	require.Len(t, got, 2501)
+	require.Equal(t, "b", got[2500])
+	// What is known does not depend on rows that are still there.
+	exec(t, s.Pool(), "delete from spine.audit_log")
+	require.Empty(t, followed(t, s, &c, store.FollowFilter{}))
+	require.NoError(t, late.Commit(t.Context()))
+	require.Equal(t, []string{"open"}, followed(t, s, &c, store.FollowFilter{}))
+	require.Empty(t, followed(t, s, &c, store.FollowFilter{}))
+}
+
 func TestFollowFilters(t *testing.T) {
 	t.Parallel()
 	s := open(t)
@@ -167,6 +194,44 @@ func TestFollowFilters(t *testing.T) {
 	} {
 		c := store.CursorSince(time.Now().Add(-time.Hour))
 		require.Equal(t, want, fmt.Sprint(followed(t, s, &c, f)))
+	}
+}
+
+// The numbers of transactions whose end had not come to disk are given out
+// again after a crash. A cursor that took them for seen would miss rows.
+func TestFollowThroughACrash(t *testing.T) {
+	t.Parallel()
+	server := postgrestest.Server(t)
+	_, err := store.Migrate(t.Context(), server.URL())
+	require.NoError(t, err)
+	s, err := store.Open(t.Context(), store.Config{URL: server.URL(), MaxConns: 4, AppName: "spine test"})
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	note(t, s.Pool(), "before")
+	since := store.CursorSince(time.Now().Add(-time.Hour))
+	require.Equal(t, []string{"before"}, followed(t, s, &since, store.FollowFilter{}))
+	current := since
+	for range 20 {
+		require.NoError(t, s.Notify(t.Context(), "anything", ""))
+		require.Empty(t, followed(t, s, &since, store.FollowFilter{}))
+		current, err = s.CurrentCursor(t.Context())
+		require.NoError(t, err)
+	}
+	server.Kill()
+	require.NoError(t, server.Restart(t.Context()))
+
+	var want []string
+	for i := range 20 {
+		want = append(want, fmt.Sprint(i))
+		require.Eventually(t, func() bool {
+			_, err := s.Pool().Exec(t.Context(), "select") // connections of before are dead
+			return err == nil
+		}, 10*time.Second, 10*time.Millisecond)
+		note(t, s.Pool(), fmt.Sprint(i))
+	}
+	for _, c := range []*store.AuditCursor{&since, &current} {
+		require.Equal(t, want, followed(t, s, c, store.FollowFilter{}))
+		require.Empty(t, followed(t, s, c, store.FollowFilter{}))
 	}
 }
 

@@ -53,7 +53,7 @@ func (s *Store) Claim(ctx context.Context, destination string, limit int, lease 
 			return rows.Err()
 		})
 	// At most a day, since a time.Duration cannot hold every interval.
-	batch.Queue(`select now.at, coalesce(least(spine.next_due($1) - now.at, '1 day'), '0') from (select clock_timestamp() as at) now`, destination).
+	batch.Queue(`select now.at, least(coalesce(spine.next_due($1) - now.at, '0'), '1 day') from (select clock_timestamp() as at) now`, destination).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&claimed.Now, &claimed.NextDue) })
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
 		return event.Claimed{}, fmt.Errorf("claiming events for %s: %w", destination, err)

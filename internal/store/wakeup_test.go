@@ -112,7 +112,7 @@ func TestWakeUpsAreBounded(t *testing.T) {
 	require.Len(t, heard, 1)
 	require.Equal(t, many, heard[0].Count)
 
-	d.run("update spine.processing_state set status = 'dead'")
+	d.run("update spine.processing_state set status = 'dead' where destination = 'other'")
 	require.Empty(t, l.heard())
 	for _, statement := range []string{
 		"update spine.processing_state set status = 'pending' where destination = 'other'",
@@ -123,18 +123,16 @@ func TestWakeUpsAreBounded(t *testing.T) {
 		require.NotEmpty(t, heard)
 		require.LessOrEqual(t, len(heard), 5)
 	}
-	require.Equal(t, "10000", d.value("select spine.replay_dead()"))
+
+	d.run("update spine.processing_state set status = 'dead' where event <= 2500 and destination = 'default'")
+	require.Empty(t, l.heard())
+	require.Equal(t, "2500", d.value("select spine.replay_dead()"))
 	heard = l.heard()
-	require.Len(t, heard, 10, "one for each chunk")
-	total := 0
-	for _, m := range heard {
-		total += m.Count
-	}
-	require.Equal(t, many, total)
+	require.Len(t, heard, 3, "one for each chunk")
+	require.Equal(t, 2500, heard[0].Count+heard[1].Count+heard[2].Count)
 
 	// Replays do not use up what a transaction may announce row by row.
-	d.run("update spine.processing_state set status = 'dead'")
-	l.heard()
+	d.run("update spine.processing_state set status = 'dead' where event_id in ('x-1', 'x-2')")
 	tx := begin(t, d.Store)
 	run(t, tx, "select spine.replay('x-1', _destination => 'default')")
 	run(t, tx, "update spine.processing_state set status = 'pending' where event_id = 'x-2' and destination = 'default'")

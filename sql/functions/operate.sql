@@ -4,7 +4,8 @@
 -- once instead of row by row. Returns how many it put back; rows that are pending or processing are left alone.
 -- Relies on processing_state_pkey.
 create or replace function spine.replay_rows(_event bigint[], _destination text[]) returns bigint
-language plpgsql set search_path = spine, pg_temp set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+language plpgsql set search_path = spine, pg_temp
+set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set plan_cache_mode = force_generic_plan as $$
 declare
     _now timestamptz := clock_timestamp();
     _announced text := coalesce(current_setting('spine.announced', true), '');

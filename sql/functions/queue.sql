@@ -68,7 +68,7 @@ begin
                 jsonb_build_object('attempt', x.attempt_count, 'lease', x.lease, 'destination', x.destination) ||
                 case when step.n = 1 then jsonb_build_object('worker', x.worker)
                     when x.status = 'dead' then jsonb_build_object('error', x.error_message)
-                    else jsonb_build_object('delay_ms', extract(epoch from x.next_attempt_at - _now) * 1000, 'next_attempt_at', x.next_attempt_at) end as details
+                    else jsonb_build_object('delay_ms', trim_scale(extract(epoch from x.next_attempt_at - _now) * 1000), 'next_attempt_at', x.next_attempt_at) end as details
             from expired x cross join (values (1), (2)) as step(n)
             order by x.event, step.n
         ) a
@@ -183,7 +183,7 @@ begin
                         jsonb_build_object('attempt', s.attempt_count, 'lease', s.lease, 'worker', s.worker, 'destination', s.destination) || s.details::jsonb ||
                         case when s.error is null then '{}' else jsonb_build_object('error', s.error) end
                     when s.outcome = 'failed' then
-                        jsonb_build_object('attempt', s.attempt_count, 'delay_ms', extract(epoch from s.delay) * 1000, 'next_attempt_at', s.next_attempt_at)
+                        jsonb_build_object('attempt', s.attempt_count, 'delay_ms', trim_scale(extract(epoch from s.delay) * 1000), 'next_attempt_at', s.next_attempt_at)
                     else jsonb_build_object('attempt', s.attempt_count, 'error', s.error) end as details
             from settled s join (values (1), (2)) as step(n) on step.n = 1 or s.outcome <> 'completed'
             order by s.ord, step.n

@@ -1,0 +1,387 @@
+package ingest
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// one is the configuration of most tests: one flusher, so that what happens is
+// one thing after another.
+func one() CommitterConfig {
+	config := DefaultCommitterConfig()
+	config.Flushers = 1
+	return config
+}
+
+// committing is a committer at work, in the bubble of a test.
+type committing struct {
+	*Committer
+	cancel context.CancelFunc
+	ended  chan struct{}
+}
+
+func commit(t *testing.T, config CommitterConfig, store Store) *committing {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	c := &committing{NewCommitter(store, config, zerolog.Nop(), metrics()), cancel, make(chan struct{})}
+	go func() {
+		defer close(c.ended)
+		if err := c.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	t.Cleanup(c.stop)
+	return c
+}
+
+func (c *committing) stop() {
+	c.cancel()
+	<-c.ended
+}
+
+// answered is what a sender was told, and when.
+type answered struct {
+	outcome event.Outcome
+	err     error
+	after   time.Duration
+}
+
+// submit hands events in from a sender each, in order, and returns a function
+// that waits for all the answers.
+func (c *committing) submit(ctx context.Context, events ...event.Event) (wait func() []answered) {
+	answers := make([]answered, len(events))
+	var senders sync.WaitGroup
+	for i, e := range events {
+		senders.Go(func() {
+			began := time.Now()
+			receipt, err := c.Submit(ctx, e)
+			answers[i] = answered{receipt.Outcome, err, time.Since(began)}
+		})
+		synctest.Wait()
+	}
+	return func() []answered {
+		senders.Wait()
+		return answers
+	}
+}
+
+func some(from, n int) []event.Event {
+	events := make([]event.Event, n)
+	for i := range events {
+		events[i] = event.Event{Source: event.DefaultSource, ID: strconv.Itoa(from + i), Payload: []byte("{}")}
+	}
+	return events
+}
+
+// slow is a transaction that takes a second.
+func slow(context.Context, []event.Event) error {
+	<-time.After(time.Second)
+	return nil
+}
+
+var accepted = answered{outcome: event.Accepted}
+
+func TestIdleEventGoesAloneAndAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &modelStore{}
+		c := commit(t, DefaultCommitterConfig(), store)
+		for i := range 3 {
+			require.Equal(t, []answered{accepted}, c.submit(t.Context(), some(i, 1)...)())
+		}
+		require.Equal(t, []int{1, 1, 1}, store.sizes())
+		require.InDelta(t, 3, testutil.ToFloat64(c.metrics.outcomes.WithLabelValues(event.DefaultSource, "accepted")), 0)
+	})
+}
+
+func TestWhatWaitsBecomesOneBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &modelStore{before: slow}
+		c := commit(t, one(), store)
+		answers := c.submit(t.Context(), some(0, 100)...)()
+		require.Equal(t, []int{1, 99}, store.sizes())
+		require.Equal(t, answered{event.Accepted, nil, time.Second}, answers[0])
+		for _, a := range answers[1:] {
+			require.Equal(t, answered{event.Accepted, nil, 2 * time.Second}, a)
+		}
+		for i, e := range store.batches[1] {
+			require.Equal(t, strconv.Itoa(i+1), e.ID, "in the order in which they came")
+		}
+	})
+}
+
+func TestFlushersWorkSideBySide(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &modelStore{before: slow}
+		c := commit(t, DefaultCommitterConfig(), store)
+		c.submit(t.Context(), some(0, 10)...)()
+		require.Equal(t, []int{1, 1, 8}, store.sizes())
+	})
+}
+
+func TestBatchesAreBounded(t *testing.T) {
+	large := func(id string, bytes int) event.Event {
+		return event.Event{Source: event.DefaultSource, ID: id, Payload: []byte(strings.Repeat(" ", bytes))}
+	}
+	for name, c := range map[string]struct {
+		rows, bytes int
+		events      []event.Event
+		sizes       []int
+	}{
+		"rows":                        {10, 1000, some(1, 25), []int{1, 10, 10, 5}},
+		"bytes":                       {10, 1000, []event.Event{large("1", 500), large("2", 500), large("3", 1), large("4", 999), large("5", 2)}, []int{1, 2, 2, 1}},
+		"an event that is too large":  {10, 1000, []event.Event{large("1", 1), large("2", 5000), large("3", 1)}, []int{1, 1, 1, 1}},
+		"the bound is met to the row": {10, 1000, some(1, 10), []int{1, 10}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &modelStore{before: slow}
+				config := one()
+				config.BatchRows, config.BatchBytes = c.rows, c.bytes
+				config.Patience = time.Minute
+				for _, a := range commit(t, config, store).submit(t.Context(), append(some(0, 1), c.events...)...)() {
+					require.Equal(t, event.Accepted, a.outcome)
+				}
+				require.Equal(t, c.sizes, store.sizes())
+			})
+		})
+	}
+}
+
+func TestFullIntakeRefusesAtOnce(t *testing.T) {
+	bytes := func(n int) event.Event {
+		return event.Event{ID: "large", Source: event.DefaultSource, Payload: []byte(strings.Repeat(" ", n))}
+	}
+	full := answered{err: ErrFull}
+	for name, c := range map[string]struct {
+		rows, bytes int
+		waiting     []event.Event
+		more        event.Event
+		want        answered
+	}{
+		"rows":              {3, 1000, some(1, 3), some(4, 1)[0], full},
+		"bytes":             {10, 1000, []event.Event{bytes(999)}, bytes(2), full},
+		"room for one more": {3, 1000, some(1, 2), some(4, 1)[0], answered{event.Accepted, nil, 2 * time.Second}},
+		"just enough bytes": {10, 1000, []event.Event{bytes(998)}, some(4, 1)[0], answered{event.Accepted, nil, 2 * time.Second}},
+		"larger than the bound, but nothing waits": {10, 1000, nil, bytes(2000), answered{event.Accepted, nil, 2 * time.Second}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &modelStore{before: slow}
+				config := one()
+				config.QueueRows, config.QueueBytes = c.rows, c.bytes
+				run := commit(t, config, store)
+				underWay := run.submit(t.Context(), bytes(100_000)) // what is under way does not wait any more
+				waiting := run.submit(t.Context(), c.waiting...)
+				require.Equal(t, []answered{c.want}, run.submit(t.Context(), func() event.Event { e := c.more; e.ID = "more"; return e }())())
+				underWay()
+				waiting()
+				require.Equal(t, []answered{{event.Accepted, nil, time.Second}}, run.submit(t.Context(), some(9, 1)...)(), "there is room again")
+			})
+		})
+	}
+}
+
+func TestAnswersComeAfterTheCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var steps []string
+		store := &modelStore{}
+		store.before = func(context.Context, []event.Event) error {
+			<-time.After(time.Second)
+			steps = append(steps, "stored")
+			return nil
+		}
+		config := one()
+		config.Committed = func(events []event.Event, receipts []event.Receipt) {
+			steps = append(steps, fmt.Sprint("told of ", events[0].ID, " ", receipts[0].Outcome))
+		}
+		c := commit(t, config, store)
+		_, err := c.Submit(t.Context(), some(7, 1)[0])
+		steps = append(steps, "answered")
+		require.NoError(t, err)
+		require.Equal(t, []string{"stored", "told of 7 accepted", "answered"}, steps)
+	})
+}
+
+// Of a batch, exactly those events are affected that the database refuses; and
+// of these, those whose payload is at fault are kept as bytes.
+func TestRefusedDataCostsItsNeighboursNothing(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		kinds := rapid.SliceOfN(rapid.SampledFrom([]string{"good", "good", "good", "good", "payload", "refused", "known bytes"}), 1, 60).Draw(rt, "kinds")
+		store := &modelStore{}
+		events := some(0, len(kinds))
+		for i := range events {
+			events[i].Payload = fmt.Appendf(nil, `{"n":%d}`, i)
+			if kinds[i] == "known bytes" {
+				events[i].Unqueryable = "the reader knew"
+			}
+		}
+		store.before = func(_ context.Context, batch []event.Event) error {
+			<-time.After(time.Millisecond)
+			for _, e := range batch {
+				i, _ := strconv.Atoi(e.ID)
+				if kinds[i] == "refused" || kinds[i] == "payload" && e.Unqueryable == "" {
+					return fmt.Errorf("storing: %w: 22P05", event.ErrRefused)
+				}
+			}
+			return nil
+		}
+		var answers []answered
+		synctest.Test(t, func(t *testing.T) {
+			config := one()
+			config.Patience = time.Minute
+			answers = commit(t, config, store).submit(t.Context(), events...)()
+		})
+		for i, a := range answers {
+			e, ok := store.get(strconv.Itoa(i))
+			require.Equal(rt, kinds[i] != "refused", ok)
+			switch kinds[i] {
+			case "refused":
+				require.ErrorIs(rt, a.err, ErrUnavailable)
+			case "payload":
+				require.Equal(rt, event.Accepted, a.outcome)
+				require.NotEmpty(rt, e.Unqueryable)
+				require.Equal(rt, sha256.Sum256(events[i].Payload), e.Hash)
+				require.Equal(rt, events[i].Payload, e.Payload)
+			default:
+				require.Equal(rt, event.Accepted, a.outcome)
+				require.Equal(rt, events[i], e)
+			}
+		}
+	})
+}
+
+func TestErrorsAreTriedAgainAsLongAsPatienceLasts(t *testing.T) {
+	for name, c := range map[string]struct {
+		away time.Duration
+		want answered
+	}{
+		"back in time": {2 * time.Second, answered{event.Accepted, nil, 2 * time.Second}},
+		"too late":     {time.Hour, answered{err: ErrUnavailable, after: 4 * time.Second}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				began := time.Now()
+				store := &modelStore{before: func(context.Context, []event.Event) error {
+					if time.Since(began) < c.away {
+						return errAway
+					}
+					return nil
+				}}
+				config := one()
+				run := commit(t, config, store)
+				a := run.submit(t.Context(), some(0, 1)...)()[0]
+				require.Equal(t, c.want.outcome, a.outcome)
+				require.Equal(t, c.want.err, a.err)
+				require.InDelta(t, c.want.after, a.after, float64(400*time.Millisecond))
+				require.LessOrEqual(t, a.after, config.Patience)
+				require.InDelta(t, len(store.batches), testutil.ToFloat64(run.metrics.flushErrors)+float64(store.count()), 0)
+				require.Less(t, len(store.batches), 20, "not in a tight loop")
+			})
+		})
+	}
+}
+
+func TestStoreThatHangsIsCutWhenPatienceEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &modelStore{before: func(ctx context.Context, _ []event.Event) error { <-ctx.Done(); return ctx.Err() }}
+		c := commit(t, one(), store)
+		require.Equal(t, []answered{{"", ErrUnavailable, 4 * time.Second}}, c.submit(t.Context(), some(0, 1)...)())
+	})
+}
+
+func TestEventThatWaitedTooLongIsAnsweredWithoutATry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &modelStore{before: func(context.Context, []event.Event) error { <-time.After(5 * time.Second); return nil }}
+		c := commit(t, one(), store)
+		first := c.submit(t.Context(), some(0, 1)...)
+		old := c.submit(t.Context(), some(1, 2)...)
+		<-time.After(4 * time.Second)
+		young := c.submit(t.Context(), some(3, 1)...)
+		for _, a := range old() {
+			require.Equal(t, answered{"", ErrUnavailable, 5 * time.Second}, a)
+		}
+		first()
+		require.Equal(t, event.Accepted, young()[0].outcome)
+		require.Equal(t, []int{1, 1}, store.sizes())
+	})
+}
+
+func TestLostAnswerToACommitIsMetByTheNextTry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lost := false
+		store := &modelStore{after: func() error {
+			if !lost {
+				lost = true
+				return errors.New("the connection is gone")
+			}
+			return nil
+		}}
+		a := commit(t, one(), store).submit(t.Context(), some(0, 1)...)()[0]
+		require.NoError(t, a.err)
+		require.Equal(t, event.Deduplicated, a.outcome)
+		require.Equal(t, 1, store.count())
+	})
+}
+
+func TestStopDrains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &modelStore{before: slow}
+		config := one()
+		config.BatchRows = 10
+		c := commit(t, config, store)
+		answers := c.submit(t.Context(), some(0, 25)...)
+		c.stop()
+		require.Equal(t, 25, store.count(), "all is stored when Run returns")
+		for _, a := range answers() {
+			require.Equal(t, event.Accepted, a.outcome)
+		}
+	})
+}
+
+func TestStopEndsWithoutTheDatabase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &modelStore{before: func(context.Context, []event.Event) error { return errAway }}
+		c := commit(t, one(), store)
+		answers := c.submit(t.Context(), some(0, 5)...)
+		began := time.Now()
+		c.stop()
+		require.LessOrEqual(t, time.Since(began), c.config.Patience)
+		for _, a := range answers() {
+			require.ErrorIs(t, a.err, ErrUnavailable)
+		}
+	})
+}
+
+func TestSenderThatLeavesDisturbsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &modelStore{before: slow}
+		c := commit(t, one(), store)
+		gone := errors.New("the sender is gone")
+		ctx, leave := context.WithCancelCause(t.Context())
+		first := c.submit(t.Context(), some(0, 1)...)
+		leaving := c.submit(ctx, some(1, 1)...)
+		others := c.submit(t.Context(), some(2, 2)...)
+		leave(gone)
+		require.Equal(t, []answered{{err: gone}}, leaving())
+		first()
+		for _, a := range others() {
+			require.Equal(t, event.Accepted, a.outcome)
+		}
+		require.Equal(t, []int{1, 3}, store.sizes(), "it is stored all the same")
+	})
+}

@@ -1,0 +1,187 @@
+package store_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/store"
+)
+
+func TestMigrateAnEmptyDatabase(t *testing.T) {
+	t.Parallel()
+	d := openDatabase(t, databases.Empty(t), 1)
+	require.Equal(t, "f", d.value("select rolsuper from pg_roles where rolname = current_user"))
+	require.ErrorIs(t, d.CheckSchema(t.Context()), store.ErrNotMigrated)
+
+	m, err := store.Migrate(t.Context(), d.url)
+	require.NoError(t, err)
+	require.Equal(t, store.Migrated{Version: m.Version, Applied: m.Applied, Functions: true, Partitions: 8}, m)
+	require.NotEmpty(t, m.Applied)
+	require.Equal(t, m.Version, m.Applied[len(m.Applied)-1])
+	require.NoError(t, d.CheckSchema(t.Context()))
+	require.Equal(t, "plpgsql", d.value("select string_agg(extname, ',') from pg_extension"), "no extensions")
+	require.Empty(t, d.rows("select relname from pg_class where relnamespace = 'public'::regnamespace"), "nothing outside the schema")
+
+	again, err := store.Migrate(t.Context(), d.url)
+	require.NoError(t, err)
+	require.Equal(t, store.Migrated{Version: m.Version}, again)
+}
+
+func TestMigrateFromManyProcessesAtOnce(t *testing.T) {
+	t.Parallel()
+	url := databases.Empty(t)
+	done, errs := together(4, func(int) (store.Migrated, error) { return store.Migrate(t.Context(), url) })
+	requireNoErrors(t, errs)
+	var applied, functions, partitions int
+	for _, m := range done {
+		applied += len(m.Applied)
+		partitions += m.Partitions
+		if m.Functions {
+			functions++
+		}
+		require.Equal(t, done[0].Version, m.Version)
+	}
+	require.Equal(t, []int{int(done[0].Version), 1, 8}, []int{applied, functions, partitions})
+	require.NoError(t, openDatabase(t, url, 1).CheckSchema(t.Context()))
+}
+
+// An administrator may make the schema and hand it over; Spine's role then
+// needs no right to create one.
+func TestMigrateInASchemaMadeByAnother(t *testing.T) {
+	t.Parallel()
+	d := openDatabase(t, databases.Empty(t), 1)
+	d.run("create schema spine")
+	d.run("do $$ begin execute format('revoke create on database %I from %I, public', current_database(), current_user); end $$")
+	require.Equal(t, "42501", refused(t, d.Pool(), "create schema other").Code)
+	_, err := store.Migrate(t.Context(), d.url)
+	require.NoError(t, err)
+	require.NoError(t, d.CheckSchema(t.Context()))
+}
+
+func TestMigrateWithoutTheRight(t *testing.T) {
+	t.Parallel()
+	d := openDatabase(t, databases.Empty(t), 1)
+	d.run("do $$ begin execute format('revoke create on database %I from %I, public', current_database(), current_user); end $$")
+	_, err := store.Migrate(t.Context(), d.url)
+	require.ErrorContains(t, err, "creating schema spine")
+	require.ErrorContains(t, err, "42501")
+}
+
+func TestMigrateLeavesANewerSchemaAlone(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run("insert into spine.schema_version (version_id, is_applied) values (9999, true)")
+	d.run("update spine.schema_functions set digest = 'of a newer one'")
+	_, err := store.Migrate(t.Context(), d.url)
+	require.ErrorIs(t, err, store.ErrTooNew)
+	require.ErrorContains(t, err, "9999")
+	require.Equal(t, "of a newer one", d.value("select digest from spine.schema_functions"))
+	require.ErrorIs(t, d.CheckSchema(t.Context()), store.ErrTooNew)
+}
+
+func TestMigratePutsItsFunctionsInPlace(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run("create or replace function spine.id_of(_event_id text, _source text default null) returns bigint language sql as 'select 42::bigint'")
+	d.run("drop view spine.stuck")
+	m, err := store.Migrate(t.Context(), d.url)
+	require.NoError(t, err)
+	require.False(t, m.Functions, "what has the digest is taken for unchanged")
+	d.run("update spine.schema_functions set digest = 'of another one'")
+	m, err = store.Migrate(t.Context(), d.url)
+	require.NoError(t, err)
+	require.True(t, m.Functions)
+	require.Equal(t, "P0002", refused(t, d.Pool(), "select spine.id_of('x')").Code)
+	require.Empty(t, d.rows("select from spine.stuck"))
+}
+
+// The queue's triggers need a lock that an open transaction may hold up. It is
+// waited for, and others do not wait behind it for long.
+func TestMigrateWaitsForAnOpenTransaction(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	d.run("update spine.schema_functions set digest = 'of another one'")
+	tx := begin(t, d.Store)
+	run(t, tx, "select spine.ingest('x', 'a', '{}')")
+	done := make(chan error, 1)
+	go func() {
+		_, err := store.Migrate(t.Context(), d.url)
+		done <- err
+	}()
+	d.awaitBlocked("%create or replace%")
+	require.NoError(t, tx.Commit(t.Context()))
+	require.NoError(t, <-done)
+}
+
+func TestMigrateStopsWithItsContext(t *testing.T) {
+	t.Parallel()
+	url := databases.Empty(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := store.Migrate(ctx, url)
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestCheckSchema(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	require.NoError(t, d.CheckSchema(t.Context()))
+	for _, c := range []struct {
+		name, statement string
+		want            error
+	}{
+		{"too new", "insert into spine.schema_version (version_id, is_applied) values (9999, true)", store.ErrTooNew},
+		{"too old", "delete from spine.schema_version where version_id > 0", store.ErrNotMigrated},
+		{"stopped before the functions", "delete from spine.schema_functions", store.ErrNotMigrated},
+		{"stopped before the tables", "drop table spine.schema_functions", store.ErrNotMigrated},
+		{"stopped before the version", "drop table spine.schema_version", store.ErrNotMigrated},
+	} {
+		tx := begin(t, d.Store)
+		run(t, tx, c.statement)
+		require.NoError(t, tx.Commit(t.Context()))
+		require.ErrorIs(t, d.CheckSchema(t.Context()), c.want, c.name)
+		if c.name == "too new" {
+			d.run("delete from spine.schema_version where version_id = 9999")
+		}
+	}
+	require.ErrorIs(t, openDatabase(t, databases.Empty(t), 1).CheckSchema(t.Context()), store.ErrNotMigrated)
+}
+
+func TestCheckSchemaOfADatabaseThatIsAway(t *testing.T) {
+	t.Parallel()
+	d := openDatabase(t, "postgres://nobody@127.0.0.1:1/nowhere", 1)
+	err := d.CheckSchema(t.Context())
+	require.Error(t, err)
+	require.NotErrorIs(t, err, store.ErrNotMigrated)
+	require.NotErrorIs(t, err, store.ErrTooNew)
+}
+
+func TestBadURLs(t *testing.T) {
+	t.Parallel()
+	_, err := store.Migrate(t.Context(), "postgres://user:secret@[")
+	require.ErrorContains(t, err, "reading the database URL")
+	require.NotContains(t, err.Error(), "secret")
+	_, err = store.Open(t.Context(), store.Config{URL: "postgres://user:secret@[", MaxConns: 1})
+	require.ErrorContains(t, err, "reading the database URL")
+	require.NotContains(t, err.Error(), "secret")
+	_, err = store.Connector("postgres://user:secret@[", "spine")
+	require.ErrorContains(t, err, "reading the database URL")
+	require.NotContains(t, err.Error(), "secret")
+}
+
+func TestConnector(t *testing.T) {
+	t.Parallel()
+	connect, err := store.Connector(databases.New(t), "spine listener")
+	require.NoError(t, err)
+	conn, err := connect(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "spine listener|UTC", value(t, conn, "select current_setting('application_name'), current_setting('timezone')"))
+	require.NoError(t, conn.Close(t.Context()))
+
+	connect, err = store.Connector("postgres://nobody@127.0.0.1:1/nowhere", "spine listener")
+	require.NoError(t, err)
+	_, err = connect(t.Context())
+	require.ErrorContains(t, err, "connecting")
+}

@@ -1,0 +1,2397 @@
+--
+-- PostgreSQL database dump
+--
+
+SET statement_timeout = 0;
+SET lock_timeout = 0;
+SET idle_in_transaction_session_timeout = 0;
+SET client_encoding = 'UTF8';
+SET standard_conforming_strings = on;
+SELECT pg_catalog.set_config('search_path', '', false);
+SET check_function_bodies = false;
+SET xmloption = content;
+SET client_min_messages = warning;
+SET row_security = off;
+
+--
+-- Name: spine; Type: SCHEMA; Schema: -; Owner: -
+--
+
+CREATE SCHEMA spine;
+
+
+--
+-- Name: SCHEMA spine; Type: COMMENT; Schema: -; Owner: -
+--
+
+COMMENT ON SCHEMA spine IS 'Spine, a webhook inbox: events are stored once, queued, delivered, audited.';
+
+
+--
+-- Name: announce(bigint, text[]); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.announce(_count bigint, _event_ids text[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _message text := json_build_object('count', _count, 'event_ids', _event_ids)::text;
+begin
+    -- NOTIFY takes less than 8000 bytes; five ids of 255 escaped characters can come to more.
+    if octet_length(_message) > 7900 then
+        _message := json_build_object('count', _count, 'event_ids', '{}'::text[])::text;
+    end if;
+    perform pg_notify('spine_ready', _message);
+end $$;
+
+
+--
+-- Name: FUNCTION announce(_count bigint, _event_ids text[]); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.announce(_count bigint, _event_ids text[]) IS 'Sends NOTIFY spine_ready with a count and up to five event ids.';
+
+
+--
+-- Name: arrivals(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.arrivals(_source text DEFAULT NULL::text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select coalesce(
+        string_agg(format('Source %s: %s.', s.name, coalesce('last arrival ' || last_arrival(s.name)::text, 'nothing has arrived yet')), ' ' order by s.name),
+        format('There is no source named %s.', quote_literal(_source)))
+    from sources s where _source is null or s.name = _source
+$$;
+
+
+--
+-- Name: FUNCTION arrivals(_source text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.arrivals(_source text) IS 'When a source (all, where none is named) last sent a new event, in words.';
+
+
+SET default_tablespace = '';
+
+--
+-- Name: audit_log; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.audit_log (
+    "timestamp" timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    id bigint NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    event bigint,
+    event_id text COLLATE pg_catalog."C",
+    source text COLLATE pg_catalog."C",
+    action text NOT NULL,
+    success text NOT NULL,
+    details jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT audit_log_success_check CHECK ((success = ANY (ARRAY['success'::text, 'failure'::text, 'pending'::text])))
+)
+PARTITION BY RANGE ("timestamp");
+
+
+--
+-- Name: TABLE audit_log; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.audit_log IS 'Every step of every event, written in the transaction of the step itself. Partitioned by day (UTC).';
+
+
+--
+-- Name: COLUMN audit_log."timestamp"; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_log."timestamp" IS 'When the step was made. The order of an event''s trail is timestamp, id.';
+
+
+--
+-- Name: COLUMN audit_log.id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_log.id IS 'Ascending number; orders steps of one moment.';
+
+
+--
+-- Name: COLUMN audit_log.xid; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_log.xid IS 'Transaction that wrote the row: what the gap-free cursor of spine.audit_after() goes by.';
+
+
+--
+-- Name: COLUMN audit_log.event; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_log.event IS 'events.id, NULL where no event is concerned.';
+
+
+--
+-- Name: COLUMN audit_log.event_id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_log.event_id IS 'The sender''s id, NULL where no event is concerned (rejected requests, pauses).';
+
+
+--
+-- Name: COLUMN audit_log.source; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_log.source IS 'Who sent it.';
+
+
+--
+-- Name: COLUMN audit_log.action; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_log.action IS 'event_received, event_inserted, event_deduped, conflict_detected, event_queued (by hand), processing_attempt_started, processing_attempt_failed, retry_scheduled, processing_succeeded, processing_failed_permanently, lease_expired, lease_returned, lease_lost, status_changed (by hand), event_replayed, request_rejected, claims_paused, claims_resumed.';
+
+
+--
+-- Name: COLUMN audit_log.success; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_log.success IS 'pending for processing_attempt_started and retry_scheduled; failure for conflict_detected, *_failed* and rejections; otherwise success.';
+
+
+--
+-- Name: COLUMN audit_log.details; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_log.details IS 'A JSON object: attempt, lease, worker, status, answer, error, duration_ms, delay_ms, destination and others, as they apply.';
+
+
+--
+-- Name: audit_after(pg_snapshot); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.audit_after(_cursor pg_snapshot) RETURNS SETOF spine.audit_log
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    AS $$
+begin
+    return query
+    select a.* from audit_log a
+    where a.xid >= pg_snapshot_xmin(_cursor) and not pg_visible_in_snapshot(a.xid, _cursor)
+    order by a.timestamp, a.id;
+end $$;
+
+
+--
+-- Name: FUNCTION audit_after(_cursor pg_snapshot); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.audit_after(_cursor pg_snapshot) IS 'Audit rows committed since a snapshot; take pg_current_snapshot() in the same statement as the next cursor.';
+
+
+--
+-- Name: canonical(json); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.canonical(_value json) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _result text;
+begin
+    case json_typeof(_value)
+    when 'object' then
+        if exists (select from json_object_keys(_value) as k(name) group by k.name having count(*) > 1) then
+            raise exception 'a name stands twice in an object' using errcode = 'duplicate_json_object_key_value';
+        end if;
+        select '{' || coalesce(string_agg(to_json(m.key)::text || ':' || canonical(m.value), ',' order by utf16_order(m.key)), '') || '}'
+            into _result from json_each(_value) m;
+    when 'array' then
+        select '[' || coalesce(string_agg(canonical(m.value), ',' order by m.ord), '') || ']'
+            into _result from json_array_elements(_value) with ordinality as m(value, ord);
+    when 'string' then
+        _result := to_json(_value #>> '{}')::text;
+    else
+        _result := btrim(_value::text, E' \t\r\n');
+    end case;
+    return _result;
+end $$;
+
+
+--
+-- Name: FUNCTION canonical(_value json); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.canonical(_value json) IS 'Canonical text of a payload: sorted names, no white space, numbers as written. events.payload_hash is its SHA-256.';
+
+
+--
+-- Name: claim(text, integer, interval, text, interval[], timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[] DEFAULT ARRAY['00:00:01'::interval, '00:00:02'::interval, '00:00:04'::interval, '00:00:08'::interval], _low timestamp with time zone DEFAULT '-infinity'::timestamp with time zone) RETURNS TABLE(event bigint, lease bigint, attempt integer, due_at timestamp with time zone, event_id text, source text, event_type text, occurred_at timestamp with time zone, payload json, raw_body bytea)
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+declare
+    _now timestamptz := clock_timestamp();
+    _retries constant integer := coalesce(cardinality(_delays), 0);
+begin
+    if exists (select from destinations d where d.name = _destination and d.paused_at is not null) then
+        return;
+    end if;
+    return query
+    with due as materialized (
+        select p.event, p.destination, p.status = 'processing' as lost, p.next_attempt_at as due_at
+        from processing_state p
+        where p.destination = _destination and p.status in ('pending', 'failed', 'processing')
+            and p.next_attempt_at <= _now and p.next_attempt_at >= _low
+        order by p.next_attempt_at
+        limit _limit
+        for update skip locked
+    ), claimed as (
+        update processing_state p set
+            status = 'processing', attempt_count = p.attempt_count + 1, lease_token = p.lease_token + 1,
+            next_attempt_at = _now + _lease, last_attempt_at = _now, worker = _worker, updated_at = _now
+        from due d
+        where p.event = d.event and p.destination = d.destination and not d.lost
+        returning p.event, p.event_id, p.source, p.destination, p.attempt_count, p.lease_token, d.due_at
+    ), expired as (
+        update processing_state p set
+            status = case when p.attempt_count > _retries then 'dead' else 'failed' end,
+            next_attempt_at = case when p.attempt_count > _retries then null else _now + coalesce(_delays[greatest(p.attempt_count, 1)], '0') end,
+            lease_token = p.lease_token + 1, error_message = 'the lease ran out: ' || coalesce(p.worker, 'no worker') || ' did not report back',
+            updated_at = _now
+        from due d
+        where p.event = d.event and p.destination = d.destination and d.lost
+        returning p.event, p.event_id, p.source, p.destination, p.attempt_count, p.lease_token - 1 as lease, p.worker, p.status, p.next_attempt_at, p.error_message
+    ), audited as (
+        insert into audit_log (timestamp, event, event_id, source, action, success, details)
+        select _now, c.event, c.event_id, c.source, 'processing_attempt_started', 'pending',
+            jsonb_build_object('attempt', c.attempt_count, 'lease', c.lease_token, 'worker', _worker, 'destination', c.destination)
+        from claimed c
+    ), audited_expiry as (
+        insert into audit_log (timestamp, event, event_id, source, action, success, details)
+        select _now, a.event, a.event_id, a.source, a.action, a.success, a.details
+        from (
+            select x.event, step.n, x.event_id, x.source,
+                case when step.n = 1 then 'lease_expired' when x.status = 'dead' then 'processing_failed_permanently' else 'retry_scheduled' end as action,
+                case when step.n = 1 then 'success' when x.status = 'dead' then 'failure' else 'pending' end as success,
+                jsonb_build_object('attempt', x.attempt_count, 'lease', x.lease, 'destination', x.destination) ||
+                case when step.n = 1 then jsonb_build_object('worker', x.worker)
+                    when x.status = 'dead' then jsonb_build_object('error', x.error_message)
+                    else jsonb_build_object('delay_ms', trim_scale(extract(epoch from x.next_attempt_at - _now) * 1000), 'next_attempt_at', x.next_attempt_at) end as details
+            from expired x cross join (values (1), (2)) as step(n)
+            order by x.event, step.n
+        ) a
+    )
+    select c.event, c.lease_token, c.attempt_count, greatest(c.due_at, 'epoch'), c.event_id, c.source, e.event_type, e.occurred_at, e.payload, e.raw_body
+    from claimed c join events e on e.id = c.event
+    union all
+    select x.event, null, x.attempt_count, null, x.event_id, x.source, null, null, null, null
+    from expired x;
+end $$;
+
+
+--
+-- Name: FUNCTION claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone) IS 'Leases due events of a destination to a worker, oldest first, and takes back leases that ran out. Returns what a delivery needs.';
+
+
+--
+-- Name: ensure_audit_partitions(integer); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.ensure_audit_partitions(_days integer DEFAULT 7) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET lock_timeout TO '5s'
+    SET "TimeZone" TO 'UTC'
+    AS $_$
+declare
+    _day date;
+    _name text;
+    _made integer := 0;
+begin
+    perform pg_advisory_xact_lock(hashtextextended('spine.ensure_audit_partitions', 0));
+    for _day in select d::date from generate_series(current_date, current_date + _days, interval '1 day') d loop
+        _name := 'audit_log_' || to_char(_day, 'YYYYMMDD');
+        continue when to_regclass('spine.' || _name) is not null;
+        execute format('create table %I (like audit_log including defaults including constraints including comments)', _name);
+        if exists (select from audit_log_default where timestamp >= _day and timestamp < _day + 1) then
+            lock table audit_log_default in access exclusive mode;
+            execute format(
+                'with moved as (delete from audit_log_default where timestamp >= %1$L and timestamp < %2$L returning *) insert into %3$I select * from moved',
+                _day, _day + 1, _name);
+        end if;
+        execute format('comment on table %I is %L', _name, 'The audit log of ' || to_char(_day, 'YYYY-MM-DD') || ' (UTC).');
+        execute format('alter table audit_log attach partition %I for values from (%L) to (%L)', _name, _day, _day + 1);
+        _made := _made + 1;
+    end loop;
+    return _made;
+end $_$;
+
+
+--
+-- Name: FUNCTION ensure_audit_partitions(_days integer); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.ensure_audit_partitions(_days integer) IS 'Makes the daily audit partitions ahead of time. Returns how many it made.';
+
+
+--
+-- Name: event(text, text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.event(_event_id text, _source text DEFAULT NULL::text) RETURNS TABLE(event_id text, source text, event_type text, occurred_at timestamp with time zone, created_at timestamp with time zone, payload json, unqueryable text, seen_count bigint, conflicts bigint, destination text, status text, attempt_count integer, next_attempt_at timestamp with time zone, last_attempt_at timestamp with time zone, completed_at timestamp with time zone, error_message text, id bigint)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    return query
+    select e.event_id, e.source, e.event_type, e.occurred_at, e.created_at, e.payload, e.unqueryable,
+        e.seen_count, (select count(*) from conflicts c where c.event = e.id), p.destination, p.status, p.attempt_count, p.next_attempt_at,
+        p.last_attempt_at, p.completed_at, p.error_message, e.id
+    from events e left join processing_state p on p.event = e.id
+    where e.id = id_of(_event_id, _source)
+    order by p.destination;
+end $$;
+
+
+--
+-- Name: FUNCTION event(_event_id text, _source text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.event(_event_id text, _source text) IS 'One event and where it stands, for example: select * from spine.event(''test-001'').';
+
+
+--
+-- Name: give_back(bigint[], text[], bigint[]); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.give_back(_event bigint[], _destination text[], _lease_token bigint[]) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    _now timestamptz := clock_timestamp();
+    _returned bigint;
+begin
+    with input as materialized (
+        select * from unnest(_event, _destination, _lease_token) as i(event, destination, lease)
+    ), returned as (
+        update processing_state p set
+            status = case when p.attempt_count <= 1 then 'pending' else 'failed' end, attempt_count = greatest(p.attempt_count - 1, 0),
+            lease_token = p.lease_token + 1, next_attempt_at = _now, updated_at = _now
+        from input i
+        where p.event = i.event and p.destination = i.destination and p.lease_token = i.lease
+        returning p.event, p.event_id, p.source, p.destination, p.attempt_count, p.worker, i.lease
+    ), audited as (
+        insert into audit_log (timestamp, event, event_id, source, action, success, details)
+        select _now, r.event, r.event_id, r.source, 'lease_returned', 'success',
+            jsonb_build_object('attempt', r.attempt_count + 1, 'lease', r.lease, 'worker', r.worker, 'destination', r.destination)
+        from returned r
+    )
+    select count(*) into _returned from returned;
+    return _returned;
+end $$;
+
+
+--
+-- Name: FUNCTION give_back(_event bigint[], _destination text[], _lease_token bigint[]); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.give_back(_event bigint[], _destination text[], _lease_token bigint[]) IS 'Returns leases whose delivery was never started, without spending an attempt. Returns how many were still held.';
+
+
+--
+-- Name: id_of(text, text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.id_of(_event_id text, _source text DEFAULT NULL::text) RETURNS bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _ids bigint[];
+    _sources text[];
+begin
+    select array_agg(e.id order by e.source), array_agg(e.source order by e.source) into _ids, _sources
+    from events e where e.event_id = _event_id and (_source is null or e.source = _source);
+    if cardinality(_ids) = 1 then
+        return _ids[1];
+    elsif cardinality(_ids) > 1 then
+        raise exception 'event "%" exists in the sources %: name one', _event_id, array_to_string(_sources, ', ')
+            using errcode = 'cardinality_violation', hint = format('For example: id_of(%L, %L)', _event_id, _sources[1]);
+    end if;
+    raise exception 'event "%" was never stored%. %', _event_id, coalesce(' in source ' || quote_literal(_source), ''), arrivals(_source)
+        using errcode = 'no_data_found';
+end $$;
+
+
+--
+-- Name: FUNCTION id_of(_event_id text, _source text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.id_of(_event_id text, _source text) IS 'events.id of an event, for example: select * from spine.processing_state where event = spine.id_of(''test-001''). An error says so when the id was never stored, or exists in several sources.';
+
+
+--
+-- Name: ingest(text, text, text, timestamp with time zone, text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.ingest(_event_id text, _event_type text, _payload text, _occurred_at timestamp with time zone DEFAULT now(), _source text DEFAULT 'default'::text) RETURNS text
+    LANGUAGE sql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select i.outcome from ingest(array[_event_id], array[_event_type], array[_occurred_at], array[_payload], array[_source]) i
+$$;
+
+
+--
+-- Name: FUNCTION ingest(_event_id text, _event_type text, _payload text, _occurred_at timestamp with time zone, _source text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.ingest(_event_id text, _event_type text, _payload text, _occurred_at timestamp with time zone, _source text) IS 'Stores one event by hand, for example: select spine.ingest(''test-001'', ''user.created'', ''{"user_id": 123}''), or with the names of more parameters: … , _occurred_at => ''2024-01-30T12:00:00Z'', _source => ''default''). Returns accepted, deduplicated or conflict.';
+
+
+--
+-- Name: ingest(text[], text[], timestamp with time zone[], text[], text[], bytea[], bytea[], text[]); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.ingest(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[] DEFAULT NULL::text[], _hash bytea[] DEFAULT NULL::bytea[], _raw_body bytea[] DEFAULT NULL::bytea[], _unqueryable text[] DEFAULT NULL::text[]) RETURNS TABLE(ord bigint, outcome text)
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    AS $$
+#variable_conflict use_column
+declare
+    _now timestamptz := clock_timestamp();
+begin
+    return query
+    with given as (
+        select g.ord, g.event_id, coalesce(g.source, 'default') as source, g.event_type, g.occurred_at, g.payload, g.hash, g.raw_body,
+            case when g.hash is null and g.unqueryable is null then unqueryable(g.payload) else g.unqueryable end as unqueryable
+        from unnest(_event_id, _event_type, _occurred_at, _payload, _source, _hash, _raw_body, _unqueryable)
+            with ordinality as g(event_id, event_type, occurred_at, payload, source, hash, raw_body, unqueryable, ord)
+    ), input as materialized (
+        select g.ord, g.event_id, g.source, g.event_type, g.occurred_at, g.unqueryable,
+            case when g.unqueryable is null then g.payload end as payload,
+            case when g.unqueryable is not null then coalesce(g.raw_body, convert_to(g.payload, 'UTF8')) end as raw_body,
+            coalesce(g.hash,
+                case when g.unqueryable is null then sha256(convert_to(canonical(g.payload::json), 'UTF8'))
+                else sha256(coalesce(g.raw_body, convert_to(g.payload, 'UTF8'))) end) as hash
+        from given g
+    ), leader as materialized (
+        select distinct on (i.event_id, i.source) i.*, count(*) over (partition by i.event_id, i.source) as copies
+        from input i
+        order by i.event_id, i.source, i.ord
+    ), stored as (
+        -- The update is there so that RETURNING sees the row that stays, locked: payload_hash is the first one's.
+        insert into events as e (event_id, source, event_type, occurred_at, payload, unqueryable, raw_body, payload_hash, created_at, seen_count)
+        select l.event_id, l.source, l.event_type, l.occurred_at, l.payload::json, l.unqueryable, l.raw_body, l.hash, _now, l.copies
+        from leader l
+        on conflict (event_id, source) do update set seen_count = e.seen_count + excluded.seen_count
+        returning e.id, e.event_id, e.source, e.payload_hash, e.seen_count
+    ), locked as materialized (
+        select count(*), clock_timestamp() as at from stored
+    ), judged as materialized (
+        select i.ord, s.id, i.event_id, i.source, i.hash,
+            case
+                when i.ord = l.ord and s.seen_count = l.copies then 'accepted'
+                when i.hash = s.payload_hash then 'deduplicated'
+                else 'conflict'
+            end as outcome,
+            i.event_type, i.occurred_at, i.payload, i.unqueryable, i.raw_body
+        from input i
+        join leader l on l.event_id = i.event_id and l.source = i.source
+        join stored s on s.event_id = i.event_id and s.source = i.source
+    ), queued as (
+        insert into processing_state (event, event_id, source, next_attempt_at, created_at, updated_at)
+        select j.id, j.event_id, j.source, l.at, l.at, l.at from judged j cross join locked l where j.outcome = 'accepted' order by j.id
+    ), audited as (
+        insert into audit_log (timestamp, event, event_id, source, action, success, details)
+        select (select l.at from locked l), a.id, a.event_id, a.source, a.action, a.success, a.details
+        from (
+            select j.ord, step.n, j.id, j.event_id, j.source,
+                case when step.n = 1 then 'event_received'
+                    when j.outcome = 'accepted' then 'event_inserted'
+                    when j.outcome = 'deduplicated' then 'event_deduped'
+                    else 'conflict_detected' end as action,
+                case when step.n = 2 and j.outcome = 'conflict' then 'failure' else 'success' end as success,
+                case when step.n = 2 and j.outcome = 'conflict' then jsonb_build_object(
+                        'payload_hash', encode(j.hash, 'hex'),
+                        'evidence', keep_evidence(j.id, j.hash, j.event_id, j.source, j.event_type, j.occurred_at, j.payload, j.unqueryable, j.raw_body))
+                    else '{}' end as details
+            from judged j cross join (values (1), (2)) as step(n)
+            order by j.ord, step.n
+        ) a
+    )
+    select j.ord, j.outcome from judged j order by j.ord;
+end $$;
+
+
+--
+-- Name: FUNCTION ingest(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[]); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.ingest(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[]) IS 'Stores each event exactly once, queues it, keeps conflicting payloads as evidence, audits every step. Returns accepted, deduplicated or conflict by position.';
+
+
+--
+-- Name: keep_evidence(bigint, bytea, text, text, text, timestamp with time zone, text, text, bytea); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.keep_evidence(_event bigint, _hash bytea, _event_id text, _source text, _event_type text, _occurred_at timestamp with time zone, _payload text, _unqueryable text, _raw_body bytea) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    update conflicts set seen_count = seen_count + 1 where event = _event and payload_hash = _hash;
+    if found then
+        return 'known';
+    end if;
+    if (select count(*) from conflicts where event = _event) >= 10 then
+        return 'full';
+    end if;
+    insert into conflicts (event, payload_hash, event_id, source, event_type, occurred_at, payload, unqueryable, raw_body)
+    values (_event, _hash, _event_id, _source, _event_type, _occurred_at, _payload::json, _unqueryable, _raw_body);
+    return 'kept';
+end $$;
+
+
+--
+-- Name: FUNCTION keep_evidence(_event bigint, _hash bytea, _event_id text, _source text, _event_type text, _occurred_at timestamp with time zone, _payload text, _unqueryable text, _raw_body bytea); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.keep_evidence(_event bigint, _hash bytea, _event_id text, _source text, _event_type text, _occurred_at timestamp with time zone, _payload text, _unqueryable text, _raw_body bytea) IS 'Called by spine.ingest(): keeps a conflicting payload, once for each distinct hash, at most ten an event. Returns kept, known or full.';
+
+
+--
+-- Name: last_arrival(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.last_arrival(_source text) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select e.created_at from events e where e.source = _source order by e.id desc limit 1
+$$;
+
+
+--
+-- Name: FUNCTION last_arrival(_source text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.last_arrival(_source text) IS 'When a source last sent a new event; NULL if it never did.';
+
+
+--
+-- Name: next_due(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.next_due(_destination text) RETURNS timestamp with time zone
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    _now timestamptz := clock_timestamp();
+begin
+    return (
+        select p.next_attempt_at from processing_state p
+        where p.destination = _destination and p.status in ('pending', 'failed', 'processing') and p.next_attempt_at > _now
+            and p.next_attempt_at < 'infinity'
+        order by p.next_attempt_at limit 1);
+end $$;
+
+
+--
+-- Name: FUNCTION next_due(_destination text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.next_due(_destination text) IS 'When the next retry of a destination falls due or the next lease ends; NULL when nothing waits.';
+
+
+--
+-- Name: oldest_ready(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.oldest_ready() RETURNS interval
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    _now timestamptz := clock_timestamp();
+begin
+    return coalesce((
+        select max(_now - greatest(o.next_attempt_at, o.updated_at))
+        from destinations d cross join lateral (
+            select p.next_attempt_at, p.updated_at from processing_state p
+            where p.destination = d.name and p.status in ('pending', 'failed', 'processing') and p.status <> 'processing' and p.next_attempt_at <= _now
+            order by p.next_attempt_at limit 1) o), '0');
+end $$;
+
+
+--
+-- Name: FUNCTION oldest_ready(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.oldest_ready() IS 'For how long the oldest claimable row has been due; 0 when none is.';
+
+
+--
+-- Name: pause(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.pause(_destination text DEFAULT NULL::text) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _changed bigint;
+begin
+    with paused as (
+        update destinations d set paused_at = clock_timestamp(), paused_by = session_user
+        where d.paused_at is null and (_destination is null or d.name = _destination)
+        returning d.name
+    ), audited as (
+        insert into audit_log (action, success, details)
+        select 'claims_paused', 'success', jsonb_build_object('destination', p.name, 'by', session_user) from paused p
+    )
+    select count(*) into _changed from paused;
+    perform require_destination(_destination);
+    return _changed;
+end $$;
+
+
+--
+-- Name: FUNCTION pause(_destination text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.pause(_destination text) IS 'Stops claims for a destination (all, where none is named) until spine.resume(). Nothing is lost: events go on being stored and queued.';
+
+
+--
+-- Name: processing_state_changed_by_hand(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.processing_state_changed_by_hand() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    update processing_state p set
+        lease_token = p.lease_token + 1,
+        next_attempt_at = case
+            when new.status in ('completed', 'dead') then null
+            when new.next_attempt_at is not distinct from old.next_attempt_at then clock_timestamp()
+            else coalesce(new.next_attempt_at, clock_timestamp()) end,
+        completed_at = case when new.status = 'completed' then coalesce(new.completed_at, clock_timestamp()) end,
+        error_message = case when new.status <> 'completed' then new.error_message end,
+        updated_at = clock_timestamp()
+    where p.event = new.event and p.destination = new.destination;
+    insert into audit_log (event, event_id, source, action, success, details)
+    values (new.event, new.event_id, new.source, 'status_changed', 'success', jsonb_strip_nulls(jsonb_build_object(
+        'from', old.status, 'to', new.status, 'destination', new.destination, 'by', session_user,
+        'lease_voided', case when old.status = 'processing' then old.lease_token end)));
+    return null;
+end $$;
+
+
+--
+-- Name: FUNCTION processing_state_changed_by_hand(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.processing_state_changed_by_hand() IS 'Trigger: a status changed by hand voids the lease, is audited, and wins.';
+
+
+--
+-- Name: processing_state_claimable(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.processing_state_claimable() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _announced integer := coalesce(nullif(current_setting('spine.announced', true), ''), '0')::integer;
+begin
+    if _announced < 5 then
+        perform set_config('spine.announced', (_announced + 1)::text, true);
+        perform announce(1, array[new.event_id]);
+    end if;
+    return null;
+end $$;
+
+
+--
+-- Name: FUNCTION processing_state_claimable(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.processing_state_claimable() IS 'Trigger: wakes the workers when an UPDATE makes a row claimable.';
+
+
+--
+-- Name: processing_state_find_event(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.processing_state_find_event() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    select e.id into new.event from events e where e.event_id = new.event_id and e.source = new.source;
+    if new.event is null then
+        raise exception 'there is no event "%" in source "%"', new.event_id, new.source
+            using errcode = 'foreign_key_violation', table = 'processing_state', schema = 'spine', hint = arrivals(new.source);
+    end if;
+    new.lease_token := greatest(new.lease_token, 1);
+    return new;
+end $$;
+
+
+--
+-- Name: FUNCTION processing_state_find_event(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.processing_state_find_event() IS 'Trigger: finds the event of a row inserted by hand, 23503 where there is none.';
+
+
+--
+-- Name: processing_state_inserted(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.processing_state_inserted() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _now timestamptz := clock_timestamp();
+    _count bigint;
+begin
+    select count(*) into _count from inserted i where i.status in ('pending', 'failed') and i.next_attempt_at <= _now;
+    if _count > 0 then
+        perform announce(_count, array(select i.event_id from inserted i where i.status in ('pending', 'failed') and i.next_attempt_at <= _now limit 5));
+    end if;
+    return null;
+end $$;
+
+
+--
+-- Name: FUNCTION processing_state_inserted(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.processing_state_inserted() IS 'Trigger: wakes the workers after every INSERT that queued something claimable.';
+
+
+--
+-- Name: processing_state_queued(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.processing_state_queued() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    insert into audit_log (event, event_id, source, action, success, details)
+    values (new.event, new.event_id, new.source, 'event_queued', 'success',
+        jsonb_build_object('destination', new.destination, 'status', new.status, 'by', session_user));
+    return null;
+end $$;
+
+
+--
+-- Name: FUNCTION processing_state_queued(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.processing_state_queued() IS 'Trigger: audits a row queued by hand.';
+
+
+--
+-- Name: reject(text[], text[], integer[], bigint[], timestamp with time zone[]); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[]) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    insert into audit_log (source, action, success, details)
+    select r.source, 'request_rejected', 'failure', jsonb_build_object('cause', r.cause, 'status', r.status, 'count', r.count, 'since', r.since)
+    from unnest(_source, _cause, _status, _count, _since) as r(source, cause, status, count, since)
+$$;
+
+
+--
+-- Name: FUNCTION reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[]); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[]) IS 'Audits refused requests as summaries, without an event_id.';
+
+
+--
+-- Name: renew(bigint[], text[], bigint[], interval); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.renew(_event bigint[], _destination text[], _lease_token bigint[], _lease interval) RETURNS boolean[]
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    _now timestamptz := clock_timestamp();
+    _held bigint[];
+begin
+    with input as materialized (
+        select * from unnest(_event, _destination, _lease_token) with ordinality as i(event, destination, lease, ord)
+    ), renewed as (
+        update processing_state p set next_attempt_at = _now + _lease, updated_at = _now
+        from input i
+        where p.event = i.event and p.destination = i.destination and p.lease_token = i.lease
+        returning i.ord
+    )
+    select coalesce(array_agg(r.ord), '{}') into _held from renewed r;
+    return array(select n = any (_held) from generate_series(1, cardinality(_event)) n order by n);
+end $$;
+
+
+--
+-- Name: FUNCTION renew(_event bigint[], _destination text[], _lease_token bigint[], _lease interval); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.renew(_event bigint[], _destination text[], _lease_token bigint[], _lease interval) IS 'Prolongs leases. Returns for each, by position, whether it is still held.';
+
+
+--
+-- Name: replay(text, text, text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.replay(_event_id text, _source text DEFAULT NULL::text, _destination text DEFAULT NULL::text) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _event bigint := id_of(_event_id, _source);
+    _destinations text[];
+begin
+    select array_agg(p.destination) into _destinations from processing_state p
+    where p.event = _event and (_destination is null or p.destination = _destination);
+    if _destinations is null then
+        raise exception 'event "%" is queued for no destination%', _event_id, coalesce(' ' || quote_literal(_destination), '') using errcode = 'no_data_found';
+    end if;
+    return replay_rows(array_fill(_event, array[cardinality(_destinations)]), _destinations);
+end $$;
+
+
+--
+-- Name: FUNCTION replay(_event_id text, _source text, _destination text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.replay(_event_id text, _source text, _destination text) IS 'Delivers an event again, for example: select spine.replay(''test-001''). Rows that are pending or processing are left alone. Returns how many were put back.';
+
+
+--
+-- Name: replay_dead(timestamp with time zone, timestamp with time zone, text, text, text, bigint); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.replay_dead(_since timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, _until timestamp with time zone DEFAULT 'infinity'::timestamp with time zone, _source text DEFAULT NULL::text, _event_type text DEFAULT NULL::text, _destination text DEFAULT NULL::text, _limit bigint DEFAULT NULL::bigint) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _chunk constant integer := 1000;
+    _events bigint[];
+    _destinations text[];
+    _total bigint := 0;
+begin
+    loop
+        select array_agg(d.event), array_agg(d.destination) into _events, _destinations from (
+            select p.event, p.destination
+            from processing_state p join events e on e.id = p.event
+            where p.status = 'dead' and p.updated_at >= _since and p.updated_at < _until
+                and (_source is null or p.source = _source) and (_destination is null or p.destination = _destination)
+                and (_event_type is null or e.event_type = _event_type)
+            order by p.updated_at
+            limit least(_chunk, coalesce(_limit, _chunk + _total) - _total)
+            for update of p skip locked
+        ) d;
+        exit when _events is null;
+        _total := _total + replay_rows(_events, _destinations);
+    end loop;
+    return _total;
+end $$;
+
+
+--
+-- Name: FUNCTION replay_dead(_since timestamp with time zone, _until timestamp with time zone, _source text, _event_type text, _destination text, _limit bigint); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.replay_dead(_since timestamp with time zone, _until timestamp with time zone, _source text, _event_type text, _destination text, _limit bigint) IS 'Delivers dead events again, for example: select spine.replay_dead(now() - interval ''1 hour''). Returns how many were put back.';
+
+
+--
+-- Name: replay_rows(bigint[], text[]); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.replay_rows(_event bigint[], _destination text[]) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_material TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    _now timestamptz := clock_timestamp();
+    _announced text := coalesce(current_setting('spine.announced', true), '');
+    _count bigint;
+    _event_ids text[];
+begin
+    perform set_config('spine.announced', '5', true);
+    with input as materialized (
+        select * from unnest(_event, _destination) as i(event, destination)
+    ), chosen as materialized (
+        select p.event, p.destination, p.status, p.attempt_count
+        from input i join processing_state p on p.event = i.event and p.destination = i.destination
+        where p.status in ('completed', 'failed', 'dead')
+        for update of p
+    ), replayed as (
+        update processing_state p set
+            status = 'pending', attempt_count = 0, lease_token = p.lease_token + 1, next_attempt_at = _now,
+            completed_at = null, error_message = null, updated_at = _now
+        from chosen c
+        where p.event = c.event and p.destination = c.destination
+        returning p.event, p.event_id, p.source, p.destination, c.status as status_before, c.attempt_count as attempts_before
+    ), audited as (
+        insert into audit_log (timestamp, event, event_id, source, action, success, details)
+        select _now, r.event, r.event_id, r.source, 'event_replayed', 'success',
+            jsonb_build_object('destination', r.destination, 'from', r.status_before, 'attempts', r.attempts_before, 'by', session_user)
+        from replayed r
+    )
+    select count(*), (array_agg(r.event_id))[1:5] into _count, _event_ids from replayed r;
+    perform set_config('spine.announced', _announced, true);
+    if _count > 0 then
+        perform announce(_count, _event_ids);
+    end if;
+    return _count;
+end $$;
+
+
+--
+-- Name: FUNCTION replay_rows(_event bigint[], _destination text[]); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.replay_rows(_event bigint[], _destination text[]) IS 'Puts completed, failed and dead rows back to pending with no attempts spent. Returns how many.';
+
+
+--
+-- Name: require_destination(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.require_destination(_destination text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    if _destination is not null and not exists (select from destinations d where d.name = _destination) then
+        raise exception 'there is no destination named %', quote_literal(_destination)
+            using errcode = 'no_data_found', hint = 'Known: ' || (select string_agg(d.name, ', ' order by d.name) from destinations d);
+    end if;
+end $$;
+
+
+--
+-- Name: FUNCTION require_destination(_destination text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.require_destination(_destination text) IS 'Raises P0002 where a named destination does not exist.';
+
+
+--
+-- Name: resume(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.resume(_destination text DEFAULT NULL::text) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _changed bigint;
+begin
+    with resumed as (
+        update destinations d set paused_at = null, paused_by = null
+        where d.paused_at is not null and (_destination is null or d.name = _destination)
+        returning d.name
+    ), audited as (
+        insert into audit_log (action, success, details)
+        select 'claims_resumed', 'success', jsonb_build_object('destination', r.name, 'by', session_user) from resumed r
+    )
+    select count(*) into _changed from resumed;
+    perform require_destination(_destination);
+    if _changed > 0 then
+        perform announce(0, '{}');
+    end if;
+    return _changed;
+end $$;
+
+
+--
+-- Name: FUNCTION resume(_destination text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.resume(_destination text) IS 'Takes up claims again that spine.pause() stopped.';
+
+
+--
+-- Name: settle(bigint[], text[], bigint[], text[], interval[], text[], text[]); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.settle(_event bigint[], _destination text[], _lease_token bigint[], _outcome text[], _delay interval[], _error text[], _details text[]) RETURNS boolean[]
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    _now timestamptz := clock_timestamp();
+    _counted bigint[];
+    _known bigint[];
+begin
+    with input as materialized (
+        select * from unnest(_event, _destination, _lease_token, _outcome, _delay, _error, _details)
+            with ordinality as i(event, destination, lease, outcome, delay, error, details, ord)
+    ), settled as (
+        update processing_state p set
+            status = i.outcome, lease_token = p.lease_token + 1,
+            next_attempt_at = case when i.outcome = 'failed' then _now + i.delay end,
+            completed_at = case when i.outcome = 'completed' then _now end,
+            error_message = i.error, updated_at = _now
+        from input i
+        where p.event = i.event and p.destination = i.destination and p.lease_token = i.lease
+        returning i.ord, p.event, p.event_id, p.source, p.destination, p.attempt_count, p.worker, p.next_attempt_at, i.lease, i.outcome, i.delay, i.error, i.details
+    ), audited as (
+        insert into audit_log (timestamp, event, event_id, source, action, success, details)
+        select _now, a.event, a.event_id, a.source, a.action, a.success, a.details
+        from (
+            select s.ord, step.n, s.event, s.event_id, s.source,
+                case when s.outcome = 'completed' then 'processing_succeeded'
+                    when step.n = 1 then 'processing_attempt_failed'
+                    when s.outcome = 'failed' then 'retry_scheduled'
+                    else 'processing_failed_permanently' end as action,
+                case when s.outcome = 'completed' then 'success' when step.n = 2 and s.outcome = 'failed' then 'pending' else 'failure' end as success,
+                case when step.n = 1 then
+                        jsonb_build_object('attempt', s.attempt_count, 'lease', s.lease, 'worker', s.worker, 'destination', s.destination) || s.details::jsonb ||
+                        case when s.error is null then '{}' else jsonb_build_object('error', s.error) end
+                    when s.outcome = 'failed' then
+                        jsonb_build_object('attempt', s.attempt_count, 'delay_ms', trim_scale(extract(epoch from s.delay) * 1000), 'next_attempt_at', s.next_attempt_at)
+                    else jsonb_build_object('attempt', s.attempt_count, 'error', s.error) end as details
+            from settled s join (values (1), (2)) as step(n) on step.n = 1 or s.outcome <> 'completed'
+            order by s.ord, step.n
+        ) a
+    )
+    select coalesce(array_agg(s.ord), '{}') into _counted from settled s;
+
+    if cardinality(_counted) < cardinality(_event) then
+        _now := clock_timestamp(); -- later than whatever took the lease, which may just have been waited for
+        with late as materialized (
+            select i.* from unnest(_event, _destination, _lease_token, _outcome) with ordinality as i(event, destination, lease, outcome, ord)
+            where i.ord <> all (_counted)
+        ), known as materialized (
+            select l.ord from late l
+            where exists (
+                select from audit_log a
+                where a.event = l.event and a.action in ('processing_succeeded', 'processing_attempt_failed')
+                    and a.details @> jsonb_build_object('lease', l.lease, 'destination', l.destination))
+        ), audited as (
+            insert into audit_log (timestamp, event, event_id, source, action, success, details)
+            select _now, p.event, p.event_id, p.source, 'lease_lost', 'success',
+                jsonb_build_object('lease', l.lease, 'destination', l.destination, 'outcome', l.outcome)
+            from late l join processing_state p on p.event = l.event and p.destination = l.destination
+            where l.ord not in (select k.ord from known k)
+        )
+        select coalesce(array_agg(k.ord), '{}') into _known from known k;
+        _counted := _counted || _known;
+    end if;
+    return array(select n = any (_counted) from generate_series(1, cardinality(_event)) n order by n);
+end $$;
+
+
+--
+-- Name: FUNCTION settle(_event bigint[], _destination text[], _lease_token bigint[], _outcome text[], _delay interval[], _error text[], _details text[]); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.settle(_event bigint[], _destination text[], _lease_token bigint[], _outcome text[], _delay interval[], _error text[], _details text[]) IS 'Records what delivery attempts came to, fenced by their lease tokens. Returns for each, by position, whether it counts.';
+
+
+--
+-- Name: trace(text, text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.trace(_event_id text, _source text DEFAULT NULL::text) RETURNS TABLE("timestamp" timestamp with time zone, action text, success text, details jsonb, id bigint)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    return query
+    select a.timestamp, a.action, a.success, a.details, a.id
+    from audit_log a where a.event = id_of(_event_id, _source)
+    order by a.timestamp, a.id;
+end $$;
+
+
+--
+-- Name: FUNCTION trace(_event_id text, _source text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.trace(_event_id text, _source text) IS 'What happened to one event, step by step, for example: select * from spine.trace(''test-001'').';
+
+
+--
+-- Name: unqueryable(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.unqueryable(_payload text) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    perform _payload::json;
+    begin
+        perform canonical(_payload::json);
+    exception when data_exception then
+        return sqlerrm;
+    end;
+    return null;
+end $$;
+
+
+--
+-- Name: FUNCTION unqueryable(_payload text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.unqueryable(_payload text) IS 'Why Postgres cannot query a JSON text; NULL where it can.';
+
+
+--
+-- Name: utf16_order(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.utf16_order(_text text) RETURNS bytea
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    _key bytea := '';
+    _char text;
+    _code integer;
+    _unit integer;
+begin
+    if _text !~ '[\U00010000-\U0010FFFF]' then
+        return convert_to(_text, 'UTF8');
+    end if;
+    foreach _char in array string_to_array(_text, null) loop
+        _code := ascii(_char);
+        if _code < 65536 then
+            _key := _key || convert_to(_char, 'UTF8');
+        else
+            foreach _unit in array array[55296 + ((_code - 65536) >> 10), 56320 + ((_code - 65536) & 1023)] loop
+                _key := _key || decode(to_hex((14680064 | ((_unit >> 12) << 16)) | 32768 | (((_unit >> 6) & 63) << 8) | 128 | (_unit & 63)), 'hex');
+            end loop;
+        end if;
+    end loop;
+    return _key;
+end $$;
+
+
+--
+-- Name: FUNCTION utf16_order(_text text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.utf16_order(_text text) IS 'Key that sorts text by UTF-16 code units, as RFC 8785 sorts names.';
+
+
+SET default_table_access_method = heap;
+
+--
+-- Name: audit_log_default; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.audit_log_default (
+    "timestamp" timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    id bigint NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    event bigint,
+    event_id text COLLATE pg_catalog."C",
+    source text COLLATE pg_catalog."C",
+    action text NOT NULL,
+    success text NOT NULL,
+    details jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT audit_log_success_check CHECK ((success = ANY (ARRAY['success'::text, 'failure'::text, 'pending'::text])))
+);
+
+
+--
+-- Name: TABLE audit_log_default; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.audit_log_default IS 'Takes what no daily partition covers, so that a missing partition never fails an ingest. Normally empty.';
+
+
+--
+-- Name: audit_log_id_seq; Type: SEQUENCE; Schema: spine; Owner: -
+--
+
+ALTER TABLE spine.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME spine.audit_log_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+
+--
+-- Name: conflicts; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.conflicts (
+    event bigint NOT NULL,
+    payload_hash bytea NOT NULL,
+    event_id text NOT NULL COLLATE pg_catalog."C",
+    source text NOT NULL COLLATE pg_catalog."C",
+    event_type text NOT NULL,
+    occurred_at timestamp with time zone NOT NULL,
+    payload json,
+    unqueryable text,
+    raw_body bytea,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    seen_count bigint DEFAULT 1 NOT NULL
+);
+
+
+--
+-- Name: TABLE conflicts; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.conflicts IS 'Evidence: other payloads that came under a known event_id. Once for each distinct hash, at most ten an event.';
+
+
+--
+-- Name: COLUMN conflicts.event; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicts.event IS 'events.id of the event that stays.';
+
+
+--
+-- Name: COLUMN conflicts.payload_hash; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicts.payload_hash IS 'Hash of this payload, made as in events.';
+
+
+--
+-- Name: COLUMN conflicts.event_id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicts.event_id IS 'Copy of the event''s id, for the reader.';
+
+
+--
+-- Name: COLUMN conflicts.source; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicts.source IS 'Copy of the event''s source, for the reader.';
+
+
+--
+-- Name: COLUMN conflicts.event_type; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicts.event_type IS 'Type that came with this payload.';
+
+
+--
+-- Name: COLUMN conflicts.occurred_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicts.occurred_at IS 'Time that came with this payload.';
+
+
+--
+-- Name: COLUMN conflicts.payload; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicts.payload IS 'The other payload''s exact text, NULL as in events.';
+
+
+--
+-- Name: COLUMN conflicts.unqueryable; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicts.unqueryable IS 'Why payload is NULL; NULL where it is not.';
+
+
+--
+-- Name: COLUMN conflicts.raw_body; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicts.raw_body IS 'The other payload''s exact bytes where payload cannot hold them.';
+
+
+--
+-- Name: COLUMN conflicts.created_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicts.created_at IS 'When it was first seen.';
+
+
+--
+-- Name: COLUMN conflicts.seen_count; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicts.seen_count IS 'How often it was seen.';
+
+
+--
+-- Name: events; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.events (
+    id bigint NOT NULL,
+    event_id text NOT NULL COLLATE pg_catalog."C",
+    source text DEFAULT 'default'::text NOT NULL COLLATE pg_catalog."C",
+    event_type text NOT NULL,
+    occurred_at timestamp with time zone NOT NULL,
+    payload json,
+    payload_hash bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    seen_count bigint DEFAULT 1 NOT NULL,
+    unqueryable text,
+    raw_body bytea,
+    CONSTRAINT events_event_id_check CHECK (((event_id <> ''::text) AND (char_length(event_id) <= 255))),
+    CONSTRAINT events_occurred_at_check CHECK (((occurred_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (occurred_at < '10000-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT events_payload_or_raw_body CHECK (((payload IS NOT NULL) OR ((raw_body IS NOT NULL) AND (unqueryable IS NOT NULL))))
+);
+
+
+--
+-- Name: TABLE events; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.events IS 'Each webhook once, as it was first received. Rows are written by spine.ingest() and never change but for seen_count.';
+
+
+--
+-- Name: COLUMN events.id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.events.id IS 'Key by which the other tables refer to the event (their column event).';
+
+
+--
+-- Name: COLUMN events.event_id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.events.event_id IS 'The sender''s id, 1 to 255 characters, unique within the source.';
+
+
+--
+-- Name: COLUMN events.source; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.events.source IS 'Who sent it.';
+
+
+--
+-- Name: COLUMN events.event_type; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.events.event_type IS 'What happened, in the sender''s words, 1 to 100 characters.';
+
+
+--
+-- Name: COLUMN events.occurred_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.events.occurred_at IS 'When it happened, as the sender says: in the years 1 to 9999, which is what RFC 3339 can say.';
+
+
+--
+-- Name: COLUMN events.payload; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.events.payload IS 'The payload''s exact text. NULL where Postgres cannot query it: unqueryable says why, raw_body has the bytes.';
+
+
+--
+-- Name: COLUMN events.payload_hash; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.events.payload_hash IS 'SHA-256 of the canonical payload (spine.canonical), or of raw_body where payload is NULL.';
+
+
+--
+-- Name: COLUMN events.created_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.events.created_at IS 'When Spine stored it.';
+
+
+--
+-- Name: COLUMN events.seen_count; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.events.seen_count IS 'How often this id was received, duplicates and conflicts included.';
+
+
+--
+-- Name: COLUMN events.unqueryable; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.events.unqueryable IS 'Why payload is NULL; NULL where it is not.';
+
+
+--
+-- Name: COLUMN events.raw_body; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.events.raw_body IS 'The payload''s exact bytes where payload cannot hold them.';
+
+
+--
+-- Name: processing_state; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.processing_state (
+    event bigint NOT NULL,
+    event_id text NOT NULL COLLATE pg_catalog."C",
+    source text DEFAULT 'default'::text NOT NULL COLLATE pg_catalog."C",
+    destination text DEFAULT 'default'::text NOT NULL COLLATE pg_catalog."C",
+    status text DEFAULT 'pending'::text NOT NULL,
+    attempt_count integer DEFAULT 0 NOT NULL,
+    next_attempt_at timestamp with time zone DEFAULT now(),
+    last_attempt_at timestamp with time zone,
+    completed_at timestamp with time zone,
+    error_message text,
+    worker text,
+    lease_token bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT processing_state_attempt_count_check CHECK ((attempt_count >= 0)),
+    CONSTRAINT processing_state_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'processing'::text, 'completed'::text, 'failed'::text, 'dead'::text])))
+)
+WITH (fillfactor='85', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='10000', autovacuum_analyze_scale_factor='0.05', autovacuum_vacuum_cost_delay='0');
+
+
+--
+-- Name: TABLE processing_state; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.processing_state IS 'The queue: where each event stands on its way to each destination. Kept after completion.';
+
+
+--
+-- Name: COLUMN processing_state.event; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.processing_state.event IS 'events.id. Left out in an INSERT by hand, it is found by event_id and source.';
+
+
+--
+-- Name: COLUMN processing_state.event_id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.processing_state.event_id IS 'Copy of the event''s id, for the reader.';
+
+
+--
+-- Name: COLUMN processing_state.source; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.processing_state.source IS 'Copy of the event''s source, for the reader.';
+
+
+--
+-- Name: COLUMN processing_state.destination; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.processing_state.destination IS 'Where it goes.';
+
+
+--
+-- Name: COLUMN processing_state.status; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.processing_state.status IS 'pending: never tried, or replayed. pending|failed -> processing: spine.claim(). processing -> completed|failed|dead: spine.settle(). processing -> failed|dead: the lease ran out (spine.claim()). processing -> pending|failed: given back unstarted (spine.give_back()). completed|failed|dead -> pending: spine.replay(). Any change by hand is audited and voids a lease.';
+
+
+--
+-- Name: COLUMN processing_state.attempt_count; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.processing_state.attempt_count IS 'Attempts since it was stored or replayed; counted at the claim.';
+
+
+--
+-- Name: COLUMN processing_state.next_attempt_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.processing_state.next_attempt_at IS 'When a worker will turn to it next: pending and failed, the time from which it may be claimed; processing, the end of the lease; otherwise NULL.';
+
+
+--
+-- Name: COLUMN processing_state.last_attempt_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.processing_state.last_attempt_at IS 'When it was last claimed.';
+
+
+--
+-- Name: COLUMN processing_state.completed_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.processing_state.completed_at IS 'When the destination had taken it.';
+
+
+--
+-- Name: COLUMN processing_state.error_message; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.processing_state.error_message IS 'Why the last attempt failed; NULL once completed.';
+
+
+--
+-- Name: COLUMN processing_state.worker; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.processing_state.worker IS 'Worker that claimed it last.';
+
+
+--
+-- Name: COLUMN processing_state.lease_token; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.processing_state.lease_token IS 'Fencing token. Raised by every change of status and never lowered, so that a write under an older lease matches nothing.';
+
+
+--
+-- Name: COLUMN processing_state.created_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.processing_state.created_at IS 'When it was queued.';
+
+
+--
+-- Name: COLUMN processing_state.updated_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.processing_state.updated_at IS 'When it last changed.';
+
+
+--
+-- Name: dead_letters; Type: VIEW; Schema: spine; Owner: -
+--
+
+CREATE VIEW spine.dead_letters AS
+ SELECT p.event_id,
+    p.source,
+    e.event_type,
+    p.destination,
+    p.updated_at AS died_at,
+    p.attempt_count,
+    p.error_message,
+    p.created_at,
+    p.event
+   FROM (spine.processing_state p
+     JOIN spine.events e ON ((e.id = p.event)))
+  WHERE (p.status = 'dead'::text)
+  ORDER BY p.updated_at DESC;
+
+
+--
+-- Name: VIEW dead_letters; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON VIEW spine.dead_letters IS 'What will not be tried again by itself, last died first. spine.replay() and spine.replay_dead() deliver it again.';
+
+
+--
+-- Name: COLUMN dead_letters.event_id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.dead_letters.event_id IS 'The sender''s id.';
+
+
+--
+-- Name: COLUMN dead_letters.source; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.dead_letters.source IS 'Who sent it.';
+
+
+--
+-- Name: COLUMN dead_letters.event_type; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.dead_letters.event_type IS 'What happened, in the sender''s words.';
+
+
+--
+-- Name: COLUMN dead_letters.destination; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.dead_letters.destination IS 'Where it was to go.';
+
+
+--
+-- Name: COLUMN dead_letters.died_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.dead_letters.died_at IS 'When it was given up.';
+
+
+--
+-- Name: COLUMN dead_letters.attempt_count; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.dead_letters.attempt_count IS 'Attempts that were spent on it.';
+
+
+--
+-- Name: COLUMN dead_letters.error_message; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.dead_letters.error_message IS 'Why the last one failed.';
+
+
+--
+-- Name: COLUMN dead_letters.created_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.dead_letters.created_at IS 'When it was queued.';
+
+
+--
+-- Name: COLUMN dead_letters.event; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.dead_letters.event IS 'events.id.';
+
+
+--
+-- Name: destinations; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.destinations (
+    name text NOT NULL COLLATE pg_catalog."C",
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    paused_at timestamp with time zone,
+    paused_by text,
+    CONSTRAINT destinations_name_check CHECK ((name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text))
+);
+
+
+--
+-- Name: TABLE destinations; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.destinations IS 'Where events go. What is paused here is stored and queued, and not claimed.';
+
+
+--
+-- Name: COLUMN destinations.name; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.destinations.name IS 'Immutable slug.';
+
+
+--
+-- Name: COLUMN destinations.created_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.destinations.created_at IS 'When the destination was made.';
+
+
+--
+-- Name: COLUMN destinations.paused_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.destinations.paused_at IS 'Since when claims are paused, NULL while they are not. See spine.pause() and spine.resume().';
+
+
+--
+-- Name: COLUMN destinations.paused_by; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.destinations.paused_by IS 'Database role that paused it.';
+
+
+--
+-- Name: depth; Type: VIEW; Schema: spine; Owner: -
+--
+
+CREATE VIEW spine.depth AS
+ SELECT p.destination,
+    p.status,
+    count(*) AS count,
+    min(p.next_attempt_at) AS next_attempt_at,
+    min(p.created_at) AS oldest_created_at,
+    d.paused_at
+   FROM (spine.processing_state p
+     LEFT JOIN spine.destinations d ON ((d.name = p.destination)))
+  WHERE (p.status = ANY (ARRAY['pending'::text, 'failed'::text, 'processing'::text]))
+  GROUP BY p.destination, p.status, d.paused_at
+UNION ALL
+ SELECT p.destination,
+    p.status,
+    count(*) AS count,
+    NULL::timestamp with time zone AS next_attempt_at,
+    min(p.created_at) AS oldest_created_at,
+    NULL::timestamp with time zone AS paused_at
+   FROM spine.processing_state p
+  WHERE (p.status = 'dead'::text)
+  GROUP BY p.destination, p.status;
+
+
+--
+-- Name: VIEW depth; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON VIEW spine.depth IS 'How much of the queue is not done, by destination and status. Completed rows are not counted.';
+
+
+--
+-- Name: COLUMN depth.destination; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth.destination IS 'Where it goes.';
+
+
+--
+-- Name: COLUMN depth.status; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth.status IS 'pending, failed (to be tried again), processing or dead.';
+
+
+--
+-- Name: COLUMN depth.count; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth.count IS 'How many rows.';
+
+
+--
+-- Name: COLUMN depth.next_attempt_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth.next_attempt_at IS 'The earliest time at which one of them falls due; for processing, the first lease to end.';
+
+
+--
+-- Name: COLUMN depth.oldest_created_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth.oldest_created_at IS 'When the oldest of them was queued.';
+
+
+--
+-- Name: COLUMN depth.paused_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth.paused_at IS 'Since when claims are paused; NULL while they are not.';
+
+
+--
+-- Name: events_id_seq; Type: SEQUENCE; Schema: spine; Owner: -
+--
+
+ALTER TABLE spine.events ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME spine.events_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+
+--
+-- Name: schema_functions; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.schema_functions (
+    only_row boolean DEFAULT true NOT NULL,
+    digest text NOT NULL,
+    applied_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT schema_functions_only_row_check CHECK (only_row)
+);
+
+
+--
+-- Name: TABLE schema_functions; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.schema_functions IS 'Which set of functions, triggers and views is in place.';
+
+
+--
+-- Name: COLUMN schema_functions.only_row; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.schema_functions.only_row IS 'Holds the table to one row.';
+
+
+--
+-- Name: COLUMN schema_functions.digest; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.schema_functions.digest IS 'SHA-256 of the files in sql/functions, in hex.';
+
+
+--
+-- Name: COLUMN schema_functions.applied_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.schema_functions.applied_at IS 'When they were last put in place.';
+
+
+--
+-- Name: schema_version; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.schema_version (
+    id integer NOT NULL,
+    version_id bigint NOT NULL,
+    is_applied boolean NOT NULL,
+    tstamp timestamp without time zone DEFAULT now() NOT NULL
+);
+
+
+--
+-- Name: TABLE schema_version; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.schema_version IS 'Migrations that were applied, as goose notes them.';
+
+
+--
+-- Name: COLUMN schema_version.id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.schema_version.id IS 'Ascending number.';
+
+
+--
+-- Name: COLUMN schema_version.version_id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.schema_version.version_id IS 'Number of the migration: sql/migrations/NNNN_*.sql. 0 stands for the beginning.';
+
+
+--
+-- Name: COLUMN schema_version.is_applied; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.schema_version.is_applied IS 'Always true.';
+
+
+--
+-- Name: COLUMN schema_version.tstamp; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.schema_version.tstamp IS 'When it was applied.';
+
+
+--
+-- Name: schema_version_id_seq; Type: SEQUENCE; Schema: spine; Owner: -
+--
+
+ALTER TABLE spine.schema_version ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
+    SEQUENCE NAME spine.schema_version_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+
+--
+-- Name: sources; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.sources (
+    name text NOT NULL COLLATE pg_catalog."C",
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT sources_name_check CHECK ((name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text))
+);
+
+
+--
+-- Name: TABLE sources; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.sources IS 'Who may send: POST /webhook feeds the source default.';
+
+
+--
+-- Name: COLUMN sources.name; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.sources.name IS 'Immutable slug.';
+
+
+--
+-- Name: COLUMN sources.created_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.sources.created_at IS 'When the source was made.';
+
+
+--
+-- Name: stuck; Type: VIEW; Schema: spine; Owner: -
+--
+
+CREATE VIEW spine.stuck AS
+ SELECT p.event_id,
+    p.source,
+    p.destination,
+    p.status,
+    p.attempt_count,
+    p.next_attempt_at AS due_at,
+    (clock_timestamp() - GREATEST(p.next_attempt_at, p.updated_at)) AS overdue,
+        CASE
+            WHEN (d.paused_at IS NOT NULL) THEN (('claims are paused since '::text || (d.paused_at)::text) || ': select spine.resume()'::text)
+            WHEN (p.status = 'processing'::text) THEN (('the lease of '::text || COALESCE(p.worker, 'a worker'::text)) || ' ran out and no worker took it back: is a worker running?'::text)
+            ELSE 'due and not claimed: is a worker running, and has it free slots?'::text
+        END AS reason,
+    p.event
+   FROM (spine.processing_state p
+     LEFT JOIN spine.destinations d ON ((d.name = p.destination)))
+  WHERE ((p.status = ANY (ARRAY['pending'::text, 'failed'::text, 'processing'::text])) AND (p.next_attempt_at < (clock_timestamp() - '00:00:10'::interval)))
+  ORDER BY p.next_attempt_at;
+
+
+--
+-- Name: VIEW stuck; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON VIEW spine.stuck IS 'What should have been claimed ten seconds ago or longer, and why it may not have been. Normally empty.';
+
+
+--
+-- Name: COLUMN stuck.event_id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.stuck.event_id IS 'The sender''s id.';
+
+
+--
+-- Name: COLUMN stuck.source; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.stuck.source IS 'Who sent it.';
+
+
+--
+-- Name: COLUMN stuck.destination; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.stuck.destination IS 'Where it goes.';
+
+
+--
+-- Name: COLUMN stuck.status; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.stuck.status IS 'pending, failed (to be tried again) or processing (its lease ran out).';
+
+
+--
+-- Name: COLUMN stuck.attempt_count; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.stuck.attempt_count IS 'Attempts so far.';
+
+
+--
+-- Name: COLUMN stuck.due_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.stuck.due_at IS 'When it fell due; for processing, when the lease ran out.';
+
+
+--
+-- Name: COLUMN stuck.overdue; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.stuck.overdue IS 'For how long it has been due.';
+
+
+--
+-- Name: COLUMN stuck.reason; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.stuck.reason IS 'Where to look.';
+
+
+--
+-- Name: COLUMN stuck.event; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.stuck.event IS 'events.id.';
+
+
+--
+-- Name: audit_log_default; Type: TABLE ATTACH; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.audit_log ATTACH PARTITION spine.audit_log_default DEFAULT;
+
+
+--
+-- Name: conflicts conflicts_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.conflicts
+    ADD CONSTRAINT conflicts_pkey PRIMARY KEY (event, payload_hash);
+
+
+--
+-- Name: destinations destinations_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.destinations
+    ADD CONSTRAINT destinations_pkey PRIMARY KEY (name);
+
+
+--
+-- Name: events events_event_id_source_key; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.events
+    ADD CONSTRAINT events_event_id_source_key UNIQUE (event_id, source);
+
+
+--
+-- Name: CONSTRAINT events_event_id_source_key ON events; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON CONSTRAINT events_event_id_source_key ON spine.events IS 'The idempotency key: ON CONFLICT in spine.ingest() relies on it.';
+
+
+--
+-- Name: events events_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.events
+    ADD CONSTRAINT events_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: processing_state processing_state_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.processing_state
+    ADD CONSTRAINT processing_state_pkey PRIMARY KEY (event, destination);
+
+
+--
+-- Name: schema_functions schema_functions_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.schema_functions
+    ADD CONSTRAINT schema_functions_pkey PRIMARY KEY (only_row);
+
+
+--
+-- Name: schema_version schema_version_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.schema_version
+    ADD CONSTRAINT schema_version_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: sources sources_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.sources
+    ADD CONSTRAINT sources_pkey PRIMARY KEY (name);
+
+
+--
+-- Name: audit_log_event; Type: INDEX; Schema: spine; Owner: -
+--
+
+CREATE INDEX audit_log_event ON ONLY spine.audit_log USING btree (event);
+
+
+--
+-- Name: INDEX audit_log_event; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.audit_log_event IS 'spine.trace(): the trail of one event.';
+
+
+--
+-- Name: audit_log_default_event_idx; Type: INDEX; Schema: spine; Owner: -
+--
+
+CREATE INDEX audit_log_default_event_idx ON spine.audit_log_default USING btree (event);
+
+
+--
+-- Name: audit_log_timestamp; Type: INDEX; Schema: spine; Owner: -
+--
+
+CREATE INDEX audit_log_timestamp ON ONLY spine.audit_log USING btree ("timestamp");
+
+
+--
+-- Name: INDEX audit_log_timestamp; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.audit_log_timestamp IS 'Newest first, in psql and in GET /api/audit.';
+
+
+--
+-- Name: audit_log_default_timestamp_idx; Type: INDEX; Schema: spine; Owner: -
+--
+
+CREATE INDEX audit_log_default_timestamp_idx ON spine.audit_log_default USING btree ("timestamp");
+
+
+--
+-- Name: audit_log_xid; Type: INDEX; Schema: spine; Owner: -
+--
+
+CREATE INDEX audit_log_xid ON ONLY spine.audit_log USING btree (xid);
+
+
+--
+-- Name: INDEX audit_log_xid; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.audit_log_xid IS 'spine.audit_after(): what was committed since a snapshot.';
+
+
+--
+-- Name: audit_log_default_xid_idx; Type: INDEX; Schema: spine; Owner: -
+--
+
+CREATE INDEX audit_log_default_xid_idx ON spine.audit_log_default USING btree (xid);
+
+
+--
+-- Name: INDEX conflicts_pkey; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.conflicts_pkey IS 'Evidence of one event; one row for each distinct hash.';
+
+
+--
+-- Name: INDEX destinations_pkey; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.destinations_pkey IS 'Whether a destination is paused (spine.claim).';
+
+
+--
+-- Name: INDEX events_event_id_source_key; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.events_event_id_source_key IS 'Idempotency, and every look-up by event_id (spine.id_of).';
+
+
+--
+-- Name: INDEX events_pkey; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.events_pkey IS 'Joins from the other tables; newest first in the API.';
+
+
+--
+-- Name: processing_state_dead; Type: INDEX; Schema: spine; Owner: -
+--
+
+CREATE INDEX processing_state_dead ON spine.processing_state USING btree (updated_at) WHERE (status = 'dead'::text);
+
+
+--
+-- Name: INDEX processing_state_dead; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.processing_state_dead IS 'The view dead_letters and spine.replay_dead(): dead rows by the time they died.';
+
+
+--
+-- Name: processing_state_due; Type: INDEX; Schema: spine; Owner: -
+--
+
+CREATE INDEX processing_state_due ON spine.processing_state USING btree (destination, next_attempt_at) WHERE (status = ANY (ARRAY['pending'::text, 'failed'::text, 'processing'::text]));
+
+
+--
+-- Name: INDEX processing_state_due; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.processing_state_due IS 'spine.claim(), spine.next_due(), the views depth and stuck: what falls due, oldest first, for each destination.';
+
+
+--
+-- Name: INDEX processing_state_pkey; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.processing_state_pkey IS 'spine.settle(), spine.renew() and joins: one row for each event and destination.';
+
+
+--
+-- Name: INDEX schema_functions_pkey; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.schema_functions_pkey IS 'Holds the table to one row.';
+
+
+--
+-- Name: INDEX schema_version_pkey; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.schema_version_pkey IS 'Order of the migrations.';
+
+
+--
+-- Name: INDEX sources_pkey; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.sources_pkey IS 'Look-ups by name.';
+
+
+--
+-- Name: audit_log_default_event_idx; Type: INDEX ATTACH; Schema: spine; Owner: -
+--
+
+ALTER INDEX spine.audit_log_event ATTACH PARTITION spine.audit_log_default_event_idx;
+
+
+--
+-- Name: audit_log_default_timestamp_idx; Type: INDEX ATTACH; Schema: spine; Owner: -
+--
+
+ALTER INDEX spine.audit_log_timestamp ATTACH PARTITION spine.audit_log_default_timestamp_idx;
+
+
+--
+-- Name: audit_log_default_xid_idx; Type: INDEX ATTACH; Schema: spine; Owner: -
+--
+
+ALTER INDEX spine.audit_log_xid ATTACH PARTITION spine.audit_log_default_xid_idx;
+
+
+--
+-- Name: processing_state processing_state_changed_by_hand; Type: TRIGGER; Schema: spine; Owner: -
+--
+
+CREATE TRIGGER processing_state_changed_by_hand AFTER UPDATE ON spine.processing_state FOR EACH ROW WHEN (((old.status IS DISTINCT FROM new.status) AND (old.lease_token = new.lease_token))) EXECUTE FUNCTION spine.processing_state_changed_by_hand();
+
+
+--
+-- Name: TRIGGER processing_state_changed_by_hand ON processing_state; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TRIGGER processing_state_changed_by_hand ON spine.processing_state IS 'A status changed by hand voids the lease, is audited, and wins.';
+
+
+--
+-- Name: processing_state processing_state_claimable; Type: TRIGGER; Schema: spine; Owner: -
+--
+
+CREATE TRIGGER processing_state_claimable AFTER UPDATE ON spine.processing_state FOR EACH ROW WHEN (((new.status = ANY (ARRAY['pending'::text, 'failed'::text])) AND (new.next_attempt_at <= clock_timestamp()) AND ((old.status IS DISTINCT FROM new.status) OR (old.next_attempt_at IS DISTINCT FROM new.next_attempt_at)))) EXECUTE FUNCTION spine.processing_state_claimable();
+
+
+--
+-- Name: TRIGGER processing_state_claimable ON processing_state; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TRIGGER processing_state_claimable ON spine.processing_state IS 'Wakes the workers when an UPDATE makes a row claimable.';
+
+
+--
+-- Name: processing_state processing_state_find_event; Type: TRIGGER; Schema: spine; Owner: -
+--
+
+CREATE TRIGGER processing_state_find_event BEFORE INSERT ON spine.processing_state FOR EACH ROW WHEN ((new.event IS NULL)) EXECUTE FUNCTION spine.processing_state_find_event();
+
+
+--
+-- Name: TRIGGER processing_state_find_event ON processing_state; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TRIGGER processing_state_find_event ON spine.processing_state IS 'Finds the event of a row inserted by hand.';
+
+
+--
+-- Name: processing_state processing_state_inserted; Type: TRIGGER; Schema: spine; Owner: -
+--
+
+CREATE TRIGGER processing_state_inserted AFTER INSERT ON spine.processing_state REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION spine.processing_state_inserted();
+
+
+--
+-- Name: TRIGGER processing_state_inserted ON processing_state; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TRIGGER processing_state_inserted ON spine.processing_state IS 'Wakes the workers (NOTIFY spine_ready).';
+
+
+--
+-- Name: processing_state processing_state_queued; Type: TRIGGER; Schema: spine; Owner: -
+--
+
+CREATE TRIGGER processing_state_queued AFTER INSERT ON spine.processing_state FOR EACH ROW WHEN ((new.lease_token > 0)) EXECUTE FUNCTION spine.processing_state_queued();
+
+
+--
+-- Name: TRIGGER processing_state_queued ON processing_state; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TRIGGER processing_state_queued ON spine.processing_state IS 'Audits a row queued by hand.';
+
+
+--
+-- PostgreSQL database dump complete
+--
+
