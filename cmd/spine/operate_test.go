@@ -278,7 +278,7 @@ func TestTrace(t *testing.T) {
 	code, stdout, stderr := spine(t, env, "trace", "never")
 	require.Equal(t, 1, code)
 	require.Empty(t, stdout)
-	require.Regexp(t, `^spine: event "never" was never stored\. Source default: nothing has arrived yet\.+\n$`, stderr)
+	require.Regexp(t, `^spine: event "never" was never stored\. Source default: nothing has arrived yet\.\n$`, stderr)
 
 	ingested(t, db, "default", "test-001", "test-001")
 	execute(t, db, "select spine.ingest('test-001', 'user.created', '{\"other\":1}')")

@@ -26,7 +26,7 @@ func body(members ...string) []byte {
 	for _, f := range fields {
 		for i := 0; i < len(members); i += 2 {
 			if members[i] == f[0] {
-				f[1] = members[i+1]
+				f[1] = members[i+1] //nolint:gosec // members come in pairs
 			}
 		}
 		if f[1] != "" {
