@@ -78,7 +78,7 @@ ifeq ($(RACE),)
 endif
 
 .PHONY: test-contract
-test-contract: ## the contract's tests, against SPINE_URL and SPINE_TEST_DATABASE_URL if they are set
+test-contract: ## the contract alone; on the server at SPINE_URL, with SPINE_TEST_DATABASE_URL and SPINE_MOCK_URL, if set
 	$(GOTEST) -count 1 -run '^TestContract' ./cmd/spine
 
 .PHONY: check

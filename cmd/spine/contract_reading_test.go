@@ -205,7 +205,8 @@ func TestAdmin(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)
 	paths := []string{"/api/events", "/api/audit", "/api/processing", "/api/events/nobody", "/dashboard"}
-	may := func(s *target, header ...string) (codes map[int]bool) {
+	may := func(t *testing.T, s *target, header ...string) (codes map[int]bool) {
+		t.Helper()
 		codes = map[int]bool{}
 		for _, path := range paths {
 			code := s.request(t, http.MethodGet, path, "", header...).code
@@ -228,9 +229,9 @@ func TestAdmin(t *testing.T) {
 
 	t.Run("neither", func(t *testing.T) {
 		s := startService(t, roles{api: true}, database)
-		require.Equal(t, ok, may(s))
+		require.Equal(t, ok, may(t, s))
 		for _, header := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Forwarded", "Via"} {
-			require.Equal(t, forbidden, may(s, header, "127.0.0.1"), header)
+			require.Equal(t, forbidden, may(t, s, header, "127.0.0.1"), header)
 		}
 		for _, host := range []string{"example.com", "spine:8000", "127.0.0.1.example.com", "192.0.2.1", "localhost.example.com"} {
 			r := s.raw(t, "GET /api/events HTTP/1.1\r\nHost: "+host+"\r\n\r\n")
@@ -242,13 +243,13 @@ func TestAdmin(t *testing.T) {
 	})
 	t.Run("a token", func(t *testing.T) {
 		s := startService(t, roles{api: true}, database, "ADMIN_TOKEN=secret")
-		require.Equal(t, unauthorized, may(s))
-		require.Equal(t, unauthorized, may(s, "Authorization", "Bearer secret2"))
-		require.Equal(t, unauthorized, may(s, "Authorization", "Bearer "))
-		require.Equal(t, unauthorized, may(s, "Authorization", basic("")))
-		require.Equal(t, ok, may(s, "Authorization", "Bearer secret"))
-		require.Equal(t, ok, may(s, "Authorization", "Bearer secret", "X-Forwarded-For", "192.0.2.1"))
-		require.Equal(t, ok, may(s, "Authorization", basic("secret")))
+		require.Equal(t, unauthorized, may(t, s))
+		require.Equal(t, unauthorized, may(t, s, "Authorization", "Bearer secret2"))
+		require.Equal(t, unauthorized, may(t, s, "Authorization", "Bearer "))
+		require.Equal(t, unauthorized, may(t, s, "Authorization", basic("")))
+		require.Equal(t, ok, may(t, s, "Authorization", "Bearer secret"))
+		require.Equal(t, ok, may(t, s, "Authorization", "Bearer secret", "X-Forwarded-For", "192.0.2.1"))
+		require.Equal(t, ok, may(t, s, "Authorization", basic("secret")))
 		r := s.request(t, http.MethodGet, "/dashboard", "")
 		requireProblem(t, r, http.StatusUnauthorized)
 		require.Contains(t, strings.Join(r.header.Values("WWW-Authenticate"), ","), "Basic", "so that a browser can ask for it")
@@ -256,7 +257,7 @@ func TestAdmin(t *testing.T) {
 	})
 	t.Run("none, openly", func(t *testing.T) {
 		s := startService(t, roles{api: true}, database, "ADMIN_AUTH=none")
-		require.Equal(t, ok, may(s, "X-Forwarded-For", "192.0.2.1"))
+		require.Equal(t, ok, may(t, s, "X-Forwarded-For", "192.0.2.1"))
 		require.Equal(t, http.StatusOK, s.raw(t, "GET /api/events HTTP/1.1\r\nHost: example.com\r\n\r\n").code)
 	})
 }

@@ -63,7 +63,8 @@ func tally(actions []string) map[string]int {
 
 func TestContractIdempotency(t *testing.T) {
 	s := contractTarget(t)
-	intake := func(id string) map[string]int {
+	intake := func(t *testing.T, id string) map[string]int {
+		t.Helper()
 		counts := tally(s.actions(t, id))
 		for action := range counts {
 			if action != "conflict_detected" && !strings.HasPrefix(action, "event_") {
@@ -82,7 +83,7 @@ func TestContractIdempotency(t *testing.T) {
 		require.Equal(t, append([]string{"accepted"}, slices.Repeat([]string{"deduplicated"}, 9)...), statuses)
 		require.Equal(t, 1, s.count(t, "events", id))
 		require.Equal(t, 1, s.count(t, "processing_state", id))
-		require.Equal(t, map[string]int{"event_received": 10, "event_inserted": 1, "event_deduped": 9}, intake(id))
+		require.Equal(t, map[string]int{"event_received": 10, "event_inserted": 1, "event_deduped": 9}, intake(t, id))
 	})
 
 	t.Run("64 times at the same moment", func(t *testing.T) {
@@ -91,7 +92,7 @@ func TestContractIdempotency(t *testing.T) {
 		require.Equal(t, map[string]int{"accepted": 1, "deduplicated": 63}, tally(statuses))
 		require.Equal(t, 1, s.count(t, "events", id))
 		require.Equal(t, 1, s.count(t, "processing_state", id))
-		require.Equal(t, map[string]int{"event_received": 64, "event_inserted": 1, "event_deduped": 63}, intake(id))
+		require.Equal(t, map[string]int{"event_received": 64, "event_inserted": 1, "event_deduped": 63}, intake(t, id))
 	})
 
 	t.Run("what makes no difference", func(t *testing.T) {

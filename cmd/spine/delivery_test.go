@@ -322,7 +322,8 @@ func TestClaimedWithinASecond(t *testing.T) {
 	first := newID("first")
 	s.accept(t, first, `{}`)
 	s.awaitStatus(t, first, "completed")
-	claimed := func(id string, committed time.Time) {
+	claimed := func(t *testing.T, id string, committed time.Time) {
+		t.Helper()
 		s.awaitStatus(t, id, "completed")
 		require.Less(t, value[time.Time](t, s.db, "select last_attempt_at from spine.processing_state where event_id = $1", id).Sub(committed), time.Second)
 	}
@@ -341,7 +342,7 @@ func TestClaimedWithinASecond(t *testing.T) {
 		var committed time.Time
 		require.NoError(t, tx.QueryRow(t.Context(), "select clock_timestamp()").Scan(&committed))
 		require.NoError(t, tx.Commit(t.Context()))
-		claimed(id, committed)
+		claimed(t, id, committed)
 	})
 
 	t.Run("a row set to the infinite past", func(t *testing.T) {
@@ -349,7 +350,7 @@ func TestClaimedWithinASecond(t *testing.T) {
 		s.accept(t, id, do("status=503&retry_after=3600"))
 		s.awaitStatus(t, id, "failed")
 		now := value[time.Time](t, s.db, "update spine.processing_state set next_attempt_at = '-infinity' where event_id = $1 returning clock_timestamp()", id)
-		claimed(id, now)
+		claimed(t, id, now)
 	})
 
 	t.Run("that, and without a trigger to tell of it", func(t *testing.T) {
@@ -358,7 +359,7 @@ func TestClaimedWithinASecond(t *testing.T) {
 		s.awaitStatus(t, id, "failed")
 		execute(t, s.db, "alter table spine.processing_state disable trigger user")
 		now := value[time.Time](t, s.db, "update spine.processing_state set next_attempt_at = '-infinity' where event_id = $1 returning clock_timestamp()", id)
-		claimed(id, now)
+		claimed(t, id, now)
 		execute(t, s.db, "alter table spine.processing_state enable trigger user")
 	})
 
@@ -368,7 +369,7 @@ func TestClaimedWithinASecond(t *testing.T) {
 		s.awaitStatus(t, id, "completed")
 		execute(t, s.db, "delete from spine.processing_state where event_id = $1", id)
 		now := value[time.Time](t, s.db, "insert into spine.processing_state (event_id, status, attempt_count) values ($1, 'pending', 0) returning clock_timestamp()", id)
-		claimed(id, now)
+		claimed(t, id, now)
 	})
 }
 
