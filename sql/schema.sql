@@ -357,6 +357,7 @@ COMMENT ON FUNCTION spine.ensure_audit_partitions(_days integer) IS 'Makes the d
 CREATE FUNCTION spine.event(_event_id text, _source text DEFAULT NULL::text) RETURNS TABLE(event_id text, source text, event_type text, occurred_at timestamp with time zone, created_at timestamp with time zone, payload json, unqueryable text, seen_count bigint, conflicts bigint, destination text, status text, attempt_count integer, next_attempt_at timestamp with time zone, last_attempt_at timestamp with time zone, completed_at timestamp with time zone, error_message text, id bigint)
     LANGUAGE plpgsql STABLE
     SET search_path TO 'spine', 'pg_temp'
+    SET enable_seqscan TO 'off'
     AS $$
 begin
     return query
@@ -427,6 +428,7 @@ COMMENT ON FUNCTION spine.give_back(_event bigint[], _destination text[], _lease
 CREATE FUNCTION spine.id_of(_event_id text, _source text DEFAULT NULL::text) RETURNS bigint
     LANGUAGE plpgsql STABLE
     SET search_path TO 'spine', 'pg_temp'
+    SET enable_seqscan TO 'off'
     AS $$
 declare
     _ids bigint[];
@@ -479,6 +481,7 @@ CREATE FUNCTION spine.ingest(_event_id text[], _event_type text[], _occurred_at 
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     SET jit TO 'off'
+    SET enable_seqscan TO 'off'
     AS $$
 #variable_conflict use_column
 declare
@@ -590,6 +593,8 @@ COMMENT ON FUNCTION spine.keep_evidence(_event bigint, _hash bytea, _event_id te
 CREATE FUNCTION spine.last_arrival(_source text) RETURNS timestamp with time zone
     LANGUAGE sql STABLE
     SET search_path TO 'spine', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_sort TO 'off'
     AS $$
     select e.created_at from events e where e.source = _source order by e.id desc limit 1
 $$;
@@ -1160,6 +1165,7 @@ COMMENT ON FUNCTION spine.settle(_event bigint[], _destination text[], _lease_to
 CREATE FUNCTION spine.trace(_event_id text, _source text DEFAULT NULL::text) RETURNS TABLE("timestamp" timestamp with time zone, action text, success text, details jsonb, id bigint)
     LANGUAGE plpgsql STABLE
     SET search_path TO 'spine', 'pg_temp'
+    SET enable_seqscan TO 'off'
     AS $$
 begin
     return query

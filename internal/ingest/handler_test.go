@@ -385,7 +385,7 @@ func TestGarbageOnTheWire(t *testing.T) {
 		"no version":           "POST /webhook\r\n\r\n",
 		"two lengths":          head("Content-Length: 1", "Content-Length: 2") + "{}",
 		"a negative length":    head("Content-Length: -1"),
-		"length and chunks":    "POST /webhook HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+		"two hosts":            "POST /webhook HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
 		"a space in a name":    head("Content Length: 1"),
 		"an unknown encoding":  head("Transfer-Encoding: gzip"),
 		"a NUL in a header":    head("X-A: \x00"),

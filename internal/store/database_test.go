@@ -101,9 +101,9 @@ func value(t *testing.T, on session, sql string, args ...any) string {
 }
 
 // refused returns the error with which the database refuses a statement.
-func refused(t *testing.T, on session, sql string, args ...any) *pgconn.PgError {
+func refused(t *testing.T, on session, sql string) *pgconn.PgError {
 	t.Helper()
-	_, err := on.Exec(t.Context(), sql, args...)
+	_, err := on.Exec(t.Context(), sql)
 	var pgErr *pgconn.PgError
 	require.ErrorAs(t, err, &pgErr, sql)
 	return pgErr

@@ -218,7 +218,7 @@ func TestUnqueryablePayloadIsKeptToTheByte(t *testing.T) {
 	other.Payload = []byte(`{"a" : "\u0000"}`)
 	other.Hash = sha256.Sum256(other.Payload)
 	require.Equal(t, []event.Outcome{event.Conflict}, d.ingest(other))
-	require.Equal(t, `{"a" : "\u0000"}|a reason`, d.value("select convert_from(raw_body, 'UTF8'), unqueryable from spine.conflicts where payload is null"))
+	require.Equal(t, `a reason|{"a" : "\u0000"}`, d.value("select unqueryable, convert_from(raw_body, 'UTF8') from spine.conflicts where payload is null"))
 }
 
 func TestQueryablePayloadIsKeptToTheByte(t *testing.T) {

@@ -21,8 +21,11 @@ type statement struct {
 // something to do.
 func hotPath(d *database) []statement {
 	t := d.t
-	var batch, jobs = 0, []event.Job(nil)
-	var low time.Time
+	var (
+		batch int
+		jobs  []event.Job
+		low   time.Time
+	)
 	claim := func(lease time.Duration, from time.Time) {
 		claimed, err := d.Claim(t.Context(), "default", 50, lease, "worker-1", policy, from)
 		require.NoError(t, err)

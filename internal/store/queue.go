@@ -52,8 +52,10 @@ func (s *Store) Claim(ctx context.Context, destination string, limit int, lease 
 			}
 			return rows.Err()
 		})
-	// At most a day, since a time.Duration cannot hold every interval.
-	batch.Queue(`select now.at, least(coalesce(spine.next_due($1) - now.at, '0'), '1 day') from (select clock_timestamp() as at) now`, destination).
+	// At least a microsecond, since 0 says that nothing waits; at most a day,
+	// since a time.Duration cannot hold every interval.
+	batch.Queue(`select now.at, case when due.at is null then '0' else greatest(least(due.at - now.at, '1 day'), '1 microsecond') end
+		from (select clock_timestamp() as at) now, (select spine.next_due($1) as at) due`, destination).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&claimed.Now, &claimed.NextDue) })
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
 		return event.Claimed{}, fmt.Errorf("claiming events for %s: %w", destination, err)

@@ -28,7 +28,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "spine_worker_claimed_total", Help: "Events claimed.",
 		}),
 		swept: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "spine_worker_swept_total", Help: "Due events that only the sweeper found. Not 0: a wake-up was lost.",
+			Name: "spine_worker_swept_total", Help: "Due events that only the sweeper found: a wake-up was lost, or they were committed late, or set to the far past by hand. Normally 0.",
 		}),
 		expired: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "spine_worker_leases_expired_total", Help: "Leases of any worker that had run out and were taken back here.",

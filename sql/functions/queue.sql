@@ -83,16 +83,16 @@ comment on function spine.claim(text, integer, interval, text, interval[], times
     'Leases due events of a destination to a worker, oldest first, and takes back leases that ran out. Returns what a delivery needs.';
 
 -- next_due: when the next row of a destination falls due: a retry, or the end of a lease. NULL when nothing waits.
--- What is due already is looked past, and so is what is paused. Relies on processing_state_due.
+-- What was due when the transaction began is looked past. After a claim in the same transaction the answer may therefore lie in the
+-- past by a moment: a row that fell due since the claim read the clock, which nobody else would mention.
+-- Relies on processing_state_due.
 create or replace function spine.next_due(_destination text) returns timestamptz
 language plpgsql stable set search_path = spine, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
-declare
-    _now timestamptz := clock_timestamp();
 begin
     return (
         select p.next_attempt_at from processing_state p
-        where p.destination = _destination and p.status in ('pending', 'failed', 'processing') and p.next_attempt_at > _now
+        where p.destination = _destination and p.status in ('pending', 'failed', 'processing') and p.next_attempt_at > now()
             and p.next_attempt_at < 'infinity'
         order by p.next_attempt_at limit 1);
 end $$;
