@@ -618,12 +618,10 @@ CREATE FUNCTION spine.next_due(_destination text) RETURNS timestamp with time zo
     SET enable_bitmapscan TO 'off'
     SET plan_cache_mode TO 'force_generic_plan'
     AS $$
-declare
-    _now timestamptz := clock_timestamp();
 begin
     return (
         select p.next_attempt_at from processing_state p
-        where p.destination = _destination and p.status in ('pending', 'failed', 'processing') and p.next_attempt_at > _now
+        where p.destination = _destination and p.status in ('pending', 'failed', 'processing') and p.next_attempt_at > now()
             and p.next_attempt_at < 'infinity'
         order by p.next_attempt_at limit 1);
 end $$;
