@@ -75,122 +75,6 @@ $$;
 COMMENT ON FUNCTION spine.arrivals(_source text) IS 'When a source (all, where none is named) last sent a new event, in words.';
 
 
-SET default_tablespace = '';
-
---
--- Name: audit_log; Type: TABLE; Schema: spine; Owner: -
---
-
-CREATE TABLE spine.audit_log (
-    "timestamp" timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    id bigint NOT NULL,
-    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
-    event bigint,
-    event_id text COLLATE pg_catalog."C",
-    source text COLLATE pg_catalog."C",
-    action text NOT NULL,
-    success text NOT NULL,
-    details jsonb DEFAULT '{}'::jsonb NOT NULL,
-    CONSTRAINT audit_log_success_check CHECK ((success = ANY (ARRAY['success'::text, 'failure'::text, 'pending'::text])))
-)
-PARTITION BY RANGE ("timestamp");
-
-
---
--- Name: TABLE audit_log; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON TABLE spine.audit_log IS 'Every step of every event, written in the transaction of the step itself. Partitioned by day (UTC).';
-
-
---
--- Name: COLUMN audit_log."timestamp"; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_log."timestamp" IS 'When the step was made. The order of an event''s trail is timestamp, id.';
-
-
---
--- Name: COLUMN audit_log.id; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_log.id IS 'Ascending number; orders steps of one moment.';
-
-
---
--- Name: COLUMN audit_log.xid; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_log.xid IS 'Transaction that wrote the row: what the gap-free cursor of spine.audit_after() goes by.';
-
-
---
--- Name: COLUMN audit_log.event; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_log.event IS 'events.id, NULL where no event is concerned.';
-
-
---
--- Name: COLUMN audit_log.event_id; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_log.event_id IS 'The sender''s id, NULL where no event is concerned (rejected requests, pauses).';
-
-
---
--- Name: COLUMN audit_log.source; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_log.source IS 'Who sent it.';
-
-
---
--- Name: COLUMN audit_log.action; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_log.action IS 'event_received, event_inserted, event_deduped, conflict_detected, event_queued (by hand), processing_attempt_started, processing_attempt_failed, retry_scheduled, processing_succeeded, processing_failed_permanently, lease_expired, lease_returned, lease_lost, status_changed (by hand), event_replayed, request_rejected, claims_paused, claims_resumed.';
-
-
---
--- Name: COLUMN audit_log.success; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_log.success IS 'pending for processing_attempt_started and retry_scheduled; failure for conflict_detected, *_failed* and rejections; otherwise success.';
-
-
---
--- Name: COLUMN audit_log.details; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_log.details IS 'A JSON object: attempt, lease, worker, status, answer, error, duration_ms, delay_ms, destination and others, as they apply.';
-
-
---
--- Name: audit_after(pg_snapshot); Type: FUNCTION; Schema: spine; Owner: -
---
-
-CREATE FUNCTION spine.audit_after(_cursor pg_snapshot) RETURNS SETOF spine.audit_log
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'spine', 'pg_temp'
-    SET jit TO 'off'
-    SET enable_seqscan TO 'off'
-    AS $$
-begin
-    return query
-    select a.* from audit_log a
-    where a.xid >= pg_snapshot_xmin(_cursor) and not pg_visible_in_snapshot(a.xid, _cursor)
-    order by a.timestamp, a.id;
-end $$;
-
-
---
--- Name: FUNCTION audit_after(_cursor pg_snapshot); Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON FUNCTION spine.audit_after(_cursor pg_snapshot) IS 'Audit rows committed since a snapshot; take pg_current_snapshot() in the same statement as the next cursor.';
-
-
 --
 -- Name: canonical(json); Type: FUNCTION; Schema: spine; Owner: -
 --
@@ -1244,6 +1128,97 @@ end $$;
 COMMENT ON FUNCTION spine.utf16_order(_text text) IS 'Key that sorts text by UTF-16 code units, as RFC 8785 sorts names.';
 
 
+SET default_tablespace = '';
+
+--
+-- Name: audit_log; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.audit_log (
+    "timestamp" timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    id bigint NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    event bigint,
+    event_id text COLLATE pg_catalog."C",
+    source text COLLATE pg_catalog."C",
+    action text NOT NULL,
+    success text NOT NULL,
+    details jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT audit_log_success_check CHECK ((success = ANY (ARRAY['success'::text, 'failure'::text, 'pending'::text])))
+)
+PARTITION BY RANGE ("timestamp");
+
+
+--
+-- Name: TABLE audit_log; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.audit_log IS 'Every step of every event, written in the transaction of the step itself. Partitioned by day (UTC).';
+
+
+--
+-- Name: COLUMN audit_log."timestamp"; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_log."timestamp" IS 'When the step was made. The order of an event''s trail is timestamp, id.';
+
+
+--
+-- Name: COLUMN audit_log.id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_log.id IS 'Ascending number; orders steps of one moment.';
+
+
+--
+-- Name: COLUMN audit_log.xid; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_log.xid IS 'Transaction that wrote the row. Who follows the log goes by it, since rows become visible in the order of commits and not of ids.';
+
+
+--
+-- Name: COLUMN audit_log.event; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_log.event IS 'events.id, NULL where no event is concerned.';
+
+
+--
+-- Name: COLUMN audit_log.event_id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_log.event_id IS 'The sender''s id, NULL where no event is concerned (rejected requests, pauses).';
+
+
+--
+-- Name: COLUMN audit_log.source; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_log.source IS 'Who sent it.';
+
+
+--
+-- Name: COLUMN audit_log.action; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_log.action IS 'event_received, event_inserted, event_deduped, conflict_detected, event_queued (by hand), processing_attempt_started, processing_attempt_failed, retry_scheduled, processing_succeeded, processing_failed_permanently, lease_expired, lease_returned, lease_lost, status_changed (by hand), event_replayed, request_rejected, claims_paused, claims_resumed.';
+
+
+--
+-- Name: COLUMN audit_log.success; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_log.success IS 'pending for processing_attempt_started and retry_scheduled; failure for conflict_detected, *_failed* and rejections; otherwise success.';
+
+
+--
+-- Name: COLUMN audit_log.details; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_log.details IS 'A JSON object: attempt, lease, worker, status, answer, error, duration_ms, delay_ms, destination and others, as they apply.';
+
+
 SET default_table_access_method = heap;
 
 --
@@ -2210,7 +2185,7 @@ CREATE INDEX audit_log_xid ON ONLY spine.audit_log USING btree (xid);
 -- Name: INDEX audit_log_xid; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.audit_log_xid IS 'spine.audit_after(): what was committed since a snapshot.';
+COMMENT ON INDEX spine.audit_log_xid IS 'spine tail: what was committed since it last looked.';
 
 
 --

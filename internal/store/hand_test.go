@@ -69,7 +69,6 @@ func TestFunctionsAndTriggersUnderAnySession(t *testing.T) {
 				`select spine.pause()`, `select spine.resume()`,
 				`select spine.trace('x'), spine.event('x'), spine.id_of('x'), spine.oldest_ready(), spine.next_due('other'), spine.arrivals()`,
 				`select * from spine.depth, spine.stuck, spine.dead_letters`,
-				`select spine.audit_after(pg_current_snapshot())`,
 				`select spine.ensure_audit_partitions(20)`,
 				`select spine.reject(array['default'], array['bad'], array[400], array[1], array[now()])`,
 			} {

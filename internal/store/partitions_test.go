@@ -68,7 +68,6 @@ func TestPartitionsMadeByManyAtOnce(t *testing.T) {
 func TestMissingPartitionFailsNothing(t *testing.T) {
 	t.Parallel()
 	d := withoutPartitions(t, 1)
-	cursor := d.value("select pg_current_snapshot()")
 	d.ingest(webhooks("x", 100)...)
 	jobs := d.claim(100)
 	d.settle(completed(jobs[0]))
@@ -79,7 +78,6 @@ func TestMissingPartitionFailsNothing(t *testing.T) {
 	require.Equal(t, 8, d.ensurePartitions())
 	require.Equal(t, "0", d.value("select count(*) from spine.audit_log_default"), "its rows moved to where they belong")
 	require.Equal(t, before, d.value(all), "and kept their ids and transactions")
-	require.Equal(t, "301", d.value("select count(*) from spine.audit_after($1)", cursor))
 	require.Equal(t, []string{"event_received", "event_inserted", "processing_attempt_started", "processing_succeeded"}, d.trail(jobs[0].ID))
 	d.ingest(webhook("y", payloadA))
 	require.Equal(t, "0", d.value("select count(*) from spine.audit_log_default"))
@@ -109,33 +107,4 @@ func TestPartitionsAndEventsDoNotWaitForEachOther(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []bool{true, true}, counted)
 	require.NoError(t, tx.Rollback(t.Context()))
-}
-
-// What commits out of order is neither missed nor shown twice.
-func TestAuditAfterASnapshot(t *testing.T) {
-	t.Parallel()
-	d := newDatabase(t, 3)
-	next := func(cursor string) (string, []string) {
-		tx := begin(t, d.Store)
-		run(t, tx, "set transaction isolation level repeatable read")
-		seen := rows(t, tx, "select event_id || ' ' || action from spine.audit_after($1)", cursor)
-		snapshot := value(t, tx, "select pg_current_snapshot()")
-		require.NoError(t, tx.Commit(t.Context()))
-		return snapshot, seen
-	}
-	d.ingest(webhook("before", payloadA))
-	cursor := d.value("select pg_current_snapshot()")
-	cursor, seen := next(cursor)
-	require.Empty(t, seen)
-
-	early := begin(t, d.Store)
-	run(t, early, "select spine.ingest('early', 'a', '{}')")
-	d.ingest(webhook("late", payloadA))
-	cursor, seen = next(cursor)
-	require.Equal(t, []string{"late event_received", "late event_inserted"}, seen)
-	require.NoError(t, early.Commit(t.Context()))
-	cursor, seen = next(cursor)
-	require.Equal(t, []string{"early event_received", "early event_inserted"}, seen)
-	_, seen = next(cursor)
-	require.Empty(t, seen)
 }

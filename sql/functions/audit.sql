@@ -1,19 +1,4 @@
--- The audit log: its partitions, the gap-free cursor, rejected requests.
-
--- audit_after: what was committed after a snapshot was taken, in the order it happened.
---   _cursor  a snapshot of earlier (pg_current_snapshot())
--- Misses nothing and doubles nothing, even when transactions commit out of order: shown is what is visible now and was not visible in
--- the snapshot. The next cursor is pg_current_snapshot() of the same statement. Relies on audit_log_xid.
-create or replace function spine.audit_after(_cursor pg_snapshot) returns setof spine.audit_log
-language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off as $$
-begin
-    return query
-    select a.* from audit_log a
-    where a.xid >= pg_snapshot_xmin(_cursor) and not pg_visible_in_snapshot(a.xid, _cursor)
-    order by a.timestamp, a.id;
-end $$;
-comment on function spine.audit_after(pg_snapshot) is
-    'Audit rows committed since a snapshot; take pg_current_snapshot() in the same statement as the next cursor.';
+-- The audit log: its partitions, and rejected requests.
 
 -- ensure_audit_partitions: makes the daily partitions (UTC) from today to _days ahead. Rows that the default partition had to take meanwhile
 -- are moved. A partition is filled on its own and then attached, which does not hold up inserts. Returns how many it made.

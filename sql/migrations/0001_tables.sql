@@ -155,7 +155,7 @@ create table spine.audit_log (
 comment on table spine.audit_log is 'Every step of every event, written in the transaction of the step itself. Partitioned by day (UTC).';
 comment on column spine.audit_log.timestamp is 'When the step was made. The order of an event''s trail is timestamp, id.';
 comment on column spine.audit_log.id is 'Ascending number; orders steps of one moment.';
-comment on column spine.audit_log.xid is 'Transaction that wrote the row: what the gap-free cursor of spine.audit_after() goes by.';
+comment on column spine.audit_log.xid is 'Transaction that wrote the row. Who follows the log goes by it, since rows become visible in the order of commits and not of ids.';
 comment on column spine.audit_log.event is 'events.id, NULL where no event is concerned.';
 comment on column spine.audit_log.event_id is 'The sender''s id, NULL where no event is concerned (rejected requests, pauses).';
 comment on column spine.audit_log.source is 'Who sent it.';
@@ -173,7 +173,7 @@ comment on index spine.audit_log_event is 'spine.trace(): the trail of one event
 create index audit_log_timestamp on spine.audit_log (timestamp);
 comment on index spine.audit_log_timestamp is 'Newest first, in psql and in GET /api/audit.';
 create index audit_log_xid on spine.audit_log (xid);
-comment on index spine.audit_log_xid is 'spine.audit_after(): what was committed since a snapshot.';
+comment on index spine.audit_log_xid is 'spine tail: what was committed since it last looked.';
 
 create table spine.audit_log_default partition of spine.audit_log default;
 comment on table spine.audit_log_default is 'Takes what no daily partition covers, so that a missing partition never fails an ingest. Normally empty.';
