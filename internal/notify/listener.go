@@ -258,7 +258,7 @@ func (l *Listener) watchdog(ctx context.Context) {
 			heard = true
 			l.pollOnly.Store(false)
 			if !l.hears.Swap(true) {
-				l.log.Info().Dur("round_trip", took).Msg("listening: notifications arrive")
+				l.log.Info().Dur("round_trip_ms", took).Msg("listening: notifications arrive")
 			}
 		case errors.Is(err, errReconnected):
 			listened = true

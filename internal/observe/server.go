@@ -99,7 +99,7 @@ func (s Server) Run(ctx context.Context) error {
 	limit, cancel := context.WithTimeout(requests, s.Timeout)
 	defer cancel()
 	if err := srv.Shutdown(limit); err != nil {
-		s.Log.Warn().Err(err).Dur("limit", s.Timeout).Msg("cutting the requests still in hand")
+		s.Log.Warn().Err(err).Dur("limit_ms", s.Timeout).Msg("cutting the requests still in hand")
 		cut()
 		_ = srv.Close() // these connections are being thrown away
 	}

@@ -130,7 +130,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		return nil, fmt.Errorf("starting PostgreSQL: %w", err)
 	}
 	o.Logger.Info().Str("version", s.binaries.Version).Str("binaries", s.binaries.Dir).Str("dir", h.dir).
-		Int("port", s.state.Port).Dur("took", time.Since(began)).Msg("PostgreSQL started")
+		Int("port", s.state.Port).Dur("took_ms", time.Since(began)).Msg("PostgreSQL started")
 	return s, nil
 }
 

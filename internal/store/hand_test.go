@@ -30,6 +30,9 @@ func TestStatementsOfTheContract(t *testing.T) {
 	require.Contains(t, err.Message, "test-002")
 	require.Contains(t, err.Hint, "last arrival")
 	require.Equal(t, "23503", refused(t, psql, "INSERT INTO processing_state (event_id, source) VALUES ('test-001','github')").Code)
+	require.Equal(t, "23503", refused(t, psql, "INSERT INTO processing_state (event, event_id) VALUES (999999,'test-001')").Code,
+		"an event of another number")
+	require.Equal(t, "23503", refused(t, psql, "INSERT INTO processing_state (event, event_id) VALUES (1,'ghost')").Code)
 	require.Equal(t, "23514", refused(t, psql, "UPDATE processing_state SET status = 'done'").Code)
 }
 

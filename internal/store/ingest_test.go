@@ -353,3 +353,24 @@ func TestRejectionsAreSummaries(t *testing.T) {
 		from spine.audit_log order by id`))
 	require.NoError(t, d.Reject(t.Context(), nil))
 }
+
+// What HTTP refuses does not come in by hand either.
+func TestIngestByHandHoldsTheRules(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	for _, call := range []string{
+		`'', 'a', '{}'`,
+		`repeat('x', 256), 'a', '{}'`,
+		`E'x\ty', 'a', '{}'`,
+		`U&'x\0085', 'a', '{}'`,
+		`'x', '', '{}'`,
+		`'x', repeat('a', 101), '{}'`,
+		`'x', 'a', '[1]'`,
+		`'x', 'a', '{}', _source => 'NO such!'`,
+		`'x', 'a', '{}', _occurred_at => 'infinity'`,
+	} {
+		require.Equal(t, "23514", refused(t, d.Pool(), "select spine.ingest("+call+")").Code, call)
+	}
+	require.Equal(t, "22P02", refused(t, d.Pool(), "select spine.ingest('x', 'a', 'nonsense')").Code)
+	require.Equal(t, "accepted", d.value(`select spine.ingest('ü€😀', 'ü', ' {}')`))
+}

@@ -32,10 +32,10 @@ var ErrNotMigrated = errors.New("the database is not migrated: run spine migrate
 
 // Migrated says what Migrate did.
 type Migrated struct {
-	Version    int64   // schema version now
-	Applied    []int64 // migrations applied in this call, oldest first
-	Functions  bool    // whether functions, triggers and views were put in place
-	Partitions int     // daily partitions of the audit log made ahead
+	Version    int64   `json:"version"`    // schema version now
+	Applied    []int64 `json:"applied"`    // migrations applied in this call, oldest first; not nil
+	Functions  bool    `json:"functions"`  // whether functions, triggers and views were put in place
+	Partitions int     `json:"partitions"` // daily partitions of the audit log made ahead
 }
 
 // Migrate brings the database at url up to this binary's schema: migrations
@@ -63,17 +63,20 @@ func Migrate(ctx context.Context, url string) (m Migrated, err error) {
 	if err != nil {
 		return m, fmt.Errorf("reading the schema version: %w", err)
 	}
-	if newest := newestMigration(provider); version > newest {
-		return m, fmt.Errorf("%w: schema version %d, known are %d", ErrTooNew, version, newest)
+	if m.Version, err = newestMigration(); err != nil {
+		return m, err
+	}
+	if version > m.Version {
+		return m, fmt.Errorf("%w: schema version %d, known are %d", ErrTooNew, version, m.Version)
 	}
 	results, err := provider.Up(ctx)
 	if err != nil {
 		return m, fmt.Errorf("applying migrations: %w", err)
 	}
+	m.Applied = make([]int64, 0, len(results))
 	for _, r := range results {
 		m.Applied = append(m.Applied, r.Source.Version)
 	}
-	m.Version = newestMigration(provider)
 	if m.Functions, err = applyFunctions(ctx, db); err != nil {
 		return m, err
 	}
@@ -115,11 +118,6 @@ func newProvider(db *sql.DB) (*goose.Provider, error) {
 		return nil, fmt.Errorf("reading the migrations: %w", err)
 	}
 	return provider, nil
-}
-
-func newestMigration(p *goose.Provider) int64 {
-	sources := p.ListSources()
-	return sources[len(sources)-1].Version
 }
 
 // applyFunctions puts functions, triggers and views in place where they differ
@@ -210,7 +208,7 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading the schema version: %w", err)
 	}
-	newest, err := embeddedVersion()
+	newest, err := newestMigration()
 	switch {
 	case err != nil:
 		return err
@@ -224,10 +222,13 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 	return nil
 }
 
-// embeddedVersion is the number of the newest migration in the binary.
-func embeddedVersion() (int64, error) {
+// newestMigration is the number of the newest migration in the binary.
+func newestMigration() (int64, error) {
 	names, err := fs.Glob(schema.Migrations, "migrations/*.sql")
-	if err != nil || len(names) == 0 {
+	if err == nil && len(names) == 0 {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
 		return 0, fmt.Errorf("reading the migrations: %w", err)
 	}
 	var version int64

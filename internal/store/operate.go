@@ -367,15 +367,15 @@ var ErrNoDestination = errors.New("there is no such destination")
 // how many destinations it changed. Errors: ErrNoDestination, or that of the
 // database.
 func (s *Store) Pause(ctx context.Context, destination string) (changed int64, err error) {
-	return s.turnClaims(ctx, "pausing claims", "select spine.pause(nullif($1, ''))", destination)
+	return s.setPaused(ctx, "pausing claims", "select spine.pause(nullif($1, ''))", destination)
 }
 
 // Resume takes up claims again that Pause stopped, and returns as Pause does.
 func (s *Store) Resume(ctx context.Context, destination string) (changed int64, err error) {
-	return s.turnClaims(ctx, "resuming claims", "select spine.resume(nullif($1, ''))", destination)
+	return s.setPaused(ctx, "resuming claims", "select spine.resume(nullif($1, ''))", destination)
 }
 
-func (s *Store) turnClaims(ctx context.Context, doing, sql, destination string) (changed int64, err error) {
+func (s *Store) setPaused(ctx context.Context, doing, sql, destination string) (changed int64, err error) {
 	err = s.pool.QueryRow(ctx, sql, destination).Scan(&changed)
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && pgErr.Code == "P0002" {

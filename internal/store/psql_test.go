@@ -30,8 +30,8 @@ func TestIDOf(t *testing.T) {
 
 	for call, message := range map[string]string{
 		"spine.id_of('y')":            `event "y" was never stored. Source default: last arrival 20..-..-.. .* Source github: last arrival 20`,
-		"spine.id_of('y', 'github')":  `event "y" was never stored in source 'github'. Source github: last arrival 20`,
-		"spine.id_of('x', 'nowhere')": `event "x" was never stored in source 'nowhere'. There is no source named 'nowhere'`,
+		"spine.id_of('y', 'github')":  `event "y" was never stored in source "github". Source github: last arrival 20`,
+		"spine.id_of('x', 'nowhere')": `event "x" was never stored in source "nowhere". There is no source named "nowhere"`,
 		"spine.trace('y')":            "was never stored",
 		"spine.event('y')":            "was never stored",
 		"spine.replay('y')":           "was never stored",

@@ -499,7 +499,7 @@ func (w *Worker) noteSettled(batch []event.Settlement, counted []bool) {
 		w.metrics.duration.Observe(s.Result.Duration.Seconds())
 		line := func(l zerolog.Logger, level zerolog.Level) *zerolog.Event {
 			return l.WithLevel(level).Str("event_id", s.Job.ID).Str("source", s.Job.Source).Int("attempt", s.Job.Attempt).
-				Int("status", s.Result.Status).Dur("duration", s.Result.Duration)
+				Int("status", s.Result.Status).Dur("duration_ms", s.Result.Duration)
 		}
 		if !counted[i] {
 			w.metrics.lost.Inc()
@@ -516,7 +516,7 @@ func (w *Worker) noteSettled(batch []event.Settlement, counted []bool) {
 			soonest = min(soonest, s.Delay)
 			w.activity.Add("processing_attempt_failed", s.Job.ID)
 			w.activity.Add("retry_scheduled", s.Job.ID)
-			line(w.failures, zerolog.InfoLevel).Str("outcome", "failed").Str("error", s.Result.Error).Dur("retry_in", s.Delay).Msg("delivery failed, to be tried again")
+			line(w.failures, zerolog.InfoLevel).Str("outcome", "failed").Str("error", s.Result.Error).Dur("retry_in_ms", s.Delay).Msg("delivery failed, to be tried again")
 		case event.Dead:
 			w.activity.Add("processing_attempt_failed", s.Job.ID)
 			w.activity.Add("processing_failed_permanently", s.Job.ID)

@@ -27,7 +27,7 @@ begin
     end loop;
     return _made;
 end $$;
-comment on function spine.ensure_audit_partitions(integer) is 'Makes the daily audit partitions ahead of time. Returns how many it made.';
+comment on function spine.ensure_audit_partitions(integer) is 'Internal. Makes the daily audit partitions ahead of time. Returns how many it made.';
 
 -- reject: audits refused requests as a summary. _count requests of one source were refused for one cause since _since.
 create or replace function spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamptz[]) returns void
@@ -36,4 +36,4 @@ language sql set search_path = spine, pg_temp as $$
     select r.source, 'request_rejected', 'failure', jsonb_build_object('cause', r.cause, 'status', r.status, 'count', r.count, 'since', r.since)
     from unnest(_source, _cause, _status, _count, _since) as r(source, cause, status, count, since)
 $$;
-comment on function spine.reject(text[], text[], integer[], bigint[], timestamptz[]) is 'Audits refused requests as summaries, without an event_id.';
+comment on function spine.reject(text[], text[], integer[], bigint[], timestamptz[]) is 'Internal. Audits refused requests as summaries, without an event_id.';

@@ -26,7 +26,7 @@ begin
     end loop;
     return _key;
 end $$;
-comment on function spine.utf16_order(text) is 'Key that sorts text by UTF-16 code units, as RFC 8785 sorts names.';
+comment on function spine.utf16_order(text) is 'Internal. Key that sorts text by UTF-16 code units, as RFC 8785 sorts names.';
 
 -- canonical: names sorted, no white space, escapes in their shortest form, numbers as written. Never by way of jsonb, which
 -- changes numbers. Raises 22030 for a name that stands twice in an object, 22P05 or 22P02 for text that Postgres cannot hold.
@@ -67,4 +67,4 @@ begin
     end;
     return null;
 end $$;
-comment on function spine.unqueryable(text) is 'Why Postgres cannot query a JSON text; NULL where it can.';
+comment on function spine.unqueryable(text) is 'Internal. Why Postgres cannot query a JSON text; NULL where it can.';

@@ -19,7 +19,7 @@ begin
         raise exception 'event "%" exists in the sources %: name one', _event_id, array_to_string(_sources, ', ')
             using errcode = 'cardinality_violation', hint = format('For example: id_of(%L, %L)', _event_id, _sources[1]);
     end if;
-    raise exception 'event "%" was never stored%. %', _event_id, coalesce(' in source ' || quote_literal(_source), ''), arrivals(_source)
+    raise exception 'event "%" was never stored%. %', _event_id, coalesce(' in source "' || _source || '"', ''), arrivals(_source)
         using errcode = 'no_data_found';
 end $$;
 comment on function spine.id_of(text, text) is
@@ -38,10 +38,10 @@ create or replace function spine.arrivals(_source text default null) returns tex
 language sql stable set search_path = spine, pg_temp as $$
     select coalesce(
         string_agg(format('Source %s: %s.', s.name, coalesce('last arrival ' || last_arrival(s.name)::text, 'nothing has arrived yet')), ' ' order by s.name),
-        format('There is no source named %s.', quote_literal(_source)))
+        format('There is no source named "%s".', _source))
     from sources s where _source is null or s.name = _source
 $$;
-comment on function spine.arrivals(text) is 'When a source (all, where none is named) last sent a new event, in words.';
+comment on function spine.arrivals(text) is 'Internal. When a source (all, where none is named) last sent a new event, in words.';
 
 -- event: all that is known of one event, in one row for each destination.
 create or replace function spine.event(_event_id text, _source text default null)

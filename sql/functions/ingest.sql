@@ -62,8 +62,8 @@ begin
         join leader l on l.event_id = i.event_id and l.source = i.source
         join stored s on s.event_id = i.event_id and s.source = i.source
     ), queued as (
-        insert into processing_state (event, event_id, source, next_attempt_at, created_at, updated_at)
-        select j.id, j.event_id, j.source, l.at, l.at, l.at from judged j cross join locked l where j.outcome = 'accepted' order by j.id
+        insert into processing_state (event, event_id, source, lease_token, next_attempt_at, created_at, updated_at)
+        select j.id, j.event_id, j.source, 0, l.at, l.at, l.at from judged j cross join locked l where j.outcome = 'accepted' order by j.id
     ), audited as (
         insert into audit_log (timestamp, event, event_id, source, action, success, details)
         select (select l.at from locked l), a.id, a.event_id, a.source, a.action, a.success, a.details
@@ -119,4 +119,4 @@ begin
     return 'kept';
 end $$;
 comment on function spine.keep_evidence(bigint, bytea, text, text, text, timestamptz, text, text, bytea) is
-    'Called by spine.ingest(): keeps a conflicting payload, once for each distinct hash, at most ten an event. Returns kept, known or full.';
+    'Internal. Called by spine.ingest(): keeps a conflicting payload, once for each distinct hash, at most ten an event. Returns kept, known or full.';

@@ -40,7 +40,7 @@ begin
     end if;
     return _count;
 end $$;
-comment on function spine.replay_rows(bigint[], text[]) is 'Puts completed, failed and dead rows back to pending with no attempts spent. Returns how many.';
+comment on function spine.replay_rows(bigint[], text[]) is 'Internal. Puts completed, failed and dead rows back to pending with no attempts spent. Returns how many.';
 
 -- replay: delivers an event again, to every destination or to one.
 -- Returns how many rows were put back: 0 when they are pending or processing already. Raises P0002 for an id never stored.
@@ -146,4 +146,4 @@ begin
             using errcode = 'no_data_found', hint = 'Known: ' || (select string_agg(d.name, ', ' order by d.name) from destinations d);
     end if;
 end $$;
-comment on function spine.require_destination(text) is 'Raises P0002 where a named destination does not exist.';
+comment on function spine.require_destination(text) is 'Internal. Raises P0002 where a named destination does not exist.';

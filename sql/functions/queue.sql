@@ -98,7 +98,7 @@ begin
 end $$;
 comment on function spine.next_due(text) is 'When the next retry of a destination falls due or the next lease ends; NULL when nothing waits.';
 
--- oldest_ready: for how long the oldest claimable row of any destination has been due; 0 when none is. Relies on
+-- oldest_ready: for how long the oldest claimable row of any destination that is not paused has been due; 0 when none is. Relies on
 -- processing_state_due, of which it reads the beginning for each destination. A row that was made due in the infinite past counts
 -- from its last change.
 create or replace function spine.oldest_ready() returns interval
@@ -110,10 +110,12 @@ begin
         select max(_now - greatest(o.next_attempt_at, o.updated_at))
         from destinations d cross join lateral (
             select p.next_attempt_at, p.updated_at from processing_state p
+            -- The first condition on status is the index's own; without it the index would not be used.
             where p.destination = d.name and p.status in ('pending', 'failed', 'processing') and p.status <> 'processing' and p.next_attempt_at <= _now
-            order by p.next_attempt_at limit 1) o), '0');
+            order by p.next_attempt_at limit 1) o
+        where d.paused_at is null), '0');
 end $$;
-comment on function spine.oldest_ready() is 'For how long the oldest claimable row has been due; 0 when none is.';
+comment on function spine.oldest_ready() is 'For how long the oldest claimable row has been due, in destinations that are not paused; 0 when none is.';
 
 -- renew: prolongs leases to _lease from now. Returns for each whether it is still held; what is not must be let go of at once.
 -- Relies on processing_state_pkey.

@@ -4,16 +4,11 @@
 -- announce: sends spine_ready. The message is a hint: count of rows that became claimable and up to five of their event ids.
 create or replace function spine.announce(_count bigint, _event_ids text[]) returns void
 language plpgsql set search_path = spine, pg_temp as $$
-declare
-    _message text := json_build_object('count', _count, 'event_ids', _event_ids)::text;
 begin
-    -- NOTIFY takes less than 8000 bytes; five ids of 255 escaped characters can come to more.
-    if octet_length(_message) > 7900 then
-        _message := json_build_object('count', _count, 'event_ids', '{}'::text[])::text;
-    end if;
-    perform pg_notify('spine_ready', _message);
+    -- NOTIFY takes less than 8000 bytes: five ids of 255 characters come to 5100 at most.
+    perform pg_notify('spine_ready', json_build_object('count', _count, 'event_ids', _event_ids)::text);
 end $$;
-comment on function spine.announce(bigint, text[]) is 'Sends NOTIFY spine_ready with a count and up to five event ids.';
+comment on function spine.announce(bigint, text[]) is 'Internal. Sends NOTIFY spine_ready with a count and up to five event ids.';
 
 -- processing_state_inserted: one notification for each INSERT statement, if anything in it can be claimed now.
 create or replace function spine.processing_state_inserted() returns trigger
@@ -28,7 +23,7 @@ begin
     end if;
     return null;
 end $$;
-comment on function spine.processing_state_inserted() is 'Trigger: wakes the workers after every INSERT that queued something claimable.';
+comment on function spine.processing_state_inserted() is 'Internal. Trigger: wakes the workers after every INSERT that queued something claimable.';
 
 create or replace trigger processing_state_inserted after insert on spine.processing_state
     referencing new table as inserted for each statement execute function spine.processing_state_inserted();
@@ -47,7 +42,7 @@ begin
     end if;
     return null;
 end $$;
-comment on function spine.processing_state_claimable() is 'Trigger: wakes the workers when an UPDATE makes a row claimable.';
+comment on function spine.processing_state_claimable() is 'Internal. Trigger: wakes the workers when an UPDATE makes a row claimable.';
 
 create or replace trigger processing_state_claimable after update on spine.processing_state
     for each row when (
@@ -56,26 +51,29 @@ create or replace trigger processing_state_claimable after update on spine.proce
     execute function spine.processing_state_claimable();
 comment on trigger processing_state_claimable on spine.processing_state is 'Wakes the workers when an UPDATE makes a row claimable.';
 
--- processing_state_find_event: a row inserted by hand names its event by event_id and source; here it gets its key.
+-- processing_state_find_event: a row inserted by hand names its event by event_id and source; here it gets its key. Rows of
+-- spine.ingest() start with lease token 0, those of a hand with the default of 1, and that tells them apart.
 -- Raises 23503 where there is no such event.
 create or replace function spine.processing_state_find_event() returns trigger
 language plpgsql set search_path = spine, pg_temp as $$
+declare
+    _event bigint;
 begin
-    select e.id into new.event from events e where e.event_id = new.event_id and e.source = new.source;
-    if new.event is null then
+    select e.id into _event from events e where e.event_id = new.event_id and e.source = new.source;
+    if _event is null or new.event <> _event then
         raise exception 'there is no event "%" in source "%"', new.event_id, new.source
             using errcode = 'foreign_key_violation', table = 'processing_state', schema = 'spine', hint = arrivals(new.source);
     end if;
-    new.lease_token := greatest(new.lease_token, 1);
+    new.event := _event;
     return new;
 end $$;
-comment on function spine.processing_state_find_event() is 'Trigger: finds the event of a row inserted by hand, 23503 where there is none.';
+comment on function spine.processing_state_find_event() is 'Internal. Trigger: finds the event of a row inserted by hand, 23503 where there is none.';
 
 create or replace trigger processing_state_find_event before insert on spine.processing_state
-    for each row when (new.event is null) execute function spine.processing_state_find_event();
+    for each row when (new.lease_token > 0) execute function spine.processing_state_find_event();
 comment on trigger processing_state_find_event on spine.processing_state is 'Finds the event of a row inserted by hand.';
 
--- processing_state_queued: audits a row queued by hand. Such rows start with lease token 1, those of spine.ingest() with 0.
+-- processing_state_queued: audits a row queued by hand.
 create or replace function spine.processing_state_queued() returns trigger
 language plpgsql set search_path = spine, pg_temp as $$
 begin
@@ -84,7 +82,7 @@ begin
         jsonb_build_object('destination', new.destination, 'status', new.status, 'by', session_user));
     return null;
 end $$;
-comment on function spine.processing_state_queued() is 'Trigger: audits a row queued by hand.';
+comment on function spine.processing_state_queued() is 'Internal. Trigger: audits a row queued by hand.';
 
 create or replace trigger processing_state_queued after insert on spine.processing_state
     for each row when (new.lease_token > 0) execute function spine.processing_state_queued();
@@ -112,7 +110,7 @@ begin
         'lease_voided', case when old.status = 'processing' then old.lease_token end)));
     return null;
 end $$;
-comment on function spine.processing_state_changed_by_hand() is 'Trigger: a status changed by hand voids the lease, is audited, and wins.';
+comment on function spine.processing_state_changed_by_hand() is 'Internal. Trigger: a status changed by hand voids the lease, is audited, and wins.';
 
 create or replace trigger processing_state_changed_by_hand after update on spine.processing_state
     for each row when (old.status is distinct from new.status and old.lease_token = new.lease_token)

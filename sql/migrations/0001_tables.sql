@@ -29,11 +29,11 @@ insert into spine.destinations (name) values ('default');
 -- index, and it is the idempotency key.
 create table spine.events (
     id bigint generated always as identity primary key,
-    event_id text collate "C" not null check (event_id <> '' and char_length(event_id) <= 255),
-    source text collate "C" not null default 'default',
-    event_type text not null,
+    event_id text collate "C" not null check (char_length(event_id) between 1 and 255 and event_id !~ '[\u0001-\u001F\u007F-\u009F]'),
+    source text collate "C" not null default 'default' check (source ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
+    event_type text not null check (char_length(event_type) between 1 and 100),
     occurred_at timestamptz not null check (occurred_at >= '0001-01-01Z' and occurred_at < '10000-01-01Z'),
-    payload json,
+    payload json check (json_typeof(payload) = 'object'),
     payload_hash bytea not null,
     created_at timestamptz not null default now(),
     seen_count bigint not null default 1,
@@ -44,7 +44,7 @@ create table spine.events (
 );
 comment on table spine.events is 'Each webhook once, as it was first received. Rows are written by spine.ingest() and never change but for seen_count.';
 comment on column spine.events.id is 'Key by which the other tables refer to the event (their column event).';
-comment on column spine.events.event_id is 'The sender''s id, 1 to 255 characters, unique within the source.';
+comment on column spine.events.event_id is 'The sender''s id, 1 to 255 characters and no control characters, unique within the source.';
 comment on column spine.events.source is 'Who sent it.';
 comment on column spine.events.event_type is 'What happened, in the sender''s words, 1 to 100 characters.';
 comment on column spine.events.occurred_at is 'When it happened, as the sender says: in the years 1 to 9999, which is what RFC 3339 can say.';
@@ -100,7 +100,7 @@ create table spine.processing_state (
     completed_at timestamptz,
     error_message text,
     worker text,
-    lease_token bigint not null default 0,
+    lease_token bigint not null default 1,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     primary key (event, destination)
