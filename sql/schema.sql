@@ -35,14 +35,9 @@ CREATE FUNCTION spine.announce(_count bigint, _event_ids text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     AS $$
-declare
-    _message text := json_build_object('count', _count, 'event_ids', _event_ids)::text;
 begin
-    -- NOTIFY takes less than 8000 bytes; five ids of 255 escaped characters can come to more.
-    if octet_length(_message) > 7900 then
-        _message := json_build_object('count', _count, 'event_ids', '{}'::text[])::text;
-    end if;
-    perform pg_notify('spine_ready', _message);
+    -- NOTIFY takes less than 8000 bytes: five ids of 255 characters come to 5100 at most.
+    perform pg_notify('spine_ready', json_build_object('count', _count, 'event_ids', _event_ids)::text);
 end $$;
 
 
@@ -50,7 +45,7 @@ end $$;
 -- Name: FUNCTION announce(_count bigint, _event_ids text[]); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.announce(_count bigint, _event_ids text[]) IS 'Sends NOTIFY spine_ready with a count and up to five event ids.';
+COMMENT ON FUNCTION spine.announce(_count bigint, _event_ids text[]) IS 'Internal. Sends NOTIFY spine_ready with a count and up to five event ids.';
 
 
 --
@@ -63,7 +58,7 @@ CREATE FUNCTION spine.arrivals(_source text DEFAULT NULL::text) RETURNS text
     AS $$
     select coalesce(
         string_agg(format('Source %s: %s.', s.name, coalesce('last arrival ' || last_arrival(s.name)::text, 'nothing has arrived yet')), ' ' order by s.name),
-        format('There is no source named %s.', quote_literal(_source)))
+        format('There is no source named "%s".', _source))
     from sources s where _source is null or s.name = _source
 $$;
 
@@ -72,7 +67,7 @@ $$;
 -- Name: FUNCTION arrivals(_source text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.arrivals(_source text) IS 'When a source (all, where none is named) last sent a new event, in words.';
+COMMENT ON FUNCTION spine.arrivals(_source text) IS 'Internal. When a source (all, where none is named) last sent a new event, in words.';
 
 
 --
@@ -231,7 +226,7 @@ end $_$;
 -- Name: FUNCTION ensure_audit_partitions(_days integer); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.ensure_audit_partitions(_days integer) IS 'Makes the daily audit partitions ahead of time. Returns how many it made.';
+COMMENT ON FUNCTION spine.ensure_audit_partitions(_days integer) IS 'Internal. Makes the daily audit partitions ahead of time. Returns how many it made.';
 
 
 --
@@ -280,12 +275,17 @@ declare
 begin
     with input as materialized (
         select * from unnest(_event, _destination, _lease_token) as i(event, destination, lease)
+    ), held as materialized (
+        select i.*
+        from input i join processing_state p on p.event = i.event and p.destination = i.destination
+        where p.lease_token = i.lease
+        for update of p skip locked
     ), returned as (
         update processing_state p set
             status = case when p.attempt_count <= 1 then 'pending' else 'failed' end, attempt_count = greatest(p.attempt_count - 1, 0),
             lease_token = p.lease_token + 1, next_attempt_at = _now, updated_at = _now
-        from input i
-        where p.event = i.event and p.destination = i.destination and p.lease_token = i.lease
+        from held i
+        where p.event = i.event and p.destination = i.destination
         returning p.event, p.event_id, p.source, p.destination, p.attempt_count, p.worker, i.lease
     ), audited as (
         insert into audit_log (timestamp, event, event_id, source, action, success, details)
@@ -326,7 +326,7 @@ begin
         raise exception 'event "%" exists in the sources %: name one', _event_id, array_to_string(_sources, ', ')
             using errcode = 'cardinality_violation', hint = format('For example: id_of(%L, %L)', _event_id, _sources[1]);
     end if;
-    raise exception 'event "%" was never stored%. %', _event_id, coalesce(' in source ' || quote_literal(_source), ''), arrivals(_source)
+    raise exception 'event "%" was never stored%. %', _event_id, coalesce(' in source "' || _source || '"', ''), arrivals(_source)
         using errcode = 'no_data_found';
 end $$;
 
@@ -366,6 +366,7 @@ CREATE FUNCTION spine.ingest(_event_id text[], _event_type text[], _occurred_at 
     SET search_path TO 'spine', 'pg_temp'
     SET jit TO 'off'
     SET enable_seqscan TO 'off'
+    SET lock_timeout TO '100ms'
     AS $$
 #variable_conflict use_column
 declare
@@ -410,8 +411,8 @@ begin
         join leader l on l.event_id = i.event_id and l.source = i.source
         join stored s on s.event_id = i.event_id and s.source = i.source
     ), queued as (
-        insert into processing_state (event, event_id, source, next_attempt_at, created_at, updated_at)
-        select j.id, j.event_id, j.source, l.at, l.at, l.at from judged j cross join locked l where j.outcome = 'accepted' order by j.id
+        insert into processing_state (event, event_id, source, lease_token, next_attempt_at, created_at, updated_at)
+        select j.id, j.event_id, j.source, 0, l.at, l.at, l.at from judged j cross join locked l where j.outcome = 'accepted' order by j.id
     ), audited as (
         insert into audit_log (timestamp, event, event_id, source, action, success, details)
         select (select l.at from locked l), a.id, a.event_id, a.source, a.action, a.success, a.details
@@ -467,7 +468,7 @@ end $$;
 -- Name: FUNCTION keep_evidence(_event bigint, _hash bytea, _event_id text, _source text, _event_type text, _occurred_at timestamp with time zone, _payload text, _unqueryable text, _raw_body bytea); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.keep_evidence(_event bigint, _hash bytea, _event_id text, _source text, _event_type text, _occurred_at timestamp with time zone, _payload text, _unqueryable text, _raw_body bytea) IS 'Called by spine.ingest(): keeps a conflicting payload, once for each distinct hash, at most ten an event. Returns kept, known or full.';
+COMMENT ON FUNCTION spine.keep_evidence(_event bigint, _hash bytea, _event_id text, _source text, _event_type text, _occurred_at timestamp with time zone, _payload text, _unqueryable text, _raw_body bytea) IS 'Internal. Called by spine.ingest(): keeps a conflicting payload, once for each distinct hash, at most ten an event. Returns kept, known or full.';
 
 
 --
@@ -489,6 +490,38 @@ $$;
 --
 
 COMMENT ON FUNCTION spine.last_arrival(_source text) IS 'When a source last sent a new event; NULL if it never did.';
+
+
+--
+-- Name: locked_by_others(bigint[], text[], bigint[], bigint[]); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.locked_by_others(_event bigint[], _destination text[], _lease_token bigint[], _done bigint[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+begin
+    if cardinality(_done) = cardinality(_event) then
+        return '{}';
+    end if;
+    return array(
+        select i.ord
+        from unnest(_event, _destination, _lease_token) with ordinality as i(event, destination, lease, ord)
+            join processing_state p on p.event = i.event and p.destination = i.destination and p.lease_token = i.lease
+        where i.ord <> all (_done));
+end $$;
+
+
+--
+-- Name: FUNCTION locked_by_others(_event bigint[], _destination text[], _lease_token bigint[], _done bigint[]); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.locked_by_others(_event bigint[], _destination text[], _lease_token bigint[], _done bigint[]) IS 'Internal. Positions of leases that stand, but whose rows somebody else has locked.';
 
 
 --
@@ -536,8 +569,10 @@ begin
         select max(_now - greatest(o.next_attempt_at, o.updated_at))
         from destinations d cross join lateral (
             select p.next_attempt_at, p.updated_at from processing_state p
+            -- The first condition on status is the index's own; without it the index would not be used.
             where p.destination = d.name and p.status in ('pending', 'failed', 'processing') and p.status <> 'processing' and p.next_attempt_at <= _now
-            order by p.next_attempt_at limit 1) o), '0');
+            order by p.next_attempt_at limit 1) o
+        where d.paused_at is null), '0');
 end $$;
 
 
@@ -545,7 +580,7 @@ end $$;
 -- Name: FUNCTION oldest_ready(); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.oldest_ready() IS 'For how long the oldest claimable row has been due; 0 when none is.';
+COMMENT ON FUNCTION spine.oldest_ready() IS 'For how long the oldest claimable row has been due, in destinations that are not paused; 0 when none is.';
 
 
 --
@@ -611,7 +646,7 @@ end $$;
 -- Name: FUNCTION processing_state_changed_by_hand(); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.processing_state_changed_by_hand() IS 'Trigger: a status changed by hand voids the lease, is audited, and wins.';
+COMMENT ON FUNCTION spine.processing_state_changed_by_hand() IS 'Internal. Trigger: a status changed by hand voids the lease, is audited, and wins.';
 
 
 --
@@ -637,7 +672,7 @@ end $$;
 -- Name: FUNCTION processing_state_claimable(); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.processing_state_claimable() IS 'Trigger: wakes the workers when an UPDATE makes a row claimable.';
+COMMENT ON FUNCTION spine.processing_state_claimable() IS 'Internal. Trigger: wakes the workers when an UPDATE makes a row claimable.';
 
 
 --
@@ -648,13 +683,18 @@ CREATE FUNCTION spine.processing_state_find_event() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     AS $$
+declare
+    _event bigint;
 begin
-    select e.id into new.event from events e where e.event_id = new.event_id and e.source = new.source;
-    if new.event is null then
+    select e.id into _event from events e where e.event_id = new.event_id and e.source = new.source;
+    if _event is null or new.event <> _event then
         raise exception 'there is no event "%" in source "%"', new.event_id, new.source
             using errcode = 'foreign_key_violation', table = 'processing_state', schema = 'spine', hint = arrivals(new.source);
     end if;
-    new.lease_token := greatest(new.lease_token, 1);
+    new.event := _event;
+    if new.status in ('pending', 'failed', 'processing') then
+        new.next_attempt_at := coalesce(new.next_attempt_at, clock_timestamp());
+    end if;
     return new;
 end $$;
 
@@ -663,7 +703,7 @@ end $$;
 -- Name: FUNCTION processing_state_find_event(); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.processing_state_find_event() IS 'Trigger: finds the event of a row inserted by hand, 23503 where there is none.';
+COMMENT ON FUNCTION spine.processing_state_find_event() IS 'Internal. Trigger: finds the event of a row inserted by hand, 23503 where there is none.';
 
 
 --
@@ -690,7 +730,7 @@ end $$;
 -- Name: FUNCTION processing_state_inserted(); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.processing_state_inserted() IS 'Trigger: wakes the workers after every INSERT that queued something claimable.';
+COMMENT ON FUNCTION spine.processing_state_inserted() IS 'Internal. Trigger: wakes the workers after every INSERT that queued something claimable.';
 
 
 --
@@ -713,7 +753,7 @@ end $$;
 -- Name: FUNCTION processing_state_queued(); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.processing_state_queued() IS 'Trigger: audits a row queued by hand.';
+COMMENT ON FUNCTION spine.processing_state_queued() IS 'Internal. Trigger: audits a row queued by hand.';
 
 
 --
@@ -734,7 +774,7 @@ $$;
 -- Name: FUNCTION reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[]); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[]) IS 'Audits refused requests as summaries, without an event_id.';
+COMMENT ON FUNCTION spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[]) IS 'Internal. Audits refused requests as summaries, without an event_id.';
 
 
 --
@@ -753,17 +793,24 @@ CREATE FUNCTION spine.renew(_event bigint[], _destination text[], _lease_token b
 declare
     _now timestamptz := clock_timestamp();
     _held bigint[];
+    _locked bigint[];
 begin
     with input as materialized (
         select * from unnest(_event, _destination, _lease_token) with ordinality as i(event, destination, lease, ord)
+    ), held as materialized (
+        select i.*
+        from input i join processing_state p on p.event = i.event and p.destination = i.destination
+        where p.lease_token = i.lease
+        for update of p skip locked
     ), renewed as (
         update processing_state p set next_attempt_at = _now + _lease, updated_at = _now
-        from input i
-        where p.event = i.event and p.destination = i.destination and p.lease_token = i.lease
-        returning i.ord
+        from held h
+        where p.event = h.event and p.destination = h.destination
+        returning h.ord
     )
     select coalesce(array_agg(r.ord), '{}') into _held from renewed r;
-    return array(select n = any (_held) from generate_series(1, cardinality(_event)) n order by n);
+    _locked := locked_by_others(_event, _destination, _lease_token, _held);
+    return array(select case when n = any (_held) then true when n = any (_locked) then null else false end from generate_series(1, cardinality(_event)) n order by n);
 end $$;
 
 
@@ -771,7 +818,7 @@ end $$;
 -- Name: FUNCTION renew(_event bigint[], _destination text[], _lease_token bigint[], _lease interval); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.renew(_event bigint[], _destination text[], _lease_token bigint[], _lease interval) IS 'Prolongs leases. Returns for each, by position, whether it is still held.';
+COMMENT ON FUNCTION spine.renew(_event bigint[], _destination text[], _lease_token bigint[], _lease interval) IS 'Prolongs leases. Returns for each, by position, whether it is still held; NULL where somebody else has the row locked.';
 
 
 --
@@ -799,7 +846,7 @@ end $$;
 -- Name: FUNCTION replay(_event_id text, _source text, _destination text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.replay(_event_id text, _source text, _destination text) IS 'Delivers an event again, for example: select spine.replay(''test-001''). Rows that are pending or processing are left alone. Returns how many were put back.';
+COMMENT ON FUNCTION spine.replay(_event_id text, _source text, _destination text) IS 'Delivers an event again, for example: select spine.replay(''test-001''). Rows that are pending or processing are left alone. Returns how many were replayed.';
 
 
 --
@@ -838,7 +885,7 @@ end $$;
 -- Name: FUNCTION replay_dead(_since timestamp with time zone, _until timestamp with time zone, _source text, _event_type text, _destination text, _limit bigint); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.replay_dead(_since timestamp with time zone, _until timestamp with time zone, _source text, _event_type text, _destination text, _limit bigint) IS 'Delivers dead events again, for example: select spine.replay_dead(now() - interval ''1 hour''). Returns how many were put back.';
+COMMENT ON FUNCTION spine.replay_dead(_since timestamp with time zone, _until timestamp with time zone, _source text, _event_type text, _destination text, _limit bigint) IS 'Delivers dead events again, for example: select spine.replay_dead(now() - interval ''1 hour''). Returns how many were replayed.';
 
 
 --
@@ -895,7 +942,7 @@ end $$;
 -- Name: FUNCTION replay_rows(_event bigint[], _destination text[]); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.replay_rows(_event bigint[], _destination text[]) IS 'Puts completed, failed and dead rows back to pending with no attempts spent. Returns how many.';
+COMMENT ON FUNCTION spine.replay_rows(_event bigint[], _destination text[]) IS 'Internal. Puts completed, failed and dead rows back to pending with no attempts spent. Returns how many.';
 
 
 --
@@ -918,7 +965,7 @@ end $$;
 -- Name: FUNCTION require_destination(_destination text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.require_destination(_destination text) IS 'Raises P0002 where a named destination does not exist.';
+COMMENT ON FUNCTION spine.require_destination(_destination text) IS 'Internal. Raises P0002 where a named destination does not exist.';
 
 
 --
@@ -972,19 +1019,25 @@ CREATE FUNCTION spine.settle(_event bigint[], _destination text[], _lease_token 
 declare
     _now timestamptz := clock_timestamp();
     _counted bigint[];
+    _locked bigint[];
     _known bigint[];
 begin
     with input as materialized (
         select * from unnest(_event, _destination, _lease_token, _outcome, _delay, _error, _details)
             with ordinality as i(event, destination, lease, outcome, delay, error, details, ord)
+    ), held as materialized (
+        select i.*
+        from input i join processing_state p on p.event = i.event and p.destination = i.destination
+        where p.lease_token = i.lease
+        for update of p skip locked
     ), settled as (
         update processing_state p set
             status = i.outcome, lease_token = p.lease_token + 1,
             next_attempt_at = case when i.outcome = 'failed' then _now + i.delay end,
             completed_at = case when i.outcome = 'completed' then _now end,
             error_message = i.error, updated_at = _now
-        from input i
-        where p.event = i.event and p.destination = i.destination and p.lease_token = i.lease
+        from held i
+        where p.event = i.event and p.destination = i.destination
         returning i.ord, p.event, p.event_id, p.source, p.destination, p.attempt_count, p.worker, p.next_attempt_at, i.lease, i.outcome, i.delay, i.error, i.details
     ), audited as (
         insert into audit_log (timestamp, event, event_id, source, action, success, details)
@@ -1009,10 +1062,11 @@ begin
     select coalesce(array_agg(s.ord), '{}') into _counted from settled s;
 
     if cardinality(_counted) < cardinality(_event) then
-        _now := clock_timestamp(); -- later than whatever took the lease, which may just have been waited for
+        _locked := locked_by_others(_event, _destination, _lease_token, _counted);
+        _now := clock_timestamp(); -- later than whatever took the lease
         with late as materialized (
             select i.* from unnest(_event, _destination, _lease_token, _outcome) with ordinality as i(event, destination, lease, outcome, ord)
-            where i.ord <> all (_counted)
+            where i.ord <> all (_counted || _locked)
         ), known as materialized (
             select l.ord from late l
             where exists (
@@ -1029,7 +1083,7 @@ begin
         select coalesce(array_agg(k.ord), '{}') into _known from known k;
         _counted := _counted || _known;
     end if;
-    return array(select n = any (_counted) from generate_series(1, cardinality(_event)) n order by n);
+    return array(select case when n = any (_counted) then true when n = any (_locked) then null else false end from generate_series(1, cardinality(_event)) n order by n);
 end $$;
 
 
@@ -1037,7 +1091,7 @@ end $$;
 -- Name: FUNCTION settle(_event bigint[], _destination text[], _lease_token bigint[], _outcome text[], _delay interval[], _error text[], _details text[]); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.settle(_event bigint[], _destination text[], _lease_token bigint[], _outcome text[], _delay interval[], _error text[], _details text[]) IS 'Records what delivery attempts came to, fenced by their lease tokens. Returns for each, by position, whether it counts.';
+COMMENT ON FUNCTION spine.settle(_event bigint[], _destination text[], _lease_token bigint[], _outcome text[], _delay interval[], _error text[], _details text[]) IS 'Records what delivery attempts came to, fenced by their lease tokens. Returns for each, by position, whether it counts; NULL where somebody else has the row locked.';
 
 
 --
@@ -1087,7 +1141,7 @@ end $$;
 -- Name: FUNCTION unqueryable(_payload text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.unqueryable(_payload text) IS 'Why Postgres cannot query a JSON text; NULL where it can.';
+COMMENT ON FUNCTION spine.unqueryable(_payload text) IS 'Internal. Why Postgres cannot query a JSON text; NULL where it can.';
 
 
 --
@@ -1125,7 +1179,7 @@ end $$;
 -- Name: FUNCTION utf16_order(_text text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.utf16_order(_text text) IS 'Key that sorts text by UTF-16 code units, as RFC 8785 sorts names.';
+COMMENT ON FUNCTION spine.utf16_order(_text text) IS 'Internal. Key that sorts text by UTF-16 code units, as RFC 8785 sorts names.';
 
 
 SET default_tablespace = '';
@@ -1379,9 +1433,12 @@ CREATE TABLE spine.events (
     seen_count bigint DEFAULT 1 NOT NULL,
     unqueryable text,
     raw_body bytea,
-    CONSTRAINT events_event_id_check CHECK (((event_id <> ''::text) AND (char_length(event_id) <= 255))),
+    CONSTRAINT events_event_id_check CHECK ((((char_length(event_id) >= 1) AND (char_length(event_id) <= 255)) AND (event_id !~ '[\u0001-\u001F\u007F-\u009F]'::text))),
+    CONSTRAINT events_event_type_check CHECK (((char_length(event_type) >= 1) AND (char_length(event_type) <= 100))),
     CONSTRAINT events_occurred_at_check CHECK (((occurred_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (occurred_at < '10000-01-01 00:00:00+00'::timestamp with time zone))),
-    CONSTRAINT events_payload_or_raw_body CHECK (((payload IS NOT NULL) OR ((raw_body IS NOT NULL) AND (unqueryable IS NOT NULL))))
+    CONSTRAINT events_payload_check CHECK ((json_typeof(payload) = 'object'::text)),
+    CONSTRAINT events_payload_or_raw_body CHECK (((payload IS NOT NULL) OR ((raw_body IS NOT NULL) AND (unqueryable IS NOT NULL)))),
+    CONSTRAINT events_source_check CHECK ((source ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text))
 );
 
 
@@ -1403,7 +1460,7 @@ COMMENT ON COLUMN spine.events.id IS 'Key by which the other tables refer to the
 -- Name: COLUMN events.event_id; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.events.event_id IS 'The sender''s id, 1 to 255 characters, unique within the source.';
+COMMENT ON COLUMN spine.events.event_id IS 'The sender''s id, 1 to 255 characters and no control characters, unique within the source.';
 
 
 --
@@ -1485,10 +1542,10 @@ CREATE TABLE spine.processing_state (
     completed_at timestamp with time zone,
     error_message text,
     worker text,
-    lease_token bigint DEFAULT 0 NOT NULL,
+    lease_token bigint DEFAULT (EXTRACT(epoch FROM clock_timestamp()) * (1000000)::numeric) NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT processing_state_attempt_count_check CHECK ((attempt_count >= 0)),
+    CONSTRAINT processing_state_attempt_count_check CHECK (((attempt_count >= 0) AND (attempt_count <= 1000000))),
     CONSTRAINT processing_state_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'processing'::text, 'completed'::text, 'failed'::text, 'dead'::text])))
 )
 WITH (fillfactor='85', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='10000', autovacuum_analyze_scale_factor='0.05', autovacuum_vacuum_cost_delay='0');
@@ -1582,7 +1639,7 @@ COMMENT ON COLUMN spine.processing_state.worker IS 'Worker that claimed it last.
 -- Name: COLUMN processing_state.lease_token; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.processing_state.lease_token IS 'Fencing token. Raised by every change of status and never lowered, so that a write under an older lease matches nothing.';
+COMMENT ON COLUMN spine.processing_state.lease_token IS 'Fencing token. Raised by every change of status and never lowered, so that a write under an older lease matches nothing. Rows of spine.ingest() start with 0, rows by hand with the time in microseconds, so that a row deleted and inserted again does not repeat its tokens';
 
 
 --
@@ -2332,7 +2389,7 @@ COMMENT ON TRIGGER processing_state_claimable ON spine.processing_state IS 'Wake
 -- Name: processing_state processing_state_find_event; Type: TRIGGER; Schema: spine; Owner: -
 --
 
-CREATE TRIGGER processing_state_find_event BEFORE INSERT ON spine.processing_state FOR EACH ROW WHEN ((new.event IS NULL)) EXECUTE FUNCTION spine.processing_state_find_event();
+CREATE TRIGGER processing_state_find_event BEFORE INSERT ON spine.processing_state FOR EACH ROW WHEN ((new.lease_token > 0)) EXECUTE FUNCTION spine.processing_state_find_event();
 
 
 --

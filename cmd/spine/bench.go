@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +20,8 @@ func benchCommand() *cobra.Command {
 		Example: `  spine bench ingest --connections 64 --duration 30s
   spine bench e2e --rate 50        # the server needs DESTINATION_URL=http://127.0.0.1:8009/
   spine bench sink --listen :8009`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(benchIngestCommand(), benchE2ECommand(), benchSinkCommand())
 	return cmd
@@ -71,7 +72,7 @@ was lost or repeated, and how long each event took from POST to arrival.`,
 	}
 	bindLoad(cmd.Flags(), &run.Load)
 	cmd.Flags().StringVar(&listen, "sink", "127.0.0.1:8009", "take deliveries on `HOST:PORT`")
-	cmd.Flags().DurationVar(&run.Drain, "drain", 30*time.Second, "how long to wait at the end for what has not arrived")
+	cmd.Flags().DurationVar(&run.Drain, "drain", 30*time.Second, "wait at most this `DURATION` at the end for what has not arrived")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -91,7 +92,7 @@ func benchSinkCommand() *cobra.Command {
 			}
 			fmt.Fprintln(cmd.ErrOrStderr(), "taking deliveries at", observe.URL(l))
 			report, err := bench.RunSink(cmd.Context(), l, bench.SinkOptions{})
-			return errors.Join(json.NewEncoder(cmd.OutOrStdout()).Encode(report), err)
+			return errors.Join(writeJSON(cmd.OutOrStdout(), report), err)
 		},
 	}
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:8009", "take deliveries on `HOST:PORT`")
@@ -101,15 +102,15 @@ func benchSinkCommand() *cobra.Command {
 func bindLoad(flags *pflag.FlagSet, load *bench.Load) {
 	flags.SortFlags = false
 	flags.StringVar(&load.Target, "url", "http://127.0.0.1:8000", "base `URL` of the server")
-	flags.IntVar(&load.Connections, "connections", 64, "most requests in the air at once")
-	flags.Float64Var(&load.Rate, "rate", 0, "offer so many events a second, whatever becomes of them; 0 sends the next when the last is answered")
-	flags.DurationVar(&load.Duration, "duration", 10*time.Second, "send for so long; 0 sends --count")
-	flags.Int64Var(&load.Count, "count", 0, "send so many events; 0 sends for --duration")
-	flags.DurationVar(&load.WarmUp, "warm-up", time.Second, "send for so long before anything is counted")
-	flags.IntVar(&load.BodySize, "body", 1024, "length of a request's body, in bytes")
-	flags.Float64Var(&load.DuplicateRatio, "duplicates", 0, "share of requests that repeat an event, 0 to 1")
-	flags.Float64Var(&load.ConflictRatio, "conflicts", 0, "share of requests that repeat an event with another payload, 0 to 1")
-	flags.Uint64Var(&load.Seed, "seed", 0, "makes the choice of these repeatable")
+	flags.IntVar(&load.Connections, "connections", 64, "at most this `NUMBER` of requests in the air at once")
+	flags.Float64Var(&load.Rate, "rate", 0, "offer this `NUMBER` of events a second, whatever becomes of them; 0 sends the next when the last is answered")
+	flags.DurationVar(&load.Duration, "duration", 10*time.Second, "send for this `DURATION`; 0 sends --count")
+	flags.Int64Var(&load.Count, "count", 0, "send this `NUMBER` of events; 0 sends for --duration")
+	flags.DurationVar(&load.WarmUp, "warm-up", time.Second, "send for this `DURATION` before anything is counted")
+	flags.IntVar(&load.BodySize, "body", 1024, "`NUMBER` of bytes in a request's body")
+	flags.Float64Var(&load.DuplicateRatio, "duplicates", 0, "share of requests that repeat an event, a `NUMBER` from 0 to 1")
+	flags.Float64Var(&load.ConflictRatio, "conflicts", 0, "share of requests that repeat an event with another payload, a `NUMBER` from 0 to 1")
+	flags.Uint64Var(&load.Seed, "seed", 0, "`NUMBER` that makes the choice of these repeatable")
 }
 
 // showLoad shows on a terminal how far a run has come; nobody else is told.
@@ -128,7 +129,7 @@ func printReport(w io.Writer, r bench.Report, asJSON bool) error {
 	case r.Scenario == "":
 		return nil
 	case asJSON:
-		return json.NewEncoder(w).Encode(r)
+		return writeJSON(w, r)
 	}
 	return r.WriteTable(w)
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,11 +45,11 @@ everything. Where DATABASE_URL is set, that database is used instead.`,
 	}
 	env.bind(cmd, needs{
 		groups: []any{
-			&s.Listen, &s.Dev, &s.Mock, &s.Database, &s.Destination, &s.Retry, &s.Worker, &s.Intake, &s.Admin, &s.Stop, &s.Log,
+			&s.Listen, &s.Dev, &s.Mock, &s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Destination, &s.Retry, &s.Worker, &s.Intake, &s.Admin, &s.Stop, &s.Log,
 		},
 		defaults: map[string]string{"LISTEN": "127.0.0.1:8000", "SHUTDOWN_TIMEOUT": "1s"},
 	})
-	cmd.Flags().StringVar(&dir, "dir", ".spine", "folder in which the private Postgres keeps its data")
+	cmd.Flags().StringVar(&dir, "dir", ".spine", "`FOLDER` in which the private Postgres keeps its data")
 	cmd.Flags().BoolVar(&ephemeral, "ephemeral", false, "keep the data in a folder that is removed at the end")
 	return cmd
 }
@@ -91,15 +93,6 @@ func dev(ctx context.Context, s *settings, dir string, stdout, stderr io.Writer)
 		_ = mock.Listener.Close() // nothing was served on it
 		return err
 	}
-	if err := p.Prepare(ctx); err != nil {
-		_ = mock.Listener.Close()
-		p.Close()
-		if ctx.Err() != nil {
-			return nil
-		}
-		return fmt.Errorf("starting: %w", err)
-	}
-
 	g, running := errgroup.WithContext(ctx)
 	// The destination goes on until the worker has drained.
 	mocking, stopMock := context.WithCancel(context.WithoutCancel(ctx))
@@ -108,7 +101,11 @@ func dev(ctx context.Context, s *settings, dir string, stdout, stderr io.Writer)
 		defer stopMock()
 		return p.Run(running)
 	})
-	greet(stdout, p.URL(), observe.URL(mock.Listener), string(s.Database.URL))
+	select {
+	case <-p.Ready():
+		greet(stdout, p.URL(), observe.URL(mock.Listener), string(s.Database.URL))
+	case <-running.Done():
+	}
 	err = g.Wait()
 	if cause := context.Cause(ctx); err == nil && !errors.Is(cause, context.Canceled) {
 		err = cause
@@ -118,19 +115,22 @@ func dev(ctx context.Context, s *settings, dir string, stdout, stderr io.Writer)
 
 // greet says where everything is and what to try.
 func greet(w io.Writer, api, mock, database string) {
+	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 	_, _ = fmt.Fprintf(w, `
 Spine is running. Ctrl-C stops it.
 
   webhooks    POST %[1]s/webhook
   dashboard   %[1]s/dashboard
   mock API    %[2]s/stats
-  database    psql '%[3]s'
+  database    psql %[3]s
 
 Try:
 
   curl %[1]s/webhook --json '{"event_id":"test-001","event_type":"user.created","occurred_at":"2024-01-30T12:00:00Z","payload":{"user_id":123}}'
   curl %[1]s/api/events/test-001
-  DATABASE_URL='%[3]s' spine trace test-001
+  export DATABASE_URL=%[3]s
+  %[4]s trace test-001
+  %[4]s tail
 
-`, api, mock, database) // nobody may be reading
+`, api, mock, quote(database), os.Args[0]) // nobody may be reading
 }

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,25 +23,25 @@ const maxAnswer = 1 << 20
 
 func healthCommand(env environ) *cobra.Command {
 	var s settings
-	var url string
+	var base string
 	cmd := &cobra.Command{
 		Use:   "health",
 		Short: "Ask a running spine whether it can do its work (a container's probe)",
-		Long: `Health asks /readyz of the process that listens on LISTEN on this machine and
-prints the answer. It exits with 0 where the process is ready, else with 1.`,
+		Long: `Health asks /readyz of the process that listens on LISTEN on this machine, or of
+the server at --url, and prints the answer. It exits with 0 where that is ready,
+else with 1.`,
 		Example: `  spine health
   spine health --listen :8002
-  spine health --url https://spine.example.com/readyz`,
+  spine health --url https://spine.example.com`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if url == "" {
-				url = "http://" + local(string(s.Listen.Address)) + "/readyz"
-			}
-			return health(cmd.Context(), url, cmd.OutOrStdout())
+			base := cmp.Or(base, "http://"+local(string(s.Listen.Address)))
+			return health(cmd.Context(), base, cmd.OutOrStdout())
 		},
 	}
-	env.bind(cmd, needs{groups: []any{&s.Listen}, defaults: map[string]string{"LISTEN": ":8000"}})
-	cmd.Flags().StringVar(&url, "url", "", "ask this address instead")
+	env.bind(cmd, needs{groups: []any{&s.Listen}})
+	cmd.Flags().Lookup("listen").Usage = "where the process listens, which is asked on this machine [LISTEN]"
+	cmd.Flags().StringVar(&base, "url", "", "base `URL` of the server to ask instead, or the full one of another check than /readyz")
 	return cmd
 }
 
@@ -53,10 +55,18 @@ func local(address string) string {
 	return net.JoinHostPort("127.0.0.1", port)
 }
 
-func health(ctx context.Context, url string, out io.Writer) error {
+// health asks the server at base for /readyz, or for base's own path.
+func health(ctx context.Context, base string, out io.Writer) error {
+	address, err := url.Parse(base)
+	if err != nil {
+		return misuse("--url: %w", err)
+	}
+	if address.Path == "" || address.Path == "/" {
+		address.Path = "/readyz"
+	}
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address.String(), nil)
 	if err != nil {
 		return misuse("--url: %w", err)
 	}
@@ -64,11 +74,11 @@ func health(ctx context.Context, url string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if _, err := out.Write(body); err != nil {
+	if err := writeAnswer(out, body); err != nil {
 		return fmt.Errorf("printing the answer: %w", err)
 	}
 	if code != http.StatusOK {
-		return fmt.Errorf("not ready: %s answered %d", url, code)
+		return fmt.Errorf("not ready: %s answered %d", address.Redacted(), code)
 	}
 	return nil
 }

@@ -31,14 +31,14 @@ func run(ctx context.Context, args, environment []string, stdin io.Reader, stdou
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	wellCalled := false
-	noteRun(root, &wellCalled)
+	ran := false
+	noteRun(root, &ran)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
 	}
 	fmt.Fprintln(stderr, "spine:", oneLine(err.Error()))
-	if _, ok := errors.AsType[misuseError](err); ok || !wellCalled {
+	if _, ok := errors.AsType[misuseError](err); ok || !ran {
 		return 2
 	}
 	return 1
@@ -76,9 +76,11 @@ with retries until the destination has it, and keeps a trail of every step.
 
 Every setting is an environment variable and a flag: DATABASE_URL, --database-url.
 Flags win. Durations are seconds (30, 0.5) or have a unit (500ms, 2m).`,
+		Version:       thisBuild().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.AddCommand(
 		devCommand(env),
 		serveCommand(env),
@@ -92,8 +94,28 @@ Flags win. Durations are seconds (30, 0.5) or have a unit (500ms, 2m).`,
 		traceCommand(env),
 		statusCommand(env),
 		replayCommand(env),
+		pauseCommand(env),
+		resumeCommand(env),
 		benchCommand(),
 		versionCommand(),
 	)
+	checkHelp(root)
 	return root
+}
+
+// checkHelp has the help command refuse what is no command.
+func checkHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	for _, help := range root.Commands() {
+		if help.Name() != "help" {
+			continue
+		}
+		help.Args = func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err == nil && len(rest) > 0 {
+				err = fmt.Errorf("unknown command %q for %q", rest[0], cmd.CommandPath())
+			}
+			return err
+		}
+	}
 }

@@ -82,11 +82,14 @@ func standIn(w http.ResponseWriter, r *http.Request) {
 	case "refuse":
 		w.Header().Set("Content-Type", "application/problem+json")
 		w.WriteHeader(http.StatusUnprocessableEntity)
-		fmt.Fprintln(w, `{"title":"The envelope is not valid.","detail":"event_id is too long"}`)
+		fmt.Fprintln(w, `{"title":"Unprocessable Entity","detail":"The body is JSON, but not a valid event: see errors.",`+
+			`"errors":[{"field":"event_id","detail":"is too long\u001b[2J"},{"detail":"must be an object"}]}`)
 	case "away":
 		w.WriteHeader(http.StatusServiceUnavailable)
 	case "stranger":
-		fmt.Fprintln(w, `<html>`)
+		fmt.Fprintln(w, "<html>\x1b[2J")
+	case "hostile":
+		fmt.Fprintf(w, `{"status":"accepted","event_id":%q}`+"\n", "\u009b31m\u202e")
 	default: // echo, so that a script sees what was sent
 		fmt.Fprintf(w, `{"status":"accepted","message":"%s %d %s","event_id":%q}`+"\n",
 			strings.ReplaceAll(string(e.Payload), `"`, `'`), len(e.OccurredAt), e.Type, e.ID)
@@ -115,10 +118,17 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"send", "--type", "a", "--url", "http://[::1"}, 2},
 		{[]string{"mock-api", "--mock-api-cut", "sideways"}, 2},
 		{[]string{"send", "--type", "a", "--file", "/no/such/file"}, 1},
+		{[]string{"help", "frob"}, 2},
+		{[]string{"help", "bench", "frob"}, 2},
+		{[]string{"bench", "frob"}, 2},
+		{[]string{"health", "--url", "http://[::1"}, 2},
 		{[]string{"health", "--listen", "127.0.0.1:1"}, 1},
 		{[]string{"bench", "ingest", "--url", "ftp://a"}, 1},
 		{[]string{"version"}, 0},
+		{[]string{"--version"}, 0},
 		{[]string{"help"}, 0},
+		{[]string{"help", "bench", "sink"}, 0},
+		{[]string{"bench"}, 0},
 	} {
 		t.Run(strings.Join(tc.args, " "), func(t *testing.T) {
 			code, stdout, stderr := spine(t, nil, tc.args...)

@@ -12,19 +12,14 @@ import (
 	"github.com/webhookspine/spine/internal/store"
 )
 
-// operatorDatabase is the database of commands that look at one or set
-// something right there, and do no work of their own.
-type operatorDatabase struct {
-	URL postgresURL `env:"DATABASE_URL" secret:"true" arg:"URL" help:"PostgreSQL, as postgres://user:password@host:5432/database"`
-}
-
 // operatorConns are enough for one command: one works, one sends a ping.
 const operatorConns = 2
 
-// open connects and checks the schema. One that is newer than this binary is
-// fine, as for processes that run during an upgrade. The caller closes the
-// store.
-func (d operatorDatabase) open(ctx context.Context) (*store.Store, error) {
+// open connects for commands that look at the database or set something right
+// there, and do no work of their own. It checks the schema: one that is newer
+// than this binary is fine, as for processes that run during an upgrade. The
+// caller closes the store.
+func (d databaseSettings) open(ctx context.Context) (*store.Store, error) {
 	s, err := store.Open(ctx, store.Config{URL: string(d.URL), MaxConns: operatorConns, AppName: "spine operator"})
 	if err != nil {
 		return nil, err

@@ -82,7 +82,7 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 
 	p := event.ProcessingRow{Destination: hostile, Worker: &name, ErrorMessage: &name}
 	for _, p.Status = range []string{"pending", "processing", "failed", "dead", "completed", hostile} {
-		require.NotRegexp(t, unprintable, standing(&p, time.Now()))
+		require.NotRegexp(t, unprintable, currentState(&p, []store.PauseRow{{Destination: hostile}}, time.Now()))
 	}
 	out.Reset()
 	o := overview{
@@ -94,7 +94,7 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 	require.NotRegexp(t, unprintable, out.String())
 	h := event.History{Stored: event.Stored{EventID: hostile, EventType: hostile, Source: hostile, Content: event.Content{Unqueryable: hostile}}}
 	h.Processing, h.Timeline = []event.ProcessingRow{p}, []event.AuditRow{row}
-	require.NotRegexp(t, unprintable, drawLife(h, false, time.Now()))
+	require.NotRegexp(t, unprintable, drawLife(h, []store.PauseRow{{Destination: hostile}}, false, time.Now()))
 	require.Equal(t, `failed: a b\x1b`, oneLine("failed:\n\ta b\x1b"))
 }
 
@@ -210,7 +210,7 @@ func withoutTime(line string) []byte {
 
 func noted(t *testing.T, db *pgxpool.Pool, id string) {
 	t.Helper()
-	execute(t, db, "insert into spine.audit_log (event_id, source, action, success) values ($1, 'default', 'noted', 'success')", id)
+	execute(t, db, "insert into spine.audit_log (event_id, source, action, success) values ($1, 'default', 'status_changed', 'success')", id)
 }
 
 func TestTailOutlivesTheDatabase(t *testing.T) {
@@ -229,7 +229,7 @@ func TestTailOutlivesTheDatabase(t *testing.T) {
 
 	tx, err := db.Begin(t.Context())
 	require.NoError(t, err)
-	_, err = tx.Exec(t.Context(), "insert into spine.audit_log (event_id, action, success) values ('began early', 'noted', 'success')")
+	_, err = tx.Exec(t.Context(), "insert into spine.audit_log (event_id, action, success) values ('began early', 'status_changed', 'success')")
 	require.NoError(t, err)
 	noted(t, db, "meanwhile")
 	require.Equal(t, []string{"meanwhile"}, tail.until(t, "meanwhile"))
@@ -258,7 +258,7 @@ func TestTailChooses(t *testing.T) {
 	database := databases.New(t)
 	db := open(t, database, nil)
 	ingested(t, db, "default", "past")
-	tail := startTail(t, database, "--json", "--action", "event_inserted,noted", "--source", "default")
+	tail := startTail(t, database, "--json", "--action", "event_inserted,status_changed", "--source", "default")
 	// The listener is the last that tail starts.
 	await(t, db, true, "select count(*) > 0 from pg_stat_activity where application_name = 'spine tail' and datname = current_database()")
 	execute(t, db, "insert into spine.sources (name) values ('other')")
@@ -339,6 +339,12 @@ completed 2024-01-30T12:00:02.000Z, nothing more to do
 	code, stdout, stderr = spine(t, env, "trace", "test-001", "--source", "other")
 	require.Zero(t, code, stderr)
 	require.Contains(t, stdout, "attempt 1 is due infinity (never)\n")
+
+	execute(t, db, "select spine.pause()")
+	_, stdout, _ = spine(t, env, "trace", "test-001", "--source", "other")
+	require.Regexp(t, `attempt 1 is due infinity \(never\); claims are paused since \d{4}-\S+Z: spine resume\n`, stdout)
+	_, stdout, _ = spine(t, env, "trace", "test-001", "--source", "default")
+	require.NotContains(t, stdout, "paused", "what is completed waits for nothing")
 }
 
 func TestStatus(t *testing.T) {
@@ -353,11 +359,16 @@ func TestStatus(t *testing.T) {
 	execute(t, db, "update spine.processing_state set next_attempt_at = '-infinity', updated_at = now() - interval '1 hour' where event_id = 'stuck'")
 	execute(t, db, "update spine.processing_state set status = 'dead', error_message = 'HTTP 410 Gone' where event_id = 'dead'")
 	execute(t, db, "update spine.processing_state set next_attempt_at = 'infinity' where event_id = 'waits'")
+	code, stdout, stderr = spine(t, env, "status")
+	require.Zero(t, code, stderr)
+	require.Regexp(t, `oldest waiting +due for 1h0m\d+s\n`, stdout)
+
 	execute(t, db, "select spine.pause('default')")
 	code, stdout, stderr = spine(t, env, "status")
 	require.Zero(t, code, stderr)
+	require.NotContains(t, stdout, "oldest waiting", "what is paused is not late")
 	for _, want := range []string{
-		`last arrival +\d{4}-\S+Z +\(.+ ago\) +from default\n`, `oldest waiting +due for 1h0m\d+s\n`, `paused +default +since \d{4}-\S+Z by \w+\n`,
+		`last arrival +\d{4}-\S+Z +\(.+ ago\) +from default\n`, `paused +default +since \d{4}-\S+Z by \w+\n`,
 		`default +pending +2 +.+ ago +always\n`, `default +dead +1 +.+ ago +-\n`,
 		`\nSTUCK +DUE +WHY\nstuck +always +claims are paused`, `\nLAST DIED +WHEN +WHY\ndead +.+ ago +HTTP 410 Gone\n`,
 	} {
@@ -381,6 +392,12 @@ func TestStatus(t *testing.T) {
 	require.Len(t, o.Backlog, 2)
 	require.Len(t, o.Stuck, 1)
 	require.Equal(t, "dead", o.DeadLetters[0].EventID)
+	require.Zero(t, o.OldestReady)
+
+	execute(t, db, "select spine.resume()")
+	code, stdout, stderr = spine(t, env, "status", "--json")
+	require.Zero(t, code, stderr)
+	require.NoError(t, json.Unmarshal([]byte(stdout), &o))
 	require.InDelta(t, 3600, o.OldestReady, 60)
 
 	code, stdout, stderr = spine(t, []string{"DATABASE_URL=" + databases.Empty(t)}, "status")
@@ -410,24 +427,75 @@ func TestReplayCommand(t *testing.T) {
 	_, _ = replay(1, "a", "--source", "other")
 	_, _ = replay(1, "a", "--destination", "other")
 	stdout, _ := replay(0, "a")
-	require.Equal(t, "0 put back: it is pending or processing already\n", stdout)
+	require.Equal(t, "0 replayed: it is pending or processing already\n", stdout)
 	die()
 	stdout, _ = replay(0, "a", "--source", "default", "--destination", "default")
-	require.Equal(t, "1 put back\n", stdout)
+	require.Equal(t, "1 replayed\n", stdout)
 
 	_, stderr = replay(2, "--dead")
 	require.Equal(t, "spine: nobody is there to be asked: give --yes\n", stderr)
 	require.Equal(t, 2, value[int](t, db, "select count(*) from spine.processing_state where status = 'dead'"), "nothing was done unasked")
 	die()
 	stdout, _ = replay(0, "--dead", "--yes", "--since", "150m", "--until", "90m", "--type", "user.created")
-	require.Equal(t, "1 put back\n", stdout)
+	require.Equal(t, "1 replayed\n", stdout)
 	require.Equal(t, "pending", value[string](t, db, "select status from spine.processing_state where event_id = 'b'"))
 	stdout, _ = replay(0, "--dead", "--yes", "--limit", "1", "--json")
 	require.JSONEq(t, `{"replayed":1}`, stdout)
 	stdout, _ = replay(0, "--dead", "--yes", "--type", "other")
-	require.Equal(t, "0 put back\n", stdout)
+	require.Equal(t, "0 replayed\n", stdout)
 	stdout, _ = replay(0, "--dead", "--yes")
-	require.Equal(t, "1 put back\n", stdout)
+	require.Equal(t, "1 replayed\n", stdout)
+}
+
+func TestPauseAndResume(t *testing.T) {
+	t.Parallel()
+	database := databases.New(t)
+	db, env := open(t, database, nil), []string{"DATABASE_URL=" + database}
+	ingested(t, db, "default", "a")
+	call := func(want int, args ...string) (stdout, stderr string) {
+		t.Helper()
+		code, stdout, stderr := spine(t, env, args...)
+		require.Equal(t, want, code, stderr)
+		return stdout, stderr
+	}
+	claimed := func() int {
+		t.Helper()
+		return value[int](t, db, "select count(*) from spine.claim('default', 10, '1 minute', 'worker-1')")
+	}
+
+	_, stderr := call(1, "pause", "--destination", "nowhere")
+	require.Equal(t, "spine: there is no such destination: nowhere\n", stderr)
+	_, _ = call(1, "resume", "--destination", "nowhere")
+	stdout, _ := call(0, "resume")
+	require.Equal(t, "0 destinations resumed\n", stdout)
+
+	stdout, _ = call(0, "pause")
+	require.Equal(t, "1 destination paused\n", stdout)
+	stdout, _ = call(0, "pause", "--destination", "default", "--json")
+	require.JSONEq(t, `{"paused":0}`, stdout)
+	require.Zero(t, claimed())
+	stdout, _ = call(0, "resume", "--destination", "default", "--json")
+	require.JSONEq(t, `{"resumed":1}`, stdout)
+	require.Equal(t, 1, claimed())
+}
+
+func TestMigrateCommand(t *testing.T) {
+	t.Parallel()
+	env := []string{"DATABASE_URL=postgres://spine@127.0.0.1:1/spine", "DIRECT_DATABASE_URL=" + databases.Empty(t)}
+	code, stdout, stderr := spine(t, env, "migrate")
+	require.Zero(t, code, stderr)
+	require.Regexp(t, `^The schema is at version \d+: \d+ migrations? applied, functions put in place, 8 audit partitions made\.\n$`, stdout)
+	code, stdout, stderr = spine(t, env, "migrate", "--json")
+	require.Zero(t, code, stderr)
+	require.Regexp(t, `^{"version":\d+,"applied":\[\],"functions":false,"partitions":0}\n$`, stdout)
+}
+
+// The names that tail accepts are those that the schema documents.
+func TestActionsAreThoseOfTheSchema(t *testing.T) {
+	t.Parallel()
+	comment := value[string](t, open(t, databases.New(t), nil), `select col_description(attrelid, attnum) from pg_attribute
+		where attrelid = 'spine.audit_log'::regclass and attname = 'action'`)
+	require.Equal(t, regexp.MustCompile(`[a-z]+(_[a-z]+)+`).FindAllString(comment, -1), actions())
 }
 
 func TestOperatorExitCodes(t *testing.T) {
@@ -440,6 +508,10 @@ func TestOperatorExitCodes(t *testing.T) {
 		{2, []string{"trace", "a", "b"}},
 		{2, []string{"tail", "a"}},
 		{2, []string{"tail", "--since", "x"}},
+		{2, []string{"tail", "--action", "event_inserted,foo"}},
+		{2, []string{"pause", "default"}},
+		{1, []string{"pause"}},
+		{1, []string{"resume"}},
 		{2, []string{"status", "--no-such-flag"}},
 		{2, []string{"status", "--database-url", "nonsense"}},
 		{2, []string{"replay"}},

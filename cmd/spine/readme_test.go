@@ -15,12 +15,15 @@ import (
 func TestReadmeListsEverySetting(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	require.NoError(t, err)
+	commands := rootCommand(nil).Commands()
 	var rows strings.Builder
 	for _, group := range groups(&settings{}) {
 		for _, f := range fieldsOf(group) {
 			fallback := f.fallback
-			if f.name == "LISTEN" {
-				fallback = ":8000, worker :8002, mock-api :8001, dev 127.0.0.1:8000"
+			for _, cmd := range commands {
+				if flag := cmd.Flags().Lookup(f.flag); flag != nil && flag.DefValue != f.fallback {
+					fallback += ", " + cmd.Name() + " " + flag.DefValue
+				}
 			}
 			if fallback != "" {
 				fallback = "`" + fallback + "`"

@@ -20,7 +20,7 @@ import (
 const countMost = 100_000
 
 func replayCommand(env environ) *cobra.Command {
-	var database operatorDatabase
+	var database databaseSettings
 	var r replay
 	var since, until moment
 	var asJSON bool
@@ -70,7 +70,7 @@ flags choose; a terminal is asked first, a script says --yes.`,
 			if n == 0 && !r.dead {
 				note = ": it is pending or processing already"
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d put back%s\n", n, note)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d replayed%s\n", n, note)
 			return err
 		},
 	}
@@ -98,7 +98,7 @@ type replay struct {
 	stderr io.Writer
 }
 
-// run puts back what is asked for and returns how many deliveries that were.
+// run replays what is asked for and returns how many deliveries that were.
 func (r *replay) run(ctx context.Context, s *store.Store, args []string) (int64, error) {
 	if !r.dead {
 		n, err := s.Replay(ctx, args[0], r.filter.Source, r.filter.Destination)
@@ -112,7 +112,7 @@ func (r *replay) run(ctx context.Context, s *store.Store, args []string) (int64,
 	start, shown := time.Now(), false
 	n, err := s.ReplayDead(ctx, r.filter, r.limit, func(n int64) {
 		if observe.IsTerminal(r.stderr) {
-			fmt.Fprintf(r.stderr, "\r%d put back, %.0f/s ", n, float64(n)/time.Since(start).Seconds())
+			fmt.Fprintf(r.stderr, "\r%d replayed, %.0f/s ", n, float64(n)/time.Since(start).Seconds())
 			shown = true
 		}
 	})
@@ -120,7 +120,7 @@ func (r *replay) run(ctx context.Context, s *store.Store, args []string) (int64,
 		fmt.Fprintln(r.stderr)
 	}
 	if err != nil && n > 0 {
-		err = fmt.Errorf("after %d were put back: %w", n, err)
+		err = fmt.Errorf("after %d were replayed: %w", n, err)
 	}
 	return n, err
 }
@@ -155,5 +155,5 @@ func (r *replay) confirm(ctx context.Context, s *store.Store) error {
 		}
 	case <-ctx.Done():
 	}
-	return errors.New("nothing was put back")
+	return errors.New("nothing was replayed")
 }

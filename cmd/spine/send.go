@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -65,7 +66,7 @@ where the server has stored or knows the event, else with 1.`,
 	flags.StringVar(&e.ID, "id", "", "`ID` of the event (default a new one)")
 	flags.StringVar(&e.OccurredAt, "occurred-at", "", "RFC 3339 `TIME` of the event (default now)")
 	flags.StringVar(&url, "url", "http://127.0.0.1:8000", "base `URL` of the server")
-	flags.BoolVar(&asJSON, "json", false, "print the server's answer as it is")
+	flags.BoolVar(&asJSON, "json", false, "print the server's answer")
 	cmd.MarkFlagsMutuallyExclusive("payload", "file")
 	if err := cmd.MarkFlagRequired("type"); err != nil {
 		panic(err) // the flag is defined above
@@ -107,15 +108,12 @@ func send(ctx context.Context, url string, e envelope, payload []byte, out io.Wr
 	took := time.Since(start).Round(100 * time.Microsecond)
 
 	if asJSON {
-		if _, err := out.Write(answer); err != nil {
+		if err := writeAnswer(out, answer); err != nil {
 			return fmt.Errorf("printing the answer: %w", err)
 		}
 	}
 	if code != http.StatusOK {
 		return refusal(code, answer)
-	}
-	if asJSON {
-		return nil
 	}
 	var said struct {
 		Status  string `json:"status"`
@@ -124,7 +122,10 @@ func send(ctx context.Context, url string, e envelope, payload []byte, out io.Wr
 	if err := json.Unmarshal(answer, &said); err != nil {
 		return fmt.Errorf("the server's answer is not Spine's: %w", err)
 	}
-	_, err = fmt.Fprintf(out, "%s %s in %s\n", said.Status, said.EventID, took)
+	if asJSON {
+		return nil
+	}
+	_, err = fmt.Fprintf(out, "%s %s in %s\n", printable(said.Status), printable(said.EventID), took)
 	return err
 }
 
@@ -133,8 +134,19 @@ func refusal(code int, answer []byte) error {
 	var problem struct {
 		Title  string `json:"title"`
 		Detail string `json:"detail"`
+		Errors []struct {
+			Field  string `json:"field"`
+			Detail string `json:"detail"`
+		} `json:"errors"`
 	}
-	_ = json.Unmarshal(answer, &problem) // what is not a problem has neither
-	why := strings.TrimSpace(strings.Join([]string{problem.Title, problem.Detail}, " "))
-	return fmt.Errorf("the server refused: %d %s", code, cmp.Or(why, http.StatusText(code)))
+	_ = json.Unmarshal(answer, &problem) // what is not a problem has none of it
+	why := cmp.Or(problem.Title, http.StatusText(code))
+	if problem.Detail != "" {
+		why += ": " + problem.Detail
+	}
+	faults := make([]string, len(problem.Errors))
+	for i, e := range problem.Errors {
+		faults[i] = strings.TrimSpace(e.Field + " " + e.Detail)
+	}
+	return errors.New(strings.TrimSpace(fmt.Sprintf("the server refused: %d %s %s", code, why, strings.Join(faults, "; "))))
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/webhookspine/spine/internal/ingest"
 	"github.com/webhookspine/spine/internal/notify"
 	"github.com/webhookspine/spine/internal/observe"
+	"github.com/webhookspine/spine/internal/respond"
 	"github.com/webhookspine/spine/internal/source"
 	"github.com/webhookspine/spine/internal/store"
 	"github.com/webhookspine/spine/internal/upkeep"
@@ -42,7 +43,7 @@ const (
 	watermarkMargin  = time.Second
 	activityInterval = 200 * time.Millisecond
 	bodyTimeout      = 10 * time.Second
-	readTimeout      = 5 * time.Second // of one question to the reading API
+	readTimeout      = 5 * time.Second // of one query of the reading API
 )
 
 // service is Spine as one process runs it: the API, the worker, or both, on
@@ -52,15 +53,17 @@ type service struct {
 	log      zerolog.Logger
 	listener net.Listener
 	store    *store.Store
-	reads    *store.Store // connections of their own: slow questions do not hold up the work; nil without the API
+	reads    *store.Store // connections of their own: slow queries do not hold up the work; nil without the API
 	server   observe.Server
 
-	committer  *ingest.Committer  // nil without the API
-	rejections *ingest.Rejections // nil without the API
-	worker     *worker.Worker     // nil without the worker, or where events are only stored
-	hearing    *notify.Listener   // nil without the worker
-	activity   *notify.Activity
-	upkeep     *upkeep.Upkeep
+	committer     *ingest.Committer  // nil without the API
+	rejections    *ingest.Rejections // nil without the API
+	worker        *worker.Worker     // nil without the worker, or where events are only stored
+	notifications *notify.Listener   // nil without the worker
+	activity      *notify.Activity
+	upkeep        *upkeep.Upkeep
+
+	ready chan struct{}
 }
 
 // newService binds the address and wires the parts; Run starts them. It does
@@ -72,13 +75,13 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 			return nil, err
 		}
 	}
-	p := &service{settings: s, log: log}
+	p := &service{settings: s, log: log, ready: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			p.closeStores()
 		}
 	}()
-	conns := s.Database.MaxConns
+	conns := s.Pool.MaxConns
 	if r.api {
 		reading := max(1, conns/4)
 		conns = max(1, conns-reading)
@@ -100,7 +103,7 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 	} else if r.worker {
 		client, err := deliver.New(deliver.Config{
 			URL: destination, Secret: s.Destination.Secret, Timeout: s.Destination.Timeout,
-			Concurrency: s.Worker.Concurrency, UserAgent: "spine/" + version,
+			Concurrency: s.Worker.Concurrency, UserAgent: "spine/" + thisBuild().Version,
 		})
 		if err != nil {
 			return nil, misuseError{err}
@@ -111,19 +114,19 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 			Sweep: sweepInterval, Margin: watermarkMargin, StopTimeout: s.Stop.Timeout,
 			Policy: worker.Policy{MaxAttempts: s.Retry.MaxAttempts, InitialDelay: s.Retry.InitialDelay, MaxDelay: s.Retry.MaxDelay},
 		}, p.store, client, p.activity, log, worker.NewMetrics(metrics))
-		connect, err := store.Connector(s.Database.direct(), "spine listener")
+		connect, err := store.Connector(s.directURL(), "spine listener")
 		if err != nil {
 			return nil, err
 		}
-		p.hearing = notify.NewListener(notify.DefaultListenerConfig(connect), p.store, log, metrics)
-		p.hearing.Handle(notify.ReadyChannel, func(n notify.Notification) {
+		p.notifications = notify.NewListener(notify.DefaultListenerConfig(connect), p.store, log, metrics)
+		p.notifications.Handle(notify.ReadyChannel, func(n notify.Notification) {
 			if n.Missed {
 				p.worker.Wake(worker.Reconnected)
 			} else {
 				p.worker.Wake(worker.Notified)
 			}
 		})
-		checks = append(checks, observe.Check{Name: "listener", Probe: p.hearing.Check})
+		checks = append(checks, observe.Check{Name: "listener", Probe: p.notifications.Check})
 	}
 
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
@@ -145,8 +148,8 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 		api.NewHandler(p.reads, readTimeout, log).Register(guarded)
 		page.Register(guarded)
 	}
-	router.NotFoundHandler = api.NotFound()
-	router.MethodNotAllowedHandler = api.MethodNotAllowed(router)
+	router.NotFoundHandler = respond.NotFound()
+	router.MethodNotAllowedHandler = respond.MethodNotAllowed(router)
 
 	if p.listener, err = observe.Listen(ctx, string(s.Listen.Address)); err != nil {
 		return nil, err
@@ -216,15 +219,13 @@ func (p *service) checkSchema(ctx context.Context) error {
 // URL is where the service is reached from this machine.
 func (p *service) URL() string { return observe.URL(p.listener) }
 
-// Close lets go of what newService took, where Run is not reached.
-func (p *service) Close() {
-	_ = p.listener.Close() // nothing was served on it
-	p.closeStores()
-}
+// Ready is closed when the schema is in place and every part runs.
+func (p *service) Ready() <-chan struct{} { return p.ready }
 
-// Run works until ctx ends, and then drains: it stops taking in, stops
-// claiming, finishes what is in hand, settles it, and closes the pool. The
-// schema must be in place, see Prepare.
+// Run brings the schema up to date, works until ctx ends, and then drains: it
+// stops taking in, stops claiming, finishes what is in hand, settles it, and
+// closes the pool. Requests are answered from the start, with 503 while the
+// database is away.
 func (p *service) Run(ctx context.Context) error {
 	defer p.closeStores()
 	// What serves the others stops after them: background outlives front.
@@ -233,45 +234,64 @@ func (p *service) Run(ctx context.Context) error {
 	front, ctx := errgroup.WithContext(ctx)
 	var back errgroup.Group
 	back.Go(func() error { return p.activity.Run(background) })
-	back.Go(func() error { return p.upkeep.Run(background) })
-	if p.hearing != nil {
-		back.Go(func() error { return p.hearing.Run(background) })
-	}
 	if p.committer != nil {
 		back.Go(func() error { return p.committer.Run(background) })
 		back.Go(func() error { return p.rejections.Run(background) })
 	}
 	front.Go(func() error { return p.server.Run(ctx) })
-	if p.worker != nil {
-		front.Go(func() error { return p.worker.Run(ctx) })
-	}
+	front.Go(func() error {
+		if err := p.awaitSchema(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil // told to stop before there was anything to do
+			}
+			return fmt.Errorf("starting: %w", err)
+		}
+		back.Go(func() error { return p.upkeep.Run(background) })
+		if p.notifications != nil {
+			back.Go(func() error { return p.notifications.Run(background) })
+		}
+		close(p.ready)
+		if p.worker == nil {
+			return nil
+		}
+		return p.worker.Run(ctx)
+	})
 	err := front.Wait()
 	stopBackground()
 	return errors.Join(err, back.Wait())
 }
 
-// Prepare brings the schema up to date, or checks that somebody else has. While
-// the database is away it waits: in a new deployment it may come up last.
-func (p *service) Prepare(ctx context.Context) error {
-	for {
+// Pauses between two attempts to reach a database that is away, and how many
+// of them one log line stands for.
+const (
+	awayPause = time.Second
+	awayQuiet = 15
+)
+
+// awaitSchema migrates, or checks that somebody else has. While the database
+// is away it waits: in a new deployment it may come up last.
+func (p *service) awaitSchema(ctx context.Context) error {
+	for attempt := 0; ; attempt++ {
 		err := p.ensureSchema(ctx)
 		if err == nil || !away(err) {
 			return err
 		}
-		p.log.Warn().Err(err).Msg("the database cannot be reached, trying again")
+		if attempt%awayQuiet == 0 {
+			p.log.Warn().Str("error", oneLine(err.Error())).Msg("the database cannot be reached, trying again every second")
+		}
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-time.After(time.Second):
+		case <-time.After(awayPause):
 		}
 	}
 }
 
 func (p *service) ensureSchema(ctx context.Context) error {
-	if !p.settings.Database.Migrate {
+	if !p.settings.Schema.Migrate {
 		return p.store.CheckSchema(ctx)
 	}
-	m, err := store.Migrate(ctx, p.settings.Database.direct())
+	m, err := store.Migrate(ctx, p.settings.directURL())
 	if err != nil {
 		return err
 	}
@@ -303,13 +323,6 @@ func serve(ctx context.Context, s *settings, r roles, log zerolog.Logger) error 
 	p, err := newService(ctx, s, r, log)
 	if err != nil {
 		return err
-	}
-	if err := p.Prepare(ctx); err != nil {
-		p.Close()
-		if ctx.Err() != nil {
-			return nil // told to stop before there was anything to do
-		}
-		return fmt.Errorf("starting: %w", err)
 	}
 	return p.Run(ctx)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -36,6 +37,9 @@ import (
 type settings struct {
 	Log         logSettings
 	Database    databaseSettings
+	Direct      directSettings
+	Pool        poolSettings
+	Schema      schemaSettings
 	Listen      listenSettings
 	Stop        stopSettings
 	Intake      intakeSettings
@@ -57,22 +61,26 @@ func (l logSettings) logger(w io.Writer) zerolog.Logger {
 }
 
 type databaseSettings struct {
-	URL       postgresURL `env:"DATABASE_URL" secret:"true" arg:"URL" help:"PostgreSQL, as postgres://user:password@host:5432/database"`
-	DirectURL postgresURL `env:"DIRECT_DATABASE_URL" secret:"true" arg:"URL" help:"the same database for LISTEN and migrations, where DATABASE_URL is a transaction pooler"`
-	MaxConns  int         `env:"DB_MAX_CONNS" envDefault:"8" min:"1" max:"1000" help:"most connections to the database that this process opens for its work (LISTEN has one more)"`
-	Migrate   bool        `env:"MIGRATE" envDefault:"true" help:"bring the schema up to date at the start"`
+	URL postgresURL `env:"DATABASE_URL" secret:"true" arg:"URL" help:"PostgreSQL, as postgres://user:password@host:5432/database"`
 }
 
-// direct is where LISTEN and migrations connect to.
-func (d databaseSettings) direct() string {
-	if d.DirectURL != "" {
-		return string(d.DirectURL)
-	}
-	return string(d.URL)
+type directSettings struct {
+	URL postgresURL `env:"DIRECT_DATABASE_URL" secret:"true" arg:"URL" help:"the same database for LISTEN and migrations, where DATABASE_URL is a transaction pooler"`
+}
+
+// directURL is where LISTEN and migrations connect to.
+func (s *settings) directURL() string { return string(cmp.Or(s.Direct.URL, s.Database.URL)) }
+
+type poolSettings struct {
+	MaxConns int `env:"DB_MAX_CONNS" envDefault:"8" min:"1" max:"1000" help:"most connections to the database that this process opens for its work (LISTEN has one more)"`
+}
+
+type schemaSettings struct {
+	Migrate bool `env:"MIGRATE" envDefault:"true" help:"bring the schema up to date at the start"`
 }
 
 type listenSettings struct {
-	Address address `env:"LISTEN" arg:"HOST:PORT" help:"where to serve HTTP; without HOST on every interface, port 0 takes a free one"`
+	Address address `env:"LISTEN" envDefault:":8000" arg:"HOST:PORT" help:"where to serve HTTP; without HOST on every interface, port 0 takes a free one"`
 }
 
 type stopSettings struct {

@@ -110,7 +110,9 @@ func TestDefaults(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, settings{
 		Log:         logSettings{Level: logLevel(zerolog.InfoLevel), Format: observe.Auto},
-		Database:    databaseSettings{MaxConns: 8, Migrate: true},
+		Pool:        poolSettings{MaxConns: 8},
+		Schema:      schemaSettings{Migrate: true},
+		Listen:      listenSettings{Address: ":8000"},
 		Stop:        stopSettings{Timeout: 20 * time.Second},
 		Intake:      intakeSettings{MaxBodyBytes: 1 << 20},
 		Worker:      workerSettings{Concurrency: 64, Lease: 30 * time.Second},
@@ -164,7 +166,7 @@ func TestValuesAreReadWhateverTheirCase(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, logLevel(zerolog.WarnLevel), s.Log.Level)
 	require.Equal(t, observe.JSON, s.Log.Format)
-	require.False(t, s.Database.Migrate)
+	require.False(t, s.Schema.Migrate)
 }
 
 func TestDestinationRule(t *testing.T) {
@@ -187,8 +189,10 @@ func TestDestinationRule(t *testing.T) {
 }
 
 func TestDirectDatabase(t *testing.T) {
-	require.Equal(t, "a", databaseSettings{URL: "a"}.direct())
-	require.Equal(t, "b", databaseSettings{URL: "a", DirectURL: "b"}.direct())
+	s := settings{Database: databaseSettings{URL: "a"}}
+	require.Equal(t, "a", s.directURL())
+	s.Direct.URL = "b"
+	require.Equal(t, "b", s.directURL())
 }
 
 func TestEverySettingIsDocumentedAndRegisteredOnce(t *testing.T) {

@@ -20,7 +20,7 @@ import (
 const statusRows = 5
 
 func statusCommand(env environ) *cobra.Command {
-	var database operatorDatabase
+	var database databaseSettings
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "status",
@@ -38,7 +38,7 @@ where the database cannot be read or lacks the schema.`,
 				return err
 			}
 			defer s.Close()
-			o, err := overlook(cmd.Context(), s)
+			o, err := readOverview(cmd.Context(), s)
 			if err != nil {
 				return err
 			}
@@ -64,7 +64,7 @@ type overview struct {
 	LastArrival map[string]time.Time  `json:"last_arrival"` // by source
 }
 
-func overlook(ctx context.Context, s *store.Store) (o overview, err error) {
+func readOverview(ctx context.Context, s *store.Store) (o overview, err error) {
 	o.Schema = "current"
 	if err := s.CheckSchema(ctx); errors.Is(err, store.ErrTooNew) {
 		o.Schema = "newer"

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,14 +29,8 @@ const (
 	tailMaxRetry = 2 * time.Second
 )
 
-// tailSettings are what tail needs beyond the database.
-type tailSettings struct {
-	DirectURL postgresURL `env:"DIRECT_DATABASE_URL" secret:"true" arg:"URL" help:"the same database for LISTEN, where DATABASE_URL is a transaction pooler"`
-}
-
 func tailCommand(env environ) *cobra.Command {
-	var database operatorDatabase
-	var direct tailSettings
+	var set settings
 	var filter store.FollowFilter
 	var since moment
 	var asJSON bool
@@ -52,7 +47,12 @@ the database goes away and comes back meanwhile. Ctrl-C ends it.`,
   spine tail --json | jq -r 'select(.success == "failure") | .event_id'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := database.open(cmd.Context())
+			for _, action := range filter.Actions {
+				if !slices.Contains(actions(), action) {
+					return misuse("--action: there is no %q, known are %s", action, strings.Join(actions(), ", "))
+				}
+			}
+			s, err := set.Database.open(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -70,11 +70,7 @@ the database goes away and comes back meanwhile. Ctrl-C ends it.`,
 			} else {
 				t.cursor = store.CursorSince(since.Time)
 			}
-			url := direct.DirectURL
-			if url == "" {
-				url = database.URL
-			}
-			connect, err := store.Connector(string(url), "spine tail")
+			connect, err := store.Connector(set.directURL(), "spine tail")
 			if err != nil {
 				return err
 			}
@@ -84,7 +80,7 @@ the database goes away and comes back meanwhile. Ctrl-C ends it.`,
 			return t.run(cmd.Context(), listener)
 		},
 	}
-	env.bind(cmd, needs{groups: []any{&database, &direct}, required: []string{"DATABASE_URL"}})
+	env.bind(cmd, needs{groups: []any{&set.Database, &set.Direct}, required: []string{"DATABASE_URL"}})
 	flags := cmd.Flags()
 	flags.StringVar(&filter.EventID, "event", "", "only the event of this `ID`")
 	flags.StringVar(&filter.Source, "source", "", "only events of this `SOURCE`")
@@ -92,6 +88,16 @@ the database goes away and comes back meanwhile. Ctrl-C ends it.`,
 	flags.Var(&since, "since", "begin with what happened since this `TIME`: ago, as 10m or 7d, or RFC 3339")
 	flags.BoolVar(&asJSON, "json", false, "print a JSON object a line")
 	return cmd
+}
+
+// actions are those that a row of the audit log may have, as the comment on
+// its column has them.
+func actions() []string {
+	return []string{
+		"event_received", "event_inserted", "event_deduped", "conflict_detected", "event_queued", "processing_attempt_started",
+		"processing_attempt_failed", "retry_scheduled", "processing_succeeded", "processing_failed_permanently", "lease_expired",
+		"lease_returned", "lease_lost", "status_changed", "event_replayed", "request_rejected", "claims_paused", "claims_resumed",
+	}
 }
 
 // tail follows the audit log. What it has printed is in its cursor alone,

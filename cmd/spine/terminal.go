@@ -17,7 +17,7 @@ import (
 	"github.com/webhookspine/spine/internal/observe"
 )
 
-// Everything that webhooks and destinations say is text from outside, and a
+// Everything that webhooks, destinations and servers say is text from outside, and a
 // terminal obeys what it is told: nothing of it is printed but by way of
 // printable, word or writeJSON.
 
@@ -79,6 +79,19 @@ func writeJSON(w io.Writer, v any) error {
 		}
 	}
 	_, err := w.Write(safe)
+	return err
+}
+
+// writeAnswer writes what a server answered: JSON on one line, and anything
+// else as text on one line.
+func writeAnswer(w io.Writer, answer []byte) error {
+	switch {
+	case len(answer) == 0:
+		return nil
+	case json.Valid(answer):
+		return writeJSON(w, json.RawMessage(answer))
+	}
+	_, err := fmt.Fprintln(w, oneLine(string(answer)))
 	return err
 }
 

@@ -9,10 +9,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/store"
 )
 
 func traceCommand(env environ) *cobra.Command {
-	var database operatorDatabase
+	var database databaseSettings
 	var source string
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -24,7 +25,12 @@ deliver it and what the destination answered, and what comes next. It exits with
 		Example: `  spine trace test-001
   spine trace 72d3162e-cc78-11e3-81ab-4c9367dc0958 --source github
   spine trace test-001 --json | jq '.timeline[] | select(.success == "failure")'`,
-		Args: cobra.ExactArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return misuse("give the ID of one event, as in: spine trace test-001")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := database.open(cmd.Context())
 			if err != nil {
@@ -39,7 +45,11 @@ deliver it and what the destination answered, and what comes next. It exits with
 			if asJSON {
 				return writeJSON(out, h)
 			}
-			_, err = io.WriteString(out, drawLife(h, coloursFor(out, env), time.Now()))
+			paused, err := s.Paused(cmd.Context())
+			if err != nil {
+				return err
+			}
+			_, err = io.WriteString(out, drawLife(h, paused, coloursFor(out, env), time.Now()))
 			return err
 		},
 	}
@@ -51,7 +61,7 @@ deliver it and what the destination answered, and what comes next. It exits with
 
 // drawLife draws an event's timeline between its description and what comes
 // next.
-func drawLife(h event.History, on colours, now time.Time) string {
+func drawLife(h event.History, paused []store.PauseRow, on colours, now time.Time) string {
 	var b strings.Builder
 	field := func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "%s %s\n", on.paint(dim, fmt.Sprintf("%-9s", name)), fmt.Sprintf(format, args...))
@@ -93,7 +103,7 @@ func drawLife(h event.History, on colours, now time.Time) string {
 
 	b.WriteString("\n")
 	for i := range h.Processing {
-		fmt.Fprintln(&b, standing(&h.Processing[i], now))
+		fmt.Fprintln(&b, currentState(&h.Processing[i], paused, now))
 	}
 	return b.String()
 }
@@ -204,8 +214,9 @@ func answer(d auditDetails) string {
 	return b.String()
 }
 
-// standing says where an event stands with a destination and what comes next.
-func standing(p *event.ProcessingRow, now time.Time) string {
+// currentState says where an event stands with a destination and what comes
+// next.
+func currentState(p *event.ProcessingRow, paused []store.PauseRow, now time.Time) string {
 	where := at(p.Destination)
 	next := "at no set time"
 	if p.NextAttemptAt != nil {
@@ -231,6 +242,12 @@ func standing(p *event.ProcessingRow, now time.Time) string {
 		}
 		return fmt.Sprintf("attempt %d%s is in the hands of %s, whose lease ends %s", p.AttemptCount, where, worker, next)
 	default:
-		return fmt.Sprintf("attempt %d%s is due %s%s", p.AttemptCount+1, where, next, why)
+		held := ""
+		for _, row := range paused {
+			if row.Destination == p.Destination {
+				held = "; claims are paused since " + clock(row.PausedAt) + ": spine resume"
+			}
+		}
+		return fmt.Sprintf("attempt %d%s is due %s%s%s", p.AttemptCount+1, where, next, why, held)
 	}
 }

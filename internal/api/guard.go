@@ -12,6 +12,8 @@ import (
 
 	"github.com/gorilla/mux"
 	"github.com/rs/zerolog"
+
+	"github.com/webhookspine/spine/internal/respond"
 )
 
 // GuardConfig says who may pass a Guard. With neither field set that is who
@@ -35,19 +37,19 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 	token := sha256.Sum256([]byte(c.Token))
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			secure(w.Header())
+			respond.Secure(w.Header())
 			switch {
 			case c.Token != "" && !knows(r, token):
 				log.Warn().Str("cause", "admin_token").Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request refused")
 				w.Header().Add("WWW-Authenticate", `Basic realm="spine", charset="UTF-8"`)
 				w.Header().Add("WWW-Authenticate", `Bearer realm="spine"`)
-				refuse(w, problem{
+				respond.Refuse(w, respond.Problem{
 					Status: http.StatusUnauthorized,
 					Detail: "The admin token is missing or wrong. Send it as bearer, or as the password of HTTP Basic with any user name.",
 				})
 			case c.Token == "" && !c.Open && !local(r):
 				log.Warn().Str("cause", "not_local").Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request refused")
-				refuse(w, problem{
+				respond.Refuse(w, respond.Problem{
 					Status: http.StatusForbidden,
 					Detail: "Without an admin token only this machine is answered, under the name localhost or a loopback address and not through a proxy. " +
 						"Set ADMIN_TOKEN to ask for a token, or ADMIN_AUTH=none to answer everyone.",

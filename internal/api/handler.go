@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/respond"
 )
 
 // Reader reads what is stored. The lists are newest first; they return with a
@@ -114,7 +115,7 @@ func (h *Handler) event(w http.ResponseWriter, r *http.Request) {
 	}
 	id, err := url.PathUnescape(mux.Vars(r)["event_id"])
 	if err != nil || !storable(id) {
-		refuse(w, problem{Status: http.StatusNotFound, Detail: "No event can have this id: it is no text that can be stored."})
+		respond.Refuse(w, respond.Problem{Status: http.StatusNotFound, Detail: "No event can have this id: it is no text that can be stored."})
 		return
 	}
 	history, err := h.reader.Event(r.Context(), id, query["source"])
@@ -132,48 +133,61 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, body any, next 
 			query.Set("cursor", next)
 			w.Header().Set("Link", "<"+r.URL.EscapedPath()+"?"+query.Encode()+`>; rel="next"`)
 		}
-		if err := write(w, http.StatusOK, "application/json", body); err != nil {
+		if err := respond.JSON(w, http.StatusOK, body); err != nil {
 			h.log.Error().Err(err).Str("path", r.URL.Path).Msg("writing an answer failed")
 		}
 	case errors.As(err, &notStored):
-		refuse(w, problem{Status: http.StatusNotFound, Detail: notStored.Detail})
+		respond.Refuse(w, respond.Problem{Status: http.StatusNotFound, Detail: notStored.Detail})
 	case errors.As(err, &ambiguous):
-		refuse(w, problem{
+		respond.Refuse(w, respond.Problem{
 			Status: http.StatusBadRequest, Sources: ambiguous.Sources,
 			Detail: "This event_id exists in several sources: name one, as in ?source=" + url.QueryEscape(ambiguous.Sources[0]) + ".",
 		})
 	case errors.Is(err, event.ErrBadCursor):
-		refuseQuery(w, []fault{{"cursor", "was not given by this list: start again without it"}})
+		refuseQuery(w, []respond.Fault{{Parameter: "cursor", Detail: "was not given by this list: start again without it"}})
 	case errors.Is(r.Context().Err(), context.Canceled):
 		// Nobody is there to be answered.
 	case errors.Is(r.Context().Err(), context.DeadlineExceeded):
 		h.log.Warn().Err(err).Str("path", r.URL.Path).Msg("a question took too long")
-		refuse(w, problem{
+		respond.Refuse(w, respond.Problem{
 			Status: http.StatusServiceUnavailable,
 			Detail: "The database did not answer within " + h.timeout.String() + ". Filters that match little on a large table take longest.",
 		})
 	default:
 		h.log.Error().Err(err).Str("path", r.URL.Path).Msg("reading failed")
-		refuse(w, problem{Status: http.StatusServiceUnavailable, Detail: "The database cannot be read now."})
+		respond.Refuse(w, respond.Problem{Status: http.StatusServiceUnavailable, Detail: "The database cannot be read now."})
 	}
 }
 
+// refuseQuery answers 400 if there are faults, and reports whether it did.
+func refuseQuery(w http.ResponseWriter, faults []respond.Fault) bool {
+	if len(faults) == 0 {
+		return false
+	}
+	details := make([]string, len(faults))
+	for i, f := range faults {
+		details[i] = strings.TrimSpace(f.Parameter + " " + f.Detail)
+	}
+	respond.Refuse(w, respond.Problem{Status: http.StatusBadRequest, Detail: strings.Join(details, "; ") + ".", Errors: faults})
+	return true
+}
+
 // list reads the parameters of a list.
-func list(r *http.Request, defaultLimit int, filters ...string) (page event.Page, filter map[string]string, faults []fault) {
+func list(r *http.Request, defaultLimit int, filters ...string) (page event.Page, filter map[string]string, faults []respond.Fault) {
 	filter, faults = parameters(r, append(filters, "limit", "cursor")...)
 	page = event.Page{Limit: defaultLimit, Cursor: filter["cursor"]}
 	if text, ok := filter["limit"]; ok {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 || n > MaxLimit {
-			faults = append(faults, fault{"limit", "must be a whole number from 1 to " + strconv.Itoa(MaxLimit)})
+			faults = append(faults, respond.Fault{Parameter: "limit", Detail: "must be a whole number from 1 to " + strconv.Itoa(MaxLimit)})
 		}
 		page.Limit = n
 	}
 	if status, ok := filter["status"]; ok && !event.ValidStatus(status) {
-		faults = append(faults, fault{"status", "must be pending, processing, completed, failed or dead"})
+		faults = append(faults, respond.Fault{Parameter: "status", Detail: "must be pending, processing, completed, failed or dead"})
 	}
 	if success, ok := filter["success"]; ok && success != "success" && success != "failure" && success != "pending" {
-		faults = append(faults, fault{"success", "must be success, failure or pending"})
+		faults = append(faults, respond.Fault{Parameter: "success", Detail: "must be success, failure or pending"})
 	}
 	return page, filter, faults
 }
@@ -181,28 +195,28 @@ func list(r *http.Request, defaultLimit int, filters ...string) (page event.Page
 // parameters reads a query, in which each known name may stand once. What is
 // asked for and not understood must not be passed over: the answer would look
 // as if it were one to the question.
-func parameters(r *http.Request, known ...string) (values map[string]string, faults []fault) {
+func parameters(r *http.Request, known ...string) (values map[string]string, faults []respond.Fault) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		faults = append(faults, fault{"", "the query is not well-formed"})
+		faults = append(faults, respond.Fault{Detail: "the query is not well-formed"})
 	}
 	slices.Sort(known)
 	values = make(map[string]string, len(query))
 	for name, given := range query {
 		switch {
 		case !slices.Contains(known, name):
-			faults = append(faults, fault{name, "is not known here; known are " + strings.Join(known, ", ")})
+			faults = append(faults, respond.Fault{Parameter: name, Detail: "is not known here; known are " + strings.Join(known, ", ")})
 		case len(given) > 1:
-			faults = append(faults, fault{name, "came more than once"})
+			faults = append(faults, respond.Fault{Parameter: name, Detail: "came more than once"})
 		case given[0] == "":
-			faults = append(faults, fault{name, "must not be empty"})
+			faults = append(faults, respond.Fault{Parameter: name, Detail: "must not be empty"})
 		case !storable(given[0]):
-			faults = append(faults, fault{name, "is no text that can be stored"})
+			faults = append(faults, respond.Fault{Parameter: name, Detail: "is no text that can be stored"})
 		default:
 			values[name] = given[0]
 		}
 	}
-	slices.SortFunc(faults, func(a, b fault) int { return strings.Compare(a.Parameter, b.Parameter) })
+	slices.SortFunc(faults, func(a, b respond.Fault) int { return strings.Compare(a.Parameter, b.Parameter) })
 	return values, faults
 }
 

@@ -559,7 +559,7 @@ func TestAnEventThatWasNeverStoredIs404WithTheLastArrival(t *testing.T) {
 	s.ingest(webhook("default", "a", "t", `{}`))
 
 	requireProblem(t, s.get("/api/events/b"), http.StatusNotFound, `event "b" was never stored. Source default: last arrival 2`)
-	requireProblem(t, s.get("/api/events/a?source=stripe"), http.StatusNotFound, "There is no source named 'stripe'.")
+	requireProblem(t, s.get("/api/events/a?source=stripe"), http.StatusNotFound, `There is no source named "stripe".`)
 	for _, id := range []string{"%00", "%ff", "a%00"} {
 		requireProblem(t, s.get("/api/events/"+id), http.StatusNotFound, "No event can have this id")
 	}

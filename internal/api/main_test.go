@@ -18,6 +18,7 @@ import (
 	"github.com/webhookspine/spine/internal/api"
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/postgres/postgrestest"
+	"github.com/webhookspine/spine/internal/respond"
 	"github.com/webhookspine/spine/internal/store" //nolint:depguard // what is tested is what a client sees of a real database
 )
 
@@ -52,8 +53,8 @@ func systemOn(t *testing.T, url string, timeout time.Duration) *system {
 // serve routes as a process does.
 func serve(reader api.Reader, timeout time.Duration) http.Handler {
 	root := mux.NewRouter().SkipClean(true).UseEncodedPath()
-	root.NotFoundHandler = api.NotFound()
-	root.MethodNotAllowedHandler = api.MethodNotAllowed(root)
+	root.NotFoundHandler = respond.NotFound()
+	root.MethodNotAllowedHandler = respond.MethodNotAllowed(root)
 	root.Methods(http.MethodPost).Path("/webhook").Handler(http.NotFoundHandler())
 	admin := root.NewRoute().Subrouter()
 	admin.Use(api.Guard(api.GuardConfig{Open: true}, zerolog.Nop()))

@@ -16,13 +16,13 @@ import (
 	"html/template"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 
 	"github.com/gorilla/mux"
 	"github.com/rs/zerolog"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/respond"
 )
 
 // Rows of the page's tables.
@@ -107,7 +107,7 @@ func (h *Handler) show(w http.ResponseWriter, r *http.Request) {
 	status := http.StatusOK
 	if v.Events.Failed && v.Audit.Failed && v.Dead.Failed && v.Backlog.Failed {
 		status = http.StatusServiceUnavailable
-		w.Header().Set("Retry-After", "2")
+		w.Header().Set("Retry-After", respond.RetryAfter)
 	}
 	var html bytes.Buffer
 	if err := h.page.Execute(&html, v); err != nil {
@@ -126,15 +126,8 @@ func newSection[Row any](h *Handler, rows []Row, err error) section[Row] {
 }
 
 func write(w http.ResponseWriter, status int, contentType string, body []byte) {
-	header := w.Header()
-	header.Set("Content-Type", contentType)
-	header.Set("Content-Length", strconv.Itoa(len(body)))
-	header.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
-	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Cache-Control", "no-store")
-	header.Set("Referrer-Policy", "no-referrer")
-	w.WriteHeader(status)
-	_, _ = w.Write(body) // the reader may be gone
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
+	respond.Write(w, status, contentType, body)
 }
 
 // at is how the page shows a time, to the millisecond in UTC.

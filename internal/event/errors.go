@@ -1,20 +1,15 @@
 package event
 
-import (
-	"strconv"
-	"strings"
-)
+import "strings"
 
 // SyntaxError says that a body is not one JSON text (RFC 8259): it is empty,
 // cut short, followed by something else, or breaks the grammar.
 type SyntaxError struct {
 	Offset int64  // byte offset at or after which the body stops being JSON
-	Detail string // what is wrong there, safe to show to the sender
+	Detail string // what the body is instead and where, as in "cut short after byte 6"; safe to show to the sender
 }
 
-func (e *SyntaxError) Error() string {
-	return "not JSON: " + e.Detail + " at byte " + strconv.FormatInt(e.Offset, 10)
-}
+func (e *SyntaxError) Error() string { return "the body is " + e.Detail }
 
 // InvalidError says that a body is JSON but not a valid event.
 type InvalidError struct {

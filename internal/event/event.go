@@ -20,7 +20,7 @@ const HashSize = 32
 
 // Event is one webhook, read and validated, ready to be stored.
 type Event struct {
-	Source     string    // slug of the sender, see ValidSlug
+	Source     string    // slug of the sender: [a-z0-9][a-z0-9_-]{0,62}
 	ID         string    // 1 to 255 code points, no control characters; unique within Source
 	Type       string    // 1 to 100 code points
 	OccurredAt time.Time // as the sender says it
@@ -101,24 +101,6 @@ type Result struct {
 	Duration   time.Duration // from the start of the attempt to its end
 }
 
-// ValidSlug reports whether s may name a source or a destination:
-// [a-z0-9][a-z0-9_-]{0,62}.
-func ValidSlug(s string) bool {
-	if s == "" || len(s) > 63 {
-		return false
-	}
-	for i := range len(s) {
-		c := s[i]
-		switch {
-		case c >= 'a' && c <= 'z', c >= '0' && c <= '9':
-		case (c == '_' || c == '-') && i > 0:
-		default:
-			return false
-		}
-	}
-	return true
-}
-
 // Disposition says what becomes of a queued event after an attempt. The
 // values are the statuses the database function spine.settle takes.
 type Disposition string
@@ -137,6 +119,20 @@ type Settlement struct {
 	Disposition Disposition
 	Delay       time.Duration // until the next attempt; only where Failed
 }
+
+// Hold says how a write under a lease ended.
+type Hold int
+
+// The ends of a write under a lease.
+const (
+	Held   Hold = iota // the lease was held: the write counts
+	Lost               // the lease was lost: the write changed nothing and never will
+	Locked             // somebody else has the row locked: nothing was decided, try again
+)
+
+// ErrLocked says that somebody else keeps a row of a batch locked: trying it
+// again may help, and its neighbours are not at fault.
+var ErrLocked = errors.New("somebody else has a row locked")
 
 // ErrRefused marks an error of the store that lies in the data: trying the
 // same data again cannot help, and its neighbours in a batch are not at fault.

@@ -16,7 +16,8 @@ import (
 // Store keeps events. Ingest stores all of them in one transaction or none: a
 // nil error means that they are committed, and any error that they may or may
 // not be. It must be safe to ingest the same events again. An error that wraps
-// event.ErrRefused lies in the data. Ingest is called concurrently.
+// event.ErrRefused lies in the data; one that wraps event.ErrLocked, in a row
+// that somebody else has locked. Ingest is called concurrently.
 type Store interface {
 	Ingest(ctx context.Context, events []event.Event) ([]event.Receipt, error)
 }
@@ -53,6 +54,9 @@ func DefaultCommitterConfig() CommitterConfig {
 	}
 }
 
+// lockedPause is how long an event whose row is locked waits for its next try.
+const lockedPause = 250 * time.Millisecond
+
 // Committer is a self-clocking group commit. A flusher takes everything that
 // waits, stores it in one transaction and answers each sender from the result.
 // There is no timer: when little comes in, an event goes alone and at once;
@@ -73,6 +77,7 @@ type Committer struct {
 type waiter struct {
 	event   event.Event
 	since   time.Time
+	alone   bool // its row is locked: it goes into a transaction of its own
 	receipt event.Receipt
 	err     error
 	done    chan struct{} // closed once receipt or err is set
@@ -143,6 +148,9 @@ func (c *Committer) take() []*waiter {
 	c.mu.Lock()
 	n, size := 0, 0
 	for n < len(c.waiting) && n < c.config.BatchRows {
+		if n > 0 && (c.waiting[n].alone || c.waiting[0].alone) {
+			break
+		}
 		size += len(c.waiting[n].event.Payload)
 		if n > 0 && size > c.config.BatchBytes {
 			size -= len(c.waiting[n].event.Payload)
@@ -165,11 +173,13 @@ func (c *Committer) take() []*waiter {
 	return batch
 }
 
-// flush stores a batch and answers its senders. Events that have waited too
-// long are not tried at all: their senders are told to come again.
+// flush stores a batch and answers its senders. Events that have waited for
+// half of their patience are not tried at all: their senders are told to come
+// again. What is tried has the other half, so that under overload no
+// transaction is cut short in the middle of its work.
 func (c *Committer) flush(ctx context.Context, batch []*waiter) {
 	oldest := batch[0].since
-	for len(batch) > 0 && time.Since(batch[0].since) >= c.config.Patience {
+	for len(batch) > 0 && time.Since(batch[0].since) >= c.config.Patience/2 && !batch[0].alone {
 		batch[0].answer(event.Receipt{}, ErrUnavailable)
 		batch = batch[1:]
 	}
@@ -202,6 +212,15 @@ func (c *Committer) commit(ctx context.Context, batch []*waiter) {
 	case errors.Is(err, event.ErrRefused) && len(batch) > 1:
 		c.commit(ctx, batch[:len(batch)/2])
 		c.commit(ctx, batch[len(batch)/2:])
+	case errors.Is(err, event.ErrLocked):
+		// One of them waits for somebody's open transaction; the others must not.
+		for _, w := range batch {
+			if len(batch) > 1 {
+				c.commit(ctx, []*waiter{w})
+			} else {
+				c.putOff(w)
+			}
+		}
 	case errors.Is(err, event.ErrRefused) && batch[0].event.Unqueryable == "":
 		// The payload is JSON, and still Postgres cannot hold it: keep its bytes.
 		e := &batch[0].event
@@ -216,8 +235,25 @@ func (c *Committer) commit(ctx context.Context, batch []*waiter) {
 	}
 }
 
+// putOff lets an event whose row is locked wait for a while and then try on its
+// own, so that nobody waits with it.
+func (c *Committer) putOff(w *waiter) {
+	if time.Since(w.since)+lockedPause >= c.config.Patience {
+		w.answer(event.Receipt{}, ErrUnavailable)
+		return
+	}
+	w.alone = true
+	time.AfterFunc(lockedPause, func() {
+		c.mu.Lock()
+		c.waiting = append(c.waiting, w)
+		c.bytes += len(w.event.Payload)
+		c.mu.Unlock()
+		c.signal()
+	})
+}
+
 // try stores events, again and again until ctx ends, unless the error lies in
-// the data. A lost answer to a commit is met by the next try: what was stored
+// the data or in a lock. A lost answer to a commit is met by the next try: what was stored
 // then comes back as deduplicated.
 func (c *Committer) try(ctx context.Context, events []event.Event) ([]event.Receipt, error) {
 	for pause := 25 * time.Millisecond; ; pause = min(2*pause, 400*time.Millisecond) {
@@ -228,7 +264,7 @@ func (c *Committer) try(ctx context.Context, events []event.Event) ([]event.Rece
 			c.metrics.batchRows.Observe(float64(len(events)))
 			return receipts, nil
 		}
-		if errors.Is(err, event.ErrRefused) {
+		if errors.Is(err, event.ErrRefused) || errors.Is(err, event.ErrLocked) {
 			return nil, err
 		}
 		c.metrics.flushErrors.Inc()

@@ -342,7 +342,7 @@ func TestStopDrains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &modelStore{before: slow}
 		config := one()
-		config.BatchRows = 10
+		config.BatchRows, config.Patience = 10, time.Minute
 		c := commit(t, config, store)
 		answers := c.submit(t.Context(), some(0, 25)...)
 		c.stop()
@@ -384,4 +384,43 @@ func TestSenderThatLeavesDisturbsNobody(t *testing.T) {
 		}
 		require.Equal(t, []int{1, 3}, store.sizes(), "it is stored all the same")
 	})
+}
+
+// One event's row is locked by somebody's open transaction: its sender waits as
+// long as patience lasts, and nobody waits with it.
+func TestLockedRowCostsItsNeighboursNothing(t *testing.T) {
+	for name, c := range map[string]struct {
+		locked time.Duration
+		want   error
+	}{
+		"let go in time": {2 * time.Second, nil},
+		"too late":       {time.Hour, ErrUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				began := time.Now()
+				store := &modelStore{before: func(_ context.Context, events []event.Event) error {
+					<-time.After(time.Millisecond) // what a transaction takes
+					for _, e := range events {
+						if e.ID == "3" && time.Since(began) < c.locked {
+							return fmt.Errorf("55P03: %w", event.ErrLocked)
+						}
+					}
+					return nil
+				}}
+				run := commit(t, one(), store)
+				first := run.submit(t.Context(), some(0, 10)...)
+				later := run.submit(t.Context(), some(10, 20)...)
+				for i, a := range append(first(), later()...) {
+					if i == 3 {
+						require.Equal(t, c.want, a.err)
+						require.LessOrEqual(t, a.after, one().Patience)
+						continue
+					}
+					require.Equal(t, event.Accepted, a.outcome)
+					require.Less(t, a.after, 100*time.Millisecond)
+				}
+			})
+		})
+	}
 }

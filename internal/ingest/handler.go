@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"mime"
@@ -18,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/respond"
 )
 
 // Read makes an event out of a request's body. Its error is an
@@ -50,9 +50,10 @@ func NewHandler(config HandlerConfig, read Read, committer *Committer, rejection
 }
 
 // Register adds the handler's routes: POST /webhook and POST /webhook/{source}.
+// Other methods come here too, so that their refusal is audited like the rest.
 func (h *Handler) Register(r *mux.Router) {
-	r.Path("/webhook").Methods(http.MethodPost).HandlerFunc(h.receive)
-	r.Path("/webhook/{source}").Methods(http.MethodPost).HandlerFunc(h.receive)
+	r.Path("/webhook").HandlerFunc(h.receive)
+	r.Path("/webhook/{source}").HandlerFunc(h.receive)
 }
 
 // receive answers one webhook. The answer comes after the commit or names the
@@ -69,7 +70,11 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request) {
 	// net/http send an empty 200. The committer's patience bounds the wait.
 	receipt, err := h.committer.Submit(context.WithoutCancel(r.Context()), e)
 	if err != nil {
-		h.refuse(w, r, e.Source, &refusal503)
+		refusal = unavailable
+		if errors.Is(err, ErrFull) {
+			refusal = intakeFull
+		}
+		h.refuse(w, r, e.Source, refusal)
 		return
 	}
 	// From here on the event is safe: it is committed, whatever becomes of the answer.
@@ -78,7 +83,7 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request) {
 		level = zerolog.InfoLevel
 	}
 	h.log.WithLevel(level).Str("event_id", e.ID).Str("source", e.Source).Str("event_type", e.Type).Str("outcome", string(receipt.Outcome)).Msg("event received")
-	writeJSON(w, http.StatusOK, "application/json", answer{Status: receipt.Outcome, Message: messages[receipt.Outcome], EventID: e.ID})
+	_ = respond.JSON(w, http.StatusOK, answer{Status: receipt.Outcome, Message: messages[receipt.Outcome], EventID: e.ID}) // strings always encode
 }
 
 // answer is the body of a 2xx.
@@ -89,7 +94,7 @@ type answer struct {
 }
 
 var messages = map[event.Outcome]string{
-	event.Accepted:     "The event is stored and queued for delivery.",
+	event.Accepted:     "The event is stored.",
 	event.Deduplicated: "The event was stored before; nothing is delivered again.",
 	event.Conflict:     "Another payload is stored under this event_id and stays; this one is kept as evidence.",
 }
@@ -105,6 +110,10 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request) (event.Event, *
 		return event.Event{}, &refusal{status: http.StatusNotFound, cause: "no_such_source", detail: "There is no source of this name."}
 	}
 	named := event.Event{Source: name}
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		return named, &refusal{status: http.StatusMethodNotAllowed, cause: "method", detail: "This path takes POST."}
+	}
 	if f := checkHeaders(r.Header); f != nil {
 		return named, f
 	}
@@ -119,7 +128,7 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request) (event.Event, *
 	case err == nil:
 		return e, nil
 	case errors.As(err, &syntax):
-		return named, &refusal{status: http.StatusBadRequest, cause: "not_json", detail: "The body is " + syntax.Error() + "."}
+		return named, &refusal{status: http.StatusBadRequest, cause: "not_json", detail: "The body is " + syntax.Detail + "."}
 	case errors.As(err, &invalid):
 		return named, &refusal{
 			status: http.StatusUnprocessableEntity, cause: "invalid_event",
@@ -127,7 +136,7 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request) (event.Event, *
 		}
 	default:
 		h.log.Error().Err(err).Msg("reading a body failed")
-		return named, &refusal503
+		return named, unavailable
 	}
 }
 
@@ -217,47 +226,25 @@ type refusal struct {
 	problems []event.Problem
 }
 
-var refusal503 = refusal{
-	status: http.StatusServiceUnavailable, cause: "unavailable",
-	detail: "The event could not be stored now. Send it again; if it was stored after all, it is not stored twice.",
-}
-
-// problem is the body of a refusal (RFC 9457).
-type problem struct {
-	Type   string        `json:"type"`
-	Title  string        `json:"title"`
-	Status int           `json:"status"`
-	Detail string        `json:"detail"`
-	Errors []problemItem `json:"errors,omitempty"`
-}
-
-type problemItem struct {
-	Field  string `json:"field,omitempty"`
-	Detail string `json:"detail"`
-}
+// The refusals that are our fault and not the sender's.
+var (
+	intakeFull = &refusal{
+		status: http.StatusServiceUnavailable, cause: "intake_full",
+		detail: "The intake is full. Send the event again in a moment.",
+	}
+	unavailable = &refusal{
+		status: http.StatusServiceUnavailable, cause: "unavailable",
+		detail: "The event could not be stored now. Send it again; if it was stored after all, it is not stored twice.",
+	}
+)
 
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, source string, f *refusal) {
 	h.metrics.rejections.WithLabelValues(f.cause, strconv.Itoa(f.status)).Inc()
 	h.rejections.add(source, f.cause, f.status)
 	h.refusals.Info().Str("source", source).Str("cause", f.cause).Int("status", f.status).Str("remote", r.RemoteAddr).Msg("request refused")
-	if f.status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", "2")
+	p := respond.Problem{Status: f.status, Detail: f.detail}
+	for _, problem := range f.problems {
+		p.Errors = append(p.Errors, respond.Fault{Field: problem.Field, Detail: problem.Detail})
 	}
-	p := problem{Type: "about:blank", Title: http.StatusText(f.status), Status: f.status, Detail: f.detail}
-	for _, item := range f.problems {
-		p.Errors = append(p.Errors, problemItem(item))
-	}
-	writeJSON(w, f.status, "application/problem+json", p)
-}
-
-func writeJSON(w http.ResponseWriter, status int, contentType string, body any) {
-	text, err := json.Marshal(body)
-	if err != nil {
-		w.WriteHeader(http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Content-Length", strconv.Itoa(len(text)+1))
-	w.WriteHeader(status)
-	_, _ = w.Write(append(text, '\n')) // the sender may be gone; the event is safe
+	respond.Refuse(w, p)
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/respond"
 	"github.com/webhookspine/spine/internal/source" //nolint:depguard // bad input is judged as a sender meets it, by the real reader
 )
 
@@ -157,11 +158,11 @@ func zip(t *testing.T, text string) *bytes.Buffer {
 }
 
 // requireProblem checks an answer against RFC 9457.
-func requireProblem(t *testing.T, status int, r reply) problem {
+func requireProblem(t *testing.T, status int, r reply) respond.Problem {
 	t.Helper()
 	require.Equal(t, status, r.status, r.body)
 	require.Equal(t, "application/problem+json", r.header.Get("Content-Type"))
-	var p problem
+	var p respond.Problem
 	require.NoError(t, json.Unmarshal([]byte(r.body), &p))
 	require.Equal(t, "about:blank", p.Type)
 	require.Equal(t, http.StatusText(status), p.Title)
@@ -425,14 +426,19 @@ func TestAllProblemsAreListed(t *testing.T) {
 func TestUnavailable(t *testing.T) {
 	away := &modelStore{before: func(context.Context, []event.Event) error { return errAway }}
 	refuses := &modelStore{before: func(context.Context, []event.Event) error { return event.ErrRefused }}
-	for name, in := range map[string]*intake{
-		"the database is away":       serve(t, away, func(_ *HandlerConfig, c *CommitterConfig) { c.Patience = time.Millisecond }),
-		"the intake is full":         serve(t, &modelStore{}, func(_ *HandlerConfig, c *CommitterConfig) { c.QueueRows = 0 }),
-		"the database will never do": serve(t, refuses, nil),
+	for name, c := range map[string]struct {
+		in            *intake
+		cause, detail string
+	}{
+		"the database is away":       {serve(t, away, func(_ *HandlerConfig, c *CommitterConfig) { c.Patience = time.Millisecond }), "unavailable", "could not be stored now"},
+		"the intake is full":         {serve(t, &modelStore{}, func(_ *HandlerConfig, c *CommitterConfig) { c.QueueRows = 0 }), "intake_full", "The intake is full."},
+		"the database will never do": {serve(t, refuses, nil), "unavailable", "could not be stored now"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := in.post(t, "/webhook", strings.NewReader(envelope("a", "{}")))
-			requireProblem(t, http.StatusServiceUnavailable, r)
+			r := c.in.post(t, "/webhook", strings.NewReader(envelope("a", "{}")))
+			require.Contains(t, requireProblem(t, http.StatusServiceUnavailable, r).Detail, c.detail)
+			require.Equal(t, map[rejectionKind]int64{{event.DefaultSource, c.cause, 503}: 1}, rejected(c.in))
+			require.InDelta(t, 1, testutil.ToFloat64(c.in.handler.metrics.rejections.WithLabelValues(c.cause, "503")), 0)
 			seconds, err := strconv.Atoi(r.header.Get("Retry-After"))
 			require.NoError(t, err)
 			require.Positive(t, seconds)

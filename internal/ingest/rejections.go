@@ -19,6 +19,9 @@ type Rejector interface {
 // many requests are refused, the audit log grows by a bounded number of rows.
 const quietPeriod = 10 * time.Second
 
+// auditPatience bounds one try to audit.
+const auditPatience = 5 * time.Second
+
 // Rejections gathers refused requests and audits them as summaries: the first
 // of a kind within a second, then at most one summary every ten seconds.
 type Rejections struct {
@@ -94,6 +97,8 @@ func (r *Rejections) audit(ctx context.Context, all bool) {
 	if len(due) == 0 {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, auditPatience)
+	defer cancel()
 	if err := r.rejector.Reject(ctx, due); err != nil {
 		r.log.Warn().Err(err).Msg("auditing refused requests failed, trying again later")
 		r.mu.Lock()

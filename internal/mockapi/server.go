@@ -4,17 +4,16 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"math/rand/v2"
 	"net/http"
-	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/mux"
 	"github.com/rs/zerolog"
+
+	"github.com/webhookspine/spine/internal/respond"
 )
 
 // maxBody bounds how much of a request's body is read, in bytes: an event of
@@ -30,7 +29,7 @@ type Config struct {
 	Behaviour // towards requests whose query does not say otherwise
 
 	// MaxIDs is how many ids are told apart in the statistics; 0 stands for a
-	// million. MOCK_API_MAX_IDS.
+	// million.
 	MaxIDs int
 
 	// Stop, once closed, ends every delay and hang by cutting the connection, so
@@ -65,7 +64,7 @@ func New(config Config) (*Server, error) {
 		return nil, fault.setting()
 	}
 	if config.MaxIDs < 0 {
-		return nil, fmt.Errorf("MOCK_API_MAX_IDS must not be negative, not %d", config.MaxIDs)
+		return nil, fmt.Errorf("MaxIDs must not be negative, not %d", config.MaxIDs)
 	}
 	if config.MaxIDs == 0 {
 		config.MaxIDs = defaultMaxIDs
@@ -78,11 +77,13 @@ func New(config Config) (*Server, error) {
 
 	// SkipClean: a redirect would turn a POST into a GET.
 	r := mux.NewRouter().SkipClean(true)
-	r.Handle("/third_party/mock", methods{http.MethodPost: s.receive})
-	r.Handle("/stats", methods{http.MethodGet: s.showStats, http.MethodDelete: s.deleteStats})
-	r.Handle("/stats/{id:.+}", methods{http.MethodGet: s.showID})
-	r.Handle("/healthz", methods{http.MethodGet: showHealth})
-	r.NotFoundHandler = http.HandlerFunc(notFound)
+	r.Path("/third_party/mock").Methods(http.MethodPost).HandlerFunc(s.receive)
+	r.Path("/stats").Methods(http.MethodGet, http.MethodHead).HandlerFunc(s.showStats)
+	r.Path("/stats").Methods(http.MethodDelete).HandlerFunc(s.deleteStats)
+	r.Path("/stats/{id:.+}").Methods(http.MethodGet, http.MethodHead).HandlerFunc(s.showID)
+	r.Path("/healthz").Methods(http.MethodGet, http.MethodHead).HandlerFunc(showHealth)
+	r.NotFoundHandler = respond.NotFound()
+	r.MethodNotAllowedHandler = respond.MethodNotAllowed(r)
 	s.routes = r
 	return s, nil
 }
@@ -100,12 +101,12 @@ func (s *Server) reset() { s.tally.Store(newTally(s.config.MaxIDs)) }
 func (s *Server) receive(w http.ResponseWriter, r *http.Request) {
 	behaviour, fault := s.config.with(r.URL.RawQuery)
 	if fault != nil {
-		problem(w, http.StatusBadRequest, fault.Error())
+		respond.Refuse(w, respond.Problem{Status: http.StatusBadRequest, Detail: fault.Error()})
 		return
 	}
 	id, err := readID(r)
 	if err != nil {
-		problem(w, http.StatusBadRequest, "the body cannot be read")
+		respond.Refuse(w, respond.Problem{Status: http.StatusBadRequest, Detail: "The body cannot be read."})
 		return
 	}
 	tally := s.tally.Load()
@@ -145,10 +146,10 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request) {
 		if after, _ := retryAfter(behaviour.RetryAfter, time.Now()); after != "" {
 			w.Header().Set("Retry-After", after)
 		}
-		writeJSON(w, status, map[string]string{"status": "error", "error": http.StatusText(status)})
+		_ = respond.JSON(w, status, map[string]string{"status": "error", "error": http.StatusText(status)})
 		return
 	}
-	writeJSON(w, status, map[string]string{"status": "ok", "id": id})
+	_ = respond.JSON(w, status, map[string]string{"status": "ok", "id": id}) // what is answered here always encodes
 }
 
 // wait reports whether d went by with the client and the server still there.
@@ -205,16 +206,16 @@ func writeHalf(w http.ResponseWriter) {
 }
 
 func (s *Server) showStats(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, s.Stats())
+	_ = respond.JSON(w, http.StatusOK, s.Stats())
 }
 
 func (s *Server) showID(w http.ResponseWriter, r *http.Request) {
 	seen, ok := s.tally.Load().of(mux.Vars(r)["id"])
 	if !ok {
-		problem(w, http.StatusNotFound, "this id is not among the recent ones")
+		respond.Refuse(w, respond.Problem{Status: http.StatusNotFound, Detail: "This id is not among the recent ones."})
 		return
 	}
-	writeJSON(w, http.StatusOK, seen)
+	_ = respond.JSON(w, http.StatusOK, seen)
 }
 
 func (s *Server) deleteStats(w http.ResponseWriter, _ *http.Request) {
@@ -223,43 +224,5 @@ func (s *Server) deleteStats(w http.ResponseWriter, _ *http.Request) {
 }
 
 func showHealth(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
-}
-
-func notFound(w http.ResponseWriter, _ *http.Request) {
-	problem(w, http.StatusNotFound, "there is nothing here")
-}
-
-// methods is a path's handlers by method. HEAD is answered like GET.
-type methods map[string]http.HandlerFunc
-
-func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	method := r.Method
-	if method == http.MethodHead {
-		method = http.MethodGet
-	}
-	if handle := m[method]; handle != nil {
-		handle(w, r)
-		return
-	}
-	w.Header().Set("Allow", strings.Join(slices.Sorted(maps.Keys(m)), ", "))
-	problem(w, http.StatusMethodNotAllowed, r.Method+" is not allowed here")
-}
-
-// problem refuses a request with an RFC 9457 problem.
-func problem(w http.ResponseWriter, status int, detail string) {
-	w.Header().Set("Content-Type", "application/problem+json")
-	writeJSON(w, status, map[string]any{
-		"type": "about:blank", "title": http.StatusText(status), "status": status, "detail": detail,
-	})
-}
-
-// writeJSON answers with value, as application/json unless told otherwise. A
-// client that has gone is no error worth telling anyone.
-func writeJSON(w http.ResponseWriter, status int, value any) {
-	if w.Header().Get("Content-Type") == "" {
-		w.Header().Set("Content-Type", "application/json")
-	}
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(value)
+	_ = respond.JSON(w, http.StatusOK, map[string]string{"status": "ok"})
 }

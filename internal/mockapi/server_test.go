@@ -75,7 +75,7 @@ func TestSettingsThatMakeNoSenseAreNamed(t *testing.T) {
 		"MOCK_API_CUT":          {Behaviour: mockapi.Behaviour{Cut: "sometimes"}},
 		"MOCK_API_RETRY_AFTER":  {Behaviour: mockapi.Behaviour{RetryAfter: "soon"}},
 		"MOCK_API_HANG":         {Behaviour: mockapi.Behaviour{Hang: true, Status: 500}},
-		"MOCK_API_MAX_IDS":      {MaxIDs: -1},
+		"MaxIDs":                {MaxIDs: -1},
 	} {
 		_, err := mockapi.New(config)
 		require.ErrorContains(t, err, setting+" ")
@@ -113,8 +113,8 @@ func TestOtherRequestsAreRefused(t *testing.T) {
 	}{
 		{http.MethodGet, mockPath, http.StatusMethodNotAllowed, "POST"},
 		{http.MethodHead, mockPath, http.StatusMethodNotAllowed, "POST"},
-		{http.MethodPost, "/stats", http.StatusMethodNotAllowed, "DELETE, GET"},
-		{http.MethodDelete, "/healthz", http.StatusMethodNotAllowed, "GET"},
+		{http.MethodPost, "/stats", http.StatusMethodNotAllowed, "DELETE, GET, HEAD"},
+		{http.MethodDelete, "/healthz", http.StatusMethodNotAllowed, "GET, HEAD"},
 		{http.MethodPost, "/", http.StatusNotFound, ""},
 		{http.MethodPost, "/third_party//mock", http.StatusNotFound, ""},
 		{http.MethodGet, "/stats/never-seen", http.StatusNotFound, ""},

@@ -2,16 +2,18 @@ package observe
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/gorilla/mux"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
+
+	"github.com/webhookspine/spine/internal/respond"
 )
 
 // checkTimeout limits all checks of one GET /readyz together. It is below the
@@ -39,22 +41,29 @@ type Check struct {
 
 // Health answers GET / (who is this), /healthz (is the process up), /readyz
 // (can it do its work) and /metrics (Prometheus). These paths are open, so
-// /readyz names the checks that fail and leaves the reasons to the log.
+// /readyz names the checks that fail and leaves the reasons to the log, which
+// is told when a check begins to fail and when it passes again.
 type Health struct {
 	log      zerolog.Logger
 	checks   []Check
-	routes   *http.ServeMux
+	routes   *mux.Router
 	draining atomic.Bool
+
+	mu      sync.Mutex
+	failing map[string]bool // by the name of a check, as of the last probe
 }
 
 // NewHealth makes a Health that gathers from metrics and is ready while all
 // checks pass.
 func NewHealth(log zerolog.Logger, metrics prometheus.Gatherer, checks ...Check) *Health {
-	h := &Health{log: log, checks: checks, routes: http.NewServeMux()}
-	h.routes.HandleFunc("GET /{$}", h.about)
-	h.routes.HandleFunc("GET /healthz", h.live)
-	h.routes.HandleFunc("GET /readyz", h.ready)
-	h.routes.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	h := &Health{log: log, checks: checks, routes: mux.NewRouter(), failing: map[string]bool{}}
+	for path, handler := range map[string]http.Handler{
+		"/": http.HandlerFunc(h.about), "/healthz": http.HandlerFunc(h.live), "/readyz": http.HandlerFunc(h.ready),
+		"/metrics": promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}),
+	} {
+		h.routes.Path(path).Methods(http.MethodGet, http.MethodHead).Handler(handler)
+	}
+	h.routes.MethodNotAllowedHandler = respond.MethodNotAllowed(h.routes)
 	return h
 }
 
@@ -62,7 +71,7 @@ func NewHealth(log zerolog.Logger, metrics prometheus.Gatherer, checks ...Check)
 // nil next answers 404.
 func (h *Health) Around(next http.Handler) http.Handler {
 	if next == nil {
-		next = http.NotFoundHandler()
+		next = respond.NotFound()
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -118,16 +127,26 @@ func (h *Health) run(ctx context.Context) (ends map[string]string, failed bool) 
 		if errs[i] != nil {
 			failed = true
 			ends[c.Name] = "failed"
-			h.log.Warn().Err(errs[i]).Str("check", c.Name).Msg("not ready")
 		}
+		h.note(c.Name, errs[i])
 	}
 	return ends, failed
 }
 
-func answer(w http.ResponseWriter, code int, body map[string]any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(code)
-	// The headers are out: an error here means that the reader has left.
-	_ = json.NewEncoder(w).Encode(body)
+// note logs how a check ended if it ended otherwise the last time: probes come
+// every few seconds, and each would say the same.
+func (h *Health) note(check string, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch failed := h.failing[check]; {
+	case err != nil && !failed:
+		h.log.Warn().Err(err).Str("check", check).Msg("a readiness check fails")
+	case err == nil && failed:
+		h.log.Info().Str("check", check).Msg("a readiness check passes again")
+	}
+	h.failing[check] = err != nil
+}
+
+func answer(w http.ResponseWriter, status int, body map[string]any) {
+	_ = respond.JSON(w, status, body) // strings always encode
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -50,6 +51,29 @@ func TestReadyzNamesTheCheckThatFailsAndKeepsTheReasonInTheLog(t *testing.T) {
 		"checks": map[string]any{"schema": "ok", "database": "failed"},
 	}, body)
 	require.Contains(t, log.String(), "sesame")
+}
+
+func TestReadyzLogsACheckOnlyWhenItChanges(t *testing.T) {
+	var log bytes.Buffer
+	var fault error
+	h := NewHealth(zerolog.New(&log), NewMetrics(), passing("schema"),
+		Check{Name: "database", Probe: func(context.Context) error { return fault }})
+	for _, step := range []struct {
+		fault error
+		line  string
+	}{
+		{nil, ""},
+		{errors.New("refused"), `{"level":"warn","error":"refused","check":"database","message":"a readiness check fails"}`},
+		{errors.New("timeout"), ""},
+		{nil, `{"level":"info","check":"database","message":"a readiness check passes again"}`},
+		{nil, ""},
+		{errors.New("timeout"), `{"level":"warn","error":"timeout","check":"database","message":"a readiness check fails"}`},
+	} {
+		log.Reset()
+		fault = step.fault
+		get(t, h.Around(nil), "/readyz")
+		require.Equal(t, step.line, strings.TrimSpace(log.String()))
+	}
 }
 
 func TestReadyzLimitsTheTimeOfAllChecksTogether(t *testing.T) {
@@ -102,6 +126,9 @@ func TestAround(t *testing.T) {
 		allow        string
 	}{
 		{method: http.MethodPost, path: "/readyz", next: next, code: http.StatusMethodNotAllowed, allow: "GET, HEAD"},
+		{method: http.MethodPost, path: "/", next: next, code: http.StatusMethodNotAllowed, allow: "GET, HEAD"},
+		{method: http.MethodPost, path: "/metrics", next: next, code: http.StatusMethodNotAllowed, allow: "GET, HEAD"},
+		{method: http.MethodDelete, path: "/healthz", next: next, code: http.StatusMethodNotAllowed, allow: "GET, HEAD"},
 		{method: http.MethodHead, path: "/readyz", next: next, code: http.StatusOK},
 		{method: http.MethodPost, path: "/webhook", next: next, code: http.StatusTeapot},
 		{method: http.MethodGet, path: "//readyz", next: next, code: http.StatusTeapot},
@@ -114,6 +141,9 @@ func TestAround(t *testing.T) {
 			h.Around(tc.next).ServeHTTP(w, r)
 			require.Equal(t, tc.code, w.Code)
 			require.Equal(t, tc.allow, w.Header().Get("Allow"))
+			if tc.code == http.StatusMethodNotAllowed || tc.code == http.StatusNotFound {
+				require.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
+			}
 		})
 	}
 }

@@ -184,8 +184,7 @@ func expectEnd(dec *jsontext.Decoder) error {
 func readError(body []byte, err error) error {
 	offset, detail := int64(len(body)), err.Error()
 	var syntax *jsontext.SyntacticError
-	switch {
-	case errors.As(err, &syntax):
+	if errors.As(err, &syntax) {
 		// The decoder gives up at a nesting of 10,000. Up to there the body
 		// was JSON, so that its nesting can be measured.
 		offset = min(max(syntax.ByteOffset, 0), offset)
@@ -195,11 +194,14 @@ func readError(body []byte, err error) error {
 		// The error without its position, which would repeat the names of the
 		// members around it.
 		detail = syntax.Err.Error()
-		if errors.Is(err, io.ErrUnexpectedEOF) {
-			detail = "the body is cut short"
-		}
+	}
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		detail = fmt.Sprintf("cut short after byte %d", offset)
 	case errors.Is(err, io.EOF):
-		detail = "the body is empty"
+		detail = "empty"
+	default:
+		detail = fmt.Sprintf("not JSON: %s at byte %d", detail, offset)
 	}
 	return &event.SyntaxError{Offset: offset, Detail: detail}
 }

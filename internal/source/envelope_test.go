@@ -122,11 +122,11 @@ func TestNotJSON(t *testing.T) {
 func TestSyntaxErrorTellsWhereButEchoesNothingLong(t *testing.T) {
 	name := strings.Repeat("n", 10_000)
 	for text, want := range map[string]string{
-		"":                                "not JSON: the body is empty at byte 0",
-		`{"a":1`:                          "not JSON: the body is cut short at byte 6",
-		`{} {}`:                           "not JSON: more data after the end of the JSON value at byte 5",
-		`{"` + name + `":{"b":nul }}`:     "not JSON: invalid character ' ' in literal null (expecting 'l') at byte 10012",
-		`{"` + name + `":"` + name + "\n": "not JSON: invalid character '\\n' in string (expecting non-control character) at byte 20005",
+		"":                                "the body is empty",
+		`{"a":1`:                          "the body is cut short after byte 6",
+		`{} {}`:                           "the body is not JSON: more data after the end of the JSON value at byte 5",
+		`{"` + name + `":{"b":nul }}`:     "the body is not JSON: invalid character ' ' in literal null (expecting 'l') at byte 10012",
+		`{"` + name + `":"` + name + "\n": "the body is not JSON: invalid character '\\n' in string (expecting non-control character) at byte 20005",
 	} {
 		_, err := ReadEnvelope([]byte(text))
 		require.EqualError(t, err, want)

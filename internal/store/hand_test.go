@@ -108,7 +108,7 @@ func TestRowQueuedByHandFindsItsEvent(t *testing.T) {
 	require.Len(t, claimed.Jobs, 1)
 	require.Equal(t, "github", claimed.Jobs[0].Source)
 	require.Equal(t, payloadB, string(claimed.Jobs[0].Payload))
-	require.Equal(t, []bool{true}, d.settle(completed(claimed.Jobs[0])))
+	require.Equal(t, []event.Hold{event.Held}, d.settle(completed(claimed.Jobs[0])))
 }
 
 func TestRowDeletedByHandMayBeQueuedAgain(t *testing.T) {
@@ -174,9 +174,9 @@ func TestStatusChangedByHandWins(t *testing.T) {
 					state := d.value("select to_jsonb(p) from spine.processing_state p where event_id = $1", id)
 					held, err := d.Renew(t.Context(), []event.Job{job}, lease)
 					require.NoError(t, err)
-					require.Equal(t, []bool{false}, held)
+					require.Equal(t, []event.Hold{event.Lost}, held)
 					require.NoError(t, d.GiveBack(t.Context(), []event.Job{job}))
-					require.Equal(t, []bool{false}, d.settle(completed(job)))
+					require.Equal(t, []event.Hold{event.Lost}, d.settle(completed(job)))
 					require.Equal(t, state, d.value("select to_jsonb(p) from spine.processing_state p where event_id = $1", id))
 					late = []string{"lease_lost"}
 				}
@@ -200,25 +200,20 @@ func TestStatusChangedByHandKeepsWhatElseWasSaid(t *testing.T) {
 	require.Equal(t, []string{"x"}, eventIDs(d.claim(1)), "without a time it is due at once, and not never")
 }
 
-// The worker's settle waits for the open transaction, and then finds that it
-// lost its lease; the trail has the two in that order.
+// A transaction left open in psql holds up its own row and no other: the
+// worker is told at once, and learns later what became of it.
 func TestStatusChangedByHandWhileAWorkerSettles(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 2)
-	job := d.bring("x", "processing")
-	psql := d.psql("begin", "select 1 from spine.processing_state for update")
-	done := make(chan []bool, 1)
-	go func() {
-		counted, err := d.Settle(t.Context(), []event.Settlement{completed(job)})
-		if err != nil {
-			counted = nil
-		}
-		done <- counted
-	}()
-	d.awaitBlocked("%spine.settle(%")
-	run(t, psql, "update spine.processing_state set status = 'dead'")
+	job, other := d.bring("x", "processing"), d.bring("y", "processing")
+	psql := d.psql("begin", "update spine.processing_state set status = 'dead' where event_id = 'x'")
+	held, err := d.Renew(t.Context(), []event.Job{job, other}, lease)
+	require.NoError(t, err)
+	require.Equal(t, []event.Hold{event.Locked, event.Held}, held)
+	require.NoError(t, d.GiveBack(t.Context(), []event.Job{job}))
+	require.Equal(t, []event.Hold{event.Locked, event.Held}, d.settle(completed(job), completed(other)))
 	run(t, psql, "commit")
-	require.Equal(t, []bool{false}, <-done)
+	require.Equal(t, []event.Hold{event.Lost}, d.settle(completed(job)))
 	require.Equal(t, []string{"event_received", "event_inserted", "processing_attempt_started", "status_changed", "lease_lost"}, d.trail("x"))
 }
 
@@ -229,4 +224,36 @@ func TestManyStatusesChangedByHand(t *testing.T) {
 	d.run("update spine.processing_state set status = 'dead'")
 	require.Equal(t, "1000|0", d.value("select count(*), count(next_attempt_at) from spine.processing_state where status = 'dead' and lease_token = 1"))
 	require.Equal(t, "1000", d.value("select count(*) from spine.audit_log where action = 'status_changed'"))
+}
+
+// A queue row that was deleted and inserted again does not repeat its tokens.
+func TestRowDeletedAndInsertedAgain(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.ingest(webhook("x", payloadA))
+	for range 3 {
+		job := d.claim(1)[0]
+		d.run("delete from spine.processing_state where event_id = 'x'")
+		d.run("insert into spine.processing_state (event_id, status, attempt_count, next_attempt_at) values ('x', 'pending', 0, null)")
+		require.Equal(t, []event.Hold{event.Lost}, d.settle(completed(job)))
+		require.Equal(t, "pending|0|t", d.value("select status, attempt_count, next_attempt_at <= clock_timestamp() from spine.processing_state"))
+	}
+	require.Equal(t, "23514", refused(t, d.Pool(), "update spine.processing_state set attempt_count = 2147483647").Code,
+		"a count that could not be raised would stop every claim")
+}
+
+// Somebody's open transaction on one event is told apart from a failure.
+func TestIngestOfALockedEvent(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	d.ingest(webhook("x", payloadA))
+	psql := d.psql("begin", "select 1 from spine.events for update")
+	_, err := d.Ingest(t.Context(), []event.Event{webhook("x", payloadA)})
+	require.ErrorIs(t, err, event.ErrLocked)
+	_, err = d.Ingest(t.Context(), []event.Event{webhook("y", payloadA)})
+	require.NoError(t, err)
+	run(t, psql, "commit")
+	receipts, err := d.Ingest(t.Context(), []event.Event{webhook("x", payloadA)})
+	require.NoError(t, err)
+	require.Equal(t, event.Deduplicated, receipts[0].Outcome)
 }

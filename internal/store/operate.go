@@ -130,12 +130,16 @@ const snapshotTimeout = 5 * time.Second
 // out again that had not come to disk: of transactions that failed, and of
 // those that only notified, whose commit nobody waits for. The newest row's
 // commit was waited for, so that no number up to it comes again.
+//
+// Rows of the future are passed over: a dump restored into a younger server has
+// numbers that this one has not reached.
 func (s *Store) audited(ctx context.Context, least uint64) (t transactions, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, snapshotTimeout, errors.New("the database does not answer"))
 	defer cancel()
 	var newest string
 	var inProgress []string
-	err = s.pool.QueryRow(ctx, `select coalesce((select a.xid from spine.audit_log a order by a.xid desc limit 1)::text, '0'),
+	err = s.pool.QueryRow(ctx, `select coalesce((select a.xid from spine.audit_log a
+			where a.xid < pg_snapshot_xmax(pg_current_snapshot()) order by a.xid desc limit 1)::text, '0'),
 		array(select x::text from pg_snapshot_xip(pg_current_snapshot()) x)`).Scan(&newest, &inProgress)
 	if err != nil {
 		return t, fmt.Errorf("reading the audit log: %w", err)
@@ -255,7 +259,7 @@ func collect[T any](ctx context.Context, s *Store, doing, sql string, args ...an
 }
 
 // Replay delivers an event again, to every destination or to the one named,
-// and returns how many rows were put back: none where they are pending or
+// and returns how many rows were replayed: none where they are pending or
 // processing. source and destination may be empty. The error is an
 // *event.NotStoredError (also where the event was never queued for
 // destination), an *event.AmbiguousError, or that of the database. Called
@@ -328,7 +332,7 @@ func (s *Store) CountDead(ctx context.Context, f DeadFilter, most int64) (count 
 const replayChunk = 1000
 
 // ReplayDead delivers again the dead rows that f chooses, oldest first, at
-// most limit or all where that is 0. It returns how many it put back, with an
+// most limit or all where that is 0. It returns how many it replayed, with an
 // error too: each chunk is a transaction, after which progress is told the
 // count. What dies meanwhile stays dead; an event that no destination takes
 // would else come round for ever.

@@ -73,17 +73,19 @@ func keys(jobs []event.Job) (events []int64, destinations []string, leases []int
 }
 
 // Renew prolongs the leases of jobs to lease from now and says for each
-// whether it is still held. What is not held must be let go of at once.
-func (s *Store) Renew(ctx context.Context, jobs []event.Job, lease time.Duration) (held []bool, err error) {
+// whether it is still held. What is lost must be let go of at once; what is
+// locked was not prolonged.
+func (s *Store) Renew(ctx context.Context, jobs []event.Job, lease time.Duration) ([]event.Hold, error) {
+	var held []*bool
 	events, destinations, leases := keys(jobs)
-	err = s.pool.QueryRow(ctx, "select spine.renew($1::bigint[], $2::text[], $3::bigint[], $4::interval)", events, destinations, leases, lease).Scan(&held)
+	err := s.pool.QueryRow(ctx, "select spine.renew($1::bigint[], $2::text[], $3::bigint[], $4::interval)", events, destinations, leases, lease).Scan(&held)
 	if err == nil && len(held) != len(jobs) {
 		err = fmt.Errorf("got %d answers", len(held))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("renewing %d leases: %w", len(jobs), err)
 	}
-	return held, nil
+	return holds(held), nil
 }
 
 // GiveBack returns the leases of jobs whose delivery was never started.
@@ -102,15 +104,16 @@ type attemptDetails struct {
 	DurationMS float64 `json:"duration_ms"`
 }
 
-// Settle records what attempts came to and says for each whether it counts:
-// false means that its lease was lost, and that nothing was changed. Settling
-// again what was settled before counts and changes nothing. Settlements that
+// Settle records what attempts came to and says for each whether it counts. A
+// result of a lost lease changes nothing; that of a locked row is to be settled
+// again later. Settling again what was settled before counts and changes
+// nothing. Settlements that
 // the database refuses are settled one by one, so that none fails its
 // neighbours; what is refused even so is settled without its answer.
-func (s *Store) Settle(ctx context.Context, settlements []event.Settlement) (counted []bool, err error) {
-	counted, err = s.settle(ctx, settlements)
+func (s *Store) Settle(ctx context.Context, settlements []event.Settlement) ([]event.Hold, error) {
+	held, err := s.settle(ctx, settlements)
 	if !errors.Is(err, event.ErrRefused) {
-		return counted, err
+		return held, err
 	}
 	if len(settlements) == 1 {
 		bare := settlements[0]
@@ -132,7 +135,7 @@ func (s *Store) Settle(ctx context.Context, settlements []event.Settlement) (cou
 	return append(first, second...), nil
 }
 
-func (s *Store) settle(ctx context.Context, settlements []event.Settlement) (counted []bool, err error) {
+func (s *Store) settle(ctx context.Context, settlements []event.Settlement) ([]event.Hold, error) {
 	n := len(settlements)
 	var (
 		jobs     = make([]event.Job, n)
@@ -158,13 +161,14 @@ func (s *Store) settle(ctx context.Context, settlements []event.Settlement) (cou
 		details[i] = string(text)
 	}
 	events, destinations, leases := keys(jobs)
-	err = s.pool.QueryRow(ctx, "select spine.settle($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::interval[], $6::text[], $7::text[])",
-		events, destinations, leases, outcomes, delays, failures, details).Scan(&counted)
-	if err == nil && len(counted) != n {
-		err = fmt.Errorf("got %d answers", len(counted))
+	var held []*bool
+	err := s.pool.QueryRow(ctx, "select spine.settle($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::interval[], $6::text[], $7::text[])",
+		events, destinations, leases, outcomes, delays, failures, details).Scan(&held)
+	if err == nil && len(held) != n {
+		err = fmt.Errorf("got %d answers", len(held))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("settling %d attempts: %w", n, classify(err))
 	}
-	return counted, nil
+	return holds(held), nil
 }

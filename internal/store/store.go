@@ -10,7 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -42,6 +42,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	configure(config.ConnConfig, c.AppName)
 	config.MaxConns = c.MaxConns
 	config.MinConns = 0
+	config.PingTimeout = time.Second // of a connection that was idle, before it is used again
 	config.ConnConfig.OnNotice = noteWarning
 	config.AfterConnect = commitDurably
 	pool, err := pgxpool.NewWithConfig(ctx, config)
@@ -69,8 +70,23 @@ func configure(c *pgx.ConnConfig, appName string) {
 	c.RuntimeParams["timezone"] = "UTC"
 }
 
-// Close waits for connections in use and closes the pool.
-func (s *Store) Close() { s.pool.Close() }
+// closePatience bounds Close: a connection whose other end is gone without a
+// word would hold it up for much longer.
+const closePatience = time.Second
+
+// Close closes the pool. It waits for connections in use, but not for long:
+// whoever uses one must have ended before.
+func (s *Store) Close() {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		s.pool.Close()
+	}()
+	select {
+	case <-closed:
+	case <-time.After(closePatience):
+	}
+}
 
 // Pool gives access to the pool's statistics.
 func (s *Store) Pool() *pgxpool.Pool { return s.pool }
@@ -99,17 +115,38 @@ func noteWarning(conn *pgconn.PgConn, n *pgconn.Notice) {
 
 // classify wraps errors that lie in the data with event.ErrRefused: SQLSTATE
 // classes 22 (data exception), 23 (integrity constraint violation) and 54
-// (program limit exceeded). All else may pass when tried again.
+// (program limit exceeded, but for 54000, which also says that the queue of
+// notifications is full). A row that somebody else has locked (55P03) is
+// event.ErrLocked. All else may pass when tried again.
 func classify(err error) error {
 	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
-		for _, class := range []string{"22", "23", "54"} {
-			if strings.HasPrefix(pgErr.Code, class) {
-				return fmt.Errorf("%w: %w", event.ErrRefused, err)
-			}
-		}
+	if !errors.As(err, &pgErr) {
+		return err
+	}
+	switch {
+	case pgErr.Code == "55P03":
+		return fmt.Errorf("%w: %w", event.ErrLocked, err)
+	case pgErr.Code == "54000":
+		return err
+	case slices.Contains([]string{"22", "23", "54"}, pgErr.Code[:2]):
+		return fmt.Errorf("%w: %w", event.ErrRefused, err)
 	}
 	return err
+}
+
+// holds reads what the functions that write under a lease return: true where
+// it was held, false where it was lost, NULL where the row was locked.
+func holds(answers []*bool) []event.Hold {
+	holds := make([]event.Hold, len(answers))
+	for i, held := range answers {
+		switch {
+		case held == nil:
+			holds[i] = event.Locked
+		case !*held:
+			holds[i] = event.Lost
+		}
+	}
+	return holds
 }
 
 // Notify sends a notification. payload must be shorter than 8000 bytes.

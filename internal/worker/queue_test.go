@@ -14,6 +14,7 @@ type row struct {
 	due      time.Time
 	status   event.Disposition // empty while it is pending
 	leased   bool
+	locked   bool // by somebody else's open transaction
 	lease    int64
 	attempts int
 }
@@ -159,7 +160,7 @@ func (q *modelQueue) claim(destination string, limit int, lease time.Duration, d
 	return claimed
 }
 
-func (q *modelQueue) Renew(ctx context.Context, jobs []event.Job, lease time.Duration) ([]bool, error) {
+func (q *modelQueue) Renew(ctx context.Context, jobs []event.Job, lease time.Duration) ([]event.Hold, error) {
 	if hook := q.hooked().beforeRenew; hook != nil {
 		if err := hook(ctx); err != nil {
 			return nil, err
@@ -168,16 +169,21 @@ func (q *modelQueue) Renew(ctx context.Context, jobs []event.Job, lease time.Dur
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.renewals = append(q.renewals, time.Now())
-	held := make([]bool, len(jobs))
+	holds := make([]event.Hold, len(jobs))
 	for i, job := range jobs {
-		if r := q.rows[job.Event]; r.lease == job.Lease {
-			r.due, held[i] = time.Now().Add(lease), true
+		switch r := q.rows[job.Event]; {
+		case r.lease != job.Lease:
+			holds[i] = event.Lost
+		case r.locked:
+			holds[i] = event.Locked
+		default:
+			r.due = time.Now().Add(lease)
 		}
 	}
-	return held, nil
+	return holds, nil
 }
 
-func (q *modelQueue) Settle(ctx context.Context, settlements []event.Settlement) ([]bool, error) {
+func (q *modelQueue) Settle(ctx context.Context, settlements []event.Settlement) ([]event.Hold, error) {
 	if hook := q.hooked().beforeSettle; hook != nil {
 		if err := hook(ctx, settlements); err != nil {
 			return nil, err
@@ -189,14 +195,19 @@ func (q *modelQueue) Settle(ctx context.Context, settlements []event.Settlement)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.settled = append(q.settled, slices.Clone(settlements))
-	counted := make([]bool, len(settlements))
+	holds := make([]event.Hold, len(settlements))
 	for i, s := range settlements {
-		if r := q.rows[s.Job.Event]; r.lease == s.Job.Lease {
+		switch r := q.rows[s.Job.Event]; {
+		case r.lease != s.Job.Lease:
+			holds[i] = event.Lost
+		case r.locked:
+			holds[i] = event.Locked
+		default:
 			r.lease++
-			r.status, r.due, r.leased, counted[i] = s.Disposition, time.Now().Add(s.Delay), false, true
+			r.status, r.due, r.leased = s.Disposition, time.Now().Add(s.Delay), false
 		}
 	}
-	return counted, nil
+	return holds, nil
 }
 
 func (q *modelQueue) GiveBack(_ context.Context, jobs []event.Job) error {

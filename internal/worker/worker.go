@@ -30,9 +30,10 @@ type Queue interface {
 	// leaves leases that run out.
 	Claim(ctx context.Context, destination string, limit int, lease time.Duration, worker string, delays []time.Duration, low time.Time) (event.Claimed, error)
 	// Renew prolongs leases to lease from now and says which are still held.
-	Renew(ctx context.Context, jobs []event.Job, lease time.Duration) (held []bool, err error)
+	Renew(ctx context.Context, jobs []event.Job, lease time.Duration) ([]event.Hold, error)
 	// Settle records results and says which count: those of leases still held.
-	Settle(ctx context.Context, settlements []event.Settlement) (counted []bool, err error)
+	// Those of locked rows are to be settled again.
+	Settle(ctx context.Context, settlements []event.Settlement) ([]event.Hold, error)
 	// GiveBack returns leases whose delivery was never started.
 	GiveBack(ctx context.Context, jobs []event.Job) error
 }
@@ -95,7 +96,11 @@ type Config struct {
 const settleRows = 500
 
 // queuePatience bounds one call to the queue.
-const queuePatience = 10 * time.Second
+const queuePatience = 5 * time.Second
+
+// lockedPause is how long the result of a row that somebody else has locked
+// waits for its next try, where no other result comes before.
+const lockedPause = 100 * time.Millisecond
 
 // Worker delivers the events of one destination.
 type Worker struct {
@@ -260,28 +265,42 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 
 		// A full batch means that there may be more. Otherwise nothing is due
 		// until the next wake-up or the next timer.
-		handled := len(claimed.Jobs) + len(claimed.Expired)
-		look, cause = handled == free, SlotFreed
-		reached := claimed.Now
-		if look && len(claimed.Jobs) > 0 {
-			reached = claimed.Jobs[0].DueAt
-			for _, job := range claimed.Jobs {
-				if job.DueAt.After(reached) {
-					reached = job.DueAt
-				}
-			}
-		} else if look {
-			reached = low
-		}
-		if reached = reached.Add(-w.config.Margin); reached.After(low) {
-			low = reached
-		}
+		look, cause = len(claimed.Jobs)+len(claimed.Expired) == free, SlotFreed
+		low = w.watermark(low, from, look, claimed)
 		if claimed.NextDue > 0 {
 			due.Reset(claimed.NextDue)
 		} else {
 			due.Stop()
 		}
 	}
+}
+
+// watermark returns the low watermark after a claim that looked from there on
+// and was full or not: all that fell due a margin before what was claimed last,
+// or before now, has been claimed. A look at everything may take it back, for
+// below it there may be more than one claim can hold: after a pause, after a
+// large transaction, after the database's clock was set back.
+func (w *Worker) watermark(low, from time.Time, full bool, claimed event.Claimed) time.Time {
+	reached := claimed.Now
+	if full {
+		reached = time.Time{}
+		for _, job := range claimed.Jobs {
+			if job.DueAt.After(reached) {
+				reached = job.DueAt
+			}
+		}
+	}
+	all := from.IsZero()
+	switch {
+	case reached.Unix() <= 0: // only leases that had run out, or what was set due since ever: nothing to go by
+		if all {
+			return time.Time{}
+		}
+		return low
+	case all, reached.Add(-w.config.Margin).After(low):
+		return reached.Add(-w.config.Margin)
+	}
+	return low
 }
 
 // claim asks the queue for jobs. It is not cut short by a stop at once: a claim
@@ -414,7 +433,7 @@ func (w *Worker) renew(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, w.config.Lease/3)
 	defer cancel()
-	stillHeld, err := w.queue.Renew(ctx, jobs, w.config.Lease)
+	holds, err := w.queue.Renew(ctx, jobs, w.config.Lease)
 	if err != nil {
 		w.metrics.queueErrors.Inc()
 		w.log.Warn().Err(err).Msg("renewing leases failed, trying again")
@@ -426,9 +445,9 @@ func (w *Worker) renew(ctx context.Context) {
 		h := w.held[leaseKey{job.Event, job.Lease}]
 		switch {
 		case h == nil: // settled meanwhile
-		case !stillHeld[i]:
+		case holds[i] == event.Lost:
 			h.cancel(errLeaseLost)
-		case h.expiry.Stop():
+		case holds[i] == event.Held && h.expiry.Stop():
 			h.renewed = asked
 			h.expiry.Reset(time.Until(asked.Add(w.safeLease())))
 		}
@@ -437,14 +456,36 @@ func (w *Worker) renew(ctx context.Context) {
 
 // settleLoop settles results until there are no more to come. Like the intake,
 // it clocks itself: what arrives during one transaction makes up the next.
+// Results of rows that somebody else has locked are carried into later batches.
 func (w *Worker) settleLoop(ctx context.Context) {
-	for first := range w.results {
-		batch := []event.Settlement{first}
+	results := w.results
+	var carried []event.Settlement
+	for results != nil || len(carried) > 0 {
+		batch := carried
+		var again <-chan time.Time
+		if len(carried) > 0 {
+			again = time.After(lockedPause)
+		}
+		select {
+		case s, ok := <-results:
+			if ok {
+				batch = append(batch, s)
+			} else {
+				results = nil
+			}
+		case <-again:
+		case <-ctx.Done():
+			if results == nil { // nothing more comes, and time is up
+				w.leave(carried)
+				return
+			}
+		}
 	gather:
 		for len(batch) < settleRows {
 			select {
-			case s, ok := <-w.results:
+			case s, ok := <-results:
 				if !ok {
+					results = nil
 					break gather
 				}
 				batch = append(batch, s)
@@ -452,34 +493,53 @@ func (w *Worker) settleLoop(ctx context.Context) {
 				break gather
 			}
 		}
-		w.settle(ctx, batch)
+		carried = nil
+		if len(batch) > 0 {
+			carried = w.settle(ctx, batch)
+		}
 	}
 }
 
 // settle records results, again and again until it succeeds or the worker gives
-// up. Until the commit the leases hold the events; after it, the result stands.
-func (w *Worker) settle(ctx context.Context, batch []event.Settlement) {
-	defer w.release(batch)
+// up, and returns those whose rows are locked. Until the commit the leases hold
+// the events; after it, the result stands.
+func (w *Worker) settle(ctx context.Context, batch []event.Settlement) (locked []event.Settlement) {
 	for pause := 25 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		start := time.Now()
 		try, cancel := context.WithTimeout(ctx, queuePatience)
-		counted, err := w.queue.Settle(try, batch)
+		holds, err := w.queue.Settle(try, batch)
 		cancel()
 		if err == nil {
+			var done []event.Settlement
+			var counted []bool
+			for i, s := range batch {
+				if holds[i] == event.Locked {
+					locked = append(locked, s)
+					continue
+				}
+				done, counted = append(done, s), append(counted, holds[i] == event.Held)
+			}
 			w.metrics.settleTime.Observe(time.Since(start).Seconds())
-			w.metrics.settleRows.Observe(float64(len(batch)))
-			w.noteSettled(batch, counted)
-			return
+			w.metrics.settleRows.Observe(float64(len(done)))
+			w.noteSettled(done, counted)
+			w.release(done)
+			return locked
 		}
 		w.metrics.queueErrors.Inc()
 		w.log.Warn().Err(err).Int("events", len(batch)).Msg("settling failed, trying again")
 		select {
 		case <-ctx.Done():
-			w.log.Error().Int("events", len(batch)).Msg("results could not be recorded; the events are delivered again when their leases run out")
-			return
+			w.leave(batch)
+			return nil
 		case <-time.After(pause):
 		}
 	}
+}
+
+// leave gives up results that cannot be recorded before the worker ends.
+func (w *Worker) leave(batch []event.Settlement) {
+	w.log.Error().Int("events", len(batch)).Msg("results could not be recorded; the events are delivered again when their leases run out")
+	w.release(batch)
 }
 
 // release forgets the leases of a batch.

@@ -723,3 +723,61 @@ func TestNothingDueIsForgotten(t *testing.T) {
 		}
 	})
 }
+
+// More than a worker can hold falls due below the watermark at once: after a
+// pause, or when a large transaction commits late. It is not left to one claim
+// for each sweep.
+func TestBacklogBelowTheWatermarkIsDrained(t *testing.T) {
+	for name, due := range map[string]func() time.Time{
+		"an hour ago":       func() time.Time { return time.Now().Add(-time.Hour) },
+		"the infinite past": func() time.Time { return time.Time{} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				q := &modelQueue{}
+				r := start(t, config, q, deliverFunc(succeed))
+				pass(10 * config.Sweep)
+				for id := range int64(50 * config.Concurrency) {
+					q.add(due(), id)
+				}
+				r.Wake(Notified)
+				pass(config.Sweep + 10*time.Millisecond)
+				require.Equal(t, 50*config.Concurrency, q.count(event.Completed))
+			})
+		})
+	}
+}
+
+// A row that somebody else has locked keeps its result waiting, and no other.
+func TestLockedRowHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &modelQueue{}
+		q.add(time.Now(), 1, 2, 3)
+		lock := func(id int64, locked bool) {
+			q.mu.Lock()
+			defer q.mu.Unlock()
+			q.rows[id].locked = locked
+		}
+		lock(1, true)
+		lock(2, true)
+		r := start(t, config, q, deliverFunc(succeed))
+		pass(time.Second)
+		require.Equal(t, 1, q.count(event.Completed))
+		require.InDelta(t, 2, testutil.ToFloat64(r.metrics.inHand), 0)
+
+		lock(1, false)
+		q.take(2) // the hand changed its status, and commits
+		lock(2, false)
+		pass(time.Second)
+		require.Equal(t, 2, q.count(event.Completed))
+		require.InDelta(t, 1, testutil.ToFloat64(r.metrics.lost), 0)
+		require.InDelta(t, 0, testutil.ToFloat64(r.metrics.inHand), 0)
+
+		// A row that stays locked does not hold up the stop.
+		q.add(time.Now(), 4)
+		lock(4, true)
+		r.Wake(Notified)
+		pass(time.Second)
+		require.LessOrEqual(t, r.stop(), config.StopTimeout+2*time.Second)
+	})
+}

@@ -12,13 +12,14 @@
 -- One key may stand in a batch several times: its first row goes to the table, the others are judged against what is stored.
 -- Rows are upserted in the order of their key, so that two batches cannot deadlock. The trail is dated after that, when every row is
 -- locked: of two batches with one key, the one that had to wait for the other is also the later one in the trail.
+-- Raises 55P03 when somebody else keeps one of the rows locked: the caller then tries that event apart from the others.
 -- Relies on events_event_id_source_key. A crash before the commit leaves nothing behind; when the answer to the commit is
 -- lost, the same batch may be sent again and is answered deduplicated.
 create or replace function spine.ingest(
     _event_id text[], _event_type text[], _occurred_at timestamptz[], _payload text[],
     _source text[] default null, _hash bytea[] default null, _raw_body bytea[] default null, _unqueryable text[] default null)
 returns table (ord bigint, outcome text)
-language plpgsql set search_path = spine, pg_temp set jit = off set enable_seqscan = off as $$
+language plpgsql set search_path = spine, pg_temp set jit = off set enable_seqscan = off set lock_timeout = '100ms' as $$
 #variable_conflict use_column
 declare
     _now timestamptz := clock_timestamp();

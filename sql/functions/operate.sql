@@ -1,7 +1,7 @@
 -- What an operator does: replay, pause, resume.
 
 -- replay_rows: puts rows back to pending with their attempts set to 0. Called by replay() and replay_dead(); announces the whole
--- once instead of row by row. Returns how many it put back; rows that are pending or processing are left alone.
+-- once instead of row by row. Returns how many it replayed; rows that are pending or processing are left alone.
 -- Relies on processing_state_pkey.
 create or replace function spine.replay_rows(_event bigint[], _destination text[]) returns bigint
 language plpgsql set search_path = spine, pg_temp
@@ -43,7 +43,7 @@ end $$;
 comment on function spine.replay_rows(bigint[], text[]) is 'Internal. Puts completed, failed and dead rows back to pending with no attempts spent. Returns how many.';
 
 -- replay: delivers an event again, to every destination or to one.
--- Returns how many rows were put back: 0 when they are pending or processing already. Raises P0002 for an id never stored.
+-- Returns how many rows were replayed: 0 when they are pending or processing already. Raises P0002 for an id never stored.
 create or replace function spine.replay(_event_id text, _source text default null, _destination text default null) returns bigint
 language plpgsql set search_path = spine, pg_temp as $$
 declare
@@ -58,13 +58,13 @@ begin
     return replay_rows(array_fill(_event, array[cardinality(_destinations)]), _destinations);
 end $$;
 comment on function spine.replay(text, text, text) is
-    'Delivers an event again, for example: select spine.replay(''test-001''). Rows that are pending or processing are left alone. Returns how many were put back.';
+    'Delivers an event again, for example: select spine.replay(''test-001''). Rows that are pending or processing are left alone. Returns how many were replayed.';
 
 -- replay_dead: delivers again what died in a span of time, oldest first.
 --   _since, _until  when it died: from (inclusive), to (exclusive)
 --   _source, _event_type, _destination  only these, where given
 --   _limit          how many at most; NULL for all. Call it again until it returns 0, and each call is a transaction of its own.
--- Returns how many were put back. Relies on processing_state_dead.
+-- Returns how many were replayed. Relies on processing_state_dead.
 create or replace function spine.replay_dead(
     _since timestamptz default '-infinity', _until timestamptz default 'infinity',
     _source text default null, _event_type text default null, _destination text default null, _limit bigint default null)
@@ -93,7 +93,7 @@ begin
     return _total;
 end $$;
 comment on function spine.replay_dead(timestamptz, timestamptz, text, text, text, bigint) is
-    'Delivers dead events again, for example: select spine.replay_dead(now() - interval ''1 hour''). Returns how many were put back.';
+    'Delivers dead events again, for example: select spine.replay_dead(now() - interval ''1 hour''). Returns how many were replayed.';
 
 -- pause, resume: whether events of a destination (all, where none is named) are claimed. What is in hand is finished, everything
 -- goes on being stored. Both return how many destinations they changed.

@@ -1,5 +1,6 @@
 -- The queue: claim, renew, settle, give back. Every write after the claim goes by primary key and lease token and by nothing
--- else: a predicate on status would invite the planner onto a partial index full of dead entries.
+-- else: a predicate on status would invite the planner onto a partial index full of dead entries. None of them waits for a row that
+-- somebody else has locked, so that a transaction left open in psql holds up its own rows alone, and nothing here can deadlock.
 
 -- claim: leases what is due, oldest first, and takes back leases that ran out.
 --   _destination  whose events
@@ -117,7 +118,8 @@ begin
 end $$;
 comment on function spine.oldest_ready() is 'For how long the oldest claimable row has been due, in destinations that are not paused; 0 when none is.';
 
--- renew: prolongs leases to _lease from now. Returns for each whether it is still held; what is not must be let go of at once.
+-- renew: prolongs leases to _lease from now. Returns for each, by position, whether it is still held: false must be let go of at once;
+-- NULL is held as far as can be seen, but somebody else has the row locked and it could not be prolonged.
 -- Relies on processing_state_pkey.
 create or replace function spine.renew(_event bigint[], _destination text[], _lease_token bigint[], _lease interval) returns boolean[]
 language plpgsql set search_path = spine, pg_temp
@@ -125,19 +127,45 @@ set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_merg
 declare
     _now timestamptz := clock_timestamp();
     _held bigint[];
+    _locked bigint[];
 begin
     with input as materialized (
         select * from unnest(_event, _destination, _lease_token) with ordinality as i(event, destination, lease, ord)
+    ), held as materialized (
+        select i.*
+        from input i join processing_state p on p.event = i.event and p.destination = i.destination
+        where p.lease_token = i.lease
+        for update of p skip locked
     ), renewed as (
         update processing_state p set next_attempt_at = _now + _lease, updated_at = _now
-        from input i
-        where p.event = i.event and p.destination = i.destination and p.lease_token = i.lease
-        returning i.ord
+        from held h
+        where p.event = h.event and p.destination = h.destination
+        returning h.ord
     )
     select coalesce(array_agg(r.ord), '{}') into _held from renewed r;
-    return array(select n = any (_held) from generate_series(1, cardinality(_event)) n order by n);
+    _locked := locked_by_others(_event, _destination, _lease_token, _held);
+    return array(select case when n = any (_held) then true when n = any (_locked) then null else false end from generate_series(1, cardinality(_event)) n order by n);
 end $$;
-comment on function spine.renew(bigint[], text[], bigint[], interval) is 'Prolongs leases. Returns for each, by position, whether it is still held.';
+comment on function spine.renew(bigint[], text[], bigint[], interval) is
+    'Prolongs leases. Returns for each, by position, whether it is still held; NULL where somebody else has the row locked.';
+
+-- locked_by_others: which leases stand as they were and yet were passed over, because somebody else had the row locked. Called by renew()
+-- and settle() after their update; being volatile, it sees what was committed meanwhile.
+--   _done  positions of the leases that were not passed over
+create or replace function spine.locked_by_others(_event bigint[], _destination text[], _lease_token bigint[], _done bigint[]) returns bigint[]
+language plpgsql volatile set search_path = spine, pg_temp
+set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+begin
+    if cardinality(_done) = cardinality(_event) then
+        return '{}';
+    end if;
+    return array(
+        select i.ord
+        from unnest(_event, _destination, _lease_token) with ordinality as i(event, destination, lease, ord)
+            join processing_state p on p.event = i.event and p.destination = i.destination and p.lease_token = i.lease
+        where i.ord <> all (_done));
+end $$;
+comment on function spine.locked_by_others(bigint[], text[], bigint[], bigint[]) is 'Internal. Positions of leases that stand, but whose rows somebody else has locked.';
 
 -- settle: records what delivery attempts came to.
 --   arrays, one element an attempt:
@@ -147,7 +175,8 @@ comment on function spine.renew(bigint[], text[], bigint[], interval) is 'Prolon
 --   _error     why it was not completed
 --   _details   a JSON object for the audit: status, answer, duration_ms
 -- Returns for each, by position, whether it counts: its lease was still held, or this very result was settled before (the answer to
--- that commit was lost). A result of a lost lease changes nothing and is audited as lease_lost.
+-- that commit was lost). A result of a lost lease changes nothing and is audited as lease_lost. NULL: somebody else has the row locked,
+-- nothing was decided, and the same call is to be made again later.
 -- Relies on processing_state_pkey; on audit_log_event for results that come late.
 create or replace function spine.settle(
     _event bigint[], _destination text[], _lease_token bigint[], _outcome text[], _delay interval[], _error text[], _details text[])
@@ -157,19 +186,25 @@ set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_merg
 declare
     _now timestamptz := clock_timestamp();
     _counted bigint[];
+    _locked bigint[];
     _known bigint[];
 begin
     with input as materialized (
         select * from unnest(_event, _destination, _lease_token, _outcome, _delay, _error, _details)
             with ordinality as i(event, destination, lease, outcome, delay, error, details, ord)
+    ), held as materialized (
+        select i.*
+        from input i join processing_state p on p.event = i.event and p.destination = i.destination
+        where p.lease_token = i.lease
+        for update of p skip locked
     ), settled as (
         update processing_state p set
             status = i.outcome, lease_token = p.lease_token + 1,
             next_attempt_at = case when i.outcome = 'failed' then _now + i.delay end,
             completed_at = case when i.outcome = 'completed' then _now end,
             error_message = i.error, updated_at = _now
-        from input i
-        where p.event = i.event and p.destination = i.destination and p.lease_token = i.lease
+        from held i
+        where p.event = i.event and p.destination = i.destination
         returning i.ord, p.event, p.event_id, p.source, p.destination, p.attempt_count, p.worker, p.next_attempt_at, i.lease, i.outcome, i.delay, i.error, i.details
     ), audited as (
         insert into audit_log (timestamp, event, event_id, source, action, success, details)
@@ -194,10 +229,11 @@ begin
     select coalesce(array_agg(s.ord), '{}') into _counted from settled s;
 
     if cardinality(_counted) < cardinality(_event) then
-        _now := clock_timestamp(); -- later than whatever took the lease, which may just have been waited for
+        _locked := locked_by_others(_event, _destination, _lease_token, _counted);
+        _now := clock_timestamp(); -- later than whatever took the lease
         with late as materialized (
             select i.* from unnest(_event, _destination, _lease_token, _outcome) with ordinality as i(event, destination, lease, outcome, ord)
-            where i.ord <> all (_counted)
+            where i.ord <> all (_counted || _locked)
         ), known as materialized (
             select l.ord from late l
             where exists (
@@ -214,13 +250,13 @@ begin
         select coalesce(array_agg(k.ord), '{}') into _known from known k;
         _counted := _counted || _known;
     end if;
-    return array(select n = any (_counted) from generate_series(1, cardinality(_event)) n order by n);
+    return array(select case when n = any (_counted) then true when n = any (_locked) then null else false end from generate_series(1, cardinality(_event)) n order by n);
 end $$;
 comment on function spine.settle(bigint[], text[], bigint[], text[], interval[], text[], text[]) is
-    'Records what delivery attempts came to, fenced by their lease tokens. Returns for each, by position, whether it counts.';
+    'Records what delivery attempts came to, fenced by their lease tokens. Returns for each, by position, whether it counts; NULL where somebody else has the row locked.';
 
--- give_back: returns leases of deliveries that were never started, and with each its attempt. Returns how many were still held.
--- Relies on processing_state_pkey.
+-- give_back: returns leases of deliveries that were never started, and with each its attempt. Returns how many were still
+-- held; a row that somebody else has locked is left to its lease. Relies on processing_state_pkey.
 create or replace function spine.give_back(_event bigint[], _destination text[], _lease_token bigint[]) returns bigint
 language plpgsql set search_path = spine, pg_temp
 set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -230,12 +266,17 @@ declare
 begin
     with input as materialized (
         select * from unnest(_event, _destination, _lease_token) as i(event, destination, lease)
+    ), held as materialized (
+        select i.*
+        from input i join processing_state p on p.event = i.event and p.destination = i.destination
+        where p.lease_token = i.lease
+        for update of p skip locked
     ), returned as (
         update processing_state p set
             status = case when p.attempt_count <= 1 then 'pending' else 'failed' end, attempt_count = greatest(p.attempt_count - 1, 0),
             lease_token = p.lease_token + 1, next_attempt_at = _now, updated_at = _now
-        from input i
-        where p.event = i.event and p.destination = i.destination and p.lease_token = i.lease
+        from held i
+        where p.event = i.event and p.destination = i.destination
         returning p.event, p.event_id, p.source, p.destination, p.attempt_count, p.worker, i.lease
     ), audited as (
         insert into audit_log (timestamp, event, event_id, source, action, success, details)

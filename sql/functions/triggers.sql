@@ -52,7 +52,7 @@ create or replace trigger processing_state_claimable after update on spine.proce
 comment on trigger processing_state_claimable on spine.processing_state is 'Wakes the workers when an UPDATE makes a row claimable.';
 
 -- processing_state_find_event: a row inserted by hand names its event by event_id and source; here it gets its key. Rows of
--- spine.ingest() start with lease token 0, those of a hand with the default of 1, and that tells them apart.
+-- spine.ingest() start with lease token 0, those of a hand with a higher default, and that tells them apart.
 -- Raises 23503 where there is no such event.
 create or replace function spine.processing_state_find_event() returns trigger
 language plpgsql set search_path = spine, pg_temp as $$
@@ -65,6 +65,9 @@ begin
             using errcode = 'foreign_key_violation', table = 'processing_state', schema = 'spine', hint = arrivals(new.source);
     end if;
     new.event := _event;
+    if new.status in ('pending', 'failed', 'processing') then
+        new.next_attempt_at := coalesce(new.next_attempt_at, clock_timestamp());
+    end if;
     return new;
 end $$;
 comment on function spine.processing_state_find_event() is 'Internal. Trigger: finds the event of a row inserted by hand, 23503 where there is none.';

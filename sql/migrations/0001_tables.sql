@@ -94,13 +94,13 @@ create table spine.processing_state (
     source text collate "C" not null default 'default',
     destination text collate "C" not null default 'default',
     status text not null default 'pending' check (status in ('pending', 'processing', 'completed', 'failed', 'dead')),
-    attempt_count integer not null default 0 check (attempt_count >= 0),
+    attempt_count integer not null default 0 check (attempt_count between 0 and 1000000),
     next_attempt_at timestamptz default now(),
     last_attempt_at timestamptz,
     completed_at timestamptz,
     error_message text,
     worker text,
-    lease_token bigint not null default 1,
+    lease_token bigint not null default (extract(epoch from clock_timestamp()) * 1000000),
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     primary key (event, destination)
@@ -128,7 +128,8 @@ comment on column spine.processing_state.completed_at is 'When the destination h
 comment on column spine.processing_state.error_message is 'Why the last attempt failed; NULL once completed.';
 comment on column spine.processing_state.worker is 'Worker that claimed it last.';
 comment on column spine.processing_state.lease_token is
-    'Fencing token. Raised by every change of status and never lowered, so that a write under an older lease matches nothing.';
+    'Fencing token. Raised by every change of status and never lowered, so that a write under an older lease matches nothing. Rows of spine.ingest() '
+    'start with 0, rows by hand with the time in microseconds, so that a row deleted and inserted again does not repeat its tokens';
 comment on column spine.processing_state.created_at is 'When it was queued.';
 comment on column spine.processing_state.updated_at is 'When it last changed.';
 comment on index spine.processing_state_pkey is 'spine.settle(), spine.renew() and joins: one row for each event and destination.';

@@ -1,0 +1,72 @@
+package respond
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/gorilla/mux"
+)
+
+// RetryAfter is how many seconds a client that is answered 503 is asked to
+// wait.
+const RetryAfter = "2"
+
+// Problem says why a request is refused (RFC 9457). Errors and Sources are
+// extension members.
+type Problem struct {
+	Type    string   `json:"type"`              // set by Refuse: about:blank, the status says it all
+	Title   string   `json:"title"`             // set by Refuse: the status in words
+	Status  int      `json:"status"`            // the HTTP status
+	Detail  string   `json:"detail"`            // what is wrong, in sentences for whoever asked
+	Errors  []Fault  `json:"errors,omitempty"`  // what is wrong one by one
+	Sources []string `json:"sources,omitempty"` // among which the request must choose
+}
+
+// Fault is what is wrong with one part of a request: with a field of its body,
+// with a parameter of its query, or with all of it where neither is set.
+type Fault struct {
+	Field     string `json:"field,omitempty"`
+	Parameter string `json:"parameter,omitempty"`
+	Detail    string `json:"detail"`
+}
+
+// Refuse answers with p as application/problem+json. A 503 asks to come again
+// after RetryAfter.
+func Refuse(w http.ResponseWriter, p Problem) {
+	p.Type, p.Title = "about:blank", http.StatusText(p.Status)
+	if p.Status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", RetryAfter)
+	}
+	text, _ := encode(p) // a problem can always be encoded
+	Write(w, p.Status, "application/problem+json", text)
+}
+
+// NotFound answers 404 with a problem, for a router's NotFoundHandler.
+func NotFound() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		Refuse(w, Problem{Status: http.StatusNotFound, Detail: "There is nothing at this path."})
+	})
+}
+
+// MethodNotAllowed answers 405 with a problem and with Allow, for the
+// MethodNotAllowedHandler of router. Every route must name its path before its
+// methods: mux 1.8.1 forgets that a path was found under another method as soon
+// as the first condition of a later route holds.
+func MethodNotAllowed(router *mux.Router) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var allowed []string
+		for _, method := range []string{
+			http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPatch, http.MethodPost, http.MethodPut,
+		} {
+			other := r.WithContext(r.Context()) // a copy
+			other.Method = method
+			var match mux.RouteMatch
+			if router.Match(other, &match) && match.MatchErr == nil {
+				allowed = append(allowed, method)
+			}
+		}
+		allow := strings.Join(allowed, ", ")
+		w.Header().Set("Allow", allow)
+		Refuse(w, Problem{Status: http.StatusMethodNotAllowed, Detail: "This path takes " + allow + "."})
+	})
+}
