@@ -27,7 +27,7 @@ GOLANGCI := $(CURDIR)/.cache/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 # The race detector needs a C compiler.
 RACE := $(if $(shell command -v "$$(go env CC)"),-race)
 # More packages at once than there are cores: they wait for delays and leases more than they compute.
-GOTEST = go test $(RACE) -p 4 -timeout 10m
+GOTEST = go test $(RACE) -p 3 -timeout 10m
 # The packages whose tests run on a database.
 DB_PACKAGES = ./internal/postgres/... $$(grep -rl --include='*_test.go' internal/postgres/postgrestest cmd internal sql | xargs -n 1 dirname | sort -u | sed 's,^,./,')
 
