@@ -33,7 +33,7 @@ import (
 
 // patience is how long a test waits for what takes milliseconds on an idle
 // machine.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 var databases = postgrestest.Databases{Migrate: func(ctx context.Context, url string) error {
 	_, err := store.Migrate(ctx, url)
