@@ -79,6 +79,8 @@ func dev(ctx context.Context, s *settings, dir string, stdout, stderr io.Writer)
 			}
 		}()
 		s.Database.URL = postgresURL(server.URL())
+	} else {
+		log.Info().Msg("DATABASE_URL is set: working on that database, without a private PostgreSQL")
 	}
 
 	mock, err := newMockAPI(ctx, s.Dev.MockListen, s.Mock, s.Stop, log)
