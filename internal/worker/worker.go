@@ -466,6 +466,10 @@ func (w *Worker) settleLoop(ctx context.Context) {
 		if len(carried) > 0 {
 			again = time.After(lockedPause)
 		}
+		var gaveUp <-chan struct{} // as long as results come, they must be taken
+		if results == nil {
+			gaveUp = ctx.Done()
+		}
 		select {
 		case s, ok := <-results:
 			if ok {
@@ -474,11 +478,9 @@ func (w *Worker) settleLoop(ctx context.Context) {
 				results = nil
 			}
 		case <-again:
-		case <-ctx.Done():
-			if results == nil { // nothing more comes, and time is up
-				w.leave(carried)
-				return
-			}
+		case <-gaveUp:
+			w.leave(carried)
+			return
 		}
 	gather:
 		for len(batch) < settleRows {

@@ -781,3 +781,18 @@ func TestLockedRowHoldsUpNoOther(t *testing.T) {
 		require.LessOrEqual(t, r.stop(), config.StopTimeout+2*time.Second)
 	})
 }
+
+// A delivery that does not heed its cancellation keeps the worker waiting, but
+// not busy: in a bubble, time would not pass for one that spins.
+func TestStopWaitsIdlyForADeliveryThatDoesNotHeedIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &modelQueue{}
+		q.add(time.Now(), 1)
+		r := start(t, config, q, deliverFunc(func(context.Context, event.Job) event.Result {
+			<-time.After(time.Hour)
+			return event.Result{Class: event.Done, Status: 200}
+		}))
+		require.InDelta(t, time.Hour, r.stop(), float64(time.Second))
+		require.Zero(t, q.count(event.Completed), "what comes so late is left to its lease")
+	})
+}
