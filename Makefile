@@ -24,7 +24,7 @@ GOLANGCI_VERSION    := v2.15.0
 STATICCHECK_VERSION := v0.8.2
 GOLANGCI := $(CURDIR)/.cache/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 
-# The race detector needs a C compiler.
+# The race detector needs a C compiler. It runs once, on PostgreSQL 15: on 18 only the database differs.
 RACE := $(if $(shell command -v "$$(go env CC)"),-race)
 # More packages at once than there are cores: they wait for delays and leases more than they compute.
 GOTEST = go test $(RACE) -p 3 -timeout 10m
@@ -62,7 +62,7 @@ endif
 .PHONY: test-18
 test-18:
 	@if [[ -x '$(PG18_BIN)/postgres' ]] || $(MAKE) --no-print-directory postgres-18; then \
-		set -x; POSTGRES_BIN='$(PG18_BIN)' $(GOTEST) $(DB_PACKAGES); \
+		set -x; POSTGRES_BIN='$(PG18_BIN)' $(GOTEST:$(RACE)=) $(DB_PACKAGES); \
 	else \
 		$(call loud,'No PostgreSQL 18 to be had: NOT tested on it'); \
 	fi

@@ -366,7 +366,7 @@ CREATE FUNCTION spine.ingest(_event_id text[], _event_type text[], _occurred_at 
     SET search_path TO 'spine', 'pg_temp'
     SET jit TO 'off'
     SET enable_seqscan TO 'off'
-    SET lock_timeout TO '100ms'
+    SET lock_timeout TO '250ms'
     AS $$
 #variable_conflict use_column
 declare

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -102,6 +103,17 @@ func together[T any](n int, do func(i int) (T, error)) ([]T, []error) {
 	return results, errs
 }
 
+// persistently ingests as the intake does: what waits too long for another
+// transaction is tried again.
+func (d *database) persistently(events ...event.Event) ([]event.Receipt, error) {
+	for {
+		receipts, err := d.Ingest(d.t.Context(), events)
+		if !errors.Is(err, event.ErrLocked) {
+			return receipts, err
+		}
+	}
+}
+
 func requireNoErrors(t *testing.T, errs []error) {
 	t.Helper()
 	for _, err := range errs {
@@ -113,7 +125,7 @@ func TestIngestOneKeyFromManyConnections(t *testing.T) {
 	d := newDatabase(t, 64)
 	for _, id := range []string{"cold", "warm"} { // all connections are open in the second round
 		receipts, errs := together(64, func(int) ([]event.Receipt, error) {
-			return d.Ingest(t.Context(), []event.Event{webhook(id, payloadA)})
+			return d.persistently(webhook(id, payloadA))
 		})
 		requireNoErrors(t, errs)
 		outcomes := map[event.Outcome]int{}
@@ -139,7 +151,7 @@ func TestIngestThatWaitedComesLaterInTheTrail(t *testing.T) {
 	run(t, tx, "select spine.ingest('before', 'a', '{}')")
 	done := make(chan error, 1)
 	go func() {
-		_, err := d.Ingest(t.Context(), []event.Event{webhook("before", payloadA), webhook("x", payloadA)})
+		_, err := d.persistently(webhook("before", payloadA), webhook("x", payloadA))
 		done <- err
 	}()
 	d.awaitBlocked("%spine.ingest(%")
@@ -165,7 +177,7 @@ func TestIngestInOppositeOrderDoesNotDeadlock(t *testing.T) {
 	slices.Reverse(back)
 	for range 10 {
 		_, errs := together(4, func(i int) ([]event.Receipt, error) {
-			return d.Ingest(t.Context(), [][]event.Event{forth, back}[i%2])
+			return d.persistently([][]event.Event{forth, back}[i%2]...)
 		})
 		requireNoErrors(t, errs)
 	}
@@ -176,7 +188,7 @@ func TestEvidenceIsBoundedUnderConcurrency(t *testing.T) {
 	d := newDatabase(t, 30)
 	d.ingest(webhook("x", payloadA))
 	receipts, errs := together(30, func(i int) ([]event.Receipt, error) {
-		return d.Ingest(t.Context(), []event.Event{webhook("x", fmt.Sprintf(`{"i":%d}`, i))})
+		return d.persistently(webhook("x", fmt.Sprintf(`{"i":%d}`, i)))
 	})
 	requireNoErrors(t, errs)
 	for _, r := range receipts {
@@ -188,7 +200,7 @@ func TestEvidenceIsBoundedUnderConcurrency(t *testing.T) {
 
 	known := d.value("select payload from spine.conflicts limit 1")
 	_, errs = together(30, func(int) ([]event.Receipt, error) {
-		return d.Ingest(t.Context(), []event.Event{webhook("x", known)})
+		return d.persistently(webhook("x", known))
 	})
 	requireNoErrors(t, errs)
 	require.Equal(t, "10|31", d.value("select count(*), max(seen_count) from spine.conflicts"))

@@ -19,7 +19,7 @@ create or replace function spine.ingest(
     _event_id text[], _event_type text[], _occurred_at timestamptz[], _payload text[],
     _source text[] default null, _hash bytea[] default null, _raw_body bytea[] default null, _unqueryable text[] default null)
 returns table (ord bigint, outcome text)
-language plpgsql set search_path = spine, pg_temp set jit = off set enable_seqscan = off set lock_timeout = '100ms' as $$
+language plpgsql set search_path = spine, pg_temp set jit = off set enable_seqscan = off set lock_timeout = '250ms' as $$
 #variable_conflict use_column
 declare
     _now timestamptz := clock_timestamp();
