@@ -32,6 +32,8 @@ var ErrUnavailable = errors.New("the event could not be stored")
 // CommitterConfig bounds the group commit.
 type CommitterConfig struct {
 	Flushers   int           // transactions at once, 1 or more
+	JoinRows   int           // events that must wait before a transaction starts beside another
+	JoinAfter  time.Duration // and how long the others may take before it starts all the same
 	BatchRows  int           // events in one transaction at most
 	BatchBytes int           // payload bytes in one transaction at most; a larger event goes alone
 	QueueRows  int           // events that may wait at most
@@ -43,12 +45,13 @@ type CommitterConfig struct {
 	Committed func(events []event.Event, receipts []event.Receipt)
 }
 
-// DefaultCommitterConfig returns bounds that suit most: two transactions at
-// once keep Postgres busy while the next batch gathers, and more would only
-// queue up behind the lock that a notifying commit takes.
+// DefaultCommitterConfig returns bounds that suit most. One large transaction
+// costs less than two small ones, which also queue up behind the lock that a
+// notifying commit takes; so a second one starts only when there is enough for
+// it, or when the first hangs.
 func DefaultCommitterConfig() CommitterConfig {
 	return CommitterConfig{
-		Flushers: 2, BatchRows: 500, BatchBytes: 4 << 20,
+		Flushers: 2, JoinRows: 24, JoinAfter: 20 * time.Millisecond, BatchRows: 500, BatchBytes: 4 << 20,
 		QueueRows: 10_000, QueueBytes: 64 << 20,
 		Patience: 4 * time.Second,
 	}
@@ -70,6 +73,7 @@ type Committer struct {
 	mu      sync.Mutex
 	waiting []*waiter
 	bytes   int
+	flights []time.Time   // for each flusher, since when its transaction runs; zero when none does
 	wake    chan struct{} // has room for one signal for each flusher
 }
 
@@ -85,7 +89,10 @@ type waiter struct {
 
 // NewCommitter returns a Committer; Run makes it work.
 func NewCommitter(store Store, config CommitterConfig, log zerolog.Logger, metrics *Metrics) *Committer {
-	return &Committer{store: store, config: config, log: log, metrics: metrics, wake: make(chan struct{}, config.Flushers)}
+	return &Committer{
+		store: store, config: config, log: log, metrics: metrics,
+		flights: make([]time.Time, config.Flushers), wake: make(chan struct{}, config.Flushers),
+	}
 }
 
 // Submit hands in an event and waits until it is committed or cannot be. The
@@ -124,16 +131,21 @@ func (c *Committer) signal() {
 // taking requests in before ctx ends: nobody answers what is submitted later.
 func (c *Committer) Run(ctx context.Context) error {
 	var g errgroup.Group
-	for range c.config.Flushers {
+	for flusher := range c.config.Flushers {
 		g.Go(func() error {
+			// What waits for a transaction that hangs is looked at again.
+			hangs := time.AfterFunc(time.Hour, c.signal)
+			defer hangs.Stop()
 			for {
 				select {
 				case <-c.wake:
 				case <-ctx.Done():
 				}
-				for batch := c.take(); len(batch) > 0; batch = c.take() {
+				for batch := c.take(flusher); len(batch) > 0; batch = c.take(flusher) {
+					hangs.Reset(c.config.JoinAfter)
 					c.flush(context.WithoutCancel(ctx), batch)
 				}
+				hangs.Stop()
 				if ctx.Err() != nil {
 					return nil
 				}
@@ -144,8 +156,17 @@ func (c *Committer) Run(ctx context.Context) error {
 }
 
 // take removes the next batch from what waits: all of it, within the bounds.
-func (c *Committer) take() []*waiter {
+// It leaves a little that waits to a flusher whose transaction is about to end.
+func (c *Committer) take(flusher int) []*waiter {
 	c.mu.Lock()
+	c.flights[flusher] = time.Time{}
+	now := time.Now()
+	for _, since := range c.flights {
+		if len(c.waiting) < c.config.JoinRows && now.Sub(since) < c.config.JoinAfter {
+			c.mu.Unlock()
+			return nil
+		}
+	}
 	n, size := 0, 0
 	for n < len(c.waiting) && n < c.config.BatchRows {
 		if n > 0 && (c.waiting[n].alone || c.waiting[0].alone) {
@@ -165,6 +186,9 @@ func (c *Committer) take() []*waiter {
 		c.waiting = c.waiting[n:]
 	}
 	c.bytes -= size
+	if n > 0 {
+		c.flights[flusher] = now
+	}
 	more := len(c.waiting) > 0
 	c.mu.Unlock()
 	if more {
@@ -205,8 +229,8 @@ func (c *Committer) commit(ctx context.Context, batch []*waiter) {
 		if c.config.Committed != nil {
 			c.config.Committed(events, receipts)
 		}
+		c.metrics.count(events, receipts)
 		for i, w := range batch {
-			c.metrics.outcomes.WithLabelValues(w.event.Source, string(receipts[i].Outcome)).Inc()
 			w.answer(receipts[i], nil)
 		}
 	case errors.Is(err, event.ErrRefused) && len(batch) > 1:

@@ -124,12 +124,34 @@ func TestWhatWaitsBecomesOneBatch(t *testing.T) {
 	})
 }
 
-func TestFlushersWorkSideBySide(t *testing.T) {
+func TestFlushersWorkSideBySideWhenThereIsEnough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &modelStore{before: slow}
-		c := commit(t, DefaultCommitterConfig(), store)
-		c.submit(t.Context(), some(0, 10)...)()
-		require.Equal(t, []int{1, 1, 8}, store.sizes())
+		config := DefaultCommitterConfig()
+		c := commit(t, config, store)
+		answers := c.submit(t.Context(), some(0, 1+config.JoinRows)...)()
+		require.Equal(t, []int{1, config.JoinRows}, store.sizes())
+		require.Equal(t, answered{event.Accepted, nil, time.Second}, answers[1])
+	})
+}
+
+// A little is left to the flusher that is at work, unless that hangs.
+func TestLittleWaitsForTheTransactionBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pause := 10 * time.Millisecond
+		store := &modelStore{before: func(context.Context, []event.Event) error {
+			time.Sleep(pause)
+			return nil
+		}}
+		config := DefaultCommitterConfig()
+		c := commit(t, config, store)
+		answers := c.submit(t.Context(), some(0, 10)...)()
+		require.Equal(t, answered{event.Accepted, nil, 2*pause}, answers[9])
+
+		pause = time.Second
+		answers = c.submit(t.Context(), some(10, 10)...)()
+		require.Equal(t, answered{event.Accepted, nil, config.JoinAfter+pause}, answers[9])
+		require.Equal(t, []int{1, 9, 1, 9}, store.sizes())
 	})
 }
 

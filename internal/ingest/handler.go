@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/gorilla/mux"
 	"github.com/rs/zerolog"
 
@@ -83,20 +84,27 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request) {
 		level = zerolog.InfoLevel
 	}
 	h.log.WithLevel(level).Str("event_id", e.ID).Str("source", e.Source).Str("event_type", e.Type).Str("outcome", string(receipt.Outcome)).Msg("event received")
-	_ = respond.JSON(w, http.StatusOK, answer{Status: receipt.Outcome, Message: messages[receipt.Outcome], EventID: e.ID}) // strings always encode
+	respond.Write(w, http.StatusOK, "application/json", appendAnswer(nil, receipt.Outcome, e.ID))
 }
 
-// answer is the body of a 2xx.
-type answer struct {
-	Status  event.Outcome `json:"status"`
-	Message string        `json:"message"`
-	EventID string        `json:"event_id"`
-}
-
-var messages = map[event.Outcome]string{
-	event.Accepted:     "The event is stored.",
-	event.Deduplicated: "The event was stored before; nothing is delivered again.",
-	event.Conflict:     "Another payload is stored under this event_id and stays; this one is kept as evidence.",
+// appendAnswer appends the body of a 2xx.
+func appendAnswer(b []byte, outcome event.Outcome, eventID string) []byte {
+	message := ""
+	switch outcome {
+	case event.Accepted:
+		message = "The event is stored."
+	case event.Deduplicated:
+		message = "The event was stored before; nothing is delivered again."
+	case event.Conflict:
+		message = "Another payload is stored under this event_id and stays; this one is kept as evidence."
+	}
+	b = append(b, `{"status":"`...)
+	b = append(b, outcome...)
+	b = append(b, `","message":"`...)
+	b = append(b, message...)
+	b = append(b, `","event_id":`...)
+	b, _ = jsontext.AppendQuote(b, eventID) // an id is valid UTF-8
+	return append(b, '}', '\n')
 }
 
 // accept reads a request as far as an event, or says why it is refused. The

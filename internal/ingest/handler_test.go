@@ -177,8 +177,9 @@ func requireAnswer(t *testing.T, outcome event.Outcome, id string, r reply) {
 	require.Equal(t, "application/json", r.header.Get("Content-Type"))
 	var body map[string]string
 	require.NoError(t, json.Unmarshal([]byte(r.body), &body))
-	require.Equal(t, map[string]string{"status": string(outcome), "message": messages[outcome], "event_id": id}, body)
 	require.NotEmpty(t, body["message"])
+	delete(body, "message")
+	require.Equal(t, map[string]string{"status": string(outcome), "event_id": id}, body)
 }
 
 func TestAnswers(t *testing.T) {

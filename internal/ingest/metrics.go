@@ -1,6 +1,10 @@
 package ingest
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/webhookspine/spine/internal/event"
+)
 
 // Metrics are what the intake counts and times.
 type Metrics struct {
@@ -39,4 +43,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 	reg.MustRegister(m.outcomes, m.rejections, m.batchRows, m.flushTime, m.queueWait, m.flushErrors)
 	return m
+}
+
+// count counts a batch by source and outcome, which mostly are all the same.
+func (m *Metrics) count(events []event.Event, receipts []event.Receipt) {
+	for i, n := 0, 0; i < len(events); i++ {
+		n++
+		if next := i + 1; next == len(events) || events[next].Source != events[i].Source || receipts[next].Outcome != receipts[i].Outcome {
+			m.outcomes.WithLabelValues(events[i].Source, string(receipts[i].Outcome)).Add(float64(n))
+			n = 0
+		}
+	}
 }

@@ -5,13 +5,12 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/webhookspine/spine/internal/event"
 )
 
-const ingestSQL = `select outcome from spine.ingest(
+const ingestSQL = `select spine.ingest(
 	$1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::text[])`
 
 // Ingest stores events in one transaction and returns a receipt for each, in
@@ -20,38 +19,33 @@ const ingestSQL = `select outcome from spine.ingest(
 func (s *Store) Ingest(ctx context.Context, events []event.Event) ([]event.Receipt, error) {
 	n := len(events)
 	var (
-		ids          = make([]string, n)
-		types        = make([]string, n)
-		times        = make([]time.Time, n)
-		payloads     = make([]*string, n)
-		sources      = make([]string, n)
-		hashes       = make([][]byte, n)
-		raw          = make([][]byte, n)
-		unqueryables = make([]*string, n)
+		ids      = make([]string, n)
+		types    = make([]string, n)
+		times    = make([]time.Time, n)
+		payloads = make([][]byte, n)
+		sources  = make([]string, n)
+		hashes   = make([][]byte, n)
+		// NULL as a whole where every payload can be queried.
+		raw          [][]byte
+		unqueryables []*string
 	)
 	for i := range events {
 		e := &events[i]
 		ids[i], types[i], times[i], sources[i], hashes[i] = e.ID, e.Type, e.OccurredAt, e.Source, e.Hash[:]
 		if e.Unqueryable == "" {
-			payload := string(e.Payload)
-			payloads[i] = &payload
-		} else {
-			raw[i], unqueryables[i] = e.Payload, &e.Unqueryable
+			payloads[i] = e.Payload
+			continue
 		}
+		if raw == nil {
+			raw, unqueryables = make([][]byte, n), make([]*string, n)
+		}
+		raw[i], unqueryables[i] = e.Payload, &e.Unqueryable
 	}
-	receipts := make([]event.Receipt, 0, n)
+	var outcomes []string
 	err := s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
 		data := conn.Conn().PgConn().CustomData()
 		delete(data, warned)
-		rows, err := conn.Query(ctx, ingestSQL, ids, types, times, payloads, sources, hashes, raw, unqueryables)
-		if err != nil {
-			return err
-		}
-		var outcome string
-		if _, err := pgx.ForEachRow(rows, []any{&outcome}, func() error {
-			receipts = append(receipts, event.Receipt{Outcome: event.Outcome(outcome)})
-			return nil
-		}); err != nil {
+		if err := conn.QueryRow(ctx, ingestSQL, ids, types, times, payloads, sources, hashes, raw, unqueryables).Scan(&outcomes); err != nil {
 			return err
 		}
 		// From here on the events are committed, unless the commit came with a warning.
@@ -63,8 +57,12 @@ func (s *Store) Ingest(ctx context.Context, events []event.Event) ([]event.Recei
 	if err != nil {
 		return nil, fmt.Errorf("ingesting %d events: %w", n, classify(err))
 	}
-	if len(receipts) != n {
-		return nil, fmt.Errorf("ingesting %d events: got %d receipts", n, len(receipts))
+	if len(outcomes) != n {
+		return nil, fmt.Errorf("ingesting %d events: got %d outcomes", n, len(outcomes))
+	}
+	receipts := make([]event.Receipt, n)
+	for i, outcome := range outcomes {
+		receipts[i].Outcome = event.Outcome(outcome)
 	}
 	return receipts, nil
 }

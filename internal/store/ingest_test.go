@@ -341,7 +341,7 @@ func TestIngestByHand(t *testing.T) {
 
 	for call, code := range map[string]string{
 		"spine.ingest('z', 'a', 'no')":                               "22P02",
-		"spine.ingest('z', 'a', null)":                               "23502",
+		"spine.ingest('z', 'a', null)":                               "23514",
 		"spine.ingest('', 'a', '{}')":                                "23514",
 		"spine.ingest('z', 'a', '{}', 'infinity'::timestamptz)":      "23514",
 		"spine.ingest('z', 'a', '{}', '0001-01-01 BC'::timestamptz)": "23514",

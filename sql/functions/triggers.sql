@@ -13,14 +13,10 @@ comment on function spine.announce(bigint, text[]) is 'Internal. Sends NOTIFY sp
 -- processing_state_inserted: one notification for each INSERT statement, if anything in it can be claimed now.
 create or replace function spine.processing_state_inserted() returns trigger
 language plpgsql set search_path = spine, pg_temp as $$
-declare
-    _now timestamptz := clock_timestamp();
-    _count bigint;
 begin
-    select count(*) into _count from inserted i where i.status in ('pending', 'failed') and i.next_attempt_at <= _now;
-    if _count > 0 then
-        perform announce(_count, array(select i.event_id from inserted i where i.status in ('pending', 'failed') and i.next_attempt_at <= _now limit 5));
-    end if;
+    perform announce(count(*), (array_agg(i.event_id))[1:5]) from inserted i
+    where i.status in ('pending', 'failed') and i.next_attempt_at <= clock_timestamp()
+    having count(*) > 0;
     return null;
 end $$;
 comment on function spine.processing_state_inserted() is 'Internal. Trigger: wakes the workers after every INSERT that queued something claimable.';
