@@ -10,7 +10,6 @@
 package deliver
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -21,6 +20,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 	"unicode"
@@ -48,9 +48,6 @@ const (
 	idleTimeout = 4 * time.Second
 )
 
-// errTimeout is the cause by which an attempt ends at its timeout.
-var errTimeout = errors.New("attempt timed out")
-
 // Config says where and how to deliver.
 type Config struct {
 	// URL receives the events. Its scheme is http or https; user and password
@@ -73,13 +70,11 @@ type Config struct {
 
 // Client delivers to one destination. It is safe for concurrent use.
 type Client struct {
-	url           *url.URL // without user and password
-	authorization string   // header value, or empty
-	key           []byte   // nil where deliveries are not signed
-	timeout       time.Duration
-	userAgent     string
-	now           func() time.Time
-	transport     *http.Transport
+	head      []byte // what every request begins with
+	key       []byte // nil where deliveries are not signed
+	timeout   time.Duration
+	now       func() time.Time
+	transport *transport
 }
 
 // New makes a Client. The error names the setting that makes no sense and
@@ -106,47 +101,27 @@ func New(cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("DELIVERY_CONCURRENCY: must be at least 1, found %d", cfg.Concurrency)
 	}
 
-	c := &Client{
-		url:       u,
-		key:       key,
-		timeout:   cfg.Timeout,
-		userAgent: cfg.UserAgent,
-		now:       cfg.Now,
-	}
+	c := &Client{key: key, timeout: cfg.Timeout, now: cfg.Now}
 	if c.now == nil {
 		c.now = time.Now
 	}
+	header := http.Header{"Content-Type": {"application/json"}, "User-Agent": {cfg.UserAgent}}
 	if u.User != nil {
 		password, _ := u.User.Password()
-		c.authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password))
+		header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password)))
 		u.User = nil
 	}
-
-	// HTTP/1.1 only: an attempt that times out takes just its own connection
-	// with it, and the next attempt never waits on the same dead one.
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	// A dial is not ended with the attempt that asked for it, hence the
-	// timeouts of its own.
-	dialer := &net.Dialer{Timeout: cfg.Timeout, KeepAlive: 30 * time.Second}
-	c.transport = &http.Transport{
-		Proxy:                  nil,
-		DialContext:            dialer.DialContext,
-		TLSHandshakeTimeout:    cfg.Timeout,
-		Protocols:              protocols,
-		MaxIdleConns:           cfg.Concurrency,
-		MaxIdleConnsPerHost:    cfg.Concurrency,
-		MaxConnsPerHost:        cfg.Concurrency,
-		IdleConnTimeout:        idleTimeout,
-		MaxResponseHeaderBytes: maxAnswerHeader,
-		DisableCompression:     true, // what is kept is what was sent, and it cannot inflate
+	var host string
+	if c.head, host, err = head(u, header); err != nil {
+		return nil, errors.New("DESTINATION_URL: cannot be requested")
 	}
+	c.transport = newTransport(u, host, cfg.Concurrency)
 	return c, nil
 }
 
 // Close closes the connections that are not in use. It is called after the last
 // Deliver has returned.
-func (c *Client) Close() { c.transport.CloseIdleConnections() }
+func (c *Client) Close() { c.transport.closeIdle() }
 
 // Deliver makes one attempt. It returns within the timeout, and soon after ctx
 // is done; the cause of that is then in the Result's Error.
@@ -155,65 +130,76 @@ func (c *Client) Close() { c.transport.CloseIdleConnections() }
 // time, counts by its status, and Answer holds what had arrived.
 func (c *Client) Deliver(ctx context.Context, job event.Job) event.Result {
 	start := c.now()
-	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, errTimeout)
-	defer cancel()
-
 	result := c.attempt(ctx, job, start)
 	result.Duration = c.now().Sub(start)
 	return result
 }
 
-func (c *Client) attempt(ctx context.Context, job event.Job, now time.Time) event.Result {
-	// The transport is used without http.Client, which would look at redirects
-	// and wrap errors with the URL.
-	resp, err := c.transport.RoundTrip(c.request(ctx, job, now))
+// requests and bodies hold buffers for whole requests and for their bodies.
+var (
+	requests = sync.Pool{New: func() any { return new([]byte) }}
+	bodies   = sync.Pool{New: func() any { return new([]byte) }}
+)
+
+// maxPooledRequest is the size in bytes beyond which a buffer is not kept.
+const maxPooledRequest = 64 << 10
+
+func (c *Client) attempt(ctx context.Context, job event.Job, now time.Time) (result event.Result) {
+	buffer := requests.Get().(*[]byte) //nolint:forcetypeassert // nothing else is in the pool
+	defer func() {
+		if cap(*buffer) <= maxPooledRequest {
+			requests.Put(buffer)
+		}
+	}()
+	*buffer = c.appendRequest((*buffer)[:0], job, now)
+	if ctx.Err() != nil { // too late already
+		return event.Result{Class: event.TryAgain, Error: c.explain(ctx, ctx.Err())}
+	}
+	err := c.transport.roundTrip(ctx, time.Now().Add(c.timeout), *buffer, func(response *http.Response) (ended bool) {
+		result = event.Result{Class: classify(response.StatusCode), Status: response.StatusCode}
+		if response.StatusCode != http.StatusSwitchingProtocols { // what follows 101 is no answer
+			result.Answer, ended = readAnswer(response.Body)
+		}
+		if result.Class != event.Done {
+			result.Error = strings.TrimSpace("HTTP " + strconv.Itoa(response.StatusCode) + " " + http.StatusText(response.StatusCode))
+		}
+		if result.Class == event.TryAgain {
+			result.RetryAfter = retryAfter(response.Header, c.now())
+		}
+		return ended
+	})
 	if err != nil {
 		return event.Result{Class: event.TryAgain, Error: c.explain(ctx, err)}
-	}
-	defer func() { _ = resp.Body.Close() }() // nothing that matters is left in it
-
-	result := event.Result{Class: classify(resp.StatusCode), Status: resp.StatusCode}
-	if resp.StatusCode != http.StatusSwitchingProtocols { // what follows 101 is no answer
-		result.Answer = readAnswer(resp.Body)
-	}
-	if result.Class != event.Done {
-		result.Error = strings.TrimSpace("HTTP " + strconv.Itoa(resp.StatusCode) + " " + http.StatusText(resp.StatusCode))
-	}
-	if result.Class == event.TryAgain {
-		result.RetryAfter = retryAfter(resp.Header, c.now())
 	}
 	return result
 }
 
-// request makes the request for one attempt at the time now.
-func (c *Client) request(ctx context.Context, job event.Job, now time.Time) *http.Request {
-	body := appendBody(nil, job)
+// appendRequest appends the request of one attempt at the time now.
+func (c *Client) appendRequest(b []byte, job event.Job, now time.Time) []byte {
+	body := bodies.Get().(*[]byte) //nolint:forcetypeassert // nothing else is in the pool
+	defer func() {
+		if cap(*body) <= maxPooledRequest {
+			bodies.Put(body)
+		}
+	}()
+	*body = appendBody((*body)[:0], job)
 	id := messageID(job)
 	timestamp := strconv.FormatInt(now.Unix(), 10)
 
-	header := make(http.Header, 6)
-	header.Set("Content-Type", "application/json")
-	header.Set("User-Agent", c.userAgent)
-	header.Set("Webhook-Id", id)
-	header.Set("Webhook-Timestamp", timestamp)
+	b = append(b, c.head...)
+	member := func(name, value string) {
+		b = append(b, name...)
+		b = append(b, value...)
+		b = append(b, "\r\n"...)
+	}
+	member("Webhook-Id: ", id)
+	member("Webhook-Timestamp: ", timestamp)
 	if c.key != nil {
-		header.Set("Webhook-Signature", sign(c.key, id, timestamp, body))
+		member("Webhook-Signature: ", sign(c.key, id, timestamp, *body))
 	}
-	if c.authorization != "" {
-		header.Set("Authorization", c.authorization)
-	}
-
-	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
-	first, _ := open() // open cannot fail
-	req := &http.Request{
-		Method:        http.MethodPost,
-		URL:           c.url,
-		Header:        header,
-		Body:          first,
-		GetBody:       open, // lets the transport change over from a connection that was closed while idle
-		ContentLength: int64(len(body)),
-	}
-	return req.WithContext(ctx)
+	member("Content-Length: ", strconv.Itoa(len(*body)))
+	b = append(b, "\r\n"...)
+	return append(b, *body...)
 }
 
 // appendBody appends the JSON body of a delivery. The payload goes out byte for
@@ -264,18 +250,24 @@ func classify(status int) event.Class {
 }
 
 // readAnswer returns the beginning of an answer's body as text, and reads on a
-// little so that the connection can be used again.
-func readAnswer(body io.Reader) string {
-	buf := make([]byte, maxAnswer)
-	n, err := io.ReadFull(body, buf)
-	buf = buf[:n]
-	if err == nil {
-		buf = trimCutRune(buf)
-		// An error here only costs the connection.
-		_, _ = io.CopyN(io.Discard, body, maxDrain)
+// little so that the connection can be used again; ended says that it can.
+func readAnswer(body io.Reader) (text string, ended bool) {
+	var buf [maxAnswer]byte
+	n := 0
+	var err error
+	for n < len(buf) && err == nil {
+		var more int
+		more, err = body.Read(buf[n:])
+		n += more
 	}
-	text := strings.ToValidUTF8(string(buf), "\uFFFD")
-	return strings.ReplaceAll(text, "\x00", "\uFFFD") // Postgres text holds no NUL
+	kept := buf[:n]
+	ended = errors.Is(err, io.EOF)
+	if err == nil { // there may be more
+		kept = trimCutRune(kept)
+		ended = drain(body)
+	}
+	text = strings.ToValidUTF8(string(kept), "\uFFFD")
+	return strings.ReplaceAll(text, "\x00", "\uFFFD"), ended // Postgres text holds no NUL
 }
 
 // trimCutRune removes the beginning of a UTF-8 sequence from the end of b.
@@ -313,10 +305,11 @@ func retryAfter(header http.Header, now time.Time) time.Duration {
 
 // explain says in one line why there was no answer.
 func (c *Client) explain(ctx context.Context, err error) string {
-	if cause := context.Cause(ctx); errors.Is(cause, errTimeout) {
-		return "timeout after " + c.timeout.String()
-	} else if cause != nil {
+	if cause := context.Cause(ctx); cause != nil {
 		return oneLine("cancelled: " + cause.Error())
+	}
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		return "timeout after " + c.timeout.String()
 	}
 	var errno syscall.Errno
 	var op *net.OpError

@@ -170,10 +170,10 @@ func TestNoAnswer(t *testing.T) {
 		"nothing listens":   {closed.Listener.Addr().String(), "connection refused"},
 		"cut at once":       {rawServer(t, ""), "connection closed without an answer"},
 		"cut in the header": {rawServer(t, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"), "connection closed without an answer"},
-		"not HTTP":          {rawServer(t, "hello\x1b[0m\r\n"), `net/http: HTTP/1.x transport connection broken: malformed HTTP response "hello\x1b[0m"`},
+		"not HTTP":          {rawServer(t, "hello\x1b[0m\r\n"), `malformed HTTP response "hello\x1b[0m"`},
 		"endless header": {
 			rawServer(t, "HTTP/1.1 200 OK\r\nX: "+strings.Repeat("x", 100_000)),
-			"net/http: HTTP/1.x transport connection broken: net/http: server response headers exceeded 65536 bytes; aborted",
+			"the answer's header is larger than 65536 bytes",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -452,13 +452,14 @@ func TestAnswerIsValidText(t *testing.T) {
 		"longer than the drain":   {strings.Repeat("x", maxAnswer+2*maxDrain), long},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := readAnswer(strings.NewReader(tc.body))
+			got, ended := readAnswer(strings.NewReader(tc.body))
+			require.Equal(t, len(tc.body) < maxAnswer+maxDrain, ended)
 			require.Equal(t, tc.want, got)
 		})
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		body := rapid.SliceOfN(rapid.Byte(), 0, 2*maxAnswer).Draw(t, "body")
-		got := readAnswer(bytes.NewReader(body))
+		got, _ := readAnswer(bytes.NewReader(body))
 		require.True(t, utf8.ValidString(got))
 		require.NotContains(t, got, "\x00")
 	})

@@ -146,11 +146,11 @@ func TestLittleWaitsForTheTransactionBefore(t *testing.T) {
 		config := DefaultCommitterConfig()
 		c := commit(t, config, store)
 		answers := c.submit(t.Context(), some(0, 10)...)()
-		require.Equal(t, answered{event.Accepted, nil, 2*pause}, answers[9])
+		require.Equal(t, answered{event.Accepted, nil, 2 * pause}, answers[9])
 
 		pause = time.Second
 		answers = c.submit(t.Context(), some(10, 10)...)()
-		require.Equal(t, answered{event.Accepted, nil, config.JoinAfter+pause}, answers[9])
+		require.Equal(t, answered{event.Accepted, nil, config.JoinAfter + pause}, answers[9])
 		require.Equal(t, []int{1, 9, 1, 9}, store.sizes())
 	})
 }
