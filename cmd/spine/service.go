@@ -120,9 +120,11 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 		}
 		p.notifications = notify.NewListener(notify.DefaultListenerConfig(connect), p.store, log, metrics)
 		p.notifications.Handle(notify.ReadyChannel, func(n notify.Notification) {
-			if n.Missed {
+			switch {
+			case n.Missed:
 				p.worker.Wake(worker.Reconnected)
-			} else {
+			case p.committer != nil && p.store.Owns(n.PID): // committed has woken it already
+			default:
 				p.worker.Wake(worker.Notified)
 			}
 		})

@@ -35,7 +35,8 @@ const (
 // Notification is what a handler is called with.
 type Notification struct {
 	Payload string
-	Missed  bool // true after a (re)connection: anything may have happened meanwhile; Payload is empty
+	PID     uint32 // of the server process whose transaction sent it
+	Missed  bool   // true after a (re)connection: anything may have happened meanwhile; Payload is empty
 }
 
 // Notifier sends a notification on another connection than the listener's.
@@ -163,7 +164,7 @@ var (
 type handler func(Notification)
 
 func (f handler) HandleNotification(_ context.Context, n *pgconn.Notification, _ *pgx.Conn) error {
-	f(Notification{Payload: n.Payload})
+	f(Notification{Payload: n.Payload, PID: n.PID})
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -30,6 +31,7 @@ type Config struct {
 // Store is a pool of connections to one database.
 type Store struct {
 	pool *pgxpool.Pool
+	pids sync.Map // of the server processes behind the pool's connections
 }
 
 // Open makes the pool. It does not wait for the database to be there: the
@@ -44,12 +46,22 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	config.MinConns = 0
 	config.PingTimeout = time.Second // of a connection that was idle, before it is used again
 	config.ConnConfig.OnNotice = noteWarning
-	config.AfterConnect = commitDurably
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
+	s := &Store{}
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		s.pids.Store(conn.PgConn().PID(), nil)
+		return commitDurably(ctx, conn)
+	}
+	config.BeforeClose = func(conn *pgx.Conn) { s.pids.Delete(conn.PgConn().PID()) }
+	if s.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return nil, fmt.Errorf("making the connection pool: %w", err)
 	}
-	return &Store{pool: pool}, nil
+	return s, nil
+}
+
+// Owns reports whether a server process works for this pool.
+func (s *Store) Owns(pid uint32) bool {
+	_, ok := s.pids.Load(pid)
+	return ok
 }
 
 // configure sets what every connection of ours has in common.

@@ -95,6 +95,11 @@ type Config struct {
 // settleRows is how many results one transaction settles at most.
 const settleRows = 500
 
+// gatherTime is how long a busy worker waits at most for more free slots before
+// it claims, and for more results before it settles: a transaction for a few
+// costs nearly as much as one for many.
+const gatherTime = 2 * time.Millisecond
+
 // queuePatience bounds one call to the queue.
 const queuePatience = 5 * time.Second
 
@@ -113,12 +118,13 @@ type Worker struct {
 	metrics   *Metrics
 
 	wake    chan Cause    // one pending wake-up; what it would say twice it need not say
-	freed   chan struct{} // a slot was freed
+	freed   chan struct{} // as many slots are free as were wanted
 	results chan event.Settlement
 
-	mu   sync.Mutex
-	busy int // slots in use
-	held map[leaseKey]*held
+	mu     sync.Mutex
+	busy   int // slots in use
+	wanted int // how many free slots the claim loop waits for; 0 when it does not
+	held   map[leaseKey]*held
 }
 
 type leaseKey struct{ event, lease int64 }
@@ -225,14 +231,13 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 				return
 			}
 		}
-		free := w.freeSlots()
+		wanted := 1
+		if cause == SlotFreed {
+			wanted = (w.config.Concurrency + 1) / 2
+		}
+		free := w.awaitSlots(ctx, wanted)
 		if free == 0 {
-			select {
-			case <-w.freed:
-			case <-ctx.Done():
-				return
-			}
-			continue
+			return
 		}
 
 		w.metrics.wakes.WithLabelValues(string(cause)).Inc()
@@ -345,10 +350,29 @@ func (w *Worker) giveBack(ctx context.Context, jobs []event.Job) {
 	}
 }
 
-func (w *Worker) freeSlots() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.config.Concurrency - w.busy
+// awaitSlots waits for free slots and returns how many there are: wanted or
+// more, or fewer when gatherTime was over; 0 when ctx has ended.
+func (w *Worker) awaitSlots(ctx context.Context, wanted int) (free int) {
+	gathered := time.NewTimer(gatherTime)
+	defer gathered.Stop()
+	for {
+		w.mu.Lock()
+		free, w.wanted = w.config.Concurrency-w.busy, wanted
+		if free >= wanted {
+			w.wanted = 0
+		}
+		w.mu.Unlock()
+		if free >= wanted {
+			return free
+		}
+		select {
+		case <-w.freed:
+		case <-gathered.C:
+			wanted = 1
+		case <-ctx.Done():
+			return 0
+		}
+	}
 }
 
 func (w *Worker) takeSlot() {
@@ -378,10 +402,13 @@ func (w *Worker) deliver(ctx context.Context, job event.Job, asked time.Time) {
 
 	w.mu.Lock()
 	w.busy--
+	enough := w.wanted > 0 && w.config.Concurrency-w.busy >= w.wanted
 	w.mu.Unlock()
-	select {
-	case w.freed <- struct{}{}:
-	default:
+	if enough {
+		select {
+		case w.freed <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -482,24 +509,57 @@ func (w *Worker) settleLoop(ctx context.Context) {
 			w.leave(carried)
 			return
 		}
-	gather:
-		for len(batch) < settleRows {
-			select {
-			case s, ok := <-results:
-				if !ok {
-					results = nil
-					break gather
-				}
-				batch = append(batch, s)
-			default:
-				break gather
-			}
-		}
+		batch, results = w.gather(batch, results)
 		carried = nil
 		if len(batch) > 0 {
 			carried = w.settle(ctx, batch)
 		}
 	}
+}
+
+// gather adds the results that are there to a batch, and, as long as many
+// deliveries are under way, those that come within gatherTime. It returns no
+// channel of results once there are no more to come.
+func (w *Worker) gather(batch []event.Settlement, results chan event.Settlement) ([]event.Settlement, chan event.Settlement) {
+	var gathered <-chan time.Time
+	for len(batch) < settleRows && results != nil {
+		select {
+		case s, ok := <-results:
+			if !ok {
+				return batch, nil
+			}
+			batch = append(batch, s)
+			continue
+		default:
+		}
+		if gathered == nil {
+			if !w.manyUnderWay(len(batch)) {
+				break
+			}
+			timer := time.NewTimer(gatherTime)
+			defer timer.Stop()
+			gathered = timer.C
+		}
+		select {
+		case s, ok := <-results:
+			if !ok {
+				return batch, nil
+			}
+			batch = append(batch, s)
+		case <-gathered:
+			return batch, results
+		}
+	}
+	return batch, results
+}
+
+// manyUnderWay reports whether more results can be expected soon than there
+// are: half of the slots are in use.
+func (w *Worker) manyUnderWay(have int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	half := w.config.Concurrency / 2
+	return w.busy >= half && have < half
 }
 
 // settle records results, again and again until it succeeds or the worker gives

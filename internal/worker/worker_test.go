@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -162,9 +163,8 @@ func TestFullBatchIsFollowedByAnotherAtOnce(t *testing.T) {
 		for id := range int64(400) {
 			q.add(time.Now(), id)
 		}
-		began := time.Now()
 		r := start(t, config, q, deliverFunc(succeed))
-		require.Zero(t, time.Since(began))
+		pass(config.Sweep - time.Millisecond)
 		require.Equal(t, 400, q.count(event.Completed))
 		require.NotZero(t, r.looks(SlotFreed))
 		require.Zero(t, r.looks(Swept))
@@ -473,6 +473,56 @@ func TestRenewalsComeBackAfterAnOutage(t *testing.T) {
 	})
 }
 
+// A busy worker claims for many slots at once, since a claim of few rows costs
+// nearly as much.
+func TestBusyWorkerClaimsForManySlots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &modelQueue{}
+		for id := range int64(640) {
+			q.add(time.Now(), id)
+		}
+		many := config
+		many.Concurrency = 64
+		var n atomic.Int64
+		r := start(t, many, q, deliverFunc(func(ctx context.Context, job event.Job) event.Result {
+			time.Sleep(time.Millisecond + time.Duration(n.Add(1)%64)*10*time.Microsecond)
+			return succeed(ctx, job)
+		}))
+		pass(many.Sweep - time.Millisecond)
+		require.Equal(t, 640, q.count(event.Completed))
+		require.Zero(t, r.looks(Swept))
+		require.LessOrEqual(t, len(q.claims), 1+640/32)
+	})
+}
+
+// But it does not leave a slot empty for long.
+func TestFreeSlotIsFilledSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &modelQueue{}
+		for id := range int64(9) {
+			q.add(time.Now(), id)
+		}
+		many := config
+		many.Concurrency = 8
+		began := time.Now()
+		var started atomic.Int64
+		var last time.Duration
+		start(t, many, q, deliverFunc(func(ctx context.Context, job event.Job) event.Result {
+			switch started.Add(1) {
+			case 1:
+				time.Sleep(100 * time.Millisecond)
+			case 9:
+				last = time.Since(began)
+			default:
+				<-ctx.Done()
+			}
+			return succeed(ctx, job)
+		}))
+		pass(time.Second)
+		require.Equal(t, 100*time.Millisecond, last)
+	})
+}
+
 func TestExpiredLeasesAreNotedAndNotDelivered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &modelQueue{}
@@ -485,7 +535,7 @@ func TestExpiredLeasesAreNotedAndNotDelivered(t *testing.T) {
 		require.InDelta(t, 9, testutil.ToFloat64(r.metrics.expired), 0, "also when they fill one look after another")
 		require.Equal(t, 9, r.activity.all()["lease_expired"])
 		require.Zero(t, q.count(event.Completed))
-		pass(standard.InitialDelay)
+		pass(standard.InitialDelay + gatherTime)
 		require.Equal(t, 9, q.count(event.Completed))
 	})
 }
