@@ -19,11 +19,12 @@ func benchCommand() *cobra.Command {
 		Short: "Measure a running spine: throughput, latency, loss",
 		Example: `  spine bench ingest --connections 64 --duration 30s
   spine bench e2e --rate 50        # the server needs DESTINATION_URL=http://127.0.0.1:8009/
+  spine bench drain --count 20000  # so does this
   spine bench sink --listen :8009`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(benchIngestCommand(), benchE2ECommand(), benchSinkCommand())
+	cmd.AddCommand(benchIngestCommand(), benchE2ECommand(), benchDrainCommand(), benchSinkCommand())
 	return cmd
 }
 
@@ -44,6 +45,7 @@ func benchIngestCommand() *cobra.Command {
 		},
 	}
 	bindLoad(cmd.Flags(), &load)
+	bindSpan(cmd.Flags(), &load)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -71,8 +73,40 @@ was lost or repeated, and how long each event took from POST to arrival.`,
 		},
 	}
 	bindLoad(cmd.Flags(), &run.Load)
+	bindSpan(cmd.Flags(), &run.Load)
 	cmd.Flags().StringVar(&listen, "sink", "127.0.0.1:8009", "take deliveries on `HOST:PORT`")
 	cmd.Flags().DurationVar(&run.Drain, "drain", 30*time.Second, "wait at most this `DURATION` at the end for what has not arrived")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func benchDrainCommand() *cobra.Command {
+	var run bench.Drain
+	var listen string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "drain",
+		Short: "Let a backlog gather, then measure how fast it is delivered",
+		Long: `Drain posts events and is their destination, which answers nothing until all of
+them were taken in. Then it answers, and the rate is counted from that moment.
+DELIVERY_TIMEOUT of the server must be longer than the posting takes.`,
+		Example: `  DESTINATION_URL=http://127.0.0.1:8009/ spine serve &
+  spine bench drain --count 50000`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := observe.Listen(cmd.Context(), listen)
+			if err != nil {
+				return err
+			}
+			run.Progress = showLoad(cmd.ErrOrStderr())
+			report, err := bench.RunDrain(cmd.Context(), l, run)
+			return errors.Join(printReport(cmd.OutOrStdout(), report, asJSON), err)
+		},
+	}
+	bindLoad(cmd.Flags(), &run.Load)
+	cmd.Flags().Int64Var(&run.Count, "count", 20_000, "`NUMBER` of events in the backlog")
+	cmd.Flags().StringVar(&listen, "sink", "127.0.0.1:8009", "take deliveries on `HOST:PORT`")
+	cmd.Flags().DurationVar(&run.Patience, "patience", 30*time.Second, "wait at most this `DURATION` for the next delivery")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -104,13 +138,17 @@ func bindLoad(flags *pflag.FlagSet, load *bench.Load) {
 	flags.StringVar(&load.Target, "url", "http://127.0.0.1:8000", "base `URL` of the server")
 	flags.IntVar(&load.Connections, "connections", 64, "at most this `NUMBER` of requests in the air at once")
 	flags.Float64Var(&load.Rate, "rate", 0, "offer this `NUMBER` of events a second, whatever becomes of them; 0 sends the next when the last is answered")
-	flags.DurationVar(&load.Duration, "duration", 10*time.Second, "send for this `DURATION`; 0 sends --count")
-	flags.Int64Var(&load.Count, "count", 0, "send this `NUMBER` of events; 0 sends for --duration")
-	flags.DurationVar(&load.WarmUp, "warm-up", time.Second, "send for this `DURATION` before anything is counted")
 	flags.IntVar(&load.BodySize, "body", 1024, "`NUMBER` of bytes in a request's body")
 	flags.Float64Var(&load.DuplicateRatio, "duplicates", 0, "share of requests that repeat an event, a `NUMBER` from 0 to 1")
 	flags.Float64Var(&load.ConflictRatio, "conflicts", 0, "share of requests that repeat an event with another payload, a `NUMBER` from 0 to 1")
 	flags.Uint64Var(&load.Seed, "seed", 0, "`NUMBER` that makes the choice of these repeatable")
+}
+
+// bindSpan binds how long a load lasts.
+func bindSpan(flags *pflag.FlagSet, load *bench.Load) {
+	flags.DurationVar(&load.Duration, "duration", 10*time.Second, "send for this `DURATION`; 0 sends --count")
+	flags.Int64Var(&load.Count, "count", 0, "send this `NUMBER` of events; 0 sends for --duration")
+	flags.DurationVar(&load.WarmUp, "warm-up", time.Second, "send for this `DURATION` before anything is counted")
 }
 
 // showLoad shows on a terminal how far a run has come; nobody else is told.

@@ -72,8 +72,12 @@ func RunE2E(ctx context.Context, ln net.Listener, e2e E2E) (Report, error) {
 	report := g.report("e2e", interrupted)
 	report.Delivery = ledger.delivery(g.start.Add(g.load.WarmUp))
 	if err == nil && !interrupted && report.Acknowledged > 0 && !ledger.anything() {
-		err = fmt.Errorf("%w at %s within %v: the system under test must be started with DESTINATION_URL=http://%s/",
-			ErrNothingArrived, ln.Addr(), e2e.Drain, ln.Addr())
+		err = nothingArrived(ln, e2e.Drain)
 	}
 	return report, err
+}
+
+func nothingArrived(ln net.Listener, patience time.Duration) error {
+	return fmt.Errorf("%w at %s within %v: the system under test must be started with DESTINATION_URL=http://%s/",
+		ErrNothingArrived, ln.Addr(), patience, ln.Addr())
 }

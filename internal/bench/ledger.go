@@ -9,6 +9,7 @@ import (
 // expects nothing.
 type ledger struct {
 	runID string
+	gated bool // nothing is answered before opened
 
 	mu      sync.Mutex
 	entries []entry // by event number
@@ -16,6 +17,8 @@ type ledger struct {
 	done    bool          // everything was sent
 	all     chan struct{} // closed once done and nothing is missing
 	latency histogram
+	opened  time.Time
+	early   int64 // delivered of a gated run that arrived before it was opened
 }
 
 type entry struct {
@@ -103,8 +106,22 @@ func (l *ledger) arrived(id []byte, at time.Time) {
 		l.tally.unacknowledged++
 	}
 	l.tally.last = at
-	l.latency.record(at.Sub(e.due))
+	switch {
+	case !l.gated:
+		l.latency.record(at.Sub(e.due))
+	case l.opened.IsZero():
+		l.early++
+	default:
+		l.latency.record(at.Sub(l.opened))
+	}
 	l.closeWhenAll()
+}
+
+// open says that a gated run is answered from now on, at the time now.
+func (l *ledger) open(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.opened = now
 }
 
 // finish says that everything was sent, and returns a channel that is closed
@@ -144,11 +161,15 @@ func (l *ledger) anything() bool {
 	return l.tally.any
 }
 
-// delivery sums up; rates are counted from start.
+// delivery sums up; rates are counted from start, those of a gated run from the
+// moment it was opened.
 func (l *ledger) delivery(start time.Time) *Delivery {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t := l.tally
+	if l.gated {
+		start = l.opened
+	}
 	return &Delivery{
 		Delivered:      t.delivered,
 		Lost:           t.missing,
@@ -156,7 +177,7 @@ func (l *ledger) delivery(start time.Time) *Delivery {
 		Repeats:        t.repeats,
 		Unacknowledged: t.unacknowledged,
 		Foreign:        t.foreign,
-		PerSecond:      perSecond(t.delivered, t.last.Sub(start)),
+		PerSecond:      perSecond(t.delivered-l.early, t.last.Sub(start)),
 		Latency:        l.latency.latency(),
 	}
 }

@@ -12,7 +12,7 @@ import (
 // Report is what a run came to. Unless it says otherwise, the warm-up is left
 // out of every figure.
 type Report struct {
-	Scenario string `json:"scenario"` // ingest or e2e
+	Scenario string `json:"scenario"` // ingest, e2e or drain
 	Target   string `json:"target"`
 	RunID    string `json:"run_id"` // begins every event id of the run, followed by "-" and ten digits
 
@@ -57,8 +57,8 @@ type Delivery struct {
 	Repeats        int64   `json:"repeats"`        // arrivals beyond an event's first
 	Unacknowledged int64   `json:"unacknowledged"` // events that arrived although their POST failed
 	Foreign        int64   `json:"foreign"`        // arrivals that are not of this run
-	PerSecond      float64 `json:"per_second"`     // delivered, from the end of the warm-up to the last first arrival
-	Latency        Latency `json:"latency"`        // from the moment the POST was due or sent to the first arrival
+	PerSecond      float64 `json:"per_second"`     // delivered, from the end of the warm-up to the last first arrival; drain: from the opening, without what was in hand then
+	Latency        Latency `json:"latency"`        // from the moment the POST was due or sent to the first arrival; drain: from the opening
 }
 
 // Latency is a distribution in milliseconds. Quantiles are by nearest rank and

@@ -1,0 +1,110 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+)
+
+// Drain is a run that lets a backlog gather and then takes it.
+type Drain struct {
+	// Load makes the backlog. Count is its size, 20,000 where it is 0; there is
+	// no Duration and no WarmUp.
+	Load
+	// Patience is how long to wait for the next arrival, once the destination
+	// answers; what has not arrived by then counts as lost. 0 stands for 30 s.
+	Patience time.Duration
+}
+
+// defaultBacklog is how many events a drain is of.
+const defaultBacklog = 20_000
+
+// RunDrain measures how fast a backlog is delivered. It puts load on the target
+// while its own sink on ln, which it closes, holds back every answer; so all
+// but what the target has in hand waits. Then the sink answers, and
+// Delivery.PerSecond counts what arrives from then on; so does
+// Delivery.Latency, which runs from that moment. The target must have been
+// started so that it delivers there, and must be ready to wait for an answer
+// for as long as the sending takes.
+//
+// When ctx is done it stops at once, as RunE2E does, and errors are as there.
+func RunDrain(ctx context.Context, ln net.Listener, d Drain) (Report, error) {
+	defer func() { _ = ln.Close() }()
+	switch {
+	case d.Duration != 0 || d.WarmUp != 0:
+		return Report{}, errors.New("a drain has a count, and neither a duration nor a warm-up")
+	case d.Patience < 0:
+		return Report{}, fmt.Errorf("patience must not be negative, not %v", d.Patience)
+	case d.Patience == 0:
+		d.Patience = 30 * time.Second
+	}
+	if d.Count == 0 {
+		d.Count = defaultBacklog
+	}
+	g, err := newGenerator(ctx, d.Load)
+	if err != nil {
+		return Report{}, err
+	}
+	ledger := newLedger(g.load.RunID)
+	ledger.gated = true
+	g.ledger = ledger
+
+	sinkCtx, stopSink := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopSink()
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	gate := make(chan struct{})
+	sink := make(chan error, 1)
+	go func() {
+		sink <- serveSink(sinkCtx, ln, func(id []byte, at time.Time) {
+			ledger.arrived(id, at)
+			select {
+			case <-gate:
+			case <-sinkCtx.Done():
+			}
+		}, nil)
+		stop() // there is no point in going on without the sink
+	}()
+
+	stopProgress := g.showProgress()
+	g.run(running)
+	all := ledger.finish()
+	ledger.open(time.Now())
+	close(gate)
+	awaitArrivals(running, all, ledger, d.Patience)
+	stopProgress()
+	interrupted := running.Err() != nil
+	stopSink()
+	err = <-sink
+
+	report := g.report("drain", interrupted)
+	report.Delivery = ledger.delivery(g.start)
+	if err == nil && !interrupted && report.Acknowledged > 0 && !ledger.anything() {
+		err = nothingArrived(ln, d.Patience)
+	}
+	return report, err
+}
+
+// awaitArrivals waits until all that was acknowledged has arrived, or nothing
+// more has for as long as patience lasts, or ctx is done.
+func awaitArrivals(ctx context.Context, all <-chan struct{}, ledger *ledger, patience time.Duration) {
+	var once sync.Once
+	gaveUp := make(chan struct{})
+	before, since := ledger.deliveredSoFar(), time.Now()
+	defer every(min(patience, 100*time.Millisecond), func(now time.Time) {
+		switch delivered := ledger.deliveredSoFar(); {
+		case delivered != before:
+			before, since = delivered, now
+		case now.Sub(since) >= patience:
+			once.Do(func() { close(gaveUp) })
+		}
+	})()
+	select {
+	case <-all:
+	case <-gaveUp:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,93 @@
+package bench
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// draining drains a system that has two deliveries in hand at most and leaves
+// out what lost says.
+func draining(ctx context.Context, t *testing.T, d Drain, lost func(id string) bool) (Report, error) {
+	t.Helper()
+	ln := listen(t)
+	system := newSystem(t, nil)
+	client := &http.Client{Transport: &http.Transport{}}
+	var deliveries sync.WaitGroup
+	slots := make(chan struct{}, 2)
+	system.deliver = func(id string, body []byte) {
+		if lost(id) {
+			return
+		}
+		deliveries.Go(func() {
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			deliverTo(ctx, t, client, ln, id, body)
+			<-slots
+		})
+	}
+	d.Target = system.URL
+	report, err := RunDrain(ctx, ln, d)
+	deliveries.Wait()
+	client.CloseIdleConnections()
+	return report, err
+}
+
+func none(string) bool { return false }
+
+func TestDrain(t *testing.T) {
+	report, err := draining(t.Context(), t, Drain{Load: Load{Count: 50, Connections: 3}}, none)
+	require.NoError(t, err)
+	assert.Equal(t, "drain", report.Scenario)
+	assert.Equal(t, int64(50), report.Accepted)
+	assert.Equal(t, int64(50), report.Delivery.Delivered)
+	assert.Zero(t, report.Delivery.Lost)
+	assert.Equal(t, uint64(48), report.Delivery.Latency.Count, "all but what was in hand")
+	assert.Positive(t, report.Delivery.PerSecond)
+	assert.InDelta(t, 48/report.Delivery.PerSecond, report.Delivery.Latency.Max/1000, 1e-3, "from the opening to the last")
+}
+
+func TestDrainOfASystemThatLoses(t *testing.T) {
+	began := time.Now()
+	report, err := draining(t.Context(), t, Drain{Load: Load{Count: 20, RunID: "r"}, Patience: 200 * time.Millisecond},
+		func(id string) bool { return strings.HasSuffix(id, "7") })
+	require.NoError(t, err)
+	assert.Equal(t, int64(18), report.Delivery.Delivered)
+	assert.Equal(t, int64(2), report.Delivery.Lost)
+	assert.GreaterOrEqual(t, time.Since(began), 200*time.Millisecond)
+}
+
+func TestDrainOfNothing(t *testing.T) {
+	report, err := draining(t.Context(), t, Drain{Load: Load{Count: 5}, Patience: 50 * time.Millisecond}, func(string) bool { return true })
+	require.ErrorIs(t, err, ErrNothingArrived)
+	assert.Equal(t, int64(5), report.Delivery.Lost)
+}
+
+func TestDrainInterrupted(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	report, err := draining(ctx, t, Drain{Load: Load{Count: 5}}, func(id string) bool { return strings.HasSuffix(id, "4") })
+	require.NoError(t, err)
+	assert.True(t, report.Interrupted)
+}
+
+func TestDrainThatMakesNoSense(t *testing.T) {
+	for _, d := range []Drain{
+		{Load: Load{Duration: time.Second}}, {Load: Load{WarmUp: time.Second}}, {Patience: -1}, {Load: Load{Target: "nowhere"}},
+	} {
+		ln := listen(t)
+		_, err := RunDrain(t.Context(), ln, d)
+		require.Error(t, err)
+		_, err = ln.Accept()
+		require.Error(t, err, "the listener is closed in any case")
+	}
+}
