@@ -28,24 +28,24 @@ COMMENT ON SCHEMA spine IS 'Spine, a webhook inbox: events are stored once, queu
 
 
 --
--- Name: announce(bigint, text[]); Type: FUNCTION; Schema: spine; Owner: -
+-- Name: announce(bigint, text[], timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.announce(_count bigint, _event_ids text[]) RETURNS void
+CREATE FUNCTION spine.announce(_count bigint, _event_ids text[], _due timestamp with time zone) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     AS $$
 begin
     -- NOTIFY takes less than 8000 bytes: five ids of 255 characters come to 5100 at most.
-    perform pg_notify('spine_ready', json_build_object('count', _count, 'event_ids', _event_ids)::text);
+    perform pg_notify('spine_ready', json_build_object('count', _count, 'event_ids', _event_ids, 'due', _due)::text);
 end $$;
 
 
 --
--- Name: FUNCTION announce(_count bigint, _event_ids text[]); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION announce(_count bigint, _event_ids text[], _due timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.announce(_count bigint, _event_ids text[]) IS 'Internal. Sends NOTIFY spine_ready with a count and up to five event ids.';
+COMMENT ON FUNCTION spine.announce(_count bigint, _event_ids text[], _due timestamp with time zone) IS 'Internal. Sends NOTIFY spine_ready with a count, up to five event ids, and since when the oldest has been due.';
 
 
 --
@@ -108,14 +108,15 @@ COMMENT ON FUNCTION spine.canonical(_value json) IS 'Canonical text of a payload
 
 
 --
--- Name: claim(text, integer, interval, text, interval[], timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
+-- Name: claim(text, integer, interval, text, interval[], timestamp with time zone, interval); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[] DEFAULT ARRAY['00:00:01'::interval, '00:00:02'::interval, '00:00:04'::interval, '00:00:08'::interval], _low timestamp with time zone DEFAULT '-infinity'::timestamp with time zone) RETURNS TABLE(event bigint, lease bigint, attempt integer, due_at timestamp with time zone, event_id text, source text, event_type text, occurred_at timestamp with time zone, payload json, raw_body bytea)
+CREATE FUNCTION spine.claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[] DEFAULT ARRAY['00:00:01'::interval, '00:00:02'::interval, '00:00:04'::interval, '00:00:08'::interval], _low timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, _ahead interval DEFAULT NULL::interval) RETURNS TABLE(event bigint, lease bigint, attempt integer, due_at timestamp with time zone, event_id text, source text, event_type text, occurred_at timestamp with time zone, payload json, raw_body bytea)
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     SET jit TO 'off'
     SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -124,10 +125,10 @@ CREATE FUNCTION spine.claim(_destination text, _limit integer, _lease interval, 
 declare
     _now timestamptz := clock_timestamp();
     _retries constant integer := coalesce(cardinality(_delays), 0);
+    _paused constant boolean := exists (select from destinations d where d.name = _destination and d.paused_at is not null);
+    _looked_at integer;
+    _next_due timestamptz;
 begin
-    if exists (select from destinations d where d.name = _destination and d.paused_at is not null) then
-        return;
-    end if;
     return query
     with due as materialized (
         select p.event, p.destination, p.status = 'processing' as lost, p.next_attempt_at as due_at
@@ -135,7 +136,7 @@ begin
         where p.destination = _destination and p.status in ('pending', 'failed', 'processing')
             and p.next_attempt_at <= _now and p.next_attempt_at >= _low
         order by p.next_attempt_at
-        limit _limit
+        limit case when _paused then 0 else _limit end
         for update skip locked
     ), claimed as (
         update processing_state p set
@@ -178,14 +179,25 @@ begin
     union all
     select x.event, null, x.attempt_count, null, x.event_id, x.source, null, null, null, null
     from expired x;
+    if _ahead is not null then
+        get diagnostics _looked_at = row_count;
+        if _looked_at < greatest(_limit, 1) then
+            select p.next_attempt_at into _next_due
+            from processing_state p
+            where p.destination = _destination and p.status in ('pending', 'failed', 'processing')
+                and p.next_attempt_at > _now and p.next_attempt_at <= _now + _ahead
+            order by p.next_attempt_at limit 1;
+        end if;
+        return query select null::bigint, null::bigint, null::integer, _next_due, null::text, null::text, null::text, clock_timestamp(), null::json, null::bytea;
+    end if;
 end $$;
 
 
 --
--- Name: FUNCTION claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone, _ahead interval); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone) IS 'Leases due events of a destination to a worker, oldest first, and takes back leases that ran out. Returns what a delivery needs.';
+COMMENT ON FUNCTION spine.claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone, _ahead interval) IS 'Leases due events of a destination to a worker, oldest first, and takes back leases that ran out. Returns what a delivery needs.';
 
 
 --
@@ -528,33 +540,6 @@ COMMENT ON FUNCTION spine.locked_by_others(_event bigint[], _destination text[],
 
 
 --
--- Name: next_due(text); Type: FUNCTION; Schema: spine; Owner: -
---
-
-CREATE FUNCTION spine.next_due(_destination text) RETURNS timestamp with time zone
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'spine', 'pg_temp'
-    SET enable_seqscan TO 'off'
-    SET enable_bitmapscan TO 'off'
-    SET plan_cache_mode TO 'force_generic_plan'
-    AS $$
-begin
-    return (
-        select p.next_attempt_at from processing_state p
-        where p.destination = _destination and p.status in ('pending', 'failed', 'processing') and p.next_attempt_at > now()
-            and p.next_attempt_at < 'infinity'
-        order by p.next_attempt_at limit 1);
-end $$;
-
-
---
--- Name: FUNCTION next_due(_destination text); Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON FUNCTION spine.next_due(_destination text) IS 'When the next retry of a destination falls due or the next lease ends; NULL when nothing waits.';
-
-
---
 -- Name: oldest_ready(); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -662,10 +647,12 @@ CREATE FUNCTION spine.processing_state_claimable() RETURNS trigger
     AS $$
 declare
     _announced integer := coalesce(nullif(current_setting('spine.announced', true), ''), '0')::integer;
+    _since timestamptz := nullif(current_setting('spine.announced_since', true), '');
 begin
-    if _announced < 5 then
+    if _announced < 5 or new.next_attempt_at < _since then
         perform set_config('spine.announced', (_announced + 1)::text, true);
-        perform announce(1, array[new.event_id]);
+        perform set_config('spine.announced_since', least(new.next_attempt_at, _since)::text, true);
+        perform announce(1, array[new.event_id], new.next_attempt_at);
     end if;
     return null;
 end $$;
@@ -718,7 +705,7 @@ CREATE FUNCTION spine.processing_state_inserted() RETURNS trigger
     SET search_path TO 'spine', 'pg_temp'
     AS $$
 begin
-    perform announce(count(*), (array_agg(i.event_id))[1:5]) from inserted i
+    perform announce(count(*), (array_agg(i.event_id))[1:5], min(i.next_attempt_at)) from inserted i
     where i.status in ('pending', 'failed') and i.next_attempt_at <= clock_timestamp()
     having count(*) > 0;
     return null;
@@ -951,7 +938,7 @@ begin
     select count(*), (array_agg(r.event_id))[1:5] into _count, _event_ids from replayed r;
     perform set_config('spine.announced', _announced, true);
     if _count > 0 then
-        perform announce(_count, _event_ids);
+        perform announce(_count, _event_ids, _now);
     end if;
     return _count;
 end $$;
@@ -1009,7 +996,7 @@ begin
     select count(*) into _changed from resumed;
     perform require_destination(_destination);
     if _changed > 0 then
-        perform announce(0, '{}');
+        perform announce(0, '{}', '-infinity'); -- what fell due during the pause
     end if;
     return _changed;
 end $$;
@@ -2316,7 +2303,7 @@ CREATE INDEX processing_state_due ON spine.processing_state USING btree (destina
 -- Name: INDEX processing_state_due; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.processing_state_due IS 'spine.claim(), spine.next_due(), the views depth and stuck: what falls due, oldest first, for each destination.';
+COMMENT ON INDEX spine.processing_state_due IS 'spine.claim(), the views depth and stuck: what falls due, oldest first, for each destination.';
 
 
 --

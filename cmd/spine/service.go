@@ -111,7 +111,7 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 		p.worker = worker.New(worker.Config{
 			Destination: event.DefaultDestination, Name: workerName(),
 			Concurrency: s.Worker.Concurrency, Lease: s.Worker.Lease,
-			Sweep: sweepInterval, Margin: watermarkMargin, StopTimeout: s.Stop.Timeout,
+			Sweep: sweepInterval, Hears: func() bool { return p.notifications.Hears() }, Margin: watermarkMargin, StopTimeout: s.Stop.Timeout,
 			Policy: worker.Policy{MaxAttempts: s.Retry.MaxAttempts, InitialDelay: s.Retry.InitialDelay, MaxDelay: s.Retry.MaxDelay},
 		}, p.store, client, p.activity, log, worker.NewMetrics(metrics))
 		connect, err := store.Connector(s.directURL(), "spine listener")
@@ -120,6 +120,9 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 		}
 		p.notifications = notify.NewListener(notify.DefaultListenerConfig(connect), p.store, log, metrics)
 		p.notifications.Handle(notify.ReadyChannel, func(n notify.Notification) {
+			if since, ok := n.Due(); ok {
+				p.worker.Due(since)
+			}
 			switch {
 			case n.Missed:
 				p.worker.Wake(worker.Reconnected)

@@ -157,8 +157,8 @@ func TestIdleConnectionsAge(t *testing.T) {
 func TestHead(t *testing.T) {
 	server := serve(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Host+r.RequestURI) })
 	for url, want := range map[string]string{
-		server.URL:             strings.TrimPrefix(server.URL, "http://") + "/",
-		server.URL + "?a=b":    strings.TrimPrefix(server.URL, "http://") + "/?a=b",
+		server.URL:              strings.TrimPrefix(server.URL, "http://") + "/",
+		server.URL + "?a=b":     strings.TrimPrefix(server.URL, "http://") + "/?a=b",
 		server.URL + "/ü x?é#f": strings.TrimPrefix(server.URL, "http://") + "/%C3%BC%20x?é",
 	} {
 		got := client(t, Config{URL: url}).Deliver(t.Context(), job)

@@ -144,7 +144,7 @@ type Claimed struct {
 	Jobs    []Job
 	Expired []Job         // leases that had run out and were taken back; Attempt is the attempt they spent
 	Now     time.Time     // the database's clock after the claim
-	NextDue time.Duration // until the next retry or the end of a lease, at most a day; 0 when nothing waits
+	NextDue time.Duration // until the next retry or the end of a lease, where that is soon; else 0: look again within a second
 }
 
 // Rejection sums up refused requests of one kind.

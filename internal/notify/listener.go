@@ -11,6 +11,7 @@ package notify
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -37,6 +38,22 @@ type Notification struct {
 	Payload string
 	PID     uint32 // of the server process whose transaction sent it
 	Missed  bool   // true after a (re)connection: anything may have happened meanwhile; Payload is empty
+}
+
+// Due returns since when the oldest of what a notification on ReadyChannel
+// announces has been due; the zero time stands for ever. It is not ok where the
+// notification does not say so.
+func (n Notification) Due() (since time.Time, ok bool) {
+	var ready struct {
+		Due *string `json:"due"`
+	}
+	if err := json.Unmarshal([]byte(n.Payload), &ready); err != nil || ready.Due == nil {
+		return time.Time{}, false
+	}
+	if since, err := time.Parse(time.RFC3339, *ready.Due); err == nil {
+		return since, true
+	}
+	return time.Time{}, true // -infinity, or a year that Go does not know
 }
 
 // Notifier sends a notification on another connection than the listener's.

@@ -398,3 +398,20 @@ func TestPausesBetweenConnectionsGrowAndCarryJitter(t *testing.T) {
 		require.Zero(t, time.Since(began), "a stop does not wait for a pause")
 	})
 }
+
+func TestDue(t *testing.T) {
+	for payload, want := range map[string]time.Time{
+		`{"count":1,"event_ids":["x"],"due":"2024-01-30T12:00:00.123456+00:00"}`: time.Date(2024, 1, 30, 12, 0, 0, 123456000, time.UTC),
+		`{"due":"2024-01-30T12:00:00+05:30"}`:                                    time.Date(2024, 1, 30, 6, 30, 0, 0, time.UTC),
+		`{"due":"-infinity"}`:                                                    {},
+		`{"due":"0044-03-15T12:00:00+00:00 BC"}`:                                 {},
+	} {
+		since, ok := Notification{Payload: payload}.Due()
+		require.True(t, ok, payload)
+		require.True(t, want.Equal(since), payload)
+	}
+	for _, payload := range []string{"", "nonsense", `{}`, `{"due":null}`, `{"due":7}`} {
+		_, ok := Notification{Payload: payload}.Due()
+		require.False(t, ok, payload)
+	}
+}

@@ -42,7 +42,7 @@ var sessions = map[string][]string{
 	"public":             {"set search_path = public"},
 	"spine":              {"set search_path = spine"},
 	"temporary doubles":  {"set search_path = spine", "create temp table events (id int)", "create temp table processing_state (id int)", "create temp table audit_log (id int)", "create temp table conflicts (id int)", "create temp table destinations (id int)"},
-	"doubles in public":  {"set search_path = public, spine", "create table public.events (id int)", "create function public.announce(bigint, text[]) returns void language sql as 'select 1/0'"},
+	"doubles in public":  {"set search_path = public, spine", "create table public.events (id int)", "create function public.announce(bigint, text[], timestamptz) returns void language sql as 'select 1/0'"},
 	"a look-alike now()": {"set search_path = public, pg_catalog", "create function public.clock_timestamp() returns timestamptz language sql as 'select ''epoch''::timestamptz'"},
 	"another zone":       {"set timezone = 'Pacific/Kiritimati'", "set datestyle = 'SQL, DMY'", "set intervalstyle = 'iso_8601'"},
 }
@@ -70,7 +70,7 @@ func TestFunctionsAndTriggersUnderAnySession(t *testing.T) {
 				`select spine.settle(array[1], array['default'], array[7], array['completed'], array[null]::interval[], array[null], array['{}'])`,
 				`select spine.settle(array[1], array['default'], array[5], array['completed'], array[null]::interval[], array[null], array['{}'])`,
 				`select spine.pause()`, `select spine.resume()`,
-				`select spine.trace('x'), spine.event('x'), spine.id_of('x'), spine.oldest_ready(), spine.next_due('other'), spine.arrivals()`,
+				`select spine.trace('x'), spine.event('x'), spine.id_of('x'), spine.oldest_ready(), spine.arrivals()`,
 				`select * from spine.depth, spine.stuck, spine.dead_letters`,
 				`select spine.ensure_audit_partitions(20)`,
 				`select spine.reject(array['default'], array['bad'], array[400], array[1], array[now()])`,

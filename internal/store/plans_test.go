@@ -69,7 +69,6 @@ func hotPath(d *database) []statement {
 		{"give back", 50, func() { require.NoError(t, d.GiveBack(t.Context(), jobs)) }},
 		{"claim that no worker keeps", 50, func() { claim(-time.Hour, time.Time{}) }},
 		{"claim of leases that ran out", 50, func() { require.Len(t, d.look(50).Expired, 50) }},
-		{"next due", 1, func() { d.run("select spine.next_due('default')") }},
 		{"sample", 50, func() {
 			_, err := d.Sample(t.Context())
 			require.NoError(t, err)

@@ -8,9 +8,14 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/webhookspine/spine/internal/event"
 )
+
+// lookAhead is how far ahead a claim looks for what falls due next. It is more
+// than a worker lets pass between two looks.
+const lookAhead = time.Second
 
 // Claim leases up to limit due events of a destination to worker, oldest due
 // first. delays is the retry policy for leases that are found to have run
@@ -25,39 +30,42 @@ func (s *Store) Claim(ctx context.Context, destination string, limit int, lease 
 	if !low.IsZero() {
 		from = low
 	}
-	batch := &pgx.Batch{}
-	batch.Queue(`select event, lease, attempt, due_at, event_id, source, event_type, occurred_at, payload, raw_body
-		from spine.claim($1, $2, $3::interval, $4, $5::interval[], $6::timestamptz)`, destination, limit, lease, worker, delays, from).
-		Query(func(rows pgx.Rows) error {
-			for rows.Next() {
-				job := event.Job{Destination: destination}
-				var (
-					token             *int64
-					dueAt, occurredAt *time.Time
-					eventType         *string
-					payload, raw      []byte
-				)
-				if err := rows.Scan(&job.Event, &token, &job.Attempt, &dueAt, &job.ID, &job.Source, &eventType, &occurredAt, &payload, &raw); err != nil {
-					return err
-				}
-				if token == nil {
-					claimed.Expired = append(claimed.Expired, job)
-					continue
-				}
-				job.Lease, job.DueAt, job.Type, job.OccurredAt = *token, *dueAt, *eventType, *occurredAt
-				if job.Payload = payload; raw != nil {
-					job.Payload, job.Unqueryable = raw, true
-				}
-				claimed.Jobs = append(claimed.Jobs, job)
+	rows, err := s.pool.Query(ctx, `select event, lease, attempt, due_at, event_id, source, event_type, occurred_at, payload, raw_body
+		from spine.claim($1, $2, $3::interval, $4, $5::interval[], $6::timestamptz, $7::interval)`,
+		destination, limit, lease, worker, delays, from, lookAhead)
+	if err != nil {
+		return event.Claimed{}, fmt.Errorf("claiming events for %s: %w", destination, err)
+	}
+	var (
+		key, token            pgtype.Int8
+		attempt               pgtype.Int4
+		dueAt, occurredAt     pgtype.Timestamptz
+		id, source, eventType pgtype.Text
+		payload, raw          []byte
+	)
+	if _, err := pgx.ForEachRow(rows, []any{&key, &token, &attempt, &dueAt, &id, &source, &eventType, &occurredAt, &payload, &raw}, func() error {
+		job := event.Job{
+			Event: key.Int64, Destination: destination, Lease: token.Int64, Attempt: int(attempt.Int32), DueAt: dueAt.Time,
+			Source: source.String, ID: id.String, Type: eventType.String, OccurredAt: occurredAt.Time,
+			Payload: payload,
+		}
+		switch {
+		case !key.Valid: // the last row
+			claimed.Now = occurredAt.Time
+			if dueAt.Valid {
+				claimed.NextDue = max(dueAt.Time.Sub(claimed.Now), time.Microsecond)
 			}
-			return rows.Err()
-		})
-	// At least a microsecond, since 0 says that nothing waits; at most a day,
-	// since a time.Duration cannot hold every interval.
-	batch.Queue(`select now.at, case when due.at is null then '0' else greatest(least(due.at - now.at, '1 day'), '1 microsecond') end
-		from (select clock_timestamp() as at) now, (select spine.next_due($1) as at) due`, destination).
-		QueryRow(func(row pgx.Row) error { return row.Scan(&claimed.Now, &claimed.NextDue) })
-	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
+		case !token.Valid:
+			claimed.Expired = append(claimed.Expired, job)
+		default:
+			if raw != nil {
+				job.Payload, job.Unqueryable = raw, true
+			}
+			claimed.Jobs = append(claimed.Jobs, job)
+		}
+		payload, raw = nil, nil // they are the job's now
+		return nil
+	}); err != nil {
 		return event.Claimed{}, fmt.Errorf("claiming events for %s: %w", destination, err)
 	}
 	return claimed, nil

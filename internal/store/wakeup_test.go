@@ -21,6 +21,7 @@ type listener struct {
 type ready struct {
 	Count    int      `json:"count"`
 	EventIDs []string `json:"event_ids"`
+	Due      string   `json:"due"`
 }
 
 func listen(d *database) *listener {
@@ -48,11 +49,20 @@ func (l *listener) heard() (messages []ready) {
 	}
 }
 
+func one(id string) []ready { return []ready{{Count: 1, EventIDs: []string{id}}} }
+
+// undated leaves out since when rows have been due.
+func undated(messages []ready) []ready {
+	for i := range messages {
+		messages[i].Due = ""
+	}
+	return messages
+}
+
 func TestWhatWakesWorkers(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	l := listen(d)
-	one := func(id string) []ready { return []ready{{1, []string{id}}} }
 
 	d.ingest(webhooks("x", 7)...)
 	heard := l.heard()
@@ -89,15 +99,40 @@ func TestWhatWakesWorkers(t *testing.T) {
 		{"replay", "select spine.replay('x-1', _destination => 'default')", one("x-1")},
 		{"replay of what is pending", "select spine.replay('x-1', _destination => 'default')", nil},
 		{"pause", "select spine.pause()", nil},
-		{"resume", "select spine.resume()", []ready{{0, []string{}}}},
+		{"resume", "select spine.resume()", []ready{{EventIDs: []string{}}}},
 		{"resume of what is not paused", "select spine.resume()", nil},
 	} {
 		d.run(c.statement)
-		require.Equal(t, c.want, l.heard(), c.name)
+		require.Equal(t, c.want, undated(l.heard()), c.name)
 	}
 
 	require.NoError(t, d.GiveBack(t.Context(), jobs[5:]))
-	require.Equal(t, one(jobs[5].ID), l.heard(), "the other lease was voided")
+	require.Equal(t, one(jobs[5].ID), undated(l.heard()), "the other lease was voided")
+}
+
+// What fell due long ago is looked at when a wake-up says so.
+func TestWakeUpsSaySinceWhenRowsAreDue(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	l := listen(d)
+	d.ingest(webhooks("x", 9)...)
+	due := func() (all []string) {
+		for _, m := range l.heard() {
+			all = append(all, m.Due)
+		}
+		return all
+	}
+	require.Equal(t, d.rows("select to_json(min(next_attempt_at)) #>> '{}' as due from spine.processing_state"), due())
+	d.run("update spine.processing_state set next_attempt_at = '-infinity' where event_id = 'x-1'")
+	require.Equal(t, []string{"-infinity"}, due())
+	d.run(`update spine.processing_state p set next_attempt_at = '2024-01-01Z'::timestamptz + interval '1 day' * n
+		from (values ('x-1', 5), ('x-2', 6), ('x-3', 7), ('x-4', 8), ('x-5', 9), ('x-6', 6), ('x-7', 4), ('x-8', 8), ('x-9', 3)) as d(id, n) where p.event_id = d.id`)
+	heard := due()
+	require.GreaterOrEqual(t, len(heard), 5)
+	require.Contains(t, heard, "2024-01-04T00:00:00+00:00", "the oldest, however late it comes")
+	d.run("select spine.pause()")
+	d.run("select spine.resume()")
+	require.Equal(t, []string{"-infinity"}, due())
 }
 
 func TestWakeUpsAreBounded(t *testing.T) {
@@ -137,7 +172,7 @@ func TestWakeUpsAreBounded(t *testing.T) {
 	run(t, tx, "select spine.replay('x-1', _destination => 'default')")
 	run(t, tx, "update spine.processing_state set status = 'pending' where event_id = 'x-2' and destination = 'default'")
 	require.NoError(t, tx.Commit(t.Context()))
-	require.Equal(t, []ready{{1, []string{"x-1"}}, {1, []string{"x-2"}}}, l.heard())
+	require.Equal(t, append(one("x-1"), one("x-2")...), undated(l.heard()))
 }
 
 func TestWakeUpsFitIntoANotification(t *testing.T) {
@@ -162,6 +197,6 @@ func TestNotify(t *testing.T) {
 	d := newDatabase(t, 1)
 	l := listen(d)
 	require.NoError(t, d.Notify(t.Context(), "spine_ready", `{"count":3}`))
-	require.Equal(t, []ready{{Count: 3}}, l.heard())
+	require.Equal(t, []ready{{Count: 3}}, undated(l.heard()))
 	require.Error(t, d.Notify(t.Context(), "spine_ready", strings.Repeat("x", 8000)))
 }

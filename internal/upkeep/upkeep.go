@@ -24,7 +24,7 @@ type Store interface {
 // Intervals between two rounds.
 const (
 	partitionInterval = time.Hour
-	sampleInterval    = 5 * time.Second
+	sampleInterval    = 5 * time.Second // longer where a sample takes longer than a twentieth of it
 	patience          = 10 * time.Second
 )
 
@@ -59,7 +59,7 @@ func New(store Store, log zerolog.Logger, reg prometheus.Registerer) *Upkeep {
 // Run does its rounds until ctx ends. Failures are counted and tried again in
 // the next round: the default partition takes what no other does.
 func (u *Upkeep) Run(ctx context.Context) error {
-	partitions, samples := time.NewTicker(partitionInterval), time.NewTicker(sampleInterval)
+	partitions, samples := time.NewTicker(partitionInterval), time.NewTimer(sampleInterval)
 	defer partitions.Stop()
 	defer samples.Stop()
 	u.partitions(ctx)
@@ -71,7 +71,9 @@ func (u *Upkeep) Run(ctx context.Context) error {
 		case <-partitions.C:
 			u.partitions(ctx)
 		case <-samples.C:
+			began := time.Now()
 			u.sample(ctx)
+			samples.Reset(max(sampleInterval, 20*time.Since(began)))
 		}
 	}
 }

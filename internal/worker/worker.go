@@ -67,9 +67,9 @@ const (
 // scansAll reports whether a look must not trust the low watermark.
 func (c Cause) scansAll() bool {
 	switch c {
-	case Swept, Started, Reconnected, Recovered:
+	case Started, Reconnected, Recovered:
 		return true
-	case Notified, Ingested, TimerFired, SlotFreed:
+	case Notified, Ingested, TimerFired, SlotFreed, Swept:
 	}
 	return false
 }
@@ -87,6 +87,7 @@ type Config struct {
 	Concurrency int           // deliveries at once, 1 or more
 	Lease       time.Duration // how long a claim holds; renewed while a delivery lasts
 	Sweep       time.Duration // between two looks that nothing caused; below a second, so that whatever is due is claimed within one
+	Hears       func() bool   // whether notifications are proven to arrive: they say what is due below the watermark
 	Margin      time.Duration // how far the low watermark trails: commits this much later than their own clock are found without the sweeper
 	StopTimeout time.Duration // how long deliveries in hand may go on after a stop
 	Policy      Policy
@@ -125,6 +126,8 @@ type Worker struct {
 	busy   int // slots in use
 	wanted int // how many free slots the claim loop waits for; 0 when it does not
 	held   map[leaseKey]*held
+	told   bool      // of something due, since the last look
+	due    time.Time // since when the oldest of that has been due; the zero time stands for ever
 }
 
 type leaseKey struct{ event, lease int64 }
@@ -147,6 +150,27 @@ func New(config Config, queue Queue, deliverer Deliverer, activity Activity, log
 		results:  make(chan event.Settlement, config.Concurrency),
 		held:     map[leaseKey]*held{},
 	}
+}
+
+// Due tells the worker since when something has been due, so that its next look
+// goes back as far; the zero time stands for ever. It never blocks.
+func (w *Worker) Due(since time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.told || since.Before(w.due) {
+		w.told, w.due = true, since
+	}
+}
+
+// takeDue returns low, or since when something has been due where that is before.
+func (w *Worker) takeDue(low time.Time) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.told && w.due.Before(low) {
+		low = w.due
+	}
+	w.told = false
+	return low
 }
 
 // Wake makes the worker look at the queue. It never blocks.
@@ -192,11 +216,18 @@ func (w *Worker) Run(ctx context.Context) error {
 		}
 	})
 
-	var inHand sync.WaitGroup
+	var runners sync.WaitGroup
+	jobs := make(chan claimedJob)
 	w.claimLoop(ctx, deliveries, func(job event.Job, asked time.Time) {
-		inHand.Go(func() { w.deliver(deliveries, job, asked) })
+		next := claimedJob{job, asked}
+		select {
+		case jobs <- next: // to a runner that has nothing to do
+		default:
+			runners.Go(func() { w.runner(deliveries, next, jobs) })
+		}
 	})
-	inHand.Wait()
+	close(jobs)
+	runners.Wait()
 	close(delivered)
 	close(w.results)
 	<-settled
@@ -215,8 +246,9 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 	defer due.Stop()
 	delays := w.config.Policy.Delays()
 
-	var low time.Time     // everything due before has been claimed, but for what was committed late
-	var scanned time.Time // when all was last looked at, below the watermark too
+	var low time.Time          // everything due before has been claimed, but for what was committed late
+	var scanned time.Time      // when all was last looked at, below the watermark too
+	var scanning time.Duration // how long that took
 	cause, look := Started, true
 	for ctx.Err() == nil {
 		if !look {
@@ -242,12 +274,18 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 
 		w.metrics.wakes.WithLabelValues(string(cause)).Inc()
 		asked := time.Now()
+		low = w.takeDue(low)
 		from := low
 		// Also in a worker that is never idle, what lies below the watermark is found in time.
-		if cause.scansAll() || asked.Sub(scanned) >= w.config.Sweep {
-			from, scanned = time.Time{}, asked
+		interval := w.scanInterval(scanning)
+		all := cause.scansAll() || cause == Swept && interval <= w.config.Sweep || asked.Sub(scanned) >= interval
+		if all {
+			from = time.Time{}
 		}
 		claimed, err := w.claim(claims, free, delays, from)
+		if all {
+			scanned, scanning = asked, time.Since(asked)
+		}
 		if err != nil {
 			w.metrics.queueErrors.Inc()
 			w.log.Warn().Err(err).Msg("claiming failed, trying again")
@@ -278,6 +316,20 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 			due.Stop()
 		}
 	}
+}
+
+// maxScanInterval bounds how long a look at everything may be put off.
+const maxScanInterval = 10 * time.Second
+
+// scanInterval is how much time there is between two looks at everything: a
+// sweep. While an old snapshot keeps dead rows from being removed, such a look
+// walks over all of them; it then takes a twentieth of the time at most, as long
+// as notifications say what is due below the watermark.
+func (w *Worker) scanInterval(took time.Duration) time.Duration {
+	if !w.config.Hears() {
+		return w.config.Sweep
+	}
+	return min(max(20*took, w.config.Sweep), maxScanInterval)
 }
 
 // watermark returns the low watermark after a claim that looked from there on
@@ -380,6 +432,33 @@ func (w *Worker) takeSlot() {
 	w.busy++
 	w.mu.Unlock()
 	w.metrics.inHand.Inc()
+}
+
+// claimedJob is a job and when its claim was asked for.
+type claimedJob struct {
+	job   event.Job
+	asked time.Time
+}
+
+// runner delivers one job after another, until there are no more to come or
+// none has come for a sweep's time. A new goroutine for each job would have to
+// grow its stack each time.
+func (w *Worker) runner(ctx context.Context, next claimedJob, jobs <-chan claimedJob) {
+	idle := time.NewTimer(w.config.Sweep)
+	defer idle.Stop()
+	for {
+		w.deliver(ctx, next.job, next.asked)
+		idle.Reset(w.config.Sweep)
+		var ok bool
+		select {
+		case next, ok = <-jobs:
+			if !ok {
+				return
+			}
+		case <-idle.C:
+			return
+		}
+	}
 }
 
 // deliver makes one attempt under its lease and hands the result on. The slot

@@ -23,7 +23,7 @@ import (
 
 var config = Config{
 	Destination: event.DefaultDestination, Name: "tester", Concurrency: 4, Lease: 30 * time.Second,
-	Sweep: 500 * time.Millisecond, Margin: time.Second, StopTimeout: 5 * time.Second, Policy: standard,
+	Sweep: 500 * time.Millisecond, Hears: func() bool { return true }, Margin: time.Second, StopTimeout: 5 * time.Second, Policy: standard,
 }
 
 var errAway = errors.New("the database is away")
@@ -471,6 +471,57 @@ func TestRenewalsComeBackAfterAnOutage(t *testing.T) {
 		require.Equal(t, 1, q.count(event.Completed))
 		require.InDelta(t, 1, testutil.ToFloat64(r.metrics.queueErrors), 0)
 	})
+}
+
+// scanned is a queue in which a look at everything takes long, as it does
+// while an old snapshot keeps dead rows.
+type scanned struct {
+	*modelQueue
+	takes time.Duration
+	scans atomic.Int64
+}
+
+func (q *scanned) Claim(ctx context.Context, destination string, limit int, lease time.Duration, worker string, delays []time.Duration, low time.Time) (event.Claimed, error) {
+	if low.IsZero() {
+		q.scans.Add(1)
+		time.Sleep(q.takes)
+	}
+	return q.modelQueue.Claim(ctx, destination, limit, lease, worker, delays, low)
+}
+
+func TestLooksAtEverythingTakeLittleOfTheTime(t *testing.T) {
+	for hears, scans := range map[bool]struct{ least, most int64 }{true: {5, 7}, false: {45, 61}} {
+		synctest.Test(t, func(t *testing.T) {
+			q := &scanned{modelQueue: &modelQueue{}, takes: 250 * time.Millisecond}
+			c := config
+			c.Hears = func() bool { return hears }
+			r := start(t, c, q, deliverFunc(succeed))
+			pass(30 * time.Second)
+			require.LessOrEqual(t, q.scans.Load(), scans.most)
+			require.GreaterOrEqual(t, q.scans.Load(), scans.least)
+
+			// What is said to be due for long is looked for at once.
+			before := q.scans.Load()
+			for q.scans.Load() == before {
+				pass(100 * time.Millisecond)
+			}
+			pass(time.Second) // in the middle between two scans
+			before = q.scans.Load()
+			q.add(time.Now().Add(-time.Minute), 1)
+			r.Due(time.Now().Add(-time.Minute))
+			r.Wake(Notified)
+			pass(20 * time.Millisecond)
+			if hears {
+				require.Equal(t, 1, q.count(event.Completed))
+				require.Equal(t, before, q.scans.Load(), "from then on, not from ever on")
+			}
+			q.add(time.Time{}, 2)
+			r.Due(time.Time{})
+			r.Wake(Notified)
+			pass(time.Second)
+			require.Equal(t, 2, q.count(event.Completed))
+		})
+	}
 }
 
 // A busy worker claims for many slots at once, since a claim of few rows costs

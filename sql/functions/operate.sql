@@ -36,7 +36,7 @@ begin
     select count(*), (array_agg(r.event_id))[1:5] into _count, _event_ids from replayed r;
     perform set_config('spine.announced', _announced, true);
     if _count > 0 then
-        perform announce(_count, _event_ids);
+        perform announce(_count, _event_ids, _now);
     end if;
     return _count;
 end $$;
@@ -132,7 +132,7 @@ begin
     select count(*) into _changed from resumed;
     perform require_destination(_destination);
     if _changed > 0 then
-        perform announce(0, '{}');
+        perform announce(0, '{}', '-infinity'); -- what fell due during the pause
     end if;
     return _changed;
 end $$;

@@ -10,25 +10,30 @@
 --   _delays       the retry policy: element n is the delay after failed attempt n; there are cardinality + 1 attempts in all
 --   _low          low watermark: nothing due before it is looked at. It spares a walk over dead index entries, and loses nothing only
 --                 as long as the caller looks without it now and then.
+--   _ahead        where it is given, a last row is returned whose event is NULL: its occurred_at is the clock after the claim, and its
+--                 due_at when the next row falls due, a retry or the end of a lease, if that is within _ahead and the claim was not full.
+--                 Looking further ahead would mean walking the dead entries of all leases that were settled before their end.
 -- Returns what a delivery needs. A lease that ran out spends its attempt: the row backs off or dies. It counts against _limit and
--- is returned with lease NULL, so that the caller knows how much it looked at.
+-- is returned with lease NULL, so that the caller knows how much it looked at. What is due in a paused destination is left alone.
 -- Relies on processing_state_due, processing_state_pkey and events_pkey. A crash after the commit leaves leases that run out.
 create or replace function spine.claim(
     _destination text, _limit integer, _lease interval, _worker text,
-    _delays interval[] default array['1 s', '2 s', '4 s', '8 s']::interval[], _low timestamptz default '-infinity')
+    _delays interval[] default array['1 s', '2 s', '4 s', '8 s']::interval[], _low timestamptz default '-infinity',
+    _ahead interval default null)
 returns table (
     event bigint, lease bigint, attempt integer, due_at timestamptz,
     event_id text, source text, event_type text, occurred_at timestamptz, payload json, raw_body bytea)
 language plpgsql set search_path = spine, pg_temp
-set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
     _now timestamptz := clock_timestamp();
     _retries constant integer := coalesce(cardinality(_delays), 0);
+    _paused constant boolean := exists (select from destinations d where d.name = _destination and d.paused_at is not null);
+    _looked_at integer;
+    _next_due timestamptz;
 begin
-    if exists (select from destinations d where d.name = _destination and d.paused_at is not null) then
-        return;
-    end if;
     return query
     with due as materialized (
         select p.event, p.destination, p.status = 'processing' as lost, p.next_attempt_at as due_at
@@ -36,7 +41,7 @@ begin
         where p.destination = _destination and p.status in ('pending', 'failed', 'processing')
             and p.next_attempt_at <= _now and p.next_attempt_at >= _low
         order by p.next_attempt_at
-        limit _limit
+        limit case when _paused then 0 else _limit end
         for update skip locked
     ), claimed as (
         update processing_state p set
@@ -79,25 +84,20 @@ begin
     union all
     select x.event, null, x.attempt_count, null, x.event_id, x.source, null, null, null, null
     from expired x;
+    if _ahead is not null then
+        get diagnostics _looked_at = row_count;
+        if _looked_at < greatest(_limit, 1) then
+            select p.next_attempt_at into _next_due
+            from processing_state p
+            where p.destination = _destination and p.status in ('pending', 'failed', 'processing')
+                and p.next_attempt_at > _now and p.next_attempt_at <= _now + _ahead
+            order by p.next_attempt_at limit 1;
+        end if;
+        return query select null::bigint, null::bigint, null::integer, _next_due, null::text, null::text, null::text, clock_timestamp(), null::json, null::bytea;
+    end if;
 end $$;
-comment on function spine.claim(text, integer, interval, text, interval[], timestamptz) is
+comment on function spine.claim(text, integer, interval, text, interval[], timestamptz, interval) is
     'Leases due events of a destination to a worker, oldest first, and takes back leases that ran out. Returns what a delivery needs.';
-
--- next_due: when the next row of a destination falls due: a retry, or the end of a lease. NULL when nothing waits.
--- What was due when the transaction began is looked past. After a claim in the same transaction the answer may therefore lie in the
--- past by a moment: a row that fell due since the claim read the clock, which nobody else would mention.
--- Relies on processing_state_due.
-create or replace function spine.next_due(_destination text) returns timestamptz
-language plpgsql stable set search_path = spine, pg_temp
-set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
-begin
-    return (
-        select p.next_attempt_at from processing_state p
-        where p.destination = _destination and p.status in ('pending', 'failed', 'processing') and p.next_attempt_at > now()
-            and p.next_attempt_at < 'infinity'
-        order by p.next_attempt_at limit 1);
-end $$;
-comment on function spine.next_due(text) is 'When the next retry of a destination falls due or the next lease ends; NULL when nothing waits.';
 
 -- oldest_ready: for how long the oldest claimable row of any destination that is not paused has been due; 0 when none is. Relies on
 -- processing_state_due, of which it reads the beginning for each destination. A row that was made due in the infinite past counts

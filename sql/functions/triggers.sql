@@ -1,20 +1,21 @@
 -- The wake-up, and what happens when somebody changes the queue by hand. Row triggers carry a WHEN that is false on the hot
 -- path, so that they cost nothing there.
 
--- announce: sends spine_ready. The message is a hint: count of rows that became claimable and up to five of their event ids.
-create or replace function spine.announce(_count bigint, _event_ids text[]) returns void
+-- announce: sends spine_ready. The message is a hint: count of rows that became claimable, up to five of their event ids, and since when
+-- the oldest of them has been due. Workers do not always look at what fell due long ago: this tells them to.
+create or replace function spine.announce(_count bigint, _event_ids text[], _due timestamptz) returns void
 language plpgsql set search_path = spine, pg_temp as $$
 begin
     -- NOTIFY takes less than 8000 bytes: five ids of 255 characters come to 5100 at most.
-    perform pg_notify('spine_ready', json_build_object('count', _count, 'event_ids', _event_ids)::text);
+    perform pg_notify('spine_ready', json_build_object('count', _count, 'event_ids', _event_ids, 'due', _due)::text);
 end $$;
-comment on function spine.announce(bigint, text[]) is 'Internal. Sends NOTIFY spine_ready with a count and up to five event ids.';
+comment on function spine.announce(bigint, text[], timestamptz) is 'Internal. Sends NOTIFY spine_ready with a count, up to five event ids, and since when the oldest has been due.';
 
 -- processing_state_inserted: one notification for each INSERT statement, if anything in it can be claimed now.
 create or replace function spine.processing_state_inserted() returns trigger
 language plpgsql set search_path = spine, pg_temp as $$
 begin
-    perform announce(count(*), (array_agg(i.event_id))[1:5]) from inserted i
+    perform announce(count(*), (array_agg(i.event_id))[1:5], min(i.next_attempt_at)) from inserted i
     where i.status in ('pending', 'failed') and i.next_attempt_at <= clock_timestamp()
     having count(*) > 0;
     return null;
@@ -26,15 +27,17 @@ create or replace trigger processing_state_inserted after insert on spine.proces
 comment on trigger processing_state_inserted on spine.processing_state is 'Wakes the workers (NOTIFY spine_ready).';
 
 -- processing_state_claimable: a row was made claimable by an UPDATE, by hand or by a lease given back. A transaction announces its
--- first five rows one by one; more would say nothing new.
+-- first five rows one by one; more would say nothing new, unless they have been due for longer.
 create or replace function spine.processing_state_claimable() returns trigger
 language plpgsql set search_path = spine, pg_temp as $$
 declare
     _announced integer := coalesce(nullif(current_setting('spine.announced', true), ''), '0')::integer;
+    _since timestamptz := nullif(current_setting('spine.announced_since', true), '');
 begin
-    if _announced < 5 then
+    if _announced < 5 or new.next_attempt_at < _since then
         perform set_config('spine.announced', (_announced + 1)::text, true);
-        perform announce(1, array[new.event_id]);
+        perform set_config('spine.announced_since', least(new.next_attempt_at, _since)::text, true);
+        perform announce(1, array[new.event_id], new.next_attempt_at);
     end if;
     return null;
 end $$;

@@ -137,7 +137,7 @@ comment on index spine.processing_state_pkey is 'spine.settle(), spine.renew() a
 -- One index for all that falls due: new events, retries, and leases that ran out.
 create index processing_state_due on spine.processing_state (destination, next_attempt_at)
     where status in ('pending', 'failed', 'processing');
-comment on index spine.processing_state_due is 'spine.claim(), spine.next_due(), the views depth and stuck: what falls due, oldest first, for each destination.';
+comment on index spine.processing_state_due is 'spine.claim(), the views depth and stuck: what falls due, oldest first, for each destination.';
 
 create index processing_state_dead on spine.processing_state (updated_at) where status = 'dead';
 comment on index spine.processing_state_dead is 'The view dead_letters and spine.replay_dead(): dead rows by the time they died.';
