@@ -248,6 +248,7 @@ COMMENT ON FUNCTION spine.ensure_audit_partitions(_days integer) IS 'Internal. M
 CREATE FUNCTION spine.event(_event_id text, _source text DEFAULT NULL::text) RETURNS TABLE(event_id text, source text, event_type text, occurred_at timestamp with time zone, created_at timestamp with time zone, payload json, unqueryable text, seen_count bigint, conflicts bigint, destination text, status text, attempt_count integer, next_attempt_at timestamp with time zone, last_attempt_at timestamp with time zone, completed_at timestamp with time zone, error_message text, id bigint)
     LANGUAGE plpgsql STABLE
     SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
     SET enable_seqscan TO 'off'
     AS $$
 begin
@@ -324,6 +325,7 @@ COMMENT ON FUNCTION spine.give_back(_event bigint[], _destination text[], _lease
 CREATE FUNCTION spine.id_of(_event_id text, _source text DEFAULT NULL::text) RETURNS bigint
     LANGUAGE plpgsql STABLE
     SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
     SET enable_seqscan TO 'off'
     AS $$
 declare
@@ -493,6 +495,7 @@ COMMENT ON FUNCTION spine.keep_evidence(_event bigint, _hash bytea, _event_id te
 CREATE FUNCTION spine.last_arrival(_source text) RETURNS timestamp with time zone
     LANGUAGE sql STABLE
     SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
     SET enable_seqscan TO 'off'
     SET enable_sort TO 'off'
     AS $$
@@ -546,6 +549,7 @@ COMMENT ON FUNCTION spine.locked_by_others(_event bigint[], _destination text[],
 CREATE FUNCTION spine.oldest_ready() RETURNS interval
     LANGUAGE plpgsql STABLE
     SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -1107,6 +1111,7 @@ COMMENT ON FUNCTION spine.settle(_event bigint[], _destination text[], _lease_to
 CREATE FUNCTION spine.trace(_event_id text, _source text DEFAULT NULL::text) RETURNS TABLE("timestamp" timestamp with time zone, action text, success text, details jsonb, id bigint)
     LANGUAGE plpgsql STABLE
     SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
     SET enable_seqscan TO 'off'
     AS $$
 begin

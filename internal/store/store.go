@@ -49,7 +49,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	s := &Store{}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		s.pids.Store(conn.PgConn().PID(), nil)
-		return commitDurably(ctx, conn)
+		return tune(ctx, conn)
 	}
 	config.BeforeClose = func(conn *pgx.Conn) { s.pids.Delete(conn.PgConn().PID()) }
 	if s.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
@@ -103,12 +103,14 @@ func (s *Store) Close() {
 // Pool gives access to the pool's statistics.
 func (s *Store) Pool() *pgxpool.Pool { return s.pool }
 
-// commitDurably makes sure that a commit is on disk before it is answered,
-// also in a database whose default says otherwise.
-func commitDurably(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, "select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'")
+// tune makes sure that a commit is on disk before it is answered, also in a
+// database whose default says otherwise, and that no query is compiled first:
+// ours are short, and compiling one takes longer than running it.
+func tune(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `select set_config('jit', 'off', false),
+		case when current_setting('synchronous_commit') = 'off' then set_config('synchronous_commit', 'on', false) end`)
 	if err != nil {
-		return fmt.Errorf("asking for durable commits: %w", err)
+		return fmt.Errorf("setting up a connection: %w", err)
 	}
 	return nil
 }

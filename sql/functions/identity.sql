@@ -6,7 +6,7 @@
 -- Relies on events_event_id_source_key. Raises P0002 for an id that was never stored, naming the source's last arrival,
 -- and 21000 for one that exists in several sources. Reads only.
 create or replace function spine.id_of(_event_id text, _source text default null) returns bigint
-language plpgsql stable set search_path = spine, pg_temp set enable_seqscan = off as $$
+language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off as $$
 declare
     _ids bigint[];
     _sources text[];
@@ -28,7 +28,7 @@ comment on function spine.id_of(text, text) is
 -- last_arrival: when a source last sent a new event, NULL if it never did.
 -- Relies on events_pkey, read from its newest end: a source that sent nothing for long takes a long walk.
 create or replace function spine.last_arrival(_source text) returns timestamptz
-language sql stable set search_path = spine, pg_temp set enable_seqscan = off set enable_sort = off as $$
+language sql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off set enable_sort = off as $$
     select e.created_at from events e where e.source = _source order by e.id desc limit 1
 $$;
 comment on function spine.last_arrival(text) is 'When a source last sent a new event; NULL if it never did.';
@@ -49,7 +49,7 @@ returns table (
     event_id text, source text, event_type text, occurred_at timestamptz, created_at timestamptz, payload json, unqueryable text,
     seen_count bigint, conflicts bigint, destination text, status text, attempt_count integer, next_attempt_at timestamptz,
     last_attempt_at timestamptz, completed_at timestamptz, error_message text, id bigint)
-language plpgsql stable set search_path = spine, pg_temp set enable_seqscan = off as $$
+language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off as $$
 begin
     return query
     select e.event_id, e.source, e.event_type, e.occurred_at, e.created_at, e.payload, e.unqueryable,
@@ -64,7 +64,7 @@ comment on function spine.event(text, text) is 'One event and where it stands, f
 -- trace: the trail of one event in the order it happened. Relies on audit_log_event.
 create or replace function spine.trace(_event_id text, _source text default null)
 returns table ("timestamp" timestamptz, action text, success text, details jsonb, id bigint)
-language plpgsql stable set search_path = spine, pg_temp set enable_seqscan = off as $$
+language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off as $$
 begin
     return query
     select a.timestamp, a.action, a.success, a.details, a.id

@@ -103,7 +103,7 @@ comment on function spine.claim(text, integer, interval, text, interval[], times
 -- processing_state_due, of which it reads the beginning for each destination. A row that was made due in the infinite past counts
 -- from its last change.
 create or replace function spine.oldest_ready() returns interval
-language plpgsql stable set search_path = spine, pg_temp set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
+language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
 declare
     _now timestamptz := clock_timestamp();
 begin
