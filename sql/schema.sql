@@ -157,7 +157,8 @@ begin
     ), audited as (
         insert into audit_log (timestamp, event, event_id, source, action, success, details)
         select _now, c.event, c.event_id, c.source, 'processing_attempt_started', 'pending',
-            jsonb_build_object('attempt', c.attempt_count, 'lease', c.lease_token, 'worker', _worker, 'destination', c.destination)
+            case when _destination = 'default' then jsonb_build_object('attempt', c.attempt_count, 'lease', c.lease_token, 'worker', _worker)
+                else jsonb_build_object('attempt', c.attempt_count, 'lease', c.lease_token, 'worker', _worker, 'destination', _destination) end
         from claimed c
     ), audited_expiry as (
         insert into audit_log (timestamp, event, event_id, source, action, success, details)
@@ -1048,7 +1049,7 @@ begin
             error_message = i.error, updated_at = _now
         from held i
         where p.event = i.event and p.destination = i.destination
-        returning i.ord, p.event, p.event_id, p.source, p.destination, p.attempt_count, p.worker, p.next_attempt_at, i.lease, i.outcome, i.delay, i.error, i.details
+        returning i.ord, p.event, p.event_id, p.source, p.destination, p.attempt_count, p.next_attempt_at, i.lease, i.outcome, i.delay, i.error, i.details
     ), audited as (
         insert into audit_log (timestamp, event, event_id, source, action, success, details)
         select _now, a.event, a.event_id, a.source, a.action, a.success, a.details
@@ -1060,7 +1061,8 @@ begin
                     else 'processing_failed_permanently' end as action,
                 case when s.outcome = 'completed' then 'success' when step.n = 2 and s.outcome = 'failed' then 'pending' else 'failure' end as success,
                 case when step.n = 1 then
-                        jsonb_build_object('attempt', s.attempt_count, 'lease', s.lease, 'worker', s.worker, 'destination', s.destination) || s.details::jsonb ||
+                        jsonb_build_object('attempt', s.attempt_count, 'lease', s.lease) || s.details::jsonb ||
+                        case when s.destination = 'default' then '{}' else jsonb_build_object('destination', s.destination) end ||
                         case when s.error is null then '{}' else jsonb_build_object('error', s.error) end
                     when s.outcome = 'failed' then
                         jsonb_build_object('attempt', s.attempt_count, 'delay_ms', trim_scale(extract(epoch from s.delay) * 1000), 'next_attempt_at', s.next_attempt_at)
@@ -1082,7 +1084,7 @@ begin
             where exists (
                 select from audit_log a
                 where a.event = l.event and a.action in ('processing_succeeded', 'processing_attempt_failed')
-                    and a.details @> jsonb_build_object('lease', l.lease, 'destination', l.destination))
+                    and a.details -> 'lease' = to_jsonb(l.lease) and coalesce(a.details ->> 'destination', 'default') = l.destination)
         ), audited as (
             insert into audit_log (timestamp, event, event_id, source, action, success, details)
             select _now, p.event, p.event_id, p.source, 'lease_lost', 'success',
@@ -1280,7 +1282,7 @@ COMMENT ON COLUMN spine.audit_log.success IS 'pending for processing_attempt_sta
 -- Name: COLUMN audit_log.details; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_log.details IS 'A JSON object: attempt, lease, worker, status, answer, error, duration_ms, delay_ms, destination and others, as they apply.';
+COMMENT ON COLUMN spine.audit_log.details IS 'A JSON object: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others, as they apply; destination where it is not default. The worker of an attempt stands where it started.';
 
 
 SET default_table_access_method = heap;

@@ -167,7 +167,7 @@ comment on column spine.audit_log.action is
 comment on column spine.audit_log.success is
     'pending for processing_attempt_started and retry_scheduled; failure for conflict_detected, *_failed* and rejections; otherwise success.';
 comment on column spine.audit_log.details is
-    'A JSON object: attempt, lease, worker, status, answer, error, duration_ms, delay_ms, destination and others, as they apply.';
+    'A JSON object: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others, as they apply; destination where it is not default. The worker of an attempt stands where it started.';
 
 create index audit_log_event on spine.audit_log (event);
 comment on index spine.audit_log_event is 'spine.trace(): the trail of one event.';
