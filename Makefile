@@ -29,7 +29,10 @@ RACE := $(if $(shell command -v "$$(go env CC)"),-race)
 # More packages at once than there are cores: they wait for delays and leases more than they compute.
 GOTEST = go test $(RACE) -p 3 -timeout 10m
 # The packages whose tests run on a database.
-DB_PACKAGES = ./internal/postgres/... $$(grep -rl --include='*_test.go' internal/postgres/postgrestest cmd internal sql | xargs -n 1 dirname | sort -u | sed 's,^,./,')
+DB_PACKAGES = ./internal/postgres/... $$(grep -rl --include='*_test.go' --exclude-dir=peers internal/postgres/postgrestest cmd internal sql | xargs -n 1 dirname | sort -u | sed 's,^,./,')
+
+# A module of its own, so that what Spine is measured beside stays out of its go.mod.
+PEERS := internal/bench/peers
 
 loud = printf '\n*** %s ***\n\n' $(1) >&2
 
@@ -46,7 +49,7 @@ build: ## build bin/spine: static, reproducible
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/spine ./cmd/spine
 
 .PHONY: test
-test: $(if $(POSTGRES_BIN)$(SPINE_TEST_DATABASE_URL),test-given,test-15 test-18) ## all tests, on PostgreSQL 15 and 18
+test: $(if $(POSTGRES_BIN)$(SPINE_TEST_DATABASE_URL),test-given,test-15 test-18) test-peers ## all tests, on PostgreSQL 15 and 18
 
 .PHONY: test-given
 test-given: race-or-loud
@@ -88,8 +91,9 @@ check: lint tidy schema-check cross ## all that must hold beside the tests
 .PHONY: lint
 lint: ## vet, linters and formatting
 	go vet -tags schema ./...
+	cd $(PEERS) && go vet ./...
 	@if [[ -x '$(GOLANGCI)' ]] || $(MAKE) --no-print-directory golangci-lint; then \
-		'$(GOLANGCI)' fmt --diff && '$(GOLANGCI)' run; \
+		'$(GOLANGCI)' fmt --diff && '$(GOLANGCI)' run && cd $(PEERS) && '$(GOLANGCI)' run; \
 	else \
 		$(call loud,'golangci-lint cannot be installed: only go vet with staticcheck and gofmt'); \
 		go run honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION) ./...; \
@@ -108,6 +112,7 @@ $(GOLANGCI):
 .PHONY: tidy
 tidy:
 	go mod tidy -diff
+	cd $(PEERS) && go mod tidy -diff
 
 # sql/schema.sql is what pg_dump 15 makes of a migrated database.
 SCHEMA_TEST = POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))' go test -count 1 -tags schema -run '^TestSchemaDump$$' ./cmd/spine
@@ -128,6 +133,15 @@ cross:
 .PHONY: bench
 bench: build ## measure a running server (SPINE_URL): events acknowledged a second
 	@exec bin/spine bench ingest --url '$(or $(SPINE_URL),http://127.0.0.1:8000)' $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: build ## measure Spine beside River and others, on a private PostgreSQL, 25 minutes; ARGS=-short shows that it works
+	cd $(PEERS) && go build -o '$(CURDIR)/bin/peers' .
+	@exec bin/peers -spine bin/spine $(ARGS)
+
+.PHONY: test-peers
+test-peers: race-or-loud
+	cd $(PEERS) && $(if $(POSTGRES_BIN)$(PG15_BIN),POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))') $(GOTEST) ./...
 
 .PHONY: clean
 clean: ## remove what was built and fetched here; keeps the data of `make run`

@@ -1,0 +1,351 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/webhookspine/spine/internal/bench"
+	"github.com/webhookspine/spine/internal/postgres"
+)
+
+func systemsUnderTest() []system {
+	return []system{spineSystem(), riverSystem(), plainSystem(), limitSystem()}
+}
+
+// lab is where a comparison takes place.
+type lab struct {
+	options   options
+	server    *postgres.Server
+	admin     *pgx.Conn // superuser
+	self      string    // this program
+	dir       string    // for logs
+	progress  io.Writer
+	results   results
+	sustained map[string]float64 // by system: what S5 found last
+}
+
+// compare runs every scenario against every system as often as there are
+// rounds, and writes the report. What fails is reported with the rest, and is
+// an error.
+func compare(ctx context.Context, o options, stdout, progress io.Writer) (err error) {
+	began := time.Now()
+	l := &lab{options: o, progress: progress, sustained: map[string]float64{}}
+	if l.self, err = os.Executable(); err != nil {
+		return fmt.Errorf("finding this program: %w", err)
+	}
+	if slices.Contains(o.systems, "spine") {
+		if _, err := os.Stat(o.spine); err != nil {
+			return fmt.Errorf("-spine: %w", err)
+		}
+	}
+	if l.dir, err = os.MkdirTemp("", "spine-peers-"); err != nil {
+		return fmt.Errorf("making a folder for logs: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(l.dir)) }()
+	if l.server, err = postgres.Start(ctx, postgres.Options{BinDir: os.Getenv("POSTGRES_BIN"), Settings: serverSettings()}); err != nil {
+		return err
+	}
+	stopping := context.WithoutCancel(ctx)
+	defer func() { err = errors.Join(err, l.server.Stop(stopping)) }()
+	if l.admin, err = pgx.Connect(ctx, l.server.SuperuserURL()); err != nil {
+		return fmt.Errorf("connecting to the server: %w", err)
+	}
+	defer func() { _ = l.admin.Close(stopping) }()
+	if err := l.describe(ctx); err != nil {
+		return err
+	}
+
+	l.everything(ctx)
+	l.results.Seconds = time.Since(began).Seconds()
+	if err := l.results.write(stdout, o.short); err != nil {
+		return err
+	}
+	if o.json != "" {
+		if err := l.results.writeJSON(o.json); err != nil {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return errors.New("interrupted: the figures are those until then")
+	}
+	if n := len(l.results.Failures); n > 0 {
+		return fmt.Errorf("%d scenarios failed", n)
+	}
+	return nil
+}
+
+// everything runs all rounds. The systems take turns within each scenario, so
+// that whatever slows the machine down for a while hits them alike.
+func (l *lab) everything(ctx context.Context) {
+	for round := 1; round <= l.options.rounds; round++ {
+		for _, scenario := range scenarios() {
+			if !slices.Contains(l.options.only, scenario.name) {
+				continue
+			}
+			for _, system := range systemsUnderTest() {
+				if !slices.Contains(l.options.systems, system.name) || !scenario.concerns(system, round) {
+					continue
+				}
+				began := time.Now()
+				t := &trial{lab: l, scenario: scenario.name, system: system}
+				err := t.run(ctx, round, scenario)
+				if ctx.Err() != nil {
+					return // what an interrupted scenario says is no failure
+				}
+				said := strings.Join(t.said, ", ")
+				if err != nil {
+					l.results.Failures = append(l.results.Failures, fmt.Sprintf("round %d, %s, %s: %v", round, scenario.name, system.name, err))
+					said = "FAILED: " + err.Error()
+				}
+				_, _ = fmt.Fprintf(l.progress, "%d/%d %-3s %-5s %4.0f s  %s\n", round, l.options.rounds, scenario.name, system.name, time.Since(began).Seconds(), said)
+			}
+		}
+	}
+}
+
+// trial is one scenario with one system in one round.
+type trial struct {
+	*lab
+	*deployment // as started last
+	scenario    string
+	system      system
+	database    string        // URL of a database of its own
+	pool        *pgxpool.Pool // for looking into it
+	sink        string        // address of the sink
+	said        []string      // figures, for the progress
+}
+
+// run makes a database, runs the scenario on it, and drops it.
+func (t *trial) run(ctx context.Context, round int, s scenario) (err error) {
+	name := strings.ToLower(fmt.Sprintf("round%d_%s_%s", round, s.name, t.system.name))
+	done, err := t.open(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	return s.run(ctx, t)
+}
+
+// open makes a database and a free address for the sink; the returned function
+// stops what was started on it and drops it.
+func (t *trial) open(ctx context.Context, name string) (done func() error, err error) {
+	address, err := url.Parse(t.server.URL())
+	if err != nil {
+		return nil, fmt.Errorf("reading the server's URL: %w", err)
+	}
+	address.Path = "/" + name
+	t.database = address.String()
+	if t.sink, err = freeAddress(ctx); err != nil {
+		return nil, err
+	}
+	for _, statement := range []string{
+		"create database " + name + " owner " + postgres.Role,
+		"alter database " + name + " set search_path = spine, public", // where Spine has its tables
+		"checkpoint", // every scenario begins with the same distance to the next one
+	} {
+		if _, err := t.admin.Exec(ctx, statement); err != nil {
+			return nil, fmt.Errorf("making a database: %w", err)
+		}
+	}
+	if t.pool, err = openPool(ctx, t.database, 2); err != nil {
+		return nil, err
+	}
+	return func() error {
+		err := t.halt()
+		t.pool.Close()
+		if _, dropErr := t.admin.Exec(context.WithoutCancel(ctx), "drop database "+name+" with (force)"); dropErr != nil {
+			err = errors.Join(err, fmt.Errorf("dropping a database: %w", dropErr))
+		}
+		return err
+	}, nil
+}
+
+// start starts the system, which delivers to the sink, or only stores.
+func (t *trial) start(ctx context.Context, how layout, destination string) error {
+	if err := t.halt(); err != nil {
+		return err
+	}
+	d, err := t.deploy(ctx, t.system, how, t.database, destination)
+	if err != nil {
+		return err
+	}
+	t.deployment = d
+	return nil
+}
+
+// halt stops what was started; a process that had ended by itself is an error.
+func (t *trial) halt() error {
+	if t.deployment == nil {
+		return nil
+	}
+	d := t.deployment
+	t.deployment = nil
+	return d.stop()
+}
+
+// sinkURL is the destination of a system that delivers.
+func (t *trial) sinkURL() string { return "http://" + t.sink + "/" }
+
+func (t *trial) listen(ctx context.Context) (net.Listener, error) {
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", t.sink)
+	if err != nil {
+		return nil, fmt.Errorf("opening the sink: %w", err)
+	}
+	return ln, nil
+}
+
+// openSink takes deliveries, outside of any measured run, until the returned
+// function is called, which says what came.
+func (t *trial) openSink(ctx context.Context) (stop func() (bench.SinkReport, error), err error) {
+	ln, err := t.listen(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var report bench.SinkReport
+	ended := make(chan error, 1)
+	go func() {
+		var err error
+		report, err = bench.RunSink(ctx, ln, bench.SinkOptions{})
+		ended <- err
+	}()
+	return func() (bench.SinkReport, error) {
+		cancel()
+		err := <-ended
+		return report, err
+	}, nil
+}
+
+// figure reports a measured value.
+func (t *trial) figure(r row, value float64) {
+	t.results.add(r, t.system.name, value)
+	t.said = append(t.said, fmt.Sprintf("%s %s", r.What, number(value)))
+}
+
+// note reports what is no figure.
+func (t *trial) note(format string, values ...any) {
+	t.results.note(t.scenario+" "+t.system.name, fmt.Sprintf(format, values...))
+}
+
+// bodySize is that of every request, in bytes.
+const bodySize = 1024
+
+// ingest puts load on a front and checks that what was acknowledged is stored.
+// A closed loop must come without a warm-up: its events could not be told apart.
+func (t *trial) ingest(ctx context.Context, load bench.Load) (bench.Report, error) {
+	if load.Target == "" {
+		load.Target = t.fronts()[0]
+	}
+	load.BodySize = bodySize
+	report, err := bench.RunIngest(ctx, load)
+	if err != nil {
+		return report, err
+	}
+	return report, t.verify(ctx, report)
+}
+
+// e2e is ingest with delivery to the sink.
+func (t *trial) e2e(ctx context.Context, load bench.Load) (bench.Report, error) {
+	ln, err := t.listen(ctx)
+	if err != nil {
+		return bench.Report{}, err
+	}
+	load.Target, load.BodySize = t.fronts()[0], bodySize
+	report, err := bench.RunE2E(ctx, ln, bench.E2E{Load: load})
+	if err != nil {
+		return report, err
+	}
+	return report, t.verify(ctx, report)
+}
+
+// drain builds a backlog of count events while the sink holds back its answers,
+// and measures from the moment that it stops to.
+func (t *trial) drain(ctx context.Context, count int64) (bench.Report, error) {
+	ln, err := t.listen(ctx)
+	if err != nil {
+		return bench.Report{}, err
+	}
+	report, err := bench.RunDrain(ctx, ln, bench.Drain{Load: bench.Load{
+		Target: t.fronts()[0], BodySize: bodySize, Connections: 64, Count: count,
+	}})
+	if err != nil {
+		return report, err
+	}
+	return report, t.verify(ctx, report)
+}
+
+// settlePatience is how long a system may take to note what was delivered last.
+const settlePatience = 10 * time.Second
+
+// verify is the check of durability: every acknowledged event is in the
+// database and nothing else of the run; every one of them arrived, where it was
+// to; and the system knows that.
+func (t *trial) verify(ctx context.Context, r bench.Report) error {
+	if len(r.Errors) > 0 {
+		return fmt.Errorf("some requests failed: %v", r.Errors)
+	}
+	want := r.Accepted + int64(math.Ceil(r.WarmUpSeconds*r.OfferedPerSecond))
+	// The character after "-" ends the range of the run's ids.
+	var stored int64
+	if err := t.pool.QueryRow(ctx, "select count(*) from events where event_id >= $1 || '-' and event_id < $1 || '.'", r.RunID).Scan(&stored); err != nil {
+		return fmt.Errorf("counting what is stored: %w", err)
+	}
+	if stored != want {
+		return fmt.Errorf("NOT DURABLE: %d events were accepted and %d are stored", want, stored)
+	}
+	d := r.Delivery
+	if d == nil {
+		return nil
+	}
+	if d.Lost > 0 || d.Delivered != r.Accepted {
+		return fmt.Errorf("LOST: %d events were accepted, %d arrived", r.Accepted, d.Delivered)
+	}
+	// A run is over with the last arrival, whose answer may have been cut off by
+	// that: the system will deliver it once more.
+	stopSink, err := t.openSink(ctx)
+	if err != nil {
+		return err
+	}
+	err = t.awaitFinished(ctx)
+	_, sinkErr := stopSink()
+	return errors.Join(err, sinkErr)
+}
+
+// awaitFinished waits until the system has noted that everything is delivered.
+func (t *trial) awaitFinished(ctx context.Context) error {
+	limit, done := context.WithTimeout(ctx, settlePatience)
+	defer done()
+	for {
+		unfinished, err := t.unfinished(ctx)
+		if err != nil || unfinished == 0 {
+			return err
+		}
+		select {
+		case <-limit.Done():
+			return fmt.Errorf("%d events were delivered and are not noted as such after %v", unfinished, settlePatience)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (t *trial) unfinished(ctx context.Context) (n int64, err error) {
+	if err := t.pool.QueryRow(ctx, t.system.unfinished).Scan(&n); err != nil {
+		return 0, fmt.Errorf("counting what is not finished: %w", err)
+	}
+	return n, nil
+}
+
+// serverSettings are the same for all systems.
+func serverSettings() map[string]string { return nil }

@@ -1,0 +1,142 @@
+// Command peers measures Spine beside what a user would pick instead, and
+// beside the limits of the machine: the same scenarios, from the same load
+// generator and sink (package bench), against each system in processes of its
+// own, on one private PostgreSQL and a fresh database for every scenario.
+//
+// It promises that what it reports was stored and delivered: a scenario fails
+// when the rows in the database are not the acknowledged events, or when the
+// sink has not seen every one of them. It must know nothing of the inside of
+// Spine but the names of its commands, settings and tables.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// peer is a system that is not Spine, run by a subcommand of its own until ctx
+// is done.
+type peer func(ctx context.Context, s settings) error
+
+func peers() map[string]peer {
+	return map[string]peer{"river": runRiver, "plain": runPlain, "http": runHTTP}
+}
+
+// settings are those of a peer: the environment variables of the same names
+// that Spine has.
+type settings struct {
+	database string // DATABASE_URL
+	sink     string // DESTINATION_URL; empty: events are only stored
+	listen   string // LISTEN
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run returns the exit code: 1 when something failed, 2 for misuse.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 {
+		if peer, ok := peers()[args[0]]; ok {
+			s := settings{database: os.Getenv("DATABASE_URL"), sink: os.Getenv("DESTINATION_URL"), listen: os.Getenv("LISTEN")}
+			if s.sink == storeOnly {
+				s.sink = ""
+			}
+			if err := peer(ctx, s); err != nil {
+				_, _ = fmt.Fprintln(stderr, "peers:", err)
+				return 1
+			}
+			return 0
+		}
+	}
+	o, err := parse(args, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if err != nil {
+		_, _ = fmt.Fprintln(stderr, "peers:", err)
+		return 2
+	}
+	if err := compare(ctx, o, stdout, stderr); err != nil {
+		_, _ = fmt.Fprintln(stderr, "peers:", err)
+		return 1
+	}
+	return 0
+}
+
+// options are those of a comparison.
+type options struct {
+	rounds   int
+	duration time.Duration // of one load
+	short    bool
+	only     []string // scenarios; empty: all
+	systems  []string // empty: all
+	json     string   // file for the figures; may be empty
+	spine    string   // path of the binary
+}
+
+func parse(args []string, stderr io.Writer) (options, error) {
+	var o options
+	var only, systems string
+	flags := flag.NewFlagSet("peers", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.IntVar(&o.rounds, "rounds", 3, "measure this `NUMBER` of times and report medians")
+	flags.DurationVar(&o.duration, "duration", 4*time.Second, "put each load on for this `DURATION`")
+	flags.BoolVar(&o.short, "short", false, "small counts: shows that everything works, measures little")
+	flags.StringVar(&only, "only", "", "run these `SCENARIOS` alone, such as S1,S3")
+	flags.StringVar(&systems, "systems", "", "measure these `SYSTEMS` alone, such as spine,river")
+	flags.StringVar(&o.json, "json", "", "write all figures to this `FILE` as well")
+	flags.StringVar(&o.spine, "spine", "bin/spine", "`PATH` of Spine's binary")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if flags.NArg() > 0 {
+		return o, fmt.Errorf("%q is no subcommand: use river, plain or http to run a peer, or none to compare", flags.Arg(0))
+	}
+	if o.rounds < 1 || o.duration < time.Second {
+		return o, errors.New("-rounds must be at least 1 and -duration at least 1s")
+	}
+	if o.short {
+		o.rounds, o.duration = 1, time.Second
+	}
+	var err error
+	if o.only, err = choice("-only", only, namesOf(scenarios(), func(s scenario) string { return s.name })); err != nil {
+		return o, err
+	}
+	o.systems, err = choice("-systems", systems, namesOf(systemsUnderTest(), func(s system) string { return s.name }))
+	return o, err
+}
+
+// choice reads a list of names, all of which must be known.
+func choice(name, text string, known []string) ([]string, error) {
+	if text == "" {
+		return known, nil
+	}
+	chosen := strings.Split(text, ",")
+	for _, c := range chosen {
+		if !slices.Contains(known, c) {
+			return nil, fmt.Errorf("%s: there is no %q, only %s", name, c, strings.Join(known, ", "))
+		}
+	}
+	return chosen, nil
+}
+
+func namesOf[T any](all []T, name func(T) string) []string {
+	names := make([]string, len(all))
+	for i := range all {
+		names[i] = name(all[i])
+	}
+	return names
+}

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+)
+
+// system is one of those compared. Its processes are told where to work by the
+// environment (DATABASE_URL, DESTINATION_URL, LISTEN), make their tables
+// themselves, answer GET /readyz once they can work, take events at
+// POST /webhook, and keep them in a table events(event_id, payload).
+type system struct {
+	name       string
+	processes  func(layout) []program
+	unfinished string // SQL: how many events wait for delivery or for its result to be kept
+	settings   string // what a reader must know of how it is set up
+	module     string // whose version is told; may be empty
+}
+
+// layout says how a system is spread over processes.
+type layout int
+
+const (
+	together  layout = iota // one process takes in and delivers
+	apart                   // one takes in, one delivers
+	threeEach               // three take in, three deliver
+)
+
+// program is one process to be.
+type program struct {
+	name  string // the subcommand
+	front bool   // takes events in
+}
+
+const (
+	// storeOnly is the destination of a system that is not to deliver.
+	storeOnly = "none"
+	// deliveryTimeout is the same for all; a drain holds deliveries for as long
+	// as it takes to build its backlog.
+	deliveryTimeout = 20 * time.Second
+
+	startPatience = 30 * time.Second
+	stopPatience  = 30 * time.Second
+)
+
+// process is a running program.
+type process struct {
+	program
+	url     string // where it serves
+	command *exec.Cmd
+	log     string        // file
+	exited  chan struct{} // closed when it is gone
+}
+
+// start starts a program and returns when it is ready.
+func start(ctx context.Context, binary string, p program, dir, database, destination string) (*process, error) {
+	address, err := freeAddress(ctx)
+	if err != nil {
+		return nil, err
+	}
+	log, err := os.CreateTemp(dir, p.name+"-*.log")
+	if err != nil {
+		return nil, fmt.Errorf("starting %s: %w", p.name, err)
+	}
+	defer func() { _ = log.Close() }()
+	command := exec.Command(binary, p.name) //nolint:gosec,noctx // running these is the purpose; they are stopped in order
+	command.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "LOG_LEVEL=WARN", "DELIVERY_TIMEOUT=" + deliveryTimeout.String(),
+		"DATABASE_URL=" + database, "DESTINATION_URL=" + destination, "LISTEN=" + address,
+	}
+	command.Stdout, command.Stderr = log, log
+	if err := command.Start(); err != nil {
+		return nil, fmt.Errorf("starting %s: %w", p.name, err)
+	}
+	s := &process{program: p, url: "http://" + address, command: command, log: log.Name(), exited: make(chan struct{})}
+	go func() {
+		_ = command.Wait() // what went wrong is in the log
+		close(s.exited)
+	}()
+	if err := s.awaitReady(ctx); err != nil {
+		s.kill()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (p *process) awaitReady(ctx context.Context) error {
+	limit := time.NewTimer(startPatience)
+	defer limit.Stop()
+	for {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url+"/readyz", nil)
+		if err != nil {
+			return fmt.Errorf("asking whether %s is ready: %w", p.name, err)
+		}
+		answer, err := http.DefaultClient.Do(r)
+		if err == nil {
+			_ = answer.Body.Close()
+			if answer.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		select {
+		case <-p.exited:
+			return p.ended()
+		case <-limit.C:
+			return fmt.Errorf("%s was not ready after %v:\n%s", p.name, startPatience, p.lastWords())
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+func (p *process) ended() error { return fmt.Errorf("%s ended by itself:\n%s", p.name, p.lastWords()) }
+
+// lastWords is the end of what the process said.
+func (p *process) lastWords() string {
+	text, _ := os.ReadFile(p.log)
+	return string(bytes.TrimSpace(text[max(0, len(text)-2000):]))
+}
+
+// stop tells the process to stop and waits until it has.
+func (p *process) stop() error {
+	select {
+	case <-p.exited:
+		return p.ended()
+	default:
+	}
+	_ = p.command.Process.Signal(syscall.SIGTERM) // it fails only if the process is gone
+	select {
+	case <-p.exited:
+		return nil
+	case <-time.After(stopPatience):
+		p.kill()
+		return fmt.Errorf("%s had to be killed", p.name)
+	}
+}
+
+// kill ends the process as a crash would.
+func (p *process) kill() {
+	_ = p.command.Process.Kill() // as in stop
+	<-p.exited
+}
+
+func freeAddress(ctx context.Context) (string, error) {
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("looking for a free port: %w", err)
+	}
+	defer func() { _ = ln.Close() }()
+	return ln.Addr().String(), nil
+}
+
+// deployment is the processes of one system on one database.
+type deployment struct {
+	processes []*process
+}
+
+// deploy starts all processes of a layout, one after the other: the first makes
+// the tables.
+func (l *lab) deploy(ctx context.Context, s system, how layout, database, destination string) (*deployment, error) {
+	binary := l.self
+	if s.name == "spine" {
+		binary = l.options.spine
+	}
+	d := &deployment{}
+	for _, program := range s.processes(how) {
+		p, err := start(ctx, binary, program, l.dir, database, destination)
+		if err != nil {
+			return nil, errors.Join(err, d.stop())
+		}
+		d.processes = append(d.processes, p)
+	}
+	return d, nil
+}
+
+// fronts are the base URLs of those that take events in.
+func (d *deployment) fronts() []string {
+	var urls []string
+	for _, p := range d.processes {
+		if p.front {
+			urls = append(urls, p.url)
+		}
+	}
+	return urls
+}
+
+func (d *deployment) stop() error {
+	var all error
+	for _, p := range d.processes {
+		all = errors.Join(all, p.stop())
+	}
+	return all
+}
+
+func (d *deployment) kill() {
+	for _, p := range d.processes {
+		p.kill()
+	}
+}
