@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -14,9 +15,8 @@ import (
 
 // draining drains a system that has two deliveries in hand at most and leaves
 // out what lost says.
-func draining(ctx context.Context, t *testing.T, d Drain, lost func(id string) bool) (Report, error) {
+func draining(ctx context.Context, t *testing.T, ln net.Listener, d Drain, lost func(id string) bool) (Report, error) {
 	t.Helper()
-	ln := listen(t)
 	system := newSystem(t, nil)
 	client := &http.Client{Transport: &http.Transport{}}
 	var deliveries sync.WaitGroup
@@ -45,7 +45,7 @@ func draining(ctx context.Context, t *testing.T, d Drain, lost func(id string) b
 func none(string) bool { return false }
 
 func TestDrain(t *testing.T) {
-	report, err := draining(t.Context(), t, Drain{Load: Load{Count: 50, Connections: 3}}, none)
+	report, err := draining(t.Context(), t, listen(t), Drain{Load: Load{Count: 50, Connections: 3}}, none)
 	require.NoError(t, err)
 	assert.Equal(t, "drain", report.Scenario)
 	assert.Equal(t, int64(50), report.Accepted)
@@ -58,7 +58,7 @@ func TestDrain(t *testing.T) {
 
 func TestDrainOfASystemThatLoses(t *testing.T) {
 	began := time.Now()
-	report, err := draining(t.Context(), t, Drain{Load: Load{Count: 20, RunID: "r"}, Patience: 200 * time.Millisecond},
+	report, err := draining(t.Context(), t, listen(t), Drain{Load: Load{Count: 20, RunID: "r"}, Patience: 200 * time.Millisecond},
 		func(id string) bool { return strings.HasSuffix(id, "7") })
 	require.NoError(t, err)
 	assert.Equal(t, int64(18), report.Delivery.Delivered)
@@ -67,7 +67,7 @@ func TestDrainOfASystemThatLoses(t *testing.T) {
 }
 
 func TestDrainOfNothing(t *testing.T) {
-	report, err := draining(t.Context(), t, Drain{Load: Load{Count: 5}, Patience: 50 * time.Millisecond}, func(string) bool { return true })
+	report, err := draining(t.Context(), t, listen(t), Drain{Load: Load{Count: 5}, Patience: 50 * time.Millisecond}, func(string) bool { return true })
 	require.ErrorIs(t, err, ErrNothingArrived)
 	assert.Equal(t, int64(5), report.Delivery.Lost)
 }
@@ -75,7 +75,7 @@ func TestDrainOfNothing(t *testing.T) {
 func TestDrainInterrupted(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	report, err := draining(ctx, t, Drain{Load: Load{Count: 5}}, func(id string) bool { return strings.HasSuffix(id, "4") })
+	report, err := draining(ctx, t, listen(t), Drain{Load: Load{Count: 5}}, func(id string) bool { return strings.HasSuffix(id, "4") })
 	require.NoError(t, err)
 	assert.True(t, report.Interrupted)
 }

@@ -90,11 +90,10 @@ func (c *connection) Read(p []byte) (int, error) {
 // be read. It returns by the deadline, and soon after ctx is done. read's
 // result says whether it has seen the body's end.
 func (t *transport) roundTrip(ctx context.Context, deadline time.Time, wire []byte, read func(*http.Response) (ended bool)) error {
-	wait, cancel := ctx, context.CancelFunc(func() {})
 	select {
 	case t.slots <- struct{}{}:
 	default:
-		wait, cancel = context.WithDeadline(ctx, deadline)
+		wait, cancel := context.WithDeadline(ctx, deadline)
 		defer cancel()
 		select {
 		case t.slots <- struct{}{}:
@@ -125,10 +124,11 @@ func (t *transport) roundTrip(ctx context.Context, deadline time.Time, wire []by
 // exchange sends a request and reads its answer, and says whether the
 // connection can be used again.
 func (c *connection) exchange(wire []byte, read func(*http.Response) bool) (again bool, err error) {
-	written := make(chan error, 1)
+	var writeErr error // once written is closed
+	written := make(chan struct{})
 	write := func() {
-		_, err := c.Write(wire)
-		written <- err
+		defer close(written)
+		_, writeErr = c.Write(wire)
 	}
 	if len(wire) < largeRequest {
 		write()
@@ -143,32 +143,27 @@ func (c *connection) exchange(wire []byte, read func(*http.Response) bool) (agai
 		}()
 	}
 	c.allowed = maxAnswerHeader
-	response, err := c.readAnswer()
+	response, err := c.readAnswer() //nolint:bodyclose // read reads it, and the connection ends or lives on by what read says
 	if err != nil {
 		// An answer counts although not all of the request was read; without
 		// one, what went wrong first is the reason.
 		select {
-		case failed := <-written:
-			written <- failed
-			return false, cmp.Or(failed, err)
+		case <-written:
+			return false, cmp.Or(writeErr, err)
 		default:
 			return false, err
 		}
 	}
 	c.allowed = 1 << 62
-	ended := read(response)
-	if !ended || response.Close || c.reader.Buffered() > 0 {
+	if ended := read(response); !ended || response.Close || c.reader.Buffered() > 0 {
 		return false, nil
 	}
 	select {
-	case err := <-written:
-		if err == nil {
-			return true, nil
-		}
-		written <- err
+	case <-written:
+		return writeErr == nil, nil
 	default: // an answer before the end of the request
+		return false, nil
 	}
-	return false, nil
 }
 
 // method is all that reading an answer needs to know of its request.
@@ -277,7 +272,7 @@ func (c *connection) silent() bool {
 	var n int
 	var err error
 	if failed := c.raw.Read(func(fd uintptr) bool {
-		n, err = syscall.Read(int(fd), one[:]) //nolint:gosec // a descriptor is an int
+		n, err = syscall.Read(int(fd), one[:])
 		return true
 	}); failed != nil {
 		return false

@@ -155,7 +155,7 @@ func TestIdleConnectionsAge(t *testing.T) {
 }
 
 func TestHead(t *testing.T) {
-	server := serve(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Host+r.RequestURI) })
+	server := serve(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Host+r.RequestURI) }) //nolint:gosec // nobody takes it for markup
 	for url, want := range map[string]string{
 		server.URL:              strings.TrimPrefix(server.URL, "http://") + "/",
 		server.URL + "?a=b":     strings.TrimPrefix(server.URL, "http://") + "/?a=b",
