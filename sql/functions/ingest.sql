@@ -54,7 +54,8 @@ begin
             when char_length(i.event_type) not between 1 and 100 then refuse('event_type must have 1 to 100 characters')
             when i.occurred_at < '0001-01-01Z' or i.occurred_at >= '10000-01-01Z' then refuse('occurred_at must lie in the years 1 to 9999')
             when i.source <> 'default' and i.source !~ '^[a-z0-9][a-z0-9_-]{0,62}$' then refuse('source must be a slug')
-            when left(ltrim(i.payload, E' \t\r\n'), 1) <> '{' then refuse('the payload must be a JSON object')
+            -- Trimming walks the whole text: only where there is something to trim.
+            when left(i.payload, 1) <> '{' and left(ltrim(i.payload, E' \t\r\n'), 1) <> '{' then refuse('the payload must be a JSON object')
             when i.payload is null and i.raw_body is null then refuse('there is no payload')
             else true end
         order by i.event_id, i.source
