@@ -91,6 +91,9 @@ const (
 	TrendArrive      = "arrived p50"      // ms
 )
 
+// AllTables is what a Trend of dead tuples is of, beside processing_state.
+const AllTables = "all tables"
+
 // Trend compares the first third of the samples with the last: the median of
 // each.
 type Trend struct {
@@ -110,7 +113,6 @@ const (
 	flatRatio       = 1.2
 	latencyMsNoise  = 1
 	memoryMBNoise   = 4
-	allTables       = "all tables"
 	fewestForTrends = 3
 )
 
@@ -138,12 +140,12 @@ func trendsOf(samples []Sample, last statistics) []Trend {
 	add(TrendArrive, "", latencyMsNoise, func(s Sample) (float64, bool) { return s.Arrive.P50, s.Arrive.Count > 0 })
 	for _, name := range processNames(samples) {
 		add(TrendMemory, name, memoryMBNoise, func(s Sample) (float64, bool) {
-			u, ok := s.process(name)
+			u, ok := s.Process(name)
 			return u.MemoryMB, ok
 		})
 	}
 	if last.hasTables {
-		add(TrendDeadTuples, allTables, last.tables.threshold, func(s Sample) (float64, bool) {
+		add(TrendDeadTuples, AllTables, last.tables.threshold, func(s Sample) (float64, bool) {
 			return float64(s.database().DeadTuples), s.Database != nil
 		})
 		add(TrendDeadTuples, queue, last.queue.threshold, func(s Sample) (float64, bool) {
@@ -203,7 +205,8 @@ func processNames(samples []Sample) []string {
 	return names
 }
 
-func (s Sample) process(name string) (ProcessUse, bool) {
+// Process finds what a process used in the interval.
+func (s Sample) Process(name string) (ProcessUse, bool) {
 	i := slices.IndexFunc(s.Processes, func(u ProcessUse) bool { return u.Name == name })
 	if i < 0 {
 		return ProcessUse{}, false
@@ -279,7 +282,7 @@ func (r SoakReport) writeSamples(t *table) {
 		line := fmt.Sprintf("%.*f\t%.0f\t%.0f\t%d\t%d\t%.2f\t%.2f\t%.2f\t%.2f", digits, s.Seconds, s.AcknowledgedPerSecond, s.DeliveredPerSecond,
 			s.Backlog, s.Errors, s.Acknowledge.P50, s.Acknowledge.P99, s.Arrive.P50, s.Arrive.P99)
 		for _, name := range names {
-			if u, ok := s.process(name); ok {
+			if u, ok := s.Process(name); ok {
 				line += fmt.Sprintf("\t%.2f\t%.1f", u.CPU, u.MemoryMB)
 			} else {
 				line += "\t\t"
@@ -302,7 +305,7 @@ func (r SoakReport) writeTotals(t *table) {
 	for _, name := range names {
 		var cpu, most, end, n float64
 		for _, s := range r.Samples {
-			if u, ok := s.process(name); ok {
+			if u, ok := s.Process(name); ok {
 				cpu, most, end, n = cpu+u.CPU, math.Max(most, u.MemoryMB), u.MemoryMB, n+1
 			}
 		}
@@ -320,6 +323,15 @@ func (r SoakReport) writeTotals(t *table) {
 		}
 		t.flush()
 	}
+}
+
+// String says it in one line.
+func (t Trend) String() string {
+	flat := "not flat"
+	if t.Flat {
+		flat = "flat"
+	}
+	return fmt.Sprintf("%s: %s → %s, %s", t.title(), t.value(t.First), t.value(t.Last), flat)
 }
 
 // title names a trend with its unit.

@@ -59,6 +59,7 @@ func TestDeadTuplesMayGrowUntilAutovacuumComes(t *testing.T) {
 	own, ok := r.Trend(TrendDeadTuples, queue)
 	require.True(t, ok)
 	assert.False(t, own.Flat)
+	assert.Equal(t, "dead tuples of processing_state: 0 → 90, not flat", own.String())
 	_, ok = r.Trend(TrendMemory, "nobody")
 	assert.False(t, ok)
 	assert.Empty(t, trendsOf(samples, statistics{}), "there are no such tables")

@@ -119,7 +119,7 @@ func TestASoakGoesOnWithoutWhatFails(t *testing.T) {
 	last := report.Samples[len(report.Samples)-1]
 	assert.Nil(t, last.Database)
 	assert.Positive(t, report.Database.SizeBegin, "the figures are those until then")
-	_, ok := last.process("sleeper")
+	_, ok := last.Process("sleeper")
 	assert.False(t, ok)
 	_, ok = report.Trend(TrendMemory, "sleeper")
 	assert.False(t, ok, "there is nothing to compare")
