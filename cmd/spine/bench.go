@@ -20,11 +20,12 @@ func benchCommand() *cobra.Command {
 		Example: `  spine bench ingest --connections 64 --duration 30s
   spine bench e2e --rate 50        # the server needs DESTINATION_URL=http://127.0.0.1:8009/
   spine bench drain --count 20000  # so does this
+  spine bench soak --rate 3000 --duration 10m  # and this
   spine bench sink --listen :8009`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(benchIngestCommand(), benchE2ECommand(), benchDrainCommand(), benchSinkCommand())
+	cmd.AddCommand(benchIngestCommand(), benchE2ECommand(), benchDrainCommand(), benchSoakCommand(), benchSinkCommand())
 	return cmd
 }
 
@@ -41,7 +42,7 @@ func benchIngestCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			load.Progress = showLoad(cmd.ErrOrStderr())
 			report, err := bench.RunIngest(cmd.Context(), load)
-			return errors.Join(printReport(cmd.OutOrStdout(), report, asJSON), err)
+			return errors.Join(printReport(cmd.OutOrStdout(), report, report.Scenario, asJSON), err)
 		},
 	}
 	bindLoad(cmd.Flags(), &load)
@@ -69,7 +70,7 @@ was lost or repeated, and how long each event took from POST to arrival.`,
 			}
 			run.Progress = showLoad(cmd.ErrOrStderr())
 			report, err := bench.RunE2E(cmd.Context(), l, run)
-			return errors.Join(printReport(cmd.OutOrStdout(), report, asJSON), err)
+			return errors.Join(printReport(cmd.OutOrStdout(), report, report.Scenario, asJSON), err)
 		},
 	}
 	bindLoad(cmd.Flags(), &run.Load)
@@ -100,7 +101,7 @@ DELIVERY_TIMEOUT of the server must be longer than the posting takes.`,
 			}
 			run.Progress = showLoad(cmd.ErrOrStderr())
 			report, err := bench.RunDrain(cmd.Context(), l, run)
-			return errors.Join(printReport(cmd.OutOrStdout(), report, asJSON), err)
+			return errors.Join(printReport(cmd.OutOrStdout(), report, report.Scenario, asJSON), err)
 		},
 	}
 	bindLoad(cmd.Flags(), &run.Load)
@@ -108,6 +109,61 @@ DELIVERY_TIMEOUT of the server must be longer than the posting takes.`,
 	cmd.Flags().StringVar(&listen, "sink", "127.0.0.1:8009", "take deliveries on `HOST:PORT`")
 	cmd.Flags().DurationVar(&run.Patience, "patience", 30*time.Second, "wait at most this `DURATION` for the next delivery")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func benchSoakCommand() *cobra.Command {
+	var run bench.Soak
+	var listen string
+	var pids []int
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "soak",
+		Short: "Put on a constant rate for long, and see whether anything grows",
+		Long: `Soak is e2e at a constant rate that also takes samples: how fast events are
+acknowledged and delivered, the backlog, the latencies of each interval alone, and
+what the server uses, as its /metrics say. With --pid it watches other processes of
+this machine as well (Linux). With --database it reads PostgreSQL's statistics: dead
+tuples, bytes of WAL, commits and growth for each event, statements where
+pg_stat_statements is installed in that database; and where the server runs on this
+machine its processes are watched too, without their shared memory.
+
+In the end the first third of the samples is compared with the last by their
+medians. A figure is flat if the last is at most 1.2 times the first, or at most
+1 ms or 4 MB more, or as many dead tuples more as autovacuum waits for. A figure that
+is not flat is told as such, and is no failure.
+
+The URL of the database is never taken from the environment: what is measured is
+named. The password may be in PGPASSWORD or ~/.pgpass.`,
+		Example: `  DESTINATION_URL=http://127.0.0.1:8009/ spine serve &
+  spine bench soak --rate 3000 --duration 10m
+  spine bench soak --rate 500 --duration 8h --interval 1m --database postgres://spine@db/spine --json > soak.json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, pid := range pids {
+				run.Processes = append(run.Processes, bench.Process{PID: pid})
+			}
+			l, err := observe.Listen(cmd.Context(), listen)
+			if err != nil {
+				return err
+			}
+			run.Sampled = showSample(cmd.ErrOrStderr())
+			report, err := bench.RunSoak(cmd.Context(), l, run)
+			return errors.Join(printReport(cmd.OutOrStdout(), report, report.Scenario, asJSON), err)
+		},
+	}
+	flags := cmd.Flags()
+	bindTarget(flags, &run.Load)
+	flags.Float64Var(&run.Rate, "rate", 1000, "offer this `NUMBER` of events a second, whatever becomes of them")
+	flags.DurationVar(&run.Duration, "duration", 10*time.Minute, "send for this `DURATION`")
+	flags.DurationVar(&run.WarmUp, "warm-up", 10*time.Second, "send for this `DURATION` before anything is counted")
+	flags.DurationVar(&run.Interval, "interval", 10*time.Second, "take a sample after each such `DURATION`; at most a third of --duration")
+	flags.StringVar(&run.Database, "database", "", "`URL` of the server's database, to read its statistics; any role will do")
+	flags.IntSliceVar(&pids, "pid", nil, "watch the process with this `NUMBER`; may be given several times")
+	bindEvents(flags, &run.Load)
+	flags.StringVar(&listen, "sink", "127.0.0.1:8009", "take deliveries on `HOST:PORT`")
+	flags.DurationVar(&run.Drain, "drain", 30*time.Second, "wait at most this `DURATION` at the end for what has not arrived")
+	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
@@ -134,10 +190,19 @@ func benchSinkCommand() *cobra.Command {
 }
 
 func bindLoad(flags *pflag.FlagSet, load *bench.Load) {
+	bindTarget(flags, load)
+	flags.Float64Var(&load.Rate, "rate", 0, "offer this `NUMBER` of events a second, whatever becomes of them; 0 sends the next when the last is answered")
+	bindEvents(flags, load)
+}
+
+func bindTarget(flags *pflag.FlagSet, load *bench.Load) {
 	flags.SortFlags = false
 	flags.StringVar(&load.Target, "url", "http://127.0.0.1:8000", "base `URL` of the server")
 	flags.IntVar(&load.Connections, "connections", 64, "at most this `NUMBER` of requests in the air at once")
-	flags.Float64Var(&load.Rate, "rate", 0, "offer this `NUMBER` of events a second, whatever becomes of them; 0 sends the next when the last is answered")
+}
+
+// bindEvents binds what is sent.
+func bindEvents(flags *pflag.FlagSet, load *bench.Load) {
 	flags.IntVar(&load.BodySize, "body", 1024, "`NUMBER` of bytes in a request's body")
 	flags.Float64Var(&load.DuplicateRatio, "duplicates", 0, "share of requests that repeat an event, a `NUMBER` from 0 to 1")
 	flags.Float64Var(&load.ConflictRatio, "conflicts", 0, "share of requests that repeat an event with another payload, a `NUMBER` from 0 to 1")
@@ -161,10 +226,28 @@ func showLoad(w io.Writer) func(bench.Snapshot) {
 	}
 }
 
+// showSample is showLoad for the samples of a soak.
+func showSample(w io.Writer) func(bench.Sample) {
+	if !observe.IsTerminal(w) {
+		return nil
+	}
+	return func(s bench.Sample) {
+		fmt.Fprintf(w, "%5.0f s  %.0f acknowledged/s, %.0f delivered/s, backlog %d, %d errors, p50 and p99 %.1f and %.1f ms, to arrival %.1f and %.1f ms",
+			s.Seconds, s.AcknowledgedPerSecond, s.DeliveredPerSecond, s.Backlog, s.Errors, s.Acknowledge.P50, s.Acknowledge.P99, s.Arrive.P50, s.Arrive.P99)
+		for _, p := range s.Processes {
+			fmt.Fprintf(w, ", %s %.2f cores %.0f MB", p.Name, p.CPU, p.MemoryMB)
+		}
+		if d := s.Database; d != nil {
+			fmt.Fprintf(w, ", %d dead tuples", d.DeadTuples)
+		}
+		fmt.Fprintln(w)
+	}
+}
+
 // printReport prints what was measured; a run that never began has no scenario.
-func printReport(w io.Writer, r bench.Report, asJSON bool) error {
+func printReport(w io.Writer, r interface{ WriteTable(w io.Writer) error }, scenario string, asJSON bool) error {
 	switch {
-	case r.Scenario == "":
+	case scenario == "":
 		return nil
 	case asJSON:
 		return writeJSON(w, r)

@@ -124,6 +124,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"health", "--url", "http://[::1"}, 2},
 		{[]string{"health", "--listen", "127.0.0.1:1"}, 1},
 		{[]string{"bench", "ingest", "--url", "ftp://a"}, 1},
+		{[]string{"bench", "soak", "--sink", "127.0.0.1:0", "--rate", "0"}, 1},
 		{[]string{"version"}, 0},
 		{[]string{"--version"}, 0},
 		{[]string{"help"}, 0},

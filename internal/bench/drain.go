@@ -93,9 +93,9 @@ func RunDrain(ctx context.Context, ln net.Listener, d Drain) (Report, error) {
 func awaitArrivals(ctx context.Context, all <-chan struct{}, ledger *ledger, patience time.Duration) {
 	var once sync.Once
 	gaveUp := make(chan struct{})
-	before, since := ledger.deliveredSoFar(), time.Now()
+	before, since := ledger.soFar().delivered, time.Now()
 	defer every(min(patience, 100*time.Millisecond), func(now time.Time) {
-		switch delivered := ledger.deliveredSoFar(); {
+		switch delivered := ledger.soFar().delivered; {
 		case delivered != before:
 			before, since = delivered, now
 		case now.Sub(since) >= patience:

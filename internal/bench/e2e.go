@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -31,6 +32,12 @@ type E2E struct {
 // what was measured until then. With ErrNothingArrived, and when the sink
 // failed, the report holds the sending; with any other error it is empty.
 func RunE2E(ctx context.Context, ln net.Listener, e2e E2E) (Report, error) {
+	return runE2E(ctx, ln, e2e, "e2e", func(context.Context, *generator) {})
+}
+
+// runE2E also calls beside when the sending begins, and goes on when both are
+// over.
+func runE2E(ctx context.Context, ln net.Listener, e2e E2E, scenario string, beside func(context.Context, *generator)) (Report, error) {
 	defer func() { _ = ln.Close() }()
 	if e2e.Drain < 0 {
 		return Report{}, fmt.Errorf("drain must not be negative, not %v", e2e.Drain)
@@ -56,7 +63,10 @@ func RunE2E(ctx context.Context, ln net.Listener, e2e E2E) (Report, error) {
 	}()
 
 	stopProgress := g.showProgress()
+	var besides sync.WaitGroup
+	besides.Go(func() { beside(sending, g) })
 	g.run(sending)
+	besides.Wait()
 	drained := time.NewTimer(e2e.Drain)
 	defer drained.Stop()
 	select {
@@ -69,7 +79,7 @@ func RunE2E(ctx context.Context, ln net.Listener, e2e E2E) (Report, error) {
 	stopSink()
 	err = <-sink
 
-	report := g.report("e2e", interrupted)
+	report := g.report(scenario, interrupted)
 	report.Delivery = ledger.delivery(g.start.Add(g.load.WarmUp))
 	if err == nil && !interrupted && report.Acknowledged > 0 && !ledger.anything() {
 		err = nothingArrived(ln, e2e.Drain)

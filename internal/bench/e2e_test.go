@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"sync"
 	"testing"
@@ -16,7 +17,20 @@ import (
 func delivering(t *testing.T, e2e E2E, before bool, copies func(id string) int) (Report, error) {
 	t.Helper()
 	ln := listen(t)
-	system := newSystem(t, nil)
+	system, wait := newDelivering(t, ln, nil, before, copies)
+	e2e.Target = system.URL
+	report, err := RunE2E(t.Context(), ln, e2e)
+	wait()
+	return report, err
+}
+
+// newDelivering starts such a system; the returned function waits for it to
+// have delivered everything.
+func newDelivering(t *testing.T, ln net.Listener, meddle func(w http.ResponseWriter, r *http.Request, n int) bool,
+	before bool, copies func(id string) int,
+) (s *system, wait func()) {
+	t.Helper()
+	system := newSystem(t, meddle)
 	client := &http.Client{Transport: &http.Transport{}}
 	var deliveries sync.WaitGroup
 	system.deliver = func(id string, body []byte) {
@@ -35,11 +49,10 @@ func delivering(t *testing.T, e2e E2E, before bool, copies func(id string) int) 
 			deliveries.Go(all)
 		}
 	}
-	e2e.Target = system.URL
-	report, err := RunE2E(t.Context(), ln, e2e)
-	deliveries.Wait()
-	client.CloseIdleConnections()
-	return report, err
+	return system, func() {
+		deliveries.Wait()
+		client.CloseIdleConnections()
+	}
 }
 
 func TestE2EThatMakesNoSense(t *testing.T) {

@@ -262,6 +262,16 @@ func (g *generator) acknowledged() int64 {
 	return g.accepted.Load() + g.deduplicated.Load() + g.conflicts.Load()
 }
 
+// failed is how many requests were answered otherwise, or not at all.
+func (g *generator) failed() (n int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, kind := range g.errors {
+		n += kind
+	}
+	return n
+}
+
 // showProgress calls Progress once a second until the returned stop, which
 // waits for a call under way.
 func (g *generator) showProgress() (stop func()) {
@@ -276,13 +286,9 @@ func (g *generator) showProgress() (stop func()) {
 			WarmingUp:    now.Sub(g.start) < g.load.WarmUp,
 			Sent:         g.sent[fresh].Load() + g.sent[duplicate].Load() + g.sent[conflict].Load(),
 			Acknowledged: g.acknowledged(),
-			Delivered:    g.ledger.deliveredSoFar(),
+			Errors:       g.failed(),
+			Delivered:    g.ledger.soFar().delivered,
 		}
-		g.mu.Lock()
-		for _, n := range g.errors {
-			s.Errors += n
-		}
-		g.mu.Unlock()
 		s.PerSecond = perSecond(s.Acknowledged-before, now.Sub(beforeAt))
 		before, beforeAt = s.Acknowledged, now
 		g.load.Progress(s)

@@ -46,28 +46,54 @@ func (h *histogram) record(d time.Duration) {
 	}
 }
 
+// counts are what a histogram holds, by bucket.
+type counts [len(histogram{}.buckets)]uint64
+
+func (h *histogram) counts() *counts {
+	var c counts
+	for i := range c {
+		c[i] = h.buckets[i].Load()
+	}
+	return &c
+}
+
+// minus is what was recorded since before, which it was taken later than.
+func (c *counts) minus(before *counts) *counts {
+	var d counts
+	for i := range d {
+		d[i] = c[i] - before[i]
+	}
+	return &d
+}
+
+func (c *counts) total() (n uint64) {
+	for _, count := range c {
+		n += count
+	}
+	return n
+}
+
+// quantile is by nearest rank, in ns; 0 where nothing was recorded.
+func (c *counts) quantile(q float64) uint64 {
+	rank := uint64(math.Ceil(q * float64(c.total())))
+	var seen uint64
+	for i, count := range c {
+		if seen += count; count > 0 && seen >= rank {
+			return middle(i)
+		}
+	}
+	return 0
+}
+
 // latency sums up what was recorded; quantiles are by nearest rank.
 func (h *histogram) latency() Latency {
-	var counts [len(h.buckets)]uint64
-	var n uint64
-	for i := range counts {
-		counts[i] = h.buckets[i].Load()
-		n += counts[i]
-	}
+	c := h.counts()
+	n := c.total()
 	if n == 0 {
 		return Latency{}
 	}
 	largest := h.max.Load()
-	quantile := func(q float64) float64 {
-		rank := uint64(math.Ceil(q * float64(n)))
-		var seen uint64
-		for i, count := range counts {
-			if seen += count; seen >= rank {
-				return milliseconds(min(middle(i), largest))
-			}
-		}
-		return milliseconds(largest)
-	}
+	quantile := func(q float64) float64 { return milliseconds(min(c.quantile(q), largest)) }
 	return Latency{
 		Count: n,
 		P50:   quantile(0.5),

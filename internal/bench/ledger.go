@@ -12,7 +12,9 @@ type ledger struct {
 	gated bool // nothing is answered before opened
 
 	mu      sync.Mutex
-	entries []entry // by event number
+	epoch   time.Time
+	pages   []*page // by event number
+	events  uint64  // issued
 	tally   arrivals
 	done    bool          // everything was sent
 	all     chan struct{} // closed once done and nothing is missing
@@ -21,8 +23,14 @@ type ledger struct {
 	early   int64 // delivered of a gated run that arrived before it was opened
 }
 
+// page is as many entries as are allocated at once. A slice that grew with a
+// long run would stop it for tens of milliseconds whenever it is copied.
+type page [1 << 16]entry
+
+// entry has no pointers, so that the collector need not look at millions of
+// them, and takes 16 bytes.
 type entry struct {
-	due          time.Time
+	due          time.Duration // after the epoch
 	measured     bool
 	acknowledged bool
 	arrivals     uint32
@@ -41,7 +49,12 @@ type arrivals struct {
 }
 
 func newLedger(runID string) *ledger {
-	return &ledger{runID: runID, all: make(chan struct{})}
+	return &ledger{runID: runID, epoch: time.Now(), all: make(chan struct{})}
+}
+
+// entry is that of an event below events.
+func (l *ledger) entry(event uint64) *entry {
+	return &l.pages[event/uint64(len(page{}))][event%uint64(len(page{}))]
 }
 
 // issued enters an event before it is sent.
@@ -51,10 +64,11 @@ func (l *ledger) issued(event uint64, due time.Time, measured bool) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for uint64(len(l.entries)) <= event { // connections take turns, not always in order
-		l.entries = append(l.entries, entry{})
+	l.events = max(l.events, event+1) // connections take turns, not always in order
+	for uint64(len(l.pages)*len(page{})) < l.events {
+		l.pages = append(l.pages, new(page))
 	}
-	l.entries[event] = entry{due: due, measured: measured}
+	*l.entry(event) = entry{due: due.Sub(l.epoch), measured: measured}
 }
 
 // acknowledged says that the target promised to deliver the event.
@@ -64,7 +78,7 @@ func (l *ledger) acknowledged(event uint64) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	e := &l.entries[event]
+	e := l.entry(event)
 	e.acknowledged = true
 	switch {
 	case !e.measured:
@@ -81,12 +95,12 @@ func (l *ledger) arrived(id []byte, at time.Time) {
 	event, ours := eventNumber(id, l.runID)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !ours || event >= len(l.entries) {
+	if !ours || event >= l.events {
 		l.tally.foreign++
 		return
 	}
 	l.tally.any = true
-	e := &l.entries[event]
+	e := l.entry(event)
 	if !e.measured {
 		return
 	}
@@ -108,7 +122,7 @@ func (l *ledger) arrived(id []byte, at time.Time) {
 	l.tally.last = at
 	switch {
 	case !l.gated:
-		l.latency.record(at.Sub(e.due))
+		l.latency.record(at.Sub(l.epoch) - e.due)
 	case l.opened.IsZero():
 		l.early++
 	default:
@@ -145,13 +159,14 @@ func (l *ledger) closeWhenAll() {
 	}
 }
 
-func (l *ledger) deliveredSoFar() int64 {
+// soFar is what has arrived until now.
+func (l *ledger) soFar() arrivals {
 	if l == nil {
-		return 0
+		return arrivals{}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.tally.delivered
+	return l.tally
 }
 
 // anything reports whether any event of this run arrived.

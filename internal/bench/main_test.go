@@ -14,9 +14,13 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/webhookspine/spine/internal/postgres/postgrestest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+var databases postgrestest.Databases
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(databases.Main(m)) }
 
 // system stands for a system under test: the front of the contract, kept in memory.
 type system struct {

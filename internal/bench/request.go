@@ -68,17 +68,17 @@ func putDigits(to []byte, n uint64) {
 }
 
 // eventNumber is the number that set put into an id, if the id is of this run.
-func eventNumber(id []byte, runID string) (int, bool) {
+func eventNumber(id []byte, runID string) (uint64, bool) {
 	digits, ours := bytes.CutPrefix(id, []byte(runID+"-"))
 	if !ours || len(digits) != idDigits {
 		return 0, false
 	}
-	n := 0
+	n := uint64(0)
 	for _, c := range digits {
 		if c < '0' || c > '9' {
 			return 0, false
 		}
-		n = n*10 + int(c-'0')
+		n = n*10 + uint64(c-'0')
 	}
 	return n, true
 }

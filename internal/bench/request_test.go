@@ -74,7 +74,7 @@ func TestARequestIsAnEnvelopeOfTheGivenSize(t *testing.T) {
 
 	n, ok := eventNumber([]byte(envelope.EventID), "run")
 	assert.True(t, ok)
-	assert.Equal(t, 42, n)
+	assert.Equal(t, uint64(42), n)
 	for _, foreign := range []string{"", "run", "run-42", "ran-0000000042", "run-000000004x", "run-00000000042"} {
 		_, ok := eventNumber([]byte(foreign), "run")
 		assert.False(t, ok, foreign)

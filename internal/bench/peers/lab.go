@@ -34,6 +34,8 @@ type lab struct {
 	progress  io.Writer
 	results   results
 	sustained map[string]float64 // by system: what S5 found last
+
+	statements bool // the server has pg_stat_statements
 }
 
 // compare runs every scenario against every system as often as there are
@@ -59,6 +61,9 @@ func compare(ctx context.Context, o options, stdout, progress io.Writer) (err er
 	}
 	stopping := context.WithoutCancel(ctx)
 	defer func() { err = errors.Join(err, l.server.Stop(stopping)) }()
+	if err := l.loadStatements(ctx); err != nil {
+		return err
+	}
 	if l.admin, err = pgx.Connect(ctx, l.server.SuperuserURL()); err != nil {
 		return fmt.Errorf("connecting to the server: %w", err)
 	}
@@ -268,6 +273,27 @@ func (t *trial) e2e(ctx context.Context, load bench.Load) (bench.Report, error) 
 		return report, err
 	}
 	return report, t.verify(ctx, report)
+}
+
+// soak is e2e that is watched: what the system's processes and the database are
+// used for. Statements are counted as long as it runs.
+func (t *trial) soak(ctx context.Context, soak bench.Soak) (report bench.SoakReport, err error) {
+	ln, err := t.listen(ctx)
+	if err != nil {
+		return report, err
+	}
+	if err := t.countStatements(ctx, true); err != nil {
+		return report, errors.Join(err, ln.Close())
+	}
+	defer func() { err = errors.Join(err, t.countStatements(context.WithoutCancel(ctx), false)) }()
+	soak.Target, soak.BodySize, soak.Database = t.fronts()[0], bodySize, t.database
+	for _, p := range t.processes {
+		soak.Processes = append(soak.Processes, bench.Process{PID: p.command.Process.Pid, Name: p.name})
+	}
+	if report, err = bench.RunSoak(ctx, ln, soak); err != nil {
+		return report, err
+	}
+	return report, t.verify(ctx, report.Report)
 }
 
 // drain builds a backlog of count events while the sink holds back its answers,

@@ -80,6 +80,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 type options struct {
 	rounds   int
 	duration time.Duration // of one load
+	soak     time.Duration // of the long run
 	short    bool
 	only     []string // scenarios; empty: all
 	systems  []string // empty: all
@@ -94,6 +95,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.SetOutput(stderr)
 	flags.IntVar(&o.rounds, "rounds", 3, "measure this `NUMBER` of times and report medians")
 	flags.DurationVar(&o.duration, "duration", 4*time.Second, "put each load on for this `DURATION`")
+	flags.DurationVar(&o.soak, "soak", 10*time.Minute, "put the load of SK on for this `DURATION`")
 	flags.BoolVar(&o.short, "short", false, "small counts: shows that everything works, measures little")
 	flags.StringVar(&only, "only", "", "run these `SCENARIOS` alone, such as S1,S3")
 	flags.StringVar(&systems, "systems", "", "measure these `SYSTEMS` alone, such as spine,river")
@@ -105,11 +107,11 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	if flags.NArg() > 0 {
 		return o, fmt.Errorf("%q is no subcommand: use river, plain or http to run a peer, or none to compare", flags.Arg(0))
 	}
-	if o.rounds < 1 || o.duration < time.Second {
-		return o, errors.New("-rounds must be at least 1 and -duration at least 1s")
+	if o.rounds < 1 || o.duration < time.Second || o.soak < time.Second {
+		return o, errors.New("-rounds must be at least 1, -duration and -soak at least 1s")
 	}
 	if o.short {
-		o.rounds, o.duration = 1, time.Second
+		o.rounds, o.duration, o.soak = 1, time.Second, 5*time.Second
 	}
 	var err error
 	if o.only, err = choice("-only", only, namesOf(scenarios(), func(s scenario) string { return s.name })); err != nil {

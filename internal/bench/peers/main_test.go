@@ -116,9 +116,55 @@ func TestAComparisonFromEndToEnd(t *testing.T) {
 	assert.Contains(t, string(figures), `"What": "delivered"`)
 }
 
+func TestALongRunIsWatched(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	l := &lab{
+		self: os.Args[0], dir: t.TempDir(), server: postgrestest.Server(t),
+		options: options{short: true, soak: 2 * time.Second}, sustained: map[string]float64{"plain": 200},
+	}
+	require.NoError(t, l.loadStatements(ctx))
+	admin, err := pgx.Connect(ctx, l.server.SuperuserURL())
+	require.NoError(t, err)
+	l.admin = admin
+	defer func() { assert.NoError(t, admin.Close(ctx)) }()
+	tr := &trial{lab: l, scenario: "SK", system: plainSystem()}
+	done, err := tr.open(ctx, "long_run")
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, done()) }()
+
+	require.NoError(t, soak(ctx, tr))
+	said := strings.Join(tr.said, ", ")
+	for _, r := range []row{skArriveKept, skWAL, skCommits} {
+		assert.Contains(t, said, r.What+" ")
+	}
+	assert.NotContains(t, said, skDeadKept.What, "its tables have other names")
+	assert.Equal(t, l.statements, strings.Contains(said, skStatements.What+" "))
+	assert.Equal(t, "120/s for 2s", l.results.Notes[0].Lines[0][:len("120/s for 2s")])
+	if l.statements {
+		var track string
+		require.EventuallyWithT(t, func(c *assert.CollectT) {
+			require.NoError(c, admin.QueryRow(ctx, "show pg_stat_statements.track").Scan(&track))
+			assert.Equal(c, "none", track, "it counts only while it is looked at")
+		}, 10*time.Second, 20*time.Millisecond)
+	}
+}
+
+func TestWhoTakesPart(t *testing.T) {
+	t.Parallel()
+	spine, plain := spineSystem(), plainSystem()
+	assert.True(t, scenario{}.concerns(plain, 2))
+	assert.False(t, scenario{}.concerns(limitSystem(), 1))
+	assert.False(t, scenario{systems: []string{"spine"}}.concerns(plain, 1))
+	assert.True(t, scenario{once: true}.concerns(spine, 2))
+	assert.False(t, scenario{once: true}.concerns(plain, 2))
+	assert.True(t, scenario{single: true}.concerns(spine, 1))
+	assert.False(t, scenario{single: true}.concerns(spine, 2))
+}
+
 func TestMisuse(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"-rounds", "0"}, {"-only", "S99"}, {"-systems", "kafka"}, {"-nothing"}, {"rivers"}} {
+	for _, args := range [][]string{{"-rounds", "0"}, {"-soak", "1ms"}, {"-only", "S99"}, {"-systems", "kafka"}, {"-nothing"}, {"rivers"}} {
 		assert.Equal(t, 2, run(t.Context(), args, io.Discard, io.Discard), args)
 	}
 	var said bytes.Buffer

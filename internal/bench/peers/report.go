@@ -255,7 +255,9 @@ func (l *lab) describe(ctx context.Context) error {
 	var changed string
 	err = l.admin.QueryRow(ctx, `
 		select string_agg(name || '=' || current_setting(name), ', ' order by name)
-		from pg_settings where source = 'command line' and name not in ('port', 'listen_addresses', 'unix_socket_directories')`).Scan(&changed)
+		from pg_settings
+		where source = 'command line' and name not in ('port', 'listen_addresses', 'unix_socket_directories')
+			or name = 'shared_preload_libraries' and setting <> ''`).Scan(&changed)
 	if err != nil {
 		return fmt.Errorf("asking for the server's settings: %w", err)
 	}

@@ -18,10 +18,12 @@ type scenario struct {
 	// once is for what takes minutes with a slow system: all but Spine take part
 	// in the first round alone.
 	once bool
+	// single is for what takes part in the first round alone, whoever it is.
+	single bool
 }
 
 func (s scenario) concerns(under system, round int) bool {
-	if s.once && round > 1 && under.name != "spine" {
+	if round > 1 && (s.single || s.once && under.name != "spine") {
 		return false
 	}
 	if len(s.systems) == 0 {
@@ -41,6 +43,7 @@ func scenarios() []scenario {
 		{name: "S6", about: "drain while a snapshot is held open", run: drainWithSnapshot, once: true},
 		{name: "S7", about: "SIGKILL in the middle of a drain", run: killed, once: true},
 		{name: "SM", about: "three api and three worker processes", run: many, systems: []string{"spine"}},
+		{name: "SK", about: "a long run at 60 % of capacity", run: soak, systems: []string{"spine"}, single: true},
 	}
 }
 
@@ -59,6 +62,7 @@ var (
 	s1P99Of256 = row{Scenario: "S1", What: "256 connections, p99", Unit: "ms"}
 	s1OpenP50  = row{Scenario: "S1", What: "500/s offered, p50", Unit: "ms", Goal: atMost(1.2)}
 	s1OpenP99  = row{Scenario: "S1", What: "500/s offered, p99", Unit: "ms", Goal: atMost(5)}
+	s1Memory   = row{Scenario: "S1", What: "memory of the process at saturation", Unit: "MB", Goal: atMost(150)}
 
 	s2Rate = row{Scenario: "S2", What: "64 connections, acknowledged", Unit: "/s", Goal: atLeast(12_000)}
 	s2P99  = row{Scenario: "S2", What: "64 connections, p99", Unit: "ms"}
@@ -80,6 +84,11 @@ var (
 	s5P50  = row{Scenario: "S5", What: "at that rate, POST to arrival, p50", Unit: "ms"}
 	s5P99  = row{Scenario: "S5", What: "at that rate, POST to arrival, p99", Unit: "ms"}
 
+	s5Memory     = row{Scenario: "S5", What: "memory of the process at saturation", Unit: "MB", Goal: atMost(150)}
+	s5Statements = row{Scenario: "S5", What: "at that rate, statements", Unit: "per event", Goal: atMost(0.2)}
+	s5Commits    = row{Scenario: "S5", What: "at that rate, commits", Unit: "per event", Goal: atMost(0.1)}
+	s5WAL        = row{Scenario: "S5", What: "at that rate, WAL", Unit: "kB/event"}
+
 	s6First = row{Scenario: "S6", What: "first backlog, delivered", Unit: "/s"}
 	s6Last  = row{Scenario: "S6", What: "last backlog, delivered", Unit: "/s"}
 	s6Kept  = row{Scenario: "S6", What: "last ÷ first", Goal: atLeast(0.8)}
@@ -91,6 +100,14 @@ var (
 	smIngestKept = row{Scenario: "SM", What: "acknowledged by three ÷ by one", Goal: atLeast(1)}
 	smDrain      = row{Scenario: "SM", What: "drain by three, delivered", Unit: "/s"}
 	smDrainKept  = row{Scenario: "SM", What: "delivered by three ÷ by one", Goal: atLeast(1)}
+
+	skMemory     = row{Scenario: "SK", What: "memory of serve at the end", Unit: "MB", Goal: atMost(150)}
+	skMemoryKept = row{Scenario: "SK", What: "memory of serve, last third ÷ first", Goal: atMost(1.2)}
+	skDeadKept   = row{Scenario: "SK", What: "dead tuples, last third ÷ first"}
+	skArriveKept = row{Scenario: "SK", What: "POST to arrival, p50, last third ÷ first"}
+	skWAL        = row{Scenario: "SK", What: "WAL", Unit: "kB/event"}
+	skCommits    = row{Scenario: "SK", What: "commits", Unit: "per event"}
+	skStatements = row{Scenario: "SK", What: "statements", Unit: "per event"}
 )
 
 // warmUp is how long the same load runs before it is measured.
@@ -125,6 +142,7 @@ func ingest(ctx context.Context, t *trial) error {
 	t.figure(s1Rate256, r.AcknowledgedPerSecond)
 	t.figure(s1P50Of256, r.AcknowledgeLatency.P50)
 	t.figure(s1P99Of256, r.AcknowledgeLatency.P99)
+	t.peakMemory(s1Memory)
 	if r, err = t.ingest(ctx, bench.Load{Connections: 64, Rate: 500, WarmUp: warmUp, Duration: t.options.duration}); err != nil {
 		return err
 	}

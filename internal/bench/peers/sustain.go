@@ -57,6 +57,21 @@ func sustain(ctx context.Context, t *trial) error {
 	t.figure(s5Rate, best.delivered)
 	t.figure(s5P50, best.p50)
 	t.figure(s5P99, best.p99)
+	t.peakMemory(s5Memory)
+	return t.costs(ctx, best.rate)
+}
+
+// costs puts a rate on once more, to see what an event costs the database. It
+// lasts longer than others, since sessions tell the statistics of their commits
+// once a second.
+func (t *trial) costs(ctx context.Context, rate float64) error {
+	r, err := t.soak(ctx, bench.Soak{E2E: bench.E2E{Load: bench.Load{
+		Connections: 256, Rate: rate, WarmUp: 2 * warmUp, Duration: 2 * t.options.duration,
+	}}})
+	if err != nil {
+		return fmt.Errorf("offering %.0f/s once more: %w", rate, err)
+	}
+	t.perEvent(r, s5WAL, s5Commits, s5Statements)
 	return nil
 }
 

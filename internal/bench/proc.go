@@ -1,0 +1,209 @@
+package bench
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// procfs is a mounted proc(5) file system, empty where the system has none.
+type procfs string
+
+// clockTick is the unit of /proc/PID/stat: USER_HZ is 100 on every
+// architecture that Go has.
+const clockTick = time.Second / 100
+
+var errProcessEnded = errors.New("the process has ended")
+
+// processStat is what is needed of /proc/PID/stat.
+type processStat struct {
+	name    string
+	parent  int
+	started uint64        // clock ticks after boot; tells a process from a later one with its PID
+	cpu     time.Duration // user and system
+	waited  time.Duration // the same of children that ended and were waited for
+}
+
+func (p procfs) stat(pid int) (s processStat, err error) {
+	text, err := p.read(pid, "stat")
+	if err != nil {
+		return s, err
+	}
+	// The name is in parentheses, and may hold any character.
+	open, end := bytes.IndexByte(text, '('), bytes.LastIndexByte(text, ')')
+	var fields []string
+	if end > open && open >= 0 {
+		s.name = string(text[open+1 : end])
+		fields = strings.Fields(string(text[end+1:]))
+	}
+	const state, ppid, utime, cstime, starttime = 0, 1, 11, 14, 19
+	if len(fields) <= starttime {
+		return s, fmt.Errorf("reading what process %d uses: its stat is not as in proc(5)", pid)
+	}
+	if fields[state] == "Z" {
+		return s, errProcessEnded
+	}
+	var ticks [cstime - utime + 1]int64
+	for i := range ticks {
+		if ticks[i], err = strconv.ParseInt(fields[utime+i], 10, 64); err != nil {
+			return s, fmt.Errorf("reading what process %d uses: %w", pid, err)
+		}
+	}
+	s.cpu, s.waited = time.Duration(ticks[0]+ticks[1])*clockTick, time.Duration(ticks[2]+ticks[3])*clockTick
+	if s.parent, err = strconv.Atoi(fields[ppid]); err == nil {
+		s.started, err = strconv.ParseUint(fields[starttime], 10, 64)
+	}
+	if err != nil {
+		return s, fmt.Errorf("reading what process %d uses: %w", pid, err)
+	}
+	return s, nil
+}
+
+// memory is a line of /proc/PID/status that is in kB, such as VmRSS, in bytes.
+func (p procfs) memory(pid int, line string) (bytes int64, err error) {
+	text, err := p.read(pid, "status")
+	if err != nil {
+		return 0, err
+	}
+	for l := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(l, line+":"); ok {
+			kB, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("reading what process %d uses: %w", pid, err)
+			}
+			return kB << 10, nil
+		}
+	}
+	return 0, errProcessEnded // one that is dead, but not yet waited for, has no memory
+}
+
+// children are the processes whose parent is pid.
+func (p procfs) children(pid int) ([]int, error) {
+	if p == "" {
+		return nil, errNoProc
+	}
+	entries, err := os.ReadDir(string(p))
+	if err != nil {
+		return nil, fmt.Errorf("listing the processes: %w", err)
+	}
+	var all []int
+	for _, e := range entries {
+		child, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if s, err := p.stat(child); err == nil && s.parent == pid { // others may end meanwhile
+			all = append(all, child)
+		}
+	}
+	return all, nil
+}
+
+func (p procfs) read(pid int, name string) ([]byte, error) {
+	if p == "" {
+		return nil, errNoProc
+	}
+	text, err := os.ReadFile(filepath.Join(string(p), strconv.Itoa(pid), name)) //nolint:gosec // G304: below proc
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, errProcessEnded
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading what process %d uses: %w", pid, err)
+	}
+	return text, nil
+}
+
+var errNoProc = errors.New("only Linux says what a process uses")
+
+// usage is what a process has used until now.
+type usage struct {
+	cpu    time.Duration
+	memory int64 // bytes, resident
+}
+
+// usageOf returns a function that tells what process pid uses, as long as it
+// is the one that has that number now; and its name.
+func (p procfs) usageOf(pid int) (name string, read func() (usage, error), err error) {
+	first, err := p.stat(pid)
+	if err != nil {
+		return "", nil, err
+	}
+	return first.name, func() (usage, error) {
+		now, err := p.stat(pid)
+		if err != nil {
+			return usage{}, err
+		}
+		if now.started != first.started {
+			return usage{}, errProcessEnded
+		}
+		memory, err := p.memory(pid, "VmRSS")
+		return usage{now.cpu, memory}, err
+	}, nil
+}
+
+// usageOfServer is usageOf for the PostgreSQL server that a session's backend
+// belongs to: the postmaster and all its children. The memory is their private
+// memory alone. Shared memory is as large as shared_buffers says; a server
+// fills it at its leisure, and every process would count it again.
+//
+// A backend is told from a process of this machine that just has the same
+// number by the title that PostgreSQL gives it.
+func (p procfs) usageOfServer(backend int, user, database string) (read func() (usage, error), err error) {
+	title, err := p.read(backend, "cmdline")
+	if errors.Is(err, errProcessEnded) || err == nil && !isBackend(title, user, database) {
+		return nil, errors.New("the server does not run on this machine, or where its processes cannot be seen")
+	}
+	if err != nil {
+		return nil, err
+	}
+	session, err := p.stat(backend)
+	if err != nil {
+		return nil, err
+	}
+	first, err := p.stat(session.parent)
+	if err != nil {
+		return nil, err
+	}
+	return func() (usage, error) {
+		postmaster, err := p.stat(session.parent)
+		if err != nil {
+			return usage{}, err
+		}
+		if postmaster.started != first.started {
+			return usage{}, errProcessEnded
+		}
+		children, err := p.children(session.parent)
+		if err != nil {
+			return usage{}, err
+		}
+		// The children that ended are in the postmaster's account.
+		u := usage{cpu: postmaster.cpu + postmaster.waited}
+		for _, pid := range append(children, session.parent) {
+			if pid != session.parent {
+				child, err := p.stat(pid)
+				if err != nil {
+					continue // it ended just now
+				}
+				u.cpu += child.cpu + child.waited
+			}
+			if memory, err := p.memory(pid, "RssAnon"); err == nil { // as above
+				u.memory += memory
+			}
+		}
+		return u, nil
+	}, nil
+}
+
+func isBackend(cmdline []byte, user, database string) bool {
+	title := string(bytes.TrimRight(cmdline, "\x00 "))
+	return strings.HasPrefix(title, "postgres: ") && strings.Contains(title, " "+user+" "+database+" ")
+}
+
+// PeakMemory is the largest resident memory that a process of this machine has
+// had so far, in bytes. It is an error on anything but Linux.
+func PeakMemory(pid int) (int64, error) { return proc.memory(pid, "VmHWM") }
