@@ -106,7 +106,7 @@ func (a *adminSettings) check() error {
 
 type workerSettings struct {
 	Concurrency int           `env:"DELIVERY_CONCURRENCY" envDefault:"64" min:"1" max:"10000" help:"most deliveries under way at once in this process"`
-	Lease       time.Duration `env:"LEASE_DURATION" envDefault:"30s" min:"1s" max:"24h" help:"how long a claimed event is held before others may take it over, unless renewed"`
+	Lease       time.Duration `env:"LEASE_DURATION" envDefault:"15s" min:"1s" max:"24h" help:"how long a claimed event is held before others may take it over, unless renewed"`
 }
 
 type destinationSettings struct {

@@ -349,4 +349,3 @@ func (w *waiter) answer(r event.Receipt, err error) {
 	w.receipt, w.err = r, err
 	close(w.done)
 }
-
