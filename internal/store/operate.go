@@ -123,7 +123,7 @@ const snapshotTimeout = 5 * time.Second
 
 // audited returns the transactions whose rows in the audit log are committed
 // now, up to least at least: the newest rows may have been dropped. It relies
-// on audit_log_xid.
+// on audit_trail_xid.
 //
 // It ends with the newest row and leaves out what pg_current_snapshot() knows
 // beyond, though nothing is there. After a crash Postgres gives those numbers
@@ -163,8 +163,8 @@ func (s *Store) audited(ctx context.Context, least uint64) (t transactions, err 
 // auditPage reads the page after c: of the past, of transactions that ended
 // late, or of new ones, in this order. Going by xid it reads each backlog once,
 // however long it is, and nothing again for the sake of a transaction that
-// stays open. It relies on audit_log_xid, and in the past on
-// audit_log_timestamp.
+// stays open. It relies on audit_trail_xid, and in the past on
+// audit_trail_timestamp.
 func (s *Store) auditPage(ctx context.Context, c AuditCursor, f FollowFilter) (rows []event.AuditRow, last auditKey, err error) {
 	inProgress := make([]string, len(c.until.except))
 	for i, xid := range c.until.except {

@@ -86,7 +86,7 @@ func (s *Store) Events(ctx context.Context, page event.Page, filter event.Filter
 }
 
 // Audit lists audit rows, newest first, with the cursor of the next page. It
-// relies on audit_log_timestamp, and for one event on audit_log_event. Filters
+// relies on audit_trail_timestamp, and for one event on audit_trail_event. Filters
 // have no index of their own.
 func (s *Store) Audit(ctx context.Context, page event.Page, filter event.AuditFilter) (rows []event.AuditRow, next string, err error) {
 	var q query

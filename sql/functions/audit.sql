@@ -12,17 +12,17 @@ declare
 begin
     perform pg_advisory_xact_lock(hashtextextended('spine.ensure_audit_partitions', 0));
     for _day in select d::date from generate_series(current_date, current_date + _days, interval '1 day') d loop
-        _name := 'audit_log_' || to_char(_day, 'YYYYMMDD');
+        _name := 'audit_trail_' || to_char(_day, 'YYYYMMDD');
         continue when to_regclass('spine.' || _name) is not null;
-        execute format('create table %I (like audit_log including defaults including constraints including comments)', _name);
-        if exists (select from audit_log_default where timestamp >= _day and timestamp < _day + 1) then
-            lock table audit_log_default in access exclusive mode;
+        execute format('create table %I (like audit_trail including defaults including constraints including comments)', _name);
+        if exists (select from audit_trail_default where timestamp >= _day and timestamp < _day + 1) then
+            lock table audit_trail_default in access exclusive mode;
             execute format(
-                'with moved as (delete from audit_log_default where timestamp >= %1$L and timestamp < %2$L returning *) insert into %3$I select * from moved',
+                'with moved as (delete from audit_trail_default where timestamp >= %1$L and timestamp < %2$L returning *) insert into %3$I select * from moved',
                 _day, _day + 1, _name);
         end if;
         execute format('comment on table %I is %L', _name, 'The audit log of ' || to_char(_day, 'YYYY-MM-DD') || ' (UTC).');
-        execute format('alter table audit_log attach partition %I for values from (%L) to (%L)', _name, _day, _day + 1);
+        execute format('alter table audit_trail attach partition %I for values from (%L) to (%L)', _name, _day, _day + 1);
         _made := _made + 1;
     end loop;
     return _made;
@@ -32,8 +32,8 @@ comment on function spine.ensure_audit_partitions(integer) is 'Internal. Makes t
 -- reject: audits refused requests as a summary. _count requests of one source were refused for one cause since _since.
 create or replace function spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamptz[]) returns void
 language sql set search_path = spine, pg_temp as $$
-    insert into audit_log (source, action, success, details)
-    select r.source, 'request_rejected', 'failure', jsonb_build_object('cause', r.cause, 'status', r.status, 'count', r.count, 'since', r.since)
+    insert into audit_trail (source, action, details)
+    select r.source, 'request_rejected', json_build_object('cause', r.cause, 'status', r.status, 'count', r.count, 'since', r.since)
     from unnest(_source, _cause, _status, _count, _since) as r(source, cause, status, count, since)
 $$;
 comment on function spine.reject(text[], text[], integer[], bigint[], timestamptz[]) is 'Internal. Audits refused requests as summaries, without an event_id.';

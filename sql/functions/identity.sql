@@ -61,7 +61,7 @@ begin
 end $$;
 comment on function spine.event(text, text) is 'One event and where it stands, for example: select * from spine.event(''test-001'').';
 
--- trace: the trail of one event in the order it happened. Relies on audit_log_event.
+-- trace: the trail of one event in the order it happened. Relies on audit_trail_event.
 create or replace function spine.trace(_event_id text, _source text default null)
 returns table ("timestamp" timestamptz, action text, success text, details jsonb, id bigint)
 language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off as $$

@@ -75,16 +75,15 @@ begin
         insert into processing_state (event, event_id, source, lease_token, next_attempt_at, created_at, updated_at)
         select j.id, j.event_id, j.source, 0, l.at, l.at, l.at from judged j cross join locked l where j.outcome = 'accepted'
     ), audited as (
-        insert into audit_log (timestamp, event, event_id, source, action, success, details)
-        select (select l.at from locked l), a.id, a.event_id, a.source, a.action,
-            case a.action when 'conflict_detected' then 'failure' else 'success' end,
+        insert into audit_trail (timestamp, event, event_id, source, action, details)
+        select (select l.at from locked l), a.id, a.event_id, nullif(a.source, 'default'), a.action,
             case a.action when 'conflict_detected' then (
-                select jsonb_build_object('payload_hash', encode(i.hash, 'hex'), 'evidence',
+                select json_build_object('payload_hash', encode(i.hash, 'hex'), 'evidence',
                     keep_evidence(a.id, i.hash, i.event_id, i.source, i.event_type, i.occurred_at, i.payload, i.unqueryable, i.raw_body))
-                from input i where i.ord = a.ord) else '{}' end
+                from input i where i.ord = a.ord) end
         from (
             select j.ord, j.id, j.event_id, j.source, unnest(array['event_received',
-                case j.outcome when 'accepted' then 'event_inserted' when 'deduplicated' then 'event_deduped' else 'conflict_detected' end]) as action
+                case j.outcome when 'accepted' then 'event_inserted' when 'deduplicated' then 'event_deduped' else 'conflict_detected' end]::audit_action[]) as action
             from judged j
         ) a
     )

@@ -28,9 +28,9 @@ begin
         where p.event = c.event and p.destination = c.destination
         returning p.event, p.event_id, p.source, p.destination, c.status as status_before, c.attempt_count as attempts_before
     ), audited as (
-        insert into audit_log (timestamp, event, event_id, source, action, success, details)
-        select _now, r.event, r.event_id, r.source, 'event_replayed', 'success',
-            jsonb_build_object('destination', r.destination, 'from', r.status_before, 'attempts', r.attempts_before, 'by', session_user)
+        insert into audit_trail (timestamp, event, event_id, source, action, details)
+        select _now, r.event, r.event_id, nullif(r.source, 'default'), 'event_replayed',
+            json_build_object('destination', r.destination, 'from', r.status_before, 'attempts', r.attempts_before, 'by', session_user)
         from replayed r
     )
     select count(*), (array_agg(r.event_id))[1:5] into _count, _event_ids from replayed r;
@@ -107,8 +107,8 @@ begin
         where d.paused_at is null and (_destination is null or d.name = _destination)
         returning d.name
     ), audited as (
-        insert into audit_log (action, success, details)
-        select 'claims_paused', 'success', jsonb_build_object('destination', p.name, 'by', session_user) from paused p
+        insert into audit_trail (action, details)
+        select 'claims_paused', json_build_object('destination', p.name, 'by', session_user) from paused p
     )
     select count(*) into _changed from paused;
     perform require_destination(_destination);
@@ -126,8 +126,8 @@ begin
         where d.paused_at is not null and (_destination is null or d.name = _destination)
         returning d.name
     ), audited as (
-        insert into audit_log (action, success, details)
-        select 'claims_resumed', 'success', jsonb_build_object('destination', r.name, 'by', session_user) from resumed r
+        insert into audit_trail (action, details)
+        select 'claims_resumed', json_build_object('destination', r.name, 'by', session_user) from resumed r
     )
     select count(*) into _changed from resumed;
     perform require_destination(_destination);

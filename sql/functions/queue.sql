@@ -31,6 +31,8 @@ declare
     _now timestamptz := clock_timestamp();
     _retries constant integer := coalesce(cardinality(_delays), 0);
     _paused constant boolean := exists (select from destinations d where d.name = _destination and d.paused_at is not null);
+    -- The end of each attempt's details. Written as text, as in settle(): half the work and no white space.
+    _who constant text := ',"worker":' || to_json(_worker) || case when _destination = 'default' then '}' else ',"destination":' || to_json(_destination) || '}' end;
     _looked_at integer;
     _next_due timestamptz;
 begin
@@ -60,18 +62,16 @@ begin
         where p.event = d.event and p.destination = d.destination and d.lost
         returning p.event, p.event_id, p.source, p.destination, p.attempt_count, p.lease_token - 1 as lease, p.worker, p.status, p.next_attempt_at, p.error_message
     ), audited as (
-        insert into audit_log (timestamp, event, event_id, source, action, success, details)
-        select _now, c.event, c.event_id, c.source, 'processing_attempt_started', 'pending',
-            case when _destination = 'default' then jsonb_build_object('attempt', c.attempt_count, 'lease', c.lease_token, 'worker', _worker)
-                else jsonb_build_object('attempt', c.attempt_count, 'lease', c.lease_token, 'worker', _worker, 'destination', _destination) end
+        insert into audit_trail (timestamp, event, event_id, source, action, details)
+        select _now, c.event, c.event_id, nullif(c.source, 'default'), 'processing_attempt_started',
+            ('{"attempt":' || c.attempt_count || _who)::json
         from claimed c
     ), audited_expiry as (
-        insert into audit_log (timestamp, event, event_id, source, action, success, details)
-        select _now, a.event, a.event_id, a.source, a.action, a.success, a.details
+        insert into audit_trail (timestamp, event, event_id, source, action, details)
+        select _now, a.event, a.event_id, nullif(a.source, 'default'), a.action, a.details::text::json
         from (
             select x.event, step.n, x.event_id, x.source,
-                case when step.n = 1 then 'lease_expired' when x.status = 'dead' then 'processing_failed_permanently' else 'retry_scheduled' end as action,
-                case when step.n = 1 then 'success' when x.status = 'dead' then 'failure' else 'pending' end as success,
+                case when step.n = 1 then 'lease_expired'::audit_action when x.status = 'dead' then 'processing_failed_permanently' else 'retry_scheduled' end as action,
                 jsonb_build_object('attempt', x.attempt_count, 'lease', x.lease, 'destination', x.destination) ||
                 case when step.n = 1 then jsonb_build_object('worker', x.worker)
                     when x.status = 'dead' then jsonb_build_object('error', x.error_message)
@@ -178,7 +178,7 @@ comment on function spine.locked_by_others(bigint[], text[], bigint[], bigint[])
 -- Returns for each, by position, whether it counts: its lease was still held, or this very result was settled before (the answer to
 -- that commit was lost). A result of a lost lease changes nothing and is audited as lease_lost. NULL: somebody else has the row locked,
 -- nothing was decided, and the same call is to be made again later.
--- Relies on processing_state_pkey; on audit_log_event for results that come late.
+-- Relies on processing_state_pkey; on audit_trail_event for results that come late.
 create or replace function spine.settle(
     _event bigint[], _destination text[], _lease_token bigint[], _outcome text[], _delay interval[], _error text[], _details text[])
 returns boolean[]
@@ -190,6 +190,10 @@ declare
     _locked bigint[];
     _known bigint[];
 begin
+    -- What is written below must be a JSON object that a reader can query.
+    if 'object' <> any (array(select jsonb_typeof(d::jsonb) from unnest(_details) d)) then
+        raise exception 'details must be JSON objects' using errcode = 'invalid_parameter_value';
+    end if;
     with input as materialized (
         select * from unnest(_event, _destination, _lease_token, _outcome, _delay, _error, _details)
             with ordinality as i(event, destination, lease, outcome, delay, error, details, ord)
@@ -208,22 +212,22 @@ begin
         where p.event = i.event and p.destination = i.destination
         returning i.ord, p.event, p.event_id, p.source, p.destination, p.attempt_count, p.next_attempt_at, i.lease, i.outcome, i.delay, i.error, i.details
     ), audited as (
-        insert into audit_log (timestamp, event, event_id, source, action, success, details)
-        select _now, a.event, a.event_id, a.source, a.action, a.success, a.details
+        insert into audit_trail (timestamp, event, event_id, source, action, details)
+        select _now, a.event, a.event_id, nullif(a.source, 'default'), a.action, a.details::json
         from (
             select s.ord, step.n, s.event, s.event_id, s.source,
-                case when s.outcome = 'completed' then 'processing_succeeded'
+                case when s.outcome = 'completed' then 'processing_succeeded'::audit_action
                     when step.n = 1 then 'processing_attempt_failed'
                     when s.outcome = 'failed' then 'retry_scheduled'
                     else 'processing_failed_permanently' end as action,
-                case when s.outcome = 'completed' then 'success' when step.n = 2 and s.outcome = 'failed' then 'pending' else 'failure' end as success,
                 case when step.n = 1 then
-                        jsonb_build_object('attempt', s.attempt_count, 'lease', s.lease) || s.details::jsonb ||
-                        case when s.destination = 'default' then '{}' else jsonb_build_object('destination', s.destination) end ||
-                        case when s.error is null then '{}' else jsonb_build_object('error', s.error) end
+                        '{"attempt":' || s.attempt_count || ',"lease":' || s.lease ||
+                        case when s.destination = 'default' then '' else ',"destination":' || to_json(s.destination) end ||
+                        case when s.error is null then '' else ',"error":' || to_json(s.error) end ||
+                        case when s.details ~ '^\s*{\s*}' then '}' else ',' || substr(ltrim(s.details, E' \t\r\n'), 2) end
                     when s.outcome = 'failed' then
-                        jsonb_build_object('attempt', s.attempt_count, 'delay_ms', trim_scale(extract(epoch from s.delay) * 1000), 'next_attempt_at', s.next_attempt_at)
-                    else jsonb_build_object('attempt', s.attempt_count, 'error', s.error) end as details
+                        jsonb_build_object('attempt', s.attempt_count, 'delay_ms', trim_scale(extract(epoch from s.delay) * 1000), 'next_attempt_at', s.next_attempt_at)::text
+                    else jsonb_build_object('attempt', s.attempt_count, 'error', s.error)::text end as details
             from settled s join (values (1), (2)) as step(n) on step.n = 1 or s.outcome <> 'completed'
             order by s.ord, step.n
         ) a
@@ -239,13 +243,13 @@ begin
         ), known as materialized (
             select l.ord from late l
             where exists (
-                select from audit_log a
+                select from audit_trail a
                 where a.event = l.event and a.action in ('processing_succeeded', 'processing_attempt_failed')
-                    and a.details -> 'lease' = to_jsonb(l.lease) and coalesce(a.details ->> 'destination', 'default') = l.destination)
+                    and a.details ->> 'lease' = l.lease::text and coalesce(a.details ->> 'destination', 'default') = l.destination)
         ), audited as (
-            insert into audit_log (timestamp, event, event_id, source, action, success, details)
-            select _now, p.event, p.event_id, p.source, 'lease_lost', 'success',
-                jsonb_build_object('lease', l.lease, 'destination', l.destination, 'outcome', l.outcome)
+            insert into audit_trail (timestamp, event, event_id, source, action, details)
+            select _now, p.event, p.event_id, nullif(p.source, 'default'), 'lease_lost',
+                json_build_object('lease', l.lease, 'destination', l.destination, 'outcome', l.outcome)
             from late l join processing_state p on p.event = l.event and p.destination = l.destination
             where l.ord not in (select k.ord from known k)
         )
@@ -281,9 +285,9 @@ begin
         where p.event = i.event and p.destination = i.destination
         returning p.event, p.event_id, p.source, p.destination, p.attempt_count, p.worker, i.lease
     ), audited as (
-        insert into audit_log (timestamp, event, event_id, source, action, success, details)
-        select _now, r.event, r.event_id, r.source, 'lease_returned', 'success',
-            jsonb_build_object('attempt', r.attempt_count + 1, 'lease', r.lease, 'worker', r.worker, 'destination', r.destination)
+        insert into audit_trail (timestamp, event, event_id, source, action, details)
+        select _now, r.event, r.event_id, nullif(r.source, 'default'), 'lease_returned',
+            json_build_object('attempt', r.attempt_count + 1, 'lease', r.lease, 'worker', r.worker, 'destination', r.destination)
         from returned r
     )
     select count(*) into _returned from returned;

@@ -79,9 +79,9 @@ comment on trigger processing_state_find_event on spine.processing_state is 'Fin
 create or replace function spine.processing_state_queued() returns trigger
 language plpgsql set search_path = spine, pg_temp as $$
 begin
-    insert into audit_log (event, event_id, source, action, success, details)
-    values (new.event, new.event_id, new.source, 'event_queued', 'success',
-        jsonb_build_object('destination', new.destination, 'status', new.status, 'by', session_user));
+    insert into audit_trail (event, event_id, source, action, details)
+    values (new.event, new.event_id, nullif(new.source, 'default'), 'event_queued',
+        json_build_object('destination', new.destination, 'status', new.status, 'by', session_user));
     return null;
 end $$;
 comment on function spine.processing_state_queued() is 'Internal. Trigger: audits a row queued by hand.';
@@ -106,8 +106,8 @@ begin
         error_message = case when new.status <> 'completed' then new.error_message end,
         updated_at = clock_timestamp()
     where p.event = new.event and p.destination = new.destination;
-    insert into audit_log (event, event_id, source, action, success, details)
-    values (new.event, new.event_id, new.source, 'status_changed', 'success', jsonb_strip_nulls(jsonb_build_object(
+    insert into audit_trail (event, event_id, source, action, details)
+    values (new.event, new.event_id, nullif(new.source, 'default'), 'status_changed', json_strip_nulls(json_build_object(
         'from', old.status, 'to', new.status, 'destination', new.destination, 'by', session_user,
         'lease_voided', case when old.status = 'processing' then old.lease_token end)));
     return null;

@@ -1,4 +1,31 @@
--- Views for the operator. All of them stay cheap on large tables: they read partial indexes that hold only what is not done.
+-- Views for the operator. All of them stay cheap on large tables: they read partial indexes that hold only what is not done, or, the
+-- audit log, what an index of spine.audit_trail finds.
+
+create or replace view spine.audit_log as
+select a.timestamp, a.id, a.xid, a.event, a.event_id, coalesce(a.source, case when a.event_id is not null then 'default' end) as source,
+    a.action::text as action,
+    case
+        when a.action in ('processing_attempt_started', 'retry_scheduled') then 'pending'
+        when a.action in ('conflict_detected', 'processing_attempt_failed', 'processing_failed_permanently', 'request_rejected') then 'failure'
+        else 'success'
+    end as success,
+    coalesce(a.details::text::jsonb, '{}') as details
+from spine.audit_trail a;
+comment on view spine.audit_log is 'Every step of every event, written in the transaction of the step itself. A view of spine.audit_trail, which is partitioned by day (UTC).';
+comment on column spine.audit_log.timestamp is 'When the step was made. The order of an event''s trail is timestamp, id.';
+comment on column spine.audit_log.id is 'Ascending number; orders steps of one moment.';
+comment on column spine.audit_log.xid is 'Transaction that wrote the row. Who follows the log goes by it, since rows become visible in the order of commits and not of ids.';
+comment on column spine.audit_log.event is 'events.id, NULL where no event is concerned.';
+comment on column spine.audit_log.event_id is 'The sender''s id, NULL where no event is concerned (rejected requests, pauses).';
+comment on column spine.audit_log.source is 'Who sent it.';
+comment on column spine.audit_log.action is
+    'event_received, event_inserted, event_deduped, conflict_detected, event_queued (by hand), processing_attempt_started, processing_attempt_failed, '
+    'retry_scheduled, processing_succeeded, processing_failed_permanently, lease_expired, lease_returned, lease_lost, status_changed (by hand), '
+    'event_replayed, request_rejected, claims_paused, claims_resumed.';
+comment on column spine.audit_log.success is
+    'pending for processing_attempt_started and retry_scheduled; failure for conflict_detected, *_failed* and rejections; otherwise success.';
+comment on column spine.audit_log.details is
+    'A JSON object: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others, as they apply; destination where it is not default. The worker of an attempt stands where it started.';
 
 create or replace view spine.depth as
 select p.destination, p.status, count(*) as count,

@@ -26,21 +26,21 @@ comment on column spine.destinations.paused_by is 'Database role that paused it.
 insert into spine.destinations (name) values ('default');
 
 -- The sequential id keeps every other table and index small and appended to at its end; the text key is the one random
--- index, and it is the idempotency key. The rules for a row are checked by spine.ingest(), once for a batch: a CHECK here would be
--- parsed anew for each statement.
+-- index, and it is the idempotency key.
 create table spine.events (
     id bigint generated always as identity primary key,
-    event_id text collate "C" not null,
-    source text collate "C" not null default 'default',
-    event_type text not null,
-    occurred_at timestamptz not null,
-    payload json,
+    event_id text collate "C" not null check (char_length(event_id) between 1 and 255 and event_id !~ '[\u0001-\u001F\u007F-\u009F]'),
+    source text collate "C" not null default 'default' check (source ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
+    event_type text not null check (char_length(event_type) between 1 and 100),
+    occurred_at timestamptz not null check (occurred_at >= '0001-01-01Z' and occurred_at < '10000-01-01Z'),
+    payload json check (json_typeof(payload) = 'object'),
     payload_hash bytea not null,
     created_at timestamptz not null default now(),
     seen_count bigint not null default 1,
     unqueryable text,
     raw_body bytea,
-    constraint events_event_id_source_key unique (event_id, source)
+    constraint events_event_id_source_key unique (event_id, source),
+    constraint events_payload_or_raw_body check (payload is not null or (raw_body is not null and unqueryable is not null))
 );
 comment on table spine.events is 'Each webhook once, as it was first received. Rows are written by spine.ingest() and never change but for seen_count.';
 comment on column spine.events.id is 'Key by which the other tables refer to the event (their column event).';
@@ -137,7 +137,7 @@ comment on index spine.processing_state_pkey is 'spine.settle(), spine.renew() a
 -- One index for all that falls due: new events, retries, and leases that ran out.
 create index processing_state_due on spine.processing_state (destination, next_attempt_at)
     where status in ('pending', 'failed', 'processing');
-comment on index spine.processing_state_due is 'spine.claim(), the views depth and stuck: what falls due, oldest first, for each destination.';
+comment on index spine.processing_state_due is 'spine.claim(), spine.next_due(), the views depth and stuck: what falls due, oldest first, for each destination.';
 
 create index processing_state_dead on spine.processing_state (updated_at) where status = 'dead';
 comment on index spine.processing_state_dead is 'The view dead_letters and spine.replay_dead(): dead rows by the time they died.';
@@ -150,7 +150,7 @@ create table spine.audit_log (
     event_id text collate "C",
     source text collate "C",
     action text not null,
-    success text not null,
+    success text not null check (success in ('success', 'failure', 'pending')),
     details jsonb not null default '{}'
 ) partition by range (timestamp);
 comment on table spine.audit_log is 'Every step of every event, written in the transaction of the step itself. Partitioned by day (UTC).';
@@ -167,7 +167,7 @@ comment on column spine.audit_log.action is
 comment on column spine.audit_log.success is
     'pending for processing_attempt_started and retry_scheduled; failure for conflict_detected, *_failed* and rejections; otherwise success.';
 comment on column spine.audit_log.details is
-    'A JSON object: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others, as they apply; destination where it is not default. The worker of an attempt stands where it started.';
+    'A JSON object: attempt, lease, worker, status, answer, error, duration_ms, delay_ms, destination and others, as they apply.';
 
 create index audit_log_event on spine.audit_log (event);
 comment on index spine.audit_log_event is 'spine.trace(): the trail of one event.';

@@ -1,0 +1,77 @@
+-- Fewer bytes and less work for each event. The rules for events are checked by spine.ingest(), once for a batch: Postgres
+-- would parse a CHECK anew for each statement. The audit log is kept in a compact table; spine.audit_log becomes a view of it.
+
+-- +goose Up
+
+alter table spine.events
+    drop constraint events_event_id_check, drop constraint events_source_check, drop constraint events_event_type_check,
+    drop constraint events_occurred_at_check, drop constraint events_payload_check, drop constraint events_payload_or_raw_body;
+
+comment on index spine.processing_state_due is 'spine.claim(), the views depth and stuck: what falls due, oldest first, for each destination.';
+
+create type spine.audit_action as enum (
+    'event_received',                -- a request was stored, as what the next step says
+    'event_inserted',                -- new: stored and queued
+    'event_deduped',                 -- known id, same payload
+    'conflict_detected',             -- known id, other payload: kept as evidence
+    'event_queued',                  -- a row of processing_state was inserted by hand
+    'processing_attempt_started',    -- pending, failed -> processing
+    'processing_attempt_failed',     -- the attempt came to nothing: the next step says what follows
+    'retry_scheduled',               -- processing -> failed
+    'processing_succeeded',          -- processing -> completed
+    'processing_failed_permanently', -- processing -> dead
+    'lease_expired',                 -- processing, and nobody reported back: the next step says what follows
+    'lease_returned',                -- processing -> pending, failed: given back unstarted
+    'lease_lost',                    -- a result came too late and changed nothing
+    'status_changed',                -- by hand
+    'event_replayed',                -- completed, failed, dead -> pending
+    'request_rejected',              -- a summary of requests that were refused
+    'claims_paused',
+    'claims_resumed'
+);
+comment on type spine.audit_action is 'What a row of the audit log says.';
+
+alter table spine.audit_log rename to audit_log_before;
+
+-- A row has at most eight columns, so that those that are NULL take no room; the fixed ones come first, so that none is padded.
+create table spine.audit_trail (
+    timestamp timestamptz not null default clock_timestamp(),
+    id bigint generated always as identity,
+    xid xid8 not null default pg_current_xact_id(),
+    event bigint,
+    action spine.audit_action not null,
+    event_id text collate "C",
+    source text collate "C",
+    details json
+) partition by range (timestamp);
+comment on table spine.audit_trail is 'Every step of every event, written in the transaction of the step itself. Partitioned by day (UTC). Read it as spine.audit_log.';
+comment on column spine.audit_trail.timestamp is 'When the step was made. The order of an event''s trail is timestamp, id.';
+comment on column spine.audit_trail.id is 'Ascending number; orders steps of one moment.';
+comment on column spine.audit_trail.xid is 'Transaction that wrote the row. Who follows the log goes by it, since rows become visible in the order of commits and not of ids.';
+comment on column spine.audit_trail.event is 'events.id, NULL where no event is concerned.';
+comment on column spine.audit_trail.action is 'What was done.';
+comment on column spine.audit_trail.event_id is 'The sender''s id, NULL where no event is concerned (rejected requests, pauses).';
+comment on column spine.audit_trail.source is 'Who sent it, NULL where that is default.';
+comment on column spine.audit_trail.details is
+    'A JSON object, NULL where it would be empty: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others, as they apply; destination where it is not default. The worker of an attempt stands where it started.';
+
+-- An event's later steps are not appended at the end of their index: room for them saves splitting its pages. The other two are only
+-- ever appended to.
+create index audit_trail_event on spine.audit_trail (event) with (fillfactor = 65);
+comment on index spine.audit_trail_event is 'spine.trace(): the trail of one event.';
+create index audit_trail_timestamp on spine.audit_trail (timestamp) with (fillfactor = 100);
+comment on index spine.audit_trail_timestamp is 'Newest first, in psql and in GET /api/audit.';
+create index audit_trail_xid on spine.audit_trail (xid) with (fillfactor = 100);
+comment on index spine.audit_trail_xid is 'spine tail: what was committed since it last looked.';
+
+create table spine.audit_trail_default partition of spine.audit_trail default;
+comment on table spine.audit_trail_default is 'Takes what no daily partition covers, so that a missing partition never fails an ingest. Normally empty.';
+
+insert into spine.audit_trail (timestamp, id, xid, event, action, event_id, source, details)
+overriding system value
+select b.timestamp, b.id, b.xid, b.event, b.action::spine.audit_action, b.event_id,
+    case when b.event_id is null or b.source <> 'default' then b.source end, nullif(b.details, '{}')::text::json
+from spine.audit_log_before b
+order by b.timestamp, b.id;
+select setval(pg_get_serial_sequence('spine.audit_trail', 'id'), coalesce(max(id), 0) + 1, false) from spine.audit_trail;
+drop table spine.audit_log_before;
