@@ -496,7 +496,7 @@ begin
             using errcode = 'cardinality_violation', hint = format('For example: id_of(%L, %L)', _event_id, _sources[1]);
     end if;
     raise exception 'event "%" was never stored%. %', _event_id, coalesce(' in source "' || _source || '"', ''), arrivals(_source)
-        using errcode = 'no_data_found';
+        using errcode = 'no_data_found', hint = 'Where RETENTION is set, an id that is gone counts as never stored.';
 end $$;
 
 

@@ -339,7 +339,7 @@ func TestOldAuditPartitionsAreDropped(t *testing.T) {
 		dropped = append(dropped, name)
 	}
 	require.Equal(t, []string{oldest, older}, dropped)
-	require.Equal(t, len(kept)+1, len(d.rows(partitions)))
+	require.Len(t, d.rows(partitions), len(kept)+1)
 	require.Equal(t, "1", d.value("select count(*) from spine.audit_log where event_id = 'old'"))
 	require.Equal(t, []string{"success||" + oldest, "success||" + older},
 		d.rows("select success, event_id, details->>'partition' from spine.audit_log where action = 'audit_expired' order by id"))
@@ -464,4 +464,3 @@ func TestRetentionOfADatabaseThatIsAway(t *testing.T) {
 	_, err = s.DropAuditPartition(t.Context(), age)
 	require.ErrorContains(t, err, "dropping an audit partition")
 }
-

@@ -1,5 +1,5 @@
--- Retention: what is done with and older than a cutoff goes, in steps that are short and wait for nobody. spine.* callers are
--- upkeep's rounds; by hand each function may be called at any time too.
+-- Retention: what is done with and older than a cutoff goes, in short steps that hold up nobody. The rounds of upkeep call these functions; by
+-- hand each may be called at any time too.
 
 -- expire_events: deletes events that are done with, with their rows of the queue and their evidence; one batch of a walk up events_pkey.
 --   _before  cutoff. An event goes when each of its rows is completed or dead and last changed before it; without any row, when it was stored
