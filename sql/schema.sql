@@ -202,6 +202,50 @@ COMMENT ON FUNCTION spine.claim(_destination text, _limit integer, _lease interv
 
 
 --
+-- Name: drop_audit_partition(timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.drop_audit_partition(_before timestamp with time zone) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET lock_timeout TO '100ms'
+    SET "TimeZone" TO 'UTC'
+    SET "DateStyle" TO 'ISO'
+    AS $$
+declare
+    _partition regclass;
+    _name text;
+begin
+    -- The lock of ensure_audit_partitions(), which takes the same tables in another order.
+    if not pg_try_advisory_xact_lock(hashtextextended('spine.ensure_audit_partitions', 0)) then
+        return null;
+    end if;
+    select o.oid, o.relname into _partition, _name from (
+        -- The default partition has no upper bound.
+        select c.oid, c.relname, substring(pg_get_expr(c.relpartbound, c.oid) from 'TO \(''([^'']+)''\)')::timestamptz as upper_bound
+        from pg_inherits i join pg_class c on c.oid = i.inhrelid
+        where i.inhparent = 'audit_log'::regclass
+    ) o
+    where o.upper_bound <= _before
+    order by o.upper_bound limit 1;
+    if _partition is null then
+        return null;
+    end if;
+    execute format('drop table %s', _partition);
+    insert into audit_log (action, success, details)
+    values ('audit_expired', 'success', jsonb_build_object('partition', _name, 'before', _before));
+    return _name;
+end $$;
+
+
+--
+-- Name: FUNCTION drop_audit_partition(_before timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.drop_audit_partition(_before timestamp with time zone) IS 'Drops the oldest daily partition of the audit log, if all of it is older than _before. Returns its name, NULL where there is none. Raises 55P03 when somebody reads the log for longer than 100 ms.';
+
+
+--
 -- Name: ensure_audit_partitions(integer); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -268,6 +312,116 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.event(_event_id text, _source text) IS 'One event and where it stands, for example: select * from spine.event(''test-001'').';
+
+
+--
+-- Name: expire_audit(timestamp with time zone, integer); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.expire_audit(_before timestamp with time zone, _limit integer DEFAULT 500) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET lock_timeout TO '250ms'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    _deleted integer;
+begin
+    delete from audit_log_default a where a.ctid = any (array(
+        select d.ctid from audit_log_default d where d.timestamp < _before order by d.timestamp limit _limit for update skip locked));
+    get diagnostics _deleted = row_count;
+    if _deleted > 0 then
+        insert into audit_log (action, success, details)
+        values ('audit_expired', 'success', jsonb_build_object('partition', 'audit_log_default', 'count', _deleted, 'before', _before));
+    end if;
+    return _deleted;
+end $$;
+
+
+--
+-- Name: FUNCTION expire_audit(_before timestamp with time zone, _limit integer); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.expire_audit(_before timestamp with time zone, _limit integer) IS 'Deletes a batch of rows older than _before from the audit log''s default partition. Returns how many.';
+
+
+--
+-- Name: expire_events(timestamp with time zone, bigint, integer); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.expire_events(_before timestamp with time zone, _after bigint DEFAULT 0, _limit integer DEFAULT 500) RETURNS TABLE(looked_at integer, deleted integer, last bigint)
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET lock_timeout TO '250ms'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_material TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    _events bigint[];
+begin
+    looked_at := 0;
+    deleted := 0;
+    if not pg_try_advisory_xact_lock(hashtextextended('spine.expire_events', 0)) then
+        return next;
+        return;
+    end if;
+    -- The last event of a batch decides whether there is more, and not the first that is young: clocks are set back, and batches of
+    -- ingest overlap.
+    with walked as materialized (
+        select e.id, e.created_at < _before as old from events e where e.id > _after order by e.id limit _limit
+    )
+    select count(*) filter (where w.old), array_agg(w.id) filter (where w.old and p.done),
+        case when count(*) = _limit and (array_agg(w.old order by w.id desc))[1] then max(w.id) end
+    into looked_at, _events, last
+    from walked w cross join lateral (
+        select coalesce(bool_and(p.status in ('completed', 'dead') and p.updated_at < _before), true) as done from processing_state p where p.event = w.id
+    ) p;
+
+    select array_agg(l.id) into _events from (
+        select e.id from events e where e.id = any (_events) for update skip locked
+    ) l;
+    with held as materialized (
+        select p.event, p.destination from processing_state p
+        where p.event = any (_events) and p.status in ('completed', 'dead') and p.updated_at < _before
+        for update skip locked
+    )
+    select array_agg(i) into _events from unnest(_events) i
+    where i not in (
+        select p.event from processing_state p
+        where p.event = any (_events) and (p.event, p.destination) not in (select h.event, h.destination from held h));
+
+    if _events is not null then
+        delete from processing_state p where p.event = any (_events);
+        delete from conflicts c where c.event = any (_events);
+        with gone as (
+            delete from events e where e.id = any (_events) returning e.created_at
+        ), audited as (
+            insert into audit_log (action, success, details)
+            select 'events_expired', 'success',
+                jsonb_build_object('count', count(*), 'oldest', min(g.created_at), 'newest', max(g.created_at), 'before', _before)
+            from gone g
+        )
+        select count(*) into deleted from gone;
+    end if;
+    return next;
+end $$;
+
+
+--
+-- Name: FUNCTION expire_events(_before timestamp with time zone, _after bigint, _limit integer); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.expire_events(_before timestamp with time zone, _after bigint, _limit integer) IS 'Deletes a batch of events that are completed or dead and unchanged since _before, with all that belongs to them but their trail. Returns how many it looked at, how many it deleted, and the _after of the next call; NULL when there is no more to look at.';
 
 
 --
@@ -342,7 +496,7 @@ begin
             using errcode = 'cardinality_violation', hint = format('For example: id_of(%L, %L)', _event_id, _sources[1]);
     end if;
     raise exception 'event "%" was never stored%. %', _event_id, coalesce(' in source "' || _source || '"', ''), arrivals(_source)
-        using errcode = 'no_data_found';
+        using errcode = 'no_data_found', hint = 'Where RETENTION is set, an id that is gone counts as never stored.';
 end $$;
 
 
@@ -681,7 +835,7 @@ CREATE FUNCTION spine.processing_state_find_event() RETURNS trigger
 declare
     _event bigint;
 begin
-    select e.id into _event from events e where e.event_id = new.event_id and e.source = new.source;
+    select e.id into _event from events e where e.event_id = new.event_id and e.source = new.source for key share;
     if _event is null or new.event <> _event then
         raise exception 'there is no event "%" in source "%"', new.event_id, new.source
             using errcode = 'foreign_key_violation', table = 'processing_state', schema = 'spine', hint = arrivals(new.source);
@@ -1254,7 +1408,7 @@ COMMENT ON COLUMN spine.audit_log.event IS 'events.id, NULL where no event is co
 -- Name: COLUMN audit_log.event_id; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_log.event_id IS 'The sender''s id, NULL where no event is concerned (rejected requests, pauses).';
+COMMENT ON COLUMN spine.audit_log.event_id IS 'The sender''s id, NULL where no event is concerned (rejected requests, pauses, retention).';
 
 
 --
@@ -1268,7 +1422,7 @@ COMMENT ON COLUMN spine.audit_log.source IS 'Who sent it.';
 -- Name: COLUMN audit_log.action; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_log.action IS 'event_received, event_inserted, event_deduped, conflict_detected, event_queued (by hand), processing_attempt_started, processing_attempt_failed, retry_scheduled, processing_succeeded, processing_failed_permanently, lease_expired, lease_returned, lease_lost, status_changed (by hand), event_replayed, request_rejected, claims_paused, claims_resumed.';
+COMMENT ON COLUMN spine.audit_log.action IS 'event_received, event_inserted, event_deduped, conflict_detected, event_queued (by hand), processing_attempt_started, processing_attempt_failed, retry_scheduled, processing_succeeded, processing_failed_permanently, lease_expired, lease_returned, lease_lost, status_changed (by hand), event_replayed, request_rejected, claims_paused, claims_resumed, events_expired, audit_expired.';
 
 
 --
@@ -1451,7 +1605,7 @@ CREATE TABLE spine.events (
 -- Name: TABLE events; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.events IS 'Each webhook once, as it was first received. Rows are written by spine.ingest() and never change but for seen_count.';
+COMMENT ON TABLE spine.events IS 'Each webhook once, as it was first received. Rows are written by spine.ingest() and never change but for seen_count; spine.expire_events() deletes them.';
 
 
 --
@@ -1560,7 +1714,7 @@ WITH (fillfactor='85', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_
 -- Name: TABLE processing_state; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.processing_state IS 'The queue: where each event stands on its way to each destination. Kept after completion.';
+COMMENT ON TABLE spine.processing_state IS 'The queue: where each event stands on its way to each destination. Kept after completion, as long as its event.';
 
 
 --
@@ -2282,7 +2436,7 @@ COMMENT ON INDEX spine.events_event_id_source_key IS 'Idempotency, and every loo
 -- Name: INDEX events_pkey; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.events_pkey IS 'Joins from the other tables; newest first in the API.';
+COMMENT ON INDEX spine.events_pkey IS 'Joins from the other tables; newest first in the API, oldest first in spine.expire_events().';
 
 
 --
@@ -2317,7 +2471,7 @@ COMMENT ON INDEX spine.processing_state_due IS 'spine.claim(), the views depth a
 -- Name: INDEX processing_state_pkey; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.processing_state_pkey IS 'spine.settle(), spine.renew() and joins: one row for each event and destination.';
+COMMENT ON INDEX spine.processing_state_pkey IS 'spine.settle(), spine.renew(), spine.expire_events() and joins: one row for each event and destination.';
 
 
 --

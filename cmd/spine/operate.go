@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -56,12 +55,6 @@ func parseMoment(text string, now time.Time) (time.Time, error) {
 		return t, nil
 	}
 	ago, err := parseDuration(text)
-	if days, ok := strings.CutSuffix(text, "d"); ok {
-		var n float64
-		if n, err = strconv.ParseFloat(days, 64); err == nil {
-			ago, err = parseDuration(strconv.FormatFloat(n*24*60*60, 'f', -1, 64))
-		}
-	}
 	if err != nil || ago < 0 {
 		return time.Time{}, errors.New("must be how long ago, such as 10m or 7d, or a time as 2024-01-30T12:00:00Z")
 	}

@@ -11,7 +11,7 @@ func serveCommand(env environ) *cobra.Command {
   spine serve --destination-url none    # only store`,
 	}, needs{
 		groups: []any{
-			&s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Listen, &s.Intake, &s.Admin, &s.Destination, &s.Retry, &s.Worker, &s.Stop, &s.Log,
+			&s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep, &s.Listen, &s.Intake, &s.Admin, &s.Destination, &s.Retry, &s.Worker, &s.Stop, &s.Log,
 		},
 	})
 }
@@ -23,7 +23,7 @@ func apiCommand(env environ) *cobra.Command {
 		Short:   "Take webhooks in and answer reads, any number of processes",
 		Example: `  DATABASE_URL=postgres://spine@db/spine spine api --listen :8000`,
 	}, needs{
-		groups: []any{&s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Listen, &s.Intake, &s.Admin, &s.Stop, &s.Log},
+		groups: []any{&s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep, &s.Listen, &s.Intake, &s.Admin, &s.Stop, &s.Log},
 	})
 }
 
@@ -34,7 +34,7 @@ func workerCommand(env environ) *cobra.Command {
 		Short:   "Deliver what was taken in, any number of processes",
 		Example: `  DATABASE_URL=postgres://spine@db/spine DESTINATION_URL=https://app.example.com/hooks spine worker`,
 	}, needs{
-		groups:   []any{&s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Listen, &s.Destination, &s.Retry, &s.Worker, &s.Stop, &s.Log},
+		groups:   []any{&s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep, &s.Listen, &s.Destination, &s.Retry, &s.Worker, &s.Stop, &s.Log},
 		defaults: map[string]string{"LISTEN": ":8002"},
 	})
 }

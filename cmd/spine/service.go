@@ -96,7 +96,7 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 	metrics := observe.NewMetrics()
 	checks := []observe.Check{{Name: "database", Probe: p.checkDatabase}, {Name: "schema", Probe: p.checkSchema}}
 	p.activity = notify.NewActivity(p.store, activityInterval, log)
-	p.upkeep = upkeep.New(p.store, log, metrics)
+	p.upkeep = upkeep.New(upkeep.Config{Retention: s.Upkeep.Retention}, p.store, log, metrics)
 
 	if r.worker && destination == "" {
 		log.Info().Msg("DESTINATION_URL is none: events are stored and stay pending")

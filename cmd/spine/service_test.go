@@ -6,7 +6,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/observe"
@@ -50,4 +52,27 @@ func TestServiceAnswersBeforeItsDatabaseDoes(t *testing.T) {
 	}
 	stop()
 	require.NoError(t, <-ended, "told to stop, it stops")
+}
+
+// Every process that is given RETENTION lets go of what is old.
+func TestServiceLetsGoOfWhatIsOld(t *testing.T) {
+	t.Parallel()
+	for name, r := range map[string]roles{"api": {api: true}, "worker": {worker: true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			database := databases.New(t)
+			db := open(t, database, nil)
+			execute(t, db, "select spine.ingest(id, 'a', '{}') from unnest(array['old', 'waiting', 'young']) id")
+			execute(t, db, "update spine.processing_state set status = 'completed' where event_id <> 'waiting'")
+			execute(t, db, "update spine.events set created_at = now() - interval '2 days' where event_id <> 'young'")
+			execute(t, db, "update spine.processing_state set updated_at = now() - interval '2 days' where event_id <> 'young'")
+
+			s := startService(t, r, database, "DESTINATION_URL=none", "RETENTION=1d")
+			await(t, s.db, int64(1), "select count(*) from spine.audit_log where action = 'events_expired'")
+			require.Equal(t, "waiting,young", value[string](t, s.db, "select string_agg(event_id, ',' order by id) from spine.events"))
+			require.EventuallyWithT(t, func(c *assert.CollectT) {
+				require.InDelta(c, 1, s.metric(t, "spine_retention_events_deleted_total"), 0)
+			}, patience, 10*time.Millisecond)
+		})
+	}
 }

@@ -40,6 +40,7 @@ type settings struct {
 	Direct      directSettings
 	Pool        poolSettings
 	Schema      schemaSettings
+	Upkeep      upkeepSettings
 	Listen      listenSettings
 	Stop        stopSettings
 	Intake      intakeSettings
@@ -77,6 +78,18 @@ type poolSettings struct {
 
 type schemaSettings struct {
 	Migrate bool `env:"MIGRATE" envDefault:"true" help:"bring the schema up to date at the start"`
+}
+
+type upkeepSettings struct {
+	Retention time.Duration `env:"RETENTION" envDefault:"0s" min:"0s" help:"how long events that are done with, and the audit log, are kept, such as 30d; 0 keeps everything"`
+}
+
+// check leaves every lease, retry and late result its trail.
+func (u *upkeepSettings) check() error {
+	if u.Retention > 0 && u.Retention < time.Hour {
+		return misuse("RETENTION: must be 0 or at least 1h, got %q", u.Retention)
+	}
+	return nil
 }
 
 type listenSettings struct {
@@ -226,14 +239,19 @@ func must[T any](phrase string, parse func(string) (T, error)) env.ParserFunc {
 	}
 }
 
-// parseDuration reads a number of seconds (30, 0.5) or Go's form (500ms).
+// parseDuration reads a number of seconds (30, 0.5), Go's form (500ms), or a
+// number of days (30d), which have 24 hours each.
 func parseDuration(s string) (time.Duration, error) {
 	if d, err := time.ParseDuration(s); err == nil {
 		return d, nil
 	}
-	seconds, err := strconv.ParseFloat(s, 64)
+	number, days := strings.CutSuffix(s, "d")
+	seconds, err := strconv.ParseFloat(number, 64)
+	if days {
+		seconds *= 24 * 60 * 60
+	}
 	if err != nil || !(math.Abs(seconds) < math.MaxInt64/float64(time.Second)) {
-		return 0, errors.New("must be a duration, in seconds or such as 500ms")
+		return 0, errors.New("must be a duration, in seconds or such as 500ms or 30d")
 	}
 	return time.Duration(math.Round(seconds * float64(time.Second))), nil
 }

@@ -46,9 +46,12 @@ func TestSettingsThatMakeNoSense(t *testing.T) {
 		{"MOCK_API_FAILURE_RATE=half", `MOCK_API_FAILURE_RATE: must be a number, got "half"`},
 		{"INITIAL_RETRY_DELAY=-1", `INITIAL_RETRY_DELAY: must be at least 0s, got "-1"`},
 		{"INITIAL_RETRY_DELAY=61", `INITIAL_RETRY_DELAY: must not be above MAX_RETRY_DELAY (1m0s), got "1m1s"`},
-		{"MAX_RETRY_DELAY=soon", `MAX_RETRY_DELAY: must be a duration, in seconds or such as 500ms, got "soon"`},
-		{"MAX_RETRY_DELAY=Inf", `MAX_RETRY_DELAY: must be a duration, in seconds or such as 500ms, got "Inf"`},
-		{"MAX_RETRY_DELAY=1e300", `MAX_RETRY_DELAY: must be a duration, in seconds or such as 500ms, got "1e300"`},
+		{"MAX_RETRY_DELAY=soon", `MAX_RETRY_DELAY: must be a duration, in seconds or such as 500ms or 30d, got "soon"`},
+		{"MAX_RETRY_DELAY=Inf", `MAX_RETRY_DELAY: must be a duration, in seconds or such as 500ms or 30d, got "Inf"`},
+		{"MAX_RETRY_DELAY=1e300", `MAX_RETRY_DELAY: must be a duration, in seconds or such as 500ms or 30d, got "1e300"`},
+		{"RETENTION=-1h", `RETENTION: must be at least 0s, got "-1h"`},
+		{"RETENTION=59m", `RETENTION: must be 0 or at least 1h, got "59m0s"`},
+		{"RETENTION=month", `RETENTION: must be a duration, in seconds or such as 500ms or 30d, got "month"`},
 		{"LEASE_DURATION=0.9", `LEASE_DURATION: must be 1s to 24h, got "0.9"`},
 		{"DELIVERY_CONCURRENCY=0", `DELIVERY_CONCURRENCY: must be 1 to 10000, got "0"`},
 		{"DELIVERY_TIMEOUT=0", `DELIVERY_TIMEOUT: must be 1ms to 24h, got "0"`},
@@ -150,14 +153,27 @@ func TestDurations(t *testing.T) {
 	for text, want := range map[string]time.Duration{
 		"0": 0, "1": time.Second, "0.5": 500 * time.Millisecond, "1.0000000014": time.Second + time.Nanosecond,
 		"500ms": 500 * time.Millisecond, "1m30s": 90 * time.Second, "-2": -2 * time.Second,
+		"30d": 720 * time.Hour, "0.5d": 12 * time.Hour, "0d": 0, "106751d": 106751 * 24 * time.Hour,
 	} {
 		got, err := parseDuration(text)
 		require.NoError(t, err, text)
 		require.Equal(t, want, got, text)
 	}
-	for _, text := range []string{"", "s", "1 s", "1d", "NaN", "9223372037"} {
+	for _, text := range []string{"", "s", "1 s", "d", "1 d", "1d12h", "NaN", "NaNd", "Infd", "9223372037", "106752d"} {
 		_, err := parseDuration(text)
 		require.Error(t, err, text)
+	}
+}
+
+func TestRetention(t *testing.T) {
+	for text, want := range map[string]time.Duration{"0": 0, "1h": time.Hour, "3600": time.Hour, "30d": 720 * time.Hour} {
+		s, err := parse([]string{"RETENTION=" + text}, needs{})
+		require.NoError(t, err, text)
+		require.Equal(t, want, s.Upkeep.Retention, text)
+	}
+	for _, command := range []string{"serve", "api", "worker", "dev"} {
+		_, help, _ := spine(t, nil, command, "--help")
+		require.Regexp(t, `--retention DURATION +how long .* \[RETENTION\] \(default 0s\)\n`, help, command)
 	}
 }
 
@@ -198,7 +214,7 @@ func TestDirectDatabase(t *testing.T) {
 func TestEverySettingIsDocumentedAndRegisteredOnce(t *testing.T) {
 	promised := strings.Fields(`DATABASE_URL DIRECT_DATABASE_URL DB_MAX_CONNS DESTINATION_URL DESTINATION_SECRET DELIVERY_TIMEOUT
 		MOCK_API_URL MOCK_API_FAILURE_RATE MAX_RETRY_ATTEMPTS INITIAL_RETRY_DELAY MAX_RETRY_DELAY LOG_LEVEL LISTEN MOCK_LISTEN
-		ADMIN_TOKEN ADMIN_AUTH SHUTDOWN_DELAY SHUTDOWN_TIMEOUT LEASE_DURATION DELIVERY_CONCURRENCY MAX_BODY_BYTES LOG_FORMAT POSTGRES_BIN`)
+		ADMIN_TOKEN ADMIN_AUTH SHUTDOWN_DELAY SHUTDOWN_TIMEOUT LEASE_DURATION DELIVERY_CONCURRENCY MAX_BODY_BYTES LOG_FORMAT POSTGRES_BIN RETENTION`)
 	var s settings
 	seen := make(map[string]bool)
 	for _, group := range groups(&s) {

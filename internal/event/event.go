@@ -156,6 +156,14 @@ type Rejection struct {
 	Since  time.Time // when the first of them came
 }
 
+// Expired is what one batch of retention came to.
+type Expired struct {
+	LookedAt int   // old events
+	Deleted  int   // of them; the others still wait, changed since, or were locked
+	Last     int64 // events.id of the last one looked at; only with More
+	More     bool  // whether there may be old events after Last
+}
+
 // Sample is a reading of the state of the queue and of the sources.
 type Sample struct {
 	OldestReady  time.Duration        // for how long the oldest claimable event has been due; 0 when none is

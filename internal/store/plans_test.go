@@ -101,6 +101,43 @@ func lookUps(d *database) []statement {
 	}
 }
 
+// retention is what a walk of retention calls, and what gives it something to
+// do.
+func retention(d *database) []statement {
+	t := d.t
+	var batch int
+	var after int64
+	return []statement{
+		{"deliveries", 100, func() {
+			batch++
+			d.ingest(webhooks("old-"+strconv.Itoa(batch), 100)...)
+			settlements := make([]event.Settlement, 100)
+			for i, job := range d.look(100).Jobs {
+				settlements[i] = completed(job)
+			}
+			d.settle(settlements...)
+		}},
+		{"expiry of events", 100, func() {
+			e, err := d.ExpireEvents(t.Context(), 0, after, 100)
+			require.NoError(t, err)
+			require.Positive(t, e.LookedAt)
+			after = e.Last
+		}},
+		{"expiry of what is young", 100, func() {
+			_, err := d.ExpireEvents(t.Context(), time.Hour, after, 100)
+			require.NoError(t, err)
+		}},
+		{"old audit rows", 100, func() {
+			d.run("insert into spine.audit_log (timestamp, action, success) select '2020-01-01', 'noted', 'success' from generate_series(1, 100)")
+		}},
+		{"expiry of audit rows", 100, func() {
+			n, err := d.ExpireAudit(t.Context(), time.Hour, 100)
+			require.NoError(t, err)
+			require.Equal(t, 100, n)
+		}},
+	}
+}
+
 // read is how many rows were read so far: in scans of a whole table, of those
 // that always grow, and in all.
 func (d *database) read() (sequential, all int) {
@@ -142,6 +179,7 @@ func TestPlansInAFreshDatabase(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	requireCheap(t, d, append(hotPath(d), lookUps(d)...))
+	requireCheap(t, d, retention(d))
 }
 
 func TestPlansInALargeDatabase(t *testing.T) {
@@ -158,6 +196,7 @@ func TestPlansInALargeDatabase(t *testing.T) {
 			d.run("select event_id, action, success, timestamp from spine.audit_log order by timestamp desc limit 20")
 		}},
 	})
+	requireCheap(t, d, retention(d))
 }
 
 // Worker sessions are long: what they planned when there was next to nothing
@@ -166,7 +205,7 @@ func TestPlansInADatabaseThatGrew(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	d.run("alter table spine.processing_state set (autovacuum_enabled = off)")
-	statements := hotPath(d)
+	statements := append(hotPath(d), retention(d)...)
 	d.run("vacuum analyze")
 	for range 8 {
 		for _, s := range statements {

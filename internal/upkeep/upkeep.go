@@ -1,10 +1,12 @@
 // Package upkeep does what nobody waits for: it makes the audit log's
-// partitions ahead of time and samples the gauges that only the database
-// knows. Any number of processes may do it at once.
+// partitions ahead of time, samples the gauges that only the database knows,
+// and lets go what is older than the retention. Any number of processes may do
+// it at once.
 package upkeep
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,6 +21,25 @@ type Store interface {
 	EnsurePartitions(ctx context.Context) (made int, err error)
 	// Sample reads what the gauges show. It is cheap on large tables.
 	Sample(ctx context.Context) (event.Sample, error)
+
+	// What follows is retention. Each call is one short transaction, of which age
+	// says how old must be what goes. It passes over what is locked.
+
+	// ExpireEvents deletes old events that are done with: of the first limit
+	// events after the one with the id after.
+	ExpireEvents(ctx context.Context, age time.Duration, after int64, limit int) (event.Expired, error)
+	// DropAuditPartition drops the oldest partition of the audit log, if it is
+	// old, and returns its name; empty where none is. It holds up ingests for a
+	// moment, and is an error where that would be longer.
+	DropAuditPartition(ctx context.Context, age time.Duration) (name string, err error)
+	// ExpireAudit deletes up to limit old rows of the audit log that are in no
+	// partition that is ever dropped.
+	ExpireAudit(ctx context.Context, age time.Duration, limit int) (deleted int, err error)
+}
+
+// Config says what upkeep does.
+type Config struct {
+	Retention time.Duration // how long what is done with is kept, by its last change; 0 keeps everything
 }
 
 // Intervals between two rounds.
@@ -30,35 +51,50 @@ const (
 
 // Upkeep does the rounds. Make one with New, then Run it.
 type Upkeep struct {
-	store Store
-	log   zerolog.Logger
+	config Config
+	store  Store
+	log    zerolog.Logger
 
-	oldestReady prometheus.Gauge
-	lastArrival *prometheus.GaugeVec
-	failures    prometheus.Counter
+	oldestReady       prometheus.Gauge
+	lastArrival       *prometheus.GaugeVec
+	eventsDeleted     prometheus.Counter
+	partitionsDropped prometheus.Counter
+	failures          prometheus.Counter
 }
 
 // New returns an Upkeep with its metrics registered with reg.
-func New(store Store, log zerolog.Logger, reg prometheus.Registerer) *Upkeep {
+func New(config Config, store Store, log zerolog.Logger, reg prometheus.Registerer) *Upkeep {
 	u := &Upkeep{
-		store: store, log: log,
+		config: config, store: store, log: log,
 		oldestReady: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "spine_queue_oldest_ready_seconds", Help: "For how long the oldest claimable event has been due; 0 when none is.",
 		}),
 		lastArrival: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "spine_source_last_arrival_timestamp_seconds", Help: "When a source last sent a new event, in Unix seconds; absent when it never did.",
 		}, []string{"source"}),
+		eventsDeleted: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "spine_retention_events_deleted_total", Help: "Events that this process deleted since they were done with and older than RETENTION.",
+		}),
+		partitionsDropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "spine_retention_partitions_dropped_total", Help: "Daily partitions of the audit log that this process dropped since they were older than RETENTION.",
+		}),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "spine_upkeep_errors_total", Help: "Rounds of upkeep that failed and are tried again.",
 		}),
 	}
-	reg.MustRegister(u.oldestReady, u.lastArrival, u.failures)
+	reg.MustRegister(u.oldestReady, u.lastArrival, u.eventsDeleted, u.partitionsDropped, u.failures)
 	return u
 }
 
 // Run does its rounds until ctx ends. Failures are counted and tried again in
 // the next round: the default partition takes what no other does.
 func (u *Upkeep) Run(ctx context.Context) error {
+	if u.config.Retention > 0 {
+		var retaining sync.WaitGroup
+		defer retaining.Wait()
+		// A round may take hours, and is no reason to miss the others.
+		retaining.Go(func() { u.retain(ctx) })
+	}
 	partitions, samples := time.NewTicker(partitionInterval), time.NewTimer(sampleInterval)
 	defer partitions.Stop()
 	defer samples.Stop()

@@ -29,6 +29,7 @@ type fakeStore struct {
 	made       int
 	sample     event.Sample
 	fail       func(ctx context.Context) error // may be nil
+	retentionStore
 }
 
 func (s *fakeStore) answer(ctx context.Context) error {
@@ -49,12 +50,12 @@ func (s *fakeStore) Sample(ctx context.Context) (event.Sample, error) {
 }
 
 // run does upkeep for a while, in a bubble, and returns it with what it logged.
-func run(t *testing.T, s *fakeStore, d time.Duration) (u *Upkeep, log *bytes.Buffer) {
+func run(t *testing.T, c Config, s *fakeStore, d time.Duration) (u *Upkeep, log *bytes.Buffer) {
 	t.Helper()
 	log = &bytes.Buffer{}
 	synctest.Test(t, func(t *testing.T) {
 		s.began = time.Now()
-		u = New(s, zerolog.New(log), prometheus.NewRegistry())
+		u = New(c, s, zerolog.New(log), prometheus.NewRegistry())
 		ctx, cancel := context.WithTimeout(t.Context(), d)
 		defer cancel()
 		require.NoError(t, u.Run(ctx))
@@ -65,7 +66,7 @@ func run(t *testing.T, s *fakeStore, d time.Duration) (u *Upkeep, log *bytes.Buf
 
 func TestRounds(t *testing.T) {
 	s := &fakeStore{made: 8}
-	u, log := run(t, s, 2*time.Hour+time.Second)
+	u, log := run(t, Config{}, s, 2*time.Hour+time.Second)
 	require.Equal(t, []time.Duration{0, time.Hour, 2 * time.Hour}, s.partitions)
 	require.Len(t, s.samples, 2*60*12+1)
 	for i, at := range s.samples {
@@ -82,7 +83,7 @@ func TestGaugesShowTheSample(t *testing.T) {
 			"default": time.UnixMilli(1_700_000_000_250), "stripe": time.UnixMilli(1_700_000_001_000),
 		},
 	}}
-	u, log := run(t, s, time.Second)
+	u, log := run(t, Config{}, s, time.Second)
 	require.InDelta(t, 1.5, testutil.ToFloat64(u.oldestReady), 0)
 	require.Equal(t, 2, testutil.CollectAndCount(u.lastArrival))
 	require.InDelta(t, 1_700_000_000.25, testutil.ToFloat64(u.lastArrival.WithLabelValues("default")), 0)
@@ -92,7 +93,7 @@ func TestGaugesShowTheSample(t *testing.T) {
 
 func TestFailuresAreCountedAndTriedAgain(t *testing.T) {
 	s := &fakeStore{fail: func(context.Context) error { return errAway }, sample: event.Sample{OldestReady: time.Hour}}
-	u, log := run(t, s, time.Hour+time.Second)
+	u, log := run(t, Config{}, s, time.Hour+time.Second)
 	require.Len(t, s.partitions, 2)
 	require.Len(t, s.samples, 60*12+1)
 	require.InDelta(t, len(s.partitions)+len(s.samples), testutil.ToFloat64(u.failures), 0)
@@ -102,7 +103,7 @@ func TestFailuresAreCountedAndTriedAgain(t *testing.T) {
 
 func TestStoreThatHangsIsGivenUp(t *testing.T) {
 	s := &fakeStore{fail: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
-	u, _ := run(t, s, time.Minute)
+	u, _ := run(t, Config{}, s, 10*time.Minute)
 	require.Greater(t, len(s.samples), 3)
 	require.GreaterOrEqual(t, testutil.ToFloat64(u.failures), 4.0)
 	require.Equal(t, patience, s.samples[0], "partitions come first")

@@ -20,7 +20,7 @@ begin
             using errcode = 'cardinality_violation', hint = format('For example: id_of(%L, %L)', _event_id, _sources[1]);
     end if;
     raise exception 'event "%" was never stored%. %', _event_id, coalesce(' in source "' || _source || '"', ''), arrivals(_source)
-        using errcode = 'no_data_found';
+        using errcode = 'no_data_found', hint = 'Where RETENTION is set, an id that is gone counts as never stored.';
 end $$;
 comment on function spine.id_of(text, text) is
     'events.id of an event, for example: select * from spine.processing_state where event = spine.id_of(''test-001''). An error says so when the id was never stored, or exists in several sources.';

@@ -52,13 +52,13 @@ comment on trigger processing_state_claimable on spine.processing_state is 'Wake
 
 -- processing_state_find_event: a row inserted by hand names its event by event_id and source; here it gets its key. Rows of
 -- spine.ingest() start with lease token 0, those of a hand with a higher default, and that tells them apart.
--- Raises 23503 where there is no such event.
+-- Raises 23503 where there is no such event. The event is locked until the commit, so that it does not expire meanwhile.
 create or replace function spine.processing_state_find_event() returns trigger
 language plpgsql set search_path = spine, pg_temp as $$
 declare
     _event bigint;
 begin
-    select e.id into _event from events e where e.event_id = new.event_id and e.source = new.source;
+    select e.id into _event from events e where e.event_id = new.event_id and e.source = new.source for key share;
     if _event is null or new.event <> _event then
         raise exception 'there is no event "%" in source "%"', new.event_id, new.source
             using errcode = 'foreign_key_violation', table = 'processing_state', schema = 'spine', hint = arrivals(new.source);
