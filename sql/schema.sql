@@ -28,6 +28,41 @@ COMMENT ON SCHEMA spine IS 'Spine, a webhook inbox: events are stored once, queu
 
 
 --
+-- Name: audit_action; Type: TYPE; Schema: spine; Owner: -
+--
+
+CREATE TYPE spine.audit_action AS ENUM (
+    'event_received',
+    'event_inserted',
+    'event_deduped',
+    'conflict_detected',
+    'event_queued',
+    'processing_attempt_started',
+    'processing_attempt_failed',
+    'retry_scheduled',
+    'processing_succeeded',
+    'processing_failed_permanently',
+    'lease_expired',
+    'lease_returned',
+    'lease_lost',
+    'status_changed',
+    'event_replayed',
+    'request_rejected',
+    'claims_paused',
+    'claims_resumed',
+    'events_expired',
+    'audit_expired'
+);
+
+
+--
+-- Name: TYPE audit_action; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TYPE spine.audit_action IS 'What a row of the audit log says.';
+
+
+--
 -- Name: announce(bigint, text[], timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -126,6 +161,8 @@ declare
     _now timestamptz := clock_timestamp();
     _retries constant integer := coalesce(cardinality(_delays), 0);
     _paused constant boolean := exists (select from destinations d where d.name = _destination and d.paused_at is not null);
+    -- The end of each attempt's details. Written as text, as in settle(): half the work and no white space.
+    _who constant text := ',"worker":' || to_json(_worker) || case when _destination = 'default' then '}' else ',"destination":' || to_json(_destination) || '}' end;
     _looked_at integer;
     _next_due timestamptz;
 begin
@@ -155,18 +192,16 @@ begin
         where p.event = d.event and p.destination = d.destination and d.lost
         returning p.event, p.event_id, p.source, p.destination, p.attempt_count, p.lease_token - 1 as lease, p.worker, p.status, p.next_attempt_at, p.error_message
     ), audited as (
-        insert into audit_log (timestamp, event, event_id, source, action, success, details)
-        select _now, c.event, c.event_id, c.source, 'processing_attempt_started', 'pending',
-            case when _destination = 'default' then jsonb_build_object('attempt', c.attempt_count, 'lease', c.lease_token, 'worker', _worker)
-                else jsonb_build_object('attempt', c.attempt_count, 'lease', c.lease_token, 'worker', _worker, 'destination', _destination) end
+        insert into audit_trail (timestamp, event, event_id, source, action, details)
+        select _now, c.event, c.event_id, nullif(c.source, 'default'), 'processing_attempt_started',
+            ('{"attempt":' || c.attempt_count || _who)::json
         from claimed c
     ), audited_expiry as (
-        insert into audit_log (timestamp, event, event_id, source, action, success, details)
-        select _now, a.event, a.event_id, a.source, a.action, a.success, a.details
+        insert into audit_trail (timestamp, event, event_id, source, action, details)
+        select _now, a.event, a.event_id, nullif(a.source, 'default'), a.action, a.details::text::json
         from (
             select x.event, step.n, x.event_id, x.source,
-                case when step.n = 1 then 'lease_expired' when x.status = 'dead' then 'processing_failed_permanently' else 'retry_scheduled' end as action,
-                case when step.n = 1 then 'success' when x.status = 'dead' then 'failure' else 'pending' end as success,
+                case when step.n = 1 then 'lease_expired'::audit_action when x.status = 'dead' then 'processing_failed_permanently' else 'retry_scheduled' end as action,
                 jsonb_build_object('attempt', x.attempt_count, 'lease', x.lease, 'destination', x.destination) ||
                 case when step.n = 1 then jsonb_build_object('worker', x.worker)
                     when x.status = 'dead' then jsonb_build_object('error', x.error_message)
@@ -224,7 +259,7 @@ begin
         -- The default partition has no upper bound.
         select c.oid, c.relname, substring(pg_get_expr(c.relpartbound, c.oid) from 'TO \(''([^'']+)''\)')::timestamptz as upper_bound
         from pg_inherits i join pg_class c on c.oid = i.inhrelid
-        where i.inhparent = 'audit_log'::regclass
+        where i.inhparent = 'audit_trail'::regclass
     ) o
     where o.upper_bound <= _before
     order by o.upper_bound limit 1;
@@ -232,8 +267,8 @@ begin
         return null;
     end if;
     execute format('drop table %s', _partition);
-    insert into audit_log (action, success, details)
-    values ('audit_expired', 'success', jsonb_build_object('partition', _name, 'before', _before));
+    insert into audit_trail (action, details)
+    values ('audit_expired', json_build_object('partition', _name, 'before', _before));
     return _name;
 end $$;
 
@@ -262,17 +297,17 @@ declare
 begin
     perform pg_advisory_xact_lock(hashtextextended('spine.ensure_audit_partitions', 0));
     for _day in select d::date from generate_series(current_date, current_date + _days, interval '1 day') d loop
-        _name := 'audit_log_' || to_char(_day, 'YYYYMMDD');
+        _name := 'audit_trail_' || to_char(_day, 'YYYYMMDD');
         continue when to_regclass('spine.' || _name) is not null;
-        execute format('create table %I (like audit_log including defaults including constraints including comments)', _name);
-        if exists (select from audit_log_default where timestamp >= _day and timestamp < _day + 1) then
-            lock table audit_log_default in access exclusive mode;
+        execute format('create table %I (like audit_trail including defaults including constraints including comments)', _name);
+        if exists (select from audit_trail_default where timestamp >= _day and timestamp < _day + 1) then
+            lock table audit_trail_default in access exclusive mode;
             execute format(
-                'with moved as (delete from audit_log_default where timestamp >= %1$L and timestamp < %2$L returning *) insert into %3$I select * from moved',
+                'with moved as (delete from audit_trail_default where timestamp >= %1$L and timestamp < %2$L returning *) insert into %3$I select * from moved',
                 _day, _day + 1, _name);
         end if;
         execute format('comment on table %I is %L', _name, 'The audit log of ' || to_char(_day, 'YYYY-MM-DD') || ' (UTC).');
-        execute format('alter table audit_log attach partition %I for values from (%L) to (%L)', _name, _day, _day + 1);
+        execute format('alter table audit_trail attach partition %I for values from (%L) to (%L)', _name, _day, _day + 1);
         _made := _made + 1;
     end loop;
     return _made;
@@ -332,12 +367,12 @@ CREATE FUNCTION spine.expire_audit(_before timestamp with time zone, _limit inte
 declare
     _deleted integer;
 begin
-    delete from audit_log_default a where a.ctid = any (array(
-        select d.ctid from audit_log_default d where d.timestamp < _before order by d.timestamp limit _limit for update skip locked));
+    delete from audit_trail_default a where a.ctid = any (array(
+        select d.ctid from audit_trail_default d where d.timestamp < _before order by d.timestamp limit _limit for update skip locked));
     get diagnostics _deleted = row_count;
     if _deleted > 0 then
-        insert into audit_log (action, success, details)
-        values ('audit_expired', 'success', jsonb_build_object('partition', 'audit_log_default', 'count', _deleted, 'before', _before));
+        insert into audit_trail (action, details)
+        values ('audit_expired', json_build_object('partition', 'audit_trail_default', 'count', _deleted, 'before', _before));
     end if;
     return _deleted;
 end $$;
@@ -406,9 +441,9 @@ begin
         with gone as (
             delete from events e where e.id = any (_events) returning e.created_at
         ), audited as (
-            insert into audit_log (action, success, details)
-            select 'events_expired', 'success',
-                jsonb_build_object('count', count(*), 'oldest', min(g.created_at), 'newest', max(g.created_at), 'before', _before)
+            insert into audit_trail (action, details)
+            select 'events_expired',
+                json_build_object('count', count(*), 'oldest', min(g.created_at), 'newest', max(g.created_at), 'before', _before)
             from gone g
         )
         select count(*) into deleted from gone;
@@ -456,9 +491,9 @@ begin
         where p.event = i.event and p.destination = i.destination
         returning p.event, p.event_id, p.source, p.destination, p.attempt_count, p.worker, i.lease
     ), audited as (
-        insert into audit_log (timestamp, event, event_id, source, action, success, details)
-        select _now, r.event, r.event_id, r.source, 'lease_returned', 'success',
-            jsonb_build_object('attempt', r.attempt_count + 1, 'lease', r.lease, 'worker', r.worker, 'destination', r.destination)
+        insert into audit_trail (timestamp, event, event_id, source, action, details)
+        select _now, r.event, r.event_id, nullif(r.source, 'default'), 'lease_returned',
+            json_build_object('attempt', r.attempt_count + 1, 'lease', r.lease, 'worker', r.worker, 'destination', r.destination)
         from returned r
     )
     select count(*) into _returned from returned;
@@ -569,7 +604,8 @@ begin
             when char_length(i.event_type) not between 1 and 100 then refuse('event_type must have 1 to 100 characters')
             when i.occurred_at < '0001-01-01Z' or i.occurred_at >= '10000-01-01Z' then refuse('occurred_at must lie in the years 1 to 9999')
             when i.source <> 'default' and i.source !~ '^[a-z0-9][a-z0-9_-]{0,62}$' then refuse('source must be a slug')
-            when left(ltrim(i.payload, E' \t\r\n'), 1) <> '{' then refuse('the payload must be a JSON object')
+            -- Trimming walks the whole text: only where there is something to trim.
+            when left(i.payload, 1) <> '{' and left(ltrim(i.payload, E' \t\r\n'), 1) <> '{' then refuse('the payload must be a JSON object')
             when i.payload is null and i.raw_body is null then refuse('there is no payload')
             else true end
         order by i.event_id, i.source
@@ -589,16 +625,15 @@ begin
         insert into processing_state (event, event_id, source, lease_token, next_attempt_at, created_at, updated_at)
         select j.id, j.event_id, j.source, 0, l.at, l.at, l.at from judged j cross join locked l where j.outcome = 'accepted'
     ), audited as (
-        insert into audit_log (timestamp, event, event_id, source, action, success, details)
-        select (select l.at from locked l), a.id, a.event_id, a.source, a.action,
-            case a.action when 'conflict_detected' then 'failure' else 'success' end,
+        insert into audit_trail (timestamp, event, event_id, source, action, details)
+        select (select l.at from locked l), a.id, a.event_id, nullif(a.source, 'default'), a.action,
             case a.action when 'conflict_detected' then (
-                select jsonb_build_object('payload_hash', encode(i.hash, 'hex'), 'evidence',
+                select json_build_object('payload_hash', encode(i.hash, 'hex'), 'evidence',
                     keep_evidence(a.id, i.hash, i.event_id, i.source, i.event_type, i.occurred_at, i.payload, i.unqueryable, i.raw_body))
-                from input i where i.ord = a.ord) else '{}' end
+                from input i where i.ord = a.ord) end
         from (
             select j.ord, j.id, j.event_id, j.source, unnest(array['event_received',
-                case j.outcome when 'accepted' then 'event_inserted' when 'deduplicated' then 'event_deduped' else 'conflict_detected' end]) as action
+                case j.outcome when 'accepted' then 'event_inserted' when 'deduplicated' then 'event_deduped' else 'conflict_detected' end]::audit_action[]) as action
             from judged j
         ) a
     )
@@ -746,8 +781,8 @@ begin
         where d.paused_at is null and (_destination is null or d.name = _destination)
         returning d.name
     ), audited as (
-        insert into audit_log (action, success, details)
-        select 'claims_paused', 'success', jsonb_build_object('destination', p.name, 'by', session_user) from paused p
+        insert into audit_trail (action, details)
+        select 'claims_paused', json_build_object('destination', p.name, 'by', session_user) from paused p
     )
     select count(*) into _changed from paused;
     perform require_destination(_destination);
@@ -781,8 +816,8 @@ begin
         error_message = case when new.status <> 'completed' then new.error_message end,
         updated_at = clock_timestamp()
     where p.event = new.event and p.destination = new.destination;
-    insert into audit_log (event, event_id, source, action, success, details)
-    values (new.event, new.event_id, new.source, 'status_changed', 'success', jsonb_strip_nulls(jsonb_build_object(
+    insert into audit_trail (event, event_id, source, action, details)
+    values (new.event, new.event_id, nullif(new.source, 'default'), 'status_changed', json_strip_nulls(json_build_object(
         'from', old.status, 'to', new.status, 'destination', new.destination, 'by', session_user,
         'lease_voided', case when old.status = 'processing' then old.lease_token end)));
     return null;
@@ -887,9 +922,9 @@ CREATE FUNCTION spine.processing_state_queued() RETURNS trigger
     SET search_path TO 'spine', 'pg_temp'
     AS $$
 begin
-    insert into audit_log (event, event_id, source, action, success, details)
-    values (new.event, new.event_id, new.source, 'event_queued', 'success',
-        jsonb_build_object('destination', new.destination, 'status', new.status, 'by', session_user));
+    insert into audit_trail (event, event_id, source, action, details)
+    values (new.event, new.event_id, nullif(new.source, 'default'), 'event_queued',
+        json_build_object('destination', new.destination, 'status', new.status, 'by', session_user));
     return null;
 end $$;
 
@@ -929,8 +964,8 @@ CREATE FUNCTION spine.reject(_source text[], _cause text[], _status integer[], _
     LANGUAGE sql
     SET search_path TO 'spine', 'pg_temp'
     AS $$
-    insert into audit_log (source, action, success, details)
-    select r.source, 'request_rejected', 'failure', jsonb_build_object('cause', r.cause, 'status', r.status, 'count', r.count, 'since', r.since)
+    insert into audit_trail (source, action, details)
+    select r.source, 'request_rejected', json_build_object('cause', r.cause, 'status', r.status, 'count', r.count, 'since', r.since)
     from unnest(_source, _cause, _status, _count, _since) as r(source, cause, status, count, since)
 $$;
 
@@ -1089,9 +1124,9 @@ begin
         where p.event = c.event and p.destination = c.destination
         returning p.event, p.event_id, p.source, p.destination, c.status as status_before, c.attempt_count as attempts_before
     ), audited as (
-        insert into audit_log (timestamp, event, event_id, source, action, success, details)
-        select _now, r.event, r.event_id, r.source, 'event_replayed', 'success',
-            jsonb_build_object('destination', r.destination, 'from', r.status_before, 'attempts', r.attempts_before, 'by', session_user)
+        insert into audit_trail (timestamp, event, event_id, source, action, details)
+        select _now, r.event, r.event_id, nullif(r.source, 'default'), 'event_replayed',
+            json_build_object('destination', r.destination, 'from', r.status_before, 'attempts', r.attempts_before, 'by', session_user)
         from replayed r
     )
     select count(*), (array_agg(r.event_id))[1:5] into _count, _event_ids from replayed r;
@@ -1149,8 +1184,8 @@ begin
         where d.paused_at is not null and (_destination is null or d.name = _destination)
         returning d.name
     ), audited as (
-        insert into audit_log (action, success, details)
-        select 'claims_resumed', 'success', jsonb_build_object('destination', r.name, 'by', session_user) from resumed r
+        insert into audit_trail (action, details)
+        select 'claims_resumed', json_build_object('destination', r.name, 'by', session_user) from resumed r
     )
     select count(*) into _changed from resumed;
     perform require_destination(_destination);
@@ -1187,6 +1222,10 @@ declare
     _locked bigint[];
     _known bigint[];
 begin
+    -- What is written below must be a JSON object that a reader can query.
+    if 'object' <> any (array(select jsonb_typeof(d::jsonb) from unnest(_details) d)) then
+        raise exception 'details must be JSON objects' using errcode = 'invalid_parameter_value';
+    end if;
     with input as materialized (
         select * from unnest(_event, _destination, _lease_token, _outcome, _delay, _error, _details)
             with ordinality as i(event, destination, lease, outcome, delay, error, details, ord)
@@ -1205,22 +1244,22 @@ begin
         where p.event = i.event and p.destination = i.destination
         returning i.ord, p.event, p.event_id, p.source, p.destination, p.attempt_count, p.next_attempt_at, i.lease, i.outcome, i.delay, i.error, i.details
     ), audited as (
-        insert into audit_log (timestamp, event, event_id, source, action, success, details)
-        select _now, a.event, a.event_id, a.source, a.action, a.success, a.details
+        insert into audit_trail (timestamp, event, event_id, source, action, details)
+        select _now, a.event, a.event_id, nullif(a.source, 'default'), a.action, a.details::json
         from (
             select s.ord, step.n, s.event, s.event_id, s.source,
-                case when s.outcome = 'completed' then 'processing_succeeded'
+                case when s.outcome = 'completed' then 'processing_succeeded'::audit_action
                     when step.n = 1 then 'processing_attempt_failed'
                     when s.outcome = 'failed' then 'retry_scheduled'
                     else 'processing_failed_permanently' end as action,
-                case when s.outcome = 'completed' then 'success' when step.n = 2 and s.outcome = 'failed' then 'pending' else 'failure' end as success,
                 case when step.n = 1 then
-                        jsonb_build_object('attempt', s.attempt_count, 'lease', s.lease) || s.details::jsonb ||
-                        case when s.destination = 'default' then '{}' else jsonb_build_object('destination', s.destination) end ||
-                        case when s.error is null then '{}' else jsonb_build_object('error', s.error) end
+                        '{"attempt":' || s.attempt_count || ',"lease":' || s.lease ||
+                        case when s.destination = 'default' then '' else ',"destination":' || to_json(s.destination) end ||
+                        case when s.error is null then '' else ',"error":' || to_json(s.error) end ||
+                        case when s.details ~ '^\s*{\s*}' then '}' else ',' || substr(ltrim(s.details, E' \t\r\n'), 2) end
                     when s.outcome = 'failed' then
-                        jsonb_build_object('attempt', s.attempt_count, 'delay_ms', trim_scale(extract(epoch from s.delay) * 1000), 'next_attempt_at', s.next_attempt_at)
-                    else jsonb_build_object('attempt', s.attempt_count, 'error', s.error) end as details
+                        jsonb_build_object('attempt', s.attempt_count, 'delay_ms', trim_scale(extract(epoch from s.delay) * 1000), 'next_attempt_at', s.next_attempt_at)::text
+                    else jsonb_build_object('attempt', s.attempt_count, 'error', s.error)::text end as details
             from settled s join (values (1), (2)) as step(n) on step.n = 1 or s.outcome <> 'completed'
             order by s.ord, step.n
         ) a
@@ -1236,13 +1275,13 @@ begin
         ), known as materialized (
             select l.ord from late l
             where exists (
-                select from audit_log a
+                select from audit_trail a
                 where a.event = l.event and a.action in ('processing_succeeded', 'processing_attempt_failed')
-                    and a.details -> 'lease' = to_jsonb(l.lease) and coalesce(a.details ->> 'destination', 'default') = l.destination)
+                    and a.details ->> 'lease' = l.lease::text and coalesce(a.details ->> 'destination', 'default') = l.destination)
         ), audited as (
-            insert into audit_log (timestamp, event, event_id, source, action, success, details)
-            select _now, p.event, p.event_id, p.source, 'lease_lost', 'success',
-                jsonb_build_object('lease', l.lease, 'destination', l.destination, 'outcome', l.outcome)
+            insert into audit_trail (timestamp, event, event_id, source, action, details)
+            select _now, p.event, p.event_id, nullif(p.source, 'default'), 'lease_lost',
+                json_build_object('lease', l.lease, 'destination', l.destination, 'outcome', l.outcome)
             from late l join processing_state p on p.event = l.event and p.destination = l.destination
             where l.ord not in (select k.ord from known k)
         )
@@ -1352,28 +1391,115 @@ COMMENT ON FUNCTION spine.utf16_order(_text text) IS 'Internal. Key that sorts t
 SET default_tablespace = '';
 
 --
--- Name: audit_log; Type: TABLE; Schema: spine; Owner: -
+-- Name: audit_trail; Type: TABLE; Schema: spine; Owner: -
 --
 
-CREATE TABLE spine.audit_log (
+CREATE TABLE spine.audit_trail (
     "timestamp" timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     id bigint NOT NULL,
     xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
     event bigint,
+    action spine.audit_action NOT NULL,
     event_id text COLLATE pg_catalog."C",
     source text COLLATE pg_catalog."C",
-    action text NOT NULL,
-    success text NOT NULL,
-    details jsonb DEFAULT '{}'::jsonb NOT NULL
+    details json
 )
 PARTITION BY RANGE ("timestamp");
 
 
 --
--- Name: TABLE audit_log; Type: COMMENT; Schema: spine; Owner: -
+-- Name: TABLE audit_trail; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.audit_log IS 'Every step of every event, written in the transaction of the step itself. Partitioned by day (UTC).';
+COMMENT ON TABLE spine.audit_trail IS 'Every step of every event, written in the transaction of the step itself. Partitioned by day (UTC). Read it as spine.audit_log.';
+
+
+--
+-- Name: COLUMN audit_trail."timestamp"; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail."timestamp" IS 'When the step was made. The order of an event''s trail is timestamp, id.';
+
+
+--
+-- Name: COLUMN audit_trail.id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.id IS 'Ascending number; orders steps of one moment.';
+
+
+--
+-- Name: COLUMN audit_trail.xid; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.xid IS 'Transaction that wrote the row. Who follows the log goes by it, since rows become visible in the order of commits and not of ids.';
+
+
+--
+-- Name: COLUMN audit_trail.event; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.event IS 'events.id, NULL where no event is concerned.';
+
+
+--
+-- Name: COLUMN audit_trail.action; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.action IS 'What was done.';
+
+
+--
+-- Name: COLUMN audit_trail.event_id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.event_id IS 'The sender''s id, NULL where no event is concerned (rejected requests, pauses).';
+
+
+--
+-- Name: COLUMN audit_trail.source; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.source IS 'Who sent it, NULL where that is default.';
+
+
+--
+-- Name: COLUMN audit_trail.details; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.details IS 'A JSON object, NULL where it would be empty: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others, as they apply; destination where it is not default. The worker of an attempt stands where it started.';
+
+
+--
+-- Name: audit_log; Type: VIEW; Schema: spine; Owner: -
+--
+
+CREATE VIEW spine.audit_log AS
+ SELECT a."timestamp",
+    a.id,
+    a.xid,
+    a.event,
+    a.event_id,
+    COALESCE(a.source,
+        CASE
+            WHEN (a.event_id IS NOT NULL) THEN 'default'::text
+            ELSE NULL::text
+        END) AS source,
+    (a.action)::text AS action,
+        CASE
+            WHEN (a.action = ANY (ARRAY['processing_attempt_started'::spine.audit_action, 'retry_scheduled'::spine.audit_action])) THEN 'pending'::text
+            WHEN (a.action = ANY (ARRAY['conflict_detected'::spine.audit_action, 'processing_attempt_failed'::spine.audit_action, 'processing_failed_permanently'::spine.audit_action, 'request_rejected'::spine.audit_action])) THEN 'failure'::text
+            ELSE 'success'::text
+        END AS success,
+    COALESCE(((a.details)::text)::jsonb, '{}'::jsonb) AS details
+   FROM spine.audit_trail a;
+
+
+--
+-- Name: VIEW audit_log; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON VIEW spine.audit_log IS 'Every step of every event, written in the transaction of the step itself. A view of spine.audit_trail, which is partitioned by day (UTC).';
 
 
 --
@@ -1408,7 +1534,7 @@ COMMENT ON COLUMN spine.audit_log.event IS 'events.id, NULL where no event is co
 -- Name: COLUMN audit_log.event_id; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_log.event_id IS 'The sender''s id, NULL where no event is concerned (rejected requests, pauses, retention).';
+COMMENT ON COLUMN spine.audit_log.event_id IS 'The sender''s id, NULL where no event is concerned (rejected requests, pauses).';
 
 
 --
@@ -1442,35 +1568,34 @@ COMMENT ON COLUMN spine.audit_log.details IS 'A JSON object: attempt, lease, wor
 SET default_table_access_method = heap;
 
 --
--- Name: audit_log_default; Type: TABLE; Schema: spine; Owner: -
+-- Name: audit_trail_default; Type: TABLE; Schema: spine; Owner: -
 --
 
-CREATE TABLE spine.audit_log_default (
+CREATE TABLE spine.audit_trail_default (
     "timestamp" timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     id bigint NOT NULL,
     xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
     event bigint,
+    action spine.audit_action NOT NULL,
     event_id text COLLATE pg_catalog."C",
     source text COLLATE pg_catalog."C",
-    action text NOT NULL,
-    success text NOT NULL,
-    details jsonb DEFAULT '{}'::jsonb NOT NULL
+    details json
 );
 
 
 --
--- Name: TABLE audit_log_default; Type: COMMENT; Schema: spine; Owner: -
+-- Name: TABLE audit_trail_default; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.audit_log_default IS 'Takes what no daily partition covers, so that a missing partition never fails an ingest. Normally empty.';
+COMMENT ON TABLE spine.audit_trail_default IS 'Takes what no daily partition covers, so that a missing partition never fails an ingest. Normally empty.';
 
 
 --
--- Name: audit_log_id_seq; Type: SEQUENCE; Schema: spine; Owner: -
+-- Name: audit_trail_id_seq; Type: SEQUENCE; Schema: spine; Owner: -
 --
 
-ALTER TABLE spine.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
-    SEQUENCE NAME spine.audit_log_id_seq
+ALTER TABLE spine.audit_trail ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME spine.audit_trail_id_seq
     START WITH 1
     INCREMENT BY 1
     NO MINVALUE
@@ -1605,7 +1730,7 @@ CREATE TABLE spine.events (
 -- Name: TABLE events; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.events IS 'Each webhook once, as it was first received. Rows are written by spine.ingest() and never change but for seen_count; spine.expire_events() deletes them.';
+COMMENT ON TABLE spine.events IS 'Each webhook once, as it was first received. Rows are written by spine.ingest() and never change but for seen_count.';
 
 
 --
@@ -1714,7 +1839,7 @@ WITH (fillfactor='85', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_
 -- Name: TABLE processing_state; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.processing_state IS 'The queue: where each event stands on its way to each destination. Kept after completion, as long as its event.';
+COMMENT ON TABLE spine.processing_state IS 'The queue: where each event stands on its way to each destination. Kept after completion.';
 
 
 --
@@ -2271,10 +2396,10 @@ COMMENT ON COLUMN spine.stuck.event IS 'events.id.';
 
 
 --
--- Name: audit_log_default; Type: TABLE ATTACH; Schema: spine; Owner: -
+-- Name: audit_trail_default; Type: TABLE ATTACH; Schema: spine; Owner: -
 --
 
-ALTER TABLE ONLY spine.audit_log ATTACH PARTITION spine.audit_log_default DEFAULT;
+ALTER TABLE ONLY spine.audit_trail ATTACH PARTITION spine.audit_trail_default DEFAULT;
 
 
 --
@@ -2349,66 +2474,66 @@ ALTER TABLE ONLY spine.sources
 
 
 --
--- Name: audit_log_event; Type: INDEX; Schema: spine; Owner: -
+-- Name: audit_trail_event; Type: INDEX; Schema: spine; Owner: -
 --
 
-CREATE INDEX audit_log_event ON ONLY spine.audit_log USING btree (event);
-
-
---
--- Name: INDEX audit_log_event; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON INDEX spine.audit_log_event IS 'spine.trace(): the trail of one event.';
+CREATE INDEX audit_trail_event ON ONLY spine.audit_trail USING btree (event) WITH (fillfactor='65');
 
 
 --
--- Name: audit_log_default_event_idx; Type: INDEX; Schema: spine; Owner: -
+-- Name: INDEX audit_trail_event; Type: COMMENT; Schema: spine; Owner: -
 --
 
-CREATE INDEX audit_log_default_event_idx ON spine.audit_log_default USING btree (event);
-
-
---
--- Name: audit_log_timestamp; Type: INDEX; Schema: spine; Owner: -
---
-
-CREATE INDEX audit_log_timestamp ON ONLY spine.audit_log USING btree ("timestamp");
+COMMENT ON INDEX spine.audit_trail_event IS 'spine.trace(): the trail of one event.';
 
 
 --
--- Name: INDEX audit_log_timestamp; Type: COMMENT; Schema: spine; Owner: -
+-- Name: audit_trail_default_event_idx; Type: INDEX; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.audit_log_timestamp IS 'Newest first, in psql and in GET /api/audit.';
-
-
---
--- Name: audit_log_default_timestamp_idx; Type: INDEX; Schema: spine; Owner: -
---
-
-CREATE INDEX audit_log_default_timestamp_idx ON spine.audit_log_default USING btree ("timestamp");
+CREATE INDEX audit_trail_default_event_idx ON spine.audit_trail_default USING btree (event) WITH (fillfactor='65');
 
 
 --
--- Name: audit_log_xid; Type: INDEX; Schema: spine; Owner: -
+-- Name: audit_trail_timestamp; Type: INDEX; Schema: spine; Owner: -
 --
 
-CREATE INDEX audit_log_xid ON ONLY spine.audit_log USING btree (xid);
-
-
---
--- Name: INDEX audit_log_xid; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON INDEX spine.audit_log_xid IS 'spine tail: what was committed since it last looked.';
+CREATE INDEX audit_trail_timestamp ON ONLY spine.audit_trail USING btree ("timestamp") WITH (fillfactor='100');
 
 
 --
--- Name: audit_log_default_xid_idx; Type: INDEX; Schema: spine; Owner: -
+-- Name: INDEX audit_trail_timestamp; Type: COMMENT; Schema: spine; Owner: -
 --
 
-CREATE INDEX audit_log_default_xid_idx ON spine.audit_log_default USING btree (xid);
+COMMENT ON INDEX spine.audit_trail_timestamp IS 'Newest first, in psql and in GET /api/audit.';
+
+
+--
+-- Name: audit_trail_default_timestamp_idx; Type: INDEX; Schema: spine; Owner: -
+--
+
+CREATE INDEX audit_trail_default_timestamp_idx ON spine.audit_trail_default USING btree ("timestamp") WITH (fillfactor='100');
+
+
+--
+-- Name: audit_trail_xid; Type: INDEX; Schema: spine; Owner: -
+--
+
+CREATE INDEX audit_trail_xid ON ONLY spine.audit_trail USING btree (xid) WITH (fillfactor='100');
+
+
+--
+-- Name: INDEX audit_trail_xid; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.audit_trail_xid IS 'spine tail: what was committed since it last looked.';
+
+
+--
+-- Name: audit_trail_default_xid_idx; Type: INDEX; Schema: spine; Owner: -
+--
+
+CREATE INDEX audit_trail_default_xid_idx ON spine.audit_trail_default USING btree (xid) WITH (fillfactor='100');
 
 
 --
@@ -2436,7 +2561,7 @@ COMMENT ON INDEX spine.events_event_id_source_key IS 'Idempotency, and every loo
 -- Name: INDEX events_pkey; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.events_pkey IS 'Joins from the other tables; newest first in the API, oldest first in spine.expire_events().';
+COMMENT ON INDEX spine.events_pkey IS 'Joins from the other tables; newest first in the API.';
 
 
 --
@@ -2471,7 +2596,7 @@ COMMENT ON INDEX spine.processing_state_due IS 'spine.claim(), the views depth a
 -- Name: INDEX processing_state_pkey; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.processing_state_pkey IS 'spine.settle(), spine.renew(), spine.expire_events() and joins: one row for each event and destination.';
+COMMENT ON INDEX spine.processing_state_pkey IS 'spine.settle(), spine.renew() and joins: one row for each event and destination.';
 
 
 --
@@ -2496,24 +2621,24 @@ COMMENT ON INDEX spine.sources_pkey IS 'Look-ups by name.';
 
 
 --
--- Name: audit_log_default_event_idx; Type: INDEX ATTACH; Schema: spine; Owner: -
+-- Name: audit_trail_default_event_idx; Type: INDEX ATTACH; Schema: spine; Owner: -
 --
 
-ALTER INDEX spine.audit_log_event ATTACH PARTITION spine.audit_log_default_event_idx;
-
-
---
--- Name: audit_log_default_timestamp_idx; Type: INDEX ATTACH; Schema: spine; Owner: -
---
-
-ALTER INDEX spine.audit_log_timestamp ATTACH PARTITION spine.audit_log_default_timestamp_idx;
+ALTER INDEX spine.audit_trail_event ATTACH PARTITION spine.audit_trail_default_event_idx;
 
 
 --
--- Name: audit_log_default_xid_idx; Type: INDEX ATTACH; Schema: spine; Owner: -
+-- Name: audit_trail_default_timestamp_idx; Type: INDEX ATTACH; Schema: spine; Owner: -
 --
 
-ALTER INDEX spine.audit_log_xid ATTACH PARTITION spine.audit_log_default_xid_idx;
+ALTER INDEX spine.audit_trail_timestamp ATTACH PARTITION spine.audit_trail_default_timestamp_idx;
+
+
+--
+-- Name: audit_trail_default_xid_idx; Type: INDEX ATTACH; Schema: spine; Owner: -
+--
+
+ALTER INDEX spine.audit_trail_xid ATTACH PARTITION spine.audit_trail_default_xid_idx;
 
 
 --

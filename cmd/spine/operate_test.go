@@ -210,7 +210,7 @@ func withoutTime(line string) []byte {
 
 func noted(t *testing.T, db *pgxpool.Pool, id string) {
 	t.Helper()
-	execute(t, db, "insert into spine.audit_log (event_id, source, action, success) values ($1, 'default', 'status_changed', 'success')", id)
+	execute(t, db, "insert into spine.audit_trail (event_id, source, action) values ($1, 'default', 'status_changed')", id)
 }
 
 func TestTailOutlivesTheDatabase(t *testing.T) {
@@ -229,7 +229,7 @@ func TestTailOutlivesTheDatabase(t *testing.T) {
 
 	tx, err := db.Begin(t.Context())
 	require.NoError(t, err)
-	_, err = tx.Exec(t.Context(), "insert into spine.audit_log (event_id, action, success) values ('began early', 'status_changed', 'success')")
+	_, err = tx.Exec(t.Context(), "insert into spine.audit_trail (event_id, action) values ('began early', 'status_changed')")
 	require.NoError(t, err)
 	noted(t, db, "meanwhile")
 	require.Equal(t, []string{"meanwhile"}, tail.until(t, "meanwhile"))
@@ -493,7 +493,9 @@ func TestMigrateCommand(t *testing.T) {
 // The names that tail accepts are those that the schema documents.
 func TestActionsAreThoseOfTheSchema(t *testing.T) {
 	t.Parallel()
-	comment := value[string](t, open(t, databases.New(t), nil), `select col_description(attrelid, attnum) from pg_attribute
+	db := open(t, databases.New(t), nil)
+	require.Equal(t, actions(), value[[]string](t, db, "select enum_range(null::spine.audit_action)::text[]"))
+	comment := value[string](t, db, `select col_description(attrelid, attnum) from pg_attribute
 		where attrelid = 'spine.audit_log'::regclass and attname = 'action'`)
 	require.Equal(t, regexp.MustCompile(`[a-z]+(_[a-z]+)+`).FindAllString(comment, -1), actions())
 }

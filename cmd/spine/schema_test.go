@@ -29,7 +29,7 @@ func TestSchemaDump(t *testing.T) {
 	require.NoError(t, err)
 
 	dump := exec.CommandContext(t.Context(), filepath.Join(server.Binaries().Dir, "pg_dump"), //nolint:gosec // beside the server that runs
-		"--schema-only", "--schema=spine", "--no-owner", "--no-privileges", "--exclude-table=spine.audit_log_2*", server.URL())
+		"--schema-only", "--schema=spine", "--no-owner", "--no-privileges", "--exclude-table=spine.audit_trail_2*", server.URL())
 	dump.Stderr = t.Output()
 	text, err := dump.Output()
 	require.NoError(t, err)

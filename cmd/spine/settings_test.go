@@ -118,7 +118,7 @@ func TestDefaults(t *testing.T) {
 		Listen:      listenSettings{Address: ":8000"},
 		Stop:        stopSettings{Timeout: 20 * time.Second},
 		Intake:      intakeSettings{MaxBodyBytes: 1 << 20},
-		Worker:      workerSettings{Concurrency: 64, Lease: 30 * time.Second},
+		Worker:      workerSettings{Concurrency: 64, Lease: 15 * time.Second},
 		Destination: destinationSettings{Timeout: 10 * time.Second},
 		Retry:       retrySettings{MaxAttempts: 5, InitialDelay: time.Second, MaxDelay: time.Minute},
 		Mock:        mockSettings{FailureRate: 0.5},

@@ -395,9 +395,9 @@ func TestTimesThatAreInfiniteOrFarAwayAreShown(t *testing.T) {
 	s.exec("update spine.events set created_at = 'infinity', occurred_at = '9999-12-31 23:59:59+00' where event_id = 'a'")
 	s.exec("update spine.events set occurred_at = '0001-01-01 00:00:00+00' where event_id = 'b'")
 	s.exec("delete from spine.audit_log")
-	s.exec(`insert into spine.audit_log (timestamp, action, success) values
-		('-infinity', '1', 'success'), ('4000-01-01 BC', '2', 'success'), ('2024-01-30 12:00:00.000001+00', '3', 'success'),
-		('20000-01-01', '4', 'success'), ('infinity', '5', 'success'), ('infinity', '6', 'success')`)
+	s.exec(`insert into spine.audit_trail (timestamp, action) values
+		('-infinity', 'event_received'), ('4000-01-01 BC', 'event_inserted'), ('2024-01-30 12:00:00.000001+00', 'event_deduped'),
+		('20000-01-01', 'event_queued'), ('infinity', 'event_replayed'), ('infinity', 'lease_lost')`)
 
 	var next, occurred []any
 	for _, row := range s.get("/api/processing").rows(t) {
@@ -411,9 +411,9 @@ func TestTimesThatAreInfiniteOrFarAwayAreShown(t *testing.T) {
 	require.Equal(t, "infinity", s.get("/api/events/a").object(t)["created_at"])
 
 	actions, pages := s.follow("/api/audit?limit=1", column("action"), func() {})
-	require.Equal(t, []string{"6", "5", "4", "3", "2", "1"}, actions)
+	require.Equal(t, []string{"lease_lost", "event_replayed", "event_queued", "event_deduped", "event_inserted", "event_received"}, actions)
 	require.Equal(t, 6, pages)
-	require.Equal(t, "2024-01-30T12:00:00.000001Z", s.get("/api/audit?action=3").rows(t)[0]["timestamp"])
+	require.Equal(t, "2024-01-30T12:00:00.000001Z", s.get("/api/audit?action=event_deduped").rows(t)[0]["timestamp"])
 }
 
 func TestTheRowsHaveWhatTheContractNames(t *testing.T) {
@@ -514,8 +514,8 @@ func objects(t *testing.T, value any) (all []map[string]any) {
 func TestAVeryLongTimelineIsCutToItsNewestSteps(t *testing.T) {
 	s := newSystem(t)
 	s.ingest(webhook("default", "a", "t", `{}`))
-	s.exec(`insert into spine.audit_log (timestamp, event, event_id, source, action, success)
-		select now() + n * interval '1 s', e.id, e.event_id, e.source, 'event_deduped', 'success' from spine.events e, generate_series(1, 1000) n`)
+	s.exec(`insert into spine.audit_trail (timestamp, event, event_id, source, action)
+		select now() + n * interval '1 s', e.id, e.event_id, e.source, 'event_deduped' from spine.events e, generate_series(1, 1000) n`)
 
 	a := s.get("/api/events/a").object(t)
 

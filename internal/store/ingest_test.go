@@ -261,7 +261,7 @@ func TestIngestRefusesBadDataAsAWhole(t *testing.T) {
 		"known twice, the second is bad": func(e *event.Event) { e.ID, e.Payload, e.Hash = "x-1", []byte("no"), [32]byte{1} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			d.run("truncate spine.events, spine.conflicts, spine.processing_state, spine.audit_log")
+			d.run("truncate spine.events, spine.conflicts, spine.processing_state, spine.audit_trail")
 			d.ingest(webhook("known", payloadA))
 			batch := webhooks("x", 5)
 			spoil(&batch[3])

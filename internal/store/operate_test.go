@@ -33,7 +33,7 @@ func note(t *testing.T, on interface {
 }, eventID string,
 ) {
 	t.Helper()
-	exec(t, on, "insert into spine.audit_log (event_id, source, action, success) values ($1, 'default', 'noted', 'success')", eventID)
+	exec(t, on, "insert into spine.audit_trail (event_id, source, action) values ($1, 'default', 'event_queued')", eventID)
 }
 
 func begin(t *testing.T, s *store.Store) pgx.Tx {
@@ -91,13 +91,13 @@ func TestFollowWhereTransactionsCommitOutOfOrder(t *testing.T) {
 func TestFollowSinceShowsThePastInOrder(t *testing.T) {
 	t.Parallel()
 	s := open(t)
-	exec(t, s.Pool(), `insert into spine.audit_log (event_id, timestamp, action, success) values
-		('too old', now() - interval '1 hour', 'noted', 'success'), ('b', now() - interval '1 minute', 'noted', 'success'),
-		('a', now() - interval '2 minutes', 'noted', 'success'), ('never ends', 'infinity', 'noted', 'success'), ('never began', '-infinity', 'noted', 'success')`)
+	exec(t, s.Pool(), `insert into spine.audit_trail (event_id, timestamp, action) values
+		('too old', now() - interval '1 hour', 'event_queued'), ('b', now() - interval '1 minute', 'event_queued'),
+		('a', now() - interval '2 minutes', 'event_queued'), ('never ends', 'infinity', 'event_queued'), ('never began', '-infinity', 'event_queued')`)
 	c := store.CursorSince(time.Now().Add(-10 * time.Minute))
 	require.Equal(t, []string{"a", "b", "never ends"}, followed(t, s, &c, store.FollowFilter{}))
 	note(t, s.Pool(), "live")
-	exec(t, s.Pool(), "insert into spine.audit_log (event_id, timestamp, action, success) values ('written late', now() - interval '1 hour', 'noted', 'success')")
+	exec(t, s.Pool(), "insert into spine.audit_trail (event_id, timestamp, action) values ('written late', now() - interval '1 hour', 'event_queued')")
 	require.Equal(t, []string{"written late", "live"}, followed(t, s, &c, store.FollowFilter{}))
 }
 
@@ -115,9 +115,9 @@ func TestFollowPages(t *testing.T) {
 			// Both a transaction larger than a page and many small ones, all of
 			// one moment, among others that do not match.
 			exec(t, s.Pool(), `do $$ declare at timestamptz := clock_timestamp(); begin
-				insert into spine.audit_log (timestamp, event_id, action, success) select at, n, 'noted', 'success' from generate_series(1, 2500) n;
+				insert into spine.audit_trail (timestamp, event_id, action) select at, n, 'event_queued' from generate_series(1, 2500) n;
 				for n in 2501..3000 loop
-					insert into spine.audit_log (timestamp, event_id, action, success) values (at, n, 'noted', 'success'), (at, n, 'other', 'success');
+					insert into spine.audit_trail (timestamp, event_id, action) values (at, n, 'event_queued'), (at, n, 'event_replayed');
 					commit;
 				end loop;
 			end $$`)
@@ -135,7 +135,7 @@ func TestFollowPages(t *testing.T) {
 				}
 				return nil
 			}
-			filter := store.FollowFilter{Actions: []string{"noted", "nothing like it"}}
+			filter := store.FollowFilter{Actions: []string{"event_queued", "nothing like it"}}
 			c, err = s.Follow(t.Context(), c, filter, each)
 			require.ErrorIs(t, err, failure)
 			require.Len(t, seen, 1000)
@@ -159,7 +159,7 @@ func TestFollowWhereALargeTransactionEndsLate(t *testing.T) {
 	s := open(t)
 	c, err := s.CurrentCursor(t.Context())
 	require.NoError(t, err)
-	const many = `insert into spine.audit_log (event_id, action, success) select 'large', 'noted', 'success' from generate_series(1, 2500)`
+	const many = `insert into spine.audit_trail (event_id, action) select 'large', 'event_queued' from generate_series(1, 2500)`
 	large, failing, late := begin(t, s), begin(t, s), begin(t, s)
 	exec(t, large, many)
 	exec(t, failing, many)
@@ -183,14 +183,14 @@ func TestFollowWhereALargeTransactionEndsLate(t *testing.T) {
 func TestFollowFilters(t *testing.T) {
 	t.Parallel()
 	s := open(t)
-	exec(t, s.Pool(), `insert into spine.audit_log (event_id, source, action, success) values
-		('a', 'default', 'x', 'success'), ('a', 'other', 'y', 'success'), ('b', 'other', 'x', 'success'), (null, null, 'y', 'success')`)
+	exec(t, s.Pool(), `insert into spine.audit_trail (event_id, source, action) values
+		('a', null, 'event_queued'), ('a', 'other', 'event_replayed'), ('b', 'other', 'event_queued'), (null, null, 'event_replayed')`)
 	for want, f := range map[string]store.FollowFilter{
 		"[a a b -]": {},
 		"[a a]":     {EventID: "a"},
 		"[a b]":     {Source: "other"},
-		"[a]":       {EventID: "a", Source: "default", Actions: []string{"x"}},
-		"[]":        {EventID: "a", Source: "default", Actions: []string{"y"}},
+		"[a]":       {EventID: "a", Source: "default", Actions: []string{"event_queued"}},
+		"[]":        {EventID: "a", Source: "default", Actions: []string{"event_replayed"}},
 	} {
 		c := store.CursorSince(time.Now().Add(-time.Hour))
 		require.Equal(t, want, fmt.Sprint(followed(t, s, &c, f)))

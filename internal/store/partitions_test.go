@@ -11,7 +11,7 @@ import (
 )
 
 const partitions = `select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
-	where i.inhparent = 'spine.audit_log'::regclass and c.relname <> 'audit_log_default' order by 1`
+	where i.inhparent = 'spine.audit_trail'::regclass and c.relname <> 'audit_trail_default' order by 1`
 
 // withoutPartitions is a database whose audit log has the default partition
 // alone, as after weeks without upkeep.
@@ -35,16 +35,16 @@ func TestPartitionsAreMadeAWeekAhead(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	d.ensurePartitions() // the template may be of yesterday
-	require.Equal(t, d.rows("select 'audit_log_' || to_char(d, 'YYYYMMDD') from generate_series(current_date, current_date + 7, interval '1 day') d"), d.rows(partitions))
+	require.Equal(t, d.rows("select 'audit_trail_' || to_char(d, 'YYYYMMDD') from generate_series(current_date, current_date + 7, interval '1 day') d"), d.rows(partitions))
 	require.Zero(t, d.ensurePartitions())
 	require.Equal(t, "3", d.value("select spine.ensure_audit_partitions(10)"))
 
-	d.run(`insert into spine.audit_log (timestamp, action, success)
-		select current_date + d + t, 'noted', 'success' from generate_series(0, 10) d, unnest(array['00:00', '23:59:59.999999']::interval[]) t`)
-	require.Empty(t, d.rows("select from spine.audit_log_default"))
-	require.Len(t, d.rows("select tableoid::regclass, count(*) from spine.audit_log group by 1 having count(*) = 2"), 11)
-	d.run("insert into spine.audit_log (timestamp, action, success) values (current_date + 11, 'noted', 'success')")
-	require.Len(t, d.rows("select from spine.audit_log_default"), 1)
+	d.run(`insert into spine.audit_trail (timestamp, action)
+		select current_date + d + t, 'event_queued' from generate_series(0, 10) d, unnest(array['00:00', '23:59:59.999999']::interval[]) t`)
+	require.Empty(t, d.rows("select from spine.audit_trail_default"))
+	require.Len(t, d.rows("select tableoid::regclass, count(*) from spine.audit_trail group by 1 having count(*) = 2"), 11)
+	d.run("insert into spine.audit_trail (timestamp, action) values (current_date + 11, 'event_queued')")
+	require.Len(t, d.rows("select from spine.audit_trail_default"), 1)
 }
 
 func TestPartitionsAreOfUTCDays(t *testing.T) {
@@ -52,9 +52,9 @@ func TestPartitionsAreOfUTCDays(t *testing.T) {
 	d := withoutPartitions(t, 1)
 	psql := d.psql("set timezone = 'Pacific/Kiritimati'") // fourteen hours ahead
 	run(t, psql, "select spine.ensure_audit_partitions()")
-	require.Equal(t, d.rows("select 'audit_log_' || to_char(d, 'YYYYMMDD') from generate_series(current_date, current_date + 7, interval '1 day') d"), d.rows(partitions))
-	d.run("insert into spine.audit_log (timestamp, action, success) values (current_date + interval '1 s', 'noted', 'success')")
-	require.Empty(t, d.rows("select from spine.audit_log_default"))
+	require.Equal(t, d.rows("select 'audit_trail_' || to_char(d, 'YYYYMMDD') from generate_series(current_date, current_date + 7, interval '1 day') d"), d.rows(partitions))
+	d.run("insert into spine.audit_trail (timestamp, action) values (current_date + interval '1 s', 'event_queued')")
+	require.Empty(t, d.rows("select from spine.audit_trail_default"))
 }
 
 func TestPartitionsMadeByManyAtOnce(t *testing.T) {
@@ -72,15 +72,15 @@ func TestMissingPartitionFailsNothing(t *testing.T) {
 	jobs := d.claim(100)
 	d.settle(completed(jobs[0]))
 	const all = "select jsonb_agg(a order by id) from spine.audit_log a"
-	require.Equal(t, "301", d.value("select count(*) from spine.audit_log_default"))
+	require.Equal(t, "301", d.value("select count(*) from spine.audit_trail_default"))
 	before := d.value(all)
 
 	require.Equal(t, 8, d.ensurePartitions())
-	require.Equal(t, "0", d.value("select count(*) from spine.audit_log_default"), "its rows moved to where they belong")
+	require.Equal(t, "0", d.value("select count(*) from spine.audit_trail_default"), "its rows moved to where they belong")
 	require.Equal(t, before, d.value(all), "and kept their ids and transactions")
 	require.Equal(t, []string{"event_received", "event_inserted", "processing_attempt_started", "processing_succeeded"}, d.trail(jobs[0].ID))
 	d.ingest(webhook("y", payloadA))
-	require.Equal(t, "0", d.value("select count(*) from spine.audit_log_default"))
+	require.Equal(t, "0", d.value("select count(*) from spine.audit_trail_default"))
 }
 
 // The two hold each other up only where a partition had been missing.

@@ -128,7 +128,7 @@ func retention(d *database) []statement {
 			require.NoError(t, err)
 		}},
 		{"old audit rows", 100, func() {
-			d.run("insert into spine.audit_log (timestamp, action, success) select '2020-01-01', 'noted', 'success' from generate_series(1, 100)")
+			d.run("insert into spine.audit_trail (timestamp, action) select '2020-01-01', 'event_queued' from generate_series(1, 100)")
 		}},
 		{"expiry of audit rows", 100, func() {
 			n, err := d.ExpireAudit(t.Context(), time.Hour, 100)

@@ -35,13 +35,13 @@ func TestTrailOfTwoFailuresAndASuccess(t *testing.T) {
 		"event_received|success||||||",
 		"event_inserted|success||||||",
 		"processing_attempt_started|pending|1|worker-1||||",
-		"processing_attempt_failed|failure|1|worker-1|503|HTTP 503||not now",
+		"processing_attempt_failed|failure|1||503|HTTP 503||not now",
 		"retry_scheduled|pending|1||||1000|",
 		"processing_attempt_started|pending|2|worker-1||||",
-		"processing_attempt_failed|failure|2|worker-1|503|HTTP 503||not now",
+		"processing_attempt_failed|failure|2||503|HTTP 503||not now",
 		"retry_scheduled|pending|2||||2000|",
 		"processing_attempt_started|pending|3|worker-1||||",
-		"processing_succeeded|success|3|worker-1|200|||thank you",
+		"processing_succeeded|success|3||200|||thank you",
 	}, d.rows(`select action, success, details ->> 'attempt', details ->> 'worker', details ->> 'status', details ->> 'error',
 		(details ->> 'delay_ms')::numeric::integer, details ->> 'answer' from spine.trace('x')`))
 	require.Equal(t, "12.5", d.value("select details ->> 'duration_ms' from spine.trace('x') where action = 'processing_succeeded'"))

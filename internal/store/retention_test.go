@@ -312,12 +312,12 @@ func TestExpiryByManyAtOnce(t *testing.T) {
 // ago makes a partition of the audit log that holds the rows of one day.
 func (d *database) ago(days int) (name string) {
 	d.t.Helper()
-	name = d.value("select 'audit_log_' || to_char(current_date - $1::integer, 'YYYYMMDD')", days)
-	d.run("create table spine." + name + " (like spine.audit_log including defaults including constraints including comments)")
+	name = d.value("select 'audit_trail_' || to_char(current_date - $1::integer, 'YYYYMMDD')", days)
+	d.run("create table spine." + name + " (like spine.audit_trail including defaults including constraints including comments)")
 	d.run(fmt.Sprintf(`do $$ begin
-		execute format('alter table spine.audit_log attach partition spine.%s for values from (%%L) to (%%L)', current_date - %d, current_date - %d + 1);
+		execute format('alter table spine.audit_trail attach partition spine.%s for values from (%%L) to (%%L)', current_date - %d, current_date - %d + 1);
 	end $$`, name, days, days))
-	d.run("insert into spine.audit_log (timestamp, event_id, action, success) values (current_date - $1::integer, 'old', 'noted', 'success')", days)
+	d.run("insert into spine.audit_trail (timestamp, event_id, action) values (current_date - $1::integer, 'old', 'event_queued')", days)
 	return name
 }
 
@@ -414,11 +414,11 @@ func TestPartitionsAreMadeAndDroppedAtOnce(t *testing.T) {
 func TestOldRowsOfTheDefaultPartitionAreDeleted(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 2)
-	d.run(`insert into spine.audit_log (timestamp, action, success)
-		select now() - interval '2 days' - n * interval '1 day', 'noted', 'success' from generate_series(1, 10) n`)
-	d.run("insert into spine.audit_log (timestamp, action, success) values (now() - interval '20 hours', 'noted', 'success'), (now() + interval '30 days', 'noted', 'success')")
+	d.run(`insert into spine.audit_trail (timestamp, action)
+		select now() - interval '2 days' - n * interval '1 day', 'event_queued' from generate_series(1, 10) n`)
+	d.run("insert into spine.audit_trail (timestamp, action) values (now() - interval '20 hours', 'event_queued'), (now() + interval '30 days', 'event_queued')")
 	tx := begin(t, d.Store)
-	run(t, tx, "select from spine.audit_log_default where timestamp = (select min(timestamp) from spine.audit_log_default) for update")
+	run(t, tx, "select from spine.audit_trail_default where timestamp = (select min(timestamp) from spine.audit_trail_default) for update")
 
 	var batches []int
 	for {
@@ -434,9 +434,9 @@ func TestOldRowsOfTheDefaultPartitionAreDeleted(t *testing.T) {
 	n, err := d.ExpireAudit(t.Context(), age, 4)
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
-	require.Equal(t, "0", d.value("select count(*) from spine.audit_log where action = 'noted' and timestamp < now() - interval '1 day'"))
-	require.Equal(t, "2", d.value("select count(*) from spine.audit_log where action = 'noted'"))
-	require.Equal(t, "audit_log_default|4,4,1,1", d.value(`select min(details->>'partition'), string_agg(details->>'count', ',' order by id)
+	require.Equal(t, "0", d.value("select count(*) from spine.audit_log where action = 'event_queued' and timestamp < now() - interval '1 day'"))
+	require.Equal(t, "2", d.value("select count(*) from spine.audit_log where action = 'event_queued'"))
+	require.Equal(t, "audit_trail_default|4,4,1,1", d.value(`select min(details->>'partition'), string_agg(details->>'count', ',' order by id)
 		from spine.audit_log where action = 'audit_expired'`))
 }
 

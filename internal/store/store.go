@@ -129,9 +129,10 @@ func noteWarning(conn *pgconn.PgConn, n *pgconn.Notice) {
 
 // classify wraps errors that lie in the data with event.ErrRefused: SQLSTATE
 // classes 22 (data exception), 23 (integrity constraint violation) and 54
-// (program limit exceeded, but for 54000, which also says that the queue of
-// notifications is full). A row that somebody else has locked (55P03) is
-// event.ErrLocked. All else may pass when tried again.
+// (program limit exceeded). A row that somebody else has locked (55P03) is
+// event.ErrLocked. All else may pass when tried again, and so do two of these
+// classes: 54000 also says that the queue of notifications is full, and 23514
+// of the audit log's default partition that the day has got its own meanwhile.
 func classify(err error) error {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
@@ -142,6 +143,8 @@ func classify(err error) error {
 		return fmt.Errorf("%w: %w", event.ErrLocked, err)
 	case pgErr.Code == "54000":
 		return err
+	case pgErr.Code == "23514" && pgErr.TableName == "audit_trail_default":
+		return err // the day got a partition of its own just then
 	case slices.Contains([]string{"22", "23", "54"}, pgErr.Code[:2]):
 		return fmt.Errorf("%w: %w", event.ErrRefused, err)
 	}

@@ -96,7 +96,7 @@ func TestNothingGoesByDefault(t *testing.T) {
 }
 
 func TestRoundOfRetention(t *testing.T) {
-	s := &fakeStore{retentionStore: retentionStore{events: 1200, kept: 3, oldDays: []string{"audit_log_20240101", "audit_log_20240102"}, audit: 501}}
+	s := &fakeStore{retentionStore: retentionStore{events: 1200, kept: 3, oldDays: []string{"audit_trail_20240101", "audit_trail_20240102"}, audit: 501}}
 	u, log := run(t, Config{Retention: month}, s, 4*time.Minute)
 	require.Equal(t, []string{"partition", "partition", "partition", "audit", "audit", "audit", "events", "events", "events"}, s.names(0, time.Hour))
 	require.Equal(t, map[time.Duration]bool{month: true}, s.ages)
@@ -106,7 +106,7 @@ func TestRoundOfRetention(t *testing.T) {
 	require.InDelta(t, 1197, testutil.ToFloat64(u.eventsDeleted), 0)
 	require.InDelta(t, 2, testutil.ToFloat64(u.partitionsDropped), 0)
 	require.Zero(t, testutil.ToFloat64(u.failures))
-	require.Contains(t, log.String(), `"partition":"audit_log_20240102"`)
+	require.Contains(t, log.String(), `"partition":"audit_trail_20240102"`)
 	require.Contains(t, log.String(), `"deleted":501`)
 	require.Contains(t, log.String(), `"deleted":1197,"kept":3`)
 }
@@ -139,7 +139,7 @@ func TestRetentionThatFailsIsTriedAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			first := true
 			s := &fakeStore{retentionStore: retentionStore{
-				events: 10, oldDays: []string{"audit_log_20240101"}, audit: 10,
+				events: 10, oldDays: []string{"audit_trail_20240101"}, audit: 10,
 				down: func(called string) error {
 					if called == name && first {
 						first = false

@@ -58,9 +58,9 @@ begin
         with gone as (
             delete from events e where e.id = any (_events) returning e.created_at
         ), audited as (
-            insert into audit_log (action, success, details)
-            select 'events_expired', 'success',
-                jsonb_build_object('count', count(*), 'oldest', min(g.created_at), 'newest', max(g.created_at), 'before', _before)
+            insert into audit_trail (action, details)
+            select 'events_expired',
+                json_build_object('count', count(*), 'oldest', min(g.created_at), 'newest', max(g.created_at), 'before', _before)
             from gone g
         )
         select count(*) into deleted from gone;
@@ -90,7 +90,7 @@ begin
         -- The default partition has no upper bound.
         select c.oid, c.relname, substring(pg_get_expr(c.relpartbound, c.oid) from 'TO \(''([^'']+)''\)')::timestamptz as upper_bound
         from pg_inherits i join pg_class c on c.oid = i.inhrelid
-        where i.inhparent = 'audit_log'::regclass
+        where i.inhparent = 'audit_trail'::regclass
     ) o
     where o.upper_bound <= _before
     order by o.upper_bound limit 1;
@@ -98,15 +98,15 @@ begin
         return null;
     end if;
     execute format('drop table %s', _partition);
-    insert into audit_log (action, success, details)
-    values ('audit_expired', 'success', jsonb_build_object('partition', _name, 'before', _before));
+    insert into audit_trail (action, details)
+    values ('audit_expired', json_build_object('partition', _name, 'before', _before));
     return _name;
 end $$;
 comment on function spine.drop_audit_partition(timestamptz) is
     'Drops the oldest daily partition of the audit log, if all of it is older than _before. Returns its name, NULL where there is none. Raises 55P03 when somebody reads the log for longer than 100 ms.';
 
 -- expire_audit: deletes a batch of rows older than the cutoff from the default partition, which is never dropped. Returns how many.
--- Relies on the default partition's audit_log_timestamp. A crash before the commit leaves the rows as they were.
+-- Relies on the default partition's audit_trail_timestamp. A crash before the commit leaves the rows as they were.
 create or replace function spine.expire_audit(_before timestamptz, _limit integer default 500) returns integer
 language plpgsql set search_path = spine, pg_temp set lock_timeout = '250ms'
 set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
@@ -114,12 +114,12 @@ set plan_cache_mode = force_generic_plan as $$
 declare
     _deleted integer;
 begin
-    delete from audit_log_default a where a.ctid = any (array(
-        select d.ctid from audit_log_default d where d.timestamp < _before order by d.timestamp limit _limit for update skip locked));
+    delete from audit_trail_default a where a.ctid = any (array(
+        select d.ctid from audit_trail_default d where d.timestamp < _before order by d.timestamp limit _limit for update skip locked));
     get diagnostics _deleted = row_count;
     if _deleted > 0 then
-        insert into audit_log (action, success, details)
-        values ('audit_expired', 'success', jsonb_build_object('partition', 'audit_log_default', 'count', _deleted, 'before', _before));
+        insert into audit_trail (action, details)
+        values ('audit_expired', json_build_object('partition', 'audit_trail_default', 'count', _deleted, 'before', _before));
     end if;
     return _deleted;
 end $$;

@@ -42,7 +42,7 @@ create table spine.events (
     constraint events_event_id_source_key unique (event_id, source),
     constraint events_payload_or_raw_body check (payload is not null or (raw_body is not null and unqueryable is not null))
 );
-comment on table spine.events is 'Each webhook once, as it was first received. Rows are written by spine.ingest() and never change but for seen_count; spine.expire_events() deletes them.';
+comment on table spine.events is 'Each webhook once, as it was first received. Rows are written by spine.ingest() and never change but for seen_count.';
 comment on column spine.events.id is 'Key by which the other tables refer to the event (their column event).';
 comment on column spine.events.event_id is 'The sender''s id, 1 to 255 characters and no control characters, unique within the source.';
 comment on column spine.events.source is 'Who sent it.';
@@ -54,7 +54,7 @@ comment on column spine.events.created_at is 'When Spine stored it.';
 comment on column spine.events.seen_count is 'How often this id was received, duplicates and conflicts included.';
 comment on column spine.events.unqueryable is 'Why payload is NULL; NULL where it is not.';
 comment on column spine.events.raw_body is 'The payload''s exact bytes where payload cannot hold them.';
-comment on index spine.events_pkey is 'Joins from the other tables; newest first in the API, oldest first in spine.expire_events().';
+comment on index spine.events_pkey is 'Joins from the other tables; newest first in the API.';
 comment on constraint events_event_id_source_key on spine.events is 'The idempotency key: ON CONFLICT in spine.ingest() relies on it.';
 comment on index spine.events_event_id_source_key is 'Idempotency, and every look-up by event_id (spine.id_of).';
 
@@ -111,7 +111,7 @@ create table spine.processing_state (
     autovacuum_analyze_scale_factor = 0.05,
     autovacuum_vacuum_cost_delay = 0
 );
-comment on table spine.processing_state is 'The queue: where each event stands on its way to each destination. Kept after completion, as long as its event.';
+comment on table spine.processing_state is 'The queue: where each event stands on its way to each destination. Kept after completion.';
 comment on column spine.processing_state.event is 'events.id. Left out in an INSERT by hand, it is found by event_id and source.';
 comment on column spine.processing_state.event_id is 'Copy of the event''s id, for the reader.';
 comment on column spine.processing_state.source is 'Copy of the event''s source, for the reader.';
@@ -132,7 +132,7 @@ comment on column spine.processing_state.lease_token is
     'start with 0, rows by hand with the time in microseconds, so that a row deleted and inserted again does not repeat its tokens';
 comment on column spine.processing_state.created_at is 'When it was queued.';
 comment on column spine.processing_state.updated_at is 'When it last changed.';
-comment on index spine.processing_state_pkey is 'spine.settle(), spine.renew(), spine.expire_events() and joins: one row for each event and destination.';
+comment on index spine.processing_state_pkey is 'spine.settle(), spine.renew() and joins: one row for each event and destination.';
 
 -- One index for all that falls due: new events, retries, and leases that ran out.
 create index processing_state_due on spine.processing_state (destination, next_attempt_at)
@@ -158,12 +158,12 @@ comment on column spine.audit_log.timestamp is 'When the step was made. The orde
 comment on column spine.audit_log.id is 'Ascending number; orders steps of one moment.';
 comment on column spine.audit_log.xid is 'Transaction that wrote the row. Who follows the log goes by it, since rows become visible in the order of commits and not of ids.';
 comment on column spine.audit_log.event is 'events.id, NULL where no event is concerned.';
-comment on column spine.audit_log.event_id is 'The sender''s id, NULL where no event is concerned (rejected requests, pauses, retention).';
+comment on column spine.audit_log.event_id is 'The sender''s id, NULL where no event is concerned (rejected requests, pauses).';
 comment on column spine.audit_log.source is 'Who sent it.';
 comment on column spine.audit_log.action is
     'event_received, event_inserted, event_deduped, conflict_detected, event_queued (by hand), processing_attempt_started, processing_attempt_failed, '
     'retry_scheduled, processing_succeeded, processing_failed_permanently, lease_expired, lease_returned, lease_lost, status_changed (by hand), '
-    'event_replayed, request_rejected, claims_paused, claims_resumed, events_expired, audit_expired.';
+    'event_replayed, request_rejected, claims_paused, claims_resumed.';
 comment on column spine.audit_log.success is
     'pending for processing_attempt_started and retry_scheduled; failure for conflict_detected, *_failed* and rejections; otherwise success.';
 comment on column spine.audit_log.details is

@@ -27,7 +27,9 @@ create type spine.audit_action as enum (
     'event_replayed',                -- completed, failed, dead -> pending
     'request_rejected',              -- a summary of requests that were refused
     'claims_paused',
-    'claims_resumed'
+    'claims_resumed',
+    'events_expired',                -- a summary of events that retention deleted
+    'audit_expired'                  -- what retention deleted of this log
 );
 comment on type spine.audit_action is 'What a row of the audit log says.';
 
