@@ -3,10 +3,15 @@ package store_test
 import (
 	"context"
 	"testing"
+	"testing/fstest"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/store"
+	schema "github.com/webhookspine/spine/sql"
 )
 
 func TestMigrateAnEmptyDatabase(t *testing.T) {
@@ -176,4 +181,38 @@ func TestConnector(t *testing.T) {
 	require.NoError(t, err)
 	_, err = connect(t.Context())
 	require.ErrorContains(t, err, "connecting")
+}
+
+// What the first version had stored is there after the second has come.
+func TestMigrateWhatTheFirstVersionStored(t *testing.T) {
+	t.Parallel()
+	d := openDatabase(t, databases.Empty(t), 1)
+	d.run("create schema spine")
+	first, err := schema.Migrations.ReadFile("migrations/0001_tables.sql")
+	require.NoError(t, err)
+	config, err := pgx.ParseConfig(d.url)
+	require.NoError(t, err)
+	db := stdlib.OpenDB(*config)
+	defer func() { require.NoError(t, db.Close()) }()
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, fstest.MapFS{"0001_tables.sql": {Data: first}},
+		goose.WithTableName("spine.schema_version"), goose.WithDisableGlobalRegistry(true))
+	require.NoError(t, err)
+	_, err = provider.Up(t.Context())
+	require.NoError(t, err)
+	const rows = "select timestamp, id, xid, event, event_id, source, action, success, details from spine.audit_log order by id"
+	d.run(`create table spine.audit_log_20240130 partition of spine.audit_log for values from ('2024-01-30') to ('2024-01-31')`)
+	d.run(`insert into spine.audit_log (timestamp, event, event_id, source, action, success, details) values
+		('2024-01-30 12:00Z', 1, 'x', 'default', 'event_received', 'success', '{}'), ('2024-01-30 12:00Z', 1, 'x', 'github', 'event_inserted', 'success', '{}'),
+		(now(), 1, 'x', 'default', 'processing_attempt_started', 'pending', '{"attempt": 1, "worker": "w"}'),
+		(now(), 1, 'x', 'default', 'processing_attempt_failed', 'failure', '{"answer": "\\ \"quoted\" ü"}'),
+		(now(), null, null, 'default', 'request_rejected', 'failure', '{"count": 3}'), (now(), null, null, null, 'claims_paused', 'success', '{}')`)
+	before := d.rows(rows)
+	require.Len(t, before, 6)
+
+	m, err := store.Migrate(t.Context(), d.url)
+	require.NoError(t, err)
+	require.Equal(t, int64(2), m.Applied[0])
+	require.Equal(t, before, d.rows(rows))
+	d.ingest(webhook("y", payloadA))
+	require.Equal(t, "8", d.value("select count(distinct id) from spine.audit_log"), "ids go on where they were")
 }
