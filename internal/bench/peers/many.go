@@ -16,8 +16,8 @@ import (
 	"github.com/webhookspine/spine/internal/postgres"
 )
 
-// many compares three processes of each kind with one that is both, and looks
-// at what the database sessions wait for.
+// many compares three processes of each kind, each with 64 connections, with
+// one that is both, and looks at what the database sessions wait for.
 func many(ctx context.Context, t *trial) error {
 	rates := map[layout][2]float64{} // ingest, drain
 	for _, how := range []layout{together, threeEach} {
@@ -70,15 +70,14 @@ func (t *trial) startAfresh(ctx context.Context, how layout, destination string)
 	return t.start(ctx, how, destination)
 }
 
-// spread puts 64 connections on all fronts, and returns the sum of their rates.
+// spread puts 64 connections on each front, and returns the sum of their rates.
 func (t *trial) spread(ctx context.Context, duration time.Duration) (float64, error) {
 	fronts := t.fronts()
 	rates := make([]float64, len(fronts))
 	g, ctx := errgroup.WithContext(ctx)
 	for i, front := range fronts {
 		g.Go(func() error {
-			connections := 64*(i+1)/len(fronts) - 64*i/len(fronts)
-			r, err := t.ingest(ctx, bench.Load{Target: front, Connections: connections, Duration: duration})
+			r, err := t.ingest(ctx, bench.Load{Target: front, Connections: 64, Duration: duration})
 			rates[i] = r.AcknowledgedPerSecond
 			return err
 		})

@@ -68,7 +68,7 @@ var (
 	s2P99  = row{Scenario: "S2", What: "64 connections, p99", Unit: "ms"}
 
 	s3Rate  = row{Scenario: "S3", What: "delivered", Unit: "/s", Goal: atLeast(10_000), TimesRiver: 2.2}
-	s3Bytes = row{Scenario: "S3", What: "tables and indexes beyond the payload", Unit: "B/event", Goal: atMost(1_200)}
+	s3Bytes = row{Scenario: "S3", What: "growth of tables and indexes beyond the payload", Unit: "B/event", Goal: atMost(1_200)}
 
 	s4SlowP50      = row{Scenario: "S4", What: "50/s, p50", Unit: "ms", Goal: atMost(2.5)}
 	s4SlowP99      = row{Scenario: "S4", What: "50/s, p99", Unit: "ms", Goal: atMost(6)}
@@ -96,7 +96,7 @@ var (
 	s7Left     = row{Scenario: "S7", What: "undelivered 30 s after the restart", Unit: "events", Goal: atMost(0)}
 	s7Repeated = row{Scenario: "S7", What: "delivered more than once", Unit: "events"}
 
-	smIngest     = row{Scenario: "SM", What: "64 connections over three, acknowledged", Unit: "/s"}
+	smIngest     = row{Scenario: "SM", What: "64 connections on each of three, acknowledged", Unit: "/s"}
 	smIngestKept = row{Scenario: "SM", What: "acknowledged by three ÷ by one", Goal: atLeast(1)}
 	smDrain      = row{Scenario: "SM", What: "drain by three, delivered", Unit: "/s"}
 	smDrainKept  = row{Scenario: "SM", What: "delivered by three ÷ by one", Goal: atLeast(1)}
@@ -176,8 +176,15 @@ func drain(ctx context.Context, t *trial) error {
 	if err := t.start(ctx, together, t.sinkURL()); err != nil {
 		return err
 	}
-	if _, err := t.drain(ctx, t.backlog()/20); err != nil {
-		return fmt.Errorf("warming up: %w", err)
+	// What grows is measured where dead rows leave their room to new ones, as in
+	// a database that has been at work for more than a minute.
+	for range 2 {
+		if _, err := t.drain(ctx, t.backlog()); err != nil {
+			return fmt.Errorf("warming up: %w", err)
+		}
+		if _, err := t.pool.Exec(ctx, "vacuum (skip_locked)"); err != nil {
+			return fmt.Errorf("doing what autovacuum does once a minute: %w", err)
+		}
 	}
 	before, err := t.size(ctx)
 	if err != nil {
