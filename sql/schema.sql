@@ -2446,7 +2446,7 @@ ALTER TABLE ONLY spine.events
 --
 
 ALTER TABLE ONLY spine.processing_state
-    ADD CONSTRAINT processing_state_pkey PRIMARY KEY (event, destination);
+    ADD CONSTRAINT processing_state_pkey PRIMARY KEY (event, destination) WITH (fillfactor='65');
 
 
 --
@@ -2477,7 +2477,7 @@ ALTER TABLE ONLY spine.sources
 -- Name: audit_trail_event; Type: INDEX; Schema: spine; Owner: -
 --
 
-CREATE INDEX audit_trail_event ON ONLY spine.audit_trail USING btree (event) WITH (fillfactor='65');
+CREATE INDEX audit_trail_event ON ONLY spine.audit_trail USING btree (event) WITH (fillfactor='75');
 
 
 --
@@ -2491,7 +2491,7 @@ COMMENT ON INDEX spine.audit_trail_event IS 'spine.trace(): the trail of one eve
 -- Name: audit_trail_default_event_idx; Type: INDEX; Schema: spine; Owner: -
 --
 
-CREATE INDEX audit_trail_default_event_idx ON spine.audit_trail_default USING btree (event) WITH (fillfactor='65');
+CREATE INDEX audit_trail_default_event_idx ON spine.audit_trail_default USING btree (event) WITH (fillfactor='75');
 
 
 --

@@ -7,6 +7,10 @@ alter table spine.events
     drop constraint events_event_id_check, drop constraint events_source_check, drop constraint events_event_type_check,
     drop constraint events_occurred_at_check, drop constraint events_payload_check, drop constraint events_payload_or_raw_body;
 
+-- A claim adds an entry for each new version of a row before the old ones can be removed. Where a page has room for the claims of a moment, it
+-- need not be split: 46 instead of 63 bytes an event.
+alter index spine.processing_state_pkey set (fillfactor = 65);
+
 comment on index spine.processing_state_due is 'spine.claim(), the views depth and stuck: what falls due, oldest first, for each destination.';
 
 create type spine.audit_action as enum (
@@ -57,9 +61,9 @@ comment on column spine.audit_trail.source is 'Who sent it, NULL where that is d
 comment on column spine.audit_trail.details is
     'A JSON object, NULL where it would be empty: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others, as they apply; destination where it is not default. The worker of an attempt stands where it started.';
 
--- An event's later steps are not appended at the end of their index: room for them saves splitting its pages. The other two are only
--- ever appended to.
-create index audit_trail_event on spine.audit_trail (event) with (fillfactor = 65);
+-- An event's later steps are not appended at the end of their index: room for them saves splitting its pages (49 instead of 81 bytes an
+-- event). The other two are only ever appended to.
+create index audit_trail_event on spine.audit_trail (event) with (fillfactor = 75);
 comment on index spine.audit_trail_event is 'spine.trace(): the trail of one event.';
 create index audit_trail_timestamp on spine.audit_trail (timestamp) with (fillfactor = 100);
 comment on index spine.audit_trail_timestamp is 'Newest first, in psql and in GET /api/audit.';
