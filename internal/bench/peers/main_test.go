@@ -57,7 +57,7 @@ func TestPeers(t *testing.T) {
 				assert.Contains(t, answer, request.answer)
 			}
 
-			require.NoError(t, tr.awaitFinished(t.Context()))
+			require.NoError(t, tr.awaitFinished(t.Context(), settlePatience))
 			require.NoError(t, tr.halt(), "a peer stops when it is told to")
 			report, err := stopSink()
 			require.NoError(t, err)
@@ -87,7 +87,7 @@ func TestAPeerTriesAgain(t *testing.T) {
 
 			stopSink, err := tr.openSink(t.Context()) // from here on it is there
 			require.NoError(t, err)
-			require.NoError(t, tr.awaitFinished(t.Context()))
+			require.NoError(t, tr.awaitFinished(t.Context(), settlePatience))
 			report, err := stopSink()
 			require.NoError(t, err)
 			assert.Equal(t, int64(1), report.Deliveries)
