@@ -1,6 +1,6 @@
 // Package upkeep does what nobody waits for: it makes the audit log's
-// partitions ahead of time and samples the gauges that only the database
-// knows. Any number of processes may do it at once.
+// partitions ahead of time, notes the sources' last arrivals, and samples the
+// gauges that only the database knows. Any number of processes may do it at once.
 package upkeep
 
 import (
@@ -17,6 +17,8 @@ import (
 type Store interface {
 	// EnsurePartitions makes the audit log's partitions for the days ahead.
 	EnsurePartitions(ctx context.Context) (made int, err error)
+	// NoteArrivals notes when each source last sent something, for Sample.
+	NoteArrivals(ctx context.Context) error
 	// Sample reads what the gauges show. It is cheap on large tables.
 	Sample(ctx context.Context) (event.Sample, error)
 }
@@ -63,6 +65,7 @@ func (u *Upkeep) Run(ctx context.Context) error {
 	defer partitions.Stop()
 	defer samples.Stop()
 	u.partitions(ctx)
+	u.noteArrivals(ctx)
 	u.sample(ctx)
 	for {
 		select {
@@ -72,6 +75,7 @@ func (u *Upkeep) Run(ctx context.Context) error {
 			u.partitions(ctx)
 		case <-samples.C:
 			began := time.Now()
+			u.noteArrivals(ctx)
 			u.sample(ctx)
 			samples.Reset(max(sampleInterval, 20*time.Since(began)))
 		}
@@ -88,6 +92,15 @@ func (u *Upkeep) partitions(ctx context.Context) {
 		u.log.Warn().Err(err).Msg("making audit partitions failed, trying again later")
 	case made > 0:
 		u.log.Info().Int("made", made).Msg("audit partitions made ahead")
+	}
+}
+
+func (u *Upkeep) noteArrivals(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := u.store.NoteArrivals(ctx); err != nil {
+		u.failures.Inc()
+		u.log.Debug().Err(err).Msg("noting arrivals failed, trying again later")
 	}
 }
 

@@ -5,11 +5,13 @@
 
 create table spine.sources (
     name text collate "C" primary key check (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
-    created_at timestamptz not null default now()
+    created_at timestamptz not null default now(),
+    last_arrival_at timestamptz
 );
 comment on table spine.sources is 'Who may send: POST /webhook feeds the source default.';
 comment on column spine.sources.name is 'Immutable slug.';
 comment on column spine.sources.created_at is 'When the source was made.';
+comment on column spine.sources.last_arrival_at is 'When it last sent a new event, but for those above spine.arrivals_watermark: spine.last_arrival() knows these as well.';
 insert into spine.sources (name) values ('default');
 
 create table spine.destinations (
@@ -24,6 +26,9 @@ comment on column spine.destinations.created_at is 'When the destination was mad
 comment on column spine.destinations.paused_at is 'Since when claims are paused, NULL while they are not. See spine.pause() and spine.resume().';
 comment on column spine.destinations.paused_by is 'Database role that paused it.';
 insert into spine.destinations (name) values ('default');
+
+-- Vacuum, here and below: a table that only grows is cleaned in steps of equal size instead of ever larger ones, soon enough that its new
+-- pages are still in memory, and is frozen in that pass. A scan of all of it against wraparound then finds nothing left to do.
 
 -- The sequential id keeps every other table and index small and appended to at its end; the text key is the one random
 -- index, and it is the idempotency key. The rules for a row are checked by spine.ingest(), once for a batch: a CHECK here would be
@@ -41,6 +46,11 @@ create table spine.events (
     unqueryable text,
     raw_body bytea,
     constraint events_event_id_source_key unique (event_id, source)
+) with (
+    autovacuum_vacuum_insert_scale_factor = 0,
+    autovacuum_vacuum_insert_threshold = 100000,
+    autovacuum_freeze_min_age = 0,
+    autovacuum_vacuum_scale_factor = 0.05
 );
 comment on table spine.events is 'Each webhook once, as it was first received. Rows are written by spine.ingest() and never change but for seen_count.';
 comment on column spine.events.id is 'Key by which the other tables refer to the event (their column event).';
@@ -109,7 +119,8 @@ create table spine.processing_state (
     autovacuum_vacuum_scale_factor = 0.01,
     autovacuum_vacuum_threshold = 10000,
     autovacuum_analyze_scale_factor = 0.05,
-    autovacuum_vacuum_cost_delay = 0
+    autovacuum_vacuum_cost_delay = 0,
+    autovacuum_freeze_min_age = 0
 );
 comment on table spine.processing_state is 'The queue: where each event stands on its way to each destination. Kept after completion.';
 comment on column spine.processing_state.event is 'events.id. Left out in an INSERT by hand, it is found by event_id and source.';
@@ -176,8 +187,24 @@ comment on index spine.audit_log_timestamp is 'Newest first, in psql and in GET 
 create index audit_log_xid on spine.audit_log (xid);
 comment on index spine.audit_log_xid is 'spine tail: what was committed since it last looked.';
 
-create table spine.audit_log_default partition of spine.audit_log default;
+create table spine.audit_log_default partition of spine.audit_log default
+    with (autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000, autovacuum_freeze_min_age = 0);
 comment on table spine.audit_log_default is 'Takes what no daily partition covers, so that a missing partition never fails an ingest. Normally empty.';
+
+-- An index on the source, for spine.last_arrival() alone, would take a tenth of the time that it takes to store an event.
+create table spine.arrivals_watermark (
+    only_row boolean primary key default true check (only_row),
+    event bigint not null default 0,
+    next_event bigint not null default 0,
+    next_xid xid8 not null default '0'
+);
+comment on table spine.arrivals_watermark is 'Up to which event sources.last_arrival_at is known. Raised by spine.note_arrivals().';
+comment on column spine.arrivals_watermark.only_row is 'Holds the table to one row.';
+comment on column spine.arrivals_watermark.event is 'events.id up to which all is noted.';
+comment on column spine.arrivals_watermark.next_event is 'Up to where it will be noted next, once every transaction that began before is over.';
+comment on column spine.arrivals_watermark.next_xid is 'First transaction that may have begun after next_event was taken.';
+comment on index spine.arrivals_watermark_pkey is 'Holds the table to one row.';
+insert into spine.arrivals_watermark default values;
 
 create table spine.schema_functions (
     only_row boolean primary key default true check (only_row),
