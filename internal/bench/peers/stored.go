@@ -359,7 +359,7 @@ func (t *trial) measureReading(ctx context.Context, slowest row, state string) e
 	for _, status := range []string{"pending", "processing", "completed", "failed", "dead"} {
 		paths = append(paths, "/api/processing?status="+status, "/api/events?status="+status)
 	}
-	paths = append(paths, "/api/events?source=silent", "/api/events/"+ids[0], "/api/events/"+ids[1], "/api/events/unknown", "/api/audit?event_id="+ids[0], "/metrics")
+	paths = append(paths, "/api/events/"+ids[0], "/api/events/"+ids[1], "/api/events/unknown", "/api/audit?event_id="+ids[0], "/metrics")
 	var all []reading
 	for _, path := range paths {
 		took, next, err := t.timeGet(ctx, path)
