@@ -36,7 +36,7 @@ $$;
 comment on function spine.last_arrival(text) is 'When a source last sent a new event; NULL if it never did.';
 
 -- note_arrivals: notes when each source last sent a new event, so that nobody has to look for it among all events of the others. It
--- takes turns of at least ten thousand events, and counts an event whose number is below that of others only once no transaction can still
+-- takes turns of 10,000 to 200,000 events, and counts an event whose number is below that of others only once no transaction can still
 -- commit such a one. Called every few seconds by whoever runs; of several at once, one does it. Relies on events_pkey.
 create or replace function spine.note_arrivals() returns void
 language plpgsql set search_path = spine, pg_temp set jit = off set enable_seqscan = off as $$
@@ -53,10 +53,10 @@ begin
             where e.id > _mark.event and e.id <= _mark.next_event
             group by e.source) n
         where s.name = n.source;
-        update arrivals_watermark set event = next_event, next_event = _newest, next_xid = pg_snapshot_xmax(pg_current_snapshot());
+        update arrivals_watermark set event = next_event, next_event = least(_newest, next_event + 200000), next_xid = pg_snapshot_xmax(pg_current_snapshot());
     end if;
 end $$;
-comment on function spine.note_arrivals() is 'Internal. Notes when each source last sent a new event, in turns of ten thousand events.';
+comment on function spine.note_arrivals() is 'Internal. Notes when each source last sent a new event, in turns of 10,000 to 200,000 events.';
 
 -- arrivals: one sentence about when the source, or each source where none is named, last sent something new.
 create or replace function spine.arrivals(_source text default null) returns text

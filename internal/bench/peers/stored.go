@@ -61,6 +61,13 @@ const (
 			('4 ms', 'processing_succeeded', 'success', '{"attempt": 1, "lease": 1, "status": 200, "answer": "ok", "duration_ms": 2.417}')
 		) as step(after, action, success, details)`
 
+	// One batch of a full intake, with ids as providers make them: the load
+	// generator's are in order, and spare the index on them. $1 is the batch.
+	storeRandom = `
+		select spine.ingest(_event_id => (select array_agg('evt_' || md5($1::int || '-' || n)) from generate_series(1, 40) n),
+			_event_type => array_fill('bench.event'::text, array[40]), _occurred_at => array_fill(now(), array[40]),
+			_payload => array_fill(format('{"padding":"%s"}', repeat(md5('payload'), 31)), array[40]), _hash => array_fill(sha256('payload'), array[40]))`
+
 	// As spine.ensure_audit_partitions() does, for days that are past, and with the
 	// settings of today's. $1 is how many.
 	storePartitions = `
@@ -111,6 +118,9 @@ func stored(ctx context.Context, t *trial) error {
 			return fmt.Errorf("on empty tables: %w", err)
 		}
 	}
+	if err := t.measureRandom(ctx, "on empty tables"); err != nil {
+		return err
+	}
 	if err := t.fill(ctx); err != nil {
 		return fmt.Errorf("filling the tables: %w", err)
 	}
@@ -121,6 +131,9 @@ func stored(ctx context.Context, t *trial) error {
 		if err := t.measureStored(ctx, &full); err != nil {
 			return fmt.Errorf("beside stored events: %w", err)
 		}
+	}
+	if err := t.measureRandom(ctx, "beside stored events"); err != nil {
+		return err
 	}
 	for _, f := range []struct {
 		rate, kept  row
@@ -165,6 +178,35 @@ func (t *trial) measureStored(ctx context.Context, load *storedLoad) error {
 	load.latency = append(load.latency, delivered.Delivery.Latency.P50)
 	load.ingest = append(load.ingest, ingested.AcknowledgedPerSecond)
 	return t.deliverAll(ctx)
+}
+
+// measureRandom notes how quickly events with random ids are stored from the
+// moment of a checkpoint, by SQL alone, and what they write to the log.
+func (t *trial) measureRandom(ctx context.Context, state string) error {
+	if err := t.halt(); err != nil {
+		return err
+	}
+	if _, err := t.admin.Exec(ctx, "checkpoint"); err != nil {
+		return fmt.Errorf("making a checkpoint: %w", err)
+	}
+	const written = "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float8"
+	var before, after float64
+	if err := t.pool.QueryRow(ctx, written).Scan(&before); err != nil {
+		return fmt.Errorf("asking for what was written: %w", err)
+	}
+	batches, began := int(t.backlog()/40), time.Now()
+	for i := range batches {
+		if _, err := t.pool.Exec(ctx, storeRandom, i); err != nil {
+			return fmt.Errorf("storing random ids: %w", err)
+		}
+	}
+	took := time.Since(began)
+	if err := t.pool.QueryRow(ctx, written).Scan(&after); err != nil {
+		return fmt.Errorf("asking for what was written: %w", err)
+	}
+	t.note("random ids %s, spine.ingest() of 40 in one session after a checkpoint: %s/s, %s B of WAL an event",
+		state, number(float64(40*batches)/took.Seconds()), number((after-before)/float64(40*batches)))
+	return nil
 }
 
 // deliverAll delivers what is only stored.
@@ -214,10 +256,12 @@ func (t *trial) fill(ctx context.Context) (err error) {
 		return err
 	}
 	rows := time.Since(began)
-	// A source that is set up and not used yet: nothing may look for its events
-	// among those of the others.
+	// What Spine would have noted meanwhile, and a source that is set up and not
+	// used yet: nothing may look for its events among those of the others.
 	if err := atOnce(ctx, filler, append(prefixed("reindex index ", indexes),
 		"insert into spine.sources (name) values ('silent')",
+		fmt.Sprintf("update spine.arrivals_watermark set event = %[1]d, next_event = %[1]d", t.options.stored),
+		"update spine.sources set last_arrival_at = now() where name = 'default'",
 		fmt.Sprintf("select setval(pg_get_serial_sequence('spine.events', 'id'), %d)", t.options.stored))); err != nil {
 		return fmt.Errorf("making the indexes: %w", err)
 	}
