@@ -71,12 +71,12 @@ func (s *Store) Events(ctx context.Context, page event.Page, filter event.Filter
 		p := query{args: q.args}
 		p.equal("p.source", filter.Source)
 		p.equal(typeOf("p.event"), filter.Type)
-		if below < math.MaxInt64 {
-			p.where("p.event < ?", below)
-		}
-		unfinished := p.newestUnfinished("p.event", " group by p.event", "", filter.Status, below, page.Limit+1)
+		with := p.newestUnfinished(unfinished{
+			status: filter.Status, columns: "p.event", group: " group by p.event",
+			below: "p.event < ?", args: []any{below}, before: below, limit: page.Limit + 1,
+		})
 		q.args = p.args
-		q.where("e.id = any (array(" + unfinished + "))")
+		q.where("e.id = any (array(" + with + "))")
 	}
 	// found counts the rows on and just beyond the page before the large ones
 	// are cut off, without reading those.
@@ -146,21 +146,25 @@ func (s *Store) Processing(ctx context.Context, page event.Page, filter event.Pr
 	}
 	q.equal("p.source", filter.Source)
 	q.equal("p.destination", filter.Destination)
-	top := int64(math.MaxInt64)
+	after := cursor{ID: math.MaxInt64}
 	if page.Cursor != "" {
-		after, err := decodeCursor("processing", page.Cursor)
-		if err != nil {
+		if after, err = decodeCursor("processing", page.Cursor); err != nil {
 			return nil, "", err
 		}
-		top = after.ID
-		q.where("(p.event, p.destination) < (?, ?)", after.ID, after.Destination)
 	}
+	const below = "(p.event, p.destination) < (?, ?)"
 	var sql string
 	if filter.EventID == "" && filter.Status != "" && filter.Status != completed {
 		q.equal(typeOf("p.event"), filter.Type)
-		sql = q.newestUnfinished(processingColumns, "", ", p.destination desc", filter.Status, top, page.Limit+1) + " order by event desc, destination desc"
+		sql = q.newestUnfinished(unfinished{
+			status: filter.Status, columns: processingColumns, order: ", p.destination desc",
+			below: below, args: []any{after.ID, after.Destination}, before: after.ID, limit: page.Limit + 1,
+		}) + " order by event desc, destination desc"
 	} else {
 		q.ofType("p.event", filter.Type)
+		if page.Cursor != "" {
+			q.where(below, after.ID, after.Destination)
+		}
 		if filter.Status != "" {
 			q.where(hasStatus(filter.Status))
 		}
@@ -301,29 +305,37 @@ func trail(event string) string {
 // the partial index: a few milliseconds' worth.
 const newestEvents = 5000
 
-// newestUnfinished lists columns of processing_state p, p.event among them,
-// where the conditions hold and the status is the given one, which is not
-// completed: newest event first, from top down, at most limit rows. order is
-// what orders rows of one event, and group what makes one row of several; both
-// may be empty.
+// unfinished is a page of processing_state p: of the rows for which the
+// conditions of a query hold and whose status is the given one, which is not
+// completed, those below a place, newest event first.
+type unfinished struct {
+	status  string
+	columns string // p.event among them
+	group   string // what makes one row of several; may be empty
+	order   string // of the rows of one event; may be empty
+	below   string // condition on the place, whose event is before
+	args    []any  // of below
+	before  int64
+	limit   int
+}
+
+// newestUnfinished returns the query of a page.
 //
 // Of a long queue a page is among the newest events. Else what has the status
 // is found in its partial index and sorted. Which way is taken must not depend on
 // statistics, which are old just after a queue has grown or drained: the first
 // condition on the status matches no partial index, and the second one on the
 // event, as its order, not the primary key.
-func (q *query) newestUnfinished(columns, group, order, status string, top int64, limit int) string {
-	rest := " from spine.processing_state p" + q.conditions()
-	most := q.arg(limit)
-	and := " where "
-	if len(q.terms) > 0 {
-		and = " and "
-	}
-	return "with floor as materialized (select least(max(m.event), " + q.arg(top) + ") - " + strconv.Itoa(newestEvents) + ` as event from spine.processing_state m),
-	newest as materialized (select ` + columns + rest + and + "p.status || '' = " + q.arg(status) + " and p.event > (select f.event from floor f)" +
-		group + " order by p.event desc" + order + " limit " + most + `),
-	older as materialized (select ` + columns + rest + and + hasStatus(status) + " and p.event + 0 <= (select f.event from floor f)" +
-		group + " order by p.event + 0 desc" + order + " limit " + most + ` - (select count(*) from newest))
+func (q *query) newestUnfinished(u unfinished) string {
+	older := query{terms: slices.Clone(q.terms)} // without the place, which lies above
+	older.where(hasStatus(u.status) + " and p.event + 0 <= (select f.event from floor f)")
+	q.where("p.status || '' = ? and p.event > (select f.event from floor f)", u.status)
+	q.where(u.below, u.args...)
+	limit := q.arg(u.limit)
+	from := "select " + u.columns + " from spine.processing_state p"
+	return "with floor as materialized (select least(max(m.event), " + q.arg(u.before) + ") - " + strconv.Itoa(newestEvents) + ` as event from spine.processing_state m),
+	newest as materialized (` + from + q.conditions() + u.group + " order by p.event desc" + u.order + " limit " + limit + `),
+	older as materialized (` + from + older.conditions() + u.group + " order by p.event + 0 desc" + u.order + " limit " + limit + ` - (select count(*) from newest))
 	select * from newest union all select * from older`
 }
 

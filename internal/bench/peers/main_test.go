@@ -118,7 +118,7 @@ func TestAComparisonFromEndToEnd(t *testing.T) {
 
 func TestMisuse(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"-rounds", "0"}, {"-only", "S99"}, {"-systems", "kafka"}, {"-nothing"}, {"rivers"}} {
+	for _, args := range [][]string{{"-rounds", "0"}, {"-stored", "10"}, {"-only", "S99"}, {"-systems", "kafka"}, {"-nothing"}, {"rivers"}} {
 		assert.Equal(t, 2, run(t.Context(), args, io.Discard, io.Discard), args)
 	}
 	var said bytes.Buffer

@@ -418,6 +418,15 @@ func (t *trial) measureReading(ctx context.Context, slowest row, state string) e
 			all = append(all, reading{path + " second page", took})
 		}
 	}
+	// As Spine's own sessions are.
+	psql, err := t.pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("opening a session: %w", err)
+	}
+	defer psql.Release()
+	if _, err := psql.Exec(ctx, "set jit = off"); err != nil {
+		return fmt.Errorf("opening a session: %w", err)
+	}
 	for _, statement := range []string{
 		"select * from trace('" + ids[0] + "')", "select * from event('" + ids[1] + "')",
 		"select * from processing_state where event = id_of('" + ids[0] + "')",
@@ -426,7 +435,7 @@ func (t *trial) measureReading(ctx context.Context, slowest row, state string) e
 		"select event_id, action, success, timestamp from audit_log order by timestamp desc limit 20",
 	} {
 		took, err := fastest(func() error {
-			_, err := t.pool.Exec(ctx, statement)
+			_, err := psql.Exec(ctx, statement)
 			return err
 		})
 		if err != nil {
