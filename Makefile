@@ -135,7 +135,7 @@ bench: build ## measure a running server (SPINE_URL): events acknowledged a seco
 	@exec bin/spine bench ingest --url '$(or $(SPINE_URL),http://127.0.0.1:8000)' $(ARGS)
 
 .PHONY: bench-peers
-bench-peers: build ## measure Spine beside River and others, on a private PostgreSQL, 40 minutes; ARGS=-short shows that it works
+bench-peers: build ## measure Spine beside River and others, on a private PostgreSQL, an hour and 30 GB of disk; ARGS=-short shows that it works
 	cd $(PEERS) && go build -o '$(CURDIR)/bin/peers' .
 	@exec bin/peers -spine bin/spine $(ARGS)
 

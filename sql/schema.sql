@@ -299,7 +299,8 @@ begin
     for _day in select d::date from generate_series(current_date, current_date + _days, interval '1 day') d loop
         _name := 'audit_trail_' || to_char(_day, 'YYYYMMDD');
         continue when to_regclass('spine.' || _name) is not null;
-        execute format('create table %I (like audit_trail including defaults including constraints including comments)', _name);
+        execute format('create table %I (like audit_trail including defaults including constraints including comments)
+            with (autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000, autovacuum_freeze_min_age = 0)', _name);
         if exists (select from audit_trail_default where timestamp >= _day and timestamp < _day + 1) then
             lock table audit_trail_default in access exclusive mode;
             execute format(
@@ -689,7 +690,9 @@ CREATE FUNCTION spine.last_arrival(_source text) RETURNS timestamp with time zon
     SET enable_seqscan TO 'off'
     SET enable_sort TO 'off'
     AS $$
-    select e.created_at from events e where e.source = _source order by e.id desc limit 1
+    select coalesce(
+        (select e.created_at from events e where e.source = _source and e.id > (select w.event from arrivals_watermark w) order by e.id desc limit 1),
+        (select s.last_arrival_at from sources s where s.name = _source))
 $$;
 
 
@@ -730,6 +733,41 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.locked_by_others(_event bigint[], _destination text[], _lease_token bigint[], _done bigint[]) IS 'Internal. Positions of leases that stand, but whose rows somebody else has locked.';
+
+
+--
+-- Name: note_arrivals(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.note_arrivals() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    AS $$
+declare
+    _mark arrivals_watermark;
+    _newest bigint;
+begin
+    select w.* into _mark from arrivals_watermark w for update skip locked;
+    select max(e.id) into _newest from events e;
+    if _mark.only_row and _newest >= _mark.next_event + 10000 and pg_snapshot_xmin(pg_current_snapshot()) >= _mark.next_xid then
+        update sources s set last_arrival_at = greatest(s.last_arrival_at, n.at)
+        from (
+            select e.source, max(e.created_at) as at from events e
+            where e.id > _mark.event and e.id <= _mark.next_event
+            group by e.source) n
+        where s.name = n.source;
+        update arrivals_watermark set event = next_event, next_event = least(_newest, next_event + 200000), next_xid = pg_snapshot_xmax(pg_current_snapshot());
+    end if;
+end $$;
+
+
+--
+-- Name: FUNCTION note_arrivals(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.note_arrivals() IS 'Internal. Notes when each source last sent a new event, in turns of 10,000 to 200,000 events.';
 
 
 --
@@ -1309,11 +1347,15 @@ CREATE FUNCTION spine.trace(_event_id text, _source text DEFAULT NULL::text) RET
     SET jit TO 'off'
     SET enable_seqscan TO 'off'
     AS $$
+declare
+    _event constant bigint := id_of(_event_id, _source);
 begin
+    -- Materialized, so that the order does not invite the planner to walk a partition that is small when it plans.
     return query
-    select a.timestamp, a.action, a.success, a.details, a.id
-    from audit_log a where a.event = id_of(_event_id, _source)
-    order by a.timestamp, a.id;
+    with trail as materialized (
+        select a.timestamp, a.action, a.success, a.details, a.id from audit_log a where a.event = _event
+    )
+    select t.* from trail t order by t.timestamp, t.id;
 end $$;
 
 
@@ -1389,6 +1431,56 @@ COMMENT ON FUNCTION spine.utf16_order(_text text) IS 'Internal. Key that sorts t
 
 
 SET default_tablespace = '';
+
+SET default_table_access_method = heap;
+
+--
+-- Name: arrivals_watermark; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.arrivals_watermark (
+    only_row boolean DEFAULT true NOT NULL,
+    event bigint DEFAULT 0 NOT NULL,
+    next_event bigint DEFAULT 0 NOT NULL,
+    next_xid xid8 DEFAULT '0'::xid8 NOT NULL,
+    CONSTRAINT arrivals_watermark_only_row_check CHECK (only_row)
+);
+
+
+--
+-- Name: TABLE arrivals_watermark; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.arrivals_watermark IS 'Up to which event sources.last_arrival_at is known. Raised by spine.note_arrivals().';
+
+
+--
+-- Name: COLUMN arrivals_watermark.only_row; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.arrivals_watermark.only_row IS 'Holds the table to one row.';
+
+
+--
+-- Name: COLUMN arrivals_watermark.event; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.arrivals_watermark.event IS 'events.id up to which all is noted.';
+
+
+--
+-- Name: COLUMN arrivals_watermark.next_event; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.arrivals_watermark.next_event IS 'Up to where it will be noted next, once every transaction that began before is over.';
+
+
+--
+-- Name: COLUMN arrivals_watermark.next_xid; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.arrivals_watermark.next_xid IS 'First transaction that may have begun after next_event was taken.';
+
 
 --
 -- Name: audit_trail; Type: TABLE; Schema: spine; Owner: -
@@ -1565,8 +1657,6 @@ COMMENT ON COLUMN spine.audit_log.success IS 'pending for processing_attempt_sta
 COMMENT ON COLUMN spine.audit_log.details IS 'A JSON object: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others, as they apply; destination where it is not default. The worker of an attempt stands where it started.';
 
 
-SET default_table_access_method = heap;
-
 --
 -- Name: audit_trail_default; Type: TABLE; Schema: spine; Owner: -
 --
@@ -1580,7 +1670,8 @@ CREATE TABLE spine.audit_trail_default (
     event_id text COLLATE pg_catalog."C",
     source text COLLATE pg_catalog."C",
     details json
-);
+)
+WITH (autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_freeze_min_age='0');
 
 
 --
@@ -1723,7 +1814,8 @@ CREATE TABLE spine.events (
     seen_count bigint DEFAULT 1 NOT NULL,
     unqueryable text,
     raw_body bytea
-);
+)
+WITH (autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_freeze_min_age='0', autovacuum_vacuum_scale_factor='0.05');
 
 
 --
@@ -1832,7 +1924,7 @@ CREATE TABLE spine.processing_state (
     CONSTRAINT processing_state_attempt_count_check CHECK (((attempt_count >= 0) AND (attempt_count <= 1000000))),
     CONSTRAINT processing_state_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'processing'::text, 'completed'::text, 'failed'::text, 'dead'::text])))
 )
-WITH (fillfactor='85', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='10000', autovacuum_analyze_scale_factor='0.05', autovacuum_vacuum_cost_delay='0');
+WITH (fillfactor='85', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='10000', autovacuum_analyze_scale_factor='0.05', autovacuum_vacuum_cost_delay='0', autovacuum_freeze_min_age='0');
 
 
 --
@@ -2276,6 +2368,7 @@ ALTER TABLE spine.schema_version ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDE
 CREATE TABLE spine.sources (
     name text NOT NULL COLLATE pg_catalog."C",
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_arrival_at timestamp with time zone,
     CONSTRAINT sources_name_check CHECK ((name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text))
 );
 
@@ -2299,6 +2392,13 @@ COMMENT ON COLUMN spine.sources.name IS 'Immutable slug.';
 --
 
 COMMENT ON COLUMN spine.sources.created_at IS 'When the source was made.';
+
+
+--
+-- Name: COLUMN sources.last_arrival_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.sources.last_arrival_at IS 'When it last sent a new event, but for those above spine.arrivals_watermark: spine.last_arrival() knows these as well.';
 
 
 --
@@ -2403,6 +2503,14 @@ ALTER TABLE ONLY spine.audit_trail ATTACH PARTITION spine.audit_trail_default DE
 
 
 --
+-- Name: arrivals_watermark arrivals_watermark_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.arrivals_watermark
+    ADD CONSTRAINT arrivals_watermark_pkey PRIMARY KEY (only_row);
+
+
+--
 -- Name: conflicts conflicts_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
 --
 
@@ -2471,6 +2579,13 @@ ALTER TABLE ONLY spine.schema_version
 
 ALTER TABLE ONLY spine.sources
     ADD CONSTRAINT sources_pkey PRIMARY KEY (name);
+
+
+--
+-- Name: INDEX arrivals_watermark_pkey; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.arrivals_watermark_pkey IS 'Holds the table to one row.';
 
 
 --

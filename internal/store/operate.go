@@ -196,14 +196,9 @@ func (s *Store) auditPage(ctx context.Context, c AuditCursor, f FollowFilter) (r
 		event.AuditRow
 		XID string
 	}
-	var found []row
-	batch := &pgx.Batch{}
-	// A batch is one transaction. Without statistics the planner would read
-	// whole partitions.
-	batch.Queue("select set_config('enable_seqscan', 'off', true)")
-	queue(batch, pgx.CollectRows[row], &found, sql, q.args...)
-	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
-		return nil, auditKey{}, fmt.Errorf("reading the audit log: %w", err)
+	found, err := list[row](ctx, s, "reading the audit log", sql, q.args...)
+	if err != nil {
+		return nil, auditKey{}, err
 	}
 	for _, r := range found {
 		rows = append(rows, r.AuditRow)

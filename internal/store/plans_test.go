@@ -1,7 +1,10 @@
 package store_test
 
 import (
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,7 +17,8 @@ import (
 // statement is one whose cost must not grow with what is stored.
 type statement struct {
 	name string
-	rows int // that one call handles
+	rows int    // that one call handles
+	uses string // indexes of the tables that grow, in the order of their names
 	call func()
 }
 
@@ -35,45 +39,46 @@ func hotPath(d *database) []statement {
 		low = jobs[0].DueAt.Add(-time.Minute)
 	}
 	return []statement{
-		{"ingest of new events", 150, func() {
+		{"ingest of new events", 150, "events_event_id_source_key", func() {
 			batch++
 			d.ingest(webhooks("hot-"+strconv.Itoa(batch), 150)...)
 		}},
-		{"ingest of duplicates and conflicts", 150, func() {
+		{"ingest of duplicates and conflicts", 150, "events_event_id_source_key", func() {
 			events := webhooks("hot-"+strconv.Itoa(batch), 150)
 			for i := range events[:75] {
 				events[i].Hash[0]++
 			}
 			d.ingest(events...)
 		}},
-		{"claim", 50, func() { claim(lease, time.Time{}) }},
-		{"renew", 50, func() {
+		{"claim", 50, "events_pkey processing_state_due processing_state_pkey", func() { claim(lease, time.Time{}) }},
+		{"renew", 50, "processing_state_pkey", func() {
 			_, err := d.Renew(t.Context(), jobs, lease)
 			require.NoError(t, err)
 		}},
-		{"settle", 50, func() {
+		{"settle", 50, "processing_state_pkey", func() {
 			settlements := make([]event.Settlement, len(jobs))
 			for i, job := range jobs {
 				settlements[i] = []event.Settlement{completed(job), failed(job, time.Hour), dead(job)}[i%3]
 			}
 			d.settle(settlements...)
 		}},
-		{"settle again", 50, func() {
+		{"settle again", 50, "audit_trail_event processing_state_pkey", func() {
 			settlements := make([]event.Settlement, len(jobs))
 			for i, job := range jobs {
 				settlements[i] = completed(job)
 			}
 			d.settle(settlements...)
 		}},
-		{"claim above the watermark", 50, func() { claim(lease, low) }},
-		{"give back", 50, func() { require.NoError(t, d.GiveBack(t.Context(), jobs)) }},
-		{"claim that no worker keeps", 50, func() { claim(-time.Hour, time.Time{}) }},
-		{"claim of leases that ran out", 50, func() { require.Len(t, d.look(50).Expired, 50) }},
-		{"sample", 50, func() {
+		{"claim above the watermark", 50, "events_pkey processing_state_due processing_state_pkey", func() { claim(lease, low) }},
+		{"give back", 50, "processing_state_pkey", func() { require.NoError(t, d.GiveBack(t.Context(), jobs)) }},
+		{"claim that no worker keeps", 50, "events_pkey processing_state_due processing_state_pkey", func() { claim(-time.Hour, time.Time{}) }},
+		{"claim of leases that ran out", 50, "processing_state_due processing_state_pkey", func() { require.Len(t, d.look(50).Expired, 50) }},
+		{"sample", 50, "events_pkey processing_state_due", func() {
 			_, err := d.Sample(t.Context())
 			require.NoError(t, err)
 		}},
-		{"replay", 100, func() { d.run("select spine.replay_dead(_limit => 100)") }},
+		{"note arrivals", 1, "events_pkey", func() { require.NoError(t, d.NoteArrivals(t.Context())) }},
+		{"replay of dead events", 100, "events_pkey processing_state_dead processing_state_pkey", func() { d.run("select spine.replay_dead(_limit => 100)") }},
 	}
 }
 
@@ -81,11 +86,11 @@ func hotPath(d *database) []statement {
 func lookUps(d *database) []statement {
 	t := d.t
 	return []statement{
-		{"id_of", 1, func() { d.run("select spine.id_of('hot-1-1')") }},
-		{"trace", 10, func() { require.NotEmpty(t, d.trail("hot-1-1")) }},
-		{"event", 10, func() { d.run("select spine.event('hot-1-1')") }},
-		{"processing_state by id_of", 1, func() { d.run("select * from spine.processing_state where event = spine.id_of('hot-1-1')") }},
-		{"follow", 200, func() {
+		{"id_of", 1, "events_event_id_source_key", func() { d.run("select spine.id_of('hot-1-1')") }},
+		{"trace", 10, "audit_trail_event events_event_id_source_key", func() { require.NotEmpty(t, d.trail("hot-1-1")) }},
+		{"event", 10, "events_event_id_source_key events_pkey processing_state_pkey", func() { d.run("select spine.event('hot-1-1')") }},
+		{"processing_state by id_of", 1, "events_event_id_source_key processing_state_pkey", func() { d.run("select * from spine.processing_state where event = spine.id_of('hot-1-1')") }},
+		{"follow", 200, "audit_trail_xid events_event_id_source_key", func() {
 			cursor, err := d.CurrentCursor(t.Context())
 			require.NoError(t, err)
 			d.ingest(webhook("hot-1-1", payloadA))
@@ -97,7 +102,53 @@ func lookUps(d *database) []statement {
 			require.NoError(t, err)
 			require.Equal(t, 2, seen)
 		}},
-		{"replay", 1, func() { d.run("select spine.replay('hot-1-1')") }},
+		{"replay of an event", 1, "events_event_id_source_key processing_state_pkey", func() { d.run("select spine.replay('hot-1-1')") }},
+		{"history of an event", 10, "audit_trail_event events_event_id_source_key events_pkey processing_state_pkey", func() {
+			_, err := d.Event(t.Context(), "hot-1-1", "")
+			require.NoError(t, err)
+		}},
+		{"depth, stuck and dead letters", 3000, "processing_state_dead processing_state_due", func() {
+			_, err := d.Backlog(t.Context())
+			require.NoError(t, err)
+			_, err = d.Stuck(t.Context(), 5)
+			require.NoError(t, err)
+			_, err = d.Dead(t.Context(), 20)
+			require.NoError(t, err)
+		}},
+	}
+}
+
+// firstPages is what the API's lists read first.
+func firstPages(d *database) []statement {
+	t := d.t
+	events := func(status string) func() {
+		return func() {
+			_, _, err := d.Events(t.Context(), event.Page{Limit: 50}, event.Filter{Status: status})
+			require.NoError(t, err)
+		}
+	}
+	processing := func(status string) func() {
+		return func() {
+			_, _, err := d.Processing(t.Context(), event.Page{Limit: 50}, event.ProcessingFilter{Status: status})
+			require.NoError(t, err)
+		}
+	}
+	return []statement{
+		{"events", 50, "events_pkey processing_state_pkey", events("")},
+		{"completed events", 110, "events_pkey processing_state_pkey", events("completed")},
+		{"dead events", 110, "processing_state_dead processing_state_pkey", events("dead")},
+		{"processing", 50, "processing_state_pkey", processing("")},
+		{"completed processing", 110, "processing_state_pkey", processing("completed")},
+		{"pending processing", 110, "processing_state_pkey", processing("pending")},
+		{"dead processing", 110, "processing_state_dead processing_state_pkey", processing("dead")},
+		{"audit", 100, "audit_trail_timestamp", func() {
+			_, _, err := d.Audit(t.Context(), event.Page{Limit: 100}, event.AuditFilter{})
+			require.NoError(t, err)
+		}},
+		{"audit of an event", 100, "audit_trail_event events_event_id_source_key", func() {
+			_, _, err := d.Audit(t.Context(), event.Page{Limit: 100}, event.AuditFilter{EventID: "hot-1-1"})
+			require.NoError(t, err)
+		}},
 	}
 }
 
@@ -108,7 +159,7 @@ func retention(d *database) []statement {
 	var batch int
 	var after int64
 	return []statement{
-		{"deliveries", 100, func() {
+		{"deliveries", 100, "events_event_id_source_key events_pkey processing_state_due processing_state_pkey", func() {
 			batch++
 			d.ingest(webhooks("old-"+strconv.Itoa(batch), 100)...)
 			settlements := make([]event.Settlement, 100)
@@ -117,20 +168,20 @@ func retention(d *database) []statement {
 			}
 			d.settle(settlements...)
 		}},
-		{"expiry of events", 100, func() {
+		{"expiry of events", 100, "events_pkey processing_state_pkey", func() {
 			e, err := d.ExpireEvents(t.Context(), 0, after, 100)
 			require.NoError(t, err)
 			require.Positive(t, e.LookedAt)
 			after = e.Last
 		}},
-		{"expiry of what is young", 100, func() {
+		{"expiry of what is young", 100, "events_pkey processing_state_pkey", func() {
 			_, err := d.ExpireEvents(t.Context(), time.Hour, after, 100)
 			require.NoError(t, err)
 		}},
-		{"old audit rows", 100, func() {
+		{"old audit rows", 100, "", func() {
 			d.run("insert into spine.audit_trail (timestamp, action) select '2020-01-01', 'event_queued' from generate_series(1, 100)")
 		}},
-		{"expiry of audit rows", 100, func() {
+		{"expiry of audit rows", 100, "audit_trail_timestamp", func() {
 			n, err := d.ExpireAudit(t.Context(), time.Hour, 100)
 			require.NoError(t, err)
 			require.Equal(t, 100, n)
@@ -139,17 +190,26 @@ func retention(d *database) []statement {
 }
 
 // read is how many rows were read so far: in scans of a whole table, of those
-// that always grow, and in all.
-func (d *database) read() (sequential, all int) {
+// that always grow, and in all; and how often each index was used.
+func (d *database) read() (sequential, all int, scans map[string]int) {
 	d.t.Helper()
 	d.run("select pg_stat_force_next_flush()")
 	err := d.Pool().QueryRow(d.t.Context(), `
 		select sum(t.seq_tup_read) filter (where t.relname <> 'conflicts'),
 			sum(t.seq_tup_read + (select sum(i.idx_tup_read) from pg_stat_user_indexes i where i.relid = t.relid))
 		from pg_stat_user_tables t
-		where t.schemaname = 'spine' and t.relname ~ '^(events|processing_state|conflicts|audit_log.*)$'`).Scan(&sequential, &all)
+		where t.schemaname = 'spine' and t.relname ~ '^(events|processing_state|conflicts|audit_trail.*)$'`).Scan(&sequential, &all)
 	require.NoError(d.t, err)
-	return sequential, all
+	scans = map[string]int{}
+	// Partitions name theirs audit_trail_20240130_event_idx.
+	for _, line := range d.rows(`
+		select regexp_replace(indexrelname, '^audit_trail_(\d+|default)_(.*)_idx$', 'audit_trail_\2'), sum(idx_scan)
+		from pg_stat_user_indexes where schemaname = 'spine' and relname ~ '^(events|processing_state|audit_trail.*)$' group by 1`) {
+		name, count, _ := strings.Cut(line, "|")
+		scans[name], err = strconv.Atoi(count)
+		require.NoError(d.t, err)
+	}
+	return sequential, all, scans
 }
 
 // requireCheap calls the statements several times in one session: often enough
@@ -158,9 +218,16 @@ func requireCheap(t *testing.T, d *database, statements []statement) {
 	t.Helper()
 	for round := range 8 {
 		for _, s := range statements {
-			sequentialBefore, allBefore := d.read()
+			sequentialBefore, allBefore, scansBefore := d.read()
 			s.call()
-			sequential, all := d.read()
+			sequential, all, scans := d.read()
+			var uses []string
+			for _, index := range slices.Sorted(maps.Keys(scans)) {
+				if scans[index] > scansBefore[index] {
+					uses = append(uses, index)
+				}
+			}
+			require.Equal(t, s.uses, strings.Join(uses, " "), "%s, round %d", s.name, round)
 			require.Equal(t, sequentialBefore, sequential, "%s, round %d: reads a whole table", s.name, round)
 			require.LessOrEqual(t, all-allBefore, 50*s.rows+50, "%s, round %d: reads too many rows", s.name, round)
 		}
@@ -178,7 +245,7 @@ func (d *database) fill() {
 func TestPlansInAFreshDatabase(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
-	requireCheap(t, d, append(hotPath(d), lookUps(d)...))
+	requireCheap(t, d, slices.Concat(hotPath(d), lookUps(d), firstPages(d)))
 	requireCheap(t, d, retention(d))
 }
 
@@ -187,12 +254,12 @@ func TestPlansInALargeDatabase(t *testing.T) {
 	d := newDatabase(t, 1)
 	d.fill()
 	d.run("vacuum analyze")
-	requireCheap(t, d, append(hotPath(d), lookUps(d)...))
+	requireCheap(t, d, slices.Concat(hotPath(d), lookUps(d), firstPages(d)))
 	requireCheap(t, d, []statement{
-		{"newest events", 50, func() {
+		{"newest events", 50, "events_pkey", func() {
 			d.run("select event_id, event_type, created_at, payload from spine.events order by id desc limit 50")
 		}},
-		{"newest audit rows", 200, func() {
+		{"newest audit rows", 200, "audit_trail_timestamp", func() {
 			d.run("select event_id, action, success, timestamp from spine.audit_log order by timestamp desc limit 20")
 		}},
 	})

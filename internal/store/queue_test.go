@@ -465,3 +465,42 @@ func TestSample(t *testing.T) {
 	require.InDelta(t, time.Hour, sample.OldestReady, float64(time.Minute))
 	require.WithinDuration(t, time.Now(), sample.LastArrivals["default"], time.Minute)
 }
+
+func TestLastArrivalsAreNoted(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run("insert into spine.sources (name) values ('rare'), ('silent')")
+	rare := webhook("r", payloadA)
+	rare.Source = "rare"
+	d.ingest(rare)
+	expected := d.value("select created_at from spine.events")
+	const answer = "select spine.last_arrival('rare')"
+	note := func() string {
+		t.Helper()
+		require.NoError(t, d.NoteArrivals(t.Context()))
+		require.Equal(t, expected, d.value(answer))
+		return d.value("select event || ' ' || next_event from spine.arrivals_watermark")
+	}
+	require.Equal(t, "0 0", note(), "not for so few")
+
+	late := d.psql("begin", "select spine.ingest('late', 'test', '{}', _source => 'rare')")
+	d.run("select setval('spine.events_id_seq', 10000)")
+	d.ingest(webhook("x", payloadA))
+	require.Equal(t, "0 10001", note())
+	d.run("select setval('spine.events_id_seq', 30000)")
+	d.ingest(webhook("y", payloadA))
+	require.Equal(t, "0 10001", note(), "a transaction may still commit an event that is older")
+	run(t, late, "commit")
+	expected = d.value("select created_at from spine.events where event_id = 'late'")
+	// The transactions of other tests hold it up as well.
+	require.Eventually(t, func() bool { return note() == "10001 30001" }, 10*time.Second, 10*time.Millisecond)
+	require.Equal(t, expected, d.value("select last_arrival_at from spine.sources where name = 'rare'"))
+	require.Equal(t, "10001 30001", note())
+	require.Equal(t, "|", d.value("select last_arrival_at, spine.last_arrival('silent') from spine.sources where name = 'silent'"))
+
+	d.run("select setval('spine.events_id_seq', 50000)")
+	rare.ID = "r-2"
+	d.ingest(rare)
+	expected = d.value("select created_at from spine.events where event_id = 'r-2'")
+	require.Eventually(t, func() bool { return note() == "30001 50001" }, 10*time.Second, 10*time.Millisecond)
+}

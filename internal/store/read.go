@@ -24,6 +24,9 @@ const maxPageBytes = 8 << 20
 // maxTimeline bounds the steps of one event's history.
 const maxTimeline = 1000
 
+// completed is the status that nearly all rows have in the end.
+const completed = "completed"
+
 // Columns in the order of the fields of event.Stored, AuditRow, ProcessingRow
 // and ConflictRow.
 const (
@@ -44,21 +47,36 @@ const (
 // Events lists events, newest first, and returns with a page the cursor of the
 // next one, empty where there is none. A page may have fewer rows than its
 // limit and a next one all the same, where payloads are large. It relies on
-// events_pkey; filters have no index of their own but for the statuses that
-// are not completed.
+// events_pkey, and for a status as Processing does; other filters have no
+// index.
 func (s *Store) Events(ctx context.Context, page event.Page, filter event.Filter) (rows []event.Stored, next string, err error) {
 	var q query
 	q.equal("e.event_type", filter.Type)
 	q.equal("e.source", filter.Source)
-	if filter.Status != "" {
-		q.where("exists (select from spine.processing_state p where p.event = e.id and " + hasStatus(filter.Status) + ")")
-	}
+	below := int64(math.MaxInt64)
 	if page.Cursor != "" {
 		after, err := decodeCursor("events", page.Cursor)
 		if err != nil {
 			return nil, "", err
 		}
-		q.where("e.id < ?", after.ID)
+		below = after.ID
+		q.where("e.id < ?", below)
+	}
+	switch filter.Status {
+	case "":
+	case completed:
+		// Not a join, which the planner might begin with all that is completed.
+		q.where("(select true from spine.processing_state p where p.event = e.id and " + hasStatus(filter.Status) + " limit 1)")
+	default:
+		p := query{args: q.args}
+		p.equal("p.source", filter.Source)
+		p.equal(typeOf("p.event"), filter.Type)
+		with := p.newestUnfinished(unfinished{
+			status: filter.Status, columns: "p.event", group: " group by p.event",
+			below: "p.event < ?", args: []any{below}, before: below, limit: page.Limit + 1,
+		})
+		q.args = p.args
+		q.where("e.id = any (array(" + with + "))")
 	}
 	// found counts the rows on and just beyond the page before the large ones
 	// are cut off, without reading those.
@@ -71,7 +89,7 @@ func (s *Store) Events(ctx context.Context, page event.Page, filter event.Filter
 		event.Stored
 		Found int
 	}
-	found, err := collect[row](ctx, s, "listing events", sql, q.args...)
+	found, err := list[row](ctx, s, "listing events", sql, q.args...)
 	if err != nil {
 		return nil, "", err
 	}
@@ -92,9 +110,7 @@ func (s *Store) Audit(ctx context.Context, page event.Page, filter event.AuditFi
 	var q query
 	from := "spine.audit_log a"
 	if filter.EventID != "" {
-		// Materialized, so that the trail is found by the event and sorted: for
-		// the sake of its limit the planner might else walk the whole log.
-		from = "(with trail as materialized (select * from spine.audit_log where event = any (" + q.eventsNamed(filter.EventID) + ")) select * from trail) a"
+		from = trail("any ("+q.eventsNamed(filter.EventID)+")") + " a"
 	}
 	q.equal("a.source", filter.Source)
 	q.equal("a.action", filter.Action)
@@ -109,7 +125,7 @@ func (s *Store) Audit(ctx context.Context, page event.Page, filter event.AuditFi
 		q.where("a.timestamp <= ? and (a.timestamp, a.id) < (?, ?)", after.time(), after.time(), after.ID)
 	}
 	sql := "select " + auditColumns + " from " + from + q.conditions() + " order by a.timestamp desc, a.id desc limit " + q.arg(page.Limit+1)
-	if rows, err = collect[event.AuditRow](ctx, s, "listing the audit log", sql, q.args...); err != nil {
+	if rows, err = list[event.AuditRow](ctx, s, "listing the audit log", sql, q.args...); err != nil {
 		return nil, "", err
 	}
 	if n := page.Limit; len(rows) > n {
@@ -120,9 +136,9 @@ func (s *Store) Audit(ctx context.Context, page event.Page, filter event.AuditFi
 }
 
 // Processing lists where events stand, newest event first, with the cursor of
-// the next page. It relies on processing_state_pkey, and for the statuses that
-// are not completed on the partial indexes that hold them. Other filters have
-// no index.
+// the next page. It relies on processing_state_pkey, and for a status that is
+// not completed on the partial index that holds it, where the newest events do
+// not fill the page. Other filters have no index.
 func (s *Store) Processing(ctx context.Context, page event.Page, filter event.ProcessingFilter) (rows []event.ProcessingRow, next string, err error) {
 	var q query
 	if filter.EventID != "" {
@@ -130,20 +146,32 @@ func (s *Store) Processing(ctx context.Context, page event.Page, filter event.Pr
 	}
 	q.equal("p.source", filter.Source)
 	q.equal("p.destination", filter.Destination)
-	q.ofType("p.event", filter.Type)
-	if filter.Status != "" {
-		q.where(hasStatus(filter.Status))
-	}
+	after := cursor{ID: math.MaxInt64}
 	if page.Cursor != "" {
-		after, err := decodeCursor("processing", page.Cursor)
-		if err != nil {
+		if after, err = decodeCursor("processing", page.Cursor); err != nil {
 			return nil, "", err
 		}
-		q.where("(p.event, p.destination) < (?, ?)", after.ID, after.Destination)
 	}
-	sql := "select " + processingColumns + " from spine.processing_state p" + q.conditions() +
-		" order by p.event desc, p.destination desc limit " + q.arg(page.Limit+1)
-	if rows, err = collect[event.ProcessingRow](ctx, s, "listing processing", sql, q.args...); err != nil {
+	const below = "(p.event, p.destination) < (?, ?)"
+	var sql string
+	if filter.EventID == "" && filter.Status != "" && filter.Status != completed {
+		q.equal(typeOf("p.event"), filter.Type)
+		sql = q.newestUnfinished(unfinished{
+			status: filter.Status, columns: processingColumns, order: ", p.destination desc",
+			below: below, args: []any{after.ID, after.Destination}, before: after.ID, limit: page.Limit + 1,
+		}) + " order by event desc, destination desc"
+	} else {
+		q.ofType("p.event", filter.Type)
+		if page.Cursor != "" {
+			q.where(below, after.ID, after.Destination)
+		}
+		if filter.Status != "" {
+			q.where(hasStatus(filter.Status))
+		}
+		sql = "select " + processingColumns + " from spine.processing_state p" + q.conditions() +
+			" order by p.event desc, p.destination desc limit " + q.arg(page.Limit+1)
+	}
+	if rows, err = list[event.ProcessingRow](ctx, s, "listing processing", sql, q.args...); err != nil {
 		return nil, "", err
 	}
 	if n := page.Limit; len(rows) > n {
@@ -168,7 +196,7 @@ func (s *Store) Event(ctx context.Context, eventID, source string) (history even
 		queue(batch, pgx.CollectRows[event.ProcessingRow], &history.Processing,
 			"select "+processingColumns+" from spine.processing_state p where p.event = $1 order by p.destination", id)
 		queue(batch, pgx.CollectRows[event.AuditRow], &history.Timeline,
-			"select "+auditColumns+" from spine.audit_log a where a.event = $1 order by a.timestamp desc, a.id desc limit $2", id, maxTimeline+1)
+			"select "+auditColumns+" from "+trail("$1")+" a order by a.timestamp desc, a.id desc limit $2", id, maxTimeline+1)
 		queue(batch, pgx.CollectRows[event.ConflictRow], &history.Conflicts,
 			"select "+conflictColumns+" from spine.conflicts c where c.event = $1 order by c.created_at, c.payload_hash", id)
 		return tx.SendBatch(ctx, batch).Close()
@@ -196,6 +224,19 @@ func (s *Store) Backlog(ctx context.Context) ([]event.BacklogRow, error) {
 func (s *Store) Dead(ctx context.Context, limit int) ([]event.ProcessingRow, error) {
 	return collect[event.ProcessingRow](ctx, s, "listing what is dead",
 		"select "+processingColumns+" from spine.processing_state p where p.status = 'dead' order by p.updated_at desc limit $1", limit)
+}
+
+// list reads all rows of a query, for which no table is read as a whole as long
+// as there is another way: without statistics, or with old ones, the planner
+// would at times.
+func list[T any](ctx context.Context, s *Store, doing, sql string, args ...any) (all []T, err error) {
+	batch := &pgx.Batch{} // one transaction
+	batch.Queue("select set_config('enable_seqscan', 'off', true)")
+	queue(batch, pgx.CollectRows[T], &all, sql, args...)
+	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
+		return nil, fmt.Errorf("%s: %w", doing, err)
+	}
+	return all, nil
 }
 
 // queue adds a query to a batch, whose rows are read into target by position.
@@ -246,6 +287,56 @@ func (q *query) ofType(key, eventType string) {
 // eventsNamed is an array of the events of this id in all sources.
 func (q *query) eventsNamed(eventID string) string {
 	return "array(select n.id from spine.events n where n.event_id = " + q.arg(eventID) + ")"
+}
+
+// typeOf is an expression for the type of an event.
+func typeOf(key string) string {
+	return "(select e.event_type from spine.events e where e.id = " + key + ")"
+}
+
+// trail is the audit rows of an event. Materialized, so that they are found by
+// the event and sorted: for the sake of a limit the planner might else walk the
+// whole log.
+func trail(event string) string {
+	return "(with trail as materialized (select * from spine.audit_log where event = " + event + ") select * from trail)"
+}
+
+// newestEvents is how many events newestUnfinished looks at before it turns to
+// the partial index: a few milliseconds' worth.
+const newestEvents = 5000
+
+// unfinished is a page of processing_state p: of the rows for which the
+// conditions of a query hold and whose status is the given one, which is not
+// completed, those below a place, newest event first.
+type unfinished struct {
+	status  string
+	columns string // p.event among them
+	group   string // what makes one row of several; may be empty
+	order   string // of the rows of one event; may be empty
+	below   string // condition on the place, whose event is before
+	args    []any  // of below
+	before  int64
+	limit   int
+}
+
+// newestUnfinished returns the query of a page.
+//
+// Of a long queue a page is among the newest events. Else what has the status
+// is found in its partial index and sorted. Which way is taken must not depend on
+// statistics, which are old just after a queue has grown or drained: the first
+// condition on the status matches no partial index, and the second one on the
+// event, as its order, not the primary key.
+func (q *query) newestUnfinished(u unfinished) string {
+	older := query{terms: slices.Clone(q.terms)} // without the place, which lies above
+	older.where(hasStatus(u.status) + " and p.event + 0 <= (select f.event from floor f)")
+	q.where("p.status || '' = ? and p.event > (select f.event from floor f)", u.status)
+	q.where(u.below, u.args...)
+	limit := q.arg(u.limit)
+	from := "select " + u.columns + " from spine.processing_state p"
+	return "with floor as materialized (select least(max(m.event), " + q.arg(u.before) + ") - " + strconv.Itoa(newestEvents) + ` as event from spine.processing_state m),
+	newest as materialized (` + from + q.conditions() + u.group + " order by p.event desc" + u.order + " limit " + limit + `),
+	older as materialized (` + from + older.conditions() + u.group + " order by p.event + 0 desc" + u.order + " limit " + limit + ` - (select count(*) from newest))
+	select * from newest union all select * from older`
 }
 
 func (q *query) conditions() string {

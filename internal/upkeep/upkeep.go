@@ -1,7 +1,7 @@
 // Package upkeep does what nobody waits for: it makes the audit log's
-// partitions ahead of time, samples the gauges that only the database knows,
-// and lets go what is older than the retention. Any number of processes may do
-// it at once.
+// partitions ahead of time, notes the sources' last arrivals, samples the
+// gauges that only the database knows, and lets go what is older than the
+// retention. Any number of processes may do it at once.
 package upkeep
 
 import (
@@ -19,6 +19,8 @@ import (
 type Store interface {
 	// EnsurePartitions makes the audit log's partitions for the days ahead.
 	EnsurePartitions(ctx context.Context) (made int, err error)
+	// NoteArrivals notes when each source last sent something, for Sample.
+	NoteArrivals(ctx context.Context) error
 	// Sample reads what the gauges show. It is cheap on large tables.
 	Sample(ctx context.Context) (event.Sample, error)
 
@@ -99,6 +101,7 @@ func (u *Upkeep) Run(ctx context.Context) error {
 	defer partitions.Stop()
 	defer samples.Stop()
 	u.partitions(ctx)
+	u.noteArrivals(ctx)
 	u.sample(ctx)
 	for {
 		select {
@@ -108,6 +111,7 @@ func (u *Upkeep) Run(ctx context.Context) error {
 			u.partitions(ctx)
 		case <-samples.C:
 			began := time.Now()
+			u.noteArrivals(ctx)
 			u.sample(ctx)
 			samples.Reset(max(sampleInterval, 20*time.Since(began)))
 		}
@@ -124,6 +128,15 @@ func (u *Upkeep) partitions(ctx context.Context) {
 		u.log.Warn().Err(err).Msg("making audit partitions failed, trying again later")
 	case made > 0:
 		u.log.Info().Int("made", made).Msg("audit partitions made ahead")
+	}
+}
+
+func (u *Upkeep) noteArrivals(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := u.store.NoteArrivals(ctx); err != nil {
+		u.failures.Inc()
+		u.log.Debug().Err(err).Msg("noting arrivals failed, trying again later")
 	}
 }
 

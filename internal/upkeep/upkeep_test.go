@@ -25,6 +25,7 @@ var errAway = errors.New("the database is away")
 type fakeStore struct {
 	began      time.Time
 	partitions []time.Duration
+	notes      []time.Duration
 	samples    []time.Duration
 	made       int
 	sample     event.Sample
@@ -42,6 +43,11 @@ func (s *fakeStore) answer(ctx context.Context) error {
 func (s *fakeStore) EnsurePartitions(ctx context.Context) (int, error) {
 	s.partitions = append(s.partitions, time.Since(s.began))
 	return s.made, s.answer(ctx)
+}
+
+func (s *fakeStore) NoteArrivals(ctx context.Context) error {
+	s.notes = append(s.notes, time.Since(s.began))
+	return s.answer(ctx)
 }
 
 func (s *fakeStore) Sample(ctx context.Context) (event.Sample, error) {
@@ -72,6 +78,7 @@ func TestRounds(t *testing.T) {
 	for i, at := range s.samples {
 		require.Equal(t, time.Duration(i)*5*time.Second, at)
 	}
+	require.Equal(t, s.samples, s.notes)
 	require.Zero(t, testutil.ToFloat64(u.failures))
 	require.Equal(t, 3, bytes.Count(log.Bytes(), []byte(`"made":8`)))
 }
@@ -96,15 +103,15 @@ func TestFailuresAreCountedAndTriedAgain(t *testing.T) {
 	u, log := run(t, Config{}, s, time.Hour+time.Second)
 	require.Len(t, s.partitions, 2)
 	require.Len(t, s.samples, 60*12+1)
-	require.InDelta(t, len(s.partitions)+len(s.samples), testutil.ToFloat64(u.failures), 0)
+	require.InDelta(t, len(s.partitions)+len(s.notes)+len(s.samples), testutil.ToFloat64(u.failures), 0)
 	require.Zero(t, testutil.ToFloat64(u.oldestReady), "a sample that failed is not shown")
 	require.Contains(t, log.String(), errAway.Error())
 }
 
 func TestStoreThatHangsIsGivenUp(t *testing.T) {
 	s := &fakeStore{fail: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
-	u, _ := run(t, Config{}, s, 10*time.Minute)
+	u, _ := run(t, Config{}, s, time.Hour)
 	require.Greater(t, len(s.samples), 3)
 	require.GreaterOrEqual(t, testutil.ToFloat64(u.failures), 4.0)
-	require.Equal(t, patience, s.samples[0], "partitions come first")
+	require.Equal(t, 2*patience, s.samples[0], "partitions and arrivals come first")
 }

@@ -14,7 +14,8 @@ begin
     for _day in select d::date from generate_series(current_date, current_date + _days, interval '1 day') d loop
         _name := 'audit_trail_' || to_char(_day, 'YYYYMMDD');
         continue when to_regclass('spine.' || _name) is not null;
-        execute format('create table %I (like audit_trail including defaults including constraints including comments)', _name);
+        execute format('create table %I (like audit_trail including defaults including constraints including comments)
+            with (autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000, autovacuum_freeze_min_age = 0)', _name);
         if exists (select from audit_trail_default where timestamp >= _day and timestamp < _day + 1) then
             lock table audit_trail_default in access exclusive mode;
             execute format(

@@ -13,6 +13,33 @@ alter index spine.processing_state_pkey set (fillfactor = 65);
 
 comment on index spine.processing_state_due is 'spine.claim(), the views depth and stuck: what falls due, oldest first, for each destination.';
 
+-- Vacuum, here and below: a table that only grows is cleaned in steps of equal size instead of ever larger ones, soon enough that its new
+-- pages are still in memory, and is frozen in that pass. A scan of all of it against wraparound then finds nothing left to do.
+alter table spine.events set (
+    autovacuum_vacuum_insert_scale_factor = 0,
+    autovacuum_vacuum_insert_threshold = 100000,
+    autovacuum_freeze_min_age = 0,
+    autovacuum_vacuum_scale_factor = 0.05
+);
+alter table spine.processing_state set (autovacuum_freeze_min_age = 0);
+
+-- An index on the source, for spine.last_arrival() alone, would take a tenth of the time that it takes to store an event.
+alter table spine.sources add column last_arrival_at timestamptz;
+comment on column spine.sources.last_arrival_at is 'When it last sent a new event, but for those above spine.arrivals_watermark: spine.last_arrival() knows these as well.';
+create table spine.arrivals_watermark (
+    only_row boolean primary key default true check (only_row),
+    event bigint not null default 0,
+    next_event bigint not null default 0,
+    next_xid xid8 not null default '0'
+);
+comment on table spine.arrivals_watermark is 'Up to which event sources.last_arrival_at is known. Raised by spine.note_arrivals().';
+comment on column spine.arrivals_watermark.only_row is 'Holds the table to one row.';
+comment on column spine.arrivals_watermark.event is 'events.id up to which all is noted.';
+comment on column spine.arrivals_watermark.next_event is 'Up to where it will be noted next, once every transaction that began before is over.';
+comment on column spine.arrivals_watermark.next_xid is 'First transaction that may have begun after next_event was taken.';
+comment on index spine.arrivals_watermark_pkey is 'Holds the table to one row.';
+insert into spine.arrivals_watermark default values;
+
 create type spine.audit_action as enum (
     'event_received',                -- a request was stored, as what the next step says
     'event_inserted',                -- new: stored and queued
@@ -70,7 +97,8 @@ comment on index spine.audit_trail_timestamp is 'Newest first, in psql and in GE
 create index audit_trail_xid on spine.audit_trail (xid) with (fillfactor = 100);
 comment on index spine.audit_trail_xid is 'spine tail: what was committed since it last looked.';
 
-create table spine.audit_trail_default partition of spine.audit_trail default;
+create table spine.audit_trail_default partition of spine.audit_trail default
+    with (autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000, autovacuum_freeze_min_age = 0);
 comment on table spine.audit_trail_default is 'Takes what no daily partition covers, so that a missing partition never fails an ingest. Normally empty.';
 
 insert into spine.audit_trail (timestamp, id, xid, event, action, event_id, source, details)

@@ -344,14 +344,15 @@ func (t *trial) verify(ctx context.Context, r bench.Report) error {
 	if err != nil {
 		return err
 	}
-	err = t.awaitFinished(ctx)
+	err = t.awaitFinished(ctx, settlePatience)
 	_, sinkErr := stopSink()
 	return errors.Join(err, sinkErr)
 }
 
-// awaitFinished waits until the system has noted that everything is delivered.
-func (t *trial) awaitFinished(ctx context.Context) error {
-	limit, done := context.WithTimeout(ctx, settlePatience)
+// awaitFinished waits until the system has noted that everything is delivered,
+// but not longer than patience.
+func (t *trial) awaitFinished(ctx context.Context, patience time.Duration) error {
+	limit, done := context.WithTimeout(ctx, patience)
 	defer done()
 	for {
 		unfinished, err := t.unfinished(ctx)
@@ -360,7 +361,7 @@ func (t *trial) awaitFinished(ctx context.Context) error {
 		}
 		select {
 		case <-limit.Done():
-			return fmt.Errorf("%d events were delivered and are not noted as such after %v", unfinished, settlePatience)
+			return fmt.Errorf("%d events were delivered and are not noted as such after %v", unfinished, patience)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

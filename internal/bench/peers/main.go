@@ -82,6 +82,7 @@ type options struct {
 	duration time.Duration // of one load
 	soak     time.Duration // of the long run
 	short    bool
+	stored   int64    // events that S8 stores beforehand
 	only     []string // scenarios; empty: all
 	systems  []string // empty: all
 	json     string   // file for the figures; may be empty
@@ -97,6 +98,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.DurationVar(&o.duration, "duration", 4*time.Second, "put each load on for this `DURATION`")
 	flags.DurationVar(&o.soak, "soak", 10*time.Minute, "put the load of SK on for this `DURATION`")
 	flags.BoolVar(&o.short, "short", false, "small counts: shows that everything works, measures little")
+	flags.Int64Var(&o.stored, "stored", 10_000_000, "store this `NUMBER` of events before S8 measures again; ten million take 30 GB of disk")
 	flags.StringVar(&only, "only", "", "run these `SCENARIOS` alone, such as S1,S3")
 	flags.StringVar(&systems, "systems", "", "measure these `SYSTEMS` alone, such as spine,river")
 	flags.StringVar(&o.json, "json", "", "write all figures to this `FILE` as well")
@@ -107,11 +109,11 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	if flags.NArg() > 0 {
 		return o, fmt.Errorf("%q is no subcommand: use river, plain or http to run a peer, or none to compare", flags.Arg(0))
 	}
-	if o.rounds < 1 || o.duration < time.Second || o.soak < time.Second {
-		return o, errors.New("-rounds must be at least 1, -duration and -soak at least 1s")
+	if o.rounds < 1 || o.duration < time.Second || o.soak < time.Second || o.stored < 1000 {
+		return o, errors.New("-rounds must be at least 1, -duration and -soak at least 1s, and -stored at least 1000")
 	}
 	if o.short {
-		o.rounds, o.duration, o.soak = 1, time.Second, 5*time.Second
+		o.rounds, o.duration, o.soak, o.stored = 1, time.Second, 5*time.Second, 20_000
 	}
 	var err error
 	if o.only, err = choice("-only", only, namesOf(scenarios(), func(s scenario) string { return s.name })); err != nil {

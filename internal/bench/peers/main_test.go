@@ -57,7 +57,7 @@ func TestPeers(t *testing.T) {
 				assert.Contains(t, answer, request.answer)
 			}
 
-			require.NoError(t, tr.awaitFinished(t.Context()))
+			require.NoError(t, tr.awaitFinished(t.Context(), settlePatience))
 			require.NoError(t, tr.halt(), "a peer stops when it is told to")
 			report, err := stopSink()
 			require.NoError(t, err)
@@ -87,7 +87,7 @@ func TestAPeerTriesAgain(t *testing.T) {
 
 			stopSink, err := tr.openSink(t.Context()) // from here on it is there
 			require.NoError(t, err)
-			require.NoError(t, tr.awaitFinished(t.Context()))
+			require.NoError(t, tr.awaitFinished(t.Context(), settlePatience))
 			report, err := stopSink()
 			require.NoError(t, err)
 			assert.Equal(t, int64(1), report.Deliveries)
@@ -164,7 +164,7 @@ func TestWhoTakesPart(t *testing.T) {
 
 func TestMisuse(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"-rounds", "0"}, {"-soak", "1ms"}, {"-only", "S99"}, {"-systems", "kafka"}, {"-nothing"}, {"rivers"}} {
+	for _, args := range [][]string{{"-rounds", "0"}, {"-soak", "1ms"}, {"-stored", "10"}, {"-only", "S99"}, {"-systems", "kafka"}, {"-nothing"}, {"rivers"}} {
 		assert.Equal(t, 2, run(t.Context(), args, io.Discard, io.Discard), args)
 	}
 	var said bytes.Buffer

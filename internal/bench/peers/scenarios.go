@@ -42,6 +42,7 @@ func scenarios() []scenario {
 		{name: "S5", about: "ingest and delivery at once, sustained", run: sustain},
 		{name: "S6", about: "drain while a snapshot is held open", run: drainWithSnapshot, once: true},
 		{name: "S7", about: "SIGKILL in the middle of a drain", run: killed, once: true},
+		{name: "S8", about: "the same beside many stored events", run: stored, systems: []string{"spine"}, single: true},
 		{name: "SM", about: "three api and three worker processes", run: many, systems: []string{"spine"}},
 		{name: "SK", about: "a long run at 60 % of capacity", run: soak, systems: []string{"spine"}, single: true},
 	}
@@ -95,6 +96,15 @@ var (
 
 	s7Left     = row{Scenario: "S7", What: "undelivered 30 s after the restart", Unit: "events", Goal: atMost(0)}
 	s7Repeated = row{Scenario: "S7", What: "delivered more than once", Unit: "events"}
+
+	s8SlowestFresh = row{Scenario: "S8", What: "slowest first page, tables not analyzed", Unit: "ms", Goal: atMost(50)}
+	s8Slowest      = row{Scenario: "S8", What: "slowest first page", Unit: "ms", Goal: atMost(50)}
+	s8Ingest       = row{Scenario: "S8", What: "64 connections, acknowledged", Unit: "/s"}
+	s8IngestKept   = row{Scenario: "S8", What: "acknowledged ÷ on empty tables", Goal: atLeast(0.85)}
+	s8Drain        = row{Scenario: "S8", What: "delivered", Unit: "/s"}
+	s8DrainKept    = row{Scenario: "S8", What: "delivered ÷ on empty tables", Goal: atLeast(0.85)}
+	s8Latency      = row{Scenario: "S8", What: "500/s, p50", Unit: "ms"}
+	s8LatencyKept  = row{Scenario: "S8", What: "p50 ÷ on empty tables", Goal: atMost(1.15)}
 
 	smIngest     = row{Scenario: "SM", What: "64 connections on each of three, acknowledged", Unit: "/s"}
 	smIngestKept = row{Scenario: "SM", What: "acknowledged by three ÷ by one", Goal: atLeast(1)}

@@ -22,7 +22,8 @@ func spineSystem() system {
 			}
 			return nil
 		},
-		unfinished: "select count(*) from processing_state where status in ('pending', 'failed', 'processing')",
+		// Nothing that a run sends waits for as long as a day.
+		unfinished: "select count(*) from processing_state where status in ('pending', 'failed', 'processing') and next_attempt_at < now() + interval '1 day'",
 		settings:   fmt.Sprintf("full audit, its defaults but for DELIVERY_TIMEOUT=%v and LOG_LEVEL=WARN", deliveryTimeout),
 	}
 }
