@@ -596,9 +596,9 @@ func (w *Worker) settleLoop(ctx context.Context) {
 	}
 }
 
-// gather adds the results that are there to a batch, and, as long as many
-// deliveries are under way, those that come within gatherTime. It returns no
-// channel of results once there are no more to come.
+// gather adds the results that are there to a batch, and, as long as more
+// deliveries are under way than it has, those that come within gatherTime. It
+// returns no channel of results once there are no more to come.
 func (w *Worker) gather(batch []event.Settlement, results chan event.Settlement) ([]event.Settlement, chan event.Settlement) {
 	var gathered <-chan time.Time
 	for len(batch) < settleRows && results != nil {
@@ -611,10 +611,10 @@ func (w *Worker) gather(batch []event.Settlement, results chan event.Settlement)
 			continue
 		default:
 		}
+		if !w.moreUnderWay(len(batch)) {
+			return batch, results
+		}
 		if gathered == nil {
-			if !w.manyUnderWay(len(batch)) {
-				break
-			}
 			timer := time.NewTimer(gatherTime)
 			defer timer.Stop()
 			gathered = timer.C
@@ -632,13 +632,11 @@ func (w *Worker) gather(batch []event.Settlement, results chan event.Settlement)
 	return batch, results
 }
 
-// manyUnderWay reports whether more results can be expected soon than there
-// are: half of the slots are in use.
-func (w *Worker) manyUnderWay(have int) bool {
+// moreUnderWay reports whether more results may come soon than there are.
+func (w *Worker) moreUnderWay(have int) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	half := w.config.Concurrency / 2
-	return w.busy >= half && have < half
+	return w.busy > have
 }
 
 // settle records results, again and again until it succeeds or the worker gives
