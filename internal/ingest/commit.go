@@ -34,8 +34,6 @@ type CommitterConfig struct {
 	Flushers   int           // transactions at once, 1 or more
 	JoinRows   int           // events that must wait before a transaction starts beside another
 	JoinAfter  time.Duration // and how long the others may take before it starts all the same
-	GatherRows int           // events that a transaction must have had for the next to wait for more
-	Gather     time.Duration // and how long that waits at most
 	BatchRows  int           // events in one transaction at most
 	BatchBytes int           // payload bytes in one transaction at most; a larger event goes alone
 	QueueRows  int           // events that may wait at most
@@ -50,10 +48,10 @@ type CommitterConfig struct {
 // DefaultCommitterConfig returns bounds that suit most. One large transaction
 // costs less than two small ones, which also queue up behind the lock that a
 // notifying commit takes, in other processes too; so a second one starts only
-// when there is enough for it, or when the first hangs.
+// when there is plenty for it, or when the first hangs.
 func DefaultCommitterConfig() CommitterConfig {
 	return CommitterConfig{
-		Flushers: 2, JoinRows: 256, JoinAfter: 20 * time.Millisecond, GatherRows: 8, Gather: 5 * time.Millisecond, BatchRows: 500, BatchBytes: 4 << 20,
+		Flushers: 2, JoinRows: 256, JoinAfter: 20 * time.Millisecond, BatchRows: 500, BatchBytes: 4 << 20,
 		QueueRows: 10_000, QueueBytes: 64 << 20,
 		Patience: 4 * time.Second,
 	}
@@ -64,9 +62,8 @@ const lockedPause = 250 * time.Millisecond
 
 // Committer is a self-clocking group commit. A flusher takes everything that
 // waits, stores it in one transaction and answers each sender from the result.
-// When little comes in, an event goes alone and at once; under load batches
-// grow while the transactions before them run, and while those who were just
-// answered come again.
+// There is no timer: when little comes in, an event goes alone and at once;
+// under load batches grow while the transactions before them run.
 type Committer struct {
 	store   Store
 	config  CommitterConfig
@@ -77,8 +74,6 @@ type Committer struct {
 	waiting []*waiter
 	bytes   int
 	flights []time.Time   // for each flusher, since when its transaction runs; zero when none does
-	wanted  int           // events that the next transaction waits for; where it is not 0 a flusher looks again
-	until   time.Time     // then
 	wake    chan struct{} // has room for one signal for each flusher
 }
 
@@ -113,11 +108,8 @@ func (c *Committer) Submit(ctx context.Context, e event.Event) (event.Receipt, e
 	}
 	c.waiting = append(c.waiting, w)
 	c.bytes += len(e.Payload)
-	enough := c.enough()
 	c.mu.Unlock()
-	if enough {
-		c.signal()
-	}
+	c.signal()
 
 	select {
 	case <-w.done:
@@ -141,28 +133,19 @@ func (c *Committer) Run(ctx context.Context) error {
 	var g errgroup.Group
 	for flusher := range c.config.Flushers {
 		g.Go(func() error {
-			// What waits for a transaction that hangs, or for others to come, is looked at again.
-			again := time.AfterFunc(time.Hour, c.signal)
-			defer again.Stop()
+			// What waits for a transaction that hangs is looked at again.
+			hangs := time.AfterFunc(time.Hour, c.signal)
+			defer hangs.Stop()
 			for {
 				select {
 				case <-c.wake:
 				case <-ctx.Done():
 				}
-				for {
-					batch, pause := c.take(flusher, ctx.Err() != nil)
-					if len(batch) == 0 {
-						again.Stop()
-						if pause > 0 {
-							again.Reset(pause)
-						}
-						break
-					}
-					again.Reset(c.config.JoinAfter)
-					began := time.Now()
+				for batch := c.take(flusher); len(batch) > 0; batch = c.take(flusher) {
+					hangs.Reset(c.config.JoinAfter)
 					c.flush(context.WithoutCancel(ctx), batch)
-					c.expect(len(batch), time.Since(began))
 				}
+				hangs.Stop()
 				if ctx.Err() != nil {
 					return nil
 				}
@@ -172,42 +155,16 @@ func (c *Committer) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// expect has the transaction after one that had events and took so long wait
-// for as many more as were answered: under load their senders come again at
-// once, and one large transaction costs less than two small ones. It waits for
-// no longer than the last one took, so that it can at most double a latency.
-func (c *Committer) expect(events int, took time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.wanted = 0
-	if events >= c.config.GatherRows {
-		c.wanted = min(len(c.waiting)+events, c.config.BatchRows)
-		c.until = time.Now().Add(min(took, c.config.Gather))
-	}
-}
-
-// enough reports whether as much waits as the next transaction waits for. c.mu
-// is held.
-func (c *Committer) enough() bool {
-	return len(c.waiting) >= c.wanted || c.bytes >= c.config.BatchBytes
-}
-
 // take removes the next batch from what waits: all of it, within the bounds.
-// It leaves a little that waits to a flusher whose transaction is about to end,
-// and, unless all is stopping, waits for what is expected: pause says for how long.
-func (c *Committer) take(flusher int, stopping bool) (batch []*waiter, pause time.Duration) {
+// It leaves a little that waits to a flusher whose transaction is about to end.
+func (c *Committer) take(flusher int) []*waiter {
 	c.mu.Lock()
 	c.flights[flusher] = time.Time{}
 	now := time.Now()
-	if pause := c.until.Sub(now); !c.enough() && pause > 0 && !stopping {
-		c.mu.Unlock()
-		return nil, pause
-	}
-	c.wanted = 0
 	for _, since := range c.flights {
 		if len(c.waiting) < c.config.JoinRows && now.Sub(since) < c.config.JoinAfter {
 			c.mu.Unlock()
-			return nil, 0
+			return nil
 		}
 	}
 	n, size := 0, 0
@@ -222,7 +179,7 @@ func (c *Committer) take(flusher int, stopping bool) (batch []*waiter, pause tim
 		}
 		n++
 	}
-	batch = c.waiting[:n:n]
+	batch := c.waiting[:n:n]
 	if n == len(c.waiting) {
 		c.waiting = nil
 	} else {
@@ -237,7 +194,7 @@ func (c *Committer) take(flusher int, stopping bool) (batch []*waiter, pause tim
 	if more {
 		c.signal()
 	}
-	return batch, 0
+	return batch
 }
 
 // flush stores a batch and answers its senders. Events that have waited for

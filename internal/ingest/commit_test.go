@@ -144,7 +144,6 @@ func TestLittleWaitsForTheTransactionBefore(t *testing.T) {
 			return nil
 		}}
 		config := DefaultCommitterConfig()
-		config.GatherRows = 10
 		c := commit(t, config, store)
 		answers := c.submit(t.Context(), some(0, 10)...)()
 		require.Equal(t, answered{event.Accepted, nil, 2 * pause}, answers[9])
@@ -153,40 +152,6 @@ func TestLittleWaitsForTheTransactionBefore(t *testing.T) {
 		answers = c.submit(t.Context(), some(10, 10)...)()
 		require.Equal(t, answered{event.Accepted, nil, config.JoinAfter + pause}, answers[9])
 		require.Equal(t, []int{1, 9, 1, 9}, store.sizes())
-	})
-}
-
-// Under load a transaction waits for those who were answered just now, but for
-// no longer than the one before it took.
-func TestATransactionWaitsForThoseWhoComeAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		pause := 4 * time.Millisecond
-		store := &modelStore{before: func(context.Context, []event.Event) error {
-			time.Sleep(pause)
-			return nil
-		}}
-		c := commit(t, one(), store)
-		c.submit(t.Context(), some(0, 21)...)()
-		require.Equal(t, []int{1, 20}, store.sizes())
-
-		answers := c.submit(t.Context(), some(100, 20)...)()
-		require.Equal(t, answered{event.Accepted, nil, pause}, answers[0], "all have come again: at once")
-		answers = c.submit(t.Context(), some(200, 19)...)()
-		require.Equal(t, answered{event.Accepted, nil, 2 * pause}, answers[0], "one has not: it is waited for, for a while")
-		answers = c.submit(t.Context(), some(300, 1)...)()
-		require.Equal(t, answered{event.Accepted, nil, 2 * pause}, answers[0])
-		answers = c.submit(t.Context(), some(400, 1)...)()
-		require.Equal(t, answered{event.Accepted, nil, pause}, answers[0], "little came last: nobody is waited for")
-		require.Equal(t, []int{1, 20, 20, 19, 1, 1}, store.sizes())
-
-		pause = time.Second
-		c.submit(t.Context(), some(500, 21)...)()
-		answers = c.submit(t.Context(), some(600, 2)...)()
-		require.Equal(t, answered{event.Accepted, nil, pause + DefaultCommitterConfig().Gather}, answers[0], "not for long")
-		c.submit(t.Context(), some(700, 21)...)()
-		wait := c.submit(t.Context(), some(800, 2)...)
-		c.stop()
-		require.Equal(t, answered{event.Accepted, nil, pause}, wait()[1], "not at all once it is stopped")
 	})
 }
 
