@@ -160,7 +160,6 @@ CREATE FUNCTION spine.claim(_destination text, _limit integer, _lease interval, 
 declare
     _now timestamptz := clock_timestamp();
     _retries constant integer := coalesce(cardinality(_delays), 0);
-    _paused constant boolean := exists (select from destinations d where d.name = _destination and d.paused_at is not null);
     -- The end of each attempt's details. Written as text, as in settle(): half the work and no white space.
     _who constant text := ',"worker":' || to_json(_worker) || case when _destination = 'default' then '}' else ',"destination":' || to_json(_destination) || '}' end;
     _looked_at integer;
@@ -173,7 +172,7 @@ begin
         where p.destination = _destination and p.status in ('pending', 'failed', 'processing')
             and p.next_attempt_at <= _now and p.next_attempt_at >= _low
         order by p.next_attempt_at
-        limit case when _paused then 0 else _limit end
+        limit case when exists (select from destinations d where d.name = _destination and d.paused_at is not null) then 0 else _limit end
         for update skip locked
     ), claimed as (
         update processing_state p set
@@ -937,7 +936,9 @@ CREATE FUNCTION spine.processing_state_inserted() RETURNS trigger
     SET search_path TO 'spine', 'pg_temp'
     AS $$
 begin
-    perform announce(count(*), (array_agg(i.event_id))[1:5], min(i.next_attempt_at)) from inserted i
+    -- announce(), written out: this is on the way of every event.
+    perform pg_notify('spine_ready', json_build_object(
+        'count', count(*), 'event_ids', (array_agg(i.event_id))[1:5], 'due', min(i.next_attempt_at))::text) from inserted i
     where i.status in ('pending', 'failed') and i.next_attempt_at <= clock_timestamp()
     having count(*) > 0;
     return null;

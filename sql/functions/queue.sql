@@ -30,7 +30,6 @@ set plan_cache_mode = force_generic_plan as $$
 declare
     _now timestamptz := clock_timestamp();
     _retries constant integer := coalesce(cardinality(_delays), 0);
-    _paused constant boolean := exists (select from destinations d where d.name = _destination and d.paused_at is not null);
     -- The end of each attempt's details. Written as text, as in settle(): half the work and no white space.
     _who constant text := ',"worker":' || to_json(_worker) || case when _destination = 'default' then '}' else ',"destination":' || to_json(_destination) || '}' end;
     _looked_at integer;
@@ -43,7 +42,7 @@ begin
         where p.destination = _destination and p.status in ('pending', 'failed', 'processing')
             and p.next_attempt_at <= _now and p.next_attempt_at >= _low
         order by p.next_attempt_at
-        limit case when _paused then 0 else _limit end
+        limit case when exists (select from destinations d where d.name = _destination and d.paused_at is not null) then 0 else _limit end
         for update skip locked
     ), claimed as (
         update processing_state p set

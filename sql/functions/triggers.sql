@@ -15,7 +15,9 @@ comment on function spine.announce(bigint, text[], timestamptz) is 'Internal. Se
 create or replace function spine.processing_state_inserted() returns trigger
 language plpgsql set search_path = spine, pg_temp as $$
 begin
-    perform announce(count(*), (array_agg(i.event_id))[1:5], min(i.next_attempt_at)) from inserted i
+    -- announce(), written out: this is on the way of every event.
+    perform pg_notify('spine_ready', json_build_object(
+        'count', count(*), 'event_ids', (array_agg(i.event_id))[1:5], 'due', min(i.next_attempt_at))::text) from inserted i
     where i.status in ('pending', 'failed') and i.next_attempt_at <= clock_timestamp()
     having count(*) > 0;
     return null;
