@@ -135,8 +135,10 @@ func (c *Client) Deliver(ctx context.Context, job event.Job) event.Result {
 	return result
 }
 
-// requests and bodies hold buffers for whole requests and for their bodies.
+// requests, bodies and answers hold buffers for whole requests, for their
+// bodies, and for the beginnings of answers.
 var (
+	answers  = sync.Pool{New: func() any { return new([maxAnswer]byte) }}
 	requests = sync.Pool{New: func() any { return new([]byte) }}
 	bodies   = sync.Pool{New: func() any { return new([]byte) }}
 )
@@ -252,7 +254,8 @@ func classify(status int) event.Class {
 // readAnswer returns the beginning of an answer's body as text, and reads on a
 // little so that the connection can be used again; ended says that it can.
 func readAnswer(body io.Reader) (text string, ended bool) {
-	var buf [maxAnswer]byte
+	buf := answers.Get().(*[maxAnswer]byte) //nolint:forcetypeassert // nothing else is in the pool
+	defer answers.Put(buf)
 	n := 0
 	var err error
 	for n < len(buf) && err == nil {

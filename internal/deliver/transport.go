@@ -210,17 +210,22 @@ func (t *transport) dial(ctx context.Context, deadline time.Time) (*connection, 
 // takeIdle returns the idle connection that was used last, so that the others
 // age; nil when there is none that can be used.
 func (t *transport) takeIdle() *connection {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for len(t.idle) > 0 {
-		c := t.idle[len(t.idle)-1]
-		t.idle = t.idle[:len(t.idle)-1]
+	for {
+		t.mu.Lock()
+		last := len(t.idle) - 1
+		if last < 0 {
+			t.mu.Unlock()
+			return nil
+		}
+		c := t.idle[last]
+		t.idle = t.idle[:last]
+		t.mu.Unlock()
+		// Asking the system takes its time: the others need not wait for it.
 		if time.Since(c.since) < idleTimeout && c.silent() {
 			return c
 		}
 		_ = c.Close()
 	}
-	return nil
 }
 
 func (t *transport) putIdle(c *connection) {
