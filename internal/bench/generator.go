@@ -137,9 +137,9 @@ func (g *generator) pace(ctx context.Context, slots chan<- slot) {
 // much early, and waited for in a loop: a twentieth of a core at most.
 const handOver = 120 * time.Microsecond
 
-// spinUntil returns at t.
+// spinUntil returns at t, for which no sleep is short enough.
 func spinUntil(t time.Time) {
-	for time.Now().Before(t) { //nolint:revive // nothing sleeps for so short a time
+	for time.Now().Before(t) {
 	}
 }
 
