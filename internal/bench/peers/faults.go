@@ -128,6 +128,7 @@ func killed(ctx context.Context, t *trial) (err error) {
 		}
 	}
 	t.figure(s7Left, float64(count-r.DistinctIDs))
+	t.figure(s7Unnoted, float64(max(0, unfinished-(count-r.DistinctIDs))))
 	t.figure(s7Repeated, float64(r.RepeatedIDs))
 	return nil
 }

@@ -258,7 +258,16 @@ func (t *trial) ingest(ctx context.Context, load bench.Load) (bench.Report, erro
 	if err != nil {
 		return report, err
 	}
+	t.noteUnsent(report)
 	return report, t.verify(ctx, report)
+}
+
+// noteUnsent says where a system was too slow for the rate that was offered:
+// what was not sent is in no percentile.
+func (t *trial) noteUnsent(r bench.Report) {
+	if r.Unsent > 0 {
+		t.note("%s/s offered: %d events were due and not sent, no connection was free", number(r.OfferedPerSecond), r.Unsent)
+	}
 }
 
 // e2e is ingest with delivery to the sink.

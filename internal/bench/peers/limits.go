@@ -49,6 +49,9 @@ func measureLimits(ctx context.Context, t *trial) error {
 		return err
 	}
 	report, err := bench.RunIngest(ctx, bench.Load{Target: t.fronts()[0], Connections: 64, WarmUp: warmUp, Duration: t.options.duration})
+	if err == nil && len(report.Errors) > 0 {
+		err = fmt.Errorf("some requests failed: %v", report.Errors)
+	}
 	if err != nil {
 		return err
 	}

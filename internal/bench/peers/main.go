@@ -6,7 +6,8 @@
 // It promises that what it reports was stored and delivered: a scenario fails
 // when the rows in the database are not the acknowledged events, or when the
 // sink has not seen every one of them. It must know nothing of the inside of
-// Spine but the names of its commands, settings and tables.
+// Spine but the names of its commands, settings, tables and SQL functions; S8
+// alone also writes its tables.
 package main
 
 import (
@@ -97,7 +98,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.IntVar(&o.rounds, "rounds", 3, "measure this `NUMBER` of times and report medians")
 	flags.DurationVar(&o.duration, "duration", 4*time.Second, "put each load on for this `DURATION`")
 	flags.DurationVar(&o.soak, "soak", 10*time.Minute, "put the load of SK on for this `DURATION`")
-	flags.BoolVar(&o.short, "short", false, "small counts: shows that everything works, measures little")
+	flags.BoolVar(&o.short, "short", false, "one round with small counts, whatever the other flags say: shows that everything works, measures little")
 	flags.Int64Var(&o.stored, "stored", 10_000_000, "store this `NUMBER` of events before S8 measures again; ten million take 30 GB of disk")
 	flags.StringVar(&only, "only", "", "run these `SCENARIOS` alone, such as S1,S3")
 	flags.StringVar(&systems, "systems", "", "measure these `SYSTEMS` alone, such as spine,river")

@@ -16,8 +16,11 @@ import (
 	"github.com/webhookspine/spine/internal/postgres"
 )
 
-// many compares three processes of each kind, each with 64 connections, with
-// one that is both, and looks at what the database sessions wait for.
+// manyConnections are those of all fronts together, be they one or three.
+const manyConnections = 192
+
+// many compares three processes of each kind with one that is both, and looks
+// at what the database sessions wait for.
 func many(ctx context.Context, t *trial) error {
 	rates := map[layout][2]float64{} // ingest, drain
 	for _, how := range []layout{together, threeEach} {
@@ -70,14 +73,15 @@ func (t *trial) startAfresh(ctx context.Context, how layout, destination string)
 	return t.start(ctx, how, destination)
 }
 
-// spread puts 64 connections on each front, and returns the sum of their rates.
+// spread spreads the connections over all fronts, and returns the sum of their
+// rates.
 func (t *trial) spread(ctx context.Context, duration time.Duration) (float64, error) {
 	fronts := t.fronts()
 	rates := make([]float64, len(fronts))
 	g, ctx := errgroup.WithContext(ctx)
 	for i, front := range fronts {
 		g.Go(func() error {
-			r, err := t.ingest(ctx, bench.Load{Target: front, Connections: 64, Duration: duration})
+			r, err := t.ingest(ctx, bench.Load{Target: front, Connections: manyConnections / len(fronts), Duration: duration})
 			rates[i] = r.AcknowledgedPerSecond
 			return err
 		})

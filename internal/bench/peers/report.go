@@ -20,7 +20,7 @@ type row struct {
 	Scenario   string
 	What       string
 	Unit       string  // may be empty
-	Goal       goal    // for Spine; may be the zero value
+	Goal       goal    `json:"-"` // for Spine; may be the zero value
 	TimesRiver float64 // Spine's value is to be at least this many times River's; 0: no goal
 }
 
@@ -249,7 +249,7 @@ func (l *lab) describe(ctx context.Context) error {
 	r.Machine = []string{
 		fmt.Sprintf("%d cores for systems, PostgreSQL, load generator and sink together; %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version()),
 		fmt.Sprintf("PostgreSQL %s, a fresh database for each scenario; 8 kB written and synced in %.2f ms (median)", l.server.Binaries().Version, fsync),
-		fmt.Sprintf("events of %d bytes, deliveries over HTTP, deliveries time out after %v; each load lasts %v, after %v of warm-up, in %d rounds",
+		fmt.Sprintf("events of %d bytes, deliveries over HTTP, deliveries time out after %v; most loads last %v after %v of warm-up, drains are of a number of events; %d rounds",
 			bodySize, deliveryTimeout, l.options.duration, warmUp, l.options.rounds),
 	}
 	var changed string

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 
 	"github.com/webhookspine/spine/internal/bench"
 )
@@ -27,6 +28,9 @@ func soak(ctx context.Context, t *trial) error {
 	if found, ok := t.sustained[t.system.name]; ok {
 		load.Rate = soakShare * found
 	}
+	if !t.options.short && !slices.Contains(t.options.only, "S5") {
+		t.note("a rate of its own, since S5 was left out")
+	}
 	r, err := t.soak(ctx, bench.Soak{E2E: bench.E2E{Load: load}})
 	if err != nil {
 		return err
@@ -44,9 +48,14 @@ func soak(ctx context.Context, t *trial) error {
 	t.perEvent(r, skWAL, skCommits, skStatements)
 
 	t.note("%s/s for %v, POST to arrival p50 %.1f ms, p99 %.1f ms", number(load.Rate), load.Duration, r.Delivery.Latency.P50, r.Delivery.Latency.P99)
+	notFlat := 0
 	for _, trend := range r.Trends {
+		if !trend.Flat {
+			notFlat++
+		}
 		t.note("first and last third, %s", trend)
 	}
+	t.figure(skNotFlat, float64(notFlat))
 	for _, remark := range r.Remarks {
 		t.note("%s", remark)
 	}
@@ -55,7 +64,7 @@ func soak(ctx context.Context, t *trial) error {
 
 // kept reports how much of a figure was there in the end, if it was measured.
 func (t *trial) kept(r bench.SoakReport, what row, trend, of string) {
-	if trend, ok := r.Trend(trend, of); ok {
+	if trend, ok := r.Trend(trend, of); ok && trend.First > 0 {
 		t.figure(what, trend.Ratio)
 	}
 }

@@ -69,7 +69,7 @@ const (
 			_payload => array_fill(format('{"padding":"%s"}', repeat(md5('payload'), 31)), array[40]), _hash => array_fill(sha256('payload'), array[40]))`
 
 	// As spine.ensure_audit_partitions() does, for days that are past, and with the
-	// settings of today's. $1 is how many.
+	// settings of today's. %d is how many.
 	storePartitions = `
 		do $$ declare
 			_name text;
@@ -240,7 +240,9 @@ func (t *trial) fill(ctx context.Context) (err error) {
 	if err := t.configure(ctx, "alter system set autovacuum = off", "alter system set max_wal_size = '4GB'"); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, t.configure(context.WithoutCancel(ctx), "alter system reset all")) }()
+	defer func() {
+		err = errors.Join(err, t.configure(context.WithoutCancel(ctx), "alter system reset autovacuum", "alter system reset max_wal_size"))
+	}()
 
 	if _, err := filler.Exec(ctx, "truncate spine.events, spine.processing_state, spine.conflicts, spine.audit_trail"); err != nil {
 		return fmt.Errorf("emptying the tables: %w", err)
@@ -434,7 +436,7 @@ func (t *trial) measureReading(ctx context.Context, slowest row, state string) e
 		"select * from depth", "select * from dead_letters limit 5", "select * from stuck limit 5",
 		"select event_id, action, success, timestamp from audit_log order by timestamp desc limit 20",
 	} {
-		took, err := fastest(func() error {
+		took, err := warm(func() error {
 			_, err := psql.Exec(ctx, statement)
 			return err
 		})
@@ -453,12 +455,11 @@ func (t *trial) measureReading(ctx context.Context, slowest row, state string) e
 	return nil
 }
 
-// readingTries is how often a question is asked, after a first time: the
-// machine is busy with other things now and then.
+// readingTries is how often a question is asked, after a first time.
 const readingTries = 3
 
-// fastest asks readingTries times after a first time.
-func fastest(ask func() error) (ms float64, err error) {
+// warm asks readingTries times after a first time, and returns the median.
+func warm(ask func() error) (ms float64, err error) {
 	if err := ask(); err != nil {
 		return 0, err
 	}
@@ -470,12 +471,12 @@ func fastest(ask func() error) (ms float64, err error) {
 		}
 		times[i] = milliseconds(time.Since(began))
 	}
-	return slices.Min(times), nil
+	return median(times), nil
 }
 
 // timeGet asks a front and returns as well where its Link header leads.
 func (t *trial) timeGet(ctx context.Context, path string) (ms float64, next string, err error) {
-	ms, err = fastest(func() error {
+	ms, err = warm(func() error {
 		r, err := http.NewRequestWithContext(ctx, http.MethodGet, t.fronts()[0]+path, nil)
 		if err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/webhookspine/spine/internal/bench"
 )
@@ -16,7 +17,7 @@ import (
 const (
 	sustainedShare = 0.97 // of what is offered must be delivered by the end
 	sustainedStep  = 1.15
-	sustainedTries = 8
+	sustainedTries = 12
 )
 
 // step is one rate that was tried.
@@ -106,7 +107,7 @@ func search(rate float64, tries int, offer func(rate float64) (step, error)) (be
 	if best.rate == 0 {
 		return best, strings.Join(all, ", "), fmt.Errorf("not even %.0f/s were sustained", tooMuch)
 	}
-	return best, strings.Join(all, ", "), nil
+	return best, strings.Join(all, ", ") + " (more was not tried)", nil
 }
 
 // offer puts one rate on. Many connections, so that it is not they that limit.
@@ -115,7 +116,7 @@ func (t *trial) offer(ctx context.Context, rate float64) (step, error) {
 	var snapshots []bench.Snapshot
 	load := bench.Load{Connections: 256, Rate: rate, WarmUp: warmUp, Duration: t.options.duration}
 	load.Progress = func(s bench.Snapshot) {
-		if !s.WarmingUp && s.Elapsed <= load.WarmUp+load.Duration {
+		if s.Elapsed >= load.WarmUp+time.Second && s.Elapsed <= load.WarmUp+load.Duration {
 			mutex.Lock()
 			defer mutex.Unlock()
 			snapshots = append(snapshots, s)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -58,6 +59,7 @@ type process struct {
 	command *exec.Cmd
 	log     string        // file
 	exited  chan struct{} // closed when it is gone
+	failure error         // once it is gone: how, where not in order
 }
 
 // start starts a program and returns when it is ready.
@@ -73,7 +75,8 @@ func start(ctx context.Context, binary string, p program, dir, database, destina
 	defer func() { _ = log.Close() }()
 	command := exec.Command(binary, p.name) //nolint:gosec,noctx // running these is the purpose; they are stopped in order
 	command.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "LOG_LEVEL=WARN", "DELIVERY_TIMEOUT=" + deliveryTimeout.String(),
+		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "LOG_LEVEL=WARN", "GOGC=400", // as Spine has it by itself
+		"DELIVERY_CONCURRENCY=" + strconv.Itoa(spineConcurrency), "DELIVERY_TIMEOUT=" + deliveryTimeout.String(),
 		"DATABASE_URL=" + database, "DESTINATION_URL=" + destination, "LISTEN=" + address,
 	}
 	command.Stdout, command.Stderr = log, log
@@ -82,7 +85,7 @@ func start(ctx context.Context, binary string, p program, dir, database, destina
 	}
 	s := &process{program: p, url: "http://" + address, command: command, log: log.Name(), exited: make(chan struct{})}
 	go func() {
-		_ = command.Wait() // what went wrong is in the log
+		s.failure = command.Wait()
 		close(s.exited)
 	}()
 	if err := s.awaitReady(ctx); err != nil {
@@ -137,6 +140,9 @@ func (p *process) stop() error {
 	_ = p.command.Process.Signal(syscall.SIGTERM) // it fails only if the process is gone
 	select {
 	case <-p.exited:
+		if p.failure != nil {
+			return fmt.Errorf("%s did not end in order: %w:\n%s", p.name, p.failure, p.lastWords())
+		}
 		return nil
 	case <-time.After(stopPatience):
 		p.kill()
