@@ -143,10 +143,30 @@ COMMENT ON FUNCTION spine.canonical(_value json) IS 'Canonical text of a payload
 
 
 --
--- Name: claim(text, integer, interval, text, interval[], timestamp with time zone, interval); Type: FUNCTION; Schema: spine; Owner: -
+-- Name: claim(text, integer, interval, text, interval[], timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[] DEFAULT ARRAY['00:00:01'::interval, '00:00:02'::interval, '00:00:04'::interval, '00:00:08'::interval], _low timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, _ahead interval DEFAULT NULL::interval) RETURNS TABLE(event bigint, lease bigint, attempt integer, due_at timestamp with time zone, event_id text, source text, event_type text, occurred_at timestamp with time zone, payload json, raw_body bytea)
+CREATE FUNCTION spine.claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[] DEFAULT ARRAY['00:00:01'::interval, '00:00:02'::interval, '00:00:04'::interval, '00:00:08'::interval], _low timestamp with time zone DEFAULT '-infinity'::timestamp with time zone) RETURNS TABLE(event bigint, lease bigint, attempt integer, due_at timestamp with time zone, event_id text, source text, event_type text, occurred_at timestamp with time zone, payload json, raw_body bytea)
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    return query select * from claim_batch(_destination, _limit, _lease, _worker, _delays, _low, null);
+end $$;
+
+
+--
+-- Name: FUNCTION claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone) IS 'Leases due events of a destination to a worker, oldest first, and takes back leases that ran out. Returns what a delivery needs.';
+
+
+--
+-- Name: claim_batch(text, integer, interval, text, interval[], timestamp with time zone, interval); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.claim_batch(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone, _ahead interval) RETURNS TABLE(event bigint, lease bigint, attempt integer, due_at timestamp with time zone, event_id text, source text, event_type text, occurred_at timestamp with time zone, payload json, raw_body bytea)
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     SET jit TO 'off'
@@ -161,7 +181,7 @@ declare
     _now timestamptz := clock_timestamp();
     _retries constant integer := coalesce(cardinality(_delays), 0);
     -- The end of each attempt's details. Written as text, as in settle(): half the work and no white space.
-    _who constant text := ',"worker":' || to_json(_worker) || case when _destination = 'default' then '}' else ',"destination":' || to_json(_destination) || '}' end;
+    _who constant text := ',"worker":' || coalesce(to_json(_worker)::text, 'null') || case when _destination = 'default' then '}' else ',"destination":' || to_json(_destination) || '}' end;
     _looked_at integer;
     _next_due timestamptz;
 begin
@@ -229,10 +249,10 @@ end $$;
 
 
 --
--- Name: FUNCTION claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone, _ahead interval); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION claim_batch(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone, _ahead interval); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone, _ahead interval) IS 'Leases due events of a destination to a worker, oldest first, and takes back leases that ran out. Returns what a delivery needs.';
+COMMENT ON FUNCTION spine.claim_batch(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone, _ahead interval) IS 'Leases due events of a destination to a worker, oldest first, and takes back leases that ran out. Returns what a delivery needs, and, where _ahead is given, a last row with the clock after the claim (occurred_at) and when the next row falls due (due_at).';
 
 
 --
@@ -550,7 +570,7 @@ CREATE FUNCTION spine.ingest(_event_id text, _event_type text, _payload text, _o
     LANGUAGE sql
     SET search_path TO 'spine', 'pg_temp'
     AS $$
-    select (ingest(array[_event_id], array[_event_type], array[_occurred_at], array[_payload], array[_source]))[1]
+    select (ingest_batch(array[_event_id], array[_event_type], array[_occurred_at], array[_payload], array[_source]))[1]
 $$;
 
 
@@ -565,7 +585,29 @@ COMMENT ON FUNCTION spine.ingest(_event_id text, _event_type text, _payload text
 -- Name: ingest(text[], text[], timestamp with time zone[], text[], text[], bytea[], bytea[], text[]); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.ingest(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[] DEFAULT NULL::text[], _hash bytea[] DEFAULT NULL::bytea[], _raw_body bytea[] DEFAULT NULL::bytea[], _unqueryable text[] DEFAULT NULL::text[]) RETURNS text[]
+CREATE FUNCTION spine.ingest(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[] DEFAULT NULL::text[], _hash bytea[] DEFAULT NULL::bytea[], _raw_body bytea[] DEFAULT NULL::bytea[], _unqueryable text[] DEFAULT NULL::text[]) RETURNS TABLE(ord bigint, outcome text)
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    return query
+    select i.ord, i.outcome
+    from unnest(ingest_batch(_event_id, _event_type, _occurred_at, _payload, _source, _hash, _raw_body, _unqueryable)) with ordinality as i(outcome, ord);
+end $$;
+
+
+--
+-- Name: FUNCTION ingest(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[]); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.ingest(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[]) IS 'Stores events as spine.ingest_batch() does. Returns a row for each, by position: accepted, deduplicated or conflict.';
+
+
+--
+-- Name: ingest_batch(text[], text[], timestamp with time zone[], text[], text[], bytea[], bytea[], text[]); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.ingest_batch(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[] DEFAULT NULL::text[], _hash bytea[] DEFAULT NULL::bytea[], _raw_body bytea[] DEFAULT NULL::bytea[], _unqueryable text[] DEFAULT NULL::text[]) RETURNS text[]
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     SET jit TO 'off'
@@ -643,10 +685,10 @@ end $_$;
 
 
 --
--- Name: FUNCTION ingest(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[]); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION ingest_batch(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[]); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.ingest(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[]) IS 'Stores each event exactly once, queues it, keeps conflicting payloads as evidence, audits every step. Returns accepted, deduplicated or conflict by position.';
+COMMENT ON FUNCTION spine.ingest_batch(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[]) IS 'Stores each event exactly once, queues it, keeps conflicting payloads as evidence, audits every step. Returns accepted, deduplicated or conflict by position.';
 
 
 --
@@ -675,7 +717,7 @@ end $$;
 -- Name: FUNCTION keep_evidence(_event bigint, _hash bytea, _event_id text, _source text, _event_type text, _occurred_at timestamp with time zone, _payload text, _unqueryable text, _raw_body bytea); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.keep_evidence(_event bigint, _hash bytea, _event_id text, _source text, _event_type text, _occurred_at timestamp with time zone, _payload text, _unqueryable text, _raw_body bytea) IS 'Internal. Called by spine.ingest(): keeps a conflicting payload, once for each distinct hash, at most ten an event. Returns kept, known or full.';
+COMMENT ON FUNCTION spine.keep_evidence(_event bigint, _hash bytea, _event_id text, _source text, _event_type text, _occurred_at timestamp with time zone, _payload text, _unqueryable text, _raw_body bytea) IS 'Internal. Called by spine.ingest_batch(): keeps a conflicting payload, once for each distinct hash, at most ten an event. Returns kept, known or full.';
 
 
 --
@@ -735,6 +777,34 @@ COMMENT ON FUNCTION spine.locked_by_others(_event bigint[], _destination text[],
 
 
 --
+-- Name: next_due(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.next_due(_destination text) RETURNS timestamp with time zone
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+begin
+    return (
+        select p.next_attempt_at from processing_state p
+        where p.destination = _destination and p.status in ('pending', 'failed', 'processing') and p.next_attempt_at > now()
+            and p.next_attempt_at < 'infinity'
+        order by p.next_attempt_at limit 1);
+end $$;
+
+
+--
+-- Name: FUNCTION next_due(_destination text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.next_due(_destination text) IS 'When the next retry of a destination falls due or the next lease ends; NULL when nothing waits.';
+
+
+--
 -- Name: note_arrivals(); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -748,8 +818,11 @@ declare
     _mark arrivals_watermark;
     _newest bigint;
 begin
-    select w.* into _mark from arrivals_watermark w for update skip locked;
     select max(e.id) into _newest from events e;
+    -- A lock takes a transaction number and a commit: only where there is something to do.
+    if _newest >= (select w.next_event + 10000 from arrivals_watermark w) then
+        select w.* into _mark from arrivals_watermark w for update skip locked;
+    end if;
     if _mark.only_row and _newest >= _mark.next_event + 10000 and pg_snapshot_xmin(pg_current_snapshot()) >= _mark.next_xid then
         update sources s set last_arrival_at = greatest(s.last_arrival_at, n.at)
         from (
@@ -939,7 +1012,7 @@ begin
     -- announce(), written out: this is on the way of every event.
     perform pg_notify('spine_ready', json_build_object(
         'count', count(*), 'event_ids', (array_agg(i.event_id))[1:5], 'due', min(i.next_attempt_at))::text) from inserted i
-    where i.status in ('pending', 'failed') and i.next_attempt_at <= clock_timestamp()
+    where i.status in ('pending', 'failed') and i.next_attempt_at <= clock_timestamp() + interval '1 hour'
     having count(*) > 0;
     return null;
 end $$;
@@ -992,7 +1065,7 @@ end $$;
 -- Name: FUNCTION refuse(_rule text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.refuse(_rule text) IS 'Internal. Called by spine.ingest(): raises 23514 for an event that breaks a rule.';
+COMMENT ON FUNCTION spine.refuse(_rule text) IS 'Internal. Called by spine.ingest_batch(): raises 23514 for an event that breaks a rule.';
 
 
 --
@@ -1262,7 +1335,7 @@ declare
     _known bigint[];
 begin
     -- What is written below must be a JSON object that a reader can query.
-    if 'object' <> any (array(select jsonb_typeof(d::jsonb) from unnest(_details) d)) then
+    if exists (select from unnest(_details) d where jsonb_typeof(d::jsonb) is distinct from 'object') then
         raise exception 'details must be JSON objects' using errcode = 'invalid_parameter_value';
     end if;
     with input as materialized (
@@ -1292,10 +1365,11 @@ begin
                     when s.outcome = 'failed' then 'retry_scheduled'
                     else 'processing_failed_permanently' end as action,
                 case when step.n = 1 then
-                        '{"attempt":' || s.attempt_count || ',"lease":' || s.lease ||
+                        -- Of two members of one name the last one counts: _details cannot speak for these.
+                        case when s.details ~ '^\s*{\s*}' then '{' else left(rtrim(s.details, E' \t\r\n'), -1) || ',' end ||
+                        '"attempt":' || s.attempt_count || ',"lease":' || s.lease ||
                         case when s.destination = 'default' then '' else ',"destination":' || to_json(s.destination) end ||
-                        case when s.error is null then '' else ',"error":' || to_json(s.error) end ||
-                        case when s.details ~ '^\s*{\s*}' then '}' else ',' || substr(ltrim(s.details, E' \t\r\n'), 2) end
+                        case when s.error is null then '' else ',"error":' || to_json(s.error) end || '}'
                     when s.outcome = 'failed' then
                         jsonb_build_object('attempt', s.attempt_count, 'delay_ms', trim_scale(extract(epoch from s.delay) * 1000), 'next_attempt_at', s.next_attempt_at)::text
                     else jsonb_build_object('attempt', s.attempt_count, 'error', s.error)::text end as details
@@ -2775,7 +2849,11 @@ COMMENT ON TRIGGER processing_state_changed_by_hand ON spine.processing_state IS
 -- Name: processing_state processing_state_claimable; Type: TRIGGER; Schema: spine; Owner: -
 --
 
-CREATE TRIGGER processing_state_claimable AFTER UPDATE ON spine.processing_state FOR EACH ROW WHEN (((new.status = ANY (ARRAY['pending'::text, 'failed'::text])) AND (new.next_attempt_at <= clock_timestamp()) AND ((old.status IS DISTINCT FROM new.status) OR (old.next_attempt_at IS DISTINCT FROM new.next_attempt_at)))) EXECUTE FUNCTION spine.processing_state_claimable();
+CREATE TRIGGER processing_state_claimable AFTER UPDATE ON spine.processing_state FOR EACH ROW WHEN (((new.status = ANY (ARRAY['pending'::text, 'failed'::text])) AND (new.next_attempt_at <= (clock_timestamp() +
+        CASE
+            WHEN (old.status = new.status) THEN '01:00:00'::interval
+            ELSE '00:00:00'::interval
+        END)) AND ((old.status IS DISTINCT FROM new.status) OR (old.next_attempt_at IS DISTINCT FROM new.next_attempt_at)))) EXECUTE FUNCTION spine.processing_state_claimable();
 
 
 --

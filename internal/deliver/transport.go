@@ -19,8 +19,8 @@ import (
 )
 
 // transport posts requests over HTTP/1.1 and keeps connections for use again.
-// It is what http.Transport would be here, without the two goroutines that
-// that has for each connection: one delivery costs half as much.
+// It is what http.Transport would be here, without the two goroutines that it
+// has for each connection: one delivery costs half as much.
 //
 // HTTP/1.1 only: an attempt that times out takes just its own connection with
 // it, and the next attempt never waits on the same dead one.
@@ -69,12 +69,17 @@ func newTransport(u *url.URL, host string, connections int) *transport {
 // connection is a connection to the destination. While one request is made on
 // it nothing else is.
 type connection struct {
-	net.Conn
-	raw     syscall.RawConn // to see whether an idle connection was closed; nil where that cannot be seen
-	reader  *bufio.Reader
-	allowed int64 // bytes that may still be read
-	since   time.Time
+	net.Conn                 // what is read and written
+	tcp      net.Conn        // below TLS, where that is
+	raw      syscall.RawConn // to see whether an idle connection was closed; nil where that cannot be seen
+	reader   *bufio.Reader
+	allowed  int64     // bytes that may still be read
+	since    time.Time // since when it has been idle, where it is
 }
+
+// abandon closes a connection on which nothing more will be said. TLS's own
+// Close would say so, and wait 5 s for a destination that does not read.
+func (c *connection) abandon() { _ = c.tcp.Close() }
 
 // Read reads what is allowed.
 func (c *connection) Read(p []byte) (int, error) {
@@ -103,20 +108,20 @@ func (t *transport) roundTrip(ctx context.Context, deadline time.Time, wire []by
 	}
 	defer func() { <-t.slots }()
 
-	c := t.takeIdle()
+	c := t.takeIdle(deadline)
 	if c == nil {
 		var err error
 		if c, err = t.dial(ctx, deadline); err != nil {
 			return err
 		}
 	}
-	_ = c.SetDeadline(deadline) // of a connection that is gone, as the next step will tell
+	_ = c.SetDeadline(deadline) // it fails for a connection that is gone, as the next step will tell
 	release := context.AfterFunc(ctx, func() { _ = c.SetDeadline(past) })
 	again, err := c.exchange(wire, read)
 	if release() && err == nil && again {
 		t.putIdle(c)
 	} else {
-		_ = c.Close()
+		c.abandon()
 	}
 	return err
 }
@@ -137,7 +142,7 @@ func (c *connection) exchange(wire []byte, read func(*http.Response) bool) (agai
 		// It ends with the connection, at the latest.
 		defer func() {
 			if !again {
-				_ = c.Close()
+				c.abandon()
 				<-written
 			}
 		}()
@@ -166,17 +171,17 @@ func (c *connection) exchange(wire []byte, read func(*http.Response) bool) (agai
 	}
 }
 
-// method is all that reading an answer needs to know of its request.
-var method = &http.Request{Method: http.MethodPost}
+// posted is all that reading an answer needs to know of its request.
+var posted = &http.Request{Method: http.MethodPost}
 
 // readAnswer reads the header of the final answer.
 func (c *connection) readAnswer() (*http.Response, error) {
 	for range maxInterim + 1 {
-		response, err := http.ReadResponse(c.reader, method)
+		response, err := http.ReadResponse(c.reader, posted)
 		if err != nil {
 			return nil, err //nolint:wrapcheck // explained by Client.explain
 		}
-		if response.StatusCode >= 200 || response.StatusCode == http.StatusSwitchingProtocols {
+		if response.StatusCode < 100 || response.StatusCode >= 200 || response.StatusCode == http.StatusSwitchingProtocols {
 			return response, nil
 		}
 	}
@@ -191,7 +196,7 @@ func (t *transport) dial(ctx context.Context, deadline time.Time) (*connection, 
 	if err != nil {
 		return nil, err //nolint:wrapcheck // explained by Client.explain
 	}
-	c := &connection{Conn: conn}
+	c := &connection{Conn: conn, tcp: conn}
 	if tcp, ok := conn.(syscall.Conn); ok {
 		c.raw, _ = tcp.SyscallConn() // fails only on a closed connection
 	}
@@ -209,7 +214,7 @@ func (t *transport) dial(ctx context.Context, deadline time.Time) (*connection, 
 
 // takeIdle returns the idle connection that was used last, so that the others
 // age; nil when there is none that can be used.
-func (t *transport) takeIdle() *connection {
+func (t *transport) takeIdle(deadline time.Time) *connection {
 	for {
 		t.mu.Lock()
 		last := len(t.idle) - 1
@@ -220,11 +225,12 @@ func (t *transport) takeIdle() *connection {
 		c := t.idle[last]
 		t.idle = t.idle[:last]
 		t.mu.Unlock()
-		// Asking the system takes its time: the others need not wait for it.
-		if time.Since(c.since) < idleTimeout && c.silent() {
+		// Asking the system takes its time: the others need not wait for it. It
+		// would not be asked after the deadline of the last request.
+		if time.Since(c.since) < idleTimeout && c.SetDeadline(deadline) == nil && c.silent() {
 			return c
 		}
-		_ = c.Close()
+		c.abandon()
 	}
 }
 

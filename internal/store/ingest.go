@@ -10,7 +10,7 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-const ingestSQL = `select spine.ingest(
+const ingestSQL = `select spine.ingest_batch(
 	$1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::text[])`
 
 // Ingest stores events in one transaction and returns a receipt for each, in

@@ -31,7 +31,7 @@ func (s *Store) Claim(ctx context.Context, destination string, limit int, lease 
 		from = low
 	}
 	rows, err := s.pool.Query(ctx, `select event, lease, attempt, due_at, event_id, source, event_type, occurred_at, payload, raw_body
-		from spine.claim($1, $2, $3::interval, $4, $5::interval[], $6::timestamptz, $7::interval)`,
+		from spine.claim_batch($1, $2, $3::interval, $4, $5::interval[], $6::timestamptz, $7::interval)`,
 		destination, limit, lease, worker, delays, from, lookAhead)
 	if err != nil {
 		return event.Claimed{}, fmt.Errorf("claiming events for %s: %w", destination, err)

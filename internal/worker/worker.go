@@ -246,9 +246,9 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 	defer due.Stop()
 	delays := w.config.Policy.Delays()
 
-	var low time.Time          // everything due before has been claimed, but for what was committed late
-	var scanned time.Time      // when all was last looked at, below the watermark too
-	var scanning time.Duration // how long that took
+	var low time.Time                          // everything due before has been claimed, but for what was committed late
+	var scanned time.Time                      // when all was last looked at, below the watermark too
+	var scanning, scanningBefore time.Duration // how long that took, and the look before
 	cause, look := Started, true
 	for ctx.Err() == nil {
 		if !look {
@@ -277,14 +277,15 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 		low = w.takeDue(low)
 		from := low
 		// Also in a worker that is never idle, what lies below the watermark is found in time.
-		interval := w.scanInterval(scanning)
+		interval := w.scanInterval(min(scanning, scanningBefore)) // one that took long may have met a slow disk
 		all := cause.scansAll() || cause == Swept && interval <= w.config.Sweep || asked.Sub(scanned) >= interval
 		if all {
 			from = time.Time{}
 		}
 		claimed, err := w.claim(claims, free, delays, from)
+		took := time.Since(asked)
 		if all {
-			scanned, scanning = asked, time.Since(asked)
+			scanned, scanning, scanningBefore = asked, took, scanning
 		}
 		if err != nil {
 			w.metrics.queueErrors.Inc()
@@ -309,7 +310,8 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 		// A full batch means that there may be more. Otherwise nothing is due
 		// until the next wake-up or the next timer.
 		look, cause = len(claimed.Jobs)+len(claimed.Expired) == free, SlotFreed
-		low = w.watermark(low, from, look, claimed)
+		// It looked at what was due when it began, and tells the time of its end.
+		low = w.watermark(low, from, look, claimed, claimed.Now.Add(-took))
 		if claimed.NextDue > 0 {
 			due.Reset(claimed.NextDue)
 		} else {
@@ -321,24 +323,30 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 // maxScanInterval bounds how long a look at everything may be put off.
 const maxScanInterval = 10 * time.Second
 
+// cheapScan is how long a look at everything may take without being put off:
+// a tenth of the time between two sweeps.
+const cheapScan = 50 * time.Millisecond
+
 // scanInterval is how much time there is between two looks at everything: a
 // sweep. While an old snapshot keeps dead rows from being removed, such a look
-// walks over all of them; it then takes a twentieth of the time at most, as long
-// as notifications say what is due below the watermark.
+// walks over all of them; it then takes a twentieth of the time, as long as
+// notifications are heard, which say what is due below the watermark. Late by
+// that much is then only what nobody announces: a row that somebody had locked
+// and leaves as it was.
 func (w *Worker) scanInterval(took time.Duration) time.Duration {
-	if !w.config.Hears() {
+	if took <= cheapScan || !w.config.Hears() {
 		return w.config.Sweep
 	}
 	return min(max(20*took, w.config.Sweep), maxScanInterval)
 }
 
 // watermark returns the low watermark after a claim that looked from there on
-// and was full or not: all that fell due a margin before what was claimed last,
-// or before now, has been claimed. A look at everything may take it back, for
+// at what was due at the time looked, and was full or not: all that fell due a
+// margin before what was claimed last, or before that time, has been claimed. A look at everything may take it back, for
 // below it there may be more than one claim can hold: after a pause, after a
 // large transaction, after the database's clock was set back.
-func (w *Worker) watermark(low, from time.Time, full bool, claimed event.Claimed) time.Time {
-	reached := claimed.Now
+func (w *Worker) watermark(low, from time.Time, full bool, claimed event.Claimed, looked time.Time) time.Time {
+	reached := looked
 	if full {
 		reached = time.Time{}
 		for _, job := range claimed.Jobs {
@@ -658,7 +666,12 @@ func (w *Worker) settle(ctx context.Context, batch []event.Settlement) (locked [
 				}
 				done, counted = append(done, s), append(counted, holds[i] == event.Held)
 			}
-			w.metrics.settleTime.Observe(time.Since(start).Seconds())
+			took := time.Since(start)
+			if took > w.config.Margin/2 { // its retries may have fallen due before they were committed
+				w.Due(time.Time{})
+				w.Wake(TimerFired)
+			}
+			w.metrics.settleTime.Observe(took.Seconds())
 			w.metrics.settleRows.Observe(float64(len(done)))
 			w.noteSettled(done, counted)
 			w.release(done)

@@ -44,8 +44,11 @@ declare
     _mark arrivals_watermark;
     _newest bigint;
 begin
-    select w.* into _mark from arrivals_watermark w for update skip locked;
     select max(e.id) into _newest from events e;
+    -- A lock takes a transaction number and a commit: only where there is something to do.
+    if _newest >= (select w.next_event + 10000 from arrivals_watermark w) then
+        select w.* into _mark from arrivals_watermark w for update skip locked;
+    end if;
     if _mark.only_row and _newest >= _mark.next_event + 10000 and pg_snapshot_xmin(pg_current_snapshot()) >= _mark.next_xid then
         update sources s set last_arrival_at = greatest(s.last_arrival_at, n.at)
         from (

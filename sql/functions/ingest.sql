@@ -1,6 +1,6 @@
 -- Storing events: one statement, one transaction, any number of events.
 
--- ingest: stores each event once, queues the new ones, keeps conflicting payloads as evidence and audits all of it.
+-- ingest_batch: stores each event once, queues the new ones, keeps conflicting payloads as evidence and audits all of it.
 --   arrays, one element an event:
 --   _event_id, _event_type, _occurred_at   as the sender gave them
 --   _payload      exact JSON text; NULL where _raw_body holds the bytes instead
@@ -17,7 +17,7 @@
 -- caller then tries that event apart from the others.
 -- Relies on events_event_id_source_key. A crash before the commit leaves nothing behind; when the answer to the commit is
 -- lost, the same batch may be sent again and is answered deduplicated.
-create or replace function spine.ingest(
+create or replace function spine.ingest_batch(
     _event_id text[], _event_type text[], _occurred_at timestamptz[], _payload text[],
     _source text[] default null, _hash bytea[] default null, _raw_body bytea[] default null, _unqueryable text[] default null)
 returns text[]
@@ -90,8 +90,22 @@ begin
     select coalesce(array_agg(j.outcome order by j.ord), '{}') into _outcome from judged j;
     return _outcome;
 end $$;
-comment on function spine.ingest(text[], text[], timestamptz[], text[], text[], bytea[], bytea[], text[]) is
+comment on function spine.ingest_batch(text[], text[], timestamptz[], text[], text[], bytea[], bytea[], text[]) is
     'Stores each event exactly once, queues it, keeps conflicting payloads as evidence, audits every step. Returns accepted, deduplicated or conflict by position.';
+
+-- ingest: ingest_batch as it was first released, a row for each event.
+create or replace function spine.ingest(
+    _event_id text[], _event_type text[], _occurred_at timestamptz[], _payload text[],
+    _source text[] default null, _hash bytea[] default null, _raw_body bytea[] default null, _unqueryable text[] default null)
+returns table (ord bigint, outcome text)
+language plpgsql set search_path = spine, pg_temp as $$
+begin
+    return query
+    select i.ord, i.outcome
+    from unnest(ingest_batch(_event_id, _event_type, _occurred_at, _payload, _source, _hash, _raw_body, _unqueryable)) with ordinality as i(outcome, ord);
+end $$;
+comment on function spine.ingest(text[], text[], timestamptz[], text[], text[], bytea[], bytea[], text[]) is
+    'Stores events as spine.ingest_batch() does. Returns a row for each, by position: accepted, deduplicated or conflict.';
 
 -- refuse: raises 23514, as a table's own check would. Returns boolean so that it can stand in a condition.
 create or replace function spine.refuse(_rule text) returns boolean
@@ -99,14 +113,14 @@ language plpgsql set search_path = spine, pg_temp as $$
 begin
     raise exception 'the event is refused: %', _rule using errcode = 'check_violation', schema = 'spine', table = 'events';
 end $$;
-comment on function spine.refuse(text) is 'Internal. Called by spine.ingest(): raises 23514 for an event that breaks a rule.';
+comment on function spine.refuse(text) is 'Internal. Called by spine.ingest_batch(): raises 23514 for an event that breaks a rule.';
 
 -- ingest for one event by hand: select spine.ingest('test-001', 'user.created', '{"user_id": 123}')
 create or replace function spine.ingest(
     _event_id text, _event_type text, _payload text, _occurred_at timestamptz default now(), _source text default 'default')
 returns text
 language sql set search_path = spine, pg_temp as $$
-    select (ingest(array[_event_id], array[_event_type], array[_occurred_at], array[_payload], array[_source]))[1]
+    select (ingest_batch(array[_event_id], array[_event_type], array[_occurred_at], array[_payload], array[_source]))[1]
 $$;
 comment on function spine.ingest(text, text, text, timestamptz, text) is
     'Stores one event by hand, for example: select spine.ingest(''test-001'', ''user.created'', ''{"user_id": 123}''), or with the names of more parameters: '
@@ -133,4 +147,4 @@ begin
     return 'kept';
 end $$;
 comment on function spine.keep_evidence(bigint, bytea, text, text, text, timestamptz, text, text, bytea) is
-    'Internal. Called by spine.ingest(): keeps a conflicting payload, once for each distinct hash, at most ten an event. Returns kept, known or full.';
+    'Internal. Called by spine.ingest_batch(): keeps a conflicting payload, once for each distinct hash, at most ten an event. Returns kept, known or full.';

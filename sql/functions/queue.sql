@@ -2,7 +2,7 @@
 -- else: a predicate on status would invite the planner onto a partial index full of dead entries. None of them waits for a row that
 -- somebody else has locked, so that a transaction left open in psql holds up its own rows alone, and nothing here can deadlock.
 
--- claim: leases what is due, oldest first, and takes back leases that ran out.
+-- claim_batch: leases what is due, oldest first, and takes back leases that ran out.
 --   _destination  whose events
 --   _limit        how many at most: the caller's free slots
 --   _lease        how long the lease holds
@@ -16,10 +16,8 @@
 -- Returns what a delivery needs. A lease that ran out spends its attempt: the row backs off or dies. It counts against _limit and
 -- is returned with lease NULL, so that the caller knows how much it looked at. What is due in a paused destination is left alone.
 -- Relies on processing_state_due, processing_state_pkey and events_pkey. A crash after the commit leaves leases that run out.
-create or replace function spine.claim(
-    _destination text, _limit integer, _lease interval, _worker text,
-    _delays interval[] default array['1 s', '2 s', '4 s', '8 s']::interval[], _low timestamptz default '-infinity',
-    _ahead interval default null)
+create or replace function spine.claim_batch(
+    _destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamptz, _ahead interval)
 returns table (
     event bigint, lease bigint, attempt integer, due_at timestamptz,
     event_id text, source text, event_type text, occurred_at timestamptz, payload json, raw_body bytea)
@@ -31,7 +29,7 @@ declare
     _now timestamptz := clock_timestamp();
     _retries constant integer := coalesce(cardinality(_delays), 0);
     -- The end of each attempt's details. Written as text, as in settle(): half the work and no white space.
-    _who constant text := ',"worker":' || to_json(_worker) || case when _destination = 'default' then '}' else ',"destination":' || to_json(_destination) || '}' end;
+    _who constant text := ',"worker":' || coalesce(to_json(_worker)::text, 'null') || case when _destination = 'default' then '}' else ',"destination":' || to_json(_destination) || '}' end;
     _looked_at integer;
     _next_due timestamptz;
 begin
@@ -96,8 +94,37 @@ begin
         return query select null::bigint, null::bigint, null::integer, _next_due, null::text, null::text, null::text, clock_timestamp(), null::json, null::bytea;
     end if;
 end $$;
-comment on function spine.claim(text, integer, interval, text, interval[], timestamptz, interval) is
+comment on function spine.claim_batch(text, integer, interval, text, interval[], timestamptz, interval) is
+    'Leases due events of a destination to a worker, oldest first, and takes back leases that ran out. Returns what a delivery needs, and, where _ahead is given, a last row '
+    'with the clock after the claim (occurred_at) and when the next row falls due (due_at).';
+
+-- claim: claim_batch for a hand, and as it was first released.
+create or replace function spine.claim(
+    _destination text, _limit integer, _lease interval, _worker text,
+    _delays interval[] default array['1 s', '2 s', '4 s', '8 s']::interval[], _low timestamptz default '-infinity')
+returns table (
+    event bigint, lease bigint, attempt integer, due_at timestamptz,
+    event_id text, source text, event_type text, occurred_at timestamptz, payload json, raw_body bytea)
+language plpgsql set search_path = spine, pg_temp as $$
+begin
+    return query select * from claim_batch(_destination, _limit, _lease, _worker, _delays, _low, null);
+end $$;
+comment on function spine.claim(text, integer, interval, text, interval[], timestamptz) is
     'Leases due events of a destination to a worker, oldest first, and takes back leases that ran out. Returns what a delivery needs.';
+
+-- next_due: when the next row of a destination falls due: a retry, or the end of a lease. NULL when nothing waits. Workers learn that
+-- from their claims; those of the first release ask. Relies on processing_state_due.
+create or replace function spine.next_due(_destination text) returns timestamptz
+language plpgsql stable set search_path = spine, pg_temp
+set jit = off set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
+begin
+    return (
+        select p.next_attempt_at from processing_state p
+        where p.destination = _destination and p.status in ('pending', 'failed', 'processing') and p.next_attempt_at > now()
+            and p.next_attempt_at < 'infinity'
+        order by p.next_attempt_at limit 1);
+end $$;
+comment on function spine.next_due(text) is 'When the next retry of a destination falls due or the next lease ends; NULL when nothing waits.';
 
 -- oldest_ready: for how long the oldest claimable row of any destination that is not paused has been due; 0 when none is. Relies on
 -- processing_state_due, of which it reads the beginning for each destination. A row that was made due in the infinite past counts
@@ -190,7 +217,7 @@ declare
     _known bigint[];
 begin
     -- What is written below must be a JSON object that a reader can query.
-    if 'object' <> any (array(select jsonb_typeof(d::jsonb) from unnest(_details) d)) then
+    if exists (select from unnest(_details) d where jsonb_typeof(d::jsonb) is distinct from 'object') then
         raise exception 'details must be JSON objects' using errcode = 'invalid_parameter_value';
     end if;
     with input as materialized (
@@ -220,10 +247,11 @@ begin
                     when s.outcome = 'failed' then 'retry_scheduled'
                     else 'processing_failed_permanently' end as action,
                 case when step.n = 1 then
-                        '{"attempt":' || s.attempt_count || ',"lease":' || s.lease ||
+                        -- Of two members of one name the last one counts: _details cannot speak for these.
+                        case when s.details ~ '^\s*{\s*}' then '{' else left(rtrim(s.details, E' \t\r\n'), -1) || ',' end ||
+                        '"attempt":' || s.attempt_count || ',"lease":' || s.lease ||
                         case when s.destination = 'default' then '' else ',"destination":' || to_json(s.destination) end ||
-                        case when s.error is null then '' else ',"error":' || to_json(s.error) end ||
-                        case when s.details ~ '^\s*{\s*}' then '}' else ',' || substr(ltrim(s.details, E' \t\r\n'), 2) end
+                        case when s.error is null then '' else ',"error":' || to_json(s.error) end || '}'
                     when s.outcome = 'failed' then
                         jsonb_build_object('attempt', s.attempt_count, 'delay_ms', trim_scale(extract(epoch from s.delay) * 1000), 'next_attempt_at', s.next_attempt_at)::text
                     else jsonb_build_object('attempt', s.attempt_count, 'error', s.error)::text end as details

@@ -11,14 +11,15 @@ begin
 end $$;
 comment on function spine.announce(bigint, text[], timestamptz) is 'Internal. Sends NOTIFY spine_ready with a count, up to five event ids, and since when the oldest has been due.';
 
--- processing_state_inserted: one notification for each INSERT statement, if anything in it can be claimed now.
+-- processing_state_inserted: one notification for each INSERT statement, if anything in it can be claimed now, or soon: it may be
+-- due by the time it is committed.
 create or replace function spine.processing_state_inserted() returns trigger
 language plpgsql set search_path = spine, pg_temp as $$
 begin
     -- announce(), written out: this is on the way of every event.
     perform pg_notify('spine_ready', json_build_object(
         'count', count(*), 'event_ids', (array_agg(i.event_id))[1:5], 'due', min(i.next_attempt_at))::text) from inserted i
-    where i.status in ('pending', 'failed') and i.next_attempt_at <= clock_timestamp()
+    where i.status in ('pending', 'failed') and i.next_attempt_at <= clock_timestamp() + interval '1 hour'
     having count(*) > 0;
     return null;
 end $$;
@@ -47,7 +48,10 @@ comment on function spine.processing_state_claimable() is 'Internal. Trigger: wa
 
 create or replace trigger processing_state_claimable after update on spine.processing_state
     for each row when (
-        new.status in ('pending', 'failed') and new.next_attempt_at <= clock_timestamp()
+        new.status in ('pending', 'failed')
+        -- A time that is set by hand may have come by the time it is committed; the functions of the queue, which change the status too,
+        -- look after theirs.
+        and new.next_attempt_at <= clock_timestamp() + case when old.status = new.status then interval '1 hour' else '0' end
         and (old.status is distinct from new.status or old.next_attempt_at is distinct from new.next_attempt_at))
     execute function spine.processing_state_claimable();
 comment on trigger processing_state_claimable on spine.processing_state is 'Wakes the workers when an UPDATE makes a row claimable.';

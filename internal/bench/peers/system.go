@@ -75,7 +75,7 @@ func start(ctx context.Context, binary string, p program, dir, database, destina
 	defer func() { _ = log.Close() }()
 	command := exec.Command(binary, p.name) //nolint:gosec,noctx // running these is the purpose; they are stopped in order
 	command.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "LOG_LEVEL=WARN", "GOGC=400", // as Spine has it by itself
+		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "LOG_LEVEL=WARN",
 		"DELIVERY_CONCURRENCY=" + strconv.Itoa(spineConcurrency), "DELIVERY_TIMEOUT=" + deliveryTimeout.String(),
 		"DATABASE_URL=" + database, "DESTINATION_URL=" + destination, "LISTEN=" + address,
 	}
