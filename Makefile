@@ -5,7 +5,7 @@ SHELL       := bash
 .NOTPARALLEL:
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-# Arguments for the command that `run` and `bench` start.
+# Arguments for the command that `run`, `bench` and `bench-peers` start.
 ARGS ?=
 
 # Tests run on the server in POSTGRES_BIN, or on SPINE_TEST_DATABASE_URL; with neither, on PostgreSQL 15 and then on 18.

@@ -157,7 +157,7 @@ named. The password may be in PGPASSWORD or ~/.pgpass.`,
 	flags.Float64Var(&run.Rate, "rate", 1000, "offer this `NUMBER` of events a second, whatever becomes of them")
 	flags.DurationVar(&run.Duration, "duration", 10*time.Minute, "send for this `DURATION`")
 	flags.DurationVar(&run.WarmUp, "warm-up", 10*time.Second, "send for this `DURATION` before anything is counted")
-	flags.DurationVar(&run.Interval, "interval", 10*time.Second, "take a sample after each such `DURATION`; at most a third of --duration")
+	flags.DurationVar(&run.Interval, "interval", 0, "take a sample after each such `DURATION`, at most a third of --duration; 0 stands for 10 s or, if that is less, a tenth of --duration")
 	flags.StringVar(&run.Database, "database", "", "`URL` of the server's database, to read its statistics; any role will do")
 	flags.IntSliceVar(&pids, "pid", nil, "watch the process with this `NUMBER`; may be given several times")
 	bindEvents(flags, &run.Load)
@@ -169,6 +169,7 @@ named. The password may be in PGPASSWORD or ~/.pgpass.`,
 
 func benchSinkCommand() *cobra.Command {
 	var listen string
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "sink",
 		Short:   "Take deliveries and count them, until interrupted",
@@ -181,11 +182,12 @@ func benchSinkCommand() *cobra.Command {
 				return err
 			}
 			fmt.Fprintln(cmd.ErrOrStderr(), "taking deliveries at", observe.URL(l))
-			report, err := bench.RunSink(cmd.Context(), l, bench.SinkOptions{})
-			return errors.Join(writeJSON(cmd.OutOrStdout(), report), err)
+			report, err := bench.RunSink(cmd.Context(), l, bench.SinkOptions{Progress: showSink(cmd.ErrOrStderr())})
+			return errors.Join(printReport(cmd.OutOrStdout(), report, "sink", asJSON), err)
 		},
 	}
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:8009", "take deliveries on `HOST:PORT`")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
@@ -222,7 +224,21 @@ func showLoad(w io.Writer) func(bench.Snapshot) {
 		return nil
 	}
 	return func(s bench.Snapshot) {
-		fmt.Fprintf(w, "%4.0f s  %d acknowledged, %.0f/s, %d errors\n", s.Elapsed.Seconds(), s.Acknowledged, s.PerSecond, s.Errors)
+		delivered := ""
+		if s.Delivered > 0 {
+			delivered = fmt.Sprintf(", %d delivered", s.Delivered)
+		}
+		fmt.Fprintf(w, "%4.0f s  %d acknowledged, %.0f/s, %d errors%s\n", s.Elapsed.Seconds(), s.Acknowledged, s.PerSecond, s.Errors, delivered)
+	}
+}
+
+// showSink is showLoad for a sink.
+func showSink(w io.Writer) func(bench.SinkReport) {
+	if !observe.IsTerminal(w) {
+		return nil
+	}
+	return func(r bench.SinkReport) {
+		fmt.Fprintf(w, "%d deliveries of %d ids, %d repeated\n", r.Deliveries, r.DistinctIDs, r.RepeatedIDs)
 	}
 }
 

@@ -40,7 +40,7 @@ type roles struct {
 // happened to its wake-up.
 const (
 	sweepInterval    = 500 * time.Millisecond
-	watermarkMargin  = time.Second
+	watermarkMargin  = 250 * time.Millisecond // at 20,000 events/s a claim walks 5,000 dead entries while a snapshot is held
 	activityInterval = 200 * time.Millisecond
 	bodyTimeout      = 10 * time.Second
 	readTimeout      = 5 * time.Second // of one query of the reading API

@@ -81,7 +81,7 @@ type schemaSettings struct {
 }
 
 type upkeepSettings struct {
-	Retention time.Duration `env:"RETENTION" envDefault:"0s" min:"0s" help:"how long events that are done with, and the audit log, are kept, such as 30d; 0 keeps everything"`
+	Retention time.Duration `env:"RETENTION" envDefault:"0s" min:"0s" help:"how long events that are done with, and the audit log, are kept, at least 1h, such as 30d; 0 keeps everything"`
 }
 
 // check leaves every lease, retry and late result its trail.

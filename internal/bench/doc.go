@@ -8,7 +8,7 @@
 // holding up the generator), and how late the generator itself was is in the
 // report. It must know nothing of Spine but its front: POST /webhook with the
 // envelope, answered with a JSON status. Any system with that front, which
-// delivers by POSTing to a URL, can be measured. A soak also reads what is the
-// same for many systems, Prometheus' process metrics and PostgreSQL's
-// statistics, and leaves out what it does not find.
+// delivers by POSTing to a URL, can be measured. A soak also reads
+// Prometheus' process metrics and PostgreSQL's statistics, those of the tables
+// in schema spine, and leaves out what it does not find.
 package bench

@@ -56,7 +56,7 @@ type Snapshot struct {
 	Sent         int64
 	Acknowledged int64
 	Errors       int64
-	Delivered    int64   // e2e only: acknowledged events that arrived
+	Delivered    int64   // acknowledged events that arrived; not of an ingest
 	PerSecond    float64 // acknowledged, since the snapshot before
 }
 

@@ -12,7 +12,7 @@ import (
 // Report is what a run came to. Unless it says otherwise, the warm-up is left
 // out of every figure.
 type Report struct {
-	Scenario string `json:"scenario"` // ingest, e2e or drain
+	Scenario string `json:"scenario"` // ingest, e2e, drain or soak
 	Target   string `json:"target"`
 	RunID    string `json:"run_id"` // begins every event id of the run, followed by "-" and ten digits
 
@@ -46,7 +46,7 @@ type Report struct {
 	// imprecision, or all connections being busy. It is part of the latencies.
 	SendLag *Latency `json:"send_lag,omitempty"`
 
-	Delivery *Delivery `json:"delivery,omitempty"` // e2e
+	Delivery *Delivery `json:"delivery,omitempty"` // not of an ingest
 }
 
 // Delivery is what arrived of a run's events.

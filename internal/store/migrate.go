@@ -69,8 +69,11 @@ func Migrate(ctx context.Context, url string) (m Migrated, err error) {
 	if version > m.Version {
 		return m, fmt.Errorf("%w: schema version %d, known are %d", ErrTooNew, version, m.Version)
 	}
-	results, err := provider.Up(ctx)
-	if err != nil {
+	var results []*goose.MigrationResult
+	if err := retryLocked(ctx, func() (err error) {
+		results, err = provider.Up(ctx)
+		return err
+	}); err != nil {
 		return m, fmt.Errorf("applying migrations: %w", err)
 	}
 	m.Applied = make([]int64, 0, len(results))
@@ -129,21 +132,30 @@ func applyFunctions(ctx context.Context, db *sql.DB) (applied bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	for attempt := 1; ; attempt++ {
+	err = retryLocked(ctx, func() error {
 		applied, err = applyFunctionsOnce(ctx, db, script, digest)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("putting functions in place: %w", err)
+	}
+	return applied, nil
+}
+
+// retryLocked does what waits a bounded time for locks, so that it never holds
+// up inserts behind a long transaction: ten times at most, until it gets them.
+func retryLocked(ctx context.Context, do func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := do()
 		var pgErr *pgconn.PgError
-		if attempt < 10 && errors.As(err, &pgErr) && (pgErr.Code == "55P03" || pgErr.Code == "40P01") {
-			select {
-			case <-ctx.Done():
-				return false, context.Cause(ctx)
-			case <-time.After(time.Duration(attempt) * 200 * time.Millisecond):
-				continue
-			}
+		if attempt == 10 || !errors.As(err, &pgErr) || (pgErr.Code != "55P03" && pgErr.Code != "40P01") {
+			return err
 		}
-		if err != nil {
-			return false, fmt.Errorf("putting functions in place: %w", err)
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Duration(attempt) * 200 * time.Millisecond):
 		}
-		return applied, nil
 	}
 }
 

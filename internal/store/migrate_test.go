@@ -2,6 +2,8 @@ package store_test
 
 import (
 	"context"
+	"os"
+	"strings"
 	"testing"
 	"testing/fstest"
 
@@ -183,7 +185,8 @@ func TestConnector(t *testing.T) {
 	require.ErrorContains(t, err, "connecting")
 }
 
-// What the first version had stored is there after the second has come.
+// What the first version had stored is there after the second has come, and
+// what it calls goes on working: its processes are replaced one by one.
 func TestMigrateWhatTheFirstVersionStored(t *testing.T) {
 	t.Parallel()
 	d := openDatabase(t, databases.Empty(t), 1)
@@ -199,20 +202,54 @@ func TestMigrateWhatTheFirstVersionStored(t *testing.T) {
 	require.NoError(t, err)
 	_, err = provider.Up(t.Context())
 	require.NoError(t, err)
-	const rows = "select timestamp, id, xid, event, event_id, source, action, success, details from spine.audit_log order by id"
-	d.run(`create table spine.audit_log_20240130 partition of spine.audit_log for values from ('2024-01-30') to ('2024-01-31')`)
+	functions, err := os.ReadFile("testdata/functions_1.sql")
+	require.NoError(t, err)
+	_, err = db.ExecContext(t.Context(), string(functions))
+	require.NoError(t, err)
+	d.run("insert into spine.schema_functions (digest) values ('of the first version')")
+	d.run("select spine.ensure_audit_partitions()")
+
+	const (
+		ingest = `select outcome from spine.ingest($1::text[], array['a'], array[now()], array['{"a":1}'], array['default'], array[sha256('a')], array[null]::bytea[], array[null]::text[])`
+		claim  = "select event, lease from spine.claim('default', 10, '30 s', 'worker', array['1 s', '2 s']::interval[], '-infinity')"
+		settle = "select spine.settle(array[$1::bigint], array['default'], array[$2::bigint], array['completed'], array[null]::interval[], array[null]::text[], array['{\"status\":200}'])"
+		rows   = "select timestamp, id, xid, event, event_id, source, action, success, details from spine.audit_log order by id"
+	)
+	deliver := func(id string) {
+		require.Equal(t, "accepted", d.value(ingest, []string{id}))
+		key, lease, _ := strings.Cut(d.value(claim), "|")
+		require.Equal(t, "{t}", d.value(settle, key, lease))
+		require.Empty(t, d.rows("select spine.next_due('default') where spine.next_due('default') is not null"))
+	}
+	deliver("x")
 	d.run(`insert into spine.audit_log (timestamp, event, event_id, source, action, success, details) values
-		('2024-01-30 12:00Z', 1, 'x', 'default', 'event_received', 'success', '{}'), ('2024-01-30 12:00Z', 1, 'x', 'github', 'event_inserted', 'success', '{}'),
-		(now(), 1, 'x', 'default', 'processing_attempt_started', 'pending', '{"attempt": 1, "worker": "w"}'),
+		('2024-01-30 12:00Z', 1, 'x', 'github', 'event_inserted', 'success', '{}'), ('infinity', 1, 'x', 'default', 'event_received', 'success', '{}'),
 		(now(), 1, 'x', 'default', 'processing_attempt_failed', 'failure', '{"answer": "\\ \"quoted\" ü"}'),
 		(now(), null, null, 'default', 'request_rejected', 'failure', '{"count": 3}'), (now(), null, null, null, 'claims_paused', 'success', '{}')`)
 	before := d.rows(rows)
-	require.Len(t, before, 6)
+	require.Len(t, before, 9)
 
 	m, err := store.Migrate(t.Context(), d.url)
 	require.NoError(t, err)
 	require.Equal(t, int64(2), m.Applied[0])
+	require.True(t, m.Functions)
+	require.NoError(t, d.CheckSchema(t.Context()))
 	require.Equal(t, before, d.rows(rows))
-	d.ingest(webhook("y", payloadA))
-	require.Equal(t, "8", d.value("select count(distinct id) from spine.audit_log"), "ids go on where they were")
+	require.Equal(t, "1", d.value("select count(*) from spine.audit_trail_default"), "the infinite one")
+	deliver("y")
+	require.Equal(t, []string{"event_received", "event_inserted", "processing_attempt_started", "processing_succeeded"}, d.trail("y"))
+	require.Equal(t, "13", d.value("select count(distinct id) from spine.audit_log"), "ids go on where they were")
+}
+
+// A migration that was cut off between tables and functions is not taken for
+// whole.
+func TestMigrationThatIsHalfDone(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run("delete from spine.schema_functions")
+	require.ErrorIs(t, d.CheckSchema(t.Context()), store.ErrNotMigrated)
+	m, err := store.Migrate(t.Context(), d.url)
+	require.NoError(t, err)
+	require.True(t, m.Functions)
+	require.NoError(t, d.CheckSchema(t.Context()))
 }

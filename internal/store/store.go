@@ -48,8 +48,11 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	config.ConnConfig.OnNotice = noteWarning
 	s := &Store{}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if err := tune(ctx, conn); err != nil {
+			return err // and BeforeClose is not called
+		}
 		s.pids.Store(conn.PgConn().PID(), nil)
-		return tune(ctx, conn)
+		return nil
 	}
 	config.BeforeClose = func(conn *pgx.Conn) { s.pids.Delete(conn.PgConn().PID()) }
 	if s.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -667,8 +668,8 @@ func (w *Worker) settle(ctx context.Context, batch []event.Settlement) (locked [
 				done, counted = append(done, s), append(counted, holds[i] == event.Held)
 			}
 			took := time.Since(start)
-			if took > w.config.Margin/2 { // its retries may have fallen due before they were committed
-				w.Due(time.Time{})
+			if took > w.config.Margin/2 && slices.ContainsFunc(done, func(s event.Settlement) bool { return s.Disposition == event.Failed }) {
+				w.Due(time.Time{}) // they may have fallen due long before they were committed
 				w.Wake(TimerFired)
 			}
 			w.metrics.settleTime.Observe(took.Seconds())

@@ -3,6 +3,12 @@
 
 -- +goose Up
 
+-- All locks are taken at once, in the order in which claims take theirs, or none: the migration is then tried again. From here to the
+-- commit, and on until the functions are in place, nothing is taken in or delivered: senders are told to come again.
+set local lock_timeout = '2s';
+lock table spine.processing_state, spine.audit_log, spine.events in access exclusive mode;
+delete from spine.schema_functions; -- those that are there write to a table that is not
+
 alter table spine.events
     drop constraint events_event_id_check, drop constraint events_source_check, drop constraint events_event_type_check,
     drop constraint events_occurred_at_check, drop constraint events_payload_check, drop constraint events_payload_or_raw_body;
@@ -88,19 +94,26 @@ comment on column spine.audit_trail.source is 'Who sent it, NULL where that is d
 comment on column spine.audit_trail.details is
     'A JSON object, NULL where it would be empty: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others, as they apply; destination where it is not default. The worker of an attempt stands where it started.';
 
--- An event's later steps are not appended at the end of their index: room for them saves splitting its pages (49 instead of 81 bytes an
--- event). The other two are only ever appended to.
-create index audit_trail_event on spine.audit_trail (event) with (fillfactor = 75);
-comment on index spine.audit_trail_event is 'spine.trace(): the trail of one event.';
-create index audit_trail_timestamp on spine.audit_trail (timestamp) with (fillfactor = 100);
-comment on index spine.audit_trail_timestamp is 'Newest first, in psql and in GET /api/audit.';
-create index audit_trail_xid on spine.audit_trail (xid) with (fillfactor = 100);
-comment on index spine.audit_trail_xid is 'spine tail: what was committed since it last looked.';
-
 create table spine.audit_trail_default partition of spine.audit_trail default
     with (autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000, autovacuum_freeze_min_age = 0);
 comment on table spine.audit_trail_default is 'Takes what no daily partition covers, so that a missing partition never fails an ingest. Normally empty.';
 
+-- What there is goes where it belongs, so that retention can drop it by the day.
+-- +goose StatementBegin
+do $$
+declare
+    _day timestamptz;
+begin
+    for _day in select distinct date_trunc('day', b.timestamp, 'UTC') from spine.audit_log_before b where isfinite(b.timestamp) loop
+        execute format(
+            'create table spine.%I partition of spine.audit_trail for values from (%L) to (%L)
+                with (autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000, autovacuum_freeze_min_age = 0)',
+            'audit_trail_' || to_char(_day at time zone 'UTC', 'YYYYMMDD'), _day, _day + interval '24 hours');
+        execute format('comment on table spine.%I is %L',
+            'audit_trail_' || to_char(_day at time zone 'UTC', 'YYYYMMDD'), 'The audit log of ' || to_char(_day at time zone 'UTC', 'YYYY-MM-DD') || ' (UTC).');
+    end loop;
+end $$;
+-- +goose StatementEnd
 insert into spine.audit_trail (timestamp, id, xid, event, action, event_id, source, details)
 overriding system value
 select b.timestamp, b.id, b.xid, b.event, b.action::spine.audit_action, b.event_id,
@@ -109,3 +122,13 @@ from spine.audit_log_before b
 order by b.timestamp, b.id;
 select setval(pg_get_serial_sequence('spine.audit_trail', 'id'), coalesce(max(id), 0) + 1, false) from spine.audit_trail;
 drop table spine.audit_log_before;
+drop function if exists spine.announce(bigint, text[]);
+
+-- An event's later steps are not appended at the end of their index: room for them saves splitting its pages (49 instead of 81 bytes an
+-- event). The other two are only ever appended to.
+create index audit_trail_event on spine.audit_trail (event) with (fillfactor = 75);
+comment on index spine.audit_trail_event is 'spine.trace(): the trail of one event.';
+create index audit_trail_timestamp on spine.audit_trail (timestamp) with (fillfactor = 100);
+comment on index spine.audit_trail_timestamp is 'Newest first, in psql and in GET /api/audit.';
+create index audit_trail_xid on spine.audit_trail (xid) with (fillfactor = 100);
+comment on index spine.audit_trail_xid is 'spine tail: what was committed since it last looked.';
