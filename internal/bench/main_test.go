@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -117,6 +119,9 @@ func deliverTo(ctx context.Context, t *testing.T, client *http.Client, ln net.Li
 		r.Header.Set("webhook-id", id)
 	}
 	answer, err := client.Do(r)
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+		return // the run is over with the last arrival, whose answer may be cut off by that
+	}
 	if err != nil {
 		t.Error(err)
 		return
