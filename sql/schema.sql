@@ -1634,7 +1634,7 @@ COMMENT ON COLUMN spine.audit_trail.source IS 'Who sent it, NULL where that is d
 -- Name: COLUMN audit_trail.details; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_trail.details IS 'A JSON object, NULL where it would be empty: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others, as they apply; destination where it is not default. The worker of an attempt stands where it started.';
+COMMENT ON COLUMN spine.audit_trail.details IS 'A JSON object, NULL where it would be empty: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others, as they apply; the destination of an attempt only where it is not default. The worker of an attempt stands where it started.';
 
 
 --
@@ -1729,7 +1729,7 @@ COMMENT ON COLUMN spine.audit_log.success IS 'pending for processing_attempt_sta
 -- Name: COLUMN audit_log.details; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_log.details IS 'A JSON object: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others, as they apply; destination where it is not default. The worker of an attempt stands where it started.';
+COMMENT ON COLUMN spine.audit_log.details IS 'A JSON object: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others, as they apply; the destination of an attempt only where it is not default. The worker of an attempt stands where it started.';
 
 
 --

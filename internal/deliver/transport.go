@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -57,6 +58,9 @@ func newTransport(u *url.URL, host string, connections int) *transport {
 		slots:  make(chan struct{}, connections),
 	}
 	name := (&url.URL{Host: host}).Hostname()
+	if strings.Contains(u.Hostname(), "%") {
+		name = u.Hostname() // the zone of an IPv6 address, which requests leave out
+	}
 	port := "80"
 	if u.Scheme == "https" {
 		port = "443"

@@ -25,7 +25,7 @@ comment on column spine.audit_log.action is
 comment on column spine.audit_log.success is
     'pending for processing_attempt_started and retry_scheduled; failure for conflict_detected, *_failed* and rejections; otherwise success.';
 comment on column spine.audit_log.details is
-    'A JSON object: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others, as they apply; destination where it is not default. The worker of an attempt stands where it started.';
+    'A JSON object: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others, as they apply; the destination of an attempt only where it is not default. The worker of an attempt stands where it started.';
 
 create or replace view spine.depth as
 select p.destination, p.status, count(*) as count,

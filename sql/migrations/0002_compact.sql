@@ -92,7 +92,7 @@ comment on column spine.audit_trail.action is 'What was done.';
 comment on column spine.audit_trail.event_id is 'The sender''s id, NULL where no event is concerned (rejected requests, pauses).';
 comment on column spine.audit_trail.source is 'Who sent it, NULL where that is default.';
 comment on column spine.audit_trail.details is
-    'A JSON object, NULL where it would be empty: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others, as they apply; destination where it is not default. The worker of an attempt stands where it started.';
+    'A JSON object, NULL where it would be empty: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others, as they apply; the destination of an attempt only where it is not default. The worker of an attempt stands where it started.';
 
 create table spine.audit_trail_default partition of spine.audit_trail default
     with (autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000, autovacuum_freeze_min_age = 0);
