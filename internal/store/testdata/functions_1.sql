@@ -1,3 +1,5 @@
+-- The functions, triggers and views of schema version 1, as they were: for the test that migrates such a database. Never changed.
+
 -- The audit log: its partitions, and rejected requests.
 
 -- ensure_audit_partitions: makes the daily partitions (UTC) from today to _days ahead. Rows that the default partition had to take meanwhile
