@@ -278,7 +278,7 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 		low = w.takeDue(low)
 		from := low
 		// Also in a worker that is never idle, what lies below the watermark is found in time.
-		interval := w.scanInterval(min(scanning, scanningBefore)) // one that took long may have met a slow disk
+		interval := w.scanInterval(min(scanning, scanningBefore), cause == SlotFreed) // one that took long may have met a slow disk
 		all := cause.scansAll() || cause == Swept && interval <= w.config.Sweep || asked.Sub(scanned) >= interval
 		if all {
 			from = time.Time{}
@@ -330,15 +330,19 @@ const cheapScan = 50 * time.Millisecond
 
 // scanInterval is how much time there is between two looks at everything: a
 // sweep. While an old snapshot keeps dead rows from being removed, such a look
-// walks over all of them; it then takes a twentieth of the time, as long as
-// notifications are heard, which say what is due below the watermark. Late by
-// that much is then only what nobody announces: a row that somebody had locked
-// and leaves as it was.
-func (w *Worker) scanInterval(took time.Duration) time.Duration {
+// walks over all of them. It then takes a third of the time, and of a worker
+// that has all it can do a twentieth, as long as notifications are heard, which
+// say what is due below the watermark. Late by that much is then only what
+// nobody announces: a row that somebody had locked and leaves as it was.
+func (w *Worker) scanInterval(took time.Duration, busy bool) time.Duration {
 	if took <= cheapScan || !w.config.Hears() {
 		return w.config.Sweep
 	}
-	return min(max(20*took, w.config.Sweep), maxScanInterval)
+	share := time.Duration(3)
+	if busy {
+		share = 20
+	}
+	return min(max(share*took, w.config.Sweep), maxScanInterval)
 }
 
 // watermark returns the low watermark after a claim that looked from there on

@@ -489,8 +489,29 @@ func (q *scanned) Claim(ctx context.Context, destination string, limit int, leas
 	return q.modelQueue.Claim(ctx, destination, limit, lease, worker, delays, low)
 }
 
+func TestTimeBetweenLooksAtEverything(t *testing.T) {
+	for _, c := range []struct {
+		took        time.Duration
+		hears, busy bool
+		want        time.Duration
+	}{
+		{0, true, false, config.Sweep},
+		{cheapScan, true, true, config.Sweep},
+		{100 * time.Millisecond, true, false, config.Sweep},
+		{100 * time.Millisecond, true, true, 2 * time.Second},
+		{300 * time.Millisecond, true, false, 900 * time.Millisecond},
+		{300 * time.Millisecond, false, true, config.Sweep},
+		{time.Second, true, true, maxScanInterval},
+		{time.Minute, true, false, maxScanInterval},
+	} {
+		w := &Worker{config: config}
+		w.config.Hears = func() bool { return c.hears }
+		require.Equal(t, c.want, w.scanInterval(c.took, c.busy), "%+v", c)
+	}
+}
+
 func TestLooksAtEverythingTakeLittleOfTheTime(t *testing.T) {
-	for hears, scans := range map[bool]struct{ least, most int64 }{true: {5, 7}, false: {45, 61}} {
+	for hears, scans := range map[bool]struct{ least, most int64 }{true: {28, 32}, false: {45, 61}} {
 		synctest.Test(t, func(t *testing.T) {
 			q := &scanned{modelQueue: &modelQueue{}, takes: 250 * time.Millisecond}
 			c := config
@@ -505,7 +526,7 @@ func TestLooksAtEverythingTakeLittleOfTheTime(t *testing.T) {
 			for q.scans.Load() == before {
 				pass(100 * time.Millisecond)
 			}
-			pass(time.Second) // in the middle between two scans
+			pass(300 * time.Millisecond) // in the middle between two scans
 			before = q.scans.Load()
 			q.add(time.Now().Add(-time.Minute), 1)
 			r.Due(time.Now().Add(-time.Minute))
