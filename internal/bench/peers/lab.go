@@ -56,7 +56,7 @@ func compare(ctx context.Context, o options, stdout, progress io.Writer) (err er
 		return fmt.Errorf("making a folder for logs: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(l.dir)) }()
-	if l.server, err = postgres.Start(ctx, postgres.Options{BinDir: os.Getenv("POSTGRES_BIN"), Settings: serverSettings()}); err != nil {
+	if l.server, err = postgres.Start(ctx, postgres.Options{BinDir: os.Getenv("POSTGRES_BIN")}); err != nil {
 		return err
 	}
 	stopping := context.WithoutCancel(ctx)
@@ -383,5 +383,12 @@ func (t *trial) unfinished(ctx context.Context) (n int64, err error) {
 	return n, nil
 }
 
-// serverSettings are the same for all systems.
-func serverSettings() map[string]string { return nil }
+// configure changes settings of the whole server.
+func (l *lab) configure(ctx context.Context, statements ...string) error {
+	for _, s := range append(statements, "select pg_reload_conf()") {
+		if _, err := l.admin.Exec(ctx, s); err != nil {
+			return fmt.Errorf("configuring the server: %w", err)
+		}
+	}
+	return nil
+}

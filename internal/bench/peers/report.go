@@ -252,6 +252,11 @@ func (l *lab) describe(ctx context.Context) error {
 		fmt.Sprintf("events of %d bytes, deliveries over HTTP, deliveries time out after %v; most loads last %v after %v of warm-up, drains are of a number of events; %d rounds",
 			bodySize, deliveryTimeout, l.options.duration, warmUp, l.options.rounds),
 	}
+	for _, s := range scenarios() {
+		if slices.Contains(l.options.only, s.name) {
+			r.Machine = append(r.Machine, s.name+": "+s.about)
+		}
+	}
 	var changed string
 	err = l.admin.QueryRow(ctx, `
 		select string_agg(name || '=' || current_setting(name), ', ' order by name)

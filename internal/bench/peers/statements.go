@@ -71,10 +71,5 @@ func (l *lab) countStatements(ctx context.Context, on bool) error {
 	if on {
 		track = "top"
 	}
-	for _, statement := range []string{"alter system set pg_stat_statements.track = " + track, "select pg_reload_conf()"} {
-		if _, err := l.admin.Exec(ctx, statement); err != nil {
-			return fmt.Errorf("counting statements: %w", err)
-		}
-	}
-	return nil
+	return l.configure(ctx, "alter system set pg_stat_statements.track = "+track)
 }

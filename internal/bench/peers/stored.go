@@ -313,16 +313,6 @@ func (t *trial) openFiller(ctx context.Context) (*pgxpool.Pool, error) {
 	return openPool(ctx, address.String(), int32(runtime.NumCPU())) //nolint:gosec // G115: cores
 }
 
-// configure changes settings of the whole server.
-func (t *trial) configure(ctx context.Context, statements ...string) error {
-	for _, s := range append(statements, "select pg_reload_conf()") {
-		if _, err := t.admin.Exec(ctx, s); err != nil {
-			return fmt.Errorf("configuring the server: %w", err)
-		}
-	}
-	return nil
-}
-
 // storeRows stores the events with all that belongs to them, a chunk in a
 // transaction.
 func (t *trial) storeRows(ctx context.Context, filler *pgxpool.Pool) error {
