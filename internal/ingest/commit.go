@@ -73,6 +73,7 @@ type Committer struct {
 	mu      sync.Mutex
 	waiting []*waiter
 	bytes   int
+	ended   bool          // Run has returned: nothing is stored any more
 	flights []time.Time   // for each flusher, since when its transaction runs; zero when none does
 	wake    chan struct{} // has room for one signal for each flusher
 }
@@ -97,11 +98,15 @@ func NewCommitter(store Store, config CommitterConfig, log zerolog.Logger, metri
 
 // Submit hands in an event and waits until it is committed or cannot be. The
 // error is ErrFull at once when too much waits, ErrUnavailable when it could
-// not be stored in time, or the cause of ctx's end: the event may then be
-// stored or not.
+// not be stored in time or Run has ended, or the cause of ctx's end: the event
+// may then be stored or not.
 func (c *Committer) Submit(ctx context.Context, e event.Event) (event.Receipt, error) {
 	w := &waiter{event: e, since: time.Now(), done: make(chan struct{})}
 	c.mu.Lock()
+	if c.ended {
+		c.mu.Unlock()
+		return event.Receipt{}, ErrUnavailable
+	}
 	if len(c.waiting) >= c.config.QueueRows || (c.bytes+len(e.Payload) > c.config.QueueBytes && len(c.waiting) > 0) {
 		c.mu.Unlock()
 		return event.Receipt{}, ErrFull
@@ -128,7 +133,7 @@ func (c *Committer) signal() {
 }
 
 // Run commits what is submitted until ctx ends, and then what still waits. Stop
-// taking requests in before ctx ends: nobody answers what is submitted later.
+// taking requests in before ctx ends: what is submitted later is not stored.
 func (c *Committer) Run(ctx context.Context) error {
 	var g errgroup.Group
 	for flusher := range c.config.Flushers {
@@ -152,7 +157,15 @@ func (c *Committer) Run(ctx context.Context) error {
 			}
 		})
 	}
-	return g.Wait()
+	err := g.Wait()
+	c.mu.Lock()
+	late := c.waiting
+	c.waiting, c.ended = nil, true
+	c.mu.Unlock()
+	for _, w := range late {
+		w.answer(event.Receipt{}, ErrUnavailable)
+	}
+	return err
 }
 
 // take removes the next batch from what waits: all of it, within the bounds.
@@ -269,6 +282,11 @@ func (c *Committer) putOff(w *waiter) {
 	w.alone = true
 	time.AfterFunc(lockedPause, func() {
 		c.mu.Lock()
+		if c.ended {
+			c.mu.Unlock()
+			w.answer(event.Receipt{}, ErrUnavailable)
+			return
+		}
 		c.waiting = append(c.waiting, w)
 		c.bytes += len(w.event.Payload)
 		c.mu.Unlock()

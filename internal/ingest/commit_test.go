@@ -389,6 +389,23 @@ func TestStopEndsWithoutTheDatabase(t *testing.T) {
 	})
 }
 
+// Whoever comes after the end is told so, and so is an event that was put off
+// because its row was locked.
+func TestNobodyWaitsForACommitterThatHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &modelStore{before: func(context.Context, []event.Event) error { return event.ErrLocked }}
+		c := commit(t, one(), store)
+		locked := c.submit(t.Context(), some(0, 1)...)
+		c.stop()
+		late := c.submit(t.Context(), some(1, 1)...)()[0]
+		require.ErrorIs(t, late.err, ErrUnavailable)
+		require.Zero(t, late.after)
+		put := locked()[0]
+		require.ErrorIs(t, put.err, ErrUnavailable)
+		require.LessOrEqual(t, put.after, c.config.Patience)
+	})
+}
+
 func TestSenderThatLeavesDisturbsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &modelStore{before: slow}

@@ -67,7 +67,7 @@ func serve(t *testing.T, store *modelStore, adjust func(h *HandlerConfig, c *Com
 	in.server = httptest.NewServer(router)
 	in.server.Client().CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context())) // it outlives the requests, as in the program
 	ended := make(chan error)
 	go func() { ended <- committer.Run(ctx) }()
 	t.Cleanup(func() {
@@ -488,9 +488,10 @@ func TestAnswerOutlivesTheRequestsContext(t *testing.T) {
 }
 
 func TestSenderThatIsGoneLosesNothing(t *testing.T) {
-	ended := make(chan (<-chan struct{}), 1)
+	ended, arrived := make(chan (<-chan struct{}), 1), make(chan struct{})
 	store := &modelStore{before: func(_ context.Context, events []event.Event) error {
 		if events[0].ID == "gone" {
+			close(arrived)
 			<-<-ended
 		}
 		return nil
@@ -500,6 +501,7 @@ func TestSenderThatIsGoneLosesNothing(t *testing.T) {
 	body := envelope("gone", "{}")
 	conn.write(t, head("Content-Length: "+strconv.Itoa(len(body)))+body)
 	request := <-in.requests
+	<-arrived
 	require.NoError(t, conn.Close())
 	ended <- request.Done()
 	requireAnswer(t, event.Accepted, "next", in.post(t, "/webhook", strings.NewReader(envelope("next", "{}"))))
