@@ -27,7 +27,9 @@ GOLANGCI := $(CURDIR)/.cache/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 # The race detector needs a C compiler. It runs once, on PostgreSQL 15: on 18 only the database differs.
 RACE := $(if $(shell command -v "$$(go env CC)"),-race)
 # More packages at once than there are cores: they wait for delays and leases more than they compute.
-GOTEST = go test $(RACE) -p 3 -timeout 10m
+GOTEST = go test $(RACE) -p 3 -timeout 5m
+# Built beforehand, so that no test waits for a compiler that keeps both cores busy.
+PREBUILD = go test $(RACE) -exec true ./... >/dev/null
 # The packages whose tests run on a database.
 DB_PACKAGES = ./internal/postgres/... $$(grep -rl --include='*_test.go' --exclude-dir=peers internal/postgres/postgrestest cmd internal sql | xargs -n 1 dirname | sort -u | sed 's,^,./,')
 
@@ -53,6 +55,7 @@ test: $(if $(POSTGRES_BIN)$(SPINE_TEST_DATABASE_URL),test-given,test-15 test-18)
 
 .PHONY: test-given
 test-given: race-or-loud
+	$(PREBUILD)
 	POSTGRES_BIN='$(POSTGRES_BIN)' $(GOTEST) ./...
 
 .PHONY: test-15
@@ -60,6 +63,7 @@ test-15: race-or-loud
 ifeq ($(PG15_BIN),)
 	@$(call loud,'PostgreSQL 15 is not on this machine: testing on whichever version is')
 endif
+	$(PREBUILD)
 	POSTGRES_BIN='$(PG15_BIN)' $(GOTEST) ./...
 
 .PHONY: test-18

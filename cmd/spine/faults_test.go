@@ -165,9 +165,9 @@ func TestLateResult(t *testing.T) {
 // TestLongDelivery outlasts its lease several times over, which is renewed.
 func TestLongDelivery(t *testing.T) {
 	t.Parallel()
-	s, d := startWithDestination(t, "LEASE_DURATION=1s")
+	s, d := startWithDestination(t, "LEASE_DURATION=3s")
 	id := newID("long")
-	s.accept(t, id, do("delay=3s"))
+	s.accept(t, id, do("delay=7s"))
 	s.awaitStatus(t, id, "completed")
 	require.Equal(t, attempts(0, "completed"), s.actions(t, id))
 	require.Equal(t, 1, d.count(id))

@@ -44,7 +44,7 @@ func TestSoak(t *testing.T) {
 	system, wait := newDelivering(t, ln, measured(), false, once)
 	var sampled []Sample
 	report, err := RunSoak(t.Context(), ln, Soak{
-		E2E:       E2E{Load: Load{Target: system.URL, Rate: 500, WarmUp: 100 * time.Millisecond, Duration: 900 * time.Millisecond}},
+		E2E:       E2E{Load: Load{Target: system.URL, Rate: 250, WarmUp: 200 * time.Millisecond, Duration: 1800 * time.Millisecond}},
 		Interval:  100 * time.Millisecond,
 		Processes: []Process{{PID: os.Getpid(), Name: "this"}, {PID: os.Getpid()}},
 		Database:  database,
@@ -56,7 +56,7 @@ func TestSoak(t *testing.T) {
 	assert.Equal(t, int64(450), report.Sent+report.Unsent)
 	assert.Equal(t, report.Accepted, report.Delivery.Delivered)
 	assert.Equal(t, sampled, report.Samples)
-	require.Greater(t, len(sampled), 3, "less than nine where the machine is slow")
+	require.Greater(t, len(sampled), 3, "less than eighteen where the machine is slow")
 
 	var acknowledged, arrived uint64
 	for _, s := range sampled {
