@@ -40,8 +40,10 @@ const (
 	summaryGap    = 250 * time.Millisecond // between two summaries to a viewer who asked for few rows
 	cursorGap     = 5 * time.Second        // before a viewer is told a cursor alone, where no row was theirs
 	maxRows       = 10_000                 // a second that a viewer may ask for
+	catchUpRounds = 3                      // of reading what was missed, each up to the time when it begins
+	catchUpRecent = time.Second            // a round that took no longer is the last: the queue holds what came in meanwhile
 	streamChunk   = 16 << 10               // bytes of which a client must take some within StreamConfig.Patience
-	closePatience = time.Second            // for the end of a stream to go out
+	closePatience = time.Second            // for a client to take the end of what it is being sent, where the stream ends
 )
 
 // Stream answers GET /api/stream: the audit log as it grows, as server-sent
@@ -220,7 +222,7 @@ func (s *Stream) stream(ctx context.Context, out *sender, v *viewer, q request) 
 		var err error
 		if resumed, err = event.ParseAuditCursor(q.last); err == nil {
 			s.catchUps.Inc()
-			resumed, err = s.readOn(ctx, out, resumed)
+			resumed, err = s.catchUp(ctx, out, resumed)
 		}
 		switch {
 		case errors.Is(err, event.ErrBadAuditCursor), errors.Is(err, event.ErrCursorAhead), errors.Is(err, errTooFar):
@@ -261,6 +263,23 @@ func (s *Stream) stream(ctx context.Context, out *sender, v *viewer, q request) 
 			return err
 		}
 	}
+}
+
+// catchUp tells a client what it has missed up to a moment ago. What came in
+// meanwhile is read as well, but not for ever: who takes less than comes in is a
+// slow viewer, whose queue becomes a summary.
+func (s *Stream) catchUp(ctx context.Context, out *sender, c event.AuditCursor) (event.AuditCursor, error) {
+	for range catchUpRounds {
+		began, toNow := time.Now(), c.Until == nil
+		var err error
+		if c, err = s.readOn(ctx, out, c); err != nil {
+			return c, err
+		}
+		if toNow && time.Since(began) < catchUpRecent {
+			break
+		}
+	}
+	return c, nil
 }
 
 // errTooFar says that a filter finds too little in what a client has missed:
@@ -337,21 +356,21 @@ type sender struct {
 func newSender(w http.ResponseWriter, q request, s *Stream) *sender {
 	return &sender{
 		w: w, conn: http.NewResponseController(w), config: s.config, wants: q.wants, most: q.most, rows: s.rows,
-		tokens: float64(q.most), filled: time.Now(),
+		tokens: float64(q.most), filled: time.Now(), toldAt: time.Now(),
 	}
 }
 
 // errTookNothing says that a client was sent something and took nothing of it.
 var errTookNothing = errors.New("the client takes nothing")
 
-// interruptible ends a write that is under way when ctx ends. What it returns
-// must be called when nothing is written any more; it lets the end of the
-// answer go out.
+// interruptible ends a write that is under way when ctx ends, but for a client
+// that takes it. What it returns must be called when nothing is written any
+// more; it lets the end of the answer go out.
 func (s *sender) interruptible(ctx context.Context) (done func()) {
 	interrupted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(interrupted)
-		_ = s.conn.SetWriteDeadline(time.Unix(1, 0)) // a connection without deadlines was refused by write
+		_ = s.conn.SetWriteDeadline(time.Now().Add(closePatience)) // a connection without deadlines was refused by write
 	})
 	return func() {
 		if !stop() {

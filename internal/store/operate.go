@@ -21,8 +21,9 @@ func (s *Store) CurrentCursor(ctx context.Context) (event.AuditCursor, error) {
 	return event.CursorAt(now), err
 }
 
-// followPage is how many audit rows ReadAudit returns at most.
-const followPage = 1000
+// followPage is how many audit rows ReadAudit returns at most: some 100 kB as
+// JSON, which a viewer of the stream takes as one message.
+const followPage = 500
 
 // Follow hands all audit rows after c that are committed now and match f to
 // each, in pages ordered by timestamp and id, and returns the cursor after the

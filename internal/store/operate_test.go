@@ -129,7 +129,7 @@ func TestFollowPages(t *testing.T) {
 				if pages++; pages == 2 {
 					return failure
 				}
-				require.LessOrEqual(t, len(rows), 1000)
+				require.LessOrEqual(t, len(rows), 500)
 				for _, r := range rows {
 					seen = append(seen, *r.EventID)
 				}
@@ -138,7 +138,7 @@ func TestFollowPages(t *testing.T) {
 			filter := event.FollowFilter{Actions: []string{"event_queued", "nothing like it"}}
 			c, err = s.Follow(t.Context(), c, filter, each)
 			require.ErrorIs(t, err, failure)
-			require.Len(t, seen, 1000)
+			require.Len(t, seen, 500)
 			note(t, s.Pool(), "3001")
 			c, err = s.Follow(t.Context(), c, filter, each)
 			require.NoError(t, err, "it goes on with the page that was not taken")
