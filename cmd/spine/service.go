@@ -59,7 +59,8 @@ type service struct {
 	committer     *ingest.Committer  // nil without the API
 	rejections    *ingest.Rejections // nil without the API
 	worker        *worker.Worker     // nil without the worker, or where events are only stored
-	notifications *notify.Listener   // nil without the worker
+	stream        *api.Stream        // nil without the API
+	notifications *notify.Listener   // nil where nobody waits for anything
 	activity      *notify.Activity
 	upkeep        *upkeep.Upkeep
 
@@ -114,23 +115,22 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 			Sweep: sweepInterval, Hears: func() bool { return p.notifications.Hears() }, Margin: watermarkMargin, StopTimeout: s.Stop.Timeout,
 			Policy: worker.Policy{MaxAttempts: s.Retry.MaxAttempts, InitialDelay: s.Retry.InitialDelay, MaxDelay: s.Retry.MaxDelay},
 		}, p.store, client, p.activity, log, worker.NewMetrics(metrics))
+	}
+	if r.api {
+		p.stream = api.NewStream(p.reads, api.DefaultStreamConfig(), log, metrics)
+	}
+	if p.worker != nil || p.stream != nil {
 		connect, err := store.Connector(s.directURL(), "spine listener")
 		if err != nil {
 			return nil, err
 		}
 		p.notifications = notify.NewListener(notify.DefaultListenerConfig(connect), p.store, log, metrics)
-		p.notifications.Handle(notify.ReadyChannel, func(n notify.Notification) {
-			if since, ok := n.Due(); ok {
-				p.worker.Due(since)
-			}
-			switch {
-			case n.Missed:
-				p.worker.Wake(worker.Reconnected)
-			case p.committer != nil && p.store.Owns(n.PID): // committed has woken it already
-			default:
-				p.worker.Wake(worker.Notified)
-			}
-		})
+		p.notifications.Handle(notify.ReadyChannel, p.heardReady)
+		if p.stream != nil {
+			p.notifications.Handle(notify.ActivityChannel, func(notify.Notification) { p.stream.Ring() })
+		}
+	}
+	if p.worker != nil {
 		checks = append(checks, observe.Check{Name: "listener", Probe: p.notifications.Check})
 	}
 
@@ -151,6 +151,7 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 		guarded := router.NewRoute().Subrouter()
 		guarded.Use(api.Guard(api.GuardConfig{Token: s.Admin.Token, Open: s.Admin.Auth == "none"}, log))
 		api.NewHandler(p.reads, readTimeout, log).Register(guarded)
+		p.stream.Register(guarded)
 		page.Register(guarded)
 	}
 	router.NotFoundHandler = respond.NotFound()
@@ -187,6 +188,26 @@ func workerName() string {
 		host = "worker"
 	}
 	return host[:min(len(host), 40)] + "-" + uuid.NewString()[:4]
+}
+
+// heardReady is told of every notification that work has arrived.
+func (p *service) heardReady(n notify.Notification) {
+	if p.stream != nil {
+		p.stream.Ring()
+	}
+	if p.worker == nil {
+		return
+	}
+	if since, ok := n.Due(); ok {
+		p.worker.Due(since)
+	}
+	switch {
+	case n.Missed:
+		p.worker.Wake(worker.Reconnected)
+	case p.committer != nil && p.store.Owns(n.PID): // committed has woken it already
+	default:
+		p.worker.Wake(worker.Notified)
+	}
 }
 
 // committed is told of every batch that was stored. A worker in the same
@@ -244,6 +265,9 @@ func (p *service) Run(ctx context.Context) error {
 		back.Go(func() error { return p.rejections.Run(background) })
 	}
 	front.Go(func() error { return p.server.Run(ctx) })
+	if p.stream != nil {
+		front.Go(func() error { return p.stream.Run(ctx) })
+	}
 	front.Go(func() error {
 		if err := p.awaitSchema(ctx); err != nil {
 			if ctx.Err() != nil {

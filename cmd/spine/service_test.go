@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"net"
 	"net/http"
@@ -74,5 +75,50 @@ func TestServiceLetsGoOfWhatIsOld(t *testing.T) {
 				require.InDelta(c, 1, s.metric(t, "spine_retention_events_deleted_total"), 0)
 			}, patience, 10*time.Millisecond)
 		})
+	}
+}
+
+// A process with the API alone hears what happens, streams it, and is not held
+// up by whoever watches when it is told to stop.
+func TestServiceStreamsAndStops(t *testing.T) {
+	t.Parallel()
+	set, err := parse([]string{"DATABASE_URL=" + databases.New(t), "SHUTDOWN_TIMEOUT=5m", "LOG_LEVEL=warn"},
+		needs{defaults: map[string]string{"LISTEN": "127.0.0.1:0"}})
+	require.NoError(t, err)
+	p, err := newService(t.Context(), &set, roles{api: true}, set.Log.logger(t.Output()))
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	s := newTarget(t, p.URL(), string(set.Database.URL))
+	s.awaitReady(t)
+
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"/api/stream", nil)
+	require.NoError(t, err)
+	answer, err := s.http.Do(r)
+	require.NoError(t, err)
+	defer func() { _ = answer.Body.Close() }()
+	lines := bufio.NewScanner(answer.Body)
+	until := func(what string) {
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), what) {
+				return
+			}
+		}
+		require.Fail(t, "the stream ended", "before %s: %v", what, lines.Err())
+	}
+	until("event: cursor")
+	s.accept(t, "streamed", "{}")
+	until(`"event_id":"streamed"`)
+	stop()
+	for lines.Scan() {
+	}
+	require.NoError(t, lines.Err(), "it ends, and is not torn")
+	select {
+	case err := <-ended:
+		require.NoError(t, err)
+	case <-time.After(patience):
+		require.Fail(t, "the stream holds up the stop")
 	}
 }

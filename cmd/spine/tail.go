@@ -31,7 +31,7 @@ const (
 
 func tailCommand(env environ) *cobra.Command {
 	var set settings
-	var filter store.FollowFilter
+	var filter event.FollowFilter
 	var since moment
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -68,7 +68,7 @@ the database goes away and comes back meanwhile. Ctrl-C ends it.`,
 					return err
 				}
 			} else {
-				t.cursor = store.CursorSince(since.Time)
+				t.cursor = event.CursorSince(since.Time)
 			}
 			connect, err := store.Connector(set.directURL(), "spine tail")
 			if err != nil {
@@ -105,8 +105,8 @@ func actions() []string {
 // which no connection takes with it.
 type tail struct {
 	store  *store.Store
-	cursor store.AuditCursor
-	filter store.FollowFilter
+	cursor event.AuditCursor
+	filter event.FollowFilter
 	print  func([]event.AuditRow) error
 	bell   chan struct{} // of capacity 1: something has happened
 	stderr io.Writer

@@ -190,10 +190,15 @@ func list(r *http.Request, defaultLimit int, filters ...string) (page event.Page
 	if status, ok := filter["status"]; ok && !event.ValidStatus(status) {
 		faults = append(faults, respond.Fault{Parameter: "status", Detail: "must be pending, processing, completed, failed or dead"})
 	}
+	return page, filter, append(faults, checkSuccess(filter)...)
+}
+
+// checkSuccess returns what is wrong with a filter by success.
+func checkSuccess(filter map[string]string) []respond.Fault {
 	if success, ok := filter["success"]; ok && success != "success" && success != "failure" && success != "pending" {
-		faults = append(faults, respond.Fault{Parameter: "success", Detail: "must be success, failure or pending"})
+		return []respond.Fault{{Parameter: "success", Detail: "must be success, failure or pending"}}
 	}
-	return page, filter, faults
+	return nil
 }
 
 // parameters reads a query, in which each known name may stand once. What is

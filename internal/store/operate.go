@@ -15,74 +15,24 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// AuditCursor is a place in the audit log from which Follow goes on. It misses
-// nothing and repeats nothing, even where transactions commit in another order
-// than they began, since it is the set of transactions whose rows were read.
-// It outlives connections, restarts and crashes of the database.
-type AuditCursor struct {
-	live bool // false in the past that CursorSince asks for
-	seen transactions
-
-	// While pages are being read:
-	until *transactions // up to where; nil where none are
-	late  []string      // of seen.except, those that have ended and are not read yet
-	last  auditKey
-}
-
-// transactions are those before end but for some.
-type transactions struct {
-	end    uint64
-	except []uint64 // in progress when end was taken
-}
-
-// auditKey is where the last page ended: pages go by timestamp and id in the
-// past, by xid, timestamp and id from there on. The times are texts, since they
-// may be infinite.
-type auditKey struct {
-	xid       string
-	timestamp string
-	id        int64
-}
-
-// CursorSince returns a cursor before all audit rows of time t and later.
-func CursorSince(t time.Time) AuditCursor {
-	return AuditCursor{last: auditKey{timestamp: event.Timestamp{Time: t.UTC()}.String()}}
-}
-
 // CurrentCursor returns a cursor after all audit rows that are committed now.
-func (s *Store) CurrentCursor(ctx context.Context) (AuditCursor, error) {
+func (s *Store) CurrentCursor(ctx context.Context) (event.AuditCursor, error) {
 	now, err := s.audited(ctx, 0)
-	return AuditCursor{live: true, seen: now}, err
+	return event.CursorAt(now), err
 }
 
-// FollowFilter chooses audit rows. Empty fields choose all.
-type FollowFilter struct {
-	EventID string
-	Source  string
-	Actions []string
-}
-
-// followPage is how many audit rows Follow holds at most.
-const followPage = 1000
+// followPage is how many audit rows ReadAudit returns at most: some 100 kB as
+// JSON, which a viewer of the stream takes as one message.
+const followPage = 500
 
 // Follow hands all audit rows after c that are committed now and match f to
 // each, in pages ordered by timestamp and id, and returns the cursor after the
 // last page that each took; it does so with an error too. Call it again with
 // what it returned. No statement is open while each runs: a slow reader holds
 // back neither vacuum nor the queue.
-func (s *Store) Follow(ctx context.Context, c AuditCursor, f FollowFilter, each func([]event.AuditRow) error) (AuditCursor, error) {
-	if c.until == nil {
-		now, err := s.audited(ctx, c.seen.end)
-		if err != nil {
-			return c, err
-		}
-		c = c.readingTo(now)
-		if c.live && len(c.late) == 0 && now.end == c.seen.end {
-			return AuditCursor{live: true, seen: now}, nil
-		}
-	}
+func (s *Store) Follow(ctx context.Context, c event.AuditCursor, f event.FollowFilter, each func([]event.AuditRow) error) (event.AuditCursor, error) {
 	for {
-		rows, last, err := s.auditPage(ctx, c, f)
+		rows, next, err := s.ReadAudit(ctx, c, f)
 		if err != nil {
 			return c, err
 		}
@@ -90,31 +40,33 @@ func (s *Store) Follow(ctx context.Context, c AuditCursor, f FollowFilter, each 
 			if err := each(rows); err != nil {
 				return c, err
 			}
-			c.last = last
 		}
-		switch {
-		case len(rows) == followPage:
-		case len(c.late) > 0:
-			c.late = nil
-		default:
-			return AuditCursor{live: true, seen: *c.until}, nil
+		if c = next; c.Settled() {
+			return c, nil
 		}
 	}
 }
 
-// readingTo returns c at the start of pages up to now.
-func (c AuditCursor) readingTo(now transactions) AuditCursor {
-	c.until = &now
-	if !c.live {
-		return c
-	}
-	c.last = auditKey{xid: "0", timestamp: "-infinity"}
-	for _, xid := range c.seen.except {
-		if !slices.Contains(now.except, xid) {
-			c.late = append(c.late, strconv.FormatUint(xid, 10))
+// ReadAudit returns the page after c of the audit rows that match f, ordered by
+// timestamp and id, and the cursor after it. Pages are read up to what c is
+// reading to, or where it is not, to what is committed now; next is settled
+// with the last of them. A page may be empty. The error is
+// event.ErrCursorAhead, or that of the database.
+func (s *Store) ReadAudit(ctx context.Context, c event.AuditCursor, f event.FollowFilter) (rows []event.AuditRow, next event.AuditCursor, err error) {
+	if c.Until == nil {
+		now, err := s.audited(ctx, c.Seen.End)
+		if err != nil {
+			return nil, c, err
+		}
+		if c = c.ReadingTo(now); c.Settled() {
+			return nil, c, nil
 		}
 	}
-	return c
+	rows, last, err := s.auditPage(ctx, c, f)
+	if err != nil {
+		return nil, c, err
+	}
+	return rows, c.After(last, len(rows) == followPage), nil
 }
 
 // snapshotTimeout is how soon Follow gives up a connection whose other end is
@@ -122,7 +74,8 @@ func (c AuditCursor) readingTo(now transactions) AuditCursor {
 const snapshotTimeout = 5 * time.Second
 
 // audited returns the transactions whose rows in the audit log are committed
-// now, up to least at least: the newest rows may have been dropped. It relies
+// now, up to least at least: the newest rows may have been dropped. The error is
+// event.ErrCursorAhead where the database has not got as far as least. It relies
 // on audit_trail_xid.
 //
 // It ends with the newest row and leaves out what pg_current_snapshot() knows
@@ -133,30 +86,36 @@ const snapshotTimeout = 5 * time.Second
 //
 // Rows of the future are passed over: a dump restored into a younger server has
 // numbers that this one has not reached.
-func (s *Store) audited(ctx context.Context, least uint64) (t transactions, err error) {
+func (s *Store) audited(ctx context.Context, least uint64) (t event.Transactions, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, snapshotTimeout, errors.New("the database does not answer"))
 	defer cancel()
-	var newest string
+	var newest, next string
 	var inProgress []string
 	err = s.pool.QueryRow(ctx, `select coalesce((select a.xid from spine.audit_log a
 			where a.xid < pg_snapshot_xmax(pg_current_snapshot()) order by a.xid desc limit 1)::text, '0'),
-		array(select x::text from pg_snapshot_xip(pg_current_snapshot()) x)`).Scan(&newest, &inProgress)
+		pg_snapshot_xmax(pg_current_snapshot())::text,
+		array(select x::text from pg_snapshot_xip(pg_current_snapshot()) x)`).Scan(&newest, &next, &inProgress)
 	if err != nil {
 		return t, fmt.Errorf("reading the audit log: %w", err)
 	}
-	if t.end, err = strconv.ParseUint(newest, 10, 64); err != nil {
-		return t, fmt.Errorf("reading the audit log: %w", err)
-	}
-	t.end = max(t.end+1, least)
-	for _, text := range inProgress {
-		xid, err := strconv.ParseUint(text, 10, 64)
+	numbers := make([]uint64, 0, 2+len(inProgress))
+	for _, text := range append([]string{newest, next}, inProgress...) {
+		n, err := strconv.ParseUint(text, 10, 64)
 		if err != nil {
 			return t, fmt.Errorf("reading the audit log: %w", err)
 		}
-		if xid < t.end {
-			t.except = append(t.except, xid)
+		numbers = append(numbers, n)
+	}
+	if least > numbers[1] {
+		return t, fmt.Errorf("reading the audit log: %w", event.ErrCursorAhead)
+	}
+	t.End = max(numbers[0]+1, least)
+	for _, xid := range numbers[2:] {
+		if xid < t.End {
+			t.Except = append(t.Except, xid)
 		}
 	}
+	slices.Sort(t.Except)
 	return t, nil
 }
 
@@ -165,29 +124,26 @@ func (s *Store) audited(ctx context.Context, least uint64) (t transactions, err 
 // however long it is, and nothing again for the sake of a transaction that
 // stays open. It relies on audit_trail_xid, and in the past on
 // audit_trail_timestamp.
-func (s *Store) auditPage(ctx context.Context, c AuditCursor, f FollowFilter) (rows []event.AuditRow, last auditKey, err error) {
-	inProgress := make([]string, len(c.until.except))
-	for i, xid := range c.until.except {
-		inProgress[i] = strconv.FormatUint(xid, 10)
-	}
+func (s *Store) auditPage(ctx context.Context, c event.AuditCursor, f event.FollowFilter) (rows []event.AuditRow, last event.AuditKey, err error) {
 	var q query
-	q.where("a.xid < ?::text::xid8 and a.xid <> all (?::text[]::xid8[])", strconv.FormatUint(c.until.end, 10), inProgress)
+	q.where("a.xid < ?::text::xid8 and a.xid <> all (?::text[]::xid8[])", strconv.FormatUint(c.Until.End, 10), xids(c.Until.Except))
 	q.equal("a.event_id", f.EventID)
 	q.equal("a.source", f.Source)
 	if len(f.Actions) > 0 {
 		q.where("a.action = any (?)", f.Actions)
 	}
 	order := "a.timestamp, a.id"
-	if !c.live {
+	after := c.Last.Timestamp.String() // as text, since it may be infinite
+	if !c.Live {
 		// The first term is implied by the second; partitions are pruned by it.
-		q.where("a.timestamp >= ?::text::timestamptz and (a.timestamp, a.id) > (?::text::timestamptz, ?::bigint)", c.last.timestamp, c.last.timestamp, c.last.id)
+		q.where("a.timestamp >= ?::text::timestamptz and (a.timestamp, a.id) > (?::text::timestamptz, ?::bigint)", after, after, c.Last.ID)
 	} else {
-		if len(c.late) > 0 {
-			q.where("a.xid = any (?::text[]::xid8[])", c.late)
+		if c.Late {
+			q.where("a.xid = any (?::text[]::xid8[])", xids(c.EndedLate()))
 		} else {
-			q.where("a.xid >= ?::text::xid8", strconv.FormatUint(c.seen.end, 10))
+			q.where("a.xid >= ?::text::xid8", strconv.FormatUint(c.Seen.End, 10))
 		}
-		q.where("(a.xid, a.timestamp, a.id) > (?::text::xid8, ?::text::timestamptz, ?::bigint)", c.last.xid, c.last.timestamp, c.last.id)
+		q.where("(a.xid, a.timestamp, a.id) > (?::text::xid8, ?::text::timestamptz, ?::bigint)", strconv.FormatUint(c.Last.XID, 10), after, c.Last.ID)
 		order = "a.xid, " + order
 	}
 	sql := "select " + auditColumns + ", a.xid::text from spine.audit_log a" + q.conditions() + " order by " + order + " limit " + q.arg(followPage)
@@ -198,16 +154,30 @@ func (s *Store) auditPage(ctx context.Context, c AuditCursor, f FollowFilter) (r
 	}
 	found, err := list[row](ctx, s, "reading the audit log", sql, q.args...)
 	if err != nil {
-		return nil, auditKey{}, err
+		return nil, event.AuditKey{}, err
 	}
 	for _, r := range found {
 		rows = append(rows, r.AuditRow)
-		last = auditKey{xid: r.XID, timestamp: r.Timestamp.String(), id: r.ID}
+	}
+	if n := len(found); n > 0 {
+		last = event.AuditKey{Timestamp: found[n-1].Timestamp, ID: found[n-1].ID}
+		if last.XID, err = strconv.ParseUint(found[n-1].XID, 10, 64); err != nil {
+			return nil, event.AuditKey{}, fmt.Errorf("reading the audit log: %w", err)
+		}
 	}
 	slices.SortFunc(rows, func(a, b event.AuditRow) int {
 		return cmp.Or(cmp.Compare(a.Timestamp.UnixMicro(), b.Timestamp.UnixMicro()), cmp.Compare(a.ID, b.ID))
 	})
 	return rows, last, nil
+}
+
+// xids are the numbers of transactions as texts, which xid8 can be made of.
+func xids(numbers []uint64) []string {
+	texts := make([]string, len(numbers))
+	for i, n := range numbers {
+		texts[i] = strconv.FormatUint(n, 10)
+	}
+	return texts
 }
 
 // PauseRow says that the claims of a destination are paused.

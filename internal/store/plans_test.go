@@ -11,7 +11,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
-	"github.com/webhookspine/spine/internal/store"
 )
 
 // statement is one whose cost must not grow with what is stored.
@@ -103,7 +102,7 @@ func lookUps(d *database) []statement {
 			require.NoError(t, err)
 			d.ingest(webhook("hot-1-1", payloadA))
 			seen := 0
-			_, err = d.Follow(t.Context(), cursor, store.FollowFilter{}, func(rows []event.AuditRow) error {
+			_, err = d.Follow(t.Context(), cursor, event.FollowFilter{}, func(rows []event.AuditRow) error {
 				seen += len(rows)
 				return nil
 			})

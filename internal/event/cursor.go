@@ -1,0 +1,291 @@
+package event
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"time"
+)
+
+// AuditCursor is a place in the audit log from which reading goes on. It
+// misses nothing and repeats nothing, even where transactions commit in another
+// order than they began, since it is the set of transactions whose rows were
+// read. It outlives connections, restarts and crashes of the database.
+type AuditCursor struct {
+	Live bool         // false in the past that CursorSince asks for
+	Seen Transactions // whose rows were read; empty in the past
+
+	// While pages are being read:
+	Until *Transactions // up to where; nil where none are
+	Late  bool          // it is the turn of those that have ended since Seen excepted them
+	Last  AuditKey      // where the last page ended
+}
+
+// Transactions are those with numbers below End, but for some.
+type Transactions struct {
+	End    uint64
+	Except []uint64 // below End, ascending: in progress when End was taken
+}
+
+// AuditKey is the place of a row among pages, which go by timestamp and id in
+// the past, by xid, timestamp and id from there on.
+type AuditKey struct {
+	XID       uint64
+	Timestamp Timestamp
+	ID        int64
+}
+
+// FollowFilter chooses audit rows. Empty fields choose all.
+type FollowFilter struct {
+	EventID string
+	Source  string
+	Actions []string
+}
+
+// ErrCursorAhead says that a cursor has seen transactions that the database
+// has not reached: it is of another database, or of a time that this one was
+// put back behind.
+var ErrCursorAhead = errors.New("the cursor is ahead of the audit log: it is of another database, or this one was restored")
+
+// CursorSince returns a cursor before all audit rows of time t and later.
+func CursorSince(t time.Time) AuditCursor {
+	return AuditCursor{Last: AuditKey{Timestamp: Timestamp{Time: t.UTC()}}}
+}
+
+// CursorAt returns a cursor after the rows of seen.
+func CursorAt(seen Transactions) AuditCursor { return AuditCursor{Live: true, Seen: seen} }
+
+// Has reports whether the transaction xid is one of t.
+func (t Transactions) Has(xid uint64) bool {
+	if xid >= t.End {
+		return false
+	}
+	_, excepted := slices.BinarySearch(t.Except, xid)
+	return !excepted
+}
+
+// Contains reports whether all transactions of o are in t. It takes those at
+// the end of o for transactions of o, though all of them may be excepted.
+func (t Transactions) Contains(o Transactions) bool {
+	return o.End <= t.End && !slices.ContainsFunc(t.Except, o.Has)
+}
+
+// Settled reports whether no page is left to be read up to where c was to be
+// read, so that Seen is all there is to it.
+func (c AuditCursor) Settled() bool { return c.Live && c.Until == nil }
+
+// ReadingTo returns c at the start of the pages up to now, or after them where
+// there can be none. Where c is settled, now must contain what it has seen.
+func (c AuditCursor) ReadingTo(now Transactions) AuditCursor {
+	c.Until = &now
+	if !c.Live {
+		return c
+	}
+	c.Last = firstKey
+	c.Late = len(c.EndedLate()) > 0
+	if !c.Late && c.Seen.End == now.End {
+		return CursorAt(now)
+	}
+	return c
+}
+
+// firstKey is before all rows, also of the transactions whose turn it is next.
+var firstKey = AuditKey{Timestamp: Timestamp{Infinity: -1}}
+
+// EndedLate returns the transactions that were in progress when Seen was taken
+// and are read now.
+func (c AuditCursor) EndedLate() (late []uint64) {
+	for _, xid := range c.Seen.Except {
+		if c.Until.Has(xid) {
+			late = append(late, xid)
+		}
+	}
+	return late
+}
+
+// After returns the cursor after a page that ends with last. A page that is not
+// full is the last one of the past, of those that ended late, or of the new
+// ones, in this order.
+func (c AuditCursor) After(last AuditKey, full bool) AuditCursor {
+	switch {
+	case full:
+		c.Last = last
+	case c.Late && c.Seen.End < c.Until.End:
+		c.Late, c.Last = false, firstKey
+	default:
+		return CursorAt(*c.Until)
+	}
+	return c
+}
+
+// The text of a cursor is base64url over a version, flags, and then numbers as
+// encoding/binary has them. Its length depends on how many transactions are in
+// progress: a dozen characters where none are, two more or so for each.
+const (
+	cursorVersion = 1
+
+	cursorLive  = 1
+	cursorUntil = 2
+	cursorLate  = 4
+
+	// maxCursor is below what servers and proxies take as one header, and room
+	// for thousands of transactions in progress.
+	maxCursor = 32 << 10
+)
+
+// ErrBadAuditCursor says that a text is no AuditCursor.
+var ErrBadAuditCursor = errors.New("this is no cursor of the audit log")
+
+// String returns c as text that may stand in a URL or header as it is.
+func (c AuditCursor) String() string {
+	flags := byte(0)
+	if c.Live {
+		flags |= cursorLive
+	}
+	if c.Until != nil {
+		flags |= cursorUntil
+	}
+	if c.Late {
+		flags |= cursorLate
+	}
+	b := []byte{cursorVersion, flags}
+	if c.Live {
+		b = c.Seen.append(b)
+	}
+	if c.Until != nil {
+		b = c.Until.append(b)
+	}
+	if !c.Settled() {
+		b = binary.AppendUvarint(b, c.Last.XID)
+		b = append(b, byte(c.Last.Timestamp.Infinity+1)) // 0, 1 or 2
+		if c.Last.Timestamp.Infinity == 0 {
+			b = binary.AppendVarint(b, c.Last.Timestamp.Time.Unix())
+			b = binary.AppendUvarint(b, uint64(c.Last.Timestamp.Time.Nanosecond())) //nolint:gosec // 0 to 999,999,999
+		}
+		b = binary.AppendVarint(b, c.Last.ID)
+	}
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+// append writes the exceptions from the last one down, by their distances,
+// which are short.
+func (t Transactions) append(b []byte) []byte {
+	b = binary.AppendUvarint(b, t.End)
+	b = binary.AppendUvarint(b, uint64(len(t.Except)))
+	above := t.End
+	for _, xid := range slices.Backward(t.Except) {
+		b = binary.AppendUvarint(b, above-xid)
+		above = xid
+	}
+	return b
+}
+
+// ParseAuditCursor reads what String wrote, and nothing else. The error is
+// ErrBadAuditCursor. Whether the cursor is one of this database only the
+// database can tell.
+func ParseAuditCursor(text string) (AuditCursor, error) {
+	if len(text) > maxCursor {
+		return AuditCursor{}, ErrBadAuditCursor
+	}
+	b, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil || len(b) < 2 || b[0] != cursorVersion {
+		return AuditCursor{}, ErrBadAuditCursor
+	}
+	flags := b[1]
+	in := cursorReader{rest: b[2:]}
+	c := AuditCursor{Live: flags&cursorLive != 0, Late: flags&cursorLate != 0}
+	if c.Live {
+		c.Seen = in.transactions()
+	}
+	if flags&cursorUntil != 0 {
+		until := in.transactions()
+		c.Until = &until
+	}
+	if !c.Settled() {
+		c.Last = in.key()
+	}
+	switch {
+	case in.bad || len(in.rest) > 0 || c.String() != text: // more than one text for a cursor is one too many
+	case c.Until != nil && c.Until.End < c.Seen.End:
+	case c.Late && (!c.Live || c.Until == nil || len(c.EndedLate()) == 0):
+	default:
+		return c, nil
+	}
+	return AuditCursor{}, ErrBadAuditCursor
+}
+
+// cursorReader reads the numbers of a cursor until one is bad.
+type cursorReader struct {
+	rest []byte
+	bad  bool
+}
+
+func (r *cursorReader) uvarint() uint64 {
+	v, n := binary.Uvarint(r.rest)
+	r.took(n)
+	return v
+}
+
+func (r *cursorReader) varint() int64 {
+	v, n := binary.Varint(r.rest)
+	r.took(n)
+	return v
+}
+
+func (r *cursorReader) took(n int) {
+	if n <= 0 {
+		r.bad, r.rest = true, nil
+		return
+	}
+	r.rest = r.rest[n:]
+}
+
+func (r *cursorReader) transactions() (t Transactions) {
+	t.End = r.uvarint()
+	n := r.uvarint()
+	if n > uint64(len(r.rest)) { // each takes a byte at least
+		r.bad = true
+		return t
+	}
+	above := t.End
+	for range n {
+		below := r.uvarint()
+		if below == 0 || below > above {
+			r.bad = true
+			return t
+		}
+		above -= below
+		t.Except = append(t.Except, above)
+	}
+	slices.Reverse(t.Except)
+	return t
+}
+
+// lastYear is the last one that Postgres knows.
+const lastYear = 294276
+
+func (r *cursorReader) key() (k AuditKey) {
+	k.XID = r.uvarint()
+	if len(r.rest) == 0 {
+		r.bad = true
+		return k
+	}
+	k.Timestamp.Infinity = int(r.rest[0]) - 1
+	r.rest = r.rest[1:]
+	switch k.Timestamp.Infinity {
+	case -1, 1:
+	case 0:
+		seconds, nanoseconds := r.varint(), r.uvarint()
+		if nanoseconds >= uint64(time.Second) || seconds < -1<<40 || seconds > 1<<44 {
+			r.bad = true
+			return k
+		}
+		k.Timestamp.Time = time.Unix(seconds, int64(nanoseconds)).UTC() //nolint:gosec // below a second
+		r.bad = r.bad || k.Timestamp.Time.Year() < 1 || k.Timestamp.Time.Year() > lastYear
+	default:
+		r.bad = true
+	}
+	k.ID = r.varint()
+	return k
+}
