@@ -421,6 +421,74 @@ COMMENT ON FUNCTION spine.event(_event_id text, _source text) IS 'One event and 
 
 
 --
+-- Name: event_at(timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.event_at(_at timestamp with time zone) RETURNS bigint
+    LANGUAGE plpgsql STABLE STRICT
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    AS $$
+declare
+    _low bigint;
+    _high bigint;
+    _middle bigint;
+begin
+    select min(e.id), max(e.id) + 1 into _low, _high from events e;
+    while _low < _high loop
+        _middle := _low + (_high - _low) / 2;
+        if (select count(*) filter (where n.created_at < _at) * 2 > count(*)
+            from (select e.created_at from events e where e.id >= _middle order by e.id limit 5) n)
+        then
+            _low := _middle + 1;
+        else
+            _high := _middle;
+        end if;
+    end loop;
+    return _low;
+end $$;
+
+
+--
+-- Name: FUNCTION event_at(_at timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.event_at(_at timestamp with time zone) IS 'Internal. The first events.id that was stored at a time or later, found by binary search; off by as much as id and created_at do not rise together.';
+
+
+--
+-- Name: events_within(timestamp with time zone, timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.events_within(_since timestamp with time zone, _until timestamp with time zone, OUT first bigint, OUT last bigint) RETURNS record
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    AS $$
+declare
+    _margin constant interval := '1 minute';
+    _beyond bigint := event_at(_until + _margin);
+begin
+    first := event_at(_since - _margin);
+    -- The neighbours of the last probe may still be older.
+    last := (select e.id from events e where e.id >= _beyond order by e.id offset 4 limit 1);
+end $$;
+
+
+--
+-- Name: FUNCTION events_within(_since timestamp with time zone, _until timestamp with time zone, OUT first bigint, OUT last bigint); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.events_within(_since timestamp with time zone, _until timestamp with time zone, OUT first bigint, OUT last bigint) IS 'Internal. The ids between which lie the events of a time, with a minute''s margin for transactions that overlapped.';
+
+
+--
 -- Name: expire_audit(timestamp with time zone, integer); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -1314,7 +1382,8 @@ begin
     ), audited as (
         insert into audit_trail (timestamp, event, event_id, source, action, details)
         select _now, r.event, r.event_id, nullif(r.source, 'default'), 'event_replayed',
-            json_build_object('destination', r.destination, 'from', r.status_before, 'attempts', r.attempts_before, 'by', session_user)
+            json_strip_nulls(json_build_object('destination', r.destination, 'from', r.status_before, 'attempts', r.attempts_before,
+                'by', session_user, 'caller', left(nullif(current_setting('spine.caller', true), ''), 300)))
         from replayed r
     )
     select count(*), (array_agg(r.event_id))[1:5] into _count, _event_ids from replayed r;

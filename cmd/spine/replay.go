@@ -101,7 +101,7 @@ type replay struct {
 // run replays what is asked for and returns how many deliveries that were.
 func (r *replay) run(ctx context.Context, s *store.Store, args []string) (int64, error) {
 	if !r.dead {
-		n, err := s.Replay(ctx, args[0], r.filter.Source, r.filter.Destination)
+		n, err := s.Replay(ctx, args[0], r.filter.Source, r.filter.Destination, "spine replay")
 		return n, nameSource(err)
 	}
 	if !r.yes {

@@ -43,7 +43,7 @@ const (
 	watermarkMargin  = 250 * time.Millisecond // at 20,000 events/s a claim walks 5,000 dead entries while a snapshot is held
 	activityInterval = 200 * time.Millisecond
 	bodyTimeout      = 10 * time.Second
-	readTimeout      = 5 * time.Second // of one query of the reading API
+	readTimeout      = 5 * time.Second // of one request to the API that is not a webhook
 )
 
 // service is Spine as one process runs it: the API, the worker, or both, on
@@ -150,7 +150,8 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 		}
 		guarded := router.NewRoute().Subrouter()
 		guarded.Use(api.Guard(api.GuardConfig{Token: s.Admin.Token, Open: s.Admin.Auth == "none"}, log))
-		api.NewHandler(p.reads, readTimeout, log).Register(guarded)
+		guarded.Use(api.SameOrigin(log))
+		api.NewHandler(p.reads, p.store, readTimeout, log).Register(guarded)
 		p.stream.Register(guarded)
 		page.Register(guarded)
 	}

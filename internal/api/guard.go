@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -60,6 +61,41 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 		})
 	}
 }
+
+// SameOrigin returns a middleware that refuses with 403 what a page of another
+// origin has a browser send, but for methods that only read. What no browser
+// sent passes: it carries neither Sec-Fetch-Site nor Origin.
+func SameOrigin(log zerolog.Logger) mux.MiddlewareFunc {
+	log = log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
+	protection := http.NewCrossOriginProtection()
+	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		log.Warn().Str("cause", "cross_origin").Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request refused")
+		respond.Refuse(w, respond.Problem{
+			Status: http.StatusForbidden,
+			Detail: "A page of another origin sent this. Changes are taken from Spine's own page, and from clients that are no browsers.",
+		})
+	}))
+	return protection.Handler
+}
+
+// caller says who asks, for the audit log: the address, and the user name of
+// HTTP Basic, which is whatever the client says and therefore quoted.
+func caller(r *http.Request) string {
+	from := r.RemoteAddr
+	if host, _, err := net.SplitHostPort(from); err == nil {
+		from = host
+	}
+	if user, _, ok := r.BasicAuth(); ok && user != "" {
+		if runes := []rune(user); len(runes) > maxUser {
+			user = string(runes[:maxUser]) + "…"
+		}
+		from += " as " + strconv.QuoteToGraphic(user)
+	}
+	return from
+}
+
+// maxUser is how many characters of a user name are kept.
+const maxUser = 60
 
 // knows reports whether a request carries the token with this hash. Hashes are
 // of one length, so that the comparison tells nothing of the token's.

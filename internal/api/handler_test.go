@@ -20,19 +20,19 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// broken is a Reader that only ever fails, in its own way.
+// broken is a Reader and an Operator that only ever fails, in its own way.
 type broken func(context.Context) error
 
-func (b broken) Events(ctx context.Context, _ event.Page, _ event.Filter) ([]event.Stored, string, error) {
-	return nil, "", b(ctx)
+func (b broken) Events(ctx context.Context, _ event.Page, _ event.Filter) ([]event.Stored, event.Next, error) {
+	return nil, event.Next{}, b(ctx)
 }
 
-func (b broken) Audit(ctx context.Context, _ event.Page, _ event.AuditFilter) ([]event.AuditRow, string, error) {
-	return nil, "", b(ctx)
+func (b broken) Audit(ctx context.Context, _ event.Page, _ event.AuditFilter) ([]event.AuditRow, event.Next, error) {
+	return nil, event.Next{}, b(ctx)
 }
 
-func (b broken) Processing(ctx context.Context, _ event.Page, _ event.ProcessingFilter) ([]event.ProcessingRow, string, error) {
-	return nil, "", b(ctx)
+func (b broken) Processing(ctx context.Context, _ event.Page, _ event.ProcessingFilter) ([]event.ProcessingRow, event.Next, error) {
+	return nil, event.Next{}, b(ctx)
 }
 
 func (b broken) Event(ctx context.Context, _, _ string) (event.History, error) {
@@ -43,10 +43,21 @@ func (b broken) Overview(ctx context.Context, _ time.Duration) (event.Overview, 
 	return event.Overview{}, b(ctx)
 }
 
-var paths = []string{"/api/events", "/api/audit", "/api/processing", "/api/events/x", "/api/overview"}
+func (b broken) Attempts(ctx context.Context, _ event.Page, _ event.AttemptFilter) ([]event.AttemptRow, event.Next, error) {
+	return nil, event.Next{}, b(ctx)
+}
+
+func (b broken) Search(ctx context.Context, _ string) ([]event.Found, error) { return nil, b(ctx) }
+
+func (b broken) Replay(ctx context.Context, _, _, _, _ string) (int64, error) { return 0, b(ctx) }
+
+// serve is the API on what is broken.
+func (b broken) serve(timeout time.Duration) http.Handler { return serve(b, b, timeout) }
+
+var paths = []string{"/api/events", "/api/audit", "/api/processing", "/api/attempts", "/api/events/x", "/api/search?q=x", "/api/overview"}
 
 func TestAFaultOfTheDatabaseIs503AndStaysInTheLog(t *testing.T) {
-	h := serve(broken(func(context.Context) error { return errors.New("password is sesame") }), time.Minute)
+	h := broken(func(context.Context) error { return errors.New("password is sesame") }).serve(time.Minute)
 	for _, path := range paths {
 		a := ask(t, h, http.MethodGet, path)
 		requireProblem(t, a, http.StatusServiceUnavailable, "cannot be read now")
@@ -56,7 +67,7 @@ func TestAFaultOfTheDatabaseIs503AndStaysInTheLog(t *testing.T) {
 
 func TestAQuestionTakesABoundedTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := serve(broken(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }), 5*time.Second)
+		h := broken(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }).serve(5 * time.Second)
 		for _, path := range paths {
 			start := time.Now()
 			requireProblem(t, ask(t, h, http.MethodGet, path), http.StatusServiceUnavailable, "within 5s")
@@ -101,7 +112,7 @@ func TestAQuestionThatIsNotUnderstoodIs400(t *testing.T) {
 		"/api/events?limit=99999999999999":     "limit must be",
 		"/api/events?limit=":                   "limit must not be empty",
 		"/api/events?limit=5&limit=6":          "limit came more than once",
-		"/api/events?offset=10":                "offset is not known here; known are cursor, limit, source, status, type",
+		"/api/events?offset=10":                "offset is not known here; known are cursor, limit, since, source, status, type, until",
 		"/api/events?Limit=5":                  "Limit is not known here",
 		"/api/events?source=":                  "source must not be empty",
 		"/api/events?status=done":              "status must be pending, processing, completed, failed or dead",
@@ -124,7 +135,7 @@ func TestAQuestionThatIsNotUnderstoodIs400(t *testing.T) {
 		requireProblem(t, s.get(query), http.StatusBadRequest, want)
 	}
 	require.Equal(t, []any{
-		map[string]any{"parameter": "offset", "detail": "is not known here; known are cursor, limit, source, status, type"},
+		map[string]any{"parameter": "offset", "detail": "is not known here; known are cursor, limit, since, source, status, type, until"},
 		map[string]any{"parameter": "limit", "detail": "must be a whole number from 1 to 1000"},
 	}, s.get("/api/events?limit=0&offset=1").object(t)["errors"])
 
@@ -135,7 +146,7 @@ func TestAQuestionThatIsNotUnderstoodIs400(t *testing.T) {
 }
 
 func TestPathsAndMethodsThatAreNotThere(t *testing.T) {
-	h := serve(broken(func(context.Context) error { return errors.New("not reached") }), time.Minute)
+	h := broken(func(context.Context) error { return errors.New("not reached") }).serve(time.Minute)
 	for _, path := range []string{"/", "/api", "/api/", "/api/event", "/api/events/", "/api/events/a/b", "/api//events", "/api/../api/events"} {
 		requireProblem(t, ask(t, h, http.MethodGet, path), http.StatusNotFound, "nothing at this path")
 	}
@@ -169,7 +180,7 @@ func TestHeadAnswersAsGetWithoutABody(t *testing.T) {
 }
 
 func TestNoBrowserOrCacheKeepsAnAnswer(t *testing.T) {
-	h := serve(broken(func(context.Context) error { return errors.New("away") }), time.Minute)
+	h := broken(func(context.Context) error { return errors.New("away") }).serve(time.Minute)
 	for _, path := range append(paths, "/nowhere", "/api/events?limit=0") {
 		header := ask(t, h, http.MethodGet, path).header
 		require.Equal(t, "nosniff", header.Get("X-Content-Type-Options"), path)

@@ -47,18 +47,19 @@ func systemOn(t *testing.T, url string, timeout time.Duration) *system {
 	s, err := store.Open(t.Context(), store.Config{URL: url, MaxConns: 4, AppName: t.Name()})
 	require.NoError(t, err)
 	t.Cleanup(s.Close)
-	return &system{t: t, store: s, pool: s.Pool(), handler: serve(s, timeout)}
+	return &system{t: t, store: s, pool: s.Pool(), handler: serve(s, s, timeout)}
 }
 
 // serve routes as a process does.
-func serve(reader api.Reader, timeout time.Duration) http.Handler {
+func serve(reader api.Reader, operator api.Operator, timeout time.Duration) http.Handler {
 	root := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	root.NotFoundHandler = respond.NotFound()
 	root.MethodNotAllowedHandler = respond.MethodNotAllowed(root)
 	root.Methods(http.MethodPost).Path("/webhook").Handler(http.NotFoundHandler())
 	admin := root.NewRoute().Subrouter()
 	admin.Use(api.Guard(api.GuardConfig{Open: true}, zerolog.Nop()))
-	api.NewHandler(reader, timeout, zerolog.Nop()).Register(admin)
+	admin.Use(api.SameOrigin(zerolog.Nop()))
+	api.NewHandler(reader, operator, timeout, zerolog.Nop()).Register(admin)
 	return root
 }
 

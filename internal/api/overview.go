@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/respond"
 )
 
@@ -38,5 +39,5 @@ func (h *Handler) overview(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	overview, err := h.reader.Overview(r.Context(), overviewRanges[chosen].over)
-	h.answer(w, r, overview, "", err)
+	h.answer(w, r, overview, event.Next{}, err)
 }

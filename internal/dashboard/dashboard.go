@@ -36,8 +36,8 @@ const (
 // not completed by destination and status, and what died last. All heed their
 // context and are called concurrently.
 type Reader interface {
-	Events(ctx context.Context, page event.Page, filter event.Filter) (rows []event.Stored, next string, err error)
-	Audit(ctx context.Context, page event.Page, filter event.AuditFilter) (rows []event.AuditRow, next string, err error)
+	Events(ctx context.Context, page event.Page, filter event.Filter) (rows []event.Stored, next event.Next, err error)
+	Audit(ctx context.Context, page event.Page, filter event.AuditFilter) (rows []event.AuditRow, next event.Next, err error)
 	Backlog(ctx context.Context) ([]event.BacklogRow, error)
 	Dead(ctx context.Context, limit int) ([]event.ProcessingRow, error)
 }

@@ -38,12 +38,12 @@ type reader struct {
 	endlessBacklog bool
 }
 
-func (r *reader) Events(_ context.Context, _ event.Page, _ event.Filter) ([]event.Stored, string, error) {
-	return r.events, "", r.err
+func (r *reader) Events(_ context.Context, _ event.Page, _ event.Filter) ([]event.Stored, event.Next, error) {
+	return r.events, event.Next{}, r.err
 }
 
-func (r *reader) Audit(_ context.Context, _ event.Page, _ event.AuditFilter) ([]event.AuditRow, string, error) {
-	return r.audit, "", r.err
+func (r *reader) Audit(_ context.Context, _ event.Page, _ event.AuditFilter) ([]event.AuditRow, event.Next, error) {
+	return r.audit, event.Next{}, r.err
 }
 
 func (r *reader) Dead(_ context.Context, _ int) ([]event.ProcessingRow, error) {

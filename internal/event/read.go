@@ -67,6 +67,23 @@ type Page struct {
 	Cursor string // what the page before gave as next; empty for the newest rows
 }
 
+// Next says how a list goes on after a page.
+type Next struct {
+	Cursor string // of the next page; empty at the list's end
+	// LookedBackTo is the time of the last row that was looked at, where a page
+	// ends because it had looked at many and not because it was full. Else nil.
+	LookedBackTo *Timestamp
+}
+
+// Span is a stretch of time. A zero end is open.
+type Span struct {
+	Since time.Time // inclusive
+	Until time.Time // exclusive
+}
+
+// Open reports whether s is all of time.
+func (s Span) Open() bool { return s.Since.IsZero() && s.Until.IsZero() }
+
 // ErrBadCursor says that a Page's cursor was not given by the list it is used on.
 var ErrBadCursor = errors.New("the cursor is not one of this list")
 
@@ -83,6 +100,7 @@ func ValidStatus(s string) bool {
 type Filter struct {
 	Type, Source string
 	Status       string // on the way to any destination
+	Span                // when it was stored
 }
 
 // AuditFilter narrows the list of audit rows. Empty fields do not.
@@ -90,12 +108,21 @@ type AuditFilter struct {
 	EventID, Source, Type string
 	Action                string
 	Success               string // success, failure or pending
+	Span                         // when the step was made
+}
+
+// AttemptFilter narrows the list of attempts. Empty fields do not.
+type AttemptFilter struct {
+	EventID, Source, Type string
+	Outcome               string // success or failure
+	Span                         // when it ended
 }
 
 // ProcessingFilter narrows the list of processing rows. Empty fields do not.
 type ProcessingFilter struct {
 	EventID, Source, Type string
 	Destination, Status   string
+	Span                  // when the event was stored, by which the list is in order
 }
 
 // Content is a payload as it is kept: as JSON, or as bytes where Postgres
@@ -150,6 +177,31 @@ type ProcessingRow struct {
 	Worker        *string    `json:"worker"` // that claimed it last
 	CreatedAt     Timestamp  `json:"created_at"`
 	UpdatedAt     Timestamp  `json:"updated_at"`
+}
+
+// AttemptRow is an attempt to deliver an event that came to an end. What the
+// audit log does not say of it is null.
+type AttemptRow struct {
+	Timestamp   Timestamp `json:"timestamp"` // when it ended
+	ID          int64     `json:"id"`        // AuditRow.ID
+	EventID     string    `json:"event_id"`
+	Source      string    `json:"source"`
+	Destination string    `json:"destination"`
+	Attempt     *int64    `json:"attempt"` // 1 for the first since the event was stored or replayed
+	Outcome     string    `json:"outcome"` // success or failure
+	Status      *int64    `json:"status"`  // HTTP status; null when there was no answer
+	DurationMS  *float64  `json:"duration_ms"`
+	Error       *string   `json:"error"`
+	Answer      *string   `json:"answer"` // the first bytes of the answer's body
+}
+
+// Found is an event that a search has found.
+type Found struct {
+	EventID   string    `json:"event_id"`
+	Source    string    `json:"source"`
+	EventType string    `json:"event_type"`
+	CreatedAt Timestamp `json:"created_at"`
+	Status    *string   `json:"status"` // Stored.Status
 }
 
 // ConflictRow is another payload that came under a known event_id.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -225,9 +226,16 @@ func collect[T any](ctx context.Context, s *Store, doing, sql string, args ...an
 // *event.NotStoredError (also where the event was never queued for
 // destination), an *event.AmbiguousError, or that of the database. Called
 // again after a lost answer it finds the rows pending and changes nothing.
-func (s *Store) Replay(ctx context.Context, eventID, source, destination string) (replayed int64, err error) {
-	err = s.pool.QueryRow(ctx, "select spine.replay($1, nullif($2, ''), nullif($3, ''))", eventID, source, destination).Scan(&replayed)
-	if err != nil {
+//
+// caller says who asks, for the audit log, which keeps its first 300
+// characters. What Postgres does not take as text is replaced.
+func (s *Store) Replay(ctx context.Context, eventID, source, destination, caller string) (replayed int64, err error) {
+	caller = strings.ReplaceAll(strings.ToValidUTF8(caller, "\uFFFD"), "\x00", "\uFFFD")
+	batch := &pgx.Batch{} // one transaction
+	batch.Queue("select set_config('spine.caller', $1, true)", caller)
+	batch.Queue("select spine.replay($1, nullif($2, ''), nullif($3, ''))", eventID, source, destination).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&replayed) })
+	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
 		return 0, s.lookupError(ctx, "replaying an event", eventID, err)
 	}
 	return replayed, nil

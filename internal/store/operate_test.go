@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -402,24 +403,24 @@ func TestReplay(t *testing.T) {
 	ingest(t, s, "default", "'b'", 1)
 	ingest(t, s, "other", "'b'", 1)
 
-	_, err := s.Replay(t.Context(), "never", "", "")
+	_, err := s.Replay(t.Context(), "never", "", "", "")
 	var notStored *event.NotStoredError
 	require.ErrorAs(t, err, &notStored)
 	require.ErrorContains(t, err, `event "never" was never stored. Source default: last arrival 20`)
-	_, err = s.Replay(t.Context(), "a", "other", "")
+	_, err = s.Replay(t.Context(), "a", "other", "", "")
 	require.ErrorAs(t, err, &notStored)
-	_, err = s.Replay(t.Context(), "a", "", "nowhere")
+	_, err = s.Replay(t.Context(), "a", "", "nowhere", "")
 	require.ErrorAs(t, err, &notStored)
-	_, err = s.Replay(t.Context(), "b", "", "")
+	_, err = s.Replay(t.Context(), "b", "", "", "")
 	var ambiguous *event.AmbiguousError
 	require.ErrorAs(t, err, &ambiguous)
 	require.Equal(t, []string{"default", "other"}, ambiguous.Sources)
 
-	n, err := s.Replay(t.Context(), "b", "other", "")
+	n, err := s.Replay(t.Context(), "b", "other", "", "")
 	require.NoError(t, err)
 	require.Zero(t, n, "it is pending")
 	kill(t, s)
-	n, err = s.Replay(t.Context(), "b", "other", "default")
+	n, err = s.Replay(t.Context(), "b", "other", "default", "")
 	require.NoError(t, err)
 	require.EqualValues(t, 1, n)
 }
@@ -464,4 +465,25 @@ func TestStuckAndPaused(t *testing.T) {
 	paused, err = s.Paused(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, paused)
+}
+
+func TestAReplaySaysWhoAskedForIt(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.ingest(webhook("a", payloadA))
+	for caller, want := range map[string]string{
+		`192.0.2.1 as "me"`:      `192.0.2.1 as "me"`,
+		"nul \x00, bytes \xff":   "nul \uFFFD, bytes \uFFFD",
+		strings.Repeat("é", 400): strings.Repeat("é", 300),
+		"":                       "",
+	} {
+		d.run("update spine.processing_state set status = 'dead'")
+		n, err := d.Replay(t.Context(), "a", "", "", caller)
+		require.NoError(t, err)
+		require.EqualValues(t, 1, n)
+		require.Equal(t, want, d.value("select coalesce(details ->> 'caller', '') from spine.audit_log where action = 'event_replayed' order by id desc limit 1"))
+	}
+	d.run("update spine.processing_state set status = 'dead'")
+	d.run("select spine.replay('a')")
+	require.Equal(t, "f", d.value("select details ? 'caller' from spine.audit_log where action = 'event_replayed' order by id desc limit 1"), "no caller is left over from before")
 }

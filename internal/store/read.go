@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -24,15 +25,14 @@ const maxPageBytes = 8 << 20
 // maxTimeline bounds the steps of one event's history.
 const maxTimeline = 1000
 
-// completed is the status that nearly all rows have in the end.
-const completed = "completed"
-
 // Columns in the order of the fields of event.Stored, AuditRow, ProcessingRow
 // and ConflictRow.
 const (
-	eventColumns = `e.id, e.event_id, e.source, e.event_type, e.occurred_at, e.created_at,
-	(select p.status from spine.processing_state p where p.event = e.id
-		order by array_position(array['dead', 'failed', 'processing', 'pending', 'completed'], p.status) limit 1) as status,
+	// Without a sort, so that walking leaves nothing to be weighed against it.
+	eventStatus = `(array['dead', 'failed', 'processing', 'pending', 'completed'])[(
+		select min(array_position(array['dead', 'failed', 'processing', 'pending', 'completed'], p.status)) from spine.processing_state p where p.event = e.id)] as status`
+
+	eventColumns = `e.id, e.event_id, e.source, e.event_type, e.occurred_at, e.created_at, ` + eventStatus + `,
 	e.seen_count, encode(e.payload_hash, 'hex') as payload_hash, e.payload, coalesce(e.unqueryable, '') as unqueryable, e.raw_body`
 
 	auditColumns = `a.timestamp, a.id, a.event_id, a.source, a.action, a.success, a.details`
@@ -44,40 +44,94 @@ const (
 	c.payload, coalesce(c.unqueryable, '') as unqueryable, c.raw_body`
 )
 
-// Events lists events, newest first, and returns with a page the cursor of the
-// next one, empty where there is none. A page may have fewer rows than its
-// limit and a next one all the same, where payloads are large. It relies on
-// events_pkey, and for a status as Processing does; other filters have no
-// index.
-func (s *Store) Events(ctx context.Context, page event.Page, filter event.Filter) (rows []event.Stored, next string, err error) {
-	var q query
-	q.equal("e.event_type", filter.Type)
-	q.equal("e.source", filter.Source)
-	below := int64(math.MaxInt64)
+// How many rows a page of a filtered list looks at, so that it takes a few tens
+// of milliseconds whatever it finds (DESIGN_NOTES, 9. Growth).
+const (
+	lookAtEvents = 20_000 // of events, or of the queue
+	lookAtAudit  = 30_000 // of the audit log
+	lookAtBoth   = 10_000 // of either, where each row is looked up in another table
+
+	// A value that is common fills a page from the first rows. Twenty times as
+	// many as fit on the page are looked at before all these are.
+	lookAtFirst = 20
+)
+
+// shortQueue is how many rows may be unfinished for a page by status to find
+// them all by their partial index and sort them.
+const shortQueue = 50_000
+
+// look reads a page in windows: window looks at n rows and reports whether that
+// will do.
+func look(page event.Page, most int, window func(n int) (done bool, err error)) error {
+	if n := lookAtFirst * (page.Limit + 1); n < most {
+		if done, err := window(n); done || err != nil {
+			return err
+		}
+	}
+	_, err := window(most)
+	return err
+}
+
+// Events lists events, newest first. A page may have fewer rows than its limit
+// and a next one all the same: where payloads are large, and with a filter
+// where few of the rows that it looked at match. It relies on events_pkey, and
+// for a status as Processing does; other filters have no index.
+func (s *Store) Events(ctx context.Context, page event.Page, filter event.Filter) (rows []event.Stored, next event.Next, err error) {
+	before := int64(math.MaxInt64)
 	if page.Cursor != "" {
 		after, err := decodeCursor("events", page.Cursor)
 		if err != nil {
-			return nil, "", err
+			return nil, event.Next{}, err
 		}
-		below = after.ID
-		q.where("e.id < ?", below)
+		before = after.ID
 	}
-	switch filter.Status {
-	case "":
-	case completed:
-		// Not a join, which the planner might begin with all that is completed.
-		q.where("(select true from spine.processing_state p where p.event = e.id and " + hasStatus(filter.Status) + " limit 1)")
-	default:
-		p := query{args: q.args}
-		p.equal("p.source", filter.Source)
-		p.equal(typeOf("p.event"), filter.Type)
-		with := p.newestUnfinished(unfinished{
-			status: filter.Status, columns: "p.event", group: " group by p.event",
-			below: "p.event < ?", args: []any{below}, before: below, limit: page.Limit + 1,
-		})
-		q.args = p.args
-		q.where("e.id = any (array(" + with + "))")
+	ids, err := s.storedWithin(ctx, filter.Span, before)
+	if err != nil {
+		return nil, event.Next{}, err
 	}
+	few, err := s.few(ctx, filter.Status)
+	if err != nil {
+		return nil, event.Next{}, err
+	}
+	var q query
+	if few {
+		q.equal("p.source", filter.Source)
+		q.equal(typeOf("p.event"), filter.Type)
+		q.within(storedAt("p.event"), filter.Span)
+		q.where(hasStatus(filter.Status)+" and p.event + 0 >= ? and p.event + 0 < ?", ids.from, ids.before)
+		with := "select p.event + 0 from spine.processing_state p" + q.conditions() + " group by p.event + 0 order by p.event + 0 desc limit " + q.arg(page.Limit+1)
+		return s.eventsPage(ctx, listing, page, query{terms: []string{"e.id = any (array(" + with + "))"}, args: q.args})
+	}
+	if filter == (event.Filter{}) {
+		q.where("e.id < ?", ids.before)
+		return s.eventsPage(ctx, walking, page, q)
+	}
+	most := lookAtEvents
+	q.equal("e.event_type", filter.Type)
+	q.equal("e.source || ''", filter.Source) // or else the unique key might be read as a whole
+	q.within("e.created_at", filter.Span)
+	if filter.Status != "" {
+		most = lookAtBoth
+		q.where("(select true from spine.processing_state p where p.event = e.id and p.status || '' = ? limit 1)", filter.Status)
+	}
+	err = look(page, most, func(n int) (bool, error) {
+		floor, err := s.floor(ctx, `select e.id, e.created_at from spine.events e where e.id = (
+			select e.id from spine.events e where e.id >= $1 and e.id < $2 order by e.id desc offset $3 limit 1)`, ids.from, ids.before, n-1)
+		if err != nil {
+			return false, err
+		}
+		window := q.and("e.id >= ? and e.id < ?", max(ids.from, floor.key), ids.before)
+		if rows, next, err = s.eventsPage(ctx, walking, page, window); err != nil || next.Cursor != "" {
+			return true, err
+		}
+		next, err = floor.next(cursor{List: "events", ID: floor.key})
+		return next.Cursor == "", err
+	})
+	return rows, next, err
+}
+
+// eventsPage reads the newest events for which the conditions of q hold.
+func (s *Store) eventsPage(ctx context.Context, how reading, page event.Page, q query) (rows []event.Stored, next event.Next, err error) {
 	// found counts the rows on and just beyond the page before the large ones
 	// are cut off, without reading those.
 	sql := `select ` + eventColumns + `, e.found from (
@@ -89,96 +143,264 @@ func (s *Store) Events(ctx context.Context, page event.Page, filter event.Filter
 		event.Stored
 		Found int
 	}
-	found, err := list[row](ctx, s, "listing events", sql, q.args...)
+	found, err := read[row](ctx, s, how, "listing events", sql, q.args...)
 	if err != nil {
-		return nil, "", err
+		return nil, event.Next{}, err
 	}
 	rows = []event.Stored{}
 	for _, r := range found[:min(len(found), page.Limit)] {
 		rows = append(rows, r.Stored)
 	}
 	if n := len(rows); n > 0 && found[0].Found > n {
-		next, err = cursor{List: "events", ID: rows[n-1].ID}.encode()
+		next.Cursor, err = cursor{List: "events", ID: rows[n-1].ID}.encode()
 	}
 	return rows, next, err
 }
 
-// Audit lists audit rows, newest first, with the cursor of the next page. It
-// relies on audit_trail_timestamp, and for one event on audit_trail_event. Filters
-// have no index of their own.
-func (s *Store) Audit(ctx context.Context, page event.Page, filter event.AuditFilter) (rows []event.AuditRow, next string, err error) {
-	var q query
-	from := "spine.audit_log a"
-	if filter.EventID != "" {
-		from = trail("any ("+q.eventsNamed(filter.EventID)+")") + " a"
+// Audit lists audit rows, newest first. With a filter a page may have fewer rows
+// than its limit and a next one all the same. It relies on
+// audit_trail_timestamp, and for one event on audit_trail_event. Filters have no
+// index of their own.
+func (s *Store) Audit(ctx context.Context, page event.Page, filter event.AuditFilter) (rows []event.AuditRow, next event.Next, err error) {
+	return s.auditList(ctx, "audit", page, filter, nil)
+}
+
+// Attempts lists attempts, last ended first, as Audit does the audit rows that
+// record them.
+func (s *Store) Attempts(ctx context.Context, page event.Page, filter event.AttemptFilter) (rows []event.AttemptRow, next event.Next, err error) {
+	actions := []string{"processing_succeeded", "processing_attempt_failed"}
+	audit, next, err := s.auditList(ctx, "attempts", page, event.AuditFilter{
+		EventID: filter.EventID, Source: filter.Source, Type: filter.Type, Success: filter.Outcome, Span: filter.Span,
+	}, actions)
+	if err != nil {
+		return nil, event.Next{}, err
 	}
-	q.equal("a.source", filter.Source)
-	q.equal("a.action", filter.Action)
-	q.equal("a.success", filter.Success)
-	q.ofType("a.event", filter.Type)
+	rows = make([]event.AttemptRow, len(audit))
+	for i, a := range audit {
+		rows[i] = attempt(a)
+	}
+	return rows, next, nil
+}
+
+// attempt reads an attempt from its audit row. Details may be written by a hand,
+// and have anything in them: what is of another type than ours is left out.
+func attempt(a event.AuditRow) event.AttemptRow {
+	var details map[string]json.RawMessage
+	_ = json.Unmarshal(a.Details, &details)
+	row := event.AttemptRow{
+		Timestamp: a.Timestamp, ID: a.ID, Outcome: a.Success, Destination: event.DefaultDestination,
+		Attempt: member[int64](details, "attempt"), Status: member[int64](details, "status"), DurationMS: member[float64](details, "duration_ms"),
+		Error: member[string](details, "error"), Answer: member[string](details, "answer"),
+	}
+	if a.EventID != nil {
+		row.EventID = *a.EventID
+	}
+	if a.Source != nil {
+		row.Source = *a.Source
+	}
+	if destination := member[string](details, "destination"); destination != nil {
+		row.Destination = *destination
+	}
+	return row
+}
+
+// member is a member of a JSON object; nil where it is not there, is null, or is
+// of another type.
+func member[T any](object map[string]json.RawMessage, name string) (value *T) {
+	if json.Unmarshal(object[name], &value) != nil {
+		return nil
+	}
+	return value
+}
+
+// auditList is a list of audit rows, of all actions or of some.
+func (s *Store) auditList(ctx context.Context, name string, page event.Page, filter event.AuditFilter, actions []string) (rows []event.AuditRow, next event.Next, err error) {
+	var q, place query
+	from, how := "spine.audit_log a", walking
+	if filter.EventID != "" {
+		from, how = trail("any ("+q.eventsNamed(filter.EventID)+")")+" a", listing
+	}
+	after := cursor{At: math.MaxInt64, ID: math.MaxInt64}
 	if page.Cursor != "" {
-		after, err := decodeCursor("audit", page.Cursor)
-		if err != nil {
-			return nil, "", err
+		if after, err = decodeCursor(name, page.Cursor); err != nil {
+			return nil, event.Next{}, err
 		}
 		// The first term is implied by the second; partitions are pruned by it.
 		q.where("a.timestamp <= ? and (a.timestamp, a.id) < (?, ?)", after.time(), after.time(), after.ID)
 	}
+	q.within("a.timestamp", filter.Span)
+	narrow := len(q.terms)
+	q.equal("a.source", filter.Source)
+	q.equal("a.action", filter.Action)
+	q.equal("a.success", filter.Success)
+	q.equal(typeOf("a.event"), filter.Type)
+	if len(actions) > 0 {
+		q.where("a.action = any (?)", actions)
+	}
+	if filter.EventID != "" || len(q.terms) == narrow {
+		return s.auditPageOf(ctx, how, name, from, page, q)
+	}
+
+	// By time alone, which the index knows. Of rows of one time a window has all,
+	// and goes on below them.
+	place.within("a.timestamp", filter.Span)
+	if after.ID == math.MinInt64 {
+		place.where("a.timestamp < ?", after.time())
+	} else {
+		place.where("a.timestamp <= ?", after.time())
+	}
+	floorSQL := "select 0, a.timestamp from spine.audit_trail a" + place.conditions() + " order by a.timestamp desc limit 1 offset "
+	most := lookAtAudit
+	if filter.Type != "" {
+		most = lookAtBoth
+	}
+	err = look(page, most, func(n int) (bool, error) {
+		floor, err := s.floor(ctx, floorSQL+strconv.Itoa(n-1), place.args...)
+		if err != nil {
+			return false, err
+		}
+		window, below := q, cursor{List: name, ID: math.MinInt64}
+		if floor.at != nil {
+			below.At = floor.at.UnixMicro()
+			window = q.and("a.timestamp >= ?", below.time())
+		}
+		if rows, next, err = s.auditPageOf(ctx, how, name, from, page, window); err != nil || next.Cursor != "" {
+			return true, err
+		}
+		next, err = floor.next(below)
+		return next.Cursor == "", err
+	})
+	return rows, next, err
+}
+
+// auditPageOf reads the newest audit rows for which the conditions of q hold.
+func (s *Store) auditPageOf(ctx context.Context, how reading, name, from string, page event.Page, q query) (rows []event.AuditRow, next event.Next, err error) {
 	sql := "select " + auditColumns + " from " + from + q.conditions() + " order by a.timestamp desc, a.id desc limit " + q.arg(page.Limit+1)
-	if rows, err = list[event.AuditRow](ctx, s, "listing the audit log", sql, q.args...); err != nil {
-		return nil, "", err
+	if rows, err = read[event.AuditRow](ctx, s, how, "listing the audit log", sql, q.args...); err != nil {
+		return nil, event.Next{}, err
 	}
 	if n := page.Limit; len(rows) > n {
 		rows = rows[:n]
-		next, err = cursor{List: "audit", At: rows[n-1].Timestamp.UnixMicro(), ID: rows[n-1].ID}.encode()
+		next.Cursor, err = cursor{List: name, At: rows[n-1].Timestamp.UnixMicro(), ID: rows[n-1].ID}.encode()
 	}
 	return rows, next, err
 }
 
-// Processing lists where events stand, newest event first, with the cursor of
-// the next page. It relies on processing_state_pkey, and for a status that is
-// not completed on the partial index that holds it, where the newest events do
-// not fill the page. Other filters have no index.
-func (s *Store) Processing(ctx context.Context, page event.Page, filter event.ProcessingFilter) (rows []event.ProcessingRow, next string, err error) {
-	var q query
-	if filter.EventID != "" {
-		q.where("p.event = any (" + q.eventsNamed(filter.EventID) + ")")
-	}
-	q.equal("p.source", filter.Source)
-	q.equal("p.destination", filter.Destination)
+// Processing lists where events stand, newest event first. With a filter a page
+// may have fewer rows than its limit and a next one all the same. It relies on
+// processing_state_pkey, and for a status that is not completed on the partial
+// index that holds it, as long as that is short. Other filters have no index.
+func (s *Store) Processing(ctx context.Context, page event.Page, filter event.ProcessingFilter) (rows []event.ProcessingRow, next event.Next, err error) {
 	after := cursor{ID: math.MaxInt64}
 	if page.Cursor != "" {
 		if after, err = decodeCursor("processing", page.Cursor); err != nil {
-			return nil, "", err
+			return nil, event.Next{}, err
 		}
 	}
-	const below = "(p.event, p.destination) < (?, ?)"
-	var sql string
-	if filter.EventID == "" && filter.Status != "" && filter.Status != completed {
-		q.equal(typeOf("p.event"), filter.Type)
-		sql = q.newestUnfinished(unfinished{
-			status: filter.Status, columns: processingColumns, order: ", p.destination desc",
-			below: below, args: []any{after.ID, after.Destination}, before: after.ID, limit: page.Limit + 1,
-		}) + " order by event desc, destination desc"
+	ids, err := s.storedWithin(ctx, filter.Span, math.MaxInt64)
+	if err != nil {
+		return nil, event.Next{}, err
+	}
+	few := false
+	if filter.EventID == "" {
+		if few, err = s.few(ctx, filter.Status); err != nil {
+			return nil, event.Next{}, err
+		}
+	}
+	var q query
+	key, how, most := "p.event", walking, lookAtEvents
+	switch {
+	case filter.EventID != "":
+		how = listing
+		q.where("p.event = any (" + q.eventsNamed(filter.EventID) + ")")
+	case few:
+		key, how = "p.event + 0", listing // not the order of the primary key, so that the partial index is read
+	}
+	if few {
+		q.where(hasStatus(filter.Status))
 	} else {
-		q.ofType("p.event", filter.Type)
-		if page.Cursor != "" {
-			q.where(below, after.ID, after.Destination)
-		}
-		if filter.Status != "" {
-			q.where(hasStatus(filter.Status))
-		}
-		sql = "select " + processingColumns + " from spine.processing_state p" + q.conditions() +
-			" order by p.event desc, p.destination desc limit " + q.arg(page.Limit+1)
+		q.equal("p.status || ''", filter.Status) // no partial index, of which all would be read and sorted
 	}
-	if rows, err = list[event.ProcessingRow](ctx, s, "listing processing", sql, q.args...); err != nil {
-		return nil, "", err
+	q.equal("p.source", filter.Source)
+	q.equal("p.destination", filter.Destination)
+	if filter.Type != "" || !filter.Open() {
+		most = lookAtBoth
+		q.equal(typeOf("p.event"), filter.Type)
+		q.within(storedAt("p.event"), filter.Span)
+	}
+	if ids.before <= after.ID {
+		after.ID, after.Destination = ids.before, "" // of two upper ends the index would begin at either
+	}
+	place := "(" + key + ", p.destination) < (?, ?) and " + key + " >= ?"
+	if filter.EventID != "" || few || len(q.terms) == 0 {
+		return s.processingPage(ctx, how, key, page, q.and(place, after.ID, after.Destination, ids.from))
+	}
+	err = look(page, most, func(n int) (bool, error) {
+		floor, err := s.floor(ctx, `select p.event, coalesce(`+storedAt("p.event")+`, p.created_at) from spine.processing_state p where (p.event, p.destination) = (
+			select p.event, p.destination from spine.processing_state p where (p.event, p.destination) < ($1, $2) and p.event >= $3
+			order by p.event desc, p.destination desc offset $4 limit 1)`,
+			after.ID, after.Destination, ids.from, n-1)
+		if err != nil {
+			return false, err
+		}
+		// Of the rows of one event a window has all.
+		window := q.and(place, after.ID, after.Destination, max(ids.from, floor.key))
+		if rows, next, err = s.processingPage(ctx, how, key, page, window); err != nil || next.Cursor != "" {
+			return true, err
+		}
+		next, err = floor.next(cursor{List: "processing", ID: floor.key})
+		return next.Cursor == "", err
+	})
+	return rows, next, err
+}
+
+// processingPage reads the rows of the newest events for which the conditions
+// of q hold.
+func (s *Store) processingPage(ctx context.Context, how reading, key string, page event.Page, q query) (rows []event.ProcessingRow, next event.Next, err error) {
+	sql := "select " + processingColumns + " from spine.processing_state p" + q.conditions() +
+		" order by " + key + " desc, p.destination desc limit " + q.arg(page.Limit+1)
+	if rows, err = read[event.ProcessingRow](ctx, s, how, "listing processing", sql, q.args...); err != nil {
+		return nil, event.Next{}, err
 	}
 	if n := page.Limit; len(rows) > n {
 		rows = rows[:n]
-		next, err = cursor{List: "processing", ID: rows[n-1].Event, Destination: rows[n-1].Destination}.encode()
+		next.Cursor, err = cursor{List: "processing", ID: rows[n-1].Event, Destination: rows[n-1].Destination}.encode()
 	}
 	return rows, next, err
+}
+
+// maxFound bounds what a search returns.
+const maxFound = 20
+
+// Search finds the events whose event_id is text or begins with it, in its
+// order, so that the exact ones come first: at most 20. It relies on
+// events_event_id_source_key.
+func (s *Store) Search(ctx context.Context, text string) ([]event.Found, error) {
+	var q query
+	q.where("e.event_id >= ?", text)
+	if beyond := beyondPrefix(text); beyond != "" {
+		q.where("e.event_id < ?", beyond)
+	}
+	return read[event.Found](ctx, s, walking, "searching for an event", "select e.event_id, e.source, e.event_type, e.created_at, "+eventStatus+
+		" from spine.events e"+q.conditions()+" order by e.event_id, e.source limit "+strconv.Itoa(maxFound), q.args...)
+}
+
+// beyondPrefix is the first text, by code points, after all those that begin
+// with prefix; empty where there is none.
+func beyondPrefix(prefix string) string {
+	runes := []rune(prefix)
+	for i := len(runes) - 1; i >= 0; i-- {
+		switch runes[i] {
+		case utf8.MaxRune:
+			continue
+		case 0xD7FF: // surrogates are no characters
+			runes[i] = 0xE000
+		default:
+			runes[i]++
+		}
+		return string(runes[:i+1])
+	}
+	return ""
 }
 
 // Event returns all that is known of one event. source may be empty where the
@@ -226,17 +448,111 @@ func (s *Store) Dead(ctx context.Context, limit int) ([]event.ProcessingRow, err
 		"select "+processingColumns+" from spine.processing_state p where p.status = 'dead' order by p.updated_at desc limit $1", limit)
 }
 
-// list reads all rows of a query, for which no table is read as a whole as long
-// as there is another way: without statistics, or with old ones, the planner
-// would at times.
-func list[T any](ctx context.Context, s *Store, doing, sql string, args ...any) (all []T, err error) {
+// reading is the statement before a query that keeps the planner from what it
+// would at times take for quick without statistics, or with old ones.
+type reading string
+
+const (
+	// No table is read as a whole as long as there is another way.
+	listing reading = "select set_config('enable_seqscan', 'off', true)"
+	// Rows are read in the order of an index, until there are enough. That holds
+	// for queries that can do without any sort: where one cannot be helped, all
+	// plans look equally bad.
+	walking reading = `select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+		set_config('enable_sort', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)`
+)
+
+// list reads all rows of a query.
+func list[T any](ctx context.Context, s *Store, doing, sql string, args ...any) ([]T, error) {
+	return read[T](ctx, s, listing, doing, sql, args...)
+}
+
+// read reads all rows of a query in one way.
+func read[T any](ctx context.Context, s *Store, how reading, doing, sql string, args ...any) (all []T, err error) {
 	batch := &pgx.Batch{} // one transaction
-	batch.Queue("select set_config('enable_seqscan', 'off', true)")
+	batch.Queue(string(how))
 	queue(batch, pgx.CollectRows[T], &all, sql, args...)
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
 		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
 	return all, nil
+}
+
+// floor is the last row that a page looks at.
+type floor struct {
+	key int64
+	at  *event.Timestamp // nil where the list ends before
+}
+
+// next is how a list goes on that was looked at down to here.
+func (f floor) next(below cursor) (event.Next, error) {
+	if f.at == nil {
+		return event.Next{}, nil
+	}
+	text, err := below.encode()
+	return event.Next{Cursor: text, LookedBackTo: f.at}, err
+}
+
+// floor reads a floor. Without one its key is the lowest there is.
+func (s *Store) floor(ctx context.Context, sql string, args ...any) (floor, error) {
+	type row struct {
+		Key int64
+		At  event.Timestamp
+	}
+	rows, err := read[row](ctx, s, walking, "looking for the end of a page", sql, args...)
+	if err != nil || len(rows) == 0 {
+		return floor{key: math.MinInt64}, err
+	}
+	return floor{key: rows[0].Key, at: &rows[0].At}, nil
+}
+
+// few reports whether a status is one that few rows have, so that all of them
+// can be found. It relies on the partial indexes, whose order it asks for so
+// that no other is read.
+func (s *Store) few(ctx context.Context, status string) (bool, error) {
+	var partial string
+	switch status {
+	case "dead":
+		partial = "p.status = 'dead' order by p.updated_at"
+	case "pending", "processing", "failed":
+		partial = "p.status in ('pending', 'failed', 'processing') order by p.destination, p.next_attempt_at"
+	default:
+		return false, nil
+	}
+	counts, err := read[struct{ Count int }](ctx, s, walking, "counting what is unfinished",
+		"select count(*) from (select from spine.processing_state p where "+partial+" limit "+strconv.Itoa(shortQueue+1)+") p")
+	return err == nil && counts[0].Count <= shortQueue, err
+}
+
+// idSpan is the ids from one, inclusive, to another, exclusive.
+type idSpan struct{ from, before int64 }
+
+// storedWithin returns ids between which lie all events that were stored in a
+// span, and below before, which may have others among them.
+func (s *Store) storedWithin(ctx context.Context, span event.Span, before int64) (idSpan, error) {
+	ids := idSpan{math.MinInt64, before}
+	if span.Open() {
+		return ids, nil
+	}
+	var since, until *time.Time
+	if !span.Since.IsZero() {
+		since = &span.Since
+	}
+	if !span.Until.IsZero() {
+		until = &span.Until
+	}
+	var first, last *int64
+	err := s.pool.QueryRow(ctx, "select s.first, s.last from spine.events_within($1, $2) s", since, until).Scan(&first, &last)
+	if err != nil {
+		return idSpan{}, fmt.Errorf("looking for the events of a time: %w", err)
+	}
+	if first != nil {
+		ids.from = *first
+	}
+	if last != nil && *last < before {
+		ids.before = *last + 1
+	}
+	return ids, nil
 }
 
 // queue adds a query to a batch, whose rows are read into target by position.
@@ -276,12 +592,21 @@ func (q *query) equal(expression, value string) {
 	}
 }
 
-// ofType adds a condition on the type of an event, where there is one. It is a
-// semi-join: for a rare type the planner begins with the events.
-func (q *query) ofType(key, eventType string) {
-	if eventType != "" {
-		q.where("exists (select from spine.events e where e.id = "+key+" and e.event_type = ?)", eventType)
+// within adds the conditions of a span.
+func (q *query) within(expression string, span event.Span) {
+	if !span.Since.IsZero() {
+		q.where(expression+" >= ?", span.Since)
 	}
+	if !span.Until.IsZero() {
+		q.where(expression+" < ?", span.Until)
+	}
+}
+
+// and returns the query with one more condition.
+func (q query) and(term string, args ...any) query {
+	more := query{terms: slices.Clone(q.terms), args: slices.Clone(q.args)}
+	more.where(term, args...)
+	return more
 }
 
 // eventsNamed is an array of the events of this id in all sources.
@@ -289,9 +614,15 @@ func (q *query) eventsNamed(eventID string) string {
 	return "array(select n.id from spine.events n where n.event_id = " + q.arg(eventID) + ")"
 }
 
-// typeOf is an expression for the type of an event.
+// typeOf is an expression for the type of an event. It is no join, which the
+// planner might begin with all events of the type.
 func typeOf(key string) string {
 	return "(select e.event_type from spine.events e where e.id = " + key + ")"
+}
+
+// storedAt is an expression for the time an event was stored.
+func storedAt(key string) string {
+	return "(select e.created_at from spine.events e where e.id = " + key + ")"
 }
 
 // trail is the audit rows of an event. Materialized, so that they are found by
@@ -299,44 +630,6 @@ func typeOf(key string) string {
 // whole log.
 func trail(event string) string {
 	return "(with trail as materialized (select * from spine.audit_log where event = " + event + ") select * from trail)"
-}
-
-// newestEvents is how many events newestUnfinished looks at before it turns to
-// the partial index: a few milliseconds' worth.
-const newestEvents = 5000
-
-// unfinished is a page of processing_state p: of the rows for which the
-// conditions of a query hold and whose status is the given one, which is not
-// completed, those below a place, newest event first.
-type unfinished struct {
-	status  string
-	columns string // p.event among them
-	group   string // what makes one row of several; may be empty
-	order   string // of the rows of one event; may be empty
-	below   string // condition on the place, whose event is before
-	args    []any  // of below
-	before  int64
-	limit   int
-}
-
-// newestUnfinished returns the query of a page.
-//
-// Of a long queue a page is among the newest events. Else what has the status
-// is found in its partial index and sorted. Which way is taken must not depend on
-// statistics, which are old just after a queue has grown or drained: the first
-// condition on the status matches no partial index, and the second one on the
-// event, as its order, not the primary key.
-func (q *query) newestUnfinished(u unfinished) string {
-	older := query{terms: slices.Clone(q.terms)} // without the place, which lies above
-	older.where(hasStatus(u.status) + " and p.event + 0 <= (select f.event from floor f)")
-	q.where("p.status || '' = ? and p.event > (select f.event from floor f)", u.status)
-	q.where(u.below, u.args...)
-	limit := q.arg(u.limit)
-	from := "select " + u.columns + " from spine.processing_state p"
-	return "with floor as materialized (select least(max(m.event), " + q.arg(u.before) + ") - " + strconv.Itoa(newestEvents) + ` as event from spine.processing_state m),
-	newest as materialized (` + from + q.conditions() + u.group + " order by p.event desc" + u.order + " limit " + limit + `),
-	older as materialized (` + from + older.conditions() + u.group + " order by p.event + 0 desc" + u.order + " limit " + limit + ` - (select count(*) from newest))
-	select * from newest union all select * from older`
 }
 
 func (q *query) conditions() string {

@@ -104,3 +104,45 @@ begin
     select t.* from trail t order by t.timestamp, t.id;
 end $$;
 comment on function spine.trace(text, text) is 'What happened to one event, step by step, for example: select * from spine.trace(''test-001'').';
+
+-- event_at: the first events.id that was stored at _at or later, by binary search over events_pkey: some 25 probes at ten million events. NULL
+-- for NULL, and where there are no events.
+-- It takes for granted that id and created_at rise together. They do but for transactions that overlap, and what a hand inserts with a time of
+-- its own: so that a single odd row does not lead astray, each probe goes by what most of five neighbours say.
+create or replace function spine.event_at(_at timestamptz) returns bigint
+language plpgsql stable strict set search_path = spine, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+declare
+    _low bigint;
+    _high bigint;
+    _middle bigint;
+begin
+    select min(e.id), max(e.id) + 1 into _low, _high from events e;
+    while _low < _high loop
+        _middle := _low + (_high - _low) / 2;
+        if (select count(*) filter (where n.created_at < _at) * 2 > count(*)
+            from (select e.created_at from events e where e.id >= _middle order by e.id limit 5) n)
+        then
+            _low := _middle + 1;
+        else
+            _high := _middle;
+        end if;
+    end loop;
+    return _low;
+end $$;
+comment on function spine.event_at(timestamptz) is 'Internal. The first events.id that was stored at a time or later, found by binary search; off by as much as id and created_at do not rise together.';
+
+-- events_within: between which ids lie all events that were stored from _since (inclusive) to _until (exclusive), either of which may be NULL. first
+-- or last is NULL where there is no bound. There are others among them: the condition on created_at is the caller's.
+-- A transaction may be open for a minute between taking its created_at and its ids, or the other way round, and nothing is missed. What was
+-- stored by a longer one, or by hand with a created_at of its own, may lie outside of the ids.
+create or replace function spine.events_within(_since timestamptz, _until timestamptz, out first bigint, out last bigint)
+language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+declare
+    _margin constant interval := '1 minute';
+    _beyond bigint := event_at(_until + _margin);
+begin
+    first := event_at(_since - _margin);
+    -- The neighbours of the last probe may still be older.
+    last := (select e.id from events e where e.id >= _beyond order by e.id offset 4 limit 1);
+end $$;
+comment on function spine.events_within(timestamptz, timestamptz) is 'Internal. The ids between which lie the events of a time, with a minute''s margin for transactions that overlapped.';

@@ -1,7 +1,8 @@
 -- What an operator does: replay, pause, resume.
 
 -- replay_rows: puts rows back to pending with their attempts set to 0. Called by replay() and replay_dead(); announces the whole
--- once instead of row by row. Returns how many it replayed; rows that are pending or processing are left alone.
+-- once instead of row by row. Returns how many it replayed; rows that are pending or processing are left alone. Who asked for it is
+-- audited as caller, where the transaction says so: set_config('spine.caller', …, true).
 -- Relies on processing_state_pkey.
 create or replace function spine.replay_rows(_event bigint[], _destination text[]) returns bigint
 language plpgsql set search_path = spine, pg_temp
@@ -30,7 +31,8 @@ begin
     ), audited as (
         insert into audit_trail (timestamp, event, event_id, source, action, details)
         select _now, r.event, r.event_id, nullif(r.source, 'default'), 'event_replayed',
-            json_build_object('destination', r.destination, 'from', r.status_before, 'attempts', r.attempts_before, 'by', session_user)
+            json_strip_nulls(json_build_object('destination', r.destination, 'from', r.status_before, 'attempts', r.attempts_before,
+                'by', session_user, 'caller', left(nullif(current_setting('spine.caller', true), ''), 300)))
         from replayed r
     )
     select count(*), (array_agg(r.event_id))[1:5] into _count, _event_ids from replayed r;
