@@ -100,7 +100,7 @@ func run(t *testing.T, c Config, s *fakeStore, d time.Duration) (u *Upkeep, log 
 	log = &bytes.Buffer{}
 	synctest.Test(t, func(t *testing.T) {
 		s.began = time.Now()
-		u = New(c, s, zerolog.New(log), prometheus.NewRegistry())
+		u = New(c, s, zerolog.New(zerolog.SyncWriter(log)), prometheus.NewRegistry())
 		ctx, cancel := context.WithTimeout(t.Context(), d)
 		defer cancel()
 		require.NoError(t, u.Run(ctx))
