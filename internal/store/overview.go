@@ -98,8 +98,9 @@ type depthSample struct {
 }
 
 // carried is for how long a sample stands for the steps after it. Where a
-// million rows wait, there is one about every 20 seconds.
-const carried = 30 * time.Second
+// million rows wait, there is one about every 20 seconds, or seldomer on a busy
+// machine.
+const carried = time.Minute
 
 // series puts counts, and samples in their order, into the steps of o.
 func series(o event.Overview, counts []rollup, depths []depthSample) (s event.Series) {
