@@ -204,7 +204,7 @@ func TestContractOneEvent(t *testing.T) {
 func TestAdmin(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)
-	paths := []string{"/api/events", "/api/audit", "/api/processing", "/api/events/nobody", "/api/overview", "/dashboard"}
+	paths := []string{"/api/events", "/api/audit", "/api/processing", "/api/attempts", "/api/search?q=nobody", "/api/events/nobody", "/api/overview", "/dashboard"}
 	may := func(t *testing.T, s *target, header ...string) (codes map[int]bool) {
 		t.Helper()
 		codes = map[int]bool{}

@@ -129,8 +129,23 @@ func TestAQuestionThatIsNotUnderstoodIs400(t *testing.T) {
 		"/api/processing?status=DEAD":          "status must be",
 		"/api/processing?action=event_deduped": "action is not known here",
 		"/api/processing?cursor=" + forged(`{"list":"processing","id":1,"destination":"\u0000"}`): "cursor was not given by this list",
-		"/api/events/a?limit=5": "limit is not known here; known are source",
-		"/api/events/a?source=": "source must not be empty",
+		"/api/events?since=yesterday":                                              "since must be a time of RFC 3339",
+		"/api/events?since=2024-01-30":                                             "since must be a time of RFC 3339",
+		"/api/audit?until=2024-01-30T12:00:00":                                     "until must be a time of RFC 3339",
+		"/api/audit?until=2024-01-30T12:00:00+02:00":                               "a + in it is written %2B",
+		"/api/processing?since=1706616000":                                         "since must be a time of RFC 3339",
+		"/api/attempts?since=":                                                     "since must not be empty",
+		"/api/attempts?since=2024-01-30T12:00:00Z&until=2024-01-30T12:00:00Z":      "until must be later than since",
+		"/api/events?since=2024-01-30T12:00:00Z&until=2024-01-30T13:00:00%2B02:00": "until must be later than since",
+		"/api/attempts?outcome=pending":                                            "outcome must be success or failure",
+		"/api/attempts?status=dead":                                                "status is not known here",
+		"/api/attempts?cursor=" + auditCursor:                                      "cursor was not given by this list",
+		"/api/search":                                                              "q must be an event_id or the beginning of one",
+		"/api/search?q=":                                                           "q must not be empty",
+		"/api/search?q=%ff":                                                        "q is no text that can be stored",
+		"/api/search?q=a&limit=5":                                                  "limit is not known here; known are q",
+		"/api/events/a?limit=5":                                                    "limit is not known here; known are source",
+		"/api/events/a?source=":                                                    "source must not be empty",
 	} {
 		requireProblem(t, s.get(query), http.StatusBadRequest, want)
 	}
@@ -152,6 +167,7 @@ func TestPathsAndMethodsThatAreNotThere(t *testing.T) {
 	}
 	for path, allow := range map[string]string{
 		"/api/events": "GET, HEAD", "/api/audit": "GET, HEAD", "/api/processing": "GET, HEAD", "/api/events/a%2Fb": "GET, HEAD", "/webhook": "POST",
+		"/api/attempts": "GET, HEAD", "/api/search": "GET, HEAD", "/api/events/a%2Fb/replay": "POST",
 	} {
 		for _, method := range []string{http.MethodPut, http.MethodDelete, http.MethodOptions, "BREW"} {
 			a := ask(t, h, method, path)
@@ -166,7 +182,7 @@ func TestHeadAnswersAsGetWithoutABody(t *testing.T) {
 	s.ingest(webhook("default", "a", "t", `{}`), webhook("default", "b", "t", `{}`))
 	server := httptest.NewServer(s.handler)
 	defer server.Close()
-	for _, path := range []string{"/api/events?limit=1", "/api/audit?limit=1", "/api/processing?limit=1", "/api/events/a"} {
+	for _, path := range []string{"/api/events?limit=1", "/api/audit?limit=1", "/api/processing?limit=1", "/api/attempts?limit=1", "/api/events/a", "/api/search?q=a"} {
 		got := s.get(path)
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodHead, server.URL+path, nil)
 		require.NoError(t, err)
@@ -600,4 +616,162 @@ func TestALinkKeepsTheQuestion(t *testing.T) {
 	require.Equal(t, "x y&z>", link.Query().Get("type"))
 	require.Equal(t, "1", link.Query().Get("limit"))
 	require.Equal(t, "a", s.get(link.String()).rows(t)[0]["event_id"])
+}
+
+func TestAPageThatEndsForWhatWasLookedAtSaysHowFar(t *testing.T) {
+	s := newSystem(t)
+	s.exec(`insert into spine.events (event_id, event_type, occurred_at, payload, payload_hash, created_at)
+		select n, 'common', now(), '{}', '\x00', '2024-01-30T12:00:00.5Z'::timestamptz + n * interval '1 s' from generate_series(0, 20000) n`)
+
+	a := s.get("/api/events?type=none&limit=7")
+	require.Equal(t, "[]\n", string(a.body))
+	require.Equal(t, "2024-01-30T12:00:01.5Z", a.header.Get("Spine-Looked-Back-To"))
+	link := parseLink(t, a.header.Get("Link"))
+	require.Equal(t, "none", link.Query().Get("type"))
+
+	a = s.get(link.String())
+	require.Equal(t, "[]\n", string(a.body))
+	require.Empty(t, a.header.Values("Link"))
+	require.Empty(t, a.header.Values("Spine-Looked-Back-To"))
+
+	a = s.get("/api/events?type=common&limit=7")
+	require.Len(t, a.rows(t), 7)
+	require.NotEmpty(t, a.header.Get("Link"))
+	require.Empty(t, a.header.Values("Spine-Looked-Back-To"))
+}
+
+func TestTheListsOfATime(t *testing.T) {
+	s := newSystem(t)
+	s.ingest(webhook("default", "a", "t", `{}`), webhook("default", "b", "t", `{}`), webhook("default", "c", "t", `{}`))
+	s.exec("update spine.events set created_at = '2024-01-30T12:00:00Z'::timestamptz + (id - 1) * interval '1 hour'")
+	s.exec("update spine.audit_trail a set timestamp = e.created_at, action = 'processing_succeeded' from spine.events e where e.id = a.event and a.action = 'event_received'")
+	s.exec("delete from spine.audit_trail where action <> 'processing_succeeded'")
+	for _, path := range []string{"/api/events?", "/api/audit?", "/api/processing?", "/api/attempts?"} {
+		for query, want := range map[string][]string{
+			"since=2024-01-30T13:00:00Z":                                   {"c", "b"},
+			"since=2024-01-30T14:00:00.000001%2B01:00":                     {"c"},
+			"until=2024-01-30T13:00:00Z":                                   {"a"},
+			"since=2024-01-30T12:30:00Z&until=2024-01-30T15:00:00%2B01:00": {"b"},
+			"since=2024-01-30T16:00:00Z":                                   {},
+			"until=0001-01-01T00:00:00Z":                                   {},
+			"since=0001-01-01T00:00:00Z&until=9999-12-31T23:59:59Z":        {"c", "b", "a"},
+		} {
+			got := []string{}
+			for _, row := range s.get(path + query).rows(t) {
+				got = append(got, fmt.Sprint(row["event_id"]))
+			}
+			require.Equal(t, want, got, path+query)
+		}
+	}
+}
+
+func TestAttemptsAndSearch(t *testing.T) {
+	s := newSystem(t)
+	s.ingest(webhook("default", "a/b", "user.created", `{}`), webhook("stripe", "a", "t", `{}`))
+	s.exec(`insert into spine.audit_trail (timestamp, event, event_id, action, details)
+		select '2024-01-30T12:00:00Z', id, event_id, 'processing_attempt_failed', '{"attempt":2,"status":503,"duration_ms":1.25,"error":"HTTP 503","answer":"<no>"}'
+		from spine.events where event_id = 'a/b'`)
+
+	require.Equal(t, []map[string]any{{
+		"timestamp": "2024-01-30T12:00:00Z", "id": 5.0, "event_id": "a/b", "source": "default", "destination": "default", "attempt": 2.0,
+		"outcome": "failure", "status": 503.0, "duration_ms": 1.25, "error": "HTTP 503", "answer": "<no>",
+	}}, s.get("/api/attempts?outcome=failure&event_id=a/b&source=default&type=user.created").rows(t))
+	require.Empty(t, s.get("/api/attempts?outcome=success").rows(t))
+
+	found := s.get("/api/search?q=a").rows(t)
+	require.Len(t, found, 2)
+	require.Equal(t, map[string]any{
+		"event_id": "a", "source": "stripe", "event_type": "t", "created_at": found[0]["created_at"], "status": "pending",
+	}, found[0])
+	require.Equal(t, "a/b", found[1]["event_id"])
+	require.Empty(t, s.get("/api/search?q=%25").rows(t))
+}
+
+func TestReplay(t *testing.T) {
+	s := newSystem(t)
+	s.ingest(webhook("default", "a/b", "t", `{}`), webhook("default", "both", "t", `{}`), webhook("stripe", "both", "t", `{}`))
+	post := func(target string, with func(*http.Request)) answer {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, target, nil)
+		r.RemoteAddr = "[2001:db8::1]:4711"
+		if with != nil {
+			with(r)
+		}
+		s.handler.ServeHTTP(w, r)
+		return answer{w.Code, w.Header(), w.Body.Bytes()}
+	}
+	died := func() { s.exec("update spine.processing_state set status = 'dead', next_attempt_at = null") }
+	audited := func() (caller string) {
+		require.NoError(t, s.pool.QueryRow(t.Context(), "select details ->> 'caller' from spine.audit_log where action = 'event_replayed' order by id desc limit 1").Scan(&caller))
+		return caller
+	}
+
+	require.Equal(t, map[string]any{"replayed": 0.0}, post("/api/events/a%2Fb/replay", nil).object(t), "it is pending")
+	died()
+	require.Equal(t, map[string]any{"replayed": 1.0}, post("/api/events/a%2Fb/replay", nil).object(t))
+	require.Equal(t, "2001:db8::1", audited())
+	require.Equal(t, "pending", s.get("/api/events/a%2Fb").object(t)["status"])
+
+	requireProblem(t, post("/api/events/both/replay", nil), http.StatusBadRequest, "name one, as in ?source=default")
+	require.Equal(t, map[string]any{"replayed": 1.0}, post("/api/events/both/replay?source=stripe&destination=default", nil).object(t))
+	requireProblem(t, post("/api/events/both/replay?source=stripe&destination=nowhere", nil), http.StatusNotFound, "queued for no destination 'nowhere'")
+	requireProblem(t, post("/api/events/never/replay", nil), http.StatusNotFound, "never stored")
+	requireProblem(t, post("/api/events/%00/replay", nil), http.StatusNotFound, "No event can have this id")
+	requireProblem(t, post("/api/events/both/replay?status=dead", nil), http.StatusBadRequest, "known are destination, source")
+
+	for user, want := range map[string]string{
+		"alice":                   `2001:db8::1 as "alice"`,
+		"":                        "2001:db8::1",
+		`" as 192.0.2.1` + "\x00": `2001:db8::1 as "\" as 192.0.2.1\x00"`,
+		strings.Repeat("é", 90):   `2001:db8::1 as "` + strings.Repeat("é", 60) + `…"`,
+	} {
+		died()
+		a := post("/api/events/a%2Fb/replay", func(r *http.Request) { r.SetBasicAuth(user, "whatever") })
+		require.Equal(t, http.StatusOK, a.code)
+		require.Equal(t, want, audited())
+	}
+
+	h := broken(func(context.Context) error { return errors.New("password is sesame") }).serve(time.Minute)
+	requireProblem(t, ask(t, h, http.MethodPost, "/api/events/a/replay"), http.StatusServiceUnavailable, "cannot be written to now")
+}
+
+func TestAPageOfAnotherOriginChangesNothing(t *testing.T) {
+	s := newSystem(t)
+	s.ingest(webhook("default", "a", "t", `{}`))
+	for name, c := range map[string]struct {
+		method string
+		header []string
+		want   int
+	}{
+		"no browser":                    {http.MethodPost, nil, 200},
+		"Spine's page":                  {http.MethodPost, []string{"Sec-Fetch-Site", "same-origin", "Origin", "http://example.com"}, 200},
+		"by hand":                       {http.MethodPost, []string{"Sec-Fetch-Site", "none"}, 200},
+		"an old browser, Spine's page":  {http.MethodPost, []string{"Origin", "http://example.com"}, 200},
+		"another site":                  {http.MethodPost, []string{"Sec-Fetch-Site", "cross-site"}, 403},
+		"a neighbour":                   {http.MethodPost, []string{"Sec-Fetch-Site", "same-site", "Origin", "http://example.com"}, 403},
+		"an old browser, another site":  {http.MethodPost, []string{"Origin", "http://evil.example"}, 403},
+		"an old browser, another port":  {http.MethodPost, []string{"Origin", "http://example.com:81"}, 403},
+		"a sandbox":                     {http.MethodPost, []string{"Origin", "null"}, 403},
+		"with a token, another site":    {http.MethodPost, []string{"Authorization", "Bearer x", "Sec-Fetch-Site", "cross-site"}, 403},
+		"a link to the page of another": {http.MethodGet, []string{"Sec-Fetch-Site", "cross-site"}, 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			target := "/api/events/a"
+			if c.method == http.MethodPost {
+				target += "/replay"
+			}
+			r := httptest.NewRequestWithContext(t.Context(), c.method, target, nil) // to example.com
+			for i := 0; i < len(c.header); i += 2 {
+				r.Header.Set(c.header[i], c.header[i+1])
+			}
+			w := httptest.NewRecorder()
+			s.handler.ServeHTTP(w, r)
+			a := answer{w.Code, w.Header(), w.Body.Bytes()}
+			if c.want == http.StatusForbidden {
+				requireProblem(t, a, c.want, "A page of another origin sent this.")
+			} else {
+				require.Equal(t, c.want, a.code, string(a.body))
+			}
+		})
+	}
 }
