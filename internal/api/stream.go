@@ -174,7 +174,7 @@ func (s *Stream) serve(w http.ResponseWriter, r *http.Request) {
 	out := newSender(w, q, s)
 	defer out.interruptible(ctx)()
 	err := s.stream(ctx, out, v, q)
-	if err != nil && ctx.Err() == nil {
+	if ctx.Err() == nil {
 		if errors.Is(err, errTookNothing) {
 			s.dropped.Inc()
 		}
@@ -210,7 +210,7 @@ func (s *Stream) leave(v *viewer) {
 }
 
 // stream tells a client all that it has missed, then all that happens, until
-// ctx ends or it is gone. What was missed is read for this client alone, up to
+// ctx ends or it is gone, which is the error. What was missed is read for this client alone, up to
 // a moment ago; then it joins the hub between two runs and reads what is
 // between the two, while what comes after waits in its queue.
 func (s *Stream) stream(ctx context.Context, out *sender, v *viewer, q request) error {

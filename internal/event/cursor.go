@@ -158,7 +158,7 @@ func (c AuditCursor) String() string {
 	}
 	if !c.Settled() {
 		b = binary.AppendUvarint(b, c.Last.XID)
-		b = append(b, byte(c.Last.Timestamp.Infinity+1)) // 0, 1 or 2
+		b = append(b, byte(c.Last.Timestamp.Infinity+1)) //nolint:gosec // 0, 1 or 2
 		if c.Last.Timestamp.Infinity == 0 {
 			b = binary.AppendVarint(b, c.Last.Timestamp.Time.Unix())
 			b = binary.AppendUvarint(b, uint64(c.Last.Timestamp.Time.Nanosecond())) //nolint:gosec // 0 to 999,999,999
@@ -281,7 +281,7 @@ func (r *cursorReader) key() (k AuditKey) {
 			r.bad = true
 			return k
 		}
-		k.Timestamp.Time = time.Unix(seconds, int64(nanoseconds)).UTC() //nolint:gosec // below a second
+		k.Timestamp.Time = time.Unix(seconds, int64(nanoseconds)).UTC()
 		r.bad = r.bad || k.Timestamp.Time.Year() < 1 || k.Timestamp.Time.Year() > lastYear
 	default:
 		r.bad = true
