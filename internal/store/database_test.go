@@ -157,7 +157,7 @@ const lease = 30 * time.Second
 // look claims up to limit events of the default destination.
 func (d *database) look(limit int) event.Claimed {
 	d.t.Helper()
-	claimed, err := d.Claim(d.t.Context(), event.DefaultDestination, limit, lease, "worker-1", policy, time.Time{})
+	claimed, err := d.Claim(d.t.Context(), event.Claim{Destination: event.DefaultDestination, Limit: limit, Lease: lease, Worker: "worker-1", Delays: policy})
 	require.NoError(d.t, err)
 	return claimed
 }

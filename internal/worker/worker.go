@@ -26,10 +26,9 @@ import (
 // Queue is where jobs come from and results go to. All methods are safe to
 // call again after an error, and concurrently.
 type Queue interface {
-	// Claim leases up to limit due jobs. Nothing that fell due before low is
-	// looked at; the zero time looks at all. A claim whose answer is lost
-	// leaves leases that run out.
-	Claim(ctx context.Context, destination string, limit int, lease time.Duration, worker string, delays []time.Duration, low time.Time) (event.Claimed, error)
+	// Claim leases due jobs. A claim whose answer is lost leaves leases that
+	// run out.
+	Claim(ctx context.Context, claim event.Claim) (event.Claimed, error)
 	// Renew prolongs leases to lease from now and says which are still held.
 	Renew(ctx context.Context, jobs []event.Job, lease time.Duration) ([]event.Hold, error)
 	// Settle records results and says which count: those of leases still held.
@@ -118,6 +117,7 @@ type Worker struct {
 	log       zerolog.Logger
 	failures  zerolog.Logger // sampled: a destination that is down does not flood the log
 	metrics   *Metrics
+	delays    []time.Duration // the policy, as claims need it
 
 	wake    chan Cause    // one pending wake-up; what it would say twice it need not say
 	freed   chan struct{} // as many slots are free as were wanted
@@ -144,7 +144,7 @@ type held struct {
 // New returns a worker; Run makes it work.
 func New(config Config, queue Queue, deliverer Deliverer, activity Activity, log zerolog.Logger, metrics *Metrics) *Worker {
 	return &Worker{
-		config: config, queue: queue, deliverer: deliverer, activity: activity, log: log, metrics: metrics,
+		config: config, queue: queue, deliverer: deliverer, activity: activity, log: log, metrics: metrics, delays: config.Policy.Delays(),
 		failures: log.Sample(&zerolog.BurstSampler{Burst: 20, Period: time.Second}),
 		wake:     make(chan Cause, 1),
 		freed:    make(chan struct{}, 1),
@@ -245,7 +245,6 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 	defer sweep.Stop()
 	due := time.NewTimer(w.config.Sweep)
 	defer due.Stop()
-	delays := w.config.Policy.Delays()
 
 	var low time.Time                          // everything due before has been claimed, but for what was committed late
 	var scanned time.Time                      // when all was last looked at, below the watermark too
@@ -283,7 +282,7 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 		if all {
 			from = time.Time{}
 		}
-		claimed, err := w.claim(claims, free, delays, from)
+		claimed, err := w.claim(claims, free, from)
 		took := time.Since(asked)
 		if all {
 			scanned, scanning, scanningBefore = asked, took, scanning
@@ -375,10 +374,17 @@ func (w *Worker) watermark(low, from time.Time, full bool, claimed event.Claimed
 
 // claim asks the queue for jobs. It is not cut short by a stop at once: a claim
 // whose answer is thrown away holds its leases until they run out.
-func (w *Worker) claim(ctx context.Context, limit int, delays []time.Duration, low time.Time) (event.Claimed, error) {
+func (w *Worker) claim(ctx context.Context, limit int, low time.Time) (event.Claimed, error) {
 	ctx, cancel := context.WithTimeout(ctx, queuePatience)
 	defer cancel()
-	return w.queue.Claim(ctx, w.config.Destination, limit, w.config.Lease, w.config.Name, delays, low)
+	return w.queue.Claim(ctx, w.look(limit, low))
+}
+
+// look is what the worker asks the queue for.
+func (w *Worker) look(limit int, low time.Time) event.Claim {
+	return event.Claim{
+		Destination: w.config.Destination, Limit: limit, Lease: w.config.Lease, Worker: w.config.Name, Delays: w.delays, Low: low,
+	}
 }
 
 func (w *Worker) noteClaim(claimed event.Claimed, cause Cause) {
