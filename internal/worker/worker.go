@@ -56,6 +56,7 @@ type Cause string
 const (
 	Notified    Cause = "notify"    // a notification arrived
 	Ingested    Cause = "ingest"    // this process stored an event
+	Lent        Cause = "lent"      // it stored one, and claimed for the worker at once
 	Reconnected Cause = "reconnect" // the listener has a new connection and may have missed something
 	TimerFired  Cause = "timer"     // a retry fell due or a lease ended
 	SlotFreed   Cause = "slot"      // the last claim took all it could, and there is room again
@@ -69,10 +70,13 @@ func (c Cause) scansAll() bool {
 	switch c {
 	case Started, Reconnected, Recovered:
 		return true
-	case Notified, Ingested, TimerFired, SlotFreed, Swept:
+	case Notified, Ingested, Lent, TimerFired, SlotFreed, Swept:
 	}
 	return false
 }
+
+// ErrBusy says that the worker lends nothing now.
+var ErrBusy = errors.New("the worker lends no slots")
 
 // Reasons for which a delivery is cancelled.
 var (
@@ -124,11 +128,21 @@ type Worker struct {
 	results chan event.Settlement
 
 	mu     sync.Mutex
-	busy   int // slots in use
+	busy   int // slots in use, or lent
 	wanted int // how many free slots the claim loop waits for; 0 when it does not
 	held   map[leaseKey]*held
 	told   bool      // of something due, since the last look
 	due    time.Time // since when the oldest of that has been due; the zero time stands for ever
+	loan   *loan     // on what terms slots are lent; nil when none are
+
+	lending sync.WaitGroup // claims under way with slots that were lent
+}
+
+// loan is how a job comes into the worker that somebody else claims for it.
+type loan struct {
+	low     time.Time // where to look: all that fell due before has been claimed
+	start   func(job event.Job, asked time.Time)
+	stopped <-chan struct{}
 }
 
 type leaseKey struct{ event, lease int64 }
@@ -227,6 +241,7 @@ func (w *Worker) Run(ctx context.Context) error {
 			runners.Go(func() { w.runner(deliveries, next, jobs) })
 		}
 	})
+	w.lending.Wait()
 	close(jobs)
 	runners.Wait()
 	close(delivered)
@@ -253,6 +268,7 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 	for ctx.Err() == nil {
 		if !look {
 			look = true
+			w.lend(&loan{low: low, start: start, stopped: ctx.Done()})
 			select {
 			case cause = <-w.wake:
 			case <-due.C:
@@ -260,6 +276,9 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 			case <-sweep.C:
 				cause = Swept
 			case <-ctx.Done():
+			}
+			w.lend(nil)
+			if ctx.Err() != nil {
 				return
 			}
 		}
@@ -405,6 +424,59 @@ func (w *Worker) noteClaim(claimed event.Claimed, cause Cause) {
 	}
 }
 
+// lend sets on what terms slots are lent from now on; nil: not at all.
+func (w *Worker) lend(terms *loan) {
+	w.mu.Lock()
+	w.loan = terms
+	w.mu.Unlock()
+}
+
+// Lend lets somebody else claim for the worker: up to slots jobs, which are
+// delivered as if the worker itself had claimed them. It returns ErrBusy, and
+// claim is not called, unless the worker waits for something to do and has
+// claimed all that was due. An error of claim is returned, and nothing is lent
+// until the worker's own next claim has succeeded; what such a claim leased
+// all the same runs out. A stop waits for claims under way, and what they
+// lease then is given back.
+func (w *Worker) Lend(ctx context.Context, slots int, claim func(event.Claim) (event.Claimed, error)) error {
+	w.mu.Lock()
+	terms := w.loan
+	if terms == nil || w.config.Concurrency-w.busy < slots {
+		w.mu.Unlock()
+		return ErrBusy
+	}
+	w.busy += slots
+	w.lending.Add(1)
+	w.mu.Unlock()
+	defer w.lending.Done()
+
+	asked := time.Now()
+	claimed, err := claim(w.look(slots, terms.low))
+	if err != nil {
+		w.lend(nil)
+		w.freeSlots(slots)
+		return err
+	}
+	w.metrics.wakes.WithLabelValues(string(Lent)).Inc()
+	started := 0
+	select {
+	case <-terms.stopped:
+		// Nobody who waits for the claim should wait for this too.
+		w.lending.Go(func() { w.giveBack(ctx, claimed.Jobs) })
+	default:
+		for _, job := range claimed.Jobs {
+			terms.start(job, asked)
+		}
+		started = len(claimed.Jobs)
+	}
+	w.freeSlots(slots - started)
+	w.noteClaim(claimed, Lent)
+	if len(claimed.Jobs)+len(claimed.Expired) == slots {
+		w.Wake(Ingested) // there may be more
+	}
+	return nil
+}
+
 // giveBack returns jobs that were claimed while the worker was being stopped.
 func (w *Worker) giveBack(ctx context.Context, jobs []event.Job) {
 	if len(jobs) == 0 {
@@ -450,7 +522,20 @@ func (w *Worker) takeSlot() {
 	w.mu.Lock()
 	w.busy++
 	w.mu.Unlock()
-	w.metrics.inHand.Inc()
+}
+
+// freeSlots lets the claim loop know when as many are free as it wanted.
+func (w *Worker) freeSlots(n int) {
+	w.mu.Lock()
+	w.busy -= n
+	enough := w.wanted > 0 && w.config.Concurrency-w.busy >= w.wanted
+	w.mu.Unlock()
+	if enough {
+		select {
+		case w.freed <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // claimedJob is a job and when its claim was asked for.
@@ -492,22 +577,13 @@ func (w *Worker) deliver(ctx context.Context, job event.Job, asked time.Time) {
 	w.mu.Lock()
 	w.held[key] = h
 	w.mu.Unlock()
+	w.metrics.inHand.Inc()
 
 	result := w.attempt(ctx, job)
 	h.expiry.Stop()
 	disposition, delay := w.config.Policy.Decide(job.Attempt, result, rand.Float64()) //nolint:gosec // jitter needs no secrecy
 	w.results <- event.Settlement{Job: job, Result: result, Disposition: disposition, Delay: delay}
-
-	w.mu.Lock()
-	w.busy--
-	enough := w.wanted > 0 && w.config.Concurrency-w.busy >= w.wanted
-	w.mu.Unlock()
-	if enough {
-		select {
-		case w.freed <- struct{}{}:
-		default:
-		}
-	}
+	w.freeSlots(1)
 }
 
 // safeLease is how long a delivery may rely on a lease: a little less than it holds.
