@@ -13,8 +13,10 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// storing is an intake that stores an event and claims for r at once.
+// storing is an intake that stores an event a while after the last and claims
+// for r at once.
 func storing(r *running, q *modelQueue, slots int, events ...int64) error {
+	<-time.After(restTime)
 	return r.Lend(context.Background(), slots, func(c event.Claim) (event.Claimed, error) { //nolint:usetesting // an intake does not end with the worker
 		q.add(time.Now(), events...)
 		return q.claim(c), nil
@@ -32,7 +34,7 @@ func TestLentSlotsAreUsedAsTheWorkersOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &modelQueue{}
 		r := start(t, config, q, take(time.Minute)) // twice its lease
-		pass(2 * config.Sweep)
+		pass(2*config.Sweep + restTime)
 		looks := len(q.claims)
 		var asked event.Claim
 		require.NoError(t, r.Lend(t.Context(), 3, func(c event.Claim) (event.Claimed, error) {
@@ -66,7 +68,7 @@ func TestLeaseOfALentSlotBeginsWhenItIsAskedFor(t *testing.T) {
 		q := &modelQueue{}
 		q.hook(hooks{beforeRenew: func(context.Context) error { return errAway }})
 		r := start(t, config, q, take(time.Hour))
-		pass(config.Sweep)
+		pass(config.Sweep + restTime)
 		asked := time.Now()
 		require.NoError(t, r.Lend(t.Context(), 2, func(c event.Claim) (event.Claimed, error) {
 			<-time.After(3 * time.Second)
@@ -97,8 +99,12 @@ func TestNothingIsLent(t *testing.T) {
 		never(t, r.Worker, 1, "before the first look")
 		close(away)
 		synctest.Wait()
+		never(t, r.Worker, 1, "just after a look")
+		<-time.After(restTime)
 		never(t, r.Worker, config.Concurrency+1, "more than there are")
 		require.NoError(t, storing(r, q, 2, 1))
+		never(t, r.Worker, 1, "just after a claim with slots that were lent")
+		<-time.After(restTime)
 		never(t, r.Worker, config.Concurrency, "more than are free")
 		require.NoError(t, storing(r, q, config.Concurrency-1, 2, 3, 4))
 		synctest.Wait()
@@ -135,8 +141,8 @@ func TestAFullClaimWithLentSlotsIsFollowedByALook(t *testing.T) {
 		q := &modelQueue{}
 		r := start(t, config, q, deliverFunc(succeed))
 		q.add(time.Now(), 1, 2) // nobody says so
-		<-time.After(time.Millisecond)
-		began := time.Now()
+		<-time.After(restTime)
+		began := time.Now().Add(restTime)
 		require.NoError(t, storing(r, q, 2, 3))
 		synctest.Wait()
 		require.Equal(t, 3, q.count(event.Completed))
@@ -150,6 +156,7 @@ func TestStopWhileSlotsAreLent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &modelQueue{}
 		r := start(t, config, q, deliverFunc(succeed))
+		<-time.After(restTime)
 		var intake sync.WaitGroup
 		intake.Go(func() {
 			if err := r.Lend(context.WithoutCancel(t.Context()), 2, func(c event.Claim) (event.Claimed, error) {
@@ -160,7 +167,7 @@ func TestStopWhileSlotsAreLent(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		synctest.Wait()
+		<-time.After(time.Millisecond)
 		q.hook(hooks{giveBack: func() error {
 			<-time.After(500 * time.Millisecond)
 			return nil
@@ -168,9 +175,9 @@ func TestStopWhileSlotsAreLent(t *testing.T) {
 		began := time.Now()
 		r.cancel()
 		intake.Wait()
-		require.Equal(t, time.Second, time.Since(began), "the intake does not wait for the lease to be given back")
+		require.Equal(t, 999*time.Millisecond, time.Since(began), "the intake does not wait for the lease to be given back")
 		<-r.ended
-		require.Equal(t, 1500*time.Millisecond, time.Since(began))
+		require.Equal(t, 1499*time.Millisecond, time.Since(began))
 		require.Len(t, q.returned, 1)
 		require.False(t, q.row(1).leased)
 		require.Zero(t, q.row(1).attempts)
@@ -215,7 +222,7 @@ func TestNeverMoreThanConcurrencyWithLentSlots(t *testing.T) {
 						q.add(time.Now(), id)
 						r.Wake(Ingested)
 					}
-					<-time.After(time.Duration(id%5) * time.Millisecond)
+					<-time.After(time.Duration(id%7) * time.Millisecond)
 				}
 			})
 		}

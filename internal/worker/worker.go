@@ -105,6 +105,11 @@ const settleRows = 500
 // costs nearly as much as one for many.
 const gatherTime = 2 * time.Millisecond
 
+// restTime is how long ago a worker's last claim must be for it to lend slots.
+// From some 300 events/s on, whoever borrows had better store the next event
+// while the worker claims the last one.
+const restTime = 2 * time.Millisecond
+
 // queuePatience bounds one call to the queue.
 const queuePatience = 5 * time.Second
 
@@ -141,6 +146,7 @@ type Worker struct {
 // loan is how a job comes into the worker that somebody else claims for it.
 type loan struct {
 	low     time.Time // where to look: all that fell due before has been claimed
+	since   time.Time // when the last claim ended
 	start   func(job event.Job, asked time.Time)
 	stopped <-chan struct{}
 }
@@ -268,7 +274,7 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 	for ctx.Err() == nil {
 		if !look {
 			look = true
-			w.lend(&loan{low: low, start: start, stopped: ctx.Done()})
+			w.lend(&loan{low: low, since: time.Now(), start: start, stopped: ctx.Done()})
 			select {
 			case cause = <-w.wake:
 			case <-due.C:
@@ -433,15 +439,15 @@ func (w *Worker) lend(terms *loan) {
 
 // Lend lets somebody else claim for the worker: up to slots jobs, which are
 // delivered as if the worker itself had claimed them. It returns ErrBusy, and
-// claim is not called, unless the worker waits for something to do and has
-// claimed all that was due. An error of claim is returned, and nothing is lent
+// claim is not called, unless the worker has claimed all that was due and has
+// had nothing to claim for a little while. An error of claim is returned, and nothing is lent
 // until the worker's own next claim has succeeded; what such a claim leased
 // all the same runs out. A stop waits for claims under way, and what they
 // lease then is given back.
 func (w *Worker) Lend(ctx context.Context, slots int, claim func(event.Claim) (event.Claimed, error)) error {
 	w.mu.Lock()
 	terms := w.loan
-	if terms == nil || w.config.Concurrency-w.busy < slots {
+	if terms == nil || time.Since(terms.since) < restTime || w.config.Concurrency-w.busy < slots {
 		w.mu.Unlock()
 		return ErrBusy
 	}
@@ -458,6 +464,9 @@ func (w *Worker) Lend(ctx context.Context, slots int, claim func(event.Claim) (e
 		return err
 	}
 	w.metrics.wakes.WithLabelValues(string(Lent)).Inc()
+	w.mu.Lock()
+	terms.since = time.Now()
+	w.mu.Unlock()
 	started := 0
 	select {
 	case <-terms.stopped:
