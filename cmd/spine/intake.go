@@ -11,14 +11,10 @@ import (
 	"github.com/webhookspine/spine/internal/worker"
 )
 
-// jointRows is how many events are claimed by the transaction that stores them
-// at most. Of more, two transactions cost little an event, and while one
-// claims the next could already store.
-const jointRows = 8
-
-// intake is the store of a process that has a worker too. What comes in while
-// that worker is idle is stored and claimed in one transaction; otherwise it
-// is stored, and the worker is woken without the way through the database.
+// intake is the store of a process that has a worker too. An event that comes
+// alone while that worker is idle is stored and claimed in one transaction.
+// Others are stored, and the worker is woken without the way through the
+// database: they claim while the next are stored.
 type intake struct {
 	store interface {
 		Ingest(ctx context.Context, events []event.Event) ([]event.Receipt, error)
@@ -29,14 +25,14 @@ type intake struct {
 }
 
 // Ingest keeps the promises of ingest.Store. Only storing alone can fail: after
-// any error of the joint transaction the events are stored once more without a
-// claim. Where only the answer to its commit was lost, they come back as
-// deduplicated, and are delivered when the leases that nobody knows of run out.
+// any error of the joint transaction the event is stored once more without a
+// claim. Where only the answer to its commit was lost, it comes back as
+// deduplicated, and is delivered when the lease that nobody knows of runs out.
 func (i intake) Ingest(ctx context.Context, events []event.Event) ([]event.Receipt, error) {
-	if len(events) <= jointRows {
+	if len(events) == 1 {
 		var receipts []event.Receipt
-		// The slot more shows whether that was all that is due.
-		err := i.worker.Lend(ctx, len(events)+1, func(claim event.Claim) (claimed event.Claimed, err error) {
+		// The second slot shows whether that was all that is due.
+		err := i.worker.Lend(ctx, 2, func(claim event.Claim) (claimed event.Claimed, err error) {
 			receipts, claimed, err = i.store.IngestAndClaim(ctx, events, claim)
 			return claimed, err
 		})
@@ -44,7 +40,7 @@ func (i intake) Ingest(ctx context.Context, events []event.Event) ([]event.Recei
 			return receipts, nil
 		}
 		if !errors.Is(err, worker.ErrBusy) {
-			i.log.Warn().Err(err).Int("events", len(events)).Msg("storing and claiming at once failed, storing alone")
+			i.log.Warn().Err(err).Str("event_id", events[0].ID).Msg("storing and claiming at once failed, storing alone")
 		}
 	}
 	receipts, err := i.store.Ingest(ctx, events)

@@ -43,12 +43,15 @@ type deliverFunc func(ctx context.Context, job event.Job) event.Result
 
 func (f deliverFunc) Deliver(ctx context.Context, job event.Job) event.Result { return f(ctx, job) }
 
+// never is a time between two sweeps: the worker looks only when it is woken.
+const never = time.Hour
+
 // startIntake runs a worker whose deliveries succeed, and returns an intake
-// beside it, once the worker lends slots.
-func startIntake(t *testing.T, s *faultyStore) intake {
+// beside it, once slots are lent.
+func startIntake(t *testing.T, s *faultyStore, sweep time.Duration) intake {
 	t.Helper()
 	w := worker.New(worker.Config{
-		Destination: event.DefaultDestination, Name: "tester", Concurrency: 4, Lease: time.Second, Sweep: sweepInterval,
+		Destination: event.DefaultDestination, Name: "tester", Concurrency: 4, Lease: time.Second, Sweep: sweep,
 		Hears: func() bool { return false }, Margin: watermarkMargin, StopTimeout: patience,
 		Policy: worker.Policy{MaxAttempts: 3, InitialDelay: 10 * time.Millisecond, MaxDelay: time.Second},
 	}, s, deliverFunc(func(context.Context, event.Job) event.Result {
@@ -66,12 +69,18 @@ func startIntake(t *testing.T, s *faultyStore) intake {
 	return i
 }
 
-// awaitIdle waits until all slots are free and may be lent.
+// awaitIdle waits until all slots are free and are lent.
 func (i intake) awaitIdle(t *testing.T) {
 	t.Helper()
+	const rest = 10 * time.Millisecond // longer than the worker's own
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		require.NoError(c, i.worker.Lend(t.Context(), 4, func(event.Claim) (event.Claimed, error) { return event.Claimed{}, nil }))
-	}, patience, time.Millisecond)
+		err := i.worker.Lend(t.Context(), 4, func(event.Claim) (event.Claimed, error) { return event.Claimed{}, nil })
+		if err != nil {
+			i.worker.Wake(worker.Recovered)
+		}
+		require.NoError(c, err)
+	}, patience, rest)
+	<-time.After(rest)
 }
 
 func events(n int) []event.Event {
@@ -113,8 +122,8 @@ func TestIntakeStoresAlone(t *testing.T) {
 		outcome  event.Outcome
 		attempts int
 	}{
-		"more events than are claimed at once": {n: jointRows + 1, outcome: event.Accepted, attempts: 1},
-		"the claim fails":                      {fault: func(*faultyStore) error { return errAway }, n: 1, joint: 1, outcome: event.Accepted, attempts: 1},
+		"more than one event": {n: 2, outcome: event.Accepted, attempts: 1},
+		"the claim fails":     {fault: func(*faultyStore) error { return errAway }, n: 1, joint: 1, outcome: event.Accepted, attempts: 1},
 		// The leases that nobody knows of run out, and cost an attempt.
 		"the answer to the commit is lost": {fault: func(s *faultyStore) error {
 			_, _, err := s.Store.IngestAndClaim(t.Context(), events(1), event.Claim{
@@ -128,7 +137,7 @@ func TestIntakeStoresAlone(t *testing.T) {
 			database := databases.New(t)
 			db := open(t, database, nil)
 			s := &faultyStore{Store: openTestStore(t, database)}
-			i := startIntake(t, s)
+			i := startIntake(t, s, never)
 			if c.fault != nil {
 				s.fault = func(context.Context, []event.Event, event.Claim) error {
 					s.fault = nil
@@ -140,26 +149,33 @@ func TestIntakeStoresAlone(t *testing.T) {
 			require.Len(t, receipts, c.n)
 			require.Equal(t, c.outcome, receipts[0].Outcome)
 			require.Equal(t, c.joint, s.joint.Load())
-			await(t, db, c.n, "select count(*) from spine.processing_state where status = 'completed' and attempt_count = $1", c.attempts)
 			i.awaitIdle(t)
+			require.EventuallyWithT(t, func(collect *assert.CollectT) {
+				i.worker.Wake(worker.TimerFired)
+				var n int
+				require.NoError(collect, db.QueryRow(t.Context(), "select count(*) from spine.processing_state where status = 'completed' and attempt_count = $1", c.attempts).Scan(&n))
+				require.Equal(collect, c.n, n)
+			}, patience, 10*time.Millisecond)
 		})
 	}
 }
 
-// A batch that the database refuses is refused, so that the committer splits it.
+// What the database refuses is refused, and takes no slot with it.
 func TestIntakeRefusesBadData(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)
 	db := open(t, database, nil)
-	i := startIntake(t, &faultyStore{Store: openTestStore(t, database)})
-	batch := events(2)
-	batch[1].Payload = []byte(`{"a":`)
-	receipts, err := i.Ingest(t.Context(), batch)
+	s := &faultyStore{Store: openTestStore(t, database)}
+	i := startIntake(t, s, never)
+	bad := events(1)
+	bad[0].Payload = []byte(`{"a":`)
+	receipts, err := i.Ingest(t.Context(), bad)
 	require.ErrorIs(t, err, event.ErrRefused)
 	require.Nil(t, receipts)
+	require.EqualValues(t, 1, s.joint.Load())
 	require.Zero(t, value[int](t, db, "select count(*) from spine.events"))
 	i.awaitIdle(t)
-	receipts, err = i.Ingest(t.Context(), batch[:1])
+	receipts, err = i.Ingest(t.Context(), events(1))
 	require.NoError(t, err)
 	require.Equal(t, acceptedOne, receipts)
 	await(t, db, "completed", "select status from spine.processing_state")
@@ -170,7 +186,7 @@ func TestIntakeDoesNotWaitForAClaim(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)
 	db := open(t, database, nil)
-	i := startIntake(t, &faultyStore{Store: openTestStore(t, database)})
+	i := startIntake(t, &faultyStore{Store: openTestStore(t, database)}, sweepInterval)
 	tx, err := db.Begin(t.Context())
 	require.NoError(t, err)
 	_, err = tx.Exec(t.Context(), "lock table spine.destinations")
