@@ -49,7 +49,7 @@ func TestLentSlotsAreUsedAsTheWorkersOwn(t *testing.T) {
 		}, asked)
 		require.WithinRange(t, low, time.Now().Add(-config.Margin-config.Sweep), time.Now().Add(-config.Margin))
 		synctest.Wait()
-		require.Equal(t, looks, len(q.claims), "there was no need to look")
+		require.Len(t, q.claims, looks, "there was no need to look")
 		require.Equal(t, 3, r.freeNow())
 		require.InDelta(t, 1, testutil.ToFloat64(r.metrics.inHand), 0)
 		require.InDelta(t, 1, testutil.ToFloat64(r.metrics.claimed), 0)
