@@ -5,7 +5,7 @@
 // It promises that every claimed event is delivered and settled, given back,
 // or left to a lease that runs out: none is forgotten. No transaction is open
 // during a delivery. It knows the queue and the destination only through the
-// interfaces below.
+// interfaces below. While it has nothing to do, others may claim for it.
 package worker
 
 import (
@@ -440,10 +440,10 @@ func (w *Worker) lend(terms *loan) {
 // Lend lets somebody else claim for the worker: up to slots jobs, which are
 // delivered as if the worker itself had claimed them. It returns ErrBusy, and
 // claim is not called, unless the worker has claimed all that was due and has
-// had nothing to claim for a little while. An error of claim is returned, and nothing is lent
-// until the worker's own next claim has succeeded; what such a claim leased
-// all the same runs out. A stop waits for claims under way, and what they
-// lease then is given back.
+// had nothing to claim for a little while. An error of claim is returned, and
+// nothing is lent until the worker's own next claim has succeeded; what such a
+// claim leased all the same runs out. A stop waits for claims under way, and
+// what they lease then is given back.
 func (w *Worker) Lend(ctx context.Context, slots int, claim func(event.Claim) (event.Claimed, error)) error {
 	w.mu.Lock()
 	terms := w.loan
