@@ -220,6 +220,7 @@ COMMENT ON FUNCTION spine.claim(_destination text, _limit integer, _lease interv
 CREATE FUNCTION spine.claim_batch(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone, _ahead interval) RETURNS TABLE(event bigint, lease bigint, attempt integer, due_at timestamp with time zone, event_id text, source text, event_type text, occurred_at timestamp with time zone, payload json, raw_body bytea)
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
+    SET lock_timeout TO '250ms'
     SET jit TO 'off'
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'

@@ -139,7 +139,11 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 		config := ingest.DefaultCommitterConfig()
 		config.Committed = p.committed
 		m := ingest.NewMetrics(metrics)
-		p.committer = ingest.NewCommitter(p.store, config, log, m)
+		var events ingest.Store = p.store
+		if p.worker != nil {
+			events = intake{store: p.store, worker: p.worker, log: log}
+		}
+		p.committer = ingest.NewCommitter(events, config, log, m)
 		p.rejections = ingest.NewRejections(p.store, time.Now, log)
 		ingest.NewHandler(ingest.HandlerConfig{MaxBody: s.Intake.MaxBodyBytes, ReadTimeout: bodyTimeout},
 			source.ReadEnvelope, p.committer, p.rejections, log, m).Register(router)
@@ -205,25 +209,19 @@ func (p *service) heardReady(n notify.Notification) {
 	switch {
 	case n.Missed:
 		p.worker.Wake(worker.Reconnected)
-	case p.committer != nil && p.store.Owns(n.PID): // committed has woken it already
+	case p.committer != nil && p.store.Owns(n.PID): // the intake has claimed it, or woken the worker already
 	default:
 		p.worker.Wake(worker.Notified)
 	}
 }
 
-// committed is told of every batch that was stored. A worker in the same
-// process is woken without the way through the database.
+// committed is told of every batch that was stored.
 func (p *service) committed(events []event.Event, receipts []event.Receipt) {
-	woke := false
 	for i := range events {
 		p.activity.Add("event_received", events[i].ID)
 		switch receipts[i].Outcome {
 		case event.Accepted:
 			p.activity.Add("event_inserted", events[i].ID)
-			if p.worker != nil && !woke {
-				woke = true
-				p.worker.Wake(worker.Ingested)
-			}
 		case event.Deduplicated:
 			p.activity.Add("event_deduped", events[i].ID)
 		case event.Conflict:

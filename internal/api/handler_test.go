@@ -488,7 +488,7 @@ func TestOneEventWithItsLife(t *testing.T) {
 	s.ingest(webhook("default", "a", "t", `{"n":1}`), webhook("default", "other", "t", `{}`))
 	s.ingest(webhook("default", "a", "t2", `{"n":2}`))
 	s.ingest(webhook("default", "a", "t", `{"n":1}`))
-	claimed, err := s.store.Claim(t.Context(), "default", 1, time.Minute, "w", []time.Duration{time.Hour}, time.Time{})
+	claimed, err := s.store.Claim(t.Context(), event.Claim{Destination: event.DefaultDestination, Limit: 1, Lease: time.Minute, Worker: "w", Delays: []time.Duration{time.Hour}})
 	require.NoError(t, err)
 	require.Len(t, claimed.Jobs, 1)
 	_, err = s.store.Settle(t.Context(), []event.Settlement{{

@@ -138,6 +138,19 @@ var ErrLocked = errors.New("somebody else has a row locked")
 // same data again cannot help, and its neighbours in a batch are not at fault.
 var ErrRefused = errors.New("the database refuses the data")
 
+// Claim is a worker's look at the queue: it leases what is due, oldest first,
+// and takes back leases that have run out.
+type Claim struct {
+	Destination string        // slug: whose events
+	Limit       int           // how many at most, leases that have run out included: the worker's free slots
+	Lease       time.Duration // how long the leases hold
+	Worker      string        // who claims, as audited
+	// Delays is the retry policy for leases that have run out: element n is the
+	// delay after failed attempt n+1, and there are len(Delays)+1 attempts in all.
+	Delays []time.Duration
+	Low    time.Time // nothing that fell due before is looked at; the zero time looks at all
+}
+
 // Claimed is what a look at the queue came to. Its times go by the database's
 // clock, which is the only one the queue knows.
 type Claimed struct {

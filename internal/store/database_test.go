@@ -154,10 +154,15 @@ var policy = []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * 
 
 const lease = 30 * time.Second
 
+// ask is what a worker asks for that looks at all of the default destination.
+func ask(limit int) event.Claim {
+	return event.Claim{Destination: event.DefaultDestination, Limit: limit, Lease: lease, Worker: "worker-1", Delays: policy}
+}
+
 // look claims up to limit events of the default destination.
 func (d *database) look(limit int) event.Claimed {
 	d.t.Helper()
-	claimed, err := d.Claim(d.t.Context(), event.DefaultDestination, limit, lease, "worker-1", policy, time.Time{})
+	claimed, err := d.Claim(d.t.Context(), ask(limit))
 	require.NoError(d.t, err)
 	return claimed
 }

@@ -103,7 +103,7 @@ func TestRowQueuedByHandFindsItsEvent(t *testing.T) {
 	require.Equal(t, "event_queued|success|other|pending|t",
 		d.value("select action, success, details ->> 'destination', details ->> 'status', details ->> 'by' = session_user from spine.trace('x', 'github') offset 2"))
 
-	claimed, err := d.Claim(t.Context(), "other", 10, lease, "worker-1", policy, time.Time{})
+	claimed, err := d.Claim(t.Context(), event.Claim{Destination: "other", Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy})
 	require.NoError(t, err)
 	require.Len(t, claimed.Jobs, 1)
 	require.Equal(t, "github", claimed.Jobs[0].Source)

@@ -295,24 +295,27 @@ func TestIngestErrorsThatAreNotTheDatas(t *testing.T) {
 	require.Equal(t, "0", d.value("select count(*) from spine.events"))
 }
 
+// speakAtCommit makes commits that store events come with a message.
+func (d *database) speakAtCommit(level string) {
+	d.t.Helper()
+	d.run("drop trigger if exists commits on spine.events")
+	d.run(`create or replace function public.speak() returns trigger language plpgsql as $$ begin raise ` + level + ` 'canceling the wait'; return null; end $$`)
+	d.run("create constraint trigger commits after insert or update on spine.events deferrable initially deferred for each row execute function public.speak()")
+}
+
 // A wait for a synchronous standby that is cut short ends in a commit with
 // nothing but a warning.
 func TestIngestDoesNotAcknowledgeACommitWithAWarning(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
-	say := func(level string) {
-		d.run("drop trigger if exists commits on spine.events")
-		d.run(`create or replace function public.speak() returns trigger language plpgsql as $$ begin raise ` + level + ` 'canceling the wait'; return null; end $$`)
-		d.run("create constraint trigger commits after insert or update on spine.events deferrable initially deferred for each row execute function public.speak()")
-	}
-	say("warning")
+	d.speakAtCommit("warning")
 	receipts, err := d.Ingest(t.Context(), webhooks("x", 1))
 	require.ErrorContains(t, err, "canceling the wait")
 	require.NotErrorIs(t, err, event.ErrRefused)
 	require.Nil(t, receipts)
 	require.Equal(t, "1", d.value("select count(*) from spine.events"), "it is committed all the same")
 
-	say("notice")
+	d.speakAtCommit("notice")
 	require.Equal(t, []event.Outcome{event.Deduplicated}, d.ingest(webhook("x-1", payloadA)), "the same connection, the same batch, without the warning")
 }
 

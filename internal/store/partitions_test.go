@@ -100,7 +100,7 @@ func TestPartitionsAndEventsDoNotWaitForEachOther(t *testing.T) {
 	require.Equal(t, "2", value(t, tx, "select spine.ensure_audit_partitions(11)"))
 	_, err := d.Ingest(ctx, webhooks("x", 1))
 	require.NoError(t, err)
-	claimed, err := d.Claim(ctx, event.DefaultDestination, 10, lease, "worker-1", policy, time.Time{})
+	claimed, err := d.Claim(ctx, event.Claim{Destination: event.DefaultDestination, Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy})
 	require.NoError(t, err)
 	require.Len(t, claimed.Jobs, 2)
 	counted, err := d.Settle(ctx, []event.Settlement{completed(claimed.Jobs[0]), failed(claimed.Jobs[1], time.Hour)})

@@ -31,7 +31,7 @@ func hotPath(d *database) []statement {
 		low   time.Time
 	)
 	claim := func(lease time.Duration, from time.Time) {
-		claimed, err := d.Claim(t.Context(), "default", 50, lease, "worker-1", policy, from)
+		claimed, err := d.Claim(t.Context(), event.Claim{Destination: event.DefaultDestination, Limit: 50, Lease: lease, Worker: "worker-1", Delays: policy, Low: from})
 		require.NoError(t, err)
 		require.Len(t, claimed.Jobs, 50)
 		jobs = claimed.Jobs

@@ -17,25 +17,33 @@ import (
 // than a worker lets pass between two looks.
 const lookAhead = time.Second
 
-// Claim leases up to limit due events of a destination to worker, oldest due
-// first. delays is the retry policy for leases that are found to have run
-// out: element n is the delay after failed attempt n+1, and there are
-// len(delays)+1 attempts in all. Nothing due before low is looked at; the
-// zero time looks at all.
-//
-// All of it goes by the database's clock.
-func (s *Store) Claim(ctx context.Context, destination string, limit int, lease time.Duration, worker string, delays []time.Duration, low time.Time,
-) (claimed event.Claimed, err error) {
-	var from any = "-infinity"
-	if !low.IsZero() {
-		from = low
-	}
-	rows, err := s.pool.Query(ctx, `select event, lease, attempt, due_at, event_id, source, event_type, occurred_at, payload, raw_body
-		from spine.claim_batch($1, $2, $3::interval, $4, $5::interval[], $6::timestamptz, $7::interval)`,
-		destination, limit, lease, worker, delays, from, lookAhead)
+const claimSQL = `select event, lease, attempt, due_at, event_id, source, event_type, occurred_at, payload, raw_body
+	from spine.claim_batch($1, $2, $3::interval, $4, $5::interval[], $6::timestamptz, $7::interval)`
+
+// Claim leases what is due. All of it goes by the database's clock.
+func (s *Store) Claim(ctx context.Context, c event.Claim) (event.Claimed, error) {
+	rows, err := s.pool.Query(ctx, claimSQL, claimArguments(c)...)
 	if err != nil {
-		return event.Claimed{}, fmt.Errorf("claiming events for %s: %w", destination, err)
+		return event.Claimed{}, fmt.Errorf("claiming events for %s: %w", c.Destination, err)
 	}
+	claimed, err := readClaimed(rows, c.Destination)
+	if err != nil {
+		return event.Claimed{}, fmt.Errorf("claiming events for %s: %w", c.Destination, err)
+	}
+	return claimed, nil
+}
+
+// claimArguments are the parameters of claimSQL.
+func claimArguments(c event.Claim) []any {
+	var from any = "-infinity"
+	if !c.Low.IsZero() {
+		from = c.Low
+	}
+	return []any{c.Destination, c.Limit, c.Lease, c.Worker, c.Delays, from, lookAhead}
+}
+
+// readClaimed reads, to their end, the rows that claimSQL returns.
+func readClaimed(rows pgx.Rows, destination string) (claimed event.Claimed, err error) {
 	var (
 		key, token            pgtype.Int8
 		attempt               pgtype.Int4
@@ -43,7 +51,7 @@ func (s *Store) Claim(ctx context.Context, destination string, limit int, lease 
 		id, source, eventType pgtype.Text
 		payload, raw          []byte
 	)
-	if _, err := pgx.ForEachRow(rows, []any{&key, &token, &attempt, &dueAt, &id, &source, &eventType, &occurredAt, &payload, &raw}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&key, &token, &attempt, &dueAt, &id, &source, &eventType, &occurredAt, &payload, &raw}, func() error {
 		job := event.Job{
 			Event: key.Int64, Destination: destination, Lease: token.Int64, Attempt: int(attempt.Int32), DueAt: dueAt.Time,
 			Source: source.String, ID: id.String, Type: eventType.String, OccurredAt: occurredAt.Time,
@@ -65,10 +73,8 @@ func (s *Store) Claim(ctx context.Context, destination string, limit int, lease 
 		}
 		payload, raw = nil, nil // they are the job's now
 		return nil
-	}); err != nil {
-		return event.Claimed{}, fmt.Errorf("claiming events for %s: %w", destination, err)
-	}
-	return claimed, nil
+	})
+	return claimed, err
 }
 
 // keys takes jobs apart into the arrays that name them to the database.

@@ -101,12 +101,12 @@ func TestClaimKeepsDestinationsApart(t *testing.T) {
 	d := newDatabase(t, 1)
 	d.ingest(webhooks("x", 3)...)
 	d.run("insert into spine.processing_state (event_id, destination) values ('x-2', 'other')")
-	claimed, err := d.Claim(t.Context(), "other", 10, lease, "worker-1", policy, time.Time{})
+	claimed, err := d.Claim(t.Context(), event.Claim{Destination: "other", Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy})
 	require.NoError(t, err)
 	require.Equal(t, []string{"x-2"}, eventIDs(claimed.Jobs))
 	require.Equal(t, "other", claimed.Jobs[0].Destination)
 	require.Len(t, d.look(10).Jobs, 3)
-	claimed, err = d.Claim(t.Context(), "unknown", 10, lease, "worker-1", policy, time.Time{})
+	claimed, err = d.Claim(t.Context(), event.Claim{Destination: "unknown", Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy})
 	require.NoError(t, err)
 	require.Empty(t, claimed.Jobs)
 }
@@ -130,7 +130,7 @@ func TestClaimersTakeEachEventOnce(t *testing.T) {
 	d.ingest(webhooks("x", many)...)
 	taken, errs := together(4, func(i int) (jobs []event.Job, err error) {
 		for {
-			claimed, err := d.Claim(t.Context(), "default", 7, lease, fmt.Sprint(i), policy, time.Time{})
+			claimed, err := d.Claim(t.Context(), event.Claim{Destination: event.DefaultDestination, Limit: 7, Lease: lease, Worker: fmt.Sprint(i), Delays: policy})
 			if err != nil || len(claimed.Jobs) == 0 {
 				return jobs, err
 			}
@@ -168,10 +168,10 @@ func TestClaimLooksNoLowerThanTheWatermark(t *testing.T) {
 	d.ingest(webhooks("x", 3)...)
 	d.run("update spine.processing_state set next_attempt_at = '2024-01-01' where event_id = 'x-1'")
 	d.run("update spine.processing_state set next_attempt_at = '-infinity' where event_id = 'x-2'")
-	claimed, err := d.Claim(t.Context(), "default", 10, lease, "worker-1", policy, time.Date(2024, 6, 1, 0, 0, 0, 0, time.UTC))
+	claimed, err := d.Claim(t.Context(), event.Claim{Destination: event.DefaultDestination, Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy, Low: time.Date(2024, 6, 1, 0, 0, 0, 0, time.UTC)})
 	require.NoError(t, err)
 	require.Equal(t, []string{"x-3"}, eventIDs(claimed.Jobs))
-	claimed, err = d.Claim(t.Context(), "default", 10, lease, "worker-1", policy, time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC))
+	claimed, err = d.Claim(t.Context(), event.Claim{Destination: event.DefaultDestination, Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy, Low: time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)})
 	require.NoError(t, err)
 	require.Equal(t, []string{"x-1"}, eventIDs(claimed.Jobs))
 	require.Equal(t, []string{"x-2"}, eventIDs(d.claim(1)))
@@ -188,7 +188,7 @@ func TestClaimFindsWhatWasCommittedLate(t *testing.T) {
 	early := d.claim(1)
 	require.Equal(t, []string{"early"}, eventIDs(early))
 	require.NoError(t, tx.Commit(t.Context()))
-	claimed, err := d.Claim(t.Context(), "default", 10, lease, "worker-1", policy, early[0].DueAt)
+	claimed, err := d.Claim(t.Context(), event.Claim{Destination: event.DefaultDestination, Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy, Low: early[0].DueAt})
 	require.NoError(t, err)
 	require.Empty(t, claimed.Jobs)
 	require.Equal(t, []string{"late"}, eventIDs(d.claim(1)))
@@ -198,7 +198,7 @@ func TestNextDue(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	next := func() time.Duration {
-		claimed, err := d.Claim(t.Context(), "default", 0, lease, "worker-1", policy, time.Time{})
+		claimed, err := d.Claim(t.Context(), event.Claim{Destination: event.DefaultDestination, Limit: 0, Lease: lease, Worker: "worker-1", Delays: policy})
 		require.NoError(t, err)
 		require.WithinDuration(t, time.Now(), claimed.Now, time.Minute)
 		return claimed.NextDue
@@ -272,7 +272,7 @@ func TestExpiredLeaseWithoutRetries(t *testing.T) {
 			t.Parallel()
 			d := newDatabase(t, 1)
 			look := func(limit int) event.Claimed {
-				claimed, err := d.Claim(t.Context(), "default", limit, lease, "worker-1", delays, time.Time{})
+				claimed, err := d.Claim(t.Context(), event.Claim{Destination: event.DefaultDestination, Limit: limit, Lease: lease, Worker: "worker-1", Delays: delays})
 				require.NoError(t, err)
 				return claimed
 			}
@@ -342,7 +342,7 @@ func TestSettleTellsDestinationsApart(t *testing.T) {
 	d.ingest(webhook("x", payloadA))
 	d.run("insert into spine.processing_state (event_id, destination, lease_token) values ('x', 'other', 1)")
 	d.run("update spine.processing_state set lease_token = 1")
-	claimed, err := d.Claim(t.Context(), "other", 1, lease, "worker-1", policy, time.Time{})
+	claimed, err := d.Claim(t.Context(), event.Claim{Destination: "other", Limit: 1, Lease: lease, Worker: "worker-1", Delays: policy})
 	require.NoError(t, err)
 	here, other := d.claim(1)[0], claimed.Jobs[0]
 	require.Equal(t, here.Lease, other.Lease)

@@ -233,7 +233,7 @@ func TestLatencyIsFromStoredToDelivered(t *testing.T) {
 	for _, job := range d.claim(2) {
 		d.settle(completed(job))
 	}
-	other, err := d.Claim(t.Context(), "other", 10, lease, "worker-1", policy, time.Time{})
+	other, err := d.Claim(t.Context(), event.Claim{Destination: "other", Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy})
 	require.NoError(t, err)
 	d.settle(completed(other.Jobs[0]))
 	d.rollUp()

@@ -104,14 +104,14 @@ func (q *modelQueue) count(d event.Disposition) (n int) {
 
 func (r *row) open() bool { return r.status != event.Completed && r.status != event.Dead }
 
-func (q *modelQueue) Claim(ctx context.Context, destination string, limit int, lease time.Duration, _ string, delays []time.Duration, low time.Time) (event.Claimed, error) {
-	call := claimCall{at: time.Now(), limit: limit, low: low}
+func (q *modelQueue) Claim(ctx context.Context, c event.Claim) (event.Claimed, error) {
+	call := claimCall{at: time.Now(), limit: c.Limit, low: c.Low}
 	if hook := q.hooked().beforeClaim; hook != nil {
 		if err := hook(ctx); err != nil {
 			return event.Claimed{}, err
 		}
 	}
-	claimed := q.claim(destination, limit, lease, delays, low)
+	claimed := q.claim(c)
 	call.now, call.jobs = claimed.Now, len(claimed.Jobs)
 	q.mu.Lock()
 	q.claims = append(q.claims, call)
@@ -122,33 +122,33 @@ func (q *modelQueue) Claim(ctx context.Context, destination string, limit int, l
 	return claimed, nil
 }
 
-func (q *modelQueue) claim(destination string, limit int, lease time.Duration, delays []time.Duration, low time.Time) event.Claimed {
+func (q *modelQueue) claim(c event.Claim) event.Claimed {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
 	claimed := event.Claimed{Now: now}
 	var due []int64
 	for id, r := range q.rows {
-		if r.open() && !r.due.After(now) && !r.due.Before(low) {
+		if r.open() && !r.due.After(now) && !r.due.Before(c.Low) {
 			due = append(due, id)
 		}
 	}
 	slices.SortFunc(due, func(a, b int64) int { return q.rows[a].due.Compare(q.rows[b].due) })
-	for _, id := range due[:min(len(due), limit)] {
+	for _, id := range due[:min(len(due), c.Limit)] {
 		r := q.rows[id]
-		job := event.Job{Event: id, Destination: destination, ID: name(id), Source: event.DefaultSource, DueAt: r.due}
+		job := event.Job{Event: id, Destination: c.Destination, ID: name(id), Source: event.DefaultSource, DueAt: r.due}
 		r.lease++
 		if r.leased {
 			job.Attempt, r.leased = r.attempts, false
 			r.status = event.Dead
-			if r.attempts <= len(delays) {
-				r.status, r.due = event.Failed, now.Add(delays[r.attempts-1])
+			if r.attempts <= len(c.Delays) {
+				r.status, r.due = event.Failed, now.Add(c.Delays[r.attempts-1])
 			}
 			claimed.Expired = append(claimed.Expired, job)
 			continue
 		}
 		r.attempts++
-		r.leased, r.due = true, now.Add(lease)
+		r.leased, r.due = true, now.Add(c.Lease)
 		job.Attempt, job.Lease = r.attempts, r.lease
 		claimed.Jobs = append(claimed.Jobs, job)
 	}

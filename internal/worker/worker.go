@@ -5,7 +5,7 @@
 // It promises that every claimed event is delivered and settled, given back,
 // or left to a lease that runs out: none is forgotten. No transaction is open
 // during a delivery. It knows the queue and the destination only through the
-// interfaces below.
+// interfaces below. While it has nothing to do, others may claim for it.
 package worker
 
 import (
@@ -26,10 +26,9 @@ import (
 // Queue is where jobs come from and results go to. All methods are safe to
 // call again after an error, and concurrently.
 type Queue interface {
-	// Claim leases up to limit due jobs. Nothing that fell due before low is
-	// looked at; the zero time looks at all. A claim whose answer is lost
-	// leaves leases that run out.
-	Claim(ctx context.Context, destination string, limit int, lease time.Duration, worker string, delays []time.Duration, low time.Time) (event.Claimed, error)
+	// Claim leases due jobs. A claim whose answer is lost leaves leases that
+	// run out.
+	Claim(ctx context.Context, claim event.Claim) (event.Claimed, error)
 	// Renew prolongs leases to lease from now and says which are still held.
 	Renew(ctx context.Context, jobs []event.Job, lease time.Duration) ([]event.Hold, error)
 	// Settle records results and says which count: those of leases still held.
@@ -57,6 +56,7 @@ type Cause string
 const (
 	Notified    Cause = "notify"    // a notification arrived
 	Ingested    Cause = "ingest"    // this process stored an event
+	Lent        Cause = "lent"      // it stored one, and claimed for the worker at once
 	Reconnected Cause = "reconnect" // the listener has a new connection and may have missed something
 	TimerFired  Cause = "timer"     // a retry fell due or a lease ended
 	SlotFreed   Cause = "slot"      // the last claim took all it could, and there is room again
@@ -70,10 +70,13 @@ func (c Cause) scansAll() bool {
 	switch c {
 	case Started, Reconnected, Recovered:
 		return true
-	case Notified, Ingested, TimerFired, SlotFreed, Swept:
+	case Notified, Ingested, Lent, TimerFired, SlotFreed, Swept:
 	}
 	return false
 }
+
+// ErrBusy says that the worker lends nothing now.
+var ErrBusy = errors.New("the worker lends no slots")
 
 // Reasons for which a delivery is cancelled.
 var (
@@ -102,6 +105,11 @@ const settleRows = 500
 // costs nearly as much as one for many.
 const gatherTime = 2 * time.Millisecond
 
+// restTime is how long ago a worker's last claim must be for it to lend slots.
+// From some 300 events/s on, whoever borrows had better store the next event
+// while the worker claims the last one.
+const restTime = 2 * time.Millisecond
+
 // queuePatience bounds one call to the queue.
 const queuePatience = 5 * time.Second
 
@@ -118,17 +126,29 @@ type Worker struct {
 	log       zerolog.Logger
 	failures  zerolog.Logger // sampled: a destination that is down does not flood the log
 	metrics   *Metrics
+	delays    []time.Duration // the policy, as claims need it
 
 	wake    chan Cause    // one pending wake-up; what it would say twice it need not say
 	freed   chan struct{} // as many slots are free as were wanted
 	results chan event.Settlement
 
 	mu     sync.Mutex
-	busy   int // slots in use
+	busy   int // slots in use, or lent
 	wanted int // how many free slots the claim loop waits for; 0 when it does not
 	held   map[leaseKey]*held
 	told   bool      // of something due, since the last look
 	due    time.Time // since when the oldest of that has been due; the zero time stands for ever
+	loan   *loan     // on what terms slots are lent; nil when none are
+
+	lending sync.WaitGroup // claims under way with slots that were lent
+}
+
+// loan is how a job comes into the worker that somebody else claims for it.
+type loan struct {
+	low     time.Time // where to look: all that fell due before has been claimed
+	since   time.Time // when the last claim ended
+	start   func(job event.Job, asked time.Time)
+	stopped <-chan struct{}
 }
 
 type leaseKey struct{ event, lease int64 }
@@ -144,7 +164,7 @@ type held struct {
 // New returns a worker; Run makes it work.
 func New(config Config, queue Queue, deliverer Deliverer, activity Activity, log zerolog.Logger, metrics *Metrics) *Worker {
 	return &Worker{
-		config: config, queue: queue, deliverer: deliverer, activity: activity, log: log, metrics: metrics,
+		config: config, queue: queue, deliverer: deliverer, activity: activity, log: log, metrics: metrics, delays: config.Policy.Delays(),
 		failures: log.Sample(&zerolog.BurstSampler{Burst: 20, Period: time.Second}),
 		wake:     make(chan Cause, 1),
 		freed:    make(chan struct{}, 1),
@@ -227,6 +247,7 @@ func (w *Worker) Run(ctx context.Context) error {
 			runners.Go(func() { w.runner(deliveries, next, jobs) })
 		}
 	})
+	w.lending.Wait()
 	close(jobs)
 	runners.Wait()
 	close(delivered)
@@ -245,7 +266,6 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 	defer sweep.Stop()
 	due := time.NewTimer(w.config.Sweep)
 	defer due.Stop()
-	delays := w.config.Policy.Delays()
 
 	var low time.Time                          // everything due before has been claimed, but for what was committed late
 	var scanned time.Time                      // when all was last looked at, below the watermark too
@@ -254,6 +274,7 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 	for ctx.Err() == nil {
 		if !look {
 			look = true
+			w.lend(&loan{low: low, since: time.Now(), start: start, stopped: ctx.Done()})
 			select {
 			case cause = <-w.wake:
 			case <-due.C:
@@ -261,6 +282,9 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 			case <-sweep.C:
 				cause = Swept
 			case <-ctx.Done():
+			}
+			w.lend(nil)
+			if ctx.Err() != nil {
 				return
 			}
 		}
@@ -283,7 +307,7 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 		if all {
 			from = time.Time{}
 		}
-		claimed, err := w.claim(claims, free, delays, from)
+		claimed, err := w.claim(claims, free, from)
 		took := time.Since(asked)
 		if all {
 			scanned, scanning, scanningBefore = asked, took, scanning
@@ -375,10 +399,17 @@ func (w *Worker) watermark(low, from time.Time, full bool, claimed event.Claimed
 
 // claim asks the queue for jobs. It is not cut short by a stop at once: a claim
 // whose answer is thrown away holds its leases until they run out.
-func (w *Worker) claim(ctx context.Context, limit int, delays []time.Duration, low time.Time) (event.Claimed, error) {
+func (w *Worker) claim(ctx context.Context, limit int, low time.Time) (event.Claimed, error) {
 	ctx, cancel := context.WithTimeout(ctx, queuePatience)
 	defer cancel()
-	return w.queue.Claim(ctx, w.config.Destination, limit, w.config.Lease, w.config.Name, delays, low)
+	return w.queue.Claim(ctx, w.look(limit, low))
+}
+
+// look is what the worker asks the queue for.
+func (w *Worker) look(limit int, low time.Time) event.Claim {
+	return event.Claim{
+		Destination: w.config.Destination, Limit: limit, Lease: w.config.Lease, Worker: w.config.Name, Delays: w.delays, Low: low,
+	}
 }
 
 func (w *Worker) noteClaim(claimed event.Claimed, cause Cause) {
@@ -397,6 +428,62 @@ func (w *Worker) noteClaim(claimed event.Claimed, cause Cause) {
 		}
 		w.activity.Add("processing_attempt_started", job.ID)
 	}
+}
+
+// lend sets on what terms slots are lent from now on; nil: not at all.
+func (w *Worker) lend(terms *loan) {
+	w.mu.Lock()
+	w.loan = terms
+	w.mu.Unlock()
+}
+
+// Lend lets somebody else claim for the worker: up to slots jobs, which are
+// delivered as if the worker itself had claimed them. It returns ErrBusy, and
+// claim is not called, unless the worker has claimed all that was due and has
+// had nothing to claim for a little while. An error of claim is returned, and
+// nothing is lent until the worker's own next claim has succeeded; what such a
+// claim leased all the same runs out. A stop waits for claims under way, and
+// what they lease then is given back.
+func (w *Worker) Lend(ctx context.Context, slots int, claim func(event.Claim) (event.Claimed, error)) error {
+	w.mu.Lock()
+	terms := w.loan
+	if terms == nil || time.Since(terms.since) < restTime || w.config.Concurrency-w.busy < slots {
+		w.mu.Unlock()
+		return ErrBusy
+	}
+	w.busy += slots
+	w.lending.Add(1)
+	w.mu.Unlock()
+	defer w.lending.Done()
+
+	asked := time.Now()
+	claimed, err := claim(w.look(slots, terms.low))
+	if err != nil {
+		w.lend(nil)
+		w.freeSlots(slots)
+		return err
+	}
+	w.metrics.wakes.WithLabelValues(string(Lent)).Inc()
+	w.mu.Lock()
+	terms.since = time.Now()
+	w.mu.Unlock()
+	started := 0
+	select {
+	case <-terms.stopped:
+		// Nobody who waits for the claim should wait for this too.
+		w.lending.Go(func() { w.giveBack(ctx, claimed.Jobs) })
+	default:
+		for _, job := range claimed.Jobs {
+			terms.start(job, asked)
+		}
+		started = len(claimed.Jobs)
+	}
+	w.freeSlots(slots - started)
+	w.noteClaim(claimed, Lent)
+	if len(claimed.Jobs)+len(claimed.Expired) == slots {
+		w.Wake(Ingested) // there may be more
+	}
+	return nil
 }
 
 // giveBack returns jobs that were claimed while the worker was being stopped.
@@ -444,7 +531,20 @@ func (w *Worker) takeSlot() {
 	w.mu.Lock()
 	w.busy++
 	w.mu.Unlock()
-	w.metrics.inHand.Inc()
+}
+
+// freeSlots lets the claim loop know when as many are free as it wanted.
+func (w *Worker) freeSlots(n int) {
+	w.mu.Lock()
+	w.busy -= n
+	enough := w.wanted > 0 && w.config.Concurrency-w.busy >= w.wanted
+	w.mu.Unlock()
+	if enough {
+		select {
+		case w.freed <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // claimedJob is a job and when its claim was asked for.
@@ -486,22 +586,13 @@ func (w *Worker) deliver(ctx context.Context, job event.Job, asked time.Time) {
 	w.mu.Lock()
 	w.held[key] = h
 	w.mu.Unlock()
+	w.metrics.inHand.Inc()
 
 	result := w.attempt(ctx, job)
 	h.expiry.Stop()
 	disposition, delay := w.config.Policy.Decide(job.Attempt, result, rand.Float64()) //nolint:gosec // jitter needs no secrecy
 	w.results <- event.Settlement{Job: job, Result: result, Disposition: disposition, Delay: delay}
-
-	w.mu.Lock()
-	w.busy--
-	enough := w.wanted > 0 && w.config.Concurrency-w.busy >= w.wanted
-	w.mu.Unlock()
-	if enough {
-		select {
-		case w.freed <- struct{}{}:
-		default:
-		}
-	}
+	w.freeSlots(1)
 }
 
 // safeLease is how long a delivery may rely on a lease: a little less than it holds.

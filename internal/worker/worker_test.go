@@ -481,12 +481,12 @@ type scanned struct {
 	scans atomic.Int64
 }
 
-func (q *scanned) Claim(ctx context.Context, destination string, limit int, lease time.Duration, worker string, delays []time.Duration, low time.Time) (event.Claimed, error) {
-	if low.IsZero() {
+func (q *scanned) Claim(ctx context.Context, c event.Claim) (event.Claimed, error) {
+	if c.Low.IsZero() {
 		q.scans.Add(1)
 		time.Sleep(q.takes)
 	}
-	return q.modelQueue.Claim(ctx, destination, limit, lease, worker, delays, low)
+	return q.modelQueue.Claim(ctx, c)
 }
 
 func TestTimeBetweenLooksAtEverything(t *testing.T) {
@@ -601,7 +601,7 @@ func TestExpiredLeasesAreNotedAndNotDelivered(t *testing.T) {
 		for id := range int64(9) {
 			q.add(time.Now(), id)
 		}
-		q.claim(event.DefaultDestination, 9, time.Second, nil, time.Time{}) // by a worker that dies
+		q.claim(event.Claim{Destination: event.DefaultDestination, Limit: 9, Lease: time.Second}) // by a worker that dies
 		r := start(t, config, q, deliverFunc(succeed))
 		pass(time.Second)
 		require.InDelta(t, 9, testutil.ToFloat64(r.metrics.expired), 0, "also when they fill one look after another")

@@ -15,13 +15,15 @@
 --                 Looking further ahead would mean walking the dead entries of all leases that were settled before their end.
 -- Returns what a delivery needs. A lease that ran out spends its attempt: the row backs off or dies. It counts against _limit and
 -- is returned with lease NULL, so that the caller knows how much it looked at. What is due in a paused destination is left alone.
+-- It may be called in the transaction that stored what it claims, and must not hold that up: it waits for nobody's rows, and for a table
+-- (destinations, while somebody alters it) a quarter of a second at most.
 -- Relies on processing_state_due, processing_state_pkey and events_pkey. A crash after the commit leaves leases that run out.
 create or replace function spine.claim_batch(
     _destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamptz, _ahead interval)
 returns table (
     event bigint, lease bigint, attempt integer, due_at timestamptz,
     event_id text, source text, event_type text, occurred_at timestamptz, payload json, raw_body bytea)
-language plpgsql set search_path = spine, pg_temp
+language plpgsql set search_path = spine, pg_temp set lock_timeout = '250ms'
 set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
