@@ -55,11 +55,44 @@ func (s *Store) CurrentCursor(ctx context.Context) (AuditCursor, error) {
 	return AuditCursor{live: true, seen: now}, err
 }
 
-// FollowFilter chooses audit rows. Empty fields choose all.
+// FollowFilter chooses audit rows: those that one value of each field fits.
+// Empty fields choose all. The past of EventIDs is that of the events that are
+// still stored.
 type FollowFilter struct {
-	EventID string
-	Source  string
-	Actions []string
+	EventIDs []string
+	Sources  []string
+	Types    []string // of the events, as long as those are stored
+	Actions  []string
+	Statuses []string // that the step brings its event into
+}
+
+// statusAfter is the status into which a row of spine.audit_log a brings its
+// event; null where it brings it into none.
+const statusAfter = `(case a.action
+	when 'event_inserted' then 'pending'
+	when 'event_replayed' then 'pending'
+	when 'event_queued' then coalesce(a.details->>'status', 'pending')
+	when 'lease_returned' then case when a.details->>'attempt' = '1' then 'pending' else 'failed' end
+	when 'processing_attempt_started' then 'processing'
+	when 'processing_succeeded' then 'completed'
+	when 'retry_scheduled' then 'failed'
+	when 'processing_failed_permanently' then 'dead'
+	when 'status_changed' then a.details->>'to'
+end)`
+
+// conditions adds what f asks for to a query of spine.audit_log a. The type is
+// not a join, which the planner might begin with the events.
+func (f FollowFilter) conditions(q *query) {
+	among := func(expression string, values []string) {
+		if len(values) > 0 {
+			q.where(expression+" = any (?::text[])", values)
+		}
+	}
+	among("a.event_id", f.EventIDs)
+	among("a.source", f.Sources)
+	among("a.action", f.Actions)
+	among(statusAfter, f.Statuses)
+	among(typeOf("a.event"), f.Types)
 }
 
 // followPage is how many audit rows Follow holds at most.
@@ -164,7 +197,9 @@ func (s *Store) audited(ctx context.Context, least uint64) (t transactions, err 
 // late, or of new ones, in this order. Going by xid it reads each backlog once,
 // however long it is, and nothing again for the sake of a transaction that
 // stays open. It relies on audit_trail_xid, and in the past on
-// audit_trail_timestamp.
+// audit_trail_timestamp, or on audit_trail_event where events are named: a row
+// of an event is never committed before the event, so that its past is found by
+// it whatever was committed since c.until was taken.
 func (s *Store) auditPage(ctx context.Context, c AuditCursor, f FollowFilter) (rows []event.AuditRow, last auditKey, err error) {
 	inProgress := make([]string, len(c.until.except))
 	for i, xid := range c.until.except {
@@ -172,15 +207,14 @@ func (s *Store) auditPage(ctx context.Context, c AuditCursor, f FollowFilter) (r
 	}
 	var q query
 	q.where("a.xid < ?::text::xid8 and a.xid <> all (?::text[]::xid8[])", strconv.FormatUint(c.until.end, 10), inProgress)
-	q.equal("a.event_id", f.EventID)
-	q.equal("a.source", f.Source)
-	if len(f.Actions) > 0 {
-		q.where("a.action = any (?)", f.Actions)
-	}
-	order := "a.timestamp, a.id"
+	f.conditions(&q)
+	from, order := "spine.audit_log", "a.timestamp, a.id"
 	if !c.live {
 		// The first term is implied by the second; partitions are pruned by it.
 		q.where("a.timestamp >= ?::text::timestamptz and (a.timestamp, a.id) > (?::text::timestamptz, ?::bigint)", c.last.timestamp, c.last.timestamp, c.last.id)
+		if len(f.EventIDs) > 0 {
+			from = trail("any (array(select n.id from spine.events n where n.event_id = any (" + q.arg(f.EventIDs) + "::text[])))")
+		}
 	} else {
 		if len(c.late) > 0 {
 			q.where("a.xid = any (?::text[]::xid8[])", c.late)
@@ -190,7 +224,7 @@ func (s *Store) auditPage(ctx context.Context, c AuditCursor, f FollowFilter) (r
 		q.where("(a.xid, a.timestamp, a.id) > (?::text::xid8, ?::text::timestamptz, ?::bigint)", c.last.xid, c.last.timestamp, c.last.id)
 		order = "a.xid, " + order
 	}
-	sql := "select " + auditColumns + ", a.xid::text from spine.audit_log a" + q.conditions() + " order by " + order + " limit " + q.arg(followPage)
+	sql := "select " + auditColumns + ", a.xid::text from " + from + " a" + q.conditions() + " order by " + order + " limit " + q.arg(followPage)
 
 	type row struct {
 		event.AuditRow
