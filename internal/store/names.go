@@ -25,7 +25,7 @@ func (s *Store) InFlight(ctx context.Context, prefix string, limit int) ([]event
 		with newest as materialized (
 			select p.event, p.destination, p.status from spine.processing_state p order by p.event desc, p.destination desc limit $1
 		), due as materialized (
-			select d.* from spine.destinations n cross join lateral (
+			select d.* from `+queuedDestinations+` n cross join lateral (
 				select p.event, p.destination, p.status from spine.processing_state p
 				where p.status in ('pending', 'failed', 'processing') and p.destination = n.name order by p.next_attempt_at limit $2) d
 		), dead as materialized (

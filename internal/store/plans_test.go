@@ -125,10 +125,12 @@ func lookUps(d *database) []statement {
 			_, err := d.Event(t.Context(), "hot-1-1", "")
 			require.NoError(t, err)
 		}},
-		{"depth, stuck and dead letters", 3000, "processing_state_dead processing_state_due", func() {
-			_, err := d.Backlog(t.Context())
+		{"stuck", 30, "processing_state_due", func() {
+			_, err := d.Stuck(t.Context(), 5)
 			require.NoError(t, err)
-			_, err = d.Stuck(t.Context(), 5)
+		}},
+		{"depth and dead letters", 3000, "processing_state_dead processing_state_due", func() {
+			_, err := d.Backlog(t.Context())
 			require.NoError(t, err)
 			_, err = d.Dead(t.Context(), 20)
 			require.NoError(t, err)
