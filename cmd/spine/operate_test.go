@@ -61,14 +61,21 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 			all[member], err = json.Marshal(hostile)
 			require.NoError(t, err)
 		}
-		require.NotRegexp(t, unprintable, sentence(action, all), action)
-		require.NotContains(t, sentence(action, all), "\n", action)
+		for _, within := range []bool{false, true} {
+			require.NotRegexp(t, unprintable, sentence(action, all, within), action)
+			require.NotContains(t, sentence(action, all, within), "\n", action)
+		}
 	}
 
 	var out strings.Builder
-	require.NoError(t, printRows(&out, true, false)([]event.AuditRow{row}))
+	require.NoError(t, printRows(&out)([]event.AuditRow{row}))
 	require.NotRegexp(t, unprintable, out.String())
 	require.Equal(t, 1, strings.Count(out.String(), "\n"), "one line")
+
+	out.Reset()
+	require.NoError(t, tellRows(&out, func() int { return 500 }, false)([]event.AuditRow{row}))
+	require.NotRegexp(t, unprintable, out.String())
+	require.Equal(t, 2, strings.Count(out.String(), "\n"), "the day and one line")
 
 	out.Reset()
 	require.NoError(t, printJSONRows(&out)([]event.AuditRow{row}))
@@ -94,7 +101,7 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 	require.NotRegexp(t, unprintable, out.String())
 	h := event.History{Stored: event.Stored{EventID: hostile, EventType: hostile, Source: hostile, Content: event.Content{Unqueryable: hostile}}}
 	h.Processing, h.Timeline = []event.ProcessingRow{p}, []event.AuditRow{row}
-	require.NotRegexp(t, unprintable, drawLife(h, []store.PauseRow{{Destination: hostile}}, false, time.Now()))
+	require.NotRegexp(t, unprintable, (&timeline{}).draw(h, time.Now())+standing(h, []store.PauseRow{{Destination: hostile}}, time.Now()))
 	require.Equal(t, `failed: a b\x1b`, oneLine("failed:\n\ta b\x1b"))
 }
 
@@ -110,16 +117,59 @@ func TestRowsAreAlignedForAPersonAndPlainInAPipe(t *testing.T) {
 		{Timestamp: event.Timestamp{Infinity: 1}, Action: "claims_paused", Success: "success", Details: json.RawMessage(`[1]`)},
 	}
 	var out strings.Builder
-	require.NoError(t, printRows(&out, false, false)(rows))
+	require.NoError(t, printRows(&out)(rows))
 	require.Equal(t, `2024-01-30T12:00:00.123Z a event_received
 2024-01-30T12:00:00.123Z github/a processing_attempt_failed attempt=1 duration=12ms error="HTTP 503" worker=w
 infinity - claims_paused details=[1]
 `, out.String())
 
 	out.Reset()
-	require.NoError(t, printRows(&out, true, true)(rows[:2]))
-	require.Equal(t, "\x1b[2m2024-01-30T12:00:00.123Z\x1b[0m \x1b[1ma       \x1b[0m \x1b[32mevent_received           \x1b[0m\n"+
-		"\x1b[2m2024-01-30T12:00:00.123Z\x1b[0m \x1b[1mgithub/a\x1b[0m \x1b[31mprocessing_attempt_failed\x1b[0m attempt=1 duration=12ms error=\"HTTP 503\" worker=w\n", out.String())
+	require.NoError(t, tellRows(&out, func() int { return 80 }, true)(rows[:2]))
+	require.Equal(t, "\x1b[2m2024-01-30 UTC\x1b[0m\n"+
+		"\x1b[2m12:00:00.123\x1b[0m \x1b[32m✓\x1b[0m \x1b[1ma       \x1b[0m received\n"+
+		"\x1b[2m12:00:00.123\x1b[0m \x1b[31m✗\x1b[0m \x1b[1mgithub/a\x1b[0m \x1b[31mattempt 1 failed after 12ms: HTTP 503\x1b[0m\n", out.String())
+}
+
+// On a narrow terminal what is said goes on in further lines, each as wide as it
+// may be. A long id is never cut: people copy it.
+func TestLinesAreWrappedToTheTerminal(t *testing.T) {
+	day := time.Date(2024, 1, 30, 23, 59, 59, 0, time.UTC)
+	id, short, source := "72d3162e-cc78-11e3-81ab-4c9367dc0958", "受注-001", "default"
+	failed := json.RawMessage(`{"attempt":1,"duration_ms":12,"error":"HTTP 503 Service Unavailable","answer":"{\"error\":\"the database is down\",\"status\":\"error\"}"}`)
+	rows := []event.AuditRow{
+		{Timestamp: event.Timestamp{Time: day}, EventID: &id, Source: &source, Action: "processing_attempt_failed", Success: "failure", Details: failed},
+		{Timestamp: event.Timestamp{Time: day.Add(time.Second)}, EventID: &short, Source: &source, Action: "event_deduped", Success: "success"},
+	}
+	for width, want := range map[int]string{
+		140: `2024-01-30 UTC
+23:59:59.000 ✗ 72d3162e-cc78-11e3-81ab-4c9367dc0958 attempt 1 failed after 12ms: HTTP 503 Service Unavailable, answer {"error":"the database
+                                                    is down","status":"error"}
+2024-01-31 UTC
+00:00:00.000 ✓ 受注-001                             known already, with this payload
+`,
+		80: `2024-01-30 UTC
+23:59:59.000 ✗ 72d3162e-cc78-11e3-81ab-4c9367dc0958 attempt 1 failed after 12ms:
+                 HTTP 503 Service Unavailable, answer {"error":"the database is
+                 down","status":"error"}
+2024-01-31 UTC
+00:00:00.000 ✓ 受注-001                             known already, with this
+                 payload
+`,
+	} {
+		var out strings.Builder
+		require.NoError(t, tellRows(&out, func() int { return width }, false)(rows))
+		require.Equal(t, want, out.String())
+	}
+	for width := range 100 {
+		var out strings.Builder
+		require.NoError(t, tellRows(&out, func() int { return width }, false)(rows))
+		require.Contains(t, out.String(), id)
+	}
+	require.Equal(t, []string{"受注受注", "受注"}, wrap("受注受注受注", 8, 8))
+	require.Equal(t, []string{""}, wrap("", 8, 8))
+	require.Equal(t, "受…", fitted("受注受注", 4))
+	require.Equal(t, "abcd", fitted("abcd", 4))
+	require.Empty(t, fitted("abcd", 0))
 }
 
 // ingested stores events right in the database.
@@ -258,7 +308,7 @@ func TestTailChooses(t *testing.T) {
 	database := databases.New(t)
 	db := open(t, database, nil)
 	ingested(t, db, "default", "past")
-	tail := startTail(t, database, "--json", "--action", "event_inserted,status_changed", "--source", "default")
+	tail := startTail(t, database, "--json", "--action", "event_inserted,status_changed", "--source", "default", "--source", "none")
 	// The listener is the last that tail starts.
 	await(t, db, true, "select count(*) > 0 from pg_stat_activity where application_name = 'spine tail' and datname = current_database()")
 	execute(t, db, "insert into spine.sources (name) values ('other')")
@@ -290,7 +340,7 @@ func TestTrace(t *testing.T) {
 			map[string]string{"failed": `{"status":503,"duration_ms":12.4,"answer":"no\u001b[31m"}`, "completed": `{"status":200,"duration_ms":3.5,"answer":"ok"}`}[outcome])
 	}
 	execute(t, db, "update spine.audit_log set timestamp = '2024-01-30T12:00:00Z'::timestamptz + id * interval '13 ms'")
-	execute(t, db, "update spine.processing_state set completed_at = '2024-01-30T12:00:02Z'")
+	execute(t, db, "update spine.processing_state set created_at = '2024-01-30T12:00:00.1Z', completed_at = '2024-01-30T12:00:02Z'")
 
 	code, stdout, stderr = spine(t, env, "trace", "test-001")
 	require.Zero(t, code, stderr)
@@ -303,19 +353,19 @@ received  3 times
 conflicts 1 other payload kept
 status    completed, 2 attempts
 
-  +0.000s  ✓ received
-  +0.013s  ✓ stored and queued
-  +0.026s  ✓ received
-  +0.039s  ✓ known already, with this payload
-  +0.052s  ✓ received
-  +0.065s  ✗ known already, with another payload: kept as evidence
-  +0.078s  · attempt 1 started by worker-1
-  +0.091s  ✗ attempt 1 failed after 12ms: HTTP 503 Service Unavailable, answer no\x1b[31m
-  +0.104s  · next attempt in 2s
-  +0.117s  · attempt 2 started by worker-1
-  +0.130s  ✓ attempt 2 delivered after 3.5ms: HTTP 200, answer ok
+     +0 ms  ✓ received
+    +13 ms  ✓ stored and queued
+    +26 ms  ✓ received
+    +39 ms  ✓ known already, with this payload
+    +52 ms  ✓ received
+    +65 ms  ✗ known already, with another payload: kept as evidence
+    +78 ms  · attempt 1 started by worker-1
+    +91 ms  ✗   failed after 12ms: HTTP 503 Service Unavailable, answer no\x1b[31m
+   +104 ms  ·   next attempt in 2s
+   +117 ms  · attempt 2 started by worker-1
+   +130 ms  ✓   delivered after 3.5ms: HTTP 200, answer ok
 
-completed 2024-01-30T12:00:02.000Z, nothing more to do
+completed 2024-01-30T12:00:02.000Z, 1.9s after it was queued, nothing more to do
 `, regexp.MustCompile(`(?m)^stored .*$`).ReplaceAllString(stdout, "stored    …"))
 
 	code, stdout, _ = spine(t, env, "trace", "test-001", "--json")
@@ -511,6 +561,11 @@ func TestOperatorExitCodes(t *testing.T) {
 		{2, []string{"tail", "a"}},
 		{2, []string{"tail", "--since", "x"}},
 		{2, []string{"tail", "--action", "event_inserted,foo"}},
+		{2, []string{"tail", "--status", "done"}},
+		{2, []string{"status", "--interval", "2"}},
+		{2, []string{"status", "--watch", "--interval", "1ms"}},
+		{1, []string{"status", "--watch"}},
+		{1, []string{"trace", "a", "--follow"}},
 		{2, []string{"pause", "default"}},
 		{1, []string{"pause"}},
 		{1, []string{"resume"}},
