@@ -28,6 +28,8 @@ type Reader interface {
 	Audit(ctx context.Context, page event.Page, filter event.AuditFilter) (rows []event.AuditRow, next string, err error)
 	Processing(ctx context.Context, page event.Page, filter event.ProcessingFilter) (rows []event.ProcessingRow, next string, err error)
 	Event(ctx context.Context, eventID, source string) (event.History, error)
+	// Overview reaches back over 15 minutes, 1, 6 or 24 hours, or 7 days.
+	Overview(ctx context.Context, over time.Duration) (event.Overview, error)
 }
 
 // MaxLimit is how many rows a page has at most.
@@ -51,6 +53,7 @@ func NewHandler(reader Reader, timeout time.Duration, log zerolog.Logger) *Handl
 //	GET /api/audit              event_id, source, type, action, success
 //	GET /api/processing         event_id, source, type, destination, status
 //	GET /api/events/{event_id}  source
+//	GET /api/overview           range
 //
 // The lists also take limit (1 to MaxLimit) and cursor, which comes in the
 // Link header (RFC 8288) of the page before. The router must have UseEncodedPath
@@ -61,6 +64,7 @@ func (h *Handler) Register(r *mux.Router) {
 		"/api/audit":             h.audit,
 		"/api/processing":        h.processing,
 		"/api/events/{event_id}": h.event,
+		"/api/overview":          h.overview,
 	} {
 		r.Path(path).Methods(http.MethodGet, http.MethodHead).Handler(h.bounded(answer))
 	}

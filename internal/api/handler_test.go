@@ -39,7 +39,11 @@ func (b broken) Event(ctx context.Context, _, _ string) (event.History, error) {
 	return event.History{}, b(ctx)
 }
 
-var paths = []string{"/api/events", "/api/audit", "/api/processing", "/api/events/x"}
+func (b broken) Overview(ctx context.Context, _ time.Duration) (event.Overview, error) {
+	return event.Overview{}, b(ctx)
+}
+
+var paths = []string{"/api/events", "/api/audit", "/api/processing", "/api/events/x", "/api/overview"}
 
 func TestAFaultOfTheDatabaseIs503AndStaysInTheLog(t *testing.T) {
 	h := serve(broken(func(context.Context) error { return errors.New("password is sesame") }), time.Minute)

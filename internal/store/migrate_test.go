@@ -241,6 +241,51 @@ func TestMigrateWhatTheFirstVersionStored(t *testing.T) {
 	require.Equal(t, "13", d.value("select count(distinct id) from spine.audit_log"), "ids go on where they were")
 }
 
+// Numbers begin with the migration that brings them: what a large database has
+// audited before is not counted, and what is in progress meanwhile is.
+func TestMigrateWhatTheSecondVersionStored(t *testing.T) {
+	t.Parallel()
+	d := openDatabase(t, databases.Empty(t), 2)
+	d.run("create schema spine")
+	before := fstest.MapFS{}
+	for _, name := range []string{"0001_tables.sql", "0002_compact.sql"} {
+		data, err := schema.Migrations.ReadFile("migrations/" + name)
+		require.NoError(t, err)
+		before[name] = &fstest.MapFile{Data: data}
+	}
+	config, err := pgx.ParseConfig(d.url)
+	require.NoError(t, err)
+	db := stdlib.OpenDB(*config)
+	defer func() { require.NoError(t, db.Close()) }()
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, before,
+		goose.WithTableName("spine.schema_version"), goose.WithDisableGlobalRegistry(true))
+	require.NoError(t, err)
+	_, err = provider.Up(t.Context())
+	require.NoError(t, err)
+	d.run("insert into spine.sources (name) values ('github'), ('silent')")
+	d.run("insert into spine.events (event_id, source, event_type, occurred_at, payload, payload_hash, created_at) values ('x', 'github', 'a', now(), '{}', '', '2026-01-30 12:00Z')")
+	d.run("update spine.sources set last_arrival_at = '2026-01-29 12:00Z' where name in ('default', 'github')")
+	insert(t, d.Pool())
+	open := begin(t, d.Store)
+	run(t, open, "select pg_current_xact_id()")
+	insert(t, d.Pool())
+
+	m, err := store.Migrate(t.Context(), d.url)
+	require.NoError(t, err)
+	require.Equal(t, []int64{3}, m.Applied)
+	require.Equal(t, []string{"default|2026-01-29 12:00:00+00", "github|2026-01-30 12:00:00+00"}, d.rows("select source, at from spine.last_arrivals order by source"))
+	d.rollUp()
+	d.requireAccepted(0)
+	insert(t, open)
+	require.NoError(t, open.Commit(t.Context()))
+	insert(t, d.Pool())
+	d.rollUp()
+	d.requireAccepted(2)
+	o := d.overview()
+	require.NotNil(t, o.CoveredFrom)
+	require.Nil(t, o.Series.Accepted[0])
+}
+
 // A migration that was cut off between tables and functions is not taken for
 // whole.
 func TestMigrationThatIsHalfDone(t *testing.T) {

@@ -245,11 +245,7 @@ func (s *Store) auditPage(ctx context.Context, c AuditCursor, f FollowFilter) (r
 }
 
 // PauseRow says that the claims of a destination are paused.
-type PauseRow struct {
-	Destination string          `json:"destination"`
-	PausedAt    event.Timestamp `json:"paused_at"`
-	PausedBy    *string         `json:"paused_by"` // database role
-}
+type PauseRow = event.PauseRow
 
 // Paused lists the destinations whose claims are paused.
 func (s *Store) Paused(ctx context.Context) ([]PauseRow, error) {

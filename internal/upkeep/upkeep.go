@@ -1,7 +1,8 @@
 // Package upkeep does what nobody waits for: it makes the audit log's
-// partitions ahead of time, notes the sources' last arrivals, samples the
-// gauges that only the database knows, and lets go what is older than the
-// retention. Any number of processes may do it at once.
+// partitions ahead of time, notes the sources' last arrivals, counts what
+// happened and what waits, samples the gauges that only the database knows, and
+// lets go what is older than the retention. Any number of processes may do it
+// at once.
 package upkeep
 
 import (
@@ -23,6 +24,14 @@ type Store interface {
 	NoteArrivals(ctx context.Context) error
 	// Sample reads what the gauges show. It is cheap on large tables.
 	Sample(ctx context.Context) (event.Sample, error)
+
+	// RollUp counts what the audit log has got since the last call of any
+	// process, a bounded number of rows, and returns how far behind that leaves
+	// the numbers: 0 when all is counted.
+	RollUp(ctx context.Context) (lag time.Duration, err error)
+	// SampleDepth counts what waits in the queue. On a long queue it takes its
+	// time.
+	SampleDepth(ctx context.Context) error
 
 	// What follows is retention. Each call is one short transaction, of which age
 	// says how old must be what goes. It passes over what is locked.
@@ -48,7 +57,13 @@ type Config struct {
 const (
 	partitionInterval = time.Hour
 	sampleInterval    = 5 * time.Second // longer where a sample takes longer than a twentieth of it
+	rollUpInterval    = time.Second     // shorter while there is a backlog
+	depthInterval     = time.Second     // longer where a sample takes longer than a twentieth of it
 	patience          = 10 * time.Second
+
+	// A transaction is rolled up as a whole: of ten million events that one replays
+	// by hand, all rows are read in one turn.
+	rollUpPatience = 5 * time.Minute
 )
 
 // Upkeep does the rounds. Make one with New, then Run it.
@@ -59,6 +74,7 @@ type Upkeep struct {
 
 	oldestReady       prometheus.Gauge
 	lastArrival       *prometheus.GaugeVec
+	rollupLag         prometheus.Gauge
 	eventsDeleted     prometheus.Counter
 	partitionsDropped prometheus.Counter
 	failures          prometheus.Counter
@@ -74,6 +90,9 @@ func New(config Config, store Store, log zerolog.Logger, reg prometheus.Register
 		lastArrival: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "spine_source_last_arrival_timestamp_seconds", Help: "When a source last sent a new event, in Unix seconds; absent when it never did.",
 		}, []string{"source"}),
+		rollupLag: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "spine_rollup_lag_seconds", Help: "How far the numbers over time lag behind the audit log; 0 when they have all of it.",
+		}),
 		eventsDeleted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "spine_retention_events_deleted_total", Help: "Events that this process deleted since they were done with and older than RETENTION.",
 		}),
@@ -84,19 +103,21 @@ func New(config Config, store Store, log zerolog.Logger, reg prometheus.Register
 			Name: "spine_upkeep_errors_total", Help: "Rounds of upkeep that failed and are tried again.",
 		}),
 	}
-	reg.MustRegister(u.oldestReady, u.lastArrival, u.eventsDeleted, u.partitionsDropped, u.failures)
+	reg.MustRegister(u.oldestReady, u.lastArrival, u.rollupLag, u.eventsDeleted, u.partitionsDropped, u.failures)
 	return u
 }
 
 // Run does its rounds until ctx ends. Failures are counted and tried again in
 // the next round: the default partition takes what no other does.
 func (u *Upkeep) Run(ctx context.Context) error {
+	// What may take long is no reason to miss the others.
+	var others sync.WaitGroup
+	defer others.Wait()
 	if u.config.Retention > 0 {
-		var retaining sync.WaitGroup
-		defer retaining.Wait()
-		// A round may take hours, and is no reason to miss the others.
-		retaining.Go(func() { u.retain(ctx) })
+		others.Go(func() { u.retain(ctx) })
 	}
+	others.Go(func() { repeat(ctx, u.rollUp) })
+	others.Go(func() { repeat(ctx, u.sampleDepth) })
 	partitions, samples := time.NewTicker(partitionInterval), time.NewTimer(sampleInterval)
 	defer partitions.Stop()
 	defer samples.Stop()
@@ -116,6 +137,51 @@ func (u *Upkeep) Run(ctx context.Context) error {
 			samples.Reset(max(sampleInterval, 20*time.Since(began)))
 		}
 	}
+}
+
+// repeat does something until ctx ends, and between two times rests for as long
+// as it says.
+func repeat(ctx context.Context, do func(context.Context) (rest time.Duration)) {
+	next := time.NewTimer(0)
+	defer next.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-next.C:
+			next.Reset(do(ctx))
+		}
+	}
+}
+
+// rollUp takes one turn. A backlog is worked off in half of one connection's
+// time.
+func (u *Upkeep) rollUp(ctx context.Context) (rest time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, rollUpPatience)
+	defer cancel()
+	began := time.Now()
+	lag, err := u.store.RollUp(ctx)
+	if err != nil {
+		u.failures.Inc()
+		u.log.Debug().Err(err).Msg("rolling up failed, trying again later")
+		return rollUpInterval
+	}
+	u.rollupLag.Set(lag.Seconds())
+	if lag > rollUpInterval {
+		return max(minRest, time.Since(began))
+	}
+	return rollUpInterval
+}
+
+func (u *Upkeep) sampleDepth(ctx context.Context) (rest time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	began := time.Now()
+	if err := u.store.SampleDepth(ctx); err != nil {
+		u.failures.Inc()
+		u.log.Debug().Err(err).Msg("sampling the depth failed, trying again later")
+	}
+	return max(depthInterval, 20*time.Since(began))
 }
 
 func (u *Upkeep) partitions(ctx context.Context) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,6 +32,44 @@ type fakeStore struct {
 	sample     event.Sample
 	fail       func(ctx context.Context) error // may be nil
 	retentionStore
+
+	counting sync.Mutex // what goes on beside the rounds
+	rollUps  []time.Duration
+	depths   []time.Duration
+	rollUp   func() (lag, takes time.Duration, err error) // may be nil
+	depth    func() (takes time.Duration, err error)      // may be nil
+}
+
+func (s *fakeStore) RollUp(ctx context.Context) (lag time.Duration, err error) {
+	s.counting.Lock()
+	s.rollUps = append(s.rollUps, time.Since(s.began))
+	s.counting.Unlock()
+	if s.rollUp == nil {
+		return 0, nil
+	}
+	lag, takes, err := s.rollUp()
+	return lag, errors.Join(err, wait(ctx, takes))
+}
+
+func (s *fakeStore) SampleDepth(ctx context.Context) error {
+	s.counting.Lock()
+	s.depths = append(s.depths, time.Since(s.began))
+	s.counting.Unlock()
+	if s.depth == nil {
+		return nil
+	}
+	takes, err := s.depth()
+	return errors.Join(err, wait(ctx, takes))
+}
+
+// wait lets time pass, and not at all where there is none to pass.
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
 
 func (s *fakeStore) answer(ctx context.Context) error {
@@ -114,4 +153,56 @@ func TestStoreThatHangsIsGivenUp(t *testing.T) {
 	require.Greater(t, len(s.samples), 3)
 	require.GreaterOrEqual(t, testutil.ToFloat64(u.failures), 4.0)
 	require.Equal(t, 2*patience, s.samples[0], "partitions and arrivals come first")
+}
+
+func TestNumbersAreKeptUpToDate(t *testing.T) {
+	s := &fakeStore{}
+	u, _ := run(t, Config{}, s, time.Minute+time.Millisecond)
+	require.Len(t, s.rollUps, 61)
+	require.Len(t, s.depths, 61)
+	for i := range s.rollUps {
+		require.Equal(t, time.Duration(i)*time.Second, s.rollUps[i])
+		require.Equal(t, time.Duration(i)*time.Second, s.depths[i])
+	}
+	require.Zero(t, testutil.ToFloat64(u.rollupLag))
+	require.Zero(t, testutil.ToFloat64(u.failures))
+}
+
+func TestBacklogIsWorkedOffInHalfOfTheTime(t *testing.T) {
+	s := &fakeStore{rollUp: func() (time.Duration, time.Duration, error) { return time.Hour, 100 * time.Millisecond, nil }}
+	u, _ := run(t, Config{}, s, time.Minute-time.Millisecond)
+	require.Len(t, s.rollUps, 60*5)
+	require.InDelta(t, 3600, testutil.ToFloat64(u.rollupLag), 0)
+	require.Len(t, s.depths, 60, "the others go on meanwhile")
+
+	s = &fakeStore{rollUp: func() (time.Duration, time.Duration, error) { return time.Hour, 0, nil }}
+	run(t, Config{}, s, time.Minute-time.Millisecond)
+	require.Len(t, s.rollUps, 60*20, "not more than 20 turns a second, however quick they are")
+}
+
+func TestLongSampleIsTakenSeldom(t *testing.T) {
+	s := &fakeStore{depth: func() (time.Duration, error) { return time.Second, nil }}
+	run(t, Config{}, s, time.Minute-time.Millisecond)
+	require.Equal(t, []time.Duration{0, 21 * time.Second, 42 * time.Second}, s.depths, "a twentieth of the time")
+	require.Len(t, s.rollUps, 60)
+}
+
+func TestCountingThatFailsIsTriedAgain(t *testing.T) {
+	s := &fakeStore{
+		rollUp: func() (time.Duration, time.Duration, error) { return 0, 0, errAway },
+		depth:  func() (time.Duration, error) { return 0, errAway },
+	}
+	u, log := run(t, Config{}, s, time.Minute-time.Millisecond)
+	require.Len(t, s.rollUps, 60)
+	require.Len(t, s.depths, 60)
+	require.InDelta(t, 120, testutil.ToFloat64(u.failures), 0)
+	require.Contains(t, log.String(), errAway.Error())
+
+	s = &fakeStore{
+		rollUp: func() (time.Duration, time.Duration, error) { return 0, time.Hour, nil },
+		depth:  func() (time.Duration, error) { return time.Hour, nil },
+	}
+	run(t, Config{}, s, 20*time.Minute)
+	require.Len(t, s.rollUps, 4, "what hangs is given up after five minutes: a transaction may be large")
+	require.Len(t, s.depths, 6, "and this one after ten seconds")
 }

@@ -1,5 +1,5 @@
 -- Views for the operator. All of them stay cheap on large tables: they read partial indexes that hold only what is not done, or, the
--- audit log, what an index of spine.audit_trail finds.
+-- audit log, what an index of spine.audit_trail finds, or rollups.
 
 create or replace view spine.audit_log as
 select a.timestamp, a.id, a.xid, a.event, a.event_id, coalesce(a.source, case when a.event_id is not null then 'default' end) as source,
@@ -83,3 +83,26 @@ comment on column spine.stuck.due_at is 'When it fell due; for processing, when 
 comment on column spine.stuck.overdue is 'For how long it has been due.';
 comment on column spine.stuck.reason is 'Where to look.';
 comment on column spine.stuck.event is 'events.id.';
+
+create or replace view spine.rates as
+select r.at as minute, r.source, r.received, r.accepted, r.deduplicated, r.conflicts, r.rejected, r.attempts, r.attempts_failed, r.delivered, r.died,
+    spine.latency_percentile(r.latency, 0.5) as latency_p50, spine.latency_percentile(r.latency, 0.95) as latency_p95,
+    spine.latency_percentile(r.latency, 0.99) as latency_p99
+from spine.rollups r
+where r.step = 60 and r.at > clock_timestamp() - interval '1 hour'
+order by r.at desc, r.source;
+comment on view spine.rates is 'What came and went in each minute of the last hour, newest first. Minutes in which nothing happened have no row. Older numbers are in spine.rollups.';
+comment on column spine.rates.minute is 'Beginning of the minute. The first one is still under way.';
+comment on column spine.rates.source is 'Who sent it. Empty for requests that were rejected and are of no source.';
+comment on column spine.rates.received is 'Requests that were stored: accepted, deduplicated and conflicts.';
+comment on column spine.rates.accepted is 'New events.';
+comment on column spine.rates.deduplicated is 'Events of a known id with the same payload.';
+comment on column spine.rates.conflicts is 'Events of a known id with another payload.';
+comment on column spine.rates.rejected is 'Requests that were refused.';
+comment on column spine.rates.attempts is 'Attempts to deliver that started.';
+comment on column spine.rates.attempts_failed is 'Attempts that came to nothing, those whose lease ran out among them.';
+comment on column spine.rates.delivered is 'Events that a destination took.';
+comment on column spine.rates.died is 'Events that were given up.';
+comment on column spine.rates.latency_p50 is 'From stored to delivered, retries included, to within a tenth: half of them were faster. Replayed events are left out.';
+comment on column spine.rates.latency_p95 is 'The same for 95 of 100.';
+comment on column spine.rates.latency_p99 is 'The same for 99 of 100.';

@@ -1,0 +1,42 @@
+package api
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/webhookspine/spine/internal/respond"
+)
+
+// overviewRange is what an overview may reach back over, as it is asked for.
+type overviewRange struct {
+	name string
+	over time.Duration
+}
+
+// overviewRanges are those that the store has steps for; the first one is the
+// default.
+var overviewRanges = []overviewRange{
+	{"15m", 15 * time.Minute}, {"1h", time.Hour}, {"6h", 6 * time.Hour}, {"24h", 24 * time.Hour}, {"7d", 7 * 24 * time.Hour},
+}
+
+func (h *Handler) overview(w http.ResponseWriter, r *http.Request) {
+	query, faults := parameters(r, "range")
+	chosen := 0
+	if name, ok := query["range"]; ok {
+		chosen = slices.IndexFunc(overviewRanges, func(o overviewRange) bool { return o.name == name })
+		if chosen < 0 {
+			names := make([]string, len(overviewRanges))
+			for i, o := range overviewRanges {
+				names[i] = o.name
+			}
+			faults = append(faults, respond.Fault{Parameter: "range", Detail: "must be one of " + strings.Join(names, ", ")})
+		}
+	}
+	if refuseQuery(w, faults) {
+		return
+	}
+	overview, err := h.reader.Overview(r.Context(), overviewRanges[chosen].over)
+	h.answer(w, r, overview, "", err)
+}

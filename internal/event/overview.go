@@ -1,0 +1,76 @@
+package event
+
+// Overview is what there is to say of all events at once, as of one moment.
+type Overview struct {
+	At           Timestamp `json:"at"` // by the database's clock, as all times here
+	RangeSeconds int       `json:"range_seconds"`
+	StepSeconds  int       `json:"step_seconds"`
+	// CoveredFrom and CoveredTo say of which time the series know. Outside of it
+	// their elements are null and never 0.
+	CoveredFrom *Timestamp      `json:"covered_from"`
+	CoveredTo   *Timestamp      `json:"covered_to"`
+	Depth       Depth           `json:"depth"`
+	OldestReady *float64        `json:"oldest_ready_seconds"` // for how long the oldest claimable row has been due as of Depth.At, 0 when none is; null where At is
+	Paused      []PauseRow      `json:"paused"`               // by destination
+	Sources     []SourceArrival `json:"sources"`              // by name
+	Series      Series          `json:"series"`
+}
+
+// Depth counts what the queue holds that is not completed.
+type Depth struct {
+	At   *Timestamp `json:"at"`   // when that was so; null where it is not known yet
+	Rows []DepthRow `json:"rows"` // by destination and status, those above 0
+}
+
+// DepthRow counts what the queue holds in one status for one destination.
+type DepthRow struct {
+	Destination     string     `json:"destination"`
+	Status          string     `json:"status"` // pending, processing, failed or dead
+	Count           int64      `json:"count"`
+	OldestCreatedAt Timestamp  `json:"oldest_created_at"`
+	NextAttemptAt   *Timestamp `json:"next_attempt_at"`
+}
+
+// PauseRow says that the claims of a destination are paused.
+type PauseRow struct {
+	Destination string    `json:"destination"`
+	PausedAt    Timestamp `json:"paused_at"`
+	PausedBy    *string   `json:"paused_by"` // database role
+}
+
+// SourceArrival says when a source last sent a new event.
+type SourceArrival struct {
+	Source        string     `json:"source"`
+	LastArrivalAt *Timestamp `json:"last_arrival_at"` // null when it never did
+}
+
+// Series are numbers over time: of each an element for each step, the last one
+// still under way. Null is not known; 0 is none.
+type Series struct {
+	At []int64 `json:"at"` // beginning of each step in Unix seconds, ascending
+
+	// Counts of what happened in the step.
+	Received       []*int64 `json:"received"` // accepted, deduplicated and conflicts
+	Accepted       []*int64 `json:"accepted"`
+	Deduplicated   []*int64 `json:"deduplicated"`
+	Conflicts      []*int64 `json:"conflicts"`
+	Rejected       []*int64 `json:"rejected"`
+	Attempts       []*int64 `json:"attempts"`
+	AttemptsFailed []*int64 `json:"attempts_failed"` // those whose lease ran out among them
+	Delivered      []*int64 `json:"delivered"`
+	Died           []*int64 `json:"died"`
+
+	// From stored to delivered in milliseconds, retries included and replays
+	// left out, to within a tenth. Null also where nothing was delivered.
+	LatencyP50 []*float64 `json:"latency_p50_ms"`
+	LatencyP95 []*float64 `json:"latency_p95_ms"`
+	LatencyP99 []*float64 `json:"latency_p99_ms"`
+
+	// The queue as last sampled in the step or, where a sample takes long, up to
+	// half a minute before it.
+	Pending     []*int64   `json:"pending"`
+	Processing  []*int64   `json:"processing"`
+	Failed      []*int64   `json:"failed"`
+	Dead        []*int64   `json:"dead"`
+	OldestReady []*float64 `json:"oldest_ready_seconds"`
+}

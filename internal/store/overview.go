@@ -1,0 +1,179 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// resolution is how a range is shown: in steps of a length, made of stored
+// steps of one that is kept for long enough.
+type resolution struct{ step, stored int64 } // seconds
+
+// resolutions are the ranges that Overview knows.
+var resolutions = map[time.Duration]resolution{
+	15 * time.Minute:   {10, 10},
+	time.Hour:          {10, 10},
+	6 * time.Hour:      {60, 60},
+	24 * time.Hour:     {300, 60},
+	7 * 24 * time.Hour: {3600, 3600},
+}
+
+// Overview returns what there is to say of all events at once, and how it came
+// about in the given range: 15 minutes, 1, 6 or 24 hours, or 7 days. It reads
+// rollups and samples, in one round trip, and of the tables that grow an end of
+// audit_trail_xid only.
+func (s *Store) Overview(ctx context.Context, over time.Duration) (o event.Overview, err error) {
+	r, ok := resolutions[over]
+	if !ok {
+		return o, fmt.Errorf("there is no overview of %s", over)
+	}
+	o = event.Overview{RangeSeconds: int(over / time.Second), StepSeconds: int(r.step)}
+	var counts []rollup
+	var depths []depthSample
+	batch := &pgx.Batch{}
+	batch.Queue("select set_config('enable_seqscan', 'off', true)")
+	batch.Queue(`select clock_timestamp(), s.covered_from, spine.rolled_up_to(), d.at,
+			case when d.sampled_at is not null then extract(epoch from d.oldest_ready + case when d.oldest_ready > '0' then d.at - d.sampled_at else '0' end)::float8 end
+		from spine.rollup_state s cross join (
+			select d.sampled_at, d.oldest_ready, case
+				when d.sampled_at > clock_timestamp() - interval '15 s' and not spine.audited_beyond(d.next_xid, d.in_progress) then clock_timestamp()
+				else d.sampled_at end as at
+			from spine.depth_state d) d`).
+		QueryRow(func(row pgx.Row) error {
+			return row.Scan(&o.At, &o.CoveredFrom, &o.CoveredTo, &o.Depth.At, &o.OldestReady)
+		})
+	queue(batch, pgx.CollectRows[event.DepthRow], &o.Depth.Rows, `select d.destination, d.status, d.count, d.oldest_created_at, d.next_attempt_at
+		from spine.depth_state s cross join jsonb_to_recordset(s.rows)
+			as d(destination text, status text, count bigint, oldest_created_at timestamptz, next_attempt_at timestamptz)
+		order by d.destination, d.status`)
+	queue(batch, pgx.CollectRows[event.PauseRow], &o.Paused, "select name, paused_at, paused_by from spine.destinations where paused_at is not null order by name")
+	queue(batch, pgx.CollectRows[event.SourceArrival], &o.Sources, `select s.name, greatest(s.last_arrival_at, l.at)
+		from spine.sources s left join spine.last_arrivals l on l.source = s.name order by s.name`)
+	queue(batch, pgx.CollectRows[rollup], &counts, `select extract(epoch from r.at)::bigint, r.received, r.accepted, r.deduplicated, r.conflicts, r.rejected,
+			r.attempts, r.attempts_failed, r.delivered, r.died, r.latency
+		from spine.rollups r where r.step = $1 and r.at > clock_timestamp() - $2::interval - interval '1 hour'`, r.stored, over)
+	queue(batch, pgx.CollectRows[depthSample], &depths, `select extract(epoch from d.at)::bigint, d.pending, d.processing, d.failed, d.dead,
+			extract(epoch from d.oldest_ready)::float8
+		from spine.depth_samples d where d.step = $1 and d.at > clock_timestamp() - $2::interval - interval '1 hour' order by d.at`, r.stored, over)
+	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
+		return event.Overview{}, fmt.Errorf("reading the overview: %w", err)
+	}
+	o.Series = series(o, counts, depths)
+	return o, nil
+}
+
+// rollup is what happened in a step, of one source.
+type rollup struct {
+	At                                                                                               int64 // Unix seconds
+	Received, Accepted, Deduplicated, Conflicts, Rejected, Attempts, AttemptsFailed, Delivered, Died int64
+	Latency                                                                                          []int64
+}
+
+func (r *rollup) add(other rollup) {
+	r.Received += other.Received
+	r.Accepted += other.Accepted
+	r.Deduplicated += other.Deduplicated
+	r.Conflicts += other.Conflicts
+	r.Rejected += other.Rejected
+	r.Attempts += other.Attempts
+	r.AttemptsFailed += other.AttemptsFailed
+	r.Delivered += other.Delivered
+	r.Died += other.Died
+	for i, n := range other.Latency {
+		if i == len(r.Latency) {
+			r.Latency = append(r.Latency, 0)
+		}
+		r.Latency[i] += n
+	}
+}
+
+// depthSample is the queue as last sampled in a step.
+type depthSample struct {
+	At                                int64 // Unix seconds
+	Pending, Processing, Failed, Dead int64
+	OldestReady                       float64 // seconds
+}
+
+// carried is for how many seconds a sample stands for the steps after it.
+// Where a million rows wait, there is one about every 20.
+const carried = 30
+
+// series puts counts, and samples in their order, into the steps of o.
+func series(o event.Overview, counts []rollup, depths []depthSample) (s event.Series) {
+	step := int64(o.StepSeconds)
+	n := int64(o.RangeSeconds) / step
+	now := o.At.Time.Unix()
+	first := now - now%step - (n-1)*step
+
+	sums := make([]rollup, n)
+	for _, c := range counts {
+		if i := (c.At - first) / step; c.At >= first && i < n {
+			sums[i].add(c)
+		}
+	}
+	sampled := 0 // how many samples were taken before the end of the step
+	for i, sum := range sums {
+		at := first + int64(i)*step
+		s.At = append(s.At, at)
+		covered := at+step > o.CoveredFrom.Time.Unix() && at <= o.CoveredTo.Time.Unix()
+		s.Received = append(s.Received, known(sum.Received, covered))
+		s.Accepted = append(s.Accepted, known(sum.Accepted, covered))
+		s.Deduplicated = append(s.Deduplicated, known(sum.Deduplicated, covered))
+		s.Conflicts = append(s.Conflicts, known(sum.Conflicts, covered))
+		s.Rejected = append(s.Rejected, known(sum.Rejected, covered))
+		s.Attempts = append(s.Attempts, known(sum.Attempts, covered))
+		s.AttemptsFailed = append(s.AttemptsFailed, known(sum.AttemptsFailed, covered))
+		s.Delivered = append(s.Delivered, known(sum.Delivered, covered))
+		s.Died = append(s.Died, known(sum.Died, covered))
+		delivered := covered && len(sum.Latency) > 0
+		s.LatencyP50 = append(s.LatencyP50, known(percentile(sum.Latency, 0.5), delivered))
+		s.LatencyP95 = append(s.LatencyP95, known(percentile(sum.Latency, 0.95), delivered))
+		s.LatencyP99 = append(s.LatencyP99, known(percentile(sum.Latency, 0.99), delivered))
+
+		for sampled < len(depths) && depths[sampled].At < at+step {
+			sampled++
+		}
+		var depth depthSample
+		looked := sampled > 0 && depths[sampled-1].At >= at-carried
+		if looked {
+			depth = depths[sampled-1]
+		}
+		s.Pending = append(s.Pending, known(depth.Pending, looked))
+		s.Processing = append(s.Processing, known(depth.Processing, looked))
+		s.Failed = append(s.Failed, known(depth.Failed, looked))
+		s.Dead = append(s.Dead, known(depth.Dead, looked))
+		s.OldestReady = append(s.OldestReady, known(depth.OldestReady, looked))
+	}
+	return s
+}
+
+// known is a number, or nil where it is not known.
+func known[T int64 | float64](n T, ok bool) *T {
+	if !ok {
+		return nil
+	}
+	return &n
+}
+
+// percentile reads a histogram as spine.latency_percentile does, in
+// milliseconds: the middle of the bucket that holds it. It is 0 where there is
+// nothing.
+func percentile(histogram []int64, fraction float64) float64 {
+	var total, upTo int64
+	for _, n := range histogram {
+		total += n
+	}
+	rank := max(1, int64(math.Ceil(float64(total)*fraction)))
+	for i, n := range histogram {
+		if upTo += n; upTo >= rank {
+			return math.Round(math.Pow(1.2, float64(i)-0.5)*100) / 100
+		}
+	}
+	return 0
+}

@@ -1,0 +1,474 @@
+package store_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// rollUp rolls up all that is committed.
+func (d *database) rollUp() {
+	d.t.Helper()
+	lag, err := d.RollUp(d.t.Context())
+	require.NoError(d.t, err)
+	require.Zero(d.t, lag)
+}
+
+// happened are the sums of all steps of one length, of all sources.
+func (d *database) happened(step int) string {
+	d.t.Helper()
+	return d.value(`select format('received %s accepted %s deduplicated %s conflicts %s rejected %s attempts %s failed %s delivered %s died %s',
+			coalesce(sum(received), 0), coalesce(sum(accepted), 0), coalesce(sum(deduplicated), 0), coalesce(sum(conflicts), 0), coalesce(sum(rejected), 0),
+			coalesce(sum(attempts), 0), coalesce(sum(attempts_failed), 0), coalesce(sum(delivered), 0), coalesce(sum(died), 0))
+		from spine.rollups where step = $1`, step)
+}
+
+// requireAccepted requires that so many new events were counted, in steps of each length.
+func (d *database) requireAccepted(want int) {
+	d.t.Helper()
+	for _, step := range []int{10, 60, 3600} {
+		require.Equal(d.t, fmt.Sprint(want), d.value("select coalesce(sum(accepted), 0) from spine.rollups where step = $1", step), "steps of %d s", step)
+	}
+}
+
+// insert writes an audit row of a new event.
+func insert(t *testing.T, on session) {
+	t.Helper()
+	run(t, on, "insert into spine.audit_trail (event_id, action) values ('x', 'event_inserted')")
+}
+
+func TestRollupsCountWhatHappened(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	d.run("insert into spine.sources (name) values ('github')")
+	d.ingest(webhooks("x", 3)...)
+	other := webhook("y", payloadA)
+	other.Source = "github"
+	d.ingest(other, webhook("x-1", `{"a":1}`), webhook("x-2", payloadB))
+	jobs := d.claim(4)
+	d.settle(completed(jobs[0]), failed(jobs[1], 0), dead(jobs[2]))
+	require.NoError(t, d.Reject(t.Context(), []event.Rejection{
+		{Source: event.DefaultSource, Cause: "bad_json", Status: 400, Count: 41, Since: time.Now()},
+		{Cause: "no_such_source", Status: 404, Count: 7, Since: time.Now()},
+	}))
+	d.due()
+	require.Len(t, d.look(10).Expired, 1)
+	d.run("insert into spine.audit_trail (action, details) values ('request_rejected', '{\"count\": \"many\"}'), ('claims_paused', null)")
+	d.rollUp()
+	for _, step := range []int{10, 60, 3600} {
+		require.Equal(t, "received 6 accepted 4 deduplicated 1 conflicts 1 rejected 49 attempts 5 failed 3 delivered 1 died 1", d.happened(step))
+	}
+	require.Equal(t, []string{"|8", "default|41", "github|0"}, d.rows("select source, sum(rejected) from spine.rollups where step = 3600 group by source order by source"))
+	require.Equal(t, "1", d.value("select received from spine.rollups where step = 3600 and source = 'github'"))
+	require.Equal(t, "1", d.value("select sum(n) from spine.rates, unnest(array[delivered]) n where source = 'default' and latency_p50 < '1 minute'"))
+}
+
+func TestRollupsCountEachRowOnceWhereTransactionsCommitOutOfOrder(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 4)
+	early, never := begin(t, d.Store), begin(t, d.Store)
+	insert(t, early)
+	insert(t, never)
+	insert(t, d.Pool())
+	d.rollUp()
+	d.rollUp()
+	d.requireAccepted(1)
+	insert(t, d.Pool())
+	d.rollUp()
+	d.requireAccepted(2)
+	require.NoError(t, early.Commit(t.Context()))
+	d.rollUp()
+	d.rollUp()
+	d.requireAccepted(3)
+	require.NoError(t, never.Rollback(t.Context()))
+	insert(t, d.Pool())
+	d.rollUp()
+	d.requireAccepted(4)
+	require.Equal(t, "{}", d.value("select in_progress from spine.rollup_state"))
+}
+
+func TestRollupsOfATransactionThatRollsUpItself(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	tx := begin(t, d.Store)
+	insert(t, tx)
+	run(t, tx, "select spine.roll_up()")
+	insert(t, tx)
+	run(t, tx, "select spine.roll_up()")
+	require.NoError(t, tx.Commit(t.Context()))
+	d.rollUp()
+	d.requireAccepted(2)
+}
+
+func TestRollUpThatIsCutOffLosesNothing(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	insert(t, d.Pool())
+	tx := begin(t, d.Store)
+	run(t, tx, "select spine.roll_up()")
+	require.Equal(t, "1", value(t, tx, "select sum(accepted) from spine.rollups where step = 10"))
+	insert(t, d.Pool())
+	lag, err := d.RollUp(t.Context())
+	require.NoError(t, err)
+	require.Positive(t, lag, "another is at it")
+	d.requireAccepted(0)
+	require.NoError(t, tx.Rollback(t.Context()))
+	d.rollUp()
+	d.requireAccepted(2)
+}
+
+func TestManyRollUpAtOnce(t *testing.T) {
+	t.Parallel()
+	const writers, rows = 4, 100
+	d := newDatabase(t, 2*writers)
+	_, errs := together(2*writers, func(i int) (any, error) {
+		for range rows {
+			sql := "select spine.roll_up(7)"
+			if i < writers {
+				sql = "with a as (insert into spine.audit_trail (event_id, action) values ('x', 'event_inserted')) select pg_notify('x', '')"
+			}
+			if _, err := d.Pool().Exec(t.Context(), sql); err != nil {
+				return nil, err
+			}
+		}
+		return nil, nil
+	})
+	requireNoErrors(t, errs)
+	d.rollUp()
+	d.requireAccepted(writers * rows)
+}
+
+func TestRollUpTakesTurns(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	turn := func() bool { return d.value("select spine.roll_up(100) > '0'") == "t" }
+	for range 5 {
+		d.run("insert into spine.audit_trail (event_id, action) select 'x', 'event_inserted' from generate_series(1, 40)")
+	}
+	require.True(t, turn())
+	d.requireAccepted(80)
+	require.Equal(t, d.value("select min(timestamp) from spine.audit_trail where id > 80"), d.value("select spine.rolled_up_to()"), "when the first row is from that is left")
+	require.True(t, turn())
+	require.False(t, turn())
+	d.requireAccepted(200)
+
+	d.run("insert into spine.audit_trail (event_id, action) select 'x', 'event_inserted' from generate_series(1, 300)")
+	insert(t, d.Pool())
+	require.True(t, turn(), "a transaction is counted as a whole")
+	d.requireAccepted(500)
+	require.False(t, turn())
+	d.requireAccepted(501)
+}
+
+func TestRollUpWritesNothingWhereNothingHappened(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	insert(t, d.Pool())
+	d.rollUp()
+	require.NoError(t, d.SampleDepth(t.Context()))
+	idle := func(statement string) {
+		tx := begin(t, d.Store)
+		run(t, tx, statement)
+		require.Equal(t, "t", value(t, tx, "select pg_current_xact_id_if_assigned() is null"), statement)
+		require.NoError(t, tx.Rollback(t.Context()))
+	}
+	idle("select spine.roll_up()")
+	other := begin(t, d.Store)
+	insert(t, other)
+	idle("select spine.roll_up()")
+	require.NoError(t, other.Rollback(t.Context()))
+	idle("select spine.roll_up()")
+	// As if what is left of this step of ten seconds were long.
+	d.run("update spine.depth_state set sampled_at = clock_timestamp() + interval '1 minute', took = '-1 hour'")
+	idle("select spine.sample_depth()")
+	require.Equal(t, "t", d.value("select spine.rolled_up_to() > covered_to and spine.rolled_up_to() > clock_timestamp() - interval '1 s' from spine.rollup_state"),
+		"all there is is counted up to now")
+}
+
+func TestLatencyIsFromStoredToDelivered(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.ingest(webhooks("x", 4)...)
+	d.run("update spine.events set created_at = created_at - interval '1 hour' where event_id in ('x-2', 'x-3', 'x-4')")
+	d.run("update spine.audit_trail set timestamp = timestamp - interval '1 hour' where event_id in ('x-2', 'x-3', 'x-4')")
+	jobs := d.claim(4)
+	d.settle(completed(jobs[0]), completed(jobs[1]), dead(jobs[2]), failed(jobs[3], 0))
+	d.run("select spine.replay('x-3')")
+	again := d.claim(2)
+	d.settle(completed(again[0]), completed(again[1]))
+	d.rollUp()
+	require.Equal(t, "4", d.value("select sum(delivered) from spine.rollups where step = 3600"))
+	for _, step := range []int{10, 60, 3600} {
+		require.Equal(t, "3", d.value("select sum(n) from spine.rollups, unnest(latency) n where step = $1", step), "without the replayed one")
+		require.Equal(t, "2", d.value("select sum(n) from spine.rollups, unnest(latency) with ordinality l(n, i) where step = $1 and i > 80", step), "with the retried one")
+	}
+	require.Equal(t, "t", d.value("select latency_p99 between interval '54 minutes' and interval '66 minutes' from spine.rates"))
+}
+
+func TestLatencyPercentiles(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	// A histogram of what took 1 to 1000 ms.
+	d.run("create temp table h as select array_agg(coalesce(n, 0) order by i) as h from generate_series(1, 40) i left join (select least(1 + ceil(ln(ms) / ln(1.2)), 130)::integer as i, count(*) as n from generate_series(1, 1000) ms group by 1) c using (i)")
+	for fraction, want := range map[float64]float64{0: 1, 0.5: 500, 0.95: 950, 0.99: 990, 1: 1000} {
+		var ms float64
+		require.NoError(t, d.Pool().QueryRow(t.Context(), "select extract(epoch from spine.latency_percentile(h, $1)) * 1000 from h", fraction).Scan(&ms))
+		require.InEpsilon(t, want, ms, 0.12, "%v", fraction)
+	}
+	require.Equal(t, "t|t", d.value("select spine.latency_percentile('{}', 0.5) is null, spine.latency_percentile(null, 0.5) is null"))
+}
+
+func TestRollupsDoNotCountWhatIsOlderThanTheyAre(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run("insert into spine.audit_trail (event_id, action, timestamp) values ('x', 'event_inserted', '-infinity'), ('x', 'event_inserted', now() - interval '1 day'), ('x', 'event_inserted', 'infinity')")
+	d.rollUp()
+	d.requireAccepted(1)
+	require.Equal(t, "t", d.value("select bool_and(at <= now()) from spine.rollups"))
+}
+
+func TestRollupsOfARestoredDump(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	insert(t, d.Pool())
+	d.rollUp()
+	// As in a server that has not come as far as the one that was dumped.
+	d.run("update spine.audit_trail set xid = (pg_snapshot_xmax(pg_current_snapshot())::text::bigint + 3)::text::xid8")
+	d.run("update spine.rollup_state set next_xid = '1000000'")
+	insert(t, d.Pool())
+	d.rollUp()
+	for range 5 {
+		insert(t, d.Pool())
+	}
+	d.rollUp()
+	d.requireAccepted(6)
+}
+
+func TestRollupsOutliveTheAuditLog(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	insert(t, d.Pool())
+	d.rollUp()
+	insert(t, d.Pool())
+	d.run("truncate spine.audit_trail")
+	d.rollUp()
+	d.requireAccepted(1)
+	insert(t, d.Pool())
+	d.rollUp()
+	d.requireAccepted(2)
+}
+
+func TestOldStepsAreDeleted(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	for _, age := range []string{"1 hour", "3 hours", "3 days", "91 days"} {
+		d.run("insert into spine.rollups (step, at, source) select step, date_bin('1 hour', now() - $1::interval, 'epoch'), 'x' from spine.rollup_steps()", age)
+		d.run("insert into spine.depth_samples select step, date_bin('1 hour', now() - $1::interval, 'epoch'), 0, 0, 0, 0, '0' from spine.rollup_steps()", age)
+	}
+	d.run("update spine.rollup_state set tidied_at = now() - interval '2 minutes'")
+	d.run("update spine.depth_state set tidied_at = now() - interval '2 minutes'")
+	insert(t, d.Pool())
+	d.rollUp()
+	require.NoError(t, d.SampleDepth(t.Context()))
+	want := []string{"10|1", "60|2", "3600|3"}
+	require.Equal(t, want, d.rows("select step, count(*) from spine.rollups where source = 'x' group by step order by step"))
+	require.Equal(t, want, d.rows("select step, count(*) from spine.depth_samples where at < now() - interval '59 minutes' group by step order by step"))
+	require.Equal(t, "t|t", d.value("select r.tidied_at > now() - interval '1 minute', d.tidied_at > now() - interval '1 minute' from spine.rollup_state r, spine.depth_state d"))
+}
+
+// overview reads one, of the last quarter of an hour.
+func (d *database) overview() event.Overview {
+	d.t.Helper()
+	o, err := d.Overview(d.t.Context(), 15*time.Minute)
+	require.NoError(d.t, err)
+	return o
+}
+
+// sampleDepth samples though it may have done so a moment ago.
+func (d *database) sampleDepth() {
+	d.t.Helper()
+	d.run("select spine.sample_depth(0)")
+}
+
+func sum(numbers []*int64) (sum int64) {
+	for _, n := range numbers {
+		if n != nil {
+			sum += *n
+		}
+	}
+	return sum
+}
+
+func TestOverview(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run("insert into spine.sources (name) values ('github')")
+	o := d.overview()
+	require.Nil(t, o.Depth.At, "there is no sample yet")
+	require.Nil(t, o.OldestReady)
+	require.Empty(t, o.Depth.Rows)
+	require.NotNil(t, o.Depth.Rows)
+	require.NotNil(t, o.Paused)
+	require.Len(t, o.Series.At, 90)
+
+	d.ingest(webhooks("x", 5)...)
+	jobs := d.claim(5)
+	d.settle(completed(jobs[0]), failed(jobs[1], time.Hour), dead(jobs[2]))
+	require.NoError(t, d.GiveBack(t.Context(), jobs[3:4]))
+	d.run("select spine.pause()")
+	d.rollUp()
+	d.sampleDepth()
+
+	o = d.overview()
+	require.Equal(t, []string{"dead 1", "failed 1", "pending 1", "processing 1"}, depthOf(o))
+	require.NotNil(t, o.Depth.At)
+	require.InDelta(t, 0, o.At.Time.Sub(o.Depth.At.Time).Seconds(), 0.5)
+	require.Equal(t, []string{event.DefaultDestination}, []string{o.Paused[0].Destination})
+	require.Equal(t, "default", o.Sources[0].Source)
+	require.NotNil(t, o.Sources[0].LastArrivalAt)
+	require.Equal(t, event.SourceArrival{Source: "github"}, o.Sources[1])
+	s := o.Series
+	require.Equal(t, []int64{5, 5, 0, 0, 0, 5, 2, 1, 1}, []int64{
+		sum(s.Received), sum(s.Accepted), sum(s.Deduplicated), sum(s.Conflicts), sum(s.Rejected), sum(s.Attempts), sum(s.AttemptsFailed), sum(s.Delivered), sum(s.Died),
+	})
+	last := len(s.At) - 1
+	require.Nil(t, s.Received[0], "before all that is known")
+	require.Nil(t, s.Pending[0])
+	require.NotNil(t, s.Received[last])
+	require.Equal(t, []int64{1, 1, 1, 1}, []int64{*s.Pending[last], *s.Processing[last], *s.Failed[last], *s.Dead[last]})
+	require.LessOrEqual(t, s.At[last], o.At.Time.Unix())
+	require.Greater(t, s.At[last]+10, o.At.Time.Unix()-1)
+	for i, at := range s.At {
+		require.Zero(t, at%10)
+		require.Equal(t, s.At[0]+int64(i)*10, at)
+	}
+	for _, column := range [][]*int64{s.Received, s.Accepted, s.Deduplicated, s.Conflicts, s.Rejected, s.Attempts, s.AttemptsFailed, s.Delivered, s.Died, s.Pending, s.Processing, s.Failed, s.Dead} {
+		require.Len(t, column, 90)
+	}
+	for _, column := range [][]*float64{s.LatencyP50, s.LatencyP95, s.LatencyP99, s.OldestReady} {
+		require.Len(t, column, 90)
+	}
+}
+
+func depthOf(o event.Overview) (lines []string) {
+	for _, r := range o.Depth.Rows {
+		lines = append(lines, fmt.Sprint(r.Status, " ", r.Count))
+	}
+	return lines
+}
+
+func TestOverviewOfEachRange(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run("update spine.rollup_state set covered_from = now() - interval '30 days'")
+	// As of two sources, one event a step, and each took a second.
+	d.run(`insert into spine.rollups (step, at, source, accepted, delivered, latency)
+		select s.step, at, source, 1, 1, array_append(array_fill(0::bigint, array[38]), 1)
+		from spine.rollup_steps() s, generate_series(date_bin(s.step * interval '1 s', now(), 'epoch') - least(s.kept, '8 days') + interval '1 hour',
+			now(), s.step * interval '1 s') at, unnest(array['a', 'b']) source`)
+	for over, want := range map[time.Duration]struct{ step, each int64 }{
+		15 * time.Minute: {10, 2}, time.Hour: {10, 2}, 6 * time.Hour: {60, 2}, 24 * time.Hour: {300, 10}, 7 * 24 * time.Hour: {3600, 2},
+	} {
+		o, err := d.Overview(t.Context(), over)
+		require.NoError(t, err)
+		n := int(over/time.Second) / int(want.step)
+		require.Equal(t, []int64{int64(over / time.Second), want.step}, []int64{int64(o.RangeSeconds), int64(o.StepSeconds)})
+		require.Len(t, o.Series.At, n)
+		for i, accepted := range o.Series.Accepted[:n-1] {
+			require.NotNil(t, accepted, "%s: %d", over, i)
+			require.Equal(t, want.each, *accepted, "%s: %d", over, i)
+			require.InEpsilon(t, 1000.0, *o.Series.LatencyP50[i], 0.1)
+			require.Nil(t, o.Series.Pending[i])
+			require.Zero(t, *o.Series.Died[i])
+		}
+	}
+	_, err := d.Overview(t.Context(), time.Minute)
+	require.ErrorContains(t, err, "1m0s")
+}
+
+func TestOverviewDoesNotPassOffWhatIsNotCountedYet(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run("update spine.rollup_state set covered_from = now() - interval '1 hour', covered_to = now() - interval '1 minute'")
+	o := d.overview()
+	require.NotNil(t, o.Series.Received[89], "nothing is left to be counted")
+	require.Zero(t, *o.Series.Received[89])
+	insert(t, d.Pool())
+	o = d.overview()
+	require.Nil(t, o.Series.Received[89])
+	require.Nil(t, o.Series.Received[86])
+	require.NotNil(t, o.Series.Received[80])
+	require.Less(t, o.CoveredTo.Time, o.At.Time.Add(-59*time.Second))
+}
+
+func TestDepthSaysHowOldItIs(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	d.ingest(webhooks("x", 3)...)
+	d.sampleDepth()
+	age := func() (seconds float64, o event.Overview) {
+		o = d.overview()
+		return o.At.Time.Sub(o.Depth.At.Time).Seconds(), o
+	}
+	d.run("update spine.depth_state set sampled_at = sampled_at - interval '10 s', oldest_ready = '5 s'")
+	old, o := age()
+	require.Less(t, old, 5.0, "nothing was audited since: it is as it was")
+	require.Greater(t, *o.OldestReady, 14.9)
+	d.ingest(webhook("y", payloadA))
+	old, o = age()
+	require.GreaterOrEqual(t, old, 10.0)
+	require.InDelta(t, 5, *o.OldestReady, 0)
+	require.Equal(t, []string{"pending 3"}, depthOf(o))
+	d.sampleDepth()
+	_, o = age()
+	require.Equal(t, []string{"pending 4"}, depthOf(o))
+	d.run("delete from spine.processing_state")
+	d.sampleDepth()
+	_, o = age()
+	require.Empty(t, o.Depth.Rows, "not audited, and seen all the same")
+	d.run("update spine.depth_state set sampled_at = sampled_at - interval '1 hour'")
+	old, _ = age()
+	require.GreaterOrEqual(t, old, 3600.0, "nobody looks any more")
+}
+
+func TestDepthIsSampledInAShareOfTheTime(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	require.NoError(t, d.SampleDepth(t.Context()))
+	d.run("update spine.depth_state set took = '10 s'")
+	d.ingest(webhook("x", payloadA))
+	require.NoError(t, d.SampleDepth(t.Context()))
+	require.Empty(t, d.overview().Depth.Rows, "whoever asks")
+	d.run("update spine.depth_state set sampled_at = sampled_at - interval '200 s'")
+	require.NoError(t, d.SampleDepth(t.Context()))
+	require.Equal(t, []string{"pending 1"}, depthOf(d.overview()))
+
+	tx := begin(t, d.Store)
+	run(t, tx, "select pg_advisory_xact_lock(hashtextextended('spine.sample_depth', 0))")
+	d.ingest(webhook("y", payloadA))
+	d.sampleDepth()
+	require.Equal(t, []string{"pending 1"}, depthOf(d.overview()), "another is at it")
+}
+
+// What a commit does not wait for stays within its transaction.
+func TestOnlyCountingDoesNotWaitForTheDisk(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.rollUp()
+	require.NoError(t, d.SampleDepth(t.Context()))
+	require.Equal(t, "on", d.value("show synchronous_commit"))
+}
+
+func TestCountingInADatabaseThatIsAway(t *testing.T) {
+	t.Parallel()
+	d := openDatabase(t, "postgres://nobody@127.0.0.1:1/nowhere", 1)
+	_, err := d.RollUp(t.Context())
+	require.ErrorContains(t, err, "rolling up the audit log")
+	require.ErrorContains(t, d.SampleDepth(t.Context()), "sampling the depth")
+	_, err = d.Overview(t.Context(), time.Hour)
+	require.ErrorContains(t, err, "reading the overview")
+}

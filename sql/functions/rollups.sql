@@ -1,0 +1,254 @@
+-- Numbers over time. The audit log says all that is counted, so that storing and delivering need not count anything: it is read a second
+-- later, behind their back.
+
+-- audited_now: of which transactions the audit log shows the rows: those before next_xid, but for those in in_progress, which has all
+-- transactions in progress and the caller's own. What was read up to there is neither missed nor read again, in whichever order transactions commit.
+-- It ends with the newest row and not with pg_current_snapshot(): see store.Follow, which goes by the same rule. Relies on audit_trail_xid.
+create or replace function spine.audited_now(out next_xid xid8, out in_progress xid8[])
+language sql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off as $$
+    select
+        coalesce((
+            select ((a.xid::text)::bigint + 1)::text::xid8 from audit_trail a
+            where a.xid < pg_snapshot_xmax(pg_current_snapshot()) order by a.xid desc limit 1), '0'),
+        array_remove(array(select pg_snapshot_xip(pg_current_snapshot())) || pg_current_xact_id_if_assigned(), null)
+$$;
+comment on function spine.audited_now() is
+    'Internal. Of which transactions the audit log shows the rows: those before next_xid, but for those in in_progress.';
+
+-- audited_beyond: whether the audit log has rows that audited_now() did not see when it returned these values. Relies on audit_trail_xid.
+create or replace function spine.audited_beyond(_next_xid xid8, _in_progress xid8[]) returns boolean
+language plpgsql stable set search_path = spine, pg_temp
+set jit = off set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
+begin
+    return exists (select from audit_trail a where a.xid >= _next_xid and a.xid < pg_snapshot_xmax(pg_current_snapshot()) and a.xid <> all (_in_progress))
+        or exists (select from audit_trail a where a.xid = any (_in_progress));
+end $$;
+comment on function spine.audited_beyond(xid8, xid8[]) is 'Internal. Whether the audit log has rows that spine.audited_now() did not see when it returned these values.';
+
+-- rolled_up_to: up to when spine.rollups has all that is committed: now, where nothing is left to be counted.
+create or replace function spine.rolled_up_to() returns timestamptz
+language plpgsql stable set search_path = spine, pg_temp as $$
+declare
+    _now timestamptz := clock_timestamp();
+begin
+    return (select case when audited_beyond(s.next_xid, s.in_progress) then s.covered_to else _now end from rollup_state s);
+end $$;
+comment on function spine.rolled_up_to() is 'Up to when spine.rollups has all that was committed.';
+
+-- roll_up: counts in spine.rollups what the audit log has got since the last call. Called once a second by every process; of several at
+-- once, one does it. The lock is an advisory one: where there is nothing to count, nothing is written and no transaction number taken.
+--   _limit   how many rows of the log at most, but for those of the transaction that goes beyond and of such as ended late: each transaction is
+--            counted as a whole. 50,000 rows take some 0.1 s.
+-- Returns how far the rollups lag behind: 0 when they have all that is committed.
+-- Counts and cursor change in one transaction, so that a crash loses both or neither, and each row is counted once. The caller may therefore
+-- turn synchronous_commit off: what a crash takes back is counted again.
+-- A dump that is restored into a server whose numbers are lower than the cursor begins anew at the present. Rows older than that stay
+-- uncounted, so that none is counted twice when the server's numbers reach theirs.
+-- Relies on audit_trail_xid and events_pkey, and, for events that took longer than 10 seconds, on audit_trail_event: had they been replayed?
+create or replace function spine.roll_up(_limit integer default 50000) returns interval
+language plpgsql set search_path = spine, pg_temp
+set jit = off set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+    _state rollup_state;
+    _now timestamptz;
+    _seen record;
+    _end xid8;
+    _late xid8[];
+    _next_at timestamptz;
+begin
+    if not pg_try_advisory_xact_lock(hashtextextended('spine.roll_up', 0)) then
+        return greatest(clock_timestamp() - rolled_up_to(), '0');
+    end if;
+    select * into _state from rollup_state;
+    if _state.next_xid > pg_snapshot_xmax(pg_current_snapshot()) then
+        update rollup_state s set
+            next_xid = n.next_xid, in_progress = n.in_progress, covered_from = clock_timestamp(), covered_to = clock_timestamp()
+        from audited_now() n;
+        return '0';
+    end if;
+    if not audited_beyond(_state.next_xid, _state.in_progress) then
+        return '0';
+    end if;
+
+    _now := clock_timestamp();
+    select greatest(n.next_xid, _state.next_xid) as next_xid, n.in_progress into _seen from audited_now() n;
+    _late := array(select x from unnest(_state.in_progress) x where x <> all (_seen.in_progress));
+    select a.xid into _end from audit_trail a
+    where a.xid >= _state.next_xid and a.xid < _seen.next_xid and a.xid <> all (_seen.in_progress)
+    order by a.xid offset _limit limit 1;
+    if not exists (select from audit_trail a where a.xid >= _state.next_xid and a.xid < _end and a.xid <> all (_seen.in_progress)) then
+        _end := ((_end::text)::bigint + 1)::text::xid8;
+    end if;
+    -- When the first row is from that is left.
+    select a.timestamp into _next_at from audit_trail a
+    where a.xid >= _end and a.xid < _seen.next_xid and a.xid <> all (_seen.in_progress)
+    order by a.xid limit 1;
+    if _next_at is null then
+        _end := _seen.next_xid;
+    end if;
+
+    with counted as materialized (
+        select date_bin('10 s', r.at, 'epoch') as at, r.source, r.action, r.bucket, sum(r.n) as n, max(r.at) as last
+        from (
+            select least(a.timestamp, _now) as at, a.action,
+                coalesce(a.source, case when a.event_id is null then '' else 'default' end) as source,
+                case when a.action = 'request_rejected' then coalesce(substring(a.details ->> 'count' from '^\d{1,15}$')::bigint, 1) else 1 end as n,
+                case when a.action = 'processing_succeeded' then (
+                    select least(1 + ceil(ln(greatest(date_part('epoch', a.timestamp - e.created_at) * 1000, 1)) / ln(1.2::float8)), 130)::integer
+                    from events e
+                    where e.id = a.event and (
+                        a.timestamp < e.created_at + interval '10 s'
+                        or not exists (
+                            select from audit_trail b
+                            where b.event = a.event and b.timestamp >= e.created_at and b.timestamp <= a.timestamp
+                                and b.action in ('event_replayed', 'status_changed', 'event_queued')
+                                and coalesce(b.details ->> 'destination', 'default') = coalesce(a.details ->> 'destination', 'default')))
+                ) end as bucket
+            from (
+                select a.timestamp, a.event, a.action, a.event_id, a.source, a.details from audit_trail a
+                where a.xid >= _state.next_xid and a.xid < _end and a.xid <> all (_seen.in_progress)
+                union all
+                select a.timestamp, a.event, a.action, a.event_id, a.source, a.details from audit_trail a
+                where a.xid = any (_late)
+            ) a
+            where a.action in (
+                'event_received', 'event_inserted', 'event_deduped', 'conflict_detected', 'request_rejected', 'processing_attempt_started',
+                'processing_attempt_failed', 'lease_expired', 'processing_succeeded', 'processing_failed_permanently')
+        ) r
+        where r.at >= _state.covered_from
+        group by 1, 2, 3, 4
+    ), stepped as materialized (
+        select s.step, date_bin(s.step * interval '1 s', c.at, 'epoch') as at, c.source, c.action, c.bucket, sum(c.n)::bigint as n
+        from counted c join rollup_steps() s on c.at >= _now - s.kept
+        group by 1, 2, 3, 4, 5
+    ), summed as (
+        select s.step, s.at, s.source,
+            coalesce(sum(s.n) filter (where s.action = 'event_received'), 0) as received,
+            coalesce(sum(s.n) filter (where s.action = 'event_inserted'), 0) as accepted,
+            coalesce(sum(s.n) filter (where s.action = 'event_deduped'), 0) as deduplicated,
+            coalesce(sum(s.n) filter (where s.action = 'conflict_detected'), 0) as conflicts,
+            coalesce(sum(s.n) filter (where s.action = 'request_rejected'), 0) as rejected,
+            coalesce(sum(s.n) filter (where s.action = 'processing_attempt_started'), 0) as attempts,
+            coalesce(sum(s.n) filter (where s.action in ('processing_attempt_failed', 'lease_expired')), 0) as attempts_failed,
+            coalesce(sum(s.n) filter (where s.action = 'processing_succeeded'), 0) as delivered,
+            coalesce(sum(s.n) filter (where s.action = 'processing_failed_permanently'), 0) as died,
+            max(s.bucket) as slowest
+        from stepped s
+        group by 1, 2, 3
+    ), histograms as (
+        select s.step, s.at, s.source, array_agg(coalesce(b.n, 0) order by i) as latency
+        from summed s cross join generate_series(1, s.slowest) i
+            left join stepped b on b.step = s.step and b.at = s.at and b.source = s.source and b.bucket = i
+        group by 1, 2, 3
+    ), added as (
+        insert into rollups as r
+            (step, at, source, received, accepted, deduplicated, conflicts, rejected, attempts, attempts_failed, delivered, died, latency)
+        select s.step, s.at, s.source, s.received, s.accepted, s.deduplicated, s.conflicts, s.rejected, s.attempts, s.attempts_failed, s.delivered, s.died,
+            coalesce(h.latency, '{}')
+        from summed s left join histograms h on h.step = s.step and h.at = s.at and h.source = s.source
+        on conflict (step, at, source) do update set
+            received = r.received + excluded.received, accepted = r.accepted + excluded.accepted,
+            deduplicated = r.deduplicated + excluded.deduplicated, conflicts = r.conflicts + excluded.conflicts,
+            rejected = r.rejected + excluded.rejected, attempts = r.attempts + excluded.attempts,
+            attempts_failed = r.attempts_failed + excluded.attempts_failed, delivered = r.delivered + excluded.delivered,
+            died = r.died + excluded.died,
+            latency = case when excluded.latency = '{}' then r.latency else (
+                select array_agg(coalesce(l.before, 0) + coalesce(l.more, 0) order by l.n)
+                from unnest(r.latency, excluded.latency) with ordinality as l(before, more, n)) end
+    )
+    insert into last_arrivals as l (source, at)
+    select c.source, max(c.last) from counted c where c.action = 'event_inserted' group by c.source
+    on conflict (source) do update set at = excluded.at where l.at < excluded.at;
+
+    update rollup_state s set
+        next_xid = _end, in_progress = array(select x from unnest(_seen.in_progress) x where x < _end),
+        covered_to = case when _next_at is null then _now else greatest(s.covered_to, least(_next_at, _now)) end;
+
+    if _state.tidied_at < _now - interval '1 minute' then
+        delete from rollups r where r.ctid = any (array(
+            select o.ctid from rollup_steps() s cross join lateral (
+                select r.ctid from rollups r where r.step = s.step and r.at < _now - s.kept - s.step * interval '1 s' order by r.at limit 2000) o));
+        update rollup_state set tidied_at = _now;
+    end if;
+    return (select greatest(_now - s.covered_to, '0') from rollup_state s);
+end $$;
+comment on function spine.roll_up(integer) is
+    'Internal. Counts in spine.rollups what the audit log has got since the last call. Returns how far the rollups lag behind.';
+
+-- rollup_steps: the lengths of steps in seconds, and for how long they are kept.
+create or replace function spine.rollup_steps() returns table (step integer, kept interval)
+language sql immutable rows 3 set search_path = spine, pg_temp as $$
+    values (10, interval '2 hours'), (60, interval '2 days'), (3600, interval '90 days')
+$$;
+comment on function spine.rollup_steps() is 'Internal. The lengths of steps in seconds, and for how long they are kept.';
+
+-- latency_percentile: how long the fastest _fraction of the deliveries that a histogram of spine.rollups counts took at most, to within a
+-- tenth; NULL where it counts none. Elements of histograms may be added.
+create or replace function spine.latency_percentile(_latency bigint[], _fraction double precision) returns interval
+language sql immutable set search_path = spine, pg_temp as $$
+    select make_interval(secs => power(1.2::float8, c.n - 1.5) / 1000)
+    from (
+        select l.n, sum(l.count) over (order by l.n) as up_to, sum(l.count) over () as total
+        from unnest(_latency) with ordinality as l(count, n)
+    ) c
+    where c.up_to >= greatest(ceil(c.total * _fraction), 1)
+    order by c.n limit 1
+$$;
+comment on function spine.latency_percentile(bigint[], double precision) is
+    'A percentile of a histogram in spine.rollups, to within a tenth; for example the 95th: spine.latency_percentile(latency, 0.95).';
+
+-- sample_depth: counts what is not done in the queue, exactly, and keeps that in spine.depth_state and spine.depth_samples. Called every second
+-- by every process; of several at once, one does it. A million rows take about a second: the next count then comes _rest times as
+-- long after it, whoever asks.
+-- A sample that is like the one before is written every ten seconds only. Relies on processing_state_due and processing_state_dead, which
+-- it reads as a whole, and on audit_trail_xid. Losing it in a crash loses nothing that the next one does not say.
+create or replace function spine.sample_depth(_rest double precision default 20) returns void
+language plpgsql set search_path = spine, pg_temp set jit = off set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+    _state depth_state;
+    _now timestamptz := clock_timestamp();
+    _sample record;
+begin
+    if not pg_try_advisory_xact_lock(hashtextextended('spine.sample_depth', 0)) then
+        return;
+    end if;
+    select * into _state from depth_state;
+    if _now < _state.sampled_at + _state.took * _rest then
+        return;
+    end if;
+    -- One statement, so that all of it is of one moment.
+    select n.next_xid, n.in_progress, oldest_ready() as oldest_ready, d.* into _sample
+    from audited_now() n cross join (
+        select coalesce(jsonb_agg(jsonb_build_object('destination', d.destination, 'status', d.status, 'count', d.count,
+                'oldest_created_at', d.oldest_created_at, 'next_attempt_at', d.next_attempt_at) order by d.destination, d.status), '[]') as rows,
+            coalesce(sum(d.count) filter (where d.status = 'pending'), 0) as pending,
+            coalesce(sum(d.count) filter (where d.status = 'processing'), 0) as processing,
+            coalesce(sum(d.count) filter (where d.status = 'failed'), 0) as failed,
+            coalesce(sum(d.count) filter (where d.status = 'dead'), 0) as dead
+        from depth d
+    ) d;
+    if _sample.rows = _state.rows and (_sample.oldest_ready > '0') = (_state.oldest_ready > '0')
+        and date_bin('10 s', _now, 'epoch') <= _state.sampled_at then
+        return;
+    end if;
+
+    insert into depth_samples (step, at, pending, processing, failed, dead, oldest_ready)
+    select s.step, date_bin(s.step * interval '1 s', _now, 'epoch'), _sample.pending, _sample.processing, _sample.failed, _sample.dead, _sample.oldest_ready
+    from rollup_steps() s
+    on conflict (step, at) do update set
+        pending = excluded.pending, processing = excluded.processing, failed = excluded.failed, dead = excluded.dead, oldest_ready = excluded.oldest_ready;
+    update depth_state set
+        sampled_at = _now, took = clock_timestamp() - _now, rows = _sample.rows, oldest_ready = _sample.oldest_ready,
+        next_xid = _sample.next_xid, in_progress = _sample.in_progress;
+
+    if _state.tidied_at < _now - interval '1 minute' then
+        delete from depth_samples d where d.ctid = any (array(
+            select o.ctid from rollup_steps() s cross join lateral (
+                select d.ctid from depth_samples d where d.step = s.step and d.at < _now - s.kept - s.step * interval '1 s' order by d.at limit 1000) o));
+        update depth_state set tidied_at = _now;
+    end if;
+end $$;
+comment on function spine.sample_depth(double precision) is
+    'Internal. Counts what is not done in the queue and keeps it in spine.depth_state and spine.depth_samples.';
