@@ -14,7 +14,7 @@ import (
 // A shell waits for its completions: not longer than completionTimeout, and for
 // no more than completionMost of them.
 const (
-	completionTimeout = time.Second
+	completionTimeout = 2 * time.Second
 	completionMost    = 50
 )
 
@@ -33,7 +33,7 @@ spine: commands and flags, and from the database that DATABASE_URL or
 --database-url names the ids of events that are not completed (for trace, replay
 and tail --event), sources, types and destinations. An id with characters that a
 shell would take apart is not offered. Where the database cannot be asked within
-a second, nothing is.`
+two seconds, nothing is.`
 		cmd.Example = `  source <(spine completion bash)                                  # in ~/.bashrc
   source <(spine completion zsh)                                   # in ~/.zshrc, after compinit
   spine completion fish > ~/.config/fish/completions/spine.fish

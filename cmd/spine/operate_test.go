@@ -97,8 +97,10 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 		Stuck:       []store.StuckRow{{EventID: hostile, Destination: hostile, Reason: hostile}},
 		DeadLetters: []event.ProcessingRow{{EventID: hostile, Destination: hostile, ErrorMessage: &name}}, LastArrival: map[string]time.Time{hostile: {}},
 	}
-	require.NoError(t, o.write(&out, time.Now()))
+	require.NoError(t, o.write(&out, time.Now(), 0))
 	require.NotRegexp(t, unprintable, out.String())
+	f := frame{seen: &o, at: time.Now(), away: time.Now(), failure: oneLine(hostile)}
+	require.NotRegexp(t, unprintable, drawn(f.lines(200, 100, time.Now()), 0, false))
 	h := event.History{Stored: event.Stored{EventID: hostile, EventType: hostile, Source: hostile, Content: event.Content{Unqueryable: hostile}}}
 	h.Processing, h.Timeline = []event.ProcessingRow{p}, []event.AuditRow{row}
 	require.NotRegexp(t, unprintable, (&timeline{}).draw(h, time.Now())+standing(h, []store.PauseRow{{Destination: hostile}}, time.Now()))
@@ -180,7 +182,7 @@ func ingested(t *testing.T, db *pgxpool.Pool, source string, ids ...string) {
 	}
 }
 
-// tailing is a running spine tail.
+// tailing is a running spine tail, or another command like it.
 type tailing struct {
 	lines  chan string
 	stderr *complaints
@@ -208,13 +210,19 @@ func (c *complaints) String() string {
 
 func startTail(t *testing.T, database string, args ...string) tailing {
 	t.Helper()
+	return startLines(t, database, append([]string{"tail"}, args...)...)
+}
+
+// startLines runs a command that goes on until it is stopped.
+func startLines(t *testing.T, database string, args ...string) tailing {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
 	out, stdout := io.Pipe()
 	stderr := &complaints{}
 	ended := make(chan int, 1)
 	go func() {
-		ended <- run(ctx, append([]string{"tail"}, args...), []string{"DATABASE_URL=" + database}, strings.NewReader(""), stdout, stderr)
+		ended <- run(ctx, args, []string{"DATABASE_URL=" + database}, strings.NewReader(""), stdout, stderr)
 		_ = stdout.Close()
 	}()
 	lines := make(chan string, 1000)
@@ -231,6 +239,19 @@ func startTail(t *testing.T, database string, args ...string) tailing {
 		}
 		return code
 	}}
+}
+
+// next returns the next line.
+func (tail tailing) next(t *testing.T) string {
+	t.Helper()
+	select {
+	case line, ok := <-tail.lines:
+		require.True(t, ok, "it has ended: %s", tail.stderr)
+		return line
+	case <-time.After(patience):
+		require.FailNow(t, "it is silent")
+		return ""
+	}
 }
 
 // until returns the events that tail prints up to the one named.
@@ -397,13 +418,70 @@ completed 2024-01-30T12:00:02.000Z, 1.9s after it was queued, nothing more to do
 	require.NotContains(t, stdout, "paused", "what is completed waits for nothing")
 }
 
+func TestTraceFollows(t *testing.T) {
+	t.Parallel()
+	database := databases.New(t)
+	db := open(t, database, nil)
+	ingested(t, db, "default", "test-001", "other", "dies")
+	attempt := func(id, outcome string) {
+		t.Helper()
+		execute(t, db, "update spine.processing_state set next_attempt_at = case event_id when $1 then '-infinity'::timestamptz else 'infinity' end", id)
+		execute(t, db, "select spine.claim('default', 10, '1 minute', 'worker-1')")
+		execute(t, db, `select spine.settle(array[event], array[destination], array[lease_token], array[$1], array['2 s'::interval], array[$2], array['{"status":503}'])
+			from spine.processing_state where event_id = $3`, outcome, map[string]any{"failed": "HTTP 503", "dead": "HTTP 410"}[outcome], id)
+	}
+	attempt("test-001", "failed")
+
+	trace := startLines(t, database, "trace", "test-001", "--follow")
+	waits := func(line string) bool { return strings.HasPrefix(line, "attempt 2 is due ") }
+	var seen []string
+	for line := trace.next(t); !waits(line); line = trace.next(t) {
+		seen = append(seen, line)
+	}
+	require.Contains(t, strings.Join(seen, "\n"), "✗   failed: HTTP 503\n")
+	require.Empty(t, trace.next(t))
+	attempt("other", "completed")
+	ingested(t, db, "default", "test-001")
+	attempt("test-001", "completed")
+	for _, want := range []string{"✓ received", "✓ known already, with this payload", "· attempt 2 started by worker-1", "✓   delivered: HTTP 503"} {
+		require.Regexp(t, `^ +\+\S+( m?s)?  `+want+`$`, trace.next(t))
+	}
+	require.Empty(t, trace.next(t))
+	require.Regexp(t, `^completed .+, nothing more to do$`, trace.next(t))
+	for line := range trace.lines {
+		require.Fail(t, "it goes on", line)
+	}
+	require.Zero(t, trace.stop())
+	require.Empty(t, trace.stderr.String())
+
+	dies := startLines(t, database, "trace", "dies", "--follow", "--json")
+	attempt("dies", "dead")
+	var h struct{ Processing []struct{ Status string } }
+	require.NoError(t, json.Unmarshal([]byte(dies.next(t)), &h))
+	require.Equal(t, "dead", h.Processing[0].Status)
+	require.Equal(t, 1, dies.stop())
+	require.Equal(t, "spine: the event is dead\n", dies.stderr.String())
+
+	code, stdout, _ := spine(t, []string{"DATABASE_URL=" + database}, "trace", "test-001", "--follow")
+	require.Zero(t, code)
+	require.Equal(t, 1, strings.Count(stdout, "completed, 2 attempts"), "what is over is shown at once")
+	require.Equal(t, 1, strings.Count(stdout, "nothing more to do"))
+}
+
 func TestStatus(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)
 	db, env := open(t, database, nil), []string{"DATABASE_URL=" + database}
 	code, stdout, stderr := spine(t, env, "status")
 	require.Zero(t, code, stderr)
-	require.Equal(t, "schema  current\n\nNothing waits and nothing is dead.\n", stdout)
+	require.Regexp(t, `\Aschema  current
+
+Nothing waits and nothing is dead\.
+
+PER SECOND       now   1 min   5 min  15 min
+received +(0|\?) +(0|\?) +\? +\?
+(.+\n){8}latency      p50 [-?]       p95 [-?]       p99 [-?]       worst p99 [-?]
+\z`, stdout, "what was before there were rollups is not known")
 
 	ingested(t, db, "default", "stuck", "dead", "waits")
 	execute(t, db, "update spine.processing_state set next_attempt_at = '-infinity', updated_at = now() - interval '1 hour' where event_id = 'stuck'")
@@ -411,7 +489,7 @@ func TestStatus(t *testing.T) {
 	execute(t, db, "update spine.processing_state set next_attempt_at = 'infinity' where event_id = 'waits'")
 	code, stdout, stderr = spine(t, env, "status")
 	require.Zero(t, code, stderr)
-	require.Regexp(t, `oldest waiting +due for 1h0m\d+s\n`, stdout)
+	require.Regexp(t, `oldest waiting +due for 1h(0m\d+s)?\n`, stdout)
 
 	execute(t, db, "select spine.pause('default')")
 	code, stdout, stderr = spine(t, env, "status")

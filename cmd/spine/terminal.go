@@ -246,8 +246,15 @@ func span(d time.Duration) string {
 		return d.Round(time.Millisecond).String()
 	case abs < time.Minute:
 		return d.Round(10 * time.Millisecond).String()
-	case abs < 48*time.Hour:
-		return d.Round(time.Second).String()
+	case abs < 48*time.Hour: // 4m rather than 4m0s, 1h rather than 1h0m0s
+		text := d.Round(time.Second).String()
+		if short, ok := strings.CutSuffix(text, "m0s"); ok {
+			text = short + "m"
+		}
+		if short, ok := strings.CutSuffix(text, "h0m"); ok {
+			text = short + "h"
+		}
+		return text
 	default:
 		return fmt.Sprintf("%dd%dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
 	}
