@@ -86,7 +86,10 @@ func TestCompletionsWithoutADatabase(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, silent.Close()) })
 	for _, env := range [][]string{
-		nil, {"DATABASE_URL=nonsense"}, {"DATABASE_URL=postgres://spine@127.0.0.1:1/spine"}, {"DATABASE_URL=postgres://spine@" + silent.Addr().String() + "/spine"},
+		nil,
+		{"DATABASE_URL=nonsense"},
+		{"DATABASE_URL=postgres://spine@127.0.0.1:1/spine"},
+		{"DATABASE_URL=postgres://spine@" + silent.Addr().String() + "/spine"},
 		{"DATABASE_URL=" + databases.Empty(t)},
 	} {
 		require.Empty(t, completions(t, env, "trace", ""))

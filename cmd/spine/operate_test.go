@@ -468,6 +468,34 @@ func TestTraceFollows(t *testing.T) {
 	require.Equal(t, 1, strings.Count(stdout, "nothing more to do"))
 }
 
+// What was committed before tail learned that it is done is printed all the same.
+func TestTailPrintsWhatCameBeforeItWasDone(t *testing.T) {
+	t.Parallel()
+	database := databases.New(t)
+	db := open(t, database, nil)
+	s, err := store.Open(t.Context(), store.Config{URL: database, MaxConns: 1, AppName: "spine test"})
+	require.NoError(t, err)
+	defer s.Close()
+	cursor, err := s.CurrentCursor(t.Context())
+	require.NoError(t, err)
+	var seen []string
+	follower := tail{
+		store: s, cursor: cursor, stderr: t.Output(),
+		print: func(rows []event.AuditRow) error {
+			for i := range rows {
+				seen = append(seen, *rows[i].EventID)
+			}
+			return nil
+		},
+		done: func(context.Context) (bool, error) {
+			noted(t, db, "just before")
+			return true, nil
+		},
+	}
+	require.NoError(t, follower.run(t.Context(), database))
+	require.Equal(t, []string{"just before"}, seen)
+}
+
 func TestStatus(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)

@@ -129,7 +129,7 @@ func (o *overview) depthLines(now time.Time, most int) []line {
 	}
 	head := fmt.Sprintf("%-16s%9s%12s%9s%9s  %s", "DESTINATION", "PENDING", "PROCESSING", "FAILED", "DEAD", "OLDEST QUEUED")
 	if o.DepthAt != nil && o.DepthAt.Infinity == 0 && now.Sub(o.DepthAt.Time) > staleAfter {
-		head += " (counted " + fromNow(*o.DepthAt, now) + ")"
+		head += " (counted " + ago(*o.DepthAt, now) + ")"
 	}
 	if len(o.Backlog) == 0 {
 		return []line{{{dim, head}}, plainLine("nothing waits and nothing is dead")}
@@ -162,7 +162,7 @@ func (o *overview) depthLines(now time.Time, most int) []line {
 		}
 		since := "-"
 		if t, ok := oldest[name]; ok {
-			since = fromNow(t, now)
+			since = ago(t, now)
 		}
 		lines = append(lines, append(l, segment{"", "  " + since}))
 	}
@@ -197,19 +197,31 @@ func (o *overview) noticeLines(now time.Time) (lines []line) {
 		} else if n > 1 {
 			more = fmt.Sprintf(" (first of %d)", n)
 		}
-		field(red, "stuck", printable(s.EventID)+at(s.Destination)+", due "+fromNow(s.DueAt, now)+": "+printable(s.Reason)+more)
+		field(red, "stuck", printable(s.EventID)+at(s.Destination)+", due "+ago(s.DueAt, now)+": "+printable(s.Reason)+more)
 	}
 	var arrivals []string
 	names := slices.Collect(maps.Keys(o.LastArrival))
 	slices.SortFunc(names, func(a, b string) int { return o.LastArrival[b].Compare(o.LastArrival[a]) })
 	for _, name := range names {
-		arrivals = append(arrivals, printable(name)+" "+fromNow(event.Timestamp{Time: o.LastArrival[name]}, now))
+		arrivals = append(arrivals, printable(name)+" "+ago(event.Timestamp{Time: o.LastArrival[name]}, now))
 	}
 	if len(arrivals) == 0 {
 		arrivals = []string{"nothing has arrived yet"}
 	}
 	field("", "last arrival", strings.Join(arrivals, ", "))
 	return lines
+}
+
+// ago is fromNow without digits that only flicker.
+func ago(t event.Timestamp, now time.Time) string {
+	if t.Infinity == 0 {
+		digits := 100 * time.Millisecond
+		if d := now.Sub(t.Time).Abs(); d >= 10*time.Second {
+			digits = time.Second
+		}
+		t.Time, now = t.Time.Truncate(digits), now.Truncate(digits)
+	}
+	return fromNow(t, now)
 }
 
 // deadLines lists the last dead letters.
@@ -224,7 +236,7 @@ func (o *overview) deadLines(now time.Time) []line {
 	lines := []line{{{dim, padded("LAST DIED", width) + " " + padded("WHEN", 12) + "WHY"}}}
 	for _, r := range o.DeadLetters {
 		id := fitted(printable(r.EventID)+at(r.Destination), width-1)
-		lines = append(lines, line{{"", padded(id, width) + " " + padded(fromNow(r.UpdatedAt, now), 12)}, {red, whyDead(r)}})
+		lines = append(lines, line{{"", padded(id, width) + " " + padded(ago(r.UpdatedAt, now), 12)}, {red, whyDead(r)}})
 	}
 	return lines
 }

@@ -133,8 +133,9 @@ type tail struct {
 	cursor store.AuditCursor
 	filter store.FollowFilter
 	print  func([]event.AuditRow) error
-	// done, where there is one, is asked at first and whenever rows were printed:
-	// tail ends where it says so. Its error is one of the database.
+	// done, where there is one, is asked at first and whenever rows were printed.
+	// Where it says so tail ends, once it has printed what was committed before
+	// that answer. Its error is one of the database.
 	done   func(ctx context.Context) (bool, error)
 	stderr io.Writer
 }
@@ -169,16 +170,18 @@ func (t *tail) run(ctx context.Context, direct string) error {
 			outage = 0
 		}
 	}
-	ask := t.done != nil // whether done may have changed its mind
+	ask, done := t.done != nil, false // whether done may say something else, and what it said
 	for {
 		var unprinted error
-		done := false
 		t.cursor, err = t.store.Follow(ctx, t.cursor, t.filter, func(rows []event.AuditRow) error {
 			back()
 			ask = t.done != nil
 			unprinted = t.print(rows)
 			return unprinted
 		})
+		if done && err == nil {
+			return nil
+		}
 		if err == nil && ask {
 			done, err = t.done(ctx)
 			ask = err != nil
@@ -198,8 +201,8 @@ func (t *tail) run(ctx context.Context, direct string) error {
 		default:
 			back()
 		}
-		if done {
-			return nil
+		if done && err == nil {
+			continue
 		}
 		if !pause(ctx, nil, wait) {
 			return nil
