@@ -163,7 +163,6 @@ func beginning(database *databaseSettings, names func(s *store.Store, ctx contex
 // for a person to type. A colon breaks words in bash, for which the script of
 // the completion command provides.
 func plain(s string) bool {
-	return s != "" && s[0] != '-' && !strings.ContainsFunc(s, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.:/+%", r))
-	})
+	const safe = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+%"
+	return s != "" && s[0] != '-' && strings.Trim(s, safe) == ""
 }
