@@ -51,6 +51,8 @@ everything. Where DATABASE_URL is set, that database is used instead.`,
 	})
 	cmd.Flags().StringVar(&dir, "dir", ".spine", "`FOLDER` in which the private Postgres keeps its data")
 	cmd.Flags().BoolVar(&ephemeral, "ephemeral", false, "keep the data in a folder that is removed at the end")
+	completeFolders(cmd, "dir")
+	completeFolders(cmd, "postgres-bin")
 	return cmd
 }
 

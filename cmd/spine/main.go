@@ -41,6 +41,7 @@ func run(ctx context.Context, args, environment []string, stdin io.Reader, stdou
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	addCompletion(root)
 	ran := false
 	noteRun(root, &ran)
 	err := root.ExecuteContext(ctx)
@@ -85,7 +86,11 @@ func rootCommand(env environ) *cobra.Command {
 with retries until the destination has it, and keeps a trail of every step.
 
 Every setting is an environment variable and a flag: DATABASE_URL, --database-url.
-Flags win. Durations are seconds (30, 0.5) or have a unit (500ms, 2m).`,
+Flags win. Durations are seconds (30, 0.5) or have a unit (500ms, 2m).
+
+The shell completes commands, flags, and from the database the ids of events in
+flight, sources, types and destinations: source <(spine completion bash), and
+spine completion --help for zsh, fish and PowerShell.`,
 		Version:       thisBuild().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,

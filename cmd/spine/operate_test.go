@@ -61,14 +61,21 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 			all[member], err = json.Marshal(hostile)
 			require.NoError(t, err)
 		}
-		require.NotRegexp(t, unprintable, sentence(action, all), action)
-		require.NotContains(t, sentence(action, all), "\n", action)
+		for _, within := range []bool{false, true} {
+			require.NotRegexp(t, unprintable, sentence(action, all, within), action)
+			require.NotContains(t, sentence(action, all, within), "\n", action)
+		}
 	}
 
 	var out strings.Builder
-	require.NoError(t, printRows(&out, true, false)([]event.AuditRow{row}))
+	require.NoError(t, printRows(&out)([]event.AuditRow{row}))
 	require.NotRegexp(t, unprintable, out.String())
 	require.Equal(t, 1, strings.Count(out.String(), "\n"), "one line")
+
+	out.Reset()
+	require.NoError(t, tellRows(&out, func() int { return 500 }, false)([]event.AuditRow{row}))
+	require.NotRegexp(t, unprintable, out.String())
+	require.Equal(t, 2, strings.Count(out.String(), "\n"), "the day and one line")
 
 	out.Reset()
 	require.NoError(t, printJSONRows(&out)([]event.AuditRow{row}))
@@ -90,11 +97,13 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 		Stuck:       []store.StuckRow{{EventID: hostile, Destination: hostile, Reason: hostile}},
 		DeadLetters: []event.ProcessingRow{{EventID: hostile, Destination: hostile, ErrorMessage: &name}}, LastArrival: map[string]time.Time{hostile: {}},
 	}
-	require.NoError(t, o.write(&out, time.Now()))
+	require.NoError(t, o.write(&out, time.Now(), 0))
 	require.NotRegexp(t, unprintable, out.String())
+	f := frame{seen: &o, at: time.Now(), away: time.Now(), failure: oneLine(hostile)}
+	require.NotRegexp(t, unprintable, drawn(f.lines(200, 100, time.Now()), 0, false))
 	h := event.History{Stored: event.Stored{EventID: hostile, EventType: hostile, Source: hostile, Content: event.Content{Unqueryable: hostile}}}
 	h.Processing, h.Timeline = []event.ProcessingRow{p}, []event.AuditRow{row}
-	require.NotRegexp(t, unprintable, drawLife(h, []store.PauseRow{{Destination: hostile}}, false, time.Now()))
+	require.NotRegexp(t, unprintable, (&timeline{}).draw(h, time.Now())+standing(h, []store.PauseRow{{Destination: hostile}}, time.Now()))
 	require.Equal(t, `failed: a b\x1b`, oneLine("failed:\n\ta b\x1b"))
 }
 
@@ -110,16 +119,59 @@ func TestRowsAreAlignedForAPersonAndPlainInAPipe(t *testing.T) {
 		{Timestamp: event.Timestamp{Infinity: 1}, Action: "claims_paused", Success: "success", Details: json.RawMessage(`[1]`)},
 	}
 	var out strings.Builder
-	require.NoError(t, printRows(&out, false, false)(rows))
+	require.NoError(t, printRows(&out)(rows))
 	require.Equal(t, `2024-01-30T12:00:00.123Z a event_received
 2024-01-30T12:00:00.123Z github/a processing_attempt_failed attempt=1 duration=12ms error="HTTP 503" worker=w
 infinity - claims_paused details=[1]
 `, out.String())
 
 	out.Reset()
-	require.NoError(t, printRows(&out, true, true)(rows[:2]))
-	require.Equal(t, "\x1b[2m2024-01-30T12:00:00.123Z\x1b[0m \x1b[1ma       \x1b[0m \x1b[32mevent_received           \x1b[0m\n"+
-		"\x1b[2m2024-01-30T12:00:00.123Z\x1b[0m \x1b[1mgithub/a\x1b[0m \x1b[31mprocessing_attempt_failed\x1b[0m attempt=1 duration=12ms error=\"HTTP 503\" worker=w\n", out.String())
+	require.NoError(t, tellRows(&out, func() int { return 80 }, true)(rows[:2]))
+	require.Equal(t, "\x1b[2m2024-01-30 UTC\x1b[0m\n"+
+		"\x1b[2m12:00:00.123\x1b[0m \x1b[32m✓\x1b[0m \x1b[1ma       \x1b[0m received\n"+
+		"\x1b[2m12:00:00.123\x1b[0m \x1b[31m✗\x1b[0m \x1b[1mgithub/a\x1b[0m \x1b[31mattempt 1 failed after 12ms: HTTP 503\x1b[0m\n", out.String())
+}
+
+// On a narrow terminal what is said goes on in further lines, each as wide as it
+// may be. A long id is never cut: people copy it.
+func TestLinesAreWrappedToTheTerminal(t *testing.T) {
+	day := time.Date(2024, 1, 30, 23, 59, 59, 0, time.UTC)
+	id, short, source := "72d3162e-cc78-11e3-81ab-4c9367dc0958", "受注-001", "default"
+	failed := json.RawMessage(`{"attempt":1,"duration_ms":12,"error":"HTTP 503 Service Unavailable","answer":"{\"error\":\"the database is down\",\"status\":\"error\"}"}`)
+	rows := []event.AuditRow{
+		{Timestamp: event.Timestamp{Time: day}, EventID: &id, Source: &source, Action: "processing_attempt_failed", Success: "failure", Details: failed},
+		{Timestamp: event.Timestamp{Time: day.Add(time.Second)}, EventID: &short, Source: &source, Action: "event_deduped", Success: "success"},
+	}
+	for width, want := range map[int]string{
+		140: `2024-01-30 UTC
+23:59:59.000 ✗ 72d3162e-cc78-11e3-81ab-4c9367dc0958 attempt 1 failed after 12ms: HTTP 503 Service Unavailable, answer {"error":"the database
+                                                    is down","status":"error"}
+2024-01-31 UTC
+00:00:00.000 ✓ 受注-001                             known already, with this payload
+`,
+		80: `2024-01-30 UTC
+23:59:59.000 ✗ 72d3162e-cc78-11e3-81ab-4c9367dc0958 attempt 1 failed after 12ms:
+                 HTTP 503 Service Unavailable, answer {"error":"the database is
+                 down","status":"error"}
+2024-01-31 UTC
+00:00:00.000 ✓ 受注-001                             known already, with this
+                 payload
+`,
+	} {
+		var out strings.Builder
+		require.NoError(t, tellRows(&out, func() int { return width }, false)(rows))
+		require.Equal(t, want, out.String())
+	}
+	for width := range 100 {
+		var out strings.Builder
+		require.NoError(t, tellRows(&out, func() int { return width }, false)(rows))
+		require.Contains(t, out.String(), id)
+	}
+	require.Equal(t, []string{"受注受注", "受注"}, wrap("受注受注受注", 8, 8))
+	require.Equal(t, []string{""}, wrap("", 8, 8))
+	require.Equal(t, "受…", fitted("受注受注", 4))
+	require.Equal(t, "abcd", fitted("abcd", 4))
+	require.Empty(t, fitted("abcd", 0))
 }
 
 // ingested stores events right in the database.
@@ -130,7 +182,7 @@ func ingested(t *testing.T, db *pgxpool.Pool, source string, ids ...string) {
 	}
 }
 
-// tailing is a running spine tail.
+// tailing is a running spine tail, or another command like it.
 type tailing struct {
 	lines  chan string
 	stderr *complaints
@@ -158,13 +210,19 @@ func (c *complaints) String() string {
 
 func startTail(t *testing.T, database string, args ...string) tailing {
 	t.Helper()
+	return startLines(t, database, append([]string{"tail"}, args...)...)
+}
+
+// startLines runs a command that goes on until it is stopped.
+func startLines(t *testing.T, database string, args ...string) tailing {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
 	out, stdout := io.Pipe()
 	stderr := &complaints{}
 	ended := make(chan int, 1)
 	go func() {
-		ended <- run(ctx, append([]string{"tail"}, args...), []string{"DATABASE_URL=" + database}, strings.NewReader(""), stdout, stderr)
+		ended <- run(ctx, args, []string{"DATABASE_URL=" + database}, strings.NewReader(""), stdout, stderr)
 		_ = stdout.Close()
 	}()
 	lines := make(chan string, 1000)
@@ -181,6 +239,19 @@ func startTail(t *testing.T, database string, args ...string) tailing {
 		}
 		return code
 	}}
+}
+
+// next returns the next line.
+func (tail tailing) next(t *testing.T) string {
+	t.Helper()
+	select {
+	case line, ok := <-tail.lines:
+		require.True(t, ok, "it has ended: %s", tail.stderr)
+		return line
+	case <-time.After(patience):
+		require.FailNow(t, "it is silent")
+		return ""
+	}
 }
 
 // until returns the events that tail prints up to the one named.
@@ -258,7 +329,7 @@ func TestTailChooses(t *testing.T) {
 	database := databases.New(t)
 	db := open(t, database, nil)
 	ingested(t, db, "default", "past")
-	tail := startTail(t, database, "--json", "--action", "event_inserted,status_changed", "--source", "default")
+	tail := startTail(t, database, "--json", "--action", "event_inserted,status_changed", "--source", "default", "--source", "none")
 	// The listener is the last that tail starts.
 	await(t, db, true, "select count(*) > 0 from pg_stat_activity where application_name = 'spine tail' and datname = current_database()")
 	execute(t, db, "insert into spine.sources (name) values ('other')")
@@ -290,7 +361,7 @@ func TestTrace(t *testing.T) {
 			map[string]string{"failed": `{"status":503,"duration_ms":12.4,"answer":"no\u001b[31m"}`, "completed": `{"status":200,"duration_ms":3.5,"answer":"ok"}`}[outcome])
 	}
 	execute(t, db, "update spine.audit_log set timestamp = '2024-01-30T12:00:00Z'::timestamptz + id * interval '13 ms'")
-	execute(t, db, "update spine.processing_state set completed_at = '2024-01-30T12:00:02Z'")
+	execute(t, db, "update spine.processing_state set created_at = '2024-01-30T12:00:00.1Z', completed_at = '2024-01-30T12:00:02Z'")
 
 	code, stdout, stderr = spine(t, env, "trace", "test-001")
 	require.Zero(t, code, stderr)
@@ -303,19 +374,19 @@ received  3 times
 conflicts 1 other payload kept
 status    completed, 2 attempts
 
-  +0.000s  ✓ received
-  +0.013s  ✓ stored and queued
-  +0.026s  ✓ received
-  +0.039s  ✓ known already, with this payload
-  +0.052s  ✓ received
-  +0.065s  ✗ known already, with another payload: kept as evidence
-  +0.078s  · attempt 1 started by worker-1
-  +0.091s  ✗ attempt 1 failed after 12ms: HTTP 503 Service Unavailable, answer no\x1b[31m
-  +0.104s  · next attempt in 2s
-  +0.117s  · attempt 2 started by worker-1
-  +0.130s  ✓ attempt 2 delivered after 3.5ms: HTTP 200, answer ok
+     +0 ms  ✓ received
+    +13 ms  ✓ stored and queued
+    +26 ms  ✓ received
+    +39 ms  ✓ known already, with this payload
+    +52 ms  ✓ received
+    +65 ms  ✗ known already, with another payload: kept as evidence
+    +78 ms  · attempt 1 started by worker-1
+    +91 ms  ✗   failed after 12ms: HTTP 503 Service Unavailable, answer no\x1b[31m
+   +104 ms  ·   next attempt in 2s
+   +117 ms  · attempt 2 started by worker-1
+   +130 ms  ✓   delivered after 3.5ms: HTTP 200, answer ok
 
-completed 2024-01-30T12:00:02.000Z, nothing more to do
+completed 2024-01-30T12:00:02.000Z, 1.9s after it was queued, nothing more to do
 `, regexp.MustCompile(`(?m)^stored .*$`).ReplaceAllString(stdout, "stored    …"))
 
 	code, stdout, _ = spine(t, env, "trace", "test-001", "--json")
@@ -347,13 +418,98 @@ completed 2024-01-30T12:00:02.000Z, nothing more to do
 	require.NotContains(t, stdout, "paused", "what is completed waits for nothing")
 }
 
+func TestTraceFollows(t *testing.T) {
+	t.Parallel()
+	database := databases.New(t)
+	db := open(t, database, nil)
+	ingested(t, db, "default", "test-001", "other", "dies")
+	attempt := func(id, outcome string) {
+		t.Helper()
+		execute(t, db, "update spine.processing_state set next_attempt_at = case event_id when $1 then '-infinity'::timestamptz else 'infinity' end", id)
+		execute(t, db, "select spine.claim('default', 10, '1 minute', 'worker-1')")
+		execute(t, db, `select spine.settle(array[event], array[destination], array[lease_token], array[$1], array['2 s'::interval], array[$2], array['{"status":503}'])
+			from spine.processing_state where event_id = $3`, outcome, map[string]any{"failed": "HTTP 503", "dead": "HTTP 410"}[outcome], id)
+	}
+	attempt("test-001", "failed")
+
+	trace := startLines(t, database, "trace", "test-001", "--follow")
+	waits := func(line string) bool { return strings.HasPrefix(line, "attempt 2 is due ") }
+	var seen []string
+	for line := trace.next(t); !waits(line); line = trace.next(t) {
+		seen = append(seen, line)
+	}
+	require.Contains(t, strings.Join(seen, "\n"), "✗   failed: HTTP 503\n")
+	require.Empty(t, trace.next(t))
+	attempt("other", "completed")
+	ingested(t, db, "default", "test-001")
+	attempt("test-001", "completed")
+	for _, want := range []string{"✓ received", "✓ known already, with this payload", "· attempt 2 started by worker-1", "✓   delivered: HTTP 503"} {
+		require.Regexp(t, `^ +\+\S+( m?s)?  `+want+`$`, trace.next(t))
+	}
+	require.Empty(t, trace.next(t))
+	require.Regexp(t, `^completed .+, nothing more to do$`, trace.next(t))
+	for line := range trace.lines {
+		require.Fail(t, "it goes on", line)
+	}
+	require.Zero(t, trace.stop())
+	require.Empty(t, trace.stderr.String())
+
+	dies := startLines(t, database, "trace", "dies", "--follow", "--json")
+	attempt("dies", "dead")
+	var h struct{ Processing []struct{ Status string } }
+	require.NoError(t, json.Unmarshal([]byte(dies.next(t)), &h))
+	require.Equal(t, "dead", h.Processing[0].Status)
+	require.Equal(t, 1, dies.stop())
+	require.Equal(t, "spine: the event is dead\n", dies.stderr.String())
+
+	code, stdout, _ := spine(t, []string{"DATABASE_URL=" + database}, "trace", "test-001", "--follow")
+	require.Zero(t, code)
+	require.Equal(t, 1, strings.Count(stdout, "completed, 2 attempts"), "what is over is shown at once")
+	require.Equal(t, 1, strings.Count(stdout, "nothing more to do"))
+}
+
+// What was committed before tail learned that it is done is printed all the same.
+func TestTailPrintsWhatCameBeforeItWasDone(t *testing.T) {
+	t.Parallel()
+	database := databases.New(t)
+	db := open(t, database, nil)
+	s, err := store.Open(t.Context(), store.Config{URL: database, MaxConns: 1, AppName: "spine test"})
+	require.NoError(t, err)
+	defer s.Close()
+	cursor, err := s.CurrentCursor(t.Context())
+	require.NoError(t, err)
+	var seen []string
+	follower := tail{
+		store: s, cursor: cursor, stderr: t.Output(),
+		print: func(rows []event.AuditRow) error {
+			for i := range rows {
+				seen = append(seen, *rows[i].EventID)
+			}
+			return nil
+		},
+		done: func(ctx context.Context) (bool, error) {
+			_, err := db.Exec(ctx, "insert into spine.audit_trail (event_id, source, action) values ('just before', 'default', 'status_changed')")
+			return true, err
+		},
+	}
+	require.NoError(t, follower.run(t.Context(), database))
+	require.Equal(t, []string{"just before"}, seen)
+}
+
 func TestStatus(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)
 	db, env := open(t, database, nil), []string{"DATABASE_URL=" + database}
 	code, stdout, stderr := spine(t, env, "status")
 	require.Zero(t, code, stderr)
-	require.Equal(t, "schema  current\n\nNothing waits and nothing is dead.\n", stdout)
+	require.Regexp(t, `\Aschema  current
+
+Nothing waits and nothing is dead\.
+
+PER SECOND       now   1 min   5 min  15 min
+received +(0|\?) +(0|\?) +\? +\?
+(.+\n){8}latency      p50 [-?]       p95 [-?]       p99 [-?]       worst p99 [-?]
+\z`, stdout, "what was before there were rollups is not known")
 
 	ingested(t, db, "default", "stuck", "dead", "waits")
 	execute(t, db, "update spine.processing_state set next_attempt_at = '-infinity', updated_at = now() - interval '1 hour' where event_id = 'stuck'")
@@ -361,7 +517,7 @@ func TestStatus(t *testing.T) {
 	execute(t, db, "update spine.processing_state set next_attempt_at = 'infinity' where event_id = 'waits'")
 	code, stdout, stderr = spine(t, env, "status")
 	require.Zero(t, code, stderr)
-	require.Regexp(t, `oldest waiting +due for 1h0m\d+s\n`, stdout)
+	require.Regexp(t, `oldest waiting +due for 1h(0m\d+s)?\n`, stdout)
 
 	execute(t, db, "select spine.pause('default')")
 	code, stdout, stderr = spine(t, env, "status")
@@ -511,6 +667,11 @@ func TestOperatorExitCodes(t *testing.T) {
 		{2, []string{"tail", "a"}},
 		{2, []string{"tail", "--since", "x"}},
 		{2, []string{"tail", "--action", "event_inserted,foo"}},
+		{2, []string{"tail", "--status", "done"}},
+		{2, []string{"status", "--interval", "2"}},
+		{2, []string{"status", "--watch", "--interval", "1ms"}},
+		{1, []string{"status", "--watch"}},
+		{1, []string{"trace", "a", "--follow"}},
 		{2, []string{"pause", "default"}},
 		{1, []string{"pause"}},
 		{1, []string{"resume"}},

@@ -54,5 +54,6 @@ func claimsCommand(env environ, done string, change func(s *store.Store, ctx con
 	env.bind(cmd, needs{groups: []any{&database}, required: []string{"DATABASE_URL"}})
 	cmd.Flags().StringVar(&destination, "destination", "", "only this `DESTINATION` (default all)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	complete(cmd, "destination", destinations(&database))
 	return cmd
 }

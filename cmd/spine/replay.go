@@ -85,6 +85,10 @@ flags choose; a terminal is asked first, a script says --yes.`,
 	flags.Int64Var(&r.limit, "limit", 0, "at most this `NUMBER` (default all)")
 	flags.BoolVar(&r.yes, "yes", false, "do not ask")
 	flags.BoolVar(&asJSON, "json", false, "print one JSON object")
+	cmd.ValidArgsFunction = firstArgument(inFlight(&database))
+	complete(cmd, "source", sources(&database))
+	complete(cmd, "destination", destinations(&database))
+	complete(cmd, "type", types(&database))
 	return cmd
 }
 

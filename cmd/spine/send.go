@@ -67,6 +67,7 @@ where the server has stored or knows the event, else with 1.`,
 	flags.StringVar(&e.OccurredAt, "occurred-at", "", "RFC 3339 `TIME` of the event (default now)")
 	flags.StringVar(&url, "url", "http://127.0.0.1:8000", "base `URL` of the server")
 	flags.BoolVar(&asJSON, "json", false, "print the server's answer")
+	completeFiles(cmd, "file")
 	cmd.MarkFlagsMutuallyExclusive("payload", "file")
 	if err := cmd.MarkFlagRequired("type"); err != nil {
 		panic(err) // the flag is defined above

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
@@ -39,11 +38,26 @@ func tailCommand(env environ) *cobra.Command {
 		Short: "Follow everything that happens, live",
 		Long: `Tail prints each step of each event as it is committed: received, stored,
 attempted, failed, delivered. It misses nothing and repeats nothing, also where
-the database goes away and comes back meanwhile. Ctrl-C ends it.`,
+the database goes away and comes back meanwhile. Ctrl-C ends it.
+
+A person reads sentences; a pipe gets a line a step with its action and details,
+and with --json an object a line.
+
+The flags narrow it down. One given several times asks for any of its values,
+several flags for what fits all of them. --event and --type go by the events that
+are still stored. --status chooses the steps that bring an event into a status:
+
+  pending     event_inserted, event_queued, event_replayed, lease_returned (unstarted)
+  processing  processing_attempt_started
+  completed   processing_succeeded
+  failed      retry_scheduled, lease_returned (after earlier attempts)
+  dead        processing_failed_permanently
+  any         status_changed, by hand, where it is changed to that status`,
 		Example: `  spine tail
   spine tail --since 10m                       # first what happened since, then on
-  spine tail --since 2024-01-30T12:00:00Z --event test-001
-  spine tail --action processing_attempt_failed --action conflict_detected
+  spine tail --since 7d --event test-001 --event test-002
+  spine tail --status failed --status dead --type order.paid
+  spine tail --action processing_attempt_failed --action conflict_detected --source github
   spine tail --json | jq -r 'select(.success == "failure") | .event_id'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -52,16 +66,23 @@ the database goes away and comes back meanwhile. Ctrl-C ends it.`,
 					return misuse("--action: there is no %q, known are %s", action, strings.Join(actions(), ", "))
 				}
 			}
+			for _, status := range filter.Statuses {
+				if !event.ValidStatus(status) {
+					return misuse("--status: there is no %q, known are %s", status, strings.Join(statuses(), ", "))
+				}
+			}
 			s, err := set.Database.open(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer s.Close()
-			t := tail{store: s, filter: filter, bell: make(chan struct{}, 1), stderr: cmd.ErrOrStderr()}
 			out := cmd.OutOrStdout()
-			t.print = printRows(out, observe.IsTerminal(out), coloursFor(out, env))
-			if asJSON {
+			t := tail{store: s, filter: filter, print: printRows(out), stderr: cmd.ErrOrStderr()}
+			switch {
+			case asJSON:
 				t.print = printJSONRows(out)
+			case observe.IsTerminal(out):
+				t.print = tellRows(out, func() int { return terminalWidth(out) }, coloursFor(out, env))
 			}
 			if since.IsZero() {
 				if t.cursor, err = s.CurrentCursor(cmd.Context()); err != nil {
@@ -70,25 +91,29 @@ the database goes away and comes back meanwhile. Ctrl-C ends it.`,
 			} else {
 				t.cursor = event.CursorSince(since.Time)
 			}
-			connect, err := store.Connector(set.directURL(), "spine tail")
-			if err != nil {
-				return err
-			}
-			listener := notify.NewListener(notify.DefaultListenerConfig(connect), s, zerolog.Nop(), prometheus.NewRegistry())
-			listener.Handle(notify.ActivityChannel, t.ring)
-			listener.Handle(notify.ReadyChannel, t.ring)
-			return t.run(cmd.Context(), listener)
+			return t.run(cmd.Context(), set.directURL())
 		},
 	}
 	env.bind(cmd, needs{groups: []any{&set.Database, &set.Direct}, required: []string{"DATABASE_URL"}})
 	flags := cmd.Flags()
-	flags.StringVar(&filter.EventID, "event", "", "only the event of this `ID`")
-	flags.StringVar(&filter.Source, "source", "", "only events of this `SOURCE`")
-	flags.StringSliceVar(&filter.Actions, "action", nil, "only this `ACTION`, such as retry_scheduled; may be given several times")
+	flags.StringArrayVar(&filter.EventIDs, "event", nil, "only the event of this `ID`; may be given several times, as those below")
+	flags.StringSliceVar(&filter.Sources, "source", nil, "only events of this `SOURCE`")
+	flags.StringArrayVar(&filter.Types, "type", nil, "only events of this `TYPE`, such as user.created")
+	flags.StringSliceVar(&filter.Statuses, "status", nil, "only steps that bring an event into this `STATUS`: "+strings.Join(statuses(), ", "))
+	flags.StringSliceVar(&filter.Actions, "action", nil, "only this `ACTION`, such as retry_scheduled")
 	flags.Var(&since, "since", "begin with what happened since this `TIME`: ago, as 10m or 7d, or RFC 3339")
 	flags.BoolVar(&asJSON, "json", false, "print a JSON object a line")
+	complete(cmd, "event", inFlight(&set.Database))
+	complete(cmd, "source", sources(&set.Database))
+	complete(cmd, "type", types(&set.Database))
+	complete(cmd, "status", fixed(statuses()))
+	complete(cmd, "action", fixed(actions()))
 	return cmd
 }
+
+// statuses are those that an event has on its way to a destination, in the
+// order in which it may come to them.
+func statuses() []string { return []string{"pending", "processing", "completed", "failed", "dead"} }
 
 // actions are those that a row of the audit log may have, as the comment on
 // its column has them.
@@ -108,20 +133,30 @@ type tail struct {
 	cursor event.AuditCursor
 	filter event.FollowFilter
 	print  func([]event.AuditRow) error
-	bell   chan struct{} // of capacity 1: something has happened
+	// done, where there is one, is asked at first and whenever rows were printed.
+	// Where it says so tail ends, once it has printed what was committed before
+	// that answer. Its error is one of the database.
+	done   func(ctx context.Context) (bool, error)
 	stderr io.Writer
 }
 
-// ring is told that something has happened; the log itself says what.
-func (t *tail) ring(notify.Notification) {
-	select {
-	case t.bell <- struct{}{}:
-	default:
+// run prints until ctx ends, done says so, or nobody takes what it prints. It
+// listens at the database of the URL direct; without that it polls.
+func (t *tail) run(ctx context.Context, direct string) error {
+	connect, err := store.Connector(direct, "spine tail")
+	if err != nil {
+		return err
 	}
-}
-
-// run prints until ctx ends or nobody takes what it prints.
-func (t *tail) run(ctx context.Context, listener *notify.Listener) error {
+	bell := make(chan struct{}, 1) // something has happened; the log itself says what
+	ring := func(notify.Notification) {
+		select {
+		case bell <- struct{}{}:
+		default:
+		}
+	}
+	listener := notify.NewListener(notify.DefaultListenerConfig(connect), t.store, zerolog.Nop(), prometheus.NewRegistry())
+	listener.Handle(notify.ActivityChannel, ring)
+	listener.Handle(notify.ReadyChannel, ring)
 	ctx, cancel := context.WithCancel(ctx)
 	var listening sync.WaitGroup
 	listening.Go(func() { _ = listener.Run(ctx) }) // without it, polling goes on
@@ -135,14 +170,22 @@ func (t *tail) run(ctx context.Context, listener *notify.Listener) error {
 			outage = 0
 		}
 	}
+	ask, done := t.done != nil, false // whether done may say something else, and what it said
 	for {
 		var unprinted error
-		var err error
 		t.cursor, err = t.store.Follow(ctx, t.cursor, t.filter, func(rows []event.AuditRow) error {
 			back()
+			ask = t.done != nil
 			unprinted = t.print(rows)
 			return unprinted
 		})
+		if done && err == nil {
+			return nil
+		}
+		if err == nil && ask {
+			done, err = t.done(ctx)
+			ask = err != nil
+		}
 		wait := tailGap
 		switch {
 		case ctx.Err() != nil:
@@ -158,10 +201,13 @@ func (t *tail) run(ctx context.Context, listener *notify.Listener) error {
 		default:
 			back()
 		}
+		if done && err == nil {
+			continue
+		}
 		if !pause(ctx, nil, wait) {
 			return nil
 		}
-		if outage == 0 && !pause(ctx, t.bell, tailPoll) {
+		if outage == 0 && !pause(ctx, bell, tailPoll) {
 			return nil
 		}
 	}
@@ -180,26 +226,59 @@ func pause(ctx context.Context, bell <-chan struct{}, d time.Duration) bool {
 	return true
 }
 
-// longestColumn is how far a column grows: to a UUID, and nearly all actions.
-const longestColumn = 36
-
-// printRows returns a function that writes audit rows, a line each, with its
-// columns aligned for a person.
-func printRows(w io.Writer, aligned bool, on colours) func([]event.AuditRow) error {
+// printRows returns a function that writes audit rows for a pipe, a line each:
+// time, event, action, details.
+func printRows(w io.Writer) func([]event.AuditRow) error {
 	out := bufio.NewWriter(w)
-	idWidth, actionWidth := 0, 0 // as wide as what was seen
 	return func(rows []event.AuditRow) error {
 		for i := range rows {
-			if aligned {
-				idWidth = max(idWidth, min(utf8.RuneCountInString(eventName(&rows[i])), longestColumn))
-				actionWidth = max(actionWidth, min(utf8.RuneCountInString(word(rows[i].Action)), longestColumn))
-			}
+			r := &rows[i]
+			line := clock(r.Timestamp) + " " + eventName(r) + " " + word(r.Action) + " " + readDetails(r.Details).pairs()
+			fmt.Fprintln(out, strings.TrimRight(line, " "))
+		}
+		return out.Flush()
+	}
+}
+
+// longestName is how far the column of events grows: to a UUID.
+const longestName = 36
+
+// narrowest is the room below which a sentence goes on under its event rather
+// than under its own beginning.
+const narrowest = 40
+
+// tellRows returns a function that tells a person of audit rows, in sentences
+// that are aligned and wrapped on a terminal as wide as width says. Days are
+// named where they begin.
+func tellRows(w io.Writer, width func() int, on colours) func([]event.AuditRow) error {
+	out := bufio.NewWriter(w)
+	const left = len("15:04:05.000 ✓ ") - len("✓") + 1
+	names, day := 0, "" // names is as wide as what was seen
+	return func(rows []event.AuditRow) error {
+		for i := range rows {
+			names = max(names, min(cells(eventName(&rows[i])), longestName))
 		}
 		for i := range rows {
 			r := &rows[i]
-			id, action := fmt.Sprintf("%-*s", idWidth, eventName(r)), fmt.Sprintf("%-*s", actionWidth, word(r.Action))
-			line := on.paint(dim, clock(r.Timestamp)) + " " + on.paint(bold, id) + " " + on.paint(outcome(r.Success), action) + " " + readDetails(r.Details).pairs()
-			fmt.Fprintln(out, strings.TrimRight(line, " "))
+			moment := clock(r.Timestamp)
+			if date, rest, ok := strings.Cut(strings.TrimSuffix(moment, "Z"), "T"); ok {
+				if moment = rest; date != day {
+					day = date
+					fmt.Fprintln(out, on.paint(dim, day+" UTC"))
+				}
+			}
+			name := padded(eventName(r), names)
+			begin := left + cells(name) + 1
+			indent := begin
+			if width()-begin < narrowest {
+				indent = left + 2
+			}
+			told := wrap(sentence(r.Action, readDetails(r.Details), false), width()-begin, width()-indent)
+			fmt.Fprintf(out, "%s %s %s %s\n", on.paint(dim, padded(moment, len("15:04:05.000"))),
+				on.paint(outcome(r.Success), mark(r.Success)), on.paint(bold, name), on.paint(alarm(r.Success), told[0]))
+			for _, more := range told[1:] {
+				fmt.Fprintf(out, "%*s%s\n", indent, "", on.paint(alarm(r.Success), more))
+			}
 		}
 		return out.Flush()
 	}

@@ -7,11 +7,16 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf16"
+
+	"golang.org/x/term"
+	"golang.org/x/text/width"
 
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/observe"
@@ -131,6 +136,97 @@ func outcome(success string) string {
 	}
 }
 
+// alarm is the colour of what is said of an audit row: only failures stand out.
+func alarm(success string) string {
+	if success == "failure" {
+		return red
+	}
+	return ""
+}
+
+// terminalWidth is how many cells a line of the terminal w has: 80 where it does
+// not say.
+func terminalWidth(w io.Writer) int {
+	if columns, _, ok := terminalSize(w); ok {
+		return columns
+	}
+	return 80
+}
+
+// terminalSize asks the terminal w how large it is.
+func terminalSize(w io.Writer) (columns, rows int, ok bool) {
+	f, isFile := w.(*os.File)
+	if !isFile {
+		return 0, 0, false
+	}
+	columns, rows, err := term.GetSize(int(f.Fd()))
+	return columns, rows, err == nil && columns > 0 && rows > 0
+}
+
+// cells is how much room printable text takes on a terminal, where some
+// characters take two cells and some none.
+func cells(s string) int {
+	n := 0
+	for _, r := range s {
+		n += cellsOf(r)
+	}
+	return n
+}
+
+func cellsOf(r rune) int {
+	switch kind := width.LookupRune(r).Kind(); {
+	case unicode.In(r, unicode.Mn, unicode.Me):
+		return 0
+	case kind == width.EastAsianWide, kind == width.EastAsianFullwidth:
+		return 2
+	}
+	return 1
+}
+
+// padded fills s up to a number of cells.
+func padded(s string, to int) string { return s + strings.Repeat(" ", max(0, to-cells(s))) }
+
+// fitted is s where it takes at most room cells, and else its beginning.
+func fitted(s string, room int) string {
+	if cells(s) <= room {
+		return s
+	}
+	taken := 0
+	for i, r := range s {
+		if taken += cellsOf(r); taken > room-1 {
+			return s[:i] + strings.Repeat("…", min(1, max(0, room)))
+		}
+	}
+	return s
+}
+
+// wrap breaks s into lines, at spaces where it can be: one of first cells and
+// others of rest cells. There is at least one.
+func wrap(s string, first, rest int) (lines []string) {
+	first, rest = max(first, 8), max(rest, 8) // else a narrow terminal gets a character a line
+	line, room := "", first
+	end := func() {
+		lines = append(lines, line)
+		line, room = "", rest
+	}
+	for text := range strings.SplitSeq(s, " ") {
+		if line != "" && cells(line)+1+cells(text) <= room {
+			line += " " + text
+			continue
+		}
+		if line != "" {
+			end()
+		}
+		for _, r := range text {
+			if cells(line)+cellsOf(r) > room {
+				end()
+			}
+			line += string(r)
+		}
+	}
+	return append(lines, line)
+}
+
 const clockLayout = "2006-01-02T15:04:05.000Z"
 
 // clock shows a moment to the millisecond, in UTC.
@@ -150,8 +246,15 @@ func span(d time.Duration) string {
 		return d.Round(time.Millisecond).String()
 	case abs < time.Minute:
 		return d.Round(10 * time.Millisecond).String()
-	case abs < 48*time.Hour:
-		return d.Round(time.Second).String()
+	case abs < 48*time.Hour: // 4m rather than 4m0s, 1h rather than 1h0m0s
+		text := d.Round(time.Second).String()
+		if short, ok := strings.CutSuffix(text, "m0s"); ok {
+			text = short + "m"
+		}
+		if short, ok := strings.CutSuffix(text, "h0m"); ok {
+			text = short + "h"
+		}
+		return text
 	default:
 		return fmt.Sprintf("%dd%dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
 	}

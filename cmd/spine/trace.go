@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -9,21 +11,29 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/observe"
 	"github.com/webhookspine/spine/internal/store"
 )
 
 func traceCommand(env environ) *cobra.Command {
-	var database databaseSettings
+	var set settings
 	var source string
-	var asJSON bool
+	var asJSON, follow bool
 	cmd := &cobra.Command{
 		Use:   "trace ID",
 		Short: "Draw one event's life, step by step",
-		Long: `Trace prints what is known of one event: when it was stored, each attempt to
-deliver it and what the destination answered, and what comes next. It exits with
-1 where the id was never stored, and says when its source last sent something.`,
+		Long: `Trace prints what is known of one event as a timeline that begins with its first
+step: when it was stored, duplicates and conflicts, each attempt to deliver it
+and what the destination answered; then where it stands and what comes next. It
+exits with 1 where the id was never stored, and says when its source last sent
+something.
+
+With --follow it goes on until the event is delivered or dead with every
+destination, and exits with 1 where it is dead with one; --json then prints the
+object at the end.`,
 		Example: `  spine trace test-001
   spine trace 72d3162e-cc78-11e3-81ab-4c9367dc0958 --source github
+  spine trace test-001 --follow && echo delivered
   spine trace test-001 --json | jq '.timeline[] | select(.success == "failure")'`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -32,41 +42,150 @@ deliver it and what the destination answered, and what comes next. It exits with
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := database.open(cmd.Context())
+			s, err := set.Database.open(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer s.Close()
+			out := cmd.OutOrStdout()
+			t := tracing{store: s, eventID: args[0], source: source, out: out, stderr: cmd.ErrOrStderr(), json: asJSON, now: time.Now}
+			t.life.on = coloursFor(out, env)
+			if observe.IsTerminal(out) {
+				t.life.width = func() int { return terminalWidth(out) }
+			}
+			if follow {
+				return t.follow(cmd.Context(), set.directURL())
+			}
 			h, err := s.Event(cmd.Context(), args[0], source)
 			if err != nil {
 				return nameSource(err)
 			}
-			out := cmd.OutOrStdout()
-			if asJSON {
-				return writeJSON(out, h)
-			}
-			paused, err := s.Paused(cmd.Context())
-			if err != nil {
-				return err
-			}
-			_, err = io.WriteString(out, drawLife(h, paused, coloursFor(out, env), time.Now()))
-			return err
+			return t.show(cmd.Context(), h)
 		},
 	}
-	env.bind(cmd, needs{groups: []any{&database}, required: []string{"DATABASE_URL"}})
+	env.bind(cmd, needs{groups: []any{&set.Database, &set.Direct}, required: []string{"DATABASE_URL"}})
 	cmd.Flags().StringVar(&source, "source", "", "the `SOURCE` that sent it, where several have an event of this id")
+	cmd.Flags().BoolVar(&follow, "follow", false, "go on until it is delivered or dead")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	cmd.ValidArgsFunction = firstArgument(inFlight(&set.Database))
+	complete(cmd, "source", sources(&set.Database))
 	return cmd
 }
 
-// drawLife draws an event's timeline between its description and what comes
-// next.
-func drawLife(h event.History, paused []store.PauseRow, on colours, now time.Time) string {
+// tracing is one call of the command.
+type tracing struct {
+	store           *store.Store
+	eventID, source string
+	out, stderr     io.Writer
+	json            bool
+	now             func() time.Time
+	life            timeline
+}
+
+// show prints all that is known of an event.
+func (t *tracing) show(ctx context.Context, h event.History) error {
+	if t.json {
+		return writeJSON(t.out, h)
+	}
+	paused, err := t.store.Paused(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(t.out, t.life.draw(h, t.now())+"\n"+standing(h, paused, t.now()))
+	return err
+}
+
+// follow prints what is known of an event, then its further steps as they
+// happen, and at the end where it stands.
+func (t *tracing) follow(ctx context.Context, direct string) error {
+	// The cursor is taken before the history: what is committed between them is
+	// in both, and left out the second time.
+	cursor, err := t.store.CurrentCursor(ctx)
+	if err != nil {
+		return err
+	}
+	h, err := t.store.Event(ctx, t.eventID, t.source)
+	if err != nil {
+		return nameSource(err)
+	}
+	shown := make(map[int64]bool)
+	for i := range h.Timeline {
+		shown[h.Timeline[i].ID] = true
+	}
+	if !t.json && !atRest(h) {
+		if err := t.show(ctx, h); err != nil {
+			return err
+		}
+		if _, err := io.WriteString(t.out, "\n"); err != nil {
+			return err
+		}
+	}
+	begun := !t.json && !atRest(h)
+	follower := tail{
+		store: t.store, cursor: cursor, stderr: t.stderr, filter: event.FollowFilter{EventIDs: []string{h.EventID}, Sources: []string{h.Source}},
+		print: func(rows []event.AuditRow) error {
+			for i := range rows {
+				if !begun || shown[rows[i].ID] {
+					continue
+				}
+				if _, err := io.WriteString(t.out, t.life.step(&rows[i])); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		done: func(ctx context.Context) (bool, error) {
+			now, err := t.store.Event(ctx, h.EventID, h.Source)
+			if err == nil {
+				h = now
+			}
+			return atRest(h), err
+		},
+	}
+	if err := follower.run(ctx, direct); err != nil {
+		return err
+	}
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case begun:
+		_, err = io.WriteString(t.out, "\n"+standing(h, nil, t.now()))
+	default:
+		err = t.show(ctx, h)
+	}
+	for i := range h.Processing {
+		if p := &h.Processing[i]; p.Status == "dead" && err == nil {
+			err = fmt.Errorf("the event is dead%s", at(p.Destination))
+		}
+	}
+	return err
+}
+
+// atRest reports whether nothing more will happen to an event by itself.
+func atRest(h event.History) bool {
+	for i := range h.Processing {
+		if status := h.Processing[i].Status; status != "completed" && status != "dead" {
+			return false
+		}
+	}
+	return true
+}
+
+// timeline draws an event's steps. It remembers what the next step follows on.
+type timeline struct {
+	on    colours
+	width func() int // of the terminal; nil where lines are not wrapped
+	first event.Timestamp
+	open  string // the attempt that the step before belongs to
+}
+
+// draw draws an event's description and its timeline.
+func (l *timeline) draw(h event.History, now time.Time) string {
 	var b strings.Builder
 	field := func(name, format string, args ...any) {
-		fmt.Fprintf(&b, "%s %s\n", on.paint(dim, fmt.Sprintf("%-9s", name)), fmt.Sprintf(format, args...))
+		fmt.Fprintf(&b, "%s %s\n", l.on.paint(dim, fmt.Sprintf("%-9s", name)), fmt.Sprintf(format, args...))
 	}
-	field("event", "%s", on.paint(bold, printable(h.EventID)))
+	field("event", "%s", l.on.paint(bold, printable(h.EventID)))
 	field("type", "%s", printable(h.EventType))
 	field("source", "%s", printable(h.Source))
 	field("stored", "%s (%s)", clock(h.CreatedAt), fromNow(h.CreatedAt, now))
@@ -81,27 +200,58 @@ func drawLife(h event.History, paused []store.PauseRow, on colours, now time.Tim
 	}
 	for i := range h.Processing {
 		p := &h.Processing[i]
-		field("status", "%s, %s%s", on.paint(statusColour(p.Status), printable(p.Status)), counted(int64(p.AttemptCount), "attempt"), at(p.Destination))
+		field("status", "%s, %s%s", l.on.paint(statusColour(p.Status), printable(p.Status)), counted(int64(p.AttemptCount), "attempt"), at(p.Destination))
 	}
 	if len(h.Processing) == 0 {
 		field("status", "stored, queued for no destination")
 	}
 
 	b.WriteString("\n")
-	first := h.CreatedAt
+	l.first, l.open = h.CreatedAt, ""
 	switch {
 	case h.TimelineTruncated:
-		fmt.Fprintf(&b, "%9s earlier steps are left out\n", "…")
+		fmt.Fprintf(&b, "%10s  earlier steps are left out\n", "…")
 	case len(h.Timeline) > 0:
-		first = h.Timeline[0].Timestamp
+		l.first = h.Timeline[0].Timestamp
 	}
 	for i := range h.Timeline {
-		r := &h.Timeline[i]
-		fmt.Fprintf(&b, "%s  %s %s\n", on.paint(dim, fmt.Sprintf("%9s", offset(first, r.Timestamp))),
-			on.paint(outcome(r.Success), mark(r.Success)), sentence(r.Action, readDetails(r.Details)))
+		b.WriteString(l.step(&h.Timeline[i]))
 	}
+	return b.String()
+}
 
-	b.WriteString("\n")
+// step draws one step, on a line of its own. Those of an attempt are indented
+// below its start.
+func (l *timeline) step(r *event.AuditRow) string {
+	d := readDetails(r.Details)
+	attempt := ""
+	if d["attempt"] != nil {
+		attempt = d.text("attempt") + " " + cmp.Or(d.text("destination"), event.DefaultDestination)
+	}
+	within := attempt != "" && attempt == l.open && r.Action != "processing_attempt_started"
+	l.open = attempt
+	text, indent := sentence(r.Action, d, within), ""
+	if within {
+		indent = "  "
+	}
+	const left = len("  +1.234 s  ✓ ") - len("✓") + 1
+	lines := []string{text}
+	if l.width != nil {
+		room := l.width() - left - len(indent)
+		lines = wrap(text, room, room-2)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s  %s %s%s\n", l.on.paint(dim, fmt.Sprintf("%10s", offset(l.first, r.Timestamp))), l.on.paint(outcome(r.Success), mark(r.Success)), indent,
+		l.on.paint(alarm(r.Success), lines[0]))
+	for _, more := range lines[1:] {
+		fmt.Fprintf(&b, "%*s%s\n", left+len(indent)+2, "", l.on.paint(alarm(r.Success), more))
+	}
+	return b.String()
+}
+
+// standing says where an event stands, in a line for each destination.
+func standing(h event.History, paused []store.PauseRow, now time.Time) string {
+	var b strings.Builder
 	for i := range h.Processing {
 		fmt.Fprintln(&b, currentState(&h.Processing[i], paused, now))
 	}
@@ -144,17 +294,28 @@ func offset(first, t event.Timestamp) string {
 	if first.Infinity != 0 || t.Infinity != 0 {
 		return t.String()
 	}
-	d := t.Time.Sub(first.Time)
-	if d.Abs() < time.Minute {
-		return fmt.Sprintf("%+.3fs", d.Seconds())
+	switch d := t.Time.Sub(first.Time); {
+	case d != 0 && d.Abs() < time.Millisecond:
+		return fmt.Sprintf("%+.1f ms", d.Seconds()*1000)
+	case d.Abs() < time.Second:
+		return fmt.Sprintf("%+d ms", d.Milliseconds())
+	case d.Abs() < time.Minute:
+		return fmt.Sprintf("%+.3f s", d.Seconds())
+	case d < 0:
+		return span(d)
+	default:
+		return "+" + span(d)
 	}
-	return "+" + span(d)
 }
 
-// sentence puts a step in words.
-func sentence(action string, d auditDetails) string {
+// sentence puts a step in words. The attempt that it belongs to is not named
+// where it stands within what is told of that.
+func sentence(action string, d auditDetails, within bool) string {
 	text := func(name string) string { return printable(d.text(name)) }
-	attempt := "attempt " + text("attempt")
+	attempt, after, colon := "attempt "+text("attempt")+" ", " after attempt "+text("attempt"), ": "
+	if within {
+		attempt, after, colon = "", "", ""
+	}
 	where := at(d.text("destination"))
 	by := ""
 	if d["by"] != nil {
@@ -173,19 +334,19 @@ func sentence(action string, d auditDetails) string {
 	case "event_queued":
 		return "queued by hand" + by + " as " + text("status") + where
 	case "processing_attempt_started":
-		return attempt + " started by " + text("worker") + where
+		return attempt + "started by " + text("worker") + where
 	case "processing_attempt_failed":
-		return attempt + " failed" + answer(d) + where
+		return attempt + "failed" + answer(d) + where
 	case "processing_succeeded":
-		return attempt + " delivered" + answer(d) + where
+		return attempt + "delivered" + answer(d) + where
 	case "retry_scheduled":
 		return "next attempt in " + printable(d.span("delay_ms")) + where
 	case "processing_failed_permanently":
-		return "given up after " + attempt + ": " + text("error") + where
+		return "given up" + after + ": " + text("error") + where
 	case "lease_expired":
-		return attempt + ": the lease of " + text("worker") + " ran out" + where
+		return strings.TrimSpace(attempt) + colon + "the lease of " + text("worker") + " ran out" + where
 	case "lease_returned":
-		return attempt + " was not started, " + text("worker") + " gave it back" + where
+		return attempt + "was not started, " + text("worker") + " gave it back" + where
 	case "lease_lost":
 		return "a late result (" + text("outcome") + ") changed nothing, its lease was lost" + where
 	case "status_changed":
@@ -231,6 +392,9 @@ func currentState(p *event.ProcessingRow, paused []store.PauseRow, now time.Time
 		done := "completed" + where
 		if p.CompletedAt != nil {
 			done += " " + clock(*p.CompletedAt)
+			if took := p.CompletedAt.Time.Sub(p.CreatedAt.Time); p.CompletedAt.Infinity == 0 && p.CreatedAt.Infinity == 0 && took >= 0 {
+				done += ", " + span(took) + " after it was queued"
+			}
 		}
 		return done + ", nothing more to do"
 	case "dead":

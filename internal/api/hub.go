@@ -415,9 +415,13 @@ func matches(wanted string, found *string) bool {
 // inDatabase is the part of w that the database is asked for when one viewer
 // alone reads.
 func (w wants) inDatabase() event.FollowFilter {
-	f := event.FollowFilter{EventID: w.EventID, Source: w.Source}
-	if w.Action != "" {
-		f.Actions = []string{w.Action}
+	return event.FollowFilter{EventIDs: one(w.EventID), Sources: one(w.Source), Actions: one(w.Action)}
+}
+
+// one is a list of value alone, or of none where it is empty.
+func one(value string) []string {
+	if value == "" {
+		return nil
 	}
-	return f
+	return []string{value}
 }

@@ -535,7 +535,7 @@ func (m *model) read(c event.AuditCursor, f event.FollowFilter) ([]event.AuditRo
 	last := event.AuditKey{}
 	for xid := max(c.Seen.End, c.Last.XID+1); xid < c.Until.End && len(rows) < size; xid++ {
 		r := m.rows[xid-1]
-		if f.EventID == "" || f.EventID == *r.EventID {
+		if len(f.EventIDs) == 0 || f.EventIDs[0] == *r.EventID {
 			rows = append(rows, r)
 			last = event.AuditKey{XID: xid, Timestamp: r.Timestamp, ID: r.ID}
 		}

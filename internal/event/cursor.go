@@ -36,11 +36,15 @@ type AuditKey struct {
 	ID        int64
 }
 
-// FollowFilter chooses audit rows. Empty fields choose all.
+// FollowFilter chooses audit rows: those that one value of each field fits.
+// Empty fields choose all. The past of EventIDs is that of the events that are
+// still stored.
 type FollowFilter struct {
-	EventID string
-	Source  string
-	Actions []string
+	EventIDs []string
+	Sources  []string
+	Types    []string // of the events, as long as those are stored
+	Actions  []string
+	Statuses []string // that the step brings its event into
 }
 
 // ErrCursorAhead says that a cursor has seen transactions that the database

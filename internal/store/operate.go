@@ -22,6 +22,35 @@ func (s *Store) CurrentCursor(ctx context.Context) (event.AuditCursor, error) {
 	return event.CursorAt(now), err
 }
 
+// statusAfter is the status into which a row of spine.audit_log a brings its
+// event; null where it brings it into none.
+const statusAfter = `(case a.action
+	when 'event_inserted' then 'pending'
+	when 'event_replayed' then 'pending'
+	when 'event_queued' then coalesce(a.details->>'status', 'pending')
+	when 'lease_returned' then case when a.details->>'attempt' = '1' then 'pending' else 'failed' end
+	when 'processing_attempt_started' then 'processing'
+	when 'processing_succeeded' then 'completed'
+	when 'retry_scheduled' then 'failed'
+	when 'processing_failed_permanently' then 'dead'
+	when 'status_changed' then a.details->>'to'
+end)`
+
+// follow adds what f asks for as conditions on spine.audit_log a. The type is
+// not a join, which the planner might begin with the events.
+func (q *query) follow(f event.FollowFilter) {
+	among := func(expression string, values []string) {
+		if len(values) > 0 {
+			q.where(expression+" = any (?::text[])", values)
+		}
+	}
+	among("a.event_id", f.EventIDs)
+	among("a.source", f.Sources)
+	among("a.action", f.Actions)
+	among(statusAfter, f.Statuses)
+	among(typeOf("a.event"), f.Types)
+}
+
 // followPage is how many audit rows ReadAudit returns at most: some 100 kB as
 // JSON, which a viewer of the stream takes as one message.
 const followPage = 500
@@ -124,20 +153,21 @@ func (s *Store) audited(ctx context.Context, least uint64) (t event.Transactions
 // late, or of new ones, in this order. Going by xid it reads each backlog once,
 // however long it is, and nothing again for the sake of a transaction that
 // stays open. It relies on audit_trail_xid, and in the past on
-// audit_trail_timestamp.
+// audit_trail_timestamp, or on audit_trail_event where events are named: a row
+// of an event is never committed before the event, so that its past is found by
+// it whatever was committed since c.Until was taken.
 func (s *Store) auditPage(ctx context.Context, c event.AuditCursor, f event.FollowFilter) (rows []event.AuditRow, last event.AuditKey, err error) {
 	var q query
 	q.where("a.xid < ?::text::xid8 and a.xid <> all (?::text[]::xid8[])", strconv.FormatUint(c.Until.End, 10), xids(c.Until.Except))
-	q.equal("a.event_id", f.EventID)
-	q.equal("a.source", f.Source)
-	if len(f.Actions) > 0 {
-		q.where("a.action = any (?)", f.Actions)
-	}
-	order := "a.timestamp, a.id"
+	q.follow(f)
+	from, order := "spine.audit_log", "a.timestamp, a.id"
 	after := c.Last.Timestamp.String() // as text, since it may be infinite
 	if !c.Live {
 		// The first term is implied by the second; partitions are pruned by it.
 		q.where("a.timestamp >= ?::text::timestamptz and (a.timestamp, a.id) > (?::text::timestamptz, ?::bigint)", after, after, c.Last.ID)
+		if len(f.EventIDs) > 0 {
+			from = trail("any (array(select n.id from spine.events n where n.event_id = any (" + q.arg(f.EventIDs) + "::text[])))")
+		}
 	} else {
 		if c.Late {
 			q.where("a.xid = any (?::text[]::xid8[])", xids(c.EndedLate()))
@@ -147,7 +177,7 @@ func (s *Store) auditPage(ctx context.Context, c event.AuditCursor, f event.Foll
 		q.where("(a.xid, a.timestamp, a.id) > (?::text::xid8, ?::text::timestamptz, ?::bigint)", strconv.FormatUint(c.Last.XID, 10), after, c.Last.ID)
 		order = "a.xid, " + order
 	}
-	sql := "select " + auditColumns + ", a.xid::text from spine.audit_log a" + q.conditions() + " order by " + order + " limit " + q.arg(followPage)
+	sql := "select " + auditColumns + ", a.xid::text from " + from + " a" + q.conditions() + " order by " + order + " limit " + q.arg(followPage)
 
 	type row struct {
 		event.AuditRow
@@ -200,11 +230,26 @@ type StuckRow struct {
 	Reason      string          `json:"reason"` // what may hold it up
 }
 
+// queuedDestinations are the destinations that the queue holds something for,
+// also where they are not known otherwise, by a skip scan of
+// processing_state_due.
+const queuedDestinations = `(with recursive queued (name) as (
+		(select p.destination from spine.processing_state p where p.status in ('pending', 'failed', 'processing') order by p.destination limit 1)
+		union all
+		select (select p.destination from spine.processing_state p
+			where p.status in ('pending', 'failed', 'processing') and p.destination > q.name order by p.destination limit 1)
+		from queued q where q.name is not null
+	) select name from queued where name is not null)`
+
 // Stuck lists what has been due for ten seconds or longer, longest first, at
-// most limit rows.
+// most limit rows. It relies on processing_state_due, and reads no more of it
+// than limit rows for each destination, however much is stuck.
 func (s *Store) Stuck(ctx context.Context, limit int) ([]StuckRow, error) {
-	return collect[StuckRow](ctx, s, "listing what is stuck",
-		"select event_id, source, destination, status, due_at, reason from spine.stuck limit $1", limit)
+	return list[StuckRow](ctx, s, "listing what is stuck", `select s.* from `+queuedDestinations+` n cross join lateral (
+		-- The view goes by a clock that moves on, for which no index can be used.
+		select event_id, source, destination, status, due_at, reason from spine.stuck
+		where destination = n.name and due_at < now() - interval '10 seconds' order by due_at limit $1) s
+		order by s.due_at limit $1`, limit)
 }
 
 // collect reads all rows of a query into structs, field by column.

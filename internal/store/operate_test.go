@@ -184,18 +184,65 @@ func TestFollowWhereALargeTransactionEndsLate(t *testing.T) {
 func TestFollowFilters(t *testing.T) {
 	t.Parallel()
 	s := open(t)
-	exec(t, s.Pool(), `insert into spine.audit_trail (event_id, source, action) values
-		('a', null, 'event_queued'), ('a', 'other', 'event_replayed'), ('b', 'other', 'event_queued'), (null, null, 'event_replayed')`)
+	live, err := s.CurrentCursor(t.Context())
+	require.NoError(t, err)
+	exec(t, s.Pool(), "insert into spine.sources (name) values ('other')")
+	ingest(t, s, "default", "'e' || n", 3)
+	ingest(t, s, "other", "'e1'", 1)
+	exec(t, s.Pool(), "insert into spine.audit_trail (action) values ('claims_paused')")
 	for want, f := range map[string]event.FollowFilter{
-		"[a a b -]": {},
-		"[a a]":     {EventID: "a"},
-		"[a b]":     {Source: "other"},
-		"[a]":       {EventID: "a", Source: "default", Actions: []string{"event_queued"}},
-		"[]":        {EventID: "a", Source: "default", Actions: []string{"event_replayed"}},
+		"[e1 e2 e3 e1 e2 e3 e1 e1 -]": {},
+		"[e1 e1 e1 e1]":               {EventIDs: []string{"e1"}},
+		"[e1 e2 e1 e2 e1 e1]":         {EventIDs: []string{"e1", "e2", "never"}},
+		"[]":                          {EventIDs: []string{"never"}},
+		"[e1 e1]":                     {Sources: []string{"other", "nowhere"}},
+		"[e1]":                        {EventIDs: []string{"e1"}, Sources: []string{"default"}, Actions: []string{"event_inserted"}},
+		"[e1 e2 e3 e1]":               {Actions: []string{"event_inserted", "event_replayed"}},
+		"[e2 e2]":                     {Types: []string{"t0", "nothing like it"}},
+		"[e1 e3 e1 e3]":               {Types: []string{"t1"}, Sources: []string{"default"}},
+	} {
+		for name, c := range map[string]event.AuditCursor{"past": event.CursorSince(time.Now().Add(-time.Hour)), "live": live} {
+			require.ElementsMatch(t, strings.Fields(strings.Trim(want, "[]")), followed(t, s, &c, f), "%s %+v", name, f)
+			require.Empty(t, followed(t, s, &c, f))
+		}
+	}
+}
+
+func TestFollowByTheStatusThatAStepLeadsTo(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	exec(t, s.Pool(), `insert into spine.audit_trail (event_id, action, details) values
+		('new', 'event_inserted', null), ('queued', 'event_queued', '{"status":"pending"}'), ('queued dead', 'event_queued', '{"status":"dead"}'),
+		('replayed', 'event_replayed', null), ('returned', 'lease_returned', '{"attempt":1}'), ('returned again', 'lease_returned', '{"attempt":2}'),
+		('started', 'processing_attempt_started', null), ('done', 'processing_succeeded', null), ('failed', 'retry_scheduled', null),
+		('died', 'processing_failed_permanently', null), ('by hand', 'status_changed', '{"from":"dead","to":"completed"}'),
+		('stays', 'processing_attempt_failed', null), ('received', 'event_received', null), ('late', 'lease_lost', null)`)
+	for status, want := range map[string][]string{
+		"pending": {"new", "queued", "replayed", "returned"}, "processing": {"started"}, "completed": {"done", "by hand"},
+		"failed": {"returned again", "failed"}, "dead": {"queued dead", "died"},
 	} {
 		c := event.CursorSince(time.Now().Add(-time.Hour))
-		require.Equal(t, want, fmt.Sprint(followed(t, s, &c, f)))
+		require.Equal(t, want, followed(t, s, &c, event.FollowFilter{Statuses: []string{status}}), status)
 	}
+	c := event.CursorSince(time.Now().Add(-time.Hour))
+	require.Len(t, followed(t, s, &c, event.FollowFilter{Statuses: []string{"dead", "completed"}}), 4)
+}
+
+// The past of one event is found by the event: each row once, whatever is
+// committed meanwhile and in which order.
+func TestFollowOneEventWhereTransactionsCommitOutOfOrder(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	ingest(t, s, "default", "'e' || n", 2)
+	early := begin(t, s)
+	exec(t, early, "select spine.ingest('e1', 'user.created', '{}')")
+	only := event.FollowFilter{EventIDs: []string{"e1"}, Actions: []string{"event_deduped", "event_inserted"}}
+	c := event.CursorSince(time.Now().Add(-time.Hour))
+	require.Equal(t, []string{"e1"}, followed(t, s, &c, only))
+	require.NoError(t, early.Commit(t.Context()))
+	ingest(t, s, "default", "'e' || n", 2)
+	require.Equal(t, []string{"e1", "e1"}, followed(t, s, &c, only))
+	require.Empty(t, followed(t, s, &c, only))
 }
 
 // The numbers of transactions whose end had not come to disk are given out

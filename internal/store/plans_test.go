@@ -109,16 +109,36 @@ func lookUps(d *database) []statement {
 			require.NoError(t, err)
 			require.Equal(t, 2, seen)
 		}},
+		{"follow the past of an event", 50, "audit_trail_event audit_trail_xid events_event_id_source_key events_pkey", func() {
+			seen := 0
+			f := event.FollowFilter{EventIDs: []string{"hot-1-1"}, Types: []string{"user.created"}, Statuses: []string{"pending"}}
+			_, err := d.Follow(t.Context(), event.CursorSince(time.Now().Add(-7*24*time.Hour)), f, func(rows []event.AuditRow) error {
+				seen += len(rows)
+				return nil
+			})
+			require.NoError(t, err)
+			require.Positive(t, seen)
+		}},
+		{"what is in flight", 3000, "processing_state_dead processing_state_due processing_state_pkey", func() {
+			_, err := d.InFlight(t.Context(), "hot-", 50)
+			require.NoError(t, err)
+		}},
+		{"names", 1000, "events_pkey", func() {
+			_, err := d.RecentTypes(t.Context())
+			require.NoError(t, err)
+		}},
 		{"replay of an event", 1, "events_event_id_source_key processing_state_pkey", func() { d.run("select spine.replay('hot-1-1')") }},
 		{"history of an event", 10, "audit_trail_event events_event_id_source_key events_pkey processing_state_pkey", func() {
 			_, err := d.Event(t.Context(), "hot-1-1", "")
 			require.NoError(t, err)
 		}},
 		{"sample of the depth", 3000, "audit_trail_xid processing_state_dead processing_state_due", func() { d.sampleDepth() }},
-		{"depth, stuck and dead letters", 3000, "processing_state_dead processing_state_due", func() {
-			_, err := d.Backlog(t.Context())
+		{"stuck", 30, "processing_state_due", func() {
+			_, err := d.Stuck(t.Context(), 5)
 			require.NoError(t, err)
-			_, err = d.Stuck(t.Context(), 5)
+		}},
+		{"depth and dead letters", 3000, "processing_state_dead processing_state_due", func() {
+			_, err := d.Backlog(t.Context())
 			require.NoError(t, err)
 			_, err = d.Dead(t.Context(), 20)
 			require.NoError(t, err)

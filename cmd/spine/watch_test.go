@@ -1,0 +1,335 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/postgres/postgrestest"
+	"github.com/webhookspine/spine/internal/store"
+)
+
+// numbers are steps in which n things happened each; of the first ones it is not
+// known.
+func numbers[N int64 | float64](steps, unknown int, n N) []*N {
+	series := make([]*N, steps)
+	for i := unknown; i < steps; i++ {
+		series[i] = &n
+	}
+	return series
+}
+
+// busy is a quarter of an hour of which the last ten minutes are known: 512
+// events a second came in, the last step is half over.
+func busy(now time.Time) event.Overview {
+	const steps, unknown = 90, 30
+	o := event.Overview{At: event.Timestamp{Time: now}, RangeSeconds: 900, StepSeconds: 10, CoveredTo: &event.Timestamp{Time: now}}
+	start := now.Truncate(10 * time.Second)
+	for i := range steps {
+		o.Series.At = append(o.Series.At, start.Add(time.Duration(i-steps+1)*10*time.Second).Unix())
+	}
+	partial := float64(now.Sub(start)) / float64(10*time.Second)
+	count := func(n int64) []*int64 {
+		series := numbers(steps, unknown, n)
+		last := int64(float64(n) * partial)
+		series[steps-1] = &last
+		return series
+	}
+	s := &o.Series
+	s.Received, s.Accepted, s.Deduplicated, s.Conflicts, s.Rejected = count(5120), count(5000), count(120), count(0), count(4)
+	s.Attempts, s.AttemptsFailed, s.Delivered, s.Died = count(5500), count(500), count(5000), count(0)
+	for i := unknown; i < steps; i++ { // rising
+		n := int64((i - unknown) * 100)
+		if i < steps-7 {
+			s.Delivered[i] = &n
+		}
+	}
+	s.LatencyP50, s.LatencyP95, s.LatencyP99 = numbers(steps, unknown, 1.7), numbers(steps, unknown, 6.66), numbers(steps, unknown, 12.4)
+	slow := 840.0
+	s.LatencyP99[50] = &slow
+	return o
+}
+
+func view(seen event.Overview) *overview {
+	worker := "ops"
+	oldest := 2.34
+	at := func(ago time.Duration) event.Timestamp { return event.Timestamp{Time: seen.At.Time.Add(-ago)} }
+	dead := func(id, why string, ago time.Duration) event.ProcessingRow {
+		return event.ProcessingRow{EventID: id, Destination: "default", ErrorMessage: &why, UpdatedAt: at(ago)}
+	}
+	depthAt := at(time.Second)
+	return &overview{
+		At: seen.At, OldestReady: &oldest, DepthAt: &depthAt, Rates: ratesOf(&seen), Latency: latencyOf(&seen), series: seen.Series,
+		Backlog: []event.BacklogRow{
+			{Destination: "billing", Status: "failed", Count: 3, OldestCreatedAt: at(90 * time.Second)},
+			{Destination: "default", Status: "dead", Count: 1200, OldestCreatedAt: at(48 * time.Hour)},
+			{Destination: "default", Status: "pending", Count: 1_234_567, OldestCreatedAt: at(2300 * time.Millisecond)},
+			{Destination: "default", Status: "processing", Count: 64, OldestCreatedAt: at(time.Second)},
+		},
+		Paused:      []event.PauseRow{{Destination: "billing", PausedAt: at(time.Minute), PausedBy: &worker}},
+		Stuck:       []store.StuckRow{{EventID: "inv-7", Destination: "billing", DueAt: at(80 * time.Second), Reason: "claims are paused"}},
+		LastArrival: map[string]time.Time{"default": at(2 * time.Second).Time, "github": at(4 * time.Minute).Time},
+		DeadLetters: []event.ProcessingRow{
+			dead("72d3162e-cc78-11e3-81ab-4c9367dc0958", "HTTP 410 Gone", 3*time.Second), dead("受注-001", "HTTP 422 Unprocessable Entity: "+strings.Repeat("no ", 40), time.Hour),
+			dead("c", "HTTP 400", 2*time.Hour), dead("d", "HTTP 400", 3*time.Hour),
+		},
+	}
+}
+
+var watchedAt = time.Date(2024, 1, 30, 12, 0, 5, 0, time.UTC)
+
+func drawnAt(f *frame, columns, rows int) string {
+	return drawn(f.lines(columns, rows, watchedAt), columns, false)
+}
+
+func TestWatchFitsAnOrdinaryTerminal(t *testing.T) {
+	f := frame{seen: view(busy(watchedAt)), at: watchedAt, interval: time.Second}
+	require.Equal(t, `spine status  2024-01-30 12:00:05 UTC                        every 1s, q ends it
+
+PER SECOND       now   1 min   5 min  15 min   THE LAST 15 MINUTES
+received         512     512     512       ?             ████████████████████
+  accepted       500     500     500       ?             ████████████████████
+  duplicates      12      12      12       ?             ████████████████████
+  conflicts        0       0       0       ?             ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁
+rejected         0.4     0.4     0.4       ?             ████████████████████
+attempts         550     550     550       ?             ████████████████████
+  failed          50      50      50       ?             ████████████████████
+delivered        500     500     425       ?             ▂▂▂▃▃▄▄▄▅▅▆▆▆▇▇█████
+died               0       0       0       ?             ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁
+latency      p50 1.7ms   p95 6.66ms  p99 12ms    worst p99 840ms       █████████
+
+DESTINATION       PENDING  PROCESSING   FAILED     DEAD  OLDEST QUEUED
+billing                 0           0        3        0  1m30s ago
+default           1234567          64        0     1200  2.3s ago
+oldest waiting  due for 2.34s
+paused          billing since 2024-01-30T11:59:05.000Z by ops
+stuck           inv-7 at billing, due 1m20s ago: claims are paused
+last arrival    default 2s ago, github 4m ago
+LAST DIED                             WHEN        WHY
+72d3162e-cc78-11e3-81ab-4c9367dc0958  3s ago      HTTP 410 Gone
+受注-001                              1h ago      HTTP 422 Unprocessable Entity…
+`, drawnAt(&f, 80, 24))
+}
+
+func TestWatchOnASmallTerminal(t *testing.T) {
+	f := frame{seen: view(busy(watchedAt)), at: watchedAt, interval: time.Second}
+	require.Equal(t, `spine status  2024-01-30 12:00:05 UTC
+
+PER SECOND       now   1 min   5 min
+received         512     512     512
+failed            50      50      50
+delivered        500     500     425
+died               0       0       0
+latency      p50 1.7ms   p95 6.66ms  p9…
+DESTINATION       PENDING  PROCESSING  …
+billing                 0           0  …
+default           1234567          64  …
+… 4 more lines: the window is too low f…
+`, drawnAt(&f, 40, 12))
+}
+
+func TestWatchKeepsWithinEveryTerminal(t *testing.T) {
+	full := view(busy(watchedAt))
+	for i := range 30 {
+		full.Backlog = append(full.Backlog, event.BacklogRow{Destination: fmt.Sprintf("destination-%d-of-many", i), Status: "pending", Count: 1})
+	}
+	for _, seen := range []*overview{nil, {}, full} {
+		for _, away := range []time.Time{{}, watchedAt} {
+			f := frame{seen: seen, at: watchedAt, away: away, failure: strings.Repeat("refused ", 30), interval: time.Second}
+			for columns := 1; columns < 160; columns += 3 {
+				for rows := 1; rows < 60; rows++ {
+					lines := f.lines(columns, rows, watchedAt)
+					require.LessOrEqual(t, len(lines), rows)
+					for _, l := range lines {
+						require.LessOrEqual(t, cells(l.fit(columns, false)), columns)
+					}
+				}
+			}
+		}
+	}
+}
+
+// What is not known is never shown as 0, nor what is old as new.
+func TestWatchSaysWhatItDoesNotKnow(t *testing.T) {
+	f := frame{interval: time.Second}
+	require.Contains(t, drawnAt(&f, 80, 24), "looking …")
+
+	f = frame{seen: view(event.Overview{At: event.Timestamp{Time: watchedAt}, StepSeconds: 10}), at: watchedAt, interval: time.Second}
+	f.seen.Backlog, f.seen.OldestReady, f.seen.Stuck, f.seen.DeadLetters = nil, nil, nil, nil
+	text := drawnAt(&f, 80, 24)
+	require.NotRegexp(t, `(?m)^[a-z ]+\b0\b`, text)
+	require.Contains(t, text, "received           ?       ?       ?       ?\n")
+	require.Contains(t, text, "latency      p50 ?       p95 ?       p99 ?       worst p99 ?\n")
+	require.Contains(t, text, "What waits is not known yet")
+	require.Contains(t, text, "oldest waiting  ?\n")
+	require.Equal(t, "received=? accepted=? deduplicated=? conflicts=? rejected=? attempts=? attempts_failed=? delivered=? died=? "+
+		"pending=? processing=? failed=? dead=? oldest_ready=? p50=? p95=? p99=?", f.seen.figures())
+	var machine strings.Builder
+	require.NoError(t, writeJSON(&machine, f.seen))
+	require.Contains(t, machine.String(), `"backlog":null`)
+	require.Contains(t, machine.String(), `"received":{"now":null,"1m":null,"5m":null,"15m":null}`)
+
+	f = frame{seen: view(busy(watchedAt)), at: watchedAt.Add(-time.Minute), away: watchedAt.Add(-50 * time.Second), failure: "connection refused", interval: time.Second}
+	f.seen.DepthAt.Time = watchedAt.Add(-time.Hour)
+	text = drawnAt(&f, 80, 24)
+	require.Contains(t, text, "the database is away since 11:59:15 UTC, trying again: connection refused\nwhat follows was so at 11:59:05 UTC\n")
+	require.Contains(t, text, "OLDEST QUEUED (counted…")
+
+	// Where the rollups lag, what they know goes on being the present for a
+	// moment, and no longer.
+	o := busy(watchedAt)
+	received := o.Series.Received
+	for late, want := range []string{"512", "512", "512", "?"} {
+		require.Equal(t, want, perSecondText(perSecond(&o, received, 1)), "%d steps late", late)
+		received[len(received)-1-late] = nil
+	}
+	require.Equal(t, "?", perSecondText(perSecond(&o, nil, 1)))
+	require.Equal(t, "?", perSecondText(perSecond(&o, numbers(1, 0, int64(7)), 1)))
+	// Nothing was delivered: that is no latency, but it is known.
+	require.Equal(t, "-", milliseconds(nil, true))
+}
+
+func TestSparkline(t *testing.T) {
+	n := func(values ...int64) (series []*int64) {
+		for _, v := range values {
+			if v < 0 {
+				series = append(series, nil)
+				continue
+			}
+			series = append(series, &v)
+		}
+		return series
+	}
+	require.Equal(t, " ▁▂▅█", sparkline(n(-1, 0, 1, 500, 1000), 10))
+	require.Equal(t, "▅█", sparkline(n(0, 500, 1000, 0), 2), "averages of what has no room")
+	require.Equal(t, "▁▁", sparkline(n(0, 0), 2))
+	require.Empty(t, sparkline(n(), 2))
+	require.Empty(t, sparkline(n(1), 0))
+	for text, value := range map[string]float64{"0": 0, "<0.1": 0.04, "0.1": 0.05, "9.9": 9.94, "10": 9.96, "99999": 99_999, "100k": 100_000} {
+		require.Equal(t, text, perSecondText(&value))
+	}
+}
+
+// shown are the frames that a loop shows.
+type shown chan frame
+
+func (s shown) show(f *frame) error    { s <- *f; return nil }
+func (s shown) refresh(f *frame) error { return nil }
+
+func TestWatchGoesOnThroughAnOutage(t *testing.T) {
+	answers := make(chan error)
+	w := watching{
+		read: func(ctx context.Context) (overview, error) {
+			select {
+			case err := <-answers:
+				return overview{Schema: "current"}, err
+			case <-ctx.Done():
+				return overview{}, ctx.Err()
+			}
+		},
+		interval: time.Millisecond, now: func() time.Time { return watchedAt },
+	}
+	frames, quit, ended := make(shown), make(chan struct{}), make(chan error, 1)
+	go func() { ended <- w.loop(t.Context(), frames, quit) }()
+	look := func(err error) frame {
+		answers <- err
+		return <-frames
+	}
+	require.Nil(t, look(errors.New("gone\x1b[2J")).seen)
+	require.Equal(t, watchedAt, look(errors.New("still gone")).away)
+	f := look(nil)
+	require.NotNil(t, f.seen)
+	require.Zero(t, f.away)
+	f = look(errors.New("gone\nagain"))
+	require.NotNil(t, f.seen, "what was seen last stays")
+	require.Equal(t, "gone again", f.failure)
+	close(quit)
+	require.NoError(t, <-ended)
+}
+
+func TestWatchEndsWhereNobodyTakesWhatItShows(t *testing.T) {
+	w := watching{read: func(context.Context) (overview, error) { return overview{}, nil }, interval: time.Millisecond, now: time.Now}
+	out, in := io.Pipe()
+	require.NoError(t, out.Close())
+	require.ErrorIs(t, w.loop(t.Context(), &lines{out: in, json: true}, nil), io.ErrClosedPipe)
+}
+
+func TestWatchPanicsWhereTheTerminalIsRestored(t *testing.T) {
+	w := watching{read: func(context.Context) (overview, error) { panic("a bug") }, interval: time.Millisecond, now: time.Now}
+	require.Panics(t, func() { _ = w.loop(t.Context(), &lines{}, nil) })
+}
+
+func TestScreenIsRedrawnWithoutFlicker(t *testing.T) {
+	var out strings.Builder
+	columns := 80
+	s := screen{out: &out, size: func() (int, int) { return columns, 24 }, now: func() time.Time { return watchedAt }}
+	f := frame{seen: view(busy(watchedAt)), at: watchedAt, interval: time.Second}
+	require.NoError(t, s.open())
+	require.NoError(t, s.show(&f))
+	first := out.String()
+	require.True(t, strings.HasPrefix(first, "\x1b[?1049h\x1b[?25l\x1b[?2026h\x1b[Hspine status"))
+	require.NotContains(t, first, "\x1b[2J", "nothing is wiped before it is drawn over")
+	require.Equal(t, 23, strings.Count(first, "\x1b[K\r\n"), "24 lines, and none scrolls")
+	require.NoError(t, s.refresh(&f))
+	require.Equal(t, first, out.String(), "what is shown already is not drawn again")
+	columns = 60
+	require.NoError(t, s.refresh(&f))
+	require.Greater(t, out.Len(), len(first), "the window has changed")
+	s.close()
+	require.True(t, strings.HasSuffix(out.String(), "\x1b[J\x1b[?2026l\x1b[?25h\x1b[?1049l"))
+}
+
+func TestStatusWatchInAPipe(t *testing.T) {
+	t.Parallel()
+	server := postgrestest.Server(t)
+	_, err := store.Migrate(t.Context(), server.URL())
+	require.NoError(t, err)
+	db := open(t, server.URL(), nil)
+	ingested(t, db, "default", "a", "b")
+	s, err := store.Open(t.Context(), store.Config{URL: server.URL(), MaxConns: 1, AppName: "spine test"})
+	require.NoError(t, err)
+	defer s.Close()
+	_, err = s.RollUp(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, s.SampleDepth(t.Context()))
+
+	line := startLines(t, server.URL(), "status", "--watch", "--interval", "100ms")
+	require.Regexp(t, `^\d{4}-\S+Z received=\S+ .* pending=2 processing=0 failed=0 dead=0 oldest_ready=\S+ p50=`, line.next(t))
+	machine := startLines(t, server.URL(), "status", "--watch", "--interval", "0.1", "--json")
+	var o struct {
+		At      time.Time
+		Backlog []struct{ Count int }
+		Rates   map[string]map[string]*float64
+	}
+	require.NoError(t, json.Unmarshal([]byte(machine.next(t)), &o))
+	require.NotZero(t, o.At)
+	require.Equal(t, 2, o.Backlog[0].Count)
+	require.Contains(t, o.Rates["received"], "now")
+	require.Zero(t, machine.stop())
+
+	server.Kill()
+	isAway := regexp.MustCompile(`(?m)^spine: the database is away since \S+Z, trying again: `)
+	require.Eventually(t, func() bool { return isAway.MatchString(line.stderr.String()) }, patience, 10*time.Millisecond)
+	require.NoError(t, server.Restart(t.Context()))
+	require.Eventually(t, func() bool { return strings.HasSuffix(line.stderr.String(), "spine: the database is back\n") }, patience, 10*time.Millisecond)
+	for range cap(line.lines) { // what it said before
+		select {
+		case <-line.lines:
+			continue
+		default:
+		}
+		break
+	}
+	require.Contains(t, line.next(t), "pending=2")
+	require.Zero(t, line.stop())
+	require.Len(t, isAway.FindAllString(line.stderr.String(), -1), 1, "it is said once")
+}
