@@ -106,6 +106,57 @@ COMMENT ON FUNCTION spine.arrivals(_source text) IS 'Internal. When a source (al
 
 
 --
+-- Name: audited_beyond(xid8, xid8[]); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.audited_beyond(_next_xid xid8, _in_progress xid8[]) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+begin
+    return exists (select from audit_trail a where a.xid >= _next_xid and a.xid < pg_snapshot_xmax(pg_current_snapshot()) and a.xid <> all (_in_progress))
+        or exists (select from audit_trail a where a.xid = any (_in_progress));
+end $$;
+
+
+--
+-- Name: FUNCTION audited_beyond(_next_xid xid8, _in_progress xid8[]); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.audited_beyond(_next_xid xid8, _in_progress xid8[]) IS 'Internal. Whether the audit log has rows that spine.audited_now() did not see when it returned these values.';
+
+
+--
+-- Name: audited_now(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.audited_now(OUT next_xid xid8, OUT in_progress xid8[]) RETURNS record
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+    select
+        coalesce((
+            select ((a.xid::text)::bigint + 1)::text::xid8 from audit_trail a
+            where a.xid < pg_snapshot_xmax(pg_current_snapshot()) order by a.xid desc limit 1), '0'),
+        array_remove(array(select pg_snapshot_xip(pg_current_snapshot())) || pg_current_xact_id_if_assigned(), null)
+$$;
+
+
+--
+-- Name: FUNCTION audited_now(OUT next_xid xid8, OUT in_progress xid8[]); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.audited_now(OUT next_xid xid8, OUT in_progress xid8[]) IS 'Internal. Of which transactions the audit log shows the rows: those before next_xid, but for those in in_progress.';
+
+
+--
 -- Name: canonical(json); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -745,6 +796,31 @@ COMMENT ON FUNCTION spine.last_arrival(_source text) IS 'When a source last sent
 
 
 --
+-- Name: latency_percentile(bigint[], double precision); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.latency_percentile(_latency bigint[], _fraction double precision) RETURNS interval
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select make_interval(secs => power(1.2::float8, c.n - 1.5) / 1000)
+    from (
+        select l.n, sum(l.count) over (order by l.n) as up_to, sum(l.count) over () as total
+        from unnest(_latency) with ordinality as l(count, n)
+    ) c
+    where c.up_to >= greatest(ceil(c.total * _fraction), 1)
+    order by c.n limit 1
+$$;
+
+
+--
+-- Name: FUNCTION latency_percentile(_latency bigint[], _fraction double precision); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.latency_percentile(_latency bigint[], _fraction double precision) IS 'A percentile of a histogram in spine.rollups, to within a tenth; for example the 95th: spine.latency_percentile(latency, 0.95).';
+
+
+--
 -- Name: locked_by_others(bigint[], text[], bigint[], bigint[]); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -1258,6 +1334,44 @@ COMMENT ON FUNCTION spine.replay_rows(_event bigint[], _destination text[]) IS '
 
 
 --
+-- Name: replayed(bigint, timestamp with time zone, json); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.replayed(_event bigint, _at timestamp with time zone, _details json) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $_$
+declare
+    _excess constant bigint := substring(_details ->> 'lease' from '^\d{1,18}$')::bigint - 2 * substring(_details ->> 'attempt' from '^\d{1,9}$')::bigint + 1;
+begin
+    if _excess = 0 then
+        return false;
+    elsif _excess % 2 <> 0 then
+        return true;
+    end if;
+    -- Materialized, so that the condition on the time does not invite the planner to go by it.
+    return exists (
+        with trail as materialized (
+            select a.timestamp, a.action, a.details from audit_trail a where a.event = _event
+        )
+        select from trail t
+        where t.timestamp <= _at and t.action in ('event_replayed', 'status_changed', 'event_queued')
+            and coalesce(t.details ->> 'destination', 'default') = coalesce(_details ->> 'destination', 'default'));
+end $_$;
+
+
+--
+-- Name: FUNCTION replayed(_event bigint, _at timestamp with time zone, _details json); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.replayed(_event bigint, _at timestamp with time zone, _details json) IS 'Internal. Whether an event that was delivered at _at had been replayed before, or queued by hand.';
+
+
+--
 -- Name: require_destination(text); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -1313,6 +1427,254 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.resume(_destination text) IS 'Takes up claims again that spine.pause() stopped.';
+
+
+--
+-- Name: roll_up(integer); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.roll_up(_limit integer DEFAULT 50000) RETURNS interval
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $_$
+#variable_conflict use_column
+declare
+    _state rollup_state;
+    _now timestamptz;
+    _seen record;
+    _end xid8;
+    _late xid8[];
+    _next_at timestamptz;
+begin
+    if not pg_try_advisory_xact_lock(hashtextextended('spine.roll_up', 0)) then
+        return greatest(clock_timestamp() - rolled_up_to(), '0');
+    end if;
+    select * into _state from rollup_state;
+    if _state.next_xid > pg_snapshot_xmax(pg_current_snapshot()) then
+        update rollup_state s set
+            next_xid = n.next_xid, in_progress = n.in_progress, covered_from = clock_timestamp(), covered_to = clock_timestamp()
+        from audited_now() n;
+        return '0';
+    end if;
+    if not audited_beyond(_state.next_xid, _state.in_progress) then
+        return '0';
+    end if;
+
+    _now := clock_timestamp();
+    select greatest(n.next_xid, _state.next_xid) as next_xid, n.in_progress into _seen from audited_now() n;
+    _late := array(select x from unnest(_state.in_progress) x where x <> all (_seen.in_progress));
+    select a.xid into _end from audit_trail a
+    where a.xid >= _state.next_xid and a.xid < _seen.next_xid and a.xid <> all (_seen.in_progress)
+    order by a.xid offset _limit limit 1;
+    if not exists (select from audit_trail a where a.xid >= _state.next_xid and a.xid < _end and a.xid <> all (_seen.in_progress)) then
+        _end := ((_end::text)::bigint + 1)::text::xid8;
+    end if;
+    -- When the first row is from that is left.
+    select a.timestamp into _next_at from audit_trail a
+    where a.xid >= _end and a.xid < _seen.next_xid and a.xid <> all (_seen.in_progress)
+    order by a.xid limit 1;
+    if _next_at is null then
+        _end := _seen.next_xid;
+    end if;
+
+    with counted as materialized (
+        select date_bin('10 s', r.at, 'epoch') as at, r.source, r.action, r.bucket, sum(r.n) as n, max(r.at) as last
+        from (
+            select least(a.timestamp, _now) as at, a.action,
+                coalesce(a.source, case when a.event_id is null then '' else 'default' end) as source,
+                case when a.action = 'request_rejected' then coalesce(substring(a.details ->> 'count' from '^\d{1,15}$')::bigint, 1) else 1 end as n,
+                case when a.action = 'processing_succeeded' then (
+                    select least(1 + ceil(ln(greatest(date_part('epoch', a.timestamp - e.created_at) * 1000, 1)) / ln(1.2::float8)), 130)::integer
+                    from events e
+                    where e.id = a.event and (a.timestamp < e.created_at + interval '10 s' or not replayed(a.event, a.timestamp, a.details))
+                ) end as bucket
+            from (
+                select a.timestamp, a.event, a.action, a.event_id, a.source, a.details from audit_trail a
+                where a.xid >= _state.next_xid and a.xid < _end and a.xid <> all (_seen.in_progress)
+                union all
+                select a.timestamp, a.event, a.action, a.event_id, a.source, a.details from audit_trail a
+                where a.xid = any (_late)
+            ) a
+            where a.action in (
+                'event_received', 'event_inserted', 'event_deduped', 'conflict_detected', 'request_rejected', 'processing_attempt_started',
+                'processing_attempt_failed', 'lease_expired', 'processing_succeeded', 'processing_failed_permanently')
+        ) r
+        where r.at >= _state.covered_from
+        group by 1, 2, 3, 4
+    ), stepped as materialized (
+        select s.step, date_bin(s.step * interval '1 s', c.at, 'epoch') as at, c.source, c.action, c.bucket, sum(c.n)::bigint as n
+        from counted c join rollup_steps() s on c.at >= _now - s.kept
+        group by 1, 2, 3, 4, 5
+    ), summed as (
+        select s.step, s.at, s.source,
+            coalesce(sum(s.n) filter (where s.action = 'event_received'), 0) as received,
+            coalesce(sum(s.n) filter (where s.action = 'event_inserted'), 0) as accepted,
+            coalesce(sum(s.n) filter (where s.action = 'event_deduped'), 0) as deduplicated,
+            coalesce(sum(s.n) filter (where s.action = 'conflict_detected'), 0) as conflicts,
+            coalesce(sum(s.n) filter (where s.action = 'request_rejected'), 0) as rejected,
+            coalesce(sum(s.n) filter (where s.action = 'processing_attempt_started'), 0) as attempts,
+            coalesce(sum(s.n) filter (where s.action in ('processing_attempt_failed', 'lease_expired')), 0) as attempts_failed,
+            coalesce(sum(s.n) filter (where s.action = 'processing_succeeded'), 0) as delivered,
+            coalesce(sum(s.n) filter (where s.action = 'processing_failed_permanently'), 0) as died,
+            max(s.bucket) as slowest
+        from stepped s
+        group by 1, 2, 3
+    ), histograms as (
+        select s.step, s.at, s.source, array_agg(coalesce(b.n, 0) order by i) as latency
+        from summed s cross join generate_series(1, s.slowest) i
+            left join stepped b on b.step = s.step and b.at = s.at and b.source = s.source and b.bucket = i
+        group by 1, 2, 3
+    ), added as (
+        insert into rollups as r
+            (step, at, source, received, accepted, deduplicated, conflicts, rejected, attempts, attempts_failed, delivered, died, latency)
+        select s.step, s.at, s.source, s.received, s.accepted, s.deduplicated, s.conflicts, s.rejected, s.attempts, s.attempts_failed, s.delivered, s.died,
+            coalesce(h.latency, '{}')
+        from summed s left join histograms h on h.step = s.step and h.at = s.at and h.source = s.source
+        on conflict (step, at, source) do update set
+            received = r.received + excluded.received, accepted = r.accepted + excluded.accepted,
+            deduplicated = r.deduplicated + excluded.deduplicated, conflicts = r.conflicts + excluded.conflicts,
+            rejected = r.rejected + excluded.rejected, attempts = r.attempts + excluded.attempts,
+            attempts_failed = r.attempts_failed + excluded.attempts_failed, delivered = r.delivered + excluded.delivered,
+            died = r.died + excluded.died,
+            latency = case when excluded.latency = '{}' then r.latency else (
+                select array_agg(coalesce(l.before, 0) + coalesce(l.more, 0) order by l.n)
+                from unnest(r.latency, excluded.latency) with ordinality as l(before, more, n)) end
+    )
+    insert into last_arrivals as l (source, at)
+    select c.source, max(c.last) from counted c where c.action = 'event_inserted' group by c.source
+    on conflict (source) do update set at = excluded.at where l.at < excluded.at;
+
+    update rollup_state s set
+        next_xid = _end, in_progress = array(select x from unnest(_seen.in_progress) x where x < _end),
+        covered_to = case when _next_at is null then _now else greatest(s.covered_to, least(_next_at, _now)) end;
+
+    if _state.tidied_at < _now - interval '1 minute' then
+        delete from rollups r where r.ctid = any (array(
+            select o.ctid from rollup_steps() s cross join lateral (
+                select r.ctid from rollups r where r.step = s.step and r.at < _now - s.kept - s.step * interval '1 s' order by r.at limit 2000) o));
+        update rollup_state set tidied_at = _now;
+    end if;
+    return (select greatest(_now - s.covered_to, '0') from rollup_state s);
+end $_$;
+
+
+--
+-- Name: FUNCTION roll_up(_limit integer); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.roll_up(_limit integer) IS 'Internal. Counts in spine.rollups what the audit log has got since the last call. Returns how far the rollups lag behind.';
+
+
+--
+-- Name: rolled_up_to(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.rolled_up_to() RETURNS timestamp with time zone
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _now timestamptz := clock_timestamp();
+begin
+    return (select case when audited_beyond(s.next_xid, s.in_progress) then s.covered_to else _now end from rollup_state s);
+end $$;
+
+
+--
+-- Name: FUNCTION rolled_up_to(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.rolled_up_to() IS 'Up to when spine.rollups has all that was committed.';
+
+
+--
+-- Name: rollup_steps(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.rollup_steps() RETURNS TABLE(step integer, kept interval)
+    LANGUAGE sql IMMUTABLE ROWS 4
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    values (10, interval '2 hours'), (60, interval '12 hours'), (300, interval '2 days'), (3600, interval '90 days')
+$$;
+
+
+--
+-- Name: FUNCTION rollup_steps(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.rollup_steps() IS 'Internal. The lengths of steps in seconds, and for how long they are kept.';
+
+
+--
+-- Name: sample_depth(double precision); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.sample_depth(_rest double precision DEFAULT 20) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+declare
+    _state depth_state;
+    _now timestamptz := clock_timestamp();
+    _sample record;
+begin
+    if not pg_try_advisory_xact_lock(hashtextextended('spine.sample_depth', 0)) then
+        return;
+    end if;
+    select * into _state from depth_state;
+    if _now < _state.sampled_at + _state.took * _rest then
+        return;
+    end if;
+    -- One statement, so that all of it is of one moment.
+    select n.next_xid, n.in_progress, oldest_ready() as oldest_ready, d.* into _sample
+    from audited_now() n cross join (
+        select coalesce(jsonb_agg(jsonb_build_object('destination', d.destination, 'status', d.status, 'count', d.count,
+                'oldest_created_at', d.oldest_created_at, 'next_attempt_at', d.next_attempt_at) order by d.destination, d.status), '[]') as rows,
+            coalesce(sum(d.count) filter (where d.status = 'pending'), 0) as pending,
+            coalesce(sum(d.count) filter (where d.status = 'processing'), 0) as processing,
+            coalesce(sum(d.count) filter (where d.status = 'failed'), 0) as failed,
+            coalesce(sum(d.count) filter (where d.status = 'dead'), 0) as dead
+        from depth d
+    ) d;
+    if _sample.rows = _state.rows and (_sample.oldest_ready > '0') = (_state.oldest_ready > '0')
+        and date_bin('10 s', _now, 'epoch') <= _state.sampled_at then
+        return;
+    end if;
+
+    insert into depth_samples (step, at, pending, processing, failed, dead, oldest_ready)
+    select s.step, date_bin(s.step * interval '1 s', _now, 'epoch'), _sample.pending, _sample.processing, _sample.failed, _sample.dead, _sample.oldest_ready
+    from rollup_steps() s
+    on conflict (step, at) do update set
+        pending = excluded.pending, processing = excluded.processing, failed = excluded.failed, dead = excluded.dead, oldest_ready = excluded.oldest_ready;
+    update depth_state set
+        sampled_at = _now, took = clock_timestamp() - _now, rows = _sample.rows, oldest_ready = _sample.oldest_ready,
+        next_xid = _sample.next_xid, in_progress = _sample.in_progress;
+
+    if _state.tidied_at < _now - interval '1 minute' then
+        delete from depth_samples d where d.ctid = any (array(
+            select o.ctid from rollup_steps() s cross join lateral (
+                select d.ctid from depth_samples d where d.step = s.step and d.at < _now - s.kept - s.step * interval '1 s' order by d.at limit 1000) o));
+        update depth_state set tidied_at = _now;
+    end if;
+end $$;
+
+
+--
+-- Name: FUNCTION sample_depth(_rest double precision); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.sample_depth(_rest double precision) IS 'Internal. Counts what is not done in the queue and keeps it in spine.depth_state and spine.depth_samples.';
 
 
 --
@@ -2322,6 +2684,159 @@ COMMENT ON COLUMN spine.depth.paused_at IS 'Since when claims are paused; NULL w
 
 
 --
+-- Name: depth_samples; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.depth_samples (
+    step integer NOT NULL,
+    at timestamp with time zone NOT NULL,
+    pending bigint NOT NULL,
+    processing bigint NOT NULL,
+    failed bigint NOT NULL,
+    dead bigint NOT NULL,
+    oldest_ready interval NOT NULL,
+    CONSTRAINT depth_samples_step_check CHECK ((step = ANY (ARRAY[10, 60, 300, 3600])))
+)
+WITH (fillfactor='50');
+
+
+--
+-- Name: TABLE depth_samples; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.depth_samples IS 'How much of the queue was not done, as last sampled in each step: counted by spine.sample_depth(). Kept as spine.rollups is. No row where nothing was sampled.';
+
+
+--
+-- Name: COLUMN depth_samples.step; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth_samples.step IS 'Length of the step in seconds: 10, 60, 300 or 3600.';
+
+
+--
+-- Name: COLUMN depth_samples.at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth_samples.at IS 'Beginning of the step.';
+
+
+--
+-- Name: COLUMN depth_samples.pending; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth_samples.pending IS 'Rows that were pending, of all destinations.';
+
+
+--
+-- Name: COLUMN depth_samples.processing; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth_samples.processing IS 'Rows that were being processed.';
+
+
+--
+-- Name: COLUMN depth_samples.failed; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth_samples.failed IS 'Rows that waited to be tried again.';
+
+
+--
+-- Name: COLUMN depth_samples.dead; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth_samples.dead IS 'Rows that were dead.';
+
+
+--
+-- Name: COLUMN depth_samples.oldest_ready; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth_samples.oldest_ready IS 'For how long the oldest claimable row had been due, in destinations that were not paused; 0 when none was.';
+
+
+--
+-- Name: depth_state; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.depth_state (
+    only_row boolean DEFAULT true NOT NULL,
+    sampled_at timestamp with time zone,
+    took interval DEFAULT '00:00:00'::interval NOT NULL,
+    rows jsonb DEFAULT '[]'::jsonb NOT NULL,
+    oldest_ready interval DEFAULT '00:00:00'::interval NOT NULL,
+    next_xid xid8 DEFAULT '0'::xid8 NOT NULL,
+    in_progress xid8[] DEFAULT '{}'::xid8[] NOT NULL,
+    tidied_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT depth_state_only_row_check CHECK (only_row)
+);
+
+
+--
+-- Name: TABLE depth_state; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.depth_state IS 'The last sample of the queue by spine.sample_depth(). Written when it differs from the one before, and every ten seconds.';
+
+
+--
+-- Name: COLUMN depth_state.only_row; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth_state.only_row IS 'Holds the table to one row.';
+
+
+--
+-- Name: COLUMN depth_state.sampled_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth_state.sampled_at IS 'When it was taken; NULL before the first.';
+
+
+--
+-- Name: COLUMN depth_state.took; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth_state.took IS 'How long that took.';
+
+
+--
+-- Name: COLUMN depth_state.rows; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth_state.rows IS 'spine.depth as it was: objects with destination, status, count, oldest_created_at and next_attempt_at.';
+
+
+--
+-- Name: COLUMN depth_state.oldest_ready; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth_state.oldest_ready IS 'For how long the oldest claimable row had been due.';
+
+
+--
+-- Name: COLUMN depth_state.next_xid; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth_state.next_xid IS 'The sample saw what transactions before this one did, but for those in in_progress. While the audit log has nothing else, the sample holds.';
+
+
+--
+-- Name: COLUMN depth_state.in_progress; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth_state.in_progress IS 'Transactions that were in progress when it was taken.';
+
+
+--
+-- Name: COLUMN depth_state.tidied_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.depth_state.tidied_at IS 'When old samples were last deleted.';
+
+
+--
 -- Name: events_id_seq; Type: SEQUENCE; Schema: spine; Owner: -
 --
 
@@ -2333,6 +2848,351 @@ ALTER TABLE spine.events ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     NO MAXVALUE
     CACHE 1
 );
+
+
+--
+-- Name: last_arrivals; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.last_arrivals (
+    source text NOT NULL COLLATE pg_catalog."C",
+    at timestamp with time zone NOT NULL
+);
+
+
+--
+-- Name: TABLE last_arrivals; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.last_arrivals IS 'When each source last sent a new event, as far as it is rolled up.';
+
+
+--
+-- Name: COLUMN last_arrivals.source; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.last_arrivals.source IS 'Who sent it.';
+
+
+--
+-- Name: COLUMN last_arrivals.at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.last_arrivals.at IS 'When it was stored.';
+
+
+--
+-- Name: rollups; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.rollups (
+    step integer NOT NULL,
+    at timestamp with time zone NOT NULL,
+    source text NOT NULL COLLATE pg_catalog."C",
+    received bigint DEFAULT 0 NOT NULL,
+    accepted bigint DEFAULT 0 NOT NULL,
+    deduplicated bigint DEFAULT 0 NOT NULL,
+    conflicts bigint DEFAULT 0 NOT NULL,
+    rejected bigint DEFAULT 0 NOT NULL,
+    attempts bigint DEFAULT 0 NOT NULL,
+    attempts_failed bigint DEFAULT 0 NOT NULL,
+    delivered bigint DEFAULT 0 NOT NULL,
+    died bigint DEFAULT 0 NOT NULL,
+    latency bigint[] DEFAULT '{}'::bigint[] NOT NULL,
+    CONSTRAINT rollups_step_check CHECK ((step = ANY (ARRAY[10, 60, 300, 3600])))
+)
+WITH (fillfactor='50');
+
+
+--
+-- Name: TABLE rollups; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.rollups IS 'What the audit log says, counted by spine.roll_up(): steps of 10 seconds are kept for 2 hours, of a minute for 12 hours, of 5 minutes for 2 days, of an hour for 90 days. No row where nothing happened. Read the last hour as spine.rates.';
+
+
+--
+-- Name: COLUMN rollups.step; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rollups.step IS 'Length of the step in seconds: 10, 60, 300 or 3600. Each row of the log is counted in one step of each length.';
+
+
+--
+-- Name: COLUMN rollups.at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rollups.at IS 'Beginning of the step.';
+
+
+--
+-- Name: COLUMN rollups.source; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rollups.source IS 'Who sent it. Empty for requests that were rejected and are of no source.';
+
+
+--
+-- Name: COLUMN rollups.received; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rollups.received IS 'Requests that were stored: accepted, deduplicated and conflicts.';
+
+
+--
+-- Name: COLUMN rollups.accepted; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rollups.accepted IS 'New events.';
+
+
+--
+-- Name: COLUMN rollups.deduplicated; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rollups.deduplicated IS 'Events of a known id with the same payload.';
+
+
+--
+-- Name: COLUMN rollups.conflicts; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rollups.conflicts IS 'Events of a known id with another payload.';
+
+
+--
+-- Name: COLUMN rollups.rejected; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rollups.rejected IS 'Requests that were refused.';
+
+
+--
+-- Name: COLUMN rollups.attempts; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rollups.attempts IS 'Attempts to deliver that started.';
+
+
+--
+-- Name: COLUMN rollups.attempts_failed; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rollups.attempts_failed IS 'Attempts that came to nothing, those whose lease ran out among them.';
+
+
+--
+-- Name: COLUMN rollups.delivered; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rollups.delivered IS 'Events that a destination took.';
+
+
+--
+-- Name: COLUMN rollups.died; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rollups.died IS 'Events that were given up.';
+
+
+--
+-- Name: COLUMN rollups.latency; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rollups.latency IS 'How long the delivered ones took from when they were stored, retries included, as a histogram: element 1 counts up to 1 ms, element n up to 1.2 ^ (n - 1) ms, element 130 all that took longer. Ends with the last element that is not 0. Replayed events are left out. See spine.latency_percentile().';
+
+
+--
+-- Name: rates; Type: VIEW; Schema: spine; Owner: -
+--
+
+CREATE VIEW spine.rates AS
+ SELECT r.at AS minute,
+    r.source,
+    r.received,
+    r.accepted,
+    r.deduplicated,
+    r.conflicts,
+    r.rejected,
+    r.attempts,
+    r.attempts_failed,
+    r.delivered,
+    r.died,
+    spine.latency_percentile(r.latency, (0.5)::double precision) AS latency_p50,
+    spine.latency_percentile(r.latency, (0.95)::double precision) AS latency_p95,
+    spine.latency_percentile(r.latency, (0.99)::double precision) AS latency_p99
+   FROM spine.rollups r
+  WHERE ((r.step = 60) AND (r.at > (clock_timestamp() - '01:00:00'::interval)))
+  ORDER BY r.at DESC, r.source;
+
+
+--
+-- Name: VIEW rates; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON VIEW spine.rates IS 'What came and went in each minute of the last hour, newest first. Minutes in which nothing happened have no row. Older numbers are in spine.rollups.';
+
+
+--
+-- Name: COLUMN rates.minute; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rates.minute IS 'Beginning of the minute. The first one is still under way.';
+
+
+--
+-- Name: COLUMN rates.source; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rates.source IS 'Who sent it. Empty for requests that were rejected and are of no source.';
+
+
+--
+-- Name: COLUMN rates.received; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rates.received IS 'Requests that were stored: accepted, deduplicated and conflicts.';
+
+
+--
+-- Name: COLUMN rates.accepted; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rates.accepted IS 'New events.';
+
+
+--
+-- Name: COLUMN rates.deduplicated; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rates.deduplicated IS 'Events of a known id with the same payload.';
+
+
+--
+-- Name: COLUMN rates.conflicts; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rates.conflicts IS 'Events of a known id with another payload.';
+
+
+--
+-- Name: COLUMN rates.rejected; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rates.rejected IS 'Requests that were refused.';
+
+
+--
+-- Name: COLUMN rates.attempts; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rates.attempts IS 'Attempts to deliver that started.';
+
+
+--
+-- Name: COLUMN rates.attempts_failed; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rates.attempts_failed IS 'Attempts that came to nothing, those whose lease ran out among them.';
+
+
+--
+-- Name: COLUMN rates.delivered; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rates.delivered IS 'Events that a destination took.';
+
+
+--
+-- Name: COLUMN rates.died; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rates.died IS 'Events that were given up.';
+
+
+--
+-- Name: COLUMN rates.latency_p50; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rates.latency_p50 IS 'From stored to delivered, retries included, to within a tenth: half of them were faster. Replayed events are left out.';
+
+
+--
+-- Name: COLUMN rates.latency_p95; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rates.latency_p95 IS 'The same for 95 of 100.';
+
+
+--
+-- Name: COLUMN rates.latency_p99; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rates.latency_p99 IS 'The same for 99 of 100.';
+
+
+--
+-- Name: rollup_state; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.rollup_state (
+    only_row boolean DEFAULT true NOT NULL,
+    next_xid xid8 NOT NULL,
+    in_progress xid8[] NOT NULL,
+    covered_from timestamp with time zone NOT NULL,
+    covered_to timestamp with time zone NOT NULL,
+    tidied_at timestamp with time zone NOT NULL,
+    CONSTRAINT rollup_state_only_row_check CHECK (only_row)
+);
+
+
+--
+-- Name: TABLE rollup_state; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.rollup_state IS 'Which rows of the audit log are in spine.rollups. Changes in the same transactions as these.';
+
+
+--
+-- Name: COLUMN rollup_state.only_row; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rollup_state.only_row IS 'Holds the table to one row.';
+
+
+--
+-- Name: COLUMN rollup_state.next_xid; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rollup_state.next_xid IS 'Transactions before this one are counted, but for those in in_progress.';
+
+
+--
+-- Name: COLUMN rollup_state.in_progress; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rollup_state.in_progress IS 'Transactions before next_xid that were in progress when they would have been counted: they will be, once they have ended.';
+
+
+--
+-- Name: COLUMN rollup_state.covered_from; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rollup_state.covered_from IS 'From when on rows of the log are counted.';
+
+
+--
+-- Name: COLUMN rollup_state.covered_to; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rollup_state.covered_to IS 'Up to when all was counted that was committed, when something last was: spine.rolled_up_to() is the time up to which that is so now.';
+
+
+--
+-- Name: COLUMN rollup_state.tidied_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rollup_state.tidied_at IS 'When old steps were last deleted.';
 
 
 --
@@ -2594,6 +3454,22 @@ ALTER TABLE ONLY spine.conflicts
 
 
 --
+-- Name: depth_samples depth_samples_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.depth_samples
+    ADD CONSTRAINT depth_samples_pkey PRIMARY KEY (step, at);
+
+
+--
+-- Name: depth_state depth_state_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.depth_state
+    ADD CONSTRAINT depth_state_pkey PRIMARY KEY (only_row);
+
+
+--
 -- Name: destinations destinations_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
 --
 
@@ -2625,11 +3501,35 @@ ALTER TABLE ONLY spine.events
 
 
 --
+-- Name: last_arrivals last_arrivals_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.last_arrivals
+    ADD CONSTRAINT last_arrivals_pkey PRIMARY KEY (source);
+
+
+--
 -- Name: processing_state processing_state_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
 --
 
 ALTER TABLE ONLY spine.processing_state
     ADD CONSTRAINT processing_state_pkey PRIMARY KEY (event, destination) WITH (fillfactor='65');
+
+
+--
+-- Name: rollup_state rollup_state_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.rollup_state
+    ADD CONSTRAINT rollup_state_pkey PRIMARY KEY (only_row);
+
+
+--
+-- Name: rollups rollups_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.rollups
+    ADD CONSTRAINT rollups_pkey PRIMARY KEY (step, at, source);
 
 
 --
@@ -2734,6 +3634,20 @@ COMMENT ON INDEX spine.conflicts_pkey IS 'Evidence of one event; one row for eac
 
 
 --
+-- Name: INDEX depth_samples_pkey; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.depth_samples_pkey IS 'The steps of a time.';
+
+
+--
+-- Name: INDEX depth_state_pkey; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.depth_state_pkey IS 'Holds the table to one row.';
+
+
+--
 -- Name: INDEX destinations_pkey; Type: COMMENT; Schema: spine; Owner: -
 --
 
@@ -2752,6 +3666,13 @@ COMMENT ON INDEX spine.events_event_id_source_key IS 'Idempotency, and every loo
 --
 
 COMMENT ON INDEX spine.events_pkey IS 'Joins from the other tables; newest first in the API.';
+
+
+--
+-- Name: INDEX last_arrivals_pkey; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.last_arrivals_pkey IS 'One row for each source.';
 
 
 --
@@ -2787,6 +3708,20 @@ COMMENT ON INDEX spine.processing_state_due IS 'spine.claim(), the views depth a
 --
 
 COMMENT ON INDEX spine.processing_state_pkey IS 'spine.settle(), spine.renew() and joins: one row for each event and destination.';
+
+
+--
+-- Name: INDEX rollup_state_pkey; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.rollup_state_pkey IS 'Holds the table to one row.';
+
+
+--
+-- Name: INDEX rollups_pkey; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.rollups_pkey IS 'The steps of a time, and where spine.roll_up() adds to them.';
 
 
 --

@@ -74,7 +74,7 @@ func TestContractHealth(t *testing.T) {
 	require.GreaterOrEqual(t, s.metric(t, series), accepted+1)
 	for _, name := range []string{
 		"spine_ingest_batch_events_count", "spine_ingest_flush_seconds_count", "spine_delivery_seconds_count", "spine_worker_wakes_total",
-		"spine_worker_swept_total", "spine_worker_leases_lost_total", "spine_queue_oldest_ready_seconds", "spine_listener_round_trip_seconds_count",
+		"spine_worker_swept_total", "spine_worker_leases_lost_total", "spine_queue_oldest_ready_seconds", "spine_rollup_lag_seconds", "spine_listener_round_trip_seconds_count",
 	} {
 		s.metric(t, name)
 	}
@@ -204,7 +204,7 @@ func TestContractOneEvent(t *testing.T) {
 func TestAdmin(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)
-	paths := []string{"/api/events", "/api/audit", "/api/processing", "/api/events/nobody", "/dashboard"}
+	paths := []string{"/api/events", "/api/audit", "/api/processing", "/api/events/nobody", "/api/overview", "/dashboard"}
 	may := func(t *testing.T, s *target, header ...string) (codes map[int]bool) {
 		t.Helper()
 		codes = map[int]bool{}

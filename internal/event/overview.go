@@ -67,7 +67,7 @@ type Series struct {
 	LatencyP99 []*float64 `json:"latency_p99_ms"`
 
 	// The queue as last sampled in the step or, where a sample takes long, up to
-	// half a minute before it.
+	// a minute before it.
 	Pending     []*int64   `json:"pending"`
 	Processing  []*int64   `json:"processing"`
 	Failed      []*int64   `json:"failed"`

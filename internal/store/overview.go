@@ -11,17 +11,14 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// resolution is how a range is shown: in steps of a length, made of stored
-// steps of one that is kept for long enough.
-type resolution struct{ step, stored int64 } // seconds
-
-// resolutions are the ranges that Overview knows.
-var resolutions = map[time.Duration]resolution{
-	15 * time.Minute:   {10, 10},
-	time.Hour:          {10, 10},
-	6 * time.Hour:      {60, 60},
-	24 * time.Hour:     {300, 60},
-	7 * 24 * time.Hour: {3600, 3600},
+// steps are the ranges that Overview knows, and the lengths of the steps in
+// which they are shown: those that spine.rollup_steps() keeps for long enough.
+var steps = map[time.Duration]time.Duration{
+	15 * time.Minute:   10 * time.Second,
+	time.Hour:          10 * time.Second,
+	6 * time.Hour:      time.Minute,
+	24 * time.Hour:     5 * time.Minute,
+	7 * 24 * time.Hour: time.Hour,
 }
 
 // Overview returns what there is to say of all events at once, and how it came
@@ -29,11 +26,11 @@ var resolutions = map[time.Duration]resolution{
 // rollups and samples, in one round trip, and of the tables that grow an end of
 // audit_trail_xid only.
 func (s *Store) Overview(ctx context.Context, over time.Duration) (o event.Overview, err error) {
-	r, ok := resolutions[over]
+	step, ok := steps[over]
 	if !ok {
 		return o, fmt.Errorf("there is no overview of %s", over)
 	}
-	o = event.Overview{RangeSeconds: int(over / time.Second), StepSeconds: int(r.step)}
+	o = event.Overview{RangeSeconds: int(over / time.Second), StepSeconds: int(step / time.Second)}
 	var counts []rollup
 	var depths []depthSample
 	batch := &pgx.Batch{}
@@ -57,10 +54,10 @@ func (s *Store) Overview(ctx context.Context, over time.Duration) (o event.Overv
 		from spine.sources s left join spine.last_arrivals l on l.source = s.name order by s.name`)
 	queue(batch, pgx.CollectRows[rollup], &counts, `select extract(epoch from r.at)::bigint, r.received, r.accepted, r.deduplicated, r.conflicts, r.rejected,
 			r.attempts, r.attempts_failed, r.delivered, r.died, r.latency
-		from spine.rollups r where r.step = $1 and r.at > clock_timestamp() - $2::interval - interval '1 hour'`, r.stored, over)
+		from spine.rollups r where r.step = $1 and r.at > clock_timestamp() - $2::interval`, o.StepSeconds, over)
 	queue(batch, pgx.CollectRows[depthSample], &depths, `select extract(epoch from d.at)::bigint, d.pending, d.processing, d.failed, d.dead,
 			extract(epoch from d.oldest_ready)::float8
-		from spine.depth_samples d where d.step = $1 and d.at > clock_timestamp() - $2::interval - interval '1 hour' order by d.at`, r.stored, over)
+		from spine.depth_samples d where d.step = $1 and d.at > clock_timestamp() - $2::interval order by d.at`, o.StepSeconds, over+carried+step)
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
 		return event.Overview{}, fmt.Errorf("reading the overview: %w", err)
 	}
@@ -100,9 +97,10 @@ type depthSample struct {
 	OldestReady                       float64 // seconds
 }
 
-// carried is for how many seconds a sample stands for the steps after it.
-// Where a million rows wait, there is one about every 20.
-const carried = 30
+// carried is for how long a sample stands for the steps after it. Where a
+// million rows wait, there is one about every 20 seconds, or seldomer on a busy
+// machine.
+const carried = time.Minute
 
 // series puts counts, and samples in their order, into the steps of o.
 func series(o event.Overview, counts []rollup, depths []depthSample) (s event.Series) {
@@ -140,7 +138,7 @@ func series(o event.Overview, counts []rollup, depths []depthSample) (s event.Se
 			sampled++
 		}
 		var depth depthSample
-		looked := sampled > 0 && depths[sampled-1].At >= at-carried
+		looked := sampled > 0 && depths[sampled-1].At >= at-int64(carried/time.Second)
 		if looked {
 			depth = depths[sampled-1]
 		}

@@ -18,7 +18,7 @@ import (
 type statement struct {
 	name string
 	rows int    // that one call handles
-	uses string // indexes of the tables that grow, in the order of their names
+	uses string // indexes of the tables that grow, in the order of their names; with a ? where it depends on how old things are
 	call func()
 }
 
@@ -78,6 +78,14 @@ func hotPath(d *database) []statement {
 			require.NoError(t, err)
 		}},
 		{"note arrivals", 1, "events_pkey", func() { require.NoError(t, d.NoteArrivals(t.Context())) }},
+		{"roll up", 200, "audit_trail_event? audit_trail_xid events_pkey", func() {
+			// What the others of this round have audited.
+			lag, err := d.RollUp(t.Context())
+			require.NoError(t, err)
+			require.Zero(t, lag)
+		}},
+		{"roll up where nothing happened", 0, "audit_trail_xid", func() { d.rollUp() }},
+		{"overview", 1, "audit_trail_xid", func() { d.overview() }},
 		{"replay of dead events", 100, "events_pkey processing_state_dead processing_state_pkey", func() { d.run("select spine.replay_dead(_limit => 100)") }},
 	}
 }
@@ -125,6 +133,7 @@ func lookUps(d *database) []statement {
 			_, err := d.Event(t.Context(), "hot-1-1", "")
 			require.NoError(t, err)
 		}},
+		{"sample of the depth", 3000, "audit_trail_xid processing_state_dead processing_state_due", func() { d.sampleDepth() }},
 		{"stuck", 30, "processing_state_due", func() {
 			_, err := d.Stuck(t.Context(), 5)
 			require.NoError(t, err)
@@ -247,7 +256,11 @@ func requireCheap(t *testing.T, d *database, statements []statement) {
 					uses = append(uses, index)
 				}
 			}
-			require.Equal(t, s.uses, strings.Join(uses, " "), "%s, round %d", s.name, round)
+			want := slices.DeleteFunc(strings.Fields(s.uses), func(index string) bool {
+				name, optional := strings.CutSuffix(index, "?")
+				return optional && !slices.Contains(uses, name)
+			})
+			require.Equal(t, strings.ReplaceAll(strings.Join(want, " "), "?", ""), strings.Join(uses, " "), "%s, round %d", s.name, round)
 			require.Equal(t, sequentialBefore, sequential, "%s, round %d: reads a whole table", s.name, round)
 			require.LessOrEqual(t, all-allBefore, 50*s.rows+50, "%s, round %d: reads too many rows", s.name, round)
 		}
@@ -260,6 +273,7 @@ func (d *database) fill() {
 	d.ingest(webhooks("stored", 20_000)...)
 	d.run(`update spine.processing_state set status = 'completed', lease_token = lease_token + 1, next_attempt_at = null, completed_at = now()
 		where event_id like 'stored-%' and event % 10 <> 0`)
+	d.rollUp()
 }
 
 func TestPlansInAFreshDatabase(t *testing.T) {

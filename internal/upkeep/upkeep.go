@@ -64,6 +64,7 @@ const (
 	// A transaction is rolled up as a whole: of ten million events that one replays
 	// by hand, all rows are read in one turn.
 	rollUpPatience = 5 * time.Minute
+	depthPatience  = time.Minute // ten million rows that wait take some ten seconds
 )
 
 // Upkeep does the rounds. Make one with New, then Run it.
@@ -174,7 +175,7 @@ func (u *Upkeep) rollUp(ctx context.Context) (rest time.Duration) {
 }
 
 func (u *Upkeep) sampleDepth(ctx context.Context) (rest time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, depthPatience)
 	defer cancel()
 	began := time.Now()
 	if err := u.store.SampleDepth(ctx); err != nil {

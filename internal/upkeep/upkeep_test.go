@@ -100,7 +100,7 @@ func run(t *testing.T, c Config, s *fakeStore, d time.Duration) (u *Upkeep, log 
 	log = &bytes.Buffer{}
 	synctest.Test(t, func(t *testing.T) {
 		s.began = time.Now()
-		u = New(c, s, zerolog.New(log), prometheus.NewRegistry())
+		u = New(c, s, zerolog.New(zerolog.SyncWriter(log)), prometheus.NewRegistry())
 		ctx, cancel := context.WithTimeout(t.Context(), d)
 		defer cancel()
 		require.NoError(t, u.Run(ctx))
@@ -202,7 +202,7 @@ func TestCountingThatFailsIsTriedAgain(t *testing.T) {
 		rollUp: func() (time.Duration, time.Duration, error) { return 0, time.Hour, nil },
 		depth:  func() (time.Duration, error) { return time.Hour, nil },
 	}
-	run(t, Config{}, s, 20*time.Minute)
-	require.Len(t, s.rollUps, 4, "what hangs is given up after five minutes: a transaction may be large")
-	require.Len(t, s.depths, 6, "and this one after ten seconds")
+	run(t, Config{}, s, 45*time.Minute)
+	require.Len(t, s.rollUps, 9, "what hangs is given up after five minutes: a transaction may be large")
+	require.Equal(t, []time.Duration{0, 21 * time.Minute, 42 * time.Minute}, s.depths, "and this one after a minute")
 }

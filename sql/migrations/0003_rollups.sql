@@ -4,7 +4,7 @@
 
 -- The rows of the steps under way are updated every second: where their page has room, that touches no index.
 create table spine.rollups (
-    step integer not null check (step in (10, 60, 3600)),
+    step integer not null check (step in (10, 60, 300, 3600)),
     at timestamptz not null,
     source text collate "C" not null,
     received bigint not null default 0,
@@ -20,8 +20,8 @@ create table spine.rollups (
     primary key (step, at, source)
 ) with (fillfactor = 50);
 comment on table spine.rollups is
-    'What the audit log says, counted by spine.roll_up(): steps of 10 seconds are kept for 2 hours, of a minute for 2 days, of an hour for 90 days. No row where nothing happened. Read the last hour as spine.rates.';
-comment on column spine.rollups.step is 'Length of the step in seconds: 10, 60 or 3600. Each row of the log is counted in one step of each length.';
+    'What the audit log says, counted by spine.roll_up(): steps of 10 seconds are kept for 2 hours, of a minute for 12 hours, of 5 minutes for 2 days, of an hour for 90 days. No row where nothing happened. Read the last hour as spine.rates.';
+comment on column spine.rollups.step is 'Length of the step in seconds: 10, 60, 300 or 3600. Each row of the log is counted in one step of each length.';
 comment on column spine.rollups.at is 'Beginning of the step.';
 comment on column spine.rollups.source is 'Who sent it. Empty for requests that were rejected and are of no source.';
 comment on column spine.rollups.received is 'Requests that were stored: accepted, deduplicated and conflicts.';
@@ -65,7 +65,7 @@ comment on column spine.last_arrivals.at is 'When it was stored.';
 comment on index spine.last_arrivals_pkey is 'One row for each source.';
 
 create table spine.depth_samples (
-    step integer not null check (step in (10, 60, 3600)),
+    step integer not null check (step in (10, 60, 300, 3600)),
     at timestamptz not null,
     pending bigint not null,
     processing bigint not null,
@@ -76,7 +76,7 @@ create table spine.depth_samples (
 ) with (fillfactor = 50);
 comment on table spine.depth_samples is
     'How much of the queue was not done, as last sampled in each step: counted by spine.sample_depth(). Kept as spine.rollups is. No row where nothing was sampled.';
-comment on column spine.depth_samples.step is 'Length of the step in seconds: 10, 60 or 3600.';
+comment on column spine.depth_samples.step is 'Length of the step in seconds: 10, 60, 300 or 3600.';
 comment on column spine.depth_samples.at is 'Beginning of the step.';
 comment on column spine.depth_samples.pending is 'Rows that were pending, of all destinations.';
 comment on column spine.depth_samples.processing is 'Rows that were being processed.';
