@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -62,7 +61,7 @@ func (d devProcess) deliver(t *testing.T) string {
 func (d devProcess) interrupt(t *testing.T) {
 	t.Helper()
 	d.signal(t, syscall.SIGINT)
-	require.Zero(t, d.awaitExit(t, 5*time.Second))
+	require.Zero(t, d.awaitExit(t, patience))
 	require.ErrorIs(t, syscall.Kill(d.postmaster, 0), syscall.ESRCH, "PostgreSQL is gone")
 	_, err := d.spine.do(t.Context(), http.MethodGet, "/healthz", nil)
 	require.Error(t, err)

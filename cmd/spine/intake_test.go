@@ -151,7 +151,7 @@ func TestIntakeStoresAlone(t *testing.T) {
 			require.Equal(t, c.joint, s.joint.Load())
 			i.awaitIdle(t)
 			require.EventuallyWithT(t, func(collect *assert.CollectT) {
-				i.worker.Wake(worker.TimerFired)
+				i.worker.Wake(worker.Recovered) // it looks at everything, as it does within a second
 				var n int
 				require.NoError(collect, db.QueryRow(t.Context(), "select count(*) from spine.processing_state where status = 'completed' and attempt_count = $1", c.attempts).Scan(&n))
 				require.Equal(collect, c.n, n)

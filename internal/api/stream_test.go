@@ -164,6 +164,7 @@ func TestStreamThatIsCutShowsEachRowOnce(t *testing.T) {
 	const cuts, batches, batch = 50, 100, 100
 	s := newSystem(t)
 	config := api.DefaultStreamConfig()
+	var mu sync.Mutex // over processes, where they are replaced
 	processes := []process{startProcess(t, s.store, config), startProcess(t, s.store, config)}
 
 	// The first message is a place to come back to, before anything happened.
@@ -184,9 +185,11 @@ func TestStreamThatIsCutShowsEachRowOnce(t *testing.T) {
 				if _, err := s.store.Ingest(t.Context(), events); err != nil {
 					t.Error(err)
 				}
+				mu.Lock()
 				for _, p := range processes {
 					p.ring()
 				}
+				mu.Unlock()
 			}
 		})
 	}
@@ -241,7 +244,9 @@ func TestStreamThatIsCutShowsEachRowOnce(t *testing.T) {
 			i := cut / 20 % 2
 			processes[i].stop()
 			replaced := startProcess(t, s.store, config)
-			processes[i].url = replaced.url
+			mu.Lock()
+			processes[i] = replaced
+			mu.Unlock()
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond) // in case that no more comes
 		if answer := connect(ctx, t, processes[random.IntN(2)].url, "", last); answer != nil {
