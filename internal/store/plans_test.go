@@ -362,7 +362,8 @@ func requireCheap(t *testing.T, d *database, statements []statement) {
 			})
 			require.Equal(t, strings.ReplaceAll(strings.Join(want, " "), "?", ""), strings.Join(uses, " "), "%s, round %d", s.name, round)
 			require.Equal(t, sequentialBefore, sequential, "%s, round %d: reads a whole table", s.name, round)
-			require.LessOrEqual(t, all-allBefore, 50*s.rows+50, "%s, round %d: reads too many rows", s.name, round)
+			// Dead entries are read too, for as long as any session of the server has an older snapshot.
+			require.LessOrEqual(t, all-allBefore, 100*s.rows+50, "%s, round %d: reads too many rows", s.name, round)
 		}
 	}
 }
