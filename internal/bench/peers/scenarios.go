@@ -44,6 +44,7 @@ func scenarios() []scenario {
 		{name: "S7", about: "SIGKILL in the middle of a drain", run: killed, once: true},
 		{name: "S8", about: "the same beside many stored events", run: stored, systems: []string{"spine"}, single: true},
 		{name: "SM", about: "three api and three worker processes", run: many, systems: []string{"spine"}},
+		{name: "SV", about: "five dashboards open at 2,000/s", run: viewed, systems: []string{"spine"}, single: true},
 		{name: "SK", about: "a long run at 60 % of capacity", run: soak, systems: []string{"spine"}, single: true},
 	}
 }
@@ -111,6 +112,11 @@ var (
 	smIngestKept = row{Scenario: "SM", What: "acknowledged by three ÷ by one", Goal: atLeast(1)}
 	smDrain      = row{Scenario: "SM", What: "drain by three, delivered", Unit: "/s"}
 	smDrainKept  = row{Scenario: "SM", What: "delivered by three ÷ by one", Goal: atLeast(1)}
+
+	svP99     = row{Scenario: "SV", What: "2,000/s in and out, five viewers, acknowledgement p99", Unit: "ms"}
+	svP99Kept = row{Scenario: "SV", What: "p99 ÷ without viewers", Goal: atMost(1.1)}
+	svSlowest = row{Scenario: "SV", What: "slowest answer to a viewer", Unit: "ms"}
+	svMemory  = row{Scenario: "SV", What: "memory of the process, at most", Unit: "MB", Goal: atMost(150)}
 
 	skMemory     = row{Scenario: "SK", What: "memory of serve at the end", Unit: "MB", Goal: atMost(150)}
 	skMemoryKept = row{Scenario: "SK", What: "memory of serve, last third ÷ first", Goal: atMost(1.2)}

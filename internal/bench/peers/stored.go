@@ -391,11 +391,22 @@ func (t *trial) measureReading(ctx context.Context, slowest row, state string) e
 		}
 		ids = append(ids, id[0])
 	}
-	paths := []string{"/dashboard", "/api/events", "/api/audit", "/api/processing"}
+	// Of filters there are values that all rows have, that few have and that none has.
+	paths := []string{
+		"/dashboard", "/api/overview", "/api/overview?range=7d", "/api/events", "/api/audit", "/api/processing", "/api/attempts", "/api/attempts?outcome=failure",
+		"/api/events?type=order.paid", "/api/events?type=unknown", "/api/events?source=default", "/api/events?source=silent", "/api/events?type=unknown&status=completed",
+		"/api/audit?action=processing_succeeded", "/api/audit?action=conflict_detected", "/api/audit?source=silent", "/api/audit?type=unknown", "/api/audit?success=failure",
+		"/api/processing?source=silent", "/api/processing?type=unknown", "/api/processing?type=unknown&status=dead",
+	}
+	week := url.QueryEscape(time.Now().Add(-7 * 24 * time.Hour).UTC().Format(time.RFC3339))
+	for _, list := range []string{"events", "audit", "processing", "attempts"} {
+		paths = append(paths, "/api/"+list+"?until="+week, "/api/"+list+"?source=silent&until="+week)
+	}
 	for _, status := range []string{"pending", "processing", "completed", "failed", "dead"} {
 		paths = append(paths, "/api/processing?status="+status, "/api/events?status="+status)
 	}
-	paths = append(paths, "/api/events/"+ids[0], "/api/events/"+ids[1], "/api/events/unknown", "/api/audit?event_id="+ids[0], "/metrics")
+	paths = append(paths, "/api/events/"+ids[0], "/api/events/"+ids[1], "/api/events/unknown", "/api/audit?event_id="+ids[0], "/api/attempts?event_id="+ids[0],
+		"/api/search?q="+ids[0], "/api/search?q=evt_7", "/api/search?q=unknown", "/metrics")
 	var all []reading
 	for _, path := range paths {
 		took, next, err := t.timeGet(ctx, path)
