@@ -282,6 +282,24 @@ func TestReplay(t *testing.T) {
 	require.Len(t, d.await(t, paused, 1), 1)
 }
 
+// What is replayed over HTTP is delivered at once too, by the worker of the very
+// process that was asked: no sweep has to find it.
+func TestReplayOverHTTPWakesTheWorker(t *testing.T) {
+	t.Parallel()
+	s, d := startWithDestination(t)
+	id := newID("again")
+	s.accept(t, id, `{}`)
+	s.awaitStatus(t, id, "completed")
+	for n := range 5 {
+		r := s.request(t, http.MethodPost, "/api/events/"+id+"/replay", "")
+		require.Equal(t, http.StatusOK, r.code)
+		require.JSONEq(t, `{"replayed":1}`, string(r.body))
+		d.await(t, id, n+2)
+		s.awaitStatus(t, id, "completed")
+	}
+	require.Zero(t, s.metric(t, "spine_worker_swept_total"))
+}
+
 // TestStatusByHand changes the status under a worker's hand: the hand wins.
 func TestStatusByHand(t *testing.T) {
 	t.Parallel()

@@ -8,6 +8,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/store"
 	"github.com/webhookspine/spine/internal/worker"
 )
 
@@ -36,10 +37,13 @@ func (i intake) Ingest(ctx context.Context, events []event.Event) ([]event.Recei
 			receipts, claimed, err = i.store.IngestAndClaim(ctx, events, claim)
 			return claimed, err
 		})
-		if err == nil {
+		switch {
+		case err == nil:
 			return receipts, nil
-		}
-		if !errors.Is(err, worker.ErrBusy) {
+		case errors.Is(err, event.ErrRefused):
+			return nil, err
+		case errors.Is(err, worker.ErrBusy), errors.Is(err, event.ErrLocked):
+		default:
 			i.log.Warn().Err(err).Str("event_id", events[0].ID).Msg("storing and claiming at once failed, storing alone")
 		}
 	}
@@ -48,4 +52,20 @@ func (i intake) Ingest(ctx context.Context, events []event.Event) ([]event.Recei
 		i.worker.Wake(worker.Ingested)
 	}
 	return receipts, err
+}
+
+// operator does what the API is asked to do. It wakes the worker of its process,
+// which takes notifications of the store's connections for the intake's.
+type operator struct {
+	store  *store.Store
+	worker *worker.Worker // nil where there is none
+}
+
+// Replay keeps the promises of api.Operator.
+func (o operator) Replay(ctx context.Context, eventID, source, destination, caller string) (replayed int64, err error) {
+	replayed, err = o.store.Replay(ctx, eventID, source, destination, caller)
+	if replayed > 0 && o.worker != nil {
+		o.worker.Wake(worker.Notified)
+	}
+	return replayed, err
 }

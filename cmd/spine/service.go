@@ -155,7 +155,7 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 		guarded := router.NewRoute().Subrouter()
 		guarded.Use(api.Guard(api.GuardConfig{Token: s.Admin.Token, Open: s.Admin.Auth == "none"}, log))
 		guarded.Use(api.SameOrigin(log))
-		api.NewHandler(p.reads, p.store, readTimeout, log).Register(guarded)
+		api.NewHandler(p.reads, operator{p.store, p.worker}, readTimeout, log).Register(guarded)
 		p.stream.Register(guarded)
 		page.Register(guarded)
 	}
@@ -209,7 +209,7 @@ func (p *service) heardReady(n notify.Notification) {
 	switch {
 	case n.Missed:
 		p.worker.Wake(worker.Reconnected)
-	case p.committer != nil && p.store.Owns(n.PID): // the intake has claimed it, or woken the worker already
+	case p.committer != nil && p.store.Owns(n.PID): // intake and operator have seen to it already
 	default:
 		p.worker.Wake(worker.Notified)
 	}

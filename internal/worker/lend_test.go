@@ -234,3 +234,17 @@ func TestNeverMoreThanConcurrencyWithLentSlots(t *testing.T) {
 		require.Greater(t, r.looks(Lent), events/10)
 	})
 }
+
+// A claim that is lost costs an attempt, and there is only one.
+func TestNothingIsLentWhereThereIsOneAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		once := config
+		once.Policy.MaxAttempts = 1
+		r := start(t, once, &modelQueue{}, take(time.Minute))
+		pass(2*config.Sweep + restTime)
+		require.ErrorIs(t, r.Lend(t.Context(), 1, func(event.Claim) (event.Claimed, error) {
+			t.Error("claimed")
+			return event.Claimed{}, nil
+		}), ErrBusy)
+	})
+}

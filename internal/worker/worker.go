@@ -221,7 +221,8 @@ func (w *Worker) Run(ctx context.Context) error {
 		w.settleLoop(settling)
 	})
 	// The clock of the stop runs from the stop itself, whatever hangs: a claim
-	// on its way, a delivery, or a result that waits for those before it.
+	// on its way, a delivery, or a result that waits for those before it. Only
+	// claims with slots that were lent go by the clock of who borrowed them.
 	background.Go(func() {
 		<-ctx.Done()
 		select {
@@ -440,14 +441,15 @@ func (w *Worker) lend(terms *loan) {
 // Lend lets somebody else claim for the worker: up to slots jobs, which are
 // delivered as if the worker itself had claimed them. It returns ErrBusy, and
 // claim is not called, unless the worker has claimed all that was due and has
-// had nothing to claim for a little while. An error of claim is returned, and
+// had nothing to claim for a little while; nor where an event has one attempt in
+// all, which a claim that is lost would spend. An error of claim is returned, and
 // nothing is lent until the worker's own next claim has succeeded; what such a
 // claim leased all the same runs out. A stop waits for claims under way, and
 // what they lease then is given back.
 func (w *Worker) Lend(ctx context.Context, slots int, claim func(event.Claim) (event.Claimed, error)) error {
 	w.mu.Lock()
 	terms := w.loan
-	if terms == nil || time.Since(terms.since) < restTime || w.config.Concurrency-w.busy < slots {
+	if terms == nil || w.config.Policy.MaxAttempts == 1 || time.Since(terms.since) < restTime || w.config.Concurrency-w.busy < slots {
 		w.mu.Unlock()
 		return ErrBusy
 	}
