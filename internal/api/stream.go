@@ -22,7 +22,7 @@ import (
 type StreamConfig struct {
 	Viewers     int           // at a time; the next one is answered 503
 	Queue       int           // rows that wait for a viewer before they become a summary
-	CatchUps    int           // pages of the past that are read at a time, for whomever
+	CatchUps    int           // pages of the past that are read at a time, for whomever; fewer than there are connections
 	Patience    time.Duration // for a client to take some of what it is sent; then it is dropped
 	KeepAlive   time.Duration // between two messages, at most; a comment is sent when there is nothing else
 	ReadTimeout time.Duration // of one page
@@ -57,7 +57,7 @@ type Stream struct {
 	config StreamConfig
 	hub    *hub
 	log    zerolog.Logger
-	slots  chan struct{} // one for each page of the past that is being read
+	slots  chan struct{} // one for each page of the past that may be read now
 
 	mu      sync.Mutex
 	stopped bool
@@ -91,6 +91,9 @@ func NewStream(audit AuditLog, config StreamConfig, log zerolog.Logger, reg prom
 		defer s.mu.Unlock()
 		return float64(len(s.open))
 	}))
+	for range config.CatchUps {
+		s.slots <- struct{}{}
+	}
 	return s
 }
 
@@ -234,7 +237,7 @@ func (s *Stream) stream(ctx context.Context, out *sender, v *viewer, q request) 
 		}
 	}
 	s.hub.join(v)
-	joined, err := out.await(ctx, v.joined)
+	joined, err := await(ctx, out, v.joined)
 	if err != nil {
 		return err
 	}
@@ -293,6 +296,9 @@ func (s *Stream) readOn(ctx context.Context, out *sender, c event.AuditCursor) (
 	var outage time.Duration
 	filter := out.wants.inDatabase()
 	for {
+		if _, err := await(ctx, out, s.slots); err != nil {
+			return c, err
+		}
 		rows, next, err := s.readPast(ctx, c, filter)
 		switch {
 		case ctx.Err() != nil:
@@ -321,15 +327,10 @@ func (s *Stream) readOn(ctx context.Context, out *sender, c event.AuditCursor) (
 	}
 }
 
-// readPast reads a page when there is a slot free. It is not held while the
-// client takes the page.
+// readPast reads a page for whoever was given a slot, and gives it back: it is
+// not held while the client takes the page.
 func (s *Stream) readPast(ctx context.Context, c event.AuditCursor, f event.FollowFilter) ([]event.AuditRow, event.AuditCursor, error) {
-	select {
-	case s.slots <- struct{}{}:
-	case <-ctx.Done():
-		return nil, c, context.Cause(ctx)
-	}
-	defer func() { <-s.slots }()
+	defer func() { s.slots <- struct{}{} }()
 	return read(ctx, s.hub.audit, s.config.ReadTimeout, c, f)
 }
 
@@ -501,39 +502,28 @@ func (s *sender) tellSummary(ctx context.Context) error {
 	return s.tell(ctx, "summary", text)
 }
 
-// wait tells what falls due until something is ready.
+// wait tells what falls due until something is ready, and then.
 func (s *sender) wait(ctx context.Context, ready <-chan struct{}) error {
-	for {
-		timer := time.NewTimer(s.due())
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return context.Cause(ctx)
-		case <-ready:
-			timer.Stop()
-			return s.flush(ctx)
-		case <-timer.C:
-			if err := s.flush(ctx); err != nil {
-				return err
-			}
-		}
+	if _, err := await(ctx, s, ready); err != nil {
+		return err
 	}
+	return s.flush(ctx)
 }
 
-// await waits for the hub, and tells what falls due meanwhile.
-func (s *sender) await(ctx context.Context, joined <-chan place) (place, error) {
+// await tells what falls due until something comes.
+func await[T any](ctx context.Context, s *sender, coming <-chan T) (came T, err error) {
 	for {
 		timer := time.NewTimer(s.due())
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return place{}, context.Cause(ctx)
-		case p := <-joined:
+			return came, context.Cause(ctx)
+		case came = <-coming:
 			timer.Stop()
-			return p, nil
+			return came, nil
 		case <-timer.C:
 			if err := s.flush(ctx); err != nil {
-				return place{}, err
+				return came, err
 			}
 		}
 	}

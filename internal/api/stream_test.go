@@ -494,6 +494,13 @@ func (m *model) fail(err error) {
 	m.err = err
 }
 
+// holdReads has reads from now on wait for the channel; nil has them wait for nothing.
+func (m *model) holdReads(hold chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hold = hold
+}
+
 // asked returns how often the log was read since it was called before.
 func (m *model) asked() int {
 	m.mu.Lock()
@@ -650,15 +657,24 @@ func inBubble(t *testing.T, config api.StreamConfig, f func(t *testing.T, b *bub
 	})
 }
 
-// open opens a stream and takes its first message off it.
-func (b *bubble) open(query string) *screen {
-	b.t.Helper()
+// fromTheBeginning asks for all that was ever written.
+var fromTheBeginning = "last_event_id=" + event.CursorAt(event.Transactions{End: 1}).String()
+
+// connect opens a stream.
+func (b *bubble) connect(query string) *screen {
 	ctx, cancel := context.WithCancel(b.t.Context())
 	s := &screen{t: b.t, header: http.Header{}, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
 		b.router.ServeHTTP(s, httptest.NewRequestWithContext(ctx, http.MethodGet, "/api/stream"+query, nil))
 	}()
+	return s
+}
+
+// open opens a stream and takes its first message off it.
+func (b *bubble) open(query string) *screen {
+	b.t.Helper()
+	s := b.connect(query)
 	time.Sleep(100 * time.Millisecond) // in a bubble: by then the hub has let it in
 	messages, _ := s.shows()
 	require.NotEmpty(b.t, messages)
@@ -756,18 +772,13 @@ func TestAViewerThatComesBackFromASummaryIsToldTheRest(t *testing.T) {
 		for _, m := range messages {
 			rows, summed := count(t, []told{m})
 			shown += rows + summed
-			ctx, cancel := context.WithCancel(t.Context())
-			back := &screen{t: t, header: http.Header{}, cancel: cancel, done: make(chan struct{})}
-			go func() {
-				defer close(back.done)
-				b.router.ServeHTTP(back, httptest.NewRequestWithContext(ctx, http.MethodGet, "/api/stream?last_event_id="+m.id, nil))
-			}()
+			back := b.connect("?last_event_id=" + m.id)
 			b.settle()
 			rest, _ := back.shows()
 			rows, summed = count(t, rest)
 			require.Equal(t, 5000, shown+rows)
 			require.Zero(t, summed)
-			cancel()
+			back.cancel()
 			<-back.done
 		}
 	})
@@ -836,21 +847,13 @@ func TestWhatWasMissedIsSummedUpForWhoWantsFewRows(t *testing.T) {
 	t.Parallel()
 	inBubble(t, api.DefaultStreamConfig(), func(t *testing.T, b *bubble) {
 		b.log.write(25_000, "event_queued", "e")
-		ctx, cancel := context.WithCancel(t.Context())
-		s := &screen{t: t, header: http.Header{}, cancel: cancel, done: make(chan struct{})}
-		go func() {
-			defer close(s.done)
-			b.router.ServeHTTP(s, httptest.NewRequestWithContext(ctx, http.MethodGet,
-				"/api/stream?max_rows=100&last_event_id="+event.CursorAt(event.Transactions{End: 1}).String(), nil))
-		}()
+		s := b.connect("?max_rows=100&" + fromTheBeginning)
 		b.settle()
 		messages, _ := s.shows()
 		_, summed := count(t, messages)
 		require.Equal(t, 25_000, summed)
 		require.LessOrEqual(t, len(messages), 3)
 		require.Equal(t, "cursor", messages[len(messages)-1].name)
-		cancel()
-		<-s.done
 	})
 }
 
@@ -929,13 +932,7 @@ func TestStreamGoesOnAfterAnOutage(t *testing.T) {
 		live := b.open("")
 		b.log.fail(errors.New("the database is away"))
 		b.write(5, "event_queued", "e")
-		ctx, cancel := context.WithCancel(t.Context())
-		back := &screen{t: t, header: http.Header{}, cancel: cancel, done: make(chan struct{})}
-		go func() {
-			defer close(back.done)
-			b.router.ServeHTTP(back, httptest.NewRequestWithContext(ctx, http.MethodGet,
-				"/api/stream?last_event_id="+event.CursorAt(event.Transactions{End: 1}).String(), nil))
-		}()
+		back := b.connect("?" + fromTheBeginning)
 		time.Sleep(time.Minute)
 		messages, text := back.shows()
 		require.Empty(t, messages)
@@ -947,8 +944,34 @@ func TestStreamGoesOnAfterAnOutage(t *testing.T) {
 			rows, _ := count(t, messages)
 			require.Equal(t, 5, rows)
 		}
-		cancel()
-		<-back.done
+	})
+}
+
+func TestAViewerThatWaitsForItsTurnIsKeptAwake(t *testing.T) {
+	t.Parallel()
+	config := api.DefaultStreamConfig()
+	config.CatchUps = 1
+	inBubble(t, config, func(t *testing.T, b *bubble) {
+		b.log.write(5, "event_queued", "e")
+		held := make(chan struct{})
+		release := sync.OnceFunc(func() { close(held) })
+		defer release()
+		b.log.holdReads(held)
+		first := b.connect("?" + fromTheBeginning)
+		b.settle()
+		b.log.holdReads(nil)
+		second := b.connect("?" + fromTheBeginning)
+		time.Sleep(31 * time.Second)
+		messages, text := second.shows()
+		require.Empty(t, messages)
+		require.Equal(t, "retry: 1000\n\n"+strings.Repeat(": still here\n\n", 2), text)
+		release()
+		b.settle()
+		for _, s := range []*screen{first, second} {
+			messages, _ := s.shows()
+			rows, _ := count(t, messages)
+			require.Equal(t, 5, rows)
+		}
 	})
 }
 
@@ -959,14 +982,10 @@ func TestAViewerDoesNotJoinARunThatBeganBefore(t *testing.T) {
 	inBubble(t, api.DefaultStreamConfig(), func(t *testing.T, b *bubble) {
 		first := b.open("")
 		held := make(chan struct{})
-		b.log.mu.Lock()
-		b.log.hold = held
-		b.log.mu.Unlock()
+		b.log.holdReads(held)
 		b.write(3, "event_queued", "e")
 		time.Sleep(100 * time.Millisecond) // in a bubble: the hub has read them, and waits
-		b.log.mu.Lock()
-		b.log.hold = nil
-		b.log.mu.Unlock()
+		b.log.holdReads(nil)
 		b.log.write(4, "event_queued", "e")
 		second := b.open("?last_event_id=" + event.CursorAt(event.Transactions{End: 1}).String())
 		close(held)
