@@ -42,6 +42,7 @@ const (
 	maxRows       = 10_000                 // a second that a viewer may ask for
 	catchUpRounds = 3                      // of reading what was missed, each up to the time when it begins
 	catchUpRecent = time.Second            // a round that took no longer is the last: the queue holds what came in meanwhile
+	catchUpRows   = 20_000                 // that are read for a viewer who asked for few a second; as many as a queue holds
 	streamChunk   = 16 << 10               // bytes of which a client must take some within StreamConfig.Patience
 	closePatience = time.Second            // for a client to take the end of what it is being sent, where the stream ends
 )
@@ -285,8 +286,10 @@ func (s *Stream) catchUp(ctx context.Context, out *sender, c event.AuditCursor) 
 	return c, nil
 }
 
-// errTooFar says that a filter finds too little in what a client has missed:
-// looking for it takes longer than a read may.
+// errTooFar says that a client has missed too much: its filter finds so little
+// in it that looking for a page takes longer than a read may, or it asked for
+// few rows and there are more than catchUpRows. Whoever asked for all rows is
+// told all, however long that takes.
 var errTooFar = errors.New("what was missed takes too long to read")
 
 // readOn tells a client all that it has not seen up to where c is reading to,
@@ -305,8 +308,8 @@ func (s *Stream) readOn(ctx context.Context, out *sender, c event.AuditCursor) (
 			return c, context.Cause(ctx)
 		case errors.Is(err, event.ErrCursorAhead):
 			return c, err
-		case errors.Is(err, context.DeadlineExceeded) && !out.wants.all():
-			return c, errTooFar
+		case errors.Is(err, context.DeadlineExceeded) && next.Until != nil && out.wants.searches():
+			return c, errTooFar // it was known how far to read, and a page of it took too long
 		case err != nil:
 			outage = min(max(2*outage, hubGap), hubMaxRetry)
 			if !pause(ctx, nil, outage) {
@@ -318,6 +321,9 @@ func (s *Stream) readOn(ctx context.Context, out *sender, c event.AuditCursor) (
 			continue
 		}
 		outage = 0
+		if out.past += len(rows); out.most > 0 && out.past > catchUpRows {
+			return c, errTooFar
+		}
 		if err := out.put(ctx, message{page: &page{rows: rows}, after: next.String()}); err != nil {
 			return c, err
 		}
@@ -347,6 +353,7 @@ type sender struct {
 	told    string  // the cursor that the client was told last
 	pending summary // of rows that were put and not told
 	tokens  float64 // rows that may be told now, where there is a limit
+	past    int     // rows that were read for this client alone
 
 	filled time.Time // when tokens were counted
 	summed time.Time // when the last summary went out

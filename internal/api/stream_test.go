@@ -472,6 +472,7 @@ type model struct {
 	rows  []event.AuditRow
 	reads int
 	err   error
+	slow  error         // of pages, where there is one to read
 	hold  chan struct{} // what is read is answered when it is closed; nil: at once
 }
 
@@ -492,6 +493,12 @@ func (m *model) fail(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.err = err
+}
+
+func (m *model) failPages(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.slow = err
 }
 
 // holdReads has reads from now on wait for the channel; nil has them wait for nothing.
@@ -541,6 +548,9 @@ func (m *model) read(c event.AuditCursor, f event.FollowFilter) ([]event.AuditRo
 		if c = c.ReadingTo(m.now()); c.Settled() {
 			return nil, c, m.hold, nil
 		}
+	}
+	if m.slow != nil {
+		return nil, c, nil, m.slow
 	}
 	const size = 500
 	var rows []event.AuditRow
@@ -846,14 +856,40 @@ func TestFewRowsASecondAndTheRestInSum(t *testing.T) {
 func TestWhatWasMissedIsSummedUpForWhoWantsFewRows(t *testing.T) {
 	t.Parallel()
 	inBubble(t, api.DefaultStreamConfig(), func(t *testing.T, b *bubble) {
-		b.log.write(25_000, "event_queued", "e")
+		b.log.write(20_000, "event_queued", "e")
 		s := b.connect("?max_rows=100&" + fromTheBeginning)
 		b.settle()
 		messages, _ := s.shows()
 		_, summed := count(t, messages)
-		require.Equal(t, 25_000, summed)
+		require.Equal(t, 20_000, summed)
 		require.LessOrEqual(t, len(messages), 3)
 		require.Equal(t, "cursor", messages[len(messages)-1].name)
+	})
+}
+
+// Whoever asked for each row gets each, however many. Whoever asked for few is
+// not told after half an hour that there were 35 million.
+func TestWhoWantsFewRowsBeginsAnewAfterALongTime(t *testing.T) {
+	t.Parallel()
+	inBubble(t, api.DefaultStreamConfig(), func(t *testing.T, b *bubble) {
+		b.log.write(60_000, "event_queued", "e")
+		for _, query := range []string{"?max_rows=100&", "?max_rows=10000&success=failure&"} {
+			b.log.asked()
+			few := b.connect(query + fromTheBeginning)
+			b.settle()
+			messages, _ := few.shows()
+			require.Equal(t, "reset", messages[len(messages)-1].name, query)
+			require.Less(t, b.log.asked(), 60, query)
+			b.write(1, "event_queued", "e")
+			b.settle()
+			if query == "?max_rows=100&" {
+				messages, _ = few.shows()
+				rows, _ := count(t, messages)
+				require.Equal(t, 1, rows, "rows flow again")
+			}
+		}
+		all := b.open("?" + fromTheBeginning)
+		require.Equal(t, 60_002, all.before)
 	})
 }
 
@@ -945,6 +981,43 @@ func TestStreamGoesOnAfterAnOutage(t *testing.T) {
 			require.Equal(t, 5, rows)
 		}
 	})
+}
+
+// A search that takes too long will do so again; a database that is busy or
+// away will not, and neither will one that is not asked to look for anything.
+func TestOnlyASearchIsGivenUpForTakingTooLong(t *testing.T) {
+	t.Parallel()
+	timeout := fmt.Errorf("reading the audit log: %w", context.DeadlineExceeded)
+	for name, c := range map[string]struct {
+		query string
+		fail  func(*model, error)
+		reset bool
+	}{
+		"a search":                  {"?event_id=e&", (*model).failPages, true},
+		"a search, no connection":   {"?event_id=e&", (*model).fail, false},
+		"all rows":                  {"?", (*model).failPages, false},
+		"rows chosen after reading": {"?success=success&", (*model).failPages, false},
+	} {
+		inBubble(t, api.DefaultStreamConfig(), func(t *testing.T, b *bubble) {
+			b.log.write(5, "event_queued", "e")
+			c.fail(b.log, timeout)
+			s := b.connect(c.query + fromTheBeginning)
+			time.Sleep(time.Minute)
+			messages, text := s.shows()
+			if c.reset {
+				require.Len(t, messages, 1, name)
+				require.Equal(t, "reset", messages[0].name, name)
+				return
+			}
+			require.Empty(t, messages, name)
+			require.Contains(t, text, ": still here", name)
+			c.fail(b.log, nil)
+			time.Sleep(5 * time.Second)
+			messages, _ = s.shows()
+			rows, _ := count(t, messages)
+			require.Equal(t, 5, rows, name)
+		})
+	}
 }
 
 func TestAViewerThatWaitsForItsTurnIsKeptAwake(t *testing.T) {
