@@ -23,7 +23,7 @@ type StreamConfig struct {
 	Viewers     int           // at a time; the next one is answered 503
 	Queue       int           // rows that wait for a viewer before they become a summary
 	CatchUps    int           // pages of the past that are read at a time, for whomever; fewer than there are connections
-	Patience    time.Duration // for a client to take some of what it is sent; then it is dropped
+	Patience    time.Duration // for a client to take 16 kB of what it is sent, or all where that is less; then it is dropped
 	KeepAlive   time.Duration // between two messages, at most; a comment is sent when there is nothing else
 	ReadTimeout time.Duration // of one page
 }
@@ -43,7 +43,7 @@ const (
 	catchUpRounds = 3                      // of reading what was missed, each up to the time when it begins
 	catchUpRecent = time.Second            // a round that took no longer is the last: the queue holds what came in meanwhile
 	catchUpRows   = 20_000                 // that are read for a viewer who asked for few a second; as many as a queue holds
-	streamChunk   = 16 << 10               // bytes of which a client must take some within StreamConfig.Patience
+	streamChunk   = 16 << 10               // bytes that a client must take within StreamConfig.Patience
 	closePatience = time.Second            // for a client to take the end of what it is being sent, where the stream ends
 )
 
@@ -82,7 +82,7 @@ func NewStream(audit AuditLog, config StreamConfig, log zerolog.Logger, reg prom
 			Name: "spine_stream_catch_ups_total", Help: "Viewers that came back and read what they had missed.",
 		}),
 		dropped: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "spine_stream_dropped_total", Help: "Viewers that were dropped because they took nothing any more.",
+			Name: "spine_stream_dropped_total", Help: "Viewers that were dropped because they took nothing any more, or too little.",
 		}),
 	}
 	reg.MustRegister(s.rows, s.catchUps, s.dropped, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -368,8 +368,8 @@ func newSender(w http.ResponseWriter, q request, s *Stream) *sender {
 	}
 }
 
-// errTookNothing says that a client was sent something and took nothing of it.
-var errTookNothing = errors.New("the client takes nothing")
+// errTookNothing says that a client was sent a chunk and did not take it.
+var errTookNothing = errors.New("the client takes nothing, or too little")
 
 // interruptible ends a write that is under way when ctx ends, but for a client
 // that takes it. What it returns must be called when nothing is written any
@@ -542,8 +542,9 @@ func (s *sender) tell(ctx context.Context, name string, data []byte) error {
 	return s.write(ctx, "event: "+name+"\nid: "+s.at+"\ndata: ", data, "\n\n")
 }
 
-// write writes in chunks, so that a client on a slow line is given time as long
-// as it takes something.
+// write writes in chunks, so that a client on a slow line is given time for a
+// long message as long as it takes one chunk after the other. What ends between
+// two chunks is no message to a client.
 func (s *sender) write(ctx context.Context, head string, data []byte, tail string) error {
 	var err error
 	for chunk := range slices.Chunk(slices.Concat([]byte(head), data, []byte(tail)), streamChunk) {
