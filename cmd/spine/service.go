@@ -82,9 +82,9 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 			p.closeStores()
 		}
 	}()
-	conns := s.Pool.MaxConns
+	conns, reading := s.Pool.MaxConns, 0
 	if r.api {
-		reading := max(1, conns/4)
+		reading = readingConns(conns)
 		conns = max(1, conns-reading)
 		if p.reads, err = openStore(ctx, s, reading, "spine reads"); err != nil {
 			return nil, err
@@ -117,7 +117,7 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 		}, p.store, client, p.activity, log, worker.NewMetrics(metrics))
 	}
 	if r.api {
-		p.stream = api.NewStream(p.reads, api.DefaultStreamConfig(), log, metrics)
+		p.stream = api.NewStream(p.reads, streamConfig(reading), log, metrics)
 	}
 	if p.worker != nil || p.stream != nil {
 		connect, err := store.Connector(s.directURL(), "spine listener")
@@ -171,6 +171,25 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 		Delay: s.Stop.Delay, Timeout: s.Stop.Timeout,
 	}
 	return p, nil
+}
+
+// readingConns returns how many of conns connections are for reading: a
+// quarter, and two where that leaves as many for the work, so that one of them
+// is free while the other reads what a viewer of the stream has missed.
+func readingConns(conns int) int {
+	if conns < 4 {
+		return 1
+	}
+	return max(2, conns/4)
+}
+
+// streamConfig says what the stream spends where reading connections are for
+// reading. However many viewers come back, one is left to the lists and to the
+// hub, if there are two.
+func streamConfig(reading int) api.StreamConfig {
+	config := api.DefaultStreamConfig()
+	config.CatchUps = max(1, min(config.CatchUps, reading-1))
+	return config
 }
 
 // openStore makes a pool of conns connections.

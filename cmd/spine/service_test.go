@@ -78,6 +78,18 @@ func TestServiceLetsGoOfWhatIsOld(t *testing.T) {
 	}
 }
 
+// Viewers that come back cannot take all that others read by.
+func TestConnectionsForReading(t *testing.T) {
+	t.Parallel()
+	for conns, want := range map[int]struct{ reading, catchUps int }{
+		1: {1, 1}, 3: {1, 1}, 4: {2, 1}, 7: {2, 1}, 8: {2, 1}, 12: {3, 2}, 1000: {250, 2},
+	} {
+		reading := readingConns(conns)
+		require.Equal(t, want.reading, reading, conns)
+		require.Equal(t, want.catchUps, streamConfig(reading).CatchUps, conns)
+	}
+}
+
 // A process with the API alone hears what happens, streams it, and is not held
 // up by whoever watches when it is told to stop.
 func TestServiceStreamsAndStops(t *testing.T) {

@@ -25,8 +25,9 @@ const (
 // AuditLog is the audit log as Stream follows it. ReadAudit returns the page
 // after c of the rows that match f, and the cursor after it, which is settled
 // with the last page of what is committed now, or of what c is reading to. It
-// returns event.ErrCursorAhead where the log has not got as far as c. Both heed
-// their context and are called concurrently.
+// returns event.ErrCursorAhead where the log has not got as far as c. With an
+// error next is c, reading to somewhere as soon as it was found out how far.
+// Both heed their context and are called concurrently.
 type AuditLog interface {
 	CurrentCursor(ctx context.Context) (event.AuditCursor, error)
 	ReadAudit(ctx context.Context, c event.AuditCursor, f event.FollowFilter) (rows []event.AuditRow, next event.AuditCursor, err error)
@@ -416,6 +417,13 @@ func matches(wanted string, found *string) bool {
 // alone reads.
 func (w wants) inDatabase() event.FollowFilter {
 	return event.FollowFilter{EventIDs: one(w.EventID), Sources: one(w.Source), Actions: one(w.Action)}
+}
+
+// searches reports whether inDatabase leaves rows out, so that it may take long
+// to find the next that it does not.
+func (w wants) searches() bool {
+	w.Success = ""
+	return !w.all()
 }
 
 // one is a list of value alone, or of none where it is empty.

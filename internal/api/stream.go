@@ -22,8 +22,8 @@ import (
 type StreamConfig struct {
 	Viewers     int           // at a time; the next one is answered 503
 	Queue       int           // rows that wait for a viewer before they become a summary
-	CatchUps    int           // pages of the past that are read at a time, for whomever
-	Patience    time.Duration // for a client to take some of what it is sent; then it is dropped
+	CatchUps    int           // pages of the past that are read at a time, for whomever; fewer than there are connections
+	Patience    time.Duration // for a client to take 16 kB of what it is sent, or all where that is less; then it is dropped
 	KeepAlive   time.Duration // between two messages, at most; a comment is sent when there is nothing else
 	ReadTimeout time.Duration // of one page
 }
@@ -42,7 +42,8 @@ const (
 	maxRows       = 10_000                 // a second that a viewer may ask for
 	catchUpRounds = 3                      // of reading what was missed, each up to the time when it begins
 	catchUpRecent = time.Second            // a round that took no longer is the last: the queue holds what came in meanwhile
-	streamChunk   = 16 << 10               // bytes of which a client must take some within StreamConfig.Patience
+	catchUpRows   = 20_000                 // that are read for a viewer who asked for few a second; as many as a queue holds
+	streamChunk   = 16 << 10               // bytes that a client must take within StreamConfig.Patience
 	closePatience = time.Second            // for a client to take the end of what it is being sent, where the stream ends
 )
 
@@ -57,7 +58,7 @@ type Stream struct {
 	config StreamConfig
 	hub    *hub
 	log    zerolog.Logger
-	slots  chan struct{} // one for each page of the past that is being read
+	slots  chan struct{} // one for each page of the past that may be read now
 
 	mu      sync.Mutex
 	stopped bool
@@ -81,7 +82,7 @@ func NewStream(audit AuditLog, config StreamConfig, log zerolog.Logger, reg prom
 			Name: "spine_stream_catch_ups_total", Help: "Viewers that came back and read what they had missed.",
 		}),
 		dropped: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "spine_stream_dropped_total", Help: "Viewers that were dropped because they took nothing any more.",
+			Name: "spine_stream_dropped_total", Help: "Viewers that were dropped because they took nothing any more, or too little.",
 		}),
 	}
 	reg.MustRegister(s.rows, s.catchUps, s.dropped, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -91,6 +92,9 @@ func NewStream(audit AuditLog, config StreamConfig, log zerolog.Logger, reg prom
 		defer s.mu.Unlock()
 		return float64(len(s.open))
 	}))
+	for range config.CatchUps {
+		s.slots <- struct{}{}
+	}
 	return s
 }
 
@@ -234,7 +238,7 @@ func (s *Stream) stream(ctx context.Context, out *sender, v *viewer, q request) 
 		}
 	}
 	s.hub.join(v)
-	joined, err := out.await(ctx, v.joined)
+	joined, err := await(ctx, out, v.joined)
 	if err != nil {
 		return err
 	}
@@ -282,8 +286,10 @@ func (s *Stream) catchUp(ctx context.Context, out *sender, c event.AuditCursor) 
 	return c, nil
 }
 
-// errTooFar says that a filter finds too little in what a client has missed:
-// looking for it takes longer than a read may.
+// errTooFar says that a client has missed too much: its filter finds so little
+// in it that looking for a page takes longer than a read may, or it asked for
+// few rows and there are more than catchUpRows. Whoever asked for all rows is
+// told all, however long that takes.
 var errTooFar = errors.New("what was missed takes too long to read")
 
 // readOn tells a client all that it has not seen up to where c is reading to,
@@ -293,14 +299,17 @@ func (s *Stream) readOn(ctx context.Context, out *sender, c event.AuditCursor) (
 	var outage time.Duration
 	filter := out.wants.inDatabase()
 	for {
+		if _, err := await(ctx, out, s.slots); err != nil {
+			return c, err
+		}
 		rows, next, err := s.readPast(ctx, c, filter)
 		switch {
 		case ctx.Err() != nil:
 			return c, context.Cause(ctx)
 		case errors.Is(err, event.ErrCursorAhead):
 			return c, err
-		case errors.Is(err, context.DeadlineExceeded) && !out.wants.all():
-			return c, errTooFar
+		case errors.Is(err, context.DeadlineExceeded) && next.Until != nil && out.wants.searches():
+			return c, errTooFar // it was known how far to read, and a page of it took too long
 		case err != nil:
 			outage = min(max(2*outage, hubGap), hubMaxRetry)
 			if !pause(ctx, nil, outage) {
@@ -312,6 +321,9 @@ func (s *Stream) readOn(ctx context.Context, out *sender, c event.AuditCursor) (
 			continue
 		}
 		outage = 0
+		if out.past += len(rows); out.most > 0 && out.past > catchUpRows {
+			return c, errTooFar
+		}
 		if err := out.put(ctx, message{page: &page{rows: rows}, after: next.String()}); err != nil {
 			return c, err
 		}
@@ -321,15 +333,10 @@ func (s *Stream) readOn(ctx context.Context, out *sender, c event.AuditCursor) (
 	}
 }
 
-// readPast reads a page when there is a slot free. It is not held while the
-// client takes the page.
+// readPast reads a page for whoever was given a slot, and gives it back: it is
+// not held while the client takes the page.
 func (s *Stream) readPast(ctx context.Context, c event.AuditCursor, f event.FollowFilter) ([]event.AuditRow, event.AuditCursor, error) {
-	select {
-	case s.slots <- struct{}{}:
-	case <-ctx.Done():
-		return nil, c, context.Cause(ctx)
-	}
-	defer func() { <-s.slots }()
+	defer func() { s.slots <- struct{}{} }()
 	return read(ctx, s.hub.audit, s.config.ReadTimeout, c, f)
 }
 
@@ -346,6 +353,7 @@ type sender struct {
 	told    string  // the cursor that the client was told last
 	pending summary // of rows that were put and not told
 	tokens  float64 // rows that may be told now, where there is a limit
+	past    int     // rows that were read for this client alone
 
 	filled time.Time // when tokens were counted
 	summed time.Time // when the last summary went out
@@ -360,8 +368,8 @@ func newSender(w http.ResponseWriter, q request, s *Stream) *sender {
 	}
 }
 
-// errTookNothing says that a client was sent something and took nothing of it.
-var errTookNothing = errors.New("the client takes nothing")
+// errTookNothing says that a client was sent a chunk and did not take it.
+var errTookNothing = errors.New("the client takes nothing, or too little")
 
 // interruptible ends a write that is under way when ctx ends, but for a client
 // that takes it. What it returns must be called when nothing is written any
@@ -501,39 +509,28 @@ func (s *sender) tellSummary(ctx context.Context) error {
 	return s.tell(ctx, "summary", text)
 }
 
-// wait tells what falls due until something is ready.
+// wait tells what falls due until something is ready, and then.
 func (s *sender) wait(ctx context.Context, ready <-chan struct{}) error {
-	for {
-		timer := time.NewTimer(s.due())
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return context.Cause(ctx)
-		case <-ready:
-			timer.Stop()
-			return s.flush(ctx)
-		case <-timer.C:
-			if err := s.flush(ctx); err != nil {
-				return err
-			}
-		}
+	if _, err := await(ctx, s, ready); err != nil {
+		return err
 	}
+	return s.flush(ctx)
 }
 
-// await waits for the hub, and tells what falls due meanwhile.
-func (s *sender) await(ctx context.Context, joined <-chan place) (place, error) {
+// await tells what falls due until something comes.
+func await[T any](ctx context.Context, s *sender, coming <-chan T) (came T, err error) {
 	for {
 		timer := time.NewTimer(s.due())
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return place{}, context.Cause(ctx)
-		case p := <-joined:
+			return came, context.Cause(ctx)
+		case came = <-coming:
 			timer.Stop()
-			return p, nil
+			return came, nil
 		case <-timer.C:
 			if err := s.flush(ctx); err != nil {
-				return place{}, err
+				return came, err
 			}
 		}
 	}
@@ -545,8 +542,9 @@ func (s *sender) tell(ctx context.Context, name string, data []byte) error {
 	return s.write(ctx, "event: "+name+"\nid: "+s.at+"\ndata: ", data, "\n\n")
 }
 
-// write writes in chunks, so that a client on a slow line is given time as long
-// as it takes something.
+// write writes in chunks, so that a client on a slow line is given time for a
+// long message as long as it takes one chunk after the other. What ends between
+// two chunks is no message to a client.
 func (s *sender) write(ctx context.Context, head string, data []byte, tail string) error {
 	var err error
 	for chunk := range slices.Chunk(slices.Concat([]byte(head), data, []byte(tail)), streamChunk) {

@@ -472,6 +472,7 @@ type model struct {
 	rows  []event.AuditRow
 	reads int
 	err   error
+	slow  error         // of pages, where there is one to read
 	hold  chan struct{} // what is read is answered when it is closed; nil: at once
 }
 
@@ -492,6 +493,19 @@ func (m *model) fail(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.err = err
+}
+
+func (m *model) failPages(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.slow = err
+}
+
+// holdReads has reads from now on wait for the channel; nil has them wait for nothing.
+func (m *model) holdReads(hold chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hold = hold
 }
 
 // asked returns how often the log was read since it was called before.
@@ -534,6 +548,9 @@ func (m *model) read(c event.AuditCursor, f event.FollowFilter) ([]event.AuditRo
 		if c = c.ReadingTo(m.now()); c.Settled() {
 			return nil, c, m.hold, nil
 		}
+	}
+	if m.slow != nil {
+		return nil, c, nil, m.slow
 	}
 	const size = 500
 	var rows []event.AuditRow
@@ -650,15 +667,24 @@ func inBubble(t *testing.T, config api.StreamConfig, f func(t *testing.T, b *bub
 	})
 }
 
-// open opens a stream and takes its first message off it.
-func (b *bubble) open(query string) *screen {
-	b.t.Helper()
+// fromTheBeginning asks for all that was ever written.
+var fromTheBeginning = "last_event_id=" + event.CursorAt(event.Transactions{End: 1}).String()
+
+// connect opens a stream.
+func (b *bubble) connect(query string) *screen {
 	ctx, cancel := context.WithCancel(b.t.Context())
 	s := &screen{t: b.t, header: http.Header{}, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
 		b.router.ServeHTTP(s, httptest.NewRequestWithContext(ctx, http.MethodGet, "/api/stream"+query, nil))
 	}()
+	return s
+}
+
+// open opens a stream and takes its first message off it.
+func (b *bubble) open(query string) *screen {
+	b.t.Helper()
+	s := b.connect(query)
 	time.Sleep(100 * time.Millisecond) // in a bubble: by then the hub has let it in
 	messages, _ := s.shows()
 	require.NotEmpty(b.t, messages)
@@ -756,18 +782,13 @@ func TestAViewerThatComesBackFromASummaryIsToldTheRest(t *testing.T) {
 		for _, m := range messages {
 			rows, summed := count(t, []told{m})
 			shown += rows + summed
-			ctx, cancel := context.WithCancel(t.Context())
-			back := &screen{t: t, header: http.Header{}, cancel: cancel, done: make(chan struct{})}
-			go func() {
-				defer close(back.done)
-				b.router.ServeHTTP(back, httptest.NewRequestWithContext(ctx, http.MethodGet, "/api/stream?last_event_id="+m.id, nil))
-			}()
+			back := b.connect("?last_event_id=" + m.id)
 			b.settle()
 			rest, _ := back.shows()
 			rows, summed = count(t, rest)
 			require.Equal(t, 5000, shown+rows)
 			require.Zero(t, summed)
-			cancel()
+			back.cancel()
 			<-back.done
 		}
 	})
@@ -835,22 +856,40 @@ func TestFewRowsASecondAndTheRestInSum(t *testing.T) {
 func TestWhatWasMissedIsSummedUpForWhoWantsFewRows(t *testing.T) {
 	t.Parallel()
 	inBubble(t, api.DefaultStreamConfig(), func(t *testing.T, b *bubble) {
-		b.log.write(25_000, "event_queued", "e")
-		ctx, cancel := context.WithCancel(t.Context())
-		s := &screen{t: t, header: http.Header{}, cancel: cancel, done: make(chan struct{})}
-		go func() {
-			defer close(s.done)
-			b.router.ServeHTTP(s, httptest.NewRequestWithContext(ctx, http.MethodGet,
-				"/api/stream?max_rows=100&last_event_id="+event.CursorAt(event.Transactions{End: 1}).String(), nil))
-		}()
+		b.log.write(20_000, "event_queued", "e")
+		s := b.connect("?max_rows=100&" + fromTheBeginning)
 		b.settle()
 		messages, _ := s.shows()
 		_, summed := count(t, messages)
-		require.Equal(t, 25_000, summed)
+		require.Equal(t, 20_000, summed)
 		require.LessOrEqual(t, len(messages), 3)
 		require.Equal(t, "cursor", messages[len(messages)-1].name)
-		cancel()
-		<-s.done
+	})
+}
+
+// Whoever asked for each row gets each, however many. Whoever asked for few is
+// not told after half an hour that there were 35 million.
+func TestWhoWantsFewRowsBeginsAnewAfterALongTime(t *testing.T) {
+	t.Parallel()
+	inBubble(t, api.DefaultStreamConfig(), func(t *testing.T, b *bubble) {
+		b.log.write(60_000, "event_queued", "e")
+		for _, query := range []string{"?max_rows=100&", "?max_rows=10000&success=failure&"} {
+			b.log.asked()
+			few := b.connect(query + fromTheBeginning)
+			b.settle()
+			messages, _ := few.shows()
+			require.Equal(t, "reset", messages[len(messages)-1].name, query)
+			require.Less(t, b.log.asked(), 60, query)
+			b.write(1, "event_queued", "e")
+			b.settle()
+			if query == "?max_rows=100&" {
+				messages, _ = few.shows()
+				rows, _ := count(t, messages)
+				require.Equal(t, 1, rows, "rows flow again")
+			}
+		}
+		all := b.open("?" + fromTheBeginning)
+		require.Equal(t, 60_002, all.before)
 	})
 }
 
@@ -929,13 +968,7 @@ func TestStreamGoesOnAfterAnOutage(t *testing.T) {
 		live := b.open("")
 		b.log.fail(errors.New("the database is away"))
 		b.write(5, "event_queued", "e")
-		ctx, cancel := context.WithCancel(t.Context())
-		back := &screen{t: t, header: http.Header{}, cancel: cancel, done: make(chan struct{})}
-		go func() {
-			defer close(back.done)
-			b.router.ServeHTTP(back, httptest.NewRequestWithContext(ctx, http.MethodGet,
-				"/api/stream?last_event_id="+event.CursorAt(event.Transactions{End: 1}).String(), nil))
-		}()
+		back := b.connect("?" + fromTheBeginning)
 		time.Sleep(time.Minute)
 		messages, text := back.shows()
 		require.Empty(t, messages)
@@ -947,8 +980,71 @@ func TestStreamGoesOnAfterAnOutage(t *testing.T) {
 			rows, _ := count(t, messages)
 			require.Equal(t, 5, rows)
 		}
-		cancel()
-		<-back.done
+	})
+}
+
+// A search that takes too long will do so again; a database that is busy or
+// away will not, and neither will one that is not asked to look for anything.
+func TestOnlyASearchIsGivenUpForTakingTooLong(t *testing.T) {
+	t.Parallel()
+	timeout := fmt.Errorf("reading the audit log: %w", context.DeadlineExceeded)
+	for name, c := range map[string]struct {
+		query string
+		fail  func(*model, error)
+		reset bool
+	}{
+		"a search":                  {"?event_id=e&", (*model).failPages, true},
+		"a search, no connection":   {"?event_id=e&", (*model).fail, false},
+		"all rows":                  {"?", (*model).failPages, false},
+		"rows chosen after reading": {"?success=success&", (*model).failPages, false},
+	} {
+		inBubble(t, api.DefaultStreamConfig(), func(t *testing.T, b *bubble) {
+			b.log.write(5, "event_queued", "e")
+			c.fail(b.log, timeout)
+			s := b.connect(c.query + fromTheBeginning)
+			time.Sleep(time.Minute)
+			messages, text := s.shows()
+			if c.reset {
+				require.Len(t, messages, 1, name)
+				require.Equal(t, "reset", messages[0].name, name)
+				return
+			}
+			require.Empty(t, messages, name)
+			require.Contains(t, text, ": still here", name)
+			c.fail(b.log, nil)
+			time.Sleep(5 * time.Second)
+			messages, _ = s.shows()
+			rows, _ := count(t, messages)
+			require.Equal(t, 5, rows, name)
+		})
+	}
+}
+
+func TestAViewerThatWaitsForItsTurnIsKeptAwake(t *testing.T) {
+	t.Parallel()
+	config := api.DefaultStreamConfig()
+	config.CatchUps = 1
+	inBubble(t, config, func(t *testing.T, b *bubble) {
+		b.log.write(5, "event_queued", "e")
+		held := make(chan struct{})
+		release := sync.OnceFunc(func() { close(held) })
+		defer release()
+		b.log.holdReads(held)
+		first := b.connect("?" + fromTheBeginning)
+		b.settle()
+		b.log.holdReads(nil)
+		second := b.connect("?" + fromTheBeginning)
+		time.Sleep(31 * time.Second)
+		messages, text := second.shows()
+		require.Empty(t, messages)
+		require.Equal(t, "retry: 1000\n\n"+strings.Repeat(": still here\n\n", 2), text)
+		release()
+		b.settle()
+		for _, s := range []*screen{first, second} {
+			messages, _ := s.shows()
+			rows, _ := count(t, messages)
+			require.Equal(t, 5, rows)
+		}
 	})
 }
 
@@ -959,14 +1055,10 @@ func TestAViewerDoesNotJoinARunThatBeganBefore(t *testing.T) {
 	inBubble(t, api.DefaultStreamConfig(), func(t *testing.T, b *bubble) {
 		first := b.open("")
 		held := make(chan struct{})
-		b.log.mu.Lock()
-		b.log.hold = held
-		b.log.mu.Unlock()
+		b.log.holdReads(held)
 		b.write(3, "event_queued", "e")
 		time.Sleep(100 * time.Millisecond) // in a bubble: the hub has read them, and waits
-		b.log.mu.Lock()
-		b.log.hold = nil
-		b.log.mu.Unlock()
+		b.log.holdReads(nil)
 		b.log.write(4, "event_queued", "e")
 		second := b.open("?last_event_id=" + event.CursorAt(event.Transactions{End: 1}).String())
 		close(held)
