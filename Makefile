@@ -94,7 +94,7 @@ check: lint tidy schema-check cross ## all that must hold beside the tests
 
 .PHONY: lint
 lint: ## vet, linters and formatting
-	go vet -tags schema ./...
+	go vet -tags schema,screenshots ./...
 	cd $(PEERS) && go vet ./...
 	@if [[ -x '$(GOLANGCI)' ]] || $(MAKE) --no-print-directory golangci-lint; then \
 		'$(GOLANGCI)' fmt --diff && '$(GOLANGCI)' run && cd $(PEERS) && '$(GOLANGCI)' run; \
@@ -120,6 +120,10 @@ tidy:
 
 # sql/schema.sql is what pg_dump 15 makes of a migrated database.
 SCHEMA_TEST = POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))' go test -count 1 -tags schema -run '^TestSchemaDump$$' ./cmd/spine
+
+.PHONY: screenshots
+screenshots: ## make the pictures of README anew, with a browser
+	go test -count 1 -tags screenshots -timeout 10m -run '^TestScreenshots$$' ./cmd/spine
 
 .PHONY: schema
 schema: ## dump the schema to sql/schema.sql

@@ -148,7 +148,7 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 		ingest.NewHandler(ingest.HandlerConfig{MaxBody: s.Intake.MaxBodyBytes, ReadTimeout: bodyTimeout},
 			source.ReadEnvelope, p.committer, p.rejections, log, m).Register(router)
 
-		page, err := dashboard.New(p.reads, readTimeout, log)
+		page, err := dashboard.New()
 		if err != nil {
 			return nil, err
 		}

@@ -1,144 +1,175 @@
-// Package dashboard shows an operator at a glance how things are going, on one
-// page that a browser refreshes by itself.
+// Package dashboard is the live page on which a person sees how things are
+// going, finds what happened to an event, and tries Spine out.
 //
-// It promises that what senders and destinations sent never becomes markup,
-// that the page runs no script and loads nothing from elsewhere, and that what
-// could not be read is said to be so and not shown as nothing. It changes
-// nothing, and knows the database only through the Reader interface. Who may
-// see it is for others to decide.
+// It serves files that are part of the binary and knows nothing of the
+// database: the page asks the API, as anybody else does. It promises that the
+// page loads nothing from elsewhere and runs no script but its own, that a
+// browser never shows an older page than the binary's, and that its weight
+// stays below 150 kB. Who may see it is for others to decide.
 package dashboard
 
 import (
 	"bytes"
-	"context"
+	"compress/gzip"
+	"crypto/sha256"
 	"embed"
+	"encoding/base64"
 	"fmt"
-	"html/template"
+	"io/fs"
 	"net/http"
-	"net/url"
-	"time"
+	"path"
+	"strconv"
+	"strings"
 
 	"github.com/gorilla/mux"
-	"github.com/rs/zerolog"
 
-	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/respond"
 )
 
-// Rows of the page's tables.
-const (
-	eventRows = 20
-	auditRows = 30
-	deadRows  = 20
-)
+//go:embed page
+var embedded embed.FS
 
-// Reader reads what the page shows: the newest events and audit rows, what is
-// not completed by destination and status, and what died last. All heed their
-// context and are called concurrently.
-type Reader interface {
-	Events(ctx context.Context, page event.Page, filter event.Filter) (rows []event.Stored, next event.Next, err error)
-	Audit(ctx context.Context, page event.Page, filter event.AuditFilter) (rows []event.AuditRow, next event.Next, err error)
-	Backlog(ctx context.Context) ([]event.BacklogRow, error)
-	Dead(ctx context.Context, limit int) ([]event.ProcessingRow, error)
+// policy allows the page its own files and requests to its own host, and
+// nothing else: no script or style in the markup, no frame around it, no form
+// that is sent by the browser itself.
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; " +
+	"frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+
+var contentTypes = map[string]string{
+	".css":  "text/css; charset=utf-8",
+	".html": "text/html; charset=utf-8",
+	".js":   "text/javascript; charset=utf-8",
+	".svg":  "image/svg+xml",
 }
 
-//go:embed page.html style.css
-var files embed.FS
+// file is one file of the page, as it stands and compressed.
+type file struct {
+	contentType   string
+	plain, zipped representation
+}
 
-// Handler answers GET /dashboard.
+type representation struct {
+	body []byte
+	etag string // strong (RFC 9110, section 8.8)
+}
+
+// Handler answers GET /dashboard and /dashboard/….
 type Handler struct {
-	reader  Reader
-	timeout time.Duration
-	log     zerolog.Logger
-	page    *template.Template
-	style   []byte
+	files map[string]file // by path below /dashboard/
 }
 
-// New returns a Handler that spends at most timeout on reading a page.
-func New(reader Reader, timeout time.Duration, log zerolog.Logger) (*Handler, error) {
-	page, err := template.New("page.html").Funcs(template.FuncMap{"at": at, "link": link}).ParseFS(files, "page.html")
+// New reads the embedded files.
+func New() (*Handler, error) {
+	h := &Handler{files: map[string]file{}}
+	err := fs.WalkDir(embedded, "page", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		body, err := embedded.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		f := file{contentType: contentTypes[path.Ext(name)], plain: newRepresentation(body)}
+		if f.contentType == "" {
+			return fmt.Errorf("%s has no content type", name)
+		}
+		zipped, err := compress(body)
+		if err != nil {
+			return err
+		}
+		f.zipped = newRepresentation(zipped)
+		h.files[strings.TrimPrefix(name, "page/")] = f
+		return nil
+	})
 	if err != nil {
-		return nil, fmt.Errorf("reading the page's template: %w", err)
+		return nil, fmt.Errorf("reading the page: %w", err)
 	}
-	style, err := files.ReadFile("style.css")
+	return h, nil
+}
+
+func newRepresentation(body []byte) representation {
+	hash := sha256.Sum256(body)
+	return representation{body: body, etag: `"` + base64.RawURLEncoding.EncodeToString(hash[:12]) + `"`}
+}
+
+func compress(body []byte) ([]byte, error) {
+	var zipped bytes.Buffer
+	w, err := gzip.NewWriterLevel(&zipped, gzip.BestCompression)
 	if err != nil {
-		return nil, fmt.Errorf("reading the page's style: %w", err)
+		return nil, err
 	}
-	return &Handler{reader: reader, timeout: timeout, log: log, page: page, style: style}, nil
+	if _, err := w.Write(body); err != nil {
+		return nil, err
+	}
+	err = w.Close()
+	return zipped.Bytes(), err
 }
 
 // Register adds the handler's routes: GET /dashboard and what it loads.
 func (h *Handler) Register(r *mux.Router) {
-	r.Path("/dashboard").Methods(http.MethodGet, http.MethodHead).HandlerFunc(h.show)
-	r.Path("/dashboard/style.css").Methods(http.MethodGet, http.MethodHead).HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		write(w, http.StatusOK, "text/css; charset=utf-8", h.style)
+	r.Path("/dashboard").Methods(http.MethodGet, http.MethodHead).HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		serve(w, r, h.files["index.html"])
+	})
+	for name, f := range h.files {
+		if name == "index.html" {
+			continue // its links are relative to /dashboard
+		}
+		r.Path("/dashboard/"+name).Methods(http.MethodGet, http.MethodHead).HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			serve(w, r, f)
+		})
+	}
+	// Without a slash at the end the page's relative links lead where they should.
+	r.Path("/dashboard/").Methods(http.MethodGet, http.MethodHead).HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		respond.Secure(w.Header())
+		w.Header().Set("Location", "../dashboard")
+		w.WriteHeader(http.StatusPermanentRedirect)
 	})
 }
 
-// view is what the template is given.
-type view struct {
-	At      time.Time
-	Backlog section[event.BacklogRow]
-	Dead    section[event.ProcessingRow]
-	Events  section[event.Stored]
-	Audit   section[event.AuditRow]
-}
-
-// section is one table, or the fact that it could not be read.
-type section[Row any] struct {
-	Rows   []Row
-	Failed bool
-}
-
-func (h *Handler) show(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), h.timeout)
-	defer cancel()
-	v := view{At: time.Now()}
-	events, _, err := h.reader.Events(ctx, event.Page{Limit: eventRows}, event.Filter{})
-	v.Events = newSection(h, events, err)
-	audit, _, err := h.reader.Audit(ctx, event.Page{Limit: auditRows}, event.AuditFilter{})
-	v.Audit = newSection(h, audit, err)
-	dead, err := h.reader.Dead(ctx, deadRows)
-	v.Dead = newSection(h, dead, err)
-	// Last, since it alone takes longer the longer the queue is.
-	backlog, err := h.reader.Backlog(ctx)
-	v.Backlog = newSection(h, backlog, err)
-
-	status := http.StatusOK
-	if v.Events.Failed && v.Audit.Failed && v.Dead.Failed && v.Backlog.Failed {
-		status = http.StatusServiceUnavailable
-		w.Header().Set("Retry-After", respond.RetryAfter)
+// serve sends a file, or 304 to who has it. Browsers ask each time, so that a
+// page and its scripts are always of one binary.
+func serve(w http.ResponseWriter, r *http.Request, f file) {
+	header := w.Header()
+	respond.Secure(header)
+	shown, zipped := f.plain, acceptsGzip(r.Header.Values("Accept-Encoding"))
+	if zipped {
+		shown = f.zipped
 	}
-	var html bytes.Buffer
-	if err := h.page.Execute(&html, v); err != nil {
-		h.log.Error().Err(err).Msg("rendering the dashboard failed")
-		http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
+	header.Set("Cache-Control", "no-cache")
+	header.Set("Content-Security-Policy", policy)
+	header.Set("Vary", "Accept-Encoding")
+	header.Set("ETag", shown.etag)
+	if known(r.Header.Values("If-None-Match"), shown.etag) {
+		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	write(w, status, "text/html; charset=utf-8", html.Bytes())
-}
-
-func newSection[Row any](h *Handler, rows []Row, err error) section[Row] {
-	if err != nil {
-		h.log.Warn().Err(err).Msg("a part of the dashboard could not be read")
+	if zipped {
+		header.Set("Content-Encoding", "gzip")
 	}
-	return section[Row]{Rows: rows, Failed: err != nil}
+	header.Set("Content-Type", f.contentType)
+	header.Set("Content-Length", strconv.Itoa(len(shown.body)))
+	_, _ = w.Write(shown.body) // the client may be gone
 }
 
-func write(w http.ResponseWriter, status int, contentType string, body []byte) {
-	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
-	respond.Write(w, status, contentType, body)
-}
-
-// at is how the page shows a time, to the millisecond in UTC.
-func at(t event.Timestamp) string {
-	if t.Infinity != 0 {
-		return t.String()
+// acceptsGzip reports whether a request names gzip and does not rule it out.
+func acceptsGzip(values []string) bool {
+	for coding := range strings.SplitSeq(strings.Join(values, ","), ",") {
+		name, weight, _ := strings.Cut(strings.TrimSpace(coding), ";")
+		if strings.EqualFold(strings.TrimSpace(name), "gzip") {
+			quality, found := strings.CutPrefix(strings.ReplaceAll(weight, " ", ""), "q=")
+			return !found || strings.Trim(quality, "0.") != ""
+		}
 	}
-	return t.Time.Format("2006-01-02 15:04:05.000")
+	return false
 }
 
-// link is where the API tells an event's life.
-func link(eventID, source string) string {
-	return "/api/events/" + url.PathEscape(eventID) + "?source=" + url.QueryEscape(source)
+// known reports whether a client has what etag stands for.
+func known(values []string, etag string) bool {
+	for candidate := range strings.SplitSeq(strings.Join(values, ","), ",") {
+		candidate = strings.TrimPrefix(strings.TrimSpace(candidate), "W/")
+		if candidate == etag || candidate == "*" {
+			return true
+		}
+	}
+	return false
 }

@@ -1,6 +1,7 @@
 package mockapi
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -51,7 +52,10 @@ type Config struct {
 //	GET    /healthz           200
 //
 // A request's id is its webhook-id header as it stands, or else the event_id of
-// its JSON body. Refusals are problem+json (RFC 9457).
+// its JSON body. Where a request has no query, its body may ask for one: the
+// member mock_api of its payload is a list of queries for the first attempts,
+// and the member attempt says which one this is, from 1. So whoever sends an
+// event can see its delivery fail. Refusals are problem+json (RFC 9457).
 type Server struct {
 	config Config
 	routes http.Handler
@@ -99,14 +103,14 @@ func (s *Server) Stats() Stats { return s.tally.Load().snapshot() }
 func (s *Server) reset() { s.tally.Store(newTally(s.config.MaxIDs)) }
 
 func (s *Server) receive(w http.ResponseWriter, r *http.Request) {
-	behaviour, fault := s.config.with(r.URL.RawQuery)
-	if fault != nil {
-		respond.Refuse(w, respond.Problem{Status: http.StatusBadRequest, Detail: fault.Error()})
-		return
-	}
-	id, err := readID(r)
+	id, query, err := read(r)
 	if err != nil {
 		respond.Refuse(w, respond.Problem{Status: http.StatusBadRequest, Detail: "The body cannot be read."})
+		return
+	}
+	behaviour, fault := s.config.with(query)
+	if fault != nil {
+		respond.Refuse(w, respond.Problem{Status: http.StatusBadRequest, Detail: fault.Error()})
 		return
 	}
 	tally := s.tally.Load()
@@ -175,24 +179,36 @@ func (s *Server) wait(w http.ResponseWriter, r *http.Request, d time.Duration) b
 	return false
 }
 
-// readID reads the whole body, so that the connection can be used again.
-func readID(r *http.Request) (string, error) {
-	body := io.LimitReader(r.Body, maxBody)
-	if id := r.Header.Get("webhook-id"); id != "" {
-		_, err := io.Copy(io.Discard, body)
-		return id, err
-	}
-	text, err := io.ReadAll(body)
+// read reads the whole body, so that the connection can be used again, and
+// returns the request's id and query.
+func read(r *http.Request) (id, query string, err error) {
+	text, err := io.ReadAll(io.LimitReader(r.Body, maxBody))
 	if err != nil {
-		return "", err
+		return "", "", err
+	}
+	id, query = r.Header.Get("webhook-id"), r.URL.RawQuery
+	asks := query == "" && bytes.Contains(text, []byte(`"mock_api"`))
+	if id != "" && !asks {
+		return id, query, nil
 	}
 	var envelope struct {
-		EventID string `json:"event_id"`
+		EventID string          `json:"event_id"`
+		Attempt int             `json:"attempt"`
+		Payload json.RawMessage `json:"payload"`
 	}
 	if json.Unmarshal(text, &envelope) != nil {
-		return "", nil // anything is accepted, also without an id
+		return id, query, nil // anything is accepted, also without an id
 	}
-	return envelope.EventID, nil
+	if id == "" {
+		id = envelope.EventID
+	}
+	var payload struct {
+		MockAPI []string `json:"mock_api"`
+	}
+	if asks && json.Unmarshal(envelope.Payload, &payload) == nil && envelope.Attempt >= 1 && envelope.Attempt <= len(payload.MockAPI) {
+		query = payload.MockAPI[envelope.Attempt-1]
+	}
+	return id, query, nil
 }
 
 // writeHalf sends the head of a success and half of the body it announces.

@@ -364,3 +364,30 @@ func TestMemoryIsBounded(t *testing.T) {
 	call(t, s, http.MethodPost, mockPath, long, "")
 	assert.Equal(t, http.StatusNotFound, call(t, s, http.MethodGet, "/stats/"+long, "", "").Code)
 }
+
+func TestABodyAsksHowItsAttemptsAreAnswered(t *testing.T) {
+	s := newServer(t, mockapi.Config{Behaviour: mockapi.Behaviour{FailureRate: 1}, Random: sequence(0)})
+	body := func(attempt int, asks string) string {
+		return fmt.Sprintf(`{"event_id":"e","attempt":%d,"payload":{"mock_api":%s}}`, attempt, asks)
+	}
+	for name, c := range map[string]struct {
+		target, body string
+		want         int
+	}{
+		"the first":           {mockPath, body(1, `["status=429","failure_rate=0"]`), http.StatusTooManyRequests},
+		"the second":          {mockPath, body(2, `["status=429","failure_rate=0"]`), http.StatusOK},
+		"one beyond":          {mockPath, body(3, `["status=429","failure_rate=0"]`), http.StatusInternalServerError},
+		"none before":         {mockPath, body(0, `["status=429"]`), http.StatusInternalServerError},
+		"a query wins":        {mockPath + "?status=418", body(1, `["status=429"]`), http.StatusTeapot},
+		"what makes no sense": {mockPath, body(1, `["status=no"]`), http.StatusBadRequest},
+		"no list":             {mockPath, body(1, `"status=429"`), http.StatusInternalServerError},
+		"not in the payload":  {mockPath, `{"attempt":1,"mock_api":["status=429"]}`, http.StatusInternalServerError},
+		"no JSON":             {mockPath, `{"mock_api"`, http.StatusInternalServerError},
+	} {
+		for _, id := range []string{"", "e"} {
+			require.Equal(t, c.want, call(t, s, http.MethodPost, c.target, id, c.body).Code, "%s, id %q", name, id)
+		}
+	}
+	known := call(t, s, http.MethodGet, "/stats/e", "", "")
+	require.Equal(t, http.StatusOK, known.Code)
+}
