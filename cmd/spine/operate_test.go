@@ -353,7 +353,7 @@ func TestTailAndTraceOutliveARestore(t *testing.T) {
 	ingested(t, open(t, server.URL(), nil), "default", "waits")
 	data, backup := filepath.Join(server.Dir(), "data"), filepath.Join(server.Dir(), "backup")
 	server.Kill()
-	copied, err := exec.CommandContext(t.Context(), "cp", "-a", data, backup).CombinedOutput()
+	copied, err := exec.CommandContext(t.Context(), "cp", "-a", data, backup).CombinedOutput() //nolint:gosec // folders of our own
 	require.NoError(t, err, "%s", copied)
 	require.NoError(t, server.Restart(t.Context()))
 	db := open(t, server.URL(), nil)
