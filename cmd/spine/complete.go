@@ -71,7 +71,7 @@ func fixed(values []string) cobra.CompletionFunc {
 }
 
 func begunAs(begun string, values []string) []cobra.Completion {
-	return slices.DeleteFunc(values, func(value string) bool { return !strings.HasPrefix(value, begun) })
+	return slices.DeleteFunc(slices.Clone(values), func(value string) bool { return !strings.HasPrefix(value, begun) })
 }
 
 // lookUp completes by what list finds in the database that the command is told
@@ -105,17 +105,17 @@ func lookUp(database *databaseSettings, list func(ctx context.Context, s *store.
 // Where the flag --source is given, they are of that source.
 func inFlight(database *databaseSettings) cobra.CompletionFunc {
 	return lookUp(database, func(ctx context.Context, s *store.Store, cmd *cobra.Command, begun string) (found []cobra.Completion, err error) {
-		rows, err := s.InFlight(ctx, begun, completionMost)
-		if err != nil {
-			return nil, err
-		}
 		source := ""
 		if flag := cmd.Flags().Lookup("source"); flag != nil && flag.Value.Type() == "string" {
 			source = flag.Value.String()
 		}
+		rows, err := s.InFlight(ctx, begun, source, completionMost)
+		if err != nil {
+			return nil, err
+		}
 		seen := make(map[string]bool)
 		for _, r := range rows {
-			if !seen[r.EventID] && (source == "" || source == r.Source) {
+			if !seen[r.EventID] {
 				seen[r.EventID] = true
 				found = append(found, cobra.CompletionWithDesc(r.EventID, printable(r.Status)+", "+counted(int64(r.AttemptCount), "attempt")))
 			}
@@ -163,6 +163,6 @@ func beginning(database *databaseSettings, names func(s *store.Store, ctx contex
 // for a person to type. A colon breaks words in bash, for which the script of
 // the completion command provides.
 func plain(s string) bool {
-	const safe = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+%"
+	const safe = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+"
 	return s != "" && s[0] != '-' && strings.Trim(s, safe) == ""
 }

@@ -44,7 +44,7 @@ func TestCompletions(t *testing.T) {
 	ingested(t, db, "default", "done", "dead", "waits", "order:7")
 	ingested(t, db, "github", "waits", "72d3162e-cc78")
 	// What a shell would take apart or obey.
-	ingested(t, db, "default", `$(touch /tmp/x)`, "a b", `"`, "'", "`id`", "--dead", "a;b", "ünï", "a=b", `back\slash`)
+	ingested(t, db, "default", "%self", "50%", `$(touch /tmp/x)`, "a b", `"`, "'", "`id`", "--dead", "a;b", "ünï", "a=b", `back\slash`)
 	execute(t, db, "select spine.ingest('typed', 'order.paid', '{}')")
 	execute(t, db, "select spine.ingest('odd', 'a b', '{}')")
 	execute(t, db, `update spine.processing_state set status = 'completed' where event_id = 'done'`)
@@ -61,7 +61,7 @@ func TestCompletions(t *testing.T) {
 	offered(t, inFlight[4:5], env, "trace", "order:")
 	offered(t, inFlight[2:4], env, "trace", "--source", "github", "")
 	require.Empty(t, completions(t, env, "trace", "waits", ""), "there is one argument")
-	require.Empty(t, completions(t, env, "trace", "%"))
+	require.Empty(t, completions(t, env, "trace", "%"), "fish would expand it")
 
 	offered(t, []string{"billing", "default", "github"}, env, "tail", "--source", "")
 	offered(t, []string{"github"}, env, "replay", "--source", "g")
@@ -77,6 +77,18 @@ func TestCompletions(t *testing.T) {
 		newest = append(newest, fmt.Sprintf("e%d\tpending, 0 attempts", 160-n))
 	}
 	offered(t, newest, env, "trace", "e")
+	offered(t, inFlight[2:4], env, "trace", "--source", "github", "") // however many of other sources are newer
+}
+
+func TestFixedCompletionsStayWhatTheyAre(t *testing.T) {
+	t.Parallel()
+	f := fixed([]string{"pending", "processing", "dead"})
+	for range 2 {
+		found, _ := f(nil, nil, "de")
+		require.Equal(t, []string{"dead"}, found)
+		found, _ = f(nil, nil, "p")
+		require.Equal(t, []string{"pending", "processing"}, found)
+	}
 }
 
 // A shell that asks gets an answer soon and no word of what is wrong.

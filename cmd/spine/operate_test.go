@@ -5,6 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -56,7 +59,7 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 	} {
 		all := map[string]json.RawMessage{}
 		for _, member := range []string{
-			"attempt", "destination", "by", "evidence", "status", "worker", "error", "answer", "duration_ms", "delay_ms", "outcome", "from", "to",
+			"attempt", "destination", "by", "caller", "evidence", "status", "worker", "error", "answer", "duration_ms", "delay_ms", "outcome", "from", "to",
 		} {
 			all[member], err = json.Marshal(hostile)
 			require.NoError(t, err)
@@ -254,6 +257,22 @@ func (tail tailing) next(t *testing.T) string {
 	}
 }
 
+// awaitEnd waits until the command has ended by itself.
+func (tail tailing) awaitEnd(t *testing.T) {
+	t.Helper()
+	limit := time.After(patience)
+	for {
+		select {
+		case _, ok := <-tail.lines:
+			if !ok {
+				return
+			}
+		case <-limit:
+			require.FailNow(t, "it goes on", "%s", tail.stderr)
+		}
+	}
+}
+
 // until returns the events that tail prints up to the one named.
 func (tail tailing) until(t *testing.T, last string) (seen []string) {
 	t.Helper()
@@ -321,6 +340,60 @@ func TestTailOutlivesTheDatabase(t *testing.T) {
 
 	require.Zero(t, tail.stop())
 	require.Regexp(t, `\A(spine: the database is away, trying again: .+\nspine: the database is back, nothing was missed\n)+\z`, tail.stderr.String())
+}
+
+// A database that is put back lacks what was printed, and gives the numbers of
+// transactions and rows out again. Nothing of what happens in it from then on may
+// be taken for seen.
+func TestTailAndTraceOutliveARestore(t *testing.T) {
+	t.Parallel()
+	server := postgrestest.Server(t)
+	_, err := store.Migrate(t.Context(), server.URL())
+	require.NoError(t, err)
+	ingested(t, open(t, server.URL(), nil), "default", "waits")
+	data, backup := filepath.Join(server.Dir(), "data"), filepath.Join(server.Dir(), "backup")
+	server.Kill()
+	copied, err := exec.CommandContext(t.Context(), "cp", "-a", data, backup).CombinedOutput() //nolint:gosec // folders of our own
+	require.NoError(t, err, "%s", copied)
+	require.NoError(t, server.Restart(t.Context()))
+	db := open(t, server.URL(), nil)
+	for range 40 { // more than the numbers that Postgres skips after a crash
+		noted(t, db, "waits")
+	}
+
+	tail := startTail(t, server.URL(), "--json", "--since", "1h", "--action", "status_changed")
+	trace := startLines(t, server.URL(), "trace", "waits", "--follow")
+	for !strings.HasPrefix(trace.next(t), "attempt 1 is due ") {
+	}
+	require.Empty(t, trace.next(t))
+	noted(t, db, "waits")
+	require.Regexp(t, "status changed by hand", trace.next(t))
+	noted(t, db, "lost")
+	tail.until(t, "lost")
+
+	server.Kill()
+	require.NoError(t, os.RemoveAll(data))
+	require.NoError(t, os.Rename(backup, data))
+	require.NoError(t, server.Restart(t.Context()))
+	putBack := regexp.MustCompile(`(?m)^spine: the database was put back .*from now.*\n`)
+	for _, command := range []tailing{tail, trace} {
+		require.Eventually(t, func() bool { return putBack.MatchString(command.stderr.String()) }, patience, 10*time.Millisecond)
+	}
+	db = open(t, server.URL(), nil)
+	noted(t, db, "waits")
+	require.Regexp(t, "status changed by hand", trace.next(t))
+	noted(t, db, "last")
+	require.Equal(t, []string{"waits", "last"}, tail.until(t, "last"))
+	execute(t, db, "update spine.processing_state set status = 'completed', completed_at = now(), next_attempt_at = null")
+	require.Regexp(t, "status changed by hand from pending to completed", trace.next(t))
+	require.Empty(t, trace.next(t))
+	require.Regexp(t, "^completed .+, nothing more to do$", trace.next(t))
+	require.Zero(t, trace.stop())
+	require.Zero(t, tail.stop())
+	for _, command := range []tailing{tail, trace} {
+		require.Len(t, putBack.FindAllString(command.stderr.String(), -1), 1, "it is said once")
+		require.NotContains(t, command.stderr.String(), "nothing was missed")
+	}
 }
 
 // Without --since only what happens from now on is printed.
@@ -466,6 +539,57 @@ func TestTraceFollows(t *testing.T) {
 	require.Zero(t, code)
 	require.Equal(t, 1, strings.Count(stdout, "completed, 2 attempts"), "what is over is shown at once")
 	require.Equal(t, 1, strings.Count(stdout, "nothing more to do"))
+}
+
+// 0 means delivered. Whoever waits for that in a script is not told so because
+// the waiting was ended, or because there is nothing left to wait for.
+func TestTraceThatEndsBeforeItsEventFails(t *testing.T) {
+	t.Parallel()
+	database := databases.New(t)
+	db := open(t, database, nil)
+	ingested(t, db, "default", "interrupted", "deleted")
+	listening := func(n int) {
+		t.Helper()
+		await(t, db, n, "select count(*) from pg_stat_activity where application_name = 'spine tail' and datname = current_database()")
+	}
+
+	inWords := startLines(t, database, "trace", "interrupted", "--follow")
+	inJSON := startLines(t, database, "trace", "interrupted", "--follow", "--json")
+	listening(2)
+	for _, trace := range []tailing{inWords, inJSON} {
+		require.Equal(t, 1, trace.stop())
+		require.Equal(t, "spine: ended before the event was delivered or dead\n", trace.stderr.String())
+	}
+
+	listening(0)
+	inWords = startLines(t, database, "trace", "deleted", "--follow")
+	inJSON = startLines(t, database, "trace", "deleted", "--follow", "--json")
+	listening(2)
+	execute(t, db, "delete from spine.processing_state where event_id = 'deleted'")
+	execute(t, db, "delete from spine.events where event_id = 'deleted'")
+	for _, trace := range []tailing{inWords, inJSON} {
+		trace.awaitEnd(t)
+		require.Equal(t, 1, trace.stop())
+		require.Equal(t, "spine: the event is no longer stored\n", trace.stderr.String())
+	}
+}
+
+func TestAReplayNamesWhoAskedForIt(t *testing.T) {
+	t.Parallel()
+	database := databases.New(t)
+	db, env := open(t, database, nil), []string{"DATABASE_URL=" + database}
+	ingested(t, db, "default", "a")
+	execute(t, db, "update spine.processing_state set status = 'dead'")
+	code, _, stderr := spine(t, env, "replay", "a")
+	require.Zero(t, code, stderr)
+	code, stdout, stderr := spine(t, env, "trace", "a")
+	require.Zero(t, code, stderr)
+	require.Regexp(t, `replayed by \w+ \(spine replay\), was dead\n`, stdout)
+	d := readDetails(json.RawMessage(`{"from":"dead","by":"spine","caller":"192.0.2.1 as \"me\""}`))
+	require.Equal(t, `replayed by spine (192.0.2.1 as "me"), was dead`, sentence("event_replayed", d, false))
+	require.Equal(t, `by=spine caller="192.0.2.1 as \"me\"" from=dead`, d.pairs())
+	delete(d, "caller") // from psql
+	require.Equal(t, "replayed by spine, was dead", sentence("event_replayed", d, false))
 }
 
 // What was committed before tail learned that it is done is printed all the same.

@@ -142,11 +142,6 @@ func readOverview(ctx context.Context, s *store.Store) (overview, error) {
 	if err != nil {
 		return o, err
 	}
-	if err := s.CheckSchema(ctx); errors.Is(err, store.ErrTooNew) {
-		o.Schema = "newer"
-	} else if err != nil {
-		return o, err
-	}
 	sample, err := s.Sample(ctx)
 	if err != nil {
 		return o, err
@@ -160,12 +155,18 @@ func readOverview(ctx context.Context, s *store.Store) (overview, error) {
 // readSampled reads how things are as Spine last sampled them, at the same cost
 // however long the queue is.
 func readSampled(ctx context.Context, s *store.Store) (o overview, err error) {
+	version := "current"
+	if err := s.CheckSchema(ctx); errors.Is(err, store.ErrTooNew) {
+		version = "newer"
+	} else if err != nil {
+		return o, err
+	}
 	seen, err := s.Overview(ctx, flowRange)
 	if err != nil {
 		return o, err
 	}
 	o = overview{
-		At: seen.At, Schema: "current", OldestReady: seen.OldestReady, DepthAt: seen.Depth.At, Paused: seen.Paused,
+		At: seen.At, Schema: version, OldestReady: seen.OldestReady, DepthAt: seen.Depth.At, Paused: seen.Paused,
 		LastArrival: map[string]time.Time{}, Rates: ratesOf(&seen), Latency: latencyOf(&seen), series: seen.Series,
 	}
 	if seen.Depth.At != nil {

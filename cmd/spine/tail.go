@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -26,6 +27,7 @@ const (
 	tailPoll     = time.Second
 	tailGap      = 50 * time.Millisecond
 	tailMaxRetry = 2 * time.Second
+	tailAsk      = 5 * time.Second // whether it is done, where the log says nothing
 )
 
 func tailCommand(env environ) *cobra.Command {
@@ -38,7 +40,8 @@ func tailCommand(env environ) *cobra.Command {
 		Short: "Follow everything that happens, live",
 		Long: `Tail prints each step of each event as it is committed: received, stored,
 attempted, failed, delivered. It misses nothing and repeats nothing, also where
-the database goes away and comes back meanwhile. Ctrl-C ends it.
+the database goes away and comes back meanwhile. Where the database is put back
+to an earlier state, it says so and goes on from then. Ctrl-C ends it.
 
 A person reads sentences; a pipe gets a line a step with its action and details,
 and with --json an object a line.
@@ -133,11 +136,14 @@ type tail struct {
 	cursor event.AuditCursor
 	filter event.FollowFilter
 	print  func([]event.AuditRow) error
-	// done, where there is one, is asked at first and whenever rows were printed.
-	// Where it says so tail ends, once it has printed what was committed before
-	// that answer. Its error is one of the database.
-	done   func(ctx context.Context) (bool, error)
-	stderr io.Writer
+	// done, where there is one, is asked at first, whenever rows were printed, and
+	// each tailAsk. Where it says so tail ends, once it has printed what was
+	// committed before that answer. Its error is one of the database.
+	done func(ctx context.Context) (bool, error)
+	// putBack, where there is one, is called where the database was put back: from
+	// then on it gives the ids of rows out again.
+	putBack func()
+	stderr  io.Writer
 }
 
 // run prints until ctx ends, done says so, or nobody takes what it prints. It
@@ -171,6 +177,7 @@ func (t *tail) run(ctx context.Context, direct string) error {
 		}
 	}
 	ask, done := t.done != nil, false // whether done may say something else, and what it said
+	var asked time.Time
 	for {
 		var unprinted error
 		t.cursor, err = t.store.Follow(ctx, t.cursor, t.filter, func(rows []event.AuditRow) error {
@@ -179,12 +186,17 @@ func (t *tail) run(ctx context.Context, direct string) error {
 			unprinted = t.print(rows)
 			return unprinted
 		})
+		if errors.Is(err, event.ErrCursorAhead) {
+			if err = t.beginAnew(ctx); err == nil {
+				outage, ask, done = 0, t.done != nil, false
+			}
+		}
 		if done && err == nil {
 			return nil
 		}
-		if err == nil && ask {
+		if ask = ask || t.done != nil && time.Since(asked) >= tailAsk; err == nil && ask {
 			done, err = t.done(ctx)
-			ask = err != nil
+			ask, asked = err != nil, time.Now()
 		}
 		wait := tailGap
 		switch {
@@ -211,6 +223,22 @@ func (t *tail) run(ctx context.Context, direct string) error {
 			return nil
 		}
 	}
+}
+
+// beginAnew goes to the end of the log of a database that was put back: it was
+// restored, or its place was taken by a standby that is behind. Its transactions
+// have the numbers of others that the cursor has seen, and would be passed over.
+func (t *tail) beginAnew(ctx context.Context) error {
+	cursor, err := t.store.CurrentCursor(ctx)
+	if err != nil {
+		return err
+	}
+	t.cursor = cursor
+	if t.putBack != nil {
+		t.putBack()
+	}
+	fmt.Fprintln(t.stderr, "spine: the database was put back to an earlier state, going on from now")
+	return nil
 }
 
 // pause waits for a ring or d, and reports false where ctx ends first.

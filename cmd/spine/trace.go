@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -29,8 +30,8 @@ exits with 1 where the id was never stored, and says when its source last sent
 something.
 
 With --follow it goes on until the event is delivered or dead with every
-destination, and exits with 1 where it is dead with one; --json then prints the
-object at the end.`,
+destination, and exits with 1 where it is dead with one, or where it is ended
+before; --json then prints the object at the end.`,
 		Example: `  spine trace test-001
   spine trace 72d3162e-cc78-11e3-81ab-4c9367dc0958 --source github
   spine trace test-001 --follow && echo delivered
@@ -121,6 +122,7 @@ func (t *tracing) follow(ctx context.Context, direct string) error {
 		}
 	}
 	begun := !t.json && !atRest(h)
+	gone := false
 	follower := tail{
 		store: t.store, cursor: cursor, stderr: t.stderr, filter: event.FollowFilter{EventIDs: []string{h.EventID}, Sources: []string{h.Source}},
 		print: func(rows []event.AuditRow) error {
@@ -136,18 +138,24 @@ func (t *tracing) follow(ctx context.Context, direct string) error {
 		},
 		done: func(ctx context.Context) (bool, error) {
 			now, err := t.store.Event(ctx, h.EventID, h.Source)
+			if _, gone = errors.AsType[*event.NotStoredError](err); gone {
+				return true, nil
+			}
 			if err == nil {
 				h = now
 			}
 			return atRest(h), err
 		},
+		putBack: func() { clear(shown) },
 	}
 	if err := follower.run(ctx, direct); err != nil {
 		return err
 	}
 	switch {
 	case ctx.Err() != nil:
-		return nil
+		return errors.New("ended before the event was delivered or dead")
+	case gone:
+		return errors.New("the event is no longer stored")
 	case begun:
 		_, err = io.WriteString(t.out, "\n"+standing(h, nil, t.now()))
 	default:
@@ -352,6 +360,9 @@ func sentence(action string, d auditDetails, within bool) string {
 	case "status_changed":
 		return "status changed by hand from " + text("from") + " to " + text("to") + by + where
 	case "event_replayed":
+		if d.text("caller") != "" {
+			by += " (" + printable(cut(d.text("caller"))) + ")"
+		}
 		return "replayed" + by + ", was " + text("from") + where
 	}
 	return strings.TrimSpace(word(action) + " " + d.pairs())

@@ -163,7 +163,9 @@ func (l *lines) show(f *frame) error {
 }
 
 // What a terminal is told. Each picture is written over the one before, within a
-// synchronized update where the terminal knows that, so that nothing flickers.
+// synchronized update where the terminal knows that, so that nothing flickers. A
+// line is erased before it is written: the cursor stays on the last column when
+// that is filled, and what erases the rest of the line erases that as well.
 const (
 	alternateScreen = "\x1b[?1049h\x1b[?25l" // and no cursor
 	normalScreen    = "\x1b[?25h\x1b[?1049l"
@@ -199,14 +201,17 @@ func (s *screen) show(f *frame) error {
 		if i > 0 {
 			b.WriteString("\r\n")
 		}
-		b.WriteString(l.fit(columns, s.on) + restOfLine)
+		b.WriteString(restOfLine + l.fit(columns, s.on))
+	}
+	if len(drawn) < rows {
+		b.WriteString("\r\n" + restOfScreen)
 	}
 	picture := fmt.Sprintf("%s%d %d", b.String(), columns, rows) // a window that grew is drawn anew
 	if picture == s.shown {
 		return nil
 	}
 	s.shown = picture
-	_, err := io.WriteString(s.out, beginUpdate+b.String()+restOfScreen+endUpdate)
+	_, err := io.WriteString(s.out, beginUpdate+b.String()+endUpdate)
 	return err
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -268,6 +269,89 @@ func TestWatchPanicsWhereTheTerminalIsRestored(t *testing.T) {
 	require.Panics(t, func() { _ = w.loop(t.Context(), &lines{}, nil) })
 }
 
+// drawnOver is a terminal of so many columns, as xterm and the Linux console are: a
+// character in the last column leaves the cursor there until the next one comes,
+// and what erases to the end of the line erases that character too.
+type drawnOver struct {
+	columns  int
+	cells    [][]rune
+	row, col int
+	wraps    bool // before the next character
+}
+
+func (d *drawnOver) Write(text []byte) (int, error) {
+	for rest := string(text); rest != ""; {
+		if code := regexp.MustCompile(`^\x1b\[[?\d]*[A-Za-z]`).FindString(rest); code != "" {
+			switch code {
+			case "\x1b[H":
+				d.row, d.col, d.wraps = 0, 0, false
+			case restOfLine:
+				d.erase(d.row, d.col)
+			case restOfScreen:
+				d.erase(d.row, d.col)
+				for row := d.row + 1; row < len(d.cells); row++ {
+					d.erase(row, 0)
+				}
+			}
+			rest = rest[len(code):]
+			continue
+		}
+		r, size := utf8.DecodeRuneInString(rest)
+		rest = rest[size:]
+		switch r {
+		case '\r':
+			d.col, d.wraps = 0, false
+		case '\n':
+			d.row++
+		default:
+			if d.wraps {
+				d.row, d.col, d.wraps = d.row+1, 0, false
+			}
+			d.cells[d.row][d.col] = r
+			for range cellsOf(r) - 1 {
+				d.col++
+				d.cells[d.row][d.col] = 0
+			}
+			if d.wraps = d.col == d.columns-1; !d.wraps {
+				d.col++
+			}
+		}
+	}
+	return len(text), nil
+}
+
+func (d *drawnOver) erase(row, from int) {
+	for col := from; col < d.columns; col++ {
+		d.cells[row][col] = ' '
+	}
+}
+
+// String is what stands there, without what is blank at the end.
+func (d *drawnOver) String() string {
+	var b strings.Builder
+	for _, row := range d.cells {
+		b.WriteString(strings.TrimRight(strings.ReplaceAll(string(row), "\x00", ""), " ") + "\n")
+	}
+	return strings.TrimRight(b.String(), "\n") + "\n"
+}
+
+func TestScreenShowsAllThatIsDrawnAndNothingElse(t *testing.T) {
+	columns, rows := 0, 0
+	full := frame{seen: view(busy(watchedAt)), at: watchedAt, interval: time.Second}
+	for _, size := range [][2]int{{80, 24}, {40, 12}, {120, 60}, {120, 24}} {
+		columns, rows = size[0], size[1]
+		d := &drawnOver{columns: columns, cells: make([][]rune, rows)}
+		for row := range d.cells {
+			d.cells[row] = []rune(strings.Repeat("x", columns)) // from before
+		}
+		s := screen{out: d, size: func() (int, int) { return columns, rows }, now: func() time.Time { return watchedAt }}
+		for _, f := range []frame{full, {interval: time.Second}, full} {
+			require.NoError(t, s.show(&f))
+			require.Equal(t, drawnAt(&f, columns, rows), d.String(), "%v", size)
+		}
+	}
+}
+
 func TestScreenIsRedrawnWithoutFlicker(t *testing.T) {
 	var out strings.Builder
 	columns := 80
@@ -276,16 +360,16 @@ func TestScreenIsRedrawnWithoutFlicker(t *testing.T) {
 	require.NoError(t, s.open())
 	require.NoError(t, s.show(&f))
 	first := out.String()
-	require.True(t, strings.HasPrefix(first, "\x1b[?1049h\x1b[?25l\x1b[?2026h\x1b[Hspine status"))
+	require.True(t, strings.HasPrefix(first, "\x1b[?1049h\x1b[?25l\x1b[?2026h\x1b[H\x1b[Kspine status"))
 	require.NotContains(t, first, "\x1b[2J", "nothing is wiped before it is drawn over")
-	require.Equal(t, 23, strings.Count(first, "\x1b[K\r\n"), "24 lines, and none scrolls")
+	require.Equal(t, 23, strings.Count(first, "\r\n\x1b[K"), "24 lines, and none scrolls")
 	require.NoError(t, s.refresh(&f))
 	require.Equal(t, first, out.String(), "what is shown already is not drawn again")
 	columns = 60
 	require.NoError(t, s.refresh(&f))
 	require.Greater(t, out.Len(), len(first), "the window has changed")
 	s.close()
-	require.True(t, strings.HasSuffix(out.String(), "\x1b[J\x1b[?2026l\x1b[?25h\x1b[?1049l"))
+	require.True(t, strings.HasSuffix(out.String(), "\x1b[?2026l\x1b[?25h\x1b[?1049l"))
 }
 
 func TestStatusWatchInAPipe(t *testing.T) {
@@ -306,14 +390,21 @@ func TestStatusWatchInAPipe(t *testing.T) {
 	require.Regexp(t, `^\d{4}-\S+Z received=\S+ .* pending=2 processing=0 failed=0 dead=0 oldest_ready=\S+ p50=`, line.next(t))
 	machine := startLines(t, server.URL(), "status", "--watch", "--interval", "0.1", "--json")
 	var o struct {
+		Schema  string
 		At      time.Time
 		Backlog []struct{ Count int }
 		Rates   map[string]map[string]*float64
 	}
 	require.NoError(t, json.Unmarshal([]byte(machine.next(t)), &o))
+	require.Equal(t, "current", o.Schema)
 	require.NotZero(t, o.At)
 	require.Equal(t, 2, o.Backlog[0].Count)
 	require.Contains(t, o.Rates["received"], "now")
+	require.Zero(t, machine.stop())
+	execute(t, db, "insert into spine.schema_version (version_id, is_applied) values (9999, true)")
+	machine = startLines(t, server.URL(), "status", "--watch", "--interval", "0.1", "--json")
+	require.NoError(t, json.Unmarshal([]byte(machine.next(t)), &o))
+	require.Equal(t, "newer", o.Schema)
 	require.Zero(t, machine.stop())
 
 	server.Kill()

@@ -16,11 +16,11 @@ const (
 )
 
 // InFlight lists rows of the queue that are not completed and whose event_id
-// begins with prefix, newest event first, at most limit: not all that there
-// are, but those among the newest events, those that fall due next, and those
-// that died last. It relies on processing_state_pkey, processing_state_due and
+// begins with prefix, of one source or, where source is empty, of all, newest
+// event first, at most limit: not all that there are, but those among the newest
+// events, those that fall due next, and those that died last. It relies on processing_state_pkey, processing_state_due and
 // processing_state_dead.
-func (s *Store) InFlight(ctx context.Context, prefix string, limit int) ([]event.ProcessingRow, error) {
+func (s *Store) InFlight(ctx context.Context, prefix, source string, limit int) ([]event.ProcessingRow, error) {
 	return list[event.ProcessingRow](ctx, s, "listing what is in flight", `
 		with newest as materialized (
 			select p.event, p.destination, p.status from spine.processing_state p order by p.event desc, p.destination desc limit $1
@@ -35,8 +35,9 @@ func (s *Store) InFlight(ctx context.Context, prefix string, limit int) ([]event
 			union select event, destination from due union select event, destination from dead
 		)
 		select `+processingColumns+` from found f join spine.processing_state p on p.event = f.event and p.destination = f.destination
-		where starts_with(p.event_id, $4) and p.status <> 'completed' order by p.event desc, p.destination limit $5`,
-		inFlightNewest, inFlightDue, inFlightDead, prefix, limit)
+		where starts_with(p.event_id, $4) and ($5 = '' or p.source = $5) and p.status <> 'completed'
+		order by p.event desc, p.destination limit $6`,
+		inFlightNewest, inFlightDue, inFlightDead, prefix, source, limit)
 }
 
 // SourceNames lists the sources that exist.

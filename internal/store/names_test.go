@@ -15,19 +15,26 @@ func TestInFlight(t *testing.T) {
 	// What is old is found by when it falls due, or died.
 	ingest(t, s, "default", "'later' || n", 3000)
 	exec(t, s.Pool(), "update spine.processing_state set status = 'completed', lease_token = lease_token + 1, next_attempt_at = null where event_id like 'later%'")
-	found := func(prefix string, limit int) (ids []string) {
+	found := func(prefix, source string, limit int) (ids []string) {
 		t.Helper()
-		rows, err := s.InFlight(t.Context(), prefix, limit)
+		rows, err := s.InFlight(t.Context(), prefix, source, limit)
 		require.NoError(t, err)
 		for _, r := range rows {
 			ids = append(ids, r.EventID+" "+r.Status)
 		}
 		return ids
 	}
-	require.Equal(t, []string{"e6 pending", "e5 pending", "e4 pending", "e2 failed", "e1 dead"}, found("", 50))
-	require.Equal(t, []string{"e6 pending", "e5 pending"}, found("e", 2))
-	require.Equal(t, []string{"e2 failed"}, found("e2", 50))
-	require.Empty(t, found("%", 50))
+	require.Equal(t, []string{"e6 pending", "e5 pending", "e4 pending", "e2 failed", "e1 dead"}, found("", "", 50))
+	require.Equal(t, []string{"e6 pending", "e5 pending"}, found("e", "", 2))
+	require.Equal(t, []string{"e2 failed"}, found("e2", "", 50))
+	require.Empty(t, found("%", "", 50))
+
+	exec(t, s.Pool(), "insert into spine.sources (name) values ('github')")
+	ingest(t, s, "github", "'e' || n", 2)
+	ingest(t, s, "default", "'newer' || n", 2)
+	require.Equal(t, []string{"e2 pending", "e1 pending"}, found("", "github", 2))
+	require.Equal(t, []string{"e2 failed", "e1 dead"}, found("e", "default", 50)[3:])
+	require.Empty(t, found("", "nobody", 50))
 }
 
 func TestNames(t *testing.T) {

@@ -120,7 +120,7 @@ func lookUps(d *database) []statement {
 			require.Positive(t, seen)
 		}},
 		{"what is in flight", 3000, "processing_state_dead processing_state_due processing_state_pkey", func() {
-			_, err := d.InFlight(t.Context(), "hot-", 50)
+			_, err := d.InFlight(t.Context(), "hot-", "default", 50)
 			require.NoError(t, err)
 		}},
 		{"names", 1000, "events_pkey", func() {
