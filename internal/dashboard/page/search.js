@@ -17,7 +17,7 @@ export function searchBox({ label, placeholder, chosen, value = '', hint }) {
   const input = h('input', {
     type: 'search', id: name, value, placeholder, role: 'combobox', autocomplete: 'off', autocapitalize: 'off', spellcheck: 'false', maxlength: '255',
     'aria-label': label, 'aria-expanded': 'false', 'aria-controls': `${name}-list`, 'aria-autocomplete': 'list',
-    input: ask, keydown: key, blur: () => setTimeout(close, 150), focus: () => { if (input.value) ask(); },
+    input: ask, keydown: key, blur: () => setTimeout(() => { if (document.activeElement !== input) close(); }, 150), focus: () => { if (input.value) ask(); },
   });
   let rows = [];
   let at = -1;
@@ -39,6 +39,7 @@ export function searchBox({ label, placeholder, chosen, value = '', hint }) {
       if (document.activeElement !== input) return;
       rows = answer.data.slice(0, 12);
       at = -1;
+      input.removeAttribute('aria-activedescendant');
       fill(list, rows.length ? rows.map(option) : h('li', { class: 'none', role: 'option', 'aria-disabled': 'true' }, 'No event has an id that begins so.'));
       open();
     } catch (error) {
@@ -62,6 +63,7 @@ export function searchBox({ label, placeholder, chosen, value = '', hint }) {
 
   function close() {
     clearTimeout(timer);
+    abort?.abort(); // an answer on its way must not open it again
     list.hidden = true;
     at = -1;
     input.setAttribute('aria-expanded', 'false');
