@@ -168,9 +168,16 @@ func (s *Store) Audit(ctx context.Context, page event.Page, filter event.AuditFi
 // Attempts lists attempts, last ended first, as Audit does the audit rows that
 // record them.
 func (s *Store) Attempts(ctx context.Context, page event.Page, filter event.AttemptFilter) (rows []event.AttemptRow, next event.Next, err error) {
-	actions := []string{"processing_succeeded", "processing_attempt_failed"}
+	// By action, since the audit log calls it a success that a lease was taken back.
+	actions := []string{attemptSucceeded, "processing_attempt_failed", leaseExpired}
+	switch filter.Outcome {
+	case "success":
+		actions = actions[:1]
+	case "failure":
+		actions = actions[1:]
+	}
 	audit, next, err := s.auditList(ctx, "attempts", page, event.AuditFilter{
-		EventID: filter.EventID, Source: filter.Source, Type: filter.Type, Success: filter.Outcome, Span: filter.Span,
+		EventID: filter.EventID, Source: filter.Source, Type: filter.Type, Span: filter.Span,
 	}, actions)
 	if err != nil {
 		return nil, event.Next{}, err
@@ -182,15 +189,32 @@ func (s *Store) Attempts(ctx context.Context, page event.Page, filter event.Atte
 	return rows, next, nil
 }
 
+// Actions that end an attempt in a way of their own.
+const (
+	attemptSucceeded = "processing_succeeded"
+	leaseExpired     = "lease_expired" // nobody knows what became of it
+)
+
 // attempt reads an attempt from its audit row. Details may be written by a hand,
 // and have anything in them: what is of another type than ours is left out.
 func attempt(a event.AuditRow) event.AttemptRow {
 	var details map[string]json.RawMessage
 	_ = json.Unmarshal(a.Details, &details)
 	row := event.AttemptRow{
-		Timestamp: a.Timestamp, ID: a.ID, Outcome: a.Success, Destination: event.DefaultDestination,
+		Timestamp: a.Timestamp, ID: a.ID, Outcome: "failure", Destination: event.DefaultDestination,
 		Attempt: member[int64](details, "attempt"), Status: member[int64](details, "status"), DurationMS: member[float64](details, "duration_ms"),
 		Error: member[string](details, "error"), Answer: member[string](details, "answer"),
+	}
+	switch a.Action {
+	case attemptSucceeded:
+		row.Outcome = "success"
+	case leaseExpired:
+		worker := "no worker"
+		if name := member[string](details, "worker"); name != nil {
+			worker = *name
+		}
+		lost := "the lease ran out: " + worker + " did not report back" // as processing_state.error_message has it
+		row.Error = &lost
 	}
 	if a.EventID != nil {
 		row.EventID = *a.EventID

@@ -272,3 +272,30 @@ func TestAttempts(t *testing.T) {
 		require.Equal(t, strings.Fields(strings.Trim(want, "[]")), strings.Fields(strings.Trim(fmt.Sprint(numbers), "[]")), "%v", f)
 	}
 }
+
+// Who dies in the middle of an attempt leaves one that failed.
+func TestAttemptsWhoseLeaseRanOut(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.ingest(webhook("a", payloadA))
+	d.claim(1)
+	d.due()
+	require.Len(t, d.look(1).Expired, 1)
+	d.due()
+	d.settle(completed(d.claim(1)[0]))
+	for outcome, want := range map[string][]string{
+		"":        {"2 success -", "1 failure the lease ran out: worker-1 did not report back"},
+		"success": {"2 success -"},
+		"failure": {"1 failure the lease ran out: worker-1 did not report back"},
+	} {
+		require.Equal(t, want, pages(t, 1, func(p event.Page) ([]event.AttemptRow, event.Next, error) {
+			return d.Attempts(t.Context(), p, event.AttemptFilter{Outcome: outcome})
+		}, func(r event.AttemptRow) string {
+			problem := "-"
+			if r.Error != nil {
+				problem = *r.Error
+			}
+			return fmt.Sprint(*r.Attempt, " ", r.Outcome, " ", problem)
+		}), outcome)
+	}
+}
