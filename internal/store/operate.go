@@ -296,9 +296,9 @@ func (s *Store) lookupError(ctx context.Context, doing, eventID string, err erro
 			return &event.NotStoredError{Detail: pgErr.Message}
 		case "21000":
 			ambiguous := &event.AmbiguousError{Detail: pgErr.Message}
-			err = s.pool.QueryRow(ctx, "select array_agg(e.source order by e.source) from spine.events e where e.event_id = $1", eventID).
+			err := s.pool.QueryRow(ctx, "select array_agg(e.source order by e.source) from spine.events e where e.event_id = $1", eventID).
 				Scan(&ambiguous.Sources)
-			if err == nil {
+			if err == nil && len(ambiguous.Sources) > 1 { // or else events have gone since
 				return ambiguous
 			}
 		}

@@ -45,10 +45,10 @@ const (
 )
 
 // How many rows a page of a filtered list looks at, so that it takes a few tens
-// of milliseconds whatever it finds (DESIGN_NOTES, 9. Growth).
+// of milliseconds whatever it finds (DESIGN_NOTES, 10. Growth).
 const (
 	lookAtEvents = 20_000 // of events, or of the queue
-	lookAtAudit  = 30_000 // of the audit log
+	lookAtAudit  = 30_000 // of the audit log, and all others of the time of the last one: its index ends with the time
 	lookAtBoth   = 10_000 // of either, where each row is looked up in another table
 
 	// A value that is common fills a page from the first rows. Twenty times as
@@ -56,9 +56,12 @@ const (
 	lookAtFirst = 20
 )
 
-// shortQueue is how many rows may be unfinished for a page by status to find
-// them all by their partial index and sort them.
-const shortQueue = 50_000
+// How many rows may be unfinished for a page by status to find them all by
+// their partial index and sort them.
+const (
+	shortQueue     = 50_000
+	shortQueueBoth = lookAtBoth // where each row is looked up in another table
+)
 
 // look reads a page in windows: window looks at n rows and reports whether that
 // will do.
@@ -89,7 +92,7 @@ func (s *Store) Events(ctx context.Context, page event.Page, filter event.Filter
 	if err != nil {
 		return nil, event.Next{}, err
 	}
-	few, err := s.few(ctx, filter.Status)
+	few, err := s.few(ctx, filter.Status, filter.Type == "" && filter.Open())
 	if err != nil {
 		return nil, event.Next{}, err
 	}
@@ -133,7 +136,7 @@ func (s *Store) Events(ctx context.Context, page event.Page, filter event.Filter
 // eventsPage reads the newest events for which the conditions of q hold.
 func (s *Store) eventsPage(ctx context.Context, how reading, page event.Page, q query) (rows []event.Stored, next event.Next, err error) {
 	// found counts the rows on and just beyond the page before the large ones
-	// are cut off, without reading those.
+	// are cut off. Those are read for their size, one by one, and not sent.
 	sql := `select ` + eventColumns + `, e.found from (
 		select e.*, count(*) over () as found,
 			sum(coalesce(octet_length(e.payload::text), octet_length(e.raw_body))) over (order by e.id desc rows between unbounded preceding and 1 preceding) as bytes
@@ -327,7 +330,7 @@ func (s *Store) Processing(ctx context.Context, page event.Page, filter event.Pr
 	}
 	few := false
 	if filter.EventID == "" {
-		if few, err = s.few(ctx, filter.Status); err != nil {
+		if few, err = s.few(ctx, filter.Status, filter.Type == "" && filter.Open()); err != nil {
 			return nil, event.Next{}, err
 		}
 	}
@@ -531,9 +534,14 @@ func (s *Store) floor(ctx context.Context, sql string, args ...any) (floor, erro
 }
 
 // few reports whether a status is one that few rows have, so that all of them
-// can be found. It relies on the partial indexes, whose order it asks for so
-// that no other is read.
-func (s *Store) few(ctx context.Context, status string) (bool, error) {
+// can be found: fewer where they are not enough by themselves and each is looked
+// up in another table. It relies on the partial indexes, whose order it asks for
+// so that no other is read.
+func (s *Store) few(ctx context.Context, status string, alone bool) (bool, error) {
+	most := shortQueueBoth
+	if alone {
+		most = shortQueue
+	}
 	var partial string
 	switch status {
 	case "dead":
@@ -544,8 +552,8 @@ func (s *Store) few(ctx context.Context, status string) (bool, error) {
 		return false, nil
 	}
 	counts, err := read[struct{ Count int }](ctx, s, walking, "counting what is unfinished",
-		"select count(*) from (select from spine.processing_state p where "+partial+" limit "+strconv.Itoa(shortQueue+1)+") p")
-	return err == nil && counts[0].Count <= shortQueue, err
+		"select count(*) from (select from spine.processing_state p where "+partial+" limit "+strconv.Itoa(most+1)+") p")
+	return err == nil && counts[0].Count <= most, err
 }
 
 // idSpan is the ids from one, inclusive, to another, exclusive.

@@ -299,3 +299,37 @@ func TestAttemptsWhoseLeaseRanOut(t *testing.T) {
 		}), outcome)
 	}
 }
+
+// Rows of a status that are looked up one by one, for their type or their time,
+// are no more than on any page of a filtered list.
+func TestAListByAStatusAndWhatAnotherTableHas(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run("insert into spine.events (event_id, event_type, occurred_at, payload, payload_hash) select 'e-' || n, case n when 7 then 'rare' else 'common' end, now(), '{}', '\\x00' from generate_series(1, 10020) n")
+	d.run("insert into spine.processing_state (event, event_id, status, lease_token, next_attempt_at) select id, event_id, 'dead', 0, null from spine.events")
+	_, next, err := d.Events(t.Context(), event.Page{Limit: 5}, event.Filter{Status: "dead", Type: "rare"})
+	require.NoError(t, err)
+	require.NotNil(t, next.LookedBackTo)
+	_, next, err = d.Processing(t.Context(), event.Page{Limit: 5}, event.ProcessingFilter{Status: "dead", Type: "rare"})
+	require.NoError(t, err)
+	require.NotNil(t, next.LookedBackTo)
+	require.Equal(t, []string{"7"}, pages(t, 5, func(p event.Page) ([]event.Stored, event.Next, error) {
+		return d.Events(t.Context(), p, event.Filter{Status: "dead", Type: "rare", Span: event.Span{Since: longAgo}})
+	}, func(r event.Stored) string { return fmt.Sprint(r.ID) }))
+	require.Equal(t, []string{"7"}, pages(t, 5, func(p event.Page) ([]event.ProcessingRow, event.Next, error) {
+		return d.Processing(t.Context(), p, event.ProcessingFilter{Status: "dead", Type: "rare"})
+	}, func(r event.ProcessingRow) string { return fmt.Sprint(r.Event) }))
+}
+
+// Events may go, by a hand or by retention, between a look-up and the list of
+// their sources.
+func TestAnAmbiguousEventThatIsGone(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run(`create or replace function spine.id_of(_event_id text, _source text default null) returns bigint language plpgsql as $$
+		begin raise exception 'several' using errcode = 'cardinality_violation'; end $$`)
+	_, err := d.Event(t.Context(), "a", "")
+	var ambiguous *event.AmbiguousError
+	require.Error(t, err)
+	require.NotErrorAs(t, err, &ambiguous)
+}
