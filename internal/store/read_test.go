@@ -333,3 +333,43 @@ func TestAnAmbiguousEventThatIsGone(t *testing.T) {
 	require.Error(t, err)
 	require.NotErrorAs(t, err, &ambiguous)
 }
+
+// The log is read backwards in steps. Rows far from one another, of no time and
+// of the default partition come in one order, and so does a trail that begins
+// before its event was stored, as only a hand can make one.
+func TestTheAuditLogOverAllTimes(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.ingest(webhook("a", payloadA), webhook("b", payloadA), webhook("c", payloadA))
+	d.run(`insert into spine.audit_trail (timestamp, event, event_id, action)
+		select t.at, e.id, e.event_id, 'event_queued' from spine.events e, (values ('infinity'::timestamptz), ('-infinity'), ('0044-03-15 BC'), ('2024-01-30'), ('9999-01-01'),
+			(now() - interval '23 hours'), (now() - interval '25 hours'), (now() - interval '15 days'), (now() - interval '17 days'), (now() - interval '3 years')) t(at), generate_series(1, 3)`)
+	d.run("update spine.events set created_at = case event_id when 'a' then now() + interval '2 days' else 'infinity' end where event_id <> 'b'")
+	d.run("delete from spine.audit_trail where event_id = 'b' and (timestamp < now() - interval '1 hour' or action <> 'event_queued')")
+	for _, limit := range []int{1, 4, 10, 1000} {
+		for where, f := range map[string]event.AuditFilter{
+			"true":                                   {},
+			"action = 'event_queued'":                {Action: "event_queued"},
+			"event_id = 'a'":                         {EventID: "a"},
+			"event_id = 'b'":                         {EventID: "b"},
+			"event_id = 'c'":                         {EventID: "c"},
+			"timestamp < '2024-01-30'":               {Span: event.Span{Until: time.Date(2024, 1, 30, 0, 0, 0, 0, time.UTC)}},
+			"timestamp >= now() - interval '1 year'": {Span: event.Span{Since: time.Now().AddDate(-1, 0, 0)}},
+		} {
+			require.Equal(t, d.rows("select id from spine.audit_log where "+where+" order by timestamp desc, id desc"),
+				pages(t, limit, func(p event.Page) ([]event.AuditRow, event.Next, error) { return d.Audit(t.Context(), p, f) },
+					func(r event.AuditRow) string { return fmt.Sprint(r.ID) }), "%s, limit %d", where, limit)
+		}
+	}
+	for _, id := range []string{"a", "b", "c"} {
+		want := d.rows("select id from spine.audit_log where event_id = $1 order by timestamp, id", id)
+		require.Equal(t, want, d.rows("select id from spine.trace($1)", id))
+		history, err := d.Event(t.Context(), id, "")
+		require.NoError(t, err)
+		got := []string{}
+		for _, r := range history.Timeline {
+			got = append(got, fmt.Sprint(r.ID))
+		}
+		require.Equal(t, want, got)
+	}
+}
