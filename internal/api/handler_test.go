@@ -671,6 +671,7 @@ func TestAttemptsAndSearch(t *testing.T) {
 	s.exec(`insert into spine.audit_trail (timestamp, event, event_id, action, details)
 		select '2024-01-30T12:00:00Z', id, event_id, 'processing_attempt_failed', '{"attempt":2,"status":503,"duration_ms":1.25,"error":"HTTP 503","answer":"<no>"}'
 		from spine.events where event_id = 'a/b'`)
+	s.exec("update spine.events set created_at = '2024-01-30T12:00:00Z' where event_id = 'a/b'")
 
 	require.Equal(t, []map[string]any{{
 		"timestamp": "2024-01-30T12:00:00Z", "id": 5.0, "event_id": "a/b", "source": "default", "destination": "default", "attempt": 2.0,

@@ -91,7 +91,8 @@ comment on function spine.event(text, text) is 'One event and where it stands, f
 
 -- trail_start: the beginning of the day (UTC) on which the trail of an event begins, so that the partitions before it are left alone: with one a
 -- day and no retention there are hundreds, and a plan that has all of them takes 50 ms. '-infinity' where the step that stored the event is not
--- found after its created_at, less a minute for transactions: a hand chose created_at, or retention has dropped the step. Relies on events_pkey
+-- found after its created_at, less a minute for transactions: a hand chose created_at, or retention has dropped the step. What a
+-- hand adds to a trail with a time before that day is in the log, and not in the trail. Relies on events_pkey
 -- and audit_trail_event.
 -- It is for partitions and not for audit_trail_timestamp, by which a planner might read all rows of a day for those of an event: a whole day
 -- chooses none among the rows of a partition, and "or infinity", which is always later, leaves that index to bitmap scans, which are off.
