@@ -1853,14 +1853,17 @@ CREATE FUNCTION spine.trace(_event_id text, _source text DEFAULT NULL::text) RET
     SET search_path TO 'spine', 'pg_temp'
     SET jit TO 'off'
     SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET plan_cache_mode TO 'force_custom_plan'
     AS $$
 declare
     _event constant bigint := id_of(_event_id, _source);
+    _start constant timestamptz := trail_start(_event);
 begin
     -- Materialized, so that the order does not invite the planner to walk a partition that is small when it plans.
     return query
     with trail as materialized (
-        select a.timestamp, a.action, a.success, a.details, a.id from audit_log a where a.event = _event
+        select a.timestamp, a.action, a.success, a.details, a.id from audit_log a where a.event = _event and (a.timestamp >= _start or a.timestamp = 'infinity')
     )
     select t.* from trail t order by t.timestamp, t.id;
 end $$;
@@ -1871,6 +1874,35 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.trace(_event_id text, _source text) IS 'What happened to one event, step by step, for example: select * from spine.trace(''test-001'').';
+
+
+--
+-- Name: trail_start(bigint); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.trail_start(_event bigint) RETURNS timestamp with time zone
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+declare
+    _day constant timestamptz := (select date_trunc('day', e.created_at - interval '1 minute', 'UTC') from events e where e.id = _event);
+begin
+    if exists (select from audit_trail a where a.event = _event and (a.timestamp >= _day or a.timestamp = 'infinity') and a.action in ('event_received', 'event_inserted')) then
+        return _day;
+    end if;
+    return '-infinity';
+end $$;
+
+
+--
+-- Name: FUNCTION trail_start(_event bigint); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.trail_start(_event bigint) IS 'Internal. A time before all audit rows of an event; -infinity where that is not known.';
 
 
 --

@@ -31,7 +31,9 @@ type GuardConfig struct {
 // token nor Open it answers 403 unless the peer's address and the Host header
 // are loopback and no proxy has left a trace: a page in a browser cannot reach
 // it by a name of its own (DNS rebinding), nor a stranger through a proxy on
-// this machine.
+// this machine. Open it reads for everyone, and answers 403 to what a browser
+// sends in order to change something under any name but localhost: a page can
+// have a name of its own lead here, and is of the same origin then.
 func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 	// A flood of refusals is not a flood of log lines.
 	log = log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
@@ -55,11 +57,30 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 					Detail: "Without an admin token only this machine is answered, under the name localhost or a loopback address and not through a proxy. " +
 						"Set ADMIN_TOKEN to ask for a token, or ADMIN_AUTH=none to answer everyone.",
 				})
+			case c.Token == "" && c.Open && changes(r) && fromBrowser(r) && !loopbackName(r.Host) && !isAddress(r.Host):
+				log.Warn().Str("cause", "host_name").Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request refused")
+				respond.Refuse(w, respond.Problem{
+					Status: http.StatusForbidden,
+					Detail: "Without an admin token a browser may change something only under an IP address or the name localhost: any other name may be that of a page that leads it here. " +
+						"Set ADMIN_TOKEN to use a name.",
+				})
 			default:
 				next.ServeHTTP(w, r)
 			}
 		})
 	}
+}
+
+// changes reports whether a request's method may change something (RFC 9110,
+// 9.2.1).
+func changes(r *http.Request) bool {
+	return r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodOptions
+}
+
+// fromBrowser reports whether a request that changes something was sent by a
+// browser. All send Origin with it; Sec-Fetch-Site not to a name without TLS.
+func fromBrowser(r *http.Request) bool {
+	return len(r.Header.Values("Origin")) > 0 || len(r.Header.Values("Sec-Fetch-Site")) > 0
 }
 
 // SameOrigin returns a middleware that refuses with 403 what a page of another
@@ -123,16 +144,25 @@ func local(r *http.Request) bool {
 // loopbackName reports whether a Host header is localhost or a loopback
 // address, with any port.
 func loopbackName(host string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	} else {
-		host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
-	}
-	if strings.EqualFold(host, "localhost") {
+	if strings.EqualFold(hostname(host), "localhost") {
 		return true
 	}
-	address, err := netip.ParseAddr(host)
+	address, err := netip.ParseAddr(hostname(host))
 	return err == nil && address.Unmap().IsLoopback()
+}
+
+// isAddress reports whether a Host header is an IP address, with any port.
+func isAddress(host string) bool {
+	_, err := netip.ParseAddr(hostname(host))
+	return err == nil
+}
+
+// hostname is a Host header without its port and an address's brackets.
+func hostname(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		return name
+	}
+	return strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 }
 
 // forwarded reports whether a proxy has left a trace in a request's header.

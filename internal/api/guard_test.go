@@ -103,3 +103,42 @@ func TestGuard(t *testing.T) {
 		})
 	}
 }
+
+// A page may have its own name lead to this machine, and then is of the same
+// origin as Spine is under that name.
+func TestAnOpenGuardAndNames(t *testing.T) {
+	for name, c := range map[string]struct {
+		guard        api.GuardConfig
+		method, host string
+		header       string
+		want         int
+	}{
+		"rebound":                    {api.GuardConfig{Open: true}, http.MethodPost, "evil.example:8080", "Origin", 403},
+		"rebound, with TLS":          {api.GuardConfig{Open: true}, http.MethodDelete, "evil.example", "Sec-Fetch-Site", 403},
+		"almost localhost":           {api.GuardConfig{Open: true}, http.MethodPost, "localhost.evil.example:8080", "Origin", 403},
+		"no name":                    {api.GuardConfig{Open: true}, http.MethodPost, "", "Origin", 403},
+		"localhost":                  {api.GuardConfig{Open: true}, http.MethodPost, "localhost:8080", "Origin", 200},
+		"an address":                 {api.GuardConfig{Open: true}, http.MethodPost, "192.0.2.7:8080", "Origin", 200},
+		"an address of IPv6":         {api.GuardConfig{Open: true}, http.MethodPost, "[2001:db8::7]:8080", "Origin", 200},
+		"an address without a port":  {api.GuardConfig{Open: true}, http.MethodPost, "[2001:db8::7]", "Origin", 200},
+		"reading":                    {api.GuardConfig{Open: true}, http.MethodGet, "spine.example", "Sec-Fetch-Site", 200},
+		"no browser":                 {api.GuardConfig{Open: true}, http.MethodPost, "spine:8080", "", 200},
+		"a token, which no page has": {api.GuardConfig{Token: "sesame"}, http.MethodPost, "spine.example", "Origin", 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := api.Guard(c.guard, zerolog.Nop())(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+			r := httptest.NewRequestWithContext(t.Context(), c.method, "/api/events/a/replay", nil)
+			r.Host = c.host
+			r.SetBasicAuth("", "sesame")
+			if c.header != "" {
+				r.Header.Set(c.header, "same-origin")
+			}
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			require.Equal(t, c.want, w.Code)
+			if c.want == http.StatusForbidden {
+				requireProblem(t, answer{w.Code, w.Header(), w.Body.Bytes()}, c.want, "Set ADMIN_TOKEN")
+			}
+		})
+	}
+}

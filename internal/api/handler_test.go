@@ -671,6 +671,7 @@ func TestAttemptsAndSearch(t *testing.T) {
 	s.exec(`insert into spine.audit_trail (timestamp, event, event_id, action, details)
 		select '2024-01-30T12:00:00Z', id, event_id, 'processing_attempt_failed', '{"attempt":2,"status":503,"duration_ms":1.25,"error":"HTTP 503","answer":"<no>"}'
 		from spine.events where event_id = 'a/b'`)
+	s.exec("update spine.events set created_at = '2024-01-30T12:00:00Z' where event_id = 'a/b'")
 
 	require.Equal(t, []map[string]any{{
 		"timestamp": "2024-01-30T12:00:00Z", "id": 5.0, "event_id": "a/b", "source": "default", "destination": "default", "attempt": 2.0,
@@ -744,13 +745,13 @@ func TestAPageOfAnotherOriginChangesNothing(t *testing.T) {
 		want   int
 	}{
 		"no browser":                    {http.MethodPost, nil, 200},
-		"Spine's page":                  {http.MethodPost, []string{"Sec-Fetch-Site", "same-origin", "Origin", "http://example.com"}, 200},
+		"Spine's page":                  {http.MethodPost, []string{"Sec-Fetch-Site", "same-origin", "Origin", "http://192.0.2.1"}, 200},
 		"by hand":                       {http.MethodPost, []string{"Sec-Fetch-Site", "none"}, 200},
-		"an old browser, Spine's page":  {http.MethodPost, []string{"Origin", "http://example.com"}, 200},
+		"an old browser, Spine's page":  {http.MethodPost, []string{"Origin", "http://192.0.2.1"}, 200},
 		"another site":                  {http.MethodPost, []string{"Sec-Fetch-Site", "cross-site"}, 403},
-		"a neighbour":                   {http.MethodPost, []string{"Sec-Fetch-Site", "same-site", "Origin", "http://example.com"}, 403},
+		"a neighbour":                   {http.MethodPost, []string{"Sec-Fetch-Site", "same-site", "Origin", "http://192.0.2.1"}, 403},
 		"an old browser, another site":  {http.MethodPost, []string{"Origin", "http://evil.example"}, 403},
-		"an old browser, another port":  {http.MethodPost, []string{"Origin", "http://example.com:81"}, 403},
+		"an old browser, another port":  {http.MethodPost, []string{"Origin", "http://192.0.2.1:81"}, 403},
 		"a sandbox":                     {http.MethodPost, []string{"Origin", "null"}, 403},
 		"with a token, another site":    {http.MethodPost, []string{"Authorization", "Bearer x", "Sec-Fetch-Site", "cross-site"}, 403},
 		"a link to the page of another": {http.MethodGet, []string{"Sec-Fetch-Site", "cross-site"}, 200},
@@ -760,7 +761,8 @@ func TestAPageOfAnotherOriginChangesNothing(t *testing.T) {
 			if c.method == http.MethodPost {
 				target += "/replay"
 			}
-			r := httptest.NewRequestWithContext(t.Context(), c.method, target, nil) // to example.com
+			r := httptest.NewRequestWithContext(t.Context(), c.method, target, nil)
+			r.Host = "192.0.2.1"
 			for i := 0; i < len(c.header); i += 2 {
 				r.Header.Set(c.header[i], c.header[i+1])
 			}

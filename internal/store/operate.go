@@ -160,13 +160,18 @@ func (s *Store) auditPage(ctx context.Context, c event.AuditCursor, f event.Foll
 	var q query
 	q.where("a.xid < ?::text::xid8 and a.xid <> all (?::text[]::xid8[])", strconv.FormatUint(c.Until.End, 10), xids(c.Until.Except))
 	q.follow(f)
-	from, order := "spine.audit_log", "a.timestamp, a.id"
+	from, order, how := "spine.audit_log", "a.timestamp, a.id", listing
 	after := c.Last.Timestamp.String() // as text, since it may be infinite
 	if !c.Live {
 		// The first term is implied by the second; partitions are pruned by it.
 		q.where("a.timestamp >= ?::text::timestamptz and (a.timestamp, a.id) > (?::text::timestamptz, ?::bigint)", after, after, c.Last.ID)
 		if len(f.EventIDs) > 0 {
-			from = trail("any (array(select n.id from spine.events n where n.event_id = any (" + q.arg(f.EventIDs) + "::text[])))")
+			since, err := s.trailStart(ctx, f.EventIDs...)
+			if err != nil {
+				return nil, event.AuditKey{}, err
+			}
+			how = tracing
+			from = trail("any (array(select n.id from spine.events n where n.event_id = any ("+q.arg(f.EventIDs)+"::text[])))", q.arg(since))
 		}
 	} else {
 		if c.Late {
@@ -183,7 +188,7 @@ func (s *Store) auditPage(ctx context.Context, c event.AuditCursor, f event.Foll
 		event.AuditRow
 		XID string
 	}
-	found, err := list[row](ctx, s, "reading the audit log", sql, q.args...)
+	found, err := read[row](ctx, s, how, "reading the audit log", sql, q.args...)
 	if err != nil {
 		return nil, event.AuditKey{}, err
 	}
@@ -296,9 +301,9 @@ func (s *Store) lookupError(ctx context.Context, doing, eventID string, err erro
 			return &event.NotStoredError{Detail: pgErr.Message}
 		case "21000":
 			ambiguous := &event.AmbiguousError{Detail: pgErr.Message}
-			err = s.pool.QueryRow(ctx, "select array_agg(e.source order by e.source) from spine.events e where e.event_id = $1", eventID).
+			err := s.pool.QueryRow(ctx, "select array_agg(e.source order by e.source) from spine.events e where e.event_id = $1", eventID).
 				Scan(&ambiguous.Sources)
-			if err == nil {
+			if err == nil && len(ambiguous.Sources) > 1 { // or else events have gone since
 				return ambiguous
 			}
 		}

@@ -45,10 +45,10 @@ const (
 )
 
 // How many rows a page of a filtered list looks at, so that it takes a few tens
-// of milliseconds whatever it finds (DESIGN_NOTES, 9. Growth).
+// of milliseconds whatever it finds (DESIGN_NOTES, 10. Growth).
 const (
 	lookAtEvents = 20_000 // of events, or of the queue
-	lookAtAudit  = 30_000 // of the audit log
+	lookAtAudit  = 30_000 // of the audit log, and all others of the time of the last one: its index ends with the time
 	lookAtBoth   = 10_000 // of either, where each row is looked up in another table
 
 	// A value that is common fills a page from the first rows. Twenty times as
@@ -56,9 +56,12 @@ const (
 	lookAtFirst = 20
 )
 
-// shortQueue is how many rows may be unfinished for a page by status to find
-// them all by their partial index and sort them.
-const shortQueue = 50_000
+// How many rows may be unfinished for a page by status to find them all by
+// their partial index and sort them.
+const (
+	shortQueue     = 50_000
+	shortQueueBoth = lookAtBoth // where each row is looked up in another table
+)
 
 // look reads a page in windows: window looks at n rows and reports whether that
 // will do.
@@ -89,7 +92,7 @@ func (s *Store) Events(ctx context.Context, page event.Page, filter event.Filter
 	if err != nil {
 		return nil, event.Next{}, err
 	}
-	few, err := s.few(ctx, filter.Status)
+	few, err := s.few(ctx, filter.Status, filter.Type == "" && filter.Open())
 	if err != nil {
 		return nil, event.Next{}, err
 	}
@@ -133,7 +136,7 @@ func (s *Store) Events(ctx context.Context, page event.Page, filter event.Filter
 // eventsPage reads the newest events for which the conditions of q hold.
 func (s *Store) eventsPage(ctx context.Context, how reading, page event.Page, q query) (rows []event.Stored, next event.Next, err error) {
 	// found counts the rows on and just beyond the page before the large ones
-	// are cut off, without reading those.
+	// are cut off. Those are read for their size, one by one, and not sent.
 	sql := `select ` + eventColumns + `, e.found from (
 		select e.*, count(*) over () as found,
 			sum(coalesce(octet_length(e.payload::text), octet_length(e.raw_body))) over (order by e.id desc rows between unbounded preceding and 1 preceding) as bytes
@@ -168,9 +171,16 @@ func (s *Store) Audit(ctx context.Context, page event.Page, filter event.AuditFi
 // Attempts lists attempts, last ended first, as Audit does the audit rows that
 // record them.
 func (s *Store) Attempts(ctx context.Context, page event.Page, filter event.AttemptFilter) (rows []event.AttemptRow, next event.Next, err error) {
-	actions := []string{"processing_succeeded", "processing_attempt_failed"}
+	// By action, since the audit log calls it a success that a lease was taken back.
+	actions := []string{attemptSucceeded, "processing_attempt_failed", leaseExpired}
+	switch filter.Outcome {
+	case "success":
+		actions = actions[:1]
+	case "failure":
+		actions = actions[1:]
+	}
 	audit, next, err := s.auditList(ctx, "attempts", page, event.AuditFilter{
-		EventID: filter.EventID, Source: filter.Source, Type: filter.Type, Success: filter.Outcome, Span: filter.Span,
+		EventID: filter.EventID, Source: filter.Source, Type: filter.Type, Span: filter.Span,
 	}, actions)
 	if err != nil {
 		return nil, event.Next{}, err
@@ -182,15 +192,32 @@ func (s *Store) Attempts(ctx context.Context, page event.Page, filter event.Atte
 	return rows, next, nil
 }
 
+// Actions that end an attempt in a way of their own.
+const (
+	attemptSucceeded = "processing_succeeded"
+	leaseExpired     = "lease_expired" // nobody knows what became of it
+)
+
 // attempt reads an attempt from its audit row. Details may be written by a hand,
 // and have anything in them: what is of another type than ours is left out.
 func attempt(a event.AuditRow) event.AttemptRow {
 	var details map[string]json.RawMessage
 	_ = json.Unmarshal(a.Details, &details)
 	row := event.AttemptRow{
-		Timestamp: a.Timestamp, ID: a.ID, Outcome: a.Success, Destination: event.DefaultDestination,
+		Timestamp: a.Timestamp, ID: a.ID, Outcome: "failure", Destination: event.DefaultDestination,
 		Attempt: member[int64](details, "attempt"), Status: member[int64](details, "status"), DurationMS: member[float64](details, "duration_ms"),
 		Error: member[string](details, "error"), Answer: member[string](details, "answer"),
+	}
+	switch a.Action {
+	case attemptSucceeded:
+		row.Outcome = "success"
+	case leaseExpired:
+		worker := "no worker"
+		if name := member[string](details, "worker"); name != nil {
+			worker = *name
+		}
+		lost := "the lease ran out: " + worker + " did not report back" // as processing_state.error_message has it
+		row.Error = &lost
 	}
 	if a.EventID != nil {
 		row.EventID = *a.EventID
@@ -218,7 +245,11 @@ func (s *Store) auditList(ctx context.Context, name string, page event.Page, fil
 	var q, place query
 	from, how := "spine.audit_log a", walking
 	if filter.EventID != "" {
-		from, how = trail("any ("+q.eventsNamed(filter.EventID)+")")+" a", listing
+		since, err := s.trailStart(ctx, filter.EventID)
+		if err != nil {
+			return nil, event.Next{}, err
+		}
+		from, how = trail("any ("+q.eventsNamed(filter.EventID)+")", q.arg(since))+" a", tracing
 	}
 	after := cursor{At: math.MaxInt64, ID: math.MaxInt64}
 	if page.Cursor != "" {
@@ -237,27 +268,37 @@ func (s *Store) auditList(ctx context.Context, name string, page event.Page, fil
 	if len(actions) > 0 {
 		q.where("a.action = any (?)", actions)
 	}
-	if filter.EventID != "" || len(q.terms) == narrow {
+	if filter.EventID != "" {
 		return s.auditPageOf(ctx, how, name, from, page, q)
+	}
+	back := stepsBack(after, filter.Span)
+	if len(q.terms) == narrow {
+		return s.auditPageOf(ctx, how, name, from, page, q, back...)
 	}
 
 	// By time alone, which the index knows. Of rows of one time a window has all,
 	// and goes on below them.
-	place.within("a.timestamp", filter.Span)
+	place.within("a.timestamp", event.Span{Until: filter.Until})
 	if after.ID == math.MinInt64 {
 		place.where("a.timestamp < ?", after.time())
 	} else {
 		place.where("a.timestamp <= ?", after.time())
 	}
-	floorSQL := "select 0, a.timestamp from spine.audit_trail a" + place.conditions() + " order by a.timestamp desc limit 1 offset "
 	most := lookAtAudit
 	if filter.Type != "" {
 		most = lookAtBoth
 	}
 	err = look(page, most, func(n int) (bool, error) {
-		floor, err := s.floor(ctx, floorSQL+strconv.Itoa(n-1), place.args...)
-		if err != nil {
-			return false, err
+		var floor floor
+		for _, since := range back {
+			some := place.and("a.timestamp >= ?", since)
+			floor, err = s.floor(ctx, "select 0, a.timestamp from spine.audit_trail a"+some.conditions()+" order by a.timestamp desc limit 1 offset "+strconv.Itoa(n-1), some.args...)
+			if err != nil {
+				return false, err
+			}
+			if floor.at != nil {
+				break
+			}
 		}
 		window, below := q, cursor{List: name, ID: math.MinInt64}
 		if floor.at != nil {
@@ -273,11 +314,53 @@ func (s *Store) auditList(ctx context.Context, name string, page event.Page, fil
 	return rows, next, err
 }
 
-// auditPageOf reads the newest audit rows for which the conditions of q hold.
-func (s *Store) auditPageOf(ctx context.Context, how reading, name, from string, page event.Page, q query) (rows []event.AuditRow, next event.Next, err error) {
-	sql := "select " + auditColumns + " from " + from + q.conditions() + " order by a.timestamp desc, a.id desc limit " + q.arg(page.Limit+1)
-	if rows, err = read[event.AuditRow](ctx, s, how, "listing the audit log", sql, q.args...); err != nil {
-		return nil, event.Next{}, err
+// stepsBack are the times down to which to look for audit rows before after, one
+// after the other until there are enough; the last one is the end. Since any row
+// might be in the default partition, rows in order come from all partitions at
+// once. With hundreds of them, one a day, that takes 50 ms for a page, most of it
+// for the plan, and 300 ms in a new session; with those of a day 1 ms. That holds
+// as long as the time is an argument, or else the plan has all partitions.
+func stepsBack(after cursor, span event.Span) []pgtype.Timestamptz {
+	newest := time.Now() // of a clock that may be wrong, at the cost of more steps
+	if !span.Until.IsZero() && span.Until.Before(newest) {
+		newest = span.Until
+	}
+	if at := after.time(); at.InfinityModifier == pgtype.NegativeInfinity {
+		newest = time.Time{}
+	} else if at.InfinityModifier == pgtype.Finite && at.Time.Before(newest) {
+		newest = at.Time
+	}
+	var steps []pgtype.Timestamptz
+	for _, days := range []int{1, 16} {
+		if since := newest.AddDate(0, 0, -days); since.Year() > 0 && since.After(span.Since) {
+			steps = append(steps, pgtype.Timestamptz{Time: since, Valid: true})
+		}
+	}
+	end := pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+	if !span.Since.IsZero() {
+		end = pgtype.Timestamptz{Time: span.Since, Valid: true}
+	}
+	return append(steps, end)
+}
+
+// auditPageOf reads the newest audit rows for which the conditions of q hold. It
+// goes back by the steps, if there are any, until the page is full.
+func (s *Store) auditPageOf(ctx context.Context, how reading, name, from string, page event.Page, q query, back ...pgtype.Timestamptz) (rows []event.AuditRow, next event.Next, err error) {
+	windows := []query{q}
+	if len(back) > 0 {
+		windows = nil
+		for _, since := range back {
+			windows = append(windows, q.and("a.timestamp >= ?", since))
+		}
+	}
+	for _, w := range windows {
+		sql := "select " + auditColumns + " from " + from + w.conditions() + " order by a.timestamp desc, a.id desc limit " + w.arg(page.Limit+1)
+		if rows, err = read[event.AuditRow](ctx, s, how, "listing the audit log", sql, w.args...); err != nil {
+			return nil, event.Next{}, err
+		}
+		if len(rows) > page.Limit {
+			break
+		}
 	}
 	if n := page.Limit; len(rows) > n {
 		rows = rows[:n]
@@ -303,7 +386,7 @@ func (s *Store) Processing(ctx context.Context, page event.Page, filter event.Pr
 	}
 	few := false
 	if filter.EventID == "" {
-		if few, err = s.few(ctx, filter.Status); err != nil {
+		if few, err = s.few(ctx, filter.Status, filter.Type == "" && filter.Open()); err != nil {
 			return nil, event.Next{}, err
 		}
 	}
@@ -409,16 +492,18 @@ func beyondPrefix(prefix string) string {
 func (s *Store) Event(ctx context.Context, eventID, source string) (history event.History, err error) {
 	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		var id int64
-		if err := tx.QueryRow(ctx, "select spine.id_of($1, nullif($2, ''))", eventID, source).Scan(&id); err != nil {
+		var since pgtype.Timestamptz
+		if err := tx.QueryRow(ctx, "select id, spine.trail_start(id) from spine.id_of($1, nullif($2, '')) id", eventID, source).Scan(&id, &since); err != nil {
 			return err
 		}
 		batch := &pgx.Batch{}
+		batch.Queue(string(tracing))
 		queue(batch, pgx.CollectExactlyOneRow[event.Stored], &history.Stored,
 			"select "+eventColumns+" from spine.events e where e.id = $1", id)
 		queue(batch, pgx.CollectRows[event.ProcessingRow], &history.Processing,
 			"select "+processingColumns+" from spine.processing_state p where p.event = $1 order by p.destination", id)
 		queue(batch, pgx.CollectRows[event.AuditRow], &history.Timeline,
-			"select "+auditColumns+" from "+trail("$1")+" a order by a.timestamp desc, a.id desc limit $2", id, maxTimeline+1)
+			"select "+auditColumns+" from "+trail("$1", "$3")+" a order by a.timestamp desc, a.id desc limit $2", id, maxTimeline+1, since)
 		queue(batch, pgx.CollectRows[event.ConflictRow], &history.Conflicts,
 			"select "+conflictColumns+" from spine.conflicts c where c.event = $1 order by c.created_at, c.payload_hash", id)
 		return tx.SendBatch(ctx, batch).Close()
@@ -459,7 +544,14 @@ const (
 	// for queries that can do without any sort: where one cannot be helped, all
 	// plans look equally bad.
 	walking reading = `select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
-		set_config('enable_sort', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)`
+		set_config('enable_sort', 'off', true), set_config('max_parallel_workers_per_gather', '0', true), ` + customPlan
+	// Trails are found by the event.
+	tracing reading = `select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), ` + customPlan
+
+	// Each time a plan for the partitions of the time that is asked for. To find
+	// out at the sixth call that one for any time is no better takes 0.3 s with
+	// 400 partitions.
+	customPlan = "set_config('plan_cache_mode', 'force_custom_plan', true)"
 )
 
 // list reads all rows of a query.
@@ -507,9 +599,14 @@ func (s *Store) floor(ctx context.Context, sql string, args ...any) (floor, erro
 }
 
 // few reports whether a status is one that few rows have, so that all of them
-// can be found. It relies on the partial indexes, whose order it asks for so
-// that no other is read.
-func (s *Store) few(ctx context.Context, status string) (bool, error) {
+// can be found: fewer where they are not enough by themselves and each is looked
+// up in another table. It relies on the partial indexes, whose order it asks for
+// so that no other is read.
+func (s *Store) few(ctx context.Context, status string, alone bool) (bool, error) {
+	most := shortQueueBoth
+	if alone {
+		most = shortQueue
+	}
 	var partial string
 	switch status {
 	case "dead":
@@ -520,8 +617,8 @@ func (s *Store) few(ctx context.Context, status string) (bool, error) {
 		return false, nil
 	}
 	counts, err := read[struct{ Count int }](ctx, s, walking, "counting what is unfinished",
-		"select count(*) from (select from spine.processing_state p where "+partial+" limit "+strconv.Itoa(shortQueue+1)+") p")
-	return err == nil && counts[0].Count <= shortQueue, err
+		"select count(*) from (select from spine.processing_state p where "+partial+" limit "+strconv.Itoa(most+1)+") p")
+	return err == nil && counts[0].Count <= most, err
 }
 
 // idSpan is the ids from one, inclusive, to another, exclusive.
@@ -625,11 +722,24 @@ func storedAt(key string) string {
 	return "(select e.created_at from spine.events e where e.id = " + key + ")"
 }
 
-// trail is the audit rows of an event. Materialized, so that they are found by
-// the event and sorted: for the sake of a limit the planner might else walk the
-// whole log.
-func trail(event string) string {
-	return "(with trail as materialized (select * from spine.audit_log where event = " + event + ") select * from trail)"
+// trail is the audit rows of an event since a time. Materialized, so that they
+// are found by the event and sorted: for the sake of a limit the planner might
+// else walk the whole log. The time, a day's beginning, is there for the
+// partitions before it, as spine.trail_start() says.
+func trail(event, since string) string {
+	return "(with trail as materialized (select * from spine.audit_log where event = " + event + " and (timestamp >= " + since + " or timestamp = 'infinity')) select * from trail)"
+}
+
+// trailStart is a time before the trails of the events of these ids in all
+// sources. It is read beforehand since partitions are left out of a plan only by
+// a value that is known.
+func (s *Store) trailStart(ctx context.Context, eventIDs ...string) (pgtype.Timestamptz, error) {
+	found, err := list[struct{ Start pgtype.Timestamptz }](ctx, s, "looking for the beginning of a trail",
+		"select coalesce(min(spine.trail_start(e.id)), '-infinity') from spine.events e where e.event_id = any ($1::text[])", eventIDs)
+	if err != nil {
+		return pgtype.Timestamptz{}, err
+	}
+	return found[0].Start, nil
 }
 
 func (q *query) conditions() string {

@@ -272,3 +272,104 @@ func TestAttempts(t *testing.T) {
 		require.Equal(t, strings.Fields(strings.Trim(want, "[]")), strings.Fields(strings.Trim(fmt.Sprint(numbers), "[]")), "%v", f)
 	}
 }
+
+// Who dies in the middle of an attempt leaves one that failed.
+func TestAttemptsWhoseLeaseRanOut(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.ingest(webhook("a", payloadA))
+	d.claim(1)
+	d.due()
+	require.Len(t, d.look(1).Expired, 1)
+	d.due()
+	d.settle(completed(d.claim(1)[0]))
+	for outcome, want := range map[string][]string{
+		"":        {"2 success -", "1 failure the lease ran out: worker-1 did not report back"},
+		"success": {"2 success -"},
+		"failure": {"1 failure the lease ran out: worker-1 did not report back"},
+	} {
+		require.Equal(t, want, pages(t, 1, func(p event.Page) ([]event.AttemptRow, event.Next, error) {
+			return d.Attempts(t.Context(), p, event.AttemptFilter{Outcome: outcome})
+		}, func(r event.AttemptRow) string {
+			problem := "-"
+			if r.Error != nil {
+				problem = *r.Error
+			}
+			return fmt.Sprint(*r.Attempt, " ", r.Outcome, " ", problem)
+		}), outcome)
+	}
+}
+
+// Rows of a status that are looked up one by one, for their type or their time,
+// are no more than on any page of a filtered list.
+func TestAListByAStatusAndWhatAnotherTableHas(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run("insert into spine.events (event_id, event_type, occurred_at, payload, payload_hash) select 'e-' || n, case n when 7 then 'rare' else 'common' end, now(), '{}', '\\x00' from generate_series(1, 10020) n")
+	d.run("insert into spine.processing_state (event, event_id, status, lease_token, next_attempt_at) select id, event_id, 'dead', 0, null from spine.events")
+	_, next, err := d.Events(t.Context(), event.Page{Limit: 5}, event.Filter{Status: "dead", Type: "rare"})
+	require.NoError(t, err)
+	require.NotNil(t, next.LookedBackTo)
+	_, next, err = d.Processing(t.Context(), event.Page{Limit: 5}, event.ProcessingFilter{Status: "dead", Type: "rare"})
+	require.NoError(t, err)
+	require.NotNil(t, next.LookedBackTo)
+	require.Equal(t, []string{"7"}, pages(t, 5, func(p event.Page) ([]event.Stored, event.Next, error) {
+		return d.Events(t.Context(), p, event.Filter{Status: "dead", Type: "rare", Span: event.Span{Since: longAgo}})
+	}, func(r event.Stored) string { return fmt.Sprint(r.ID) }))
+	require.Equal(t, []string{"7"}, pages(t, 5, func(p event.Page) ([]event.ProcessingRow, event.Next, error) {
+		return d.Processing(t.Context(), p, event.ProcessingFilter{Status: "dead", Type: "rare"})
+	}, func(r event.ProcessingRow) string { return fmt.Sprint(r.Event) }))
+}
+
+// Events may go, by a hand or by retention, between a look-up and the list of
+// their sources.
+func TestAnAmbiguousEventThatIsGone(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run(`create or replace function spine.id_of(_event_id text, _source text default null) returns bigint language plpgsql as $$
+		begin raise exception 'several' using errcode = 'cardinality_violation'; end $$`)
+	_, err := d.Event(t.Context(), "a", "")
+	var ambiguous *event.AmbiguousError
+	require.Error(t, err)
+	require.NotErrorAs(t, err, &ambiguous)
+}
+
+// The log is read backwards in steps. Rows far from one another, of no time and
+// of the default partition come in one order, and so does a trail that begins
+// before its event was stored, as only a hand can make one.
+func TestTheAuditLogOverAllTimes(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.ingest(webhook("a", payloadA), webhook("b", payloadA), webhook("c", payloadA))
+	d.run(`insert into spine.audit_trail (timestamp, event, event_id, action)
+		select t.at, e.id, e.event_id, 'event_queued' from spine.events e, (values ('infinity'::timestamptz), ('-infinity'), ('0044-03-15 BC'), ('2024-01-30'), ('9999-01-01'),
+			(now() - interval '23 hours'), (now() - interval '25 hours'), (now() - interval '15 days'), (now() - interval '17 days'), (now() - interval '3 years')) t(at), generate_series(1, 3)`)
+	d.run("update spine.events set created_at = case event_id when 'a' then now() + interval '2 days' else 'infinity' end where event_id <> 'b'")
+	d.run("delete from spine.audit_trail where event_id = 'b' and (timestamp < now() - interval '1 hour' or action <> 'event_queued')")
+	for _, limit := range []int{1, 4, 10, 1000} {
+		for where, f := range map[string]event.AuditFilter{
+			"true":                                   {},
+			"action = 'event_queued'":                {Action: "event_queued"},
+			"event_id = 'a'":                         {EventID: "a"},
+			"event_id = 'b'":                         {EventID: "b"},
+			"event_id = 'c'":                         {EventID: "c"},
+			"timestamp < '2024-01-30'":               {Span: event.Span{Until: time.Date(2024, 1, 30, 0, 0, 0, 0, time.UTC)}},
+			"timestamp >= now() - interval '1 year'": {Span: event.Span{Since: time.Now().AddDate(-1, 0, 0)}},
+		} {
+			require.Equal(t, d.rows("select id from spine.audit_log where "+where+" order by timestamp desc, id desc"),
+				pages(t, limit, func(p event.Page) ([]event.AuditRow, event.Next, error) { return d.Audit(t.Context(), p, f) },
+					func(r event.AuditRow) string { return fmt.Sprint(r.ID) }), "%s, limit %d", where, limit)
+		}
+	}
+	for _, id := range []string{"a", "b", "c"} {
+		want := d.rows("select id from spine.audit_log where event_id = $1 order by timestamp, id", id)
+		require.Equal(t, want, d.rows("select id from spine.trace($1)", id))
+		history, err := d.Event(t.Context(), id, "")
+		require.NoError(t, err)
+		got := []string{}
+		for _, r := range history.Timeline {
+			got = append(got, fmt.Sprint(r.ID))
+		}
+		require.Equal(t, want, got)
+	}
+}
