@@ -90,6 +90,55 @@ func TestRollupsCountEachRowOnceWhereTransactionsCommitOutOfOrder(t *testing.T) 
 	d.requireAccepted(4)
 }
 
+// Where counting begins there may be transactions in progress before and after
+// its end of the log.
+func TestRollupsCountEachRowOnceWhereTheyBeginAmidTransactions(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 4)
+	early, late := begin(t, d.Store), begin(t, d.Store)
+	insert(t, early)
+	insert(t, d.Pool())
+	insert(t, late)
+	d.run("select pg_current_xact_id()") // so that the snapshot lists late
+	d.run("update spine.rollup_state set next_xid = '1000000000000'")
+	d.rollUp()
+	require.Equal(t, "t", d.value("select cardinality(in_progress) >= 2 from spine.rollup_state"))
+	d.requireAccepted(0)
+	require.NoError(t, late.Commit(t.Context()))
+	require.NoError(t, early.Commit(t.Context()))
+	// Only what is after the beginning is counted, and the clock of a row is its own.
+	d.run("update spine.rollup_state set covered_from = covered_from - interval '1 hour'")
+	d.rollUp()
+	d.requireAccepted(2)
+	d.rollUp()
+	d.requireAccepted(2)
+}
+
+// The log takes what people write into it by hand; no row of theirs is to stop
+// the numbers.
+func TestRollupsOutliveOddRows(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.ingest(webhooks("x", 7)...)
+	for id, at := range map[string]string{"x-1": "-infinity", "x-2": "infinity", "x-3": "4713-11-24 BC", "x-4": "294276-12-31"} {
+		d.run("update spine.events set created_at = $2::text::timestamptz where event_id = $1", id, at)
+	}
+	for _, job := range d.claim(7) {
+		if job.ID != "x-5" {
+			d.settle(completed(job))
+		}
+	}
+	d.run("update spine.events set created_at = created_at - interval '1 hour' where event_id = 'x-5'")
+	for _, details := range []string{`{"attempt":1,"lease":3,"answer":"\u0000"}`, `{"attempt":1,"lease":3,"destination":"\ud800"}`, `{"lease":"\u0000"}`} {
+		d.run("insert into spine.audit_trail (timestamp, event, event_id, action, details) select clock_timestamp(), id, event_id, 'processing_succeeded', $1::text::json from spine.events where event_id = 'x-5'", details)
+	}
+	d.run("insert into spine.audit_trail (timestamp, event, event_id, action) select at, id, event_id, 'processing_succeeded' from spine.events, unnest('{infinity,-infinity,294276-12-31}'::timestamptz[]) at where event_id in ('x-3', 'x-6')")
+	d.run(`insert into spine.audit_trail (action, details) values
+		('request_rejected', '{"count":"\u0000"}'), ('request_rejected', '{"count":3,"path":"\ud800"}'), ('request_rejected', '{"count":3,"path":"\u003c"}'), ('request_rejected', '7')`)
+	d.rollUp()
+	require.Equal(t, "received 7 accepted 7 deduplicated 0 conflicts 0 rejected 6 attempts 7 failed 0 delivered 13 died 0", d.happened(3600))
+}
+
 func TestRollupsOfATransactionThatRollsUpItself(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 2)
@@ -181,9 +230,14 @@ func TestRollUpWritesNothingWhereNothingHappened(t *testing.T) {
 	idle("select spine.roll_up()")
 	require.NoError(t, other.Rollback(t.Context()))
 	idle("select spine.roll_up()")
-	// As if what is left of this step of ten seconds were long.
-	d.run("update spine.depth_state set sampled_at = clock_timestamp() + interval '1 minute', took = '-1 hour'")
-	idle("select spine.sample_depth()")
+	// The sample is of this step of ten seconds: where that has just ended there is another.
+	require.Eventually(t, func() bool {
+		d.sampleDepth()
+		tx := begin(t, d.Store)
+		defer func() { require.NoError(t, tx.Rollback(t.Context())) }()
+		run(t, tx, "select spine.sample_depth(0)")
+		return value(t, tx, "select pg_current_xact_id_if_assigned() is null") == "t"
+	}, 5*time.Second, time.Millisecond)
 	require.Equal(t, "t", d.value("select spine.rolled_up_to() > covered_to and spine.rolled_up_to() > clock_timestamp() - interval '1 s' from spine.rollup_state"),
 		"all there is is counted up to now")
 }
@@ -247,6 +301,22 @@ func TestLatencyIsFromStoredToDelivered(t *testing.T) {
 			"retried, given back, expired, and queued in the first place")
 	}
 	require.Equal(t, "t", d.value("select latency_p99 between interval '54 minutes' and interval '66 minutes' from spine.rates"))
+}
+
+func TestOfOldPartitionsNoneIsAskedForAYoungEvent(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run("create table spine.audit_trail_20200101 partition of spine.audit_trail for values from ('2020-01-01 00:00+00') to ('2020-01-02 00:00+00')")
+	d.ingest(webhook("x", payloadA))
+	scans := func(createdAt string) string {
+		for range 8 {
+			d.run(`select spine.replayed(id, $1::text::timestamptz, now(), '{"lease":3,"attempt":1}') from spine.events`, createdAt)
+		}
+		d.run("select pg_stat_force_next_flush()")
+		return d.value("select sum(idx_scan) from pg_stat_user_indexes where relname = 'audit_trail_20200101'")
+	}
+	require.Equal(t, "0", scans("yesterday"))
+	require.Equal(t, "8", scans("2019-12-31"))
 }
 
 func TestLatencyPercentiles(t *testing.T) {
@@ -492,6 +562,15 @@ func TestDepthIsSampledInAShareOfTheTime(t *testing.T) {
 	d.ingest(webhook("y", payloadA))
 	d.sampleDepth()
 	require.Equal(t, []string{"pending 1"}, depthOf(d.overview()), "another is at it")
+}
+
+func TestDepthIsSampledAfterTheClockWasSetBack(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	require.NoError(t, d.SampleDepth(t.Context()))
+	d.run("update spine.depth_state set sampled_at = now() + interval '1 day'")
+	require.NoError(t, d.SampleDepth(t.Context()))
+	require.Equal(t, "t", d.value("select sampled_at < now() + interval '1 minute' from spine.depth_state"))
 }
 
 // What a commit does not wait for stays within its transaction.

@@ -49,7 +49,7 @@ create table spine.rollup_state (
 comment on table spine.rollup_state is 'Which rows of the audit log are in spine.rollups. Changes in the same transactions as these.';
 comment on column spine.rollup_state.only_row is 'Holds the table to one row.';
 comment on column spine.rollup_state.next_xid is 'Transactions before this one are counted, but for those in in_progress.';
-comment on column spine.rollup_state.in_progress is 'Transactions before next_xid that were in progress when they would have been counted: they will be, once they have ended.';
+comment on column spine.rollup_state.in_progress is 'Transactions that were in progress when they would have been counted: those before next_xid will be, once they have ended.';
 comment on column spine.rollup_state.covered_from is 'From when on rows of the log are counted.';
 comment on column spine.rollup_state.covered_to is 'Up to when all was counted that was committed, when something last was: spine.rolled_up_to() is the time up to which that is so now.';
 comment on column spine.rollup_state.tidied_at is 'When old steps were last deleted.';
