@@ -3119,7 +3119,7 @@ CREATE VIEW spine.rates AS
     spine.latency_percentile(r.latency, (0.95)::double precision) AS latency_p95,
     spine.latency_percentile(r.latency, (0.99)::double precision) AS latency_p99
    FROM spine.rollups r
-  WHERE ((r.step = 60) AND (r.at > (clock_timestamp() - '01:00:00'::interval)))
+  WHERE ((r.step = 60) AND (r.at > (now() - '01:00:00'::interval)))
   ORDER BY r.at DESC, r.source;
 
 

@@ -417,6 +417,7 @@ func TestOverview(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	d.run("insert into spine.sources (name) values ('github')")
+	d.run("update spine.rollup_state set covered_from = date_bin('10 s', now(), 'epoch')")
 	o := d.overview()
 	require.Nil(t, o.Depth.At, "there is no sample yet")
 	require.Nil(t, o.OldestReady)
@@ -513,6 +514,56 @@ func TestOverviewDoesNotPassOffWhatIsNotCountedYet(t *testing.T) {
 	require.Nil(t, o.Series.Received[86])
 	require.NotNil(t, o.Series.Received[80])
 	require.Less(t, o.CoveredTo.Time, o.At.Time.Add(-59*time.Second))
+}
+
+func TestOverviewDoesNotPassOffAPartOfAStepAsTheWhole(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run("update spine.rollup_state set covered_from = date_bin('10 s', now(), 'epoch') - interval '299 s', covered_to = date_bin('10 s', now(), 'epoch') - interval '41 s'")
+	insert(t, d.Pool())
+	o := d.overview()
+	at := func(back time.Duration) *int64 {
+		for i, at := range o.Series.At {
+			if at == o.CoveredTo.Time.Add(41*time.Second).Unix()-int64(back/time.Second) {
+				return o.Series.Received[i]
+			}
+		}
+		t.Fatal("no such step")
+		return nil
+	}
+	require.Nil(t, at(300*time.Second), "covered but for its first second")
+	require.NotNil(t, at(290*time.Second))
+	require.NotNil(t, at(60*time.Second))
+	require.Nil(t, at(50*time.Second), "covered but for its last second")
+}
+
+// A dashboard asks every second: the cost is that of the range and not of all
+// that is kept.
+func TestOverviewReadsItsRangeOnly(t *testing.T) {
+	t.Parallel()
+	const sources = 20
+	d := newDatabase(t, 1)
+	d.run(`insert into spine.rollups (step, at, source, received, latency)
+		select s.step, at, 'source-' || source, 1, '{0,1}'
+		from spine.rollup_steps() s, generate_series(now() - s.kept, now(), s.step * interval '1 s') at, generate_series(1, $1::integer) source
+		where s.step <= 60`, sources)
+	d.run("insert into spine.depth_samples select 10, at, 0, 0, 0, 0, '0' from generate_series(now() - interval '2 hours', now(), '10 s') at")
+	d.run("analyze spine.rollups, spine.depth_samples")
+	read := func(call func()) (rows int) {
+		for range 8 { // until plans are cached
+			call()
+		}
+		count := func() (n int) {
+			d.run("select pg_stat_force_next_flush()")
+			require.NoError(t, d.Pool().QueryRow(t.Context(), "select sum(idx_tup_read + seq_tup_read) from pg_stat_user_tables t join pg_stat_user_indexes i using (relid) where t.relname in ('rollups', 'depth_samples')").Scan(&n))
+			return n
+		}
+		before := count()
+		call()
+		return count() - before
+	}
+	require.LessOrEqual(t, read(func() { d.overview() }), 2*sources*91+100)
+	require.LessOrEqual(t, read(func() { d.run("set enable_seqscan = off; select count(*) from spine.rates") }), sources*61)
 }
 
 func TestDepthSaysHowOldItIs(t *testing.T) {
