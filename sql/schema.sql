@@ -1545,7 +1545,7 @@ declare
     _next_at timestamptz;
 begin
     if not pg_try_advisory_xact_lock(hashtextextended('spine.roll_up', 0)) then
-        return greatest(clock_timestamp() - rolled_up_to(), '0');
+        return null;
     end if;
     select * into _state from rollup_state;
     if _state.next_xid > pg_snapshot_xmax(pg_current_snapshot()) then
@@ -1664,7 +1664,7 @@ end $_$;
 -- Name: FUNCTION roll_up(_limit integer); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.roll_up(_limit integer) IS 'Internal. Counts in spine.rollups what the audit log has got since the last call. Returns how far the rollups lag behind.';
+COMMENT ON FUNCTION spine.roll_up(_limit integer) IS 'Internal. Counts in spine.rollups what the audit log has got since the last call. Returns how far the rollups lag behind; NULL when another is at it.';
 
 
 --

@@ -13,8 +13,9 @@ import (
 // rollUp rolls up all that is committed.
 func (d *database) rollUp() {
 	d.t.Helper()
-	lag, err := d.RollUp(d.t.Context())
+	lag, elsewhere, err := d.RollUp(d.t.Context())
 	require.NoError(d.t, err)
+	require.False(d.t, elsewhere)
 	require.Zero(d.t, lag)
 }
 
@@ -160,9 +161,10 @@ func TestRollUpThatIsCutOffLosesNothing(t *testing.T) {
 	run(t, tx, "select spine.roll_up()")
 	require.Equal(t, "1", value(t, tx, "select sum(accepted) from spine.rollups where step = 10"))
 	insert(t, d.Pool())
-	lag, err := d.RollUp(t.Context())
+	lag, elsewhere, err := d.RollUp(t.Context())
 	require.NoError(t, err)
-	require.Positive(t, lag, "another is at it")
+	require.True(t, elsewhere, "another is at it")
+	require.Positive(t, lag)
 	d.requireAccepted(0)
 	require.NoError(t, tx.Rollback(t.Context()))
 	d.rollUp()
@@ -240,6 +242,34 @@ func TestRollUpWritesNothingWhereNothingHappened(t *testing.T) {
 	}, 5*time.Second, time.Millisecond)
 	require.Equal(t, "t", d.value("select spine.rolled_up_to() > covered_to and spine.rolled_up_to() > clock_timestamp() - interval '1 s' from spine.rollup_state"),
 		"all there is is counted up to now")
+}
+
+// Transactions of other databases end as well, so that it may take a few turns.
+func TestNothingIsLookedForWhereNoTransactionEnded(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	insert(t, d.Pool())
+	d.rollUp()
+	scans := func() string {
+		d.run("select pg_stat_force_next_flush()")
+		return d.value("select sum(idx_scan) from pg_stat_user_indexes where relname ~ '^audit_trail' and indexrelname ~ 'xid'")
+	}
+	for _, look := range []func(){d.rollUp, func() { require.NoError(t, d.SampleDepth(t.Context())) }} {
+		require.Eventually(t, func() bool {
+			look() // and writes, perhaps
+			look()
+			before := scans()
+			look()
+			return scans() == before
+		}, 10*time.Second, time.Millisecond)
+	}
+	d.ingest(webhook("x", payloadA))
+	d.rollUp()
+	d.requireAccepted(2)
+	require.Eventually(t, func() bool {
+		require.NoError(t, d.SampleDepth(t.Context()))
+		return len(d.overview().Depth.Rows) == 1
+	}, 5*time.Second, time.Millisecond, "once the last sample is old enough")
 }
 
 func TestLatencyIsFromStoredToDelivered(t *testing.T) {
@@ -636,9 +666,9 @@ func TestOnlyCountingDoesNotWaitForTheDisk(t *testing.T) {
 func TestCountingInADatabaseThatIsAway(t *testing.T) {
 	t.Parallel()
 	d := openDatabase(t, "postgres://nobody@127.0.0.1:1/nowhere", 1)
-	_, err := d.RollUp(t.Context())
-	require.ErrorContains(t, err, "rolling up the audit log")
-	require.ErrorContains(t, d.SampleDepth(t.Context()), "sampling the depth")
+	_, _, err := d.RollUp(t.Context())
+	require.ErrorContains(t, err, "whether to roll up")
+	require.ErrorContains(t, d.SampleDepth(t.Context()), "to sample the depth")
 	_, err = d.Overview(t.Context(), time.Hour)
 	require.ErrorContains(t, err, "reading the overview")
 }

@@ -39,7 +39,7 @@ comment on function spine.rolled_up_to() is 'Up to when spine.rollups has all th
 -- once, one does it. The lock is an advisory one: where there is nothing to count, nothing is written and no transaction number taken.
 --   _limit   how many rows of the log at most, but for those of the transaction that goes beyond and of such as ended late: each transaction is
 --            counted as a whole. 50,000 rows take some 0.1 s.
--- Returns how far the rollups lag behind: 0 when they have all that is committed.
+-- Returns how far the rollups lag behind: 0 when they have all that is committed; NULL when another is at it.
 -- Counts and cursor change in one transaction, so that a crash loses both or neither, and each row is counted once. The caller may therefore
 -- turn synchronous_commit off: what a crash takes back is counted again.
 -- A dump that is restored into a server whose numbers are lower than the cursor begins anew at the present. Rows older than that stay
@@ -58,7 +58,7 @@ declare
     _next_at timestamptz;
 begin
     if not pg_try_advisory_xact_lock(hashtextextended('spine.roll_up', 0)) then
-        return greatest(clock_timestamp() - rolled_up_to(), '0');
+        return null;
     end if;
     select * into _state from rollup_state;
     if _state.next_xid > pg_snapshot_xmax(pg_current_snapshot()) then
@@ -172,7 +172,7 @@ begin
     return (select greatest(_now - s.covered_to, '0') from rollup_state s);
 end $$;
 comment on function spine.roll_up(integer) is
-    'Internal. Counts in spine.rollups what the audit log has got since the last call. Returns how far the rollups lag behind.';
+    'Internal. Counts in spine.rollups what the audit log has got since the last call. Returns how far the rollups lag behind; NULL when another is at it.';
 
 -- replayed: whether an event that was stored at _created_at and delivered at _at had been replayed before, or queued by hand; _details is what
 -- the delivery was audited with. The fencing token tells where it is as without: it rises by 2 with each attempt and each lease that is given
