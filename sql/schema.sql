@@ -308,6 +308,25 @@ COMMENT ON FUNCTION spine.claim_batch(_destination text, _limit integer, _lease 
 
 
 --
+-- Name: detail(json, text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.detail(_details json, _name text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select case when _details::text !~* '\\u(0000|d[89a-f])' then _details ->> _name end
+$$;
+
+
+--
+-- Name: FUNCTION detail(_details json, _name text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.detail(_details json, _name text) IS 'Internal. A field of an audit row''s details as text; NULL where it has none or cannot be text.';
+
+
+--
 -- Name: drop_audit_partition(timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -1404,10 +1423,10 @@ COMMENT ON FUNCTION spine.replay_rows(_event bigint[], _destination text[]) IS '
 
 
 --
--- Name: replayed(bigint, timestamp with time zone, json); Type: FUNCTION; Schema: spine; Owner: -
+-- Name: replayed(bigint, timestamp with time zone, timestamp with time zone, json); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.replayed(_event bigint, _at timestamp with time zone, _details json) RETURNS boolean
+CREATE FUNCTION spine.replayed(_event bigint, _created_at timestamp with time zone, _at timestamp with time zone, _details json) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET search_path TO 'spine', 'pg_temp'
     SET jit TO 'off'
@@ -1416,7 +1435,10 @@ CREATE FUNCTION spine.replayed(_event bigint, _at timestamp with time zone, _det
     SET plan_cache_mode TO 'force_generic_plan'
     AS $_$
 declare
-    _excess constant bigint := substring(_details ->> 'lease' from '^\d{1,18}$')::bigint - 2 * substring(_details ->> 'attempt' from '^\d{1,9}$')::bigint + 1;
+    _excess constant bigint :=
+        substring(detail(_details, 'lease') from '^\d{1,18}$')::bigint - 2 * substring(detail(_details, 'attempt') from '^\d{1,9}$')::bigint + 1;
+    -- The epoch, since a minute before the first time there is none.
+    _since constant timestamptz := greatest(_created_at, 'epoch') - interval '1 minute';
 begin
     if _excess = 0 then
         return false;
@@ -1426,19 +1448,19 @@ begin
     -- Materialized, so that the condition on the time does not invite the planner to go by it.
     return exists (
         with trail as materialized (
-            select a.timestamp, a.action, a.details from audit_trail a where a.event = _event
+            select a.timestamp, a.action, a.details from audit_trail a where a.event = _event and a.timestamp >= _since
         )
         select from trail t
         where t.timestamp <= _at and t.action in ('event_replayed', 'status_changed', 'event_queued')
-            and coalesce(t.details ->> 'destination', 'default') = coalesce(_details ->> 'destination', 'default'));
+            and coalesce(detail(t.details, 'destination'), 'default') = coalesce(detail(_details, 'destination'), 'default'));
 end $_$;
 
 
 --
--- Name: FUNCTION replayed(_event bigint, _at timestamp with time zone, _details json); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION replayed(_event bigint, _created_at timestamp with time zone, _at timestamp with time zone, _details json); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.replayed(_event bigint, _at timestamp with time zone, _details json) IS 'Internal. Whether an event that was delivered at _at had been replayed before, or queued by hand.';
+COMMENT ON FUNCTION spine.replayed(_event bigint, _created_at timestamp with time zone, _at timestamp with time zone, _details json) IS 'Internal. Whether an event that was delivered at _at had been replayed before, or queued by hand.';
 
 
 --
@@ -1523,7 +1545,7 @@ declare
     _next_at timestamptz;
 begin
     if not pg_try_advisory_xact_lock(hashtextextended('spine.roll_up', 0)) then
-        return greatest(clock_timestamp() - rolled_up_to(), '0');
+        return null;
     end if;
     select * into _state from rollup_state;
     if _state.next_xid > pg_snapshot_xmax(pg_current_snapshot()) then
@@ -1538,7 +1560,8 @@ begin
 
     _now := clock_timestamp();
     select greatest(n.next_xid, _state.next_xid) as next_xid, n.in_progress into _seen from audited_now() n;
-    _late := array(select x from unnest(_state.in_progress) x where x <> all (_seen.in_progress));
+    -- Not those from next_xid on: the rows of these are read with all others of theirs.
+    _late := array(select x from unnest(_state.in_progress) x where x < _state.next_xid and x <> all (_seen.in_progress));
     select a.xid into _end from audit_trail a
     where a.xid >= _state.next_xid and a.xid < _seen.next_xid and a.xid <> all (_seen.in_progress)
     order by a.xid offset _limit limit 1;
@@ -1558,11 +1581,14 @@ begin
         from (
             select least(a.timestamp, _now) as at, a.action,
                 coalesce(a.source, case when a.event_id is null then '' else 'default' end) as source,
-                case when a.action = 'request_rejected' then coalesce(substring(a.details ->> 'count' from '^\d{1,15}$')::bigint, 1) else 1 end as n,
+                case when a.action = 'request_rejected' then coalesce(substring(detail(a.details, 'count') from '^\d{1,15}$')::bigint, 1) else 1 end as n,
                 case when a.action = 'processing_succeeded' then (
-                    select least(1 + ceil(ln(greatest(date_part('epoch', a.timestamp - e.created_at) * 1000, 1)) / ln(1.2::float8)), 130)::integer
+                    -- Seconds, since times may be infinite or too far apart for an interval.
+                    select case when isfinite(a.timestamp) and isfinite(e.created_at) then
+                        least(1 + ceil(ln(greatest((date_part('epoch', a.timestamp) - date_part('epoch', e.created_at)) * 1000, 1)) / ln(1.2::float8)), 130)::integer end
                     from events e
-                    where e.id = a.event and (a.timestamp < e.created_at + interval '10 s' or not replayed(a.event, a.timestamp, a.details))
+                    where e.id = a.event and (date_part('epoch', a.timestamp) - date_part('epoch', e.created_at) < 10
+                        or not replayed(a.event, e.created_at, a.timestamp, a.details))
                 ) end as bucket
             from (
                 select a.timestamp, a.event, a.action, a.event_id, a.source, a.details from audit_trail a
@@ -1638,7 +1664,7 @@ end $_$;
 -- Name: FUNCTION roll_up(_limit integer); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.roll_up(_limit integer) IS 'Internal. Counts in spine.rollups what the audit log has got since the last call. Returns how far the rollups lag behind.';
+COMMENT ON FUNCTION spine.roll_up(_limit integer) IS 'Internal. Counts in spine.rollups what the audit log has got since the last call. Returns how far the rollups lag behind; NULL when another is at it.';
 
 
 --
@@ -1703,7 +1729,8 @@ begin
         return;
     end if;
     select * into _state from depth_state;
-    if _now < _state.sampled_at + _state.took * _rest then
+    -- A sample of the future was taken before the clock was set back.
+    if _now < _state.sampled_at + _state.took * _rest and _state.sampled_at <= _now then
         return;
     end if;
     -- One statement, so that all of it is of one moment.
@@ -1718,7 +1745,7 @@ begin
         from depth d
     ) d;
     if _sample.rows = _state.rows and (_sample.oldest_ready > '0') = (_state.oldest_ready > '0')
-        and date_bin('10 s', _now, 'epoch') <= _state.sampled_at then
+        and _state.sampled_at between date_bin('10 s', _now, 'epoch') and _now then
         return;
     end if;
 
@@ -3124,7 +3151,7 @@ CREATE VIEW spine.rates AS
     spine.latency_percentile(r.latency, (0.95)::double precision) AS latency_p95,
     spine.latency_percentile(r.latency, (0.99)::double precision) AS latency_p99
    FROM spine.rollups r
-  WHERE ((r.step = 60) AND (r.at > (clock_timestamp() - '01:00:00'::interval)))
+  WHERE ((r.step = 60) AND (r.at > (now() - '01:00:00'::interval)))
   ORDER BY r.at DESC, r.source;
 
 
@@ -3273,7 +3300,7 @@ COMMENT ON COLUMN spine.rollup_state.next_xid IS 'Transactions before this one a
 -- Name: COLUMN rollup_state.in_progress; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rollup_state.in_progress IS 'Transactions before next_xid that were in progress when they would have been counted: they will be, once they have ended.';
+COMMENT ON COLUMN spine.rollup_state.in_progress IS 'Transactions that were in progress when they would have been counted: those before next_xid will be, once they have ended.';
 
 
 --

@@ -382,7 +382,7 @@ func TestStatusWatchInAPipe(t *testing.T) {
 	s, err := store.Open(t.Context(), store.Config{URL: server.URL(), MaxConns: 1, AppName: "spine test"})
 	require.NoError(t, err)
 	defer s.Close()
-	_, err = s.RollUp(t.Context())
+	_, _, err = s.RollUp(t.Context())
 	require.NoError(t, err)
 	require.NoError(t, s.SampleDepth(t.Context()))
 

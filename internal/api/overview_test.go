@@ -34,7 +34,9 @@ func TestOverview(t *testing.T) {
 			require.Len(t, column, steps, name)
 		}
 		received := series["received"].([]any)
-		require.Nil(t, received[0])
+		if seconds > 3600 { // what was before the hour in which the database was made is not known
+			require.Nil(t, received[0])
+		}
 		require.InDelta(t, 0, received[steps-1], 0)
 	}
 }

@@ -52,12 +52,25 @@ func (s *Store) Overview(ctx context.Context, over time.Duration) (o event.Overv
 	queue(batch, pgx.CollectRows[event.PauseRow], &o.Paused, "select name, paused_at, paused_by from spine.destinations where paused_at is not null order by name")
 	queue(batch, pgx.CollectRows[event.SourceArrival], &o.Sources, `select s.name, greatest(s.last_arrival_at, l.at)
 		from spine.sources s left join spine.last_arrivals l on l.source = s.name order by s.name`)
-	queue(batch, pgx.CollectRows[rollup], &counts, `select extract(epoch from r.at)::bigint, r.received, r.accepted, r.deduplicated, r.conflicts, r.rejected,
-			r.attempts, r.attempts_failed, r.delivered, r.died, r.latency
-		from spine.rollups r where r.step = $1 and r.at > clock_timestamp() - $2::interval`, o.StepSeconds, over)
+	// now() and not clock_timestamp(), which no index condition may hold. Summed
+	// here, so that a thousand sources are no more to send than one.
+	queue(batch, pgx.CollectRows[rollup], &counts, `select extract(epoch from r.at)::bigint,
+			sum(r.received)::bigint, sum(r.accepted)::bigint, sum(r.deduplicated)::bigint, sum(r.conflicts)::bigint, sum(r.rejected)::bigint,
+			sum(r.attempts)::bigint, sum(r.attempts_failed)::bigint, sum(r.delivered)::bigint, sum(r.died)::bigint, coalesce(l.latency, '{}')
+		from spine.rollups r left join (
+				select b.at, array_agg(b.n order by b.bucket) as latency
+				from (
+					select r.at, l.bucket, sum(l.n)::bigint as n
+					from spine.rollups r cross join unnest(r.latency) with ordinality l(n, bucket)
+					where r.step = $1 and r.at > now() - $2::interval group by 1, 2
+				) b
+				group by 1
+			) l on l.at = r.at
+		where r.step = $1 and r.at > now() - $2::interval
+		group by r.at, l.latency`, o.StepSeconds, over)
 	queue(batch, pgx.CollectRows[depthSample], &depths, `select extract(epoch from d.at)::bigint, d.pending, d.processing, d.failed, d.dead,
 			extract(epoch from d.oldest_ready)::float8
-		from spine.depth_samples d where d.step = $1 and d.at > clock_timestamp() - $2::interval order by d.at`, o.StepSeconds, over+carried+step)
+		from spine.depth_samples d where d.step = $1 and d.at > now() - $2::interval order by d.at`, o.StepSeconds, over+carried+step)
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
 		return event.Overview{}, fmt.Errorf("reading the overview: %w", err)
 	}
@@ -65,29 +78,11 @@ func (s *Store) Overview(ctx context.Context, over time.Duration) (o event.Overv
 	return o, nil
 }
 
-// rollup is what happened in a step, of one source.
+// rollup is what happened in a step, of all sources.
 type rollup struct {
 	At                                                                                               int64 // Unix seconds
 	Received, Accepted, Deduplicated, Conflicts, Rejected, Attempts, AttemptsFailed, Delivered, Died int64
 	Latency                                                                                          []int64
-}
-
-func (r *rollup) add(other rollup) {
-	r.Received += other.Received
-	r.Accepted += other.Accepted
-	r.Deduplicated += other.Deduplicated
-	r.Conflicts += other.Conflicts
-	r.Rejected += other.Rejected
-	r.Attempts += other.Attempts
-	r.AttemptsFailed += other.AttemptsFailed
-	r.Delivered += other.Delivered
-	r.Died += other.Died
-	for i, n := range other.Latency {
-		if i == len(r.Latency) {
-			r.Latency = append(r.Latency, 0)
-		}
-		r.Latency[i] += n
-	}
 }
 
 // depthSample is the queue as last sampled in a step.
@@ -102,6 +97,10 @@ type depthSample struct {
 // machine.
 const carried = time.Minute
 
+// behind is by how much rollups that are up to date may lag: they are made once
+// a second, and a turn takes a moment.
+const behind = 3 * time.Second
+
 // series puts counts, and samples in their order, into the steps of o.
 func series(o event.Overview, counts []rollup, depths []depthSample) (s event.Series) {
 	step := int64(o.StepSeconds)
@@ -112,14 +111,21 @@ func series(o event.Overview, counts []rollup, depths []depthSample) (s event.Se
 	sums := make([]rollup, n)
 	for _, c := range counts {
 		if i := (c.At - first) / step; c.At >= first && i < n {
-			sums[i].add(c)
+			sums[i] = c
 		}
 	}
+	// Where the rollups are as good as up to date, a step that has just ended is
+	// shown as the one under way is: as far as it is counted.
+	current := o.At.Time.Sub(o.CoveredTo.Time) < behind
 	sampled := 0 // how many samples were taken before the end of the step
 	for i, sum := range sums {
 		at := first + int64(i)*step
 		s.At = append(s.At, at)
-		covered := at+step > o.CoveredFrom.Time.Unix() && at <= o.CoveredTo.Time.Unix()
+		end := at + step
+		if int64(i) == n-1 || current {
+			end = at
+		}
+		covered := !time.Unix(at, 0).Before(o.CoveredFrom.Time) && !time.Unix(end, 0).After(o.CoveredTo.Time)
 		s.Received = append(s.Received, known(sum.Received, covered))
 		s.Accepted = append(s.Accepted, known(sum.Accepted, covered))
 		s.Deduplicated = append(s.Deduplicated, known(sum.Deduplicated, covered))

@@ -8,26 +8,76 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// glance is how the database was when something was looked for. Looking opens an
+// index of each partition of the log; asking whether a transaction has ended
+// since does not.
+type glance struct {
+	snapshot string // pg_current_snapshot()
+	at       time.Time
+}
+
+// glance is to be called before what it stands for.
+func (s *Store) glance(ctx context.Context) (g glance, err error) {
+	g.at = time.Now()
+	return g, s.pool.QueryRow(ctx, "select pg_current_snapshot()::text").Scan(&g.snapshot)
+}
+
 // RollUp counts in the rollups what the audit log has got since somebody last
 // did, and returns how far they lag behind: 0 when they have all that is
-// committed. A call counts a bounded number of rows, and does nothing while
-// another process is at it.
-func (s *Store) RollUp(ctx context.Context) (lag time.Duration, err error) {
+// committed. A call counts a bounded number of rows. It counts nothing, and
+// says that it is elsewhere, while another process is at it.
+func (s *Store) RollUp(ctx context.Context) (lag time.Duration, elsewhere bool, err error) {
+	now, err := s.glance(ctx)
+	if err != nil {
+		return 0, false, fmt.Errorf("looking whether to roll up: %w", err)
+	}
+	if idle := s.idle.Load(); idle != nil && idle.snapshot == now.snapshot {
+		return 0, false, nil
+	}
+	var wrote bool
 	err = s.unhurried(ctx, func(batch *pgx.Batch) {
-		batch.Queue("select spine.roll_up()").QueryRow(func(row pgx.Row) error { return row.Scan(&lag) })
+		batch.Queue("select coalesce(lag, greatest(clock_timestamp() - spine.rolled_up_to(), '0')), lag is null from spine.roll_up() lag").
+			QueryRow(func(row pgx.Row) error { return row.Scan(&lag, &elsewhere) })
+		batch.Queue("select pg_current_xact_id_if_assigned() is not null").QueryRow(func(row pgx.Row) error { return row.Scan(&wrote) })
 	})
 	if err != nil {
-		return 0, fmt.Errorf("rolling up the audit log: %w", err)
+		return 0, false, fmt.Errorf("rolling up the audit log: %w", err)
 	}
-	return lag, nil
+	// What was written a crash may take back.
+	if lag == 0 && !wrote {
+		s.idle.Store(&now)
+	}
+	return lag, elsewhere, nil
 }
+
+// resample is after how long the depth is sampled though no transaction has
+// ended: that spine.sample_depth() writes what is as before, too.
+const resample = 10 * time.Second
+
+// depthRest is how many times as long as a sample took comes none after it.
+const depthRest = 20.0
 
 // SampleDepth counts what is not done in the queue, for Overview. On a long
 // queue it takes its time, and rests longer than that before it counts again.
 func (s *Store) SampleDepth(ctx context.Context) error {
-	err := s.unhurried(ctx, func(batch *pgx.Batch) { batch.Queue("select spine.sample_depth()") })
+	now, err := s.glance(ctx)
+	if err != nil {
+		return fmt.Errorf("looking whether to sample the depth of the queue: %w", err)
+	}
+	if last := s.sampled.Load(); last != nil && last.snapshot == now.snapshot && now.at.Sub(last.at) < resample {
+		return nil
+	}
+	var rested bool
+	err = s.unhurried(ctx, func(batch *pgx.Batch) {
+		batch.Queue("select coalesce(clock_timestamp() >= sampled_at + took * $1, true) from spine.depth_state", depthRest).
+			QueryRow(func(row pgx.Row) error { return row.Scan(&rested) })
+		batch.Queue("select spine.sample_depth($1)", depthRest)
+	})
 	if err != nil {
 		return fmt.Errorf("sampling the depth of the queue: %w", err)
+	}
+	if rested { // or it was not looked
+		s.sampled.Store(&now)
 	}
 	return nil
 }

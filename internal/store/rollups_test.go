@@ -13,8 +13,9 @@ import (
 // rollUp rolls up all that is committed.
 func (d *database) rollUp() {
 	d.t.Helper()
-	lag, err := d.RollUp(d.t.Context())
+	lag, elsewhere, err := d.RollUp(d.t.Context())
 	require.NoError(d.t, err)
+	require.False(d.t, elsewhere)
 	require.Zero(d.t, lag)
 }
 
@@ -90,6 +91,55 @@ func TestRollupsCountEachRowOnceWhereTransactionsCommitOutOfOrder(t *testing.T) 
 	d.requireAccepted(4)
 }
 
+// Where counting begins there may be transactions in progress before and after
+// its end of the log.
+func TestRollupsCountEachRowOnceWhereTheyBeginAmidTransactions(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 4)
+	early, late := begin(t, d.Store), begin(t, d.Store)
+	insert(t, early)
+	insert(t, d.Pool())
+	insert(t, late)
+	d.run("select pg_current_xact_id()") // so that the snapshot lists late
+	d.run("update spine.rollup_state set next_xid = '1000000000000'")
+	d.rollUp()
+	require.Equal(t, "t", d.value("select cardinality(in_progress) >= 2 from spine.rollup_state"))
+	d.requireAccepted(0)
+	require.NoError(t, late.Commit(t.Context()))
+	require.NoError(t, early.Commit(t.Context()))
+	// Only what is after the beginning is counted, and the clock of a row is its own.
+	d.run("update spine.rollup_state set covered_from = covered_from - interval '1 hour'")
+	d.rollUp()
+	d.requireAccepted(2)
+	d.rollUp()
+	d.requireAccepted(2)
+}
+
+// The log takes what people write into it by hand; no row of theirs is to stop
+// the numbers.
+func TestRollupsOutliveOddRows(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.ingest(webhooks("x", 7)...)
+	for id, at := range map[string]string{"x-1": "-infinity", "x-2": "infinity", "x-3": "4713-11-24 BC", "x-4": "294276-12-31"} {
+		d.run("update spine.events set created_at = $2::text::timestamptz where event_id = $1", id, at)
+	}
+	for _, job := range d.claim(7) {
+		if job.ID != "x-5" {
+			d.settle(completed(job))
+		}
+	}
+	d.run("update spine.events set created_at = created_at - interval '1 hour' where event_id = 'x-5'")
+	for _, details := range []string{`{"attempt":1,"lease":3,"answer":"\u0000"}`, `{"attempt":1,"lease":3,"destination":"\ud800"}`, `{"lease":"\u0000"}`} {
+		d.run("insert into spine.audit_trail (timestamp, event, event_id, action, details) select clock_timestamp(), id, event_id, 'processing_succeeded', $1::text::json from spine.events where event_id = 'x-5'", details)
+	}
+	d.run("insert into spine.audit_trail (timestamp, event, event_id, action) select at, id, event_id, 'processing_succeeded' from spine.events, unnest('{infinity,-infinity,294276-12-31}'::timestamptz[]) at where event_id in ('x-3', 'x-6')")
+	d.run(`insert into spine.audit_trail (action, details) values
+		('request_rejected', '{"count":"\u0000"}'), ('request_rejected', '{"count":3,"path":"\ud800"}'), ('request_rejected', '{"count":3,"path":"\u003c"}'), ('request_rejected', '7')`)
+	d.rollUp()
+	require.Equal(t, "received 7 accepted 7 deduplicated 0 conflicts 0 rejected 6 attempts 7 failed 0 delivered 13 died 0", d.happened(3600))
+}
+
 func TestRollupsOfATransactionThatRollsUpItself(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 2)
@@ -111,9 +161,10 @@ func TestRollUpThatIsCutOffLosesNothing(t *testing.T) {
 	run(t, tx, "select spine.roll_up()")
 	require.Equal(t, "1", value(t, tx, "select sum(accepted) from spine.rollups where step = 10"))
 	insert(t, d.Pool())
-	lag, err := d.RollUp(t.Context())
+	lag, elsewhere, err := d.RollUp(t.Context())
 	require.NoError(t, err)
-	require.Positive(t, lag, "another is at it")
+	require.True(t, elsewhere, "another is at it")
+	require.Positive(t, lag)
 	d.requireAccepted(0)
 	require.NoError(t, tx.Rollback(t.Context()))
 	d.rollUp()
@@ -181,11 +232,44 @@ func TestRollUpWritesNothingWhereNothingHappened(t *testing.T) {
 	idle("select spine.roll_up()")
 	require.NoError(t, other.Rollback(t.Context()))
 	idle("select spine.roll_up()")
-	// As if what is left of this step of ten seconds were long.
-	d.run("update spine.depth_state set sampled_at = clock_timestamp() + interval '1 minute', took = '-1 hour'")
-	idle("select spine.sample_depth()")
+	// The sample is of this step of ten seconds: where that has just ended there is another.
+	require.Eventually(t, func() bool {
+		d.sampleDepth()
+		tx := begin(t, d.Store)
+		defer func() { require.NoError(t, tx.Rollback(t.Context())) }()
+		run(t, tx, "select spine.sample_depth(0)")
+		return value(t, tx, "select pg_current_xact_id_if_assigned() is null") == "t"
+	}, 5*time.Second, time.Millisecond)
 	require.Equal(t, "t", d.value("select spine.rolled_up_to() > covered_to and spine.rolled_up_to() > clock_timestamp() - interval '1 s' from spine.rollup_state"),
 		"all there is is counted up to now")
+}
+
+// Transactions of other databases end as well, so that it may take a few turns.
+func TestNothingIsLookedForWhereNoTransactionEnded(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	insert(t, d.Pool())
+	d.rollUp()
+	scans := func() string {
+		d.run("select pg_stat_force_next_flush()")
+		return d.value("select sum(idx_scan) from pg_stat_user_indexes where relname ~ '^audit_trail' and indexrelname ~ 'xid'")
+	}
+	for _, look := range []func(){d.rollUp, func() { require.NoError(t, d.SampleDepth(t.Context())) }} {
+		require.Eventually(t, func() bool {
+			look() // and writes, perhaps
+			look()
+			before := scans()
+			look()
+			return scans() == before
+		}, 10*time.Second, time.Millisecond)
+	}
+	d.ingest(webhook("x", payloadA))
+	d.rollUp()
+	d.requireAccepted(2)
+	require.Eventually(t, func() bool {
+		require.NoError(t, d.SampleDepth(t.Context()))
+		return len(d.overview().Depth.Rows) == 1
+	}, 5*time.Second, time.Millisecond, "once the last sample is old enough")
 }
 
 func TestLatencyIsFromStoredToDelivered(t *testing.T) {
@@ -247,6 +331,22 @@ func TestLatencyIsFromStoredToDelivered(t *testing.T) {
 			"retried, given back, expired, and queued in the first place")
 	}
 	require.Equal(t, "t", d.value("select latency_p99 between interval '54 minutes' and interval '66 minutes' from spine.rates"))
+}
+
+func TestOfOldPartitionsNoneIsAskedForAYoungEvent(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run("create table spine.audit_trail_20200101 partition of spine.audit_trail for values from ('2020-01-01 00:00+00') to ('2020-01-02 00:00+00')")
+	d.ingest(webhook("x", payloadA))
+	scans := func(createdAt string) string {
+		for range 8 {
+			d.run(`select spine.replayed(id, $1::text::timestamptz, now(), '{"lease":3,"attempt":1}') from spine.events`, createdAt)
+		}
+		d.run("select pg_stat_force_next_flush()")
+		return d.value("select sum(idx_scan) from pg_stat_user_indexes where relname = 'audit_trail_20200101'")
+	}
+	require.Equal(t, "0", scans("yesterday"))
+	require.Equal(t, "8", scans("2019-12-31"))
 }
 
 func TestLatencyPercentiles(t *testing.T) {
@@ -347,6 +447,7 @@ func TestOverview(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	d.run("insert into spine.sources (name) values ('github')")
+	d.run("update spine.rollup_state set covered_from = date_bin('10 s', now(), 'epoch')")
 	o := d.overview()
 	require.Nil(t, o.Depth.At, "there is no sample yet")
 	require.Nil(t, o.OldestReady)
@@ -445,6 +546,56 @@ func TestOverviewDoesNotPassOffWhatIsNotCountedYet(t *testing.T) {
 	require.Less(t, o.CoveredTo.Time, o.At.Time.Add(-59*time.Second))
 }
 
+func TestOverviewDoesNotPassOffAPartOfAStepAsTheWhole(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run("update spine.rollup_state set covered_from = date_bin('10 s', now(), 'epoch') - interval '299 s', covered_to = date_bin('10 s', now(), 'epoch') - interval '41 s'")
+	insert(t, d.Pool())
+	o := d.overview()
+	at := func(back time.Duration) *int64 {
+		for i, at := range o.Series.At {
+			if at == o.CoveredTo.Time.Add(41*time.Second).Unix()-int64(back/time.Second) {
+				return o.Series.Received[i]
+			}
+		}
+		t.Fatal("no such step")
+		return nil
+	}
+	require.Nil(t, at(300*time.Second), "covered but for its first second")
+	require.NotNil(t, at(290*time.Second))
+	require.NotNil(t, at(60*time.Second))
+	require.Nil(t, at(50*time.Second), "covered but for its last second")
+}
+
+// A dashboard asks every second: the cost is that of the range and not of all
+// that is kept.
+func TestOverviewReadsItsRangeOnly(t *testing.T) {
+	t.Parallel()
+	const sources = 20
+	d := newDatabase(t, 1)
+	d.run(`insert into spine.rollups (step, at, source, received, latency)
+		select s.step, at, 'source-' || source, 1, '{0,1}'
+		from spine.rollup_steps() s, generate_series(now() - s.kept, now(), s.step * interval '1 s') at, generate_series(1, $1::integer) source
+		where s.step <= 60`, sources)
+	d.run("insert into spine.depth_samples select 10, at, 0, 0, 0, 0, '0' from generate_series(now() - interval '2 hours', now(), '10 s') at")
+	d.run("analyze spine.rollups, spine.depth_samples")
+	read := func(call func()) (rows int) {
+		for range 8 { // until plans are cached
+			call()
+		}
+		count := func() (n int) {
+			d.run("select pg_stat_force_next_flush()")
+			require.NoError(t, d.Pool().QueryRow(t.Context(), "select sum(idx_tup_read + seq_tup_read) from pg_stat_user_tables t join pg_stat_user_indexes i using (relid) where t.relname in ('rollups', 'depth_samples')").Scan(&n))
+			return n
+		}
+		before := count()
+		call()
+		return count() - before
+	}
+	require.LessOrEqual(t, read(func() { d.overview() }), 2*sources*91+100)
+	require.LessOrEqual(t, read(func() { d.run("set enable_seqscan = off; select count(*) from spine.rates") }), sources*61)
+}
+
 func TestDepthSaysHowOldItIs(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 2)
@@ -494,6 +645,15 @@ func TestDepthIsSampledInAShareOfTheTime(t *testing.T) {
 	require.Equal(t, []string{"pending 1"}, depthOf(d.overview()), "another is at it")
 }
 
+func TestDepthIsSampledAfterTheClockWasSetBack(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	require.NoError(t, d.SampleDepth(t.Context()))
+	d.run("update spine.depth_state set sampled_at = now() + interval '1 day'")
+	require.NoError(t, d.SampleDepth(t.Context()))
+	require.Equal(t, "t", d.value("select sampled_at < now() + interval '1 minute' from spine.depth_state"))
+}
+
 // What a commit does not wait for stays within its transaction.
 func TestOnlyCountingDoesNotWaitForTheDisk(t *testing.T) {
 	t.Parallel()
@@ -506,9 +666,9 @@ func TestOnlyCountingDoesNotWaitForTheDisk(t *testing.T) {
 func TestCountingInADatabaseThatIsAway(t *testing.T) {
 	t.Parallel()
 	d := openDatabase(t, "postgres://nobody@127.0.0.1:1/nowhere", 1)
-	_, err := d.RollUp(t.Context())
-	require.ErrorContains(t, err, "rolling up the audit log")
-	require.ErrorContains(t, d.SampleDepth(t.Context()), "sampling the depth")
+	_, _, err := d.RollUp(t.Context())
+	require.ErrorContains(t, err, "whether to roll up")
+	require.ErrorContains(t, d.SampleDepth(t.Context()), "to sample the depth")
 	_, err = d.Overview(t.Context(), time.Hour)
 	require.ErrorContains(t, err, "reading the overview")
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -32,6 +33,9 @@ type Config struct {
 type Store struct {
 	pool *pgxpool.Pool
 	pids sync.Map // of the server processes behind the pool's connections
+
+	idle    atomic.Pointer[glance] // when RollUp last found nothing to count
+	sampled atomic.Pointer[glance] // when SampleDepth last looked
 }
 
 // Open makes the pool. It does not wait for the database to be there: the

@@ -27,8 +27,9 @@ type Store interface {
 
 	// RollUp counts what the audit log has got since the last call of any
 	// process, a bounded number of rows, and returns how far behind that leaves
-	// the numbers: 0 when all is counted.
-	RollUp(ctx context.Context) (lag time.Duration, err error)
+	// the numbers: 0 when all is counted. It does nothing while another process is
+	// at it, elsewhere.
+	RollUp(ctx context.Context) (lag time.Duration, elsewhere bool, err error)
 	// SampleDepth counts what waits in the queue. On a long queue it takes its
 	// time.
 	SampleDepth(ctx context.Context) error
@@ -57,7 +58,7 @@ type Config struct {
 const (
 	partitionInterval = time.Hour
 	sampleInterval    = 5 * time.Second // longer where a sample takes longer than a twentieth of it
-	rollUpInterval    = time.Second     // shorter while there is a backlog
+	rollUpInterval    = time.Second     // shorter while there is a backlog that no other process works off
 	depthInterval     = time.Second     // longer where a sample takes longer than a twentieth of it
 	patience          = 10 * time.Second
 
@@ -65,6 +66,11 @@ const (
 	// by hand, all rows are read in one turn.
 	rollUpPatience = 5 * time.Minute
 	depthPatience  = time.Minute // ten million rows that wait take some ten seconds
+
+	// A failure that lasts is worth a warning: the third in a row, and then each
+	// sixtieth, about one a minute.
+	lasting       = 3
+	stillReported = 60
 )
 
 // Upkeep does the rounds. Make one with New, then Run it.
@@ -79,12 +85,22 @@ type Upkeep struct {
 	eventsDeleted     prometheus.Counter
 	partitionsDropped prometheus.Counter
 	failures          prometheus.Counter
+
+	// unhurried holds whoever makes one of the calls that may take long and that
+	// nobody waits for: rolling up, and counting what waits. The pool is that of
+	// ingest, and of its connections they take one at a time.
+	unhurried chan struct{}
+
+	rollUpFailed int           // times in a row
+	rolledUp     time.Time     // when RollUp last succeeded
+	lag          time.Duration // that it then returned
+	depthFailed  int           // times in a row
 }
 
 // New returns an Upkeep with its metrics registered with reg.
 func New(config Config, store Store, log zerolog.Logger, reg prometheus.Registerer) *Upkeep {
 	u := &Upkeep{
-		config: config, store: store, log: log,
+		config: config, store: store, log: log, unhurried: make(chan struct{}, 1), rolledUp: time.Now(),
 		oldestReady: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "spine_queue_oldest_ready_seconds", Help: "For how long the oldest claimable event has been due; 0 when none is.",
 		}),
@@ -92,7 +108,7 @@ func New(config Config, store Store, log zerolog.Logger, reg prometheus.Register
 			Name: "spine_source_last_arrival_timestamp_seconds", Help: "When a source last sent a new event, in Unix seconds; absent when it never did.",
 		}, []string{"source"}),
 		rollupLag: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "spine_rollup_lag_seconds", Help: "How far the numbers over time lag behind the audit log; 0 when they have all of it.",
+			Name: "spine_rollup_lag_seconds", Help: "How far the numbers over time lag behind the audit log; 0 when they have all of it. While that cannot be asked it rises.",
 		}),
 		eventsDeleted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "spine_retention_events_deleted_total", Help: "Events that this process deleted since they were done with and older than RETENTION.",
@@ -156,33 +172,69 @@ func repeat(ctx context.Context, do func(context.Context) (rest time.Duration)) 
 }
 
 // rollUp takes one turn. A backlog is worked off in half of one connection's
-// time.
+// time, by one process: whoever finds another at it leaves it to that one.
 func (u *Upkeep) rollUp(ctx context.Context) (rest time.Duration) {
+	if !u.acquire(ctx) {
+		return rollUpInterval
+	}
+	defer u.release()
 	ctx, cancel := context.WithTimeout(ctx, rollUpPatience)
 	defer cancel()
 	began := time.Now()
-	lag, err := u.store.RollUp(ctx)
+	lag, elsewhere, err := u.store.RollUp(ctx)
 	if err != nil {
-		u.failures.Inc()
-		u.log.Debug().Err(err).Msg("rolling up failed, trying again later")
-		return rollUpInterval
+		u.rollUpFailed++
+		u.failed(err, u.rollUpFailed, "rolling up")
+		u.rollupLag.Set((u.lag + time.Since(u.rolledUp)).Seconds())
+		return max(rollUpInterval, time.Since(began))
 	}
+	u.rollUpFailed, u.rolledUp, u.lag = 0, time.Now(), lag
 	u.rollupLag.Set(lag.Seconds())
-	if lag > rollUpInterval {
+	if lag > rollUpInterval && !elsewhere {
 		return max(minRest, time.Since(began))
 	}
 	return rollUpInterval
 }
 
 func (u *Upkeep) sampleDepth(ctx context.Context) (rest time.Duration) {
+	if !u.acquire(ctx) {
+		return depthInterval
+	}
+	defer u.release()
 	ctx, cancel := context.WithTimeout(ctx, depthPatience)
 	defer cancel()
 	began := time.Now()
 	if err := u.store.SampleDepth(ctx); err != nil {
-		u.failures.Inc()
-		u.log.Debug().Err(err).Msg("sampling the depth failed, trying again later")
+		u.depthFailed++
+		u.failed(err, u.depthFailed, "sampling the depth")
+	} else {
+		u.depthFailed = 0
 	}
 	return max(depthInterval, 20*time.Since(began))
+}
+
+// acquire waits for its turn among the unhurried, and reports whether it came
+// before ctx ended.
+func (u *Upkeep) acquire(ctx context.Context) bool {
+	select {
+	case u.unhurried <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (u *Upkeep) release() { <-u.unhurried }
+
+// failed counts and logs a failure of something that goes on every second: times
+// is how often in a row.
+func (u *Upkeep) failed(err error, times int, doing string) {
+	u.failures.Inc()
+	level := zerolog.DebugLevel
+	if times == lasting || times%stillReported == 0 {
+		level = zerolog.WarnLevel
+	}
+	u.log.WithLevel(level).Err(err).Int("times", times).Msg(doing + " failed, trying again later")
 }
 
 func (u *Upkeep) partitions(ctx context.Context) {

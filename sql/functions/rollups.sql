@@ -39,7 +39,7 @@ comment on function spine.rolled_up_to() is 'Up to when spine.rollups has all th
 -- once, one does it. The lock is an advisory one: where there is nothing to count, nothing is written and no transaction number taken.
 --   _limit   how many rows of the log at most, but for those of the transaction that goes beyond and of such as ended late: each transaction is
 --            counted as a whole. 50,000 rows take some 0.1 s.
--- Returns how far the rollups lag behind: 0 when they have all that is committed.
+-- Returns how far the rollups lag behind: 0 when they have all that is committed; NULL when another is at it.
 -- Counts and cursor change in one transaction, so that a crash loses both or neither, and each row is counted once. The caller may therefore
 -- turn synchronous_commit off: what a crash takes back is counted again.
 -- A dump that is restored into a server whose numbers are lower than the cursor begins anew at the present. Rows older than that stay
@@ -58,7 +58,7 @@ declare
     _next_at timestamptz;
 begin
     if not pg_try_advisory_xact_lock(hashtextextended('spine.roll_up', 0)) then
-        return greatest(clock_timestamp() - rolled_up_to(), '0');
+        return null;
     end if;
     select * into _state from rollup_state;
     if _state.next_xid > pg_snapshot_xmax(pg_current_snapshot()) then
@@ -73,7 +73,8 @@ begin
 
     _now := clock_timestamp();
     select greatest(n.next_xid, _state.next_xid) as next_xid, n.in_progress into _seen from audited_now() n;
-    _late := array(select x from unnest(_state.in_progress) x where x <> all (_seen.in_progress));
+    -- Not those from next_xid on: the rows of these are read with all others of theirs.
+    _late := array(select x from unnest(_state.in_progress) x where x < _state.next_xid and x <> all (_seen.in_progress));
     select a.xid into _end from audit_trail a
     where a.xid >= _state.next_xid and a.xid < _seen.next_xid and a.xid <> all (_seen.in_progress)
     order by a.xid offset _limit limit 1;
@@ -93,11 +94,14 @@ begin
         from (
             select least(a.timestamp, _now) as at, a.action,
                 coalesce(a.source, case when a.event_id is null then '' else 'default' end) as source,
-                case when a.action = 'request_rejected' then coalesce(substring(a.details ->> 'count' from '^\d{1,15}$')::bigint, 1) else 1 end as n,
+                case when a.action = 'request_rejected' then coalesce(substring(detail(a.details, 'count') from '^\d{1,15}$')::bigint, 1) else 1 end as n,
                 case when a.action = 'processing_succeeded' then (
-                    select least(1 + ceil(ln(greatest(date_part('epoch', a.timestamp - e.created_at) * 1000, 1)) / ln(1.2::float8)), 130)::integer
+                    -- Seconds, since times may be infinite or too far apart for an interval.
+                    select case when isfinite(a.timestamp) and isfinite(e.created_at) then
+                        least(1 + ceil(ln(greatest((date_part('epoch', a.timestamp) - date_part('epoch', e.created_at)) * 1000, 1)) / ln(1.2::float8)), 130)::integer end
                     from events e
-                    where e.id = a.event and (a.timestamp < e.created_at + interval '10 s' or not replayed(a.event, a.timestamp, a.details))
+                    where e.id = a.event and (date_part('epoch', a.timestamp) - date_part('epoch', e.created_at) < 10
+                        or not replayed(a.event, e.created_at, a.timestamp, a.details))
                 ) end as bucket
             from (
                 select a.timestamp, a.event, a.action, a.event_id, a.source, a.details from audit_trail a
@@ -168,16 +172,20 @@ begin
     return (select greatest(_now - s.covered_to, '0') from rollup_state s);
 end $$;
 comment on function spine.roll_up(integer) is
-    'Internal. Counts in spine.rollups what the audit log has got since the last call. Returns how far the rollups lag behind.';
+    'Internal. Counts in spine.rollups what the audit log has got since the last call. Returns how far the rollups lag behind; NULL when another is at it.';
 
--- replayed: whether an event that was delivered at _at had been replayed before, or queued by hand; _details is what the delivery was audited
--- with. The fencing token nearly always tells: it rises by 2 with each attempt and each lease that is given back, and by 1 with a replay or a
--- change by hand, and the attempts begin anew. Else the trail does: audit_trail_event is relied on.
-create or replace function spine.replayed(_event bigint, _at timestamptz, _details json) returns boolean
+-- replayed: whether an event that was stored at _created_at and delivered at _at had been replayed before, or queued by hand; _details is what
+-- the delivery was audited with. The fencing token tells where it is as without: it rises by 2 with each attempt and each lease that is given
+-- back, and by 1 with a replay or a change by hand, and the attempts begin anew. Where it leaves that open the trail does: audit_trail_event
+-- is relied on, of the partitions since the event was stored; a minute is for clocks that are set back.
+create or replace function spine.replayed(_event bigint, _created_at timestamptz, _at timestamptz, _details json) returns boolean
 language plpgsql stable set search_path = spine, pg_temp
 set jit = off set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
 declare
-    _excess constant bigint := substring(_details ->> 'lease' from '^\d{1,18}$')::bigint - 2 * substring(_details ->> 'attempt' from '^\d{1,9}$')::bigint + 1;
+    _excess constant bigint :=
+        substring(detail(_details, 'lease') from '^\d{1,18}$')::bigint - 2 * substring(detail(_details, 'attempt') from '^\d{1,9}$')::bigint + 1;
+    -- The epoch, since a minute before the first time there is none.
+    _since constant timestamptz := greatest(_created_at, 'epoch') - interval '1 minute';
 begin
     if _excess = 0 then
         return false;
@@ -187,13 +195,22 @@ begin
     -- Materialized, so that the condition on the time does not invite the planner to go by it.
     return exists (
         with trail as materialized (
-            select a.timestamp, a.action, a.details from audit_trail a where a.event = _event
+            select a.timestamp, a.action, a.details from audit_trail a where a.event = _event and a.timestamp >= _since
         )
         select from trail t
         where t.timestamp <= _at and t.action in ('event_replayed', 'status_changed', 'event_queued')
-            and coalesce(t.details ->> 'destination', 'default') = coalesce(_details ->> 'destination', 'default'));
+            and coalesce(detail(t.details, 'destination'), 'default') = coalesce(detail(_details, 'destination'), 'default'));
 end $$;
-comment on function spine.replayed(bigint, timestamptz, json) is 'Internal. Whether an event that was delivered at _at had been replayed before, or queued by hand.';
+comment on function spine.replayed(bigint, timestamptz, timestamptz, json) is
+    'Internal. Whether an event that was delivered at _at had been replayed before, or queued by hand.';
+
+-- detail: a field of an audit row's details as text; NULL where it has none, and where the details hold \u0000 or half of a character, which
+-- json takes and ->> refuses.
+create or replace function spine.detail(_details json, _name text) returns text
+language sql immutable set search_path = spine, pg_temp as $$
+    select case when _details::text !~* '\\u(0000|d[89a-f])' then _details ->> _name end
+$$;
+comment on function spine.detail(json, text) is 'Internal. A field of an audit row''s details as text; NULL where it has none or cannot be text.';
 
 -- rollup_steps: the lengths of steps in seconds, and for how long they are kept.
 create or replace function spine.rollup_steps() returns table (step integer, kept interval)
@@ -234,7 +251,8 @@ begin
         return;
     end if;
     select * into _state from depth_state;
-    if _now < _state.sampled_at + _state.took * _rest then
+    -- A sample of the future was taken before the clock was set back.
+    if _now < _state.sampled_at + _state.took * _rest and _state.sampled_at <= _now then
         return;
     end if;
     -- One statement, so that all of it is of one moment.
@@ -249,7 +267,7 @@ begin
         from depth d
     ) d;
     if _sample.rows = _state.rows and (_sample.oldest_ready > '0') = (_state.oldest_ready > '0')
-        and date_bin('10 s', _now, 'epoch') <= _state.sampled_at then
+        and _state.sampled_at between date_bin('10 s', _now, 'epoch') and _now then
         return;
     end if;
 

@@ -89,7 +89,7 @@ select r.at as minute, r.source, r.received, r.accepted, r.deduplicated, r.confl
     spine.latency_percentile(r.latency, 0.5) as latency_p50, spine.latency_percentile(r.latency, 0.95) as latency_p95,
     spine.latency_percentile(r.latency, 0.99) as latency_p99
 from spine.rollups r
-where r.step = 60 and r.at > clock_timestamp() - interval '1 hour'
+where r.step = 60 and r.at > now() - interval '1 hour'
 order by r.at desc, r.source;
 comment on view spine.rates is 'What came and went in each minute of the last hour, newest first. Minutes in which nothing happened have no row. Older numbers are in spine.rollups.';
 comment on column spine.rates.minute is 'Beginning of the minute. The first one is still under way.';

@@ -49,7 +49,7 @@ create table spine.rollup_state (
 comment on table spine.rollup_state is 'Which rows of the audit log are in spine.rollups. Changes in the same transactions as these.';
 comment on column spine.rollup_state.only_row is 'Holds the table to one row.';
 comment on column spine.rollup_state.next_xid is 'Transactions before this one are counted, but for those in in_progress.';
-comment on column spine.rollup_state.in_progress is 'Transactions before next_xid that were in progress when they would have been counted: they will be, once they have ended.';
+comment on column spine.rollup_state.in_progress is 'Transactions that were in progress when they would have been counted: those before next_xid will be, once they have ended.';
 comment on column spine.rollup_state.covered_from is 'From when on rows of the log are counted.';
 comment on column spine.rollup_state.covered_to is 'Up to when all was counted that was committed, when something last was: spine.rolled_up_to() is the time up to which that is so now.';
 comment on column spine.rollup_state.tidied_at is 'When old steps were last deleted.';
@@ -107,7 +107,8 @@ comment on column spine.depth_state.tidied_at is 'When old samples were last del
 comment on index spine.depth_state_pkey is 'Holds the table to one row.';
 insert into spine.depth_state default values;
 
--- Counting begins here: what was audited before is left alone, however much it is. One statement, so that the end and the
+-- Counting begins here: what was audited before is left alone, however much it is. Where nothing was, the steps under way are covered as a
+-- whole, so that a new database has numbers from its first second on. One statement, so that the end and the
 -- transactions in progress are of one moment, as in spine.audited_now().
 insert into spine.rollup_state (next_xid, in_progress, covered_from, covered_to, tidied_at)
 select
@@ -115,7 +116,8 @@ select
         select ((a.xid::text)::bigint + 1)::text::xid8 from spine.audit_trail a
         where a.xid < pg_snapshot_xmax(pg_current_snapshot()) order by a.xid desc limit 1), '0'),
     array(select pg_snapshot_xip(pg_current_snapshot())),
-    clock_timestamp(), clock_timestamp(), clock_timestamp();
+    case when exists (select from spine.audit_trail) then clock_timestamp() else date_bin('1 hour', clock_timestamp(), 'epoch') end,
+    clock_timestamp(), clock_timestamp();
 
 insert into spine.last_arrivals (source, at)
 select s.name, l.at
