@@ -1438,17 +1438,16 @@ declare
     _excess constant bigint :=
         substring(detail(_details, 'lease') from '^\d{1,18}$')::bigint - 2 * substring(detail(_details, 'attempt') from '^\d{1,9}$')::bigint + 1;
     -- The epoch, since a minute before the first time there is none.
-    _since constant timestamptz := greatest(_created_at, 'epoch') - interval '1 minute';
+    _since constant timestamptz := date_trunc('day', greatest(_created_at, 'epoch') - interval '1 minute', 'UTC');
 begin
     if _excess = 0 then
         return false;
     elsif _excess % 2 <> 0 then
         return true;
     end if;
-    -- Materialized, so that the condition on the time does not invite the planner to go by it.
     return exists (
         with trail as materialized (
-            select a.timestamp, a.action, a.details from audit_trail a where a.event = _event and a.timestamp >= _since
+            select a.timestamp, a.action, a.details from audit_trail a where a.event = _event and (a.timestamp >= _since or a.timestamp = 'infinity')
         )
         select from trail t
         where t.timestamp <= _at and t.action in ('event_replayed', 'status_changed', 'event_queued')

@@ -177,7 +177,8 @@ comment on function spine.roll_up(integer) is
 -- replayed: whether an event that was stored at _created_at and delivered at _at had been replayed before, or queued by hand; _details is what
 -- the delivery was audited with. The fencing token tells where it is as without: it rises by 2 with each attempt and each lease that is given
 -- back, and by 1 with a replay or a change by hand, and the attempts begin anew. Where it leaves that open the trail does: audit_trail_event
--- is relied on, of the partitions since the event was stored; a minute is for clocks that are set back.
+-- is relied on, of the partitions from the day on (UTC) on which the event was stored; a minute is for clocks that are set back. That the
+-- condition on the time is of a whole day, and has an "or", is for the reasons that trail_start has.
 create or replace function spine.replayed(_event bigint, _created_at timestamptz, _at timestamptz, _details json) returns boolean
 language plpgsql stable set search_path = spine, pg_temp
 set jit = off set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
@@ -185,17 +186,16 @@ declare
     _excess constant bigint :=
         substring(detail(_details, 'lease') from '^\d{1,18}$')::bigint - 2 * substring(detail(_details, 'attempt') from '^\d{1,9}$')::bigint + 1;
     -- The epoch, since a minute before the first time there is none.
-    _since constant timestamptz := greatest(_created_at, 'epoch') - interval '1 minute';
+    _since constant timestamptz := date_trunc('day', greatest(_created_at, 'epoch') - interval '1 minute', 'UTC');
 begin
     if _excess = 0 then
         return false;
     elsif _excess % 2 <> 0 then
         return true;
     end if;
-    -- Materialized, so that the condition on the time does not invite the planner to go by it.
     return exists (
         with trail as materialized (
-            select a.timestamp, a.action, a.details from audit_trail a where a.event = _event and a.timestamp >= _since
+            select a.timestamp, a.action, a.details from audit_trail a where a.event = _event and (a.timestamp >= _since or a.timestamp = 'infinity')
         )
         select from trail t
         where t.timestamp <= _at and t.action in ('event_replayed', 'status_changed', 'event_queued')
