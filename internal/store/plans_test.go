@@ -342,7 +342,9 @@ func (d *database) read() (sequential, all int, scans map[string]int) {
 }
 
 // requireCheap calls the statements several times in one session: often enough
-// for their plans to be cached.
+// for their plans to be cached. Its tests do not run beside others: while any
+// session of the server keeps an old snapshot, dead entries of indexes stay, are
+// read again, and are counted.
 func requireCheap(t *testing.T, d *database, statements []statement) {
 	t.Helper()
 	for round := range 8 {
@@ -362,8 +364,7 @@ func requireCheap(t *testing.T, d *database, statements []statement) {
 			})
 			require.Equal(t, strings.ReplaceAll(strings.Join(want, " "), "?", ""), strings.Join(uses, " "), "%s, round %d", s.name, round)
 			require.Equal(t, sequentialBefore, sequential, "%s, round %d: reads a whole table", s.name, round)
-			// Dead entries are read too, for as long as any session of the server has an older snapshot.
-			require.LessOrEqual(t, all-allBefore, 100*s.rows+50, "%s, round %d: reads too many rows", s.name, round)
+			require.LessOrEqual(t, all-allBefore, 50*s.rows+50, "%s, round %d: reads too many rows", s.name, round)
 		}
 	}
 }
@@ -378,14 +379,12 @@ func (d *database) fill() {
 }
 
 func TestPlansInAFreshDatabase(t *testing.T) {
-	t.Parallel()
 	d := newDatabase(t, 1)
 	requireCheap(t, d, slices.Concat(hotPath(d), lookUps(d), firstPages(d)))
 	requireCheap(t, d, retention(d))
 }
 
 func TestPlansInALargeDatabase(t *testing.T) {
-	t.Parallel()
 	d := newDatabase(t, 1)
 	d.fill()
 	d.run("vacuum analyze")
@@ -416,7 +415,6 @@ func TestPlansOfFilteredPages(t *testing.T) {
 // Worker sessions are long: what they planned when there was next to nothing
 // must still do when there is much.
 func TestPlansInADatabaseThatGrew(t *testing.T) {
-	t.Parallel()
 	d := newDatabase(t, 1)
 	d.run("alter table spine.processing_state set (autovacuum_enabled = off)")
 	statements := append(hotPath(d), retention(d)...)

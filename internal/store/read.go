@@ -60,7 +60,7 @@ const (
 // their partial index and sort them.
 const (
 	shortQueue     = 50_000
-	shortQueueBoth = lookAtBoth // where each row is looked up in another table
+	shortQueueBoth = 1_500 // where each row is looked up in another table: they lie anywhere in it, at 20 µs each among ten million
 )
 
 // look reads a page in windows: window looks at n rows and reports whether that
