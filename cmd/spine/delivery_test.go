@@ -72,7 +72,7 @@ func TestTrail(t *testing.T) {
 // TestAnswers says for each answer of a destination what becomes of the event.
 func TestAnswers(t *testing.T) {
 	t.Parallel()
-	s, _ := startWithDestination(t, "INITIAL_RETRY_DELAY=10ms", "MAX_RETRY_ATTEMPTS=3", "DELIVERY_TIMEOUT=500ms")
+	s, _ := startWithDestination(t, "INITIAL_RETRY_DELAY=10ms", "MAX_RETRY_ATTEMPTS=3", "DELIVERY_TIMEOUT=3s")
 	want := map[string]string{} // by id
 	answer := map[string]string{}
 	post := func(status string, payload string) {

@@ -95,9 +95,19 @@ func TestLargeRequestIsReceived(t *testing.T) {
 		}
 	})
 	c := client(t, Config{URL: server.URL})
-	for range 3 {
+	deliver := func() {
 		got := c.Deliver(t.Context(), large())
 		require.Equal(t, 200, got.Status, got.Error)
+	}
+	for range 3 {
+		deliver()
+	}
+	// A connection is kept whose last byte is known to be written when the answer is read: on a busy machine that is not always so.
+	for range 100 {
+		if len(c.transport.idle) > 0 {
+			break
+		}
+		deliver()
 	}
 	require.Len(t, c.transport.idle, 1)
 }
