@@ -982,8 +982,11 @@ declare
     _mark arrivals_watermark;
     _newest bigint;
 begin
+    if not pg_try_advisory_xact_lock(hashtextextended('spine.roll_up', 0)) then
+        return;
+    end if;
     select max(e.id) into _newest from events e;
-    -- A lock takes a transaction number and a commit: only where there is something to do.
+    -- A row's lock takes a transaction number and a commit: only where there is something to do.
     if _newest >= (select w.next_event + 10000 from arrivals_watermark w) then
         select w.* into _mark from arrivals_watermark w for update skip locked;
     end if;
@@ -1641,9 +1644,9 @@ begin
                 select array_agg(coalesce(l.before, 0) + coalesce(l.more, 0) order by l.n)
                 from unnest(r.latency, excluded.latency) with ordinality as l(before, more, n)) end
     )
-    insert into last_arrivals as l (source, at)
-    select c.source, max(c.last) from counted c where c.action = 'event_inserted' group by c.source
-    on conflict (source) do update set at = excluded.at where l.at < excluded.at;
+    update sources s set last_arrival_at = greatest(s.last_arrival_at, n.at)
+    from (select c.source, max(c.last) as at from counted c where c.action = 'event_inserted' group by c.source) n
+    where s.name = n.source;
 
     update rollup_state s set
         next_xid = _end, in_progress = array(select x from unnest(_seen.in_progress) x where x < _end),
@@ -2979,37 +2982,6 @@ ALTER TABLE spine.events ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
 
 
 --
--- Name: last_arrivals; Type: TABLE; Schema: spine; Owner: -
---
-
-CREATE TABLE spine.last_arrivals (
-    source text NOT NULL COLLATE pg_catalog."C",
-    at timestamp with time zone NOT NULL
-);
-
-
---
--- Name: TABLE last_arrivals; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON TABLE spine.last_arrivals IS 'When each source last sent a new event, as far as it is rolled up.';
-
-
---
--- Name: COLUMN last_arrivals.source; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.last_arrivals.source IS 'Who sent it.';
-
-
---
--- Name: COLUMN last_arrivals.at; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.last_arrivals.at IS 'When it was stored.';
-
-
---
 -- Name: rollups; Type: TABLE; Schema: spine; Owner: -
 --
 
@@ -3461,7 +3433,7 @@ COMMENT ON COLUMN spine.sources.created_at IS 'When the source was made.';
 -- Name: COLUMN sources.last_arrival_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.sources.last_arrival_at IS 'When it last sent a new event, but for those above spine.arrivals_watermark: spine.last_arrival() knows these as well.';
+COMMENT ON COLUMN spine.sources.last_arrival_at IS 'When it last sent a new event, but for those that are above spine.arrivals_watermark and not rolled up: spine.last_arrival() knows these as well.';
 
 
 --
@@ -3629,14 +3601,6 @@ ALTER TABLE ONLY spine.events
 
 
 --
--- Name: last_arrivals last_arrivals_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
---
-
-ALTER TABLE ONLY spine.last_arrivals
-    ADD CONSTRAINT last_arrivals_pkey PRIMARY KEY (source);
-
-
---
 -- Name: processing_state processing_state_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
 --
 
@@ -3794,13 +3758,6 @@ COMMENT ON INDEX spine.events_event_id_source_key IS 'Idempotency, and every loo
 --
 
 COMMENT ON INDEX spine.events_pkey IS 'Joins from the other tables; newest first in the API.';
-
-
---
--- Name: INDEX last_arrivals_pkey; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON INDEX spine.last_arrivals_pkey IS 'One row for each source.';
 
 
 --

@@ -37,15 +37,19 @@ comment on function spine.last_arrival(text) is 'When a source last sent a new e
 
 -- note_arrivals: notes when each source last sent a new event, so that nobody has to look for it among all events of the others. It
 -- takes turns of 10,000 to 200,000 events, and counts an event whose number is below that of others only once no transaction can still
--- commit such a one. Called every few seconds by whoever runs; of several at once, one does it. Relies on events_pkey.
+-- commit such a one. Called every few seconds by whoever runs; of several at once, one does it, and none while spine.roll_up() is at it, which
+-- changes rows of the same table. Relies on events_pkey.
 create or replace function spine.note_arrivals() returns void
 language plpgsql set search_path = spine, pg_temp set jit = off set enable_seqscan = off as $$
 declare
     _mark arrivals_watermark;
     _newest bigint;
 begin
+    if not pg_try_advisory_xact_lock(hashtextextended('spine.roll_up', 0)) then
+        return;
+    end if;
     select max(e.id) into _newest from events e;
-    -- A lock takes a transaction number and a commit: only where there is something to do.
+    -- A row's lock takes a transaction number and a commit: only where there is something to do.
     if _newest >= (select w.next_event + 10000 from arrivals_watermark w) then
         select w.* into _mark from arrivals_watermark w for update skip locked;
     end if;

@@ -155,9 +155,9 @@ begin
                 select array_agg(coalesce(l.before, 0) + coalesce(l.more, 0) order by l.n)
                 from unnest(r.latency, excluded.latency) with ordinality as l(before, more, n)) end
     )
-    insert into last_arrivals as l (source, at)
-    select c.source, max(c.last) from counted c where c.action = 'event_inserted' group by c.source
-    on conflict (source) do update set at = excluded.at where l.at < excluded.at;
+    update sources s set last_arrival_at = greatest(s.last_arrival_at, n.at)
+    from (select c.source, max(c.last) as at from counted c where c.action = 'event_inserted' group by c.source) n
+    where s.name = n.source;
 
     update rollup_state s set
         next_xid = _end, in_progress = array(select x from unnest(_seen.in_progress) x where x < _end),

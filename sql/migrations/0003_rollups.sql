@@ -55,15 +55,6 @@ comment on column spine.rollup_state.covered_to is 'Up to when all was counted t
 comment on column spine.rollup_state.tidied_at is 'When old steps were last deleted.';
 comment on index spine.rollup_state_pkey is 'Holds the table to one row.';
 
-create table spine.last_arrivals (
-    source text collate "C" primary key,
-    at timestamptz not null
-);
-comment on table spine.last_arrivals is 'When each source last sent a new event, as far as it is rolled up.';
-comment on column spine.last_arrivals.source is 'Who sent it.';
-comment on column spine.last_arrivals.at is 'When it was stored.';
-comment on index spine.last_arrivals_pkey is 'One row for each source.';
-
 create table spine.depth_samples (
     step integer not null check (step in (10, 60, 300, 3600)),
     at timestamptz not null,
@@ -119,11 +110,8 @@ select
     case when exists (select from spine.audit_trail) then clock_timestamp() else date_bin('1 hour', clock_timestamp(), 'epoch') end,
     clock_timestamp(), clock_timestamp();
 
-insert into spine.last_arrivals (source, at)
-select s.name, l.at
-from spine.sources s cross join lateral (
-    select coalesce(
-        (select e.created_at from spine.events e where e.source = s.name and e.id > (select w.event from spine.arrivals_watermark w) order by e.id desc limit 1),
-        s.last_arrival_at) as at
-) l
-where l.at is not null;
+update spine.sources s set last_arrival_at = coalesce(
+    (select e.created_at from spine.events e where e.source = s.name and e.id > (select w.event from spine.arrivals_watermark w) order by e.id desc limit 1),
+    s.last_arrival_at);
+comment on column spine.sources.last_arrival_at is
+    'When it last sent a new event, but for those that are above spine.arrivals_watermark and not rolled up: spine.last_arrival() knows these as well.';
