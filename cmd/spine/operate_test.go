@@ -92,11 +92,11 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 
 	p := event.ProcessingRow{Destination: hostile, Worker: &name, ErrorMessage: &name}
 	for _, p.Status = range []string{"pending", "processing", "failed", "dead", "completed", hostile} {
-		require.NotRegexp(t, unprintable, currentState(&p, []store.PauseRow{{Destination: hostile}}, time.Now()))
+		require.NotRegexp(t, unprintable, currentState(&p, []event.PauseRow{{Destination: hostile}}, time.Now()))
 	}
 	out.Reset()
 	o := overview{
-		Backlog: []event.BacklogRow{{Destination: hostile, Status: hostile}}, Paused: []store.PauseRow{{Destination: hostile, PausedBy: &name}},
+		Backlog: []event.BacklogRow{{Destination: hostile, Status: hostile}}, Paused: []event.PauseRow{{Destination: hostile, PausedBy: &name}},
 		Stuck:       []store.StuckRow{{EventID: hostile, Destination: hostile, Reason: hostile}},
 		DeadLetters: []event.ProcessingRow{{EventID: hostile, Destination: hostile, ErrorMessage: &name}}, LastArrival: map[string]time.Time{hostile: {}},
 	}
@@ -106,7 +106,7 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 	require.NotRegexp(t, unprintable, drawn(f.lines(200, 100, time.Now()), 0, false))
 	h := event.History{Stored: event.Stored{EventID: hostile, EventType: hostile, Source: hostile, Content: event.Content{Unqueryable: hostile}}}
 	h.Processing, h.Timeline = []event.ProcessingRow{p}, []event.AuditRow{row}
-	require.NotRegexp(t, unprintable, (&timeline{}).draw(h, time.Now())+standing(h, []store.PauseRow{{Destination: hostile}}, time.Now()))
+	require.NotRegexp(t, unprintable, (&timeline{}).draw(h, time.Now())+standing(h, []event.PauseRow{{Destination: hostile}}, time.Now()))
 	require.Equal(t, `failed: a b\x1b`, oneLine("failed:\n\ta b\x1b"))
 }
 

@@ -258,7 +258,7 @@ func (l *timeline) step(r *event.AuditRow) string {
 }
 
 // standing says where an event stands, in a line for each destination.
-func standing(h event.History, paused []store.PauseRow, now time.Time) string {
+func standing(h event.History, paused []event.PauseRow, now time.Time) string {
 	var b strings.Builder
 	for i := range h.Processing {
 		fmt.Fprintln(&b, currentState(&h.Processing[i], paused, now))
@@ -388,7 +388,7 @@ func answer(d auditDetails) string {
 
 // currentState says where an event stands with a destination and what comes
 // next.
-func currentState(p *event.ProcessingRow, paused []store.PauseRow, now time.Time) string {
+func currentState(p *event.ProcessingRow, paused []event.PauseRow, now time.Time) string {
 	where := at(p.Destination)
 	next := "at no set time"
 	if p.NextAttemptAt != nil {

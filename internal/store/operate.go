@@ -216,13 +216,12 @@ func xids(numbers []uint64) []string {
 	return texts
 }
 
-// PauseRow says that the claims of a destination are paused.
-type PauseRow = event.PauseRow
+const pausedSQL = "select name, paused_at, paused_by from spine.destinations where paused_at is not null order by name"
 
 // Paused lists the destinations whose claims are paused.
-func (s *Store) Paused(ctx context.Context) ([]PauseRow, error) {
-	return collect[PauseRow](ctx, s, "listing what is paused",
-		"select name, paused_at, paused_by from spine.destinations where paused_at is not null order by name")
+func (s *Store) Paused(ctx context.Context) ([]event.PauseRow, error) {
+	return collect[event.PauseRow](ctx, s, "listing what is paused",
+		pausedSQL)
 }
 
 // StuckRow is a row of the queue that should have been claimed some time ago.

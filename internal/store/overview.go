@@ -49,7 +49,7 @@ func (s *Store) Overview(ctx context.Context, over time.Duration) (o event.Overv
 		from spine.depth_state s cross join jsonb_to_recordset(s.rows)
 			as d(destination text, status text, count bigint, oldest_created_at timestamptz, next_attempt_at timestamptz)
 		order by d.destination, d.status`)
-	queue(batch, pgx.CollectRows[event.PauseRow], &o.Paused, "select name, paused_at, paused_by from spine.destinations where paused_at is not null order by name")
+	queue(batch, pgx.CollectRows[event.PauseRow], &o.Paused, pausedSQL)
 	queue(batch, pgx.CollectRows[event.SourceArrival], &o.Sources, "select name, last_arrival_at from spine.sources order by name")
 	// now() and not clock_timestamp(), which no index condition may hold. Summed
 	// here, so that a thousand sources are no more to send than one.
