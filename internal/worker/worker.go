@@ -282,6 +282,10 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 				cause = TimerFired
 			case <-sweep.C:
 				cause = Swept
+				select {
+				case cause = <-w.wake: // it was told after all
+				default:
+				}
 			case <-ctx.Done():
 			}
 			w.lend(nil)
