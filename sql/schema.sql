@@ -3099,7 +3099,7 @@ COMMENT ON COLUMN spine.rollups.died IS 'Events that were given up.';
 -- Name: COLUMN rollups.latency; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rollups.latency IS 'How long the delivered ones took from when they were stored, retries included, as a histogram: element 1 counts up to 1 ms, element n up to 1.2 ^ (n - 1) ms, element 130 all that took longer. Ends with the last element that is not 0. Replayed events are left out. See spine.latency_percentile().';
+COMMENT ON COLUMN spine.rollups.latency IS 'How long the delivered ones took from when they were stored, retries included, as a histogram: element 1 counts up to 1 ms, element n up to 1.2 ^ (n - 1) ms, element 130 all that took longer. Ends with the last element that is not 0. Events that were replayed are left out, unless all of that took less than ten seconds. See spine.latency_percentile().';
 
 
 --
@@ -3214,7 +3214,7 @@ COMMENT ON COLUMN spine.rates.died IS 'Events that were given up.';
 -- Name: COLUMN rates.latency_p50; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rates.latency_p50 IS 'From stored to delivered, retries included, to within a tenth: half of them were faster. Replayed events are left out.';
+COMMENT ON COLUMN spine.rates.latency_p50 IS 'From stored to delivered, retries included, to within a tenth: half of them were faster. Events that were replayed are left out, unless all of that took less than ten seconds.';
 
 
 --

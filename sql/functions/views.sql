@@ -103,6 +103,6 @@ comment on column spine.rates.attempts is 'Attempts to deliver that started.';
 comment on column spine.rates.attempts_failed is 'Attempts that came to nothing, those whose lease ran out among them.';
 comment on column spine.rates.delivered is 'Events that a destination took.';
 comment on column spine.rates.died is 'Events that were given up.';
-comment on column spine.rates.latency_p50 is 'From stored to delivered, retries included, to within a tenth: half of them were faster. Replayed events are left out.';
+comment on column spine.rates.latency_p50 is 'From stored to delivered, retries included, to within a tenth: half of them were faster. Events that were replayed are left out, unless all of that took less than ten seconds.';
 comment on column spine.rates.latency_p95 is 'The same for 95 of 100.';
 comment on column spine.rates.latency_p99 is 'The same for 99 of 100.';

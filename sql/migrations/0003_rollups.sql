@@ -35,7 +35,7 @@ comment on column spine.rollups.delivered is 'Events that a destination took.';
 comment on column spine.rollups.died is 'Events that were given up.';
 comment on column spine.rollups.latency is
     'How long the delivered ones took from when they were stored, retries included, as a histogram: element 1 counts up to 1 ms, element n up to 1.2 ^ (n - 1) ms, element 130 all that took longer. '
-    'Ends with the last element that is not 0. Replayed events are left out. See spine.latency_percentile().';
+    'Ends with the last element that is not 0. Events that were replayed are left out, unless all of that took less than ten seconds. See spine.latency_percentile().';
 comment on index spine.rollups_pkey is 'The steps of a time, and where spine.roll_up() adds to them.';
 
 create table spine.rollup_state (
