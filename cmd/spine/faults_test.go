@@ -110,7 +110,7 @@ func TestPoisonEvent(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)
 	d := newDestination(t)
-	settings := quiet("DATABASE_URL="+database, "MOCK_API_URL="+d.url, "LEASE_DURATION=1s", "INITIAL_RETRY_DELAY=10ms", "MAX_RETRY_ATTEMPTS=2")
+	settings := quiet("DATABASE_URL="+database, "MOCK_API_URL="+d.url, "LEASE_DURATION=3s", "INITIAL_RETRY_DELAY=10ms", "MAX_RETRY_ATTEMPTS=2")
 	s := startService(t, roles{api: true}, database)
 	id := newID("poison")
 	s.accept(t, id, do("hold", "hold", "hold"))
