@@ -26,8 +26,8 @@ GOLANGCI := $(CURDIR)/.cache/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 
 # The race detector needs a C compiler. It runs once, on PostgreSQL 15: on 18 only the database differs.
 RACE := $(if $(shell command -v "$$(go env CC)"),-race)
-# No more packages at once than there are cores: tests of delays and leases must get their turn in time.
-GOTEST = go test $(RACE) -timeout 10m
+# One package after the other: each runs tests side by side, and those of delays and leases must get their turn in time.
+GOTEST = go test $(RACE) -p 1 -timeout 10m
 # Built beforehand, so that no test waits for a compiler that keeps both cores busy.
 PREBUILD = go test $(RACE) -exec true ./... >/dev/null
 # The packages whose tests run on a database.
