@@ -34,6 +34,17 @@ type Event struct {
 	// white space, numbers as written), or of its exact bytes where
 	// Unqueryable is set.
 	Hash [HashSize]byte
+
+	// What follows is only there for what did not come in Spine's own envelope.
+
+	// Headers are those of the request: a JSON object of names and lists of
+	// values, with secrets left out.
+	Headers []byte
+	// Raw is the body byte for byte, where Payload is not: that of a form, whose
+	// fields Payload holds.
+	Raw        []byte
+	IDDerived  bool // the sender gave no id: ID was made from the body
+	IDUnsigned bool // whoever has seen one request could send its body under another id
 }
 
 // Outcome says what storing an Event came to. The values are the ones the
@@ -67,6 +78,7 @@ type Job struct {
 	OccurredAt  time.Time
 	Payload     []byte // exact bytes, as received
 	Unqueryable bool   // true where Payload is not held as json in the database
+	Raw         []byte // the body byte for byte, where Payload is what could be read out of it; nil where Payload is the body
 }
 
 // Class sorts the end of a delivery attempt by what should happen next.
