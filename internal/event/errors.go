@@ -16,9 +16,12 @@ type InvalidError struct {
 	Problems []Problem // at least one; all that were found, in the order of the fields
 }
 
-func (e *InvalidError) Error() string {
+func (e *InvalidError) Error() string { return e.text("invalid event: ") }
+
+// text lists the problems after a few words.
+func (e *InvalidError) text(words string) string {
 	var b strings.Builder
-	b.WriteString("invalid event: ")
+	b.WriteString(words)
 	for i, p := range e.Problems {
 		if i > 0 {
 			b.WriteString("; ")
