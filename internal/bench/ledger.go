@@ -119,7 +119,9 @@ func (l *ledger) arrived(id []byte, at time.Time) {
 	default:
 		l.tally.unacknowledged++
 	}
-	l.tally.last = at
+	if at.After(l.tally.last) { // deliveries come to the lock in any order
+		l.tally.last = at
+	}
 	switch {
 	case !l.gated:
 		l.latency.record(at.Sub(l.epoch) - e.due)
