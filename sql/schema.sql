@@ -51,7 +51,14 @@ CREATE TYPE spine.audit_action AS ENUM (
     'claims_paused',
     'claims_resumed',
     'events_expired',
-    'audit_expired'
+    'audit_expired',
+    'source_added',
+    'source_changed',
+    'source_disabled',
+    'source_enabled',
+    'source_removed',
+    'request_replayed',
+    'conflict_accepted'
 );
 
 
@@ -60,6 +67,58 @@ CREATE TYPE spine.audit_action AS ENUM (
 --
 
 COMMENT ON TYPE spine.audit_action IS 'What a row of the audit log says.';
+
+
+--
+-- Name: accept_conflict(text, text, text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.accept_conflict(_event_id text, _source text DEFAULT NULL::text, _payload_hash text DEFAULT NULL::text) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _event constant bigint := id_of(_event_id, _source);
+    _conflict conflicts;
+    _fitting integer;
+    _accepted text;
+begin
+    -- The event's row is locked first, as ingest does it.
+    perform from events e where e.id = _event for no key update;
+    select count(*) into _fitting from conflicts c where c.event = _event and (_payload_hash is null or starts_with(encode(c.payload_hash, 'hex'), lower(_payload_hash)));
+    if _fitting > 1 and _payload_hash is not null then
+        raise exception '% payloads that came under "%" have hashes that begin with "%": give more of it', _fitting, _event_id, _payload_hash using errcode = 'cardinality_violation';
+    end if;
+    select c.* into _conflict from conflicts c
+    where c.event = _event and (_payload_hash is null or starts_with(encode(c.payload_hash, 'hex'), lower(_payload_hash)))
+    order by c.created_at desc, c.payload_hash limit 1;
+    if not found then
+        raise exception 'no other payload % came under "%"', coalesce('with the hash ' || quote_literal(_payload_hash), 'that is kept'), _event_id using errcode = 'no_data_found';
+    end if;
+    if _conflict.accepted_as is not null then
+        return _conflict.accepted_as;
+    end if;
+    _accepted := left(_event_id, 246) || '~' || left(encode(_conflict.payload_hash, 'hex'), 8);
+    -- With headers, if only empty ones, since the payload need not be an object.
+    if (ingest_events(array[_accepted], array[_conflict.event_type], array[_conflict.occurred_at], array[_conflict.payload::text], array[_conflict.source],
+        array[_conflict.payload_hash], array[_conflict.raw_body], array[_conflict.unqueryable], array['{}']))[1] = 'conflict'
+    then
+        raise exception 'there is an event "%" already, with a payload of its own', _accepted using errcode = 'unique_violation';
+    end if;
+    update conflicts c set accepted_as = _accepted where c.event = _event and c.payload_hash = _conflict.payload_hash;
+    insert into audit_trail (event, event_id, source, action, details)
+    values (_event, _conflict.event_id, nullif(_conflict.source, 'default'), 'conflict_accepted', json_strip_nulls(json_build_object(
+        'payload_hash', encode(_conflict.payload_hash, 'hex'), 'accepted_as', _accepted,
+        'by', session_user, 'caller', left(nullif(current_setting('spine.caller', true), ''), 300))));
+    return _accepted;
+end $$;
+
+
+--
+-- Name: FUNCTION accept_conflict(_event_id text, _source text, _payload_hash text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.accept_conflict(_event_id text, _source text, _payload_hash text) IS 'Makes an event of another payload that came under a known id, which is then delivered: select spine.accept_conflict(''test-001''). Returns its event_id.';
 
 
 --
@@ -327,6 +386,70 @@ COMMENT ON FUNCTION spine.detail(_details json, _name text) IS 'Internal. A fiel
 
 
 --
+-- Name: differences(json, json); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.differences(_was json, _is json) RETURNS TABLE(path text, was json, "is" json)
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    with recursive walk(path, was, "is") as (
+        select '', _was::jsonb, _is::jsonb
+        union all
+        select w.path || '/' || replace(replace(k.key, '~', '~0'), '/', '~1'),
+            case when jsonb_typeof(w.was) = 'array' then w.was -> k.key::integer else w.was -> k.key end,
+            case when jsonb_typeof(w."is") = 'array' then w."is" -> k.key::integer else w."is" -> k.key end
+        from walk w cross join lateral (
+            select o.key from jsonb_object_keys(case when jsonb_typeof(w.was) = 'object' then w.was else '{}' end) o(key)
+            where jsonb_typeof(w."is") = 'object'
+            union
+            select o.key from jsonb_object_keys(case when jsonb_typeof(w."is") = 'object' then w."is" else '{}' end) o(key)
+            where jsonb_typeof(w.was) = 'object'
+            union
+            select n::text from generate_series(0, greatest(
+                jsonb_array_length(case when jsonb_typeof(w.was) = 'array' then w.was else '[]' end),
+                jsonb_array_length(case when jsonb_typeof(w."is") = 'array' then w."is" else '[]' end)) - 1) n
+            where jsonb_typeof(w.was) = 'array' and jsonb_typeof(w."is") = 'array'
+        ) k
+        where w.was is distinct from w."is"
+    )
+    select w.path, w.was::json, w."is"::json from walk w
+    where w.was is distinct from w."is"
+        and not coalesce(jsonb_typeof(w.was) = jsonb_typeof(w."is") and jsonb_typeof(w.was) in ('object', 'array'), false)
+    order by w.path limit 100
+$$;
+
+
+--
+-- Name: FUNCTION differences(_was json, _is json); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.differences(_was json, _is json) IS 'Where two JSON values differ: JSON pointer, what was there, what is there. At most 100 places. Numbers are compared by value.';
+
+
+--
+-- Name: disable_source(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.disable_source(_name text) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    perform require_source(_name);
+    update sources s set disabled_at = clock_timestamp() where s.name = _name and s.disabled_at is null;
+    return found;
+end $$;
+
+
+--
+-- Name: FUNCTION disable_source(_name text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.disable_source(_name text) IS 'Takes nothing more from a source until spine.enable_source(): it is answered 404. What it sent before is delivered all the same.';
+
+
+--
 -- Name: drop_audit_partition(timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -368,6 +491,28 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.drop_audit_partition(_before timestamp with time zone) IS 'Drops the oldest daily partition of the audit log, if all of it is older than _before. Returns its name, NULL where there is none. Raises 55P03 when somebody reads the log for longer than 100 ms.';
+
+
+--
+-- Name: enable_source(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.enable_source(_name text) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    perform require_source(_name);
+    update sources s set disabled_at = null where s.name = _name and s.disabled_at is not null;
+    return found;
+end $$;
+
+
+--
+-- Name: FUNCTION enable_source(_name text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.enable_source(_name text) IS 'Takes events from a source again that spine.disable_source() closed.';
 
 
 --
@@ -619,6 +764,42 @@ COMMENT ON FUNCTION spine.expire_events(_before timestamp with time zone, _after
 
 
 --
+-- Name: expire_rejected(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.expire_rejected() RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET lock_timeout TO '250ms'
+    AS $$
+declare
+    _source record;
+    _age interval;
+    _deleted bigint := 0;
+    _gone bigint;
+begin
+    for _source in select s.name, s.settings #>> '{rejected,age}' as age from sources s loop
+        begin
+            _age := coalesce(_source.age, '7 days')::interval;
+        exception when data_exception then
+            _age := '7 days';
+        end;
+        delete from rejected_requests r where r.source = _source.name and r.at < clock_timestamp() - _age and r.state <> 'requested';
+        get diagnostics _gone = row_count;
+        _deleted := _deleted + _gone;
+    end loop;
+    return _deleted;
+end $$;
+
+
+--
+-- Name: FUNCTION expire_rejected(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.expire_rejected() IS 'Deletes rejected requests that are older than their source has them kept. Returns how many.';
+
+
+--
 -- Name: give_back(bigint[], text[], bigint[]); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -680,6 +861,7 @@ CREATE FUNCTION spine.id_of(_event_id text, _source text DEFAULT NULL::text) RET
 declare
     _ids bigint[];
     _sources text[];
+    _rejected bigint;
 begin
     select array_agg(e.id order by e.source), array_agg(e.source order by e.source) into _ids, _sources
     from events e where e.event_id = _event_id and (_source is null or e.source = _source);
@@ -689,8 +871,10 @@ begin
         raise exception 'event "%" exists in the sources %: name one', _event_id, array_to_string(_sources, ', ')
             using errcode = 'cardinality_violation', hint = format('For example: id_of(%L, %L)', _event_id, _sources[1]);
     end if;
+    select count(*) into _rejected from rejected_like(_event_id, _source, 1);
     raise exception 'event "%" was never stored%. %', _event_id, coalesce(' in source "' || _source || '"', ''), arrivals(_source)
-        using errcode = 'no_data_found', hint = 'Where RETENTION is set, an id that is gone counts as never stored.';
+        using errcode = 'no_data_found', hint = 'Where RETENTION is set, an id that is gone counts as never stored.'
+            || case when _rejected > 0 then format(' It stands in requests that were rejected: select * from spine.rejected_like(%L)', _event_id) else '' end;
 end $$;
 
 
@@ -709,7 +893,7 @@ CREATE FUNCTION spine.ingest(_event_id text, _event_type text, _payload text, _o
     LANGUAGE sql
     SET search_path TO 'spine', 'pg_temp'
     AS $$
-    select (ingest_batch(array[_event_id], array[_event_type], array[_occurred_at], array[_payload], array[_source]))[1]
+    select (ingest_events(array[_event_id], array[_event_type], array[_occurred_at], array[_payload], array[_source]))[1]
 $$;
 
 
@@ -731,7 +915,7 @@ CREATE FUNCTION spine.ingest(_event_id text[], _event_type text[], _occurred_at 
 begin
     return query
     select i.ord, i.outcome
-    from unnest(ingest_batch(_event_id, _event_type, _occurred_at, _payload, _source, _hash, _raw_body, _unqueryable)) with ordinality as i(outcome, ord);
+    from unnest(ingest_events(_event_id, _event_type, _occurred_at, _payload, _source, _hash, _raw_body, _unqueryable)) with ordinality as i(outcome, ord);
 end $$;
 
 
@@ -739,7 +923,7 @@ end $$;
 -- Name: FUNCTION ingest(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[]); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.ingest(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[]) IS 'Stores events as spine.ingest_batch() does. Returns a row for each, by position: accepted, deduplicated or conflict.';
+COMMENT ON FUNCTION spine.ingest(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[]) IS 'Stores events as spine.ingest_events() does. Returns a row for each, by position: accepted, deduplicated or conflict.';
 
 
 --
@@ -747,6 +931,26 @@ COMMENT ON FUNCTION spine.ingest(_event_id text[], _event_type text[], _occurred
 --
 
 CREATE FUNCTION spine.ingest_batch(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[] DEFAULT NULL::text[], _hash bytea[] DEFAULT NULL::bytea[], _raw_body bytea[] DEFAULT NULL::bytea[], _unqueryable text[] DEFAULT NULL::text[]) RETURNS text[]
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    return ingest_events(_event_id, _event_type, _occurred_at, _payload, _source, _hash, _raw_body, _unqueryable);
+end $$;
+
+
+--
+-- Name: FUNCTION ingest_batch(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[]); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.ingest_batch(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[]) IS 'Stores events that came in an envelope as spine.ingest_events() does. Returns accepted, deduplicated or conflict by position.';
+
+
+--
+-- Name: ingest_events(text[], text[], timestamp with time zone[], text[], text[], bytea[], bytea[], text[], text[], boolean[], boolean[]); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.ingest_events(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[] DEFAULT NULL::text[], _hash bytea[] DEFAULT NULL::bytea[], _raw_body bytea[] DEFAULT NULL::bytea[], _unqueryable text[] DEFAULT NULL::text[], _headers text[] DEFAULT NULL::text[], _id_derived boolean[] DEFAULT NULL::boolean[], _id_unsigned boolean[] DEFAULT NULL::boolean[]) RETURNS text[]
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     SET jit TO 'off'
@@ -762,13 +966,14 @@ begin
     end if;
     with given as (
         select g.ord, g.event_id, coalesce(g.source, 'default') as source, g.event_type, g.occurred_at, g.payload, g.hash, g.raw_body,
+            g.headers, g.id_derived, g.id_unsigned,
             case when g.hash is null and g.unqueryable is null then unqueryable(g.payload) else g.unqueryable end as unqueryable
-        from unnest(_event_id, _event_type, _occurred_at, _payload, _source, _hash, _raw_body, _unqueryable)
-            with ordinality as g(event_id, event_type, occurred_at, payload, source, hash, raw_body, unqueryable, ord)
+        from unnest(_event_id, _event_type, _occurred_at, _payload, _source, _hash, _raw_body, _unqueryable, _headers, _id_derived, _id_unsigned)
+            with ordinality as g(event_id, event_type, occurred_at, payload, source, hash, raw_body, unqueryable, headers, id_derived, id_unsigned, ord)
     ), input as materialized (
-        select g.ord, g.event_id, g.source, g.event_type, g.occurred_at, g.unqueryable,
+        select g.ord, g.event_id, g.source, g.event_type, g.occurred_at, g.unqueryable, g.headers, g.id_derived, g.id_unsigned,
             case when g.unqueryable is null then g.payload end as payload,
-            case when g.unqueryable is not null then coalesce(g.raw_body, convert_to(g.payload, 'UTF8')) end as raw_body,
+            case when g.unqueryable is null then g.raw_body else coalesce(g.raw_body, convert_to(g.payload, 'UTF8')) end as raw_body,
             coalesce(g.hash,
                 case when g.unqueryable is null then sha256(convert_to(canonical(g.payload::json), 'UTF8'))
                 else sha256(coalesce(g.raw_body, convert_to(g.payload, 'UTF8'))) end) as hash,
@@ -777,8 +982,13 @@ begin
         window same_key as (partition by g.event_id, g.source order by g.ord rows between unbounded preceding and unbounded following)
     ), stored as (
         -- The update is there so that RETURNING sees the row that stays, locked: payload_hash is the first one's.
-        insert into events as e (event_id, source, event_type, occurred_at, payload, unqueryable, raw_body, payload_hash, created_at, seen_count)
-        select i.event_id, i.source, i.event_type, i.occurred_at, i.payload::json, i.unqueryable, i.raw_body, i.hash, _now, i.copies
+        insert into events as e (event_id, source, event_type, occurred_at, payload, unqueryable, raw_body, payload_hash, created_at, seen_count,
+            headers, id_derived, id_unsigned, same_body_as)
+        select i.event_id, i.source, i.event_type, i.occurred_at, i.payload::json, i.unqueryable, i.raw_body, i.hash, _now, i.copies,
+            i.headers::json, i.id_derived, i.id_unsigned,
+            case when i.id_unsigned then (
+                select b.event_id from events b
+                where b.id_unsigned and b.source = i.source and b.payload_hash = i.hash and b.event_id <> i.event_id limit 1) end
         from input i
         where i.copy = 1 and case
             when char_length(i.event_id) not between 1 and 255 then refuse('event_id must have 1 to 255 characters')
@@ -786,16 +996,16 @@ begin
             when i.occurred_at < '0001-01-01Z' or i.occurred_at >= '10000-01-01Z' then refuse('occurred_at must lie in the years 1 to 9999')
             when i.source <> 'default' and i.source !~ '^[a-z0-9][a-z0-9_-]{0,62}$' then refuse('source must be a slug')
             -- Trimming walks the whole text: only where there is something to trim.
-            when left(i.payload, 1) <> '{' and left(ltrim(i.payload, E' \t\r\n'), 1) <> '{' then refuse('the payload must be a JSON object')
+            when left(i.payload, 1) <> '{' and i.headers is null and left(ltrim(i.payload, E' \t\r\n'), 1) <> '{' then refuse('the payload must be a JSON object')
             when i.payload is null and i.raw_body is null then refuse('there is no payload')
             else true end
         order by i.event_id, i.source
         on conflict (event_id, source) do update set seen_count = e.seen_count + excluded.seen_count
-        returning e.id, e.event_id, e.source, e.payload_hash, e.seen_count
+        returning e.id, e.event_id, e.source, e.payload_hash, e.seen_count, e.same_body_as
     ), locked as materialized (
         select max(clock_timestamp()) as at from stored
     ), judged as materialized (
-        select i.ord, s.id, i.event_id, i.source,
+        select i.ord, s.id, i.event_id, i.source, s.same_body_as,
             case
                 when i.copy = 1 and s.seen_count = i.copies then 'accepted'
                 when i.hash = s.payload_hash then 'deduplicated'
@@ -811,9 +1021,10 @@ begin
             case a.action when 'conflict_detected' then (
                 select json_build_object('payload_hash', encode(i.hash, 'hex'), 'evidence',
                     keep_evidence(a.id, i.hash, i.event_id, i.source, i.event_type, i.occurred_at, i.payload, i.unqueryable, i.raw_body))
-                from input i where i.ord = a.ord) end
+                from input i where i.ord = a.ord)
+            when 'event_inserted' then case when a.same_body_as is not null then json_build_object('same_body_as', a.same_body_as) end end
         from (
-            select j.ord, j.id, j.event_id, j.source, unnest(array['event_received',
+            select j.ord, j.id, j.event_id, j.source, j.same_body_as, unnest(array['event_received',
                 case j.outcome when 'accepted' then 'event_inserted' when 'deduplicated' then 'event_deduped' else 'conflict_detected' end]::audit_action[]) as action
             from judged j
         ) a
@@ -824,10 +1035,10 @@ end $_$;
 
 
 --
--- Name: FUNCTION ingest_batch(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[]); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION ingest_events(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[], _headers text[], _id_derived boolean[], _id_unsigned boolean[]); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.ingest_batch(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[]) IS 'Stores each event exactly once, queues it, keeps conflicting payloads as evidence, audits every step. Returns accepted, deduplicated or conflict by position.';
+COMMENT ON FUNCTION spine.ingest_events(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[], _headers text[], _id_derived boolean[], _id_unsigned boolean[]) IS 'Stores each event exactly once, queues it, keeps conflicting payloads as evidence, audits every step. Returns accepted, deduplicated or conflict by position.';
 
 
 --
@@ -856,7 +1067,64 @@ end $$;
 -- Name: FUNCTION keep_evidence(_event bigint, _hash bytea, _event_id text, _source text, _event_type text, _occurred_at timestamp with time zone, _payload text, _unqueryable text, _raw_body bytea); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.keep_evidence(_event bigint, _hash bytea, _event_id text, _source text, _event_type text, _occurred_at timestamp with time zone, _payload text, _unqueryable text, _raw_body bytea) IS 'Internal. Called by spine.ingest_batch(): keeps a conflicting payload, once for each distinct hash, at most ten an event. Returns kept, known or full.';
+COMMENT ON FUNCTION spine.keep_evidence(_event bigint, _hash bytea, _event_id text, _source text, _event_type text, _occurred_at timestamp with time zone, _payload text, _unqueryable text, _raw_body bytea) IS 'Internal. Called by spine.ingest_events(): keeps a conflicting payload, once for each distinct hash, at most ten an event. Returns kept, known or full.';
+
+
+--
+-- Name: keep_rejected(text[], timestamp with time zone[], text[], integer[], text[], text[], text[], text[], text[], bytea[], text[], integer[], bigint[], interval[]); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _of text[], _rows integer[], _bytes bigint[], _age interval[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    AS $$
+declare
+    _budget record;
+    _over record;
+begin
+    insert into rejected_requests (source, at, cause, status, detail, remote, method, target, headers, body, size)
+    select g.source, g.at, g.cause, g.status, g.detail, g.remote, g.method, g.target, h.headers::json, g.body, octet_length(g.body) + octet_length(h.headers)
+    from unnest(_source, _at, _cause, _status, _detail, _remote, _method, _target, _headers, _body)
+        with ordinality as g(source, at, cause, status, detail, remote, method, target, headers, body, ord)
+    cross join lateral (select case when unqueryable(g.headers) is null then g.headers else '{}' end as headers) h
+    where exists (select from sources s where s.name = g.source) -- it may have been removed meanwhile
+    order by g.ord;
+    for _budget in select b.* from unnest(_of, _rows, _bytes, _age) as b(source, rows, bytes, age) order by b.source loop
+        perform pg_advisory_xact_lock(hashtextextended('spine.keep_rejected ' || _budget.source, 0));
+        delete from rejected_requests r where r.source = _budget.source and r.at < clock_timestamp() - _budget.age and r.state <> 'requested';
+        loop
+            -- How much the most frequent cause has to give: down to the next one, or until all fit.
+            with kept as (
+                select r.cause, count(*) as rows, sum(r.size) as bytes from rejected_requests r where r.source = _budget.source group by r.cause
+            ), total as (
+                select sum(k.rows) as rows, sum(k.bytes) as bytes from kept k
+            )
+            select k.cause, t.rows - _budget.rows as rows, t.bytes - _budget.bytes as bytes, k.rows as has,
+                greatest(k.rows - coalesce((select o.rows from kept o where o.cause <> k.cause order by o.rows desc limit 1), 0), 1) as lead
+            into _over
+            from kept k cross join total t
+            where t.rows > _budget.rows or t.bytes > _budget.bytes
+            order by k.rows desc, k.bytes desc, k.cause
+            limit 1;
+            exit when not found;
+            delete from rejected_requests r where r.id in (
+                select o.id from (
+                    select x.id, row_number() over oldest as n, coalesce(sum(x.size) over (oldest rows between unbounded preceding and 1 preceding), 0) as before
+                    from rejected_requests x where x.source = _budget.source and x.cause = _over.cause
+                    window oldest as (order by x.id)
+                ) o
+                where o.n <= _over.lead and (o.n <= _over.rows or o.before < _over.bytes));
+        end loop;
+    end loop;
+end $$;
+
+
+--
+-- Name: FUNCTION keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _of text[], _rows integer[], _bytes bigint[], _age interval[]); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _of text[], _rows integer[], _bytes bigint[], _age interval[]) IS 'Internal. Keeps refused requests within the budgets of their sources.';
 
 
 --
@@ -1216,6 +1484,37 @@ COMMENT ON FUNCTION spine.processing_state_queued() IS 'Internal. Trigger: audit
 
 
 --
+-- Name: put_source(text, jsonb); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.put_source(_name text, _settings jsonb) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _before jsonb;
+begin
+    insert into sources (name, settings) values (_name, _settings) on conflict (name) do nothing;
+    if found then
+        return 'added';
+    end if;
+    select s.settings into _before from sources s where s.name = _name for update;
+    if _before = _settings then
+        return 'unchanged';
+    end if;
+    update sources s set settings = _settings where s.name = _name;
+    return 'changed';
+end $$;
+
+
+--
+-- Name: FUNCTION put_source(_name text, _settings jsonb); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.put_source(_name text, _settings jsonb) IS 'Adds a source or gives it other settings, for example: select spine.put_source(''github'', ''{"preset": "github", "secrets": ["env:GITHUB_SECRET"]}''). Returns added, changed or unchanged.';
+
+
+--
 -- Name: refuse(text); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -1232,7 +1531,7 @@ end $$;
 -- Name: FUNCTION refuse(_rule text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.refuse(_rule text) IS 'Internal. Called by spine.ingest_batch(): raises 23514 for an event that breaks a rule.';
+COMMENT ON FUNCTION spine.refuse(_rule text) IS 'Internal. Called by spine.ingest_events(): raises 23514 for an event that breaks a rule.';
 
 
 --
@@ -1254,6 +1553,50 @@ $$;
 --
 
 COMMENT ON FUNCTION spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[]) IS 'Internal. Audits refused requests as summaries, without an event_id.';
+
+
+--
+-- Name: rejected_like(text, text, integer); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.rejected_like(_text text, _source text DEFAULT NULL::text, _limit integer DEFAULT 10) RETURNS TABLE(id bigint, source text, at timestamp with time zone, cause text, status integer, state text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select r.id, r.source, r.at, r.cause, r.status, r.state from rejected_requests r
+    where (_source is null or r.source = _source)
+        and (position(convert_to(_text, 'UTF8') in r.body) > 0 or position(_text in r.headers::text) > 0 or position(_text in r.target) > 0)
+    order by r.id desc limit _limit
+$$;
+
+
+--
+-- Name: FUNCTION rejected_like(_text text, _source text, _limit integer); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.rejected_like(_text text, _source text, _limit integer) IS 'Rejected requests in which a text stands, newest first: select * from spine.rejected_like(''test-001'').';
+
+
+--
+-- Name: remove_source(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.remove_source(_name text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    perform require_source(_name);
+    delete from sources s where s.name = _name;
+    delete from rejected_requests r where r.source = _name;
+end $$;
+
+
+--
+-- Name: FUNCTION remove_source(_name text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.remove_source(_name text) IS 'Removes a source, and its rejected requests. Its events stay.';
 
 
 --
@@ -1368,6 +1711,52 @@ COMMENT ON FUNCTION spine.replay_dead(_since timestamp with time zone, _until ti
 
 
 --
+-- Name: replay_rejected(bigint, boolean); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.replay_rejected(_id bigint, _trust boolean DEFAULT false) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    if not exists (select from rejected_requests r where r.id = _id) then
+        raise exception 'no rejected request % is kept', _id using errcode = 'no_data_found';
+    end if;
+    perform request_replay(array[_id], _trust);
+end $$;
+
+
+--
+-- Name: FUNCTION replay_rejected(_id bigint, _trust boolean); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.replay_rejected(_id bigint, _trust boolean) IS 'Has a rejected request looked at again: select spine.replay_rejected(12). An API process does it; state and note in spine.rejected_requests say what came of it.';
+
+
+--
+-- Name: replay_rejected(text, text, timestamp with time zone, timestamp with time zone, boolean); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.replay_rejected(_source text, _cause text DEFAULT NULL::text, _since timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, _until timestamp with time zone DEFAULT 'infinity'::timestamp with time zone, _trust boolean DEFAULT false) RETURNS bigint
+    LANGUAGE sql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select request_replay(array(
+        select r.id from rejected_requests r
+        where (_source is null or r.source = _source) and (_cause is null or r.cause = _cause) and r.at >= _since and r.at < _until
+            and r.state in ('kept', 'refused')
+        order by r.id), _trust)
+$$;
+
+
+--
+-- Name: FUNCTION replay_rejected(_source text, _cause text, _since timestamp with time zone, _until timestamp with time zone, _trust boolean); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.replay_rejected(_source text, _cause text, _since timestamp with time zone, _until timestamp with time zone, _trust boolean) IS 'Has the rejected requests of a source looked at again: select spine.replay_rejected(''github'', ''signature_wrong''). Returns how many.';
+
+
+--
 -- Name: replay_rows(bigint[], text[]); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -1466,6 +1855,41 @@ COMMENT ON FUNCTION spine.replayed(_event bigint, _created_at timestamp with tim
 
 
 --
+-- Name: request_replay(bigint[], boolean); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.request_replay(_ids bigint[], _trust boolean) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _count bigint;
+begin
+    with requested as (
+        update rejected_requests r set state = 'requested', trust = _trust, taken_until = null where r.id = any (_ids)
+        returning r.id, r.source, r.cause
+    ), audited as (
+        insert into audit_trail (source, action, details)
+        select q.source, 'request_replayed', json_strip_nulls(json_build_object('request', q.id, 'cause', q.cause, 'trust', nullif(_trust, false),
+            'by', session_user, 'caller', left(nullif(current_setting('spine.caller', true), ''), 300)))
+        from requested q
+    )
+    select count(*) into _count from requested;
+    if _count > 0 then
+        perform pg_notify('spine_sources', json_build_object('requested', _count)::text);
+    end if;
+    return _count;
+end $$;
+
+
+--
+-- Name: FUNCTION request_replay(_ids bigint[], _trust boolean); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.request_replay(_ids bigint[], _trust boolean) IS 'Internal. Marks rejected requests as to be looked at again, audits that and tells the API processes.';
+
+
+--
 -- Name: require_destination(text); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -1486,6 +1910,29 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.require_destination(_destination text) IS 'Internal. Raises P0002 where a named destination does not exist.';
+
+
+--
+-- Name: require_source(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.require_source(_name text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    if not exists (select from sources s where s.name = _name) then
+        raise exception 'there is no source named %', quote_literal(_name)
+            using errcode = 'no_data_found', hint = 'Known: ' || (select string_agg(s.name, ', ' order by s.name) from sources s);
+    end if;
+end $$;
+
+
+--
+-- Name: FUNCTION require_source(_name text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.require_source(_name text) IS 'Internal. Raises P0002 where there is no such source.';
 
 
 --
@@ -1711,6 +2158,42 @@ COMMENT ON FUNCTION spine.rollup_steps() IS 'Internal. The lengths of steps in s
 
 
 --
+-- Name: rotate_source(text, text, interval); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.rotate_source(_name text, _secret text, _keep interval DEFAULT '24:00:00'::interval) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    AS $$
+declare
+    _until constant timestamptz := clock_timestamp() + _keep;
+    _settings jsonb;
+begin
+    perform require_source(_name);
+    select s.settings into _settings from sources s where s.name = _name for update;
+    -- A secret that is named anew holds without an end from now on; those whose time is over are dropped.
+    _settings := _settings || jsonb_build_object('secrets', to_jsonb(array[_secret]) || coalesce((
+        select jsonb_agg(o.secret || jsonb_build_object('until', to_char(least((o.secret ->> 'until')::timestamptz, _until), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')) order by o.n)
+        from (
+            select case jsonb_typeof(g.secret) when 'object' then g.secret else jsonb_build_object('ref', g.secret) end as secret, g.n
+            from jsonb_array_elements(_settings -> 'secrets') with ordinality g(secret, n)
+        ) o
+        where o.secret ->> 'ref' <> _secret and coalesce((o.secret ->> 'until')::timestamptz > clock_timestamp(), true) and _keep > '0'
+    ), '[]'));
+    update sources s set settings = _settings where s.name = _name;
+    return _settings;
+end $$;
+
+
+--
+-- Name: FUNCTION rotate_source(_name text, _secret text, _keep interval); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.rotate_source(_name text, _secret text, _keep interval) IS 'Gives a source a new secret, by reference, and lets those before hold for a while longer: select spine.rotate_source(''github'', ''env:GITHUB_SECRET_2'', ''1 hour''). Returns its settings.';
+
+
+--
 -- Name: sample_depth(double precision); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -1874,6 +2357,333 @@ COMMENT ON FUNCTION spine.settle(_event bigint[], _destination text[], _lease_to
 
 
 --
+-- Name: settle_rejected(bigint, text, text, text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.settle_rejected(_id bigint, _state text, _note text, _event_id text) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    update rejected_requests r set state = _state, note = _note, event_id = _event_id, settled_at = clock_timestamp(), taken_until = null
+    where r.id = _id and r.state = 'requested'
+$$;
+
+
+--
+-- Name: FUNCTION settle_rejected(_id bigint, _state text, _note text, _event_id text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.settle_rejected(_id bigint, _state text, _note text, _event_id text) IS 'Internal. Notes what came of looking at a rejected request again.';
+
+
+--
+-- Name: sources_changed(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.sources_changed() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _name constant text := case when tg_op = 'DELETE' then old.name else new.name end;
+    _before constant jsonb := case when tg_op = 'INSERT' then '{}' else old.settings end;
+    _after constant jsonb := case when tg_op = 'DELETE' then '{}' else new.settings end;
+    _who constant jsonb := jsonb_strip_nulls(jsonb_build_object('by', session_user, 'caller', left(nullif(current_setting('spine.caller', true), ''), 300)));
+    _changes jsonb;
+begin
+    if _before <> _after or tg_op <> 'UPDATE' then
+        select coalesce(jsonb_object_agg(k, jsonb_strip_nulls(jsonb_build_object('from', _before -> k, 'to', _after -> k))), '{}') into _changes
+        from (select jsonb_object_keys(_before) union select jsonb_object_keys(_after)) keys(k)
+        where _before -> k is distinct from _after -> k;
+        insert into audit_trail (source, action, details) values (_name,
+            case tg_op when 'INSERT' then 'source_added' when 'DELETE' then 'source_removed' else 'source_changed' end::audit_action,
+            (_who || jsonb_build_object('changes', _changes))::text::json);
+    end if;
+    if tg_op <> 'DELETE' and (case when tg_op = 'UPDATE' then old.disabled_at end is null) <> (new.disabled_at is null) then
+        insert into audit_trail (source, action, details) values (_name,
+            case when new.disabled_at is null then 'source_enabled' else 'source_disabled' end::audit_action, _who::text::json);
+    end if;
+    perform pg_notify('spine_sources', json_build_object('source', _name)::text);
+    return null;
+end $$;
+
+
+--
+-- Name: FUNCTION sources_changed(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.sources_changed() IS 'Internal. Trigger: audits a change of a source and sends NOTIFY spine_sources.';
+
+
+--
+-- Name: sources_check(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.sources_check() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $_$
+declare
+    _wrong text;
+begin
+    if jsonb_typeof(new.settings) <> 'object' or jsonb_typeof(new.settings -> 'preset') is distinct from 'string' then
+        raise exception 'the settings of a source must be a JSON object with a preset' using errcode = 'check_violation', schema = 'spine', table = 'sources';
+    end if;
+    select k into _wrong from jsonb_object_keys(new.settings) k
+    where k not in ('preset', 'secrets', 'verify', 'format', 'id', 'type', 'time', 'id_signed', 'volatile', 'conflicts', 'handshake', 'verify_token', 'url', 'limits', 'rejected')
+    limit 1;
+    if _wrong is not null then
+        raise exception 'there is no setting % of a source', quote_ident(left(_wrong, 100)) using errcode = 'check_violation', schema = 'spine', table = 'sources';
+    end if;
+    -- What is wrong is not repeated: it may be a secret.
+    if exists (
+        select from (
+            select case jsonb_typeof(s) when 'object' then s ->> 'ref' else s #>> '{}' end as ref
+            from jsonb_array_elements(case jsonb_typeof(new.settings -> 'secrets') when 'array' then new.settings -> 'secrets' else '[null]' end) s
+            where new.settings ? 'secrets'
+            union all
+            select new.settings ->> 'verify_token' where new.settings ? 'verify_token'
+        ) given
+        where coalesce(given.ref !~ '^(env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$', true))
+    then
+        raise exception 'a secret must be named by reference, never by value: env:NAME, or file:/absolute/path'
+            using errcode = 'check_violation', schema = 'spine', table = 'sources';
+    end if;
+    if tg_op = 'UPDATE' then
+        if new.name <> old.name then
+            raise exception 'the name of a source cannot be changed' using errcode = 'check_violation', schema = 'spine', table = 'sources';
+        end if;
+        if new.settings is not distinct from old.settings and new.disabled_at is not distinct from old.disabled_at then
+            return new;
+        end if;
+    end if;
+    new.updated_at := clock_timestamp();
+    new.updated_by := spine.who();
+    return new;
+end $_$;
+
+
+--
+-- Name: FUNCTION sources_check(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.sources_check() IS 'Internal. Trigger: refuses settings that are none, and secrets by value; notes who changed a source.';
+
+
+--
+-- Name: sources_kept(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.sources_kept() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    raise exception 'the source default cannot be removed; it can be disabled: select spine.disable_source(''default'')'
+        using errcode = 'check_violation', schema = 'spine', table = 'sources';
+end $$;
+
+
+--
+-- Name: FUNCTION sources_kept(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.sources_kept() IS 'Internal. Trigger: refuses to remove the source default.';
+
+
+SET default_tablespace = '';
+
+SET default_table_access_method = heap;
+
+--
+-- Name: rejected_requests; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.rejected_requests (
+    id bigint NOT NULL,
+    source text NOT NULL COLLATE pg_catalog."C",
+    at timestamp with time zone NOT NULL,
+    cause text NOT NULL,
+    status integer NOT NULL,
+    detail text NOT NULL,
+    remote text NOT NULL,
+    method text NOT NULL,
+    target text NOT NULL,
+    headers json NOT NULL,
+    body bytea NOT NULL,
+    size bigint NOT NULL,
+    state text DEFAULT 'kept'::text NOT NULL,
+    trust boolean DEFAULT false NOT NULL,
+    note text,
+    event_id text COLLATE pg_catalog."C",
+    settled_at timestamp with time zone,
+    taken_until timestamp with time zone,
+    CONSTRAINT rejected_requests_state_check CHECK ((state = ANY (ARRAY['kept'::text, 'requested'::text, 'taken_in'::text, 'refused'::text])))
+)
+WITH (autovacuum_vacuum_scale_factor='0.1');
+
+
+--
+-- Name: TABLE rejected_requests; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.rejected_requests IS 'Requests to a source that were refused, within the budget of rows, bytes and age of that source: settings -> rejected. spine.replay_rejected() has one looked at again.';
+
+
+--
+-- Name: COLUMN rejected_requests.id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.id IS 'Ascending number.';
+
+
+--
+-- Name: COLUMN rejected_requests.source; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.source IS 'Whom it was sent to.';
+
+
+--
+-- Name: COLUMN rejected_requests.at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.at IS 'When it came.';
+
+
+--
+-- Name: COLUMN rejected_requests.cause; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.cause IS 'A short word for why it was refused.';
+
+
+--
+-- Name: COLUMN rejected_requests.status; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.status IS 'HTTP status that it was answered with.';
+
+
+--
+-- Name: COLUMN rejected_requests.detail; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.detail IS 'The sentence that it was answered with.';
+
+
+--
+-- Name: COLUMN rejected_requests.remote; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.remote IS 'Address of the client.';
+
+
+--
+-- Name: COLUMN rejected_requests.method; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.method IS 'HTTP method.';
+
+
+--
+-- Name: COLUMN rejected_requests.target; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.target IS 'Path and query, without secrets.';
+
+
+--
+-- Name: COLUMN rejected_requests.headers; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.headers IS 'Headers, without secrets: an object of names and arrays of values.';
+
+
+--
+-- Name: COLUMN rejected_requests.body; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.body IS 'The body as it came over the wire.';
+
+
+--
+-- Name: COLUMN rejected_requests.size; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.size IS 'Bytes that it counts for in the budget: of body and headers.';
+
+
+--
+-- Name: COLUMN rejected_requests.state; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.state IS 'kept -> requested: spine.replay_rejected(). requested -> taken_in|refused: an API process looked at it again (spine.settle_rejected()). All but requested -> requested once more.';
+
+
+--
+-- Name: COLUMN rejected_requests.trust; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.trust IS 'Whether it is to be taken in without being verified.';
+
+
+--
+-- Name: COLUMN rejected_requests.note; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.note IS 'What came of it when it was last looked at again.';
+
+
+--
+-- Name: COLUMN rejected_requests.event_id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.event_id IS 'The event that it became.';
+
+
+--
+-- Name: COLUMN rejected_requests.settled_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.settled_at IS 'When it was last looked at again.';
+
+
+--
+-- Name: COLUMN rejected_requests.taken_until; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.taken_until IS 'Until when an API process has it in hand.';
+
+
+--
+-- Name: take_requested(integer); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.take_requested(_limit integer) RETURNS SETOF spine.rejected_requests
+    LANGUAGE sql
+    SET search_path TO 'spine', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $$
+    update rejected_requests r set taken_until = clock_timestamp() + interval '30 seconds'
+    from (
+        select q.id from rejected_requests q
+        where q.state = 'requested' and (q.taken_until is null or q.taken_until < clock_timestamp())
+        order by q.id limit _limit for update skip locked
+    ) t
+    where r.id = t.id
+    returning r.*
+$$;
+
+
+--
+-- Name: FUNCTION take_requested(_limit integer); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.take_requested(_limit integer) IS 'Internal. Hands out rejected requests that are to be looked at again.';
+
+
+--
 -- Name: trace(text, text); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -1998,9 +2808,24 @@ end $$;
 COMMENT ON FUNCTION spine.utf16_order(_text text) IS 'Internal. Key that sorts text by UTF-16 code units, as RFC 8785 sorts names.';
 
 
-SET default_tablespace = '';
+--
+-- Name: who(); Type: FUNCTION; Schema: spine; Owner: -
+--
 
-SET default_table_access_method = heap;
+CREATE FUNCTION spine.who() RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select session_user || coalesce(' for ' || left(nullif(current_setting('spine.caller', true), ''), 300), '')
+$$;
+
+
+--
+-- Name: FUNCTION who(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.who() IS 'Internal. The database role, and on whose behalf it acts (spine.caller), in words.';
+
 
 --
 -- Name: arrivals_watermark; Type: TABLE; Schema: spine; Owner: -
@@ -2208,7 +3033,7 @@ COMMENT ON COLUMN spine.audit_log.source IS 'Who sent it.';
 -- Name: COLUMN audit_log.action; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_log.action IS 'event_received, event_inserted, event_deduped, conflict_detected, event_queued (by hand), processing_attempt_started, processing_attempt_failed, retry_scheduled, processing_succeeded, processing_failed_permanently, lease_expired, lease_returned, lease_lost, status_changed (by hand), event_replayed, request_rejected, claims_paused, claims_resumed, events_expired, audit_expired.';
+COMMENT ON COLUMN spine.audit_log.action IS 'event_received, event_inserted, event_deduped, conflict_detected, event_queued (by hand), processing_attempt_started, processing_attempt_failed, retry_scheduled, processing_succeeded, processing_failed_permanently, lease_expired, lease_returned, lease_lost, status_changed (by hand), event_replayed, request_rejected, request_replayed, conflict_accepted, source_added, source_changed, source_disabled, source_enabled, source_removed, claims_paused, claims_resumed, events_expired, audit_expired.';
 
 
 --
@@ -2278,7 +3103,8 @@ CREATE TABLE spine.conflicts (
     unqueryable text,
     raw_body bytea,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
-    seen_count bigint DEFAULT 1 NOT NULL
+    seen_count bigint DEFAULT 1 NOT NULL,
+    accepted_as text COLLATE pg_catalog."C"
 );
 
 
@@ -2367,6 +3193,13 @@ COMMENT ON COLUMN spine.conflicts.seen_count IS 'How often it was seen.';
 
 
 --
+-- Name: COLUMN conflicts.accepted_as; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicts.accepted_as IS 'event_id of the event that spine.accept_conflict() made of it; NULL where it did not.';
+
+
+--
 -- Name: events; Type: TABLE; Schema: spine; Owner: -
 --
 
@@ -2381,7 +3214,11 @@ CREATE TABLE spine.events (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     seen_count bigint DEFAULT 1 NOT NULL,
     unqueryable text,
-    raw_body bytea
+    raw_body bytea,
+    headers json,
+    id_derived boolean,
+    id_unsigned boolean,
+    same_body_as text COLLATE pg_catalog."C"
 )
 WITH (autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_freeze_min_age='0', autovacuum_vacuum_scale_factor='0.05');
 
@@ -2432,7 +3269,7 @@ COMMENT ON COLUMN spine.events.occurred_at IS 'When it happened, as the sender s
 -- Name: COLUMN events.payload; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.events.payload IS 'The payload''s exact text. NULL where Postgres cannot query it: unqueryable says why, raw_body has the bytes.';
+COMMENT ON COLUMN spine.events.payload IS 'The payload''s exact text, or the fields of a form, whose exact bytes are in raw_body. NULL where Postgres cannot query it: unqueryable says why, raw_body has the bytes.';
 
 
 --
@@ -2467,7 +3304,152 @@ COMMENT ON COLUMN spine.events.unqueryable IS 'Why payload is NULL; NULL where i
 -- Name: COLUMN events.raw_body; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.events.raw_body IS 'The payload''s exact bytes where payload cannot hold them.';
+COMMENT ON COLUMN spine.events.raw_body IS 'The exact bytes where payload is not the exact text.';
+
+
+--
+-- Name: COLUMN events.headers; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.events.headers IS 'Headers of the request, without secrets: an object of names and arrays of values. NULL for what came in an envelope.';
+
+
+--
+-- Name: COLUMN events.id_derived; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.events.id_derived IS 'True where the sender gave no id and event_id was made from the body.';
+
+
+--
+-- Name: COLUMN events.id_unsigned; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.events.id_unsigned IS 'True where whoever has seen a request could send its body again under another id.';
+
+
+--
+-- Name: COLUMN events.same_body_as; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.events.same_body_as IS 'event_id of an earlier event of this source with the same payload, where id_unsigned: perhaps somebody has sent it again under an id of their own.';
+
+
+--
+-- Name: conflicting; Type: VIEW; Schema: spine; Owner: -
+--
+
+CREATE VIEW spine.conflicting AS
+ SELECT c.event_id,
+    c.source,
+    c.created_at,
+    c.seen_count,
+    encode(c.payload_hash, 'hex'::text) AS payload_hash,
+    e.event_type,
+    e.created_at AS stored_at,
+    e.payload AS first_payload,
+    c.payload AS other_payload,
+        CASE
+            WHEN ((e.payload IS NOT NULL) AND (c.payload IS NOT NULL)) THEN ( SELECT json_agg(json_build_object('path', d.path, 'was', d.was, 'is', d."is")) AS json_agg
+               FROM spine.differences(e.payload, c.payload) d(path, was, "is"))
+            ELSE NULL::json
+        END AS differences,
+    c.accepted_as,
+    c.event
+   FROM (spine.conflicts c
+     JOIN spine.events e ON ((e.id = c.event)))
+  ORDER BY c.created_at DESC, c.event DESC, c.payload_hash DESC;
+
+
+--
+-- Name: VIEW conflicting; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON VIEW spine.conflicting IS 'Other payloads that came under a known event_id, beside the first, newest first. spine.accept_conflict() makes an event of one.';
+
+
+--
+-- Name: COLUMN conflicting.event_id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicting.event_id IS 'The sender''s id.';
+
+
+--
+-- Name: COLUMN conflicting.source; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicting.source IS 'Who sent it.';
+
+
+--
+-- Name: COLUMN conflicting.created_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicting.created_at IS 'When the other payload first came.';
+
+
+--
+-- Name: COLUMN conflicting.seen_count; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicting.seen_count IS 'How often it came.';
+
+
+--
+-- Name: COLUMN conflicting.payload_hash; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicting.payload_hash IS 'Its hash, in hex.';
+
+
+--
+-- Name: COLUMN conflicting.event_type; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicting.event_type IS 'Type of the event that stays.';
+
+
+--
+-- Name: COLUMN conflicting.stored_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicting.stored_at IS 'When the event that stays came.';
+
+
+--
+-- Name: COLUMN conflicting.first_payload; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicting.first_payload IS 'Payload that stays; NULL where Postgres cannot query it.';
+
+
+--
+-- Name: COLUMN conflicting.other_payload; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicting.other_payload IS 'The other payload; NULL where Postgres cannot query it.';
+
+
+--
+-- Name: COLUMN conflicting.differences; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicting.differences IS 'Where they differ: an array of path (JSON pointer), was and is. NULL where one of the two cannot be queried.';
+
+
+--
+-- Name: COLUMN conflicting.accepted_as; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicting.accepted_as IS 'event_id of the event that was made of the other payload; NULL if none was.';
+
+
+--
+-- Name: COLUMN conflicting.event; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.conflicting.event IS 'events.id of the event that stays.';
 
 
 --
@@ -3232,6 +4214,20 @@ COMMENT ON COLUMN spine.rates.latency_p99 IS 'The same for 99 of 100.';
 
 
 --
+-- Name: rejected_requests_id_seq; Type: SEQUENCE; Schema: spine; Owner: -
+--
+
+ALTER TABLE spine.rejected_requests ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME spine.rejected_requests_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+
+--
 -- Name: rollup_state; Type: TABLE; Schema: spine; Owner: -
 --
 
@@ -3404,6 +4400,11 @@ CREATE TABLE spine.sources (
     name text NOT NULL COLLATE pg_catalog."C",
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     last_arrival_at timestamp with time zone,
+    settings jsonb DEFAULT '{"preset": "envelope"}'::jsonb NOT NULL,
+    preset text GENERATED ALWAYS AS ((settings ->> 'preset'::text)) STORED,
+    disabled_at timestamp with time zone,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_by text,
     CONSTRAINT sources_name_check CHECK ((name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text))
 );
 
@@ -3412,7 +4413,7 @@ CREATE TABLE spine.sources (
 -- Name: TABLE sources; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.sources IS 'Who may send: POST /webhook feeds the source default.';
+COMMENT ON TABLE spine.sources IS 'Who may send: POST /webhook feeds the source default, POST /webhook/NAME the others. Every change is audited and takes effect at once (NOTIFY spine_sources).';
 
 
 --
@@ -3434,6 +4435,41 @@ COMMENT ON COLUMN spine.sources.created_at IS 'When the source was made.';
 --
 
 COMMENT ON COLUMN spine.sources.last_arrival_at IS 'When it last sent a new event, but for those that are above spine.arrivals_watermark and not rolled up: spine.last_arrival() knows these as well.';
+
+
+--
+-- Name: COLUMN sources.settings; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.sources.settings IS 'A JSON object: preset, and what differs from it (verify, secrets, id, type, time, conflicts, limits and others, see spine source presets). Secrets stand here by reference alone: env:NAME or file:/path.';
+
+
+--
+-- Name: COLUMN sources.preset; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.sources.preset IS 'The settings'' preset.';
+
+
+--
+-- Name: COLUMN sources.disabled_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.sources.disabled_at IS 'Since when nothing is taken from it; NULL while something is.';
+
+
+--
+-- Name: COLUMN sources.updated_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.sources.updated_at IS 'When its settings last changed, or whether it is disabled.';
+
+
+--
+-- Name: COLUMN sources.updated_by; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.sources.updated_by IS 'Who changed it then: a database role, and who asked it to.';
 
 
 --
@@ -3609,6 +4645,14 @@ ALTER TABLE ONLY spine.processing_state
 
 
 --
+-- Name: rejected_requests rejected_requests_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.rejected_requests
+    ADD CONSTRAINT rejected_requests_pkey PRIMARY KEY (id);
+
+
+--
 -- Name: rollup_state rollup_state_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
 --
 
@@ -3719,6 +4763,20 @@ CREATE INDEX audit_trail_default_xid_idx ON spine.audit_trail_default USING btre
 
 
 --
+-- Name: conflicts_created_at; Type: INDEX; Schema: spine; Owner: -
+--
+
+CREATE INDEX conflicts_created_at ON spine.conflicts USING btree (created_at, event, payload_hash);
+
+
+--
+-- Name: INDEX conflicts_created_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.conflicts_created_at IS 'Newest first: spine conflicts, GET /api/conflicts.';
+
+
+--
 -- Name: INDEX conflicts_pkey; Type: COMMENT; Schema: spine; Owner: -
 --
 
@@ -3761,6 +4819,20 @@ COMMENT ON INDEX spine.events_pkey IS 'Joins from the other tables; newest first
 
 
 --
+-- Name: events_same_body; Type: INDEX; Schema: spine; Owner: -
+--
+
+CREATE INDEX events_same_body ON spine.events USING btree (source, payload_hash) WHERE id_unsigned;
+
+
+--
+-- Name: INDEX events_same_body; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.events_same_body IS 'spine.ingest_events(): whether a body came before under another id, only for sources whose ids are not signed.';
+
+
+--
 -- Name: processing_state_dead; Type: INDEX; Schema: spine; Owner: -
 --
 
@@ -3793,6 +4865,41 @@ COMMENT ON INDEX spine.processing_state_due IS 'spine.claim(), the views depth a
 --
 
 COMMENT ON INDEX spine.processing_state_pkey IS 'spine.settle(), spine.renew() and joins: one row for each event and destination.';
+
+
+--
+-- Name: INDEX rejected_requests_pkey; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.rejected_requests_pkey IS 'Newest first, and one by its number.';
+
+
+--
+-- Name: rejected_requests_requested; Type: INDEX; Schema: spine; Owner: -
+--
+
+CREATE INDEX rejected_requests_requested ON spine.rejected_requests USING btree (id) WHERE (state = 'requested'::text);
+
+
+--
+-- Name: INDEX rejected_requests_requested; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.rejected_requests_requested IS 'spine.take_requested(): what is to be looked at again.';
+
+
+--
+-- Name: rejected_requests_source; Type: INDEX; Schema: spine; Owner: -
+--
+
+CREATE INDEX rejected_requests_source ON spine.rejected_requests USING btree (source, cause, id);
+
+
+--
+-- Name: INDEX rejected_requests_source; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.rejected_requests_source IS 'spine.keep_rejected(): the oldest of a source and cause; lists of one source.';
 
 
 --
@@ -3923,6 +5030,48 @@ CREATE TRIGGER processing_state_queued AFTER INSERT ON spine.processing_state FO
 --
 
 COMMENT ON TRIGGER processing_state_queued ON spine.processing_state IS 'Audits a row queued by hand.';
+
+
+--
+-- Name: sources sources_changed; Type: TRIGGER; Schema: spine; Owner: -
+--
+
+CREATE TRIGGER sources_changed AFTER INSERT OR DELETE OR UPDATE OF settings, disabled_at ON spine.sources FOR EACH ROW EXECUTE FUNCTION spine.sources_changed();
+
+
+--
+-- Name: TRIGGER sources_changed ON sources; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TRIGGER sources_changed ON spine.sources IS 'Audits a change and tells all processes of it (NOTIFY spine_sources).';
+
+
+--
+-- Name: sources sources_check; Type: TRIGGER; Schema: spine; Owner: -
+--
+
+CREATE TRIGGER sources_check BEFORE INSERT OR UPDATE OF name, settings, disabled_at ON spine.sources FOR EACH ROW EXECUTE FUNCTION spine.sources_check();
+
+
+--
+-- Name: TRIGGER sources_check ON sources; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TRIGGER sources_check ON spine.sources IS 'Refuses settings that are none, and secrets by value; notes who changed a source.';
+
+
+--
+-- Name: sources sources_kept; Type: TRIGGER; Schema: spine; Owner: -
+--
+
+CREATE TRIGGER sources_kept BEFORE DELETE ON spine.sources FOR EACH ROW WHEN ((old.name = 'default'::text)) EXECUTE FUNCTION spine.sources_kept();
+
+
+--
+-- Name: TRIGGER sources_kept ON sources; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TRIGGER sources_kept ON spine.sources IS 'The source default stays.';
 
 
 --

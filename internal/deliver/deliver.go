@@ -205,7 +205,8 @@ func (c *Client) appendRequest(b []byte, job event.Job, now time.Time) []byte {
 }
 
 // appendBody appends the JSON body of a delivery. The payload goes out byte for
-// byte as it came in.
+// byte as it came in, and where it is what was read out of a form, the bytes of
+// that too.
 func appendBody(b []byte, job event.Job) []byte {
 	// AppendQuote replaces and reports invalid UTF-8, which stored text cannot hold.
 	member := func(name, value string) {
@@ -219,12 +220,17 @@ func appendBody(b []byte, job event.Job) []byte {
 	b = append(b, `,"attempt":`...)
 	b = strconv.AppendInt(b, int64(job.Attempt), 10)
 	b = append(b, `,"payload":`...)
+	bytes := job.Raw
 	if job.Unqueryable {
-		b = append(b, `null,"payload_base64":"`...)
-		b = base64.StdEncoding.AppendEncode(b, job.Payload)
-		b = append(b, '"')
+		b = append(b, "null"...)
+		bytes = job.Payload
 	} else {
 		b = append(b, job.Payload...)
+	}
+	if bytes != nil {
+		b = append(b, `,"payload_base64":"`...)
+		b = base64.StdEncoding.AppendEncode(b, bytes)
+		b = append(b, '"')
 	}
 	return append(b, '}')
 }

@@ -125,12 +125,12 @@ type ProcessingFilter struct {
 	Span                  // when the event was stored, by which the list is in order
 }
 
-// Content is a payload as it is kept: as JSON, or as bytes where Postgres
-// cannot query it.
+// Content is a payload as it is kept: as JSON, as bytes where Postgres cannot
+// query it, or as both, where the JSON is what a form says.
 type Content struct {
 	Payload     json.RawMessage `json:"payload"` // exact text; null where Unqueryable is set
 	Unqueryable string          `json:"unqueryable,omitempty"`
-	RawBody     []byte          `json:"payload_base64,omitempty"`
+	RawBody     []byte          `json:"payload_base64,omitempty"` // exact bytes, where Payload is not the exact text
 }
 
 // Stored is an event as the database keeps it.
@@ -223,6 +223,14 @@ type History struct {
 	// because there are very many.
 	TimelineTruncated bool          `json:"timeline_truncated,omitempty"`
 	Conflicts         []ConflictRow `json:"conflicts"` // in the order they came
+	Origin
+}
+
+// Origin is what is known of an event that did not come in an envelope.
+type Origin struct {
+	Headers    json.RawMessage `json:"headers"`      // of the request: an object of names and lists of values, secrets left out; null for an envelope
+	IDDerived  bool            `json:"id_derived"`   // the sender gave no id: it was made from the body
+	SameBodyAs *string         `json:"same_body_as"` // event_id of an earlier event with the same payload, where ids are not signed
 }
 
 // BacklogRow counts what the queue holds in one status for one destination.

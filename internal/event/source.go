@@ -41,6 +41,9 @@ var (
 	ErrSourcesUnknown = errors.New("the sources have not been read yet")
 )
 
+// ErrNotKept says that no such rejected request is kept.
+var ErrNotKept = errors.New("no such rejected request is kept: it may have made room for newer ones")
+
 // SourceSettings is a source as it is stored.
 type SourceSettings struct {
 	Source      string          `json:"source"`      // slug

@@ -11,8 +11,8 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-const ingestSQL = `select spine.ingest_batch(
-	$1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::text[])`
+const ingestSQL = `select spine.ingest_events(
+	$1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::text[], $9::text[], $10::boolean[], $11::boolean[])`
 
 // Ingest stores events in one transaction and returns a receipt for each, in
 // their order. When it returns without an error, the events are committed.
@@ -83,23 +83,46 @@ func ingestArguments(events []event.Event) []any {
 		payloads = make([][]byte, n)
 		sources  = make([]string, n)
 		hashes   = make([][]byte, n)
-		// NULL as a whole where every payload can be queried.
+		// NULL as a whole where every payload can be queried and is the exact text.
 		raw          [][]byte
 		unqueryables []*string
+		// NULL as a whole where all came in an envelope.
+		headers           []*string
+		derived, unsigned []*bool
 	)
+	yes := true
 	for i := range events {
 		e := &events[i]
 		ids[i], types[i], times[i], sources[i], hashes[i] = e.ID, e.Type, e.OccurredAt, e.Source, e.Hash[:]
+		if e.Headers != nil {
+			if headers == nil {
+				headers, derived, unsigned = make([]*string, n), make([]*bool, n), make([]*bool, n)
+			}
+			text := string(e.Headers)
+			headers[i] = &text
+			if e.IDDerived {
+				derived[i] = &yes
+			}
+			if e.IDUnsigned {
+				unsigned[i] = &yes
+			}
+		}
 		if e.Unqueryable == "" {
 			payloads[i] = e.Payload
+		}
+		if e.Unqueryable == "" && e.Raw == nil {
 			continue
 		}
 		if raw == nil {
 			raw, unqueryables = make([][]byte, n), make([]*string, n)
 		}
-		raw[i], unqueryables[i] = e.Payload, &e.Unqueryable
+		if e.Unqueryable == "" {
+			raw[i] = e.Raw
+		} else {
+			raw[i], unqueryables[i] = e.Payload, &e.Unqueryable
+		}
 	}
-	return []any{ids, types, times, payloads, sources, hashes, raw, unqueryables}
+	return []any{ids, types, times, payloads, sources, hashes, raw, unqueryables, headers, derived, unsigned}
 }
 
 // receiptsOf makes receipts of what ingestSQL returned.

@@ -66,7 +66,10 @@ func readClaimed(rows pgx.Rows, destination string) (claimed event.Claimed, err 
 		case !token.Valid:
 			claimed.Expired = append(claimed.Expired, job)
 		default:
-			if raw != nil {
+			switch {
+			case raw != nil && payload != nil:
+				job.Raw = raw
+			case raw != nil:
 				job.Payload, job.Unqueryable = raw, true
 			}
 			claimed.Jobs = append(claimed.Jobs, job)

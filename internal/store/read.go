@@ -500,6 +500,8 @@ func (s *Store) Event(ctx context.Context, eventID, source string) (history even
 		batch.Queue(string(tracing))
 		queue(batch, pgx.CollectExactlyOneRow[event.Stored], &history.Stored,
 			"select "+eventColumns+" from spine.events e where e.id = $1", id)
+		queue(batch, pgx.CollectExactlyOneRow[event.Origin], &history.Origin,
+			"select e.headers, coalesce(e.id_derived, false) as id_derived, e.same_body_as from spine.events e where e.id = $1", id)
 		queue(batch, pgx.CollectRows[event.ProcessingRow], &history.Processing,
 			"select "+processingColumns+" from spine.processing_state p where p.event = $1 order by p.destination", id)
 		queue(batch, pgx.CollectRows[event.AuditRow], &history.Timeline,

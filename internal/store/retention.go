@@ -48,3 +48,12 @@ func (s *Store) ExpireAudit(ctx context.Context, age time.Duration, limit int) (
 	}
 	return deleted, nil
 }
+
+// ExpireRejected deletes rejected requests that are older than their sources
+// have them kept.
+func (s *Store) ExpireRejected(ctx context.Context) error {
+	if _, err := s.pool.Exec(ctx, "select spine.expire_rejected()"); err != nil {
+		return fmt.Errorf("deleting old rejected requests: %w", classify(err))
+	}
+	return nil
+}

@@ -33,6 +33,9 @@ type Store interface {
 	// SampleDepth counts what waits in the queue. On a long queue it takes its
 	// time.
 	SampleDepth(ctx context.Context) error
+	// ExpireRejected deletes rejected requests that are older than their sources
+	// have them kept.
+	ExpireRejected(ctx context.Context) error
 
 	// What follows is retention. Each call is one short transaction, of which age
 	// says how old must be what goes. It passes over what is locked.
@@ -147,6 +150,7 @@ func (u *Upkeep) Run(ctx context.Context) error {
 			return nil
 		case <-partitions.C:
 			u.partitions(ctx)
+			u.expireRejected(ctx)
 		case <-samples.C:
 			began := time.Now()
 			u.noteArrivals(ctx)
@@ -247,6 +251,15 @@ func (u *Upkeep) partitions(ctx context.Context) {
 		u.log.Warn().Err(err).Msg("making audit partitions failed, trying again later")
 	case made > 0:
 		u.log.Info().Int("made", made).Msg("audit partitions made ahead")
+	}
+}
+
+func (u *Upkeep) expireRejected(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := u.store.ExpireRejected(ctx); err != nil {
+		u.failures.Inc()
+		u.log.Warn().Err(err).Msg("deleting old rejected requests failed, trying again later")
 	}
 }
 

@@ -65,6 +65,8 @@ func (s *fakeStore) RollUp(ctx context.Context) (lag time.Duration, elsewhere bo
 	return lag, s.elsewhere, errors.Join(err, wait(ctx, takes))
 }
 
+func (s *fakeStore) ExpireRejected(context.Context) error { return nil }
+
 func (s *fakeStore) SampleDepth(ctx context.Context) error {
 	defer s.count(&s.depths)()
 	if s.depth == nil {

@@ -10,6 +10,7 @@ language plpgsql stable set search_path = spine, pg_temp set jit = off set enabl
 declare
     _ids bigint[];
     _sources text[];
+    _rejected bigint;
 begin
     select array_agg(e.id order by e.source), array_agg(e.source order by e.source) into _ids, _sources
     from events e where e.event_id = _event_id and (_source is null or e.source = _source);
@@ -19,8 +20,10 @@ begin
         raise exception 'event "%" exists in the sources %: name one', _event_id, array_to_string(_sources, ', ')
             using errcode = 'cardinality_violation', hint = format('For example: id_of(%L, %L)', _event_id, _sources[1]);
     end if;
+    select count(*) into _rejected from rejected_like(_event_id, _source, 1);
     raise exception 'event "%" was never stored%. %', _event_id, coalesce(' in source "' || _source || '"', ''), arrivals(_source)
-        using errcode = 'no_data_found', hint = 'Where RETENTION is set, an id that is gone counts as never stored.';
+        using errcode = 'no_data_found', hint = 'Where RETENTION is set, an id that is gone counts as never stored.'
+            || case when _rejected > 0 then format(' It stands in requests that were rejected: select * from spine.rejected_like(%L)', _event_id) else '' end;
 end $$;
 comment on function spine.id_of(text, text) is
     'events.id of an event, for example: select * from spine.processing_state where event = spine.id_of(''test-001''). An error says so when the id was never stored, or exists in several sources.';

@@ -1,13 +1,17 @@
 -- Storing events: one statement, one transaction, any number of events.
 
--- ingest_batch: stores each event once, queues the new ones, keeps conflicting payloads as evidence and audits all of it.
+-- ingest_events: stores each event once, queues the new ones, keeps conflicting payloads as evidence and audits all of it.
 --   arrays, one element an event:
 --   _event_id, _event_type, _occurred_at   as the sender gave them
 --   _payload      exact JSON text; NULL where _raw_body holds the bytes instead
 --   _source       who sent it; 'default' where left out
 --   _hash         SHA-256 of the canonical payload, or of _raw_body; computed here where left out
---   _raw_body     exact bytes of a payload that Postgres cannot query
---   _unqueryable  why it cannot
+--   _raw_body     exact bytes, where _payload is not the exact text: of what Postgres cannot query, or of a form whose fields _payload holds
+--   _unqueryable  why Postgres cannot query the payload
+--   _headers      of a request that came without an envelope, a JSON object; its payload may be any JSON. NULL for what came in an envelope
+--   _id_derived   whether the id was made from the body
+--   _id_unsigned  whether the body could have been sent again under another id: then same_body_as says whether it seems so. Two in one batch
+--                 do not see each other
 -- Returns for each event, by its position: accepted (new), deduplicated (known id, same hash), conflict (known id, other hash).
 -- One key may stand in a batch several times: its first row goes to the table, the others are judged against what is stored.
 -- Rows are upserted in the order of their key, so that two batches cannot deadlock. The trail is dated after that, when every row is
@@ -17,9 +21,10 @@
 -- caller then tries that event apart from the others.
 -- Relies on events_event_id_source_key. A crash before the commit leaves nothing behind; when the answer to the commit is
 -- lost, the same batch may be sent again and is answered deduplicated.
-create or replace function spine.ingest_batch(
+create or replace function spine.ingest_events(
     _event_id text[], _event_type text[], _occurred_at timestamptz[], _payload text[],
-    _source text[] default null, _hash bytea[] default null, _raw_body bytea[] default null, _unqueryable text[] default null)
+    _source text[] default null, _hash bytea[] default null, _raw_body bytea[] default null, _unqueryable text[] default null,
+    _headers text[] default null, _id_derived boolean[] default null, _id_unsigned boolean[] default null)
 returns text[]
 language plpgsql set search_path = spine, pg_temp set jit = off set enable_seqscan = off set lock_timeout = '250ms' as $$
 declare
@@ -31,13 +36,14 @@ begin
     end if;
     with given as (
         select g.ord, g.event_id, coalesce(g.source, 'default') as source, g.event_type, g.occurred_at, g.payload, g.hash, g.raw_body,
+            g.headers, g.id_derived, g.id_unsigned,
             case when g.hash is null and g.unqueryable is null then unqueryable(g.payload) else g.unqueryable end as unqueryable
-        from unnest(_event_id, _event_type, _occurred_at, _payload, _source, _hash, _raw_body, _unqueryable)
-            with ordinality as g(event_id, event_type, occurred_at, payload, source, hash, raw_body, unqueryable, ord)
+        from unnest(_event_id, _event_type, _occurred_at, _payload, _source, _hash, _raw_body, _unqueryable, _headers, _id_derived, _id_unsigned)
+            with ordinality as g(event_id, event_type, occurred_at, payload, source, hash, raw_body, unqueryable, headers, id_derived, id_unsigned, ord)
     ), input as materialized (
-        select g.ord, g.event_id, g.source, g.event_type, g.occurred_at, g.unqueryable,
+        select g.ord, g.event_id, g.source, g.event_type, g.occurred_at, g.unqueryable, g.headers, g.id_derived, g.id_unsigned,
             case when g.unqueryable is null then g.payload end as payload,
-            case when g.unqueryable is not null then coalesce(g.raw_body, convert_to(g.payload, 'UTF8')) end as raw_body,
+            case when g.unqueryable is null then g.raw_body else coalesce(g.raw_body, convert_to(g.payload, 'UTF8')) end as raw_body,
             coalesce(g.hash,
                 case when g.unqueryable is null then sha256(convert_to(canonical(g.payload::json), 'UTF8'))
                 else sha256(coalesce(g.raw_body, convert_to(g.payload, 'UTF8'))) end) as hash,
@@ -46,8 +52,13 @@ begin
         window same_key as (partition by g.event_id, g.source order by g.ord rows between unbounded preceding and unbounded following)
     ), stored as (
         -- The update is there so that RETURNING sees the row that stays, locked: payload_hash is the first one's.
-        insert into events as e (event_id, source, event_type, occurred_at, payload, unqueryable, raw_body, payload_hash, created_at, seen_count)
-        select i.event_id, i.source, i.event_type, i.occurred_at, i.payload::json, i.unqueryable, i.raw_body, i.hash, _now, i.copies
+        insert into events as e (event_id, source, event_type, occurred_at, payload, unqueryable, raw_body, payload_hash, created_at, seen_count,
+            headers, id_derived, id_unsigned, same_body_as)
+        select i.event_id, i.source, i.event_type, i.occurred_at, i.payload::json, i.unqueryable, i.raw_body, i.hash, _now, i.copies,
+            i.headers::json, i.id_derived, i.id_unsigned,
+            case when i.id_unsigned then (
+                select b.event_id from events b
+                where b.id_unsigned and b.source = i.source and b.payload_hash = i.hash and b.event_id <> i.event_id limit 1) end
         from input i
         where i.copy = 1 and case
             when char_length(i.event_id) not between 1 and 255 then refuse('event_id must have 1 to 255 characters')
@@ -55,16 +66,16 @@ begin
             when i.occurred_at < '0001-01-01Z' or i.occurred_at >= '10000-01-01Z' then refuse('occurred_at must lie in the years 1 to 9999')
             when i.source <> 'default' and i.source !~ '^[a-z0-9][a-z0-9_-]{0,62}$' then refuse('source must be a slug')
             -- Trimming walks the whole text: only where there is something to trim.
-            when left(i.payload, 1) <> '{' and left(ltrim(i.payload, E' \t\r\n'), 1) <> '{' then refuse('the payload must be a JSON object')
+            when left(i.payload, 1) <> '{' and i.headers is null and left(ltrim(i.payload, E' \t\r\n'), 1) <> '{' then refuse('the payload must be a JSON object')
             when i.payload is null and i.raw_body is null then refuse('there is no payload')
             else true end
         order by i.event_id, i.source
         on conflict (event_id, source) do update set seen_count = e.seen_count + excluded.seen_count
-        returning e.id, e.event_id, e.source, e.payload_hash, e.seen_count
+        returning e.id, e.event_id, e.source, e.payload_hash, e.seen_count, e.same_body_as
     ), locked as materialized (
         select max(clock_timestamp()) as at from stored
     ), judged as materialized (
-        select i.ord, s.id, i.event_id, i.source,
+        select i.ord, s.id, i.event_id, i.source, s.same_body_as,
             case
                 when i.copy = 1 and s.seen_count = i.copies then 'accepted'
                 when i.hash = s.payload_hash then 'deduplicated'
@@ -80,9 +91,10 @@ begin
             case a.action when 'conflict_detected' then (
                 select json_build_object('payload_hash', encode(i.hash, 'hex'), 'evidence',
                     keep_evidence(a.id, i.hash, i.event_id, i.source, i.event_type, i.occurred_at, i.payload, i.unqueryable, i.raw_body))
-                from input i where i.ord = a.ord) end
+                from input i where i.ord = a.ord)
+            when 'event_inserted' then case when a.same_body_as is not null then json_build_object('same_body_as', a.same_body_as) end end
         from (
-            select j.ord, j.id, j.event_id, j.source, unnest(array['event_received',
+            select j.ord, j.id, j.event_id, j.source, j.same_body_as, unnest(array['event_received',
                 case j.outcome when 'accepted' then 'event_inserted' when 'deduplicated' then 'event_deduped' else 'conflict_detected' end]::audit_action[]) as action
             from judged j
         ) a
@@ -90,10 +102,22 @@ begin
     select coalesce(array_agg(j.outcome order by j.ord), '{}') into _outcome from judged j;
     return _outcome;
 end $$;
-comment on function spine.ingest_batch(text[], text[], timestamptz[], text[], text[], bytea[], bytea[], text[]) is
+comment on function spine.ingest_events(text[], text[], timestamptz[], text[], text[], bytea[], bytea[], text[], text[], boolean[], boolean[]) is
     'Stores each event exactly once, queues it, keeps conflicting payloads as evidence, audits every step. Returns accepted, deduplicated or conflict by position.';
 
--- ingest: ingest_batch as it was first released, a row for each event.
+-- ingest_batch: ingest_events for envelopes alone, as it was released.
+create or replace function spine.ingest_batch(
+    _event_id text[], _event_type text[], _occurred_at timestamptz[], _payload text[],
+    _source text[] default null, _hash bytea[] default null, _raw_body bytea[] default null, _unqueryable text[] default null)
+returns text[]
+language plpgsql set search_path = spine, pg_temp as $$
+begin
+    return ingest_events(_event_id, _event_type, _occurred_at, _payload, _source, _hash, _raw_body, _unqueryable);
+end $$;
+comment on function spine.ingest_batch(text[], text[], timestamptz[], text[], text[], bytea[], bytea[], text[]) is
+    'Stores events that came in an envelope as spine.ingest_events() does. Returns accepted, deduplicated or conflict by position.';
+
+-- ingest: ingest_events as it was first released, a row for each event.
 create or replace function spine.ingest(
     _event_id text[], _event_type text[], _occurred_at timestamptz[], _payload text[],
     _source text[] default null, _hash bytea[] default null, _raw_body bytea[] default null, _unqueryable text[] default null)
@@ -102,10 +126,10 @@ language plpgsql set search_path = spine, pg_temp as $$
 begin
     return query
     select i.ord, i.outcome
-    from unnest(ingest_batch(_event_id, _event_type, _occurred_at, _payload, _source, _hash, _raw_body, _unqueryable)) with ordinality as i(outcome, ord);
+    from unnest(ingest_events(_event_id, _event_type, _occurred_at, _payload, _source, _hash, _raw_body, _unqueryable)) with ordinality as i(outcome, ord);
 end $$;
 comment on function spine.ingest(text[], text[], timestamptz[], text[], text[], bytea[], bytea[], text[]) is
-    'Stores events as spine.ingest_batch() does. Returns a row for each, by position: accepted, deduplicated or conflict.';
+    'Stores events as spine.ingest_events() does. Returns a row for each, by position: accepted, deduplicated or conflict.';
 
 -- refuse: raises 23514, as a table's own check would. Returns boolean so that it can stand in a condition.
 create or replace function spine.refuse(_rule text) returns boolean
@@ -113,14 +137,14 @@ language plpgsql set search_path = spine, pg_temp as $$
 begin
     raise exception 'the event is refused: %', _rule using errcode = 'check_violation', schema = 'spine', table = 'events';
 end $$;
-comment on function spine.refuse(text) is 'Internal. Called by spine.ingest_batch(): raises 23514 for an event that breaks a rule.';
+comment on function spine.refuse(text) is 'Internal. Called by spine.ingest_events(): raises 23514 for an event that breaks a rule.';
 
 -- ingest for one event by hand: select spine.ingest('test-001', 'user.created', '{"user_id": 123}')
 create or replace function spine.ingest(
     _event_id text, _event_type text, _payload text, _occurred_at timestamptz default now(), _source text default 'default')
 returns text
 language sql set search_path = spine, pg_temp as $$
-    select (ingest_batch(array[_event_id], array[_event_type], array[_occurred_at], array[_payload], array[_source]))[1]
+    select (ingest_events(array[_event_id], array[_event_type], array[_occurred_at], array[_payload], array[_source]))[1]
 $$;
 comment on function spine.ingest(text, text, text, timestamptz, text) is
     'Stores one event by hand, for example: select spine.ingest(''test-001'', ''user.created'', ''{"user_id": 123}''), or with the names of more parameters: '
@@ -147,4 +171,4 @@ begin
     return 'kept';
 end $$;
 comment on function spine.keep_evidence(bigint, bytea, text, text, text, timestamptz, text, text, bytea) is
-    'Internal. Called by spine.ingest_batch(): keeps a conflicting payload, once for each distinct hash, at most ten an event. Returns kept, known or full.';
+    'Internal. Called by spine.ingest_events(): keeps a conflicting payload, once for each distinct hash, at most ten an event. Returns kept, known or full.';

@@ -125,3 +125,27 @@ begin
 end $$;
 comment on function spine.expire_audit(timestamptz, integer) is
     'Deletes a batch of rows older than _before from the audit log''s default partition. Returns how many.';
+
+-- expire_rejected: deletes rejected requests that are older than their source has them kept: settings -> rejected ->> age, 7 days where it does not say, or says
+-- what is no time. Those of sources that still send are aged as they come, by spine.keep_rejected(). Returns how many.
+create or replace function spine.expire_rejected() returns bigint
+language plpgsql set search_path = spine, pg_temp set lock_timeout = '250ms' as $$
+declare
+    _source record;
+    _age interval;
+    _deleted bigint := 0;
+    _gone bigint;
+begin
+    for _source in select s.name, s.settings #>> '{rejected,age}' as age from sources s loop
+        begin
+            _age := coalesce(_source.age, '7 days')::interval;
+        exception when data_exception then
+            _age := '7 days';
+        end;
+        delete from rejected_requests r where r.source = _source.name and r.at < clock_timestamp() - _age and r.state <> 'requested';
+        get diagnostics _gone = row_count;
+        _deleted := _deleted + _gone;
+    end loop;
+    return _deleted;
+end $$;
+comment on function spine.expire_rejected() is 'Deletes rejected requests that are older than their source has them kept. Returns how many.';

@@ -1,0 +1,240 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// rejectedColumns are those of a list, in the order of rejectedRow's fields.
+const rejectedColumns = `r.id, r.source, r.at, r.cause, r.status, r.detail, r.remote, r.method, r.target, octet_length(r.body)::bigint as size,
+	r.state, r.note, r.event_id, r.settled_at, r.trust`
+
+// rejectedRow is what a list has of a rejected request.
+type rejectedRow struct {
+	ID                             int64
+	Source                         string
+	At                             event.Timestamp
+	Cause                          string
+	Status                         int
+	Detail, Remote, Method, Target string
+	Size                           int64
+	State                          string
+	Note, EventID                  *string
+	SettledAt                      *event.Timestamp
+	Trust                          bool
+}
+
+func (r rejectedRow) request() event.RejectedRequest {
+	return event.RejectedRequest{
+		ID: r.ID, Source: r.Source, At: r.At, Cause: r.Cause, Status: r.Status, Detail: r.Detail, Remote: r.Remote, Method: r.Method, Target: r.Target,
+		Size: r.Size, State: r.State, Note: r.Note, EventID: r.EventID, SettledAt: r.SettledAt, Trust: r.Trust,
+	}
+}
+
+// KeepRejected keeps refused requests and holds their sources to budgets. Those
+// of a source that is gone are not kept.
+func (s *Store) KeepRejected(ctx context.Context, requests []event.RejectedRequest, budgets map[string]event.Budget) error {
+	n := len(requests)
+	var (
+		sources, causes, details = make([]string, n), make([]string, n), make([]string, n)
+		remotes, methods         = make([]string, n), make([]string, n)
+		targets, headers         = make([]string, n), make([]string, n)
+		times                    = make([]time.Time, n)
+		statuses                 = make([]int32, n)
+		bodies                   = make([][]byte, n)
+	)
+	for i, r := range requests {
+		sources[i], causes[i], details[i], remotes[i], methods[i], targets[i] = r.Source, r.Cause, r.Detail, r.Remote, r.Method, storableCaller(r.Target)
+		times[i], statuses[i], headers[i] = r.At.Time, int32(r.Status), string(r.Headers) //nolint:gosec // an HTTP status is below 1000
+		if bodies[i] = r.Body; r.Body == nil {
+			bodies[i] = []byte{}
+		}
+	}
+	names := slices.Sorted(maps.Keys(budgets))
+	rows, bytes, ages := make([]int32, len(names)), make([]int64, len(names)), make([]time.Duration, len(names))
+	for i, name := range names {
+		rows[i], bytes[i], ages[i] = int32(min(budgets[name].Rows, 1<<30)), budgets[name].Bytes, budgets[name].Age //nolint:gosec // bounded
+	}
+	_, err := s.pool.Exec(ctx, "select spine.keep_rejected($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+		sources, times, causes, statuses, details, remotes, methods, targets, headers, bodies, names, rows, bytes, ages)
+	if err != nil {
+		return fmt.Errorf("keeping rejected requests: %w", err)
+	}
+	return nil
+}
+
+// RejectedRequests lists kept requests, newest first, without their headers and
+// bodies. It relies on rejected_requests_pkey; budgets bound what it reads.
+func (s *Store) RejectedRequests(ctx context.Context, page event.Page, filter event.RejectedFilter) (requests []event.RejectedRequest, next event.Next, err error) {
+	var q query
+	if page.Cursor != "" {
+		after, err := decodeCursor("rejected", page.Cursor)
+		if err != nil {
+			return nil, event.Next{}, err
+		}
+		q.where("r.id < ?", after.ID)
+	}
+	q.equal("r.source", filter.Source)
+	q.equal("r.cause", filter.Cause)
+	q.equal("r.state", filter.State)
+	q.within("r.at", filter.Span)
+	rows, err := list[rejectedRow](ctx, s, "listing rejected requests",
+		"select "+rejectedColumns+" from spine.rejected_requests r"+q.conditions()+" order by r.id desc limit "+q.arg(page.Limit+1), q.args...)
+	if err != nil {
+		return nil, event.Next{}, err
+	}
+	if n := page.Limit; len(rows) > n {
+		rows = rows[:n]
+		next.Cursor, err = cursor{List: "rejected", ID: rows[n-1].ID}.encode()
+	}
+	requests = make([]event.RejectedRequest, len(rows))
+	for i, r := range rows {
+		requests[i] = r.request()
+	}
+	return requests, next, err
+}
+
+// RejectedRequest returns one kept request as a whole, or event.ErrNotKept.
+func (s *Store) RejectedRequest(ctx context.Context, id int64) (event.RejectedRequest, error) {
+	type row struct {
+		rejectedRow
+		Headers json.RawMessage
+		Body    []byte
+	}
+	rows, err := collect[row](ctx, s, "reading a rejected request",
+		"select "+rejectedColumns+", r.headers, r.body from spine.rejected_requests r where r.id = $1", id)
+	if err != nil {
+		return event.RejectedRequest{}, err
+	}
+	if len(rows) == 0 {
+		return event.RejectedRequest{}, event.ErrNotKept
+	}
+	r := rows[0].request()
+	r.Headers, r.Body = rows[0].Headers, rows[0].Body
+	if utf8.Valid(r.Body) {
+		text := string(r.Body)
+		r.Text = &text
+	}
+	return r, nil
+}
+
+// RejectedCauses counts the kept requests of the last day by source and cause.
+func (s *Store) RejectedCauses(ctx context.Context) (map[string]map[string]int64, error) {
+	type row struct {
+		Source, Cause string
+		Count         int64
+	}
+	rows, err := list[row](ctx, s, "counting rejected requests",
+		"select r.source, r.cause, count(*) from spine.rejected_requests r where r.at > now() - interval '24 hours' group by r.source, r.cause")
+	if err != nil {
+		return nil, err
+	}
+	counts := map[string]map[string]int64{}
+	for _, r := range rows {
+		if counts[r.Source] == nil {
+			counts[r.Source] = map[string]int64{}
+		}
+		counts[r.Source][r.Cause] = r.Count
+	}
+	return counts, nil
+}
+
+// ReplayRejected has a kept request looked at again by an API process, without
+// verifying it where trust is set. The error is event.ErrNotKept or the
+// database's.
+func (s *Store) ReplayRejected(ctx context.Context, id int64, trust bool, caller string) error {
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if err := callFor(ctx, tx, caller); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, "select spine.replay_rejected($1::bigint, $2::boolean)", id, trust)
+		return err
+	})
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "P0002" {
+		return event.ErrNotKept
+	}
+	if err != nil {
+		return fmt.Errorf("replaying a rejected request: %w", err)
+	}
+	return nil
+}
+
+// ReplayAllRejected has all kept requests that filter chooses looked at again,
+// but for those that were taken in, and returns how many.
+func (s *Store) ReplayAllRejected(ctx context.Context, filter event.RejectedFilter, trust bool, caller string) (count int64, err error) {
+	since, until := event.Timestamp{Infinity: -1}, event.Timestamp{Infinity: 1}
+	if !filter.Since.IsZero() {
+		since = event.Timestamp{Time: filter.Since.UTC()}
+	}
+	if !filter.Until.IsZero() {
+		until = event.Timestamp{Time: filter.Until.UTC()}
+	}
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if err := callFor(ctx, tx, caller); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, "select spine.replay_rejected(nullif($1::text, ''), nullif($2, ''), $3::text::timestamptz, $4::text::timestamptz, $5)",
+			filter.Source, filter.Cause, since.String(), until.String(), trust).Scan(&count)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("replaying rejected requests: %w", err)
+	}
+	return count, nil
+}
+
+// TakeRequested takes up to limit requests that are to be looked at again; they
+// are handed out once more after 30 seconds, unless they are settled by then.
+func (s *Store) TakeRequested(ctx context.Context, limit int) ([]event.RejectedRequest, error) {
+	type row struct {
+		rejectedRow
+		Headers json.RawMessage
+		Body    []byte
+	}
+	rows, err := collect[row](ctx, s, "taking requests to look at again",
+		"select "+rejectedColumns+", r.headers, r.body from spine.take_requested($1) r order by r.id", limit)
+	if err != nil {
+		return nil, err
+	}
+	requests := make([]event.RejectedRequest, len(rows))
+	for i, r := range rows {
+		requests[i] = r.request()
+		requests[i].Headers, requests[i].Body = r.Headers, r.Body
+	}
+	return requests, nil
+}
+
+// SettleRejected notes what came of looking at a request again. note and
+// eventID may be empty.
+func (s *Store) SettleRejected(ctx context.Context, id int64, state, note, eventID string) error {
+	if _, err := s.pool.Exec(ctx, "select spine.settle_rejected($1, $2, nullif($3, ''), nullif($4, ''))", id, state, storableCaller(note), eventID); err != nil {
+		return fmt.Errorf("settling a rejected request: %w", err)
+	}
+	return nil
+}
+
+// RejectedLike lists kept requests in which eventID stands, newest first, of
+// one source or of all where it is empty.
+func (s *Store) RejectedLike(ctx context.Context, eventID, source string, limit int) ([]event.RejectedRequest, error) {
+	rows, err := collect[rejectedRow](ctx, s, "looking for rejected requests", "select "+rejectedColumns+
+		" from spine.rejected_like($1, nullif($2, ''), $3) l join spine.rejected_requests r on r.id = l.id order by r.id desc", eventID, source, limit)
+	if err != nil {
+		return nil, err
+	}
+	requests := make([]event.RejectedRequest, len(rows))
+	for i, r := range rows {
+		requests[i] = r.request()
+	}
+	return requests, nil
+}

@@ -1,0 +1,189 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// sourceColumns are in the order of the fields of event.SourceSettings.
+const sourceColumns = "s.name, s.settings, s.disabled_at, s.created_at, s.updated_at, s.updated_by, spine.last_arrival(s.name) as last_arrival_at"
+
+// Sources lists the sources by name.
+func (s *Store) Sources(ctx context.Context) ([]event.SourceSettings, error) {
+	return collect[event.SourceSettings](ctx, s, "listing the sources", "select "+sourceColumns+" from spine.sources s order by s.name")
+}
+
+// Source returns one source. The error is an *event.NoSourceError or that of
+// the database.
+func (s *Store) Source(ctx context.Context, name string) (event.SourceSettings, error) {
+	var found event.SourceSettings
+	batch := &pgx.Batch{}
+	batch.Queue("select spine.require_source($1)", name)
+	queue(batch, pgx.CollectExactlyOneRow[event.SourceSettings], &found, "select "+sourceColumns+" from spine.sources s where s.name = $1", name)
+	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
+		return event.SourceSettings{}, sourceError("reading a source", err)
+	}
+	return found, nil
+}
+
+// PutSource adds a source or gives it other settings. The error is an
+// *event.BadSettingsError where the database refuses them, or its own. caller
+// is who asks, in the audit log's words.
+func (s *Store) PutSource(ctx context.Context, name string, settings json.RawMessage, caller string) (change event.SourceChange, err error) {
+	changes, err := s.ApplySources(ctx, map[string]json.RawMessage{name: settings}, false, false, caller)
+	if err != nil {
+		return event.SourceChange{}, err
+	}
+	return changes[0], nil
+}
+
+// errDryRun takes a transaction back that was to show what it would do.
+var errDryRun = errors.New("dry run")
+
+// ApplySources gives sources the settings in puts, adding those that are
+// missing, in one transaction; where prune is set, it removes all others but
+// default. A dry run changes nothing and returns the same. Changes are by name,
+// and those that were unchanged are among them. Errors are as of PutSource.
+func (s *Store) ApplySources(ctx context.Context, puts map[string]json.RawMessage, prune, dryRun bool, caller string) (changes []event.SourceChange, err error) {
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		changes = nil
+		if err := callFor(ctx, tx, caller); err != nil {
+			return err
+		}
+		before := map[string]json.RawMessage{}
+		rows, err := tx.Query(ctx, "select s.name, s.settings from spine.sources s order by s.name for update")
+		if err != nil {
+			return err
+		}
+		var name string
+		var settings json.RawMessage
+		if _, err := pgx.ForEachRow(rows, []any{&name, &settings}, func() error {
+			before[name] = slices.Clone(settings)
+			return nil
+		}); err != nil {
+			return err
+		}
+		for _, name := range slices.Sorted(maps.Keys(puts)) {
+			c := event.SourceChange{Source: name, From: before[name], To: puts[name]}
+			if err := tx.QueryRow(ctx, "select spine.put_source($1, $2)", name, puts[name]).Scan(&c.Change); err != nil {
+				return fmt.Errorf("source %s: %w", name, err)
+			}
+			changes = append(changes, c)
+		}
+		for _, name := range slices.Sorted(maps.Keys(before)) {
+			if _, stays := puts[name]; stays || !prune || name == event.DefaultSource {
+				continue
+			}
+			if _, err := tx.Exec(ctx, "select spine.remove_source($1)", name); err != nil {
+				return err
+			}
+			changes = append(changes, event.SourceChange{Source: name, Change: "removed", From: before[name]})
+		}
+		slices.SortFunc(changes, func(a, b event.SourceChange) int { return strings.Compare(a.Source, b.Source) })
+		if dryRun {
+			return errDryRun
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errDryRun) {
+		return nil, sourceError("changing the sources", err)
+	}
+	return changes, nil
+}
+
+// EnableSource has events taken from a source, or not, and returns whether that
+// changed something. The error is an *event.NoSourceError or the database's.
+func (s *Store) EnableSource(ctx context.Context, name string, enabled bool, caller string) (changed bool, err error) {
+	sql := "select spine.disable_source($1)"
+	if enabled {
+		sql = "select spine.enable_source($1)"
+	}
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if err := callFor(ctx, tx, caller); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, sql, name).Scan(&changed)
+	})
+	if err != nil {
+		return false, sourceError("changing a source", err)
+	}
+	return changed, nil
+}
+
+// RemoveSource removes a source and what it sent in vain; its events stay. The
+// error is an *event.NoSourceError, an *event.BadSettingsError for default,
+// which cannot be removed, or the database's.
+func (s *Store) RemoveSource(ctx context.Context, name, caller string) error {
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if err := callFor(ctx, tx, caller); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, "select spine.remove_source($1)", name)
+		return err
+	})
+	if err != nil {
+		return sourceError("removing a source", err)
+	}
+	return nil
+}
+
+// RotateSource puts a new secret, by reference, before those of a source, which
+// hold for as long as keep says from now on. It returns the source; errors are
+// as of PutSource, and *event.NoSourceError.
+func (s *Store) RotateSource(ctx context.Context, name, secret string, keep time.Duration, caller string) (event.SourceSettings, error) {
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if err := callFor(ctx, tx, caller); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, "select spine.rotate_source($1, $2, $3)", name, secret, keep)
+		return err
+	})
+	if err != nil {
+		return event.SourceSettings{}, sourceError("rotating the secret of a source", err)
+	}
+	return s.Source(ctx, name)
+}
+
+// callFor has what follows in a transaction audited as asked for by caller. The
+// audit log keeps its first 300 characters; what Postgres does not take as
+// text is replaced.
+func callFor(ctx context.Context, tx pgx.Tx, caller string) error {
+	_, err := tx.Exec(ctx, "select set_config('spine.caller', $1, true)", storableCaller(caller))
+	return err
+}
+
+func storableCaller(caller string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(caller, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// sourceError tells what the functions for sources say from the errors of the
+// database.
+func sourceError(doing string, err error) error {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		switch {
+		case pgErr.Code == "P0002":
+			detail := pgErr.Message
+			if pgErr.Hint != "" {
+				detail += " (" + pgErr.Hint + ")"
+			}
+			return &event.NoSourceError{Detail: detail}
+		case pgErr.Code == "23514" && pgErr.ConstraintName == "sources_name_check":
+			return &event.BadSettingsError{Problems: []event.Problem{{Field: "source", Detail: "must be lower-case letters, digits, - and _, at most 63, and begin with a letter or digit"}}}
+		case pgErr.Code == "23514" || pgErr.Code == "22P02" || pgErr.Code == "22P05":
+			return &event.BadSettingsError{Problems: []event.Problem{{Detail: pgErr.Message}}}
+		}
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
