@@ -154,7 +154,7 @@ func TestIngestThatWaitedComesLaterInTheTrail(t *testing.T) {
 		_, err := d.persistently(webhook("before", payloadA), webhook("x", payloadA))
 		done <- err
 	}()
-	d.awaitBlocked("%spine.ingest_batch(%")
+	d.awaitBlocked("%spine.ingest_events(%")
 	run(t, tx, "select spine.ingest('x', 'a', '{}')")
 	require.NoError(t, tx.Commit(t.Context()))
 	require.NoError(t, <-done)

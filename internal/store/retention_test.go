@@ -171,7 +171,7 @@ func TestIngestOfAnIDThatExpires(t *testing.T) {
 		failed <- err
 		done <- receipts
 	}()
-	d.awaitBlocked("%spine.ingest_batch(%")
+	d.awaitBlocked("%spine.ingest_events(%")
 	require.NoError(t, tx.Commit(t.Context()))
 	require.NoError(t, <-failed)
 	require.Equal(t, []event.Receipt{{Outcome: event.Accepted}}, <-done)

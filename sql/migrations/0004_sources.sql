@@ -14,6 +14,8 @@ alter table spine.sources
     add column disabled_at timestamptz,
     add column updated_at timestamptz not null default now(),
     add column updated_by text;
+-- Nothing could be sent to the others until now.
+update spine.sources set disabled_at = now() where name <> 'default';
 comment on table spine.sources is 'Who may send: POST /webhook feeds the source default, POST /webhook/NAME the others. Every change is audited and takes effect at once (NOTIFY spine_sources).';
 comment on column spine.sources.settings is
     'A JSON object: preset, and what differs from it (verify, secrets, id, type, time, conflicts, limits and others, see spine source presets). Secrets stand here by reference alone: env:NAME or file:/path.';
