@@ -385,7 +385,7 @@ func presets() []Preset {
 			sample: sample{
 				header: [][2]string{
 					contentType, {"User-Agent", "GitLab/17.0"}, {"X-Gitlab-Event", "Push Hook"},
-					{"X-Gitlab-Webhook-UUID", "{{id}}"}, {"Idempotency-Key", "{{id}}"}, {"Webhook-Id", "{{id}}"},
+					{"X-Gitlab-Webhook-UUID", "{{id}}"}, {"Idempotency-Key", "{{id}}"},
 				},
 				body: `{"object_kind":"push","event_name":"push","ref":"refs/heads/main","checkout_sha":"{{id}}",` +
 					`"project":{"id":1,"path_with_namespace":"sample/sample"},"commits":[],"total_commits_count":0}`,

@@ -340,8 +340,8 @@ func (p *settingsParser) checkSigned(path string, m Method, c Config) {
 		case err != nil:
 			p.add(at, err.Error())
 			continue
-		case place.kind == placeKey && m.Assign == "":
-			p.add(at, "is for a header of names and values: say assign and key")
+		case place.kind == placeKey && (m.Assign == "" || m.Separator == ""):
+			p.add(at, "is for a header that lists names and values: say separator, assign and key")
 		}
 		outside = outside || place.kind != placeBody
 	}

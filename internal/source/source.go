@@ -1,7 +1,6 @@
 package source
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -46,7 +45,7 @@ func Compile(name string, c Config, resolve Resolve) (*Source, error) {
 	}
 	p := settingsParser{}
 	for i, secret := range resolved.Secrets {
-		if problem := s.addSecret(secret, resolve); problem != "" {
+		if problem := s.addSecret(i, secret, resolve); problem != "" {
 			p.add(fmt.Sprintf("secrets[%d]", i), problem)
 		}
 	}
@@ -81,7 +80,7 @@ func Compile(name string, c Config, resolve Resolve) (*Source, error) {
 }
 
 // addSecret makes the keys of a secret, or says what is wrong with it.
-func (s *Source) addSecret(secret Secret, resolve Resolve) (problem string) {
+func (s *Source) addSecret(place int, secret Secret, resolve Resolve) (problem string) {
 	value, err := resolve(secret.Ref)
 	if err != nil {
 		return err.Error()
@@ -99,6 +98,7 @@ func (s *Source) addSecret(secret Secret, resolve Resolve) (problem string) {
 		if err != nil {
 			return secret.Ref + " " + err.Error()
 		}
+		k.place = place
 		m.keys = append(m.keys, k)
 		taken = true
 	}
@@ -338,5 +338,3 @@ func (s *Source) warnings(now time.Time) []string {
 	}
 	return nil
 }
-
-var errNoKey = errors.New("the source has no secret that holds now and can sign")

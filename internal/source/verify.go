@@ -158,6 +158,7 @@ type method struct {
 
 // key is a secret that a method takes.
 type key struct {
+	place       int // in the list of secrets
 	from, until time.Time
 	hashes      sync.Pool         // of *keyed, for an HMAC: making one costs more than using it
 	bytes       []byte            // for an HMAC
