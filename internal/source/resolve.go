@@ -16,6 +16,8 @@ const (
 	maxSecrets = 10
 	maxMethods = 10
 	maxList    = 20
+
+	maxTolerance = 365 * day
 )
 
 // Defaults of what is kept of refused requests.
@@ -354,8 +356,8 @@ func (p *settingsParser) checkSigned(path string, m Method, c Config) {
 	switch {
 	case len(m.Timestamp) > 0:
 		p.oneOf(path+".unit", m.Unit, units)
-		if m.Tolerance < 0 {
-			p.add(path+".tolerance", "must not be negative")
+		if m.Tolerance < 0 || m.Tolerance > maxTolerance {
+			p.add(path+".tolerance", "must be between 0 and 365d")
 		}
 	case m.Unit != "" || m.Tolerance != 0 || m.PastOnly:
 		p.add(path+".timestamp", "is required for unit, tolerance and past_only")

@@ -29,7 +29,7 @@ type Source struct {
 
 // Compile makes a source of its settings and the secrets that they name. The
 // error is an *event.BadSettingsError; it names what is missing by its reference
-// and never holds a secret. Secrets that no longer hold are not looked for.
+// and never holds a secret. A secret that no longer holds may be gone.
 func Compile(name string, c Config, resolve Resolve) (*Source, error) {
 	resolved, err := c.Resolve()
 	if err != nil {
@@ -82,6 +82,9 @@ func Compile(name string, c Config, resolve Resolve) (*Source, error) {
 // addSecret makes the keys of a secret, or says what is wrong with it.
 func (s *Source) addSecret(place int, secret Secret, resolve Resolve) (problem string) {
 	value, err := resolve(secret.Ref)
+	if err != nil && !secret.Until.IsZero() && time.Now().After(secret.Until) {
+		return ""
+	}
 	if err != nil {
 		return err.Error()
 	}

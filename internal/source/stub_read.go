@@ -1,9 +1,7 @@
 package source
 
 import (
-	"strconv"
-
-	"github.com/go-json-experiment/json/jsontext"
+	"encoding/json"
 
 	"github.com/webhookspine/spine/internal/event"
 )
@@ -36,8 +34,10 @@ func (h *handshake) methods() []string { return nil }
 func checkRules(Config) []event.Problem { return nil }
 
 func textAt(body []byte, pointer string) (string, bool) {
-	v := jsontext.Value(body)
-	_ = v.Compact()
-	_ = pointer
-	return strconv.Itoa(len(body)), false
+	var m map[string]json.RawMessage
+	if json.Unmarshal(body, &m) != nil {
+		return "", false
+	}
+	v, ok := m[pointer[1:]]
+	return string(v), ok
 }

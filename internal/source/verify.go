@@ -336,6 +336,16 @@ func (m *method) verifyCredential(r *event.Request, header, credential string) *
 // verifySigned checks the signatures in a header. What is out of date is told
 // from what is wrong only once the signature is known to be right.
 func (m *method) verifySigned(r *event.Request, header, value string) *event.UnverifiedError {
+	var given candidates
+	size := m.size()
+	m.eachPart(value, func(key, signature string) {
+		if key == m.Key {
+			given.add(m.Encoding, signature, size)
+		}
+	})
+	if given.n == 0 {
+		return unverified(causeSignatureWrong, "The header %s does not hold a signature of the form %s.", header, m.form())
+	}
 	timestamp, text, failed := m.timestamp(r, header, value)
 	if failed != nil {
 		return failed
@@ -352,11 +362,7 @@ func (m *method) verifySigned(r *event.Request, header, value string) *event.Unv
 			return unverified(causeSignatureWrong, "The header %s came more than once.", name)
 		}
 	}
-	right, found := m.match(r, text, value)
-	switch {
-	case !found:
-		return unverified(causeSignatureWrong, "The header %s does not hold a signature of the form %s.", header, m.form())
-	case !right:
+	if !m.match(r, text, &given) {
 		return unverified(causeSignatureWrong, "The signature in the header %s does not fit the request and the source's secret.", header)
 	}
 	if len(m.places) == 0 {
@@ -367,11 +373,11 @@ func (m *method) verifySigned(r *event.Request, header, value string) *event.Unv
 			return failed
 		}
 	}
-	age := r.At.Sub(timestamp)
+	// A difference of times would overflow for some that a sender can think of.
 	switch {
-	case age > m.Tolerance:
+	case timestamp.Before(r.At.Add(-m.Tolerance)):
 		return unverified(causeTimestampStale, "The request was signed more than %s ago.", words(m.Tolerance))
-	case -age > m.Tolerance && !m.PastOnly:
+	case timestamp.After(r.At.Add(m.Tolerance)) && !m.PastOnly:
 		return unverified(causeTimestampStale, "The request was signed more than %s ahead of the server's clock.", words(m.Tolerance))
 	}
 	return nil
@@ -547,29 +553,19 @@ func (c *candidates) add(encoding, text string, size int) {
 	}
 }
 
-// match reports whether one of the signatures in the header is right by one of
-// the secrets that hold, and whether there is any at all.
-func (m *method) match(r *event.Request, timestamp, value string) (right, found bool) {
-	size := m.size()
-	var c candidates
-	m.eachPart(value, func(key, signature string) {
-		if key == m.Key {
-			c.add(m.Encoding, signature, size)
-		}
-	})
-	if c.n == 0 {
-		return false, false
-	}
+// match reports whether one of the signatures is right by one of the secrets
+// that hold.
+func (m *method) match(r *event.Request, timestamp string, given *candidates) bool {
 	if m.Scheme == schemeEd25519 {
 		message := m.message(nil, r, timestamp)
 		for _, k := range m.keys {
-			for i := range c.n {
-				if k.holds(r.At) && ed25519.Verify(k.public, message, c.bytes[i][:size]) {
-					return true, true
+			for i := range given.n {
+				if k.holds(r.At) && ed25519.Verify(k.public, message, given.bytes[i][:]) {
+					return true
 				}
 			}
 		}
-		return false, true
+		return false
 	}
 	equal := 0
 	for _, k := range m.keys {
@@ -578,12 +574,12 @@ func (m *method) match(r *event.Request, timestamp, value string) (right, found 
 		}
 		h := k.hashes.Get().(*keyed)
 		sum := m.sum(h, r, timestamp)
-		for i := range c.n {
-			equal |= subtle.ConstantTimeCompare(sum, c.bytes[i][:size])
+		for i := range given.n {
+			equal |= subtle.ConstantTimeCompare(sum, given.bytes[i][:len(sum)])
 		}
 		k.hashes.Put(h)
 	}
-	return equal == 1, true
+	return equal == 1
 }
 
 // size is that of a signature, in bytes.
