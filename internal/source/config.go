@@ -60,9 +60,9 @@ type Secret struct {
 
 // Method is a way to verify a request.
 type Method struct {
-	Scheme string   `json:"scheme"`           // hmac, ed25519, token, bearer, basic, twilio, or none
-	Header []string `json:"header,omitempty"` // that holds the signature or token: the first that is there
-	Final  bool     `json:"final,omitempty"`  // where its header is there, no other method is tried
+	Scheme string   `json:"scheme"`          // hmac, ed25519, token, bearer, basic, twilio, or none
+	Header []string `json:"header,omitzero"` // that holds the signature or token: the first that is there
+	Final  bool     `json:"final,omitempty"` // where its header is there, no other method is tried
 
 	// How the header lists signatures: parts between Separator, each a name, Assign
 	// and a value. Those named Key count. Without Assign the header is the value.
@@ -79,14 +79,14 @@ type Method struct {
 	// Which secrets this method takes, and how the key is read from one. A secret
 	// is taken that begins with one of SecretPrefix, if there are any, and with none
 	// of SecretNot; the prefix is no part of the key.
-	SecretPrefix []string `json:"secret_prefix,omitempty"`
-	SecretNot    []string `json:"secret_not,omitempty"`
+	SecretPrefix []string `json:"secret_prefix,omitzero"`
+	SecretNot    []string `json:"secret_not,omitzero"`
 	Secret       string   `json:"secret,omitempty"` // what it is: text, base64, or hex
 
 	// Where the time is that is signed: header:Name, key:name (in the signature's
 	// header), or body:/json/pointer; the first that is there. Empty where there is
 	// none.
-	Timestamp []string      `json:"timestamp,omitempty"`
+	Timestamp []string      `json:"timestamp,omitzero"`
 	Unit      string        `json:"unit,omitempty"`      // seconds, milliseconds, or rfc3339
 	Tolerance time.Duration `json:"-"`                   // how far from now it may be; in JSON as "5m"
 	PastOnly  bool          `json:"past_only,omitempty"` // a time to come is never too far away

@@ -24,6 +24,7 @@ type Source struct {
 	handshake *handshake
 	single    []string
 	hidden    []string // headers that hold a credential, canonical
+	proofs    []string // headers that hold a signature, canonical
 	values    []string // the secrets, to be kept out of what is shown
 }
 
@@ -72,7 +73,9 @@ func Compile(name string, c Config, resolve Resolve) (*Source, error) {
 	}
 	s.single = singleHeaders(s.methods, resolved)
 	for _, m := range s.methods {
-		if !m.signs() {
+		if m.signs() {
+			s.proofs = append(s.proofs, m.headers...)
+		} else {
 			s.hidden = append(s.hidden, m.headers...)
 		}
 	}
@@ -247,8 +250,9 @@ func isSecret(name string) bool {
 }
 
 // Redact returns headers as a JSON object of names and lists of values, sorted.
-// Values that are secrets by their name or are one of the source's are left out.
-// It is valid UTF-8 without U+0000, whatever the headers hold.
+// Values that are secrets by their name or hold one of the source's are left out.
+// A signature is no secret, whatever its header is called: a request that is kept
+// can be verified again. It is valid UTF-8 without U+0000, whatever the headers hold.
 func (s *Source) Redact(h http.Header) []byte {
 	b := []byte{'{'}
 	shown := map[string]bool{}
@@ -263,7 +267,7 @@ func (s *Source) Redact(h http.Header) []byte {
 		}
 		b, _ = jsontext.AppendQuote(b, text) // it is valid
 		b = append(b, ':', '[')
-		secret := isSecret(name) || slices.Contains(s.hidden, canonical(name))
+		secret := s.hides(canonical(name))
 		for i, value := range h[name] {
 			if i > 0 {
 				b = append(b, ',')
@@ -276,6 +280,14 @@ func (s *Source) Redact(h http.Header) []byte {
 		b = append(b, ']')
 	}
 	return append(b, '}')
+}
+
+// hides reports whether the values of a header are left out.
+func (s *Source) hides(name string) bool {
+	if slices.Contains(s.hidden, name) || name == "Authorization" || name == "Proxy-Authorization" {
+		return true
+	}
+	return isSecret(name) && !slices.Contains(s.proofs, name)
 }
 
 // holdsSecret reports whether a text holds one of the source's secrets, under
