@@ -169,7 +169,7 @@ func TestResolvedPresets(t *testing.T) {
 			require.Contains(t, steps, "env:S", preset)
 		}
 	}
-	require.True(t, len(Presets()) >= 20)
+	require.GreaterOrEqual(t, len(Presets()), 20)
 }
 
 // TestWhetherIDsAreSigned: the ids of some providers are in headers that nobody

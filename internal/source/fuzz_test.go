@@ -60,7 +60,7 @@ func FuzzSignatureHeader(f *testing.F) {
 		"Bearer x", "Basic dXNlcjpwYXNz", strings.Repeat("00", 64), strings.Repeat("00", 32), "v1,v1,v1, v1", "t=,v1=", "=,=,=",
 	} {
 		for i := range sources {
-			f.Add(uint8(i), value, "1706616000", "msg_1", "a=b&bodySHA256=00", []byte(`{"webhookTimestamp":1706616000000}`)) //nolint:gosec // there are few
+			f.Add(uint8(i), value, "1706616000", "msg_1", "a=b&bodySHA256=00", []byte(`{"webhookTimestamp":1706616000000}`))
 		}
 	}
 	causes := []string{

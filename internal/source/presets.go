@@ -284,9 +284,13 @@ func presets() []Preset {
 			},
 			sample: sample{
 				header: [][2]string{
-					contentType, {"User-Agent", "GitHub-Hookshot/0000000"},
-					{"X-GitHub-Event", "issues"}, {"X-GitHub-Delivery", "{{id}}"}, {"X-GitHub-Hook-ID", "1"},
-					{"X-GitHub-Hook-Installation-Target-ID", "1"}, {"X-GitHub-Hook-Installation-Target-Type", "repository"},
+					contentType,
+					{"User-Agent", "GitHub-Hookshot/0000000"},
+					{"X-GitHub-Event", "issues"},
+					{"X-GitHub-Delivery", "{{id}}"},
+					{"X-GitHub-Hook-ID", "1"},
+					{"X-GitHub-Hook-Installation-Target-ID", "1"},
+					{"X-GitHub-Hook-Installation-Target-Type", "repository"},
 				},
 				body: `{"action":"opened","issue":{"id":1,"number":1,"title":"Sample {{id}}","created_at":"{{time}}"},` +
 					`"repository":{"id":1,"full_name":"octocat/hello-world"},"sender":{"login":"octocat","id":1}}`,
@@ -336,9 +340,13 @@ func presets() []Preset {
 			},
 			sample: sample{
 				header: [][2]string{
-					contentType, {"X-Shopify-Topic", "orders/create"}, {"X-Shopify-Shop-Domain", "sample.myshopify.com"},
-					{"X-Shopify-Webhook-Id", "{{id}}"}, {"X-Shopify-Event-Id", "{{id}}"},
-					{"X-Shopify-Triggered-At", "{{time}}"}, {"X-Shopify-Api-Version", "2024-10"},
+					contentType,
+					{"X-Shopify-Topic", "orders/create"},
+					{"X-Shopify-Shop-Domain", "sample.myshopify.com"},
+					{"X-Shopify-Webhook-Id", "{{id}}"},
+					{"X-Shopify-Event-Id", "{{id}}"},
+					{"X-Shopify-Triggered-At", "{{time}}"},
+					{"X-Shopify-Api-Version", "2024-10"},
 				},
 				body: `{"id":1,"name":"#1001","note":"{{id}}","created_at":"{{time}}","total_price":"19.90","currency":"EUR"}`,
 			},
@@ -384,8 +392,11 @@ func presets() []Preset {
 			},
 			sample: sample{
 				header: [][2]string{
-					contentType, {"User-Agent", "GitLab/17.0"}, {"X-Gitlab-Event", "Push Hook"},
-					{"X-Gitlab-Webhook-UUID", "{{id}}"}, {"Idempotency-Key", "{{id}}"},
+					contentType,
+					{"User-Agent", "GitLab/17.0"},
+					{"X-Gitlab-Event", "Push Hook"},
+					{"X-Gitlab-Webhook-UUID", "{{id}}"},
+					{"Idempotency-Key", "{{id}}"},
 				},
 				body: `{"object_kind":"push","event_name":"push","ref":"refs/heads/main","checkout_sha":"{{id}}",` +
 					`"project":{"id":1,"path_with_namespace":"sample/sample"},"commits":[],"total_commits_count":0}`,
@@ -608,8 +619,12 @@ func presets() []Preset {
 			},
 			sample: sample{
 				header: [][2]string{
-					contentType, {"Ce-Specversion", "1.0"}, {"Ce-Id", "{{id}}"}, {"Ce-Source", "/sample"},
-					{"Ce-Type", "com.example.sample"}, {"Ce-Time", "{{time}}"},
+					contentType,
+					{"Ce-Specversion", "1.0"},
+					{"Ce-Id", "{{id}}"},
+					{"Ce-Source", "/sample"},
+					{"Ce-Type", "com.example.sample"},
+					{"Ce-Time", "{{time}}"},
 				},
 				body: `{"hello":"world"}`,
 			},

@@ -169,7 +169,7 @@ func (r *Registry) load(ctx context.Context, all bool) {
 		if before != nil {
 			old = (*before)[row.Source]
 		}
-		if old != nil && string(old.settings.Settings) == string(row.Settings) && old.err == nil && !(all && len(old.files) > 0) {
+		if old != nil && string(old.settings.Settings) == string(row.Settings) && old.err == nil && (!all || len(old.files) == 0) {
 			same := *old
 			same.settings = row
 			after[row.Source] = &same

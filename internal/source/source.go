@@ -185,7 +185,14 @@ func (s *Source) missing() *event.UnverifiedError {
 			}
 		}
 	}
-	return unverified(cause, "The request is not signed: it has no header %s.", strings.Join(names, " or "))
+	switch cause {
+	case "":
+		_, wrong := s.methods[0].causes()
+		return unverified(wrong, "The source has no secret any more that a request could be verified by.")
+	case causeSignatureMissing:
+		return unverified(cause, "The request is not signed: it has no header %s.", strings.Join(names, " or "))
+	}
+	return unverified(cause, "The request has no credentials: it has no header %s.", strings.Join(names, " or "))
 }
 
 // Handshake answers a request by which the provider asks whether it may send;

@@ -67,6 +67,7 @@ func refused(t testing.TB, s *Source, r *event.Request, cause string) string {
 
 var now = time.Date(2024, 1, 30, 12, 0, 0, 0, time.UTC)
 
+//nolint:gosec // they are published as examples
 const (
 	standardSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	standardKey    = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg=="
@@ -75,6 +76,8 @@ const (
 
 // TestVectors holds every vector of the providers' documentation that is known,
 // and those that were made for tests, against what verifies them and what signs.
+//
+//nolint:gosec // no secret here is one
 func TestVectors(t *testing.T) {
 	standard := []string{"Webhook-Id", "msg_p5jXN8AQM9LWM0D4loKWxJek", "Webhook-Timestamp", "1614265330"}
 	for name, v := range map[string]struct {
@@ -655,6 +658,15 @@ func TestNoSecretHolds(t *testing.T) {
 		require.ErrorIs(t, s.Sign(r, now), errNoKey, preset)
 		require.NotEmpty(t, s.warnings(now))
 		require.Empty(t, signer.warnings(now))
+
+		gone := compiled(t, tr.with(preset, `{"ref":"env:GONE","until":"2001-01-01T00:00:00Z"}`), vault{"S": tr.secret})
+		_, wrong := gone.methods[0].causes()
+		if preset == "gitlab" {
+			wrong = causeSignatureWrong
+		}
+		refused(t, gone, r, wrong)
+		refused(t, gone, request("x"), wrong)
+		require.NotEmpty(t, gone.warnings(now))
 	}
 }
 
