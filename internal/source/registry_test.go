@@ -1,0 +1,301 @@
+package source
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// table stands in for the database.
+type table struct {
+	mu    sync.Mutex
+	rows  map[string]event.SourceSettings
+	err   error
+	loads int
+}
+
+func (t *table) Sources(context.Context) ([]event.SourceSettings, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.loads++
+	if t.err != nil {
+		return nil, t.err
+	}
+	var rows []event.SourceSettings
+	for _, row := range t.rows {
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+func (t *table) put(name, settings string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.rows[name] = event.SourceSettings{Source: name, Settings: json.RawMessage(settings)}
+}
+
+func (t *table) change(change func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	change()
+}
+
+// logged is what a registry logged.
+type logged struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// count is how many lines hold a text.
+func (l *logged) count(text string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.b.String(), text)
+}
+
+// inRegistry runs a test beside a registry on a clock of its own.
+func inRegistry(t *testing.T, tab *table, resolve Resolve, test func(t *testing.T, r *Registry, l *logged)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		l := &logged{}
+		r := NewRegistry(tab, resolve, zerolog.New(l))
+		_, err := r.Lookup("default")
+		require.ErrorIs(t, err, event.ErrSourcesUnknown)
+		require.Empty(t, r.Statuses())
+
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.Run(ctx) }()
+		synctest.Wait()
+		test(t, r, l)
+		cancel()
+		require.NoError(t, <-done)
+	})
+}
+
+func newTable() *table { return &table{rows: map[string]event.SourceSettings{}} }
+
+func TestRegistryFollowsChanges(t *testing.T) {
+	tab := newTable()
+	tab.put("default", `{"preset":"envelope"}`)
+	tab.put("github", `{"preset":"github","secrets":["env:S"]}`)
+	inRegistry(t, tab, vault{"S": "x"}.resolve, func(t *testing.T, r *Registry, l *logged) {
+		github, err := r.Lookup("github")
+		require.NoError(t, err)
+		require.Equal(t, "github", github.Name())
+		_, err = r.Lookup("stripe")
+		require.ErrorIs(t, err, event.ErrNoSource)
+
+		// A change is seen once the bell was rung, or after a while.
+		tab.put("stripe", `{"preset":"stripe","secrets":["env:S"]}`)
+		tab.change(func() {
+			row := tab.rows["default"]
+			row.DisabledAt = &event.Timestamp{}
+			tab.rows["default"] = row
+		})
+		for range 1000 {
+			r.Reload()
+		}
+		synctest.Wait()
+		require.Less(t, tab.loads, 10)
+		_, err = r.Lookup("stripe")
+		require.NoError(t, err)
+		_, err = r.Lookup("default")
+		require.ErrorIs(t, err, event.ErrSourceDisabled)
+		same, err := r.Lookup("github")
+		require.NoError(t, err)
+		require.Same(t, github, same, "what did not change is not made anew")
+
+		tab.change(func() { delete(tab.rows, "github") })
+		time.Sleep(pollInterval)
+		synctest.Wait()
+		_, err = r.Lookup("github")
+		require.ErrorIs(t, err, event.ErrNoSource)
+	})
+}
+
+func TestRegistryKeepsBrokenSources(t *testing.T) {
+	tab := newTable()
+	tab.put("a", `{"preset":"github","secrets":["env:S","env:GONE"],"tolerance":1}`)
+	tab.put("b", `{"preset":"github","secrets":["env:GONE"]}`)
+	tab.put("c", `[]`)
+	tab.put("open", `{"preset":"none"}`)
+	tab.put("d", `{"preset":"github","secrets":[{"ref":"env:S","until":"1999-01-01T00:00:00Z"}]}`)
+	secrets := vault{"S": "hidden"}
+	inRegistry(t, tab, secrets.resolve, func(t *testing.T, r *Registry, l *logged) {
+		for _, name := range []string{"a", "b", "c"} {
+			s, err := r.Lookup(name)
+			require.ErrorIs(t, err, event.ErrSourceBroken)
+			require.Nil(t, s)
+		}
+		steps := r.Statuses()[1].Steps
+		require.NotEmpty(t, steps)
+		preset, _ := PresetOf("none")
+		require.Equal(t, []event.SourceStatus{
+			{Source: "a", State: "broken", Path: "/webhook/a", Problems: []string{
+				"tolerance is no setting; there are conflicts, format, handshake, id, id_signed, limits, preset, rejected, secrets, time, type, url, verify, verify_token, volatile",
+			}},
+			{Source: "b", State: "broken", Path: "/webhook/b", Preset: "github", Steps: steps, Problems: []string{"secrets[0] env:GONE is not set"}},
+			{Source: "c", State: "broken", Path: "/webhook/c", Problems: []string{"must be an object, found an array"}},
+			{Source: "d", State: "verified", Path: "/webhook/d", Preset: "github", Steps: r.Statuses()[3].Steps, Problems: []string{"none of its secrets holds now: every request is refused"}},
+			{Source: "open", State: "open", Path: "/webhook/open", Preset: "none", Steps: preset.StepsFor("open", Config{})},
+		}, r.Statuses())
+
+		time.Sleep(10 * pollInterval)
+		synctest.Wait()
+		require.Equal(t, 3, l.count("a source is broken"), "once each")
+
+		tab.change(func() { secrets["GONE"] = "hidden" })
+		r.Reload()
+		synctest.Wait()
+		_, err := r.Lookup("b")
+		require.NoError(t, err)
+		require.Equal(t, 1, l.count("can be used again"))
+		require.Zero(t, l.count("hidden"))
+
+		tab.change(func() {
+			row := tab.rows["b"]
+			row.DisabledAt = &event.Timestamp{}
+			tab.rows["b"] = row
+		})
+		r.Reload()
+		synctest.Wait()
+		require.Equal(t, "disabled", r.Statuses()[1].State)
+	})
+}
+
+func TestRegistryWhileTheDatabaseIsAway(t *testing.T) {
+	tab := newTable()
+	tab.put("default", `{"preset":"envelope"}`)
+	tab.err = errors.New("away")
+	inRegistry(t, tab, vault{}.resolve, func(t *testing.T, r *Registry, l *logged) {
+		time.Sleep(10 * time.Second)
+		_, err := r.Lookup("default")
+		require.ErrorIs(t, err, event.ErrSourcesUnknown)
+		require.Equal(t, 1, l.count("could not be read"), "once")
+		require.GreaterOrEqual(t, tab.loads, 10)
+
+		tab.change(func() { tab.err = nil })
+		time.Sleep(fileInterval)
+		synctest.Wait()
+		_, err = r.Lookup("default")
+		require.NoError(t, err)
+		require.Equal(t, 1, l.count("can be read again"))
+
+		tab.change(func() { tab.err = errors.New("away") })
+		r.Reload()
+		time.Sleep(time.Hour)
+		_, err = r.Lookup("default")
+		require.NoError(t, err, "what was known stays")
+		require.Equal(t, 2, l.count("could not be read"))
+	})
+}
+
+func TestRegistryFollowsFiles(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "secret")
+	stamp := time.Now()
+	// The file's time is set, since the test's clock is not the file system's.
+	write := func(text string) {
+		stamp = stamp.Add(time.Second)
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+		require.NoError(t, os.Chtimes(path, stamp, stamp))
+	}
+	write("old\n")
+	tab := newTable()
+	tab.put("github", `{"preset":"github","secrets":["file:`+path+`"]}`)
+	inRegistry(t, tab, ResolveSecret, func(t *testing.T, r *Registry, l *logged) {
+		signs := func(secret string) bool {
+			s, err := r.Lookup("github")
+			require.NoError(t, err)
+			q := request("x")
+			require.NoError(t, compiled(t, `{"preset":"github","secrets":["env:S"]}`, vault{"S": secret}).Sign(q, now))
+			return s.Verify(q) == nil
+		}
+		require.True(t, signs("old"))
+		tab.change(func() { tab.err = errors.New("away") }) // the database is not needed for it
+		write("new\n")
+		time.Sleep(fileInterval)
+		synctest.Wait()
+		require.True(t, signs("new"))
+		require.False(t, signs("old"))
+		require.Equal(t, 1, l.count("read again"))
+
+		// A file that is just being written is empty for a moment.
+		write("")
+		go func() {
+			time.Sleep(fileInterval + fileRest/2)
+			write("newer")
+		}()
+		time.Sleep(fileInterval + fileRest)
+		synctest.Wait()
+		require.True(t, signs("newer"))
+		require.Zero(t, l.count("broken"))
+
+		require.NoError(t, os.Remove(path))
+		time.Sleep(2 * fileInterval)
+		synctest.Wait()
+		_, err := r.Lookup("github")
+		require.ErrorIs(t, err, event.ErrSourceBroken)
+		require.ErrorContains(t, err, path)
+		time.Sleep(10 * fileInterval)
+		require.Equal(t, 1, l.count("a source is broken"))
+
+		write("last")
+		time.Sleep(fileInterval)
+		synctest.Wait()
+		require.True(t, signs("last"))
+
+		// A change that the stamp does not tell is seen at the next look.
+		tab.change(func() { tab.err = nil })
+		stamp = stamp.Add(-time.Second)
+		write("lost")
+		time.Sleep(fileInterval)
+		synctest.Wait()
+		require.True(t, signs("last"))
+		time.Sleep(pollInterval)
+		synctest.Wait()
+		require.True(t, signs("lost"))
+	})
+}
+
+func TestRegistryLookupWhileReloading(t *testing.T) {
+	tab := newTable()
+	tab.put("default", `{"preset":"envelope"}`)
+	r := NewRegistry(tab, vault{}.resolve, zerolog.Nop())
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	all.Go(func() { _ = r.Run(ctx) })
+	require.Eventually(t, func() bool { _, err := r.Lookup("default"); return err == nil }, 5*time.Second, time.Millisecond)
+	for range 4 {
+		all.Go(func() {
+			for range 1000 {
+				r.Reload()
+				if _, err := r.Lookup("default"); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	time.AfterFunc(50*time.Millisecond, cancel)
+	all.Wait()
+}

@@ -1,0 +1,81 @@
+package source
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestRedact(t *testing.T) {
+	s := compiled(t, `{"preset":"token","secrets":["env:S"],"verify":[{"header":"X-Pass"},{"scheme":"hmac","header":"X-Token-Signature"}]}`, vault{"S": "a long secret"})
+	got := s.Redact(http.Header{
+		"Authorization":             {"Bearer hidden", "Basic hidden"},
+		"Proxy-Authorization":       {"hidden"},
+		"X-Forwarded-Authorization": {"hidden"},
+		"Cookie":                    {"hidden=hidden"},
+		"Set-Cookie":                {"hidden"},
+		"X-Gitlab-Token":            {"hidden"},
+		"X-Client-Secret":           {"hidden"},
+		"X-Password":                {"hidden"},
+		"X-Api-Key":                 {"hidden"},
+		"Apikey":                    {"hidden"},
+		"X-Pass":                    {"hidden"},
+		"X-Token-Signature":         {"sha256=aa"},
+		"X-Other":                   {"before a long secret after"},
+		"Empty":                     {},
+		"Content-Type":              {"application/json"},
+		"X-Bad":                     {"a\x00b\xffc", "\"\\\n"},
+		"X-\xff":                    {"1"},
+		"X-\xfe":                    {"2"},
+	})
+	require.True(t, json.Valid(got))
+	require.True(t, utf8.Valid(got))
+	require.NotContains(t, string(got), "hidden")
+	require.NotContains(t, string(got), `\u0000`)
+	require.JSONEq(t, `{
+		"Authorization": ["[redacted]", "[redacted]"], "Proxy-Authorization": ["[redacted]"], "X-Forwarded-Authorization": ["[redacted]"],
+		"Cookie": ["[redacted]"], "Set-Cookie": ["[redacted]"], "X-Gitlab-Token": ["[redacted]"], "X-Client-Secret": ["[redacted]"],
+		"X-Password": ["[redacted]"], "X-Api-Key": ["[redacted]"], "Apikey": ["[redacted]"], "X-Pass": ["[redacted]"],
+		"X-Token-Signature": ["sha256=aa"], "X-Other": ["[redacted]"], "Empty": [], "Content-Type": ["application/json"],
+		"X-Bad": ["a\ufffdb\ufffdc", "\"\\\n"], "X-\ufffd": ["2"]
+	}`, string(got))
+	require.Equal(t, "{}", string(s.Redact(nil)))
+}
+
+//nolint:gosec // no secret here is one
+func TestRedactTarget(t *testing.T) {
+	for target, want := range map[string]string{
+		"/webhook/github":               "/webhook/github",
+		"/webhook/github?":              "/webhook/github",
+		"/a?b=c&d":                      "/a?b=c&d",
+		"/a?token=x&b=c&access_token=y": "/a?token=[redacted]&b=c&access_token=[redacted]",
+		"/a?hub.mode=subscribe&hub.verify_token=x&hub.challenge=1": "/a?hub.mode=subscribe&hub.verify_token=[redacted]&hub.challenge=1",
+		"/a?to%6ben=x;API_KEY=y&key=z&monkey=1":                    "/a?to%6ben=[redacted];API_KEY=[redacted]&key=[redacted]&monkey=1",
+		"/a?user[password]=x&%zztoken=1&token":                     "/a?user[password]=[redacted]&%zztoken=[redacted]&token",
+		"/%00%ff?a=%00":                                            "/%00%ff?a=%00",
+		"/a?secret=b=c":                                            "/a?secret=[redacted]",
+	} {
+		u, err := url.ParseRequestURI(target)
+		require.NoError(t, err, target)
+		require.Equal(t, want, RedactTarget(u), target)
+	}
+	require.Equal(t, "/a?b=\ufffd\ufffd", RedactTarget(&url.URL{Path: "/a", RawQuery: "b=\x00\xff"}))
+}
+
+func TestSingleHeaders(t *testing.T) {
+	for settings, want := range map[string][]string{
+		`{"preset":"envelope"}`:                   nil,
+		`{"preset":"github","secrets":["env:S"]}`: {"X-Github-Delivery", "X-Github-Event", "X-Github-Hook-Id", "X-Hub-Signature-256"},
+		`{"preset":"bearer","secrets":["env:S"]}`: {"Authorization"},
+		`{"preset":"slack","secrets":["env:S"]}`:  {"X-Slack-Request-Timestamp", "X-Slack-Signature"},
+		`{"preset":"svix","secrets":["env:S"]}`: {
+			"Svix-Id", "Svix-Signature", "Svix-Timestamp", "Webhook-Id", "Webhook-Signature", "Webhook-Timestamp",
+		},
+	} {
+		require.Equal(t, want, compiled(t, settings, vault{"S": standardSecret}).SingleHeaders(), settings)
+	}
+}

@@ -1,0 +1,135 @@
+package source
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"mime"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// twilioHash is the parameter of the query that holds the SHA-256 of a body that
+// is no form, in hex (https://www.twilio.com/docs/usage/webhooks/webhooks-security).
+const twilioHash = "bodySHA256"
+
+// verifyTwilio checks the signature of Twilio: an HMAC with SHA-1 over the
+// address, its query included, and the fields of the form in the order of their
+// names. Of another body the query holds the hash.
+func (m *method) verifyTwilio(r *event.Request, header, value string) *event.UnverifiedError {
+	var c candidates
+	c.add("base64", value, m.size())
+	if c.n == 0 {
+		return unverified(causeSignatureWrong, "The header %s does not hold a signature in base64.", header)
+	}
+	fields, failed := twilioFields(r)
+	if failed != nil {
+		return failed
+	}
+	addresses := twilioAddresses(m.url, r.URL)
+	equal := 0
+	for _, k := range m.keys {
+		if !k.holds(r.At) {
+			continue
+		}
+		h := k.hashes.Get().(*keyed)
+		for _, address := range addresses {
+			equal |= subtle.ConstantTimeCompare(twilioSum(h, address, fields), c.bytes[0][:m.size()])
+		}
+		k.hashes.Put(h)
+	}
+	if equal == 1 {
+		return nil
+	}
+	return unverified(causeSignatureWrong,
+		"The signature in the header %s does not fit the request, the source's secret and the address that its settings name.", header)
+}
+
+func twilioSum(h *keyed, address, fields string) []byte {
+	h.mac.Reset()
+	h.in = append(append(h.in[:0], address...), fields...)
+	h.mac.Write(h.in)
+	h.out = h.mac.Sum(h.out[:0])
+	return h.out
+}
+
+// twilioFields are the names and values of a form as they are signed: sorted,
+// and each value of a name once. They are empty where the query holds the hash
+// of the body, which then has to fit.
+func twilioFields(r *event.Request) (string, *event.UnverifiedError) {
+	if r.URL != nil && strings.Contains(r.URL.RawQuery, twilioHash) {
+		given := r.URL.Query()[twilioHash]
+		sum := sha256.Sum256(r.Wire)
+		var sent []byte
+		if len(given) == 1 {
+			sent, _ = hex.DecodeString(given[0]) // what is not hex does not fit
+		}
+		if subtle.ConstantTimeCompare(sum[:], sent) != 1 {
+			return "", unverified(causeSignatureWrong, "The body does not fit its hash, %s in the query.", twilioHash)
+		}
+		return "", nil
+	}
+	if len(r.Wire) == 0 {
+		return "", nil
+	}
+	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || media != "application/x-www-form-urlencoded" {
+		return "", unverified(causeSignatureWrong, "The body is no form, and the query does not hold its hash as %s.", twilioHash)
+	}
+	form, err := url.ParseQuery(string(r.Wire))
+	if err != nil {
+		return "", unverified(causeSignatureWrong, "The body is not a form that can be read.")
+	}
+	names := make([]string, 0, len(form))
+	for name := range form {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	var b strings.Builder
+	for _, name := range names {
+		values := form[name]
+		slices.Sort(values)
+		for _, value := range slices.Compact(values) {
+			b.WriteString(name)
+			b.WriteString(value)
+		}
+	}
+	return b.String(), nil
+}
+
+// twilioAddresses are the forms in which Twilio may have signed the address: as
+// it is set, with the query that the request came with, and with or without the
+// port that its scheme has anyway, of which Twilio makes nothing certain.
+func twilioAddresses(address string, request *url.URL) []string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return nil // cannot be: the settings were checked
+	}
+	base, query, _ := strings.Cut(address, "?")
+	if request != nil && request.RawQuery != "" {
+		query = request.RawQuery
+	}
+	if query != "" {
+		query = "?" + query
+	}
+	port := ":443"
+	if u.Scheme == "http" {
+		port = ":80"
+	}
+	scheme, rest, _ := strings.Cut(base, "://")
+	host, path := rest, ""
+	if i := strings.IndexByte(rest, '/'); i >= 0 {
+		host, path = rest[:i], rest[i:]
+	}
+	without := strings.TrimSuffix(host, port)
+	addresses := []string{base + query}
+	if without != host {
+		addresses = append(addresses, scheme+"://"+without+path+query)
+	} else if u.Port() == "" {
+		addresses = append(addresses, scheme+"://"+host+port+path+query)
+	}
+	return addresses
+}
