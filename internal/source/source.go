@@ -201,9 +201,24 @@ func (s *Source) Handshake(r *event.Request) (answer event.Answer, ok bool) {
 	return s.handshake.answer(r)
 }
 
-// Read makes events of a request that was verified: one, or those of a batch.
-// The error is an *event.SyntaxError or an *event.InvalidError.
-func (s *Source) Read(r *event.Request) ([]event.Event, error) { return s.reader.read(r) }
+// Read makes events of a request that was verified: one, or those of a batch,
+// which may have none and is answered with a list. The error is an
+// *event.SyntaxError or an *event.InvalidError. Parts of the request become
+// parts of the events: it must not be changed while those are in use.
+func (s *Source) Read(r *event.Request) (events []event.Event, batch bool, err error) {
+	events, batch, err = s.reader.read(r)
+	if err == nil && !s.InsistsOnJSON() {
+		headers := s.Redact(r.Header)
+		for i := range events {
+			events[i].Headers = headers
+		}
+	}
+	return events, batch, err
+}
+
+// InsistsOnJSON reports whether other content types than JSON are refused: those
+// of an envelope, which has a place for everything.
+func (s *Source) InsistsOnJSON() bool { return s.config.Format == "envelope" }
 
 // Allowed returns the methods that the source takes besides POST.
 func (s *Source) Allowed() []string { return s.handshake.methods() }

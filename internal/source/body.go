@@ -1,0 +1,322 @@
+package source
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"mime"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// reader makes events of requests, by the settings of a source.
+type reader struct {
+	name     string
+	config   Config
+	id       rules
+	kind     rules // of the type
+	time     rules
+	texts    []string // of pointers
+	pointers []pointer
+	volatile []pointer
+}
+
+func newReader(name string, c Config) (*reader, error) {
+	r := &reader{name: name, config: c}
+	for _, list := range []struct {
+		to    *rules
+		texts []string
+	}{{&r.id, c.ID}, {&r.kind, c.Type}, {&r.time, c.Time}} {
+		parsed, err := parseRules(list.texts)
+		if err != nil {
+			return nil, fmt.Errorf("reading a rule of source %s: %w", name, err) // cannot be: it was checked
+		}
+		*list.to = parsed
+	}
+	r.texts, r.pointers = pointersOf(r.id, r.kind, r.time)
+	for _, text := range c.Volatile {
+		p, err := parsePointer(text)
+		if err != nil {
+			return nil, fmt.Errorf("reading a pointer of source %s: %w", name, err) // as above
+		}
+		r.volatile = append(r.volatile, p)
+	}
+	return r, nil
+}
+
+// read makes events of a request; batch says that it is a list of them, whose
+// answer is a list too.
+func (r *reader) read(q *event.Request) (events []event.Event, batch bool, err error) {
+	var e event.Event
+	switch r.config.Format {
+	case "envelope":
+		e, err = ReadEnvelope(q.Body)
+		e.Source = r.name
+	case "cloudevents":
+		return r.readCloudEvents(q)
+	default:
+		e, err = r.readBody(q)
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return []event.Event{e}, false, nil
+}
+
+// What a body may be.
+type bodyKind int
+
+const (
+	bodyJSON bodyKind = iota
+	bodyForm
+	bodyOther
+)
+
+// kindOf says what a body is, and its media type in a form that can be shown.
+// Some providers send JSON as text/plain, or do not say what they send.
+func kindOf(contentType string, body []byte) (kind bodyKind, media string) {
+	media, _, err := mime.ParseMediaType(contentType)
+	if err != nil {
+		media = ""
+	}
+	switch {
+	case media == "application/json", media == "text/json", strings.HasSuffix(media, "+json"):
+		return bodyJSON, media
+	case media == "application/x-www-form-urlencoded":
+		return bodyForm, media
+	}
+	if start := bytes.TrimLeft(body, " \t\r\n"); len(start) > 0 && (start[0] == '{' || start[0] == '[') && jsontext.Value(body).IsValid(lenient...) {
+		return bodyJSON, media
+	}
+	return bodyOther, media
+}
+
+// lenient is JSON as it is taken: Postgres may not be able to hold it.
+var lenient = []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
+
+// readBody makes an event of a request as its provider sends it.
+func (r *reader) readBody(q *event.Request) (event.Event, error) {
+	e := event.Event{Source: r.name}
+	kind, media := kindOf(q.Header.Get("Content-Type"), q.Body)
+	var fields url.Values
+	switch kind {
+	case bodyJSON:
+		if err := checkJSON(q.Body); err != nil {
+			return event.Event{}, err
+		}
+		e.Payload = q.Body
+		e.Hash, e.Unqueryable = r.fingerprint(q.Body)
+	case bodyForm:
+		fields = r.readForm(&e, q.Body)
+	default:
+		setBytes(&e, q.Body, notJSON(media))
+	}
+	return e, r.identify(&e, q, fields)
+}
+
+// checkJSON says what is wrong with a body that should be JSON.
+func checkJSON(body []byte) error {
+	dec := jsontext.NewDecoder(bytes.NewBuffer(body), lenient...)
+	value, err := dec.ReadValue()
+	if err == nil {
+		err = expectEnd(dec)
+	}
+	if err != nil {
+		return readError(body, err)
+	}
+	if problem := checkLimits(value); problem != "" {
+		return &event.InvalidError{Problems: []event.Problem{{Detail: problem}}}
+	}
+	return nil
+}
+
+// fingerprint is that of a payload, without what changes from one attempt of the
+// provider to the next.
+func (r *reader) fingerprint(payload []byte) (hash [event.HashSize]byte, unqueryable string) {
+	hash, unqueryable = fingerprint(payload)
+	if unqueryable == "" && len(r.volatile) > 0 {
+		hash, _ = fingerprint(without(payload, r.volatile))
+	}
+	return hash, unqueryable
+}
+
+// setBytes has an event hold a body as bytes alone.
+func setBytes(e *event.Event, body []byte, why string) {
+	e.Payload, e.Raw, e.Hash, e.Unqueryable = body, nil, sha256.Sum256(body), why
+}
+
+// notJSON says why a payload is kept as bytes.
+func notJSON(media string) string {
+	if media == "" || len(media) > 100 {
+		return "the body is not JSON"
+	}
+	return "the body is not JSON but " + media
+}
+
+// readForm reads a form into an object of its fields, where a field that came
+// more than once is a list. GitHub and Slack send JSON as the single field
+// payload: then that is the payload. The exact bytes are kept beside it.
+func (r *reader) readForm(e *event.Event, body []byte) url.Values {
+	fields, err := url.ParseQuery(string(body))
+	if err != nil {
+		setBytes(e, body, "the body is not a well-formed form")
+		return nil
+	}
+	var payload []byte
+	if inner := fields["payload"]; len(fields) == 1 && len(inner) == 1 && checkJSON([]byte(inner[0])) == nil {
+		payload = []byte(inner[0])
+	} else {
+		object := make(map[string]any, len(fields))
+		for name, values := range fields {
+			if !utf8.ValidString(name) || slices.ContainsFunc(values, func(v string) bool { return !utf8.ValidString(v) }) {
+				setBytes(e, body, "invalid UTF-8 in a field of the form")
+				return fields
+			}
+			object[name] = values
+			if len(values) == 1 {
+				object[name] = values[0]
+			}
+		}
+		var b bytes.Buffer
+		encoder := json.NewEncoder(&b)
+		encoder.SetEscapeHTML(false)
+		if err := encoder.Encode(object); err != nil {
+			setBytes(e, body, "the fields of the form cannot be written as JSON") // cannot be: they are valid text
+			return fields
+		}
+		payload = bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+	}
+	if _, unqueryable := fingerprint(payload); unqueryable != "" {
+		setBytes(e, body, unqueryable)
+		return fields
+	}
+	e.Payload, e.Raw, e.Hash = payload, body, sha256.Sum256(body)
+	return fields
+}
+
+// identify finds id, type and time of an event whose payload is read.
+func (r *reader) identify(e *event.Event, q *event.Request, fields url.Values) error {
+	var at []found
+	text := e.Payload
+	if e.Unqueryable != "" && fields != nil {
+		text = nil // the bytes of a form
+	}
+	if len(r.pointers) > 0 && len(text) > 0 {
+		at = extract(text, r.pointers)
+	}
+	body := func(name string) found {
+		if i := slices.Index(r.texts, name); i >= 0 && i < len(at) {
+			return at[i]
+		}
+		return found{}
+	}
+	var query url.Values
+	lookup := func(kind, name string) (string, bool) {
+		switch kind {
+		case ruleHeader:
+			value := q.Header.Get(name)
+			return value, value != ""
+		case ruleBody:
+			f := body(name)
+			return f.text, f.ok
+		case ruleForm:
+			return fields.Get(name), fields.Has(name)
+		case ruleQuery:
+			if query == nil && q.URL != nil {
+				query = q.URL.Query()
+			}
+			return query.Get(name), query.Has(name)
+		case ruleHash:
+			sum := sha256.Sum256(q.Body)
+			return hex.EncodeToString(sum[:]), true
+		}
+		return "", false
+	}
+
+	// An id must not be a guess: neither which of two counts, nor another rule where
+	// the first one's id is there and makes no sense.
+	for _, t := range r.id {
+		complete := true
+		for _, part := range t {
+			if part.kind == ruleBody {
+				if f := body(part.name); f.invalid {
+					return invalidID(part.name, "must be valid Unicode, found invalid UTF-8 or a lone surrogate")
+				} else if f.repeated {
+					return invalidID(part.name, "must be given only once")
+				}
+			}
+			if part.kind != "" {
+				_, ok := lookup(part.kind, part.name)
+				complete = complete && ok
+			}
+		}
+		if complete {
+			break
+		}
+	}
+	id, by := r.id.render(lookup)
+	switch {
+	case by == nil:
+		sum := sha256.Sum256(q.Body)
+		e.ID, e.IDDerived = "sha256:"+hex.EncodeToString(sum[:]), true
+	default:
+		if problem := checkID(id); problem != "" {
+			return &event.InvalidError{Problems: []event.Problem{{Field: "event_id", Detail: problem}}}
+		}
+		e.ID = id
+		e.IDUnsigned = r.config.IDSigned != nil && !*r.config.IDSigned
+	}
+
+	kind, _ := r.kind.render(lookup)
+	e.Type = cleanType(kind)
+	if e.Type == "" {
+		e.Type = r.name
+	}
+	e.OccurredAt = q.At.UTC().Truncate(time.Microsecond)
+	for _, t := range r.time {
+		if text, ok := t.render(lookup); ok {
+			if at, ok := parseTime(text); ok {
+				e.OccurredAt = at
+				break
+			}
+		}
+	}
+	return nil
+}
+
+func invalidID(pointer, detail string) error {
+	return &event.InvalidError{Problems: []event.Problem{{Field: pointer, Detail: detail}}}
+}
+
+// checkID says what is wrong with an id that a rule has made.
+func checkID(id string) (problem string) {
+	switch n := utf8.RuneCountInString(id); {
+	case !utf8.ValidString(id):
+		return "must be valid UTF-8"
+	case n < 1 || n > maxIDLength:
+		return fmt.Sprintf("must have 1 to %d characters, found %d", maxIDLength, n)
+	case strings.ContainsFunc(id, unicode.IsControl):
+		return "must not contain control characters"
+	}
+	return ""
+}
+
+// cleanType makes a type of what a provider says, which is no reason to refuse
+// an event.
+func cleanType(text string) string {
+	text = strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
+	if utf8.RuneCountInString(text) > maxTypeLength {
+		text = string([]rune(text)[:maxTypeLength])
+	}
+	return text
+}

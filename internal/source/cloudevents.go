@@ -1,0 +1,233 @@
+package source
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"mime"
+	"net/url"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// maxBatch is how many events one request may hold: they are stored in one
+// transaction.
+const maxBatch = 500
+
+// attributes are the context attributes of a CloudEvent that are read
+// (CloudEvents 1.0). The others stay in the headers, or in the payload.
+var attributes = []string{"id", "source", "specversion", "type", "time"}
+
+var attributePointers = []pointer{{"id"}, {"source"}, {"specversion"}, {"type"}, {"time"}}
+
+// readCloudEvents reads a request of the HTTP binding of CloudEvents 1.0, in any
+// of its modes. In structured and batch mode the payload of an event is all of
+// its object, in binary mode the body.
+func (r *reader) readCloudEvents(q *event.Request) (events []event.Event, batch bool, err error) {
+	media := strings.ToLower(strings.TrimSpace(q.Header.Get("Content-Type")))
+	switch {
+	case strings.HasPrefix(media, "application/cloudevents-batch"):
+		events, err = r.readBatch(q)
+		return events, true, err
+	case strings.HasPrefix(media, "application/cloudevents"):
+		if err := jsonFormat(media); err != nil {
+			return nil, false, err
+		}
+		if err := checkJSON(q.Body); err != nil {
+			return nil, false, err
+		}
+		e, problems := r.readStructured(q, q.Body)
+		if problems != nil {
+			return nil, false, &event.InvalidError{Problems: problems}
+		}
+		return []event.Event{e}, false, nil
+	}
+	e, err := r.readBinary(q)
+	if err != nil {
+		return nil, false, err
+	}
+	return []event.Event{e}, false, nil
+}
+
+// jsonFormat refuses event formats other than JSON.
+func jsonFormat(media string) error {
+	name, _, err := mime.ParseMediaType(media)
+	if err != nil || name != "application/cloudevents" && !strings.HasSuffix(name, "+json") && name != "application/cloudevents-batch" {
+		return &event.InvalidError{Problems: []event.Problem{{Field: "Content-Type", Detail: "must name the event format json, as in application/cloudevents+json"}}}
+	}
+	return nil
+}
+
+func (r *reader) readBatch(q *event.Request) ([]event.Event, error) {
+	if err := jsonFormat(q.Header.Get("Content-Type")); err != nil {
+		return nil, err
+	}
+	if err := checkJSON(q.Body); err != nil {
+		return nil, err
+	}
+	dec := jsontext.NewDecoder(bytes.NewBuffer(q.Body), lenient...)
+	if kind := dec.PeekKind(); kind != jsontext.KindBeginArray {
+		value, _ := dec.ReadValue()
+		return nil, &event.InvalidError{Problems: []event.Problem{{Detail: "must be an array of events, found " + describe(value)}}}
+	}
+	_, _ = dec.ReadToken() // the text is valid
+	events := []event.Event{}
+	var problems []event.Problem
+	for n := 0; dec.PeekKind() != jsontext.KindEndArray; n++ {
+		value, err := dec.ReadValue()
+		if err != nil {
+			return nil, readError(q.Body, err)
+		}
+		if n == maxBatch {
+			return nil, &event.InvalidError{Problems: []event.Problem{{Detail: fmt.Sprintf("must have at most %d events", maxBatch)}}}
+		}
+		e, wrong := r.readStructured(q, bytes.Clone(value))
+		for _, p := range wrong {
+			problems = append(problems, event.Problem{Field: strings.TrimSuffix(fmt.Sprintf("[%d].%s", n, p.Field), "."), Detail: p.Detail})
+		}
+		events = append(events, e)
+	}
+	if problems != nil {
+		return nil, &event.InvalidError{Problems: problems[:min(len(problems), 50)]}
+	}
+	return events, nil
+}
+
+// readStructured reads an event in the JSON format.
+func (r *reader) readStructured(q *event.Request, object jsontext.Value) (event.Event, []event.Problem) {
+	if object.Kind() != jsontext.KindBeginObject {
+		return event.Event{}, []event.Problem{{Detail: "must be an object, found " + describe(object)}}
+	}
+	values := map[string]string{}
+	var problems []event.Problem
+	for i, f := range extract(object, attributePointers) {
+		switch name := attributes[i]; {
+		case f.repeated:
+			problems = append(problems, event.Problem{Field: name, Detail: "must be given only once"})
+		case f.invalid:
+			problems = append(problems, event.Problem{Field: name, Detail: "must be valid Unicode, found invalid UTF-8 or a lone surrogate"})
+		case f.ok:
+			values[name] = f.text
+		}
+	}
+	e := event.Event{Source: r.name, Payload: object}
+	e.Hash, e.Unqueryable = r.fingerprint(object)
+	return e, append(problems, r.attribute(&e, q, values, problems)...)
+}
+
+// readBinary reads an event whose attributes are headers.
+func (r *reader) readBinary(q *event.Request) (event.Event, error) {
+	values := map[string]string{}
+	var problems []event.Problem
+	for _, name := range attributes {
+		given := q.Header.Values("Ce-" + name)
+		if len(given) == 0 {
+			continue
+		}
+		if len(given) > 1 {
+			problems = append(problems, event.Problem{Field: "ce-" + name, Detail: "must be given only once"})
+			continue
+		}
+		value, problem := decodeAttribute(given[0])
+		if problem != "" {
+			problems = append(problems, event.Problem{Field: "ce-" + name, Detail: problem})
+			continue
+		}
+		values[name] = value
+	}
+	if len(q.Header.Values("Ce-Id"))+len(q.Header.Values("Ce-Specversion")) == 0 {
+		return event.Event{}, &event.InvalidError{Problems: []event.Problem{{Detail: "is no CloudEvent: it has neither the content type application/cloudevents+json nor headers such as ce-id"}}}
+	}
+	e := event.Event{Source: r.name}
+	kind, media := kindOf(q.Header.Get("Content-Type"), q.Body)
+	switch {
+	case len(q.Body) == 0:
+		// An event without data: JSON's null, which psql can query.
+		e.Payload, e.Raw = []byte("null"), []byte{}
+		e.Hash, _ = fingerprint(e.Payload)
+	case kind == bodyJSON:
+		if err := checkJSON(q.Body); err != nil {
+			return event.Event{}, err
+		}
+		e.Payload = q.Body
+		e.Hash, e.Unqueryable = r.fingerprint(q.Body)
+	case kind == bodyForm:
+		r.readForm(&e, q.Body)
+	default:
+		setBytes(&e, q.Body, notJSON(media))
+	}
+	if problems = append(problems, r.attribute(&e, q, values, problems)...); problems != nil {
+		return event.Event{}, &event.InvalidError{Problems: problems}
+	}
+	return e, nil
+}
+
+// decodeAttribute reads a header's value: quotes are taken away, and one round of
+// percent-encoding (CloudEvents HTTP binding, 3.1.3.2).
+func decodeAttribute(value string) (decoded, problem string) {
+	if len(value) >= 2 && value[0] == '"' && value[len(value)-1] == '"' {
+		var b strings.Builder
+		for inner := value[1 : len(value)-1]; inner != ""; inner = inner[1:] {
+			if inner[0] == '\\' && len(inner) > 1 {
+				inner = inner[1:]
+			}
+			b.WriteByte(inner[0])
+		}
+		value = b.String()
+	}
+	if unescaped, err := url.PathUnescape(value); err == nil {
+		value = unescaped
+	} else {
+		return "", "has a % that no two hex digits follow"
+	}
+	if !utf8.ValidString(value) {
+		return "", "must be valid UTF-8"
+	}
+	return value, ""
+}
+
+// attribute sets what an event's attributes say, and lists what is wrong with
+// those that are not among the problems already.
+func (r *reader) attribute(e *event.Event, q *event.Request, values map[string]string, known []event.Problem) (problems []event.Problem) {
+	for _, name := range []string{"id", "source", "specversion", "type"} {
+		bad := false
+		for _, p := range known {
+			bad = bad || strings.TrimPrefix(p.Field, "ce-") == name
+		}
+		if values[name] == "" && !bad {
+			problems = append(problems, event.Problem{Field: name, Detail: "is required"})
+		}
+	}
+	if len(problems)+len(known) > 0 {
+		return problems
+	}
+	e.ID = cloudEventID(values["source"], values["id"])
+	if problem := checkID(e.ID); problem != "" {
+		return []event.Problem{{Field: "id", Detail: problem}}
+	}
+	e.IDUnsigned = r.config.IDSigned != nil && !*r.config.IDSigned
+	e.Type = cleanType(values["type"])
+	e.OccurredAt = q.At.UTC().Truncate(time.Microsecond)
+	if at, ok := parseTime(values["time"]); ok && strings.Contains(values["time"], "-") {
+		e.OccurredAt = at
+	}
+	return nil
+}
+
+// cloudEventID is the identity of a CloudEvent, which is its source and id
+// together: both, with a space between, which no source has (it is a URI
+// reference). A long source is replaced by its hash.
+func cloudEventID(source, id string) string {
+	source = strings.ReplaceAll(source, " ", "%20")
+	if utf8.RuneCountInString(source)+1+utf8.RuneCountInString(id) > maxIDLength {
+		sum := sha256.Sum256([]byte(source))
+		source = "sha256:" + hex.EncodeToString(sum[:16])
+	}
+	return source + " " + id
+}

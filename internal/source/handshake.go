@@ -1,0 +1,121 @@
+package source
+
+import (
+	"crypto/subtle"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// maxChallenge bounds what is echoed.
+const maxChallenge = 4096
+
+// handshake answers requests by which a provider asks whether it may send.
+type handshake struct {
+	kind  string
+	token string  // Meta's word
+	rate  float64 // requests a second that the source takes; 0 for no limit
+}
+
+func newHandshake(c Config, resolve Resolve) (*handshake, error) {
+	h := &handshake{kind: c.Handshake, rate: c.Limits.Rate}
+	if c.VerifyToken != "" {
+		// It is read now, so that a source whose word cannot be read says so.
+		token, err := resolve(c.VerifyToken)
+		if err != nil {
+			return nil, &event.BadSettingsError{Problems: []event.Problem{{Field: "verify_token", Detail: err.Error()}}}
+		}
+		h.token = token
+	}
+	return h, nil
+}
+
+// methods are those by which handshakes come, besides POST.
+func (h *handshake) methods() []string {
+	switch h.kind {
+	case "meta":
+		return []string{http.MethodGet}
+	case "cloudevents":
+		return []string{http.MethodOptions}
+	}
+	return nil
+}
+
+// answer answers a handshake; ok is false where the request is none. Those that
+// come as a POST were verified.
+func (h *handshake) answer(r *event.Request) (a event.Answer, ok bool) {
+	switch {
+	case h.kind == "meta" && r.Method == http.MethodGet:
+		return h.subscribe(r.URL.Query()), true
+	case h.kind == "cloudevents" && r.Method == http.MethodOptions:
+		return h.permit(r.Header), true
+	case h.kind == "slack" && r.Method == http.MethodPost:
+		var ask struct {
+			Type      string `json:"type"`
+			Challenge string `json:"challenge"`
+		}
+		if len(r.Body) > maxChallenge || json.Unmarshal(r.Body, &ask) != nil || ask.Type != "url_verification" {
+			return event.Answer{}, false
+		}
+		body, err := json.Marshal(struct {
+			Challenge string `json:"challenge"`
+		}{ask.Challenge})
+		return plain(http.StatusOK, "application/json", body), err == nil
+	case h.kind == "discord" && r.Method == http.MethodPost:
+		var ask struct {
+			Type  *int            `json:"type"`
+			Event json.RawMessage `json:"event"`
+		}
+		if len(r.Body) > maxChallenge || json.Unmarshal(r.Body, &ask) != nil || ask.Type == nil || ask.Event != nil {
+			return event.Answer{}, false
+		}
+		switch *ask.Type {
+		case 1: // of interactions
+			return plain(http.StatusOK, "application/json", []byte(`{"type":1}`)), true
+		case 0: // of webhook events
+			return plain(http.StatusNoContent, "", nil), true
+		}
+	}
+	return event.Answer{}, false
+}
+
+// subscribe answers Meta, which asks for a word that both sides know.
+func (h *handshake) subscribe(query url.Values) event.Answer {
+	challenge := query.Get("hub.challenge")
+	if query.Get("hub.mode") != "subscribe" || challenge == "" || len(challenge) > maxChallenge {
+		return plain(http.StatusBadRequest, "text/plain; charset=utf-8", []byte("This is where webhooks are posted to.\n"))
+	}
+	if h.token == "" || subtle.ConstantTimeCompare([]byte(query.Get("hub.verify_token")), []byte(h.token)) != 1 {
+		return plain(http.StatusForbidden, "text/plain; charset=utf-8", []byte("The verify token is another one.\n"))
+	}
+	return plain(http.StatusOK, "text/plain; charset=utf-8", []byte(challenge))
+}
+
+// permit answers a sender that asks whether and how fast it may send (CloudEvents
+// HTTP 1.1 Web Hooks, 4).
+func (h *handshake) permit(header http.Header) event.Answer {
+	origin := header.Get("Webhook-Request-Origin")
+	if origin == "" || len(origin) > maxChallenge {
+		return plain(http.StatusBadRequest, "text/plain; charset=utf-8", []byte("The header WebHook-Request-Origin is missing.\n"))
+	}
+	a := plain(http.StatusOK, "", nil)
+	a.Header["WebHook-Allowed-Origin"] = origin
+	a.Header["Allow"] = http.MethodPost
+	a.Header["WebHook-Allowed-Rate"] = "*"
+	if h.rate > 0 {
+		a.Header["WebHook-Allowed-Rate"] = strconv.Itoa(max(1, int(h.rate*time.Minute.Seconds())))
+	}
+	return a
+}
+
+func plain(status int, contentType string, body []byte) event.Answer {
+	a := event.Answer{Status: status, Header: map[string]string{"X-Content-Type-Options": "nosniff"}, Body: body}
+	if contentType != "" {
+		a.Header["Content-Type"] = contentType
+	}
+	return a
+}

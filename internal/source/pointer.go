@@ -1,0 +1,218 @@
+package source
+
+import (
+	"bytes"
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// pointer is a JSON pointer (RFC 6901) taken apart. The token * stands for all
+// elements of an array where something is left out, and for itself elsewhere.
+type pointer []string
+
+// parsePointer reads a pointer, which must not be that of the whole document.
+func parsePointer(text string) (pointer, error) {
+	if !strings.HasPrefix(text, "/") {
+		return nil, errors.New("must be a JSON pointer, such as /data/id")
+	}
+	tokens := strings.Split(text[1:], "/")
+	for i, token := range tokens {
+		if strings.Contains(strings.NewReplacer("~0", "", "~1", "").Replace(token), "~") {
+			return nil, errors.New("has a ~ that is neither ~0 nor ~1")
+		}
+		tokens[i] = strings.NewReplacer("~1", "/", "~0", "~").Replace(token)
+	}
+	return tokens, nil
+}
+
+// found is what stands at a pointer: the text of a string, number or boolean.
+type found struct {
+	text     string
+	ok       bool
+	repeated bool // a name on the way to it came more than once; the first one counted
+	invalid  bool // a string that is not valid Unicode; then it is not ok
+}
+
+// reader of pointers, as it goes down a document.
+type extraction struct {
+	dec      *jsontext.Decoder
+	pointers []pointer
+	found    []found
+}
+
+// extract reads what stands at pointers in one pass over a JSON text. Names are
+// compared after unescaping, and case matters. What comes before an error in the
+// text is found all the same.
+func extract(text []byte, pointers []pointer) []found {
+	x := extraction{
+		dec:      jsontext.NewDecoder(bytes.NewBuffer(text), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)),
+		pointers: pointers, found: make([]found, len(pointers)),
+	}
+	if len(pointers) > 0 {
+		active := make([]int, len(pointers))
+		for i := range active {
+			active[i] = i
+		}
+		_ = x.walk(active, 0) // whoever reads the text as a whole says what is wrong with it
+	}
+	return x.found
+}
+
+// walk reads one value, at which the active pointers have come to depth.
+func (x *extraction) walk(active []int, depth int) error {
+	switch x.dec.PeekKind() {
+	case jsontext.KindBeginObject, jsontext.KindBeginArray:
+		if depth > maxNesting {
+			return x.dec.SkipValue()
+		}
+	default:
+		value, err := x.dec.ReadValue()
+		if err != nil {
+			return err
+		}
+		for _, i := range active {
+			if len(x.pointers[i]) == depth {
+				x.take(i, value)
+			}
+		}
+		return nil
+	}
+	open, err := x.dec.ReadToken()
+	if err != nil {
+		return err
+	}
+	object := open.Kind() == jsontext.KindBeginObject
+	seen := make(map[string]bool, len(active))
+	for n := 0; ; n++ {
+		switch x.dec.PeekKind() {
+		case jsontext.KindEndObject, jsontext.KindEndArray:
+			_, err := x.dec.ReadToken()
+			return err
+		case jsontext.KindInvalid:
+			_, err := x.dec.ReadToken()
+			return err
+		}
+		name := strconv.Itoa(n)
+		if object {
+			quoted, err := x.dec.ReadValue()
+			if err != nil {
+				return err
+			}
+			unquoted, _ := jsontext.AppendUnquote(nil, quoted)
+			name = string(unquoted)
+		}
+		var further []int
+		for _, i := range active {
+			if p := x.pointers[i]; len(p) > depth && p[depth] == name {
+				further = append(further, i)
+			}
+		}
+		if len(further) > 0 && seen[name] {
+			for _, i := range further {
+				x.found[i].repeated = true
+			}
+			further = nil
+		}
+		if len(further) == 0 {
+			if err := x.dec.SkipValue(); err != nil {
+				return err
+			}
+			continue
+		}
+		seen[name] = true
+		if err := x.walk(further, depth+1); err != nil {
+			return err
+		}
+	}
+}
+
+func (x *extraction) take(i int, value jsontext.Value) {
+	f := &x.found[i]
+	switch value.Kind() {
+	case jsontext.KindString:
+		text, err := jsontext.AppendUnquote(nil, value)
+		f.text, f.ok, f.invalid = string(text), err == nil, err != nil
+	case jsontext.KindNumber, jsontext.KindTrue, jsontext.KindFalse:
+		f.text, f.ok = string(value), true
+	}
+}
+
+// textAt reads what stands at one pointer.
+func textAt(text []byte, at string) (string, bool) {
+	p, err := parsePointer(at)
+	if err != nil {
+		return "", false
+	}
+	f := extract(text, []pointer{p})[0]
+	return f.text, f.ok && !f.repeated
+}
+
+// without returns a JSON text without what stands at pointers, for its hash: the
+// text must be valid and have no name twice in an object.
+func without(text []byte, pointers []pointer) []byte {
+	dec := jsontext.NewDecoder(bytes.NewBuffer(text))
+	left, err := appendWithout(make([]byte, 0, len(text)), dec, pointers, 0)
+	if err != nil {
+		return text
+	}
+	return left
+}
+
+func appendWithout(b []byte, dec *jsontext.Decoder, active []pointer, depth int) ([]byte, error) {
+	kind := dec.PeekKind()
+	if len(active) == 0 || kind != jsontext.KindBeginObject && kind != jsontext.KindBeginArray {
+		value, err := dec.ReadValue()
+		return append(b, value...), err
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return b, err
+	}
+	b = append(b, byte(kind))
+	first := true
+	for n := 0; ; n++ {
+		if k := dec.PeekKind(); k == jsontext.KindEndObject || k == jsontext.KindEndArray {
+			_, err := dec.ReadToken()
+			return append(b, byte(k)), err
+		}
+		var quoted jsontext.Value
+		name := strconv.Itoa(n)
+		if kind == jsontext.KindBeginObject {
+			value, err := dec.ReadValue()
+			if err != nil {
+				return b, err
+			}
+			quoted = bytes.Clone(value)
+			unquoted, _ := jsontext.AppendUnquote(nil, quoted)
+			name = string(unquoted)
+		}
+		var further []pointer
+		gone := false
+		for _, p := range active {
+			if token := p[depth]; token != name && (token != "*" || quoted != nil) {
+				continue
+			}
+			gone = gone || len(p) == depth+1
+			further = append(further, p)
+		}
+		if gone {
+			if err := dec.SkipValue(); err != nil {
+				return b, err
+			}
+			continue
+		}
+		if !first {
+			b = append(b, ',')
+		}
+		first = false
+		if quoted != nil {
+			b = append(append(b, quoted...), ':')
+		}
+		var err error
+		if b, err = appendWithout(b, dec, further, depth+1); err != nil {
+			return b, err
+		}
+	}
+}
