@@ -28,8 +28,8 @@ type Config struct {
 	Preset  string   `json:"preset"`           // one of Presets
 	Secrets []Secret `json:"secrets,omitzero"` // any of them may have been used; none where nothing is verified
 
-	// Verify are the ways in which a request may prove where it comes from. The
-	// first whose header is there decides where it is Final; else any may do. A
+	// Verify are the ways in which a request may prove where it comes from: any may
+	// do, unless the header of one is there that is Final, which then decides. A
 	// method without a scheme is that of the preset at the same place, changed by
 	// what it gives.
 	Verify []Method `json:"verify,omitzero"`
@@ -62,7 +62,7 @@ type Secret struct {
 type Method struct {
 	Scheme string   `json:"scheme"`          // hmac, ed25519, token, bearer, basic, twilio, or none
 	Header []string `json:"header,omitzero"` // that holds the signature or token: the first that is there
-	Final  bool     `json:"final,omitempty"` // where its header is there, no other method is tried
+	Final  bool     `json:"final,omitempty"` // where its header is there, no other method is tried, whatever their order
 
 	// How the header lists signatures: parts between Separator, each a name, Assign
 	// and a value. Those named Key count. Without Assign the header is the value.

@@ -132,8 +132,15 @@ func (s *Source) Config() Config { return s.config }
 // Wire, URL and At, which is what secrets and timestamps are judged by. The error
 // is an *event.UnverifiedError.
 func (s *Source) Verify(r *event.Request) error {
+	methods := s.methods
+	for i, m := range methods {
+		if header, _ := m.find(r.Header); m.Final && header != "" {
+			methods = methods[i : i+1]
+			break
+		}
+	}
 	var worst *event.UnverifiedError
-	for _, m := range s.methods {
+	for _, m := range methods {
 		if m.Scheme == schemeNone {
 			return nil
 		}
@@ -150,9 +157,6 @@ func (s *Source) Verify(r *event.Request) error {
 		}
 		if worst == nil || telling(failed) > telling(worst) {
 			worst = failed
-		}
-		if m.Final {
-			break
 		}
 	}
 	if worst != nil {

@@ -535,6 +535,13 @@ func TestGitLabNeverFallsBack(t *testing.T) {
 	tokenOnly := compiled(t, `{"preset":"gitlab","secrets":["env:TOKEN"]}`, secrets)
 	refused(t, tokenOnly, r, causeSignatureWrong)
 
+	// Nor does the order of the methods matter.
+	turned := compiled(t, `{"preset":"gitlab","secrets":["env:TOKEN","env:S"],"verify":[{"scheme":"token","header":"X-Gitlab-Token","secret_not":"whsec_"},
+		{"scheme":"hmac","final":true,"header":"Webhook-Signature","secret_prefix":"whsec_","secret":"base64"}]}`, secrets)
+	refused(t, turned, r, causeSignatureWrong)
+	r.Header.Del("Webhook-Signature")
+	require.NoError(t, turned.Verify(r))
+
 	require.False(t, *tokenOnly.Config().IDSigned)
 	require.False(t, *both.Config().IDSigned)
 	require.True(t, *signing.Config().IDSigned)
