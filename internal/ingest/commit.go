@@ -72,20 +72,31 @@ type Committer struct {
 
 	mu      sync.Mutex
 	waiting []*waiter
-	bytes   int
+	rows    int           // events that wait
+	bytes   int           // that they take up
 	ended   bool          // Run has returned: nothing is stored any more
 	flights []time.Time   // for each flusher, since when its transaction runs; zero when none does
 	wake    chan struct{} // has room for one signal for each flusher
 }
 
-// waiter is an event whose sender waits for an answer.
+// waiter is a request whose sender waits for an answer: its events are stored in
+// one transaction.
 type waiter struct {
-	event   event.Event
-	since   time.Time
-	alone   bool // its row is locked: it goes into a transaction of its own
-	receipt event.Receipt
-	err     error
-	done    chan struct{} // closed once receipt or err is set
+	events   []event.Event
+	size     int // bytes
+	since    time.Time
+	alone    bool // a row of it is locked: it goes into a transaction of its own
+	receipts []event.Receipt
+	err      error
+	done     chan struct{} // closed once receipts or err are set
+}
+
+// sizeOf is how many bytes events take up while they wait.
+func sizeOf(events []event.Event) (size int) {
+	for i := range events {
+		size += len(events[i].Payload) + len(events[i].Raw) + len(events[i].Headers)
+	}
+	return size
 }
 
 // NewCommitter returns a Committer; Run makes it work.
@@ -96,32 +107,39 @@ func NewCommitter(store Store, config CommitterConfig, log zerolog.Logger, metri
 	}
 }
 
-// Submit hands in an event and waits until it is committed or cannot be. The
-// error is ErrFull at once when too much waits, ErrUnavailable when it could
-// not be stored in time or Run has ended, or the cause of ctx's end: the event
-// may then be stored or not.
-func (c *Committer) Submit(ctx context.Context, e event.Event) (event.Receipt, error) {
-	w := &waiter{event: e, since: time.Now(), done: make(chan struct{})}
+// Submit hands in the events of one request, one or more, and waits until all of
+// them are committed, in one transaction, or cannot be. It returns a receipt for
+// each. The error is ErrFull at once when too much waits, ErrUnavailable when
+// they could not be stored in time or Run has ended, or the cause of ctx's end:
+// they may then be stored or not. The events are the committer's from then on.
+func (c *Committer) Submit(ctx context.Context, events ...event.Event) ([]event.Receipt, error) {
+	w := &waiter{events: events, size: sizeOf(events), since: time.Now(), done: make(chan struct{})}
 	c.mu.Lock()
 	if c.ended {
 		c.mu.Unlock()
-		return event.Receipt{}, ErrUnavailable
+		return nil, ErrUnavailable
 	}
-	if len(c.waiting) >= c.config.QueueRows || (c.bytes+len(e.Payload) > c.config.QueueBytes && len(c.waiting) > 0) {
+	if c.rows >= c.config.QueueRows || (c.bytes+w.size > c.config.QueueBytes && len(c.waiting) > 0) {
 		c.mu.Unlock()
-		return event.Receipt{}, ErrFull
+		return nil, ErrFull
 	}
-	c.waiting = append(c.waiting, w)
-	c.bytes += len(e.Payload)
+	c.enqueue(w)
 	c.mu.Unlock()
 	c.signal()
 
 	select {
 	case <-w.done:
-		return w.receipt, w.err
+		return w.receipts, w.err
 	case <-ctx.Done():
-		return event.Receipt{}, context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
+}
+
+// enqueue adds a request to those that wait. The caller holds mu.
+func (c *Committer) enqueue(w *waiter) {
+	c.waiting = append(c.waiting, w)
+	c.rows += len(w.events)
+	c.bytes += w.size
 }
 
 // signal wakes a flusher, if one sleeps.
@@ -160,10 +178,10 @@ func (c *Committer) Run(ctx context.Context) error {
 	err := g.Wait()
 	c.mu.Lock()
 	late := c.waiting
-	c.waiting, c.ended = nil, true
+	c.waiting, c.rows, c.bytes, c.ended = nil, 0, 0, true
 	c.mu.Unlock()
 	for _, w := range late {
-		w.answer(event.Receipt{}, ErrUnavailable)
+		w.answer(nil, ErrUnavailable)
 	}
 	return err
 }
@@ -175,22 +193,20 @@ func (c *Committer) take(flusher int) []*waiter {
 	c.flights[flusher] = time.Time{}
 	now := time.Now()
 	for _, since := range c.flights {
-		if len(c.waiting) < c.config.JoinRows && now.Sub(since) < c.config.JoinAfter {
+		if c.rows < c.config.JoinRows && now.Sub(since) < c.config.JoinAfter {
 			c.mu.Unlock()
 			return nil
 		}
 	}
-	n, size := 0, 0
-	for n < len(c.waiting) && n < c.config.BatchRows {
-		if n > 0 && (c.waiting[n].alone || c.waiting[0].alone) {
+	n, rows, size := 0, 0, 0
+	for ; n < len(c.waiting); n++ {
+		w := c.waiting[n]
+		// One goes in any case, however large it is.
+		if n > 0 && (w.alone || c.waiting[0].alone || rows+len(w.events) > c.config.BatchRows || size+w.size > c.config.BatchBytes) {
 			break
 		}
-		size += len(c.waiting[n].event.Payload)
-		if n > 0 && size > c.config.BatchBytes {
-			size -= len(c.waiting[n].event.Payload)
-			break
-		}
-		n++
+		rows += len(w.events)
+		size += w.size
 	}
 	batch := c.waiting[:n:n]
 	if n == len(c.waiting) {
@@ -198,6 +214,7 @@ func (c *Committer) take(flusher int) []*waiter {
 	} else {
 		c.waiting = c.waiting[n:]
 	}
+	c.rows -= rows
 	c.bytes -= size
 	if n > 0 {
 		c.flights[flusher] = now
@@ -217,7 +234,7 @@ func (c *Committer) take(flusher int) []*waiter {
 func (c *Committer) flush(ctx context.Context, batch []*waiter) {
 	oldest := batch[0].since
 	for len(batch) > 0 && time.Since(batch[0].since) >= c.config.Patience/2 && !batch[0].alone {
-		batch[0].answer(event.Receipt{}, ErrUnavailable)
+		batch[0].answer(nil, ErrUnavailable)
 		batch = batch[1:]
 	}
 	if len(batch) == 0 {
@@ -232,9 +249,9 @@ func (c *Committer) flush(ctx context.Context, batch []*waiter) {
 // commit stores a batch, splitting it when the database refuses some of the
 // data, so that one bad event does not fail its neighbours.
 func (c *Committer) commit(ctx context.Context, batch []*waiter) {
-	events := make([]event.Event, len(batch))
-	for i, w := range batch {
-		events[i] = w.event
+	events := make([]event.Event, 0, len(batch))
+	for _, w := range batch {
+		events = append(events, w.events...)
 	}
 	receipts, err := c.try(ctx, events)
 	switch {
@@ -243,8 +260,10 @@ func (c *Committer) commit(ctx context.Context, batch []*waiter) {
 			c.config.Committed(events, receipts)
 		}
 		c.metrics.count(events, receipts)
-		for i, w := range batch {
-			w.answer(receipts[i], nil)
+		for _, w := range batch {
+			n := len(w.events)
+			w.answer(receipts[:n:n], nil)
+			receipts = receipts[n:]
 		}
 	case errors.Is(err, event.ErrRefused) && len(batch) > 1:
 		c.commit(ctx, batch[:len(batch)/2])
@@ -258,25 +277,40 @@ func (c *Committer) commit(ctx context.Context, batch []*waiter) {
 				c.putOff(w)
 			}
 		}
-	case errors.Is(err, event.ErrRefused) && batch[0].event.Unqueryable == "":
-		// The payload is JSON, and still Postgres cannot hold it: keep its bytes.
-		e := &batch[0].event
-		e.Unqueryable = "Postgres cannot hold it as json"
-		e.Hash = sha256.Sum256(e.Payload)
+	case errors.Is(err, event.ErrRefused) && keepBytes(batch[0].events):
 		c.commit(ctx, batch)
 	default:
-		c.log.Error().Err(err).Int("events", len(batch)).Msg("events could not be stored")
+		c.log.Error().Err(err).Int("events", len(events)).Msg("events could not be stored")
 		for _, w := range batch {
-			w.answer(event.Receipt{}, ErrUnavailable)
+			w.answer(nil, ErrUnavailable)
 		}
 	}
+}
+
+// keepBytes has events of a request keep their payloads as bytes: they are JSON,
+// and still Postgres cannot hold one of them. Which one it does not say. It
+// reports whether that changes anything.
+func keepBytes(events []event.Event) (changed bool) {
+	for i := range events {
+		e := &events[i]
+		if e.Unqueryable != "" {
+			continue
+		}
+		if e.Raw != nil {
+			e.Payload, e.Raw = e.Raw, nil
+		}
+		e.Unqueryable = "Postgres cannot hold it as json"
+		e.Hash = sha256.Sum256(e.Payload)
+		changed = true
+	}
+	return changed
 }
 
 // putOff lets an event whose row is locked wait for a while and then try on its
 // own, so that nobody waits with it.
 func (c *Committer) putOff(w *waiter) {
 	if time.Since(w.since)+lockedPause >= c.config.Patience {
-		w.answer(event.Receipt{}, ErrUnavailable)
+		w.answer(nil, ErrUnavailable)
 		return
 	}
 	w.alone = true
@@ -284,11 +318,10 @@ func (c *Committer) putOff(w *waiter) {
 		c.mu.Lock()
 		if c.ended {
 			c.mu.Unlock()
-			w.answer(event.Receipt{}, ErrUnavailable)
+			w.answer(nil, ErrUnavailable)
 			return
 		}
-		c.waiting = append(c.waiting, w)
-		c.bytes += len(w.event.Payload)
+		c.enqueue(w)
 		c.mu.Unlock()
 		c.signal()
 	})
@@ -320,7 +353,7 @@ func (c *Committer) try(ctx context.Context, events []event.Event) ([]event.Rece
 }
 
 // answer lets the sender go on. It is called once.
-func (w *waiter) answer(r event.Receipt, err error) {
-	w.receipt, w.err = r, err
+func (w *waiter) answer(receipts []event.Receipt, err error) {
+	w.receipts, w.err = receipts, err
 	close(w.done)
 }

@@ -69,8 +69,11 @@ func (c *committing) submit(ctx context.Context, events ...event.Event) (wait fu
 	for i, e := range events {
 		senders.Go(func() {
 			began := time.Now()
-			receipt, err := c.Submit(ctx, e)
-			answers[i] = answered{receipt.Outcome, err, time.Since(began)}
+			receipts, err := c.Submit(ctx, e)
+			answers[i] = answered{err: err, after: time.Since(began)}
+			if err == nil {
+				answers[i].outcome = receipts[0].Outcome
+			}
 		})
 		synctest.Wait()
 	}

@@ -26,7 +26,6 @@ import (
 
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/respond"
-	"github.com/webhookspine/spine/internal/source" //nolint:depguard // bad input is judged as a sender meets it, by the real reader
 )
 
 const (
@@ -40,21 +39,23 @@ type intake struct {
 	handler  *Handler
 	server   *httptest.Server
 	store    *modelStore
+	sources  *sources
+	kept     *Keeper              // what is refused waits in it
 	requests chan context.Context // the context of each request
 }
 
 // serve starts an intake on store. adjust may change the configurations.
 func serve(t *testing.T, store *modelStore, adjust func(h *HandlerConfig, c *CommitterConfig)) *intake {
 	t.Helper()
-	hc, cc := HandlerConfig{MaxBody: maxBody, ReadTimeout: patience}, DefaultCommitterConfig()
+	hc, cc := HandlerConfig{MaxBody: maxBody, ReadTimeout: patience, InFlight: 64 << 20}, DefaultCommitterConfig()
 	cc.Patience = patience
 	if adjust != nil {
 		adjust(&hc, &cc)
 	}
 	m := metrics()
 	committer := NewCommitter(store, cc, zerolog.Nop(), m)
-	in := &intake{store: store, requests: make(chan context.Context, 1000)}
-	in.handler = NewHandler(hc, source.ReadEnvelope, committer, NewRejections(nil, time.Now, zerolog.Nop()), zerolog.Nop(), m)
+	in := &intake{store: store, requests: make(chan context.Context, 1000), sources: newSources(t), kept: NewKeeper(nil, zerolog.Nop(), m)}
+	in.handler = NewHandler(hc, in.sources, committer, NewRejections(nil, time.Now, zerolog.Nop()), in.kept, zerolog.Nop(), m)
 
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	router.Use(func(next http.Handler) http.Handler {
@@ -448,9 +449,23 @@ func TestUnavailable(t *testing.T) {
 	}
 }
 
+// faulty are sources with a bug.
+type faulty struct{ *sources }
+
+func (f faulty) Lookup(name string) (Source, error) {
+	found, err := f.sources.Lookup(name)
+	return faultySource{found}, err
+}
+
+type faultySource struct{ Source }
+
+func (faultySource) Read(*event.Request) ([]event.Event, bool, error) {
+	return nil, false, errors.New("a bug")
+}
+
 func TestReaderThatFailsIsOurFault(t *testing.T) {
 	in := serve(t, &modelStore{}, nil)
-	in.handler.read = func([]byte) (event.Event, error) { return event.Event{}, errors.New("a bug") }
+	in.handler.sources = faulty{in.sources}
 	r := in.post(t, "/webhook", strings.NewReader(envelope("a", "{}")))
 	requireProblem(t, http.StatusServiceUnavailable, r)
 	require.NotContains(t, r.body, "a bug")

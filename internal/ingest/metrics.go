@@ -14,6 +14,7 @@ type Metrics struct {
 	flushTime   prometheus.Histogram
 	queueWait   prometheus.Histogram
 	flushErrors prometheus.Counter
+	unkept      prometheus.Counter
 }
 
 // NewMetrics returns metrics registered with reg.
@@ -40,8 +41,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		flushErrors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "spine_ingest_flush_errors_total", Help: "Ingest transactions that failed and were tried again or given up.",
 		}),
+		unkept: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "spine_rejected_unkept_total", Help: "Refused requests that are not kept, since there were too many of them.",
+		}),
 	}
-	reg.MustRegister(m.outcomes, m.rejections, m.batchRows, m.flushTime, m.queueWait, m.flushErrors)
+	reg.MustRegister(m.outcomes, m.rejections, m.batchRows, m.flushTime, m.queueWait, m.flushErrors, m.unkept)
 	return m
 }
 

@@ -33,12 +33,17 @@ type Fault struct {
 // Refuse answers with p as application/problem+json. A 503 asks to come again
 // after RetryAfter.
 func Refuse(w http.ResponseWriter, p Problem) {
-	p.Type, p.Title = "about:blank", http.StatusText(p.Status)
 	if p.Status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", RetryAfter)
 	}
+	Write(w, p.Status, "application/problem+json", p.Text())
+}
+
+// Text is the body of an answer with p.
+func (p Problem) Text() []byte {
+	p.Type, p.Title = "about:blank", http.StatusText(p.Status)
 	text, _ := encode(p) // a problem can always be encoded
-	Write(w, p.Status, "application/problem+json", text)
+	return text
 }
 
 // NotFound answers 404 with a problem, for a router's NotFoundHandler.

@@ -1,0 +1,518 @@
+package ingest
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/source" //nolint:depguard // bad input is judged as a sender meets it, by the real sources
+)
+
+// sources are those of a test, by name.
+type sources struct {
+	t   *testing.T
+	mu  sync.Mutex
+	all map[string]testSource
+	err map[string]error
+}
+
+// testSource is a real source with a policy of the test's.
+type testSource struct {
+	*source.Source
+	policy Policy
+}
+
+func (s testSource) Policy() Policy                 { return s.policy }
+func (s testSource) RedactTarget(u *url.URL) string { return source.RedactTarget(u) }
+
+// newSources has the source default.
+func newSources(t *testing.T) *sources {
+	t.Helper()
+	s := &sources{t: t, all: map[string]testSource{}, err: map[string]error{}}
+	s.put(event.DefaultSource, `{"preset":"envelope"}`, Policy{Kept: event.Budget{Rows: 10, Bytes: 1 << 20}})
+	return s
+}
+
+// put adds a source, or gives it other settings. The secret that env:NAME names
+// is NAME.
+func (s *sources) put(name, settings string, policy Policy) {
+	s.t.Helper()
+	config, err := source.ParseConfig([]byte(settings))
+	require.NoError(s.t, err)
+	compiled, err := source.Compile(name, config, func(ref string) (string, error) { return strings.TrimPrefix(ref, "env:"), nil })
+	require.NoError(s.t, err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all[name] = testSource{compiled, policy}
+}
+
+func (s *sources) Lookup(name string) (Source, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.err[name]; err != nil {
+		return nil, err
+	}
+	found, ok := s.all[name]
+	if !ok {
+		return nil, event.ErrNoSource
+	}
+	return found, nil
+}
+
+const (
+	githubSettings = `{"preset":"github","secrets":["env:S1"]}`
+	ping           = `{"zen":"Keep it logically awesome.","hook_id":1}`
+)
+
+var keeping = Policy{Kept: event.Budget{Rows: 100, Bytes: 1 << 20}}
+
+// github are headers with which GitHub sends a body.
+func github(id, secret, body string) []string {
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write([]byte(body))
+	return []string{
+		"Content-Type", "application/json", "X-GitHub-Event", "ping", "X-GitHub-Delivery", id,
+		"X-Hub-Signature-256", "sha256=" + hex.EncodeToString(mac.Sum(nil)),
+	}
+}
+
+func mustGet(t *testing.T, s *modelStore, id string) event.Event {
+	t.Helper()
+	e, ok := s.get(id)
+	require.True(t, ok)
+	return e
+}
+
+func status(t *testing.T, r reply) string {
+	t.Helper()
+	var answer struct{ Status any }
+	require.NoError(t, json.Unmarshal([]byte(r.body), &answer), r.body)
+	return fmt.Sprintf("%d %v", r.status, answer.Status)
+}
+
+func TestSignedRequest(t *testing.T) {
+	in := serve(t, &modelStore{}, nil)
+	in.sources.put("github", githubSettings, keeping)
+	for _, want := range []string{"200 accepted", "200 deduplicated"} {
+		require.Equal(t, want, status(t, in.post(t, "/webhook/github", strings.NewReader(ping), github("1", "S1", ping)...)))
+	}
+	e := mustGet(t, in.store, "1")
+	require.Equal(t, "ping", e.Type)
+	require.Equal(t, ping, string(e.Payload))
+	require.True(t, e.IDUnsigned)
+	require.Contains(t, string(e.Headers), "X-Github-Event")
+	require.Empty(t, in.kept.waiting)
+}
+
+// What is not verified touches neither ids nor events nor what others may send.
+func TestUnverifiedRequest(t *testing.T) {
+	in := serve(t, &modelStore{}, nil)
+	policy := keeping
+	policy.Verified = Rate{PerSecond: 0.001, Burst: 1}
+	in.sources.put("github", githubSettings, policy)
+	unsigned := github("1", "S1", ping)[:6]
+	for cause, headers := range map[string][]string{
+		"signature_missing": unsigned,
+		"signature_wrong":   github("1", "S2", ping),
+	} {
+		r := in.post(t, "/webhook/github", strings.NewReader(ping), headers...)
+		requireProblem(t, http.StatusUnauthorized, r)
+		require.InDelta(t, 1, testutil.ToFloat64(in.handler.metrics.rejections.WithLabelValues(cause, "401")), 0)
+	}
+	require.Zero(t, in.store.count())
+	require.Equal(t, "200 accepted", status(t, in.post(t, "/webhook/github", strings.NewReader(ping), github("1", "S1", ping)...)), "the one request that the rate has room for")
+	limited := in.post(t, "/webhook/github", strings.NewReader(ping), github("2", "S1", ping)...)
+	requireProblem(t, http.StatusTooManyRequests, limited)
+	seconds, err := strconv.Atoi(limited.header.Get("Retry-After"))
+	require.NoError(t, err)
+	require.Greater(t, seconds, 500)
+
+	policy.Verified = Rate{PerSecond: 1e6}
+	in.sources.put("github", githubSettings, policy)
+	require.Eventually(t, func() bool {
+		return in.post(t, "/webhook/github", strings.NewReader(ping), github("2", "S1", ping)...).status == http.StatusOK
+	}, patience, time.Millisecond, "a limit that is changed holds at once")
+
+	kept := in.kept.waiting
+	require.Len(t, kept, 2, "and not the one over the rate")
+	for _, k := range kept {
+		require.Equal(t, "github", k.Source)
+		require.Equal(t, ping, string(k.Body))
+		require.Equal(t, "127.0.0.1", k.Remote)
+		require.Equal(t, "/webhook/github", k.Target)
+		require.Equal(t, http.StatusUnauthorized, k.Status)
+		require.NotEmpty(t, k.Detail)
+		require.Contains(t, string(k.Headers), "X-Github-Delivery")
+	}
+}
+
+func TestSourcesThatTakeNothing(t *testing.T) {
+	in := serve(t, &modelStore{}, nil)
+	in.sources.err = map[string]error{
+		"closed": event.ErrSourceDisabled, "broken": fmt.Errorf("%w: env:X is not set", event.ErrSourceBroken), "early": event.ErrSourcesUnknown,
+	}
+	requireProblem(t, http.StatusNotFound, in.post(t, "/webhook/nobody", strings.NewReader("{}")))
+	requireProblem(t, http.StatusNotFound, in.post(t, "/webhook/closed", strings.NewReader("{}")))
+	for _, name := range []string{"broken", "early"} {
+		r := in.post(t, "/webhook/"+name, strings.NewReader("{}"))
+		requireProblem(t, http.StatusServiceUnavailable, r)
+		require.Equal(t, respondAfter, r.header.Get("Retry-After"))
+		require.NotContains(t, r.body, "env:X", "that is not for a sender to read")
+	}
+	require.Empty(t, in.kept.waiting)
+}
+
+const respondAfter = "2"
+
+func TestConflictsAreRefusedWhereTheSourceSaysSo(t *testing.T) {
+	in := serve(t, &modelStore{}, nil)
+	other := `{"zen":"Other."}`
+	for refuse, want := range map[bool]string{false: "200 conflict", true: "409 conflict"} {
+		name := fmt.Sprintf("s-%t", refuse)
+		in.sources.put(name, githubSettings, Policy{RefuseConflicts: refuse})
+		require.Equal(t, "200 accepted", status(t, in.post(t, "/webhook/"+name, strings.NewReader(ping), github(name, "S1", ping)...)))
+		require.Equal(t, want, status(t, in.post(t, "/webhook/"+name, strings.NewReader(other), github(name, "S1", other)...)))
+	}
+}
+
+func TestHandshakes(t *testing.T) {
+	in := serve(t, &modelStore{}, nil)
+	in.sources.put("meta", `{"preset":"meta","secrets":["env:S1"],"verify_token":"env:WORD"}`, keeping)
+	in.sources.put("events", `{"preset":"cloudevents","secrets":["env:S1"]}`, keeping)
+	ask := func(method, path string, headers ...string) reply {
+		r, err := http.NewRequestWithContext(t.Context(), method, in.server.URL+path, nil)
+		require.NoError(t, err)
+		for i := 0; i < len(headers); i += 2 {
+			r.Header.Set(headers[i], headers[i+1])
+		}
+		response, err := in.server.Client().Do(r)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, response.Body.Close()) }()
+		return read(t, response)
+	}
+	r := ask(http.MethodGet, "/webhook/meta?hub.mode=subscribe&hub.verify_token=WORD&hub.challenge=1158201444")
+	require.Equal(t, http.StatusOK, r.status)
+	require.Equal(t, "1158201444", r.body)
+	require.Equal(t, "nosniff", r.header.Get("X-Content-Type-Options"))
+	require.Equal(t, http.StatusForbidden, ask(http.MethodGet, "/webhook/meta?hub.mode=subscribe&hub.verify_token=word&hub.challenge=1").status)
+
+	r = ask(http.MethodOptions, "/webhook/events", "WebHook-Request-Origin", "eventemitter.example.com")
+	require.Equal(t, http.StatusOK, r.status)
+	require.Equal(t, "eventemitter.example.com", r.header.Get("WebHook-Allowed-Origin"))
+	require.Equal(t, "POST", r.header.Get("Allow"))
+
+	r = ask(http.MethodGet, "/webhook/events")
+	requireProblem(t, http.StatusMethodNotAllowed, r)
+	require.Equal(t, "POST, OPTIONS", r.header.Get("Allow"))
+	require.Zero(t, in.store.count())
+}
+
+const batchType = "application/cloudevents-batch+json"
+
+func cloudEvent(id string) string {
+	return `{"specversion":"1.0","id":"` + id + `","source":"/s","type":"t","data":{"n":1}}`
+}
+
+// A batch is one transaction with an answer for each of its events.
+func TestBatch(t *testing.T) {
+	in := serve(t, &modelStore{}, nil)
+	in.sources.put("events", `{"preset":"cloudevents","secrets":["env:S1"]}`, keeping)
+	post := func(body string) reply {
+		return in.post(t, "/webhook/events", strings.NewReader(body), "Content-Type", batchType, "Authorization", "Bearer S1")
+	}
+	r := post("[" + cloudEvent("1") + "," + cloudEvent("2") + "," + cloudEvent("1") + "]")
+	require.Equal(t, http.StatusOK, r.status, r.body)
+	var answers []struct {
+		Status  string
+		EventID string `json:"event_id"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(r.body), &answers))
+	require.Len(t, answers, 3)
+	require.Equal(t, "accepted", answers[0].Status)
+	require.Equal(t, "/s 2", answers[1].EventID)
+	require.Equal(t, "deduplicated", answers[2].Status)
+	require.Equal(t, []int{3}, in.store.sizes())
+
+	requireProblem(t, http.StatusUnprocessableEntity, post("["+cloudEvent("3")+`,{"id":"4"}]`))
+	require.Equal(t, []int{3}, in.store.sizes(), "all or nothing")
+	require.Equal(t, "[]\n", post("[]").body)
+}
+
+func TestCommitterKeepsARequestTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &modelStore{before: slow}
+		config := one()
+		config.BatchRows, config.Patience = 3, time.Minute
+		c := commit(t, config, store)
+		var senders sync.WaitGroup
+		for i, n := range []int{1, 2, 2, 5, 1} {
+			senders.Go(func() {
+				receipts, err := c.Submit(t.Context(), some(10*i, n)...)
+				if err != nil || len(receipts) != n {
+					t.Errorf("%d receipts, %v", len(receipts), err)
+				}
+			})
+			synctest.Wait()
+		}
+		senders.Wait()
+		require.Equal(t, []int{1, 2, 2, 5, 1}, store.sizes())
+	})
+}
+
+func TestCommitterKeepsTheBytesOfABatchThatIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &modelStore{before: func(_ context.Context, events []event.Event) error {
+			for _, e := range events {
+				if e.ID == "1" && e.Unqueryable == "" {
+					return event.ErrRefused
+				}
+			}
+			return nil
+		}}
+		c := commit(t, one(), store)
+		receipts, err := c.Submit(t.Context(), some(0, 2)...)
+		require.NoError(t, err)
+		require.Len(t, receipts, 2)
+	})
+}
+
+func TestSignatureIsOverTheBytesOfTheWire(t *testing.T) {
+	in := serve(t, &modelStore{}, nil)
+	in.sources.put("github", githubSettings, keeping)
+	var zipped bytes.Buffer
+	w := gzip.NewWriter(&zipped)
+	_, err := w.Write([]byte(ping))
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	headers := append(github("1", "S1", zipped.String()), "Content-Encoding", "gzip")
+	require.Equal(t, "200 accepted", status(t, in.post(t, "/webhook/github", bytes.NewReader(zipped.Bytes()), headers...)))
+	require.Equal(t, ping, string(mustGet(t, in.store, "1").Payload))
+	headers = append(github("2", "S1", ping), "Content-Encoding", "gzip")
+	requireProblem(t, http.StatusUnauthorized, in.post(t, "/webhook/github", bytes.NewReader(zipped.Bytes()), headers...))
+}
+
+func TestRepeatedSignature(t *testing.T) {
+	in := serve(t, &modelStore{}, nil)
+	in.sources.put("github", githubSettings, keeping)
+	for _, name := range []string{"X-Hub-Signature-256", "X-GitHub-Delivery", "X-GitHub-Event"} {
+		requireProblem(t, http.StatusBadRequest, in.post(t, "/webhook/github", strings.NewReader(ping), append(github("1", "S1", ping), name, "x")...))
+	}
+	require.Zero(t, in.store.count())
+}
+
+func TestAddressLimit(t *testing.T) {
+	in := serve(t, &modelStore{}, func(h *HandlerConfig, _ *CommitterConfig) { h.Address = Rate{PerSecond: 0.01, Burst: 2} })
+	for range 2 {
+		require.Equal(t, http.StatusUnprocessableEntity, in.post(t, "/webhook", strings.NewReader("{}")).status)
+	}
+	r := in.post(t, "/webhook", strings.NewReader("{}"))
+	requireProblem(t, http.StatusTooManyRequests, r)
+	require.NotEmpty(t, r.header.Get("Retry-After"))
+
+	// Of one source alone.
+	in = serve(t, &modelStore{}, nil)
+	in.sources.put("github", githubSettings, Policy{Address: Rate{PerSecond: 0.01, Burst: 1}})
+	require.Equal(t, http.StatusUnauthorized, in.post(t, "/webhook/github", strings.NewReader("{}")).status)
+	require.Equal(t, http.StatusTooManyRequests, in.post(t, "/webhook/github", strings.NewReader("{}")).status)
+	require.Equal(t, http.StatusUnprocessableEntity, in.post(t, "/webhook", strings.NewReader("{}")).status)
+}
+
+func TestClientAddress(t *testing.T) {
+	trusted := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
+	for _, c := range []struct {
+		peer      string
+		forwarded []string
+		want      string
+	}{
+		{"192.0.2.1:1234", nil, "192.0.2.1"},
+		{"192.0.2.1:1234", []string{"198.51.100.1"}, "192.0.2.1"}, // a peer that is not trusted
+		{"10.0.0.1:1234", nil, "10.0.0.1"},
+		{"10.0.0.1:1234", []string{"198.51.100.1"}, "198.51.100.1"},
+		{"10.0.0.1:1234", []string{"203.0.113.9, 198.51.100.1"}, "198.51.100.1"}, // the client may say what it likes before
+		{"10.0.0.1:1234", []string{"203.0.113.9", "198.51.100.1, 10.0.0.2"}, "198.51.100.1"},
+		{"10.0.0.1:1234", []string{"10.0.0.3, 10.0.0.2"}, "10.0.0.3"},
+		{"10.0.0.1:1234", []string{"198.51.100.1, nonsense"}, "10.0.0.1"},
+		{"10.0.0.1:1234", []string{"nonsense, 198.51.100.1"}, "198.51.100.1"},
+		{"10.0.0.1:1234", []string{"198.51.100.1:5555"}, "198.51.100.1"},
+		{"10.0.0.1:1234", []string{""}, "10.0.0.1"},
+		{"[::ffff:10.0.0.1]:1234", []string{"2001:db8::1"}, "2001:db8::1"},
+		{"[fd00::1]:1234", []string{"::ffff:198.51.100.1"}, "198.51.100.1"},
+		{"[2001:db8::1%eth0]:1", nil, "2001:db8::1%eth0"},
+		{"@", nil, "@"},
+	} {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", nil)
+		r.RemoteAddr = c.peer
+		for _, f := range c.forwarded {
+			r.Header.Add("X-Forwarded-For", f)
+		}
+		require.Equal(t, c.want, clientAddress(r, trusted), "%s %q", c.peer, c.forwarded)
+	}
+	require.Equal(t, "192.0.2.1", network("192.0.2.1"))
+	require.Equal(t, network("2001:db8::1"), network("2001:db8::2"))
+	require.NotEqual(t, network("2001:db8::1"), network("2001:db8:0:1::1"))
+}
+
+func TestBytesInFlight(t *testing.T) {
+	in := serve(t, &modelStore{}, func(h *HandlerConfig, _ *CommitterConfig) { h.InFlight = holdStep })
+	large := `{"event_id":"1","event_type":"a","occurred_at":"2024-01-30T12:00:00Z","payload":{"a":"` + strings.Repeat("x", 50_000) + `"}}`
+	r := in.post(t, "/webhook", strings.NewReader(large))
+	requireProblem(t, http.StatusServiceUnavailable, r)
+	require.Equal(t, respondAfter, r.header.Get("Retry-After"))
+	require.InDelta(t, 1, testutil.ToFloat64(in.handler.metrics.rejections.WithLabelValues("bytes_in_flight", "503")), 0)
+	for range 3 {
+		require.Equal(t, http.StatusUnprocessableEntity, in.post(t, "/webhook", strings.NewReader("{}")).status, "room is given back")
+	}
+}
+
+// rejectedStore is the database of a Keeper.
+type rejectedStore struct {
+	mu     sync.Mutex
+	kept   []event.RejectedRequest
+	budget map[string]event.Budget
+	err    error
+}
+
+func (s *rejectedStore) KeepRejected(_ context.Context, requests []event.RejectedRequest, budgets map[string]event.Budget) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return s.err
+	}
+	s.kept = append(s.kept, requests...)
+	s.budget = budgets
+	return nil
+}
+
+func TestKeeperIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &rejectedStore{err: errors.New("away")}
+		k := NewKeeper(store, zerolog.Nop(), metrics())
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- k.Run(ctx) }()
+		all := newSources(t)
+		all.put("github", githubSettings, Policy{Kept: event.Budget{Rows: 10, Bytes: 1000}})
+		found, err := all.Lookup("github")
+		require.NoError(t, err)
+		refused := func(cause string, size int) {
+			k.keep(&arrival{name: "github", source: found, request: &event.Request{
+				Method: http.MethodPost, URL: &url.URL{Path: "/webhook/github"}, Header: http.Header{"Authorization": {"S1"}}, Wire: make([]byte, size), At: time.Now(),
+			}}, &refusal{status: http.StatusUnauthorized, cause: cause, detail: "No."})
+		}
+		for range 10_000 {
+			refused("signature_missing", 10)
+		}
+		refused("signature_wrong", 10) // it has room of its own
+		refused("signature_wrong", 1001)
+		time.Sleep(time.Second)
+		require.Empty(t, store.kept)
+		require.Len(t, k.waiting, keptBurst+1, "it waits for the database")
+		store.mu.Lock()
+		store.err = nil
+		store.mu.Unlock()
+		time.Sleep(time.Second)
+		require.Len(t, store.kept, keptBurst+1)
+		require.Equal(t, map[string]event.Budget{"github": {Rows: 10, Bytes: 1000}}, store.budget)
+		require.NotContains(t, string(store.kept[0].Headers), "S1")
+		require.InDelta(t, 10_000-keptBurst+1, testutil.ToFloat64(k.metrics.unkept), 0)
+
+		refused("signature_wrong", 10)
+		stop()
+		require.NoError(t, <-ended)
+		require.Len(t, store.kept, keptBurst+2, "what is left is stored at a stop")
+	})
+}
+
+// requestedStore hands out requests that are to be looked at again.
+type requestedStore struct {
+	mu        sync.Mutex
+	requested []event.RejectedRequest
+	settled   map[int64][3]string
+}
+
+func (s *requestedStore) TakeRequested(context.Context, int) ([]event.RejectedRequest, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	requested := s.requested
+	s.requested = nil
+	return requested, nil
+}
+
+func (s *requestedStore) SettleRejected(_ context.Context, id int64, state, note, eventID string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settled[id] = [3]string{state, note, eventID}
+	return nil
+}
+
+func TestReplayer(t *testing.T) {
+	in := serve(t, &modelStore{}, nil)
+	in.sources.put("github", githubSettings, keeping)
+	in.sources.put("token", `{"preset":"bearer","secrets":["env:S1"],"id":["{body:/id}"]}`, keeping)
+	in.sources.err["broken"] = event.ErrSourceBroken
+	require.Equal(t, http.StatusUnauthorized, in.post(t, "/webhook/github", strings.NewReader(ping), github("1", "S2", ping)...).status)
+	require.Equal(t, http.StatusUnauthorized, in.post(t, "/webhook/token", strings.NewReader(`{"id":"a"}`), "Authorization", "Bearer S2").status)
+	wrong, withToken := in.kept.waiting[0], in.kept.waiting[1]
+	wrong.ID, withToken.ID = 1, 2
+	require.NotContains(t, string(withToken.Headers), "S2")
+	broken := wrong
+	broken.ID, broken.Source = 3, "broken"
+
+	store := &requestedStore{settled: map[int64][3]string{}}
+	p := NewReplayer(store, in.handler, zerolog.Nop())
+	again := func(requests ...event.RejectedRequest) map[int64][3]string {
+		store.requested, store.settled = requests, map[int64][3]string{}
+		p.batch(t.Context())
+		return store.settled
+	}
+	settled := again(wrong, withToken, broken)
+	require.Equal(t, event.RejectedAgain, settled[1][0])
+	require.Equal(t, event.RejectedAgain, settled[2][0])
+	require.Contains(t, settled[2][1], "Credentials are not kept")
+	require.NotContains(t, settled, int64(3), "a fault of ours: it is handed out again")
+	require.Zero(t, in.store.count())
+
+	in.sources.put("github", `{"preset":"github","secrets":["env:S1","env:S2"]}`, keeping)
+	require.Equal(t, [3]string{event.RejectedTakenIn, "accepted", "1"}, again(wrong)[1])
+	require.Equal(t, [3]string{event.RejectedTakenIn, "deduplicated", "1"}, again(wrong)[1])
+	withToken.Trust = true
+	require.Equal(t, [3]string{event.RejectedTakenIn, "accepted", "a"}, again(withToken)[2])
+}
+
+func TestTakeOfASample(t *testing.T) {
+	in := serve(t, &modelStore{}, nil)
+	in.sources.put("github", githubSettings, keeping)
+	found, err := in.sources.Lookup("github")
+	require.NoError(t, err)
+	sample, err := found.(testSource).Sample(time.Now()) //nolint:errcheck,forcetypeassert // it is what put has put
+	require.NoError(t, err)
+	code, body := in.handler.Take(t.Context(), "github", sample)
+	require.Equal(t, http.StatusOK, code, "%s", body)
+	sample.Wire = append(sample.Wire, ' ')
+	code, body = in.handler.Take(t.Context(), "github", sample)
+	require.Equal(t, http.StatusUnauthorized, code)
+	require.Contains(t, string(body), `"status":401`)
+	code, _ = in.handler.Take(t.Context(), "nobody", sample)
+	require.Equal(t, http.StatusNotFound, code)
+}
