@@ -56,8 +56,11 @@ type service struct {
 	reads    *store.Store // connections of their own: slow queries do not hold up the work; nil without the API
 	server   observe.Server
 
+	sources       *source.Registry   // nil without the API
 	committer     *ingest.Committer  // nil without the API
 	rejections    *ingest.Rejections // nil without the API
+	keeper        *ingest.Keeper     // nil without the API
+	replayer      *ingest.Replayer   // nil without the API
 	worker        *worker.Worker     // nil without the worker, or where events are only stored
 	stream        *api.Stream        // nil without the API
 	notifications *notify.Listener   // nil where nobody waits for anything
@@ -128,6 +131,10 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 		p.notifications.Handle(notify.ReadyChannel, p.heardReady)
 		if p.stream != nil {
 			p.notifications.Handle(notify.ActivityChannel, func(notify.Notification) { p.stream.Ring() })
+			p.notifications.Handle(notify.SourcesChannel, func(notify.Notification) {
+				p.sources.Reload()
+				p.replayer.Ring()
+			})
 		}
 	}
 	if p.worker != nil {
@@ -145,8 +152,15 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 		}
 		p.committer = ingest.NewCommitter(events, config, log, m)
 		p.rejections = ingest.NewRejections(p.store, time.Now, log)
-		ingest.NewHandler(ingest.HandlerConfig{MaxBody: s.Intake.MaxBodyBytes, ReadTimeout: bodyTimeout},
-			source.ReadEnvelope, p.committer, p.rejections, log, m).Register(router)
+		p.keeper = ingest.NewKeeper(p.store, log, m)
+		p.sources = source.NewRegistry(p.store, source.ResolveSecret, log)
+		checks = append(checks, observe.Check{Name: "sources", Probe: p.checkSources})
+		handler := ingest.NewHandler(ingest.HandlerConfig{
+			MaxBody: s.Intake.MaxBodyBytes, ReadTimeout: bodyTimeout, InFlight: s.Intake.MaxInFlightBytes,
+			Trusted: s.Intake.TrustedProxies, Address: ingest.Rate{PerSecond: s.Intake.AddressRate, Burst: s.Intake.AddressBurst},
+		}, sourcesOf{p.sources}, p.committer, p.rejections, p.keeper, log, m)
+		handler.Register(router)
+		p.replayer = ingest.NewReplayer(p.store, handler, log)
 
 		page, err := dashboard.New()
 		if err != nil {
@@ -249,6 +263,14 @@ func (p *service) committed(events []event.Event, receipts []event.Receipt) {
 	}
 }
 
+// checkSources is content once the sources have been read.
+func (p *service) checkSources(context.Context) error {
+	if _, err := p.sources.Lookup(event.DefaultSource); errors.Is(err, event.ErrSourcesUnknown) {
+		return err
+	}
+	return nil
+}
+
 func (p *service) checkDatabase(ctx context.Context) error { return p.store.Pool().Ping(ctx) }
 
 // checkSchema is content with a schema that is newer than this binary: during
@@ -281,6 +303,7 @@ func (p *service) Run(ctx context.Context) error {
 	if p.committer != nil {
 		back.Go(func() error { return p.committer.Run(background) })
 		back.Go(func() error { return p.rejections.Run(background) })
+		back.Go(func() error { return p.keeper.Run(background) })
 	}
 	front.Go(func() error { return p.server.Run(ctx) })
 	if p.stream != nil {
@@ -294,6 +317,10 @@ func (p *service) Run(ctx context.Context) error {
 			return fmt.Errorf("starting: %w", err)
 		}
 		back.Go(func() error { return p.upkeep.Run(background) })
+		if p.sources != nil {
+			back.Go(func() error { return p.sources.Run(background) })
+			front.Go(func() error { return p.replayer.Run(ctx) })
+		}
 		if p.notifications != nil {
 			back.Go(func() error { return p.notifications.Run(background) })
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"net"
+	"net/netip"
 	"net/url"
 	"reflect"
 	"strconv"
@@ -102,17 +103,33 @@ type stopSettings struct {
 }
 
 type intakeSettings struct {
-	MaxBodyBytes int64 `env:"MAX_BODY_BYTES" envDefault:"1048576" min:"1024" max:"104857600" help:"largest webhook body, in bytes, after decompression too"`
+	MaxBodyBytes     int64          `env:"MAX_BODY_BYTES" envDefault:"1048576" min:"1024" max:"104857600" help:"largest webhook body, in bytes, after decompression too"`
+	MaxInFlightBytes int64          `env:"MAX_INFLIGHT_BYTES" envDefault:"268435456" min:"1048576" help:"bytes of all webhooks at most that are being read or wait for their commit"`
+	AddressRate      float64        `env:"ADDRESS_RATE" envDefault:"0" min:"0" help:"requests a second that are taken from one client address, of IPv6 from 64 bits; 0 sets no limit"`
+	AddressBurst     int            `env:"ADDRESS_BURST" envDefault:"0" min:"0" max:"1000000" help:"requests of one client address at once; 0 stands for a second's worth"`
+	TrustedProxies   trustedProxies `env:"TRUSTED_PROXIES" arg:"NETWORKS" help:"proxies whose X-Forwarded-For says who the client is, such as 10.0.0.0/8,192.0.2.1"`
+}
+
+// check leaves room for one body of the largest size, and what it is compressed from.
+func (i *intakeSettings) check() error {
+	if i.MaxInFlightBytes < 2*i.MaxBodyBytes {
+		return misuse("MAX_INFLIGHT_BYTES: must be at least twice MAX_BODY_BYTES (%d), got %q", i.MaxBodyBytes, strconv.FormatInt(i.MaxInFlightBytes, 10))
+	}
+	return nil
 }
 
 type adminSettings struct {
 	Token string    `env:"ADMIN_TOKEN" secret:"true" arg:"TOKEN" help:"what /api and /dashboard ask for, as bearer or Basic password; without one only this machine may read them"`
+	Read  string    `env:"ADMIN_READ_TOKEN" secret:"true" arg:"TOKEN" help:"a second token for /api and /dashboard, with which nothing can be changed; goes with ADMIN_TOKEN"`
 	Auth  adminAuth `env:"ADMIN_AUTH" arg:"none" help:"none: /api and /dashboard are open to everyone who reaches them"`
 }
 
 func (a *adminSettings) check() error {
 	if a.Token != "" && a.Auth != "" {
 		return misuse("ADMIN_AUTH: must be unset where ADMIN_TOKEN is set, got %q", a.Auth)
+	}
+	if a.Read != "" && (a.Token == "" || a.Read == a.Token) {
+		return misuse("ADMIN_READ_TOKEN: must be another one than ADMIN_TOKEN, which must be set as well")
 	}
 	return nil
 }
@@ -178,6 +195,7 @@ type (
 	destinationURL string // an httpURL, or "none"
 	postgresURL    string // what pgx can connect to; may hold a password
 	adminAuth      string // "" or "none"
+	trustedProxies []netip.Prefix
 )
 
 // parsers read the text of a setting by its type. Their errors say what the
@@ -215,6 +233,7 @@ func parsers() map[reflect.Type]env.ParserFunc {
 				_, err := pgconn.ParseConfig(s)
 				return postgresURL(s), err
 			}),
+		reflect.TypeFor[trustedProxies](): must("be networks or addresses, such as 10.0.0.0/8,192.0.2.1", parseNetworks),
 		reflect.TypeFor[adminAuth](): must("be none or unset", func(s string) (adminAuth, error) {
 			if s != "none" {
 				return "", errUnreadable
@@ -222,6 +241,25 @@ func parsers() map[reflect.Type]env.ParserFunc {
 			return "none", nil
 		}),
 	}
+}
+
+// parseNetworks reads networks and addresses between commas.
+func parseNetworks(text string) (trustedProxies, error) {
+	var networks trustedProxies
+	for part := range strings.SplitSeq(text, ",") {
+		part = strings.TrimSpace(part)
+		network, err := netip.ParsePrefix(part)
+		if err != nil {
+			address, err := netip.ParseAddr(part)
+			if err != nil {
+				return nil, err
+			}
+			address = address.Unmap()
+			network = netip.PrefixFrom(address, address.BitLen())
+		}
+		networks = append(networks, network.Masked())
+	}
+	return networks, nil
 }
 
 // errUnreadable is for parsers whose caller says what is wrong.

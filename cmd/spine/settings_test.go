@@ -117,7 +117,7 @@ func TestDefaults(t *testing.T) {
 		Schema:      schemaSettings{Migrate: true},
 		Listen:      listenSettings{Address: ":8000"},
 		Stop:        stopSettings{Timeout: 20 * time.Second},
-		Intake:      intakeSettings{MaxBodyBytes: 1 << 20},
+		Intake:      intakeSettings{MaxBodyBytes: 1 << 20, MaxInFlightBytes: 256 << 20},
 		Worker:      workerSettings{Concurrency: 64, Lease: 15 * time.Second},
 		Destination: destinationSettings{Timeout: 10 * time.Second},
 		Retry:       retrySettings{MaxAttempts: 5, InitialDelay: time.Second, MaxDelay: time.Minute},

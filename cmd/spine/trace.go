@@ -58,6 +58,9 @@ before; --json then prints the object at the end.`,
 				return t.follow(cmd.Context(), set.directURL())
 			}
 			h, err := s.Event(cmd.Context(), args[0], source)
+			if _, never := errors.AsType[*event.NotStoredError](err); never {
+				return t.rejected(cmd.Context(), err)
+			}
 			if err != nil {
 				return nameSource(err)
 			}
@@ -94,6 +97,24 @@ func (t *tracing) show(ctx context.Context, h event.History) error {
 	}
 	_, err = io.WriteString(t.out, t.life.draw(h, t.now())+"\n"+standing(h, paused, t.now()))
 	return err
+}
+
+// maxLike is how many rejected requests are shown of an event that was never
+// stored.
+const maxLike = 5
+
+// rejected adds to the error of an event that was never stored which requests
+// that were refused may have been it.
+func (t *tracing) rejected(ctx context.Context, never error) error {
+	rows, err := t.store.RejectedLike(ctx, t.eventID, t.source, maxLike)
+	if err != nil || len(rows) == 0 {
+		return never // that is what was asked
+	}
+	lines := make([]string, len(rows))
+	for i, r := range rows {
+		lines[i] = fmt.Sprintf("%d from %s at %s (%d %s, %s)", r.ID, r.Source, r.At, r.Status, r.Cause, r.State)
+	}
+	return fmt.Errorf("%w It stands in requests that were rejected: %s. See spine rejected show %d, and spine rejected replay", never, strings.Join(lines, "; "), rows[0].ID)
 }
 
 // follow prints what is known of an event, then its further steps as they

@@ -20,14 +20,16 @@ import (
 // GuardConfig says who may pass a Guard. With neither field set that is who
 // asks from this machine itself.
 type GuardConfig struct {
-	Token string // ADMIN_TOKEN: lets pass who knows it; it wins over Open
-	Open  bool   // ADMIN_AUTH=none: lets everyone pass
+	Token     string // ADMIN_TOKEN: lets pass who knows it; it wins over Open
+	ReadToken string // ADMIN_READ_TOKEN: lets pass what only reads; empty where there is none
+	Open      bool   // ADMIN_AUTH=none: lets everyone pass
 }
 
 // Guard returns a middleware for what only the operator may see.
 //
 // With a token it asks for it, as bearer (RFC 6750) or as the password of HTTP
-// Basic (RFC 7617) under any user name, and else answers 401. With neither
+// Basic (RFC 7617) under any user name, and else answers 401; with the token for
+// reading, what may change something is answered 403. With neither
 // token nor Open it answers 403 unless the peer's address and the Host header
 // are loopback and no proxy has left a trace: a page in a browser cannot reach
 // it by a name of its own (DNS rebinding), nor a stranger through a proxy on
@@ -37,12 +39,19 @@ type GuardConfig struct {
 func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 	// A flood of refusals is not a flood of log lines.
 	log = log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
-	token := sha256.Sum256([]byte(c.Token))
+	token, readToken := sha256.Sum256([]byte(c.Token)), sha256.Sum256([]byte(c.ReadToken))
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			respond.Secure(w.Header())
+			reads := c.Token != "" && c.ReadToken != "" && knows(r, readToken)
 			switch {
-			case c.Token != "" && !knows(r, token):
+			case reads && changes(r):
+				log.Warn().Str("cause", "read_token").Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request refused")
+				respond.Refuse(w, respond.Problem{
+					Status: http.StatusForbidden,
+					Detail: "This token may only read. Changing something takes the admin token.",
+				})
+			case c.Token != "" && !reads && !knows(r, token):
 				log.Warn().Str("cause", "admin_token").Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request refused")
 				w.Header().Add("WWW-Authenticate", `Basic realm="spine", charset="UTF-8"`)
 				w.Header().Add("WWW-Authenticate", `Bearer realm="spine"`)

@@ -31,6 +31,7 @@ import (
 const (
 	ReadyChannel    = "spine_ready"    // work has arrived
 	ActivityChannel = "spine_activity" // something happened, in summary
+	SourcesChannel  = "spine_sources"  // a source was changed, or rejected requests are to be looked at again
 )
 
 // Notification is what a handler is called with.

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/store"
+)
+
+func conflictsCommand(env environ) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "conflicts",
+		Short: "Compare payloads that came under one id, and accept the newer",
+		Long: `A conflict is another payload under an id that is stored already: the first stays
+and was delivered, the other is kept as evidence. List shows both and where they
+differ. Accept makes an event of the other one, whose id is the first one's with a
+tilde and the beginning of its hash, and delivers it.`,
+		Example: `  spine conflicts list --since 1d
+  spine conflicts list --event test-001 --json
+  spine conflicts accept test-001`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(conflictsListCommand(env), conflictsAcceptCommand(env))
+	return cmd
+}
+
+func conflictsListCommand(env environ) *cobra.Command {
+	var filter event.ConflictFilter
+	var since, until moment
+	var limit int
+	var asJSON bool
+	cmd := &cobra.Command{Use: "list", Short: "List conflicts, newest first, with their differences", Example: "  spine conflicts list --source stripe"}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&filter.EventID, "event", "", "only of the event of this `ID`")
+	flags.StringVar(&filter.Source, "source", "", "only of this `SOURCE`")
+	flags.Var(&since, "since", "that came at this `TIME` or later: ago, as 2h or 7d, or RFC 3339")
+	flags.Var(&until, "until", "that came before this `TIME`")
+	flags.IntVar(&limit, "limit", 20, "at most this `NUMBER`")
+	flags.BoolVar(&asJSON, "json", false, "print one JSON array, with both payloads")
+	return onDatabase(env, cmd, false, func(cmd *cobra.Command, s *store.Store, _ string) error {
+		if limit < 1 || limit > 1000 {
+			return misuse("--limit must be 1 to 1000")
+		}
+		filter.Since, filter.Until = since.Time, until.Time
+		rows, _, err := s.Conflicts(cmd.Context(), event.Page{Limit: limit}, filter)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return writeJSON(cmd.OutOrStdout(), rows)
+		}
+		_, err = io.WriteString(cmd.OutOrStdout(), describeConflicts(rows))
+		return err
+	})
+}
+
+func describeConflicts(rows []event.ConflictingRow) string {
+	if len(rows) == 0 {
+		return "no conflicts\n"
+	}
+	var b strings.Builder
+	for _, r := range rows {
+		fmt.Fprintf(&b, "%s  source %s, hash %.8s, came %s", printable(r.EventID), r.Source, r.PayloadHash, r.CreatedAt)
+		if r.SeenCount > 1 {
+			fmt.Fprintf(&b, ", %d times", r.SeenCount)
+		}
+		if r.AcceptedAs != nil {
+			fmt.Fprintf(&b, ", accepted as %s", printable(*r.AcceptedAs))
+		}
+		b.WriteByte('\n')
+		switch {
+		case r.Differences == nil && (r.Unqueryable != "" || r.First.Unqueryable != ""):
+			b.WriteString("    one of the two cannot be compared: it is kept as bytes\n")
+		case r.Differences == nil:
+			b.WriteString("    they differ in how numbers are written\n")
+		}
+		for _, d := range r.Differences {
+			path := d.Path
+			if path == "" {
+				path = "/"
+			}
+			fmt.Fprintf(&b, "    %s: %s → %s\n", printable(path), side(d.Was), side(d.Is))
+		}
+	}
+	return b.String()
+}
+
+// side is one side of a difference.
+func side(value []byte) string {
+	if value == nil || string(value) == "null" {
+		return "nothing"
+	}
+	return cut(printable(string(value)))
+}
+
+func conflictsAcceptCommand(env environ) *cobra.Command {
+	var from, hash string
+	cmd := &cobra.Command{
+		Use: "accept ID", Short: "Deliver the other payload that came under an id, as an event of its own",
+		Example: "  spine conflicts accept test-001\n  spine conflicts accept evt_1 --source stripe --hash 3f9a11c0",
+	}
+	cmd.Flags().StringVar(&from, "source", "", "the `SOURCE` that sent it, where several have an event of this id")
+	cmd.Flags().StringVar(&hash, "hash", "", "the payload whose hash begins so, in `HEX` (default the newest)")
+	return onRequest(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
+		if len(args) != 1 {
+			return misuse("give the ID of one event, as in: spine conflicts accept test-001")
+		}
+		id, err := s.AcceptConflict(cmd.Context(), args[0], from, hash, by(cmd))
+		if err != nil {
+			return nameSource(err)
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "accepted as %s\n", printable(id))
+		return err
+	})
+}

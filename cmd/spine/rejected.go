@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"encoding/json"
+
+	"github.com/spf13/cobra"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/store"
+)
+
+func rejectedCommand(env environ) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "rejected",
+		Short: "Look into requests that were refused, and take them in after all",
+		Long: `Requests to a source that are refused are kept for a while, within a budget of
+rows and bytes for each source, so that what was refused by mistake is not lost:
+after a secret was corrected, replay has them looked at again as if they came
+now. Values of headers that are secrets are not kept.`,
+		Example: `  spine rejected list --source github
+  spine rejected show 12
+  spine rejected replay --source github --cause signature_wrong`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(rejectedListCommand(env), rejectedShowCommand(env), rejectedReplayCommand(env))
+	return cmd
+}
+
+func rejectedListCommand(env environ) *cobra.Command {
+	var filter event.RejectedFilter
+	var since, until moment
+	var limit int
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "list", Short: "List rejected requests, newest first",
+		Example: "  spine rejected list --since 1h\n  spine rejected list --source github --cause signature_wrong --json",
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&filter.Source, "source", "", "only of this `SOURCE`")
+	flags.StringVar(&filter.Cause, "cause", "", "only for this `CAUSE`, such as signature_wrong")
+	flags.StringVar(&filter.State, "state", "", "only in this `STATE`: kept, requested, taken_in or refused")
+	flags.Var(&since, "since", "that came at this `TIME` or later: ago, as 2h or 7d, or RFC 3339")
+	flags.Var(&until, "until", "that came before this `TIME`")
+	flags.IntVar(&limit, "limit", 50, "at most this `NUMBER`")
+	flags.BoolVar(&asJSON, "json", false, "print one JSON array")
+	complete(cmd, "state", fixed([]string{event.RejectedKept, event.RejectedRequested, event.RejectedTakenIn, event.RejectedAgain}))
+	return onDatabase(env, cmd, false, func(cmd *cobra.Command, s *store.Store, _ string) error {
+		if limit < 1 || limit > 10_000 {
+			return misuse("--limit must be 1 to 10000")
+		}
+		filter.Since, filter.Until = since.Time, until.Time
+		rows, _, err := s.RejectedRequests(cmd.Context(), event.Page{Limit: limit}, filter)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return writeJSON(cmd.OutOrStdout(), rows)
+		}
+		return listRejected(cmd.OutOrStdout(), rows)
+	})
+}
+
+func listRejected(out io.Writer, rows []event.RejectedRequest) error {
+	if len(rows) == 0 {
+		_, err := fmt.Fprintln(out, "nothing was rejected and kept")
+		return err
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ID\tAT\tSOURCE\tSTATUS\tCAUSE\tFROM\tBYTES\tSTATE")
+	for _, r := range rows {
+		fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\t%s\t%d\t%s\n", r.ID, r.At, printable(r.Source), r.Status, printable(r.Cause), printable(r.Remote), r.Size, r.State)
+	}
+	return w.Flush()
+}
+
+// requestNumber reads the one argument of a command.
+func requestNumber(args []string) (int64, error) {
+	if len(args) != 1 {
+		return 0, misuse("give the ID of one rejected request, a number from spine rejected list")
+	}
+	id, err := strconv.ParseInt(args[0], 10, 64)
+	if err != nil {
+		return 0, misuse("the ID of a rejected request is a number, got %q", args[0])
+	}
+	return id, nil
+}
+
+func rejectedShowCommand(env environ) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{Use: "show ID", Short: "Show a rejected request: headers, body, and why", Example: "  spine rejected show 12"}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return onRequest(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
+		id, err := requestNumber(args)
+		if err != nil {
+			return err
+		}
+		r, err := s.RejectedRequest(cmd.Context(), id)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return writeJSON(cmd.OutOrStdout(), r)
+		}
+		_, err = io.WriteString(cmd.OutOrStdout(), describeRejected(r))
+		return err
+	})
+}
+
+// onRequest is onDatabase for commands that take numbers of requests.
+func onRequest(env environ, cmd *cobra.Command, run func(cmd *cobra.Command, s *store.Store, args []string) error) *cobra.Command {
+	var given []string
+	completed := onDatabase(env, cmd, false, func(cmd *cobra.Command, s *store.Store, _ string) error { return run(cmd, s, given) })
+	completed.Args = func(_ *cobra.Command, args []string) error {
+		given = args
+		return nil
+	}
+	return completed
+}
+
+func describeRejected(r event.RejectedRequest) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "request   %d\nsource    %s\ncame      %s from %s\nanswered  %d %s: %s\nstate     %s", r.ID, printable(r.Source), r.At, printable(r.Remote),
+		r.Status, printable(r.Cause), printable(r.Detail), r.State)
+	if r.SettledAt != nil {
+		fmt.Fprintf(&b, " %s", r.SettledAt)
+	}
+	if r.Note != nil {
+		fmt.Fprintf(&b, ": %s", printable(*r.Note))
+	}
+	if r.EventID != nil {
+		fmt.Fprintf(&b, "\nevent     %s", printable(*r.EventID))
+	}
+	fmt.Fprintf(&b, "\n\n%s %s\n", printable(r.Method), printable(r.Target))
+	var headers map[string][]string
+	_ = json.Unmarshal(r.Headers, &headers) // it was made by us
+	names := make([]string, 0, len(headers))
+	for name := range headers {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		for _, value := range headers[name] {
+			fmt.Fprintf(&b, "%s: %s\n", printable(name), printable(value))
+		}
+	}
+	if r.Text != nil {
+		fmt.Fprintf(&b, "\n%s\n", printableLines(*r.Text))
+	} else {
+		fmt.Fprintf(&b, "\n%q\n", r.Body)
+	}
+	return b.String()
+}
+
+// replayPoll is how often it is looked what came of a request.
+const replayPoll = 100 * time.Millisecond
+
+func rejectedReplayCommand(env environ) *cobra.Command {
+	var filter event.RejectedFilter
+	var since, until moment
+	var trust, all bool
+	wait := durationFlag(10 * time.Second)
+	cmd := &cobra.Command{
+		Use: "replay (ID | --all)", Short: "Have rejected requests looked at again, as if they came now",
+		Long: `Replay has a rejected request, or with --all those that the flags choose, verified
+and taken in as if it came now, but judged by the time at which it came. A process
+that takes webhooks in does it, with the settings and secrets of now; replay waits
+for what comes of it. It exits with 1 where the request is refused again.
+
+Bearer tokens, passwords and the like are not kept, so that requests with them
+cannot be verified again. With --trust they are taken in without that: be sure
+who sent them.`,
+		Example: `  spine rejected replay 12
+  spine rejected replay --all --source github --cause signature_wrong --since 2h
+  spine rejected replay 13 --trust`,
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.BoolVar(&all, "all", false, "all that the flags choose and that were not taken in")
+	flags.StringVar(&filter.Source, "source", "", "of this `SOURCE`")
+	flags.StringVar(&filter.Cause, "cause", "", "for this `CAUSE`")
+	flags.Var(&since, "since", "that came at this `TIME` or later: ago, as 2h or 7d, or RFC 3339")
+	flags.Var(&until, "until", "that came before this `TIME`")
+	flags.BoolVar(&trust, "trust", false, "take in without verifying")
+	flags.Var(&wait, "wait", "how long to wait for what comes of one; 0 does not wait")
+	return onRequest(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
+		filter.Since, filter.Until = since.Time, until.Time
+		if all != (len(args) == 0) {
+			return misuse("give either the ID of a rejected request or --all")
+		}
+		if all {
+			n, err := s.ReplayAllRejected(cmd.Context(), filter, trust, by(cmd))
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s will be looked at again: spine rejected list --state requested\n", counted(n, "request"))
+			return err
+		}
+		id, err := requestNumber(args)
+		if err != nil {
+			return err
+		}
+		if err := s.ReplayRejected(cmd.Context(), id, trust, by(cmd)); err != nil {
+			return err
+		}
+		if wait == 0 {
+			return nil
+		}
+		return awaitReplayed(cmd.Context(), s, id, time.Duration(wait), cmd.OutOrStdout())
+	})
+}
+
+// awaitReplayed prints what came of a request.
+func awaitReplayed(ctx context.Context, s *store.Store, id int64, patience time.Duration, out io.Writer) error {
+	for deadline := time.Now().Add(patience); ; {
+		r, err := s.RejectedRequest(ctx, id)
+		if err != nil {
+			return err
+		}
+		switch {
+		case r.State == event.RejectedTakenIn && r.EventID != nil:
+			_, err := fmt.Fprintf(out, "taken in as %s: %s\n", printable(*r.EventID), printable(deref(r.Note)))
+			return err
+		case r.State == event.RejectedTakenIn:
+			_, err := fmt.Fprintf(out, "taken in: %s\n", printable(deref(r.Note)))
+			return err
+		case r.State == event.RejectedAgain:
+			return fmt.Errorf("it was refused again: %s", deref(r.Note))
+		case time.Now().After(deadline):
+			return errors.New("nobody has looked at it yet: is a spine api or serve running?")
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(replayPoll):
+		}
+	}
+}
+
+func deref(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"net/url"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/ingest"
+	"github.com/webhookspine/spine/internal/source"
+)
+
+// sourcesOf are the sources of a registry, as the intake sees them.
+type sourcesOf struct{ *source.Registry }
+
+// Lookup keeps the promises of ingest.Sources.
+func (s sourcesOf) Lookup(name string) (ingest.Source, error) {
+	found, err := s.Registry.Lookup(name)
+	if err != nil {
+		return nil, err
+	}
+	return intakeSource{found}, nil
+}
+
+// intakeSource is a source, as the intake sees it.
+type intakeSource struct{ *source.Source }
+
+// Policy is what its settings say of how it is treated.
+func (s intakeSource) Policy() ingest.Policy {
+	c := s.Config()
+	return ingest.Policy{
+		RefuseConflicts: c.Conflicts == "refuse",
+		Verified:        ingest.Rate{PerSecond: c.Limits.Rate, Burst: c.Limits.Burst},
+		Address:         ingest.Rate{PerSecond: c.Limits.AddressRate, Burst: c.Limits.AddressBurst},
+		Kept:            event.Budget{Rows: c.Rejected.Rows, Bytes: c.Rejected.Bytes, Age: c.Rejected.Age},
+	}
+}
+
+// RedactTarget is the address of a request, without secrets.
+func (s intakeSource) RedactTarget(u *url.URL) string { return source.RedactTarget(u) }
