@@ -57,13 +57,22 @@ func (i intake) Ingest(ctx context.Context, events []event.Event) ([]event.Recei
 // operator does what the API is asked to do. It wakes the worker of its process,
 // which takes notifications of the store's connections for the intake's.
 type operator struct {
-	store  *store.Store
+	*store.Store
 	worker *worker.Worker // nil where there is none
+}
+
+// AcceptConflict keeps the promises of api.SourceOperator.
+func (o operator) AcceptConflict(ctx context.Context, eventID, source, hash, caller string) (newID string, err error) {
+	newID, err = o.Store.AcceptConflict(ctx, eventID, source, hash, caller)
+	if err == nil && o.worker != nil {
+		o.worker.Wake(worker.Notified)
+	}
+	return newID, err
 }
 
 // Replay keeps the promises of api.Operator.
 func (o operator) Replay(ctx context.Context, eventID, source, destination, caller string) (replayed int64, err error) {
-	replayed, err = o.store.Replay(ctx, eventID, source, destination, caller)
+	replayed, err = o.Store.Replay(ctx, eventID, source, destination, caller)
 	if replayed > 0 && o.worker != nil {
 		o.worker.Wake(worker.Notified)
 	}

@@ -167,9 +167,10 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 			return nil, err
 		}
 		guarded := router.NewRoute().Subrouter()
-		guarded.Use(api.Guard(api.GuardConfig{Token: s.Admin.Token, Open: s.Admin.Auth == "none"}, log))
+		guarded.Use(api.Guard(api.GuardConfig{Token: s.Admin.Token, ReadToken: s.Admin.Read, Open: s.Admin.Auth == "none"}, log))
 		guarded.Use(api.SameOrigin(log))
 		api.NewHandler(p.reads, operator{p.store, p.worker}, readTimeout, log).Register(guarded)
+		api.NewSourceHandler(p.reads, operator{p.store, p.worker}, sourceProcess{p.sources, handler}, readTimeout, log).Register(guarded)
 		p.stream.Register(guarded)
 		page.Register(guarded)
 	}

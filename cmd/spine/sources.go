@@ -1,7 +1,10 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"net/url"
+	"time"
 
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/ingest"
@@ -36,3 +39,45 @@ func (s intakeSource) Policy() ingest.Policy {
 
 // RedactTarget is the address of a request, without secrets.
 func (s intakeSource) RedactTarget(u *url.URL) string { return source.RedactTarget(u) }
+
+// sourceProcess keeps the promises of api.SourceProcess.
+type sourceProcess struct {
+	*source.Registry
+	handler *ingest.Handler
+}
+
+// Check returns settings in the form in which they are stored.
+func (p sourceProcess) Check(settings []byte) (json.RawMessage, error) {
+	c, err := source.ParseConfig(settings)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.Resolve(); err != nil {
+		return nil, err
+	}
+	return json.Marshal(c)
+}
+
+// Presets are all that there are.
+func (p sourceProcess) Presets() any {
+	var all []source.Preset
+	for _, name := range source.Presets() {
+		preset, _ := source.PresetOf(name)
+		all = append(all, preset)
+	}
+	return all
+}
+
+// Sample has a signed sample taken in.
+func (p sourceProcess) Sample(ctx context.Context, name string) (status int, body []byte, err error) {
+	s, err := p.Lookup(name)
+	if err != nil {
+		return 0, nil, err
+	}
+	r, err := s.Sample(time.Now())
+	if err != nil {
+		return 0, nil, err
+	}
+	status, body = p.handler.Take(ctx, name, r)
+	return status, body, nil
+}

@@ -71,7 +71,7 @@ func NewHandler(reader Reader, operator Operator, timeout time.Duration, log zer
 //	GET  /api/overview                  range
 //	POST /api/events/{event_id}/replay  source, destination
 //
-// The lists also take limit (1 to MaxLimit) and cursor, which comes in the
+// SourceHandler has more. The lists also take limit (1 to MaxLimit) and cursor, which comes in the
 // Link header (RFC 8288) of the page before. A page may have fewer rows than its
 // limit, or none, and a next one all the same: it ends where enough rows were
 // looked at, and says in Spine-Looked-Back-To of what time the last one was.
@@ -202,6 +202,8 @@ func eventID(w http.ResponseWriter, r *http.Request) (id string, ok bool) {
 func (h *Handler) answer(w http.ResponseWriter, r *http.Request, body any, next event.Next, err error) {
 	var notStored *event.NotStoredError
 	var ambiguous *event.AmbiguousError
+	var noSource *event.NoSourceError
+	var badSettings *event.BadSettingsError
 	switch {
 	case err == nil:
 		if next.Cursor != "" {
@@ -222,6 +224,16 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, body any, next 
 			Status: http.StatusBadRequest, Sources: ambiguous.Sources,
 			Detail: "This event_id exists in several sources: name one, as in ?source=" + url.QueryEscape(ambiguous.Sources[0]) + ".",
 		})
+	case errors.Is(err, event.ErrNotKept):
+		respond.Refuse(w, respond.Problem{Status: http.StatusNotFound, Detail: "No such rejected request is kept: it may have made room for newer ones."})
+	case errors.As(err, &noSource):
+		respond.Refuse(w, respond.Problem{Status: http.StatusNotFound, Detail: noSource.Detail})
+	case errors.As(err, &badSettings):
+		p := respond.Problem{Status: http.StatusUnprocessableEntity, Detail: "The settings make no sense: see errors."}
+		for _, problem := range badSettings.Problems {
+			p.Errors = append(p.Errors, respond.Fault{Field: problem.Field, Detail: problem.Detail})
+		}
+		respond.Refuse(w, p)
 	case errors.Is(err, event.ErrBadCursor):
 		refuseQuery(w, []respond.Fault{{Parameter: "cursor", Detail: "was not given by this list: start again without it"}})
 	case errors.Is(r.Context().Err(), context.Canceled):
@@ -237,7 +249,7 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, body any, next 
 
 // verb is what a request does to the database.
 func verb(r *http.Request) string {
-	if r.Method == http.MethodPost {
+	if changes(r) {
 		return "written to"
 	}
 	return "read"

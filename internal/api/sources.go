@@ -1,0 +1,371 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/gorilla/mux"
+	"github.com/rs/zerolog"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/respond"
+)
+
+// SourceReader reads who may send, what was refused, and conflicts. The lists are
+// newest first and page as those of Reader do. Its errors are
+// *event.NoSourceError, event.ErrNotKept, event.ErrBadCursor, or the
+// database's. It heeds its context and is called concurrently.
+type SourceReader interface {
+	Sources(ctx context.Context) ([]event.SourceSettings, error)
+	Source(ctx context.Context, name string) (event.SourceSettings, error)
+	RejectedCauses(ctx context.Context) (map[string]map[string]int64, error) // of the last day, by source and cause
+	RejectedRequests(ctx context.Context, page event.Page, filter event.RejectedFilter) ([]event.RejectedRequest, event.Next, error)
+	RejectedRequest(ctx context.Context, id int64) (event.RejectedRequest, error)
+	Conflicts(ctx context.Context, page event.Page, filter event.ConflictFilter) ([]event.ConflictingRow, event.Next, error)
+}
+
+// SourceOperator changes who may send, and what becomes of what was refused.
+// caller is who asked, in the audit log's words. Errors are as of SourceReader,
+// *event.BadSettingsError, and those of Reader.Event for conflicts. Each method
+// may be called again after an error.
+type SourceOperator interface {
+	PutSource(ctx context.Context, name string, settings json.RawMessage, caller string) (event.SourceChange, error)
+	EnableSource(ctx context.Context, name string, enabled bool, caller string) (changed bool, err error)
+	RemoveSource(ctx context.Context, name, caller string) error
+	RotateSource(ctx context.Context, name, secret string, keep time.Duration, caller string) (event.SourceSettings, error)
+	ReplayRejected(ctx context.Context, id int64, trust bool, caller string) error
+	AcceptConflict(ctx context.Context, eventID, source, hash, caller string) (newID string, err error)
+}
+
+// SourceProcess is what this process makes of sources.
+type SourceProcess interface {
+	Statuses() []event.SourceStatus
+	// Check returns settings as they are stored, or an *event.BadSettingsError.
+	Check(settings []byte) (json.RawMessage, error)
+	Presets() any // as JSON
+	// Sample has the source take in a sample that is signed as its provider
+	// would, and returns what that is answered with.
+	Sample(ctx context.Context, name string) (status int, body []byte, err error)
+}
+
+// SourceHandler answers /api/sources, /api/rejected and /api/conflicts.
+type SourceHandler struct {
+	*Handler
+	reader   SourceReader
+	operator SourceOperator
+	process  SourceProcess
+}
+
+// NewSourceHandler returns a SourceHandler that spends at most timeout on a
+// request.
+func NewSourceHandler(reader SourceReader, operator SourceOperator, process SourceProcess, timeout time.Duration, log zerolog.Logger) *SourceHandler {
+	return &SourceHandler{Handler: &Handler{timeout: timeout, log: log}, reader: reader, operator: operator, process: process}
+}
+
+// maxSettings is how large the settings of a source may be, in bytes.
+const maxSettings = 64 << 10
+
+// Register adds the handler's routes:
+//
+//	GET    /api/presets
+//	GET    /api/sources
+//	GET    /api/sources/{source}
+//	PUT    /api/sources/{source}              the settings as JSON
+//	DELETE /api/sources/{source}
+//	POST   /api/sources/{source}/disable
+//	POST   /api/sources/{source}/enable
+//	POST   /api/sources/{source}/rotate       {"secret":"env:NAME","keep_seconds":86400}
+//	POST   /api/sources/{source}/sample
+//	GET    /api/rejected                      source, cause, state, since, until
+//	GET    /api/rejected/{id}
+//	POST   /api/rejected/{id}/replay          trust
+//	GET    /api/conflicts                     event_id, source, since, until
+//	POST   /api/conflicts/{event_id}/accept   source, hash
+//
+// What changes something relies on SameOrigin around it.
+func (h *SourceHandler) Register(r *mux.Router) {
+	for _, route := range []struct {
+		method, path string
+		answer       http.HandlerFunc
+	}{
+		{http.MethodGet, "/api/presets", h.presets},
+		{http.MethodGet, "/api/sources", h.sources},
+		{http.MethodGet, "/api/sources/{source}", h.source},
+		{http.MethodPut, "/api/sources/{source}", h.put},
+		{http.MethodDelete, "/api/sources/{source}", h.remove},
+		{http.MethodPost, "/api/sources/{source}/disable", h.enable(false)},
+		{http.MethodPost, "/api/sources/{source}/enable", h.enable(true)},
+		{http.MethodPost, "/api/sources/{source}/rotate", h.rotate},
+		{http.MethodPost, "/api/sources/{source}/sample", h.sample},
+		{http.MethodGet, "/api/rejected", h.rejected},
+		{http.MethodGet, "/api/rejected/{id}", h.rejectedRequest},
+		{http.MethodPost, "/api/rejected/{id}/replay", h.replayRejected},
+		{http.MethodGet, "/api/conflicts", h.conflicts},
+		{http.MethodPost, "/api/conflicts/{event_id}/accept", h.accept},
+	} {
+		methods := []string{route.method}
+		if route.method == http.MethodGet {
+			methods = append(methods, http.MethodHead)
+		}
+		r.Path(route.path).Methods(methods...).Handler(h.bounded(route.answer))
+	}
+}
+
+// sourceRow is a source as the API shows it: as it is stored, and what this
+// process makes of it, which is nothing before it has read it.
+type sourceRow struct {
+	Source      string           `json:"source"`
+	State       string           `json:"state"`    // open, verified, disabled or broken
+	Problems    []string         `json:"problems"` // why it is broken
+	Preset      string           `json:"preset"`
+	Path        string           `json:"path"`  // that its provider posts to
+	Steps       []string         `json:"steps"` // what to enter there
+	Settings    json.RawMessage  `json:"settings"`
+	DisabledAt  *event.Timestamp `json:"disabled_at"`
+	CreatedAt   event.Timestamp  `json:"created_at"`
+	UpdatedAt   event.Timestamp  `json:"updated_at"`
+	UpdatedBy   *string          `json:"updated_by"`
+	LastArrival *event.Timestamp `json:"last_arrival_at"`
+	Rejected    map[string]int64 `json:"rejected"` // requests of the last day that were refused and kept, by cause
+}
+
+// rows joins sources with what this process knows of them.
+func (h *SourceHandler) rows(ctx context.Context, stored ...event.SourceSettings) ([]sourceRow, error) {
+	causes, err := h.reader.RejectedCauses(ctx)
+	if err != nil {
+		return nil, err
+	}
+	statuses := map[string]event.SourceStatus{}
+	for _, s := range h.process.Statuses() {
+		statuses[s.Source] = s
+	}
+	rows := make([]sourceRow, len(stored))
+	for i, s := range stored {
+		status := statuses[s.Source]
+		rows[i] = sourceRow{
+			Source: s.Source, State: status.State, Problems: status.Problems, Preset: status.Preset, Path: status.Path, Steps: status.Steps,
+			Settings: s.Settings, DisabledAt: s.DisabledAt, CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, UpdatedBy: s.UpdatedBy,
+			LastArrival: s.LastArrival, Rejected: causes[s.Source],
+		}
+	}
+	return rows, nil
+}
+
+func (h *SourceHandler) presets(w http.ResponseWriter, r *http.Request) {
+	if _, faults := parameters(r); refuseQuery(w, faults) {
+		return
+	}
+	h.answer(w, r, h.process.Presets(), event.Next{}, nil)
+}
+
+func (h *SourceHandler) sources(w http.ResponseWriter, r *http.Request) {
+	if _, faults := parameters(r); refuseQuery(w, faults) {
+		return
+	}
+	stored, err := h.reader.Sources(r.Context())
+	var rows []sourceRow
+	if err == nil {
+		rows, err = h.rows(r.Context(), stored...)
+	}
+	h.answer(w, r, rows, event.Next{}, err)
+}
+
+func (h *SourceHandler) source(w http.ResponseWriter, r *http.Request) {
+	if _, faults := parameters(r); refuseQuery(w, faults) {
+		return
+	}
+	h.answerSource(w, r, mux.Vars(r)["source"])
+}
+
+// answerSource answers with a source as it is now.
+func (h *SourceHandler) answerSource(w http.ResponseWriter, r *http.Request, name string) {
+	stored, err := h.reader.Source(r.Context(), name)
+	rows := make([]sourceRow, 1)
+	if err == nil {
+		rows, err = h.rows(r.Context(), stored)
+	}
+	if err != nil {
+		rows = make([]sourceRow, 1)
+	}
+	h.answer(w, r, rows[0], event.Next{}, err)
+}
+
+func (h *SourceHandler) put(w http.ResponseWriter, r *http.Request) {
+	if _, faults := parameters(r); refuseQuery(w, faults) {
+		return
+	}
+	body, ok := bodyOf(w, r)
+	if !ok {
+		return
+	}
+	settings, err := h.process.Check(body)
+	var change event.SourceChange
+	if err == nil {
+		change, err = h.operator.PutSource(r.Context(), mux.Vars(r)["source"], settings, caller(r))
+	}
+	h.answer(w, r, change, event.Next{}, err)
+}
+
+// bodyOf reads a small body, or refuses it.
+func bodyOf(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSettings))
+	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
+		respond.Refuse(w, respond.Problem{Status: http.StatusRequestEntityTooLarge, Detail: "The body is larger than " + strconv.Itoa(maxSettings) + " bytes."})
+		return nil, false
+	}
+	if err != nil {
+		respond.Refuse(w, respond.Problem{Status: http.StatusBadRequest, Detail: "The body is cut short."})
+		return nil, false
+	}
+	return body, true
+}
+
+func (h *SourceHandler) remove(w http.ResponseWriter, r *http.Request) {
+	if _, faults := parameters(r); refuseQuery(w, faults) {
+		return
+	}
+	name := mux.Vars(r)["source"]
+	err := h.operator.RemoveSource(r.Context(), name, caller(r))
+	h.answer(w, r, event.SourceChange{Source: name, Change: "removed"}, event.Next{}, err)
+}
+
+func (h *SourceHandler) enable(enabled bool) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if _, faults := parameters(r); refuseQuery(w, faults) {
+			return
+		}
+		changed, err := h.operator.EnableSource(r.Context(), mux.Vars(r)["source"], enabled, caller(r))
+		h.answer(w, r, struct {
+			Changed bool `json:"changed"`
+		}{changed}, event.Next{}, err)
+	}
+}
+
+func (h *SourceHandler) rotate(w http.ResponseWriter, r *http.Request) {
+	if _, faults := parameters(r); refuseQuery(w, faults) {
+		return
+	}
+	body, ok := bodyOf(w, r)
+	if !ok {
+		return
+	}
+	var asked struct {
+		Secret string   `json:"secret"`
+		Keep   *float64 `json:"keep_seconds"`
+	}
+	if json.Unmarshal(body, &asked) != nil || asked.Secret == "" || asked.Keep != nil && !(*asked.Keep >= 0 && *asked.Keep <= 1e8) {
+		respond.Refuse(w, respond.Problem{
+			Status: http.StatusUnprocessableEntity,
+			Detail: `The body must be an object such as {"secret":"env:NAME","keep_seconds":86400}.`,
+		})
+		return
+	}
+	keep := 24 * time.Hour
+	if asked.Keep != nil {
+		keep = time.Duration(*asked.Keep * float64(time.Second))
+	}
+	name := mux.Vars(r)["source"]
+	if _, err := h.operator.RotateSource(r.Context(), name, asked.Secret, keep, caller(r)); err != nil {
+		h.answer(w, r, nil, event.Next{}, err)
+		return
+	}
+	h.answerSource(w, r, name)
+}
+
+// sample answers 200 with what the sample was answered with, whatever that is.
+func (h *SourceHandler) sample(w http.ResponseWriter, r *http.Request) {
+	if _, faults := parameters(r); refuseQuery(w, faults) {
+		return
+	}
+	status, body, err := h.process.Sample(r.Context(), mux.Vars(r)["source"])
+	if err != nil {
+		respond.Refuse(w, respond.Problem{Status: http.StatusConflict, Detail: "No sample can be sent: " + err.Error() + "."})
+		return
+	}
+	h.answer(w, r, struct {
+		Status int             `json:"status"`
+		Answer json.RawMessage `json:"answer"`
+	}{status, body}, event.Next{}, nil)
+}
+
+func (h *SourceHandler) rejected(w http.ResponseWriter, r *http.Request) {
+	q, faults := list(r, 50, "source", "cause", "state", "since", "until")
+	if refuseQuery(w, faults) {
+		return
+	}
+	rows, next, err := h.reader.RejectedRequests(r.Context(), q.page, event.RejectedFilter{
+		Source: q.filter["source"], Cause: q.filter["cause"], State: q.filter["state"], Span: q.span,
+	})
+	h.answer(w, r, rows, next, err)
+}
+
+func (h *SourceHandler) rejectedRequest(w http.ResponseWriter, r *http.Request) {
+	if _, faults := parameters(r); refuseQuery(w, faults) {
+		return
+	}
+	id, ok := number(w, r)
+	if !ok {
+		return
+	}
+	request, err := h.reader.RejectedRequest(r.Context(), id)
+	h.answer(w, r, request, event.Next{}, err)
+}
+
+// number reads the number in a path. What is none is answered 404.
+func number(w http.ResponseWriter, r *http.Request) (int64, bool) {
+	id, err := strconv.ParseInt(mux.Vars(r)["id"], 10, 64)
+	if err != nil {
+		respond.Refuse(w, respond.Problem{Status: http.StatusNotFound, Detail: "The id of a rejected request is a number."})
+	}
+	return id, err == nil
+}
+
+func (h *SourceHandler) replayRejected(w http.ResponseWriter, r *http.Request) {
+	query, faults := parameters(r, "trust")
+	if trust, given := query["trust"]; given && trust != "1" {
+		faults = append(faults, respond.Fault{Parameter: "trust", Detail: "must be 1, or be left out"})
+	}
+	if refuseQuery(w, faults) {
+		return
+	}
+	id, ok := number(w, r)
+	if !ok {
+		return
+	}
+	err := h.operator.ReplayRejected(r.Context(), id, query["trust"] == "1", caller(r))
+	h.answer(w, r, struct {
+		State string `json:"state"`
+	}{event.RejectedRequested}, event.Next{}, err)
+}
+
+func (h *SourceHandler) conflicts(w http.ResponseWriter, r *http.Request) {
+	q, faults := list(r, 20, "event_id", "source", "since", "until")
+	if refuseQuery(w, faults) {
+		return
+	}
+	rows, next, err := h.reader.Conflicts(r.Context(), q.page, event.ConflictFilter{EventID: q.filter["event_id"], Source: q.filter["source"], Span: q.span})
+	if rows == nil {
+		rows = []event.ConflictingRow{}
+	}
+	h.answer(w, r, rows, next, err)
+}
+
+func (h *SourceHandler) accept(w http.ResponseWriter, r *http.Request) {
+	query, faults := parameters(r, "source", "hash")
+	if refuseQuery(w, faults) {
+		return
+	}
+	id, ok := eventID(w, r)
+	if !ok {
+		return
+	}
+	accepted, err := h.operator.AcceptConflict(r.Context(), id, query["source"], query["hash"], caller(r))
+	h.answer(w, r, struct {
+		EventID string `json:"event_id"`
+	}{accepted}, event.Next{}, err)
+}
