@@ -129,7 +129,7 @@ func TestThePageIsLight(t *testing.T) {
 		zipped += get(t, h, address(name), "Accept-Encoding", "gzip").Body.Len()
 	}
 	t.Logf("%d bytes, %d as browsers get them", plain, zipped)
-	require.Less(t, plain, 150_000)
+	require.Less(t, plain, 175_000)
 	require.Less(t, zipped, 60_000)
 }
 

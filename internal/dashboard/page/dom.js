@@ -138,8 +138,9 @@ export function badge(status) {
   const [sign, tone] = {
     pending: ['clock', 'wait'], processing: ['run', 'run'], completed: ['check', 'good'], failed: ['retry', 'warn'], dead: ['dead', 'bad'],
     success: ['check', 'good'], failure: ['cross', 'bad'], accepted: ['check', 'good'], deduplicated: ['check', 'wait'], conflict: ['alert', 'warn'],
+    kept: ['inbox', 'warn'], requested: ['clock', 'wait'], taken_in: ['check', 'good'], refused: ['cross', 'bad'],
   }[status] ?? ['dot', 'wait'];
-  return h('span', { class: `badge ${tone}`, 'data-status': status }, icon(sign), foreign(status));
+  return h('span', { class: `badge ${tone}`, 'data-status': status }, icon(sign), foreign(status.replaceAll('_', ' ')));
 }
 
 // say has a screen reader speak a sentence.
@@ -154,7 +155,7 @@ export function toast(sentence, tone = 'good') {
   const box = h('div', { class: `toast ${tone}` }, icon(tone === 'good' ? 'check' : 'alert'), h('span', {}, sentence),
     h('button', { type: 'button', class: 'quiet icon-only', 'aria-label': 'Dismiss', click: () => box.remove() }, icon('cross')));
   document.getElementById('toasts').append(box);
-  say(sentence);
+  say(box.textContent);
   setTimeout(() => box.remove(), 8000);
 }
 

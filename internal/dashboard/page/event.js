@@ -45,6 +45,25 @@ export function replayButton(app, p, { small = false, done } = {}) {
   return button;
 }
 
+// acceptButton offers to make an event of another payload that came under a known
+// id, or leads to the event that was made of it. c is a conflict.
+export function acceptButton(c, done) {
+  if (c.accepted_as) return h('span', {}, 'accepted as ', h('a', { href: `#/event${query({ id: c.accepted_as, source: c.source })}` }, foreign(c.accepted_as, { limit: 80 })));
+  const button = h('button', { type: 'button', class: 'small', 'data-accept': c.payload_hash, title: 'Deliver this payload too, as an event of its own', click: async () => {
+    button.disabled = true;
+    try {
+      const { data } = await post(`api/conflicts/${encodeURIComponent(c.event_id)}/accept${query({ source: c.source, hash: c.payload_hash })}`);
+      button.replaceWith(acceptButton({ ...c, accepted_as: data.event_id }));
+      toast('It is an event of its own now, and queued.');
+      done?.();
+    } catch (error) {
+      toast(`Not accepted. ${error.message}`, 'bad');
+      button.disabled = false;
+    }
+  } }, icon('check'), 'Accept this one');
+  return button;
+}
+
 // Timeline draws the steps of an event, and adds those that come.
 export class Timeline {
   #first = null;
@@ -158,7 +177,7 @@ function conflictCard(stored, conflict, i) {
     h('span', { class: 'sign' }, others.has(plain(line)) ? ' ' : sign), foreign(line, { limit: 2000 }), '\n')));
   const c = conflict.content;
   return h('div', { class: 'conflict' },
-    h('p', {}, h('strong', {}, `Other payload ${i + 1}`), ' first came ', time(c.created_at), ', ', c.seen_count === 1 ? 'once' : `${count(c.seen_count)} times`, ', as ', foreign(c.event_type, { limit: 100 }), h('span', { class: 'aside' }, copyButton(conflict.raw && conflict.raw !== 'null' ? conflict.raw : c.payload_base64 ?? ''))),
+    h('p', {}, h('strong', {}, `Other payload ${i + 1}`), ' first came ', time(c.created_at), ', ', c.seen_count === 1 ? 'once' : `${count(c.seen_count)} times`, ', as ', foreign(c.event_type, { limit: 100 }), h('span', { class: 'aside' }, acceptButton({ ...c, event_id: stored.content.event_id, source: stored.content.source }), copyButton(conflict.raw && conflict.raw !== 'null' ? conflict.raw : c.payload_base64 ?? ''))),
     h('div', { class: 'sides' }, h('div', {}, h('h3', {}, 'Stored and delivered'), side(a, inB, '−', 'The payload that is stored')), h('div', {}, h('h3', {}, 'Came later, kept as evidence'), side(b, inA, '+', 'The payload that came later'))));
 }
 
@@ -234,6 +253,8 @@ export function event(app, parameters) {
         facet('stored', [time(d.created_at), ' (', age(d.created_at), ')']), facet('occurred', time(d.occurred_at)),
         facet('received', d.seen_count === 1 ? 'once' : `${count(d.seen_count)} times`),
         d.conflicts.length ? facet('conflicts', h('a', { href: '#conflicts', click: (e) => { e.preventDefault(); conflicts.scrollIntoView({ block: 'start' }); conflicts.querySelector('h2')?.focus(); } }, `${counted(d.conflicts.length, 'other payload')} kept`)) : null,
+        d.same_body_as ? facet('same body as', h('a', { href: `#/event${query({ id: d.same_body_as, source: d.source })}` }, foreign(d.same_body_as, { limit: 60 }))) : null,
+        d.id_derived ? facet('id', 'made from the body: the sender gives none') : null,
         facet('hash', h('code', { class: 'hash', title: d.payload_hash }, `${d.payload_hash.slice(0, 12)}…`)));
     }
     timeline.set(d.timeline, d.timeline_truncated);

@@ -7,7 +7,8 @@ import { badge, fill, foreign, h, icon, say } from './dom.js';
 import { age, count, local, now, rangeNames, ranges, since, span, time } from './format.js';
 import { eventLink, searchBox } from './search.js';
 import { knownActions, outcome, rest, sentence } from './words.js';
-import { replayButton } from './event.js';
+import { acceptButton, replayButton } from './event.js';
+import { againButton } from './rejected.js';
 
 const pageRows = 50;
 const mostRows = 1000;   // in the document; older ones are a narrower question
@@ -81,6 +82,37 @@ const kinds = {
     none: ['No dead letters.', 'Events end here once their attempts are used up, or a destination refuses them for good.'],
     good: true,
   },
+  rejected: {
+    title: 'Rejected requests', path: 'api/rejected', key: (r) => r.id, limit: pageRows, at: (r) => r.at,
+    filters: ['source', 'cause', 'state', 'range'],
+    columns: [
+      column('time', 'came', (r) => time(r.at), { sorted: true }),
+      column('id', 'request', (r) => h('a', { class: 'id', href: `#/request${query({ id: String(r.id) })}` }, `${r.method} ${r.id}`)),
+      column('status', 'state', (r) => badge(r.state), { of: (r) => r.state }),
+      column('code', 'answer', (r) => h('span', { class: 'code' }, String(r.status))),
+      column('type', 'cause', (r) => foreign(r.cause.replaceAll('_', ' '), { limit: 60 })),
+      column('source', 'source', named),
+      column('dest', 'from', (r) => foreign(r.remote)),
+      column('long', 'why', (r) => [foreign(r.detail, { limit: 160 }), r.event_id ? [' ', id(r)] : null]),
+      column('do', 'what to do', (r) => (r.state === 'taken_in' ? '' : againButton(r, { small: true })), { of: (r) => r.state }),
+    ],
+    none: ['Nothing was rejected.', 'Requests to a source that are refused are kept here for a while, so that what was refused by mistake can be taken in.'],
+    good: true,
+  },
+  conflicts: {
+    title: 'Conflicts', path: 'api/conflicts', key: (r) => `${r.source} ${r.event_id} ${r.payload_hash}`, limit: pageRows, at: (r) => r.created_at,
+    filters: ['source', 'range'],
+    columns: [
+      column('time', 'came', (r) => time(r.created_at), { sorted: true }),
+      column('id', 'event', id),
+      column('source', 'source', named),
+      column('times', 'seen', (r) => `${count(r.seen_count)}×`, { number: true }),
+      column('long', 'differences', (r) => (r.differences ? r.differences.slice(0, 5).map((d) => [h('code', {}, foreign(d.path || '/', { limit: 80 })), ' ', foreign(JSON.stringify(d.was), { limit: 60 }), ' → ', foreign(JSON.stringify(d.is), { limit: 60 }), h('br')]) : 'one of the two is kept as bytes')),
+      column('do', 'what to do', (r) => acceptButton(r), { of: (r) => r.accepted_as }),
+    ],
+    none: ['No conflicts.', 'When another payload comes under a known id, the first stays and the other is kept here as evidence.'],
+    good: true,
+  },
 };
 
 function preview(r) {
@@ -125,7 +157,7 @@ export function list(app, name, parameters) {
 
   function take(p) {
     const taken = {};
-    for (const key of ['id', 'status', 'type', 'source', 'destination', 'outcome', 'action', 'success', 'range', 'since', 'until']) {
+    for (const key of ['id', 'status', 'type', 'source', 'destination', 'outcome', 'action', 'success', 'cause', 'state', 'range', 'since', 'until']) {
       const value = p.get(key);
       if (value) taken[key] = value;
     }
@@ -135,7 +167,7 @@ export function list(app, name, parameters) {
   // The question, as the API takes it.
   function question(limit) {
     const q = { ...kind.fixed };
-    for (const f of ['status', 'type', 'source', 'destination', 'outcome', 'action', 'success', 'since', 'until']) {
+    for (const f of ['status', 'type', 'source', 'destination', 'outcome', 'action', 'success', 'cause', 'state', 'since', 'until']) {
       if (filters[f] && !(f in q)) q[f] = filters[f];
     }
     if (filters.id) q.event_id = filters.id;
@@ -384,6 +416,8 @@ export function list(app, name, parameters) {
       type: () => textField('type', 'type', () => [...new Set(rows.map((r) => r.event_type).filter(Boolean))].slice(0, 50)),
       source: () => textField('source', 'source', () => app.sources()),
       destination: () => textField('destination', 'destination'),
+      cause: () => textField('cause', 'cause', () => [...new Set(rows.map((r) => r.cause).filter(Boolean))]),
+      state: () => select('state', 'state', ['kept', 'requested', 'taken_in', 'refused'], 'any'),
       range: () => [
         field(kind.rangeOf ?? 'time', h('select', { name: 'range', change: (e) => rangePicked(e.target.value) }, h('option', { value: '' }, 'any time'), Object.entries(rangeNames).map(([v, words]) => h('option', { value: v }, words)), h('option', { value: 'custom' }, 'From … to …')), 'range'),
         h('div', { class: 'custom', hidden: true }, field('from', h('input', { type: 'datetime-local', name: 'since', step: '1', change: (e) => setFilter({ range: '', since: fromLocal(e.target.value) }) })), field('to', h('input', { type: 'datetime-local', name: 'until', step: '1', change: (e) => setFilter({ range: '', until: fromLocal(e.target.value) }) }))),

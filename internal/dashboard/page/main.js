@@ -9,6 +9,7 @@ import { tick } from './format.js';
 import { list } from './lists.js';
 import { Live } from './live.js';
 import { overview } from './overview.js';
+import { request } from './rejected.js';
 import { eventLink, searchBox } from './search.js';
 import { sources } from './sources.js';
 
@@ -19,8 +20,11 @@ const views = {
   audit: { label: 'Audit', sign: 'list', make: (app, p) => list(app, 'audit', p) },
   dead: { label: 'Dead letters', sign: 'dead', make: (app, p) => list(app, 'dead', p) },
   sources: { label: 'Sources', sign: 'plug', make: sources },
+  rejected: { label: 'Rejected', sign: 'alert', make: (app, p) => list(app, 'rejected', p) },
+  conflicts: { label: 'Conflicts', sign: 'copy', make: (app, p) => list(app, 'conflicts', p) },
   test: { label: 'Test desk', sign: 'flask', make: desk },
-  event: { make: event },
+  event: { make: event, within: 'events' },
+  request: { make: request, within: 'rejected' },
 };
 
 const byID = (id) => document.getElementById(id);
@@ -55,7 +59,7 @@ function route() {
     location.replace('#/');
     return;
   }
-  if (shown && shown.name === name && name !== 'event') {
+  if (shown && shown.name === name && !known.within) {
     if (shown.hash === hash) return;
     shown.hash = hash;
     shown.view.update(parameters);
@@ -87,9 +91,9 @@ function route() {
   }
   document.title = `${shown.view.title} · Spine`;
   for (const link of byID('nav').querySelectorAll('a')) {
-    const here = link.dataset.view === (name === 'event' ? 'events' : name);
+    const here = link.dataset.view === (known.within ?? name);
     if (here) {
-      link.setAttribute('aria-current', name === 'event' ? 'true' : 'page');
+      link.setAttribute('aria-current', known.within ? 'true' : 'page');
       link.scrollIntoView({ block: 'nearest', inline: 'center', behavior: 'instant' });
     } else {
       link.removeAttribute('aria-current');

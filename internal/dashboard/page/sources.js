@@ -1,9 +1,10 @@
-// Who sends: when each source sent something last, how fast, and how to send to
-// it.
+// Who may send: whether a source can be used, what it sent last and how fast,
+// what was refused, and what to enter at its provider.
 
-import { advice, query, read, Refresher } from './api.js';
-import { copyButton, fill, foreign, h, icon } from './dom.js';
-import { age, coarse, count, now, setNow, short } from './format.js';
+import { advice, post, query, read, Refresher } from './api.js';
+import { badge, copyButton, fill, foreign, h, icon, toast } from './dom.js';
+import { age, coarse, count, counted, now, short } from './format.js';
+import { eventLink } from './search.js';
 
 const sample = 50; // newest events from which a source's rate is taken
 
@@ -14,17 +15,15 @@ export function sources(app) {
   const notice = h('div', { class: 'notice-space' });
   const cards = h('div', { class: 'source-cards' });
   const element = h('div', { class: 'view' }, heading,
-    h('p', { class: 'lead' }, 'A source is whoever sends webhooks to one address. An event is stored once for each id within its source.'), notice, cards);
+    h('p', { class: 'lead' }, 'A source is whoever sends webhooks to one address. An event is stored once for each id within its source. Add one with ', h('code', {}, 'spine source add'), ' or ', h('code', {}, 'spine apply'), '.'), notice, cards);
   const drawn = new Map();
-  let overview = null;
+  let all = null;
   let failure = null;
   const rates = new Map();
 
   const refresher = new Refresher(async (signal) => {
     try {
-      const { data } = await read(`api/overview${query({ range: '15m' })}`, signal);
-      setNow(data.at);
-      overview = data;
+      ({ data: all } = await read('api/sources', signal));
       failure = null;
     } catch (error) {
       if (!signal.aborted) failure = error;
@@ -32,7 +31,7 @@ export function sources(app) {
       throw error;
     }
     requestAnimationFrame(draw);
-    for (const s of shown()) {
+    for (const s of all) {
       if (!s.last_arrival_at) continue;
       try {
         const { data, next } = await read(`api/events${query({ source: s.source, limit: sample })}`, signal);
@@ -45,18 +44,18 @@ export function sources(app) {
     }
   }, 3000);
 
-  function shown() {
-    const list = overview?.sources ?? [];
-    return [list.find((s) => s.source === 'default') ?? { source: 'default', last_arrival_at: null }, ...list.filter((s) => s.source !== 'default')];
-  }
-
   function draw() {
     fill(notice, failure ? h('div', { class: 'notice bad', role: 'alert' }, icon('alert'), h('div', {}, h('p', {}, h('strong', {}, failure.message)), h('p', {}, advice(failure))), h('button', { type: 'button', click: () => refresher.now() }, 'Try again now')) : null);
-    if (!overview) return;
-    for (const s of shown()) {
+    if (!all) return;
+    for (const [name, card] of drawn) {
+      if (all.some((s) => s.source === name)) continue;
+      card.element.remove();
+      drawn.delete(name);
+    }
+    for (const s of all) {
       let card = drawn.get(s.source);
       if (!card) {
-        card = sourceCard(s.source);
+        card = sourceCard(s.source, () => refresher.now());
         drawn.set(s.source, card);
         cards.append(card.element);
       }
@@ -79,20 +78,44 @@ function rateOf(rows, next) {
   return `${rate}; the newest ${count(rows.length)} within ${coarse(seconds)}`;
 }
 
-function sourceCard(source) {
+function sourceCard(source, changed) {
   const url = webhookURL(source);
-  const body = JSON.stringify({ event_id: 'test-001', event_type: 'user.created', occurred_at: '2024-01-30T12:00:00Z', payload: { user_id: 123 } });
-  const curl = `curl ${url} --json '${body}'`;
+  const label = (words) => `${words} of ${source}`;
+  const state = h('span', {});
   const last = h('dd', {}, '—');
   const rate = h('dd', {}, '—');
+  const refused = h('dd', {}, '—');
+  const problems = h('div', {});
+  const steps = h('div', {});
+  const actions = h('div', { class: 'actions' });
+  const said = h('p', { class: 'said', role: 'status' });
   const element = h('section', { class: 'card source', 'data-source': source },
-    h('h2', {}, foreign(source), ' ', h('span', { class: 'aside' }, h('a', { href: `#/events${query({ source })}` }, 'events'))),
-    h('dl', { class: 'facts' }, h('dt', {}, 'last arrival'), last, h('dt', {}, 'rate'), rate),
-    h('h3', {}, 'Send to ', copyButton(url)), h('pre', { class: 'code-block wrap', tabindex: '0', role: 'region', 'aria-label': `Address of ${source}` }, url),
-    source === 'default'
-      ? [h('h3', {}, 'For example ', copyButton(curl)), h('pre', { class: 'code-block wrap', tabindex: '0', role: 'region', 'aria-label': 'Example with curl' }, curl),
-        h('p', {}, h('a', { class: 'button', href: '#/test' }, icon('flask'), 'Send one from here'))]
-      : h('p', { class: 'muted' }, 'Its provider signs what it sends: an example by hand would be refused.'));
+    h('h2', {}, foreign(source), ' ', state, ' ', h('span', { class: 'aside' }, h('a', { href: `#/events${query({ source })}` }, 'events'))),
+    problems,
+    h('dl', { class: 'facts' }, h('dt', {}, 'last arrival'), last, h('dt', {}, 'rate'), rate, h('dt', {}, 'rejected'), refused),
+    h('h3', {}, 'Address ', copyButton(url)), h('pre', { class: 'code-block wrap', tabindex: '0', role: 'region', 'aria-label': label('Address') }, url), steps, actions, said);
+
+  async function act(button, path, done) {
+    button.disabled = true;
+    try {
+      done((await post(`api/sources/${encodeURIComponent(source)}/${path}`)).data);
+    } catch (error) {
+      toast(error.message, 'bad');
+    }
+    button.disabled = false;
+    changed();
+  }
+  function sample(e) {
+    act(e.currentTarget, 'sample', ({ status, answer }) => {
+      fill(said, answer?.event_id ? [badge(answer.status), ' ', h('a', { href: eventLink(answer.event_id, source) }, foreign(answer.event_id, { limit: 80 }))]
+        : [h('span', { class: 'code' }, String(status)), ' ', foreign(answer?.detail ?? answer?.[0]?.status ?? '', { limit: 300 })]);
+    });
+  }
+  function enable(e) {
+    const disabled = element.dataset.state === 'disabled';
+    act(e.currentTarget, disabled ? 'enable' : 'disable', () => toast(disabled ? 'Events are taken from it again.' : 'Nothing more is taken from it.'));
+  }
+
   return {
     element,
     set(s, words) {
@@ -102,6 +125,25 @@ function sourceCard(source) {
       }
       const text = words ?? (s.last_arrival_at ? '—' : 'nothing yet');
       if (rate.textContent !== text) rate.textContent = text;
+      const causes = Object.entries(s.rejected ?? {}).sort((a, b) => b[1] - a[1]);
+      if (refused.dataset.sign !== JSON.stringify(causes)) {
+        refused.dataset.sign = JSON.stringify(causes);
+        fill(refused, causes.length ? causes.map(([cause, n], i) => [i ? ', ' : '', h('a', { href: `#/rejected${query({ source, cause })}` }, `${count(n)} ${cause.replaceAll('_', ' ')}`)]) : 'nothing', causes.length ? ' kept within a day' : ' within a day');
+      }
+      const sign = JSON.stringify([s.state, s.problems, s.steps]);
+      if (element.dataset.sign === sign || actions.contains(document.activeElement) && element.dataset.state === s.state) return;
+      element.dataset.sign = sign;
+      element.dataset.state = s.state;
+      const [tone, shape, what] = {
+        open: ['warn', 'alert', 'open to anyone'], verified: ['good', 'check', 'verified'], disabled: ['wait', 'pause', 'disabled'], broken: ['bad', 'cross', 'broken'],
+      }[s.state] ?? ['wait', 'clock', 'not read yet'];
+      fill(state, h('span', { class: `badge ${tone}` }, icon(shape), what));
+      fill(problems, s.problems?.length ? h('div', { class: 'notice bad' }, icon('alert'), h('div', {}, h('p', {}, h('strong', {}, s.state === 'broken' ? 'It cannot be used: what comes is answered 503, and most providers send it again.' : 'Look at this:')), s.problems.map((p) => h('p', {}, foreign(p, { limit: 300 }))))) : null);
+      fill(steps, s.steps?.length ? h('details', {}, h('summary', {}, `What to enter at the provider, in ${counted(s.steps.length, 'step')}`), h('ol', { class: 'steps' }, s.steps.map((t) => h('li', {}, foreign(t.replace(/https:\/\/YOUR-HOST[^\s;,]*/, url), { limit: 500 }))))) : null);
+      fill(actions,
+        h('button', { type: 'button', disabled: s.state !== 'open' && s.state !== 'verified', click: sample }, icon('send'), s.state === 'open' ? 'Send a sample' : 'Send signed sample'),
+        h('button', { type: 'button', class: 'quiet', click: enable }, icon(s.state === 'disabled' ? 'run' : 'pause'), s.state === 'disabled' ? 'Enable' : 'Disable'),
+        source === 'default' ? h('a', { class: 'button quiet', href: '#/test' }, icon('flask'), 'Test desk') : null);
     },
   };
 }

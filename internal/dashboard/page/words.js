@@ -39,6 +39,10 @@ export function sentence(action, details) {
     case 'event_replayed': return ['Replayed', by, d.from ? [', was ', foreign(text(d.from))] : [], at];
     case 'claims_paused': return ['Claims paused', d.destination ? [' for ', foreign(text(d.destination))] : [], by];
     case 'claims_resumed': return ['Claims resumed', d.destination ? [' for ', foreign(text(d.destination))] : [], by];
+    case 'request_replayed': return [`Rejected request ${d.request ?? ''} to be looked at again`, d.trust ? ', unverified' : '', by];
+    case 'conflict_accepted': return ['Other payload accepted as ', foreign(text(d.accepted_as)), by];
+    case 'source_added': case 'source_changed': case 'source_disabled': case 'source_enabled': case 'source_removed':
+      return [upper(visibleWords(action)), by];
     default: {
       const words = upper(visibleWords(action));
       return [foreign(words)];
@@ -62,7 +66,7 @@ export function outcome(d, { limit = 200 } = {}) {
   return parts;
 }
 
-const said = new Set(['attempt', 'status', 'error', 'duration_ms', 'answer', 'delay_ms', 'destination', 'worker', 'by', 'caller', 'from', 'to', 'evidence', 'outcome', 'lease', 'next_attempt_at']);
+const said = new Set(['attempt', 'status', 'error', 'duration_ms', 'answer', 'delay_ms', 'destination', 'worker', 'by', 'caller', 'from', 'to', 'evidence', 'outcome', 'lease', 'next_attempt_at', 'accepted_as', 'request', 'trust']);
 
 // rest is what details hold beside what sentence and outcome say.
 export function rest(action, d) {
@@ -73,7 +77,8 @@ export function rest(action, d) {
 
 const actions = new Set(['event_received', 'event_inserted', 'event_deduped', 'conflict_detected', 'event_queued', 'processing_attempt_started',
   'processing_attempt_failed', 'processing_succeeded', 'retry_scheduled', 'processing_failed_permanently', 'lease_expired', 'lease_returned', 'lease_lost',
-  'status_changed', 'event_replayed', 'claims_paused', 'claims_resumed']);
+  'status_changed', 'event_replayed', 'claims_paused', 'claims_resumed', 'request_replayed', 'conflict_accepted', 'source_added', 'source_changed',
+  'source_disabled', 'source_enabled', 'source_removed']);
 export const knownActions = [...actions];
 const sentenceKnows = (action) => actions.has(action);
 
