@@ -5,7 +5,7 @@
 // database: the page asks the API, as anybody else does. It promises that the
 // page loads nothing from elsewhere and runs no script but its own, that a
 // browser never shows an older page than the binary's, and that its weight
-// stays below 150 kB. Who may see it is for others to decide.
+// stays below 60 kB as it is sent, compressed. Who may see it is for others to decide.
 package dashboard
 
 import (
