@@ -454,7 +454,7 @@ func (w browser) showsText(t *testing.T) {
 }
 
 // views are the addresses of all views of a page that has these events.
-var views = []string{"#/", "#/events", "#/attempts", "#/audit", "#/dead", "#/sources", "#/test", "#/event?id=dead&source=default", "#/event?id=nobody"}
+var views = []string{"#/", "#/events", "#/attempts", "#/audit", "#/dead", "#/sources", "#/rejected", "#/conflicts", "#/test", "#/event?id=dead&source=default", "#/event?id=nobody"}
 
 // furnished is a service on which every view has something to show.
 func furnished(t *testing.T) *target {

@@ -70,7 +70,7 @@ export function request(app, parameters) {
     const block = (label, value) => h('pre', { class: 'code-block wrap', tabindex: '0', role: 'region', 'aria-label': label }, foreign(value, { limit: longText, lines: true }));
     const done = () => refresher.now();
     fill(content,
-      h('section', { class: 'card' }, h('h2', {}, 'Why'),
+      h('section', { class: 'card spaced' }, h('h2', {}, 'Why'),
         h('p', {}, foreign(r.detail, { limit: 500 })),
         h('dl', { class: 'facts' }, fact('answer', [h('span', { class: 'code' }, String(r.status)), ' ', h('code', {}, r.cause)]), fact('source', h('a', { href: `#/rejected${query({ source: r.source })}` }, foreign(r.source))),
           fact('came', time(r.at)), fact('from', foreign(r.remote)), fact('state', badge(r.state)), r.settled_at ? fact('looked at', time(r.settled_at)) : null,

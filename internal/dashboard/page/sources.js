@@ -23,7 +23,8 @@ export function sources(app) {
 
   const refresher = new Refresher(async (signal) => {
     try {
-      ({ data: all } = await read('api/sources', signal));
+      const { data } = await read('api/sources', signal);
+      all = [...data.filter((s) => s.source === 'default'), ...data.filter((s) => s.source !== 'default')];
       failure = null;
     } catch (error) {
       if (!signal.aborted) failure = error;
