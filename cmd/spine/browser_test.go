@@ -469,6 +469,8 @@ func furnished(t *testing.T) *target {
 	s.awaitStatus(t, "later", "failed")
 	execute(t, s.db, "select spine.pause()")
 	s.accept(t, "waits", `{}`)
+	require.Equal(t, http.StatusUnprocessableEntity, s.post(t, `{}`).code)
+	await(t, s.db, 1, "select count(*) from spine.rejected_requests")
 	return s
 }
 
