@@ -72,7 +72,7 @@ func (l *limits) source(a *arrival, limit Rate) *refusal {
 	if !ok {
 		limiter, _ = l.sources.LoadOrStore(a.name, limit.limiter())
 	}
-	if wait := limit.charge(limiter.(*rate.Limiter)); wait > 0 { //nolint:errcheck,forcetypeassert // it holds nothing else
+	if wait := limit.charge(limiter.(*rate.Limiter)); wait > 0 { //nolint:forcetypeassert // it holds nothing else
 		return &refusal{
 			status: http.StatusTooManyRequests, cause: "source_rate", after: wait,
 			detail: "This source sends more than is taken from it. Send the event again later.",

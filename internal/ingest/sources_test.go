@@ -119,7 +119,7 @@ func TestSignedRequest(t *testing.T) {
 	}
 	e := mustGet(t, in.store, "1")
 	require.Equal(t, "ping", e.Type)
-	require.Equal(t, ping, string(e.Payload))
+	require.JSONEq(t, ping, string(e.Payload))
 	require.True(t, e.IDUnsigned)
 	require.Contains(t, string(e.Headers), "X-Github-Event")
 	require.Empty(t, in.kept.waiting)
@@ -158,7 +158,7 @@ func TestUnverifiedRequest(t *testing.T) {
 	require.Len(t, kept, 2, "and not the one over the rate")
 	for _, k := range kept {
 		require.Equal(t, "github", k.Source)
-		require.Equal(t, ping, string(k.Body))
+		require.JSONEq(t, ping, string(k.Body))
 		require.Equal(t, "127.0.0.1", k.Remote)
 		require.Equal(t, "/webhook/github", k.Target)
 		require.Equal(t, http.StatusUnauthorized, k.Status)
@@ -307,7 +307,7 @@ func TestSignatureIsOverTheBytesOfTheWire(t *testing.T) {
 	require.NoError(t, w.Close())
 	headers := append(github("1", "S1", zipped.String()), "Content-Encoding", "gzip")
 	require.Equal(t, "200 accepted", status(t, in.post(t, "/webhook/github", bytes.NewReader(zipped.Bytes()), headers...)))
-	require.Equal(t, ping, string(mustGet(t, in.store, "1").Payload))
+	require.JSONEq(t, ping, string(mustGet(t, in.store, "1").Payload))
 	headers = append(github("2", "S1", ping), "Content-Encoding", "gzip")
 	requireProblem(t, http.StatusUnauthorized, in.post(t, "/webhook/github", bytes.NewReader(zipped.Bytes()), headers...))
 }
@@ -505,7 +505,7 @@ func TestTakeOfASample(t *testing.T) {
 	in.sources.put("github", githubSettings, keeping)
 	found, err := in.sources.Lookup("github")
 	require.NoError(t, err)
-	sample, err := found.(testSource).Sample(time.Now()) //nolint:errcheck,forcetypeassert // it is what put has put
+	sample, err := found.(testSource).Sample(time.Now()) //nolint:forcetypeassert // it is what put has put
 	require.NoError(t, err)
 	code, body := in.handler.Take(t.Context(), "github", sample)
 	require.Equal(t, http.StatusOK, code, "%s", body)

@@ -264,17 +264,15 @@ func (r *reader) identify(e *event.Event, q *event.Request, fields url.Values) e
 			break
 		}
 	}
-	id, by := r.id.render(lookup)
-	switch {
-	case by == nil:
-		sum := sha256.Sum256(q.Body)
-		e.ID, e.IDDerived = "sha256:"+hex.EncodeToString(sum[:]), true
-	default:
+	if id, ok := r.id.render(lookup); ok {
 		if problem := checkID(id); problem != "" {
 			return &event.InvalidError{Problems: []event.Problem{{Field: "event_id", Detail: problem}}}
 		}
 		e.ID = id
 		e.IDUnsigned = r.config.IDSigned != nil && !*r.config.IDSigned
+	} else {
+		sum := sha256.Sum256(q.Body)
+		e.ID, e.IDDerived = "sha256:"+hex.EncodeToString(sum[:]), true
 	}
 
 	kind, _ := r.kind.render(lookup)

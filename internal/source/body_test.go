@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,8 +33,8 @@ func reading(t testing.TB, settings string) *reader {
 // sent is a request; header is pairs of name and value.
 func sent(body string, header ...string) *event.Request {
 	q := &event.Request{Method: http.MethodPost, URL: &url.URL{Path: "/webhook/shop", RawQuery: "n=q-1"}, Header: http.Header{}, Wire: []byte(body), Body: []byte(body), At: came}
-	for i := 0; i < len(header); i += 2 {
-		q.Header.Add(header[i], header[i+1])
+	for pair := range slices.Chunk(header, 2) {
+		q.Header.Add(pair[0], pair[1])
 	}
 	return q
 }

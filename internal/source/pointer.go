@@ -63,12 +63,7 @@ func extract(text []byte, pointers []pointer) []found {
 
 // walk reads one value, at which the active pointers have come to depth.
 func (x *extraction) walk(active []int, depth int) error {
-	switch x.dec.PeekKind() {
-	case jsontext.KindBeginObject, jsontext.KindBeginArray:
-		if depth > maxNesting {
-			return x.dec.SkipValue()
-		}
-	default:
+	if k := x.dec.PeekKind(); k != jsontext.KindBeginObject && k != jsontext.KindBeginArray {
 		value, err := x.dec.ReadValue()
 		if err != nil {
 			return err
@@ -80,6 +75,9 @@ func (x *extraction) walk(active []int, depth int) error {
 		}
 		return nil
 	}
+	if depth > maxNesting {
+		return x.dec.SkipValue()
+	}
 	open, err := x.dec.ReadToken()
 	if err != nil {
 		return err
@@ -87,11 +85,7 @@ func (x *extraction) walk(active []int, depth int) error {
 	object := open.Kind() == jsontext.KindBeginObject
 	seen := make(map[string]bool, len(active))
 	for n := 0; ; n++ {
-		switch x.dec.PeekKind() {
-		case jsontext.KindEndObject, jsontext.KindEndArray:
-			_, err := x.dec.ReadToken()
-			return err
-		case jsontext.KindInvalid:
+		if k := x.dec.PeekKind(); k == jsontext.KindEndObject || k == jsontext.KindEndArray || k == jsontext.KindInvalid {
 			_, err := x.dec.ReadToken()
 			return err
 		}
@@ -131,11 +125,10 @@ func (x *extraction) walk(active []int, depth int) error {
 
 func (x *extraction) take(i int, value jsontext.Value) {
 	f := &x.found[i]
-	switch value.Kind() {
-	case jsontext.KindString:
+	if value.Kind() == jsontext.KindString {
 		text, err := jsontext.AppendUnquote(nil, value)
 		f.text, f.ok, f.invalid = string(text), err == nil, err != nil
-	case jsontext.KindNumber, jsontext.KindTrue, jsontext.KindFalse:
+	} else if value.Kind() != jsontext.KindNull {
 		f.text, f.ok = string(value), true
 	}
 }

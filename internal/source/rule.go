@@ -109,13 +109,13 @@ func parseRules(texts []string) (rules, error) {
 	return all, nil
 }
 
-func (r rules) render(lookup func(kind, name string) (string, bool)) (text string, by template) {
+func (r rules) render(lookup func(kind, name string) (string, bool)) (text string, ok bool) {
 	for _, t := range r {
 		if text, ok := t.render(lookup); ok {
-			return text, t
+			return text, true
 		}
 	}
-	return "", nil
+	return "", false
 }
 
 // checkRules lists what is wrong with the rules and pointers of settings.
