@@ -1,0 +1,238 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/source"
+)
+
+// commandLine runs commands on a database and, where they send, a server.
+type commandLine struct {
+	t     *testing.T
+	env   []string
+	stdin string
+}
+
+func (c commandLine) run(args ...string) (code int, stdout, stderr string) {
+	c.t.Helper()
+	var out, errs bytes.Buffer
+	code = run(c.t.Context(), args, c.env, strings.NewReader(c.stdin), &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// ok runs a command that must succeed.
+func (c commandLine) ok(args ...string) string {
+	c.t.Helper()
+	code, out, errs := c.run(args...)
+	require.Zero(c.t, code, "%v: %s", args, errs)
+	return out
+}
+
+// refused runs a command that must fail.
+func (c commandLine) refused(code int, args ...string) string {
+	c.t.Helper()
+	got, out, errs := c.run(args...)
+	require.Equal(c.t, code, got, "%v: %s%s", args, out, errs)
+	require.Equal(c.t, 1, strings.Count(errs, "\n"), "one line: %s", errs)
+	return errs
+}
+
+// An operator adds a source, tries it, looks at what was refused, and mends it.
+func TestSourceCommands(t *testing.T) {
+	t.Parallel()
+	database := databases.New(t)
+	s := startService(t, roles{api: true}, database)
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "secret")
+	require.NoError(t, os.WriteFile(secret, []byte("first-secret\n"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "other"), []byte("other-secret\n"), 0o600))
+	c := commandLine{t: t, env: []string{"DATABASE_URL=" + database}}
+
+	require.Contains(t, c.ok("source", "list"), "default")
+	require.NotContains(t, c.refused(2, "source", "add", "github", "--preset", "github", "--secret", "first-secret"), "first-secret")
+	c.refused(2, "source", "add", "github", "--preset", "githb", "--secret", "env:X")
+	c.refused(2, "source", "add", "github", "--preset", "github")
+	c.refused(2, "source", "add")
+	c.refused(1, "source", "set", "github", "--preset", "github", "--secret", "env:X")
+	added := c.ok("source", "add", "github", "--preset", "github", "--secret", "file:"+secret, "--rate", "1000")
+	require.Contains(t, added, "github added")
+	require.Contains(t, added, "/webhook/github")
+	c.refused(1, "source", "add", "github", "--preset", "github", "--secret", "file:"+secret)
+	s.awaitSource(t, "github")
+	require.Contains(t, c.ok("source", "list"), "verified")
+	require.Contains(t, c.ok("source", "test", "github"), "issues.opened")
+	require.Contains(t, c.ok("send", "--source", "github", "--sign", "--url", s.url), "accepted")
+	require.Contains(t, c.refused(1, "send", "--source", "github", "--url", s.url), "401")
+	require.Contains(t, c.refused(1, "send", "--source", "github", "--sign", "--secret", "file:"+filepath.Join(dir, "other"), "--payload", `{"id":"lost-1"}`, "--url", s.url), "401")
+
+	// What is lost is found, and taken in after the secret was corrected.
+	await(t, s.db, 1, "select count(*) from spine.rejected_requests where cause = 'signature_wrong'")
+	trace := c.refused(1, "trace", "lost-1")
+	require.Contains(t, trace, "was never stored")
+	require.Contains(t, trace, "signature_wrong")
+	var listed []struct {
+		ID    int64
+		Cause string
+	}
+	require.NoError(t, json.Unmarshal([]byte(c.ok("rejected", "list", "--source", "github", "--cause", "signature_wrong", "--json")), &listed))
+	require.Len(t, listed, 1)
+	id := jsonNumber(listed[0].ID)
+	require.Contains(t, c.ok("rejected", "list"), "signature_missing")
+	require.Contains(t, c.ok("rejected", "show", id), `{"id":"lost-1"}`)
+	require.Contains(t, c.refused(1, "rejected", "replay", id), "refused again")
+	c.refused(1, "rejected", "show", "99999")
+	c.refused(2, "rejected", "show", "x")
+	c.refused(2, "rejected", "replay")
+	rotated := c.ok("source", "rotate", "github", "--secret", "file:"+filepath.Join(dir, "other"), "--keep", "1h")
+	require.Contains(t, rotated, `"until"`)
+	require.Eventually(t, func() bool {
+		code, out, _ := c.run("rejected", "replay", id)
+		return code == 0 && strings.Contains(out, "taken in as")
+	}, patience, 100*time.Millisecond)
+	require.Contains(t, c.ok("send", "--source", "github", "--sign", "--url", s.url, "--secret", "file:"+secret), "accepted", "the one before holds on")
+
+	require.Contains(t, c.ok("source", "disable", "github"), "disabled")
+	require.Eventually(t, func() bool { return s.request(t, http.MethodPost, "/webhook/github", "{}").code == http.StatusNotFound }, patience, 10*time.Millisecond)
+	require.Contains(t, c.ok("source", "list"), "disabled")
+	require.Contains(t, c.ok("source", "enable", "github"), "enabled")
+
+	// A captured request, tried without a server.
+	captured := filepath.Join(dir, "captured.http")
+	require.NoError(t, os.WriteFile(captured, []byte("POST /webhook/github HTTP/1.1\nHost: x\nX-GitHub-Event: push\n\n{}"), 0o600))
+	require.Contains(t, c.refused(1, "source", "test", "github", "--request", captured), "signature_missing")
+
+	require.Contains(t, c.ok("source", "show", "github"), "settings")
+	require.Contains(t, c.ok("source", "remove", "github"), "removed")
+	c.refused(1, "source", "remove", "default")
+	require.Contains(t, c.ok("source", "presets"), "stripe")
+}
+
+func jsonNumber(n int64) string {
+	text, err := json.Marshal(n)
+	if err != nil {
+		panic(err) // a number is always fine
+	}
+	return string(text)
+}
+
+func TestApplyCommand(t *testing.T) {
+	t.Parallel()
+	database := databases.New(t)
+	startService(t, roles{api: true}, database) // it migrates
+	c := commandLine{t: t, env: []string{"DATABASE_URL=" + database}}
+	apply := func(text string, args ...string) string {
+		c.stdin = text
+		return c.ok(append([]string{"apply", "-f", "-"}, args...)...)
+	}
+	const file = `
+sources:
+  github: {preset: github, secrets: [env:GITHUB_SECRET], limits: {rate: 100}}
+  billing:
+    preset: hmac
+    secrets:
+      - {ref: file:/run/secrets/billing, until: 2030-01-01T00:00:00Z}
+    verify: [{scheme: hmac, header: X-Signature}]
+    id: "{body:/id}"
+`
+	require.Contains(t, apply(file, "--dry-run"), "2 sources would change, 0 unchanged")
+	require.NotContains(t, c.ok("source", "list"), "github")
+	said := apply(file)
+	require.Contains(t, said, "+ billing\n")
+	require.Contains(t, said, `+ secrets: ["env:GITHUB_SECRET"]`)
+	require.Equal(t, "0 sources changed, 2 unchanged\n", apply(file))
+	said = apply("sources: {github: {preset: github, secrets: [env:OTHER]}}", "--prune")
+	require.Contains(t, said, "- billing\n")
+	require.Contains(t, said, "~ github\n")
+	require.Contains(t, said, `- limits: {"rate":100}`)
+	require.Contains(t, said, `+ secrets: ["env:OTHER"]`)
+	for text, problem := range map[string]string{
+		"":          "empty",
+		"sources:":  "no sources",
+		"source: 1": "source",
+		"sources: {a: {preset: none, x: 1}, b: {preset: nothing}}":          "sources.a.x",
+		"sources: {a: {preset: github, secrets: [the-value-of-a-secret]}}":  "sources.a.secrets[0]",
+		"sources: {A: {preset: none}}":                                      "lower-case",
+		"sources: {a: {preset: none}}\n---\nsources: {b: {preset: none}}\n": "more than one document",
+		"sources: {a: [}": "reading the file",
+	} {
+		c.stdin = text
+		code, _, errs := c.run("apply", "-f", "-")
+		require.NotZero(t, code, text)
+		require.Contains(t, errs, problem, text)
+		require.NotContains(t, errs, "the-value-of-a-secret")
+	}
+}
+
+func TestConflictCommands(t *testing.T) {
+	t.Parallel()
+	s := startService(t, roles{api: true}, databases.New(t))
+	c := commandLine{t: t, env: []string{"DATABASE_URL=" + s.db.Config().ConnString()}}
+	require.Contains(t, c.ok("conflicts", "list"), "no conflicts")
+	s.accept(t, "c-1", `{"a":1,"x":"\u001b[31m"}`)
+	require.Equal(t, "conflict", s.post(t, webhook("c-1", `{"a":2,"x":"\u001b[32m"}`)).status())
+	said := c.ok("conflicts", "list", "--event", "c-1")
+	require.Contains(t, said, "/a: 1 → 2")
+	require.NotContains(t, said, "\x1b")
+	require.Contains(t, c.ok("conflicts", "list", "--json"), `"differences":[{"path":"/a"`)
+	require.Contains(t, c.ok("conflicts", "accept", "c-1"), "accepted as c-1~")
+	require.Contains(t, c.ok("conflicts", "list"), "accepted as c-1~")
+	c.refused(1, "conflicts", "accept", "never")
+	c.refused(2, "conflicts", "accept")
+}
+
+// The table of presets in README.md is made of the presets.
+func TestReadmeListsEveryPreset(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	var rows strings.Builder
+	for _, name := range source.Presets() {
+		p, ok := source.PresetOf(name)
+		require.True(t, ok)
+		rows.WriteString(presetRow(p))
+	}
+	require.Contains(t, string(readme), rows.String(), "README.md needs these rows:\n%s", rows.String())
+}
+
+// The file of sources in README.md is one that can be applied.
+func TestReadmeSources(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	_, file, found := strings.Cut(string(readme), "```yaml\n")
+	require.True(t, found)
+	file, _, _ = strings.Cut(file, "```")
+	puts, err := readSources([]byte(file))
+	require.NoError(t, err)
+	require.Len(t, puts, 3)
+}
+
+// presetRow is a preset as the README has it: name, whose it is, what proves a
+// request, and where its id is.
+func presetRow(p source.Preset) string {
+	var proofs []string
+	for _, m := range p.Config.Verify {
+		proof := m.Scheme
+		if len(m.Header) > 0 {
+			proof += " in `" + m.Header[0] + "`"
+		}
+		proofs = append(proofs, proof)
+	}
+	id := "made from the body"
+	switch {
+	case p.Config.Format == "envelope":
+		id = "`event_id`"
+	case p.Config.Format == "cloudevents":
+		id = "source and id"
+	case len(p.Config.ID) > 0:
+		id = "`" + p.Config.ID[0] + "`"
+	}
+	return "| `" + p.Name + "` | " + p.Title + " | " + strings.Join(proofs, ", or ") + " | " + id + " |\n"
+}
