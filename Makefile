@@ -31,10 +31,16 @@ GOTEST = go test $(RACE) -p 1 -timeout 10m
 # Built beforehand, so that no test waits for a compiler that keeps both cores busy.
 PREBUILD = go test $(RACE) -exec true ./... >/dev/null
 # The packages whose tests run on a database.
-DB_PACKAGES = ./internal/postgres/... $$(grep -rl --include='*_test.go' --exclude-dir=peers internal/postgres/postgrestest cmd internal sql | xargs -n 1 dirname | sort -u | sed 's,^,./,')
+DB_PACKAGES = $$(grep -rl --include='*_test.go' --exclude-dir=peers --exclude-dir=postgres internal/postgres/postgrestest cmd internal sql | xargs -n 1 dirname | sort -u | sed 's,^,./,')
 
 # A module of its own, so that what Spine is measured beside stays out of its go.mod.
 PEERS := internal/bench/peers
+# And one for what its signatures are held against: the providers' own libraries.
+ORACLES := internal/source/oracles
+
+# How long each target is fuzzed.
+FUZZTIME ?= 20s
+FUZZ     := FuzzSignatureHeader FuzzConfig FuzzPath FuzzVolatile FuzzCloudEventsHeaders FuzzEnvelope
 
 loud = printf '\n*** %s ***\n\n' $(1) >&2
 
@@ -51,7 +57,7 @@ build: ## build bin/spine: static, reproducible
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/spine ./cmd/spine
 
 .PHONY: test
-test: $(if $(POSTGRES_BIN)$(SPINE_TEST_DATABASE_URL),test-given,test-15 test-18) test-peers ## all tests, on PostgreSQL 15 and 18
+test: $(if $(POSTGRES_BIN)$(SPINE_TEST_DATABASE_URL),test-given,test-15 test-18) test-peers test-oracles ## all tests, on PostgreSQL 15 and 18
 
 .PHONY: test-given
 test-given: race-or-loud
@@ -96,6 +102,7 @@ check: lint tidy schema-check cross ## all that must hold beside the tests
 lint: ## vet, linters and formatting
 	go vet -tags schema,screenshots ./...
 	cd $(PEERS) && go vet ./...
+	cd $(ORACLES) && go vet ./...
 	@if [[ -x '$(GOLANGCI)' ]] || $(MAKE) --no-print-directory golangci-lint; then \
 		'$(GOLANGCI)' fmt --diff && '$(GOLANGCI)' run && cd $(PEERS) && '$(GOLANGCI)' run; \
 	else \
@@ -117,6 +124,7 @@ $(GOLANGCI):
 tidy:
 	go mod tidy -diff
 	cd $(PEERS) && go mod tidy -diff
+	cd $(ORACLES) && go mod tidy -diff
 
 # sql/schema.sql is what pg_dump 15 makes of a migrated database.
 SCHEMA_TEST = POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))' go test -count 1 -tags schema -run '^TestSchemaDump$$' ./cmd/spine
@@ -135,7 +143,6 @@ schema-check:
 
 .PHONY: cross
 cross:
-	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 go build ./...
 	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 go build ./...
 
 .PHONY: bench
@@ -150,6 +157,16 @@ bench-peers: build ## measure Spine beside River and others, on a private Postgr
 .PHONY: test-peers
 test-peers: race-or-loud
 	cd $(PEERS) && $(if $(POSTGRES_BIN)$(PG15_BIN),POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))') $(GOTEST) ./...
+
+.PHONY: test-oracles
+test-oracles:
+	cd $(ORACLES) && go test ./...
+
+.PHONY: fuzz
+fuzz: ## fuzz what reads requests, FUZZTIME (20s) for each target, two at a time
+	go test -c -fuzz . -o bin/fuzz.test ./internal/source
+	cd internal/source && printf '%s\n' $(FUZZ) | xargs -P 2 -I {} '$(CURDIR)/bin/fuzz.test' -test.run '^$$' -test.fuzz '^{}$$' \
+		-test.fuzztime $(FUZZTIME) -test.fuzzminimizetime 10x -test.parallel 1 -test.fuzzcachedir '$(CURDIR)/.cache/fuzz'
 
 .PHONY: clean
 clean: ## remove what was built and fetched here; keeps the data of `make run`

@@ -413,7 +413,7 @@ func TestChangesUnderLoad(t *testing.T) {
 		}
 	})
 	sender := p.sender(1)
-	for i := range 8 {
+	for i := range 32 {
 		s := []*target{one, two}[i%2]
 		load.Go(func() {
 			for range queue {
