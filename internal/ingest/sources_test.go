@@ -21,6 +21,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/gorilla/mux"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
@@ -31,7 +32,7 @@ import (
 
 // sources are those of a test, by name.
 type sources struct {
-	t   *testing.T
+	t   testing.TB
 	mu  sync.Mutex
 	all map[string]testSource
 	err map[string]error
@@ -47,7 +48,7 @@ func (s testSource) Policy() Policy                 { return s.policy }
 func (s testSource) RedactTarget(u *url.URL) string { return source.RedactTarget(u) }
 
 // newSources has the source default.
-func newSources(t *testing.T) *sources {
+func newSources(t testing.TB) *sources {
 	t.Helper()
 	s := &sources{t: t, all: map[string]testSource{}, err: map[string]error{}}
 	s.put(event.DefaultSource, `{"preset":"envelope"}`, Policy{Kept: event.Budget{Rows: 10, Bytes: 1 << 20}})
@@ -515,4 +516,58 @@ func TestTakeOfASample(t *testing.T) {
 	require.Contains(t, string(body), `"status":401`)
 	code, _ = in.handler.Take(t.Context(), "nobody", sample)
 	require.Equal(t, http.StatusNotFound, code)
+}
+
+// BenchmarkGitHub takes in what GitHub sends, 1 kB each with a signature that is
+// checked and one that is not: all but the network and the database.
+func BenchmarkGitHub(b *testing.B) {
+	all := newSources(b)
+	all.put("on", githubSettings, keeping)
+	all.put("off", `{"preset":"github","verify":[{"scheme":"none"}]}`, keeping)
+	m := metrics()
+	committer := NewCommitter(discarding{}, DefaultCommitterConfig(), zerolog.Nop(), m)
+	ctx, stop := context.WithCancel(b.Context())
+	ended := make(chan error)
+	go func() { ended <- committer.Run(ctx) }()
+	h := NewHandler(HandlerConfig{MaxBody: maxBody, ReadTimeout: patience, InFlight: 64 << 20}, all, committer,
+		NewRejections(nil, time.Now, zerolog.Nop()), NewKeeper(nil, zerolog.Nop(), m), zerolog.Nop(), m)
+	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
+	h.Register(router)
+	body := `{"action":"opened","issue":{"id":1,"body":"` + strings.Repeat("x", 950) + `"}}`
+	headers := github("1", "S1", body)
+	for _, name := range []string{"off", "on"} {
+		b.Run("verification "+name, func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetParallelism(32)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					r := httptest.NewRequestWithContext(b.Context(), http.MethodPost, "/webhook/"+name, strings.NewReader(body))
+					for i := 0; i < len(headers); i += 2 {
+						r.Header.Set(headers[i], headers[i+1]) //nolint:gosec // headers come in pairs
+					}
+					w := httptest.NewRecorder()
+					router.ServeHTTP(w, r)
+					if w.Code != http.StatusOK {
+						b.Error(w.Code, w.Body)
+						return
+					}
+				}
+			})
+		})
+	}
+	stop()
+	if err := <-ended; err != nil {
+		b.Error(err)
+	}
+}
+
+// discarding is a store that keeps nothing.
+type discarding struct{}
+
+func (discarding) Ingest(_ context.Context, events []event.Event) ([]event.Receipt, error) {
+	receipts := make([]event.Receipt, len(events))
+	for i := range receipts {
+		receipts[i].Outcome = event.Accepted
+	}
+	return receipts, nil
 }
