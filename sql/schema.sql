@@ -3033,7 +3033,7 @@ COMMENT ON COLUMN spine.audit_log.source IS 'Who sent it.';
 -- Name: COLUMN audit_log.action; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_log.action IS 'event_received, event_inserted, event_deduped, conflict_detected, event_queued (by hand), processing_attempt_started, processing_attempt_failed, retry_scheduled, processing_succeeded, processing_failed_permanently, lease_expired, lease_returned, lease_lost, status_changed (by hand), event_replayed, request_rejected, request_replayed, conflict_accepted, source_added, source_changed, source_disabled, source_enabled, source_removed, claims_paused, claims_resumed, events_expired, audit_expired.';
+COMMENT ON COLUMN spine.audit_log.action IS 'event_received, event_inserted, event_deduped, conflict_detected, event_queued (by hand), processing_attempt_started, processing_attempt_failed, retry_scheduled, processing_succeeded, processing_failed_permanently, lease_expired, lease_returned, lease_lost, status_changed (by hand), event_replayed, request_rejected, claims_paused, claims_resumed, events_expired, audit_expired, source_added, source_changed, source_disabled, source_enabled, source_removed, request_replayed, conflict_accepted.';
 
 
 --

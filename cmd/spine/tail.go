@@ -124,9 +124,9 @@ func actions() []string {
 	return []string{
 		"event_received", "event_inserted", "event_deduped", "conflict_detected", "event_queued", "processing_attempt_started",
 		"processing_attempt_failed", "retry_scheduled", "processing_succeeded", "processing_failed_permanently", "lease_expired",
-		"lease_returned", "lease_lost", "status_changed", "event_replayed", "request_rejected", "request_replayed", "conflict_accepted",
-		"source_added", "source_changed", "source_disabled", "source_enabled", "source_removed",
-		"claims_paused", "claims_resumed", "events_expired", "audit_expired",
+		"lease_returned", "lease_lost", "status_changed", "event_replayed", "request_rejected", "claims_paused", "claims_resumed",
+		"events_expired", "audit_expired", "source_added", "source_changed", "source_disabled", "source_enabled", "source_removed",
+		"request_replayed", "conflict_accepted",
 	}
 }
 

@@ -21,8 +21,8 @@ comment on column spine.audit_log.source is 'Who sent it.';
 comment on column spine.audit_log.action is
     'event_received, event_inserted, event_deduped, conflict_detected, event_queued (by hand), processing_attempt_started, processing_attempt_failed, '
     'retry_scheduled, processing_succeeded, processing_failed_permanently, lease_expired, lease_returned, lease_lost, status_changed (by hand), '
-    'event_replayed, request_rejected, request_replayed, conflict_accepted, source_added, source_changed, source_disabled, source_enabled, source_removed, '
-    'claims_paused, claims_resumed, events_expired, audit_expired.';
+    'event_replayed, request_rejected, claims_paused, claims_resumed, events_expired, audit_expired, source_added, source_changed, source_disabled, '
+    'source_enabled, source_removed, request_replayed, conflict_accepted.';
 comment on column spine.audit_log.success is
     'pending for processing_attempt_started and retry_scheduled; failure for conflict_detected, *_failed* and rejections; otherwise success.';
 comment on column spine.audit_log.details is
