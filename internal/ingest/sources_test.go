@@ -543,7 +543,7 @@ func BenchmarkGitHub(b *testing.B) {
 				for pb.Next() {
 					r := httptest.NewRequestWithContext(b.Context(), http.MethodPost, "/webhook/"+name, strings.NewReader(body))
 					for i := 0; i < len(headers); i += 2 {
-						r.Header.Set(headers[i], headers[i+1]) //nolint:gosec // headers come in pairs
+						r.Header.Set(headers[i], headers[i+1])
 					}
 					w := httptest.NewRecorder()
 					router.ServeHTTP(w, r)

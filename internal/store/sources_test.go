@@ -275,7 +275,7 @@ func TestRequestsOfProviders(t *testing.T) {
 		byID[j.ID] = j
 	}
 	require.Equal(t, "a=1", string(byID["2"].Raw))
-	require.Equal(t, `{"a":"1"}`, string(byID["2"].Payload))
+	require.JSONEq(t, `{"a":"1"}`, string(byID["2"].Payload))
 	require.False(t, byID["2"].Unqueryable)
 	require.True(t, byID["3"].Unqueryable)
 	require.Equal(t, "\x00\xff", string(byID["3"].Payload))
