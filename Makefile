@@ -160,7 +160,7 @@ test-peers: race-or-loud
 
 .PHONY: test-oracles
 test-oracles:
-	cd $(ORACLES) && go test ./...
+	cd $(ORACLES) && $(if $(POSTGRES_BIN)$(PG15_BIN),POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))') go test ./...
 
 .PHONY: fuzz
 fuzz: ## fuzz what reads requests, FUZZTIME (20s) for each target, two at a time

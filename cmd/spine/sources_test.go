@@ -306,6 +306,31 @@ func TestHabitsOfProviders(t *testing.T) {
 	require.Regexp(t, "^evt_1~[0-9a-f]{8}$", value[string](t, s.db, "select spine.accept_conflict('evt_1')"))
 	require.Equal(t, 2, value[int](t, s.db, "select count(*) from spine.processing_state where event_id like 'evt_1%'"))
 
+	// A time that is none, or too far away, is the sender's fault and no event.
+	timed := newProvider(t, s, "standard-webhooks", nil)
+	for _, junk := range []string{"", "x", "-1", "1e9", "9223372036854775807", "9223372036854775808", "1706616000.5", " 1"} {
+		r := timed.sample(1, time.Now())
+		r.Header.Set("Webhook-Timestamp", junk)
+		require.Equal(t, http.StatusUnauthorized, s.deliver(t, "standard-webhooks", r).code, "%q", junk)
+	}
+	twice := timed.sample(1, time.Now())
+	twice.Header.Add("Webhook-Id", "another")
+	require.Equal(t, http.StatusBadRequest, s.deliver(t, "standard-webhooks", twice).code)
+
+	// What no JSON is allowed to be, and what no id may be, from a provider too.
+	for body, code := range map[string]int{
+		`{"id":"a","type":"t","x":1e400000}`: http.StatusUnprocessableEntity, `{"id":"a","id":"b"}`: http.StatusUnprocessableEntity,
+		`{"id":"a\u0000"}`: http.StatusUnprocessableEntity, `{"id":"` + strings.Repeat("a", 256) + `"}`: http.StatusUnprocessableEntity,
+		`{"id":` + strings.Repeat("[", 600) + strings.Repeat("]", 600) + `}`: http.StatusUnprocessableEntity,
+		`{"id":"a"`: http.StatusBadRequest, "": http.StatusBadRequest, "\ufeff{}": http.StatusBadRequest,
+		`{"id":"nul","x":"\u0000"}`: http.StatusOK, `{"id":"half","x":"\ud800"}`: http.StatusOK, "{\"id\":\"bytes\",\"x\":\"\xff\"}": http.StatusOK, `{"id":"twice","x":1,"x":2}`: http.StatusOK,
+	} {
+		r := &event.Request{Method: http.MethodPost, Header: http.Header{"Content-Type": {"application/json"}}, Wire: []byte(body)}
+		require.NoError(t, stripe.sender(1).Sign(r, time.Now()))
+		require.Equal(t, code, s.deliver(t, "stripe", r).code, "%.60q", body)
+	}
+	require.Equal(t, 4, value[int](t, s.db, "select count(*) from spine.events where event_id in ('nul', 'half', 'bytes', 'twice') and payload is null and unqueryable is not null"))
+
 	// Slack asks first, signed.
 	slack := newProvider(t, s, "slack", nil)
 	ask := &event.Request{Method: http.MethodPost, Header: http.Header{"Content-Type": {"application/json"}}, Wire: []byte(`{"type":"url_verification","challenge":"c-1"}`)}
@@ -494,11 +519,11 @@ func TestChangesUnderLoad(t *testing.T) {
 // ones: those come through, and neither memory nor the table grows.
 func TestFlood(t *testing.T) {
 	t.Parallel()
-	count := 5_000
+	count, samples := 5_000, 200
 	if given := os.Getenv("SPINE_TEST_FLOOD"); given != "" {
 		n, err := strconv.Atoi(given)
 		require.NoError(t, err)
-		count = n
+		count, samples = n, 1_000
 	}
 	s := startService(t, roles{api: true}, databases.New(t))
 	p := newProvider(t, s, "github", func(c *source.Config) { c.Rejected.Rows = 200 })
@@ -515,7 +540,7 @@ func TestFlood(t *testing.T) {
 		}
 		return quantile(took, 0.5), quantile(took, 0.99)
 	}
-	quiet50, quiet99 := signed(200)
+	quiet50, quiet99 := signed(samples)
 
 	var before, after runtime.MemStats
 	runtime.GC()
@@ -536,7 +561,7 @@ func TestFlood(t *testing.T) {
 			}
 		})
 	}
-	loud50, loud99 := signed(200)
+	loud50, loud99 := signed(samples)
 	flood.Wait()
 	rate := float64(count) / time.Since(began).Seconds()
 	runtime.GC()

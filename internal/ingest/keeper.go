@@ -42,7 +42,8 @@ type Keeper struct {
 
 	mu      sync.Mutex
 	waiting []event.RejectedRequest
-	bytes   int
+	rows    int // that wait, or are being stored
+	bytes   int // of their bodies
 	budgets map[string]event.Budget
 	rates   map[keeperKey]*rate.Limiter
 }
@@ -66,7 +67,7 @@ func (k *Keeper) keep(a *arrival, f *refusal) {
 		limiter = rate.NewLimiter(keptPerSecond, keptBurst)
 		k.rates[key] = limiter
 	}
-	full := len(k.waiting) >= keptWaiting || k.bytes+len(body) > keptBytes || int64(len(body)) > budget.Bytes
+	full := k.rows >= keptWaiting || k.bytes+len(body) > keptBytes || int64(len(body)) > budget.Bytes
 	if budget.Rows <= 0 || full || !limiter.Allow() {
 		k.mu.Unlock()
 		k.metrics.unkept.Inc()
@@ -86,6 +87,7 @@ func (k *Keeper) keep(a *arrival, f *refusal) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.waiting = append(k.waiting, kept)
+	k.rows++
 	k.bytes += len(body)
 	k.budgets[a.name] = budget
 }
@@ -111,25 +113,35 @@ func (k *Keeper) Run(ctx context.Context) error {
 // becomes too much, what comes is not kept.
 func (k *Keeper) flush(ctx context.Context) {
 	k.mu.Lock()
-	requests, budgets, bytes := k.waiting, k.budgets, k.bytes
+	requests, budgets := k.waiting, k.budgets
 	if len(requests) == 0 {
 		k.mu.Unlock()
 		return
 	}
-	k.waiting, k.budgets, k.bytes = nil, map[string]event.Budget{}, 0
+	k.waiting, k.budgets = nil, map[string]event.Budget{}
 	k.mu.Unlock()
 
 	ctx, cancel := context.WithTimeout(ctx, keptPatience)
 	defer cancel()
 	err := k.store.KeepRejected(ctx, requests, budgets)
-	if err == nil {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err == nil || errors.Is(err, event.ErrRefused) {
+		for _, r := range requests {
+			k.rows--
+			k.bytes -= len(r.Body)
+		}
+	}
+	switch {
+	case err == nil:
+		return
+	case errors.Is(err, event.ErrRefused): // they would be refused for ever
+		k.log.Error().Err(err).Int("requests", len(requests)).Msg("rejected requests cannot be kept")
+		k.metrics.unkept.Add(float64(len(requests)))
 		return
 	}
 	k.log.Warn().Err(err).Int("requests", len(requests)).Msg("keeping rejected requests failed, trying again later")
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	k.waiting = append(requests, k.waiting...)
-	k.bytes += bytes
 	for name, budget := range budgets {
 		if _, newer := k.budgets[name]; !newer {
 			k.budgets[name] = budget

@@ -137,6 +137,8 @@ func ofBody(header, encoding string) Method {
 func presets() []Preset {
 	github := ofBody("X-Hub-Signature-256", "hex")
 	github.Assign, github.Key = "=", "sha256"
+	bitbucket := github
+	bitbucket.Header = []string{"X-Hub-Signature"}
 
 	timed := func(header string, m Method) Method {
 		m.Scheme, m.Header, m.Hash, m.Secret = "hmac", []string{header}, "sha256", "text"
@@ -581,6 +583,62 @@ func presets() []Preset {
 				header: [][2]string{contentType},
 				body: `{"id":"{{id}}","application_id":"1","type":2,"token":"","version":1,` +
 					`"data":{"id":"1","name":"sample","type":1},"user":{"id":"1","username":"sample"}}`,
+			},
+		},
+		{
+			Name:  "gitea",
+			Title: "Gitea, Forgejo",
+			Config: Config{
+				Verify: []Method{ofBody("X-Gitea-Signature", "hex")}, Format: "body",
+				ID: []string{"{header:X-Gitea-Delivery}"}, Type: []string{"{header:X-Gitea-Event}.{body:/action}", "{header:X-Gitea-Event}"},
+			},
+			Docs: "https://docs.gitea.com/usage/webhooks",
+			Steps: []string{
+				"In the repository or organisation: Settings, Webhooks, Add Webhook, Gitea.",
+				"Target URL: {address}; HTTP method POST; content type application/json",
+				"Secret: the one that {secret} holds",
+			},
+			sample: sample{
+				header: [][2]string{contentType, {"X-Gitea-Event", "push"}, {"X-Gitea-Delivery", "{{id}}"}},
+				body:   `{"ref":"refs/heads/main","before":"0","after":"{{id}}","commits":[],"repository":{"id":1,"full_name":"sample/sample"}}`,
+			},
+		},
+		{
+			Name:  "gogs",
+			Title: "Gogs",
+			Config: Config{
+				Verify: []Method{ofBody("X-Gogs-Signature", "hex")}, Format: "body",
+				ID: []string{"{header:X-Gogs-Delivery}"}, Type: []string{"{header:X-Gogs-Event}.{body:/action}", "{header:X-Gogs-Event}"},
+			},
+			Docs: "https://gogs.io/docs/features/webhook",
+			Steps: []string{
+				"In the repository: Settings, Webhooks, Add a new webhook, Gogs.",
+				"Payload URL: {address}; content type application/json",
+				"Secret: the one that {secret} holds",
+			},
+			sample: sample{
+				header: [][2]string{contentType, {"X-Gogs-Event", "push"}, {"X-Gogs-Delivery", "{{id}}"}},
+				body:   `{"ref":"refs/heads/main","before":"0","after":"{{id}}","commits":[],"repository":{"id":1,"full_name":"sample/sample"}}`,
+			},
+		},
+		{
+			Name:  "bitbucket",
+			Title: "Bitbucket, Cloud and Data Center",
+			Config: Config{
+				Verify: []Method{bitbucket}, Format: "body",
+				// The request's id is that of an event, and Cloud says which hook sends it.
+				ID:   []string{"{header:X-Request-UUID}/{header:X-Hook-UUID}", "{header:X-Request-UUID}", "{header:X-Request-Id}"},
+				Type: []string{"{header:X-Event-Key}"},
+			},
+			Docs: "https://support.atlassian.com/bitbucket-cloud/docs/manage-webhooks/",
+			Steps: []string{
+				"In the repository or workspace: Settings, Webhooks, Add webhook.",
+				"URL: {address}",
+				"Secret: the one that {secret} holds",
+			},
+			sample: sample{
+				header: [][2]string{contentType, {"X-Event-Key", "repo:push"}, {"X-Request-UUID", "{{id}}"}, {"X-Hook-UUID", "1"}},
+				body:   `{"push":{"changes":[]},"repository":{"uuid":"{{id}}","full_name":"sample/sample"},"actor":{"display_name":"Sample"}}`,
 			},
 		},
 		{

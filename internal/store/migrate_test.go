@@ -272,7 +272,7 @@ func TestMigrateWhatTheSecondVersionStored(t *testing.T) {
 
 	m, err := store.Migrate(t.Context(), d.url)
 	require.NoError(t, err)
-	require.Equal(t, []int64{3, 4}, m.Applied)
+	require.Equal(t, []int64{3, 4, 5}, m.Applied)
 	require.Equal(t, []string{"default|2026-01-29 12:00:00+00", "github|2026-01-30 12:00:00+00"}, d.rows("select name, last_arrival_at from spine.sources where last_arrival_at is not null order by name"))
 	d.rollUp()
 	d.requireAccepted(0)

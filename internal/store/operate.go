@@ -279,7 +279,7 @@ func collect[T any](ctx context.Context, s *Store, doing, sql string, args ...an
 // characters. What Postgres does not take as text is replaced.
 func (s *Store) Replay(ctx context.Context, eventID, source, destination, caller string) (replayed int64, err error) {
 	batch := &pgx.Batch{} // one transaction
-	batch.Queue("select set_config('spine.caller', $1, true)", storableCaller(caller))
+	batch.Queue("select set_config('spine.caller', $1, true)", storable(caller))
 	batch.Queue("select spine.replay($1, nullif($2, ''), nullif($3, ''))", eventID, source, destination).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&replayed) })
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {

@@ -43,7 +43,8 @@ func (r rejectedRow) request() event.RejectedRequest {
 }
 
 // KeepRejected keeps refused requests and holds their sources to budgets. Those
-// of a source that is gone are not kept.
+// of a source that is gone are not kept. An error that wraps event.ErrRefused
+// lies in the data.
 func (s *Store) KeepRejected(ctx context.Context, requests []event.RejectedRequest, budgets map[string]event.Budget) error {
 	n := len(requests)
 	var (
@@ -55,7 +56,7 @@ func (s *Store) KeepRejected(ctx context.Context, requests []event.RejectedReque
 		bodies                   = make([][]byte, n)
 	)
 	for i, r := range requests {
-		sources[i], causes[i], details[i], remotes[i], methods[i], targets[i] = r.Source, r.Cause, r.Detail, r.Remote, r.Method, storableCaller(r.Target)
+		sources[i], causes[i], details[i], remotes[i], methods[i], targets[i] = r.Source, r.Cause, storable(r.Detail), storable(r.Remote), storable(r.Method), storable(r.Target)
 		times[i], statuses[i], headers[i] = r.At.Time, int32(r.Status), string(r.Headers) //nolint:gosec // an HTTP status is below 1000
 		if bodies[i] = r.Body; r.Body == nil {
 			bodies[i] = []byte{}
@@ -69,7 +70,7 @@ func (s *Store) KeepRejected(ctx context.Context, requests []event.RejectedReque
 	_, err := s.pool.Exec(ctx, "select spine.keep_rejected($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
 		sources, times, causes, statuses, details, remotes, methods, targets, headers, bodies, names, rows, bytes, ages)
 	if err != nil {
-		return fmt.Errorf("keeping rejected requests: %w", err)
+		return fmt.Errorf("keeping rejected requests: %w", classify(err))
 	}
 	return nil
 }
@@ -218,7 +219,7 @@ func (s *Store) TakeRequested(ctx context.Context, limit int) ([]event.RejectedR
 // SettleRejected notes what came of looking at a request again. note and
 // eventID may be empty.
 func (s *Store) SettleRejected(ctx context.Context, id int64, state, note, eventID string) error {
-	if _, err := s.pool.Exec(ctx, "select spine.settle_rejected($1, $2, nullif($3, ''), nullif($4, ''))", id, state, storableCaller(note), eventID); err != nil {
+	if _, err := s.pool.Exec(ctx, "select spine.settle_rejected($1, $2, nullif($3, ''), nullif($4, ''))", id, state, storable(note), eventID); err != nil {
 		return fmt.Errorf("settling a rejected request: %w", err)
 	}
 	return nil

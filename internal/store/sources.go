@@ -159,12 +159,13 @@ func (s *Store) RotateSource(ctx context.Context, name, secret string, keep time
 // audit log keeps its first 300 characters; what Postgres does not take as
 // text is replaced.
 func callFor(ctx context.Context, tx pgx.Tx, caller string) error {
-	_, err := tx.Exec(ctx, "select set_config('spine.caller', $1, true)", storableCaller(caller))
+	_, err := tx.Exec(ctx, "select set_config('spine.caller', $1, true)", storable(caller))
 	return err
 }
 
-func storableCaller(caller string) string {
-	return strings.ReplaceAll(strings.ToValidUTF8(caller, "\uFFFD"), "\x00", "\uFFFD")
+// storable is text as Postgres takes it.
+func storable(text string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // sourceError tells what the functions for sources say from the errors of the

@@ -128,13 +128,13 @@ $$;
 comment on function spine.settle_rejected(bigint, text, text, text) is 'Internal. Notes what came of looking at a rejected request again.';
 
 -- rejected_like: rejected requests in which a text stands, in the body or a header: perhaps the event of that id was among them. Bodies that
--- are compressed cannot be searched. It reads all that is kept, which the budgets bound. Newest first.
+-- are compressed cannot be searched. It reads the newest thousand that are kept. Newest first.
 create or replace function spine.rejected_like(_text text, _source text default null, _limit integer default 10)
 returns table (id bigint, source text, at timestamptz, cause text, status integer, state text)
 language sql stable set search_path = spine, pg_temp as $$
-    select r.id, r.source, r.at, r.cause, r.status, r.state from rejected_requests r
-    where (_source is null or r.source = _source)
-        and (position(convert_to(_text, 'UTF8') in r.body) > 0 or position(_text in r.headers::text) > 0 or position(_text in r.target) > 0)
+    select r.id, r.source, r.at, r.cause, r.status, r.state
+    from (select n.* from rejected_requests n where _source is null or n.source = _source order by n.id desc limit 1000) r
+    where (position(convert_to(_text, 'UTF8') in r.body) > 0 or position(_text in r.headers::text) > 0 or position(_text in r.target) > 0)
     order by r.id desc limit _limit
 $$;
-comment on function spine.rejected_like(text, text, integer) is 'Rejected requests in which a text stands, newest first: select * from spine.rejected_like(''test-001'').';
+comment on function spine.rejected_like(text, text, integer) is 'Rejected requests, of the newest thousand, in which a text stands: select * from spine.rejected_like(''test-001'').';

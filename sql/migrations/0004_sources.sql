@@ -24,7 +24,7 @@ comment on column spine.sources.disabled_at is 'Since when nothing is taken from
 comment on column spine.sources.updated_at is 'When its settings last changed, or whether it is disabled.';
 comment on column spine.sources.updated_by is 'Who changed it then: a database role, and who asked it to.';
 
--- NULL takes no room, and what came in an envelope has nothing else here. No row exists that the index has an entry for.
+-- NULL takes no room, and what came in an envelope has nothing else here.
 alter table spine.events
     add column headers json,
     add column id_derived boolean,
@@ -37,8 +37,6 @@ comment on column spine.events.headers is 'Headers of the request, without secre
 comment on column spine.events.id_derived is 'True where the sender gave no id and event_id was made from the body.';
 comment on column spine.events.id_unsigned is 'True where whoever has seen a request could send its body again under another id.';
 comment on column spine.events.same_body_as is 'event_id of an earlier event of this source with the same payload, where id_unsigned: perhaps somebody has sent it again under an id of their own.';
-create index events_same_body on spine.events (source, payload_hash) where id_unsigned;
-comment on index spine.events_same_body is 'spine.ingest_events(): whether a body came before under another id, only for sources whose ids are not signed.';
 
 alter table spine.conflicts add column accepted_as text collate "C";
 comment on column spine.conflicts.accepted_as is 'event_id of the event that spine.accept_conflict() made of it; NULL where it did not.';
