@@ -1563,9 +1563,9 @@ CREATE FUNCTION spine.rejected_like(_text text, _source text DEFAULT NULL::text,
     LANGUAGE sql STABLE
     SET search_path TO 'spine', 'pg_temp'
     AS $$
-    select r.id, r.source, r.at, r.cause, r.status, r.state from rejected_requests r
-    where (_source is null or r.source = _source)
-        and (position(convert_to(_text, 'UTF8') in r.body) > 0 or position(_text in r.headers::text) > 0 or position(_text in r.target) > 0)
+    select r.id, r.source, r.at, r.cause, r.status, r.state
+    from (select n.* from rejected_requests n where _source is null or n.source = _source order by n.id desc limit 1000) r
+    where (position(convert_to(_text, 'UTF8') in r.body) > 0 or position(_text in r.headers::text) > 0 or position(_text in r.target) > 0)
     order by r.id desc limit _limit
 $$;
 
@@ -1574,7 +1574,7 @@ $$;
 -- Name: FUNCTION rejected_like(_text text, _source text, _limit integer); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.rejected_like(_text text, _source text, _limit integer) IS 'Rejected requests in which a text stands, newest first: select * from spine.rejected_like(''test-001'').';
+COMMENT ON FUNCTION spine.rejected_like(_text text, _source text, _limit integer) IS 'Rejected requests, of the newest thousand, in which a text stands: select * from spine.rejected_like(''test-001'').';
 
 
 --

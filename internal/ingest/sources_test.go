@@ -426,13 +426,17 @@ func TestKeeperIsBounded(t *testing.T) {
 		}
 		refused("signature_wrong", 10) // it has room of its own
 		refused("signature_wrong", 1001)
-		time.Sleep(time.Second)
+		settle := func() {
+			time.Sleep(time.Second)
+			synctest.Wait()
+		}
+		settle()
 		require.Empty(t, store.kept)
 		require.Len(t, k.waiting, keptBurst+1, "it waits for the database")
 		store.mu.Lock()
 		store.err = nil
 		store.mu.Unlock()
-		time.Sleep(time.Second)
+		settle()
 		require.Len(t, store.kept, keptBurst+1)
 		require.Equal(t, map[string]event.Budget{"github": {Rows: 10, Bytes: 1000}}, store.budget)
 		require.NotContains(t, string(store.kept[0].Headers), "S1")

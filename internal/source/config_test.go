@@ -175,7 +175,7 @@ func TestResolvedPresets(t *testing.T) {
 // TestWhetherIDsAreSigned: the ids of some providers are in headers that nobody
 // signs.
 func TestWhetherIDsAreSigned(t *testing.T) {
-	unsigned := map[string]bool{"github": true, "shopify": true, "gitlab": true, "linear": true, "sentry": true, "zendesk": true}
+	unsigned := map[string]bool{"github": true, "shopify": true, "gitlab": true, "linear": true, "sentry": true, "zendesk": true, "gitea": true, "gogs": true, "bitbucket": true}
 	for _, preset := range Presets() {
 		r, err := parsed(t, trials()[preset].with(preset, `"env:S"`)).Resolve()
 		require.NoError(t, err)

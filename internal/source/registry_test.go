@@ -189,6 +189,7 @@ func TestRegistryWhileTheDatabaseIsAway(t *testing.T) {
 	tab.err = errors.New("away")
 	inRegistry(t, tab, vault{}.resolve, func(t *testing.T, r *Registry, l *logged) {
 		time.Sleep(10 * time.Second)
+		synctest.Wait()
 		_, err := r.Lookup("default")
 		require.ErrorIs(t, err, event.ErrSourcesUnknown)
 		require.Equal(t, 1, l.count("could not be read"), "once")
@@ -204,6 +205,7 @@ func TestRegistryWhileTheDatabaseIsAway(t *testing.T) {
 		tab.change(func() { tab.err = errors.New("away") })
 		r.Reload()
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		_, err = r.Lookup("default")
 		require.NoError(t, err, "what was known stays")
 		require.Equal(t, 2, l.count("could not be read"))

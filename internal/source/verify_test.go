@@ -237,6 +237,9 @@ func trials() map[string]trial {
 		"meta":              with(text, `,"verify_token":"env:S"`),
 		"discord":           {secret: private, public: public, other: other, timed: true},
 		"mux":               timed,
+		"gitea":             text,
+		"gogs":              text,
+		"bitbucket":         text,
 		"cloudevents":       token,
 	}
 }

@@ -195,7 +195,7 @@ func TestFollowFilters(t *testing.T) {
 		"[e1 e1 e1 e1]":                 {EventIDs: []string{"e1"}},
 		"[e1 e2 e1 e2 e1 e1]":           {EventIDs: []string{"e1", "e2", "never"}},
 		"[]":                            {EventIDs: []string{"never"}},
-		"[e1 e1]":                       {Sources: []string{"other", "nowhere"}},
+		"[- e1 e1]":                     {Sources: []string{"other", "nowhere"}},
 		"[e1]":                          {EventIDs: []string{"e1"}, Sources: []string{"default"}, Actions: []string{"event_inserted"}},
 		"[e1 e2 e3 e1]":                 {Actions: []string{"event_inserted", "event_replayed"}},
 		"[e2 e2]":                       {Types: []string{"t0", "nothing like it"}},
