@@ -250,6 +250,7 @@ func (h *Handler) unreadable(err error) *refusal {
 // up, verified, read and stored like any other, and the answer returned.
 func (h *Handler) Take(ctx context.Context, name string, r *event.Request) (status int, body []byte) {
 	a := &arrival{request: r}
+	defer func() { h.inFlight.Release(a.held) }()
 	source, err := h.sources.Lookup(name)
 	f := h.found(a, name, source, err)
 	if f == nil {

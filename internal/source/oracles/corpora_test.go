@@ -16,13 +16,12 @@ import (
 	"testing"
 	"time"
 
+	_ "github.com/go-playground/webhooks/v6/github" // its testdata
 	"github.com/gorilla/mux"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
-
-	_ "github.com/go-playground/webhooks/v6/github" // its testdata
-	_ "github.com/stripe/stripe-mock/embedded"      // its fixtures
+	_ "github.com/stripe/stripe-mock/embedded" // its fixtures
 
 	"github.com/webhookspine/spine/internal/ingest"
 	"github.com/webhookspine/spine/internal/postgres/postgrestest"
