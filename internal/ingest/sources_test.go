@@ -431,16 +431,20 @@ func TestKeeperIsBounded(t *testing.T) {
 			synctest.Wait()
 		}
 		settle()
-		require.Empty(t, store.kept)
+		k.mu.Lock()
 		require.Len(t, k.waiting, keptBurst+1, "it waits for the database")
+		k.mu.Unlock()
 		store.mu.Lock()
+		require.Empty(t, store.kept)
 		store.err = nil
 		store.mu.Unlock()
 		settle()
+		store.mu.Lock()
 		require.Len(t, store.kept, keptBurst+1)
 		require.Equal(t, map[string]event.Budget{"github": {Rows: 10, Bytes: 1000}}, store.budget)
 		require.NotContains(t, string(store.kept[0].Headers), "S1")
 		require.InDelta(t, 10_000-keptBurst+1, testutil.ToFloat64(k.metrics.unkept), 0)
+		store.mu.Unlock()
 
 		refused("signature_wrong", 10)
 		stop()
