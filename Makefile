@@ -31,7 +31,7 @@ GOTEST = go test $(RACE) -p 1 -timeout 10m
 # Built beforehand, so that no test waits for a compiler that keeps both cores busy.
 PREBUILD = go test $(RACE) -exec true ./... >/dev/null
 # The packages whose tests run on a database.
-DB_PACKAGES = $$(grep -rl --include='*_test.go' --exclude-dir=peers --exclude-dir=postgres internal/postgres/postgrestest cmd internal sql | xargs -n 1 dirname | sort -u | sed 's,^,./,')
+DB_PACKAGES = $$(grep -rl --include='*_test.go' --exclude-dir=peers --exclude-dir=oracles --exclude-dir=postgres internal/postgres/postgrestest cmd internal sql | xargs -n 1 dirname | sort -u | sed 's,^,./,')
 
 # A module of its own, so that what Spine is measured beside stays out of its go.mod.
 PEERS := internal/bench/peers
