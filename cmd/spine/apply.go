@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -90,7 +91,7 @@ func readSources(text []byte) (map[string]json.RawMessage, error) {
 		if errors.Is(err, io.EOF) {
 			return nil, errors.New("the file is empty: it should have sources")
 		}
-		return nil, fmt.Errorf("reading the file: %w", err)
+		return nil, fmt.Errorf("reading the file: %w", yamlError(err))
 	}
 	if err := decoder.Decode(&struct{}{}); !errors.Is(err, io.EOF) {
 		return nil, errors.New("the file has more than one document")
@@ -128,6 +129,33 @@ func readSources(text []byte) (map[string]json.RawMessage, error) {
 		return nil, &event.BadSettingsError{Problems: problems}
 	}
 	return puts, nil
+}
+
+var yamlLine = regexp.MustCompile(`line \d+: `)
+
+// yamlError says where a file is not what it should be, and repeats nothing of
+// it: somebody may have written a secret there.
+func yamlError(err error) error {
+	text := err.Error()
+	what := "this is not YAML"
+	for part, say := range map[string]string{
+		"unknown anchor":            "a value that begins with * must be quoted, or it stands for an anchor, and there is none of this name",
+		"already defined":           "a key comes twice",
+		"not found in type":         "there is only sources at the top",
+		"cannot unmarshal":          "sources must be an object of names and their settings",
+		"did not find expected":     "something is left open above, or a line does not stand where it should",
+		"could not find expected":   "a key without a colon, or a quote that is not closed",
+		"cannot start any token":    "a value that begins with a special character must be quoted",
+		"mapping values":            "a value that holds a colon and a space must be quoted",
+		"control characters":        "there are control characters",
+		"invalid leading UTF-8":     "this is not UTF-8",
+		"contains excessive aliasi": "there are too many aliases",
+	} {
+		if strings.Contains(text, part) {
+			what = say
+		}
+	}
+	return errors.New(yamlLine.FindString(text) + what)
 }
 
 // describeChanges prints changes of sources, and of those that were changed what

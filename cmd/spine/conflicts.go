@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -16,16 +18,17 @@ func conflictsCommand(env environ) *cobra.Command {
 		Use:   "conflicts",
 		Short: "Compare payloads that came under one id, and accept the newer",
 		Long: `A conflict is another payload under an id that is stored already: the first stays
-and was delivered, the other is kept as evidence. List shows both and where they
-differ. Accept makes an event of the other one, whose id is the first one's with a
+and was delivered, the other is kept as evidence. List shows where they
+differ, show both in full. Accept makes an event of the other one, whose id is the first one's with a
 tilde and the beginning of its hash, and delivers it.`,
 		Example: `  spine conflicts list --since 1d
   spine conflicts list --event test-001 --json
+  spine conflicts show test-001
   spine conflicts accept test-001`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(conflictsListCommand(env), conflictsAcceptCommand(env))
+	cmd.AddCommand(conflictsListCommand(env), conflictsShowCommand(env), conflictsAcceptCommand(env))
 	return cmd
 }
 
@@ -91,6 +94,60 @@ func describeConflicts(rows []event.ConflictingRow) string {
 	return b.String()
 }
 
+func conflictsShowCommand(env environ) *cobra.Command {
+	var from string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "show ID", Short: "Show the payloads that came under an id, and their differences",
+		Example: "  spine conflicts show test-001\n  spine conflicts show evt_1 --source stripe --json | jq '.[].payload'",
+	}
+	cmd.Flags().StringVar(&from, "source", "", "the `SOURCE` that sent it, where several have an event of this id")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON array")
+	return onRequest(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
+		if len(args) != 1 {
+			return misuse("give the ID of one event, as in: spine conflicts show test-001")
+		}
+		h, err := s.Event(cmd.Context(), args[0], from) // which says what is wrong with an id
+		if err != nil {
+			return nameSource(err)
+		}
+		rows, _, err := s.Conflicts(cmd.Context(), event.Page{Limit: mostConflicts}, event.ConflictFilter{EventID: h.EventID, Source: h.Source})
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return writeJSON(cmd.OutOrStdout(), rows)
+		}
+		var b strings.Builder
+		for i, r := range rows {
+			if i == 0 {
+				fmt.Fprintf(&b, "first, came %s\n%s\n\n", r.StoredAt, inFull(r.First))
+			}
+			fmt.Fprintf(&b, "%s%s\n\n", describeConflicts(rows[i:i+1]), inFull(r.Content))
+		}
+		if len(rows) == 0 {
+			b.WriteString(describeConflicts(nil))
+		}
+		_, err = io.WriteString(cmd.OutOrStdout(), b.String())
+		return err
+	})
+}
+
+// inFull is a payload on lines of its own.
+func inFull(c event.Content) string {
+	if c.RawBody != nil {
+		return fmt.Sprintf("%q", c.RawBody)
+	}
+	var indented bytes.Buffer
+	if json.Indent(&indented, c.Payload, "", "  ") != nil {
+		return printableLines(string(c.Payload))
+	}
+	return printableLines(indented.String())
+}
+
+// mostConflicts is above how many payloads of one event are kept.
+const mostConflicts = 100
+
 // side is one side of a difference.
 func side(value []byte) string {
 	if value == nil || string(value) == "null" {
@@ -101,12 +158,14 @@ func side(value []byte) string {
 
 func conflictsAcceptCommand(env environ) *cobra.Command {
 	var from, hash string
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "accept ID", Short: "Deliver the other payload that came under an id, as an event of its own",
 		Example: "  spine conflicts accept test-001\n  spine conflicts accept evt_1 --source stripe --hash 3f9a11c0",
 	}
 	cmd.Flags().StringVar(&from, "source", "", "the `SOURCE` that sent it, where several have an event of this id")
 	cmd.Flags().StringVar(&hash, "hash", "", "the payload whose hash begins so, in `HEX` (default the newest)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object: the id of the event that was made of it")
 	return onRequest(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
 		if len(args) != 1 {
 			return misuse("give the ID of one event, as in: spine conflicts accept test-001")
@@ -114,6 +173,9 @@ func conflictsAcceptCommand(env environ) *cobra.Command {
 		id, err := s.AcceptConflict(cmd.Context(), args[0], from, hash, by(cmd))
 		if err != nil {
 			return nameSource(err)
+		}
+		if asJSON {
+			return writeJSON(cmd.OutOrStdout(), map[string]string{"event_id": id})
 		}
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "accepted as %s\n", printable(id))
 		return err

@@ -28,7 +28,7 @@ after a secret was corrected, replay has them looked at again as if they came
 now. Values of headers that are secrets are not kept.`,
 		Example: `  spine rejected list --source github
   spine rejected show 12
-  spine rejected replay --source github --cause signature_wrong`,
+  spine rejected replay --all --source github --cause signature_wrong`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -168,7 +168,7 @@ const replayPoll = 100 * time.Millisecond
 func rejectedReplayCommand(env environ) *cobra.Command {
 	var filter event.RejectedFilter
 	var since, until moment
-	var trust, all bool
+	var trust, all, asJSON bool
 	wait := durationFlag(10 * time.Second)
 	cmd := &cobra.Command{
 		Use: "replay (ID | --all)", Short: "Have rejected requests looked at again, as if they came now",
@@ -193,15 +193,24 @@ who sent them.`,
 	flags.Var(&until, "until", "that came before this `TIME`")
 	flags.BoolVar(&trust, "trust", false, "take in without verifying")
 	flags.Var(&wait, "wait", "how long to wait for what comes of one; 0 does not wait")
+	flags.BoolVar(&asJSON, "json", false, "print one JSON object: the request, or with --all how many")
 	return onRequest(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
 		filter.Since, filter.Until = since.Time, until.Time
 		if all != (len(args) == 0) {
 			return misuse("give either the ID of a rejected request or --all")
 		}
+		for _, name := range []string{"source", "cause", "since", "until"} {
+			if !all && cmd.Flags().Changed(name) {
+				return misuse("--%s goes with --all, and not with the ID of one request", name)
+			}
+		}
 		if all {
 			n, err := s.ReplayAllRejected(cmd.Context(), filter, trust, by(cmd))
 			if err != nil {
 				return err
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), map[string]int64{"requested": n})
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s will be looked at again: spine rejected list --state requested\n", counted(n, "request"))
 			return err
@@ -213,38 +222,48 @@ who sent them.`,
 		if err := s.ReplayRejected(cmd.Context(), id, trust, by(cmd)); err != nil {
 			return err
 		}
-		if wait == 0 {
-			return nil
+		r, err := awaitReplayed(cmd.Context(), s, id, time.Duration(wait))
+		if err == nil && asJSON {
+			err = writeJSON(cmd.OutOrStdout(), r)
+		} else if err == nil && wait > 0 {
+			err = describeReplayed(cmd.OutOrStdout(), r)
 		}
-		return awaitReplayed(cmd.Context(), s, id, time.Duration(wait), cmd.OutOrStdout())
+		if err == nil && r.State == event.RejectedAgain {
+			err = fmt.Errorf("it was refused again: %s", deref(r.Note))
+		}
+		return err
 	})
 }
 
-// awaitReplayed prints what came of a request.
-func awaitReplayed(ctx context.Context, s *store.Store, id int64, patience time.Duration, out io.Writer) error {
+// awaitReplayed waits until it is known what came of a request.
+func awaitReplayed(ctx context.Context, s *store.Store, id int64, patience time.Duration) (event.RejectedRequest, error) {
 	for deadline := time.Now().Add(patience); ; {
 		r, err := s.RejectedRequest(ctx, id)
-		if err != nil {
-			return err
+		if err != nil || patience == 0 || r.State == event.RejectedTakenIn || r.State == event.RejectedAgain {
+			return r, err
 		}
-		switch {
-		case r.State == event.RejectedTakenIn && r.EventID != nil:
-			_, err := fmt.Fprintf(out, "taken in as %s: %s\n", printable(*r.EventID), printable(deref(r.Note)))
-			return err
-		case r.State == event.RejectedTakenIn:
-			_, err := fmt.Fprintf(out, "taken in: %s\n", printable(deref(r.Note)))
-			return err
-		case r.State == event.RejectedAgain:
-			return fmt.Errorf("it was refused again: %s", deref(r.Note))
-		case time.Now().After(deadline):
-			return errors.New("nobody has looked at it yet: is a spine api or serve running?")
+		if time.Now().After(deadline) {
+			return r, errors.New("nobody has looked at it yet: is a spine api or serve running?")
 		}
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return r, context.Cause(ctx)
 		case <-time.After(replayPoll):
 		}
 	}
+}
+
+// describeReplayed prints what came of a request that was taken in.
+func describeReplayed(out io.Writer, r event.RejectedRequest) error {
+	if r.State != event.RejectedTakenIn {
+		return nil
+	}
+	as := ""
+	if r.EventID != nil {
+		as = " as " + printable(*r.EventID)
+	}
+	_, err := fmt.Fprintf(out, "taken in%s: %s\n", as, printable(deref(r.Note)))
+	return err
 }
 
 func deref(s *string) string {

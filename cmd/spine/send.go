@@ -73,11 +73,11 @@ of a preset, and --secret names the secret.`,
 				if file == "" && !cmd.Flags().Changed("payload") {
 					body = nil // the sample's
 				}
-				compiled, err := compiledSource(cmd.Context(), database, from, preset, secrets)
+				compiled, err := compiledSource(cmd.Context(), database, from, preset, secrets, sign)
 				if err != nil {
 					return err
 				}
-				return sendAs(cmd.Context(), url, compiled, body, sign, cmd.OutOrStdout(), asJSON)
+				return sendAs(cmd.Context(), url, compiled, body, cmd.OutOrStdout(), asJSON)
 			}
 			if !json.Valid(body) {
 				return misuse("the payload is not JSON")
@@ -141,8 +141,8 @@ func send(ctx context.Context, url string, e envelope, payload []byte, out io.Wr
 }
 
 // sendAs posts what a source's provider would send: a sample, with another body
-// where one is given.
-func sendAs(ctx context.Context, url string, s *source.Source, body []byte, sign bool, out io.Writer, asJSON bool) error {
+// where one is given, signed where the source is one that signs.
+func sendAs(ctx context.Context, url string, s *source.Source, body []byte, out io.Writer, asJSON bool) error {
 	now := time.Now()
 	sample, err := s.Sample(now)
 	if err != nil {
@@ -165,9 +165,6 @@ func sendAs(ctx context.Context, url string, s *source.Source, body []byte, sign
 		return misuse("--url: %w", err)
 	}
 	req.Header = sample.Header
-	if !sign {
-		s.Unsign(req.Header)
-	}
 	return post(req, out, asJSON)
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/ingest"
 	"github.com/webhookspine/spine/internal/source"
 	"github.com/webhookspine/spine/internal/store"
 )
@@ -50,8 +52,9 @@ when it changes.`,
 }
 
 // onDatabase completes a command that works on the database. named says that its
-// one argument is the name of a source.
-func onDatabase(env environ, cmd *cobra.Command, named bool, run func(cmd *cobra.Command, s *store.Store, name string) error) *cobra.Command {
+// one argument is the name of a source; more are groups of settings that it needs
+// besides.
+func onDatabase(env environ, cmd *cobra.Command, named bool, run func(cmd *cobra.Command, s *store.Store, name string) error, more ...any) *cobra.Command {
 	var database databaseSettings
 	cmd.Args = cobra.NoArgs
 	if named {
@@ -71,11 +74,25 @@ func onDatabase(env environ, cmd *cobra.Command, named bool, run func(cmd *cobra
 		defer s.Close()
 		return run(cmd, s, strings.Join(args, ""))
 	}
-	env.bind(cmd, needs{groups: []any{&database}, required: []string{"DATABASE_URL"}})
+	env.bind(cmd, needs{groups: append([]any{&database}, more...), required: []string{"DATABASE_URL"}})
 	if flag := cmd.Flags().Lookup("source"); flag != nil {
 		complete(cmd, "source", sources(&database))
 	}
+	if flag := cmd.Flags().Lookup("cause"); flag != nil {
+		complete(cmd, "cause", beginning(&database, rejectedCauses))
+	}
 	return cmd
+}
+
+// rejectedCauses are those of the requests that are kept.
+func rejectedCauses(s *store.Store, ctx context.Context) ([]string, error) {
+	of, err := s.RejectedCauses(ctx)
+	var all []string
+	for _, causes := range of {
+		all = slices.AppendSeq(all, maps.Keys(causes))
+	}
+	slices.Sort(all)
+	return slices.Compact(all), err
 }
 
 // by is who a command acts as, in the audit log.
@@ -238,14 +255,14 @@ func (f *sourceFlags) over(cmd *cobra.Command, c source.Config) (source.Config, 
 	given := cmd.Flags().Changed
 	if given("secret") {
 		c.Secrets = nil
-		for _, ref := range f.secrets {
+		for _, ref := range takenBack(f.secrets) {
 			if err := checkReference("--secret", ref); err != nil {
 				return c, err
 			}
 			c.Secrets = append(c.Secrets, source.Secret{Ref: ref})
 		}
 	}
-	if given("verify-token") {
+	if given("verify-token") && f.verifyToken != "" {
 		if err := checkReference("--verify-token", f.verifyToken); err != nil {
 			return c, err
 		}
@@ -262,7 +279,7 @@ func (f *sourceFlags) over(cmd *cobra.Command, c source.Config) (source.Config, 
 		"id": {&c.ID, &f.ids}, "type": {&c.Type, &f.types}, "time": {&c.Time, &f.times}, "volatile": {&c.Volatile, &f.volatile},
 	} {
 		if given(name) {
-			*list.to = *list.from
+			*list.to = takenBack(*list.from)
 		}
 	}
 	if given("rate") {
@@ -278,6 +295,15 @@ func (f *sourceFlags) over(cmd *cobra.Command, c source.Config) (source.Config, 
 		c.Limits.AddressBurst = f.addressBurst
 	}
 	return c, nil
+}
+
+// takenBack is what a flag gives that may come several times: nothing where it was
+// given once and empty, which takes the setting back.
+func takenBack(values []string) []string {
+	if len(values) == 1 && values[0] == "" {
+		return nil
+	}
+	return values
 }
 
 // checkReference refuses a secret that is given by value, which it does not
@@ -300,7 +326,7 @@ func sourcePutCommand(env environ, verb string) *cobra.Command {
 	}
 	if verb == "set" {
 		cmd.Use, cmd.Short = "set NAME", "Change the settings of a source"
-		cmd.Long = "Set changes the settings that are given and leaves the others as they are; with\n--settings it replaces all of them."
+		cmd.Long = "Set changes the settings that are given and leaves the others as they are; with\n--settings it replaces all of them. A setting that is given empty, as in\n--volatile '', is taken back: the preset's holds again."
 		cmd.Example = `  spine source set default --preset standard-webhooks --format envelope --secret env:SENDER_SECRET
   spine source set github --rate 100 --conflicts refuse`
 	}
@@ -353,6 +379,7 @@ func sourcePutCommand(env environ, verb string) *cobra.Command {
 }
 
 func sourceEnableCommand(env environ, verb string) *cobra.Command {
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use: verb + " NAME", Short: "Take nothing more from a source; what it sent is delivered all the same",
 		Example: "  spine source disable github",
@@ -360,10 +387,14 @@ func sourceEnableCommand(env environ, verb string) *cobra.Command {
 	if verb == "enable" {
 		cmd.Short, cmd.Example = "Take events from a source again", "  spine source enable github"
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object: the source")
 	return onDatabase(env, cmd, true, func(cmd *cobra.Command, s *store.Store, name string) error {
 		changed, err := s.EnableSource(cmd.Context(), name, verb == "enable", by(cmd))
 		if err != nil {
 			return err
+		}
+		if asJSON {
+			return writeSource(cmd, s, name)
 		}
 		note := ""
 		if !changed {
@@ -374,8 +405,18 @@ func sourceEnableCommand(env environ, verb string) *cobra.Command {
 	})
 }
 
+// writeSource prints a source as JSON.
+func writeSource(cmd *cobra.Command, s *store.Store, name string) error {
+	now, err := s.Source(cmd.Context(), name)
+	if err != nil {
+		return err
+	}
+	return writeJSON(cmd.OutOrStdout(), now)
+}
+
 func sourceRotateCommand(env environ) *cobra.Command {
 	var secret string
+	var asJSON bool
 	keep := durationFlag(24 * time.Hour)
 	cmd := &cobra.Command{
 		Use: "rotate NAME", Short: "Give a source a new secret, and let the one before hold for a while",
@@ -387,6 +428,7 @@ says. Enter the new one at the provider meanwhile; nothing is refused.`,
 	}
 	cmd.Flags().StringVar(&secret, "secret", "", "`REFERENCE` to the new secret: env:NAME or file:/absolute/path (required)")
 	cmd.Flags().Var(&keep, "keep", "how long the secrets before go on to hold")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object: the source")
 	if err := cmd.MarkFlagRequired("secret"); err != nil {
 		panic(err) // the flag is defined above
 	}
@@ -397,6 +439,9 @@ says. Enter the new one at the provider meanwhile; nothing is refused.`,
 		now, err := s.RotateSource(cmd.Context(), name, secret, time.Duration(keep), by(cmd))
 		if err != nil {
 			return err
+		}
+		if asJSON {
+			return writeJSON(cmd.OutOrStdout(), now)
 		}
 		return describeSource(cmd.OutOrStdout(), now)
 	})
@@ -417,13 +462,18 @@ func (d *durationFlag) Set(text string) error {
 }
 
 func sourceRemoveCommand(env environ) *cobra.Command {
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "remove NAME", Short: "Remove a source, and its rejected requests; its events stay",
 		Example: "  spine source remove github",
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return onDatabase(env, cmd, true, func(cmd *cobra.Command, s *store.Store, name string) error {
 		if err := s.RemoveSource(cmd.Context(), name, by(cmd)); err != nil {
 			return err
+		}
+		if asJSON {
+			return writeJSON(cmd.OutOrStdout(), event.SourceChange{Source: name, Change: "removed"})
 		}
 		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s removed\n", name)
 		return err
@@ -457,16 +507,23 @@ func sourcePresetsCommand() *cobra.Command {
 
 func sourceTestCommand(env environ) *cobra.Command {
 	var file string
+	var at moment
+	var asJSON bool
+	var intake intakeSettings
 	cmd := &cobra.Command{
 		Use: "test NAME", Short: "Try a source here: what would become of a request",
 		Long: `Test verifies and reads a request as a server would that has the source's settings
 and the secrets of this environment, and stores nothing. The request is a signed
 sample of the provider's, or one from a file, with its headers and body as they
-came over the wire. It exits with 1 where the request would be refused.`,
+came over the wire. It is judged as of now, by which a signature with a time in
+it grows old; --at says when it came. Test exits with 1 where the request would
+be refused.`,
 		Example: `  GITHUB_SECRET=… spine source test github
-  spine source test github --request captured.http`,
+  spine source test stripe --request captured.http --at 2026-01-30T12:00:00Z`,
 	}
 	cmd.Flags().StringVar(&file, "request", "", "an HTTP request as text, from `FILE`; - is the standard input")
+	cmd.Flags().Var(&at, "at", "judge the request as if it came at this `TIME`: ago, as 2h or 7d, or RFC 3339 (default now)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	completeFiles(cmd, "request")
 	return onDatabase(env, cmd, true, func(cmd *cobra.Command, s *store.Store, name string) error {
 		one, err := s.Source(cmd.Context(), name)
@@ -481,72 +538,119 @@ came over the wire. It exits with 1 where the request would be refused.`,
 		if err != nil {
 			return err
 		}
+		if at.IsZero() {
+			at.Time = time.Now()
+		}
 		var r *event.Request
 		if file == "" {
-			r, err = compiled.Sample(time.Now())
+			r, err = compiled.Sample(at.Time)
+		} else if text, unread := readFile(file, cmd.InOrStdin()); unread != nil {
+			err = unread
 		} else {
-			r, err = readRequest(file, cmd.InOrStdin())
+			r, err = readRequest(text)
 		}
 		if err != nil {
 			return err
 		}
-		return tryRequest(cmd.OutOrStdout(), compiled, r)
-	})
+		r.At = at.Time
+		return tryRequest(cmd.OutOrStdout(), ingest.Try(intakeSource{compiled}, r, intake.MaxBodyBytes), asJSON)
+	}, &intake)
 }
 
-// readRequest reads a request as text.
-func readRequest(file string, stdin io.Reader) (*event.Request, error) {
-	text, err := readFile(file, stdin)
-	if err != nil {
-		return nil, err
+// readRequest reads a request as text, such as a proxy writes it down or a person
+// copies it: its lines may end without carriage returns.
+func readRequest(text []byte) (*event.Request, error) {
+	head, body := text, []byte{}
+	for _, end := range []string{"\r\n\r\n", "\n\n"} {
+		// The first empty line, of either kind: the body may have the other.
+		if before, after, found := bytes.Cut(text, []byte(end)); found && len(before) < len(head) {
+			head, body = before, after
+		}
 	}
-	// What was copied by hand has no carriage returns, and a length that may be off.
-	head, body, found := bytes.Cut(text, []byte("\r\n\r\n"))
-	if !found {
-		head, body, _ = bytes.Cut(text, []byte("\n\n"))
-	}
-	r, err := http.ReadRequest(bufio.NewReader(io.MultiReader(bytes.NewReader(head), strings.NewReader("\r\n\r\n"))))
+	r, err := http.ReadRequest(bufio.NewReader(io.MultiReader(bytes.NewReader(head), strings.NewReader("\r\n\r\n"), bytes.NewReader(body))))
 	if err != nil {
 		return nil, fmt.Errorf("reading the request: it should begin as in POST /webhook/github HTTP/1.1, then headers, an empty line, and the body: %w", err)
 	}
-	return &event.Request{Method: r.Method, URL: r.URL, Header: r.Header, Wire: body, Body: body, At: time.Now()}, nil
+	switch {
+	case len(r.TransferEncoding) > 0:
+		if body, err = io.ReadAll(r.Body); err != nil {
+			return nil, fmt.Errorf("reading the request: the body is not in chunks, as its headers say: %w", err)
+		}
+	case r.Header.Get("Content-Length") == "": // all that follows
+	case int64(len(body)) < r.ContentLength:
+		return nil, fmt.Errorf("reading the request: the body has %d bytes, where Content-Length says %d", len(body), r.ContentLength)
+	case len(bytes.Trim(body[r.ContentLength:], "\r\n")) > 0:
+		return nil, fmt.Errorf("reading the request: the body has %d bytes, where Content-Length says %d", len(body), r.ContentLength)
+	default: // an editor ends the last line of a file
+		body = body[:r.ContentLength]
+	}
+	return &event.Request{Method: r.Method, URL: r.URL, Header: r.Header, Wire: body}, nil
 }
 
-// tryRequest says what a source makes of a request.
-func tryRequest(out io.Writer, s *source.Source, r *event.Request) error {
-	if err := s.Verify(r); err != nil {
-		if unverified, ok := errors.AsType[*event.UnverifiedError](err); ok {
-			return fmt.Errorf("it would be refused with 401 (%s): %s", unverified.Cause, unverified.Detail)
-		}
-		return err
+// trial is ingest.Trial as it is printed.
+type trial struct {
+	Status int          `json:"status"` // HTTP status of the answer
+	Cause  string       `json:"cause,omitempty"`
+	Detail string       `json:"detail,omitempty"`
+	Errors []string     `json:"errors,omitempty"`
+	Answer string       `json:"answer,omitempty"` // to a handshake
+	Events []trialEvent `json:"events,omitempty"`
+}
+
+type trialEvent struct {
+	ID         string    `json:"event_id"`
+	Derived    bool      `json:"id_derived"` // made from the body
+	Type       string    `json:"event_type"`
+	OccurredAt time.Time `json:"occurred_at"`
+	Reason     string    `json:"payload_unqueryable,omitempty"` // why the payload is kept as bytes
+}
+
+// tryRequest says what would become of a request.
+func tryRequest(out io.Writer, tried ingest.Trial, asJSON bool) error {
+	t := trial{Status: tried.Status, Cause: tried.Cause, Detail: tried.Detail, Answer: string(tried.Answer)}
+	for _, p := range tried.Problems {
+		t.Errors = append(t.Errors, strings.TrimSpace(p.Field+" "+p.Detail))
 	}
-	if r.Body == nil {
-		r.Body = r.Wire
+	for i := range tried.Events {
+		e := &tried.Events[i]
+		t.Events = append(t.Events, trialEvent{e.ID, e.IDDerived, e.Type, e.OccurredAt, e.Unqueryable})
 	}
-	if answer, ok := s.Handshake(r); ok {
-		_, err := fmt.Fprintf(out, "It is verified, and a handshake: the answer is %d %s\n", answer.Status, printable(string(answer.Body)))
-		return err
+	var err error
+	if asJSON {
+		err = writeJSON(out, t)
+	} else {
+		_, err = io.WriteString(out, describeTrial(t))
 	}
-	events, _, err := s.Read(r)
-	if err != nil {
-		return fmt.Errorf("it is verified and would be refused: %w", err)
+	if err == nil && t.Cause != "" {
+		err = errors.New(strings.TrimSpace(fmt.Sprintf("it would be refused with %d (%s): %s %s", t.Status, t.Cause, t.Detail, strings.Join(t.Errors, "; "))))
 	}
-	for _, e := range events {
+	return err
+}
+
+func describeTrial(t trial) string {
+	var b strings.Builder
+	switch {
+	case t.Cause != "": // the error says it
+	case t.Answer != "" || len(t.Events) == 0:
+		fmt.Fprintf(&b, "It holds no event: the answer is %d %s\n", t.Status, printable(t.Answer))
+	}
+	for _, e := range t.Events {
 		derived := ""
-		if e.IDDerived {
+		if e.Derived {
 			derived = " (made from the body: the sender gives none)"
 		}
-		fmt.Fprintf(out, "verified\nid        %s%s\ntype      %s\noccurred  %s\n", printable(e.ID), derived, printable(e.Type), e.OccurredAt.Format(time.RFC3339Nano))
-		if e.Unqueryable != "" {
-			fmt.Fprintf(out, "payload   kept as bytes: %s\n", printable(e.Unqueryable))
+		fmt.Fprintf(&b, "verified\nid        %s%s\ntype      %s\noccurred  %s\n", printable(e.ID), derived, printable(e.Type), e.OccurredAt.Format(time.RFC3339Nano))
+		if e.Reason != "" {
+			fmt.Fprintf(&b, "payload   kept as bytes: %s\n", printable(e.Reason))
 		}
 	}
-	return nil
+	return b.String()
 }
 
 // compiledSource is a source of the database where there is one, or else one
-// that a preset makes, with the secrets of this environment.
-func compiledSource(ctx context.Context, database databaseSettings, name, preset string, secrets []string) (*source.Source, error) {
+// that a preset makes, with the secrets of this environment, or without where
+// nothing is to be signed.
+func compiledSource(ctx context.Context, database databaseSettings, name, preset string, secrets []string, sign bool) (*source.Source, error) {
 	c := source.Config{Preset: preset}
 	if database.URL != "" && preset == "" {
 		s, err := database.open(ctx)
@@ -572,6 +676,9 @@ func compiledSource(ctx context.Context, database databaseSettings, name, preset
 			}
 			c.Secrets = append(c.Secrets, source.Secret{Ref: ref})
 		}
+	}
+	if !sign { // which needs no secret
+		c.Secrets, c.VerifyToken, c.Verify = nil, "", []source.Method{{Scheme: "none"}}
 	}
 	return source.Compile(name, c, source.ResolveSecret)
 }

@@ -2,10 +2,15 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -92,6 +97,9 @@ func TestSourceCommands(t *testing.T) {
 	c.refused(1, "rejected", "show", "99999")
 	c.refused(2, "rejected", "show", "x")
 	c.refused(2, "rejected", "replay")
+	require.Contains(t, c.refused(2, "rejected", "replay", id, "--source", "github"), "--source goes with --all")
+	require.Contains(t, c.refused(1, "trace", "lost-1", "--follow"), "signature_wrong")
+	require.JSONEq(t, `{"requested":0}`, c.ok("rejected", "replay", "--all", "--cause", "no_such_cause", "--json"))
 	rotated := c.ok("source", "rotate", "github", "--secret", "file:"+filepath.Join(dir, "other"), "--keep", "1h")
 	require.Contains(t, rotated, `"until"`)
 	require.Eventually(t, func() bool {
@@ -105,13 +113,15 @@ func TestSourceCommands(t *testing.T) {
 	require.Contains(t, c.ok("source", "list"), "disabled")
 	require.Contains(t, c.ok("source", "enable", "github"), "enabled")
 
-	// A captured request, tried without a server.
-	captured := filepath.Join(dir, "captured.http")
-	require.NoError(t, os.WriteFile(captured, []byte("POST /webhook/github HTTP/1.1\nHost: x\nX-GitHub-Event: push\n\n{}"), 0o600))
-	require.Contains(t, c.refused(1, "source", "test", "github", "--request", captured), "signature_missing")
+	// A setting is taken back.
+	require.Contains(t, c.ok("source", "set", "github", "--volatile", "/pushed_at"), "pushed_at")
+	require.NotContains(t, c.ok("source", "set", "github", "--volatile", ""), "pushed_at")
 
 	require.Contains(t, c.ok("source", "show", "github"), "settings")
-	require.Contains(t, c.ok("source", "remove", "github"), "removed")
+	require.Contains(t, c.ok("source", "disable", "github", "--json"), `"disabled_at":"20`)
+	require.Contains(t, c.ok("source", "enable", "github", "--json"), `"disabled_at":null`)
+	require.Contains(t, c.ok("source", "rotate", "github", "--secret", "file:"+secret, "--json"), `"until"`)
+	require.Contains(t, c.ok("source", "remove", "github", "--json"), `"change":"removed"`)
 	c.refused(1, "source", "remove", "default")
 	require.Contains(t, c.ok("source", "presets"), "stripe")
 }
@@ -155,9 +165,15 @@ sources:
 	require.Contains(t, said, `- limits: {"rate":100}`)
 	require.Contains(t, said, `+ secrets: ["env:OTHER"]`)
 	for text, problem := range map[string]string{
-		"":          "empty",
-		"sources:":  "no sources",
-		"source: 1": "source",
+		"sources: {a: {preset: github, secrets: [*the-value-of-a-secret]}}": "no",
+		"the-value-of-a-secret: 1":                  "only sources at the top",
+		"sources: the-value-of-a-secret":            "must be an object",
+		"sources: {a: 1, a: the-value-of-a-secret}": "comes twice",
+		"sources: {{a: the-value-of-a-secret}: 1}":  "",
+		"sources: !!int the-value-of-a-secret":      "",
+		"":                                          "empty",
+		"sources:":                                  "no sources",
+		"source: 1":                                 "line 1: there is only sources",
 		"sources: {a: {preset: none, x: 1}, b: {preset: nothing}}":          "sources.a.x",
 		"sources: {a: {preset: github, secrets: [the-value-of-a-secret]}}":  "sources.a.secrets[0]",
 		"sources: {A: {preset: none}}":                                      "lower-case",
@@ -168,8 +184,90 @@ sources:
 		code, _, errs := c.run("apply", "-f", "-")
 		require.NotZero(t, code, text)
 		require.Contains(t, errs, problem, text)
-		require.NotContains(t, errs, "the-value-of-a-secret")
+		require.NotContains(t, errs, "the-va")
 	}
+}
+
+// TestTryCaptured tries requests from files as a server would take them.
+func TestTryCaptured(t *testing.T) {
+	t.Parallel()
+	database := databases.New(t)
+	startService(t, roles{api: true}, database) // it migrates
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "secret")
+	require.NoError(t, os.WriteFile(secret, []byte("first-secret\n"), 0o600))
+	c := commandLine{t: t, env: []string{"DATABASE_URL=" + database}}
+	c.ok("source", "add", "github", "--preset", "github", "--secret", "file:"+secret)
+	c.ok("source", "add", "slack", "--preset", "slack", "--secret", "file:"+secret)
+
+	captured := func(lineEnd, body, after string, headers ...string) string {
+		lines := append([]string{"POST /webhook/x HTTP/1.1", "Host: x"}, headers...)
+		return strings.Join(lines, lineEnd) + lineEnd + lineEnd + body + after
+	}
+	github := func(body string) []string {
+		mac := hmac.New(sha256.New, []byte("first-secret"))
+		mac.Write([]byte(body))
+		return []string{"X-GitHub-Event: push", "X-GitHub-Delivery: d-1", "Content-Type: application/json", "X-Hub-Signature-256: sha256=" + hex.EncodeToString(mac.Sum(nil))}
+	}
+	var zipped bytes.Buffer
+	w := gzip.NewWriter(&zipped)
+	_, err := w.Write([]byte(`{"zipped":true}`))
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	length := func(body string) string { return "Content-Length: " + strconv.Itoa(len(body)) }
+
+	const crlf, lf = "\r\n", "\n"
+	empty, spaced := "{}", "{\"a\":1,\r\n\r\n\"b\":2}"
+	for name, text := range map[string]string{
+		"as it came":                 captured(crlf, empty, "", append(github(empty), length(empty))...),
+		"the file ends its line":     captured(crlf, empty, "\n", append(github(empty), length(empty))...),
+		"without a length":           captured(lf, empty, "", github(empty)...),
+		"an empty line in the body":  captured(lf, spaced, "", github(spaced)...),
+		"zipped":                     captured(crlf, zipped.String(), "", append(github(zipped.String()), "Content-Encoding: gzip")...),
+		"in chunks":                  captured(crlf, "2\r\n{}\r\n0\r\n\r\n", "", append(github(empty), "Transfer-Encoding: chunked")...),
+		"the other kind in the body": captured(crlf, "{\n\n}", "", github("{\n\n}")...),
+	} {
+		c.stdin = text
+		require.Contains(t, c.ok("source", "test", "github", "--request", "-"), "push", name)
+	}
+	for text, problem := range map[string]string{
+		captured(lf, empty, "", "X-GitHub-Event: push"):                                               "signature_missing",
+		captured(lf, empty, "", append(github(empty), "Content-Type: text/plain")...):                 "400 (repeated_header)",
+		captured(lf, empty, "", append(github(empty), "X-Hub-Signature-256: sha256=00")...):           "came more than once",
+		captured(lf, empty, "", append(github(empty), "Content-Encoding: br")...):                     "415",
+		captured(lf, empty, "", append(github(empty), "Content-Encoding: gzip")...):                   "cut_short",
+		captured(lf, empty, "", append(github(empty), "Content-Length: 3")...):                        "Content-Length says 3",
+		captured(lf, "{}x", "", append(github(empty), "Content-Length: 2")...):                        "Content-Length says 2",
+		strings.Replace(captured(lf, empty, "", github(empty)...), "POST", "PUT", 1):                  "405",
+		captured(lf, strings.Repeat(" ", 1<<20)+"{}", "", github(strings.Repeat(" ", 1<<20)+"{}")...): "413",
+		"hello": "POST /webhook/github HTTP/1.1",
+	} {
+		c.stdin = text
+		require.Contains(t, c.refused(1, "source", "test", "github", "--request", "-"), problem)
+	}
+
+	// A signature with a time in it holds when it came.
+	body, then := `{"type":"event_callback","event_id":"Ev1","event_time":1767225600,"event":{"type":"message"}}`, "1767225600" // 2026-01-01
+	mac := hmac.New(sha256.New, []byte("first-secret"))
+	mac.Write([]byte("v0:" + then + ":" + body))
+	c.stdin = captured(lf, body, "", "Content-Type: application/json", "X-Slack-Request-Timestamp: "+then, "X-Slack-Signature: v0="+hex.EncodeToString(mac.Sum(nil)))
+	require.Contains(t, c.refused(1, "source", "test", "slack", "--request", "-"), "401")
+	var tried struct {
+		Status int
+		Events []struct {
+			EventID string `json:"event_id"`
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(c.ok("source", "test", "slack", "--request", "-", "--at", "2026-01-01T00:00:10Z", "--json")), &tried))
+	require.Equal(t, http.StatusOK, tried.Status)
+	require.Len(t, tried.Events, 1)
+	require.Equal(t, "Ev1", tried.Events[0].EventID)
+
+	// What is not signed needs no secret.
+	c.stdin = ""
+	require.NoError(t, os.Remove(secret))
+	require.Contains(t, c.refused(1, "send", "--source", "github", "--url", "http://127.0.0.1:1"), "refused")
+	require.NotContains(t, c.refused(1, "send", "--source", "github", "--url", "http://127.0.0.1:1"), "secret")
 }
 
 func TestConflictCommands(t *testing.T) {
@@ -183,7 +281,17 @@ func TestConflictCommands(t *testing.T) {
 	require.Contains(t, said, "/a: 1 → 2")
 	require.NotContains(t, said, "\x1b")
 	require.Contains(t, c.ok("conflicts", "list", "--json"), `"differences":[{"path":"/a"`)
+	shown := c.ok("conflicts", "show", "c-1")
+	require.Contains(t, shown, "  \"a\": 1,\n")
+	require.Contains(t, shown, "  \"a\": 2,\n")
+	require.NotContains(t, shown, "\x1b")
+	require.Contains(t, c.ok("conflicts", "show", "c-1", "--json"), `"first":{"payload":{"a":1`)
+	c.refused(1, "conflicts", "show", "never")
+	c.refused(2, "conflicts", "show")
 	require.Contains(t, c.ok("conflicts", "accept", "c-1"), "accepted as c-1~")
+	trace := c.ok("trace", "c-1")
+	require.Contains(t, trace, "another payload accepted by")
+	require.Contains(t, trace, " as c-1~")
 	require.Contains(t, c.ok("conflicts", "list"), "accepted as c-1~")
 	c.refused(1, "conflicts", "accept", "never")
 	c.refused(2, "conflicts", "accept")

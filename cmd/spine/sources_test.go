@@ -161,7 +161,13 @@ func TestPresets(t *testing.T) {
 			require.Equal(t, "deduplicated", s.deliver(t, preset, r).status(), "the same again")
 
 			require.Equal(t, http.StatusUnauthorized, s.deliver(t, preset, p.sample(2, now)).code, "another secret")
-			p.sender(1).Unsign(r.Header)
+			resolved, err := p.c.Resolve()
+			require.NoError(t, err)
+			for _, m := range resolved.Verify {
+				for _, name := range m.Header {
+					r.Header.Del(name)
+				}
+			}
 			require.Equal(t, http.StatusUnauthorized, s.deliver(t, preset, r).code, "unsigned")
 			switch preset {
 			case "bearer", "basic", "token", "cloudevents": // they do not sign
@@ -170,7 +176,7 @@ func TestPresets(t *testing.T) {
 				tampered.Wire = bytes.Replace(tampered.Wire, []byte("e"), []byte("f"), 1)
 				require.Equal(t, http.StatusUnauthorized, s.deliver(t, preset, tampered).code, "tampered with")
 			}
-			resolved, err := p.c.Resolve()
+			resolved, err = p.c.Resolve()
 			require.NoError(t, err)
 			for _, m := range resolved.Verify {
 				if len(m.Timestamp) == 0 {

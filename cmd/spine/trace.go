@@ -127,6 +127,9 @@ func (t *tracing) follow(ctx context.Context, direct string) error {
 		return err
 	}
 	h, err := t.store.Event(ctx, t.eventID, t.source)
+	if _, never := errors.AsType[*event.NotStoredError](err); never {
+		return t.rejected(ctx, err)
+	}
 	if err != nil {
 		return nameSource(err)
 	}
@@ -349,6 +352,9 @@ func sentence(action string, d auditDetails, within bool) string {
 	by := ""
 	if d["by"] != nil {
 		by = " by " + text("by")
+		if d.text("caller") != "" {
+			by += " (" + printable(cut(d.text("caller"))) + ")"
+		}
 	}
 	switch action {
 	case "event_received":
@@ -376,14 +382,21 @@ func sentence(action string, d auditDetails, within bool) string {
 		return strings.TrimSpace(attempt) + colon + "the lease of " + text("worker") + " ran out" + where
 	case "lease_returned":
 		return attempt + "was not started, " + text("worker") + " gave it back" + where
+	case "conflict_accepted":
+		return "another payload accepted" + by + " as " + text("accepted_as")
+	case "source_enabled", "source_disabled", "source_removed":
+		return strings.ReplaceAll(action, "_", " ") + by
+	case "request_replayed":
+		trusted := ""
+		if d["trust"] != nil {
+			trusted = ", without being verified"
+		}
+		return "rejected request " + text("request") + " (" + text("cause") + ") to be looked at again" + by + trusted
 	case "lease_lost":
 		return "a late result (" + text("outcome") + ") changed nothing, its lease was lost" + where
 	case "status_changed":
 		return "status changed by hand from " + text("from") + " to " + text("to") + by + where
 	case "event_replayed":
-		if d.text("caller") != "" {
-			by += " (" + printable(cut(d.text("caller"))) + ")"
-		}
 		return "replayed" + by + ", was " + text("from") + where
 	}
 	return strings.TrimSpace(word(action) + " " + d.pairs())

@@ -191,20 +191,34 @@ type taken struct {
 	receipts []event.Receipt
 }
 
-// take decompresses, reads and stores a request that was verified.
-func (h *Handler) take(ctx context.Context, a *arrival) (taken, *refusal) {
+// read decompresses a request that was verified and makes events of it. Where it
+// holds none it is answered at once.
+func (h *Handler) read(a *arrival) (events []event.Event, batch bool, at *answer, f *refusal) {
 	if f := h.decompress(a); f != nil {
-		return taken{}, f
+		return nil, false, nil, f
 	}
 	if said, ok := a.source.Handshake(a.request); ok {
-		return taken{answer: handshake(said)}, nil
+		said := handshake(said)
+		return nil, false, &said, nil
 	}
 	events, batch, err := a.source.Read(a.request)
 	if err != nil {
-		return taken{}, h.unreadable(err)
+		return nil, false, nil, h.unreadable(err)
 	}
 	if len(events) == 0 {
-		return taken{answer: answer{http.StatusOK, jsonType, nil, []byte("[]\n")}}, nil
+		return nil, batch, &answer{http.StatusOK, jsonType, nil, []byte("[]\n")}, nil
+	}
+	return events, batch, nil, nil
+}
+
+// take reads and stores a request that was verified.
+func (h *Handler) take(ctx context.Context, a *arrival) (taken, *refusal) {
+	events, batch, at, f := h.read(a)
+	if f != nil {
+		return taken{}, f
+	}
+	if at != nil {
+		return taken{answer: *at}, nil
 	}
 	receipts, err := h.committer.Submit(ctx, events...)
 	if err != nil {

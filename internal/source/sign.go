@@ -160,12 +160,3 @@ func (m *method) signTwilio(k *key, r *event.Request) string {
 	defer k.hashes.Put(h)
 	return base64.StdEncoding.EncodeToString(twilioSum(h, twilioAddresses(m.url, r.URL)[0], fields))
 }
-
-// Unsign takes away what proves where a request comes from.
-func (s *Source) Unsign(h http.Header) {
-	for _, m := range s.methods {
-		for _, name := range m.headers {
-			h.Del(name)
-		}
-	}
-}
