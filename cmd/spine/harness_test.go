@@ -93,10 +93,30 @@ func startService(t *testing.T, r roles, database string, environment ...string)
 	t.Cleanup(func() {
 		stop()
 		assert.NoError(t, <-ended)
+		verified(t, database)
 	})
 	s := newTarget(t, p.URL(), database)
 	s.awaitReady(t)
 	return s
+}
+
+// verified holds what a test leaves behind against what Spine promises, where its
+// database is still there.
+func verified(t *testing.T, database string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, database)
+	if err != nil || t.Failed() {
+		return
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	found, err := conn.Query(ctx, "select invariant, examples::text from spine.verify(now() - interval '1 day') where violations > 0")
+	if assert.NoError(t, err) {
+		broken, err := pgx.CollectRows(found, pgx.RowToStructByPos[struct{ Invariant, Examples string }])
+		assert.NoError(t, err)
+		assert.Empty(t, broken)
+	}
 }
 
 // awaitReady waits until it says that it can do its work.

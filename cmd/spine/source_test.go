@@ -297,6 +297,45 @@ func TestConflictCommands(t *testing.T) {
 	c.refused(2, "conflicts", "accept")
 }
 
+func TestVerifyCommand(t *testing.T) {
+	t.Parallel()
+	database := databases.New(t)
+	c := commandLine{t: t, env: []string{"DATABASE_URL=" + database}}
+	require.Contains(t, c.ok("migrate"), "")
+	require.Contains(t, c.ok("verify"), "0 events looked at")
+	db := open(t, database, nil)
+	execute(t, db, `select spine.ingest('v-1', 'user.created', '{}')`)
+	execute(t, db, `select spine.ingest('v-\' || chr(120), 'user.created', '{}')`)
+	said := c.ok("verify")
+	require.Contains(t, said, "2 events looked at")
+	require.Equal(t, 12, strings.Count(said, "  holds  "))
+	require.Contains(t, c.ok("verify", "--until", "1h"), "0 events looked at")
+	c.refused(2, "verify", "--since", "1h", "--until", "2h")
+	c.refused(2, "verify", "--examples", "-1")
+
+	execute(t, db, "delete from spine.processing_state where event_id = 'v-1'")
+	code, out, errs := c.run("verify")
+	require.Equal(t, 1, code)
+	require.Contains(t, out, "event_queued: v-1 of default: no row in processing_state")
+	require.Contains(t, errs, "1 of 12 invariants do not hold")
+	code, out, _ = c.run("verify", "--json")
+	require.Equal(t, 1, code)
+	var all []struct {
+		Invariant  string
+		Checked    int
+		Violations int
+		Examples   []struct {
+			EventID string `json:"event_id"`
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(out), &all))
+	require.Len(t, all, 12)
+	require.Equal(t, "event_queued", all[0].Invariant)
+	require.Equal(t, 2, all[0].Checked)
+	require.Equal(t, 1, all[0].Violations)
+	require.Equal(t, "v-1", all[0].Examples[0].EventID)
+}
+
 // The table of presets in README.md is made of the presets.
 func TestReadmeListsEveryPreset(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")

@@ -254,9 +254,10 @@ begin
                         '"attempt":' || s.attempt_count || ',"lease":' || s.lease ||
                         case when s.destination = 'default' then '' else ',"destination":' || to_json(s.destination) end ||
                         case when s.error is null then '' else ',"error":' || to_json(s.error) end || '}'
-                    when s.outcome = 'failed' then
-                        jsonb_build_object('attempt', s.attempt_count, 'delay_ms', trim_scale(extract(epoch from s.delay) * 1000), 'next_attempt_at', s.next_attempt_at)::text
-                    else jsonb_build_object('attempt', s.attempt_count, 'error', s.error)::text end as details
+                    else (case when s.outcome = 'failed' then
+                            jsonb_build_object('attempt', s.attempt_count, 'delay_ms', trim_scale(extract(epoch from s.delay) * 1000), 'next_attempt_at', s.next_attempt_at)
+                        else jsonb_build_object('attempt', s.attempt_count, 'error', s.error) end
+                        || case when s.destination = 'default' then '{}' else jsonb_build_object('destination', s.destination) end)::text end as details
             from settled s join (values (1), (2)) as step(n) on step.n = 1 or s.outcome <> 'completed'
             order by s.ord, step.n
         ) a

@@ -1,0 +1,197 @@
+-- Whether Spine has kept its promises: verify() looks at what is stored and at the trail of it, and changes nothing.
+
+-- first_id_since: the least events.id that was stored at _time or later, found by halving: ids ascend with time, but for batches that overlap.
+-- Relies on events_pkey.
+create or replace function spine.first_id_since(_time timestamptz) returns bigint
+language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+declare
+    _low bigint := coalesce((select e.id from events e order by e.id limit 1), 0);
+    _high bigint := coalesce((select e.id from events e order by e.id desc limit 1), 0) + 1;
+    _middle bigint;
+begin
+    while _low < _high loop
+        _middle := _low + (_high - _low) / 2;
+        if coalesce((select e.created_at >= _time from events e where e.id >= _middle order by e.id limit 1), true) then
+            _high := _middle;
+        else
+            _low := _middle + 1;
+        end if;
+    end loop;
+    return _low;
+end $$;
+comment on function spine.first_id_since(timestamptz) is 'Internal. The least events.id that was stored at a time or later, as far as ids ascend with time.';
+
+-- verify: checks the events that were stored in a span of time, with all that belongs to them: a row for each invariant.
+--   _since, _until  when the event was stored: from (inclusive), to (exclusive)
+--   _examples       how many violations are told of each invariant
+-- All is read as of one moment, without locks, so that it may run on a database at work. It costs some 40 µs for each event: give a day in steps
+-- of an hour, as the command does. Trails are checked of events whose first steps the audit log still has, by the order of its ids: that is the
+-- order of the steps of a row whatever the clock does, since each is written under the row's lock.
+-- Relies on events_pkey, processing_state_pkey, conflicts_pkey and audit_trail_event.
+create or replace function spine.verify(
+    _since timestamptz default now() - interval '1 hour', _until timestamptz default 'infinity', _examples integer default 5)
+returns table (invariant text, meaning text, checked bigint, violations bigint, examples jsonb)
+language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off as $$
+#variable_conflict use_column
+declare
+    _overlap constant bigint := 100000; -- ids by which batches that are stored at once may overlap
+    _from constant bigint := first_id_since(_since);
+    _to constant bigint := first_id_since(_until);
+    _trail_begins constant timestamptz := (select a.timestamp from audit_trail a order by a.timestamp limit 1);
+begin
+    return query
+    with scope as materialized (
+        select e.id, e.event_id, e.source, e.seen_count,
+            e.created_at > _trail_begins or exists ( -- those that were stored first of all
+                select from audit_trail a where a.event = e.id and a.action = 'event_received' and a.timestamp = _trail_begins) as trailed
+        from events e
+        where e.id >= _from - _overlap and e.id < _to + _overlap and e.created_at >= _since and e.created_at < _until
+    ), rows as materialized (
+        select s.event_id as its_id, s.source as its_source, s.trailed, p.*
+        from scope s join processing_state p on p.event = s.id
+    ), trail as materialized (
+        select s.id as event, s.event_id, s.source, a.id, a.action, coalesce(a.details ->> 'destination', 'default') as destination,
+            (a.details ->> 'attempt')::bigint as attempt, coalesce(a.details ->> 'lease', a.details ->> 'lease_voided')::bigint as lease,
+            a.details ->> 'from' as was, coalesce(a.details ->> 'to', a.details ->> 'status') as becomes, a.details ->> 'evidence' as evidence
+        from scope s cross join lateral (
+            -- The bound spares a look into the days before.
+            select t.id, t.action, t.details from audit_trail t where t.event = s.id and t.timestamp >= _since - interval '1 day'
+        ) a
+        where s.trailed
+    ), steps as materialized (
+        select t.*,
+            case t.action
+                when 'event_inserted' then 'pending'
+                when 'event_replayed' then 'pending'
+                when 'event_queued' then coalesce(t.becomes, 'pending')
+                when 'status_changed' then t.becomes
+                when 'processing_attempt_started' then 'processing'
+                when 'processing_attempt_failed' then 'ending' -- the next step says how
+                when 'lease_expired' then 'ending'
+                when 'retry_scheduled' then 'failed'
+                when 'processing_failed_permanently' then 'dead'
+                when 'processing_succeeded' then 'completed'
+                when 'lease_returned' then case when t.attempt <= 1 then 'pending' else 'failed' end
+            end as status,
+            -- NULL where a hand may have set it.
+            case when t.action in ('event_inserted', 'event_replayed') then 0
+                when t.action = 'lease_returned' then t.attempt - 1
+                when t.action not in ('event_queued', 'status_changed') then t.attempt end as attempts
+        from trail t
+        where t.action in ('event_inserted', 'event_replayed', 'event_queued', 'status_changed', 'processing_attempt_started', 'processing_attempt_failed',
+            'lease_expired', 'retry_scheduled', 'processing_failed_permanently', 'processing_succeeded', 'lease_returned')
+    ), path as materialized (
+        select s.*, lag(s.status) over w as before, lag(s.attempts) over w as attempts_before, lead(s.id) over w is null as last
+        from steps s
+        window w as (partition by s.event, s.destination order by s.id)
+    ), counted as materialized (
+        select s.id, s.event_id, s.source, s.seen_count,
+            count(*) filter (where t.action = 'event_received') as received,
+            count(*) filter (where t.action = 'event_inserted') as inserted,
+            count(*) filter (where t.action in ('event_deduped', 'conflict_detected')) as again,
+            count(*) filter (where t.evidence = 'kept') as kept,
+            count(*) filter (where t.evidence in ('kept', 'known')) as evidence
+        from scope s left join trail t on t.event = s.id
+        where s.trailed
+        group by s.id, s.event_id, s.source, s.seen_count
+    ), found (name, event_id, source, detail) as (
+        select 'event_queued', s.event_id, s.source, 'no row in processing_state' from scope s
+        where not exists (select from processing_state p where p.event = s.id)
+        union all
+        select 'row_has_event', p.event_id, p.source, 'a row of processing_state for ' || p.destination || ' without its event' from processing_state p
+        where p.event >= _from and p.event < _to and not exists (select from events e where e.id = p.event)
+        union all
+        select 'row_has_event', c.event_id, c.source, 'a row of conflicts without its event' from conflicts c
+        where c.event >= _from and c.event < _to and not exists (select from events e where e.id = c.event)
+        union all
+        select 'row_names_event', r.its_id, r.its_source, 'processing_state calls it ' || quote_literal(r.event_id) || ' of ' || quote_literal(r.source) from rows r
+        where (r.event_id, r.source) is distinct from (r.its_id, r.its_source)
+        union all
+        select 'row_names_event', s.event_id, s.source, 'conflicts calls it ' || quote_literal(c.event_id) || ' of ' || quote_literal(c.source)
+        from scope s join conflicts c on c.event = s.id
+        where (c.event_id, c.source) is distinct from (s.event_id, s.source)
+        union all
+        select 'row_claimable', r.its_id, r.its_source, r.status || ' at ' || r.destination || ' and never due' from rows r
+        where r.status in ('pending', 'failed', 'processing') and r.next_attempt_at is null
+        union all
+        select 'row_claimable', r.its_id, r.its_source, r.status || ' at ' || quote_literal(r.destination) || ', which is no destination' from rows r
+        where r.status in ('pending', 'failed', 'processing') and not exists (select from destinations d where d.name = r.destination)
+        union all
+        select 'row_at_rest', r.its_id, r.its_source, r.status || ' at ' || r.destination || ', next_attempt_at ' || coalesce(r.next_attempt_at::text, 'NULL') ||
+            ', completed_at ' || coalesce(r.completed_at::text, 'NULL')
+        from rows r
+        where r.status in ('completed', 'dead') and r.next_attempt_at is not null or (r.status = 'completed') <> (r.completed_at is not null)
+        union all
+        select 'lease_current', r.its_id, r.its_source, 'lease ' || t.lease || ' at ' || r.destination || ' is over, and the row''s token is ' || r.lease_token
+        from rows r join (
+            select t.event, t.destination, max(t.lease) as lease from trail t group by t.event, t.destination
+        ) t on t.event = r.event and t.destination = r.destination
+        where t.lease >= r.lease_token
+        union all
+        select 'lease_spent_once', t.event_id, t.source, 'lease ' || t.lease || ' at ' || t.destination || ' ended ' || count(*) || ' times: ' || string_agg(t.action::text, ', ' order by t.id)
+        from trail t
+        where t.lease is not null and t.action in ('processing_succeeded', 'processing_attempt_failed', 'lease_expired', 'lease_returned', 'status_changed')
+        group by t.event, t.event_id, t.source, t.destination, t.lease
+        having count(*) > 1
+        union all
+        select 'path_legal', p.event_id, p.source, p.action || ' at ' || p.destination || ' after ' || coalesce(p.before, 'nothing') from path p
+        where not coalesce(case p.action
+            when 'event_inserted' then p.before is null
+            when 'event_queued' then true -- a hand may have deleted the row before it
+            when 'processing_attempt_started' then p.before in ('pending', 'failed')
+            when 'processing_attempt_failed' then p.before = 'processing'
+            when 'lease_expired' then p.before = 'processing'
+            when 'processing_succeeded' then p.before = 'processing'
+            when 'lease_returned' then p.before = 'processing'
+            when 'retry_scheduled' then p.before = 'ending'
+            when 'processing_failed_permanently' then p.before = 'ending'
+            when 'event_replayed' then p.before in ('completed', 'failed', 'dead')
+            when 'status_changed' then p.before = p.was
+        end, false)
+        union all
+        select 'attempts_counted', p.event_id, p.source, p.action || ' at ' || p.destination || ' of attempt ' || p.attempt || ' after ' || p.attempts_before from path p
+        where p.action not in ('event_inserted', 'event_replayed', 'event_queued', 'status_changed')
+            and p.attempt <> p.attempts_before + case when p.action = 'processing_attempt_started' then 1 else 0 end
+        union all
+        select 'row_as_told', r.its_id, r.its_source, coalesce('the trail at ' || r.destination || ' ends with ' || p.status, 'there is no trail at ' || r.destination) || ', the row is ' || r.status
+        from rows r left join path p on p.event = r.event and p.destination = r.destination and p.last
+        where r.trailed and r.status is distinct from p.status
+        union all
+        select 'row_as_told', r.its_id, r.its_source, 'the trail at ' || r.destination || ' ends with attempt ' || p.attempts || ', the row has ' || r.attempt_count
+        from rows r join path p on p.event = r.event and p.destination = r.destination and p.last
+        where r.status = p.status and p.attempts <> r.attempt_count
+        union all
+        select 'receipts_counted', c.event_id, c.source,
+            'seen ' || c.seen_count || ' times; the trail has it received ' || c.received || ' times, stored ' || c.inserted || ' times and known ' || c.again || ' times'
+        from counted c
+        where c.received <> c.seen_count or c.inserted <> 1 or c.again <> c.seen_count - 1
+        union all
+        select 'evidence_counted', c.event_id, c.source, 'the trail has ' || c.kept || ' payloads kept, seen ' || c.evidence || ' times; conflicts has ' || k.kept || ', seen ' || k.seen || ' times'
+        from counted c cross join lateral (
+            select count(*) as kept, coalesce(sum(k.seen_count), 0) as seen from conflicts k where k.event = c.id
+        ) k
+        where k.kept <> c.kept or k.seen <> c.evidence
+    ), numbered as (
+        select f.*, row_number() over (partition by f.name order by f.event_id, f.source, f.detail) as n from found f
+    )
+    select i.name, i.meaning, (select count(*) from scope), count(n.n),
+        coalesce(jsonb_agg(jsonb_build_object('event_id', n.event_id, 'source', n.source, 'detail', n.detail) order by n.n) filter (where n.n <= _examples), '[]')
+    from (values
+        (1, 'event_queued', 'Every event has its rows in processing_state.'),
+        (2, 'row_has_event', 'Every row of processing_state and conflicts has its event.'),
+        (3, 'row_names_event', 'Rows call their event by its event_id and source.'),
+        (4, 'row_claimable', 'What is not done with is due at some time, at a destination that there is.'),
+        (5, 'row_at_rest', 'What is completed or dead is due no more, and what is completed says when.'),
+        (6, 'lease_current', 'A row''s token is above every lease that is over.'),
+        (7, 'lease_spent_once', 'A lease ends once: no result counts twice, none of a lost lease.'),
+        (8, 'path_legal', 'The trail of every event is a path of the state machine.'),
+        (9, 'attempts_counted', 'Attempts are counted one by one, and each step names its own.'),
+        (10, 'row_as_told', 'Every row is as its trail ends.'),
+        (11, 'receipts_counted', 'seen_count is how often the trail has the event received: stored once, then known.'),
+        (12, 'evidence_counted', 'Conflicts are kept and counted as the trail says.')
+    ) as i(ord, name, meaning) left join numbered n on n.name = i.name
+    group by i.name, i.meaning, i.ord
+    order by i.ord;
+end $$;
+comment on function spine.verify(timestamptz, timestamptz, integer) is
+    'Checks the promises for events that were stored in a span of time, a row for each invariant with its violations: select invariant, violations, examples from spine.verify(now() - interval ''1 hour''). Reads only.';
