@@ -317,7 +317,7 @@ func TestVerifyCommand(t *testing.T) {
 	code, out, errs := c.run("verify")
 	require.Equal(t, 1, code)
 	require.Contains(t, out, "event_queued: v-1 of default: no row in processing_state")
-	require.Contains(t, errs, "1 of 12 invariants do not hold")
+	require.Contains(t, errs, "1 of 13 invariants do not hold")
 	code, out, _ = c.run("verify", "--json")
 	require.Equal(t, 1, code)
 	var all []struct {

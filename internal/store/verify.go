@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -10,14 +11,21 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// verifyStep is the span of events that are checked in one statement, so that
-// none holds a snapshot for long.
-const verifyStep = time.Hour
+// How much is checked in one statement, so that none holds a snapshot for long:
+// events of a span of time, and no more than a number of them.
+const (
+	verifySpan   = time.Hour
+	verifyEvents = 200_000
+)
 
 // Verify checks the invariants of the events that were stored from since to
 // until, and returns each with its violations, of which examples are told. It
-// reads only, each hour's events as of one moment of its own.
+// reads only, step by step, each as of one moment of its own.
 func (s *Store) Verify(ctx context.Context, since, until time.Time, examples int) ([]event.Invariant, error) {
+	return s.verifyInSteps(ctx, since, until, examples, verifyEvents)
+}
+
+func (s *Store) verifyInSteps(ctx context.Context, since, until time.Time, examples, events int) ([]event.Invariant, error) {
 	var first, now time.Time
 	if err := s.pool.QueryRow(ctx, "select coalesce((select e.created_at from spine.events e order by e.id limit 1), now()), now()").Scan(&first, &now); err != nil {
 		return nil, fmt.Errorf("looking for the first event: %w", err)
@@ -31,9 +39,9 @@ func (s *Store) Verify(ctx context.Context, since, until time.Time, examples int
 	}
 	var all []event.Invariant
 	for {
-		end := since.Add(verifyStep)
-		if end.After(until) {
-			end = until
+		end, err := s.verifyStep(ctx, since, until, events)
+		if err != nil {
+			return nil, err
 		}
 		rows, err := s.pool.Query(ctx, "select invariant, meaning, checked, violations, examples from spine.verify($1, $2, $3)", since, end, examples)
 		if err != nil {
@@ -57,4 +65,21 @@ func (s *Store) Verify(ctx context.Context, since, until time.Time, examples int
 			return all, nil
 		}
 	}
+}
+
+// verifyStep returns the end of what is checked in one statement from since on.
+func (s *Store) verifyStep(ctx context.Context, since, until time.Time, events int) (time.Time, error) {
+	end := since.Add(verifySpan)
+	if end.After(until) {
+		end = until
+	}
+	var reached time.Time
+	err := s.pool.QueryRow(ctx, "select e.created_at from spine.events e where e.id > spine.first_id_since($1) + $2 order by e.id limit 1", since, events).Scan(&reached)
+	switch {
+	case err != nil && !errors.Is(err, pgx.ErrNoRows):
+		return end, fmt.Errorf("looking for the end of a step: %w", err)
+	case err == nil && reached.After(since) && reached.Before(end):
+		end = reached
+	}
+	return end, nil
 }

@@ -72,7 +72,10 @@ begin
     new.event := _event;
     if new.status in ('pending', 'failed', 'processing') then
         new.next_attempt_at := coalesce(new.next_attempt_at, clock_timestamp());
+    else
+        new.next_attempt_at := null;
     end if;
+    new.completed_at := case when new.status = 'completed' then coalesce(new.completed_at, clock_timestamp()) end;
     return new;
 end $$;
 comment on function spine.processing_state_find_event() is 'Internal. Trigger: finds the event of a row inserted by hand, 23503 where there is none.';

@@ -1,0 +1,4 @@
+package store
+
+// VerifyInSteps is Verify with the greatest number of events that a step takes.
+var VerifyInSteps = (*Store).verifyInSteps
