@@ -137,22 +137,27 @@ var yamlLine = regexp.MustCompile(`line \d+: `)
 // it: somebody may have written a secret there.
 func yamlError(err error) error {
 	text := err.Error()
+	var several *yaml.TypeError
+	if errors.As(err, &several) && len(several.Errors) > 0 {
+		text = several.Errors[0]
+	}
 	what := "this is not YAML"
-	for part, say := range map[string]string{
-		"unknown anchor":            "a value that begins with * must be quoted, or it stands for an anchor, and there is none of this name",
-		"already defined":           "a key comes twice",
-		"not found in type":         "there is only sources at the top",
-		"cannot unmarshal":          "sources must be an object of names and their settings",
-		"did not find expected":     "something is left open above, or a line does not stand where it should",
-		"could not find expected":   "a key without a colon, or a quote that is not closed",
-		"cannot start any token":    "a value that begins with a special character must be quoted",
-		"mapping values":            "a value that holds a colon and a space must be quoted",
-		"control characters":        "there are control characters",
-		"invalid leading UTF-8":     "this is not UTF-8",
-		"contains excessive aliasi": "there are too many aliases",
+	for _, of := range []struct{ part, say string }{
+		{"unknown anchor", "a value that begins with * must be quoted, or it stands for an anchor, and there is none of this name"},
+		{"already defined", "a key comes twice"},
+		{"not found in type", "there is only sources at the top"},
+		{"cannot unmarshal", "sources must be an object of names and their settings"},
+		{"did not find expected", "something is left open above, or a line does not stand where it should"},
+		{"could not find expected", "a key without a colon, or a quote that is not closed"},
+		{"cannot start any token", "a value that begins with a special character must be quoted"},
+		{"mapping values", "a value that holds a colon and a space must be quoted"},
+		{"control characters", "there are control characters"},
+		{"invalid leading UTF-8", "this is not UTF-8"},
+		{"contains excessive aliasi", "there are too many aliases"},
 	} {
-		if strings.Contains(text, part) {
-			what = say
+		if strings.Contains(text, of.part) {
+			what = of.say
+			break
 		}
 	}
 	return errors.New(yamlLine.FindString(text) + what)

@@ -515,9 +515,10 @@ func sourceTestCommand(env environ) *cobra.Command {
 		Long: `Test verifies and reads a request as a server would that has the source's settings
 and the secrets of this environment, and stores nothing. The request is a signed
 sample of the provider's, or one from a file, with its headers and body as they
-came over the wire. It is judged as of now, by which a signature with a time in
-it grows old; --at says when it came. Test exits with 1 where the request would
-be refused.`,
+came over the wire; where these say nothing of the body's length, it is all that
+follows, and the last line must not end where the body does not. It is judged as
+of now, by which a signature with a time in it grows old; --at says when it came.
+Test exits with 1 where the request would be refused.`,
 		Example: `  GITHUB_SECRET=… spine source test github
   spine source test stripe --request captured.http --at 2026-01-30T12:00:00Z`,
 	}
@@ -553,7 +554,11 @@ be refused.`,
 			return err
 		}
 		r.At = at.Time
-		return tryRequest(cmd.OutOrStdout(), ingest.Try(intakeSource{compiled}, r, intake.MaxBodyBytes), asJSON)
+		var lookup error
+		if one.DisabledAt != nil {
+			lookup = event.ErrSourceDisabled
+		}
+		return tryRequest(cmd.OutOrStdout(), ingest.Try(intakeSource{compiled}, lookup, r, intake.MaxBodyBytes), asJSON)
 	}, &intake)
 }
 
@@ -569,7 +574,8 @@ func readRequest(text []byte) (*event.Request, error) {
 	}
 	r, err := http.ReadRequest(bufio.NewReader(io.MultiReader(bytes.NewReader(head), strings.NewReader("\r\n\r\n"), bytes.NewReader(body))))
 	if err != nil {
-		return nil, fmt.Errorf("reading the request: it should begin as in POST /webhook/github HTTP/1.1, then headers, an empty line, and the body: %w", err)
+		// Which quotes a line of it, and that may be what nobody should read.
+		return nil, errors.New("reading the request: it should begin as in POST /webhook/github HTTP/1.1, then headers, an empty line, and the body")
 	}
 	switch {
 	case len(r.TransferEncoding) > 0:
@@ -678,7 +684,7 @@ func compiledSource(ctx context.Context, database databaseSettings, name, preset
 		}
 	}
 	if !sign { // which needs no secret
-		c.Secrets, c.VerifyToken, c.Verify = nil, "", []source.Method{{Scheme: "none"}}
+		c.Secrets, c.VerifyToken, c.Handshake, c.Verify = nil, "", "none", []source.Method{{Scheme: "none"}}
 	}
 	return source.Compile(name, c, source.ResolveSecret)
 }

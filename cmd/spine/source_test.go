@@ -240,11 +240,18 @@ func TestTryCaptured(t *testing.T) {
 		captured(lf, "{}x", "", append(github(empty), "Content-Length: 2")...):                        "Content-Length says 2",
 		strings.Replace(captured(lf, empty, "", github(empty)...), "POST", "PUT", 1):                  "405",
 		captured(lf, strings.Repeat(" ", 1<<20)+"{}", "", github(strings.Repeat(" ", 1<<20)+"{}")...): "413",
-		"hello": "POST /webhook/github HTTP/1.1",
+		"hello words": "POST /webhook/github HTTP/1.1",
+		captured(lf, empty, "", "words without a colon"): "POST /webhook/github HTTP/1.1",
 	} {
 		c.stdin = text
-		require.Contains(t, c.refused(1, "source", "test", "github", "--request", "-"), problem)
+		said := c.refused(1, "source", "test", "github", "--request", "-")
+		require.Contains(t, said, problem)
+		require.NotContains(t, said, "words")
 	}
+	c.stdin = captured(lf, empty, "", github(empty)...)
+	c.ok("source", "disable", "github")
+	require.Contains(t, c.refused(1, "source", "test", "github", "--request", "-"), "404 (source_disabled)")
+	c.ok("source", "enable", "github")
 
 	// A signature with a time in it holds when it came.
 	body, then := `{"type":"event_callback","event_id":"Ev1","event_time":1767225600,"event":{"type":"message"}}`, "1767225600" // 2026-01-01
@@ -268,6 +275,8 @@ func TestTryCaptured(t *testing.T) {
 	require.NoError(t, os.Remove(secret))
 	require.Contains(t, c.refused(1, "send", "--source", "github", "--url", "http://127.0.0.1:1"), "refused")
 	require.NotContains(t, c.refused(1, "send", "--source", "github", "--url", "http://127.0.0.1:1"), "secret")
+	c.ok("source", "add", "meta", "--preset", "meta", "--secret", "file:"+secret, "--verify-token", "file:"+secret)
+	require.Contains(t, c.refused(1, "send", "--source", "meta", "--url", "http://127.0.0.1:1"), "refused")
 }
 
 func TestConflictCommands(t *testing.T) {
@@ -308,7 +317,7 @@ func TestVerifyCommand(t *testing.T) {
 	execute(t, db, `select spine.ingest('v-\' || chr(120), 'user.created', '{}')`)
 	said := c.ok("verify")
 	require.Contains(t, said, "2 events looked at")
-	require.Equal(t, 12, strings.Count(said, "  holds  "))
+	require.Equal(t, 13, strings.Count(said, "  holds  "))
 	require.Contains(t, c.ok("verify", "--until", "1h"), "0 events looked at")
 	c.refused(2, "verify", "--since", "1h", "--until", "2h")
 	c.refused(2, "verify", "--examples", "-1")

@@ -22,12 +22,18 @@ type Trial struct {
 }
 
 // Try takes a request through the same steps as one that comes over the network,
-// judged by its At, up to where its events would be stored. Limits of rate do not
-// hold for it. maxBody is in bytes, for the body before and after decompression.
-func Try(source Source, r *event.Request, maxBody int64) Trial {
+// judged by its At, up to where its events would be stored. Its source is what
+// looking it up by name ended with. Limits of rate do not hold for it. maxBody is
+// in bytes, for the body before and after decompression.
+func Try(source Source, lookup error, r *event.Request, maxBody int64) Trial {
 	h := &Handler{config: HandlerConfig{MaxBody: maxBody}, inFlight: semaphore.NewWeighted(math.MaxInt64), log: zerolog.Nop()}
-	a := &arrival{name: "tried", source: source, request: r}
-	events, at, f := h.try(a)
+	a := &arrival{request: r}
+	f := h.found(a, "tried", source, lookup)
+	var events []event.Event
+	var at *answer
+	if f == nil {
+		events, at, f = h.try(a)
+	}
 	switch {
 	case f != nil:
 		return Trial{Status: f.status, Cause: f.cause, Detail: f.detail, Problems: f.problems}
