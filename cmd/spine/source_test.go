@@ -338,7 +338,7 @@ func TestVerifyCommand(t *testing.T) {
 		}
 	}
 	require.NoError(t, json.Unmarshal([]byte(out), &all))
-	require.Len(t, all, 12)
+	require.Len(t, all, 13)
 	require.Equal(t, "event_queued", all[0].Invariant)
 	require.Equal(t, 2, all[0].Checked)
 	require.Equal(t, 1, all[0].Violations)

@@ -128,7 +128,8 @@ func TestVerifyFindsWhatIsWrong(t *testing.T) {
 		"an event that is gone, and all that is of it": {"event_kept", []string{"delete from spine.events where event_id = 'waits'", "delete from spine.processing_state where event_id = 'waits'"}},
 		"an event that is gone, and retention took others": {"event_kept", []string{
 			"insert into spine.audit_trail (action, details) values ('events_expired', '{\"oldest\":\"2026-01-30T12:00:00Z\",\"newest\":\"2026-01-30T13:00:00Z\"}')",
-			"delete from spine.events where event_id = 'waits'", "delete from spine.processing_state where event_id = 'waits'"}},
+			"delete from spine.events where event_id = 'waits'", "delete from spine.processing_state where event_id = 'waits'",
+		}},
 		"a row of the newest event, which is gone":    {"row_has_event", []string{"insert into spine.processing_state (event, event_id) values (1000000000, 'none')"}},
 		"a row of the oldest event, which is gone":    {"row_has_event", []string{"insert into spine.processing_state (event, event_id) values (0, 'none')"}},
 		"a destination that is queued no more":        {"row_as_told", []string{"delete from spine.processing_state where destination = 'other'"}},
