@@ -199,7 +199,6 @@ func BenchmarkVerify(b *testing.B) {
 		`select count(*) from spine.claim('default', 10001, '1 h', 'me')`,
 		`select spine.settle(array_agg(event), array_agg(destination), array_agg(lease_token), array_agg('completed'::text), array_agg(null::interval), array_agg(null::text), array_agg('{"status":200}'::text))
 			from spine.processing_state`,
-		`vacuum analyze`,
 	} {
 		_, err := s.Pool().Exec(ctx, statement)
 		require.NoError(b, err)

@@ -33,7 +33,7 @@ comment on function spine.first_id_since(timestamptz) is 'Internal. The least ev
 create or replace function spine.verify(
     _since timestamptz default now() - interval '1 hour', _until timestamptz default 'infinity', _examples integer default 5)
 returns table (invariant text, meaning text, checked bigint, violations bigint, examples jsonb)
-language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off as $$
+language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off as $$
 #variable_conflict use_column
 declare
     _overlap constant bigint := 100000; -- ids by which batches that are stored at once may overlap
@@ -92,16 +92,34 @@ begin
         select s.*, lag(s.status) over w as before, lag(s.attempts) over w as attempts_before, lead(s.id) over w is null as last
         from steps s
         window w as (partition by s.event, s.destination order by s.id)
+    ), told as materialized ( -- rows beside what their trail says of them: put together by grouping, since a join goes by what the planner guesses
+        select u.event, u.destination, min(u.event_id) as event_id, min(u.source) as source, bool_and(u.trailed) as trailed,
+            min(u.status) as status, min(u.attempt_count) as attempt_count, min(u.lease_token) as lease_token,
+            min(u.becomes) as becomes, min(u.attempts) as attempts, max(u.lease) as lease
+        from (
+            select r.event, r.destination, r.its_id as event_id, r.its_source as source, r.trailed, r.status::text as status, r.attempt_count, r.lease_token,
+                null::text as becomes, null::bigint as attempts, null::bigint as lease
+            from rows r
+            union all
+            select p.event, p.destination, p.event_id, p.source, true, null, null, null, p.status, p.attempts, null from path p where p.last
+            union all
+            select t.event, t.destination, t.event_id, t.source, true, null, null, null, null, null, t.lease from trail t
+            where t.lease is not null and t.action <> 'lease_lost'
+        ) u
+        group by u.event, u.destination
     ), counted as materialized (
-        select s.id, s.event_id, s.source, s.seen_count,
-            count(*) filter (where t.action = 'event_received') as received,
-            count(*) filter (where t.action = 'event_inserted') as inserted,
-            count(*) filter (where t.action in ('event_deduped', 'conflict_detected')) as again,
-            count(*) filter (where t.evidence = 'kept') as kept,
-            count(*) filter (where t.evidence in ('kept', 'known')) as evidence
-        from scope s left join trail t on t.event = s.id
-        where s.trailed
-        group by s.id, s.event_id, s.source, s.seen_count
+        select u.id, min(u.event_id) as event_id, min(u.source) as source, max(u.seen_count) as seen_count,
+            count(*) filter (where u.action = 'event_received') as received,
+            count(*) filter (where u.action = 'event_inserted') as inserted,
+            count(*) filter (where u.action in ('event_deduped', 'conflict_detected')) as again,
+            count(*) filter (where u.evidence = 'kept') as kept,
+            count(*) filter (where u.evidence in ('kept', 'known')) as evidence
+        from (
+            select s.id, s.event_id, s.source, s.seen_count, null::audit_action as action, null::text as evidence from scope s where s.trailed
+            union all
+            select t.event, t.event_id, t.source, null, t.action, t.evidence from trail t
+        ) u
+        group by u.id
     ), expired as materialized ( -- when events were stored that retention took; their trail is later than that by as long as it waited for a lock
         select range_agg(tstzrange((a.details ->> 'oldest')::timestamptz, (a.details ->> 'newest')::timestamptz + interval '1 minute', '[]')) as at
         from audit_trail a
@@ -140,11 +158,9 @@ begin
         from rows r
         where r.status in ('completed', 'dead') and r.next_attempt_at is not null or (r.status = 'completed') <> (r.completed_at is not null)
         union all
-        select 'lease_current', r.its_id, r.its_source, 'lease ' || t.lease || ' at ' || r.destination || ' is over, and the row''s token is ' || r.lease_token
-        from rows r join (
-            select t.event, t.destination, max(t.lease) as lease from trail t where t.action <> 'lease_lost' group by t.event, t.destination
-        ) t on t.event = r.event and t.destination = r.destination
-        where t.lease >= r.lease_token
+        select 'lease_current', t.event_id, t.source, 'lease ' || t.lease || ' at ' || t.destination || ' is over, and the row''s token is ' || t.lease_token
+        from told t
+        where t.lease >= t.lease_token
         union all
         select 'lease_spent_once', t.event_id, t.source, 'lease ' || t.lease || ' at ' || t.destination || ' ended ' || count(*) || ' times: ' || string_agg(t.action::text, ', ' order by t.id)
         from trail t
@@ -171,16 +187,14 @@ begin
         where p.action not in ('event_inserted', 'event_replayed', 'event_queued', 'status_changed')
             and p.attempt <> p.attempts_before + case when p.action = 'processing_attempt_started' then 1 else 0 end
         union all
-        select 'row_as_told', r.its_id, r.its_source, coalesce('the trail at ' || r.destination || ' ends with ' || p.status, 'there is no trail at ' || r.destination) || ', the row is ' || r.status
-        from rows r left join path p on p.event = r.event and p.destination = r.destination and p.last
-        where r.trailed and r.status is distinct from p.status
+        select 'row_as_told', t.event_id, t.source, coalesce('the trail at ' || t.destination || ' ends with ' || t.becomes, 'there is no trail at ' || t.destination) ||
+            coalesce(', the row is ' || t.status, ', and there is no row')
+        from told t
+        where t.trailed and t.status is distinct from t.becomes
         union all
-        select 'row_as_told', r.its_id, r.its_source, 'the trail at ' || r.destination || ' ends with attempt ' || p.attempts || ', the row has ' || r.attempt_count
-        from rows r join path p on p.event = r.event and p.destination = r.destination and p.last
-        where r.status = p.status and p.attempts <> r.attempt_count
-        union all
-        select 'row_as_told', p.event_id, p.source, 'the trail at ' || p.destination || ' ends with ' || p.status || ', and there is no row' from path p
-        where p.last and not exists (select from rows r where r.event = p.event and r.destination = p.destination)
+        select 'row_as_told', t.event_id, t.source, 'the trail at ' || t.destination || ' ends with attempt ' || t.attempts || ', the row has ' || t.attempt_count
+        from told t
+        where t.status = t.becomes and t.attempts <> t.attempt_count
         union all
         select 'receipts_counted', c.event_id, c.source,
             'seen ' || c.seen_count || ' times; the trail has it received ' || c.received || ' times, stored ' || c.inserted || ' times and known ' || c.again || ' times'
