@@ -91,6 +91,19 @@ ifeq ($(RACE),)
 	@$(call loud,'No C compiler on this machine: testing WITHOUT the race detector')
 endif
 
+# How long faults go on, and which: FAULTS_SEED=7 does again what a run with seed 7 did.
+FAULTS_TIME ?= 90s
+FAULTS_SEED ?=
+
+.PHONY: faults
+faults: ## break everything on purpose, under load, and check that nothing is lost
+	SPINE_FAULTS_TIME='$(FAULTS_TIME)' SPINE_FAULTS_SEED='$(FAULTS_SEED)' POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))' \
+		go test -count 1 -timeout 24h -v -run '^TestFaults$$' ./cmd/spine
+
+.PHONY: sabotage
+sabotage: ## break Spine itself, and check that the checker of faults finds it
+	SPINE_FAULTS_TIME=1s POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))' go test -count 1 -v -run '^TestSabotageIsFound$$' ./cmd/spine
+
 .PHONY: test-contract
 test-contract: ## the contract alone; on the server at SPINE_URL, with SPINE_TEST_DATABASE_URL and SPINE_MOCK_URL, if set
 	$(GOTEST) -count 1 -run '^TestContract' ./cmd/spine
