@@ -1,0 +1,352 @@
+package store_test
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/postgres/pgproxy"
+	"github.com/webhookspine/spine/internal/store"
+)
+
+// writing is something that a store does to the database.
+type writing struct {
+	statement string            // its words, by which the proxy knows it
+	prepare   func(d *database) // what must be there before
+	do        func(ctx context.Context, s *store.Store) error
+	state     string // a query: what it changes
+	again     string // an error that a second one may end with, when the first was done after all
+	begun     bool   // it is one of several statements, between BEGIN and COMMIT
+}
+
+// jobOf is a lease of the one event that there is, as its worker holds it.
+func jobOf(ctx context.Context, s *store.Store) (event.Job, error) {
+	j := event.Job{Destination: event.DefaultDestination}
+	err := s.Pool().QueryRow(ctx, "select event, event_id, source, attempt_count, 1 from spine.processing_state where event_id = 'x'").Scan(&j.Event, &j.ID, &j.Source, &j.Attempt, &j.Lease)
+	return j, err
+}
+
+var writings = func() map[string]writing {
+	const queue = "select event_id, status, attempt_count, lease_token, next_attempt_at is null, next_attempt_at > now() + interval '1 min' from spine.processing_state order by event_id"
+	claim := event.Claim{Destination: event.DefaultDestination, Limit: 10, Lease: time.Hour, Worker: "me"}
+	stored := func(d *database) { d.ingest(webhook("x", payloadA)) }
+	leased := func(d *database) { stored(d); d.run("select spine.claim('default', 1, '1 h', 'me')") }
+	died := func(d *database) { stored(d); d.run("update spine.processing_state set status = 'dead'") }
+	sourced := func(d *database) { d.run("select spine.put_source('github', '" + githubSettings + "')") }
+	const kept = "select cause, state, trust from spine.rejected_requests"
+	keeping := func(d *database) {
+		sourced(d)
+		require.NoError(d.t, d.KeepRejected(d.t.Context(), rejected("github", "c", 1, 10), map[string]event.Budget{"github": {Rows: 1, Bytes: 1000, Age: time.Hour}}))
+	}
+	idOf := func(ctx context.Context, s *store.Store) (id int64, err error) {
+		return id, s.Pool().QueryRow(ctx, "select max(id) from spine.rejected_requests").Scan(&id)
+	}
+	return map[string]writing{
+		"resume": {"spine.resume(", func(d *database) { d.run("select spine.pause()") }, func(ctx context.Context, s *store.Store) error {
+			_, err := s.Resume(ctx, event.DefaultDestination)
+			return err
+		}, "select name, paused_at is null from spine.destinations", "", false},
+		"enable a source": {"spine.enable_source(", func(d *database) { sourced(d); d.run("select spine.disable_source('github')") }, func(ctx context.Context, s *store.Store) error {
+			_, err := s.EnableSource(ctx, "github", true, "me")
+			return err
+		}, "select name, disabled_at is null from spine.sources order by name", "", true},
+		"rotate a secret": {"spine.rotate_source(", sourced, func(ctx context.Context, s *store.Store) error {
+			_, err := s.RotateSource(ctx, "github", "env:NEW", 0, "me")
+			return err
+		}, "select settings -> 'secrets' from spine.sources where name = 'github'", "", true},
+		"ask for a rejected request": {"spine.replay_rejected(", keeping, func(ctx context.Context, s *store.Store) error {
+			id, err := idOf(ctx, s)
+			if err == nil {
+				err = s.ReplayRejected(ctx, id, true, "me")
+			}
+			return err
+		}, kept, "", true},
+		"settle a rejected request": {"spine.settle_rejected(", func(d *database) { keeping(d); d.run("update spine.rejected_requests set state = 'requested'") }, func(ctx context.Context, s *store.Store) error {
+			id, err := idOf(ctx, s)
+			if err == nil {
+				err = s.SettleRejected(ctx, id, event.RejectedTakenIn, "accepted", "x")
+			}
+			return err
+		}, kept, "", false},
+		"ingest": {"spine.ingest_events(", func(*database) {}, func(ctx context.Context, s *store.Store) error {
+			_, err := s.Ingest(ctx, []event.Event{webhook("x", payloadA)})
+			return err
+		}, "select event_id, payload from spine.events", "", false},
+		"conflict": {"spine.ingest_events(", stored, func(ctx context.Context, s *store.Store) error {
+			_, err := s.Ingest(ctx, []event.Event{webhook("x", payloadB)})
+			return err
+		}, "select event_id, payload from spine.conflicts", "", false},
+		"ingest and claim": {"spine.claim_batch(", func(*database) {}, func(ctx context.Context, s *store.Store) error {
+			_, _, err := s.IngestAndClaim(ctx, []event.Event{webhook("x", payloadA)}, claim)
+			return err
+		}, queue, "", false},
+		"claim": {"spine.claim_batch(", stored, func(ctx context.Context, s *store.Store) error {
+			_, err := s.Claim(ctx, claim)
+			return err
+		}, queue, "", false},
+		"settle": {"spine.settle(", leased, func(ctx context.Context, s *store.Store) error {
+			j, err := jobOf(ctx, s)
+			if err == nil {
+				_, err = s.Settle(ctx, []event.Settlement{completed(j)})
+			}
+			return err
+		}, queue, "", false},
+		"settle a failure": {"spine.settle(", leased, func(ctx context.Context, s *store.Store) error {
+			j, err := jobOf(ctx, s)
+			if err == nil {
+				_, err = s.Settle(ctx, []event.Settlement{failed(j, time.Hour)})
+			}
+			return err
+		}, queue, "", false},
+		"renew": {"spine.renew(", func(d *database) { stored(d); d.run("select spine.claim('default', 1, '10 s', 'me')") }, func(ctx context.Context, s *store.Store) error {
+			j, err := jobOf(ctx, s)
+			if err == nil {
+				_, err = s.Renew(ctx, []event.Job{j}, time.Hour)
+			}
+			return err
+		}, queue, "", false},
+		"give back": {"spine.give_back(", leased, func(ctx context.Context, s *store.Store) error {
+			j, err := jobOf(ctx, s)
+			if err == nil {
+				err = s.GiveBack(ctx, []event.Job{j})
+			}
+			return err
+		}, queue, "", false},
+		"replay": {"spine.replay(", died, func(ctx context.Context, s *store.Store) error {
+			_, err := s.Replay(ctx, "x", "", "", "me")
+			return err
+		}, queue, "", false},
+		"replay the dead": {"spine.replay_dead(", died, func(ctx context.Context, s *store.Store) error {
+			_, err := s.ReplayDead(ctx, store.DeadFilter{}, 10, func(int64) {})
+			return err
+		}, queue, "", false},
+		"pause": {"spine.pause(", stored, func(ctx context.Context, s *store.Store) error {
+			_, err := s.Pause(ctx, event.DefaultDestination)
+			return err
+		}, "select name, paused_at is null from spine.destinations", "", false},
+		"accept a conflict": {"spine.accept_conflict(", func(d *database) { stored(d); d.ingest(webhook("x", payloadB)) }, func(ctx context.Context, s *store.Store) error {
+			_, err := s.AcceptConflict(ctx, "x", "", "", "me")
+			return err
+		}, "select event_id, payload from spine.events order by event_id", "", true},
+		"reject": {"spine.reject(", func(*database) {}, func(ctx context.Context, s *store.Store) error {
+			return s.Reject(ctx, []event.Rejection{{Cause: "invalid", Status: 422, Count: 1, Since: occurredAt}})
+		}, "select distinct action from spine.audit_log", "", false},
+		"keep what is rejected": {"spine.keep_rejected(", sourced, func(ctx context.Context, s *store.Store) error {
+			return s.KeepRejected(ctx, rejected("github", "c", 1, 10), map[string]event.Budget{"github": {Rows: 1, Bytes: 1000, Age: time.Hour}})
+		}, "select source, cause from spine.rejected_requests", "", false},
+		"add a source": {"spine.put_source(", func(*database) {}, func(ctx context.Context, s *store.Store) error {
+			_, err := s.PutSource(ctx, "github", json.RawMessage(githubSettings), "me")
+			return err
+		}, "select name, settings from spine.sources order by name", "", true},
+		"disable a source": {"spine.disable_source(", sourced, func(ctx context.Context, s *store.Store) error {
+			_, err := s.EnableSource(ctx, "github", false, "me")
+			return err
+		}, "select name, disabled_at is null from spine.sources order by name", "", true},
+		"remove a source": {"spine.remove_source(", sourced, func(ctx context.Context, s *store.Store) error {
+			return s.RemoveSource(ctx, "github", "me")
+		}, "select name from spine.sources order by name", "there is no source named", true},
+		"expire events": {"spine.expire_events(", func(d *database) {
+			stored(d)
+			d.run("update spine.processing_state set status = 'completed'")
+			d.run("select pg_sleep(0.01)")
+		}, func(ctx context.Context, s *store.Store) error {
+			_, err := s.ExpireEvents(ctx, time.Millisecond, 0, 10)
+			return err
+		}, "select event_id from spine.events", "", false},
+	}
+}()
+
+// done is what a crash leaves of a statement.
+type done int
+
+const (
+	no    done = iota // nothing
+	yes               // all
+	maybe             // one of the two
+)
+
+// crashes are what may become of a statement on its way.
+var crashes = map[string]struct {
+	action pgproxy.Action // of the proxy
+	locked string         // where the statement is made to wait: what is done to its session then
+	done   done
+}{
+	"it never reached the server":          {pgproxy.CutBefore, "", no},
+	"it is done, and the answer is lost":   {pgproxy.DropAnswer, "", yes},
+	"nothing moves any more":               {pgproxy.StallHere, "", maybe},
+	"it fails on the server":               {pgproxy.Pass, "select pg_cancel_backend($1)", no},
+	"its session is ended":                 {pgproxy.Pass, "select pg_terminate_backend($1)", no},
+	"the connection is cut while it waits": {pgproxy.CutAfter, "select $1::int", maybe},
+}
+
+// TestCrashPoints goes through all that can become of each statement that changes
+// something. The caller is told of an error, the database is as before or as
+// after, and doing it again ends as if nothing had happened.
+func TestCrashPoints(t *testing.T) {
+	t.Parallel()
+	for name, w := range writings {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newDatabase(t, 2)
+			w.prepare(d)
+			before := d.rows(w.state)
+			require.NoError(t, w.do(t.Context(), d.Store))
+			after := d.rows(w.state)
+			require.NotEqual(t, before, after)
+			for crash, c := range crashes {
+				if w.begun && c.locked != "" {
+					continue // its transaction has locks of its own, for which the test would wait
+				}
+				t.Run(crash, func(t *testing.T) {
+					t.Parallel()
+					d := newDatabase(t, 2)
+					w.prepare(d)
+					proxy, err := pgproxy.New(d.url)
+					require.NoError(t, err)
+					t.Cleanup(func() { require.NoError(t, proxy.Close()) })
+					s := openDatabase(t, proxy.URL(), 2).Store
+					require.NoError(t, s.CheckSchema(t.Context()))
+
+					tables := d.psql()
+					var met, over atomic.Bool
+					var conn int64    // that has sent the statement
+					kind := byte('E') // Execute; the transaction ends with Sync
+					if c.action == pgproxy.CutAfter {
+						kind = 'S'
+					}
+					proxy.OnMessage(func(m pgproxy.Message) pgproxy.Action {
+						switch {
+						case !m.FromClient:
+							return pgproxy.Pass
+						case w.begun && c.action == pgproxy.DropAnswer:
+							if m.SQL != "commit" {
+								return pgproxy.Pass
+							}
+						case m.Type == 'E' && strings.Contains(m.SQL, w.statement):
+							conn = m.Conn
+							if m.Type != kind {
+								return pgproxy.Pass
+							}
+						case m.Type != kind || m.Conn != conn: // Sync may come after further statements
+							return pgproxy.Pass
+						}
+						if !met.Swap(true) && c.locked != "" {
+							lockTables(t, tables)
+						}
+						return c.action
+					})
+					limit := 10 * time.Second
+					if c.action == pgproxy.StallHere {
+						limit = time.Second // nothing else ends it
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), limit)
+					defer cancel()
+					var meeting sync.WaitGroup
+					if c.locked != "" {
+						meeting.Go(func() { meetWaiting(t, d, c.locked, &over) })
+					}
+					err = w.do(ctx, s)
+					over.Store(true)
+					meeting.Wait()
+					require.True(t, met.Load(), "the statement is not sent")
+					require.Error(t, err)
+					if c.locked != "" {
+						run(t, tables, "rollback")
+					}
+					proxy.Forget()
+					proxy.Resume()
+					// It may go on without its client for a moment.
+					require.Eventually(t, func() bool {
+						return d.value("select count(*) from pg_stat_activity where datname = current_database() and state <> 'idle' and query like '%spine.%' and pid <> pg_backend_pid()") == "0"
+					}, 20*time.Second, 5*time.Millisecond)
+
+					is := d.rows(w.state)
+					switch {
+					case c.done == maybe:
+						require.Contains(t, [][]string{before, after}, is)
+					case c.done == yes:
+						require.Equal(t, after, is)
+					default:
+						require.Equal(t, before, is)
+					}
+					// By the connections that went through it: they are of use again.
+					if err = w.do(t.Context(), s); err != nil && w.again != "" {
+						require.ErrorContains(t, err, w.again)
+					} else {
+						require.NoError(t, err)
+					}
+					require.Equal(t, after, d.rows(w.state))
+					require.Empty(t, d.rows(broken))
+				})
+			}
+		})
+	}
+}
+
+// lockTables makes every other session wait for what it does with a table.
+func lockTables(t *testing.T, psql *pgx.Conn) {
+	run(t, psql, "begin")
+	run(t, psql, `do $$ declare _table regclass; begin
+		for _table in select c.oid from pg_class c where c.relnamespace = 'spine'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition loop
+			execute format('lock table %s in access exclusive mode', _table);
+		end loop;
+	end $$`)
+}
+
+// meetWaiting does what act says to every session that waits for a lock.
+func meetWaiting(t *testing.T, d *database, act string, over *atomic.Bool) {
+	for !over.Load() {
+		for _, pid := range d.rows("select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'") {
+			d.run(strings.ReplaceAll(act, "$1", pid))
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// TestEveryStatementHasItsCrashPoints: a function of the database that a store
+// calls is in the table above, or is here since it needs no place there.
+func TestEveryStatementHasItsCrashPoints(t *testing.T) {
+	t.Parallel()
+	exempt := []string{
+		// They only read.
+		"audited_beyond", "differences", "events_within", "first_id_since", "id_of", "last_arrival", "oldest_ready", "rejected_like", "require_source",
+		"rolled_up_to", "trail_start", "verify",
+		// They are done again in the next round, and have tests of their own for that.
+		"drop_audit_partition", "ensure_audit_partitions", "expire_audit", "expire_rejected", "note_arrivals", "roll_up", "sample_depth",
+		// It takes requests for a while, as a claim does.
+		"take_requested",
+	}
+	for _, w := range writings {
+		exempt = append(exempt, strings.TrimSuffix(strings.TrimPrefix(w.statement, "spine."), "("))
+	}
+	files, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	calls := regexp.MustCompile(`spine\.([a-z_]+)\(`)
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(file) //nolint:gosec // of this package
+		require.NoError(t, err)
+		for line := range strings.Lines(string(text)) {
+			if strings.HasPrefix(strings.TrimSpace(line), "//") {
+				continue
+			}
+			for _, call := range calls.FindAllStringSubmatch(line, -1) {
+				require.True(t, slices.Contains(exempt, call[1]), "%s calls spine.%s: what if the connection breaks there?", file, call[1])
+			}
+		}
+	}
+}
