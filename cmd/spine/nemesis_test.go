@@ -326,6 +326,7 @@ func deck(names []string, random *rand.Rand) func() string {
 type trialRun struct {
 	seed     uint64
 	duration time.Duration
+	senders  uint64                         // 25 requests a second each, at most
 	patience time.Duration                  // for what is left to be delivered at the end
 	kinds    []string                       // of the nemesis; nil for all, and misdeeds of the destination
 	misdeed  string                         // of the destination in any case
@@ -360,7 +361,7 @@ func (run trialRun) do(t *testing.T) aftermath {
 	load, stopLoad := context.WithCancel(t.Context())
 	defer stopLoad()
 	var background sync.WaitGroup
-	for i := range uint64(32) {
+	for i := range run.senders {
 		background.Go(func() { s.send(load, source(100+i), 40*time.Millisecond) })
 	}
 	var history chronicle
@@ -475,7 +476,7 @@ func TestFaults(t *testing.T) {
 		seed = rand.Uint64N(1_000_000) //nolint:gosec // any will do
 	}
 	t.Logf("seed %d", seed)
-	o := trialRun{seed: seed, duration: duration, patience: patience}.do(t)
+	o := trialRun{seed: seed, duration: duration, senders: 32, patience: patience}.do(t)
 	t.Log("\n" + o.report())
 	require.Empty(t, o.differences)
 	require.Positive(t, o.acked)
@@ -536,8 +537,9 @@ func TestSabotageIsFound(t *testing.T) {
 		}}, []string{"of 12 at most"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			run := c.run
-			run.seed, run.duration, run.patience = 1, 8*time.Second, 5*time.Second
+			run.seed, run.duration, run.senders, run.patience = 1, 6*time.Second, 12, 5*time.Second
 			o := run.do(t)
 			all := strings.Join(o.differences, "\n")
 			require.NotEmpty(t, all)

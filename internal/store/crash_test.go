@@ -255,7 +255,7 @@ func TestCrashPoints(t *testing.T) {
 					defer cancel()
 					var meeting sync.WaitGroup
 					if c.locked != "" {
-						meeting.Go(func() { meetWaiting(t, d, c.locked, &over) })
+						meeting.Go(func() { meetWaiting(d, c.locked, &over) })
 					}
 					err = w.do(ctx, s)
 					over.Store(true)
@@ -273,12 +273,12 @@ func TestCrashPoints(t *testing.T) {
 					}, 20*time.Second, 5*time.Millisecond)
 
 					is := d.rows(w.state)
-					switch {
-					case c.done == maybe:
+					switch c.done {
+					case maybe:
 						require.Contains(t, [][]string{before, after}, is)
-					case c.done == yes:
+					case yes:
 						require.Equal(t, after, is)
-					default:
+					case no:
 						require.Equal(t, before, is)
 					}
 					// By the connections that went through it: they are of use again.
@@ -306,7 +306,7 @@ func lockTables(t *testing.T, psql *pgx.Conn) {
 }
 
 // meetWaiting does what act says to every session that waits for a lock.
-func meetWaiting(t *testing.T, d *database, act string, over *atomic.Bool) {
+func meetWaiting(d *database, act string, over *atomic.Bool) {
 	for !over.Load() {
 		for _, pid := range d.rows("select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'") {
 			d.run(strings.ReplaceAll(act, "$1", pid))
