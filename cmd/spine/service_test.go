@@ -67,6 +67,7 @@ func TestServiceLetsGoOfWhatIsOld(t *testing.T) {
 			execute(t, db, "update spine.processing_state set status = 'completed' where event_id <> 'waiting'")
 			execute(t, db, "update spine.events set created_at = now() - interval '2 days' where event_id <> 'young'")
 			execute(t, db, "update spine.processing_state set updated_at = now() - interval '2 days' where event_id <> 'young'")
+			execute(t, db, "update spine.audit_trail set timestamp = timestamp - interval '2 days' where event_id <> 'young'")
 
 			s := startService(t, r, database, "DESTINATION_URL=none", "RETENTION=1d")
 			await(t, s.db, int64(1), "select count(*) from spine.audit_log where action = 'events_expired'")

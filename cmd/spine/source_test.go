@@ -339,10 +339,10 @@ func TestVerifyCommand(t *testing.T) {
 	}
 	require.NoError(t, json.Unmarshal([]byte(out), &all))
 	require.Len(t, all, 13)
-	require.Equal(t, "event_queued", all[0].Invariant)
-	require.Equal(t, 2, all[0].Checked)
-	require.Equal(t, 1, all[0].Violations)
-	require.Equal(t, "v-1", all[0].Examples[0].EventID)
+	require.Equal(t, "event_queued", all[1].Invariant)
+	require.Equal(t, 2, all[1].Checked)
+	require.Equal(t, 1, all[1].Violations)
+	require.Equal(t, "v-1", all[1].Examples[0].EventID)
 }
 
 // The table of presets in README.md is made of the presets.
