@@ -110,14 +110,14 @@ func (c *cluster) api() string {
 func (c *cluster) psql(statements ...string) {
 	c.t.Helper()
 	for _, statement := range statements {
-		require.NoError(c.t, c.try(c.server.URL(), statement), statement)
+		require.NoError(c.t, c.try(statement), statement)
 	}
 }
 
-func (c *cluster) try(url, statement string) error {
+func (c *cluster) try(statement string) error {
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, url)
+	conn, err := pgx.Connect(ctx, c.server.URL())
 	if err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func (c *cluster) try(url, statement string) error {
 func (c *cluster) awaitServer() {
 	c.t.Helper()
 	require.EventuallyWithT(c.t, func(collect *assert.CollectT) {
-		require.NoError(collect, c.try(c.server.URL(), "select 1"))
+		require.NoError(collect, c.try("select 1"))
 	}, patience, 20*time.Millisecond)
 }
 
@@ -193,11 +193,11 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 		return strconv.Itoa(n)
 	},
 	"connections are half-open": func(c *cluster, random *rand.Rand) string {
-		for_ := between(random, 500*time.Millisecond, 3*time.Second)
+		lasts := between(random, 500*time.Millisecond, 3*time.Second)
 		c.proxy.Stall()
-		time.Sleep(for_)
+		time.Sleep(lasts)
 		c.proxy.Resume()
-		return for_.String()
+		return lasts.String()
 	},
 	"connections are half-open, and then cut": func(c *cluster, random *rand.Rand) string {
 		c.proxy.Stall()
@@ -220,33 +220,10 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 		return ""
 	},
 	"answers are lost": func(c *cluster, random *rand.Rand) string {
-		what := []string{"spine.ingest_events", "spine.claim_batch", "spine.settle", "spine."}[random.IntN(4)]
-		left := 1 + random.IntN(5)
-		c.proxy.OnMessage(func(m pgproxy.Message) pgproxy.Action { // called one at a time
-			if left > 0 && m.FromClient && m.Type == 'E' && strings.Contains(m.SQL, what) {
-				left--
-				return pgproxy.DropAnswer
-			}
-			return pgproxy.Pass
-		})
-		time.Sleep(2 * time.Second)
-		c.proxy.Forget()
-		return what
+		return c.meet(random, pgproxy.DropAnswer, 2*time.Second)
 	},
 	"statements are cut off half-way": func(c *cluster, random *rand.Rand) string {
-		what := []string{"spine.ingest_events", "spine.claim_batch", "spine.settle", "spine."}[random.IntN(4)]
-		how := []pgproxy.Action{pgproxy.CutBefore, pgproxy.CutAfter}[random.IntN(2)]
-		left := 1 + random.IntN(5)
-		c.proxy.OnMessage(func(m pgproxy.Message) pgproxy.Action {
-			if left > 0 && m.FromClient && m.Type == 'E' && strings.Contains(m.SQL, what) {
-				left--
-				return how
-			}
-			return pgproxy.Pass
-		})
-		time.Sleep(time.Second)
-		c.proxy.Forget()
-		return what
+		return c.meet(random, []pgproxy.Action{pgproxy.CutBefore, pgproxy.CutAfter}[random.IntN(2)], time.Second)
 	},
 	"the listeners' sessions are ended": func(c *cluster, _ *rand.Rand) string {
 		c.psql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'spine listener'")
@@ -263,14 +240,14 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 		return ""
 	},
 	"the audit log is locked": func(c *cluster, random *rand.Rand) string {
-		for_ := between(random, 200*time.Millisecond, 2*time.Second)
-		c.psql(fmt.Sprintf("begin; lock table spine.audit_trail in exclusive mode; select pg_sleep(%f); commit", for_.Seconds()))
-		return for_.String()
+		lasts := between(random, 200*time.Millisecond, 2*time.Second)
+		c.psql(fmt.Sprintf("begin; lock table spine.audit_trail in exclusive mode; select pg_sleep(%f); commit", lasts.Seconds()))
+		return lasts.String()
 	},
 	"a snapshot is held open": func(c *cluster, random *rand.Rand) string {
-		for_ := between(random, 2*time.Second, 4*time.Second)
-		c.psql(fmt.Sprintf("begin isolation level repeatable read; select count(*) from spine.events; select pg_sleep(%f); commit", for_.Seconds()))
-		return for_.String()
+		lasts := between(random, 2*time.Second, 4*time.Second)
+		c.psql(fmt.Sprintf("begin isolation level repeatable read; select count(*) from spine.events; select pg_sleep(%f); commit", lasts.Seconds()))
+		return lasts.String()
 	},
 }
 
@@ -282,6 +259,22 @@ func (c *cluster) kill(command string, random *rand.Rand) string {
 	time.Sleep(between(random, 0, time.Second))
 	c.start(command, i)
 	return ""
+}
+
+// meet has some statements of one kind come to grief on their way.
+func (c *cluster) meet(random *rand.Rand, how pgproxy.Action, d time.Duration) string {
+	what := []string{"spine.ingest_events", "spine.claim_batch", "spine.settle", "spine."}[random.IntN(4)]
+	left := 1 + random.IntN(5)
+	c.proxy.OnMessage(func(m pgproxy.Message) pgproxy.Action { // called one at a time
+		if left > 0 && m.FromClient && m.Type == 'E' && strings.Contains(m.SQL, what) {
+			left--
+			return how
+		}
+		return pgproxy.Pass
+	})
+	time.Sleep(d)
+	c.proxy.Forget()
+	return what
 }
 
 func (c *cluster) freeze(command string, i int, d time.Duration) string {
@@ -413,7 +406,8 @@ func (run trialRun) do(t *testing.T) aftermath {
 		}
 	}
 	o := aftermath{run: run, done: history.done, acked: s.acked.Load(), refused: s.kinds, events: len(s.events), quiet: time.Since(ended)}
-	for i := range o.done {
+	for i, f := range o.done {
+		t.Logf("%s %s: %s, for %.1f s", f.start.Format(time.TimeOnly), f.kind, f.detail, f.end.Sub(f.start).Seconds())
 		if at, ok := s.firstAck(o.done[i].end); ok {
 			o.done[i].normal = at.Sub(o.done[i].end)
 		}
