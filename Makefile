@@ -104,6 +104,13 @@ faults: ## break everything on purpose, under load, and check that nothing is lo
 sabotage: ## break Spine itself, and check that the checker of faults finds it
 	SPINE_FAULTS_TIME=1s POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))' go test -count 1 -v -run '^TestSabotageIsFound$$' ./cmd/spine
 
+# How often each drill is gone through.
+DRILLS ?= 20
+
+.PHONY: drills
+drills: ## failovers to a standby, an upgrade, overload, and how long it takes to recover
+	SPINE_DRILLS='$(DRILLS)' POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))' go test -count 1 -timeout 24h -v -run '^TestDrill' ./cmd/spine
+
 .PHONY: test-contract
 test-contract: ## the contract alone; on the server at SPINE_URL, with SPINE_TEST_DATABASE_URL and SPINE_MOCK_URL, if set
 	$(GOTEST) -count 1 -run '^TestContract' ./cmd/spine

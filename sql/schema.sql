@@ -1118,15 +1118,18 @@ declare
     _budget record;
     _over record;
 begin
+    perform pg_advisory_xact_lock(hashtextextended('spine.keep_rejected ' || o.source, 0)) from (select unnest(_of) as source order by 1) o;
     insert into rejected_requests (source, at, cause, status, detail, remote, method, target, headers, body, size)
     select g.source, g.at, g.cause, g.status, g.detail, g.remote, g.method, g.target, h.headers::json, g.body, octet_length(g.body) + octet_length(h.headers)
     from unnest(_source, _at, _cause, _status, _detail, _remote, _method, _target, _headers, _body)
         with ordinality as g(source, at, cause, status, detail, remote, method, target, headers, body, ord)
     cross join lateral (select case when unqueryable(g.headers) is null then g.headers else '{}' end as headers) h
     where exists (select from sources s where s.name = g.source) -- it may have been removed meanwhile
+        and not exists (
+            select from rejected_requests r
+            where r.source = g.source and r.cause = g.cause and r.at = g.at and r.remote = g.remote and r.target = g.target and r.body = g.body)
     order by g.ord;
     for _budget in select b.* from unnest(_of, _rows, _bytes, _age) as b(source, rows, bytes, age) order by b.source loop
-        perform pg_advisory_xact_lock(hashtextextended('spine.keep_rejected ' || _budget.source, 0));
         delete from rejected_requests r where r.source = _budget.source and r.at < clock_timestamp() - _budget.age and r.state <> 'requested';
         loop
             -- How much the most frequent cause has to give: down to the next one, or until all fit.
@@ -1573,24 +1576,34 @@ COMMENT ON FUNCTION spine.refuse(_rule text) IS 'Internal. Called by spine.inges
 
 
 --
--- Name: reject(text[], text[], integer[], bigint[], timestamp with time zone[]); Type: FUNCTION; Schema: spine; Owner: -
+-- Name: reject(text[], text[], integer[], bigint[], timestamp with time zone[], boolean); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[]) RETURNS void
-    LANGUAGE sql
+CREATE FUNCTION spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[], _again boolean) RETURNS void
+    LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
     AS $$
+begin
+    perform pg_advisory_xact_lock(hashtextextended('spine.reject', 0));
     insert into audit_trail (source, action, details)
-    select r.source, 'request_rejected', json_build_object('cause', r.cause, 'status', r.status, 'count', r.count, 'since', r.since)
-    from unnest(_source, _cause, _status, _count, _since) as r(source, cause, status, count, since)
-$$;
+    select r.source, 'request_rejected', r.details
+    from (
+        select u.source, u.since, json_build_object('cause', u.cause, 'status', u.status, 'count', u.count, 'since', u.since) as details
+        from unnest(_source, _cause, _status, _count, _since) as u(source, cause, status, count, since)
+    ) r
+    where not _again or not exists (
+        select from audit_trail a
+        where a.event is null and a.timestamp >= r.since and a.action = 'request_rejected'
+            and a.source is not distinct from r.source and a.details::text = r.details::text);
+end $$;
 
 
 --
--- Name: FUNCTION reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[]); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[], _again boolean); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[]) IS 'Internal. Audits refused requests as summaries, without an event_id.';
+COMMENT ON FUNCTION spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[], _again boolean) IS 'Internal. Audits refused requests as summaries, without an event_id.';
 
 
 --
@@ -1782,7 +1795,6 @@ CREATE FUNCTION spine.replay_rejected(_source text, _cause text DEFAULT NULL::te
     select request_replay(array(
         select r.id from rejected_requests r
         where (_source is null or r.source = _source) and (_cause is null or r.cause = _cause) and r.at >= _since and r.at < _until
-            and r.state in ('kept', 'refused')
         order by r.id), _trust)
 $$;
 
@@ -1904,7 +1916,8 @@ declare
     _count bigint;
 begin
     with requested as (
-        update rejected_requests r set state = 'requested', trust = _trust, taken_until = null where r.id = any (_ids)
+        update rejected_requests r set state = 'requested', trust = _trust, taken_until = null
+        where r.id = any (_ids) and (r.state in ('kept', 'refused') or r.state = 'requested' and r.trust <> _trust)
         returning r.id, r.source, r.cause
     ), audited as (
         insert into audit_trail (source, action, details)
@@ -2372,7 +2385,7 @@ begin
             select l.ord from late l
             where exists (
                 select from audit_trail a
-                where a.event = l.event and a.action in ('processing_succeeded', 'processing_attempt_failed')
+                where a.event = l.event and a.action = case when l.outcome = 'completed' then 'processing_succeeded'::audit_action else 'processing_attempt_failed' end
                     and a.details ->> 'lease' = l.lease::text and coalesce(a.details ->> 'destination', 'default') = l.destination)
         ), audited as (
             insert into audit_trail (timestamp, event, event_id, source, action, details)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -407,4 +408,86 @@ func TestMigratingTogether(t *testing.T) {
 		p.signal(t, syscall.SIGTERM)
 		require.Zero(t, p.awaitExit(t, 5*time.Second))
 	}
+}
+
+// shiftClock has the database's clock differ from that of this machine, as far as
+// Spine can see.
+const shiftClock = `do $$
+declare
+	_f record;
+	_shifted constant text := '(clock_timestamp() + interval ''%s'')';
+begin
+	for _f in select pg_get_functiondef(p.oid) as text from pg_proc p where p.pronamespace = 'spine'::regnamespace loop
+		execute regexp_replace(_f.text, '\m(clock_timestamp|now|statement_timestamp|transaction_timestamp)\(\)', _shifted, 'g');
+	end loop;
+	for _f in
+		select a.attrelid::regclass as of, a.attname as name, pg_get_expr(d.adbin, d.adrelid) as value
+		from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum join pg_class c on c.oid = d.adrelid
+		where c.relnamespace = 'spine'::regnamespace and pg_get_expr(d.adbin, d.adrelid) ~ '(now|timestamp)\(\)'
+	loop
+		execute format('alter table %%s alter column %%I set default %%s', _f.of, _f.name, _shifted);
+	end loop;
+end $$`
+
+// TestClocksThatDiffer: leases, retries and all that is due go by the database's
+// clock alone, so that a process whose clock is an hour off, to either side, does
+// what every other does.
+func TestClocksThatDiffer(t *testing.T) {
+	t.Parallel()
+	for _, by := range []string{"1 hour", "-1 hour"} {
+		t.Run(by, func(t *testing.T) {
+			t.Parallel()
+			database := databases.New(t)
+			d := newDestination(t)
+			settings := quiet("DATABASE_URL="+database, "MOCK_API_URL="+d.url, "LEASE_DURATION=2s", "INITIAL_RETRY_DELAY=100ms")
+			execute(t, open(t, database, nil), fmt.Sprintf(shiftClock, by))
+			s := startService(t, roles{api: true}, database)
+			first := startProcess(t, settings, "worker")
+			first.ready(t)
+			require.InDelta(t, map[string]float64{"1 hour": 3600, "-1 hour": -3600}[by],
+				value[float64](t, s.db, "select extract(epoch from max(at) - now()) from (select timestamp as at from spine.audit_log union select created_at from spine.sources) x"), 60, "it is shifted")
+
+			plain := s.acceptMany(t, 20, `{}`)
+			again, long := newID("again"), newID("long")
+			s.accept(t, again, do("status=503", "status=503"))
+			s.accept(t, long, do("delay=5s"))
+			for _, id := range plain {
+				s.awaitStatus(t, id, "completed")
+				require.Equal(t, attempts(0, "completed"), s.actions(t, id))
+			}
+			s.awaitStatus(t, again, "completed")
+			got := d.await(t, again, 3)
+			require.Less(t, got[2].at.Sub(got[0].at), 10*time.Second, "its retries were due in 100 and 200 ms")
+			s.awaitStatus(t, long, "completed")
+			require.Equal(t, attempts(0, "completed"), s.actions(t, long), "its lease was renewed")
+
+			held := newID("held")
+			s.accept(t, held, do("hold"))
+			d.await(t, held, 1)
+			first.signal(t, syscall.SIGKILL)
+			<-first.exited
+			startProcess(t, settings, "worker").ready(t)
+			s.awaitStatus(t, held, "completed")
+			trail := s.trail(t, held)
+			require.Equal(t, "lease_expired", trail[3].Action)
+			require.GreaterOrEqual(t, trail[3].Timestamp.Sub(trail[2].Timestamp), 2*time.Second, "not before the lease ended")
+			require.Less(t, trail[3].Timestamp.Sub(trail[2].Timestamp), 10*time.Second)
+		})
+	}
+}
+
+// TestDestinationThatHangs keeps every slot of a worker, and neither holds up what
+// comes in nor keeps a connection of the database.
+func TestDestinationThatHangs(t *testing.T) {
+	t.Parallel()
+	s, d := startWithDestination(t, "DELIVERY_CONCURRENCY=64", "DB_MAX_CONNS=2", "DELIVERY_TIMEOUT=1m")
+	s.acceptMany(t, 200, do("hold"))
+	await(t, s.db, 64, "select count(*) from spine.processing_state where status = 'processing'")
+	s.acceptMany(t, 200, do("hold"))
+	await(t, s.db, 0, `select count(*) from pg_stat_activity where datname = current_database() and application_name like 'spine%'
+		and state <> 'idle' and clock_timestamp() - state_change > interval '100 ms'`)
+	require.Eventually(t, func() bool {
+		d.release()
+		return value[int](t, s.db, "select count(*) from spine.processing_state where status = 'completed'") == 400
+	}, patience, 50*time.Millisecond)
 }

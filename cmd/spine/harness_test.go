@@ -13,7 +13,10 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -407,8 +410,14 @@ func startProcess(t *testing.T, environment []string, args ...string) *process {
 	t.Helper()
 	path, err := exec.LookPath("spine")
 	require.NoError(t, err)
+	return startBinary(t, path, environment, args...)
+}
+
+// startBinary is startProcess with another spine than the one under test.
+func startBinary(t *testing.T, path string, environment []string, args ...string) *process {
+	t.Helper()
 	p := &process{exited: make(chan struct{}), changed: make(chan struct{})}
-	p.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), path, args...) //nolint:gosec // this test binary, under the name of spine
+	p.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), path, args...) //nolint:gosec // made by this test, or it itself under the name of spine
 	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.Getenv("TMPDIR"), "LOG_FORMAT=json"}, environment...)
 	p.cmd.Dir = t.TempDir()
 	read, write, err := os.Pipe()
@@ -511,6 +520,22 @@ func (p *process) ready(t *testing.T) string {
 func (p *process) signal(t *testing.T, s syscall.Signal) {
 	t.Helper()
 	require.NoError(t, p.cmd.Process.Signal(s))
+}
+
+// memory is one of Linux's figures about a process's memory, in bytes: VmRSS of now,
+// VmHWM the most that it ever had. It is 0 on other systems.
+func (p *process) memory(t *testing.T, name string) int64 {
+	t.Helper()
+	status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid), "status"))
+	if runtime.GOOS != "linux" {
+		return 0
+	}
+	require.NoError(t, err)
+	_, after, _ := strings.Cut(string(status), name+":")
+	var kB int64
+	_, err = fmt.Sscan(after, &kB)
+	require.NoError(t, err)
+	return kB << 10
 }
 
 // awaitExit waits for the process to end by itself and returns its exit code.

@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", "12"); err != nil {
 		panic(err)
 	}
-	testscript.Main(leakChecked{databases.Main(m)}, map[string]func(){"spine": main})
+	testscript.Main(leakChecked{databases.Main(m)}, map[string]func(){"spine": main, "flood": flood})
 }
 
 // leakChecked is goleak.VerifyTestMain for testscript.

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,19 +42,25 @@ const (
 	faultBudget   = 12          // attempts
 )
 
+// snapshotHeld is a fault beside all others: what needs dead rows to be gone, for
+// minutes where a run is long.
+const snapshotHeld = "a snapshot is held open for a third of the run"
+
 // explains is true of a fault that may have lost the result of a delivery which
 // arrived at first, so that there was another: while a lease runs the first fault
 // may long be over.
 func (f fault) explains(first, again time.Time) bool {
-	return f.start.Before(again) && f.end.After(first.Add(-time.Second))
+	return f.kind != snapshotHeld && f.start.Before(again) && f.end.After(first.Add(-time.Second))
 }
 
 // cluster is Spine as it is deployed: two processes of each kind, and PostgreSQL,
 // which they reach by a proxy.
 type cluster struct {
 	t        *testing.T
-	server   *postgres.Server
-	proxy    *pgproxy.Proxy
+	server   *postgres.Server // the primary, where there are several
+	proxy    *pgproxy.Proxy   // nil where they reach it without one
+	disk     string           // folder of the small disk that the server has for itself; empty where there is none
+	binary   string           // path of what runs; empty for the one under test
 	settings []string
 
 	mu        sync.Mutex
@@ -60,30 +68,60 @@ type cluster struct {
 	urls      []string              // of the APIs
 }
 
-func startCluster(t *testing.T, destination string) *cluster {
+// newCluster is a cluster whose processes are not started yet. They know
+// PostgreSQL as database.
+func newCluster(t *testing.T, server *postgres.Server, database, destination string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, server: postgrestest.Server(t), processes: map[string][]*process{}}
-	var err error
-	c.proxy, err = pgproxy.New(c.server.URL())
+	return &cluster{
+		t: t, server: server,
+		settings: quiet("DATABASE_URL="+database, "DESTINATION_URL="+destination, "LEASE_DURATION="+faultLease.String(),
+			"DELIVERY_TIMEOUT="+faultDelivery.String(), "INITIAL_RETRY_DELAY=100ms", "MAX_RETRY_DELAY=1s",
+			"MAX_RETRY_ATTEMPTS="+strconv.Itoa(faultBudget), "SHUTDOWN_TIMEOUT=5s"),
+		processes: map[string][]*process{"api": make([]*process, 2), "worker": make([]*process, 2)}, urls: make([]string, 2),
+	}
+}
+
+// newProxiedCluster puts a proxy between the processes and a server of their own.
+func newProxiedCluster(t *testing.T, server *postgres.Server, destination string) *cluster {
+	t.Helper()
+	proxy, err := pgproxy.New(server.URL())
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = c.proxy.Close() })
-	c.settings = quiet("DATABASE_URL="+c.proxy.URL(), "DESTINATION_URL="+destination, "LEASE_DURATION="+faultLease.String(),
-		"DELIVERY_TIMEOUT="+faultDelivery.String(), "INITIAL_RETRY_DELAY=100ms", "MAX_RETRY_DELAY=1s",
-		"MAX_RETRY_ATTEMPTS="+strconv.Itoa(faultBudget), "SHUTDOWN_TIMEOUT=5s")
-	c.urls = make([]string, 2)
-	for _, command := range []string{"api", "worker"} {
-		c.processes[command] = make([]*process, 2)
+	t.Cleanup(func() { _ = proxy.Close() })
+	c := newCluster(t, server, proxy.URL(), destination)
+	c.proxy = proxy
+	return c
+}
+
+// commands are the kinds of processes, in the order in which they start.
+var commands = []string{"api", "worker"}
+
+func (c *cluster) startAll() {
+	c.t.Helper()
+	for _, command := range commands {
 		for i := range 2 {
 			c.start(command, i)
 		}
 	}
-	return c
+}
+
+// replace puts a new process in the place of another, which then ends in peace.
+func (c *cluster) replace(command string, i int) {
+	c.t.Helper()
+	old := c.process(command, i)
+	c.start(command, i)
+	old.signal(c.t, syscall.SIGTERM)
+	require.Zero(c.t, old.awaitExit(c.t, patience))
 }
 
 // start puts a new process in a place, and waits until it is ready.
 func (c *cluster) start(command string, i int) {
 	c.t.Helper()
-	p := startProcess(c.t, c.settings, command)
+	var p *process
+	if c.binary == "" {
+		p = startProcess(c.t, c.settings, command)
+	} else {
+		p = startBinary(c.t, c.binary, c.settings, command)
+	}
 	url := p.ready(c.t)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -150,12 +188,9 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 		return c.freeze("worker", random.IntN(2), between(random, faultLease+500*time.Millisecond, faultLease+2*time.Second))
 	},
 	"all processes are replaced, one by one": func(c *cluster, _ *rand.Rand) string {
-		for _, command := range []string{"api", "worker"} {
+		for _, command := range commands {
 			for i := range 2 {
-				old := c.process(command, i)
-				c.start(command, i)
-				old.signal(c.t, syscall.SIGTERM)
-				require.Zero(c.t, old.awaitExit(c.t, patience))
+				c.replace(command, i)
 			}
 		}
 		return ""
@@ -229,6 +264,19 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 		c.psql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'spine listener'")
 		return ""
 	},
+	"the listeners are kept away": func(c *cluster, random *rand.Rand) string {
+		lasts := between(random, time.Second, 3*time.Second)
+		c.proxy.OnMessage(func(m pgproxy.Message) pgproxy.Action {
+			if m.FromClient && strings.HasPrefix(strings.ToLower(m.SQL), "listen ") {
+				return pgproxy.CutBefore
+			}
+			return pgproxy.Pass
+		})
+		c.psql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'spine listener'")
+		time.Sleep(lasts)
+		c.proxy.Forget()
+		return lasts.String()
+	},
 	"every session is ended": func(c *cluster, _ *rand.Rand) string {
 		c.psql("select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'spine%' and pid <> pg_backend_pid()")
 		return ""
@@ -244,11 +292,72 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 		c.psql(fmt.Sprintf("begin; lock table spine.audit_trail in exclusive mode; select pg_sleep(%f); commit", lasts.Seconds()))
 		return lasts.String()
 	},
-	"a snapshot is held open": func(c *cluster, random *rand.Rand) string {
-		lasts := between(random, 2*time.Second, 4*time.Second)
-		c.psql(fmt.Sprintf("begin isolation level repeatable read; select count(*) from spine.events; select pg_sleep(%f); commit", lasts.Seconds()))
+	diskFull: func(c *cluster, random *rand.Rand) string {
+		lasts := between(random, time.Second, 3*time.Second)
+		filled := c.fillDisk()
+		time.Sleep(lasts)
+		require.NoError(c.t, os.Remove(filled))
+		select {
+		case <-c.server.Exited(): // it could not even recover
+			require.NoError(c.t, c.server.Restart(c.t.Context()))
+			return lasts.String() + ", PostgreSQL ended and was started again"
+		default:
+		}
+		c.awaitServer()
 		return lasts.String()
 	},
+}
+
+// diskFull needs a disk that may be filled.
+const diskFull = "the disk of PostgreSQL is full"
+
+// smallDisk makes a file system of its own for a server, and returns where it is;
+// nowhere, where that is not allowed.
+func smallDisk(t *testing.T, bytes int64) (dir string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("/var/tmp", "spine-disk-")
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, os.Remove(dir)) })
+	if out, err := exec.CommandContext(t.Context(), "mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%d,mode=755", bytes), "tmpfs", dir).CombinedOutput(); err != nil { //nolint:gosec // a test's own folder
+		t.Logf("*** No disk is filled: a file system for that cannot be mounted: %s ***", out)
+		return ""
+	}
+	t.Cleanup(func() {
+		out, err := exec.CommandContext(context.WithoutCancel(t.Context()), "umount", dir).CombinedOutput() //nolint:gosec // as above
+		assert.NoError(t, err, "%s", out)
+	})
+	return dir
+}
+
+// fillDisk takes all room that there is, and returns the file that has it.
+func (c *cluster) fillDisk() (path string) {
+	c.t.Helper()
+	path = filepath.Join(c.disk, "filled")
+	file, err := os.Create(path) //nolint:gosec // a test's own folder
+	require.NoError(c.t, err)
+	defer func() { _ = file.Close() }()
+	for size := 1 << 20; size > 0; size /= 16 {
+		for err == nil {
+			_, err = file.Write(make([]byte, size))
+		}
+		require.ErrorIs(c.t, err, syscall.ENOSPC)
+		err = nil
+	}
+	return path
+}
+
+// holdSnapshot keeps a snapshot open until a time, again where it is ended.
+func (c *cluster) holdSnapshot(until time.Time) (times int) {
+	for ; time.Now().Before(until); time.Sleep(100 * time.Millisecond) {
+		ctx, cancel := context.WithDeadline(c.t.Context(), until)
+		if conn, err := pgx.Connect(ctx, c.server.URL()); err == nil {
+			times++
+			_, _ = conn.Exec(ctx, "begin isolation level repeatable read; select count(*) from spine.events; select pg_sleep(3600)")
+			_ = conn.Close(context.WithoutCancel(ctx))
+		}
+		cancel()
+	}
+	return times
 }
 
 func (c *cluster) kill(command string, random *rand.Rand) string {
@@ -322,7 +431,9 @@ type trialRun struct {
 	senders  uint64                         // 25 requests a second each, at most
 	patience time.Duration                  // for what is left to be delivered at the end
 	kinds    []string                       // of the nemesis; nil for all, and misdeeds of the destination
+	last     string                         // one of the nemesis that outlasts the load; empty for none
 	misdeed  string                         // of the destination in any case
+	binary   string                         // path of another spine than the one under test
 	sabotage func(t *testing.T, c *cluster) // breaks Spine beforehand
 }
 
@@ -341,10 +452,16 @@ type aftermath struct {
 
 func (run trialRun) do(t *testing.T) aftermath {
 	t.Helper()
-	source := func(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(run.seed, stream)) } //nolint:gosec // is to be repeatable
+	source := func(stream uint64) *rand.Rand { return repeatable(run.seed, stream) }
 	s := &senders{run: fmt.Sprintf("f%d", run.seed), http: newClient(t), kinds: map[string]int{}}
 	d := newRecord(t, s, source(1))
-	c := startCluster(t, d.url)
+	disk := ""
+	if run.kinds == nil {
+		disk = smallDisk(t, 800<<20+int64(run.duration.Seconds())<<21)
+	}
+	c := newProxiedCluster(t, postgrestest.ServerIn(t, disk), d.url)
+	c.disk, c.binary = disk, run.binary
+	c.startAll()
 	s.api = c.api
 	if run.sabotage != nil {
 		run.sabotage(t, c)
@@ -375,10 +492,16 @@ func (run trialRun) do(t *testing.T) aftermath {
 			})
 		}
 	}()
+	if run.kinds == nil {
+		background.Go(func() {
+			time.Sleep(run.duration / 3)
+			history.note(snapshotHeld, func() string { return fmt.Sprintf("%d times", c.holdSnapshot(until.Add(-run.duration/3))) })
+		})
+	}
 	random := source(3)
 	kinds := run.kinds
 	if kinds == nil {
-		kinds = slices.Collect(maps.Keys(nemesis))
+		kinds = slices.DeleteFunc(slices.Collect(maps.Keys(nemesis)), func(kind string) bool { return kind == diskFull && disk == "" })
 	}
 	next := deck(kinds, random)
 	for time.Now().Before(until) {
@@ -391,20 +514,19 @@ func (run trialRun) do(t *testing.T) aftermath {
 	}
 	<-misdeedsDone
 	ended := time.Now()
-	time.Sleep(3 * time.Second) // it goes on
+	if run.last == "" {
+		time.Sleep(3 * time.Second) // it goes on
+	} else {
+		background.Go(func() { history.note(run.last, func() string { return nemesis[run.last](c, random) }) })
+		time.Sleep(700 * time.Millisecond)
+	}
 	stopLoad()
 	background.Wait()
 
 	db, err := pgx.Connect(t.Context(), c.server.URL())
 	require.NoError(t, err)
 	defer func() { _ = db.Close(context.WithoutCancel(t.Context())) }()
-	for deadline := time.Now().Add(run.patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		var left bool
-		require.NoError(t, db.QueryRow(t.Context(), "select exists (select from spine.processing_state where status in ('pending', 'failed', 'processing'))").Scan(&left))
-		if !left {
-			break
-		}
-	}
+	awaitRest(t, db, run.patience)
 	o := aftermath{run: run, done: history.done, acked: s.acked.Load(), refused: s.kinds, events: len(s.events), quiet: time.Since(ended)}
 	for i, f := range o.done {
 		t.Logf("%s %s: %s, for %.1f s", f.start.Format(time.TimeOnly), f.kind, f.detail, f.end.Sub(f.start).Seconds())
@@ -418,6 +540,24 @@ func (run trialRun) do(t *testing.T) aftermath {
 	}
 	o.differences = check(t, db, s, d, o.done, faultBudget)
 	return o
+}
+
+// awaitRest waits until every event is delivered or dead, but not for long: what is
+// neither by then is found by check.
+func awaitRest(t *testing.T, db *pgx.Conn, patience time.Duration) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		var left bool
+		require.NoError(t, db.QueryRow(t.Context(), "select exists (select from spine.processing_state where status in ('pending', 'failed', 'processing'))").Scan(&left))
+		if !left {
+			return
+		}
+	}
+}
+
+// repeatable are random numbers, the same for each seed and stream.
+func repeatable(seed, stream uint64) *rand.Rand {
+	return rand.New(rand.NewPCG(seed, stream)) //nolint:gosec // is to be repeatable
 }
 
 // report is a page that says what was done to it, what was promised, and what was
@@ -474,72 +614,4 @@ func TestFaults(t *testing.T) {
 	t.Log("\n" + o.report())
 	require.Empty(t, o.differences)
 	require.Positive(t, o.acked)
-}
-
-// rewrite changes the text of one of Spine's functions in the database.
-func rewrite(t *testing.T, c *cluster, function, from, to string) {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), c.server.URL())
-	require.NoError(t, err)
-	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
-	var text string
-	require.NoError(t, conn.QueryRow(t.Context(), "select pg_get_functiondef(p.oid) from pg_proc p where p.pronamespace = 'spine'::regnamespace and p.proname = $1", function).Scan(&text))
-	require.Contains(t, text, from)
-	_, err = conn.Exec(t.Context(), strings.ReplaceAll(text, from, to))
-	require.NoError(t, err)
-}
-
-// TestSabotageIsFound breaks Spine's promises on purpose, each in a run of its own:
-// a checker that says nothing of it would prove nothing.
-func TestSabotageIsFound(t *testing.T) {
-	if os.Getenv("SPINE_FAULTS_TIME") == "" {
-		t.Skip("make faults runs it: it wants SPINE_FAULTS_TIME, such as 90s")
-	}
-	for name, c := range map[string]struct {
-		run   trialRun
-		finds []string // in differences
-	}{
-		"acknowledged and not stored": {trialRun{kinds: []string{}, sabotage: func(t *testing.T, c *cluster) {
-			rewrite(t, c, "ingest_events", "return _outcome;", `if random() < 0.01 then
-				delete from processing_state p where p.event_id = _event_id[1];
-				delete from audit_trail a where a.event_id = _event_id[1];
-				delete from events e where e.event_id = _event_id[1];
-			end if; return _outcome;`)
-		}}, []string{"was acknowledged, and is lost"}},
-		"stored with other bytes": {trialRun{kinds: []string{}, sabotage: func(t *testing.T, c *cluster) {
-			rewrite(t, c, "ingest_events", "return _outcome;", `if random() < 0.01 then
-				update events e set payload = e.payload::jsonb::json where e.event_id = _event_id[1];
-			end if; return _outcome;`)
-		}}, []string{"is stored with bytes that nobody sent"}},
-		"results of lost leases count": {trialRun{kinds: []string{}, misdeed: "late", sabotage: func(t *testing.T, c *cluster) {
-			rewrite(t, c, "claim_batch", "_now + _lease", "_now + interval '50 ms'") // or a worker would have given up by itself
-			rewrite(t, c, "settle", "p.lease_token = i.lease", "true")
-		}}, []string{"leases that ended more than once", "lease_spent_once"}},
-		"a lease is shorter than the delivery": {trialRun{kinds: []string{}, misdeed: "late", sabotage: func(t *testing.T, c *cluster) {
-			rewrite(t, c, "claim_batch", "_now + _lease", "_now + interval '50 ms'")
-		}}, []string{"and no fault explains it"}},
-		"failures count as successes": {trialRun{kinds: []string{}, misdeed: "500", sabotage: func(t *testing.T, c *cluster) {
-			rewrite(t, c, "settle", "status = i.outcome", "status = 'completed'")
-		}}, []string{"which did not arrive"}},
-		"neither wake-up nor sweep finds some": {trialRun{kinds: []string{}, sabotage: func(t *testing.T, c *cluster) {
-			c.psql(`create function spine.sabotage() returns trigger language plpgsql as 'begin if random() < 0.01 then new.next_attempt_at := null; end if; return new; end'`,
-				"create trigger sabotage before insert on spine.processing_state for each row execute function spine.sabotage()")
-		}}, []string{"is pending, and nothing goes on", "row_claimable"}},
-		"attempts beyond the budget": {trialRun{kinds: []string{}, misdeed: "500", sabotage: func(t *testing.T, c *cluster) {
-			rewrite(t, c, "settle", "status = i.outcome", "status = case when i.outcome = 'dead' then 'failed' else i.outcome end")
-			rewrite(t, c, "settle", "case when i.outcome = 'failed' then _now + i.delay end", "_now + coalesce(i.delay, '10 ms')")
-		}}, []string{"of 12 at most"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			run := c.run
-			run.seed, run.duration, run.senders, run.patience = 1, 6*time.Second, 12, 5*time.Second
-			o := run.do(t)
-			all := strings.Join(o.differences, "\n")
-			require.NotEmpty(t, all)
-			for _, what := range c.finds {
-				assert.Contains(t, all, what)
-			}
-		})
-	}
 }

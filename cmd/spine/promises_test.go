@@ -50,10 +50,11 @@ type senders struct {
 	refused atomic.Int64 // all others
 
 	mu      sync.Mutex
-	events  []*promised    // by number
-	strange []string       // answers that are none
-	acks    []time.Time    // some of them: the first of each 10 ms
-	kinds   map[string]int // of what was not acknowledged, how often
+	events  []*promised     // by number
+	strange []string        // answers that are none
+	acks    []time.Time     // some of them: the first of each 10 ms
+	took    []time.Duration // of those that promise
+	kinds   map[string]int  // of what was not acknowledged, how often
 }
 
 func (s *senders) id(n int) string { return s.run + "-" + strconv.Itoa(n) }
@@ -74,6 +75,7 @@ func (s *senders) post(ctx context.Context, n, variant int) {
 	s.mu.Lock()
 	s.events[n].tries[variant]++
 	s.mu.Unlock()
+	began := time.Now()
 	r, err := (&target{url: s.api(), http: s.http}).do(ctx, http.MethodPost, "/webhook", strings.NewReader(webhook(s.id(n), s.payload(n, variant))))
 	at := time.Now()
 	s.mu.Lock()
@@ -100,7 +102,8 @@ func (s *senders) post(ctx context.Context, n, variant int) {
 		}
 		return
 	}
-	s.acked.Add(1)
+	s.acked.Add(1) // under the lock, as all that follows
+	s.took = append(s.took, at.Sub(began))
 	if len(s.acks) == 0 || at.Sub(s.acks[len(s.acks)-1]) >= 10*time.Millisecond {
 		s.acks = append(s.acks, at)
 	}
@@ -126,6 +129,50 @@ func (s *senders) send(ctx context.Context, random *rand.Rand, pause time.Durati
 		case <-ctx.Done():
 		}
 	}
+}
+
+// next makes a new event, and returns its number.
+func (s *senders) next() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.events = append(s.events, &promised{})
+	return len(s.events) - 1
+}
+
+// sendAt posts new events at a rate, a second, whatever becomes of them, until ctx
+// ends, and returns when all are answered.
+func (s *senders) sendAt(ctx context.Context, rate float64) {
+	var running sync.WaitGroup
+	defer running.Wait()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	began, sent := time.Now(), 0.0
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		for due := rate * time.Since(began).Seconds(); sent < due; sent++ {
+			n := s.next()
+			running.Go(func() { s.post(context.WithoutCancel(ctx), n, 0) })
+		}
+	}
+}
+
+// answered is how many acknowledgements there have been.
+func (s *senders) answered() int { return int(s.acked.Load()) }
+
+// slowest is the share-quantile of how long acknowledgements took, from the given
+// one on.
+func (s *senders) slowest(from int, share float64) time.Duration {
+	s.mu.Lock()
+	took := slices.Sorted(slices.Values(s.took[from:]))
+	s.mu.Unlock()
+	if len(took) == 0 {
+		return 0
+	}
+	return took[min(int(share*float64(len(took))), len(took)-1)]
 }
 
 // firstAck is the time of the first acknowledgement after a moment.

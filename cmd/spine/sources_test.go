@@ -9,18 +9,18 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"math"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -528,8 +528,9 @@ func TestChangesUnderLoad(t *testing.T) {
 }
 
 // TestFlood sends unsigned requests beside signed ones: those come through, and
-// neither memory nor the table grows. The flood is as fast as it is answered, or
-// of the rate that is given: the same cores make it.
+// neither memory nor the table grows. The flood is as fast as it is answered. Who
+// makes it is a process that yields to all others, as if it came from elsewhere:
+// what it does to Spine counts, and not what it costs to make.
 func TestFlood(t *testing.T) {
 	t.Parallel()
 	count, samples := 5_000, 200
@@ -538,18 +539,14 @@ func TestFlood(t *testing.T) {
 		require.NoError(t, err)
 		count, samples = n, 2_000
 	}
-	perSecond := math.Inf(1)
-	if given := os.Getenv("SPINE_TEST_FLOOD_RATE"); given != "" {
-		var err error
-		perSecond, err = strconv.ParseFloat(given, 64)
-		require.NoError(t, err)
-	}
-	s := startService(t, roles{api: true}, databases.New(t))
+	database := databases.New(t)
+	api := startProcess(t, quiet("DATABASE_URL="+database), "api")
+	s := newTarget(t, api.ready(t), database)
 	p := newProvider(t, s, "github", func(c *source.Config) { c.Rejected.Rows = 200 })
 	sender := p.sender(1)
-	signed := func(n int) (p50, p99 time.Duration) {
+	signed := func(more func(n int) bool) (p50, p99 time.Duration) {
 		var took []time.Duration
-		for range n {
+		for more(len(took)) {
 			r, err := sender.Sample(time.Now())
 			require.NoError(t, err)
 			began := time.Now()
@@ -559,45 +556,67 @@ func TestFlood(t *testing.T) {
 		}
 		return quantile(took, 0.5), quantile(took, 0.99)
 	}
-	quiet50, quiet99 := signed(samples)
+	quiet50, quiet99 := signed(func(n int) bool { return n < samples })
+	before := api.memory(t, "VmRSS")
 
-	var before, after runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
-	var flood sync.WaitGroup
-	var left atomic.Int64
-	left.Store(int64(count))
-	body := `{"x":"` + strings.Repeat("x", 1000) + `"}`
+	flood := exec.CommandContext(t.Context(), "flood", s.url+"/webhook/github", strconv.Itoa(count)) //nolint:gosec // this test binary under another name
+	var said bytes.Buffer
+	flood.Stdout, flood.Stderr = &said, &said
 	began := time.Now()
-	for range 8 {
-		flood.Go(func() {
-			for {
-				n := left.Add(-1)
-				if n < 0 {
-					return
-				}
-				time.Sleep(time.Until(began.Add(time.Duration(float64(int64(count)-n) / perSecond * float64(time.Second)))))
-				r, err := s.do(t.Context(), http.MethodPost, "/webhook/github", strings.NewReader(body), "Content-Type", "application/json")
-				if err != nil || r.code != http.StatusUnauthorized {
-					t.Errorf("%d %v", r.code, err)
-					return
-				}
-			}
-		})
-	}
-	loud50, loud99 := signed(samples)
-	flood.Wait()
+	require.NoError(t, flood.Start())
+	over := make(chan error, 1)
+	go func() { over <- flood.Wait() }()
+	var ended error
+	loud50, loud99 := signed(func(int) bool {
+		select {
+		case ended = <-over:
+			return false
+		default:
+			return true
+		}
+	})
+	require.NoError(t, ended, said.String())
 	rate := float64(count) / time.Since(began).Seconds()
-	runtime.GC()
-	runtime.ReadMemStats(&after)
+	grown := api.memory(t, "VmHWM") - before
 	await(t, s.db, 1, fmt.Sprintf("select count(*) from (select sum((details->>'count')::bigint) as n from spine.audit_log where action = 'request_rejected' and details->>'cause' = 'signature_missing') a where n >= %d", count))
 	kept := value[int](t, s.db, "select count(*) from spine.rejected_requests")
 	require.LessOrEqual(t, kept, 200)
 	require.Positive(t, kept)
-	grown := int64(after.HeapAlloc) - int64(before.HeapAlloc) //nolint:gosec // far below the ends of int64
-	require.Less(t, grown, int64(32<<20))
-	t.Logf("%d unsigned requests at %.0f/s; signed p50, p99: %v, %v without and %v, %v beside them; %d kept, heap grew by %d kB",
-		count, rate, quiet50, quiet99, loud50, loud99, kept, grown>>10)
+	require.Less(t, grown, int64(64<<20))
+	t.Logf("%d unsigned requests at %.0f/s; signed p50, p99: %v, %v without and %v, %v beside them, %.2f times; %d kept, memory at most %d kB more",
+		count, rate, quiet50, quiet99, loud50, loud99, loud99.Seconds()/quiet99.Seconds(), kept, grown>>10)
+}
+
+// flood posts unsigned requests: its arguments say where and how many.
+func flood() {
+	if err := syscall.Setpriority(syscall.PRIO_PROCESS, 0, 19); err != nil {
+		panic(err)
+	}
+	count, err := strconv.ParseInt(os.Args[2], 10, 64)
+	if err != nil {
+		panic(err)
+	}
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
+	body := `{"x":"` + strings.Repeat("x", 1000) + `"}`
+	var left atomic.Int64
+	left.Store(count)
+	var senders sync.WaitGroup
+	for range 16 {
+		senders.Go(func() {
+			for left.Add(-1) >= 0 {
+				r, err := client.Post(os.Args[1], "application/json", strings.NewReader(body)) //nolint:gosec // the test says where
+				if err != nil {
+					panic(err)
+				}
+				_, err = io.Copy(io.Discard, r.Body)
+				_ = r.Body.Close()
+				if err != nil || r.StatusCode != http.StatusUnauthorized {
+					panic(fmt.Sprint(r.StatusCode, err))
+				}
+			}
+		})
+	}
+	senders.Wait()
 }
 
 func quantile(took []time.Duration, q float64) time.Duration {

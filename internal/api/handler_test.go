@@ -477,7 +477,7 @@ func TestTheRowsHaveWhatTheContractNames(t *testing.T) {
 		require.True(t, strings.HasSuffix(fmt.Sprint(at), "Z"))
 	}
 
-	require.NoError(t, s.store.Reject(t.Context(), []event.Rejection{{Cause: "not_json", Status: 400, Count: 1, Since: time.Now()}}))
+	require.NoError(t, s.store.Reject(t.Context(), []event.Rejection{{Cause: "not_json", Status: 400, Count: 1, Since: time.Now()}}, false))
 	rejected := s.get("/api/audit?limit=1").rows(t)[0]
 	require.Nil(t, rejected["event_id"])
 	require.Nil(t, rejected["source"])

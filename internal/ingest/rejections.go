@@ -10,9 +10,10 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// Rejector audits summaries of refused requests.
+// Rejector audits summaries of refused requests. again says that the same ones
+// were handed in before, and nobody knows what came of it.
 type Rejector interface {
-	Reject(ctx context.Context, rejections []event.Rejection) error
+	Reject(ctx context.Context, rejections []event.Rejection, again bool) error
 }
 
 // quietPeriod is how often one cause of one source is audited at most: however
@@ -28,6 +29,9 @@ type Rejections struct {
 	rejector Rejector
 	log      zerolog.Logger
 	now      func() time.Time
+
+	doubtful []event.Rejection // may have been audited: handed in, and an error came back
+	failed   time.Time         // when that was
 
 	mu    sync.Mutex
 	kinds map[rejectionKind]*rejectionCount
@@ -83,29 +87,42 @@ func (r *Rejections) Run(ctx context.Context) error {
 	}
 }
 
+// audit hands in what is due. What ended with an error is handed in again as it
+// was, before anything else: its counts must not be mixed with others.
 func (r *Rejections) audit(ctx context.Context, all bool) {
+	ctx, cancel := context.WithTimeout(ctx, auditPatience)
+	defer cancel()
+	if len(r.doubtful) > 0 {
+		if !all && r.now().Sub(r.failed) < quietPeriod || !r.reject(ctx, r.doubtful, true) {
+			return
+		}
+	}
+	if due := r.due(all); len(due) > 0 {
+		r.reject(ctx, due, false)
+	}
+}
+
+// due takes what has not been audited, or not for a while.
+func (r *Rejections) due(all bool) (due []event.Rejection) {
 	now := r.now()
-	var due []event.Rejection
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	for kind, c := range r.kinds {
 		if c.count > 0 && (all || now.Sub(c.audited) >= quietPeriod) {
 			due = append(due, event.Rejection{Source: kind.source, Cause: kind.cause, Status: kind.status, Count: c.count, Since: c.since})
 			c.count, c.audited = 0, now
 		}
 	}
-	r.mu.Unlock()
-	if len(due) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, auditPatience)
-	defer cancel()
-	if err := r.rejector.Reject(ctx, due); err != nil {
+	return due
+}
+
+// reject remembers what has to be handed in again.
+func (r *Rejections) reject(ctx context.Context, rejections []event.Rejection, again bool) (done bool) {
+	if err := r.rejector.Reject(ctx, rejections, again); err != nil {
 		r.log.Warn().Err(err).Msg("auditing refused requests failed, trying again later")
-		r.mu.Lock()
-		for _, d := range due {
-			c := r.kinds[rejectionKind{d.Source, d.Cause, d.Status}]
-			c.count, c.since = c.count+d.Count, d.Since
-		}
-		r.mu.Unlock()
+		r.doubtful, r.failed = rejections, r.now()
+		return false
 	}
+	r.doubtful = nil
+	return true
 }

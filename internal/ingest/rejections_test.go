@@ -17,13 +17,14 @@ import (
 type audited struct {
 	after      time.Duration // since the start
 	rejections []event.Rejection
+	again      bool
 }
 
 // rejectorFunc is a Rejector.
-type rejectorFunc func(ctx context.Context, rejections []event.Rejection) error
+type rejectorFunc func(ctx context.Context, rejections []event.Rejection, again bool) error
 
-func (f rejectorFunc) Reject(ctx context.Context, rejections []event.Rejection) error {
-	return f(ctx, rejections)
+func (f rejectorFunc) Reject(ctx context.Context, rejections []event.Rejection, again bool) error {
+	return f(ctx, rejections, again)
 }
 
 // audit runs f beside Rejections at work, stops them, and returns what was
@@ -32,12 +33,12 @@ func audit(t *testing.T, fail func(call int) error, f func(r *Rejections)) (call
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		r := NewRejections(rejectorFunc(func(ctx context.Context, rejections []event.Rejection) error {
+		r := NewRejections(rejectorFunc(func(ctx context.Context, rejections []event.Rejection, again bool) error {
 			if err := ctx.Err(); err != nil {
 				t.Error("a call that could not succeed")
 				return err
 			}
-			calls = append(calls, audited{time.Since(began), slices.Clone(rejections)})
+			calls = append(calls, audited{time.Since(began), slices.Clone(rejections), again})
 			if fail != nil {
 				return fail(len(calls) - 1)
 			}
@@ -91,16 +92,18 @@ func TestRefusalsAreCountedByKind(t *testing.T) {
 	later := began.Add(1500 * time.Millisecond)
 	require.Equal(t, audited{2 * time.Second, []event.Rejection{
 		{Source: event.DefaultSource, Cause: "too_large", Status: 413, Count: 1, Since: later},
-	}}, calls[1], "another kind does not wait for the first")
+	}, false}, calls[1], "another kind does not wait for the first")
 	require.Equal(t, audited{11 * time.Second, []event.Rejection{
 		{Source: event.DefaultSource, Cause: "not_json", Status: 400, Count: 1, Since: later},
-	}}, calls[2])
+	}, false}, calls[2])
 }
 
+// It may have been audited all the same: it is handed in again as it was, and as
+// what it is.
 func TestRefusalsThatCannotBeAuditedAreKept(t *testing.T) {
 	var began time.Time
 	calls := audit(t, func(call int) error {
-		if call == 0 {
+		if call < 2 {
 			return errAway
 		}
 		return nil
@@ -111,8 +114,11 @@ func TestRefusalsThatCannotBeAuditedAreKept(t *testing.T) {
 		r.add(event.DefaultSource, "not_json", 400)
 		<-time.After(time.Minute)
 	})
-	require.Len(t, calls, 2)
-	require.Equal(t, []event.Rejection{{Source: event.DefaultSource, Cause: "not_json", Status: 400, Count: 2, Since: began}}, calls[1].rejections)
+	first := []event.Rejection{{Source: event.DefaultSource, Cause: "not_json", Status: 400, Count: 1, Since: began}}
+	second := []event.Rejection{{Source: event.DefaultSource, Cause: "not_json", Status: 400, Count: 1, Since: began.Add(5 * time.Second)}}
+	require.Equal(t, []audited{
+		{time.Second, first, false}, {11 * time.Second, first, true}, {21 * time.Second, first, true}, {21 * time.Second, second, false},
+	}, calls)
 }
 
 func TestNothingRefusedNothingAudited(t *testing.T) {

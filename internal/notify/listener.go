@@ -284,7 +284,11 @@ func (l *Listener) watchdog(ctx context.Context) {
 			timer.Reset(0)
 		default:
 			l.hears.Store(false)
-			// A ping that could not be sent says nothing about the listener's connection.
+			// A ping that could not be sent says nothing about the listener's connection. The next one may: those that send
+			// find out only now that their own connection is gone.
+			if !errors.Is(err, errPingLost) {
+				timer.Reset(l.config.MaxBackoff / 2)
+			}
 			if errors.Is(err, errPingLost) && l.closeSocket() && listened && !heard && !l.pollOnly.Swap(true) {
 				l.log.Warn().Msg("notifications do not arrive, working in poll-only mode; behind a transaction pooler set DIRECT_DATABASE_URL")
 			}

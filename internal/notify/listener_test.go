@@ -336,6 +336,24 @@ func TestPingThatCannotBeSentCostsNoConnection(t *testing.T) {
 	require.Equal(t, 1, h.connections())
 }
 
+// After an outage those that send find their connections gone when they first
+// use them: that must not cost the time between two pings.
+func TestPingThatCannotBeSentIsSentAgainSoon(t *testing.T) {
+	t.Parallel()
+	pool := databases.Pool(t)
+	var failures atomic.Int32
+	failures.Store(3)
+	notifier := notifierFunc(func(ctx context.Context, channel, payload string) error {
+		if failures.Add(-1) >= 0 {
+			return errAway
+		}
+		return pooled(pool)(ctx, channel, payload)
+	})
+	h := listen(t, newLine(t, pool.Config().ConnString()), notifier, func(c *ListenerConfig) { c.PingInterval = time.Hour })
+	h.requireHears(t)
+	require.Equal(t, 1, h.connections())
+}
+
 func TestPingThatWasSentTooEarlyIsSentAgain(t *testing.T) {
 	t.Parallel()
 	pool := databases.Pool(t)

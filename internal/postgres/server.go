@@ -486,6 +486,9 @@ func (s *Server) saveState(data string) error {
 		return fmt.Errorf("writing the cluster's state: %w", err)
 	}
 	_, err = file.Write(content)
+	if err == nil && s.user != nil { // the server reads all of its folder for a standby
+		err = file.Chown(int(s.user.Uid), int(s.user.Gid))
+	}
 	if err == nil {
 		err = file.Sync()
 	}

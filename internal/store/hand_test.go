@@ -73,7 +73,7 @@ func TestFunctionsAndTriggersUnderAnySession(t *testing.T) {
 				`select spine.trace('x'), spine.event('x'), spine.id_of('x'), spine.oldest_ready(), spine.arrivals()`,
 				`select * from spine.depth, spine.stuck, spine.dead_letters`,
 				`select spine.ensure_audit_partitions(20)`,
-				`select spine.reject(array['default'], array['bad'], array[400], array[1], array[now()])`,
+				`select spine.reject(array['default'], array['bad'], array[400], array[1], array[now()], false)`,
 			} {
 				run(t, psql, statement)
 			}

@@ -137,8 +137,9 @@ func receiptsOf(events []event.Event, outcomes []string) ([]event.Receipt, error
 	return receipts, nil
 }
 
-// Reject audits summaries of refused requests.
-func (s *Store) Reject(ctx context.Context, rejections []event.Rejection) error {
+// Reject audits summaries of refused requests. again says that it was called
+// with the same ones before, and ended with an error.
+func (s *Store) Reject(ctx context.Context, rejections []event.Rejection, again bool) error {
 	n := len(rejections)
 	var (
 		sources  = make([]*string, n)
@@ -153,8 +154,8 @@ func (s *Store) Reject(ctx context.Context, rejections []event.Rejection) error 
 		}
 		causes[i], statuses[i], counts[i], since[i] = r.Cause, int32(r.Status), r.Count, r.Since //nolint:gosec // an HTTP status is below 1000
 	}
-	_, err := s.pool.Exec(ctx, "select spine.reject($1::text[], $2::text[], $3::integer[], $4::bigint[], $5::timestamptz[])",
-		sources, causes, statuses, counts, since)
+	_, err := s.pool.Exec(ctx, "select spine.reject($1::text[], $2::text[], $3::integer[], $4::bigint[], $5::timestamptz[], $6)",
+		sources, causes, statuses, counts, since, again)
 	if err != nil {
 		return fmt.Errorf("auditing rejections: %w", err)
 	}

@@ -357,16 +357,24 @@ func TestRejectionsAreSummaries(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	since := time.Date(2024, 1, 30, 12, 0, 0, 0, time.UTC)
-	require.NoError(t, d.Reject(t.Context(), []event.Rejection{
+	rejections := []event.Rejection{
 		{Source: "default", Cause: "invalid", Status: 422, Count: 7, Since: since},
 		{Cause: "no such source", Status: 404, Count: 1, Since: since},
-	}))
-	require.Equal(t, []string{
+	}
+	require.NoError(t, d.Reject(t.Context(), rejections, false))
+	audited := []string{
 		"|default|request_rejected|failure|invalid|422|7|2024-01-30T12:00:00+00:00",
 		"||request_rejected|failure|no such source|404|1|2024-01-30T12:00:00+00:00",
-	}, d.rows(`select event_id, source, action, success, details ->> 'cause', details ->> 'status', details ->> 'count', details ->> 'since'
-		from spine.audit_log order by id`))
-	require.NoError(t, d.Reject(t.Context(), nil))
+	}
+	const query = `select event_id, source, action, success, details ->> 'cause', details ->> 'status', details ->> 'count', details ->> 'since'
+		from spine.audit_log order by id`
+	require.Equal(t, audited, d.rows(query))
+	require.NoError(t, d.Reject(t.Context(), nil, false))
+
+	// Handed in once more, of which one half is new.
+	rejections = append(rejections[1:], event.Rejection{Cause: "no such source", Status: 404, Count: 1, Since: since.Add(time.Second)})
+	require.NoError(t, d.Reject(t.Context(), rejections, true))
+	require.Equal(t, append(audited, "||request_rejected|failure|no such source|404|1|2024-01-30T12:00:01+00:00"), d.rows(query))
 }
 
 // What HTTP refuses does not come in by hand either.

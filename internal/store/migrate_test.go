@@ -2,6 +2,8 @@ package store_test
 
 import (
 	"context"
+	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"testing"
@@ -12,6 +14,7 @@ import (
 	"github.com/pressly/goose/v3"
 	"github.com/stretchr/testify/require"
 
+	"github.com/webhookspine/spine/internal/postgres/pgproxy"
 	"github.com/webhookspine/spine/internal/store"
 	schema "github.com/webhookspine/spine/sql"
 )
@@ -297,4 +300,70 @@ func TestMigrationThatIsHalfDone(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, m.Functions)
 	require.NoError(t, d.CheckSchema(t.Context()))
+}
+
+// TestMigrationCutAnywhere loses the connection at one statement after the other,
+// before it and after it was done: migrating again ends as if nothing had happened.
+func TestMigrationCutAnywhere(t *testing.T) {
+	t.Parallel()
+	const made = `
+		select 'relation', c.relname, c.relkind::text, coalesce(i.indisvalid, true)::text from pg_class c left join pg_index i on i.indexrelid = c.oid
+		where c.relnamespace = 'spine'::regnamespace
+		union all
+		select 'function', p.oid::regprocedure::text, md5(p.prosrc), '' from pg_proc p where p.pronamespace = 'spine'::regnamespace
+		union all
+		select 'trigger', t.tgname, t.tgrelid::regclass::text, t.tgenabled::text from pg_trigger t where not t.tgisinternal
+		union all
+		select 'version', v.version_id::text, '', '' from spine.schema_version v
+		union all
+		select 'digest', f.digest, '', '' from spine.schema_functions f
+		order by 1, 2, 3`
+	// migrate meets the given statement, counted from 1, and says how many there were.
+	migrate := func(t *testing.T, url string, at int64, action pgproxy.Action) (statements int64, err error) {
+		proxy, err := pgproxy.New(url)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, proxy.Close()) }()
+		proxy.OnMessage(func(m pgproxy.Message) pgproxy.Action {
+			if !m.FromClient || m.Type != 'E' && m.Type != 'Q' {
+				return pgproxy.Pass
+			}
+			if statements++; statements == at {
+				return action
+			}
+			return pgproxy.Pass
+		})
+		_, err = store.Migrate(t.Context(), proxy.URL())
+		return statements, err
+	}
+	whole := openDatabase(t, databases.Empty(t), 1)
+	statements, err := migrate(t, whole.url, 0, pgproxy.Pass)
+	require.NoError(t, err)
+	require.Greater(t, statements, int64(20))
+	want := whole.rows(made)
+	for name, action := range map[string]pgproxy.Action{"before": pgproxy.CutBefore, "after": pgproxy.DropAnswer} {
+		for at := int64(5); at < statements; at += 3 { // the first are said again by database/sql, the last one lets go of the lock
+			t.Run(fmt.Sprintf("%s statement %d", name, at), func(t *testing.T) {
+				t.Parallel()
+				d := openDatabase(t, databases.Empty(t), 1)
+				_, err := migrate(t, d.url, at, action)
+				require.Error(t, err)
+				_, err = store.Migrate(t.Context(), d.url)
+				require.NoError(t, err)
+				require.NoError(t, d.CheckSchema(t.Context()))
+				require.Equal(t, want, d.rows(made))
+			})
+		}
+	}
+}
+
+// A migration that other processes may wait for says how long at most.
+func TestMigrationsWaitForALimitedTime(t *testing.T) {
+	t.Parallel()
+	names, err := fs.Glob(schema.Migrations, "migrations/*.sql")
+	require.NoError(t, err)
+	for _, name := range names[1:] { // before the first nothing is there
+		text, err := schema.Migrations.ReadFile(name)
+		require.NoError(t, err)
+		require.Regexp(t, `(?m)^(set local lock_timeout = '2s';|-- \+goose NO TRANSACTION)$`, string(text), name)
+	}
 }

@@ -317,6 +317,20 @@ func TestSettlingTwiceCountsAndChangesNothing(t *testing.T) {
 	require.Equal(t, []string{"event_received", "event_inserted", "processing_attempt_started", "processing_succeeded"}, d.trail("y"))
 }
 
+// Under one lease there is one result.
+func TestSettleAnotherResult(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.ingest(webhooks("x", 2)...)
+	jobs := d.claim(2)
+	d.settle(completed(jobs[0]), failed(jobs[1], time.Hour))
+	before := d.rows("select * from spine.processing_state order by event")
+	require.Equal(t, []event.Hold{event.Lost, event.Lost}, d.settle(failed(jobs[0], 0), completed(jobs[1])))
+	require.Equal(t, before, d.rows("select * from spine.processing_state order by event"))
+	require.Equal(t, []string{"failed", "completed"}, d.rows("select details ->> 'outcome' from spine.audit_log where action = 'lease_lost' order by id"))
+	require.Empty(t, d.rows(broken))
+}
+
 func TestSettleUnderALostLease(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)

@@ -55,7 +55,7 @@ func TestRollupsCountWhatHappened(t *testing.T) {
 	require.NoError(t, d.Reject(t.Context(), []event.Rejection{
 		{Source: event.DefaultSource, Cause: "bad_json", Status: 400, Count: 41, Since: time.Now()},
 		{Cause: "no_such_source", Status: 404, Count: 7, Since: time.Now()},
-	}))
+	}, false))
 	d.due()
 	require.Len(t, d.look(10).Expired, 1)
 	d.run("insert into spine.audit_trail (action, details) values ('request_rejected', '{\"count\": \"many\"}'), ('claims_paused', null)")

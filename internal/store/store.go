@@ -111,10 +111,13 @@ func (s *Store) Close() {
 func (s *Store) Pool() *pgxpool.Pool { return s.pool }
 
 // tune makes sure that a commit is on disk before it is answered, also in a
-// database whose default says otherwise, and that no query is compiled first:
-// ours are short, and compiling one takes longer than running it.
+// database whose default says otherwise; that no query is compiled first: ours
+// are short, and compiling one takes longer than running it; and that a session
+// whose client is gone without a word soon ends, with the locks that it has: by
+// itself Postgres would notice that after two hours.
 func tune(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, `select set_config('jit', 'off', false),
+	_, err := conn.Exec(ctx, `select set_config('jit', 'off', false), set_config('idle_in_transaction_session_timeout', '10s', false),
+		set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false),
 		case when current_setting('synchronous_commit') = 'off' then set_config('synchronous_commit', 'on', false) end`)
 	if err != nil {
 		return fmt.Errorf("setting up a connection: %w", err)

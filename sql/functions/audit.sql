@@ -30,11 +30,22 @@ begin
 end $$;
 comment on function spine.ensure_audit_partitions(integer) is 'Internal. Makes the daily audit partitions ahead of time. Returns how many it made.';
 
--- reject: audits refused requests as a summary. _count requests of one source were refused for one cause since _since.
-create or replace function spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamptz[]) returns void
-language sql set search_path = spine, pg_temp as $$
+-- reject: audits refused requests as a summary. _count requests of one source were refused for one cause since _since. _again says that the
+-- same summaries were handed in before and nobody knows what came of it: those that are there already are left out. Callers take turns, since
+-- the first may still be at it. Looking for them reads the rows of the log that are of no event, from _since on.
+create or replace function spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamptz[], _again boolean) returns void
+language plpgsql set search_path = spine, pg_temp set timezone = 'UTC' as $$
+begin
+    perform pg_advisory_xact_lock(hashtextextended('spine.reject', 0));
     insert into audit_trail (source, action, details)
-    select r.source, 'request_rejected', json_build_object('cause', r.cause, 'status', r.status, 'count', r.count, 'since', r.since)
-    from unnest(_source, _cause, _status, _count, _since) as r(source, cause, status, count, since)
-$$;
-comment on function spine.reject(text[], text[], integer[], bigint[], timestamptz[]) is 'Internal. Audits refused requests as summaries, without an event_id.';
+    select r.source, 'request_rejected', r.details
+    from (
+        select u.source, u.since, json_build_object('cause', u.cause, 'status', u.status, 'count', u.count, 'since', u.since) as details
+        from unnest(_source, _cause, _status, _count, _since) as u(source, cause, status, count, since)
+    ) r
+    where not _again or not exists (
+        select from audit_trail a
+        where a.event is null and a.timestamp >= r.since and a.action = 'request_rejected'
+            and a.source is not distinct from r.source and a.details::text = r.details::text);
+end $$;
+comment on function spine.reject(text[], text[], integer[], bigint[], timestamptz[], boolean) is 'Internal. Audits refused requests as summaries, without an event_id.';

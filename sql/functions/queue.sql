@@ -203,8 +203,8 @@ comment on function spine.locked_by_others(bigint[], text[], bigint[], bigint[])
 --   _delay     until the next attempt; only for failed
 --   _error     why it was not completed
 --   _details   a JSON object for the audit: status, answer, duration_ms
--- Returns for each, by position, whether it counts: its lease was still held, or this very result was settled before (the answer to
--- that commit was lost). A result of a lost lease changes nothing and is audited as lease_lost. NULL: somebody else has the row locked,
+-- Returns for each, by position, whether it counts: its lease was still held, or the same was settled under it before (the answer to
+-- that commit was lost), completed or not. A result of a lost lease changes nothing and is audited as lease_lost. NULL: somebody else has the row locked,
 -- nothing was decided, and the same call is to be made again later.
 -- Relies on processing_state_pkey; on audit_trail_event for results that come late.
 create or replace function spine.settle(
@@ -274,7 +274,7 @@ begin
             select l.ord from late l
             where exists (
                 select from audit_trail a
-                where a.event = l.event and a.action in ('processing_succeeded', 'processing_attempt_failed')
+                where a.event = l.event and a.action = case when l.outcome = 'completed' then 'processing_succeeded'::audit_action else 'processing_attempt_failed' end
                     and a.details ->> 'lease' = l.lease::text and coalesce(a.details ->> 'destination', 'default') = l.destination)
         ), audited as (
             insert into audit_trail (timestamp, event, event_id, source, action, details)

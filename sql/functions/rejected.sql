@@ -5,7 +5,8 @@
 --   _of       sources whose budgets follow
 --   _rows     requests at most, _bytes of their bodies and headers at most, _age for how long
 -- What is over the budget goes: the oldest of the cause that has the most, so that a flood of one kind leaves those of another. Two callers
--- take turns for each source. Relies on rejected_requests_source; a budget has some thousand rows, so that counting it is cheap.
+-- take turns for each source. What is kept already, by all that is known of it, is not kept again: it was handed in before, and the answer was
+-- lost. Relies on rejected_requests_source; a budget has some thousand rows, so that counting it is cheap.
 create or replace function spine.keep_rejected(
     _source text[], _at timestamptz[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[],
     _of text[], _rows integer[], _bytes bigint[], _age interval[])
@@ -15,15 +16,18 @@ declare
     _budget record;
     _over record;
 begin
+    perform pg_advisory_xact_lock(hashtextextended('spine.keep_rejected ' || o.source, 0)) from (select unnest(_of) as source order by 1) o;
     insert into rejected_requests (source, at, cause, status, detail, remote, method, target, headers, body, size)
     select g.source, g.at, g.cause, g.status, g.detail, g.remote, g.method, g.target, h.headers::json, g.body, octet_length(g.body) + octet_length(h.headers)
     from unnest(_source, _at, _cause, _status, _detail, _remote, _method, _target, _headers, _body)
         with ordinality as g(source, at, cause, status, detail, remote, method, target, headers, body, ord)
     cross join lateral (select case when unqueryable(g.headers) is null then g.headers else '{}' end as headers) h
     where exists (select from sources s where s.name = g.source) -- it may have been removed meanwhile
+        and not exists (
+            select from rejected_requests r
+            where r.source = g.source and r.cause = g.cause and r.at = g.at and r.remote = g.remote and r.target = g.target and r.body = g.body)
     order by g.ord;
     for _budget in select b.* from unnest(_of, _rows, _bytes, _age) as b(source, rows, bytes, age) order by b.source loop
-        perform pg_advisory_xact_lock(hashtextextended('spine.keep_rejected ' || _budget.source, 0));
         delete from rejected_requests r where r.source = _budget.source and r.at < clock_timestamp() - _budget.age and r.state <> 'requested';
         loop
             -- How much the most frequent cause has to give: down to the next one, or until all fit.
@@ -53,14 +57,16 @@ end $$;
 comment on function spine.keep_rejected(text[], timestamptz[], text[], integer[], text[], text[], text[], text[], text[], bytea[], text[], integer[], bigint[], interval[]) is
     'Internal. Keeps refused requests within the budgets of their sources.';
 
--- request_replay: marks requests as to be looked at again, audits that and tells the API processes. Returns how many.
+-- request_replay: marks requests as to be looked at again, audits that and tells the API processes. Returns how many. What was taken in is left
+-- alone, and so is what is marked already, unless with another _trust.
 create or replace function spine.request_replay(_ids bigint[], _trust boolean) returns bigint
 language plpgsql set search_path = spine, pg_temp as $$
 declare
     _count bigint;
 begin
     with requested as (
-        update rejected_requests r set state = 'requested', trust = _trust, taken_until = null where r.id = any (_ids)
+        update rejected_requests r set state = 'requested', trust = _trust, taken_until = null
+        where r.id = any (_ids) and (r.state in ('kept', 'refused') or r.state = 'requested' and r.trust <> _trust)
         returning r.id, r.source, r.cause
     ), audited as (
         insert into audit_trail (source, action, details)
@@ -78,7 +84,7 @@ comment on function spine.request_replay(bigint[], boolean) is 'Internal. Marks 
 
 -- replay_rejected: has a request that was refused looked at again, as if it came now but with the time at which it came: after a secret was
 -- corrected, for example. _trust takes it in without verifying it. An API process does it (NOTIFY spine_sources) and notes what came of it.
--- Raises P0002 where there is no such request.
+-- What was taken in is left alone. Raises P0002 where there is no such request.
 create or replace function spine.replay_rejected(_id bigint, _trust boolean default false) returns void
 language plpgsql set search_path = spine, pg_temp as $$
 begin
@@ -98,7 +104,6 @@ language sql set search_path = spine, pg_temp as $$
     select request_replay(array(
         select r.id from rejected_requests r
         where (_source is null or r.source = _source) and (_cause is null or r.cause = _cause) and r.at >= _since and r.at < _until
-            and r.state in ('kept', 'refused')
         order by r.id), _trust)
 $$;
 comment on function spine.replay_rejected(text, text, timestamptz, timestamptz, boolean) is

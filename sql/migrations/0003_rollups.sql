@@ -2,6 +2,8 @@
 
 -- +goose Up
 
+set local lock_timeout = '2s';
+
 -- The rows of the steps under way are updated every second: where their page has room, that touches no index.
 create table spine.rollups (
     step integer not null check (step in (10, 60, 300, 3600)),

@@ -450,7 +450,6 @@ func (p *pump) run() {
 // pass passes the whole messages in data on, together as far as the rules
 // allow, and returns their length. It is false of a connection that ended.
 func (p *pump) pass(data []byte) (used int, ok bool) {
-	rules := *p.proxy.rules.Load()
 	sent := 0
 	flush := func(until int) bool {
 		if until > sent {
@@ -477,7 +476,8 @@ func (p *pump) pass(data []byte) (used int, ok bool) {
 		}
 		m := Message{Conn: p.id, FromClient: p.client, Type: kind}
 		through := p.follow(&m, body)
-		if through == passing && len(rules) > 0 {
+		// As they are by now: what waited in a stall may come after Forget.
+		if rules := *p.proxy.rules.Load(); through == passing && len(rules) > 0 {
 			action := p.proxy.ask(rules, m)
 			switch action {
 			case Pass:

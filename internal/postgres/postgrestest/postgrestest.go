@@ -20,6 +20,7 @@
 package postgrestest
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -139,7 +140,14 @@ func (d *Databases) Pool(t testing.TB) *pgxpool.Pool {
 // on its search_path, owned by a role that is no superuser.
 func Server(t testing.TB) *postgres.Server {
 	t.Helper()
-	server, err := startServer(t.Context())
+	return ServerIn(t, "")
+}
+
+// ServerIn is Server with its data below dir, which everybody must be able to
+// enter; empty stands for any.
+func ServerIn(t testing.TB, dir string) *postgres.Server {
+	t.Helper()
+	server, err := startServer(t.Context(), cmp.Or(dir, tempDir()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,10 +163,10 @@ func Server(t testing.TB) *postgres.Server {
 
 // startServer starts a throw-away server. It is as safe as any but for a crash
 // of the machine itself, after which nobody wants its data.
-func startServer(ctx context.Context) (*postgres.Server, error) {
+func startServer(ctx context.Context, dir string) (*postgres.Server, error) {
 	return postgres.Start(ctx, postgres.Options{
 		BinDir:  os.Getenv(binariesVariable),
-		TempDir: tempDir(),
+		TempDir: dir,
 		Settings: map[string]string{
 			"fsync":            "off",
 			"full_page_writes": "off",
@@ -250,7 +258,7 @@ func (d *Databases) start(ctx context.Context) error {
 	d.admin = os.Getenv(externalVariable)
 	owner := d.admin
 	if d.admin == "" {
-		server, err := startServer(ctx)
+		server, err := startServer(ctx, tempDir())
 		if err != nil {
 			return err
 		}
