@@ -589,6 +589,7 @@ func TestFlood(t *testing.T) {
 
 // flood posts unsigned requests: its arguments say where and how many.
 func flood() {
+	const connections = 256
 	if err := syscall.Setpriority(syscall.PRIO_PROCESS, 0, 19); err != nil {
 		panic(err)
 	}
@@ -596,15 +597,19 @@ func flood() {
 	if err != nil {
 		panic(err)
 	}
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: connections}}
 	body := `{"x":"` + strings.Repeat("x", 1000) + `"}`
 	var left atomic.Int64
 	left.Store(count)
 	var senders sync.WaitGroup
-	for range 16 {
+	for range connections {
 		senders.Go(func() {
 			for left.Add(-1) >= 0 {
-				r, err := client.Post(os.Args[1], "application/json", strings.NewReader(body)) //nolint:gosec // the test says where
+				req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, os.Args[1], strings.NewReader(body)) //nolint:gosec // the test says where
+				if err != nil {
+					panic(err)
+				}
+				r, err := client.Do(req) //nolint:gosec // the test says where
 				if err != nil {
 					panic(err)
 				}

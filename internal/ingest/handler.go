@@ -42,6 +42,7 @@ type Handler struct {
 	rejections *Rejections
 	keeper     *Keeper
 	limits     *limits
+	brake      *brake
 	inFlight   *semaphore.Weighted
 	log        zerolog.Logger
 	refusals   zerolog.Logger // sampled: a flood of refusals is not a flood of log lines
@@ -52,7 +53,7 @@ type Handler struct {
 func NewHandler(config HandlerConfig, sources Sources, committer *Committer, rejections *Rejections, keeper *Keeper, log zerolog.Logger, metrics *Metrics) *Handler {
 	return &Handler{
 		config: config, sources: sources, committer: committer, rejections: rejections, keeper: keeper, metrics: metrics, log: log,
-		limits: newLimits(), inFlight: semaphore.NewWeighted(config.InFlight),
+		limits: newLimits(), brake: newBrake(), inFlight: semaphore.NewWeighted(config.InFlight),
 		refusals: log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second}),
 	}
 }
@@ -79,10 +80,10 @@ type arrival struct {
 // reason why there was none.
 func (h *Handler) receive(w http.ResponseWriter, r *http.Request) {
 	a := &arrival{remote: clientAddress(r, h.config.Trusted)}
-	defer func() { h.inFlight.Release(a.held) }()
+	defer h.letGo(a)
 	answer, f := h.handle(w, r, a)
 	if f != nil {
-		h.refuse(w, a, f)
+		h.refuse(r.Context(), w, a, f)
 		return
 	}
 	for name, value := range answer.header {
@@ -264,7 +265,7 @@ func (h *Handler) unreadable(err error) *refusal {
 // up, verified, read and stored like any other, and the answer returned.
 func (h *Handler) Take(ctx context.Context, name string, r *event.Request) (status int, body []byte) {
 	a := &arrival{request: r}
-	defer func() { h.inFlight.Release(a.held) }()
+	defer h.letGo(a)
 	source, err := h.sources.Lookup(name)
 	f := h.found(a, name, source, err)
 	if f == nil {
@@ -469,12 +470,16 @@ var (
 	}
 )
 
-func (h *Handler) refuse(w http.ResponseWriter, a *arrival, f *refusal) {
+func (h *Handler) refuse(ctx context.Context, w http.ResponseWriter, a *arrival, f *refusal) {
 	h.metrics.rejections.WithLabelValues(f.cause, strconv.Itoa(f.status)).Inc()
 	h.rejections.add(a.name, f.cause, f.status)
 	h.refusals.Info().Str("source", a.name).Str("cause", f.cause).Int("status", f.status).Str("remote", a.remote).Msg("request refused")
 	if a.read && f.status < http.StatusInternalServerError && f.status != http.StatusTooManyRequests {
 		h.keeper.keep(a, f)
+	}
+	if f.status < http.StatusInternalServerError { // what is our fault is told at once
+		h.letGo(a)
+		h.brake.hold(ctx)
 	}
 	if f.after > 0 {
 		w.Header().Set("Retry-After", strconv.FormatInt(int64(math.Ceil(f.after.Seconds())), 10))

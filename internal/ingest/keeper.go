@@ -232,7 +232,7 @@ func (p *Replayer) again(ctx context.Context, kept event.RejectedRequest) (state
 		return event.RejectedAgain, "What was kept of it cannot be read: " + err.Error() + ".", ""
 	}
 	a := &arrival{request: r, remote: kept.Remote}
-	defer func() { p.handler.inFlight.Release(a.held) }()
+	defer p.handler.letGo(a)
 	source, err := p.handler.sources.Lookup(kept.Source)
 	f := p.handler.found(a, kept.Source, source, err)
 	if f == nil {

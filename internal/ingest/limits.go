@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"context"
 	"errors"
 	"io"
 	"math"
@@ -9,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -164,6 +166,43 @@ func within(address netip.Addr, prefixes []netip.Prefix) bool {
 	return false
 }
 
+// What is refused is answered at a bounded rate, so that a flood of it leaves the
+// processor to those who may send. What is beyond the rate waits for its turn, but
+// not for long, and only so many at once: waiting costs memory.
+const (
+	refusedPerSecond = 1000
+	refusedBurst     = 500
+	refusedPause     = time.Second // at most
+	refusedWaiting   = 4000        // the others are answered at once
+)
+
+// brake slows refusals down.
+type brake struct {
+	rate    *rate.Limiter
+	waiting atomic.Int64
+}
+
+func newBrake() *brake { return &brake{rate: rate.NewLimiter(refusedPerSecond, refusedBurst)} }
+
+// hold waits for a refusal's turn, or until ctx ends.
+func (b *brake) hold(ctx context.Context) {
+	if b.waiting.Add(1) <= refusedWaiting {
+		turn := b.rate.Reserve()
+		pause := turn.Delay()
+		if pause > refusedPause {
+			turn.Cancel() // or the rate would be in debt for long after a flood
+			pause = refusedPause
+		}
+		if pause > 0 {
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+		}
+	}
+	b.waiting.Add(-1)
+}
+
 // errInFlight says that there is no room for more bytes now.
 var errInFlight = errors.New("too many bytes in flight")
 
@@ -183,6 +222,12 @@ func (h *Handler) hold(a *arrival, n int64) bool {
 	}
 	a.held += more
 	return true
+}
+
+// letGo gives back the room that a request's bytes have, and the bytes.
+func (h *Handler) letGo(a *arrival) {
+	h.inFlight.Release(a.held)
+	a.held, a.request = 0, nil
 }
 
 // counted is a reader that asks for room before it hands out more bytes than it
