@@ -1106,10 +1106,10 @@ COMMENT ON FUNCTION spine.keep_evidence(_event bigint, _hash bytea, _event_id te
 
 
 --
--- Name: keep_rejected(text[], timestamp with time zone[], text[], integer[], text[], text[], text[], text[], text[], bytea[], text[], integer[], bigint[], interval[]); Type: FUNCTION; Schema: spine; Owner: -
+-- Name: keep_rejected(text[], timestamp with time zone[], text[], integer[], text[], text[], text[], text[], text[], bytea[], text[], integer[], bigint[], interval[], boolean); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _of text[], _rows integer[], _bytes bigint[], _age interval[]) RETURNS void
+CREATE FUNCTION spine.keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _of text[], _rows integer[], _bytes bigint[], _age interval[], _again boolean) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     SET jit TO 'off'
@@ -1125,9 +1125,9 @@ begin
         with ordinality as g(source, at, cause, status, detail, remote, method, target, headers, body, ord)
     cross join lateral (select case when unqueryable(g.headers) is null then g.headers else '{}' end as headers) h
     where exists (select from sources s where s.name = g.source) -- it may have been removed meanwhile
-        and not exists (
+        and not (_again and exists (
             select from rejected_requests r
-            where r.source = g.source and r.cause = g.cause and r.at = g.at and r.remote = g.remote and r.target = g.target and r.body = g.body)
+            where r.source = g.source and r.cause = g.cause and r.at = g.at and r.remote = g.remote and r.target = g.target and r.body = g.body))
     order by g.ord;
     for _budget in select b.* from unnest(_of, _rows, _bytes, _age) as b(source, rows, bytes, age) order by b.source loop
         delete from rejected_requests r where r.source = _budget.source and r.at < clock_timestamp() - _budget.age and r.state <> 'requested';
@@ -1159,10 +1159,10 @@ end $$;
 
 
 --
--- Name: FUNCTION keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _of text[], _rows integer[], _bytes bigint[], _age interval[]); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _of text[], _rows integer[], _bytes bigint[], _age interval[], _again boolean); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _of text[], _rows integer[], _bytes bigint[], _age interval[]) IS 'Internal. Keeps refused requests within the budgets of their sources.';
+COMMENT ON FUNCTION spine.keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _of text[], _rows integer[], _bytes bigint[], _age interval[], _again boolean) IS 'Internal. Keeps refused requests within the budgets of their sources.';
 
 
 --
@@ -1594,7 +1594,7 @@ begin
     ) r
     where not _again or not exists (
         select from audit_trail a
-        where a.event is null and a.timestamp >= r.since and a.action = 'request_rejected'
+        where a.event is null and a.timestamp >= least(r.since, clock_timestamp()) - interval '1 day' and a.action = 'request_rejected'
             and a.source is not distinct from r.source and a.details::text = r.details::text);
 end $$;
 
@@ -2409,23 +2409,23 @@ COMMENT ON FUNCTION spine.settle(_event bigint[], _destination text[], _lease_to
 
 
 --
--- Name: settle_rejected(bigint, text, text, text); Type: FUNCTION; Schema: spine; Owner: -
+-- Name: settle_rejected(bigint, text, text, text, boolean); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.settle_rejected(_id bigint, _state text, _note text, _event_id text) RETURNS void
+CREATE FUNCTION spine.settle_rejected(_id bigint, _state text, _note text, _event_id text, _trust boolean) RETURNS void
     LANGUAGE sql
     SET search_path TO 'spine', 'pg_temp'
     AS $$
     update rejected_requests r set state = _state, note = _note, event_id = _event_id, settled_at = clock_timestamp(), taken_until = null
-    where r.id = _id and r.state = 'requested'
+    where r.id = _id and r.state = 'requested' and (r.trust = _trust or _state = 'taken_in')
 $$;
 
 
 --
--- Name: FUNCTION settle_rejected(_id bigint, _state text, _note text, _event_id text); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION settle_rejected(_id bigint, _state text, _note text, _event_id text, _trust boolean); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.settle_rejected(_id bigint, _state text, _note text, _event_id text) IS 'Internal. Notes what came of looking at a rejected request again.';
+COMMENT ON FUNCTION spine.settle_rejected(_id bigint, _state text, _note text, _event_id text, _trust boolean) IS 'Internal. Notes what came of looking at a rejected request again.';
 
 
 --

@@ -18,7 +18,9 @@ import (
 // RejectedStore keeps requests that were refused, each source's within its
 // budget.
 type RejectedStore interface {
-	KeepRejected(ctx context.Context, requests []event.RejectedRequest, budgets map[string]event.Budget) error
+	// again says that some of the requests may have been kept: a call with them
+	// ended with an error.
+	KeepRejected(ctx context.Context, requests []event.RejectedRequest, budgets map[string]event.Budget, again bool) error
 }
 
 // What the keeper does at most, so that a flood of requests costs little: the
@@ -39,6 +41,8 @@ type Keeper struct {
 	store   RejectedStore
 	log     zerolog.Logger
 	metrics *Metrics
+
+	doubtful bool // the last try ended with an error, and may have kept what it was to keep
 
 	mu      sync.Mutex
 	waiting []event.RejectedRequest
@@ -123,7 +127,8 @@ func (k *Keeper) flush(ctx context.Context) {
 
 	ctx, cancel := context.WithTimeout(ctx, keptPatience)
 	defer cancel()
-	err := k.store.KeepRejected(ctx, requests, budgets)
+	err := k.store.KeepRejected(ctx, requests, budgets, k.doubtful)
+	k.doubtful = err != nil && !errors.Is(err, event.ErrRefused)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err == nil || errors.Is(err, event.ErrRefused) {
@@ -153,7 +158,7 @@ func (k *Keeper) flush(ctx context.Context) {
 // again. Those that are not settled are handed out once more after a while.
 type RequestedStore interface {
 	TakeRequested(ctx context.Context, limit int) ([]event.RejectedRequest, error)
-	SettleRejected(ctx context.Context, id int64, state, note, eventID string) error
+	SettleRejected(ctx context.Context, id int64, trust bool, state, note, eventID string) error
 }
 
 // How often it is looked whether something is to be looked at again where no
@@ -217,7 +222,7 @@ func (p *Replayer) batch(ctx context.Context) (more bool) {
 		if state == "" {
 			continue // a fault of ours: it is handed out once more
 		}
-		if err := p.store.SettleRejected(ctx, kept.ID, state, note, eventID); err != nil {
+		if err := p.store.SettleRejected(ctx, kept.ID, kept.Trust, state, note, eventID); err != nil {
 			p.log.Warn().Err(err).Int64("request", kept.ID).Msg("noting what came of a rejected request failed, it is looked at once more")
 		}
 	}

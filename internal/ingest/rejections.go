@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -118,7 +119,12 @@ func (r *Rejections) due(all bool) (due []event.Rejection) {
 
 // reject remembers what has to be handed in again.
 func (r *Rejections) reject(ctx context.Context, rejections []event.Rejection, again bool) (done bool) {
-	if err := r.rejector.Reject(ctx, rejections, again); err != nil {
+	err := r.rejector.Reject(ctx, rejections, again)
+	if errors.Is(err, event.ErrRefused) { // it would be for ever
+		r.log.Error().Err(err).Int("summaries", len(rejections)).Msg("refused requests cannot be audited")
+		err = nil
+	}
+	if err != nil {
 		r.log.Warn().Err(err).Msg("auditing refused requests failed, trying again later")
 		r.doubtful, r.failed = rejections, r.now()
 		return false

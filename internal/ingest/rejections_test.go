@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -119,6 +120,24 @@ func TestRefusalsThatCannotBeAuditedAreKept(t *testing.T) {
 	require.Equal(t, []audited{
 		{time.Second, first, false}, {11 * time.Second, first, true}, {21 * time.Second, first, true}, {21 * time.Second, second, false},
 	}, calls)
+}
+
+// What the database refuses for ever must not hold up the others.
+func TestRefusalsThatTheDatabaseRefusesAreDropped(t *testing.T) {
+	calls := audit(t, func(call int) error {
+		if call == 0 {
+			return fmt.Errorf("no: %w", event.ErrRefused)
+		}
+		return nil
+	}, func(r *Rejections) {
+		r.add(event.DefaultSource, "odd", 400)
+		<-time.After(1500 * time.Millisecond)
+		r.add(event.DefaultSource, "not_json", 400)
+		<-time.After(time.Minute)
+	})
+	require.Len(t, calls, 2)
+	require.Equal(t, "not_json", calls[1].rejections[0].Cause)
+	require.Equal(t, 2*time.Second, calls[1].after)
 }
 
 func TestNothingRefusedNothingAudited(t *testing.T) {

@@ -391,12 +391,14 @@ type rejectedStore struct {
 	mu     sync.Mutex
 	kept   []event.RejectedRequest
 	budget map[string]event.Budget
+	again  bool
 	err    error
 }
 
-func (s *rejectedStore) KeepRejected(_ context.Context, requests []event.RejectedRequest, budgets map[string]event.Budget) error {
+func (s *rejectedStore) KeepRejected(_ context.Context, requests []event.RejectedRequest, budgets map[string]event.Budget, again bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.again = again
 	if s.err != nil {
 		return s.err
 	}
@@ -441,6 +443,7 @@ func TestKeeperIsBounded(t *testing.T) {
 		settle()
 		store.mu.Lock()
 		require.Len(t, store.kept, keptBurst+1)
+		require.True(t, store.again, "some may have been kept, for all that is known")
 		require.Equal(t, map[string]event.Budget{"github": {Rows: 10, Bytes: 1000}}, store.budget)
 		require.NotContains(t, string(store.kept[0].Headers), "S1")
 		require.InDelta(t, 10_000-keptBurst+1, testutil.ToFloat64(k.metrics.unkept), 0)
@@ -450,6 +453,7 @@ func TestKeeperIsBounded(t *testing.T) {
 		stop()
 		require.NoError(t, <-ended)
 		require.Len(t, store.kept, keptBurst+2, "what is left is stored at a stop")
+		require.False(t, store.again)
 	})
 }
 
@@ -468,7 +472,7 @@ func (s *requestedStore) TakeRequested(context.Context, int) ([]event.RejectedRe
 	return requested, nil
 }
 
-func (s *requestedStore) SettleRejected(_ context.Context, id int64, state, note, eventID string) error {
+func (s *requestedStore) SettleRejected(_ context.Context, id int64, _ bool, state, note, eventID string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.settled[id] = [3]string{state, note, eventID}

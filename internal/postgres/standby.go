@@ -28,6 +28,9 @@ func (s *Server) Standby(ctx context.Context, name string, port int) (*Server, e
 		err = standby.start(ctx)
 	}
 	if err != nil {
+		if standby.process != nil {
+			_ = standby.process.stop(ctx)
+		}
 		_ = h.close()
 		return nil, fmt.Errorf("starting a standby: %w", err)
 	}

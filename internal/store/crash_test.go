@@ -50,7 +50,7 @@ var writings = func() map[string]writing {
 	requests := rejected("github", "c", 1, 10)
 	keeping := func(d *database) {
 		sourced(d)
-		require.NoError(d.t, d.KeepRejected(d.t.Context(), requests, map[string]event.Budget{"github": {Rows: 1, Bytes: 1000, Age: time.Hour}}))
+		require.NoError(d.t, d.KeepRejected(d.t.Context(), requests, map[string]event.Budget{"github": {Rows: 1, Bytes: 1000, Age: time.Hour}}, false))
 	}
 	idOf := func(ctx context.Context, s *store.Store) (id int64, err error) {
 		return id, s.Pool().QueryRow(ctx, "select max(id) from spine.rejected_requests").Scan(&id)
@@ -78,7 +78,7 @@ var writings = func() map[string]writing {
 		"settle a rejected request": {"spine.settle_rejected(", func(d *database) { keeping(d); d.run("update spine.rejected_requests set state = 'requested'") }, func(ctx context.Context, s *store.Store) error {
 			id, err := idOf(ctx, s)
 			if err == nil {
-				err = s.SettleRejected(ctx, id, event.RejectedTakenIn, "accepted", "x")
+				err = s.SettleRejected(ctx, id, false, event.RejectedTakenIn, "accepted", "x")
 			}
 			return err
 		}, kept, "", false},
@@ -146,7 +146,7 @@ var writings = func() map[string]writing {
 			return s.Reject(ctx, []event.Rejection{{Cause: "invalid", Status: 422, Count: 1, Since: occurredAt}}, true)
 		}, "select action from spine.audit_log", "", false},
 		"keep what is rejected": {"spine.keep_rejected(", sourced, func(ctx context.Context, s *store.Store) error {
-			return s.KeepRejected(ctx, requests, map[string]event.Budget{"github": {Rows: 10, Bytes: 1000, Age: time.Hour}})
+			return s.KeepRejected(ctx, requests, map[string]event.Budget{"github": {Rows: 10, Bytes: 1000, Age: time.Hour}}, true)
 		}, "select source, cause from spine.rejected_requests", "", false},
 		"add a source": {"spine.put_source(", func(*database) {}, func(ctx context.Context, s *store.Store) error {
 			_, err := s.PutSource(ctx, "github", json.RawMessage(githubSettings), "me")

@@ -138,7 +138,8 @@ func receiptsOf(events []event.Event, outcomes []string) ([]event.Receipt, error
 }
 
 // Reject audits summaries of refused requests. again says that it was called
-// with the same ones before, and ended with an error.
+// with the same ones before, and ended with an error. One that wraps
+// event.ErrRefused lies in the data.
 func (s *Store) Reject(ctx context.Context, rejections []event.Rejection, again bool) error {
 	n := len(rejections)
 	var (
@@ -157,7 +158,7 @@ func (s *Store) Reject(ctx context.Context, rejections []event.Rejection, again 
 	_, err := s.pool.Exec(ctx, "select spine.reject($1::text[], $2::text[], $3::integer[], $4::bigint[], $5::timestamptz[], $6)",
 		sources, causes, statuses, counts, since, again)
 	if err != nil {
-		return fmt.Errorf("auditing rejections: %w", err)
+		return fmt.Errorf("auditing rejections: %w", classify(err))
 	}
 	return nil
 }

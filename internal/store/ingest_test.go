@@ -371,7 +371,13 @@ func TestRejectionsAreSummaries(t *testing.T) {
 	require.Equal(t, audited, d.rows(query))
 	require.NoError(t, d.Reject(t.Context(), nil, false))
 
-	// Handed in once more, of which one half is new.
+	// Handed in once more, of which one half is new, by a process whose clock is ahead.
+	ahead := event.Rejection{Cause: "clock", Status: 400, Count: 1, Since: time.Now().Add(2 * time.Hour)}
+	for _, again := range []bool{false, true} {
+		require.NoError(t, d.Reject(t.Context(), []event.Rejection{ahead}, again))
+	}
+	require.Equal(t, "1", d.value("select count(*) from spine.audit_log where details ->> 'cause' = 'clock'"))
+	d.run("delete from spine.audit_trail where details ->> 'cause' = 'clock'")
 	rejections = append(rejections[1:], event.Rejection{Cause: "no such source", Status: 404, Count: 1, Since: since.Add(time.Second)})
 	require.NoError(t, d.Reject(t.Context(), rejections, true))
 	require.Equal(t, append(audited, "||request_rejected|failure|no such source|404|1|2024-01-30T12:00:01+00:00"), d.rows(query))

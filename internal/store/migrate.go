@@ -48,7 +48,7 @@ func Migrate(ctx context.Context, url string) (m Migrated, err error) {
 	if err != nil {
 		return m, fmt.Errorf("reading the database URL: %w", err)
 	}
-	configure(config, "spine migrate")
+	configureDirect(config, "spine migrate")
 	db := stdlib.OpenDB(*config)
 	defer func() { err = errors.Join(err, db.Close()) }()
 

@@ -43,9 +43,10 @@ func (r rejectedRow) request() event.RejectedRequest {
 }
 
 // KeepRejected keeps refused requests and holds their sources to budgets. Those
-// of a source that is gone are not kept. An error that wraps event.ErrRefused
-// lies in the data.
-func (s *Store) KeepRejected(ctx context.Context, requests []event.RejectedRequest, budgets map[string]event.Budget) error {
+// of a source that is gone are not kept. again says that some of them may have
+// been kept by a call that ended with an error. An error that wraps
+// event.ErrRefused lies in the data.
+func (s *Store) KeepRejected(ctx context.Context, requests []event.RejectedRequest, budgets map[string]event.Budget, again bool) error {
 	n := len(requests)
 	var (
 		sources, causes, details = make([]string, n), make([]string, n), make([]string, n)
@@ -67,8 +68,8 @@ func (s *Store) KeepRejected(ctx context.Context, requests []event.RejectedReque
 	for i, name := range names {
 		rows[i], bytes[i], ages[i] = int32(min(budgets[name].Rows, 1<<30)), budgets[name].Bytes, budgets[name].Age //nolint:gosec // bounded
 	}
-	_, err := s.pool.Exec(ctx, "select spine.keep_rejected($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
-		sources, times, causes, statuses, details, remotes, methods, targets, headers, bodies, names, rows, bytes, ages)
+	_, err := s.pool.Exec(ctx, "select spine.keep_rejected($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+		sources, times, causes, statuses, details, remotes, methods, targets, headers, bodies, names, rows, bytes, ages, again)
 	if err != nil {
 		return fmt.Errorf("keeping rejected requests: %w", classify(err))
 	}
@@ -216,10 +217,10 @@ func (s *Store) TakeRequested(ctx context.Context, limit int) ([]event.RejectedR
 	return requests, nil
 }
 
-// SettleRejected notes what came of looking at a request again. note and
-// eventID may be empty.
-func (s *Store) SettleRejected(ctx context.Context, id int64, state, note, eventID string) error {
-	if _, err := s.pool.Exec(ctx, "select spine.settle_rejected($1, $2, nullif($3, ''), nullif($4, ''))", id, state, storable(note), eventID); err != nil {
+// SettleRejected notes what came of looking at a request again. trust is how it
+// was looked at. note and eventID may be empty.
+func (s *Store) SettleRejected(ctx context.Context, id int64, trust bool, state, note, eventID string) error {
+	if _, err := s.pool.Exec(ctx, "select spine.settle_rejected($1, $2, nullif($3, ''), nullif($4, ''), $5)", id, state, storable(note), eventID, trust); err != nil {
 		return fmt.Errorf("settling a rejected request: %w", err)
 	}
 	return nil

@@ -3,6 +3,7 @@ package store_test
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -159,7 +160,7 @@ func TestRejectedRequests(t *testing.T) {
 	d := newDatabase(t, 2)
 	d.run("select spine.put_source('github', '" + githubSettings + "')")
 	keep := func(budget event.Budget, requests ...event.RejectedRequest) {
-		require.NoError(t, d.KeepRejected(t.Context(), requests, map[string]event.Budget{"github": budget}))
+		require.NoError(t, d.KeepRejected(t.Context(), requests, map[string]event.Budget{"github": budget}, false))
 	}
 	counts := func() []string {
 		return d.rows("select cause || ' ' || count(*) from spine.rejected_requests group by cause order by cause")
@@ -215,7 +216,7 @@ func TestRejectedRequests(t *testing.T) {
 	again, err = d.TakeRequested(t.Context(), 10)
 	require.NoError(t, err)
 	require.Len(t, again, 1, "whoever had it is gone")
-	require.NoError(t, d.SettleRejected(t.Context(), page[0].ID, event.RejectedTakenIn, "accepted", "id-1"))
+	require.NoError(t, d.SettleRejected(t.Context(), page[0].ID, true, event.RejectedTakenIn, "accepted", "id-1"))
 	n, err := d.ReplayAllRejected(t.Context(), event.RejectedFilter{Source: "github", Cause: "signature_wrong"}, false, "x")
 	require.NoError(t, err)
 	require.Equal(t, int64(2), n, "not what was taken in")
@@ -225,6 +226,11 @@ func TestRejectedRequests(t *testing.T) {
 	n, err = d.ReplayAllRejected(t.Context(), event.RejectedFilter{Source: "github", Cause: "signature_wrong"}, true, "x")
 	require.NoError(t, err)
 	require.Equal(t, int64(2), n, "but not so")
+	state := "select state, note from spine.rejected_requests where id = " + strconv.FormatInt(page[1].ID, 10)
+	require.NoError(t, d.SettleRejected(t.Context(), page[1].ID, false, event.RejectedAgain, "unsigned", ""))
+	require.Equal(t, "requested|", d.value(state), "whoever had it from before looked at it in another way")
+	require.NoError(t, d.SettleRejected(t.Context(), page[1].ID, false, event.RejectedTakenIn, "accepted", "id-2"))
+	require.Equal(t, "taken_in|accepted", d.value(state), "what is stored is stored")
 	require.NoError(t, d.ReplayRejected(t.Context(), page[0].ID, true, "x"))
 	require.Equal(t, event.RejectedTakenIn, d.value("select state from spine.rejected_requests where id = $1", page[0].ID))
 	like, err := d.RejectedLike(t.Context(), "signature_wrong-1", "", 10)

@@ -89,6 +89,20 @@ func configure(c *pgx.ConnConfig, appName string) {
 	c.RuntimeParams["timezone"] = "UTC"
 }
 
+// configureDirect is configure for a connection that no pooler is in front of,
+// which takes settings as it begins: its server soon notices, too, when we are
+// gone without a word.
+func configureDirect(c *pgx.ConnConfig, appName string) {
+	configure(c, appName)
+	for name, value := range map[string]string{
+		"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3", "idle_in_transaction_session_timeout": "10s",
+	} {
+		if c.RuntimeParams[name] == "" {
+			c.RuntimeParams[name] = value
+		}
+	}
+}
+
 // closePatience bounds Close: a connection whose other end is gone without a
 // word would hold it up for much longer.
 const closePatience = time.Second
@@ -116,8 +130,9 @@ func (s *Store) Pool() *pgxpool.Pool { return s.pool }
 // whose client is gone without a word soon ends, with the locks that it has: by
 // itself Postgres would notice that after two hours.
 func tune(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, `select set_config('jit', 'off', false), set_config('idle_in_transaction_session_timeout', '10s', false),
+	_, err := conn.Exec(ctx, `select set_config('jit', 'off', false),
 		set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false),
+		case when current_setting('idle_in_transaction_session_timeout') = '0' then set_config('idle_in_transaction_session_timeout', '10s', false) end,
 		case when current_setting('synchronous_commit') = 'off' then set_config('synchronous_commit', 'on', false) end`)
 	if err != nil {
 		return fmt.Errorf("setting up a connection: %w", err)
@@ -191,7 +206,7 @@ func Connector(url, appName string) (func(ctx context.Context) (*pgx.Conn, error
 	if err != nil {
 		return nil, fmt.Errorf("reading the database URL: %w", err)
 	}
-	configure(config, appName)
+	configureDirect(config, appName)
 	return func(ctx context.Context) (*pgx.Conn, error) {
 		conn, err := pgx.ConnectConfig(ctx, config)
 		if err != nil {

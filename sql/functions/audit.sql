@@ -32,7 +32,8 @@ comment on function spine.ensure_audit_partitions(integer) is 'Internal. Makes t
 
 -- reject: audits refused requests as a summary. _count requests of one source were refused for one cause since _since. _again says that the
 -- same summaries were handed in before and nobody knows what came of it: those that are there already are left out. Callers take turns, since
--- the first may still be at it. Looking for them reads the rows of the log that are of no event, from _since on.
+-- the first may still be at it. Looking for them reads the rows of the log that are of no event, from a day before _since on: that is of the
+-- caller's clock.
 create or replace function spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamptz[], _again boolean) returns void
 language plpgsql set search_path = spine, pg_temp set timezone = 'UTC' as $$
 begin
@@ -45,7 +46,7 @@ begin
     ) r
     where not _again or not exists (
         select from audit_trail a
-        where a.event is null and a.timestamp >= r.since and a.action = 'request_rejected'
+        where a.event is null and a.timestamp >= least(r.since, clock_timestamp()) - interval '1 day' and a.action = 'request_rejected'
             and a.source is not distinct from r.source and a.details::text = r.details::text);
 end $$;
 comment on function spine.reject(text[], text[], integer[], bigint[], timestamptz[], boolean) is 'Internal. Audits refused requests as summaries, without an event_id.';

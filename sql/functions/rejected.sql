@@ -5,11 +5,10 @@
 --   _of       sources whose budgets follow
 --   _rows     requests at most, _bytes of their bodies and headers at most, _age for how long
 -- What is over the budget goes: the oldest of the cause that has the most, so that a flood of one kind leaves those of another. Two callers
--- take turns for each source. What is kept already, by all that is known of it, is not kept again: it was handed in before, and the answer was
--- lost. Relies on rejected_requests_source; a budget has some thousand rows, so that counting it is cheap.
+-- take turns for each source. _again says that some were handed in before and nobody knows what came of it: what is there already is left out. Relies on rejected_requests_source; a budget has some thousand rows, so that counting it is cheap.
 create or replace function spine.keep_rejected(
     _source text[], _at timestamptz[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[],
-    _of text[], _rows integer[], _bytes bigint[], _age interval[])
+    _of text[], _rows integer[], _bytes bigint[], _age interval[], _again boolean)
 returns void
 language plpgsql set search_path = spine, pg_temp set jit = off as $$
 declare
@@ -23,9 +22,9 @@ begin
         with ordinality as g(source, at, cause, status, detail, remote, method, target, headers, body, ord)
     cross join lateral (select case when unqueryable(g.headers) is null then g.headers else '{}' end as headers) h
     where exists (select from sources s where s.name = g.source) -- it may have been removed meanwhile
-        and not exists (
+        and not (_again and exists (
             select from rejected_requests r
-            where r.source = g.source and r.cause = g.cause and r.at = g.at and r.remote = g.remote and r.target = g.target and r.body = g.body)
+            where r.source = g.source and r.cause = g.cause and r.at = g.at and r.remote = g.remote and r.target = g.target and r.body = g.body))
     order by g.ord;
     for _budget in select b.* from unnest(_of, _rows, _bytes, _age) as b(source, rows, bytes, age) order by b.source loop
         delete from rejected_requests r where r.source = _budget.source and r.at < clock_timestamp() - _budget.age and r.state <> 'requested';
@@ -54,7 +53,7 @@ begin
         end loop;
     end loop;
 end $$;
-comment on function spine.keep_rejected(text[], timestamptz[], text[], integer[], text[], text[], text[], text[], text[], bytea[], text[], integer[], bigint[], interval[]) is
+comment on function spine.keep_rejected(text[], timestamptz[], text[], integer[], text[], text[], text[], text[], text[], bytea[], text[], integer[], bigint[], interval[], boolean) is
     'Internal. Keeps refused requests within the budgets of their sources.';
 
 -- request_replay: marks requests as to be looked at again, audits that and tells the API processes. Returns how many. What was taken in is left
@@ -124,13 +123,14 @@ language sql set search_path = spine, pg_temp set enable_seqscan = off as $$
 $$;
 comment on function spine.take_requested(integer) is 'Internal. Hands out rejected requests that are to be looked at again.';
 
--- settle_rejected: notes what came of looking at a request again: taken_in, with the event it is, or refused.
-create or replace function spine.settle_rejected(_id bigint, _state text, _note text, _event_id text) returns void
+-- settle_rejected: notes what came of looking at a request again: taken_in, with the event it is, or refused. _trust is how it was looked at:
+-- that it was refused does not count where somebody has asked for it with another one meanwhile.
+create or replace function spine.settle_rejected(_id bigint, _state text, _note text, _event_id text, _trust boolean) returns void
 language sql set search_path = spine, pg_temp as $$
     update rejected_requests r set state = _state, note = _note, event_id = _event_id, settled_at = clock_timestamp(), taken_until = null
-    where r.id = _id and r.state = 'requested'
+    where r.id = _id and r.state = 'requested' and (r.trust = _trust or _state = 'taken_in')
 $$;
-comment on function spine.settle_rejected(bigint, text, text, text) is 'Internal. Notes what came of looking at a rejected request again.';
+comment on function spine.settle_rejected(bigint, text, text, text, boolean) is 'Internal. Notes what came of looking at a rejected request again.';
 
 -- rejected_like: rejected requests in which a text stands, in the body or a header: perhaps the event of that id was among them. Bodies that
 -- are compressed cannot be searched. It reads the newest thousand that are kept. Newest first.
