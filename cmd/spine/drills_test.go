@@ -84,48 +84,54 @@ func (d *drill) keeps() {
 // TestDrillWorkerDies: what a worker had in hand is in other hands within its lease
 // and one second.
 func TestDrillWorkerDies(t *testing.T) {
-	for range min(drills(t), 3) {
-		d := newDrill(t, "dies")
-		d.cluster.settings = append(d.cluster.settings, "DELIVERY_TIMEOUT=30s")
-		d.cluster.start("api", 0)
-		d.cluster.start("api", 1)
-		d.cluster.start("worker", 0)
-		d.record.misbehave("hang", 1)
-		const n = 40
-		for range n {
-			d.senders.post(t.Context(), d.senders.next(), 0)
-		}
-		db := d.database()
-		inHand := func(attempt int) (n int) {
-			require.NoError(t, db.QueryRow(t.Context(), "select count(*) from spine.audit_log where action = 'processing_attempt_started' and (details ->> 'attempt')::int = $1", attempt).Scan(&n))
-			return n
-		}
-		require.Eventually(t, func() bool { return inHand(1) == n }, patience, 10*time.Millisecond)
-		d.cluster.start("worker", 1)
-		time.Sleep(faultLease) // leases have been renewed
-		d.record.misbehave("", 0)
-		var other time.Time
-		d.history.note("a worker dies", func() string {
-			began := time.Now()
-			p := d.cluster.process("worker", 0)
-			p.signal(t, syscall.SIGKILL)
-			<-p.exited
-			require.Eventually(t, func() bool { return inHand(2) == n }, patience, 10*time.Millisecond)
-			require.NoError(t, db.QueryRow(t.Context(), "select max(timestamp) from spine.audit_log where action = 'processing_attempt_started'").Scan(&other))
-			return other.Sub(began).String()
-		})
-		took := other.Sub(d.history.done[0].start)
-		t.Logf("in other hands %.2f s after a worker's death, with leases of %s", took.Seconds(), faultLease)
-		require.Less(t, took, faultLease+time.Second)
-		d.keeps()
+	for n := range min(drills(t), 3) {
+		t.Run(strconv.Itoa(n), workerDies)
 	}
+}
+
+func workerDies(t *testing.T) {
+	d := newDrill(t, "dies")
+	d.cluster.settings = append(d.cluster.settings, "DELIVERY_TIMEOUT=30s")
+	d.cluster.start("api", 0)
+	d.cluster.start("api", 1)
+	d.cluster.start("worker", 0)
+	d.record.misbehave("hang", 1)
+	const events = 40
+	for range events {
+		d.senders.post(t.Context(), d.senders.next(), 0)
+	}
+	db := d.database()
+	awaitAttempts := func(attempt int) {
+		require.EventuallyWithT(t, func(c *assert.CollectT) {
+			var n int
+			require.NoError(c, db.QueryRow(t.Context(), "select count(*) from spine.audit_log where action = 'processing_attempt_started' and (details ->> 'attempt')::int = $1", attempt).Scan(&n))
+			require.Equal(c, events, n)
+		}, patience, 10*time.Millisecond)
+	}
+	awaitAttempts(1)
+	d.cluster.start("worker", 1)
+	time.Sleep(faultLease) // leases have been renewed
+	d.record.misbehave("", 0)
+	d.history.note("a worker is killed", func() string {
+		p := d.cluster.process("worker", 0)
+		p.signal(t, syscall.SIGKILL)
+		<-p.exited
+		awaitAttempts(2)
+		return ""
+	})
+	var other time.Time
+	require.NoError(t, db.QueryRow(t.Context(), "select max(timestamp) from spine.audit_log where action = 'processing_attempt_started'").Scan(&other))
+	took := other.Sub(d.history.done[0].start)
+	t.Logf("in other hands %.2f s after a worker's death, with leases of %s", took.Seconds(), faultLease)
+	require.Less(t, took, faultLease+time.Second)
+	d.keeps()
 }
 
 // TestDrillPostgresComesBack: 200 within two seconds, notifications within three,
 // however long it was away.
 func TestDrillPostgresComesBack(t *testing.T) {
-	d := newDrill(t, "back")
 	times := drills(t)
+	d := newDrill(t, "back")
 	d.cluster.startAll()
 	stop := d.load(8)
 	flows := func() {
@@ -140,7 +146,7 @@ func TestDrillPostgresComesBack(t *testing.T) {
 			time.Sleep(away)
 			require.NoError(t, d.cluster.server.Restart(t.Context()))
 			back := time.Now()
-			require.Eventually(t, func() bool { return d.cluster.listening(t, d.senders.http) == 4 }, patience, 5*time.Millisecond)
+			require.Eventually(t, func() bool { return len(d.cluster.unwell(d.senders.http)) == 0 }, patience, 5*time.Millisecond)
 			heard := time.Since(back)
 			flows()
 			at, _ := d.senders.firstAck(back)
@@ -171,12 +177,13 @@ func TestDrillUpgrade(t *testing.T) {
 	drills(t)
 	next := rebuild(t, tomorrow, sabotage{file: "sql/functions/retention.sql", from: "-- Retention: what is done with", to: "-- Retention, tomorrow: what is done with"})
 	d := newDrill(t, "upgrade")
+	d.cluster.settings = append(d.cluster.settings, "SHUTDOWN_DELAY=500ms") // as behind a load balancer, that hears of it
 	d.cluster.startAll()
 	stop := d.load(16)
 	time.Sleep(2 * time.Second)
 	db := d.database()
 	version := func() (v int) {
-		require.NoError(t, db.QueryRow(t.Context(), "select max(version_id) from spine.schema_version").Scan(&v))
+		assert.NoError(t, db.QueryRow(t.Context(), "select max(version_id) from spine.schema_version").Scan(&v))
 		return v
 	}
 	require.Less(t, version(), 9000)
@@ -191,8 +198,17 @@ func TestDrillUpgrade(t *testing.T) {
 		}
 		run("begin")
 		run("select from spine.events limit 1")
-		letGo := time.AfterFunc(held, func() { run("commit") })
-		defer letGo.Stop()
+		var migrated int // while it was held up
+		letGo := make(chan struct{})
+		time.AfterFunc(held, func() {
+			defer close(letGo)
+			migrated = version()
+			run("commit")
+		})
+		defer func() {
+			<-letGo
+			require.Less(t, migrated, 9000, "the migration had to wait")
+		}()
 		d.cluster.binary = next
 		for _, command := range commands {
 			for i := range 2 {
@@ -203,14 +219,13 @@ func TestDrillUpgrade(t *testing.T) {
 		return ""
 	})
 	took := d.history.done[0].end.Sub(d.history.done[0].start)
-	require.Greater(t, took, held, "the migration had to wait")
 	require.Equal(t, 9000, version())
 	time.Sleep(2 * time.Second)
 	stop()
 	t.Logf("replaced in %.1f s; the slowest acknowledgement took %.2f s; %d acknowledged, %d not", took.Seconds(),
 		d.senders.slowest(from, 1).Seconds(), d.senders.acked.Load(), d.senders.refused.Load())
 	require.Zero(t, d.senders.refused.Load(), d.senders.kinds)
-	require.Less(t, d.senders.slowest(from, 1), 3*time.Second, "lock_timeout is two seconds")
+	require.Less(t, d.senders.slowest(from, 1), 3500*time.Millisecond, "lock_timeout is two seconds")
 	d.keeps()
 }
 

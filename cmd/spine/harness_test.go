@@ -270,20 +270,32 @@ func (s *target) actions(t *testing.T, id string) []string {
 // metric reads a metric: one of its series where name has labels, else their sum.
 func (s *target) metric(t *testing.T, name string) float64 {
 	t.Helper()
-	r := s.request(t, http.MethodGet, "/metrics", "")
-	require.Equal(t, http.StatusOK, r.code)
-	sum, found := 0.0, false
+	value, err := s.tryMetric(t.Context(), name)
+	require.NoError(t, err)
+	return value
+}
+
+// tryMetric is metric for where it may fail.
+func (s *target) tryMetric(ctx context.Context, name string) (sum float64, err error) {
+	r, err := s.do(ctx, http.MethodGet, "/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	found := false
 	for line := range strings.Lines(string(r.body)) {
 		series, number, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if got, _, _ := strings.Cut(series, "{"); got == name || series == name {
-			var n float64
-			_, err := fmt.Sscan(number, &n)
-			require.NoError(t, err, line)
+			n, err := strconv.ParseFloat(number, 64)
+			if err != nil {
+				return 0, err
+			}
 			sum, found = sum+n, true
 		}
 	}
-	require.True(t, found, "there is no metric %s", name)
-	return sum
+	if !found {
+		return 0, fmt.Errorf("%d, and there is no metric %s", r.code, name)
+	}
+	return sum, nil
 }
 
 // delivery is a request that a destination received.
@@ -399,6 +411,8 @@ type process struct {
 	exited chan struct{} // closed after the end; code is set then
 	code   int
 
+	address string // where it serves, once it is ready
+
 	mu      sync.Mutex
 	out     bytes.Buffer // standard output and the log
 	changed chan struct{}
@@ -511,9 +525,9 @@ func (p *process) url(t *testing.T) string {
 // ready waits until the process can do its work, and returns its address.
 func (p *process) ready(t *testing.T) string {
 	t.Helper()
-	base := p.url(t)
-	(&target{url: base, http: newClient(t)}).awaitReady(t)
-	return base
+	p.address = p.url(t)
+	(&target{url: p.address, http: newClient(t)}).awaitReady(t)
+	return p.address
 }
 
 // signal sends a signal to this process and no other.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,12 +47,29 @@ const (
 // minutes where a run is long.
 const snapshotHeld = "a snapshot is held open for a third of the run"
 
+// harmless faults lose no result of a delivery that arrived.
+var harmless = []string{
+	snapshotHeld, "a snapshot is held open", "an API is killed", "an API stands still", "the wake-up trigger is off", "the listeners are kept away",
+	"the listeners' sessions are ended",
+}
+
 // explains is true of a fault that may have lost the result of a delivery which
 // arrived at first, so that there was another: while a lease runs the first fault
 // may long be over.
 func (f fault) explains(first, again time.Time) bool {
-	return f.kind != snapshotHeld && f.start.Before(again) && f.end.After(first.Add(-time.Second))
+	return !slices.Contains(harmless, f.kind) && !strings.HasPrefix(f.kind, misdone) && f.start.Before(again) && f.end.After(first.Add(-time.Second))
 }
+
+// silences is true of a fault during which an API may leave a request unanswered.
+func (f fault) silences(request silence) bool {
+	return (strings.Contains(f.kind, "API") || f.kind == replaced) && f.start.Before(request.to) && f.end.After(request.from)
+}
+
+// misdone begins the names of what the destination does.
+const misdone = "the destination answers with: "
+
+// replaced is a rolling deploy.
+const replaced = "all processes are replaced, one by one"
 
 // cluster is Spine as it is deployed: two processes of each kind, and PostgreSQL,
 // which they reach by a proxy.
@@ -148,7 +166,13 @@ func (c *cluster) api() string {
 func (c *cluster) psql(statements ...string) {
 	c.t.Helper()
 	for _, statement := range statements {
-		require.NoError(c.t, c.try(statement), statement)
+		var err error
+		for began := time.Now(); time.Since(began) < patience; time.Sleep(20 * time.Millisecond) {
+			if err = c.try(statement); err == nil || !away(err) {
+				break
+			}
+		}
+		require.NoError(c.t, err, statement)
 	}
 }
 
@@ -187,7 +211,7 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 	"a worker stands still for longer than its lease": func(c *cluster, random *rand.Rand) string {
 		return c.freeze("worker", random.IntN(2), between(random, faultLease+500*time.Millisecond, faultLease+2*time.Second))
 	},
-	"all processes are replaced, one by one": func(c *cluster, _ *rand.Rand) string {
+	replaced: func(c *cluster, _ *rand.Rand) string {
 		for _, command := range commands {
 			for i := range 2 {
 				c.replace(command, i)
@@ -200,10 +224,12 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 		conn, err := pgx.Connect(ctx, c.server.URL())
 		require.NoError(c.t, err)
 		defer func() { _ = conn.Close(ctx) }()
-		var pid int
-		require.NoError(c.t, conn.QueryRow(ctx, "select pid from pg_stat_activity where application_name like 'spine%' and pid <> pg_backend_pid() order by random() limit 1").Scan(&pid))
-		require.NoError(c.t, syscall.Kill(pid, syscall.SIGKILL))
-		time.Sleep(50 * time.Millisecond)
+		for killed := false; !killed; time.Sleep(10 * time.Millisecond) {
+			var pid int
+			err := conn.QueryRow(ctx, "select pid from pg_stat_activity where application_name like 'spine%' and pid <> pg_backend_pid() order by random() limit 1").Scan(&pid)
+			killed = err == nil && syscall.Kill(pid, syscall.SIGKILL) == nil // it may have been about to end
+		}
+		require.Eventually(c.t, func() bool { return conn.Ping(ctx) != nil }, patience, 10*time.Millisecond, "all sessions are ended with it")
 		c.awaitServer()
 		return ""
 	},
@@ -297,13 +323,13 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 		filled := c.fillDisk()
 		time.Sleep(lasts)
 		require.NoError(c.t, os.Remove(filled))
-		select {
-		case <-c.server.Exited(): // it could not even recover
-			require.NoError(c.t, c.server.Restart(c.t.Context()))
-			return lasts.String() + ", PostgreSQL ended and was started again"
-		default:
+		for c.try("select 1") != nil {
+			select {
+			case <-c.server.Exited(): // it could not even recover
+				require.NoError(c.t, c.server.Restart(c.t.Context()))
+			case <-time.After(20 * time.Millisecond):
+			}
 		}
-		c.awaitServer()
 		return lasts.String()
 	},
 }
@@ -323,7 +349,7 @@ func smallDisk(t *testing.T, bytes int64) (dir string) {
 		return ""
 	}
 	t.Cleanup(func() {
-		out, err := exec.CommandContext(context.WithoutCancel(t.Context()), "umount", dir).CombinedOutput() //nolint:gosec // as above
+		out, err := exec.CommandContext(context.WithoutCancel(t.Context()), "umount", "--lazy", dir).CombinedOutput() //nolint:gosec // as above
 		assert.NoError(t, err, "%s", out)
 	})
 	return dir
@@ -347,9 +373,9 @@ func (c *cluster) fillDisk() (path string) {
 }
 
 // holdSnapshot keeps a snapshot open until a time, again where it is ended.
-func (c *cluster) holdSnapshot(until time.Time) (times int) {
-	for ; time.Now().Before(until); time.Sleep(100 * time.Millisecond) {
-		ctx, cancel := context.WithDeadline(c.t.Context(), until)
+func (c *cluster) holdSnapshot(ctx context.Context, until time.Time) (times int) {
+	for ; time.Now().Before(until) && ctx.Err() == nil; time.Sleep(100 * time.Millisecond) {
+		ctx, cancel := context.WithDeadline(ctx, until)
 		if conn, err := pgx.Connect(ctx, c.server.URL()); err == nil {
 			times++
 			_, _ = conn.Exec(ctx, "begin isolation level repeatable read; select count(*) from spine.events; select pg_sleep(3600)")
@@ -456,7 +482,11 @@ func (run trialRun) do(t *testing.T) aftermath {
 	s := &senders{run: fmt.Sprintf("f%d", run.seed), http: newClient(t), kinds: map[string]int{}}
 	d := newRecord(t, s, source(1))
 	disk := ""
-	if run.kinds == nil {
+	switch {
+	case run.kinds != nil:
+	case run.duration > 30*time.Minute:
+		t.Log("*** No disk is filled: it is made of memory, and there is not enough for so long a run ***")
+	default:
 		disk = smallDisk(t, 800<<20+int64(run.duration.Seconds())<<21)
 	}
 	c := newProxiedCluster(t, postgrestest.ServerIn(t, disk), d.url)
@@ -469,33 +499,39 @@ func (run trialRun) do(t *testing.T) aftermath {
 	d.misbehave(run.misdeed, 1)
 
 	load, stopLoad := context.WithCancel(t.Context())
-	defer stopLoad()
 	var background sync.WaitGroup
+	t.Cleanup(func() { // before the cluster goes, also where a fault has failed
+		stopLoad()
+		background.Wait()
+	})
 	for i := range run.senders {
 		background.Go(func() { s.send(load, source(100+i), 40*time.Millisecond) })
 	}
 	var history chronicle
 	until := time.Now().Add(run.duration)
 	misdeedsDone := make(chan struct{})
-	go func() {
+	background.Go(func() {
 		defer close(misdeedsDone)
 		random := source(2)
 		next := deck(misdeeds, random)
-		for run.kinds == nil && time.Now().Before(until) {
+		for run.kinds == nil && time.Now().Before(until) && load.Err() == nil {
 			time.Sleep(between(random, 200*time.Millisecond, time.Second))
 			how, share := next(), []float64{0.05, 0.3, 1}[random.IntN(3)]
-			history.note("the destination answers with: "+how, func() string {
+			history.note(misdone+how, func() string {
 				d.misbehave(how, share)
 				time.Sleep(between(random, 500*time.Millisecond, 3*time.Second))
 				d.misbehave("", 0)
 				return fmt.Sprintf("%.0f %%", 100*share)
 			})
 		}
-	}()
+	})
 	if run.kinds == nil {
 		background.Go(func() {
-			time.Sleep(run.duration / 3)
-			history.note(snapshotHeld, func() string { return fmt.Sprintf("%d times", c.holdSnapshot(until.Add(-run.duration/3))) })
+			select {
+			case <-time.After(run.duration / 3):
+				history.note(snapshotHeld, func() string { return fmt.Sprintf("%d times", c.holdSnapshot(load, until.Add(-run.duration/3))) })
+			case <-load.Done():
+			}
 		})
 	}
 	random := source(3)
@@ -534,12 +570,47 @@ func (run trialRun) do(t *testing.T) aftermath {
 			o.done[i].normal = at.Sub(o.done[i].end)
 		}
 	}
+	d.mu.Lock()
 	for _, arrived := range d.arrived {
 		o.deliveries += len(arrived)
 		o.repeated += len(arrived) - 1
 	}
+	d.mu.Unlock()
 	o.differences = check(t, db, s, d, o.done, faultBudget)
+	for _, f := range o.done {
+		if f.end.Before(ended) && (f.normal == 0 || f.normal > normalWithin) {
+			o.differences = append(o.differences, fmt.Sprintf("after %q at %s nothing was acknowledged for %s", f.kind, f.end.Format(time.TimeOnly), normalWithin))
+		}
+	}
+	problems := c.unwell(s.http)
+	for began := time.Now(); len(problems) > 0 && time.Since(began) < normalWithin; problems = c.unwell(s.http) {
+		time.Sleep(50 * time.Millisecond)
+	}
+	o.differences = append(o.differences, problems...)
 	return o
+}
+
+// normalWithin is how long after a fault the next acknowledgement must have come,
+// whatever else has begun meanwhile.
+const normalWithin = 15 * time.Second
+
+// unwell says which processes do not work as they should.
+func (c *cluster) unwell(client *http.Client) (problems []string) {
+	for _, command := range commands {
+		for i := range 2 {
+			p := c.process(command, i)
+			up, err := (&target{url: p.address, http: client}).tryMetric(c.t.Context(), "spine_listener_up")
+			switch {
+			case err != nil:
+				problems = append(problems, fmt.Sprintf("%s %d does not answer: %s", command, i, err))
+			case up != 1:
+				problems = append(problems, fmt.Sprintf("%s %d does not hear notifications", command, i))
+			case strings.Contains(p.output(), "panic:"):
+				problems = append(problems, fmt.Sprintf("%s %d has panicked", command, i))
+			}
+		}
+	}
+	return problems
 }
 
 // awaitRest waits until every event is delivered or dead, but not for long: what is

@@ -21,6 +21,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/event"
 )
 
 // What Spine was asked and what it promised, what reached the destination, and
@@ -40,6 +42,9 @@ func (p *promised) acknowledged() bool {
 	return p.accepted != [variants]int{} || p.deduplicated != [variants]int{} || p.conflict != [variants]int{}
 }
 
+// silence is a request that was not answered.
+type silence struct{ from, to time.Time }
+
 // senders post new, known and conflicting events, and remember every answer.
 type senders struct {
 	run  string        // begins every event_id
@@ -49,15 +54,34 @@ type senders struct {
 	acked   atomic.Int64 // answers that promise
 	refused atomic.Int64 // all others
 
-	mu      sync.Mutex
-	events  []*promised     // by number
-	strange []string        // answers that are none
-	acks    []time.Time     // some of them: the first of each 10 ms
-	took    []time.Duration // of those that promise
-	kinds   map[string]int  // of what was not acknowledged, how often
+	mu       sync.Mutex
+	events   []*promised     // by number
+	strange  []string        // answers that are none
+	acks     []time.Time     // some of them: the first of each 10 ms
+	took     []time.Duration // of those that promise
+	silences []silence       // requests that were not answered at all
+	kinds    map[string]int  // of what was not acknowledged, how often
 }
 
 func (s *senders) id(n int) string { return s.run + "-" + strconv.Itoa(n) }
+
+// number is that of an event, by its id, where it is one of these senders'.
+func (s *senders) number(id string) (n int, ok bool) {
+	n, err := strconv.Atoi(strings.TrimPrefix(id, s.run+"-"))
+	return n, err == nil && n >= 0 && s.id(n) == id
+}
+
+// kind and time tell events apart beside their ids and payloads.
+func (s *senders) kind(n int) string { return "kind." + strconv.Itoa(n%97) }
+
+func (s *senders) time(n int) time.Time {
+	return time.Date(2024, 1, 30, 12, 0, 0, 0, time.UTC).Add(time.Duration(n) * time.Second)
+}
+
+// body is a request.
+func (s *senders) body(n, variant int) string {
+	return fmt.Sprintf(`{"event_id":%q,"event_type":%q,"occurred_at":%q,"payload":%s}`, s.id(n), s.kind(n), s.time(n).Format(time.RFC3339), s.payload(n, variant))
+}
 
 // payload is what an event is sent with: words of many kinds, of which each byte
 // counts.
@@ -76,7 +100,7 @@ func (s *senders) post(ctx context.Context, n, variant int) {
 	s.events[n].tries[variant]++
 	s.mu.Unlock()
 	began := time.Now()
-	r, err := (&target{url: s.api(), http: s.http}).do(ctx, http.MethodPost, "/webhook", strings.NewReader(webhook(s.id(n), s.payload(n, variant))))
+	r, err := (&target{url: s.api(), http: s.http}).do(ctx, http.MethodPost, "/webhook", strings.NewReader(s.body(n, variant)))
 	at := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -85,6 +109,7 @@ func (s *senders) post(ctx context.Context, n, variant int) {
 	case err != nil:
 		s.refused.Add(1)
 		s.kinds["no answer"]++
+		s.silences = append(s.silences, silence{began, at})
 		return
 	case r.code == http.StatusOK && r.status() == "accepted":
 		e.accepted[variant]++
@@ -233,14 +258,18 @@ func (d *record) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return // cut by the sender
 	}
 	var sent struct {
-		EventID string `json:"event_id"`
-		Attempt int
-		Payload json.RawMessage
+		EventID    string    `json:"event_id"`
+		EventType  string    `json:"event_type"`
+		OccurredAt time.Time `json:"occurred_at"`
+		Source     string
+		Attempt    int
+		Payload    json.RawMessage
 	}
 	err = json.Unmarshal(body, &sent)
-	n, conversion := strconv.Atoi(strings.TrimPrefix(sent.EventID, d.senders.run+"-"))
+	n, ours := d.senders.number(sent.EventID)
+	ours = ours && sent.EventType == d.senders.kind(n) && sent.OccurredAt.Equal(d.senders.time(n)) && sent.Source == event.DefaultSource && r.Header.Get("Webhook-Id") == sent.EventID
 	d.mu.Lock()
-	if err != nil || conversion != nil {
+	if err != nil || !ours {
 		d.foreign = append(d.foreign, string(body))
 		d.mu.Unlock()
 		return
@@ -265,10 +294,7 @@ func (d *record) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "ok":
 		w.WriteHeader(http.StatusOK)
 	case "hang":
-		select {
-		case <-r.Context().Done():
-		case <-time.After(10 * time.Second):
-		}
+		<-r.Context().Done()
 	case "429":
 		w.Header().Set("Retry-After", "1")
 		w.WriteHeader(http.StatusTooManyRequests)
@@ -293,6 +319,8 @@ func (d *record) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // stored is an event with its row, as the database has it.
 type stored struct {
 	EventID  string
+	Type     string
+	Occurred time.Time
 	Payload  string
 	Seen     int64
 	Evidence []string // payloads kept as conflicts
@@ -321,7 +349,7 @@ func check(t *testing.T, db *pgx.Conn, s *senders, d *record, done []fault, budg
 			select t.event, array_agg(t.attempt) filter (where t.action in ('lease_expired', 'processing_attempt_failed', 'lease_returned')) as attempts
 			from trail t group by t.event
 		)
-		select e.event_id, coalesce(e.payload::text, ''), e.seen_count,
+		select e.event_id, e.event_type, e.occurred_at, coalesce(e.payload::text, ''), e.seen_count,
 			array(select c.payload::text from spine.conflicts c where c.event = e.id), coalesce(p.status, 'not queued'), coalesce(p.attempt_count, 0), coalesce(p.error_message, ''),
 			coalesce(l.attempts, '{}'), coalesce(w.n, 0)
 		from spine.events e left join spine.processing_state p on p.event = e.id left join lost l on l.event = e.id left join twice w on w.event = e.id`)
@@ -340,8 +368,8 @@ func check(t *testing.T, db *pgx.Conn, s *senders, d *record, done []fault, budg
 	seen := make([]*stored, len(s.events))
 	for i := range all {
 		e := &all[i]
-		n, err := strconv.Atoi(strings.TrimPrefix(e.EventID, s.run+"-"))
-		if err != nil || n >= len(s.events) {
+		n, ours := s.number(e.EventID)
+		if !ours || n >= len(s.events) {
 			differ("%s is stored, and nobody sent it", e.EventID)
 			continue
 		}
@@ -361,13 +389,26 @@ func check(t *testing.T, db *pgx.Conn, s *senders, d *record, done []fault, budg
 			}
 			continue
 		}
+		if e.Type != s.kind(n) || !e.Occurred.Equal(s.time(n)) {
+			differ("%s is stored with type %s and time %s", id, e.Type, e.Occurred)
+		}
 		variant := slices.Index([]string{s.payload(n, 0), s.payload(n, 1)}, e.Payload)
 		if variant < 0 {
 			differ("%s is stored with bytes that nobody sent: %s", id, e.Payload)
 			continue
 		}
-		checkAnswers(differ, id, p, e, variant, s.payload(n, 1-variant))
+		checkAnswers(differ, id, p, e, variant, s.payload(n, 1-variant), len(done) == 0)
 		checkDeliveries(differ, id, e, variant, d.arrived[n], done, budget)
+	}
+	for n := range d.arrived {
+		if n >= len(s.events) {
+			differ("%s was delivered, and nobody sent it", s.id(n))
+		}
+	}
+	for _, silence := range s.silences {
+		if !slices.ContainsFunc(done, func(f fault) bool { return f.silences(silence) }) {
+			differ("a request at %s was not answered within %s, and no fault explains it", silence.from.Format(time.StampMilli), silence.to.Sub(silence.from))
+		}
 	}
 	broken, err := db.Query(t.Context(), "select invariant || ' (' || violations || '): ' || examples::text from spine.verify('-infinity', _examples => 3) where violations > 0")
 	require.NoError(t, err)
@@ -380,8 +421,9 @@ func check(t *testing.T, db *pgx.Conn, s *senders, d *record, done []fault, budg
 }
 
 // checkAnswers holds the answers about an event against what is stored: variant is
-// the payload that is, and other the one that is not.
-func checkAnswers(differ func(string, ...any), id string, p *promised, e *stored, variant int, other string) {
+// the payload that is, and other the one that is not. calm says that there was no
+// fault, so that nothing was tried twice.
+func checkAnswers(differ func(string, ...any), id string, p *promised, e *stored, variant int, other string, calm bool) {
 	answers, tries := 0, 0
 	for v := range variants {
 		answers += p.accepted[v] + p.deduplicated[v] + p.conflict[v]
@@ -398,6 +440,14 @@ func checkAnswers(differ func(string, ...any), id string, p *promised, e *stored
 	}
 	if p.conflict[1-variant] > 0 && !slices.Contains(e.Evidence, other) {
 		differ("%s has no evidence of a conflict that was acknowledged", id)
+	}
+	for _, evidence := range e.Evidence {
+		if evidence != other || p.tries[1-variant] == 0 {
+			differ("%s has evidence of a payload that was not sent: %s", id, evidence)
+		}
+	}
+	if calm && (e.Seen != int64(tries) || p.accepted[variant] != 1) {
+		differ("%s was sent %d times, accepted %d times and is counted as seen %d times", id, tries, p.accepted[variant], e.Seen)
 	}
 	// A request without an answer may have been stored, and the intake tries again after a lost answer.
 	if e.Seen < int64(answers) {
@@ -428,7 +478,7 @@ func checkDeliveries(differ func(string, ...any), id string, e *stored, variant 
 			continue
 		}
 		before := arrived[i-1]
-		if before.did != "ok" && before.did != "late" && before.attempt != a.attempt {
+		if slices.Contains([]string{"hang", "reset", "500", "429"}, before.did) && before.attempt != a.attempt {
 			continue // it was due again
 		}
 		// A worker that stood still may send what it had begun when others have delivered the event already.

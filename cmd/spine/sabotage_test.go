@@ -75,12 +75,20 @@ func rewrite(t *testing.T, c *cluster, function, from, to string) {
 // a checker that says nothing of it would prove nothing.
 func TestSabotageIsFound(t *testing.T) {
 	if os.Getenv("SPINE_FAULTS_TIME") == "" {
-		t.Skip("make faults runs it: it wants SPINE_FAULTS_TIME, such as 90s")
+		t.Skip("make sabotage runs it")
 	}
-	for name, c := range map[string]struct {
+	type trial struct {
 		run   trialRun
 		finds []string // in differences; nothing at all where it is empty
-	}{
+	}
+	// One after the other: they must find nothing, and so need the machine.
+	for name, c := range map[string]trial{
+		"nothing":                              {trialRun{kinds: []string{}}, nil},
+		"no sweep, and a reconnect that looks": {trialRun{kinds: []string{}, last: "the listeners are kept away", binary: rebuild(t, noSweep)}, nil},
+	} {
+		t.Run(name, func(t *testing.T) { sabotaged(t, c.run, c.finds) })
+	}
+	for name, c := range map[string]trial{
 		"acknowledged and not stored": {trialRun{kinds: []string{}, sabotage: func(t *testing.T, c *cluster) {
 			rewrite(t, c, "ingest_events", "return _outcome;", `if random() < 0.01 then
 				delete from processing_state p where p.event_id = _event_id[1];
@@ -127,7 +135,20 @@ func TestSabotageIsFound(t *testing.T) {
 		"no look at what is there after a reconnect, and no sweep": {trialRun{kinds: []string{}, last: "the listeners are kept away", binary: rebuild(t, noSweep, sabotage{
 			file: "internal/notify/listener.go", from: "	f(Notification{Missed: true})\n", to: "",
 		})}, []string{"is pending, and nothing goes on"}},
-		"no sweep, and a reconnect that looks": {trialRun{kinds: []string{}, last: "the listeners are kept away", binary: rebuild(t, noSweep)}, nil},
+		"a refusal for good is tried again": {trialRun{kinds: []string{}, misdeed: "410", sabotage: func(t *testing.T, c *cluster) {
+			rewrite(t, c, "settle", "status = i.outcome", "status = case when i.outcome = 'dead' then 'failed' else i.outcome end")
+			rewrite(t, c, "settle", "case when i.outcome = 'failed' then _now + i.delay end", "_now + coalesce(i.delay, '10 ms')")
+		}}, []string{"and no fault explains it"}},
+		"some successes are tried again": {trialRun{kinds: []string{}, sabotage: func(t *testing.T, c *cluster) {
+			rewrite(t, c, "settle", "status = i.outcome", "status = case when random() < 0.02 then 'failed' else i.outcome end")
+			rewrite(t, c, "settle", "case when i.outcome = 'failed' then _now + i.delay end", "_now + coalesce(i.delay, '10 ms')")
+		}}, []string{"and no fault explains it"}},
+		"evidence is lost": {trialRun{kinds: []string{}, sabotage: func(t *testing.T, c *cluster) {
+			rewrite(t, c, "ingest_events", "return _outcome;", "delete from conflicts where random() < 0.1; return _outcome;")
+		}}, []string{"has no evidence of a conflict that was acknowledged"}},
+		"what is known is called new": {trialRun{kinds: []string{}, sabotage: func(t *testing.T, c *cluster) {
+			rewrite(t, c, "ingest_events", "return _outcome;", "_outcome[1] := 'accepted'; return _outcome;")
+		}}, []string{"was accepted 2 times"}},
 		"attempts beyond the budget": {trialRun{kinds: []string{}, misdeed: "500", sabotage: func(t *testing.T, c *cluster) {
 			rewrite(t, c, "settle", "status = i.outcome", "status = case when i.outcome = 'dead' then 'failed' else i.outcome end")
 			rewrite(t, c, "settle", "case when i.outcome = 'failed' then _now + i.delay end", "_now + coalesce(i.delay, '10 ms')")
@@ -135,14 +156,21 @@ func TestSabotageIsFound(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			run := c.run
-			run.seed, run.duration, run.senders, run.patience = 1, 6*time.Second, 12, 5*time.Second
-			o := run.do(t)
-			all := strings.Join(o.differences, "\n")
-			require.Equal(t, len(c.finds) > 0, len(all) > 0, all)
-			for _, what := range c.finds {
-				assert.Contains(t, all, what)
-			}
+			sabotaged(t, c.run, c.finds)
 		})
+	}
+}
+
+// sabotaged goes through a run, and wants what finds says in its differences.
+func sabotaged(t *testing.T, run trialRun, finds []string) {
+	run.seed, run.duration, run.senders, run.patience = 1, 6*time.Second, 12, 5*time.Second
+	if len(finds) == 0 {
+		run.patience = patience
+	}
+	o := run.do(t)
+	all := strings.Join(o.differences, "\n")
+	require.Equal(t, len(finds) > 0, len(all) > 0, all)
+	for _, what := range finds {
+		assert.Contains(t, all, what)
 	}
 }
