@@ -186,7 +186,7 @@ func TestDrillFailover(t *testing.T) {
 			}
 			// What is lost may have been delivered, sent again, and have another history by then.
 			require.NotContains(t, difference, "stored twice")
-			require.NotContains(t, difference, "bytes")
+			require.NotContains(t, difference, "is stored with bytes")
 			require.NotContains(t, difference, "verify")
 			require.NotContains(t, difference, "nothing goes on")
 			require.NotContains(t, difference, "not answered")

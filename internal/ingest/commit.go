@@ -74,6 +74,7 @@ type Committer struct {
 	waiting []*waiter
 	rows    int           // events that wait
 	bytes   int           // that they take up
+	limit   int           // events in one transaction at most for now, 1 to BatchRows
 	ended   bool          // Run has returned: nothing is stored any more
 	flights []time.Time   // for each flusher, since when its transaction runs; zero when none does
 	wake    chan struct{} // has room for one signal for each flusher
@@ -102,7 +103,7 @@ func sizeOf(events []event.Event) (size int) {
 // NewCommitter returns a Committer; Run makes it work.
 func NewCommitter(store Store, config CommitterConfig, log zerolog.Logger, metrics *Metrics) *Committer {
 	return &Committer{
-		store: store, config: config, log: log, metrics: metrics,
+		store: store, config: config, log: log, metrics: metrics, limit: config.BatchRows,
 		flights: make([]time.Time, config.Flushers), wake: make(chan struct{}, config.Flushers),
 	}
 }
@@ -202,7 +203,7 @@ func (c *Committer) take(flusher int) []*waiter {
 	for ; n < len(c.waiting); n++ {
 		w := c.waiting[n]
 		// One goes in any case, however large it is.
-		if n > 0 && (w.alone || c.waiting[0].alone || rows+len(w.events) > c.config.BatchRows || size+w.size > c.config.BatchBytes) {
+		if n > 0 && (w.alone || c.waiting[0].alone || rows+len(w.events) > c.limit || size+w.size > c.config.BatchBytes) {
 			break
 		}
 		rows += len(w.events)
@@ -334,7 +335,9 @@ func (c *Committer) try(ctx context.Context, events []event.Event) ([]event.Rece
 	for pause := 25 * time.Millisecond; ; pause = min(2*pause, 400*time.Millisecond) {
 		start := time.Now()
 		receipts, err := c.store.Ingest(ctx, events)
-		c.metrics.flushTime.Observe(time.Since(start).Seconds())
+		took := time.Since(start)
+		c.adapt(len(events), took, err)
+		c.metrics.flushTime.Observe(took.Seconds())
 		if err == nil {
 			c.metrics.batchRows.Observe(float64(len(events)))
 			return receipts, nil
@@ -349,6 +352,22 @@ func (c *Committer) try(ctx context.Context, events []event.Event) ([]event.Rece
 		case <-time.After(pause):
 			c.log.Warn().Err(err).Int("events", len(events)).Msg("storing events failed, trying again")
 		}
+	}
+}
+
+// adapt has transactions last no longer than their senders can wait: a database
+// that is slow for each event would otherwise be given batches that are always cut
+// short, and store next to nothing. A transaction that was cut, or that took a
+// quarter of the patience, halves the number of events in the next ones; one that
+// was quick doubles it.
+func (c *Committer) adapt(rows int, took time.Duration, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), err == nil && took > c.config.Patience/4:
+		c.limit = min(c.limit, max(1, rows/2))
+	case err == nil && took < c.config.Patience/16:
+		c.limit = min(c.config.BatchRows, 2*c.limit)
 	}
 }
 

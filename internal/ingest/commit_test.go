@@ -321,6 +321,52 @@ func TestErrorsAreTriedAgainAsLongAsPatienceLasts(t *testing.T) {
 	}
 }
 
+// A database that takes its time for each event is offered five times what it can
+// take: it goes on storing at its rate, and does nothing in vain.
+func TestOverloadDoesNotCollapse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const each = 10 * time.Millisecond
+		store := &modelStore{before: func(ctx context.Context, events []event.Event) error {
+			select {
+			case <-time.After(time.Duration(len(events)) * each):
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}}
+		config := DefaultCommitterConfig()
+		c := commit(t, config, store)
+		const seconds, rate = 60, 1000 // two flushers take 200 a second
+		var mu sync.Mutex
+		taken, slowest := 0, time.Duration(0)
+		var senders sync.WaitGroup
+		for i := range seconds * rate {
+			senders.Go(func() {
+				began := time.Now()
+				_, err := c.Submit(t.Context(), some(i, 1)...)
+				mu.Lock()
+				defer mu.Unlock()
+				if err == nil {
+					taken, slowest = taken+1, max(slowest, time.Since(began))
+				}
+			})
+			time.Sleep(time.Second / rate)
+		}
+		senders.Wait()
+		require.Greater(t, taken, 9*seconds*200/10)
+		require.LessOrEqual(t, slowest, config.Patience)
+
+		// As soon as it is quick again, batches are large again.
+		store.before = nil
+		for range 10 {
+			c.submit(t.Context(), some(seconds*rate, 1)...)()
+		}
+		store.before = slow
+		c.submit(t.Context(), some(seconds*rate+1, 1+config.BatchRows)...)()
+		require.Contains(t, store.sizes(), config.BatchRows)
+	})
+}
+
 func TestStoreThatHangsIsCutWhenPatienceEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &modelStore{before: func(ctx context.Context, _ []event.Event) error { <-ctx.Done(); return ctx.Err() }}
