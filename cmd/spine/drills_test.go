@@ -237,31 +237,33 @@ func TestDrillOverload(t *testing.T) {
 	d.cluster.startAll()
 	// A database that takes its time, so that the load fits beside it.
 	rewrite(t, d.cluster, "ingest_events", "return _outcome;", "perform pg_sleep(0.01 * cardinality(_event_id)); return _outcome;")
-	stop := d.load(128)
-	time.Sleep(2 * time.Second)
+	offer := func(rate float64, lasts time.Duration) {
+		load, stop := context.WithTimeout(t.Context(), lasts)
+		defer stop()
+		d.senders.sendAt(load, rate)
+	}
+	offer(600, 6*time.Second) // more than goes through: it finds out how much fits into a transaction
 	from := d.senders.acked.Load()
-	time.Sleep(4 * time.Second)
-	sustainable := float64(d.senders.acked.Load()-from) / 4
-	stop()
-	require.Empty(t, d.senders.kinds)
+	began := time.Now()
+	offer(600, 6*time.Second)
+	sustainable := float64(d.senders.acked.Load()-from) / time.Since(began).Seconds()
+	clear(d.senders.kinds)
 	for _, p := range d.cluster.processes["api"] {
 		t.Logf("%.0f MB before", float64(p.memory(t, "VmHWM"))/1e6)
 	}
 
 	before := d.senders.answered()
-	load, stopLoad := context.WithTimeout(t.Context(), lasts)
-	defer stopLoad()
-	d.senders.sendAt(load, 5*sustainable)
+	offer(5*sustainable, lasts)
 	taken := d.senders.answered() - before
 	t.Logf("%.0f/s can be stored, %.0f/s were offered for %s: %d acknowledged (p50 %.2f s, p99 %.2f s), the others %v", sustainable, 5*sustainable, lasts,
 		taken, d.senders.slowest(before, 0.5).Seconds(), d.senders.slowest(before, 0.99).Seconds(), d.senders.kinds)
 	for _, p := range d.cluster.processes["api"] {
 		t.Logf("%.0f MB at most", float64(p.memory(t, "VmHWM"))/1e6)
-		require.Less(t, p.memory(t, "VmHWM"), int64(300<<20))
+		require.Less(t, p.memory(t, "VmHWM"), int64(600<<20))
 	}
 	require.Len(t, d.senders.kinds, 1, "503, each with Retry-After")
 	require.Contains(t, d.senders.kinds, "503")
-	require.Greater(t, float64(taken), 0.7*sustainable*lasts.Seconds(), "it goes on at its rate")
+	require.Greater(t, float64(taken), 0.6*sustainable*lasts.Seconds(), "it goes on at its rate")
 	require.Less(t, d.senders.slowest(before, 0.99), 5*time.Second)
 
 	// As soon as it is over, it is as before.
