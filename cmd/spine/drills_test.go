@@ -42,12 +42,25 @@ type drill struct {
 
 func newDrill(t *testing.T, name string) *drill {
 	t.Helper()
+	return newDrillOn(t, name, func(destination string) *cluster { return newProxiedCluster(t, postgrestest.Server(t), destination) })
+}
+
+// newDrillOn is newDrill on a cluster that is made otherwise.
+func newDrillOn(t *testing.T, name string, cluster func(destination string) *cluster) *drill {
+	t.Helper()
 	s := &senders{run: name, http: newClient(t), kinds: map[string]int{}}
 	s.http.Transport.(*http.Transport).MaxIdleConnsPerHost = 4096
 	d := &drill{t: t, senders: s, record: newRecord(t, s, repeatable(1, 1))}
-	d.cluster = newProxiedCluster(t, postgrestest.Server(t), d.record.url)
+	d.cluster = cluster(d.record.url)
 	s.api = d.cluster.api
 	return d
+}
+
+// flows waits until events are acknowledged and all processes work.
+func (d *drill) flows() {
+	d.t.Helper()
+	from := d.senders.acked.Load()
+	require.Eventually(d.t, func() bool { return d.senders.acked.Load() >= from+50 && len(d.cluster.unwell(d.senders.http)) == 0 }, patience, 5*time.Millisecond)
 }
 
 // load sends at some 25 requests a second for each sender, until stop is called.
@@ -76,9 +89,15 @@ func (d *drill) database() *pgx.Conn {
 // keeps holds what was promised against what is there.
 func (d *drill) keeps() {
 	d.t.Helper()
+	require.Empty(d.t, d.differences())
+}
+
+// differences are all that there are between the two, once all is at rest.
+func (d *drill) differences() []string {
+	d.t.Helper()
 	db := d.database()
 	awaitRest(d.t, db, patience)
-	require.Empty(d.t, check(d.t, db, d.senders, d.record, d.history.done, faultBudget))
+	return check(d.t, db, d.senders, d.record, d.history.done, faultBudget)
 }
 
 // TestDrillWorkerDies: what a worker had in hand is in other hands within its lease
@@ -134,12 +153,8 @@ func TestDrillPostgresComesBack(t *testing.T) {
 	d := newDrill(t, "back")
 	d.cluster.startAll()
 	stop := d.load(8)
-	flows := func() {
-		from := d.senders.acked.Load()
-		require.Eventually(t, func() bool { return d.senders.acked.Load() >= from+50 }, patience, 5*time.Millisecond)
-	}
 	for n := range times {
-		flows()
+		d.flows()
 		away := []time.Duration{0, 3 * time.Second, 12 * time.Second}[n%3]
 		d.history.note("PostgreSQL is away", func() string {
 			d.cluster.server.Kill()
@@ -148,7 +163,7 @@ func TestDrillPostgresComesBack(t *testing.T) {
 			back := time.Now()
 			require.Eventually(t, func() bool { return len(d.cluster.unwell(d.senders.http)) == 0 }, patience, 5*time.Millisecond)
 			heard := time.Since(back)
-			flows()
+			d.flows()
 			at, _ := d.senders.firstAck(back)
 			t.Logf("away for %s: acknowledged %.2f s after it was back, all listeners %.2f s after", away, at.Sub(back).Seconds(), heard.Seconds())
 			require.Less(t, at.Sub(back), 2*time.Second)

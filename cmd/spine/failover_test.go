@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -116,36 +115,23 @@ func (p *pair) fail(lag, after time.Duration) (dead *postgres.Server) {
 func failovers(t *testing.T, times int, synchronous bool) (acked int64, differences []string) {
 	t.Helper()
 	p := newPair(t)
-	s := &senders{run: "failover", http: newClient(t), kinds: map[string]int{}}
-	d := newRecord(t, s, nil)
-	c := newCluster(t, p.primary, p.url(), d.url)
-	s.api = c.api
-	c.startAll()
+	d := newDrillOn(t, "failover", func(destination string) *cluster { return newCluster(t, p.primary, p.url(), destination) })
+	d.cluster.startAll()
 	if synchronous {
 		p.waitFor()
 	}
-	load, stopLoad := context.WithCancel(t.Context())
-	defer stopLoad()
-	var background sync.WaitGroup
-	for i := range uint64(16) {
-		background.Go(func() { s.send(load, repeatable(1, 100+i), 40*time.Millisecond) })
-	}
-	flows := func() {
-		from := s.acked.Load()
-		require.Eventually(t, func() bool { return s.acked.Load() >= from+100 && len(c.unwell(s.http)) == 0 }, patience, 5*time.Millisecond)
-	}
-	var history chronicle
+	stop := d.load(16)
 	for n := range times {
-		flows()
-		history.note("failover", func() string {
+		d.flows()
+		d.history.note("failover", func() string {
 			lag, after := time.Duration(n%2)*300*time.Millisecond, time.Duration(n%4)*500*time.Millisecond
 			dead := p.fail(lag, after)
 			promoted := time.Now()
-			c.server = p.primary
-			require.Eventually(t, func() bool { return len(c.unwell(s.http)) == 0 }, patience, 5*time.Millisecond)
+			d.cluster.server = p.primary
+			require.Eventually(t, func() bool { return len(d.cluster.unwell(d.senders.http)) == 0 }, patience, 5*time.Millisecond)
 			heard := time.Since(promoted)
-			flows()
-			acknowledged, _ := s.firstAck(promoted)
+			d.flows()
+			acknowledged, _ := d.senders.firstAck(promoted)
 			port := dead.Port()
 			require.NoError(t, dead.Stop(t.Context()))
 			p.follow(port)
@@ -155,16 +141,11 @@ func failovers(t *testing.T, times int, synchronous bool) (acked int64, differen
 			return fmt.Sprintf("%.1f s behind, promoted after %.1f s; the first acknowledgement %.2f s later, all listeners back %.2f s later",
 				lag.Seconds(), after.Seconds(), acknowledged.Sub(promoted).Seconds(), heard.Seconds())
 		})
-		t.Log(history.done[n].detail)
+		t.Log(d.history.done[n].detail)
 	}
-	flows()
-	stopLoad()
-	background.Wait()
-	db, err := pgx.Connect(t.Context(), p.primary.URL())
-	require.NoError(t, err)
-	defer func() { _ = db.Close(context.WithoutCancel(t.Context())) }()
-	awaitRest(t, db, patience)
-	return s.acked.Load(), check(t, db, s, d, history.done, faultBudget)
+	d.flows()
+	stop()
+	return d.senders.acked.Load(), d.differences()
 }
 
 // TestDrillFailover kills a primary SPINE_DRILLS times, and half as often where

@@ -416,7 +416,7 @@ func TestOldStepsAreDeleted(t *testing.T) {
 	require.NoError(t, d.SampleDepth(t.Context()))
 	want := []string{"10|1", "60|2", "300|3", "3600|4"}
 	require.Equal(t, want, d.rows("select step, count(*) from spine.rollups where source = 'x' group by step order by step"))
-	require.Equal(t, want, d.rows("select step, count(*) from spine.depth_samples where at < now() - interval '59 minutes' group by step order by step"))
+	require.Equal(t, want, d.rows("select step, count(*) from spine.depth_samples where at < date_bin('1 hour', now(), 'epoch') group by step order by step"))
 	require.Equal(t, "t|t", d.value("select r.tidied_at > now() - interval '1 minute', d.tidied_at > now() - interval '1 minute' from spine.rollup_state r, spine.depth_state d"))
 }
 
