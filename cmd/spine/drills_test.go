@@ -264,7 +264,7 @@ func TestDrillOverload(t *testing.T) {
 	sustainable := float64(d.senders.acked.Load()-from) / time.Since(began).Seconds()
 	clear(d.senders.kinds)
 	for _, p := range d.cluster.processes["api"] {
-		t.Logf("%.0f MB before", float64(p.memory(t, "VmHWM"))/1e6)
+		t.Logf("%.0f MB before", float64(p.peakMemory(t))/1e6)
 	}
 
 	before := d.senders.answered()
@@ -273,8 +273,8 @@ func TestDrillOverload(t *testing.T) {
 	t.Logf("%.0f/s can be stored, %.0f/s were offered for %s: %d acknowledged (p50 %.2f s, p99 %.2f s), the others %v", sustainable, 5*sustainable, lasts,
 		taken, d.senders.slowest(before, 0.5).Seconds(), d.senders.slowest(before, 0.99).Seconds(), d.senders.kinds)
 	for _, p := range d.cluster.processes["api"] {
-		t.Logf("%.0f MB at most", float64(p.memory(t, "VmHWM"))/1e6)
-		require.Less(t, p.memory(t, "VmHWM"), int64(600<<20))
+		t.Logf("%.0f MB at most", float64(p.peakMemory(t))/1e6)
+		require.Less(t, p.peakMemory(t), int64(600<<20))
 	}
 	require.Len(t, d.senders.kinds, 1, "503, each with Retry-After")
 	require.Contains(t, d.senders.kinds, "503")

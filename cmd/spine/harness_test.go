@@ -536,16 +536,16 @@ func (p *process) signal(t *testing.T, s syscall.Signal) {
 	require.NoError(t, p.cmd.Process.Signal(s))
 }
 
-// memory is one of Linux's figures about a process's memory, in bytes: VmRSS of now,
-// VmHWM the most that it ever had. It is 0 on other systems.
-func (p *process) memory(t *testing.T, name string) int64 {
+// peakMemory is the most memory that the process ever had, in bytes; 0 where this
+// is not Linux.
+func (p *process) peakMemory(t *testing.T) int64 {
 	t.Helper()
 	status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid), "status"))
 	if runtime.GOOS != "linux" {
 		return 0
 	}
 	require.NoError(t, err)
-	_, after, _ := strings.Cut(string(status), name+":")
+	_, after, _ := strings.Cut(string(status), "VmHWM:")
 	var kB int64
 	_, err = fmt.Sscan(after, &kB)
 	require.NoError(t, err)

@@ -568,7 +568,7 @@ func TestFlood(t *testing.T) {
 	var early int64 // memory when half of it is over
 	loud50, loud99 := signed(func(int) bool {
 		if early == 0 && time.Since(began) > time.Duration(count/2)*time.Millisecond {
-			early = api.memory(t, "VmHWM")
+			early = api.peakMemory(t)
 		}
 		select {
 		case ended = <-over:
@@ -580,7 +580,7 @@ func TestFlood(t *testing.T) {
 	require.NoError(t, ended, said.String())
 	rate := float64(count) / time.Since(began).Seconds()
 	require.Less(t, rate, 2000.0, "it is slowed down")
-	grown := api.memory(t, "VmHWM") - early
+	grown := api.peakMemory(t) - early
 	await(t, s.db, 1, fmt.Sprintf("select count(*) from (select sum((details->>'count')::bigint) as n from spine.audit_log where action = 'request_rejected' and details->>'cause' = 'signature_missing') a where n >= %d", count))
 	kept := value[int](t, s.db, "select count(*) from spine.rejected_requests")
 	require.LessOrEqual(t, kept, 200)
