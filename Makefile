@@ -102,7 +102,7 @@ faults: ## break everything on purpose, under load, and check that nothing is lo
 
 .PHONY: sabotage
 sabotage: ## break Spine itself, and check that the checker of faults finds it
-	SPINE_FAULTS_TIME=1s POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))' go test -count 1 -v -parallel 6 -run '^TestSabotageIsFound$$' ./cmd/spine
+	SPINE_FAULTS_TIME=1s POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))' go test -count 1 -v -parallel 4 -run '^TestSabotageIsFound$$' ./cmd/spine
 
 # How often each drill is gone through.
 DRILLS ?= 20
