@@ -989,6 +989,7 @@ CREATE FUNCTION spine.ingest_events(_event_id text[], _event_type text[], _occur
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     SET jit TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
     SET lock_timeout TO '250ms'
     AS $_$

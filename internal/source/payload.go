@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -74,13 +75,24 @@ func measure(text []byte) (depth, exponent int) {
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
+// forms is room for canonical forms, which are needed for no longer than it
+// takes to hash them. What one large payload needed is not kept.
+var forms = sync.Pool{New: func() any { return new([]byte) }}
+
+const maxForm = 64 << 10 // bytes
+
 // fingerprint hashes a payload and says why Postgres cannot hold it as json, if
 // it cannot. Payloads with equal hashes are the same payload: the hash is over
 // the canonical form (RFC 8785 but for numbers, which stay as written, so that
 // 1 and 1.0 differ and no large integer is rounded), or over the exact bytes
 // where there is no such form.
 func fingerprint(payload jsontext.Value) (hash [event.HashSize]byte, unqueryable string) {
-	form, err := jsontext.AppendFormat(nil, payload, jsontext.ReorderRawObjects(true))
+	room := forms.Get().(*[]byte)
+	defer forms.Put(room)
+	form, err := jsontext.AppendFormat((*room)[:0], payload, jsontext.ReorderRawObjects(true))
+	if cap(form) <= maxForm {
+		*room = form
+	}
 	switch {
 	case errors.Is(err, jsontext.ErrDuplicateName):
 		unqueryable = "duplicate names in an object"

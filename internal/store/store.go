@@ -55,6 +55,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		if err := tune(ctx, conn); err != nil {
 			return err // and BeforeClose is not called
 		}
+		registerArrays(conn.TypeMap())
 		s.pids.Store(conn.PgConn().PID(), nil)
 		return nil
 	}

@@ -26,7 +26,7 @@ create or replace function spine.ingest_events(
     _source text[] default null, _hash bytea[] default null, _raw_body bytea[] default null, _unqueryable text[] default null,
     _headers text[] default null, _id_derived boolean[] default null, _id_unsigned boolean[] default null)
 returns text[]
-language plpgsql set search_path = spine, pg_temp set jit = off set enable_seqscan = off set lock_timeout = '250ms' as $$
+language plpgsql set search_path = spine, pg_temp set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set lock_timeout = '250ms' as $$
 declare
     _now timestamptz := clock_timestamp();
     _outcome text[];
