@@ -54,7 +54,7 @@ run: build ## build Spine and run all of it here: spine dev
 
 .PHONY: build
 build: ## build bin/spine: static, reproducible
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/spine ./cmd/spine
+	CGO_ENABLED=0 go build -trimpath -pgo=deploy/spine.pgo -ldflags '-s -w -X main.version=$(VERSION)' -o bin/spine ./cmd/spine
 
 .PHONY: test
 test: $(if $(POSTGRES_BIN)$(SPINE_TEST_DATABASE_URL),test-given,test-15 test-18) test-peers test-oracles ## all tests, on PostgreSQL 15 and 18
@@ -168,6 +168,11 @@ cross:
 .PHONY: bench
 bench: build ## measure a running server (SPINE_URL): events acknowledged a second
 	@exec bin/spine bench ingest --url '$(or $(SPINE_URL),http://127.0.0.1:8000)' $(ARGS)
+
+.PHONY: profile
+profile: ## record anew what `make build` optimizes for: deploy/spine.pgo
+	POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))' go test -trimpath -run '^$$' -bench '^BenchmarkServe$$' -benchtime 300000x -cpuprofile deploy/spine.pgo -o bin/serve.test ./cmd/spine
+	rm bin/serve.test
 
 .PHONY: bench-peers
 bench-peers: build ## measure Spine beside River and others, on a private PostgreSQL, an hour and 30 GB of disk; ARGS=-short shows that it works

@@ -72,7 +72,7 @@ func open(t *testing.T, database string, parameters map[string]string) *pgxpool.
 	return pool
 }
 
-func newClient(t *testing.T) *http.Client {
+func newClient(t testing.TB) *http.Client {
 	t.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	t.Cleanup(transport.CloseIdleConnections)
@@ -86,6 +86,14 @@ func newClient(t *testing.T) *http.Client {
 // and with settings such as "MAX_RETRY_ATTEMPTS=3".
 func startService(t *testing.T, r roles, database string, environment ...string) *target {
 	t.Helper()
+	t.Cleanup(func() { verified(t, database) })
+	return newTarget(t, runService(t, r, database, environment...), database)
+}
+
+// runService is startService without a look at what is left behind. It returns
+// the URL of the service.
+func runService(t testing.TB, r roles, database string, environment ...string) (base string) {
+	t.Helper()
 	set, err := parse(append(environment, "DATABASE_URL="+database, "LOG_LEVEL=warn"), needs{defaults: map[string]string{"LISTEN": "127.0.0.1:0"}})
 	require.NoError(t, err)
 	p, err := newService(t.Context(), &set, r, set.Log.logger(t.Output()))
@@ -96,11 +104,9 @@ func startService(t *testing.T, r roles, database string, environment ...string)
 	t.Cleanup(func() {
 		stop()
 		assert.NoError(t, <-ended)
-		verified(t, database)
 	})
-	s := newTarget(t, p.URL(), database)
-	s.awaitReady(t)
-	return s
+	(&target{url: p.URL(), http: newClient(t)}).awaitReady(t)
+	return p.URL()
 }
 
 // verified holds what a test leaves behind against what Spine promises, where its
@@ -123,7 +129,7 @@ func verified(t *testing.T, database string) {
 }
 
 // awaitReady waits until it says that it can do its work.
-func (s *target) awaitReady(t *testing.T) {
+func (s *target) awaitReady(t testing.TB) {
 	t.Helper()
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		r, err := s.do(t.Context(), http.MethodGet, "/readyz", nil)

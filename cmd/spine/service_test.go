@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/webhookspine/spine/internal/bench"
 	"github.com/webhookspine/spine/internal/observe"
 )
 
@@ -134,4 +135,18 @@ func TestServiceStreamsAndStops(t *testing.T) {
 	case <-time.After(patience):
 		require.Fail(t, "the stream holds up the stop")
 	}
+}
+
+// BenchmarkServe takes events in and delivers them over HTTP, with the load and
+// the destination in this process too. Its profile is what `make build`
+// optimizes for: `make profile` records it.
+func BenchmarkServe(b *testing.B) {
+	destination, err := observe.Listen(b.Context(), "127.0.0.1:0")
+	require.NoError(b, err)
+	url := runService(b, both, databases.New(b), "DESTINATION_URL="+observe.URL(destination)+"/")
+	b.ResetTimer()
+	report, err := bench.RunE2E(b.Context(), destination, bench.E2E{Load: bench.Load{Target: url, Count: int64(b.N)}})
+	b.StopTimer()
+	require.NoError(b, err)
+	require.EqualValues(b, b.N, report.Delivery.Delivered)
 }
