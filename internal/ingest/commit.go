@@ -125,8 +125,11 @@ func (c *Committer) Submit(ctx context.Context, events ...event.Event) ([]event.
 		return nil, ErrFull
 	}
 	c.enqueue(w)
+	start := c.mayStart(w.since)
 	c.mu.Unlock()
-	c.signal()
+	if start {
+		c.signal()
+	}
 
 	select {
 	case <-w.done:
@@ -141,6 +144,18 @@ func (c *Committer) enqueue(w *waiter) {
 	c.waiting = append(c.waiting, w)
 	c.rows += len(w.events)
 	c.bytes += w.size
+}
+
+// mayStart reports whether what waits is worth a transaction beside those that
+// run: otherwise it is left to the flusher whose transaction ends next. The
+// caller holds mu.
+func (c *Committer) mayStart(now time.Time) bool {
+	for _, since := range c.flights {
+		if c.rows < c.config.JoinRows && now.Sub(since) < c.config.JoinAfter {
+			return false
+		}
+	}
+	return true
 }
 
 // signal wakes a flusher, if one sleeps.
@@ -187,17 +202,15 @@ func (c *Committer) Run(ctx context.Context) error {
 	return err
 }
 
-// take removes the next batch from what waits: all of it, within the bounds.
-// It leaves a little that waits to a flusher whose transaction is about to end.
+// take removes the next batch from what waits, if it may start: all of it,
+// within the bounds.
 func (c *Committer) take(flusher int) []*waiter {
 	c.mu.Lock()
 	c.flights[flusher] = time.Time{}
 	now := time.Now()
-	for _, since := range c.flights {
-		if c.rows < c.config.JoinRows && now.Sub(since) < c.config.JoinAfter {
-			c.mu.Unlock()
-			return nil
-		}
+	if !c.mayStart(now) {
+		c.mu.Unlock()
+		return nil
 	}
 	n, rows, size := 0, 0, 0
 	for ; n < len(c.waiting); n++ {
