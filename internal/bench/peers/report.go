@@ -262,11 +262,11 @@ func (l *lab) describe(ctx context.Context) error {
 		select string_agg(name || '=' || current_setting(name), ', ' order by name)
 		from pg_settings
 		where source = 'command line' and name not in ('port', 'listen_addresses', 'unix_socket_directories')
-			or name = 'shared_preload_libraries' and setting <> ''`).Scan(&changed)
+			or sourcefile like '%/postgresql.auto.conf'`).Scan(&changed)
 	if err != nil {
 		return fmt.Errorf("asking for the server's settings: %w", err)
 	}
-	r.Settings = []string{"PostgreSQL's settings that are not its defaults: " + changed}
+	r.Settings = []string{"PostgreSQL's settings that are not its defaults: " + changed + "; 1 GB of WAL segments made beforehand, to be used again"}
 	for _, s := range systemsUnderTest() {
 		if slices.Contains(r.Systems, s.name) {
 			name := strings.TrimSpace(s.name + " " + version(s.module))
