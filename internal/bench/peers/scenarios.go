@@ -91,8 +91,8 @@ var (
 	s5Commits    = row{Scenario: "S5", What: "at that rate, commits", Unit: "per event", Goal: atMost(0.1)}
 	s5WAL        = row{Scenario: "S5", What: "at that rate, WAL", Unit: "kB/event"}
 
-	s6First = row{Scenario: "S6", What: "first backlog, delivered", Unit: "/s"}
-	s6Last  = row{Scenario: "S6", What: "last backlog, delivered", Unit: "/s"}
+	s6First = row{Scenario: "S6", What: "first three backlogs, delivered", Unit: "/s"}
+	s6Last  = row{Scenario: "S6", What: "last three backlogs, delivered", Unit: "/s"}
 	s6Kept  = row{Scenario: "S6", What: "last ÷ first", Goal: atLeast(0.8)}
 
 	s7Left     = row{Scenario: "S7", What: "undelivered 30 s after the restart", Unit: "events", Goal: atMost(0)}
