@@ -102,35 +102,45 @@ type storedLoad struct {
 	ingest, drain, latency []float64 // events/s, events/s, p50 in ms
 }
 
-// stored measures ingest, drain and latency on empty tables and again beside
-// many stored events, and how long the reading endpoints take there.
-func stored(ctx context.Context, t *trial) error {
+// stored measures ingest, drain and latency beside many stored events and, in
+// turns, on the empty tables of another database of the same server, and how
+// long the reading endpoints take. In turns, since thirty gigabytes fill the
+// memory of the machine, and who writes then waits for the system to make room,
+// whatever the tables hold.
+func stored(ctx context.Context, t *trial) (err error) {
 	repeats := 3
 	if t.options.short {
 		repeats = 1
 	}
-	var empty, full storedLoad
-	for range repeats {
-		if err := t.startAfresh(ctx, together, t.sinkURL()); err != nil {
-			return err
-		}
-		if err := t.measureStored(ctx, &empty); err != nil {
-			return fmt.Errorf("on empty tables: %w", err)
-		}
-	}
-	if err := t.measureRandom(ctx, "on empty tables"); err != nil {
+	if err := t.startAfresh(ctx, together, t.sinkURL()); err != nil {
 		return err
 	}
 	if err := t.fill(ctx); err != nil {
 		return fmt.Errorf("filling the tables: %w", err)
 	}
+	bare := &trial{lab: t.lab, scenario: t.scenario, system: t.system}
+	done, err := bare.open(ctx, strings.ToLower(t.scenario)+"_empty")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	var empty, full storedLoad
 	for range repeats {
-		if err := t.start(ctx, together, t.sinkURL()); err != nil {
+		if err := errors.Join(bare.halt(), t.start(ctx, together, t.sinkURL())); err != nil {
 			return err
 		}
 		if err := t.measureStored(ctx, &full); err != nil {
 			return fmt.Errorf("beside stored events: %w", err)
 		}
+		if err := errors.Join(t.halt(), bare.startAfresh(ctx, together, bare.sinkURL())); err != nil {
+			return err
+		}
+		if err := bare.measureStored(ctx, &empty); err != nil {
+			return fmt.Errorf("on empty tables: %w", err)
+		}
+	}
+	if err := bare.measureRandom(ctx, "on empty tables"); err != nil {
+		return err
 	}
 	if err := t.measureRandom(ctx, "beside stored events"); err != nil {
 		return err
