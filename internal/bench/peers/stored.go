@@ -100,6 +100,7 @@ const (
 // storedLoad are the figures of one state of the tables.
 type storedLoad struct {
 	ingest, drain, latency []float64 // events/s, events/s, p50 in ms
+	vacuum                 []float64 // seconds that a vacuum took afterwards
 }
 
 // stored measures ingest, drain and latency beside many stored events and, in
@@ -157,11 +158,14 @@ func stored(ctx context.Context, t *trial) (err error) {
 		t.figure(f.kept, median(f.full)/median(f.empty))
 		t.note("%s: empty %s, beside stored events %s", f.rate.What, numbers(f.empty), numbers(f.full))
 	}
+	t.note("vacuum after each, s: empty %s, beside stored events %s", numbers(empty.vacuum), numbers(full.vacuum))
 	return nil
 }
 
-// measureStored measures what S3, S4 and S1 do, in this order and from the same
-// distance to a checkpoint, and leaves the queue empty.
+// measureStored measures what S4, S3 and S1 do, from the same distance to a
+// checkpoint, and leaves the queue empty and nothing for autovacuum to do: what it
+// does for a table of either database would take one of two processors from the
+// next measurement, or would not, as its minute falls.
 func (t *trial) measureStored(ctx context.Context, load *storedLoad) error {
 	if _, err := t.admin.Exec(ctx, "checkpoint"); err != nil {
 		return fmt.Errorf("making a checkpoint: %w", err)
@@ -169,12 +173,12 @@ func (t *trial) measureStored(ctx context.Context, load *storedLoad) error {
 	if _, err := t.drain(ctx, t.backlog()/20); err != nil {
 		return fmt.Errorf("warming up: %w", err)
 	}
-	// Longer than others: a stall of a tenth of a second would be much of one that takes less than one.
-	drained, err := t.drain(ctx, 3*t.backlog())
+	delivered, err := t.e2e(ctx, bench.Load{Connections: 64, Rate: 500, WarmUp: warmUp, Duration: 3 * t.options.duration})
 	if err != nil {
 		return err
 	}
-	delivered, err := t.e2e(ctx, bench.Load{Connections: 64, Rate: 500, WarmUp: warmUp, Duration: t.options.duration})
+	// Longer than others: a stall of a tenth of a second would be much of one that takes less than one.
+	drained, err := t.drain(ctx, 3*t.backlog())
 	if err != nil {
 		return err
 	}
@@ -188,7 +192,15 @@ func (t *trial) measureStored(ctx context.Context, load *storedLoad) error {
 	load.drain = append(load.drain, drained.Delivery.PerSecond)
 	load.latency = append(load.latency, delivered.Delivery.Latency.P50)
 	load.ingest = append(load.ingest, ingested.AcknowledgedPerSecond)
-	return t.deliverAll(ctx)
+	if err := t.deliverAll(ctx); err != nil {
+		return err
+	}
+	began := time.Now()
+	if _, err := t.pool.Exec(ctx, "vacuum (analyze) spine.events, spine.processing_state, spine.audit_trail"); err != nil {
+		return fmt.Errorf("vacuuming: %w", err)
+	}
+	load.vacuum = append(load.vacuum, time.Since(began).Seconds())
+	return nil
 }
 
 // measureRandom notes how quickly events with random ids are stored from the
