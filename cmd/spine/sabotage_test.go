@@ -125,9 +125,10 @@ func TestSabotageIsFound(t *testing.T) {
 				}
 				select {
 				case <-w.done:`,
-		}), sabotage: func(_ *testing.T, c *cluster) {
-			c.proxy.Delay(50 * time.Millisecond) // so that plenty is on its way when an API is killed
-		}}, []string{"was acknowledged, and is lost"}},
+		}, sabotage{ // plenty waits when an API is killed, however slow the machine
+			file: "internal/store/ingest.go", from: "	err := s.acknowledged(ctx, func(conn *pgx.Conn) error {\n		return conn.QueryRow(ctx, ingestSQL, ",
+			to: "	time.Sleep(300 * time.Millisecond)\n	err := s.acknowledged(ctx, func(conn *pgx.Conn) error {\n		return conn.QueryRow(ctx, ingestSQL, ",
+		})}, []string{"was acknowledged, and is lost"}},
 		"no sweep after notifications that never were": {
 			trialRun{kinds: []string{}, last: "the wake-up trigger is off", binary: rebuild(t, noSweep)},
 			[]string{"is pending, and nothing goes on"},
