@@ -18,6 +18,7 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/source"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 func applyCommand(env environ) *cobra.Command {
@@ -165,7 +166,7 @@ func yamlError(err error) error {
 
 // describeChanges prints changes of sources, and of those that were changed what
 // was and what is.
-func describeChanges(changes []event.SourceChange, dryRun bool) string {
+func describeChanges(changes []view.SourceChange, dryRun bool) string {
 	var b strings.Builder
 	changed := 0
 	for _, c := range changes {

@@ -9,8 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 func conflictsCommand(env environ) *cobra.Command {
@@ -33,7 +33,7 @@ tilde and the beginning of its hash, and delivers it.`,
 }
 
 func conflictsListCommand(env environ) *cobra.Command {
-	var filter event.ConflictFilter
+	var filter view.ConflictFilter
 	var since, until moment
 	var limit int
 	var asJSON bool
@@ -51,7 +51,7 @@ func conflictsListCommand(env environ) *cobra.Command {
 			return misuse("--limit must be 1 to 1000")
 		}
 		filter.Since, filter.Until = since.Time, until.Time
-		rows, _, err := s.Conflicts(cmd.Context(), event.Page{Limit: limit}, filter)
+		rows, _, err := s.Conflicts(cmd.Context(), view.Page{Limit: limit}, filter)
 		if err != nil {
 			return err
 		}
@@ -63,7 +63,7 @@ func conflictsListCommand(env environ) *cobra.Command {
 	})
 }
 
-func describeConflicts(rows []event.ConflictingRow) string {
+func describeConflicts(rows []view.ConflictingRow) string {
 	if len(rows) == 0 {
 		return "no conflicts\n"
 	}
@@ -111,7 +111,7 @@ func conflictsShowCommand(env environ) *cobra.Command {
 		if err != nil {
 			return nameSource(err)
 		}
-		rows, _, err := s.Conflicts(cmd.Context(), event.Page{Limit: mostConflicts}, event.ConflictFilter{EventID: h.EventID, Source: h.Source})
+		rows, _, err := s.Conflicts(cmd.Context(), view.Page{Limit: mostConflicts}, view.ConflictFilter{EventID: h.EventID, Source: h.Source})
 		if err != nil {
 			return err
 		}
@@ -134,7 +134,7 @@ func conflictsShowCommand(env environ) *cobra.Command {
 }
 
 // inFull is a payload on lines of its own.
-func inFull(c event.Content) string {
+func inFull(c view.Content) string {
 	if c.RawBody != nil {
 		return fmt.Sprintf("%q", c.RawBody)
 	}

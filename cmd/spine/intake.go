@@ -40,7 +40,7 @@ func (i intake) Ingest(ctx context.Context, events []event.Event) ([]event.Recei
 		switch {
 		case err == nil:
 			return receipts, nil
-		case errors.Is(err, event.ErrRefused):
+		case errors.Is(err, event.ErrInvalidData):
 			return nil, err
 		case errors.Is(err, worker.ErrBusy), errors.Is(err, event.ErrLocked):
 		default:

@@ -173,7 +173,7 @@ func TestIntakeRefusesBadData(t *testing.T) {
 	bad := events(1)
 	bad[0].Payload = []byte(`{"a":`)
 	receipts, err := i.Ingest(t.Context(), bad)
-	require.ErrorIs(t, err, event.ErrRefused)
+	require.ErrorIs(t, err, event.ErrInvalidData)
 	require.Nil(t, receipts)
 	require.EqualValues(t, 1, s.joint.Load())
 	require.Zero(t, value[int](t, db, "select count(*) from spine.events"))

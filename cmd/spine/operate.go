@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // operatorConns are enough for one command: one works, one sends a ping.
@@ -32,7 +32,7 @@ func (d databaseSettings) open(ctx context.Context) (*store.Store, error) {
 
 // nameSource tells whoever gave an ambiguous id what to do about it.
 func nameSource(err error) error {
-	if ambiguous, ok := errors.AsType[*event.AmbiguousError](err); ok {
+	if ambiguous, ok := errors.AsType[*view.AmbiguousError](err); ok {
 		return fmt.Errorf("the id exists in the sources %s: name one with --source", strings.Join(ambiguous.Sources, ", "))
 	}
 	return err

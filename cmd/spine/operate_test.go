@@ -20,6 +20,8 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/postgres/postgrestest"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/trail"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 func TestParseMoment(t *testing.T) {
@@ -51,7 +53,7 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 	name, source := hostile, "default"
 	details, err := json.Marshal(map[string]string{hostile: hostile, "error": hostile, "answer": hostile, "attempt": hostile, "duration_ms": hostile})
 	require.NoError(t, err)
-	row := event.AuditRow{EventID: &name, Source: &source, Action: hostile, Success: hostile, Details: details}
+	row := trail.Step{EventID: &name, Source: &source, Action: hostile, Success: hostile, Details: details}
 
 	for _, action := range []string{
 		hostile, "conflict_detected", "event_queued", "processing_attempt_started", "processing_attempt_failed", "processing_succeeded", "retry_scheduled",
@@ -71,17 +73,17 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 	}
 
 	var out strings.Builder
-	require.NoError(t, printRows(&out)([]event.AuditRow{row}))
+	require.NoError(t, printRows(&out)([]trail.Step{row}))
 	require.NotRegexp(t, unprintable, out.String())
 	require.Equal(t, 1, strings.Count(out.String(), "\n"), "one line")
 
 	out.Reset()
-	require.NoError(t, tellRows(&out, func() int { return 500 }, false)([]event.AuditRow{row}))
+	require.NoError(t, tellRows(&out, func() int { return 500 }, false)([]trail.Step{row}))
 	require.NotRegexp(t, unprintable, out.String())
 	require.Equal(t, 2, strings.Count(out.String(), "\n"), "the day and one line")
 
 	out.Reset()
-	require.NoError(t, printJSONRows(&out)([]event.AuditRow{row}))
+	require.NoError(t, printJSONRows(&out)([]trail.Step{row}))
 	require.NotRegexp(t, unprintable, out.String())
 	require.Equal(t, 1, strings.Count(out.String(), "\n"), "one line")
 	var back struct {
@@ -90,30 +92,30 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(out.String()), &back))
 	require.Equal(t, strings.ToValidUTF8(hostile, "\ufffd"), back.Details["error"], "a machine reads what was said")
 
-	p := event.ProcessingRow{Destination: hostile, Worker: &name, ErrorMessage: &name}
+	p := view.ProcessingRow{Destination: hostile, Worker: &name, ErrorMessage: &name}
 	for _, p.Status = range []string{"pending", "processing", "failed", "dead", "completed", hostile} {
-		require.NotRegexp(t, unprintable, currentState(&p, []event.PauseRow{{Destination: hostile}}, time.Now()))
+		require.NotRegexp(t, unprintable, currentState(&p, []view.PauseRow{{Destination: hostile}}, time.Now()))
 	}
 	out.Reset()
 	o := overview{
-		Backlog: []event.BacklogRow{{Destination: hostile, Status: hostile}}, Paused: []event.PauseRow{{Destination: hostile, PausedBy: &name}},
+		Backlog: []view.BacklogRow{{Destination: hostile, Status: hostile}}, Paused: []view.PauseRow{{Destination: hostile, PausedBy: &name}},
 		Stuck:       []store.StuckRow{{EventID: hostile, Destination: hostile, Reason: hostile}},
-		DeadLetters: []event.ProcessingRow{{EventID: hostile, Destination: hostile, ErrorMessage: &name}}, LastArrival: map[string]time.Time{hostile: {}},
+		DeadLetters: []view.ProcessingRow{{EventID: hostile, Destination: hostile, ErrorMessage: &name}}, LastArrival: map[string]time.Time{hostile: {}},
 	}
 	require.NoError(t, o.write(&out, time.Now(), 0))
 	require.NotRegexp(t, unprintable, out.String())
 	f := frame{seen: &o, at: time.Now(), away: time.Now(), failure: oneLine(hostile)}
 	require.NotRegexp(t, unprintable, drawn(f.lines(200, 100, time.Now()), 0, false))
-	h := event.History{Stored: event.Stored{EventID: hostile, EventType: hostile, Source: hostile, Content: event.Content{Unqueryable: hostile}}}
-	h.Processing, h.Timeline = []event.ProcessingRow{p}, []event.AuditRow{row}
-	require.NotRegexp(t, unprintable, (&timeline{}).draw(h, time.Now())+standing(h, []event.PauseRow{{Destination: hostile}}, time.Now()))
+	h := view.History{Stored: view.Stored{EventID: hostile, EventType: hostile, Source: hostile, Content: view.Content{Unqueryable: hostile}}}
+	h.Processing, h.Timeline = []view.ProcessingRow{p}, []trail.Step{row}
+	require.NotRegexp(t, unprintable, (&timeline{}).draw(h, time.Now())+standing(h, []view.PauseRow{{Destination: hostile}}, time.Now()))
 	require.Equal(t, `failed: a b\x1b`, oneLine("failed:\n\ta b\x1b"))
 }
 
 func TestRowsAreAlignedForAPersonAndPlainInAPipe(t *testing.T) {
 	at := event.Timestamp{Time: time.Date(2024, 1, 30, 12, 0, 0, 123456789, time.UTC)}
 	id, source, other := "a", "default", "github"
-	rows := []event.AuditRow{
+	rows := []trail.Step{
 		{Timestamp: at, EventID: &id, Source: &source, Action: "event_received", Success: "success", Details: json.RawMessage(`{}`)},
 		{
 			Timestamp: at, EventID: &id, Source: &other, Action: "processing_attempt_failed", Success: "failure",
@@ -141,7 +143,7 @@ func TestLinesAreWrappedToTheTerminal(t *testing.T) {
 	day := time.Date(2024, 1, 30, 23, 59, 59, 0, time.UTC)
 	id, short, source := "72d3162e-cc78-11e3-81ab-4c9367dc0958", "受注-001", "default"
 	failed := json.RawMessage(`{"attempt":1,"duration_ms":12,"error":"HTTP 503 Service Unavailable","answer":"{\"error\":\"the database is down\",\"status\":\"error\"}"}`)
-	rows := []event.AuditRow{
+	rows := []trail.Step{
 		{Timestamp: event.Timestamp{Time: day}, EventID: &id, Source: &source, Action: "processing_attempt_failed", Success: "failure", Details: failed},
 		{Timestamp: event.Timestamp{Time: day.Add(time.Second)}, EventID: &short, Source: &source, Action: "event_deduped", Success: "success"},
 	}
@@ -281,7 +283,7 @@ func (tail tailing) until(t *testing.T, last string) (seen []string) {
 		select {
 		case line, ok := <-tail.lines:
 			require.True(t, ok, "tail has ended after %v", seen)
-			var row event.AuditRow
+			var row trail.Step
 			require.NoError(t, json.Unmarshal(withoutTime(line), &row), line)
 			seen = append(seen, *row.EventID)
 			if *row.EventID == last {
@@ -605,7 +607,7 @@ func TestTailPrintsWhatCameBeforeItWasDone(t *testing.T) {
 	var seen []string
 	follower := tail{
 		store: s, cursor: cursor, stderr: t.Output(),
-		print: func(rows []event.AuditRow) error {
+		print: func(rows []trail.Step) error {
 			for i := range rows {
 				seen = append(seen, *rows[i].EventID)
 			}

@@ -7,17 +7,17 @@ import (
 	"strings"
 	"time"
 
-	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // flowRange is how far back status looks.
 const flowRange = 15 * time.Minute
 
-// flowName names what is counted, in an event.Series and in JSON.
+// flowName names what is counted, in an view.Series and in JSON.
 type flowName struct {
 	name   string // in JSON
 	title  string // for a person; what is part of the line above is indented
-	series func(s *event.Series) []*int64
+	series func(s *view.Series) []*int64
 	bad    bool // whether it should be none
 	vital  bool // whether it is shown also where there is little room
 }
@@ -25,15 +25,15 @@ type flowName struct {
 // flows are what comes in and goes out.
 func flows() []flowName {
 	return []flowName{
-		{"received", "received", func(s *event.Series) []*int64 { return s.Received }, false, true},
-		{"accepted", "  accepted", func(s *event.Series) []*int64 { return s.Accepted }, false, false},
-		{"deduplicated", "  duplicates", func(s *event.Series) []*int64 { return s.Deduplicated }, false, false},
-		{"conflicts", "  conflicts", func(s *event.Series) []*int64 { return s.Conflicts }, true, false},
-		{"rejected", "rejected", func(s *event.Series) []*int64 { return s.Rejected }, true, false},
-		{"attempts", "attempts", func(s *event.Series) []*int64 { return s.Attempts }, false, false},
-		{"attempts_failed", "  failed", func(s *event.Series) []*int64 { return s.AttemptsFailed }, true, true},
-		{"delivered", "delivered", func(s *event.Series) []*int64 { return s.Delivered }, false, true},
-		{"died", "died", func(s *event.Series) []*int64 { return s.Died }, true, true},
+		{"received", "received", func(s *view.Series) []*int64 { return s.Received }, false, true},
+		{"accepted", "  accepted", func(s *view.Series) []*int64 { return s.Accepted }, false, false},
+		{"deduplicated", "  duplicates", func(s *view.Series) []*int64 { return s.Deduplicated }, false, false},
+		{"conflicts", "  conflicts", func(s *view.Series) []*int64 { return s.Conflicts }, true, false},
+		{"rejected", "rejected", func(s *view.Series) []*int64 { return s.Rejected }, true, false},
+		{"attempts", "attempts", func(s *view.Series) []*int64 { return s.Attempts }, false, false},
+		{"attempts_failed", "  failed", func(s *view.Series) []*int64 { return s.AttemptsFailed }, true, true},
+		{"delivered", "delivered", func(s *view.Series) []*int64 { return s.Delivered }, false, true},
+		{"died", "died", func(s *view.Series) []*int64 { return s.Died }, true, true},
 	}
 }
 
@@ -55,7 +55,7 @@ type latency struct {
 }
 
 // ratesOf reads rates off an overview.
-func ratesOf(o *event.Overview) map[string]rate {
+func ratesOf(o *view.Overview) map[string]rate {
 	rates := make(map[string]rate)
 	for _, f := range flows() {
 		series := f.series(&o.Series)
@@ -72,7 +72,7 @@ const lag = 2
 
 // perSecond is the average over a number of whole steps and the one under way.
 // It is nil where one of the whole ones is not known.
-func perSecond(o *event.Overview, series []*int64, steps int) *float64 {
+func perSecond(o *view.Overview, series []*int64, steps int) *float64 {
 	last := len(series) - 1
 	for late := 0; late < lag && last >= 0 && series[last] == nil; late++ {
 		last--
@@ -103,7 +103,7 @@ func perSecond(o *event.Overview, series []*int64, steps int) *float64 {
 // latencyNow is for how long a latency stands, where nothing was delivered since.
 const latencyNow = time.Minute
 
-func latencyOf(o *event.Overview) (l latency) {
+func latencyOf(o *view.Overview) (l latency) {
 	s := &o.Series
 	for i, p99 := range s.LatencyP99 {
 		if p99 == nil {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 func rejectedCommand(env environ) *cobra.Command {
@@ -37,7 +38,7 @@ now. Values of headers that are secrets are not kept.`,
 }
 
 func rejectedListCommand(env environ) *cobra.Command {
-	var filter event.RejectedFilter
+	var filter view.RejectedFilter
 	var since, until moment
 	var limit int
 	var asJSON bool
@@ -60,7 +61,7 @@ func rejectedListCommand(env environ) *cobra.Command {
 			return misuse("--limit must be 1 to 10000")
 		}
 		filter.Since, filter.Until = since.Time, until.Time
-		rows, _, err := s.RejectedRequests(cmd.Context(), event.Page{Limit: limit}, filter)
+		rows, _, err := s.RejectedRequests(cmd.Context(), view.Page{Limit: limit}, filter)
 		if err != nil {
 			return err
 		}
@@ -166,7 +167,7 @@ func describeRejected(r event.RejectedRequest) string {
 const replayPoll = 100 * time.Millisecond
 
 func rejectedReplayCommand(env environ) *cobra.Command {
-	var filter event.RejectedFilter
+	var filter view.RejectedFilter
 	var since, until moment
 	var trust, all, asJSON bool
 	wait := durationFlag(10 * time.Second)

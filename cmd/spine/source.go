@@ -21,6 +21,7 @@ import (
 	"github.com/webhookspine/spine/internal/ingest"
 	"github.com/webhookspine/spine/internal/source"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 func sourceCommand(env environ) *cobra.Command {
@@ -473,7 +474,7 @@ func sourceRemoveCommand(env environ) *cobra.Command {
 			return err
 		}
 		if asJSON {
-			return writeJSON(cmd.OutOrStdout(), event.SourceChange{Source: name, Change: "removed"})
+			return writeJSON(cmd.OutOrStdout(), view.SourceChange{Source: name, Change: "removed"})
 		}
 		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s removed\n", name)
 		return err

@@ -15,6 +15,7 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/observe"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // statusRows is how many stuck rows and dead letters status lists.
@@ -106,19 +107,19 @@ func (e *every) Set(text string) error {
 
 // overview is what status shows. What is null in JSON, or nil, is not known.
 type overview struct {
-	At          event.Timestamp       `json:"at"`     // by the database's clock
-	Schema      string                `json:"schema"` // current, or newer than this binary
-	OldestReady *float64              `json:"oldest_ready_seconds"`
-	DepthAt     *event.Timestamp      `json:"backlog_at"` // when the queue was counted
-	Backlog     []event.BacklogRow    `json:"backlog"`
-	Paused      []event.PauseRow      `json:"paused"`
-	Stuck       []store.StuckRow      `json:"stuck"`        // the first few
-	DeadLetters []event.ProcessingRow `json:"dead_letters"` // the last few
-	LastArrival map[string]time.Time  `json:"last_arrival"` // by source
-	Rates       map[string]rate       `json:"rates"`        // a second
-	Latency     latency               `json:"latency_ms"`
+	At          event.Timestamp      `json:"at"`     // by the database's clock
+	Schema      string               `json:"schema"` // current, or newer than this binary
+	OldestReady *float64             `json:"oldest_ready_seconds"`
+	DepthAt     *event.Timestamp     `json:"backlog_at"` // when the queue was counted
+	Backlog     []view.BacklogRow    `json:"backlog"`
+	Paused      []view.PauseRow      `json:"paused"`
+	Stuck       []store.StuckRow     `json:"stuck"`        // the first few
+	DeadLetters []view.ProcessingRow `json:"dead_letters"` // the last few
+	LastArrival map[string]time.Time `json:"last_arrival"` // by source
+	Rates       map[string]rate      `json:"rates"`        // a second
+	Latency     latency              `json:"latency_ms"`
 
-	series event.Series
+	series view.Series
 }
 
 // count is how many rows of the queue are in a status, to a destination or, where
@@ -170,9 +171,9 @@ func readSampled(ctx context.Context, s *store.Store) (o overview, err error) {
 		LastArrival: map[string]time.Time{}, Rates: ratesOf(&seen), Latency: latencyOf(&seen), series: seen.Series,
 	}
 	if seen.Depth.At != nil {
-		o.Backlog = []event.BacklogRow{}
+		o.Backlog = []view.BacklogRow{}
 		for _, r := range seen.Depth.Rows {
-			row := event.BacklogRow{Destination: r.Destination, Status: r.Status, Count: r.Count, NextAttemptAt: r.NextAttemptAt, OldestCreatedAt: r.OldestCreatedAt}
+			row := view.BacklogRow{Destination: r.Destination, Status: r.Status, Count: r.Count, NextAttemptAt: r.NextAttemptAt, OldestCreatedAt: r.OldestCreatedAt}
 			for _, p := range seen.Paused {
 				if p.Destination == r.Destination {
 					row.PausedAt = &p.PausedAt
@@ -241,7 +242,7 @@ func (o *overview) write(w io.Writer, now time.Time, room int) error {
 	return err
 }
 
-func pausedSince(p event.PauseRow) string {
+func pausedSince(p view.PauseRow) string {
 	by := ""
 	if p.PausedBy != nil {
 		by = " by " + printable(*p.PausedBy)
@@ -249,7 +250,7 @@ func pausedSince(p event.PauseRow) string {
 	return "since " + clock(p.PausedAt) + by
 }
 
-func whyDead(r event.ProcessingRow) string {
+func whyDead(r view.ProcessingRow) string {
 	if r.ErrorMessage == nil {
 		return "-"
 	}

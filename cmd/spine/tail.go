@@ -19,6 +19,7 @@ import (
 	"github.com/webhookspine/spine/internal/notify"
 	"github.com/webhookspine/spine/internal/observe"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/trail"
 )
 
 // Intervals of tail. The doorbell is heard at once; the gap bounds how often
@@ -32,7 +33,7 @@ const (
 
 func tailCommand(env environ) *cobra.Command {
 	var set settings
-	var filter event.FollowFilter
+	var filter trail.Filter
 	var since moment
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -92,7 +93,7 @@ are still stored. --status chooses the steps that bring an event into a status:
 					return err
 				}
 			} else {
-				t.cursor = event.CursorSince(since.Time)
+				t.cursor = trail.CursorSince(since.Time)
 			}
 			return t.run(cmd.Context(), set.directURL())
 		},
@@ -134,9 +135,9 @@ func actions() []string {
 // which no connection takes with it.
 type tail struct {
 	store  *store.Store
-	cursor event.AuditCursor
-	filter event.FollowFilter
-	print  func([]event.AuditRow) error
+	cursor trail.Cursor
+	filter trail.Filter
+	print  func([]trail.Step) error
 	// done, where there is one, is asked at first, whenever rows were printed, and
 	// each tailAsk. Where it says so tail ends, once it has printed what was
 	// committed before that answer. Its error is one of the database.
@@ -181,13 +182,13 @@ func (t *tail) run(ctx context.Context, direct string) error {
 	var asked time.Time
 	for {
 		var unprinted error
-		t.cursor, err = t.store.Follow(ctx, t.cursor, t.filter, func(rows []event.AuditRow) error {
+		t.cursor, err = t.store.Follow(ctx, t.cursor, t.filter, func(rows []trail.Step) error {
 			back()
 			ask = t.done != nil
 			unprinted = t.print(rows)
 			return unprinted
 		})
-		if errors.Is(err, event.ErrCursorAhead) {
+		if errors.Is(err, trail.ErrCursorAhead) {
 			if err = t.beginAnew(ctx); err == nil {
 				outage, ask, done = 0, t.done != nil, false
 			}
@@ -257,9 +258,9 @@ func pause(ctx context.Context, bell <-chan struct{}, d time.Duration) bool {
 
 // printRows returns a function that writes audit rows for a pipe, a line each:
 // time, event, action, details.
-func printRows(w io.Writer) func([]event.AuditRow) error {
+func printRows(w io.Writer) func([]trail.Step) error {
 	out := bufio.NewWriter(w)
-	return func(rows []event.AuditRow) error {
+	return func(rows []trail.Step) error {
 		for i := range rows {
 			r := &rows[i]
 			line := clock(r.Timestamp) + " " + eventName(r) + " " + word(r.Action) + " " + readDetails(r.Details).pairs()
@@ -279,11 +280,11 @@ const narrowest = 40
 // tellRows returns a function that tells a person of audit rows, in sentences
 // that are aligned and wrapped on a terminal as wide as width says. Days are
 // named where they begin.
-func tellRows(w io.Writer, width func() int, on colours) func([]event.AuditRow) error {
+func tellRows(w io.Writer, width func() int, on colours) func([]trail.Step) error {
 	out := bufio.NewWriter(w)
 	const left = len("15:04:05.000 ✓ ") - len("✓") + 1
 	names, day := 0, "" // names is as wide as what was seen
-	return func(rows []event.AuditRow) error {
+	return func(rows []trail.Step) error {
 		for i := range rows {
 			names = max(names, min(cells(eventName(&rows[i])), longestName))
 		}
@@ -314,9 +315,9 @@ func tellRows(w io.Writer, width func() int, on colours) func([]event.AuditRow) 
 }
 
 // printJSONRows returns a function that writes audit rows as JSON, one a line.
-func printJSONRows(w io.Writer) func([]event.AuditRow) error {
+func printJSONRows(w io.Writer) func([]trail.Step) error {
 	out := bufio.NewWriter(w)
-	return func(rows []event.AuditRow) error {
+	return func(rows []trail.Step) error {
 		for i := range rows {
 			if err := writeJSON(out, &rows[i]); err != nil {
 				return err
@@ -328,7 +329,7 @@ func printJSONRows(w io.Writer) func([]event.AuditRow) error {
 
 // eventName is what a row is about: event_id, or source/event_id for other
 // sources than the default; - for no event.
-func eventName(r *event.AuditRow) string {
+func eventName(r *trail.Step) string {
 	name := "-"
 	if r.EventID != nil {
 		name = word(*r.EventID)

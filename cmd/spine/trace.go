@@ -14,6 +14,8 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/observe"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/trail"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 func traceCommand(env environ) *cobra.Command {
@@ -58,7 +60,7 @@ before; --json then prints the object at the end.`,
 				return t.follow(cmd.Context(), set.directURL())
 			}
 			h, err := s.Event(cmd.Context(), args[0], source)
-			if _, never := errors.AsType[*event.NotStoredError](err); never {
+			if _, never := errors.AsType[*view.NotStoredError](err); never {
 				return t.rejected(cmd.Context(), err)
 			}
 			if err != nil {
@@ -87,7 +89,7 @@ type tracing struct {
 }
 
 // show prints all that is known of an event.
-func (t *tracing) show(ctx context.Context, h event.History) error {
+func (t *tracing) show(ctx context.Context, h view.History) error {
 	if t.json {
 		return writeJSON(t.out, h)
 	}
@@ -127,7 +129,7 @@ func (t *tracing) follow(ctx context.Context, direct string) error {
 		return err
 	}
 	h, err := t.store.Event(ctx, t.eventID, t.source)
-	if _, never := errors.AsType[*event.NotStoredError](err); never {
+	if _, never := errors.AsType[*view.NotStoredError](err); never {
 		return t.rejected(ctx, err)
 	}
 	if err != nil {
@@ -148,8 +150,8 @@ func (t *tracing) follow(ctx context.Context, direct string) error {
 	begun := !t.json && !atRest(h)
 	gone := false
 	follower := tail{
-		store: t.store, cursor: cursor, stderr: t.stderr, filter: event.FollowFilter{EventIDs: []string{h.EventID}, Sources: []string{h.Source}},
-		print: func(rows []event.AuditRow) error {
+		store: t.store, cursor: cursor, stderr: t.stderr, filter: trail.Filter{EventIDs: []string{h.EventID}, Sources: []string{h.Source}},
+		print: func(rows []trail.Step) error {
 			for i := range rows {
 				if !begun || shown[rows[i].ID] {
 					continue
@@ -162,7 +164,7 @@ func (t *tracing) follow(ctx context.Context, direct string) error {
 		},
 		done: func(ctx context.Context) (bool, error) {
 			now, err := t.store.Event(ctx, h.EventID, h.Source)
-			if _, gone = errors.AsType[*event.NotStoredError](err); gone {
+			if _, gone = errors.AsType[*view.NotStoredError](err); gone {
 				return true, nil
 			}
 			if err == nil {
@@ -194,7 +196,7 @@ func (t *tracing) follow(ctx context.Context, direct string) error {
 }
 
 // atRest reports whether nothing more will happen to an event by itself.
-func atRest(h event.History) bool {
+func atRest(h view.History) bool {
 	for i := range h.Processing {
 		if status := h.Processing[i].Status; status != "completed" && status != "dead" {
 			return false
@@ -212,7 +214,7 @@ type timeline struct {
 }
 
 // draw draws an event's description and its timeline.
-func (l *timeline) draw(h event.History, now time.Time) string {
+func (l *timeline) draw(h view.History, now time.Time) string {
 	var b strings.Builder
 	field := func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "%s %s\n", l.on.paint(dim, fmt.Sprintf("%-9s", name)), fmt.Sprintf(format, args...))
@@ -254,7 +256,7 @@ func (l *timeline) draw(h event.History, now time.Time) string {
 
 // step draws one step, on a line of its own. Those of an attempt are indented
 // below its start.
-func (l *timeline) step(r *event.AuditRow) string {
+func (l *timeline) step(r *trail.Step) string {
 	d := readDetails(r.Details)
 	attempt := ""
 	if d["attempt"] != nil {
@@ -282,7 +284,7 @@ func (l *timeline) step(r *event.AuditRow) string {
 }
 
 // standing says where an event stands, in a line for each destination.
-func standing(h event.History, paused []event.PauseRow, now time.Time) string {
+func standing(h view.History, paused []view.PauseRow, now time.Time) string {
 	var b strings.Builder
 	for i := range h.Processing {
 		fmt.Fprintln(&b, currentState(&h.Processing[i], paused, now))
@@ -422,7 +424,7 @@ func answer(d auditDetails) string {
 
 // currentState says where an event stands with a destination and what comes
 // next.
-func currentState(p *event.ProcessingRow, paused []event.PauseRow, now time.Time) string {
+func currentState(p *view.ProcessingRow, paused []view.PauseRow, now time.Time) string {
 	where := at(p.Destination)
 	next := "at no set time"
 	if p.NextAttemptAt != nil {

@@ -9,8 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 func verifyCommand(env environ) *cobra.Command {
@@ -69,7 +69,7 @@ select invariant, violations, examples from spine.verify(now() - interval '1 hou
 	})
 }
 
-func listInvariants(out io.Writer, invariants []event.Invariant) error {
+func listInvariants(out io.Writer, invariants []view.Invariant) error {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	for _, i := range invariants {

@@ -17,6 +17,7 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/postgres/postgrestest"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // numbers are steps in which n things happened each; of the first ones it is not
@@ -31,9 +32,9 @@ func numbers[N int64 | float64](steps, unknown int, n N) []*N {
 
 // busy is a quarter of an hour of which the last ten minutes are known: 512
 // events a second came in, the last step is half over.
-func busy(now time.Time) event.Overview {
+func busy(now time.Time) view.Overview {
 	const steps, unknown = 90, 30
-	o := event.Overview{At: event.Timestamp{Time: now}, RangeSeconds: 900, StepSeconds: 10, CoveredTo: &event.Timestamp{Time: now}}
+	o := view.Overview{At: event.Timestamp{Time: now}, RangeSeconds: 900, StepSeconds: 10, CoveredTo: &event.Timestamp{Time: now}}
 	start := now.Truncate(10 * time.Second)
 	for i := range steps {
 		o.Series.At = append(o.Series.At, start.Add(time.Duration(i-steps+1)*10*time.Second).Unix())
@@ -60,26 +61,26 @@ func busy(now time.Time) event.Overview {
 	return o
 }
 
-func view(seen event.Overview) *overview {
+func overviewOf(seen view.Overview) *overview {
 	worker := "ops"
 	oldest := 2.34
 	at := func(ago time.Duration) event.Timestamp { return event.Timestamp{Time: seen.At.Time.Add(-ago)} }
-	dead := func(id, why string, ago time.Duration) event.ProcessingRow {
-		return event.ProcessingRow{EventID: id, Destination: "default", ErrorMessage: &why, UpdatedAt: at(ago)}
+	dead := func(id, why string, ago time.Duration) view.ProcessingRow {
+		return view.ProcessingRow{EventID: id, Destination: "default", ErrorMessage: &why, UpdatedAt: at(ago)}
 	}
 	depthAt := at(time.Second)
 	return &overview{
 		At: seen.At, OldestReady: &oldest, DepthAt: &depthAt, Rates: ratesOf(&seen), Latency: latencyOf(&seen), series: seen.Series,
-		Backlog: []event.BacklogRow{
+		Backlog: []view.BacklogRow{
 			{Destination: "billing", Status: "failed", Count: 3, OldestCreatedAt: at(90 * time.Second)},
 			{Destination: "default", Status: "dead", Count: 1200, OldestCreatedAt: at(48 * time.Hour)},
 			{Destination: "default", Status: "pending", Count: 1_234_567, OldestCreatedAt: at(2300 * time.Millisecond)},
 			{Destination: "default", Status: "processing", Count: 64, OldestCreatedAt: at(time.Second)},
 		},
-		Paused:      []event.PauseRow{{Destination: "billing", PausedAt: at(time.Minute), PausedBy: &worker}},
+		Paused:      []view.PauseRow{{Destination: "billing", PausedAt: at(time.Minute), PausedBy: &worker}},
 		Stuck:       []store.StuckRow{{EventID: "inv-7", Destination: "billing", DueAt: at(80 * time.Second), Reason: "claims are paused"}},
 		LastArrival: map[string]time.Time{"default": at(2 * time.Second).Time, "github": at(4 * time.Minute).Time},
-		DeadLetters: []event.ProcessingRow{
+		DeadLetters: []view.ProcessingRow{
 			dead("72d3162e-cc78-11e3-81ab-4c9367dc0958", "HTTP 410 Gone", 3*time.Second), dead("受注-001", "HTTP 422 Unprocessable Entity: "+strings.Repeat("no ", 40), time.Hour),
 			dead("c", "HTTP 400", 2*time.Hour), dead("d", "HTTP 400", 3*time.Hour),
 		},
@@ -93,7 +94,7 @@ func drawnAt(f *frame, columns, rows int) string {
 }
 
 func TestWatchFitsAnOrdinaryTerminal(t *testing.T) {
-	f := frame{seen: view(busy(watchedAt)), at: watchedAt, interval: time.Second}
+	f := frame{seen: overviewOf(busy(watchedAt)), at: watchedAt, interval: time.Second}
 	require.Equal(t, `spine status  2024-01-30 12:00:05 UTC                        every 1s, q ends it
 
 PER SECOND       now   1 min   5 min  15 min   THE LAST 15 MINUTES
@@ -122,7 +123,7 @@ LAST DIED                             WHEN        WHY
 }
 
 func TestWatchOnASmallTerminal(t *testing.T) {
-	f := frame{seen: view(busy(watchedAt)), at: watchedAt, interval: time.Second}
+	f := frame{seen: overviewOf(busy(watchedAt)), at: watchedAt, interval: time.Second}
 	require.Equal(t, `spine status  2024-01-30 12:00:05 UTC
 
 PER SECOND       now   1 min   5 min
@@ -139,9 +140,9 @@ default           1234567          64  …
 }
 
 func TestWatchKeepsWithinEveryTerminal(t *testing.T) {
-	full := view(busy(watchedAt))
+	full := overviewOf(busy(watchedAt))
 	for i := range 30 {
-		full.Backlog = append(full.Backlog, event.BacklogRow{Destination: fmt.Sprintf("destination-%d-of-many", i), Status: "pending", Count: 1})
+		full.Backlog = append(full.Backlog, view.BacklogRow{Destination: fmt.Sprintf("destination-%d-of-many", i), Status: "pending", Count: 1})
 	}
 	for _, seen := range []*overview{nil, {}, full} {
 		for _, away := range []time.Time{{}, watchedAt} {
@@ -164,7 +165,7 @@ func TestWatchSaysWhatItDoesNotKnow(t *testing.T) {
 	f := frame{interval: time.Second}
 	require.Contains(t, drawnAt(&f, 80, 24), "looking …")
 
-	f = frame{seen: view(event.Overview{At: event.Timestamp{Time: watchedAt}, StepSeconds: 10}), at: watchedAt, interval: time.Second}
+	f = frame{seen: overviewOf(view.Overview{At: event.Timestamp{Time: watchedAt}, StepSeconds: 10}), at: watchedAt, interval: time.Second}
 	f.seen.Backlog, f.seen.OldestReady, f.seen.Stuck, f.seen.DeadLetters = nil, nil, nil, nil
 	text := drawnAt(&f, 80, 24)
 	require.NotRegexp(t, `(?m)^[a-z ]+\b0\b`, text)
@@ -179,7 +180,7 @@ func TestWatchSaysWhatItDoesNotKnow(t *testing.T) {
 	require.Contains(t, machine.String(), `"backlog":null`)
 	require.Contains(t, machine.String(), `"received":{"now":null,"1m":null,"5m":null,"15m":null}`)
 
-	f = frame{seen: view(busy(watchedAt)), at: watchedAt.Add(-time.Minute), away: watchedAt.Add(-50 * time.Second), failure: "connection refused", interval: time.Second}
+	f = frame{seen: overviewOf(busy(watchedAt)), at: watchedAt.Add(-time.Minute), away: watchedAt.Add(-50 * time.Second), failure: "connection refused", interval: time.Second}
 	f.seen.DepthAt.Time = watchedAt.Add(-time.Hour)
 	text = drawnAt(&f, 80, 24)
 	require.Contains(t, text, "the database is away since 11:59:15 UTC, trying again: connection refused\nwhat follows was so at 11:59:05 UTC\n")
@@ -337,7 +338,7 @@ func (d *drawnOver) String() string {
 
 func TestScreenShowsAllThatIsDrawnAndNothingElse(t *testing.T) {
 	columns, rows := 0, 0
-	full := frame{seen: view(busy(watchedAt)), at: watchedAt, interval: time.Second}
+	full := frame{seen: overviewOf(busy(watchedAt)), at: watchedAt, interval: time.Second}
 	for _, size := range [][2]int{{80, 24}, {40, 12}, {120, 60}, {120, 24}} {
 		columns, rows = size[0], size[1]
 		d := &drawnOver{columns: columns, cells: make([][]rune, rows)}
@@ -356,7 +357,7 @@ func TestScreenIsRedrawnWithoutFlicker(t *testing.T) {
 	var out strings.Builder
 	columns := 80
 	s := screen{out: &out, size: func() (int, int) { return columns, 24 }, now: func() time.Time { return watchedAt }}
-	f := frame{seen: view(busy(watchedAt)), at: watchedAt, interval: time.Second}
+	f := frame{seen: overviewOf(busy(watchedAt)), at: watchedAt, interval: time.Second}
 	require.NoError(t, s.open())
 	require.NoError(t, s.show(&f))
 	first := out.String()

@@ -16,22 +16,24 @@ import (
 
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/respond"
+	"github.com/webhookspine/spine/internal/trail"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // Reader reads what is stored. The lists are newest first; they return with a
-// page how they go on, and event.ErrBadCursor for a cursor that is not theirs.
-// Event returns an *event.NotStoredError or an *event.AmbiguousError where there
+// page how they go on, and view.ErrBadCursor for a cursor that is not theirs.
+// Event returns an *view.NotStoredError or an *view.AmbiguousError where there
 // is not one event to return. All heed their context and are called
 // concurrently.
 type Reader interface {
-	Events(ctx context.Context, page event.Page, filter event.Filter) (rows []event.Stored, next event.Next, err error)
-	Audit(ctx context.Context, page event.Page, filter event.AuditFilter) (rows []event.AuditRow, next event.Next, err error)
-	Processing(ctx context.Context, page event.Page, filter event.ProcessingFilter) (rows []event.ProcessingRow, next event.Next, err error)
-	Attempts(ctx context.Context, page event.Page, filter event.AttemptFilter) (rows []event.AttemptRow, next event.Next, err error)
-	Event(ctx context.Context, eventID, source string) (event.History, error)
+	Events(ctx context.Context, page view.Page, filter view.Filter) (rows []view.Stored, next view.Next, err error)
+	Audit(ctx context.Context, page view.Page, filter view.AuditFilter) (rows []trail.Step, next view.Next, err error)
+	Processing(ctx context.Context, page view.Page, filter view.ProcessingFilter) (rows []view.ProcessingRow, next view.Next, err error)
+	Attempts(ctx context.Context, page view.Page, filter view.AttemptFilter) (rows []view.AttemptRow, next view.Next, err error)
+	Event(ctx context.Context, eventID, source string) (view.History, error)
 	// Overview reaches back over 15 minutes, 1, 6 or 24 hours, or 7 days.
-	Overview(ctx context.Context, over time.Duration) (event.Overview, error)
-	Search(ctx context.Context, text string) ([]event.Found, error)
+	Overview(ctx context.Context, over time.Duration) (view.Overview, error)
+	Search(ctx context.Context, text string) ([]view.Found, error)
 }
 
 // Operator changes what is stored. Replay delivers an event again, to one
@@ -108,7 +110,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 	if refuseQuery(w, faults) {
 		return
 	}
-	rows, next, err := h.reader.Events(r.Context(), q.page, event.Filter{
+	rows, next, err := h.reader.Events(r.Context(), q.page, view.Filter{
 		Type: q.filter["type"], Source: q.filter["source"], Status: q.filter["status"], Span: q.span,
 	})
 	h.answer(w, r, rows, next, err)
@@ -119,7 +121,7 @@ func (h *Handler) audit(w http.ResponseWriter, r *http.Request) {
 	if refuseQuery(w, faults) {
 		return
 	}
-	rows, next, err := h.reader.Audit(r.Context(), q.page, event.AuditFilter{
+	rows, next, err := h.reader.Audit(r.Context(), q.page, view.AuditFilter{
 		EventID: q.filter["event_id"], Source: q.filter["source"], Type: q.filter["type"],
 		Action: q.filter["action"], Success: q.filter["success"], Span: q.span,
 	})
@@ -131,7 +133,7 @@ func (h *Handler) processing(w http.ResponseWriter, r *http.Request) {
 	if refuseQuery(w, faults) {
 		return
 	}
-	rows, next, err := h.reader.Processing(r.Context(), q.page, event.ProcessingFilter{
+	rows, next, err := h.reader.Processing(r.Context(), q.page, view.ProcessingFilter{
 		EventID: q.filter["event_id"], Source: q.filter["source"], Type: q.filter["type"],
 		Destination: q.filter["destination"], Status: q.filter["status"], Span: q.span,
 	})
@@ -143,7 +145,7 @@ func (h *Handler) attempts(w http.ResponseWriter, r *http.Request) {
 	if refuseQuery(w, faults) {
 		return
 	}
-	rows, next, err := h.reader.Attempts(r.Context(), q.page, event.AttemptFilter{
+	rows, next, err := h.reader.Attempts(r.Context(), q.page, view.AttemptFilter{
 		EventID: q.filter["event_id"], Source: q.filter["source"], Type: q.filter["type"], Outcome: q.filter["outcome"], Span: q.span,
 	})
 	h.answer(w, r, rows, next, err)
@@ -159,7 +161,7 @@ func (h *Handler) event(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	history, err := h.reader.Event(r.Context(), id, query["source"])
-	h.answer(w, r, history, event.Next{}, err)
+	h.answer(w, r, history, view.Next{}, err)
 }
 
 func (h *Handler) search(w http.ResponseWriter, r *http.Request) {
@@ -171,7 +173,7 @@ func (h *Handler) search(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	found, err := h.reader.Search(r.Context(), query["q"])
-	h.answer(w, r, found, event.Next{}, err)
+	h.answer(w, r, found, view.Next{}, err)
 }
 
 func (h *Handler) replay(w http.ResponseWriter, r *http.Request) {
@@ -186,7 +188,7 @@ func (h *Handler) replay(w http.ResponseWriter, r *http.Request) {
 	n, err := h.operator.Replay(r.Context(), id, query["source"], query["destination"], caller(r))
 	h.answer(w, r, struct {
 		Replayed int64 `json:"replayed"`
-	}{n}, event.Next{}, err)
+	}{n}, view.Next{}, err)
 }
 
 // eventID reads the id in a path. What cannot be one is answered 404.
@@ -199,9 +201,9 @@ func eventID(w http.ResponseWriter, r *http.Request) (id string, ok bool) {
 }
 
 // answer sends what came of a request, or says why nothing did.
-func (h *Handler) answer(w http.ResponseWriter, r *http.Request, body any, next event.Next, err error) {
-	var notStored *event.NotStoredError
-	var ambiguous *event.AmbiguousError
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request, body any, next view.Next, err error) {
+	var notStored *view.NotStoredError
+	var ambiguous *view.AmbiguousError
 	var noSource *event.NoSourceError
 	var badSettings *event.BadSettingsError
 	switch {
@@ -234,7 +236,7 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, body any, next 
 			p.Errors = append(p.Errors, respond.Fault{Field: problem.Field, Detail: problem.Detail})
 		}
 		respond.Refuse(w, p)
-	case errors.Is(err, event.ErrBadCursor):
+	case errors.Is(err, view.ErrBadCursor):
 		refuseQuery(w, []respond.Fault{{Parameter: "cursor", Detail: "was not given by this list: start again without it"}})
 	case errors.Is(r.Context().Err(), context.Canceled):
 		// Nobody is there to be answered.
@@ -270,15 +272,15 @@ func refuseQuery(w http.ResponseWriter, faults []respond.Fault) bool {
 
 // listQuery is what is asked of a list.
 type listQuery struct {
-	page   event.Page
+	page   view.Page
 	filter map[string]string
-	span   event.Span
+	span   view.Span
 }
 
 // list reads the parameters of a list.
 func list(r *http.Request, defaultLimit int, filters ...string) (q listQuery, faults []respond.Fault) {
 	q.filter, faults = parameters(r, append(filters, "limit", "cursor")...)
-	q.page = event.Page{Limit: defaultLimit, Cursor: q.filter["cursor"]}
+	q.page = view.Page{Limit: defaultLimit, Cursor: q.filter["cursor"]}
 	if text, ok := q.filter["limit"]; ok {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 || n > MaxLimit {

@@ -18,36 +18,38 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/trail"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // broken is a Reader and an Operator that only ever fails, in its own way.
 type broken func(context.Context) error
 
-func (b broken) Events(ctx context.Context, _ event.Page, _ event.Filter) ([]event.Stored, event.Next, error) {
-	return nil, event.Next{}, b(ctx)
+func (b broken) Events(ctx context.Context, _ view.Page, _ view.Filter) ([]view.Stored, view.Next, error) {
+	return nil, view.Next{}, b(ctx)
 }
 
-func (b broken) Audit(ctx context.Context, _ event.Page, _ event.AuditFilter) ([]event.AuditRow, event.Next, error) {
-	return nil, event.Next{}, b(ctx)
+func (b broken) Audit(ctx context.Context, _ view.Page, _ view.AuditFilter) ([]trail.Step, view.Next, error) {
+	return nil, view.Next{}, b(ctx)
 }
 
-func (b broken) Processing(ctx context.Context, _ event.Page, _ event.ProcessingFilter) ([]event.ProcessingRow, event.Next, error) {
-	return nil, event.Next{}, b(ctx)
+func (b broken) Processing(ctx context.Context, _ view.Page, _ view.ProcessingFilter) ([]view.ProcessingRow, view.Next, error) {
+	return nil, view.Next{}, b(ctx)
 }
 
-func (b broken) Event(ctx context.Context, _, _ string) (event.History, error) {
-	return event.History{}, b(ctx)
+func (b broken) Event(ctx context.Context, _, _ string) (view.History, error) {
+	return view.History{}, b(ctx)
 }
 
-func (b broken) Overview(ctx context.Context, _ time.Duration) (event.Overview, error) {
-	return event.Overview{}, b(ctx)
+func (b broken) Overview(ctx context.Context, _ time.Duration) (view.Overview, error) {
+	return view.Overview{}, b(ctx)
 }
 
-func (b broken) Attempts(ctx context.Context, _ event.Page, _ event.AttemptFilter) ([]event.AttemptRow, event.Next, error) {
-	return nil, event.Next{}, b(ctx)
+func (b broken) Attempts(ctx context.Context, _ view.Page, _ view.AttemptFilter) ([]view.AttemptRow, view.Next, error) {
+	return nil, view.Next{}, b(ctx)
 }
 
-func (b broken) Search(ctx context.Context, _ string) ([]event.Found, error) { return nil, b(ctx) }
+func (b broken) Search(ctx context.Context, _ string) ([]view.Found, error) { return nil, b(ctx) }
 
 func (b broken) Replay(ctx context.Context, _, _, _, _ string) (int64, error) { return 0, b(ctx) }
 

@@ -12,6 +12,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/trail"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // Intervals of the hub. The doorbell is heard at once; the gap bounds how often
@@ -25,12 +27,12 @@ const (
 // AuditLog is the audit log as Stream follows it. ReadAudit returns the page
 // after c of the rows that match f, and the cursor after it, which is settled
 // with the last page of what is committed now, or of what c is reading to. It
-// returns event.ErrCursorAhead where the log has not got as far as c. With an
+// returns trail.ErrCursorAhead where the log has not got as far as c. With an
 // error next is c, reading to somewhere as soon as it was found out how far.
 // Both heed their context and are called concurrently.
 type AuditLog interface {
-	CurrentCursor(ctx context.Context) (event.AuditCursor, error)
-	ReadAudit(ctx context.Context, c event.AuditCursor, f event.FollowFilter) (rows []event.AuditRow, next event.AuditCursor, err error)
+	CurrentCursor(ctx context.Context) (trail.Cursor, error)
+	ReadAudit(ctx context.Context, c trail.Cursor, f trail.Filter) (rows []trail.Step, next trail.Cursor, err error)
 }
 
 // hub reads the audit log once for all viewers, as long as there is one. It
@@ -95,7 +97,7 @@ func (h *hub) begin() uint64 {
 // admit lets in who asked before the run with this number began, which is now
 // complete up to at. Whatever such a viewer has seen was committed before the
 // run, and so is part of at; or it was seen in another database.
-func (h *hub) admit(run uint64, at event.AuditCursor) {
+func (h *hub) admit(run uint64, at trail.Cursor) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for v, asked := range h.joining {
@@ -163,7 +165,7 @@ func (h *hub) follow(ctx context.Context) {
 type follower struct {
 	hub    *hub
 	begun  bool
-	at     event.AuditCursor
+	at     trail.Cursor
 	number uint64 // of the run that is under way
 }
 
@@ -179,8 +181,8 @@ func (f *follower) run(ctx context.Context) (err error) {
 		}
 	}
 	for {
-		rows, next, err := read(ctx, f.hub.audit, f.hub.timeout, f.at, event.FollowFilter{})
-		if errors.Is(err, event.ErrCursorAhead) {
+		rows, next, err := read(ctx, f.hub.audit, f.hub.timeout, f.at, trail.Filter{})
+		if errors.Is(err, trail.ErrCursorAhead) {
 			f.hub.log.Warn().Err(err).Msg("the stream begins anew")
 			if err := f.start(ctx); err != nil {
 				return err
@@ -216,7 +218,7 @@ func (f *follower) start(ctx context.Context) (err error) {
 }
 
 // read reads one page within timeout.
-func read(ctx context.Context, log AuditLog, timeout time.Duration, c event.AuditCursor, f event.FollowFilter) ([]event.AuditRow, event.AuditCursor, error) {
+func read(ctx context.Context, log AuditLog, timeout time.Duration, c trail.Cursor, f trail.Filter) ([]trail.Step, trail.Cursor, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	return log.ReadAudit(ctx, c, f)
@@ -246,7 +248,7 @@ type message struct {
 
 // page is a page of audit rows that all viewers share. Nobody changes it.
 type page struct {
-	rows []event.AuditRow
+	rows []trail.Step
 
 	once sync.Once
 	text []byte
@@ -280,7 +282,7 @@ type summary struct {
 }
 
 // add counts rows in.
-func (s *summary) add(rows []event.AuditRow) {
+func (s *summary) add(rows []trail.Step) {
 	for i := range rows {
 		s.count(rows[i].Action, 1, rows[i].Timestamp, rows[i].Timestamp)
 	}
@@ -309,7 +311,7 @@ func (s *summary) count(action string, n int, since, until event.Timestamp) {
 
 // place is where the hub was when a viewer joined it.
 type place struct {
-	at    event.AuditCursor
+	at    trail.Cursor
 	reset bool // it does not contain what the viewer has seen
 }
 
@@ -317,7 +319,7 @@ type place struct {
 type viewer struct {
 	wants  wants
 	limit  int                 // of rows that wait
-	from   *event.Transactions // what they have seen; nil where nothing
+	from   *trail.Transactions // what they have seen; nil where nothing
 	joined chan place          // of capacity 1
 
 	mu    sync.Mutex
@@ -389,17 +391,17 @@ func (v *viewer) next() (m message, ok bool) {
 
 // wants says which rows somebody wants to see. Empty fields choose all.
 type wants struct {
-	event.AuditFilter // without Type
+	view.AuditFilter // without Type
 }
 
-func (w wants) all() bool { return w.AuditFilter == event.AuditFilter{} }
+func (w wants) all() bool { return w.AuditFilter == view.AuditFilter{} }
 
 // of returns those of rows that are wanted.
-func (w wants) of(rows []event.AuditRow) []event.AuditRow {
+func (w wants) of(rows []trail.Step) []trail.Step {
 	if w.all() {
 		return rows
 	}
-	var wanted []event.AuditRow
+	var wanted []trail.Step
 	for i := range rows {
 		r := &rows[i]
 		if matches(w.EventID, r.EventID) && matches(w.Source, r.Source) && (w.Action == "" || w.Action == r.Action) && (w.Success == "" || w.Success == r.Success) {
@@ -415,8 +417,8 @@ func matches(wanted string, found *string) bool {
 
 // inDatabase is the part of w that the database is asked for when one viewer
 // alone reads.
-func (w wants) inDatabase() event.FollowFilter {
-	return event.FollowFilter{EventIDs: one(w.EventID), Sources: one(w.Source), Actions: one(w.Action)}
+func (w wants) inDatabase() trail.Filter {
+	return trail.Filter{EventIDs: one(w.EventID), Sources: one(w.Source), Actions: one(w.Action)}
 }
 
 // searches reports whether inDatabase leaves rows out, so that it may take long

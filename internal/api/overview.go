@@ -6,8 +6,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/respond"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // overviewRange is what an overview may reach back over, as it is asked for.
@@ -39,5 +39,5 @@ func (h *Handler) overview(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	overview, err := h.reader.Overview(r.Context(), overviewRanges[chosen].over)
-	h.answer(w, r, overview, event.Next{}, err)
+	h.answer(w, r, overview, view.Next{}, err)
 }

@@ -14,19 +14,20 @@ import (
 
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/respond"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // SourceReader reads who may send, what was refused, and conflicts. The lists are
 // newest first and page as those of Reader do. Its errors are
-// *event.NoSourceError, event.ErrNotKept, event.ErrBadCursor, or the
+// *event.NoSourceError, event.ErrNotKept, view.ErrBadCursor, or the
 // database's. It heeds its context and is called concurrently.
 type SourceReader interface {
 	Sources(ctx context.Context) ([]event.SourceSettings, error)
 	Source(ctx context.Context, name string) (event.SourceSettings, error)
 	RejectedCauses(ctx context.Context) (map[string]map[string]int64, error) // of the last day, by source and cause
-	RejectedRequests(ctx context.Context, page event.Page, filter event.RejectedFilter) ([]event.RejectedRequest, event.Next, error)
+	RejectedRequests(ctx context.Context, page view.Page, filter view.RejectedFilter) ([]event.RejectedRequest, view.Next, error)
 	RejectedRequest(ctx context.Context, id int64) (event.RejectedRequest, error)
-	Conflicts(ctx context.Context, page event.Page, filter event.ConflictFilter) ([]event.ConflictingRow, event.Next, error)
+	Conflicts(ctx context.Context, page view.Page, filter view.ConflictFilter) ([]view.ConflictingRow, view.Next, error)
 }
 
 // SourceOperator changes who may send, and what becomes of what was refused.
@@ -34,7 +35,7 @@ type SourceReader interface {
 // *event.BadSettingsError, and those of Reader.Event for conflicts. Each method
 // may be called again after an error.
 type SourceOperator interface {
-	PutSource(ctx context.Context, name string, settings json.RawMessage, caller string) (event.SourceChange, error)
+	PutSource(ctx context.Context, name string, settings json.RawMessage, caller string) (view.SourceChange, error)
 	EnableSource(ctx context.Context, name string, enabled bool, caller string) (changed bool, err error)
 	RemoveSource(ctx context.Context, name, caller string) error
 	RotateSource(ctx context.Context, name, secret string, keep time.Duration, caller string) (event.SourceSettings, error)
@@ -160,7 +161,7 @@ func (h *SourceHandler) presets(w http.ResponseWriter, r *http.Request) {
 	if _, faults := parameters(r); refuseQuery(w, faults) {
 		return
 	}
-	h.answer(w, r, h.process.Presets(), event.Next{}, nil)
+	h.answer(w, r, h.process.Presets(), view.Next{}, nil)
 }
 
 func (h *SourceHandler) sources(w http.ResponseWriter, r *http.Request) {
@@ -172,7 +173,7 @@ func (h *SourceHandler) sources(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		rows, err = h.rows(r.Context(), stored...)
 	}
-	h.answer(w, r, rows, event.Next{}, err)
+	h.answer(w, r, rows, view.Next{}, err)
 }
 
 func (h *SourceHandler) source(w http.ResponseWriter, r *http.Request) {
@@ -192,7 +193,7 @@ func (h *SourceHandler) answerSource(w http.ResponseWriter, r *http.Request, nam
 	if err != nil {
 		rows = make([]sourceRow, 1)
 	}
-	h.answer(w, r, rows[0], event.Next{}, err)
+	h.answer(w, r, rows[0], view.Next{}, err)
 }
 
 func (h *SourceHandler) put(w http.ResponseWriter, r *http.Request) {
@@ -204,11 +205,11 @@ func (h *SourceHandler) put(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	settings, err := h.process.Check(body)
-	var change event.SourceChange
+	var change view.SourceChange
 	if err == nil {
 		change, err = h.operator.PutSource(r.Context(), mux.Vars(r)["source"], settings, caller(r))
 	}
-	h.answer(w, r, change, event.Next{}, err)
+	h.answer(w, r, change, view.Next{}, err)
 }
 
 // bodyOf reads a small body, or refuses it.
@@ -231,7 +232,7 @@ func (h *SourceHandler) remove(w http.ResponseWriter, r *http.Request) {
 	}
 	name := mux.Vars(r)["source"]
 	err := h.operator.RemoveSource(r.Context(), name, caller(r))
-	h.answer(w, r, event.SourceChange{Source: name, Change: "removed"}, event.Next{}, err)
+	h.answer(w, r, view.SourceChange{Source: name, Change: "removed"}, view.Next{}, err)
 }
 
 func (h *SourceHandler) enable(enabled bool) http.HandlerFunc {
@@ -242,7 +243,7 @@ func (h *SourceHandler) enable(enabled bool) http.HandlerFunc {
 		changed, err := h.operator.EnableSource(r.Context(), mux.Vars(r)["source"], enabled, caller(r))
 		h.answer(w, r, struct {
 			Changed bool `json:"changed"`
-		}{changed}, event.Next{}, err)
+		}{changed}, view.Next{}, err)
 	}
 }
 
@@ -271,7 +272,7 @@ func (h *SourceHandler) rotate(w http.ResponseWriter, r *http.Request) {
 	}
 	name := mux.Vars(r)["source"]
 	if _, err := h.operator.RotateSource(r.Context(), name, asked.Secret, keep, caller(r)); err != nil {
-		h.answer(w, r, nil, event.Next{}, err)
+		h.answer(w, r, nil, view.Next{}, err)
 		return
 	}
 	h.answerSource(w, r, name)
@@ -290,7 +291,7 @@ func (h *SourceHandler) sample(w http.ResponseWriter, r *http.Request) {
 	h.answer(w, r, struct {
 		Status int             `json:"status"`
 		Answer json.RawMessage `json:"answer"`
-	}{status, body}, event.Next{}, nil)
+	}{status, body}, view.Next{}, nil)
 }
 
 func (h *SourceHandler) rejected(w http.ResponseWriter, r *http.Request) {
@@ -298,7 +299,7 @@ func (h *SourceHandler) rejected(w http.ResponseWriter, r *http.Request) {
 	if refuseQuery(w, faults) {
 		return
 	}
-	rows, next, err := h.reader.RejectedRequests(r.Context(), q.page, event.RejectedFilter{
+	rows, next, err := h.reader.RejectedRequests(r.Context(), q.page, view.RejectedFilter{
 		Source: q.filter["source"], Cause: q.filter["cause"], State: q.filter["state"], Span: q.span,
 	})
 	h.answer(w, r, rows, next, err)
@@ -313,7 +314,7 @@ func (h *SourceHandler) rejectedRequest(w http.ResponseWriter, r *http.Request) 
 		return
 	}
 	request, err := h.reader.RejectedRequest(r.Context(), id)
-	h.answer(w, r, request, event.Next{}, err)
+	h.answer(w, r, request, view.Next{}, err)
 }
 
 // number reads the number in a path. What is none is answered 404.
@@ -340,7 +341,7 @@ func (h *SourceHandler) replayRejected(w http.ResponseWriter, r *http.Request) {
 	err := h.operator.ReplayRejected(r.Context(), id, query["trust"] == "1", caller(r))
 	h.answer(w, r, struct {
 		State string `json:"state"`
-	}{event.RejectedRequested}, event.Next{}, err)
+	}{event.RejectedRequested}, view.Next{}, err)
 }
 
 func (h *SourceHandler) conflicts(w http.ResponseWriter, r *http.Request) {
@@ -348,9 +349,9 @@ func (h *SourceHandler) conflicts(w http.ResponseWriter, r *http.Request) {
 	if refuseQuery(w, faults) {
 		return
 	}
-	rows, next, err := h.reader.Conflicts(r.Context(), q.page, event.ConflictFilter{EventID: q.filter["event_id"], Source: q.filter["source"], Span: q.span})
+	rows, next, err := h.reader.Conflicts(r.Context(), q.page, view.ConflictFilter{EventID: q.filter["event_id"], Source: q.filter["source"], Span: q.span})
 	if rows == nil {
-		rows = []event.ConflictingRow{}
+		rows = []view.ConflictingRow{}
 	}
 	h.answer(w, r, rows, next, err)
 }
@@ -367,5 +368,5 @@ func (h *SourceHandler) accept(w http.ResponseWriter, r *http.Request) {
 	accepted, err := h.operator.AcceptConflict(r.Context(), id, query["source"], query["hash"], caller(r))
 	h.answer(w, r, struct {
 		EventID string `json:"event_id"`
-	}{accepted}, event.Next{}, err)
+	}{accepted}, view.Next{}, err)
 }

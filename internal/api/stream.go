@@ -14,8 +14,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
-	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/respond"
+	"github.com/webhookspine/spine/internal/trail"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // StreamConfig says what a Stream spends on its viewers.
@@ -140,7 +141,7 @@ func readRequest(r *http.Request) (q request, faults []respond.Fault) {
 		q.most = n
 	}
 	faults = append(faults, checkSuccess(values)...)
-	q.wants.AuditFilter = event.AuditFilter{EventID: values["event_id"], Source: values["source"], Action: values["action"], Success: values["success"]}
+	q.wants.AuditFilter = view.AuditFilter{EventID: values["event_id"], Source: values["source"], Action: values["action"], Success: values["success"]}
 	if q.last = r.Header.Get("Last-Event-ID"); q.last == "" {
 		q.last = values["last_event_id"]
 	}
@@ -221,15 +222,15 @@ func (s *Stream) stream(ctx context.Context, out *sender, v *viewer, q request) 
 	if err := out.begin(ctx); err != nil {
 		return err
 	}
-	resumed, reset := event.AuditCursor{}, false
+	resumed, reset := trail.Cursor{}, false
 	if q.last != "" {
 		var err error
-		if resumed, err = event.ParseAuditCursor(q.last); err == nil {
+		if resumed, err = trail.ParseCursor(q.last); err == nil {
 			s.catchUps.Inc()
 			resumed, err = s.catchUp(ctx, out, resumed)
 		}
 		switch {
-		case errors.Is(err, event.ErrBadAuditCursor), errors.Is(err, event.ErrCursorAhead), errors.Is(err, errTooFar):
+		case errors.Is(err, trail.ErrBadCursor), errors.Is(err, trail.ErrCursorAhead), errors.Is(err, errTooFar):
 			reset = true
 		case err != nil:
 			return err
@@ -272,7 +273,7 @@ func (s *Stream) stream(ctx context.Context, out *sender, v *viewer, q request) 
 // catchUp tells a client what it has missed up to a moment ago. What came in
 // meanwhile is read as well, but not for ever: who takes less than comes in is a
 // slow viewer, whose queue becomes a summary.
-func (s *Stream) catchUp(ctx context.Context, out *sender, c event.AuditCursor) (event.AuditCursor, error) {
+func (s *Stream) catchUp(ctx context.Context, out *sender, c trail.Cursor) (trail.Cursor, error) {
 	for range catchUpRounds {
 		began, toNow := time.Now(), c.Until == nil
 		var err error
@@ -295,7 +296,7 @@ var errTooFar = errors.New("what was missed takes too long to read")
 // readOn tells a client all that it has not seen up to where c is reading to,
 // or up to now, and returns the cursor after it. It waits for a database that
 // is away.
-func (s *Stream) readOn(ctx context.Context, out *sender, c event.AuditCursor) (event.AuditCursor, error) {
+func (s *Stream) readOn(ctx context.Context, out *sender, c trail.Cursor) (trail.Cursor, error) {
 	var outage time.Duration
 	filter := out.wants.inDatabase()
 	for {
@@ -306,7 +307,7 @@ func (s *Stream) readOn(ctx context.Context, out *sender, c event.AuditCursor) (
 		switch {
 		case ctx.Err() != nil:
 			return c, context.Cause(ctx)
-		case errors.Is(err, event.ErrCursorAhead):
+		case errors.Is(err, trail.ErrCursorAhead):
 			return c, err
 		case errors.Is(err, context.DeadlineExceeded) && next.Until != nil && out.wants.searches():
 			return c, errTooFar // it was known how far to read, and a page of it took too long
@@ -335,7 +336,7 @@ func (s *Stream) readOn(ctx context.Context, out *sender, c event.AuditCursor) (
 
 // readPast reads a page for whoever was given a slot, and gives it back: it is
 // not held while the client takes the page.
-func (s *Stream) readPast(ctx context.Context, c event.AuditCursor, f event.FollowFilter) ([]event.AuditRow, event.AuditCursor, error) {
+func (s *Stream) readPast(ctx context.Context, c trail.Cursor, f trail.Filter) ([]trail.Step, trail.Cursor, error) {
 	defer func() { s.slots <- struct{}{} }()
 	return read(ctx, s.hub.audit, s.config.ReadTimeout, c, f)
 }

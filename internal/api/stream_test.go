@@ -25,6 +25,7 @@ import (
 
 	"github.com/webhookspine/spine/internal/api"
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/trail"
 )
 
 // told is one message of a stream.
@@ -33,7 +34,7 @@ type told struct {
 	data     string
 }
 
-func (m told) rows(t *testing.T) (rows []event.AuditRow) {
+func (m told) rows(t *testing.T) (rows []trail.Step) {
 	t.Helper()
 	require.Equal(t, "audit", m.name)
 	var read []struct {
@@ -43,7 +44,7 @@ func (m told) rows(t *testing.T) (rows []event.AuditRow) {
 	}
 	require.NoError(t, json.Unmarshal([]byte(m.data), &read))
 	for _, r := range read {
-		rows = append(rows, event.AuditRow{ID: r.ID, EventID: r.EventID, Action: r.Action})
+		rows = append(rows, trail.Step{ID: r.ID, EventID: r.EventID, Action: r.Action})
 	}
 	return rows
 }
@@ -351,9 +352,9 @@ func TestStreamBeginsAnewWhereItCannotGoOn(t *testing.T) {
 	p := startProcess(t, s.store, api.DefaultStreamConfig())
 	for name, last := range map[string]string{
 		"garbage":          "yesterday",
-		"another database": event.CursorAt(event.Transactions{End: 1 << 60}).String(),
-		"another database, in the middle": event.CursorAt(event.Transactions{End: 1 << 59}).
-			ReadingTo(event.Transactions{End: 1 << 60}).String(),
+		"another database": trail.CursorAt(trail.Transactions{End: 1 << 60}).String(),
+		"another database, in the middle": trail.CursorAt(trail.Transactions{End: 1 << 59}).
+			ReadingTo(trail.Transactions{End: 1 << 60}).String(),
 	} {
 		next := watch(t, p.url, "", last)
 		m := next()
@@ -439,7 +440,7 @@ func TestStreamsEndWhenTheProcessIsToldToStop(t *testing.T) {
 	_, err := readMessage(body)
 	require.NoError(t, err)
 	// This one takes nothing, and more is on the way than sockets hold.
-	_ = connect(t.Context(), t, server.URL, "", event.CursorAt(event.Transactions{End: 1}).String())
+	_ = connect(t.Context(), t, server.URL, "", trail.CursorAt(trail.Transactions{End: 1}).String())
 	for range 100 {
 		model.write(1000, "event_queued", strings.Repeat("x", 200))
 	}
@@ -469,7 +470,7 @@ func TestStreamsEndWhenTheProcessIsToldToStop(t *testing.T) {
 // is committed at once.
 type model struct {
 	mu    sync.Mutex
-	rows  []event.AuditRow
+	rows  []trail.Step
 	reads int
 	err   error
 	slow  error         // of pages, where there is one to read
@@ -483,7 +484,7 @@ func (m *model) write(n int, action, eventID string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for range n {
-		m.rows = append(m.rows, event.AuditRow{
+		m.rows = append(m.rows, trail.Step{
 			Timestamp: event.Timestamp{Time: time.Now().UTC()}, ID: int64(len(m.rows)) + 1, EventID: &eventID, Action: action, Success: "success",
 		})
 	}
@@ -517,16 +518,16 @@ func (m *model) asked() int {
 	return n
 }
 
-func (m *model) now() event.Transactions { return event.Transactions{End: uint64(len(m.rows)) + 1} }
+func (m *model) now() trail.Transactions { return trail.Transactions{End: uint64(len(m.rows)) + 1} }
 
-func (m *model) CurrentCursor(context.Context) (event.AuditCursor, error) {
+func (m *model) CurrentCursor(context.Context) (trail.Cursor, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.reads++
-	return event.CursorAt(m.now()), m.err
+	return trail.CursorAt(m.now()), m.err
 }
 
-func (m *model) ReadAudit(_ context.Context, c event.AuditCursor, f event.FollowFilter) ([]event.AuditRow, event.AuditCursor, error) {
+func (m *model) ReadAudit(_ context.Context, c trail.Cursor, f trail.Filter) ([]trail.Step, trail.Cursor, error) {
 	rows, next, hold, err := m.read(c, f)
 	if hold != nil {
 		<-hold
@@ -534,7 +535,7 @@ func (m *model) ReadAudit(_ context.Context, c event.AuditCursor, f event.Follow
 	return rows, next, err
 }
 
-func (m *model) read(c event.AuditCursor, f event.FollowFilter) ([]event.AuditRow, event.AuditCursor, chan struct{}, error) {
+func (m *model) read(c trail.Cursor, f trail.Filter) ([]trail.Step, trail.Cursor, chan struct{}, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.reads++
@@ -543,7 +544,7 @@ func (m *model) read(c event.AuditCursor, f event.FollowFilter) ([]event.AuditRo
 	}
 	if c.Until == nil {
 		if c.Seen.End > m.now().End {
-			return nil, c, nil, event.ErrCursorAhead
+			return nil, c, nil, trail.ErrCursorAhead
 		}
 		if c = c.ReadingTo(m.now()); c.Settled() {
 			return nil, c, m.hold, nil
@@ -553,13 +554,13 @@ func (m *model) read(c event.AuditCursor, f event.FollowFilter) ([]event.AuditRo
 		return nil, c, nil, m.slow
 	}
 	const size = 500
-	var rows []event.AuditRow
-	last := event.AuditKey{}
+	var rows []trail.Step
+	last := trail.Key{}
 	for xid := max(c.Seen.End, c.Last.XID+1); xid < c.Until.End && len(rows) < size; xid++ {
 		r := m.rows[xid-1]
 		if len(f.EventIDs) == 0 || f.EventIDs[0] == *r.EventID {
 			rows = append(rows, r)
-			last = event.AuditKey{XID: xid, Timestamp: r.Timestamp, ID: r.ID}
+			last = trail.Key{XID: xid, Timestamp: r.Timestamp, ID: r.ID}
 		}
 	}
 	return rows, c.After(last, len(rows) == size), m.hold, nil
@@ -668,7 +669,7 @@ func inBubble(t *testing.T, config api.StreamConfig, f func(t *testing.T, b *bub
 }
 
 // fromTheBeginning asks for all that was ever written.
-var fromTheBeginning = "last_event_id=" + event.CursorAt(event.Transactions{End: 1}).String()
+var fromTheBeginning = "last_event_id=" + trail.CursorAt(trail.Transactions{End: 1}).String()
 
 // connect opens a stream.
 func (b *bubble) connect(query string) *screen {
@@ -846,7 +847,7 @@ func TestFewRowsASecondAndTheRestInSum(t *testing.T) {
 		require.Len(t, messages, 1)
 		require.Len(t, messages[0].rows(t), 3)
 		// What was missed is summed up as well.
-		back := b.open("?max_rows=100&last_event_id=" + event.CursorAt(event.Transactions{End: 1}).String())
+		back := b.open("?max_rows=100&last_event_id=" + trail.CursorAt(trail.Transactions{End: 1}).String())
 		time.Sleep(time.Second)
 		messages, _ = back.shows()
 		require.Empty(t, messages, "it was told before that it is where the hub is")
@@ -921,7 +922,7 @@ func TestAViewerOfLittleGetsOnAllTheSame(t *testing.T) {
 		time.Sleep(6 * time.Second)
 		messages, _ = s.shows()
 		require.Len(t, messages, 1)
-		require.Equal(t, event.CursorAt(b.log.now()).String(), messages[0].id)
+		require.Equal(t, trail.CursorAt(b.log.now()).String(), messages[0].id)
 	})
 }
 
@@ -1060,7 +1061,7 @@ func TestAViewerDoesNotJoinARunThatBeganBefore(t *testing.T) {
 		time.Sleep(100 * time.Millisecond) // in a bubble: the hub has read them, and waits
 		b.log.holdReads(nil)
 		b.log.write(4, "event_queued", "e")
-		second := b.open("?last_event_id=" + event.CursorAt(event.Transactions{End: 1}).String())
+		second := b.open("?last_event_id=" + trail.CursorAt(trail.Transactions{End: 1}).String())
 		close(held)
 		time.Sleep(2 * time.Second)
 		b.write(5, "event_queued", "e")

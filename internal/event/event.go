@@ -132,23 +132,23 @@ type Settlement struct {
 	Delay       time.Duration // until the next attempt; only where Failed
 }
 
-// Hold says how a write under a lease ended.
-type Hold int
+// LeaseState says how a write under a lease ended.
+type LeaseState int
 
 // The ends of a write under a lease.
 const (
-	Held   Hold = iota // the lease was held: the write counts
-	Lost               // the lease was lost: the write changed nothing and never will
-	Locked             // somebody else has the row locked: nothing was decided, try again
+	LeaseHeld   LeaseState = iota // the write counts
+	LeaseLost                     // the write changed nothing and never will
+	LeaseLocked                   // somebody else has the row locked: nothing was decided, try again
 )
 
 // ErrLocked says that somebody else keeps a row of a batch locked: trying it
 // again may help, and its neighbours are not at fault.
 var ErrLocked = errors.New("somebody else has a row locked")
 
-// ErrRefused marks an error of the store that lies in the data: trying the
+// ErrInvalidData marks an error of the store that lies in the data: trying the
 // same data again cannot help, and its neighbours in a batch are not at fault.
-var ErrRefused = errors.New("the database refuses the data")
+var ErrInvalidData = errors.New("the database rejects the data")
 
 // Claim is a worker's look at the queue: it leases what is due, oldest first,
 // and takes back leases that have run out.
@@ -193,4 +193,13 @@ type Expired struct {
 type Sample struct {
 	OldestReady  time.Duration        // for how long the oldest claimable event has been due; 0 when none is
 	LastArrivals map[string]time.Time // by source; a source that never sent anything is absent
+}
+
+// ValidStatus reports whether s is a status of spine.processing_state.
+func ValidStatus(s string) bool {
+	switch s {
+	case "pending", "processing", "completed", "failed", "dead":
+		return true
+	}
+	return false
 }

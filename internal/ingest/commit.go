@@ -16,7 +16,7 @@ import (
 // Store keeps events. Ingest stores all of them in one transaction or none: a
 // nil error means that they are committed, and any error that they may or may
 // not be. It must be safe to ingest the same events again. An error that wraps
-// event.ErrRefused lies in the data; one that wraps event.ErrLocked, in a row
+// event.ErrInvalidData lies in the data; one that wraps event.ErrLocked, in a row
 // that somebody else has locked. Ingest is called concurrently.
 type Store interface {
 	Ingest(ctx context.Context, events []event.Event) ([]event.Receipt, error)
@@ -279,7 +279,7 @@ func (c *Committer) commit(ctx context.Context, batch []*waiter) {
 			w.answer(receipts[:n:n], nil)
 			receipts = receipts[n:]
 		}
-	case errors.Is(err, event.ErrRefused) && len(batch) > 1:
+	case errors.Is(err, event.ErrInvalidData) && len(batch) > 1:
 		c.commit(ctx, batch[:len(batch)/2])
 		c.commit(ctx, batch[len(batch)/2:])
 	case errors.Is(err, event.ErrLocked):
@@ -291,7 +291,7 @@ func (c *Committer) commit(ctx context.Context, batch []*waiter) {
 				c.putOff(w)
 			}
 		}
-	case errors.Is(err, event.ErrRefused) && keepBytes(batch[0].events):
+	case errors.Is(err, event.ErrInvalidData) && keepBytes(batch[0].events):
 		c.commit(ctx, batch)
 	default:
 		c.log.Error().Err(err).Int("events", len(events)).Msg("events could not be stored")
@@ -355,7 +355,7 @@ func (c *Committer) try(ctx context.Context, events []event.Event) ([]event.Rece
 			c.metrics.batchRows.Observe(float64(len(events)))
 			return receipts, nil
 		}
-		if errors.Is(err, event.ErrRefused) || errors.Is(err, event.ErrLocked) {
+		if errors.Is(err, event.ErrInvalidData) || errors.Is(err, event.ErrLocked) {
 			return nil, err
 		}
 		c.metrics.flushErrors.Inc()

@@ -260,7 +260,7 @@ func TestRefusedDataCostsItsNeighboursNothing(t *testing.T) {
 			for _, e := range batch {
 				i, _ := strconv.Atoi(e.ID)
 				if kinds[i] == "refused" || kinds[i] == "payload" && e.Unqueryable == "" {
-					return fmt.Errorf("storing: %w: 22P05", event.ErrRefused)
+					return fmt.Errorf("storing: %w: 22P05", event.ErrInvalidData)
 				}
 			}
 			return nil

@@ -427,7 +427,7 @@ func TestAllProblemsAreListed(t *testing.T) {
 
 func TestUnavailable(t *testing.T) {
 	away := &modelStore{before: func(context.Context, []event.Event) error { return errAway }}
-	refuses := &modelStore{before: func(context.Context, []event.Event) error { return event.ErrRefused }}
+	refuses := &modelStore{before: func(context.Context, []event.Event) error { return event.ErrInvalidData }}
 	for name, c := range map[string]struct {
 		in            *intake
 		cause, detail string
@@ -608,7 +608,7 @@ func TestBadInputDisturbsNobody(t *testing.T) {
 	in := serve(t, &modelStore{before: func(_ context.Context, events []event.Event) error {
 		for _, e := range events {
 			if e.Unqueryable == "" && strings.Contains(e.ID, "refused") {
-				return event.ErrRefused
+				return event.ErrInvalidData
 			}
 		}
 		return nil

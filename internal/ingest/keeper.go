@@ -128,10 +128,10 @@ func (k *Keeper) flush(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, keptPatience)
 	defer cancel()
 	err := k.store.KeepRejected(ctx, requests, budgets, k.doubtful)
-	k.doubtful = err != nil && !errors.Is(err, event.ErrRefused)
+	k.doubtful = err != nil && !errors.Is(err, event.ErrInvalidData)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err == nil || errors.Is(err, event.ErrRefused) {
+	if err == nil || errors.Is(err, event.ErrInvalidData) {
 		for _, r := range requests {
 			k.rows--
 			k.bytes -= len(r.Body)
@@ -140,7 +140,7 @@ func (k *Keeper) flush(ctx context.Context) {
 	switch {
 	case err == nil:
 		return
-	case errors.Is(err, event.ErrRefused): // they would be refused for ever
+	case errors.Is(err, event.ErrInvalidData): // they would be refused for ever
 		k.log.Error().Err(err).Int("requests", len(requests)).Msg("rejected requests cannot be kept")
 		k.metrics.unkept.Add(float64(len(requests)))
 		return

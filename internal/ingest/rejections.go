@@ -120,7 +120,7 @@ func (r *Rejections) due(all bool) (due []event.Rejection) {
 // reject remembers what has to be handed in again.
 func (r *Rejections) reject(ctx context.Context, rejections []event.Rejection, again bool) (done bool) {
 	err := r.rejector.Reject(ctx, rejections, again)
-	if errors.Is(err, event.ErrRefused) { // it would be for ever
+	if errors.Is(err, event.ErrInvalidData) { // it would be for ever
 		r.log.Error().Err(err).Int("summaries", len(rejections)).Msg("refused requests cannot be audited")
 		err = nil
 	}

@@ -126,7 +126,7 @@ func TestRefusalsThatCannotBeAuditedAreKept(t *testing.T) {
 func TestRefusalsThatTheDatabaseRefusesAreDropped(t *testing.T) {
 	calls := audit(t, func(call int) error {
 		if call == 0 {
-			return fmt.Errorf("no: %w", event.ErrRefused)
+			return fmt.Errorf("no: %w", event.ErrInvalidData)
 		}
 		return nil
 	}, func(r *Rejections) {

@@ -286,7 +286,7 @@ func TestCommitterKeepsTheBytesOfABatchThatIsRefused(t *testing.T) {
 		store := &modelStore{before: func(_ context.Context, events []event.Event) error {
 			for _, e := range events {
 				if e.ID == "1" && e.Unqueryable == "" {
-					return event.ErrRefused
+					return event.ErrInvalidData
 				}
 			}
 			return nil

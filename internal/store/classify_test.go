@@ -25,7 +25,7 @@ func TestClassify(t *testing.T) {
 		{pgconn.PgError{Code: "57P01"}, false, false},
 	} {
 		err := classify(&c.err)
-		require.Equal(t, c.refused, errors.Is(err, event.ErrRefused), c.err)
+		require.Equal(t, c.refused, errors.Is(err, event.ErrInvalidData), c.err)
 		require.Equal(t, c.locked, errors.Is(err, event.ErrLocked), c.err)
 	}
 }

@@ -9,21 +9,22 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // Conflicts lists other payloads that came under known ids, beside the first
 // ones, newest first. It relies on conflicts_created_at, or on the event's key
 // where an id is given.
-func (s *Store) Conflicts(ctx context.Context, page event.Page, filter event.ConflictFilter) (rows []event.ConflictingRow, next event.Next, err error) {
+func (s *Store) Conflicts(ctx context.Context, page view.Page, filter view.ConflictFilter) (rows []view.ConflictingRow, next view.Next, err error) {
 	var q query
 	if page.Cursor != "" {
 		after, err := decodeCursor("conflicts", page.Cursor)
 		if err != nil {
-			return nil, event.Next{}, err
+			return nil, view.Next{}, err
 		}
 		hash, err := hex.DecodeString(after.Destination)
 		if err != nil {
-			return nil, event.Next{}, event.ErrBadCursor
+			return nil, view.Next{}, view.ErrBadCursor
 		}
 		q.where("(c.created_at, c.event, c.payload_hash) < (?, ?, ?)", after.time(), after.ID, hash)
 	}
@@ -41,7 +42,7 @@ func (s *Store) Conflicts(ctx context.Context, page event.Page, filter event.Con
 		AcceptedAs      *string
 		Differences     json.RawMessage
 		Event           int64
-		event.ConflictRow
+		view.ConflictRow
 	}
 	// The page is found before anything is compared.
 	found, err := list[row](ctx, s, "listing conflicts", `select c.event_id, c.source, e.created_at as stored_at,
@@ -53,7 +54,7 @@ func (s *Store) Conflicts(ctx context.Context, page event.Page, filter event.Con
 		join spine.events e on e.id = c.event
 		order by c.created_at desc, c.event desc, c.payload_hash desc`, q.args...)
 	if err != nil {
-		return nil, event.Next{}, err
+		return nil, view.Next{}, err
 	}
 	if n := page.Limit; len(found) > n {
 		found = found[:n]
@@ -61,13 +62,13 @@ func (s *Store) Conflicts(ctx context.Context, page event.Page, filter event.Con
 		next.Cursor, err = cursor{List: "conflicts", ID: last.Event, At: last.CreatedAt.UnixMicro(), Destination: last.PayloadHash}.encode()
 	}
 	for _, f := range found {
-		r := event.ConflictingRow{
+		r := view.ConflictingRow{
 			EventID: f.EventID, Source: f.Source, StoredAt: f.StoredAt, AcceptedAs: f.AcceptedAs, ConflictRow: f.ConflictRow,
-			First: event.Content{Payload: f.Payload, Unqueryable: f.Unqueryable, RawBody: f.RawBody},
+			First: view.Content{Payload: f.Payload, Unqueryable: f.Unqueryable, RawBody: f.RawBody},
 		}
 		if f.Differences != nil {
 			if err := json.Unmarshal(f.Differences, &r.Differences); err != nil {
-				return nil, event.Next{}, fmt.Errorf("listing conflicts: %w", err)
+				return nil, view.Next{}, fmt.Errorf("listing conflicts: %w", err)
 			}
 		}
 		rows = append(rows, r)
@@ -78,8 +79,8 @@ func (s *Store) Conflicts(ctx context.Context, page event.Page, filter event.Con
 // AcceptConflict makes an event of another payload that came under a known id,
 // and returns its event_id; a second call changes nothing. hash is hex, or the
 // beginning of it, or empty for the newest. The error is an
-// *event.NotStoredError, also where there is no such payload, an
-// *event.AmbiguousError, or the database's.
+// *view.NotStoredError, also where there is no such payload, an
+// *view.AmbiguousError, or the database's.
 func (s *Store) AcceptConflict(ctx context.Context, eventID, source, hash, caller string) (newID string, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if err := callFor(ctx, tx, caller); err != nil {

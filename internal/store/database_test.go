@@ -199,7 +199,7 @@ func dead(job event.Job) event.Settlement {
 }
 
 // settle settles, and returns for each whether it counted.
-func (d *database) settle(settlements ...event.Settlement) []event.Hold {
+func (d *database) settle(settlements ...event.Settlement) []event.LeaseState {
 	d.t.Helper()
 	counted, err := d.Settle(d.t.Context(), settlements)
 	require.NoError(d.t, err)

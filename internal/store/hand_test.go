@@ -108,7 +108,7 @@ func TestRowQueuedByHandFindsItsEvent(t *testing.T) {
 	require.Len(t, claimed.Jobs, 1)
 	require.Equal(t, "github", claimed.Jobs[0].Source)
 	require.Equal(t, payloadB, string(claimed.Jobs[0].Payload))
-	require.Equal(t, []event.Hold{event.Held}, d.settle(completed(claimed.Jobs[0])))
+	require.Equal(t, []event.LeaseState{event.LeaseHeld}, d.settle(completed(claimed.Jobs[0])))
 }
 
 func TestRowDeletedByHandMayBeQueuedAgain(t *testing.T) {
@@ -174,9 +174,9 @@ func TestStatusChangedByHandWins(t *testing.T) {
 					state := d.value("select to_jsonb(p) from spine.processing_state p where event_id = $1", id)
 					held, err := d.Renew(t.Context(), []event.Job{job}, lease)
 					require.NoError(t, err)
-					require.Equal(t, []event.Hold{event.Lost}, held)
+					require.Equal(t, []event.LeaseState{event.LeaseLost}, held)
 					require.NoError(t, d.GiveBack(t.Context(), []event.Job{job}))
-					require.Equal(t, []event.Hold{event.Lost}, d.settle(completed(job)))
+					require.Equal(t, []event.LeaseState{event.LeaseLost}, d.settle(completed(job)))
 					require.Equal(t, state, d.value("select to_jsonb(p) from spine.processing_state p where event_id = $1", id))
 					late = []string{"lease_lost"}
 				}
@@ -209,11 +209,11 @@ func TestStatusChangedByHandWhileAWorkerSettles(t *testing.T) {
 	psql := d.psql("begin", "update spine.processing_state set status = 'dead' where event_id = 'x'")
 	held, err := d.Renew(t.Context(), []event.Job{job, other}, lease)
 	require.NoError(t, err)
-	require.Equal(t, []event.Hold{event.Locked, event.Held}, held)
+	require.Equal(t, []event.LeaseState{event.LeaseLocked, event.LeaseHeld}, held)
 	require.NoError(t, d.GiveBack(t.Context(), []event.Job{job}))
-	require.Equal(t, []event.Hold{event.Locked, event.Held}, d.settle(completed(job), completed(other)))
+	require.Equal(t, []event.LeaseState{event.LeaseLocked, event.LeaseHeld}, d.settle(completed(job), completed(other)))
 	run(t, psql, "commit")
-	require.Equal(t, []event.Hold{event.Lost}, d.settle(completed(job)))
+	require.Equal(t, []event.LeaseState{event.LeaseLost}, d.settle(completed(job)))
 	require.Equal(t, []string{"event_received", "event_inserted", "processing_attempt_started", "status_changed", "lease_lost"}, d.trail("x"))
 }
 
@@ -235,7 +235,7 @@ func TestRowDeletedAndInsertedAgain(t *testing.T) {
 		job := d.claim(1)[0]
 		d.run("delete from spine.processing_state where event_id = 'x'")
 		d.run("insert into spine.processing_state (event_id, status, attempt_count, next_attempt_at) values ('x', 'pending', 0, null)")
-		require.Equal(t, []event.Hold{event.Lost}, d.settle(completed(job)))
+		require.Equal(t, []event.LeaseState{event.LeaseLost}, d.settle(completed(job)))
 		require.Equal(t, "pending|0|t", d.value("select status, attempt_count, next_attempt_at <= clock_timestamp() from spine.processing_state"))
 	}
 	require.Equal(t, "23514", refused(t, d.Pool(), "update spine.processing_state set attempt_count = 2147483647").Code,

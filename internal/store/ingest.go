@@ -139,7 +139,7 @@ func receiptsOf(events []event.Event, outcomes []string) ([]event.Receipt, error
 
 // Reject audits summaries of refused requests. again says that it was called
 // with the same ones before, and ended with an error. One that wraps
-// event.ErrRefused lies in the data.
+// event.ErrInvalidData lies in the data.
 func (s *Store) Reject(ctx context.Context, rejections []event.Rejection, again bool) error {
 	n := len(rejections)
 	var (

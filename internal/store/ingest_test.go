@@ -266,7 +266,7 @@ func TestIngestRefusesBadDataAsAWhole(t *testing.T) {
 			batch := webhooks("x", 5)
 			spoil(&batch[3])
 			receipts, err := d.Ingest(t.Context(), batch)
-			require.ErrorIs(t, err, event.ErrRefused)
+			require.ErrorIs(t, err, event.ErrInvalidData)
 			require.Nil(t, receipts)
 			require.Equal(t, "1|0|1|2", d.value(`select (select count(*) from spine.events), (select count(*) from spine.conflicts),
 				(select count(*) from spine.processing_state), (select count(*) from spine.audit_log)`))
@@ -290,7 +290,7 @@ func TestIngestErrorsThatAreNotTheDatas(t *testing.T) {
 		s := openDatabase(t, d.url+"&"+setting, 1)
 		_, err := s.Ingest(t.Context(), webhooks("x", 1000))
 		require.Error(t, err, name)
-		require.NotErrorIs(t, err, event.ErrRefused, name)
+		require.NotErrorIs(t, err, event.ErrInvalidData, name)
 	}
 	require.Equal(t, "0", d.value("select count(*) from spine.events"))
 }
@@ -311,7 +311,7 @@ func TestIngestDoesNotAcknowledgeACommitWithAWarning(t *testing.T) {
 	d.speakAtCommit("warning")
 	receipts, err := d.Ingest(t.Context(), webhooks("x", 1))
 	require.ErrorContains(t, err, "canceling the wait")
-	require.NotErrorIs(t, err, event.ErrRefused)
+	require.NotErrorIs(t, err, event.ErrInvalidData)
 	require.Nil(t, receipts)
 	require.Equal(t, "1", d.value("select count(*) from spine.events"), "it is committed all the same")
 

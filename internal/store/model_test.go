@@ -22,6 +22,7 @@ import (
 
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // key is what tells events apart.
@@ -360,7 +361,7 @@ func (m *model) claimed(t *rapid.T, c event.Claim, claimed event.Claimed) {
 func (m *model) settle(t *rapid.T) {
 	leases := m.drawLeases(t)
 	leases = append(leases, leases[:rapid.IntRange(0, 1).Draw(t, "twice")]...)
-	settlements, want := make([]event.Settlement, len(leases)), make([]event.Hold, len(leases))
+	settlements, want := make([]event.Settlement, len(leases)), make([]event.LeaseState, len(leases))
 	for i, l := range leases {
 		if l.result == nil {
 			l.result = rapid.SampledFrom([]*event.Settlement{
@@ -375,7 +376,7 @@ func (m *model) settle(t *rapid.T) {
 	}
 	for i, l := range leases { // what counts is in the trail before what is late
 		if !l.counted {
-			want[i] = event.Lost
+			want[i] = event.LeaseLost
 			e, _ := m.of(l)
 			e.at("lease_lost")
 		}
@@ -409,11 +410,11 @@ func jobs(leases []*lent) []event.Job {
 
 func (m *model) renew(t *rapid.T) {
 	leases, lease := m.drawLeases(t), delays.Draw(t, "lease")
-	want := make([]event.Hold, len(leases))
+	want := make([]event.LeaseState, len(leases))
 	for i, l := range leases {
-		want[i] = event.Lost
+		want[i] = event.LeaseLost
 		if e, held := m.of(l); held {
-			want[i] = event.Held
+			want[i] = event.LeaseHeld
 			e.due, e.since = dueIn(lease), m.step
 		}
 	}
@@ -499,7 +500,7 @@ type work struct {
 	sent     []sent
 	outcomes []event.Outcome
 	settled  []event.Settlement
-	holds    []event.Hold
+	holds    []event.LeaseState
 }
 
 // crew is several connections at work on the same few events. They share their
@@ -594,7 +595,7 @@ func (c *crew) act(random *rand.Rand, w *work) error {
 			return err
 		}
 		_, err := c.d.Replay(ctx, k.id, k.source, "", "the model")
-		var unknown *event.NotStoredError
+		var unknown *view.NotStoredError
 		if !errors.As(err, &unknown) {
 			return err
 		}
@@ -631,7 +632,7 @@ func (c *crew) drain() {
 		claimed := c.d.look(100)
 		c.jobs = append(c.jobs, claimed.Jobs...)
 		for _, job := range claimed.Jobs {
-			require.Equal(c.d.t, []event.Hold{event.Held}, c.d.settle(completed(job)))
+			require.Equal(c.d.t, []event.LeaseState{event.LeaseHeld}, c.d.settle(completed(job)))
 		}
 	}
 }
@@ -684,15 +685,15 @@ func (c *crew) checkQueue(all []work) {
 	for _, w := range all {
 		for i, s := range w.settled {
 			switch w.holds[i] {
-			case event.Held:
+			case event.LeaseHeld:
 				action := "processing_attempt_failed"
 				if s.Disposition == event.Completed {
 					action = "processing_succeeded"
 				}
 				require.Equal(c.d.t, action, results[name(s.Job)], "%s counts", name(s.Job))
-			case event.Lost:
+			case event.LeaseLost:
 				require.Empty(c.d.t, results[name(s.Job)], "%s is lost", name(s.Job))
-			case event.Locked: // nothing was decided
+			case event.LeaseLocked: // nothing was decided
 			}
 		}
 	}

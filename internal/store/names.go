@@ -3,7 +3,7 @@ package store
 import (
 	"context"
 
-	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // How many rows InFlight looks at: of the newest events, of those due first, and
@@ -20,8 +20,8 @@ const (
 // event first, at most limit: not all that there are, but those among the newest
 // events, those that fall due next, and those that died last. It relies on processing_state_pkey, processing_state_due and
 // processing_state_dead.
-func (s *Store) InFlight(ctx context.Context, prefix, source string, limit int) ([]event.ProcessingRow, error) {
-	return list[event.ProcessingRow](ctx, s, "listing what is in flight", `
+func (s *Store) InFlight(ctx context.Context, prefix, source string, limit int) ([]view.ProcessingRow, error) {
+	return list[view.ProcessingRow](ctx, s, "listing what is in flight", `
 		with newest as materialized (
 			select p.event, p.destination, p.status from spine.processing_state p order by p.event desc, p.destination desc limit $1
 		), due as materialized (

@@ -13,12 +13,14 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/trail"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // CurrentCursor returns a cursor after all audit rows that are committed now.
-func (s *Store) CurrentCursor(ctx context.Context) (event.AuditCursor, error) {
+func (s *Store) CurrentCursor(ctx context.Context) (trail.Cursor, error) {
 	now, err := s.audited(ctx, 0)
-	return event.CursorAt(now), err
+	return trail.CursorAt(now), err
 }
 
 // statusAfter is the status into which a row of spine.audit_log a brings its
@@ -37,7 +39,7 @@ end)`
 
 // follow adds what f asks for as conditions on spine.audit_log a. The type is
 // not a join, which the planner might begin with the events.
-func (q *query) follow(f event.FollowFilter) {
+func (q *query) follow(f trail.Filter) {
 	among := func(expression string, values []string) {
 		if len(values) > 0 {
 			q.where(expression+" = any (?::text[])", values)
@@ -59,7 +61,7 @@ const followPage = 500
 // last page that each took; it does so with an error too. Call it again with
 // what it returned. No statement is open while each runs: a slow reader holds
 // back neither vacuum nor the queue.
-func (s *Store) Follow(ctx context.Context, c event.AuditCursor, f event.FollowFilter, each func([]event.AuditRow) error) (event.AuditCursor, error) {
+func (s *Store) Follow(ctx context.Context, c trail.Cursor, f trail.Filter, each func([]trail.Step) error) (trail.Cursor, error) {
 	for {
 		rows, next, err := s.ReadAudit(ctx, c, f)
 		if err != nil {
@@ -80,8 +82,8 @@ func (s *Store) Follow(ctx context.Context, c event.AuditCursor, f event.FollowF
 // timestamp and id, and the cursor after it. Pages are read up to what c is
 // reading to, or where it is not, to what is committed now; next is settled
 // with the last of them. A page may be empty. The error is
-// event.ErrCursorAhead, or that of the database.
-func (s *Store) ReadAudit(ctx context.Context, c event.AuditCursor, f event.FollowFilter) (rows []event.AuditRow, next event.AuditCursor, err error) {
+// trail.ErrCursorAhead, or that of the database.
+func (s *Store) ReadAudit(ctx context.Context, c trail.Cursor, f trail.Filter) (rows []trail.Step, next trail.Cursor, err error) {
 	if c.Until == nil {
 		now, err := s.audited(ctx, c.Seen.End)
 		if err != nil {
@@ -104,7 +106,7 @@ const snapshotTimeout = 5 * time.Second
 
 // audited returns the transactions whose rows in the audit log are committed
 // now, up to least at least: the newest rows may have been dropped. The error is
-// event.ErrCursorAhead where the database has not got as far as least. It relies
+// trail.ErrCursorAhead where the database has not got as far as least. It relies
 // on audit_trail_xid.
 //
 // It ends with the newest row and leaves out what pg_current_snapshot() knows
@@ -115,7 +117,7 @@ const snapshotTimeout = 5 * time.Second
 //
 // Rows of the future are passed over: a dump restored into a younger server has
 // numbers that this one has not reached.
-func (s *Store) audited(ctx context.Context, least uint64) (t event.Transactions, err error) {
+func (s *Store) audited(ctx context.Context, least uint64) (t trail.Transactions, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, snapshotTimeout, errors.New("the database does not answer"))
 	defer cancel()
 	var newest, next string
@@ -136,7 +138,7 @@ func (s *Store) audited(ctx context.Context, least uint64) (t event.Transactions
 		numbers = append(numbers, n)
 	}
 	if least > numbers[1] {
-		return t, fmt.Errorf("reading the audit log: %w", event.ErrCursorAhead)
+		return t, fmt.Errorf("reading the audit log: %w", trail.ErrCursorAhead)
 	}
 	t.End = max(numbers[0]+1, least)
 	for _, xid := range numbers[2:] {
@@ -155,7 +157,7 @@ func (s *Store) audited(ctx context.Context, least uint64) (t event.Transactions
 // audit_trail_timestamp, or on audit_trail_event where events are named: a row
 // of an event is never committed before the event, so that its past is found by
 // it whatever was committed since c.Until was taken.
-func (s *Store) auditPage(ctx context.Context, c event.AuditCursor, f event.FollowFilter) (rows []event.AuditRow, last event.AuditKey, err error) {
+func (s *Store) auditPage(ctx context.Context, c trail.Cursor, f trail.Filter) (rows []trail.Step, last trail.Key, err error) {
 	var q query
 	q.where("a.xid < ?::text::xid8 and a.xid <> all (?::text[]::xid8[])", strconv.FormatUint(c.Until.End, 10), xids(c.Until.Except))
 	q.follow(f)
@@ -167,10 +169,10 @@ func (s *Store) auditPage(ctx context.Context, c event.AuditCursor, f event.Foll
 		if len(f.EventIDs) > 0 {
 			since, err := s.trailStart(ctx, f.EventIDs...)
 			if err != nil {
-				return nil, event.AuditKey{}, err
+				return nil, trail.Key{}, err
 			}
 			how = tracing
-			from = trail("any (array(select n.id from spine.events n where n.event_id = any ("+q.arg(f.EventIDs)+"::text[])))", q.arg(since))
+			from = trailRows("any (array(select n.id from spine.events n where n.event_id = any ("+q.arg(f.EventIDs)+"::text[])))", q.arg(since))
 		}
 	} else {
 		if c.Late {
@@ -184,23 +186,23 @@ func (s *Store) auditPage(ctx context.Context, c event.AuditCursor, f event.Foll
 	sql := "select " + auditColumns + ", a.xid::text from " + from + " a" + q.conditions() + " order by " + order + " limit " + q.arg(followPage)
 
 	type row struct {
-		event.AuditRow
+		trail.Step
 		XID string
 	}
 	found, err := read[row](ctx, s, how, "reading the audit log", sql, q.args...)
 	if err != nil {
-		return nil, event.AuditKey{}, err
+		return nil, trail.Key{}, err
 	}
 	for _, r := range found {
-		rows = append(rows, r.AuditRow)
+		rows = append(rows, r.Step)
 	}
 	if n := len(found); n > 0 {
-		last = event.AuditKey{Timestamp: found[n-1].Timestamp, ID: found[n-1].ID}
+		last = trail.Key{Timestamp: found[n-1].Timestamp, ID: found[n-1].ID}
 		if last.XID, err = strconv.ParseUint(found[n-1].XID, 10, 64); err != nil {
-			return nil, event.AuditKey{}, fmt.Errorf("reading the audit log: %w", err)
+			return nil, trail.Key{}, fmt.Errorf("reading the audit log: %w", err)
 		}
 	}
-	slices.SortFunc(rows, func(a, b event.AuditRow) int {
+	slices.SortFunc(rows, func(a, b trail.Step) int {
 		return cmp.Or(cmp.Compare(a.Timestamp.UnixMicro(), b.Timestamp.UnixMicro()), cmp.Compare(a.ID, b.ID))
 	})
 	return rows, last, nil
@@ -218,8 +220,8 @@ func xids(numbers []uint64) []string {
 const pausedSQL = "select name, paused_at, paused_by from spine.destinations where paused_at is not null order by name"
 
 // Paused lists the destinations whose claims are paused.
-func (s *Store) Paused(ctx context.Context) ([]event.PauseRow, error) {
-	return collect[event.PauseRow](ctx, s, "listing what is paused",
+func (s *Store) Paused(ctx context.Context) ([]view.PauseRow, error) {
+	return collect[view.PauseRow](ctx, s, "listing what is paused",
 		pausedSQL)
 }
 
@@ -271,8 +273,8 @@ func collect[T any](ctx context.Context, s *Store, doing, sql string, args ...an
 // Replay delivers an event again, to every destination or to the one named,
 // and returns how many rows were replayed: none where they are pending or
 // processing. source and destination may be empty. The error is an
-// *event.NotStoredError (also where the event was never queued for
-// destination), an *event.AmbiguousError, or that of the database. Called
+// *view.NotStoredError (also where the event was never queued for
+// destination), an *view.AmbiguousError, or that of the database. Called
 // again after a lost answer it finds the rows pending and changes nothing.
 //
 // caller says who asks, for the audit log, which keeps its first 300
@@ -295,9 +297,9 @@ func (s *Store) lookupError(ctx context.Context, doing, eventID string, err erro
 	if errors.As(err, &pgErr) {
 		switch pgErr.Code {
 		case "P0002":
-			return &event.NotStoredError{Detail: pgErr.Message}
+			return &view.NotStoredError{Detail: pgErr.Message}
 		case "21000":
-			ambiguous := &event.AmbiguousError{Detail: pgErr.Message}
+			ambiguous := &view.AmbiguousError{Detail: pgErr.Message}
 			err := s.pool.QueryRow(ctx, "select array_agg(e.source order by e.source) from spine.events e where e.event_id = $1", eventID).
 				Scan(&ambiguous.Sources)
 			if err == nil && len(ambiguous.Sources) > 1 { // or else events have gone since

@@ -11,9 +11,10 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
-	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/postgres/postgrestest"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/trail"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // exec runs a statement on a pool or in a transaction.
@@ -46,9 +47,9 @@ func begin(t *testing.T, s *store.Store) pgx.Tx {
 }
 
 // followed reads on from c and returns the event ids that it saw.
-func followed(t *testing.T, s *store.Store, c *event.AuditCursor, f event.FollowFilter) (seen []string) {
+func followed(t *testing.T, s *store.Store, c *trail.Cursor, f trail.Filter) (seen []string) {
 	t.Helper()
-	next, err := s.Follow(t.Context(), *c, f, func(rows []event.AuditRow) error {
+	next, err := s.Follow(t.Context(), *c, f, func(rows []trail.Step) error {
 		for _, r := range rows {
 			id := "-"
 			if r.EventID != nil {
@@ -71,21 +72,21 @@ func TestFollowWhereTransactionsCommitOutOfOrder(t *testing.T) {
 	note(t, early, "began first")
 	current, err := s.CurrentCursor(t.Context())
 	require.NoError(t, err)
-	since := event.CursorSince(start)
+	since := trail.CursorSince(start)
 
 	note(t, s.Pool(), "second")
-	for _, c := range []*event.AuditCursor{&current, &since} {
-		require.Equal(t, []string{"second"}, followed(t, s, c, event.FollowFilter{}))
-		require.Empty(t, followed(t, s, c, event.FollowFilter{}), "nothing is doubled while the first is open")
+	for _, c := range []*trail.Cursor{&current, &since} {
+		require.Equal(t, []string{"second"}, followed(t, s, c, trail.Filter{}))
+		require.Empty(t, followed(t, s, c, trail.Filter{}), "nothing is doubled while the first is open")
 	}
 	note(t, s.Pool(), "third")
-	for _, c := range []*event.AuditCursor{&current, &since} {
-		require.Equal(t, []string{"third"}, followed(t, s, c, event.FollowFilter{}))
+	for _, c := range []*trail.Cursor{&current, &since} {
+		require.Equal(t, []string{"third"}, followed(t, s, c, trail.Filter{}))
 	}
 	require.NoError(t, early.Commit(t.Context()))
-	for _, c := range []*event.AuditCursor{&current, &since} {
-		require.Equal(t, []string{"began first"}, followed(t, s, c, event.FollowFilter{}), "committed last, and shown once")
-		require.Empty(t, followed(t, s, c, event.FollowFilter{}))
+	for _, c := range []*trail.Cursor{&current, &since} {
+		require.Equal(t, []string{"began first"}, followed(t, s, c, trail.Filter{}), "committed last, and shown once")
+		require.Empty(t, followed(t, s, c, trail.Filter{}))
 	}
 }
 
@@ -95,11 +96,11 @@ func TestFollowSinceShowsThePastInOrder(t *testing.T) {
 	exec(t, s.Pool(), `insert into spine.audit_trail (event_id, timestamp, action) values
 		('too old', now() - interval '1 hour', 'event_queued'), ('b', now() - interval '1 minute', 'event_queued'),
 		('a', now() - interval '2 minutes', 'event_queued'), ('never ends', 'infinity', 'event_queued'), ('never began', '-infinity', 'event_queued')`)
-	c := event.CursorSince(time.Now().Add(-10 * time.Minute))
-	require.Equal(t, []string{"a", "b", "never ends"}, followed(t, s, &c, event.FollowFilter{}))
+	c := trail.CursorSince(time.Now().Add(-10 * time.Minute))
+	require.Equal(t, []string{"a", "b", "never ends"}, followed(t, s, &c, trail.Filter{}))
 	note(t, s.Pool(), "live")
 	exec(t, s.Pool(), "insert into spine.audit_trail (event_id, timestamp, action) values ('written late', now() - interval '1 hour', 'event_queued')")
-	require.Equal(t, []string{"written late", "live"}, followed(t, s, &c, event.FollowFilter{}))
+	require.Equal(t, []string{"written late", "live"}, followed(t, s, &c, trail.Filter{}))
 }
 
 func TestFollowPages(t *testing.T) {
@@ -111,7 +112,7 @@ func TestFollowPages(t *testing.T) {
 			c, err := s.CurrentCursor(t.Context())
 			require.NoError(t, err)
 			if since {
-				c = event.CursorSince(time.Now().Add(-time.Hour))
+				c = trail.CursorSince(time.Now().Add(-time.Hour))
 			}
 			// Both a transaction larger than a page and many small ones, all of
 			// one moment, among others that do not match.
@@ -126,7 +127,7 @@ func TestFollowPages(t *testing.T) {
 			var seen []string
 			failure := errors.New("the reader gave up")
 			pages := 0
-			each := func(rows []event.AuditRow) error {
+			each := func(rows []trail.Step) error {
 				if pages++; pages == 2 {
 					return failure
 				}
@@ -136,7 +137,7 @@ func TestFollowPages(t *testing.T) {
 				}
 				return nil
 			}
-			filter := event.FollowFilter{Actions: []string{"event_queued", "nothing like it"}}
+			filter := trail.Filter{Actions: []string{"event_queued", "nothing like it"}}
 			c, err = s.Follow(t.Context(), c, filter, each)
 			require.ErrorIs(t, err, failure)
 			require.Len(t, seen, 500)
@@ -166,19 +167,19 @@ func TestFollowWhereALargeTransactionEndsLate(t *testing.T) {
 	exec(t, failing, many)
 	note(t, late, "open")
 	note(t, s.Pool(), "a")
-	require.Equal(t, []string{"a"}, followed(t, s, &c, event.FollowFilter{}))
+	require.Equal(t, []string{"a"}, followed(t, s, &c, trail.Filter{}))
 	require.NoError(t, large.Commit(t.Context()))
 	require.NoError(t, failing.Rollback(t.Context()))
 	note(t, s.Pool(), "b")
-	got := followed(t, s, &c, event.FollowFilter{})
+	got := followed(t, s, &c, trail.Filter{})
 	require.Len(t, got, 2501)
 	require.Equal(t, "b", got[2500])
 	// What is known does not depend on rows that are still there.
 	exec(t, s.Pool(), "delete from spine.audit_log")
-	require.Empty(t, followed(t, s, &c, event.FollowFilter{}))
+	require.Empty(t, followed(t, s, &c, trail.Filter{}))
 	require.NoError(t, late.Commit(t.Context()))
-	require.Equal(t, []string{"open"}, followed(t, s, &c, event.FollowFilter{}))
-	require.Empty(t, followed(t, s, &c, event.FollowFilter{}))
+	require.Equal(t, []string{"open"}, followed(t, s, &c, trail.Filter{}))
+	require.Empty(t, followed(t, s, &c, trail.Filter{}))
 }
 
 func TestFollowFilters(t *testing.T) {
@@ -190,7 +191,7 @@ func TestFollowFilters(t *testing.T) {
 	ingest(t, s, "default", "'e' || n", 3)
 	ingest(t, s, "other", "'e1'", 1)
 	exec(t, s.Pool(), "insert into spine.audit_trail (action) values ('claims_paused')")
-	for want, f := range map[string]event.FollowFilter{
+	for want, f := range map[string]trail.Filter{
 		"[- e1 e2 e3 e1 e2 e3 e1 e1 -]": {},
 		"[e1 e1 e1 e1]":                 {EventIDs: []string{"e1"}},
 		"[e1 e2 e1 e2 e1 e1]":           {EventIDs: []string{"e1", "e2", "never"}},
@@ -201,7 +202,7 @@ func TestFollowFilters(t *testing.T) {
 		"[e2 e2]":                       {Types: []string{"t0", "nothing like it"}},
 		"[e1 e3 e1 e3]":                 {Types: []string{"t1"}, Sources: []string{"default"}},
 	} {
-		for name, c := range map[string]event.AuditCursor{"past": event.CursorSince(time.Now().Add(-time.Hour)), "live": live} {
+		for name, c := range map[string]trail.Cursor{"past": trail.CursorSince(time.Now().Add(-time.Hour)), "live": live} {
 			require.ElementsMatch(t, strings.Fields(strings.Trim(want, "[]")), followed(t, s, &c, f), "%s %+v", name, f)
 			require.Empty(t, followed(t, s, &c, f))
 		}
@@ -221,11 +222,11 @@ func TestFollowByTheStatusThatAStepLeadsTo(t *testing.T) {
 		"pending": {"new", "queued", "replayed", "returned"}, "processing": {"started"}, "completed": {"done", "by hand"},
 		"failed": {"returned again", "failed"}, "dead": {"queued dead", "died"},
 	} {
-		c := event.CursorSince(time.Now().Add(-time.Hour))
-		require.Equal(t, want, followed(t, s, &c, event.FollowFilter{Statuses: []string{status}}), status)
+		c := trail.CursorSince(time.Now().Add(-time.Hour))
+		require.Equal(t, want, followed(t, s, &c, trail.Filter{Statuses: []string{status}}), status)
 	}
-	c := event.CursorSince(time.Now().Add(-time.Hour))
-	require.Len(t, followed(t, s, &c, event.FollowFilter{Statuses: []string{"dead", "completed"}}), 4)
+	c := trail.CursorSince(time.Now().Add(-time.Hour))
+	require.Len(t, followed(t, s, &c, trail.Filter{Statuses: []string{"dead", "completed"}}), 4)
 }
 
 // The past of one event is found by the event: each row once, whatever is
@@ -236,8 +237,8 @@ func TestFollowOneEventWhereTransactionsCommitOutOfOrder(t *testing.T) {
 	ingest(t, s, "default", "'e' || n", 2)
 	early := begin(t, s)
 	exec(t, early, "select spine.ingest('e1', 'user.created', '{}')")
-	only := event.FollowFilter{EventIDs: []string{"e1"}, Actions: []string{"event_deduped", "event_inserted"}}
-	c := event.CursorSince(time.Now().Add(-time.Hour))
+	only := trail.Filter{EventIDs: []string{"e1"}, Actions: []string{"event_deduped", "event_inserted"}}
+	c := trail.CursorSince(time.Now().Add(-time.Hour))
 	require.Equal(t, []string{"e1"}, followed(t, s, &c, only))
 	require.NoError(t, early.Commit(t.Context()))
 	ingest(t, s, "default", "'e' || n", 2)
@@ -256,12 +257,12 @@ func TestFollowThroughACrash(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(s.Close)
 	note(t, s.Pool(), "before")
-	since := event.CursorSince(time.Now().Add(-time.Hour))
-	require.Equal(t, []string{"before"}, followed(t, s, &since, event.FollowFilter{}))
+	since := trail.CursorSince(time.Now().Add(-time.Hour))
+	require.Equal(t, []string{"before"}, followed(t, s, &since, trail.Filter{}))
 	current := since
 	for range 20 {
 		require.NoError(t, s.Notify(t.Context(), "anything", ""))
-		require.Empty(t, followed(t, s, &since, event.FollowFilter{}))
+		require.Empty(t, followed(t, s, &since, trail.Filter{}))
 		current, err = s.CurrentCursor(t.Context())
 		require.NoError(t, err)
 	}
@@ -277,9 +278,9 @@ func TestFollowThroughACrash(t *testing.T) {
 		}, 10*time.Second, 10*time.Millisecond)
 		note(t, s.Pool(), fmt.Sprint(i))
 	}
-	for _, c := range []*event.AuditCursor{&since, &current} {
-		require.Equal(t, want, followed(t, s, c, event.FollowFilter{}))
-		require.Empty(t, followed(t, s, c, event.FollowFilter{}))
+	for _, c := range []*trail.Cursor{&since, &current} {
+		require.Equal(t, want, followed(t, s, c, trail.Filter{}))
+		require.Empty(t, followed(t, s, c, trail.Filter{}))
 	}
 }
 
@@ -295,12 +296,12 @@ func TestFollowGoesOnFromTheTextOfItsCursor(t *testing.T) {
 	note(t, s.Pool(), "a")
 	seen := map[string]int{}
 	read := func() {
-		rows, next, err := s.ReadAudit(t.Context(), c, event.FollowFilter{})
+		rows, next, err := s.ReadAudit(t.Context(), c, trail.Filter{})
 		require.NoError(t, err)
 		for _, r := range rows {
 			seen[*r.EventID]++
 		}
-		c, err = event.ParseAuditCursor(next.String())
+		c, err = trail.ParseCursor(next.String())
 		require.NoError(t, err)
 		require.Equal(t, next, c)
 	}
@@ -329,8 +330,8 @@ func TestACursorAheadOfTheDatabaseIsRefused(t *testing.T) {
 	c, err := s.CurrentCursor(t.Context())
 	require.NoError(t, err)
 	c.Seen.End += 1 << 40
-	_, _, err = s.ReadAudit(t.Context(), c, event.FollowFilter{})
-	require.ErrorIs(t, err, event.ErrCursorAhead)
+	_, _, err = s.ReadAudit(t.Context(), c, trail.Filter{})
+	require.ErrorIs(t, err, trail.ErrCursorAhead)
 }
 
 func TestFollowKeepsItsCursorThroughAnError(t *testing.T) {
@@ -341,9 +342,9 @@ func TestFollowKeepsItsCursorThroughAnError(t *testing.T) {
 	note(t, s.Pool(), "a")
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	c, err = s.Follow(gone, c, event.FollowFilter{}, func([]event.AuditRow) error { panic("nothing was read") })
+	c, err = s.Follow(gone, c, trail.Filter{}, func([]trail.Step) error { panic("nothing was read") })
 	require.ErrorIs(t, err, context.Canceled)
-	require.Equal(t, []string{"a"}, followed(t, s, &c, event.FollowFilter{}))
+	require.Equal(t, []string{"a"}, followed(t, s, &c, trail.Filter{}))
 }
 
 // ingest stores events named by sql, an expression over n.
@@ -451,7 +452,7 @@ func TestReplay(t *testing.T) {
 	ingest(t, s, "other", "'b'", 1)
 
 	_, err := s.Replay(t.Context(), "never", "", "", "")
-	var notStored *event.NotStoredError
+	var notStored *view.NotStoredError
 	require.ErrorAs(t, err, &notStored)
 	require.ErrorContains(t, err, `event "never" was never stored. Source default: last arrival 20`)
 	_, err = s.Replay(t.Context(), "a", "other", "", "")
@@ -459,7 +460,7 @@ func TestReplay(t *testing.T) {
 	_, err = s.Replay(t.Context(), "a", "", "nowhere", "")
 	require.ErrorAs(t, err, &notStored)
 	_, err = s.Replay(t.Context(), "b", "", "", "")
-	var ambiguous *event.AmbiguousError
+	var ambiguous *view.AmbiguousError
 	require.ErrorAs(t, err, &ambiguous)
 	require.Equal(t, []string{"default", "other"}, ambiguous.Sources)
 

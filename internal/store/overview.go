@@ -8,7 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // steps are the ranges that Overview knows, and the lengths of the steps in
@@ -25,12 +25,12 @@ var steps = map[time.Duration]time.Duration{
 // about in the given range: 15 minutes, 1, 6 or 24 hours, or 7 days. It reads
 // rollups and samples, in one round trip, and of the tables that grow an end of
 // audit_trail_xid only.
-func (s *Store) Overview(ctx context.Context, over time.Duration) (o event.Overview, err error) {
+func (s *Store) Overview(ctx context.Context, over time.Duration) (o view.Overview, err error) {
 	step, ok := steps[over]
 	if !ok {
 		return o, fmt.Errorf("there is no overview of %s", over)
 	}
-	o = event.Overview{RangeSeconds: int(over / time.Second), StepSeconds: int(step / time.Second)}
+	o = view.Overview{RangeSeconds: int(over / time.Second), StepSeconds: int(step / time.Second)}
 	var counts []rollup
 	var depths []depthSample
 	batch := &pgx.Batch{}
@@ -45,12 +45,12 @@ func (s *Store) Overview(ctx context.Context, over time.Duration) (o event.Overv
 		QueryRow(func(row pgx.Row) error {
 			return row.Scan(&o.At, &o.CoveredFrom, &o.CoveredTo, &o.Depth.At, &o.OldestReady)
 		})
-	queue(batch, pgx.CollectRows[event.DepthRow], &o.Depth.Rows, `select d.destination, d.status, d.count, d.oldest_created_at, d.next_attempt_at
+	queue(batch, pgx.CollectRows[view.DepthRow], &o.Depth.Rows, `select d.destination, d.status, d.count, d.oldest_created_at, d.next_attempt_at
 		from spine.depth_state s cross join jsonb_to_recordset(s.rows)
 			as d(destination text, status text, count bigint, oldest_created_at timestamptz, next_attempt_at timestamptz)
 		order by d.destination, d.status`)
-	queue(batch, pgx.CollectRows[event.PauseRow], &o.Paused, pausedSQL)
-	queue(batch, pgx.CollectRows[event.SourceArrival], &o.Sources, "select name, last_arrival_at from spine.sources order by name")
+	queue(batch, pgx.CollectRows[view.PauseRow], &o.Paused, pausedSQL)
+	queue(batch, pgx.CollectRows[view.SourceArrival], &o.Sources, "select name, last_arrival_at from spine.sources order by name")
 	// now() and not clock_timestamp(), which no index condition may hold. Summed
 	// here, so that a thousand sources are no more to send than one.
 	queue(batch, pgx.CollectRows[rollup], &counts, `select extract(epoch from r.at)::bigint,
@@ -71,7 +71,7 @@ func (s *Store) Overview(ctx context.Context, over time.Duration) (o event.Overv
 			extract(epoch from d.oldest_ready)::float8
 		from spine.depth_samples d where d.step = $1 and d.at > now() - $2::interval order by d.at`, o.StepSeconds, over+carried+step)
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
-		return event.Overview{}, fmt.Errorf("reading the overview: %w", err)
+		return view.Overview{}, fmt.Errorf("reading the overview: %w", err)
 	}
 	o.Series = series(o, counts, depths)
 	return o, nil
@@ -101,7 +101,7 @@ const carried = time.Minute
 const behind = 3 * time.Second
 
 // series puts counts, and samples in their order, into the steps of o.
-func series(o event.Overview, counts []rollup, depths []depthSample) (s event.Series) {
+func series(o view.Overview, counts []rollup, depths []depthSample) (s view.Series) {
 	step := int64(o.StepSeconds)
 	n := int64(o.RangeSeconds) / step
 	now := o.At.Time.Unix()

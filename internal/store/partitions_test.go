@@ -105,6 +105,6 @@ func TestPartitionsAndEventsDoNotWaitForEachOther(t *testing.T) {
 	require.Len(t, claimed.Jobs, 2)
 	counted, err := d.Settle(ctx, []event.Settlement{completed(claimed.Jobs[0]), failed(claimed.Jobs[1], time.Hour)})
 	require.NoError(t, err)
-	require.Equal(t, []event.Hold{event.Held, event.Held}, counted)
+	require.Equal(t, []event.LeaseState{event.LeaseHeld, event.LeaseHeld}, counted)
 	require.NoError(t, tx.Rollback(t.Context()))
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/trail"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // statement is one whose cost must not grow with what is stored.
@@ -102,7 +104,7 @@ func lookUps(d *database) []statement {
 			require.NoError(t, err)
 			d.ingest(webhook("hot-1-1", payloadA))
 			seen := 0
-			_, err = d.Follow(t.Context(), cursor, event.FollowFilter{}, func(rows []event.AuditRow) error {
+			_, err = d.Follow(t.Context(), cursor, trail.Filter{}, func(rows []trail.Step) error {
 				seen += len(rows)
 				return nil
 			})
@@ -111,8 +113,8 @@ func lookUps(d *database) []statement {
 		}},
 		{"follow the past of an event", 50, "audit_trail_event audit_trail_xid events_event_id_source_key events_pkey", func() {
 			seen := 0
-			f := event.FollowFilter{EventIDs: []string{"hot-1-1"}, Types: []string{"user.created"}, Statuses: []string{"pending"}}
-			_, err := d.Follow(t.Context(), event.CursorSince(time.Now().Add(-7*24*time.Hour)), f, func(rows []event.AuditRow) error {
+			f := trail.Filter{EventIDs: []string{"hot-1-1"}, Types: []string{"user.created"}, Statuses: []string{"pending"}}
+			_, err := d.Follow(t.Context(), trail.CursorSince(time.Now().Add(-7*24*time.Hour)), f, func(rows []trail.Step) error {
 				seen += len(rows)
 				return nil
 			})
@@ -151,13 +153,13 @@ func firstPages(d *database) []statement {
 	t := d.t
 	events := func(status string) func() {
 		return func() {
-			_, _, err := d.Events(t.Context(), event.Page{Limit: 50}, event.Filter{Status: status})
+			_, _, err := d.Events(t.Context(), view.Page{Limit: 50}, view.Filter{Status: status})
 			require.NoError(t, err)
 		}
 	}
 	processing := func(status string) func() {
 		return func() {
-			_, _, err := d.Processing(t.Context(), event.Page{Limit: 50}, event.ProcessingFilter{Status: status})
+			_, _, err := d.Processing(t.Context(), view.Page{Limit: 50}, view.ProcessingFilter{Status: status})
 			require.NoError(t, err)
 		}
 	}
@@ -169,11 +171,11 @@ func firstPages(d *database) []statement {
 		{"pending processing", 220, "processing_state_due", processing("pending")},
 		{"dead processing", 110, "processing_state_dead", processing("dead")},
 		{"audit", 100, "audit_trail_timestamp", func() {
-			_, _, err := d.Audit(t.Context(), event.Page{Limit: 100}, event.AuditFilter{})
+			_, _, err := d.Audit(t.Context(), view.Page{Limit: 100}, view.AuditFilter{})
 			require.NoError(t, err)
 		}},
 		{"audit of an event", 100, "audit_trail_event events_event_id_source_key events_pkey", func() {
-			_, _, err := d.Audit(t.Context(), event.Page{Limit: 100}, event.AuditFilter{EventID: "hot-1-1"})
+			_, _, err := d.Audit(t.Context(), view.Page{Limit: 100}, view.AuditFilter{EventID: "hot-1-1"})
 			require.NoError(t, err)
 		}},
 	}
@@ -186,55 +188,55 @@ func filteredPages(d *database) []statement {
 	// What is looked at twice, for the end of the page and for its rows, after
 	// the first rows of both.
 	const events, audit, both = 850, 1250, 450
-	list := func(f event.Filter) func() {
+	list := func(f view.Filter) func() {
 		return func() {
-			rows, next, err := d.Events(t.Context(), event.Page{Limit: 50}, f)
+			rows, next, err := d.Events(t.Context(), view.Page{Limit: 50}, f)
 			require.NoError(t, err)
 			require.Empty(t, rows)
 			require.NotNil(t, next.LookedBackTo)
 		}
 	}
-	processing := func(f event.ProcessingFilter) func() {
+	processing := func(f view.ProcessingFilter) func() {
 		return func() {
-			rows, next, err := d.Processing(t.Context(), event.Page{Limit: 50}, f)
+			rows, next, err := d.Processing(t.Context(), view.Page{Limit: 50}, f)
 			require.NoError(t, err)
 			require.Empty(t, rows)
 			require.NotNil(t, next.LookedBackTo)
 		}
 	}
-	auditOf := func(f event.AuditFilter) func() {
+	auditOf := func(f view.AuditFilter) func() {
 		return func() {
-			rows, next, err := d.Audit(t.Context(), event.Page{Limit: 50}, f)
+			rows, next, err := d.Audit(t.Context(), view.Page{Limit: 50}, f)
 			require.NoError(t, err)
 			require.Empty(t, rows)
 			require.NotNil(t, next.LookedBackTo)
 		}
 	}
-	span := event.Span{Since: longAgo.Add(20_000 * time.Second), Until: longAgo.Add(40_000 * time.Second)}
+	span := view.Span{Since: longAgo.Add(20_000 * time.Second), Until: longAgo.Add(40_000 * time.Second)}
 	return []statement{
-		{"events by type", events, "events_pkey", list(event.Filter{Type: "rare"})},
-		{"events by source", events, "events_pkey", list(event.Filter{Source: "rare"})},
-		{"events by type in a time", events, "events_pkey", list(event.Filter{Type: "none", Span: span})},
-		{"completed events by source", both, "events_pkey", list(event.Filter{Source: "rare", Status: "completed"})},
-		{"processing by source", events, "events_pkey processing_state_pkey", processing(event.ProcessingFilter{Source: "rare"})},
-		{"processing by destination", events, "events_pkey processing_state_pkey", processing(event.ProcessingFilter{Destination: "none"})},
-		{"processing by type", 2 * both, "events_pkey processing_state_pkey", processing(event.ProcessingFilter{Type: "rare"})},
-		{"processing by source in a time", both, "events_pkey processing_state_pkey", processing(event.ProcessingFilter{Source: "none", Span: span})},
-		{"audit by action", audit, "audit_trail_timestamp", auditOf(event.AuditFilter{Action: "claims_paused"})},
-		{"audit by success", audit, "audit_trail_timestamp", auditOf(event.AuditFilter{Success: "failure"})},
-		{"audit by source", audit, "audit_trail_timestamp", auditOf(event.AuditFilter{Source: "rare"})},
-		{"audit by type", 2 * both, "audit_trail_timestamp events_pkey", auditOf(event.AuditFilter{Type: "rare"})},
+		{"events by type", events, "events_pkey", list(view.Filter{Type: "rare"})},
+		{"events by source", events, "events_pkey", list(view.Filter{Source: "rare"})},
+		{"events by type in a time", events, "events_pkey", list(view.Filter{Type: "none", Span: span})},
+		{"completed events by source", both, "events_pkey", list(view.Filter{Source: "rare", Status: "completed"})},
+		{"processing by source", events, "events_pkey processing_state_pkey", processing(view.ProcessingFilter{Source: "rare"})},
+		{"processing by destination", events, "events_pkey processing_state_pkey", processing(view.ProcessingFilter{Destination: "none"})},
+		{"processing by type", 2 * both, "events_pkey processing_state_pkey", processing(view.ProcessingFilter{Type: "rare"})},
+		{"processing by source in a time", both, "events_pkey processing_state_pkey", processing(view.ProcessingFilter{Source: "none", Span: span})},
+		{"audit by action", audit, "audit_trail_timestamp", auditOf(view.AuditFilter{Action: "claims_paused"})},
+		{"audit by success", audit, "audit_trail_timestamp", auditOf(view.AuditFilter{Success: "failure"})},
+		{"audit by source", audit, "audit_trail_timestamp", auditOf(view.AuditFilter{Source: "rare"})},
+		{"audit by type", 2 * both, "audit_trail_timestamp events_pkey", auditOf(view.AuditFilter{Type: "rare"})},
 		{"attempts", audit, "audit_trail_timestamp", func() {
-			_, _, err := d.Attempts(t.Context(), event.Page{Limit: 50}, event.AttemptFilter{Outcome: "failure"})
+			_, _, err := d.Attempts(t.Context(), view.Page{Limit: 50}, view.AttemptFilter{Outcome: "failure"})
 			require.NoError(t, err)
 		}},
 		{"events of a time", 110, "events_pkey processing_state_pkey", func() {
-			rows, _, err := d.Events(t.Context(), event.Page{Limit: 50}, event.Filter{Span: span})
+			rows, _, err := d.Events(t.Context(), view.Page{Limit: 50}, view.Filter{Span: span})
 			require.NoError(t, err)
 			require.Len(t, rows, 50)
 		}},
 		{"audit of a time", 110, "audit_trail_timestamp", func() {
-			rows, _, err := d.Audit(t.Context(), event.Page{Limit: 50}, event.AuditFilter{Span: span})
+			rows, _, err := d.Audit(t.Context(), view.Page{Limit: 50}, view.AuditFilter{Span: span})
 			require.NoError(t, err)
 			require.Len(t, rows, 50)
 		}},
@@ -447,22 +449,22 @@ func TestPlansOverManyPartitions(t *testing.T) {
 	for round := range 8 {
 		for name, call := range map[string]func(){
 			"audit": func() {
-				rows, _, err := d.Audit(t.Context(), event.Page{Limit: 100}, event.AuditFilter{})
+				rows, _, err := d.Audit(t.Context(), view.Page{Limit: 100}, view.AuditFilter{})
 				require.NoError(t, err)
 				require.Len(t, rows, 100)
 			},
 			"audit by action": func() {
-				rows, _, err := d.Audit(t.Context(), event.Page{Limit: 10}, event.AuditFilter{Action: "event_inserted"})
+				rows, _, err := d.Audit(t.Context(), view.Page{Limit: 10}, view.AuditFilter{Action: "event_inserted"})
 				require.NoError(t, err)
 				require.Len(t, rows, 10)
 			},
 			"audit of a time": func() {
-				rows, _, err := d.Audit(t.Context(), event.Page{Limit: 5}, event.AuditFilter{Span: event.Span{Until: time.Now().AddDate(0, 0, -200)}})
+				rows, _, err := d.Audit(t.Context(), view.Page{Limit: 5}, view.AuditFilter{Span: view.Span{Until: time.Now().AddDate(0, 0, -200)}})
 				require.NoError(t, err)
 				require.Len(t, rows, 5)
 			},
 			"audit of an event": func() {
-				rows, _, err := d.Audit(t.Context(), event.Page{Limit: 100}, event.AuditFilter{EventID: "young-1"})
+				rows, _, err := d.Audit(t.Context(), view.Page{Limit: 100}, view.AuditFilter{EventID: "young-1"})
 				require.NoError(t, err)
 				require.Len(t, rows, 2)
 			},

@@ -92,7 +92,7 @@ func keys(jobs []event.Job) (events []int64, destinations []string, leases []int
 // Renew prolongs the leases of jobs to lease from now and says for each
 // whether it is still held. What is lost must be let go of at once; what is
 // locked was not prolonged.
-func (s *Store) Renew(ctx context.Context, jobs []event.Job, lease time.Duration) ([]event.Hold, error) {
+func (s *Store) Renew(ctx context.Context, jobs []event.Job, lease time.Duration) ([]event.LeaseState, error) {
 	var held []*bool
 	events, destinations, leases := keys(jobs)
 	err := s.pool.QueryRow(ctx, "select spine.renew($1::bigint[], $2::text[], $3::bigint[], $4::interval)", events, destinations, leases, lease).Scan(&held)
@@ -127,9 +127,9 @@ type attemptDetails struct {
 // nothing. Settlements that
 // the database refuses are settled one by one, so that none fails its
 // neighbours; what is refused even so is settled without its answer.
-func (s *Store) Settle(ctx context.Context, settlements []event.Settlement) ([]event.Hold, error) {
+func (s *Store) Settle(ctx context.Context, settlements []event.Settlement) ([]event.LeaseState, error) {
 	held, err := s.settle(ctx, settlements)
-	if !errors.Is(err, event.ErrRefused) {
+	if !errors.Is(err, event.ErrInvalidData) {
 		return held, err
 	}
 	if len(settlements) == 1 {
@@ -152,7 +152,7 @@ func (s *Store) Settle(ctx context.Context, settlements []event.Settlement) ([]e
 	return append(first, second...), nil
 }
 
-func (s *Store) settle(ctx context.Context, settlements []event.Settlement) ([]event.Hold, error) {
+func (s *Store) settle(ctx context.Context, settlements []event.Settlement) ([]event.LeaseState, error) {
 	n := len(settlements)
 	var (
 		jobs     = make([]event.Job, n)

@@ -19,7 +19,7 @@ func TestTrailOfTwoFailuresAndASuccess(t *testing.T) {
 	for attempt, delay := range policy[:2] {
 		job := d.claim(1)[0]
 		require.Equal(t, attempt+1, job.Attempt)
-		require.Equal(t, []event.Hold{event.Held}, d.settle(failed(job, delay)))
+		require.Equal(t, []event.LeaseState{event.LeaseHeld}, d.settle(failed(job, delay)))
 		require.Equal(t, fmt.Sprintf("failed|%d|HTTP 503|%s||worker-1", attempt+1, delay),
 			d.value(`select status, attempt_count, error_message, extract(epoch from next_attempt_at - updated_at)::integer || 's', completed_at, worker from spine.processing_state`))
 		require.Empty(t, d.look(10).Jobs, "it waits for its time")
@@ -27,7 +27,7 @@ func TestTrailOfTwoFailuresAndASuccess(t *testing.T) {
 	}
 	job := d.claim(1)[0]
 	require.Equal(t, "processing|3|t|t", d.value("select status, attempt_count, last_attempt_at = updated_at, next_attempt_at = updated_at + interval '30 s' from spine.processing_state"))
-	require.Equal(t, []event.Hold{event.Held}, d.settle(completed(job)))
+	require.Equal(t, []event.LeaseState{event.LeaseHeld}, d.settle(completed(job)))
 	require.Equal(t, "completed|3||t|t|", d.value(`select status, attempt_count, error_message, completed_at = updated_at, last_attempt_at < completed_at, next_attempt_at
 		from spine.processing_state`))
 
@@ -51,7 +51,7 @@ func TestTheLastFailureIsNotFollowedByARetry(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	d.ingest(webhook("x", payloadA))
-	require.Equal(t, []event.Hold{event.Held}, d.settle(dead(d.claim(1)[0])))
+	require.Equal(t, []event.LeaseState{event.LeaseHeld}, d.settle(dead(d.claim(1)[0])))
 	require.Equal(t, []string{
 		"processing_attempt_started|pending|1||", "processing_attempt_failed|failure|1|410|HTTP 410", "processing_failed_permanently|failure|1||HTTP 410",
 	}, d.rows("select action, success, details ->> 'attempt', details ->> 'status', details ->> 'error' from spine.trace('x') offset 2"))
@@ -157,7 +157,7 @@ func TestClaimWhilePaused(t *testing.T) {
 	held := d.look(1).Jobs
 	require.Equal(t, "1", d.value("select spine.pause()"))
 	require.Empty(t, d.look(10).Jobs)
-	require.Equal(t, []event.Hold{event.Held}, d.settle(completed(held[0])), "what is in hand is finished")
+	require.Equal(t, []event.LeaseState{event.LeaseHeld}, d.settle(completed(held[0])), "what is in hand is finished")
 	require.Equal(t, "1", d.value("select spine.resume('default')"))
 	require.Len(t, d.look(10).Jobs, 1)
 }
@@ -244,7 +244,7 @@ func TestExpiredLeaseSpendsItsAttempt(t *testing.T) {
 		require.Equal(t, []event.Job{{Event: job.Event, Destination: "default", Attempt: attempt + 1, Source: "default", ID: "x"}}, claimed.Expired)
 		require.Equal(t, fmt.Sprintf("failed|%d|the lease ran out: worker-1 did not report back|%d", attempt+1, int(delay.Seconds())),
 			d.value("select status, attempt_count, error_message, extract(epoch from next_attempt_at - updated_at)::integer from spine.processing_state"))
-		require.Equal(t, []event.Hold{event.Lost}, d.settle(completed(job)), "the late result is refused")
+		require.Equal(t, []event.LeaseState{event.LeaseLost}, d.settle(completed(job)), "the late result is refused")
 		want = append(want,
 			fmt.Sprintf("processing_attempt_started|pending|%d|worker-1|", attempt+1),
 			fmt.Sprintf("lease_expired|success|%d|worker-1|", attempt+1),
@@ -305,15 +305,15 @@ func TestSettlingTwiceCountsAndChangesNothing(t *testing.T) {
 	d.ingest(webhooks("x", 3)...)
 	jobs := d.claim(3)
 	batch := []event.Settlement{completed(jobs[0]), failed(jobs[1], time.Hour), dead(jobs[2])}
-	require.Equal(t, []event.Hold{event.Held, event.Held, event.Held}, d.settle(batch...))
+	require.Equal(t, []event.LeaseState{event.LeaseHeld, event.LeaseHeld, event.LeaseHeld}, d.settle(batch...))
 	const state = "select (select jsonb_agg(p order by event) from spine.processing_state p), (select jsonb_agg(a order by id) from spine.audit_log a)"
 	before := d.value(state)
-	require.Equal(t, []event.Hold{event.Held, event.Held, event.Held}, d.settle(batch...), "the answer to the commit was lost")
+	require.Equal(t, []event.LeaseState{event.LeaseHeld, event.LeaseHeld, event.LeaseHeld}, d.settle(batch...), "the answer to the commit was lost")
 	require.Equal(t, before, d.value(state))
 
 	d.ingest(webhook("y", payloadA))
 	job := d.claim(1)[0]
-	require.Equal(t, []event.Hold{event.Held, event.Held, event.Held}, d.settle(completed(job), batch[0], completed(job)), "with others, and twice in one batch")
+	require.Equal(t, []event.LeaseState{event.LeaseHeld, event.LeaseHeld, event.LeaseHeld}, d.settle(completed(job), batch[0], completed(job)), "with others, and twice in one batch")
 	require.Equal(t, []string{"event_received", "event_inserted", "processing_attempt_started", "processing_succeeded"}, d.trail("y"))
 }
 
@@ -325,7 +325,7 @@ func TestSettleAnotherResult(t *testing.T) {
 	jobs := d.claim(2)
 	d.settle(completed(jobs[0]), failed(jobs[1], time.Hour))
 	before := d.rows("select * from spine.processing_state order by event")
-	require.Equal(t, []event.Hold{event.Lost, event.Lost}, d.settle(failed(jobs[0], 0), completed(jobs[1])))
+	require.Equal(t, []event.LeaseState{event.LeaseLost, event.LeaseLost}, d.settle(failed(jobs[0], 0), completed(jobs[1])))
 	require.Equal(t, before, d.rows("select * from spine.processing_state order by event"))
 	require.Equal(t, []string{"failed", "completed"}, d.rows("select details ->> 'outcome' from spine.audit_log where action = 'lease_lost' order by id"))
 	require.Empty(t, d.rows(broken))
@@ -341,7 +341,7 @@ func TestSettleUnderALostLease(t *testing.T) {
 	require.Len(t, d.look(10).Expired, 1)
 	never.Lease, unknown.Event = 99, 99
 	state := d.value("select to_jsonb(p) from spine.processing_state p where event_id = $1", lost.ID)
-	require.Equal(t, []event.Hold{event.Lost, event.Held, event.Lost, event.Lost}, d.settle(dead(lost), completed(jobs[1]), completed(never), completed(unknown)))
+	require.Equal(t, []event.LeaseState{event.LeaseLost, event.LeaseHeld, event.LeaseLost, event.LeaseLost}, d.settle(dead(lost), completed(jobs[1]), completed(never), completed(unknown)))
 	require.Equal(t, state, d.value("select to_jsonb(p) from spine.processing_state p where event_id = $1", lost.ID))
 	require.Equal(t, []string{"lease_lost|success|1|default|dead", "lease_lost|success|99|default|completed"},
 		d.rows(`select action, success, details ->> 'lease', details ->> 'destination', details ->> 'outcome' from spine.trace($1)
@@ -360,9 +360,9 @@ func TestSettleTellsDestinationsApart(t *testing.T) {
 	require.NoError(t, err)
 	here, other := d.claim(1)[0], claimed.Jobs[0]
 	require.Equal(t, here.Lease, other.Lease)
-	require.Equal(t, []event.Hold{event.Held}, d.settle(completed(here)))
+	require.Equal(t, []event.LeaseState{event.LeaseHeld}, d.settle(completed(here)))
 	d.run("update spine.processing_state set status = 'failed' where destination = 'other'")
-	require.Equal(t, []event.Hold{event.Lost}, d.settle(completed(other)))
+	require.Equal(t, []event.LeaseState{event.LeaseLost}, d.settle(completed(other)))
 }
 
 func TestSettleKeepsBadTextFromItsNeighbours(t *testing.T) {
@@ -377,7 +377,7 @@ func TestSettleKeepsBadTextFromItsNeighbours(t *testing.T) {
 	batch[3].Result.Answer = "a\xffb"
 	batch[4].Result.Error = "a\x00b"
 	batch[6].Result.Error = "a\xffb"
-	require.Equal(t, []event.Hold{event.Held, event.Held, event.Held, event.Held, event.Held, event.Held, event.Held, event.Held}, d.settle(batch...))
+	require.Equal(t, []event.LeaseState{event.LeaseHeld, event.LeaseHeld, event.LeaseHeld, event.LeaseHeld, event.LeaseHeld, event.LeaseHeld, event.LeaseHeld, event.LeaseHeld}, d.settle(batch...))
 	require.Equal(t, "8", d.value("select count(*) from spine.processing_state where status = 'failed'"))
 	details := func(i int) string {
 		return d.value("select details ->> 'status', details ->> 'answer', details ->> 'error' from spine.trace($1) where action = 'processing_attempt_failed'", batch[i].Job.ID)
@@ -407,9 +407,9 @@ func TestRenewProlongsWhatIsHeld(t *testing.T) {
 	d.settle(completed(jobs[1]))
 	held, err := d.Renew(t.Context(), jobs, time.Hour)
 	require.NoError(t, err)
-	require.Equal(t, []event.Hold{event.Held, event.Lost, event.Held}, held)
+	require.Equal(t, []event.LeaseState{event.LeaseHeld, event.LeaseLost, event.LeaseHeld}, held)
 	require.Equal(t, "2|2", d.value("select count(*), count(*) filter (where next_attempt_at > now() + interval '50 min') from spine.processing_state where status = 'processing'"))
-	require.Equal(t, []event.Hold{event.Held, event.Held}, d.settle(completed(jobs[0]), completed(jobs[2])), "under the same token")
+	require.Equal(t, []event.LeaseState{event.LeaseHeld, event.LeaseHeld}, d.settle(completed(jobs[0]), completed(jobs[2])), "under the same token")
 }
 
 func TestGiveBackSpendsNoAttempt(t *testing.T) {
@@ -426,7 +426,7 @@ func TestGiveBackSpendsNoAttempt(t *testing.T) {
 	require.Equal(t, []string{"x-1|success|1|1|worker-1|default", "x-2|success|3|2|worker-1|default"},
 		d.rows(`select event_id, success, details ->> 'attempt', details ->> 'lease', details ->> 'worker', details ->> 'destination'
 			from spine.audit_log where action = 'lease_returned' order by event_id`))
-	require.Equal(t, []event.Hold{event.Lost, event.Lost, event.Held}, d.settle(completed(jobs[0]), completed(jobs[1]), completed(jobs[2])))
+	require.Equal(t, []event.LeaseState{event.LeaseLost, event.LeaseLost, event.LeaseHeld}, d.settle(completed(jobs[0]), completed(jobs[1]), completed(jobs[2])))
 }
 
 func TestLeaseTokensNeverRepeat(t *testing.T) {
@@ -456,7 +456,7 @@ func TestLeaseTokensNeverRepeat(t *testing.T) {
 	d.settle(completed(old))
 	require.Equal(t, "1", d.value("select spine.replay('x')"))
 	claim()
-	require.Equal(t, []event.Hold{event.Held}, d.settle(completed(old)), "this very result was settled before the replay")
+	require.Equal(t, []event.LeaseState{event.LeaseHeld}, d.settle(completed(old)), "this very result was settled before the replay")
 	require.Equal(t, "processing", d.value("select status from spine.processing_state"), "and does not touch the new lease")
 }
 

@@ -16,6 +16,8 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/trail"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // maxPageBytes bounds the payload bytes of one page of events, but for the
@@ -25,7 +27,7 @@ const maxPageBytes = 8 << 20
 // maxTimeline bounds the steps of one event's history.
 const maxTimeline = 1000
 
-// Columns in the order of the fields of event.Stored, AuditRow, ProcessingRow
+// Columns in the order of the fields of view.Stored, trail.Step, ProcessingRow
 // and ConflictRow.
 const (
 	// Without a sort, so that walking leaves nothing to be weighed against it.
@@ -65,7 +67,7 @@ const (
 
 // look reads a page in windows: window looks at n rows and reports whether that
 // will do.
-func look(page event.Page, most int, window func(n int) (done bool, err error)) error {
+func look(page view.Page, most int, window func(n int) (done bool, err error)) error {
 	if n := lookAtFirst * (page.Limit + 1); n < most {
 		if done, err := window(n); done || err != nil {
 			return err
@@ -79,22 +81,22 @@ func look(page event.Page, most int, window func(n int) (done bool, err error)) 
 // and a next one all the same: where payloads are large, and with a filter
 // where few of the rows that it looked at match. It relies on events_pkey, and
 // for a status as Processing does; other filters have no index.
-func (s *Store) Events(ctx context.Context, page event.Page, filter event.Filter) (rows []event.Stored, next event.Next, err error) {
+func (s *Store) Events(ctx context.Context, page view.Page, filter view.Filter) (rows []view.Stored, next view.Next, err error) {
 	before := int64(math.MaxInt64)
 	if page.Cursor != "" {
 		after, err := decodeCursor("events", page.Cursor)
 		if err != nil {
-			return nil, event.Next{}, err
+			return nil, view.Next{}, err
 		}
 		before = after.ID
 	}
 	ids, err := s.storedWithin(ctx, filter.Span, before)
 	if err != nil {
-		return nil, event.Next{}, err
+		return nil, view.Next{}, err
 	}
 	few, err := s.few(ctx, filter.Status, filter.Type == "" && filter.Open())
 	if err != nil {
-		return nil, event.Next{}, err
+		return nil, view.Next{}, err
 	}
 	var q query
 	if few {
@@ -105,7 +107,7 @@ func (s *Store) Events(ctx context.Context, page event.Page, filter event.Filter
 		with := "select p.event + 0 from spine.processing_state p" + q.conditions() + " group by p.event + 0 order by p.event + 0 desc limit " + q.arg(page.Limit+1)
 		return s.eventsPage(ctx, listing, page, query{terms: []string{"e.id = any (array(" + with + "))"}, args: q.args})
 	}
-	if filter == (event.Filter{}) {
+	if filter == (view.Filter{}) {
 		q.where("e.id < ?", ids.before)
 		return s.eventsPage(ctx, walking, page, q)
 	}
@@ -134,7 +136,7 @@ func (s *Store) Events(ctx context.Context, page event.Page, filter event.Filter
 }
 
 // eventsPage reads the newest events for which the conditions of q hold.
-func (s *Store) eventsPage(ctx context.Context, how reading, page event.Page, q query) (rows []event.Stored, next event.Next, err error) {
+func (s *Store) eventsPage(ctx context.Context, how reading, page view.Page, q query) (rows []view.Stored, next view.Next, err error) {
 	// found counts the rows on and just beyond the page before the large ones
 	// are cut off. Those are read for their size, one by one, and not sent.
 	sql := `select ` + eventColumns + `, e.found from (
@@ -143,14 +145,14 @@ func (s *Store) eventsPage(ctx context.Context, how reading, page event.Page, q 
 		from (select e.* from spine.events e` + q.conditions() + ` order by e.id desc limit ` + q.arg(page.Limit+1) + `) e) e
 	where coalesce(e.bytes, 0) < ` + q.arg(maxPageBytes) + ` order by e.id desc`
 	type row struct {
-		event.Stored
+		view.Stored
 		Found int
 	}
 	found, err := read[row](ctx, s, how, "listing events", sql, q.args...)
 	if err != nil {
-		return nil, event.Next{}, err
+		return nil, view.Next{}, err
 	}
-	rows = []event.Stored{}
+	rows = []view.Stored{}
 	for _, r := range found[:min(len(found), page.Limit)] {
 		rows = append(rows, r.Stored)
 	}
@@ -164,13 +166,13 @@ func (s *Store) eventsPage(ctx context.Context, how reading, page event.Page, q 
 // than its limit and a next one all the same. It relies on
 // audit_trail_timestamp, and for one event on audit_trail_event. Filters have no
 // index of their own.
-func (s *Store) Audit(ctx context.Context, page event.Page, filter event.AuditFilter) (rows []event.AuditRow, next event.Next, err error) {
+func (s *Store) Audit(ctx context.Context, page view.Page, filter view.AuditFilter) (rows []trail.Step, next view.Next, err error) {
 	return s.auditList(ctx, "audit", page, filter, nil)
 }
 
 // Attempts lists attempts, last ended first, as Audit does the audit rows that
 // record them.
-func (s *Store) Attempts(ctx context.Context, page event.Page, filter event.AttemptFilter) (rows []event.AttemptRow, next event.Next, err error) {
+func (s *Store) Attempts(ctx context.Context, page view.Page, filter view.AttemptFilter) (rows []view.AttemptRow, next view.Next, err error) {
 	// By action, since the audit log calls it a success that a lease was taken back.
 	actions := []string{attemptSucceeded, "processing_attempt_failed", leaseExpired}
 	switch filter.Outcome {
@@ -179,13 +181,13 @@ func (s *Store) Attempts(ctx context.Context, page event.Page, filter event.Atte
 	case "failure":
 		actions = actions[1:]
 	}
-	audit, next, err := s.auditList(ctx, "attempts", page, event.AuditFilter{
+	audit, next, err := s.auditList(ctx, "attempts", page, view.AuditFilter{
 		EventID: filter.EventID, Source: filter.Source, Type: filter.Type, Span: filter.Span,
 	}, actions)
 	if err != nil {
-		return nil, event.Next{}, err
+		return nil, view.Next{}, err
 	}
-	rows = make([]event.AttemptRow, len(audit))
+	rows = make([]view.AttemptRow, len(audit))
 	for i, a := range audit {
 		rows[i] = attempt(a)
 	}
@@ -200,10 +202,10 @@ const (
 
 // attempt reads an attempt from its audit row. Details may be written by a hand,
 // and have anything in them: what is of another type than ours is left out.
-func attempt(a event.AuditRow) event.AttemptRow {
+func attempt(a trail.Step) view.AttemptRow {
 	var details map[string]json.RawMessage
 	_ = json.Unmarshal(a.Details, &details)
-	row := event.AttemptRow{
+	row := view.AttemptRow{
 		Timestamp: a.Timestamp, ID: a.ID, Outcome: "failure", Destination: event.DefaultDestination,
 		Attempt: member[int64](details, "attempt"), Status: member[int64](details, "status"), DurationMS: member[float64](details, "duration_ms"),
 		Error: member[string](details, "error"), Answer: member[string](details, "answer"),
@@ -241,20 +243,20 @@ func member[T any](object map[string]json.RawMessage, name string) (value *T) {
 }
 
 // auditList is a list of audit rows, of all actions or of some.
-func (s *Store) auditList(ctx context.Context, name string, page event.Page, filter event.AuditFilter, actions []string) (rows []event.AuditRow, next event.Next, err error) {
+func (s *Store) auditList(ctx context.Context, name string, page view.Page, filter view.AuditFilter, actions []string) (rows []trail.Step, next view.Next, err error) {
 	var q, place query
 	from, how := "spine.audit_log a", walking
 	if filter.EventID != "" {
 		since, err := s.trailStart(ctx, filter.EventID)
 		if err != nil {
-			return nil, event.Next{}, err
+			return nil, view.Next{}, err
 		}
-		from, how = trail("any ("+q.eventsNamed(filter.EventID)+")", q.arg(since))+" a", tracing
+		from, how = trailRows("any ("+q.eventsNamed(filter.EventID)+")", q.arg(since))+" a", tracing
 	}
 	after := cursor{At: math.MaxInt64, ID: math.MaxInt64}
 	if page.Cursor != "" {
 		if after, err = decodeCursor(name, page.Cursor); err != nil {
-			return nil, event.Next{}, err
+			return nil, view.Next{}, err
 		}
 		// The first term is implied by the second; partitions are pruned by it.
 		q.where("a.timestamp <= ? and (a.timestamp, a.id) < (?, ?)", after.time(), after.time(), after.ID)
@@ -278,7 +280,7 @@ func (s *Store) auditList(ctx context.Context, name string, page event.Page, fil
 
 	// By time alone, which the index knows. Of rows of one time a window has all,
 	// and goes on below them.
-	place.within("a.timestamp", event.Span{Until: filter.Until})
+	place.within("a.timestamp", view.Span{Until: filter.Until})
 	if after.ID == math.MinInt64 {
 		place.where("a.timestamp < ?", after.time())
 	} else {
@@ -320,7 +322,7 @@ func (s *Store) auditList(ctx context.Context, name string, page event.Page, fil
 // once. With hundreds of them, one a day, that takes 50 ms for a page, most of it
 // for the plan, and 300 ms in a new session; with those of a day 1 ms. That holds
 // as long as the time is an argument, or else the plan has all partitions.
-func stepsBack(after cursor, span event.Span) []pgtype.Timestamptz {
+func stepsBack(after cursor, span view.Span) []pgtype.Timestamptz {
 	newest := time.Now() // of a clock that may be wrong, at the cost of more steps
 	if !span.Until.IsZero() && span.Until.Before(newest) {
 		newest = span.Until
@@ -345,7 +347,7 @@ func stepsBack(after cursor, span event.Span) []pgtype.Timestamptz {
 
 // auditPageOf reads the newest audit rows for which the conditions of q hold. It
 // goes back by the steps, if there are any, until the page is full.
-func (s *Store) auditPageOf(ctx context.Context, how reading, name, from string, page event.Page, q query, back ...pgtype.Timestamptz) (rows []event.AuditRow, next event.Next, err error) {
+func (s *Store) auditPageOf(ctx context.Context, how reading, name, from string, page view.Page, q query, back ...pgtype.Timestamptz) (rows []trail.Step, next view.Next, err error) {
 	windows := []query{q}
 	if len(back) > 0 {
 		windows = nil
@@ -355,8 +357,8 @@ func (s *Store) auditPageOf(ctx context.Context, how reading, name, from string,
 	}
 	for _, w := range windows {
 		sql := "select " + auditColumns + " from " + from + w.conditions() + " order by a.timestamp desc, a.id desc limit " + w.arg(page.Limit+1)
-		if rows, err = read[event.AuditRow](ctx, s, how, "listing the audit log", sql, w.args...); err != nil {
-			return nil, event.Next{}, err
+		if rows, err = read[trail.Step](ctx, s, how, "listing the audit log", sql, w.args...); err != nil {
+			return nil, view.Next{}, err
 		}
 		if len(rows) > page.Limit {
 			break
@@ -373,21 +375,21 @@ func (s *Store) auditPageOf(ctx context.Context, how reading, name, from string,
 // may have fewer rows than its limit and a next one all the same. It relies on
 // processing_state_pkey, and for a status that is not completed on the partial
 // index that holds it, as long as that is short. Other filters have no index.
-func (s *Store) Processing(ctx context.Context, page event.Page, filter event.ProcessingFilter) (rows []event.ProcessingRow, next event.Next, err error) {
+func (s *Store) Processing(ctx context.Context, page view.Page, filter view.ProcessingFilter) (rows []view.ProcessingRow, next view.Next, err error) {
 	after := cursor{ID: math.MaxInt64}
 	if page.Cursor != "" {
 		if after, err = decodeCursor("processing", page.Cursor); err != nil {
-			return nil, event.Next{}, err
+			return nil, view.Next{}, err
 		}
 	}
 	ids, err := s.storedWithin(ctx, filter.Span, math.MaxInt64)
 	if err != nil {
-		return nil, event.Next{}, err
+		return nil, view.Next{}, err
 	}
 	few := false
 	if filter.EventID == "" {
 		if few, err = s.few(ctx, filter.Status, filter.Type == "" && filter.Open()); err != nil {
-			return nil, event.Next{}, err
+			return nil, view.Next{}, err
 		}
 	}
 	var q query
@@ -439,11 +441,11 @@ func (s *Store) Processing(ctx context.Context, page event.Page, filter event.Pr
 
 // processingPage reads the rows of the newest events for which the conditions
 // of q hold.
-func (s *Store) processingPage(ctx context.Context, how reading, key string, page event.Page, q query) (rows []event.ProcessingRow, next event.Next, err error) {
+func (s *Store) processingPage(ctx context.Context, how reading, key string, page view.Page, q query) (rows []view.ProcessingRow, next view.Next, err error) {
 	sql := "select " + processingColumns + " from spine.processing_state p" + q.conditions() +
 		" order by " + key + " desc, p.destination desc limit " + q.arg(page.Limit+1)
-	if rows, err = read[event.ProcessingRow](ctx, s, how, "listing processing", sql, q.args...); err != nil {
-		return nil, event.Next{}, err
+	if rows, err = read[view.ProcessingRow](ctx, s, how, "listing processing", sql, q.args...); err != nil {
+		return nil, view.Next{}, err
 	}
 	if n := page.Limit; len(rows) > n {
 		rows = rows[:n]
@@ -458,13 +460,13 @@ const maxFound = 20
 // Search finds the events whose event_id is text or begins with it, in its
 // order, so that the exact ones come first: at most 20. It relies on
 // events_event_id_source_key.
-func (s *Store) Search(ctx context.Context, text string) ([]event.Found, error) {
+func (s *Store) Search(ctx context.Context, text string) ([]view.Found, error) {
 	var q query
 	q.where("e.event_id >= ?", text)
 	if beyond := beyondPrefix(text); beyond != "" {
 		q.where("e.event_id < ?", beyond)
 	}
-	return read[event.Found](ctx, s, walking, "searching for an event", "select e.event_id, e.source, e.event_type, e.created_at, "+eventStatus+
+	return read[view.Found](ctx, s, walking, "searching for an event", "select e.event_id, e.source, e.event_type, e.created_at, "+eventStatus+
 		" from spine.events e"+q.conditions()+" order by e.event_id, e.source limit "+strconv.Itoa(maxFound), q.args...)
 }
 
@@ -487,9 +489,9 @@ func beyondPrefix(prefix string) string {
 }
 
 // Event returns all that is known of one event. source may be empty where the
-// id exists in one source only. The error is an *event.NotStoredError, an
-// *event.AmbiguousError, or why it cannot be told.
-func (s *Store) Event(ctx context.Context, eventID, source string) (history event.History, err error) {
+// id exists in one source only. The error is an *view.NotStoredError, an
+// *view.AmbiguousError, or why it cannot be told.
+func (s *Store) Event(ctx context.Context, eventID, source string) (history view.History, err error) {
 	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		var id int64
 		var since pgtype.Timestamptz
@@ -498,20 +500,20 @@ func (s *Store) Event(ctx context.Context, eventID, source string) (history even
 		}
 		batch := &pgx.Batch{}
 		batch.Queue(string(tracing))
-		queue(batch, pgx.CollectExactlyOneRow[event.Stored], &history.Stored,
+		queue(batch, pgx.CollectExactlyOneRow[view.Stored], &history.Stored,
 			"select "+eventColumns+" from spine.events e where e.id = $1", id)
-		queue(batch, pgx.CollectExactlyOneRow[event.Origin], &history.Origin,
+		queue(batch, pgx.CollectExactlyOneRow[view.Origin], &history.Origin,
 			"select e.headers, coalesce(e.id_derived, false) as id_derived, e.same_body_as from spine.events e where e.id = $1", id)
-		queue(batch, pgx.CollectRows[event.ProcessingRow], &history.Processing,
+		queue(batch, pgx.CollectRows[view.ProcessingRow], &history.Processing,
 			"select "+processingColumns+" from spine.processing_state p where p.event = $1 order by p.destination", id)
-		queue(batch, pgx.CollectRows[event.AuditRow], &history.Timeline,
-			"select "+auditColumns+" from "+trail("$1", "$3")+" a order by a.timestamp desc, a.id desc limit $2", id, maxTimeline+1, since)
-		queue(batch, pgx.CollectRows[event.ConflictRow], &history.Conflicts,
+		queue(batch, pgx.CollectRows[trail.Step], &history.Timeline,
+			"select "+auditColumns+" from "+trailRows("$1", "$3")+" a order by a.timestamp desc, a.id desc limit $2", id, maxTimeline+1, since)
+		queue(batch, pgx.CollectRows[view.ConflictRow], &history.Conflicts,
 			"select "+conflictColumns+" from spine.conflicts c where c.event = $1 order by c.created_at, c.payload_hash", id)
 		return tx.SendBatch(ctx, batch).Close()
 	})
 	if err != nil {
-		return event.History{}, s.lookupError(ctx, "reading an event", eventID, err)
+		return view.History{}, s.lookupError(ctx, "reading an event", eventID, err)
 	}
 	if history.TimelineTruncated = len(history.Timeline) > maxTimeline; history.TimelineTruncated {
 		history.Timeline = history.Timeline[:maxTimeline]
@@ -523,15 +525,15 @@ func (s *Store) Event(ctx context.Context, eventID, source string) (history even
 // Backlog counts what the queue holds that is not completed, by destination
 // and status. On a long queue it takes its time: it reads all of a partial
 // index.
-func (s *Store) Backlog(ctx context.Context) ([]event.BacklogRow, error) {
-	return collect[event.BacklogRow](ctx, s, "counting the backlog",
+func (s *Store) Backlog(ctx context.Context) ([]view.BacklogRow, error) {
+	return collect[view.BacklogRow](ctx, s, "counting the backlog",
 		"select destination, status, count, next_attempt_at, oldest_created_at, paused_at from spine.depth order by destination, status")
 }
 
 // Dead lists what will not be tried again by itself, last died first. It
 // relies on processing_state_dead.
-func (s *Store) Dead(ctx context.Context, limit int) ([]event.ProcessingRow, error) {
-	return collect[event.ProcessingRow](ctx, s, "listing what is dead",
+func (s *Store) Dead(ctx context.Context, limit int) ([]view.ProcessingRow, error) {
+	return collect[view.ProcessingRow](ctx, s, "listing what is dead",
 		"select "+processingColumns+" from spine.processing_state p where p.status = 'dead' order by p.updated_at desc limit $1", limit)
 }
 
@@ -579,12 +581,12 @@ type floor struct {
 }
 
 // next is how a list goes on that was looked at down to here.
-func (f floor) next(below cursor) (event.Next, error) {
+func (f floor) next(below cursor) (view.Next, error) {
 	if f.at == nil {
-		return event.Next{}, nil
+		return view.Next{}, nil
 	}
 	text, err := below.encode()
-	return event.Next{Cursor: text, LookedBackTo: f.at}, err
+	return view.Next{Cursor: text, LookedBackTo: f.at}, err
 }
 
 // floor reads a floor. Without one its key is the lowest there is.
@@ -628,7 +630,7 @@ type idSpan struct{ from, before int64 }
 
 // storedWithin returns ids between which lie all events that were stored in a
 // span, and below before, which may have others among them.
-func (s *Store) storedWithin(ctx context.Context, span event.Span, before int64) (idSpan, error) {
+func (s *Store) storedWithin(ctx context.Context, span view.Span, before int64) (idSpan, error) {
 	ids := idSpan{math.MinInt64, before}
 	if span.Open() {
 		return ids, nil
@@ -692,7 +694,7 @@ func (q *query) equal(expression, value string) {
 }
 
 // within adds the conditions of a span.
-func (q *query) within(expression string, span event.Span) {
+func (q *query) within(expression string, span view.Span) {
 	if !span.Since.IsZero() {
 		q.where(expression+" >= ?", span.Since)
 	}
@@ -724,11 +726,11 @@ func storedAt(key string) string {
 	return "(select e.created_at from spine.events e where e.id = " + key + ")"
 }
 
-// trail is the audit rows of an event since a time. Materialized, so that they
+// trailRows is the audit rows of an event since a time. Materialized, so that they
 // are found by the event and sorted: for the sake of a limit the planner might
 // else walk the whole log. The time, a day's beginning, is there for the
 // partitions before it, as spine.trail_start() says.
-func trail(event, since string) string {
+func trailRows(event, since string) string {
 	return "(with trail as materialized (select * from spine.audit_log where event = " + event + " and (timestamp >= " + since + " or timestamp = 'infinity')) select * from trail)"
 }
 
@@ -777,14 +779,14 @@ func (c cursor) encode() (string, error) {
 	return base64.RawURLEncoding.EncodeToString(text), nil
 }
 
-// decodeCursor reads a cursor of list, or returns event.ErrBadCursor.
+// decodeCursor reads a cursor of list, or returns view.ErrBadCursor.
 func decodeCursor(list, text string) (c cursor, err error) {
 	decoded, err := base64.RawURLEncoding.DecodeString(text)
 	if err != nil {
-		return cursor{}, event.ErrBadCursor
+		return cursor{}, view.ErrBadCursor
 	}
 	if json.Unmarshal(decoded, &c) != nil || c.List != list || strings.Contains(c.Destination, "\x00") {
-		return cursor{}, event.ErrBadCursor
+		return cursor{}, view.ErrBadCursor
 	}
 	return c, nil
 }

@@ -9,13 +9,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/trail"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // pages reads a list to its end, limit rows at a time.
-func pages[Row any](t *testing.T, limit int, read func(event.Page) ([]Row, event.Next, error), name func(Row) string) (names []string) {
+func pages[Row any](t *testing.T, limit int, read func(view.Page) ([]Row, view.Next, error), name func(Row) string) (names []string) {
 	t.Helper()
 	names = []string{}
-	page := event.Page{Limit: limit}
+	page := view.Page{Limit: limit}
 	for {
 		rows, next, err := read(page)
 		require.NoError(t, err)
@@ -59,20 +61,20 @@ func TestListsByStatus(t *testing.T) {
 				processing := d.rows("select p.event || destination" + from + where + " order by p.event desc, destination desc")
 				events := d.rows("select e.id" + from + where + " group by e.id order by e.id desc")
 				for _, limit := range []int{1, 7, 1000} {
-					require.Equal(t, processing, pages(t, limit, func(p event.Page) ([]event.ProcessingRow, event.Next, error) {
-						return d.Processing(t.Context(), p, event.ProcessingFilter{Status: status, Source: source, Type: eventType})
-					}, func(r event.ProcessingRow) string { return fmt.Sprint(r.Event, r.Destination) }), "processing, %s, limit %d", where, limit)
-					require.Equal(t, events, pages(t, limit, func(p event.Page) ([]event.Stored, event.Next, error) {
-						return d.Events(t.Context(), p, event.Filter{Status: status, Source: source, Type: eventType})
-					}, func(r event.Stored) string { return fmt.Sprint(r.ID) }), "events, %s, limit %d", where, limit)
+					require.Equal(t, processing, pages(t, limit, func(p view.Page) ([]view.ProcessingRow, view.Next, error) {
+						return d.Processing(t.Context(), p, view.ProcessingFilter{Status: status, Source: source, Type: eventType})
+					}, func(r view.ProcessingRow) string { return fmt.Sprint(r.Event, r.Destination) }), "processing, %s, limit %d", where, limit)
+					require.Equal(t, events, pages(t, limit, func(p view.Page) ([]view.Stored, view.Next, error) {
+						return d.Events(t.Context(), p, view.Filter{Status: status, Source: source, Type: eventType})
+					}, func(r view.Stored) string { return fmt.Sprint(r.ID) }), "events, %s, limit %d", where, limit)
 				}
 			}
 		}
 	}
-	rows, next, err := d.Processing(t.Context(), event.Page{Limit: 10}, event.ProcessingFilter{Status: "lost"})
+	rows, next, err := d.Processing(t.Context(), view.Page{Limit: 10}, view.ProcessingFilter{Status: "lost"})
 	require.NoError(t, err)
 	require.Empty(t, rows)
-	require.Equal(t, event.Next{}, next)
+	require.Equal(t, view.Next{}, next)
 }
 
 // Short pages, of which many are empty, come to the whole list in the end.
@@ -84,7 +86,7 @@ func TestFilteredListsAreWhole(t *testing.T) {
 	d.run("update spine.audit_trail set timestamp = $1 where event between 30000 and 48000", longAgo.Add(39_000*time.Second))
 	d.run("update spine.events set created_at = created_at + (id % 50) * interval '1 second'") // as transactions overlap
 	first, last := longAgo.Add(21_003*time.Second), longAgo.Add(45_000*time.Second)
-	spans := map[string]event.Span{
+	spans := map[string]view.Span{
 		"true":                      {},
 		"%s >= '" + at(first) + "'": {Since: first},
 		"%s < '" + at(last) + "'":   {Until: last},
@@ -98,7 +100,7 @@ func TestFilteredListsAreWhole(t *testing.T) {
 			}
 			return fmt.Sprintf(span, column)
 		}
-		for where, f := range map[string]event.Filter{
+		for where, f := range map[string]view.Filter{
 			"event_type = 'rare'":                          {Type: "rare"},
 			"source = 'rare'":                              {Source: "rare"},
 			"source = 'rare' and event_type = 'rare'":      {Source: "rare", Type: "rare", Status: "completed"},
@@ -107,10 +109,10 @@ func TestFilteredListsAreWhole(t *testing.T) {
 		} {
 			f.Span = s
 			require.Equal(t, d.rows("select id from spine.events where "+where+" and "+of("created_at")+" order by id desc"),
-				pages(t, 3, func(p event.Page) ([]event.Stored, event.Next, error) { return d.Events(t.Context(), p, f) },
-					func(r event.Stored) string { return fmt.Sprint(r.ID) }), "events, %s, %s", where, span)
+				pages(t, 3, func(p view.Page) ([]view.Stored, view.Next, error) { return d.Events(t.Context(), p, f) },
+					func(r view.Stored) string { return fmt.Sprint(r.ID) }), "events, %s, %s", where, span)
 		}
-		for where, f := range map[string]event.ProcessingFilter{
+		for where, f := range map[string]view.ProcessingFilter{
 			"event_type = 'rare'":     {Type: "rare"},
 			"p.source = 'rare'":       {Source: "rare", Status: "completed"},
 			"destination = 'rare'":    {Destination: "rare"},
@@ -119,10 +121,10 @@ func TestFilteredListsAreWhole(t *testing.T) {
 		} {
 			f.Span = s
 			require.Equal(t, d.rows("select p.event"+processing+where+" and "+of("e.created_at")+" order by p.event desc, destination desc"),
-				pages(t, 3, func(p event.Page) ([]event.ProcessingRow, event.Next, error) { return d.Processing(t.Context(), p, f) },
-					func(r event.ProcessingRow) string { return fmt.Sprint(r.Event) }), "processing, %s, %s", where, span)
+				pages(t, 3, func(p view.Page) ([]view.ProcessingRow, view.Next, error) { return d.Processing(t.Context(), p, f) },
+					func(r view.ProcessingRow) string { return fmt.Sprint(r.Event) }), "processing, %s, %s", where, span)
 		}
-		for where, f := range map[string]event.AuditFilter{
+		for where, f := range map[string]view.AuditFilter{
 			"action = 'claims_paused'": {Action: "claims_paused"},
 			"success = 'failure'":      {Success: "failure"},
 			"source = 'rare'":          {Source: "rare"},
@@ -131,13 +133,13 @@ func TestFilteredListsAreWhole(t *testing.T) {
 		} {
 			f.Span = s
 			require.Equal(t, d.rows("select id from spine.audit_log where "+where+" and "+of("timestamp")+" order by timestamp desc, id desc"),
-				pages(t, 3, func(p event.Page) ([]event.AuditRow, event.Next, error) { return d.Audit(t.Context(), p, f) },
-					func(r event.AuditRow) string { return fmt.Sprint(r.ID) }), "audit, %s, %s", where, span)
+				pages(t, 3, func(p view.Page) ([]trail.Step, view.Next, error) { return d.Audit(t.Context(), p, f) },
+					func(r trail.Step) string { return fmt.Sprint(r.ID) }), "audit, %s, %s", where, span)
 		}
-		f := event.AttemptFilter{Outcome: "failure", Span: s}
+		f := view.AttemptFilter{Outcome: "failure", Span: s}
 		require.Equal(t, d.rows("select id from spine.audit_log where action = 'processing_attempt_failed' and "+of("timestamp")+" order by timestamp desc, id desc"),
-			pages(t, 3, func(p event.Page) ([]event.AttemptRow, event.Next, error) { return d.Attempts(t.Context(), p, f) },
-				func(r event.AttemptRow) string { return fmt.Sprint(r.ID) }), "attempts, %s", span)
+			pages(t, 3, func(p view.Page) ([]view.AttemptRow, view.Next, error) { return d.Attempts(t.Context(), p, f) },
+				func(r view.AttemptRow) string { return fmt.Sprint(r.ID) }), "attempts, %s", span)
 	}
 }
 
@@ -152,12 +154,12 @@ func TestAListByAStatusThatManyHave(t *testing.T) {
 	d.run("insert into spine.processing_state (event, event_id, status, lease_token) select id, event_id, case when id % 8000 = 5 then 'failed' else 'pending' end, 0 from spine.events")
 	want := d.rows("select event from spine.processing_state where status = 'failed' order by event desc")
 	require.Len(t, want, 7)
-	require.Equal(t, want, pages(t, 5, func(p event.Page) ([]event.ProcessingRow, event.Next, error) {
-		return d.Processing(t.Context(), p, event.ProcessingFilter{Status: "failed"})
-	}, func(r event.ProcessingRow) string { return fmt.Sprint(r.Event) }))
-	require.Equal(t, want, pages(t, 5, func(p event.Page) ([]event.Stored, event.Next, error) {
-		return d.Events(t.Context(), p, event.Filter{Status: "failed"})
-	}, func(r event.Stored) string { return fmt.Sprint(r.ID) }))
+	require.Equal(t, want, pages(t, 5, func(p view.Page) ([]view.ProcessingRow, view.Next, error) {
+		return d.Processing(t.Context(), p, view.ProcessingFilter{Status: "failed"})
+	}, func(r view.ProcessingRow) string { return fmt.Sprint(r.Event) }))
+	require.Equal(t, want, pages(t, 5, func(p view.Page) ([]view.Stored, view.Next, error) {
+		return d.Events(t.Context(), p, view.Filter{Status: "failed"})
+	}, func(r view.Stored) string { return fmt.Sprint(r.ID) }))
 }
 
 func TestEventsWithin(t *testing.T) {
@@ -181,9 +183,9 @@ func TestEventsWithin(t *testing.T) {
 	for n := 100; n <= 900; n += 50 {
 		from, to := longAgo.Add(time.Duration(n)*time.Minute), longAgo.Add(time.Duration(n+40)*time.Minute)
 		ids := d.rows("select id from spine.events where created_at >= $1 and created_at < $2 order by id desc", from, to)
-		require.Equal(t, ids, pages(t, 7, func(p event.Page) ([]event.Stored, event.Next, error) {
-			return d.Events(t.Context(), p, event.Filter{Span: event.Span{Since: from, Until: to}})
-		}, func(r event.Stored) string { return fmt.Sprint(r.ID) }), "odd rows do not lead astray")
+		require.Equal(t, ids, pages(t, 7, func(p view.Page) ([]view.Stored, view.Next, error) {
+			return d.Events(t.Context(), p, view.Filter{Span: view.Span{Since: from, Until: to}})
+		}, func(r view.Stored) string { return fmt.Sprint(r.ID) }), "odd rows do not lead astray")
 	}
 }
 
@@ -233,9 +235,9 @@ func TestAttempts(t *testing.T) {
 	d.run(`insert into spine.audit_trail (action, event_id, source, details) values
 		('processing_attempt_failed', 'by hand', 'other', '{"attempt":"first","status":1.5,"destination":"second","error":null,"duration_ms":2}'),
 		('processing_attempt_failed', null, null, null), ('processing_attempt_failed', null, null, '[1]')`)
-	all, next, err := d.Attempts(t.Context(), event.Page{Limit: 10}, event.AttemptFilter{})
+	all, next, err := d.Attempts(t.Context(), view.Page{Limit: 10}, view.AttemptFilter{})
 	require.NoError(t, err)
-	require.Equal(t, event.Next{}, next)
+	require.Equal(t, view.Next{}, next)
 	require.Len(t, all, 5)
 	for i := range all {
 		require.WithinDuration(t, time.Now(), all[i].Timestamp.Time, time.Minute)
@@ -245,7 +247,7 @@ func TestAttempts(t *testing.T) {
 	p := func(n int64) *int64 { return &n }
 	half, one, two := 12.5, 1.0, 2.0
 	thanks, no, why := "thank you", "not now", "HTTP 503"
-	require.Equal(t, []event.AttemptRow{
+	require.Equal(t, []view.AttemptRow{
 		{Destination: "default", Outcome: "failure"},
 		{Destination: "default", Outcome: "failure"},
 		{EventID: "by hand", Source: "other", Destination: "second", Outcome: "failure", DurationMS: &two},
@@ -253,17 +255,17 @@ func TestAttempts(t *testing.T) {
 		{EventID: "a", Source: "default", Destination: "default", Attempt: p(1), Outcome: "failure", Status: p(503), DurationMS: &one, Error: &why, Answer: &no},
 	}, all)
 
-	for want, f := range map[string]event.AttemptFilter{
+	for want, f := range map[string]view.AttemptFilter{
 		"[2]":     {Outcome: "success"},
 		"[2 1]":   {EventID: "a"},
 		"[1]":     {EventID: "a", Outcome: "failure"},
 		"[2 1 ]":  {Type: "user.created"},
 		"[2  1]":  {Source: "default"},
 		"[ ]":     {EventID: "b"},
-		"[]":      {Span: event.Span{Until: time.Now().Add(-time.Hour)}},
-		"[2 1  ]": {EventID: "a", Span: event.Span{Since: time.Now().Add(-time.Hour)}},
+		"[]":      {Span: view.Span{Until: time.Now().Add(-time.Hour)}},
+		"[2 1  ]": {EventID: "a", Span: view.Span{Since: time.Now().Add(-time.Hour)}},
 	} {
-		rows, _, err := d.Attempts(t.Context(), event.Page{Limit: 10}, f)
+		rows, _, err := d.Attempts(t.Context(), view.Page{Limit: 10}, f)
 		require.NoError(t, err)
 		numbers := []int64{}
 		for _, r := range rows {
@@ -288,9 +290,9 @@ func TestAttemptsWhoseLeaseRanOut(t *testing.T) {
 		"success": {"2 success -"},
 		"failure": {"1 failure the lease ran out: worker-1 did not report back"},
 	} {
-		require.Equal(t, want, pages(t, 1, func(p event.Page) ([]event.AttemptRow, event.Next, error) {
-			return d.Attempts(t.Context(), p, event.AttemptFilter{Outcome: outcome})
-		}, func(r event.AttemptRow) string {
+		require.Equal(t, want, pages(t, 1, func(p view.Page) ([]view.AttemptRow, view.Next, error) {
+			return d.Attempts(t.Context(), p, view.AttemptFilter{Outcome: outcome})
+		}, func(r view.AttemptRow) string {
 			problem := "-"
 			if r.Error != nil {
 				problem = *r.Error
@@ -307,18 +309,18 @@ func TestAListByAStatusAndWhatAnotherTableHas(t *testing.T) {
 	d := newDatabase(t, 1)
 	d.run("insert into spine.events (event_id, event_type, occurred_at, payload, payload_hash) select 'e-' || n, case n when 7 then 'rare' else 'common' end, now(), '{}', '\\x00' from generate_series(1, 10020) n")
 	d.run("insert into spine.processing_state (event, event_id, status, lease_token, next_attempt_at) select id, event_id, 'dead', 0, null from spine.events")
-	_, next, err := d.Events(t.Context(), event.Page{Limit: 5}, event.Filter{Status: "dead", Type: "rare"})
+	_, next, err := d.Events(t.Context(), view.Page{Limit: 5}, view.Filter{Status: "dead", Type: "rare"})
 	require.NoError(t, err)
 	require.NotNil(t, next.LookedBackTo)
-	_, next, err = d.Processing(t.Context(), event.Page{Limit: 5}, event.ProcessingFilter{Status: "dead", Type: "rare"})
+	_, next, err = d.Processing(t.Context(), view.Page{Limit: 5}, view.ProcessingFilter{Status: "dead", Type: "rare"})
 	require.NoError(t, err)
 	require.NotNil(t, next.LookedBackTo)
-	require.Equal(t, []string{"7"}, pages(t, 5, func(p event.Page) ([]event.Stored, event.Next, error) {
-		return d.Events(t.Context(), p, event.Filter{Status: "dead", Type: "rare", Span: event.Span{Since: longAgo}})
-	}, func(r event.Stored) string { return fmt.Sprint(r.ID) }))
-	require.Equal(t, []string{"7"}, pages(t, 5, func(p event.Page) ([]event.ProcessingRow, event.Next, error) {
-		return d.Processing(t.Context(), p, event.ProcessingFilter{Status: "dead", Type: "rare"})
-	}, func(r event.ProcessingRow) string { return fmt.Sprint(r.Event) }))
+	require.Equal(t, []string{"7"}, pages(t, 5, func(p view.Page) ([]view.Stored, view.Next, error) {
+		return d.Events(t.Context(), p, view.Filter{Status: "dead", Type: "rare", Span: view.Span{Since: longAgo}})
+	}, func(r view.Stored) string { return fmt.Sprint(r.ID) }))
+	require.Equal(t, []string{"7"}, pages(t, 5, func(p view.Page) ([]view.ProcessingRow, view.Next, error) {
+		return d.Processing(t.Context(), p, view.ProcessingFilter{Status: "dead", Type: "rare"})
+	}, func(r view.ProcessingRow) string { return fmt.Sprint(r.Event) }))
 }
 
 // Events may go, by a hand or by retention, between a look-up and the list of
@@ -329,7 +331,7 @@ func TestAnAmbiguousEventThatIsGone(t *testing.T) {
 	d.run(`create or replace function spine.id_of(_event_id text, _source text default null) returns bigint language plpgsql as $$
 		begin raise exception 'several' using errcode = 'cardinality_violation'; end $$`)
 	_, err := d.Event(t.Context(), "a", "")
-	var ambiguous *event.AmbiguousError
+	var ambiguous *view.AmbiguousError
 	require.Error(t, err)
 	require.NotErrorAs(t, err, &ambiguous)
 }
@@ -347,18 +349,18 @@ func TestTheAuditLogOverAllTimes(t *testing.T) {
 	d.run("update spine.events set created_at = case event_id when 'a' then now() + interval '2 days' else 'infinity' end where event_id <> 'b'")
 	d.run("delete from spine.audit_trail where event_id = 'b' and (timestamp < now() - interval '1 hour' or action <> 'event_queued')")
 	for _, limit := range []int{1, 4, 10, 1000} {
-		for where, f := range map[string]event.AuditFilter{
+		for where, f := range map[string]view.AuditFilter{
 			"true":                                   {},
 			"action = 'event_queued'":                {Action: "event_queued"},
 			"event_id = 'a'":                         {EventID: "a"},
 			"event_id = 'b'":                         {EventID: "b"},
 			"event_id = 'c'":                         {EventID: "c"},
-			"timestamp < '2024-01-30'":               {Span: event.Span{Until: time.Date(2024, 1, 30, 0, 0, 0, 0, time.UTC)}},
-			"timestamp >= now() - interval '1 year'": {Span: event.Span{Since: time.Now().AddDate(-1, 0, 0)}},
+			"timestamp < '2024-01-30'":               {Span: view.Span{Until: time.Date(2024, 1, 30, 0, 0, 0, 0, time.UTC)}},
+			"timestamp >= now() - interval '1 year'": {Span: view.Span{Since: time.Now().AddDate(-1, 0, 0)}},
 		} {
 			require.Equal(t, d.rows("select id from spine.audit_log where "+where+" order by timestamp desc, id desc"),
-				pages(t, limit, func(p event.Page) ([]event.AuditRow, event.Next, error) { return d.Audit(t.Context(), p, f) },
-					func(r event.AuditRow) string { return fmt.Sprint(r.ID) }), "%s, limit %d", where, limit)
+				pages(t, limit, func(p view.Page) ([]trail.Step, view.Next, error) { return d.Audit(t.Context(), p, f) },
+					func(r trail.Step) string { return fmt.Sprint(r.ID) }), "%s, limit %d", where, limit)
 		}
 	}
 	for _, id := range []string{"a", "b", "c"} {

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // rejectedColumns are those of a list, in the order of rejectedRow's fields.
@@ -45,7 +46,7 @@ func (r rejectedRow) request() event.RejectedRequest {
 // KeepRejected keeps refused requests and holds their sources to budgets. Those
 // of a source that is gone are not kept. again says that some of them may have
 // been kept by a call that ended with an error. An error that wraps
-// event.ErrRefused lies in the data.
+// event.ErrInvalidData lies in the data.
 func (s *Store) KeepRejected(ctx context.Context, requests []event.RejectedRequest, budgets map[string]event.Budget, again bool) error {
 	n := len(requests)
 	var (
@@ -78,12 +79,12 @@ func (s *Store) KeepRejected(ctx context.Context, requests []event.RejectedReque
 
 // RejectedRequests lists kept requests, newest first, without their headers and
 // bodies. It relies on rejected_requests_pkey; budgets bound what it reads.
-func (s *Store) RejectedRequests(ctx context.Context, page event.Page, filter event.RejectedFilter) (requests []event.RejectedRequest, next event.Next, err error) {
+func (s *Store) RejectedRequests(ctx context.Context, page view.Page, filter view.RejectedFilter) (requests []event.RejectedRequest, next view.Next, err error) {
 	var q query
 	if page.Cursor != "" {
 		after, err := decodeCursor("rejected", page.Cursor)
 		if err != nil {
-			return nil, event.Next{}, err
+			return nil, view.Next{}, err
 		}
 		q.where("r.id < ?", after.ID)
 	}
@@ -94,7 +95,7 @@ func (s *Store) RejectedRequests(ctx context.Context, page event.Page, filter ev
 	rows, err := list[rejectedRow](ctx, s, "listing rejected requests",
 		"select "+rejectedColumns+" from spine.rejected_requests r"+q.conditions()+" order by r.id desc limit "+q.arg(page.Limit+1), q.args...)
 	if err != nil {
-		return nil, event.Next{}, err
+		return nil, view.Next{}, err
 	}
 	if n := page.Limit; len(rows) > n {
 		rows = rows[:n]
@@ -175,7 +176,7 @@ func (s *Store) ReplayRejected(ctx context.Context, id int64, trust bool, caller
 
 // ReplayAllRejected has all kept requests that filter chooses looked at again,
 // but for those that were taken in, and returns how many.
-func (s *Store) ReplayAllRejected(ctx context.Context, filter event.RejectedFilter, trust bool, caller string) (count int64, err error) {
+func (s *Store) ReplayAllRejected(ctx context.Context, filter view.RejectedFilter, trust bool, caller string) (count int64, err error) {
 	since, until := event.Timestamp{Infinity: -1}, event.Timestamp{Infinity: 1}
 	if !filter.Since.IsZero() {
 		since = event.Timestamp{Time: filter.Since.UTC()}

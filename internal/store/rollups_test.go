@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // rollUp rolls up all that is committed.
@@ -421,7 +422,7 @@ func TestOldStepsAreDeleted(t *testing.T) {
 }
 
 // overview reads one, of the last quarter of an hour.
-func (d *database) overview() event.Overview {
+func (d *database) overview() view.Overview {
 	d.t.Helper()
 	o, err := d.Overview(d.t.Context(), 15*time.Minute)
 	require.NoError(d.t, err)
@@ -471,7 +472,7 @@ func TestOverview(t *testing.T) {
 	require.Equal(t, []string{event.DefaultDestination}, []string{o.Paused[0].Destination})
 	require.Equal(t, "default", o.Sources[0].Source)
 	require.NotNil(t, o.Sources[0].LastArrivalAt)
-	require.Equal(t, event.SourceArrival{Source: "github"}, o.Sources[1])
+	require.Equal(t, view.SourceArrival{Source: "github"}, o.Sources[1])
 	s := o.Series
 	require.Equal(t, []int64{5, 5, 0, 0, 0, 5, 2, 1, 1}, []int64{
 		sum(s.Received), sum(s.Accepted), sum(s.Deduplicated), sum(s.Conflicts), sum(s.Rejected), sum(s.Attempts), sum(s.AttemptsFailed), sum(s.Delivered), sum(s.Died),
@@ -495,7 +496,7 @@ func TestOverview(t *testing.T) {
 	}
 }
 
-func depthOf(o event.Overview) (lines []string) {
+func depthOf(o view.Overview) (lines []string) {
 	for _, r := range o.Depth.Rows {
 		lines = append(lines, fmt.Sprint(r.Status, " ", r.Count))
 	}
@@ -601,7 +602,7 @@ func TestDepthSaysHowOldItIs(t *testing.T) {
 	d := newDatabase(t, 2)
 	d.ingest(webhooks("x", 3)...)
 	d.sampleDepth()
-	age := func() (seconds float64, o event.Overview) {
+	age := func() (seconds float64, o view.Overview) {
 		o = d.overview()
 		return o.At.Time.Sub(o.Depth.At.Time).Seconds(), o
 	}

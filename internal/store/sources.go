@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // sourceColumns are in the order of the fields of event.SourceSettings.
@@ -40,10 +41,10 @@ func (s *Store) Source(ctx context.Context, name string) (event.SourceSettings, 
 // PutSource adds a source or gives it other settings. The error is an
 // *event.BadSettingsError where the database refuses them, or its own. caller
 // is who asks, in the audit log's words.
-func (s *Store) PutSource(ctx context.Context, name string, settings json.RawMessage, caller string) (change event.SourceChange, err error) {
+func (s *Store) PutSource(ctx context.Context, name string, settings json.RawMessage, caller string) (change view.SourceChange, err error) {
 	changes, err := s.ApplySources(ctx, map[string]json.RawMessage{name: settings}, false, false, caller)
 	if err != nil {
-		return event.SourceChange{}, err
+		return view.SourceChange{}, err
 	}
 	return changes[0], nil
 }
@@ -55,7 +56,7 @@ var errDryRun = errors.New("dry run")
 // missing, in one transaction; where prune is set, it removes all others but
 // default. A dry run changes nothing and returns the same. Changes are by name,
 // and those that were unchanged are among them. Errors are as of PutSource.
-func (s *Store) ApplySources(ctx context.Context, puts map[string]json.RawMessage, prune, dryRun bool, caller string) (changes []event.SourceChange, err error) {
+func (s *Store) ApplySources(ctx context.Context, puts map[string]json.RawMessage, prune, dryRun bool, caller string) (changes []view.SourceChange, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		changes = nil
 		if err := callFor(ctx, tx, caller); err != nil {
@@ -75,7 +76,7 @@ func (s *Store) ApplySources(ctx context.Context, puts map[string]json.RawMessag
 			return err
 		}
 		for _, name := range slices.Sorted(maps.Keys(puts)) {
-			c := event.SourceChange{Source: name, From: before[name], To: puts[name]}
+			c := view.SourceChange{Source: name, From: before[name], To: puts[name]}
 			if err := tx.QueryRow(ctx, "select spine.put_source($1, $2)", name, puts[name]).Scan(&c.Change); err != nil {
 				return fmt.Errorf("source %s: %w", name, err)
 			}
@@ -88,9 +89,9 @@ func (s *Store) ApplySources(ctx context.Context, puts map[string]json.RawMessag
 			if _, err := tx.Exec(ctx, "select spine.remove_source($1)", name); err != nil {
 				return err
 			}
-			changes = append(changes, event.SourceChange{Source: name, Change: "removed", From: before[name]})
+			changes = append(changes, view.SourceChange{Source: name, Change: "removed", From: before[name]})
 		}
-		slices.SortFunc(changes, func(a, b event.SourceChange) int { return strings.Compare(a.Source, b.Source) })
+		slices.SortFunc(changes, func(a, b view.SourceChange) int { return strings.Compare(a.Source, b.Source) })
 		if dryRun {
 			return errDryRun
 		}

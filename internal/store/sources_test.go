@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 const githubSettings = `{"preset":"github","secrets":["env:A"]}`
@@ -84,7 +85,7 @@ func TestSources(t *testing.T) {
 	require.ErrorAs(t, err, &none)
 	require.ErrorAs(t, s.RemoveSource(t.Context(), event.DefaultSource, "somebody"), &bad)
 
-	rows, _, err := s.Audit(t.Context(), event.Page{Limit: 100}, event.AuditFilter{Source: "github"})
+	rows, _, err := s.Audit(t.Context(), view.Page{Limit: 100}, view.AuditFilter{Source: "github"})
 	require.NoError(t, err)
 	var actions []string
 	for _, r := range rows {
@@ -185,15 +186,15 @@ func TestRejectedRequests(t *testing.T) {
 	require.Equal(t, []string{"{}"}, d.rows("select headers::text from spine.rejected_requests"))
 
 	keep(roomy, rejected("github", "signature_wrong", 3, 10)...)
-	page, next, err := d.RejectedRequests(t.Context(), event.Page{Limit: 2}, event.RejectedFilter{Source: "github", Cause: "signature_wrong"})
+	page, next, err := d.RejectedRequests(t.Context(), view.Page{Limit: 2}, view.RejectedFilter{Source: "github", Cause: "signature_wrong"})
 	require.NoError(t, err)
 	require.Len(t, page, 2)
-	rest, next, err := d.RejectedRequests(t.Context(), event.Page{Limit: 2, Cursor: next.Cursor}, event.RejectedFilter{Source: "github", Cause: "signature_wrong"})
+	rest, next, err := d.RejectedRequests(t.Context(), view.Page{Limit: 2, Cursor: next.Cursor}, view.RejectedFilter{Source: "github", Cause: "signature_wrong"})
 	require.NoError(t, err)
 	require.Len(t, rest, 1)
 	require.Empty(t, next.Cursor)
-	_, _, err = d.RejectedRequests(t.Context(), event.Page{Limit: 2, Cursor: "x"}, event.RejectedFilter{})
-	require.ErrorIs(t, err, event.ErrBadCursor)
+	_, _, err = d.RejectedRequests(t.Context(), view.Page{Limit: 2, Cursor: "x"}, view.RejectedFilter{})
+	require.ErrorIs(t, err, view.ErrBadCursor)
 	whole, err := d.RejectedRequest(t.Context(), page[0].ID)
 	require.NoError(t, err)
 	require.Contains(t, *whole.Text, "signature_wrong-2")
@@ -217,13 +218,13 @@ func TestRejectedRequests(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, again, 1, "whoever had it is gone")
 	require.NoError(t, d.SettleRejected(t.Context(), page[0].ID, true, event.RejectedTakenIn, "accepted", "id-1"))
-	n, err := d.ReplayAllRejected(t.Context(), event.RejectedFilter{Source: "github", Cause: "signature_wrong"}, false, "x")
+	n, err := d.ReplayAllRejected(t.Context(), view.RejectedFilter{Source: "github", Cause: "signature_wrong"}, false, "x")
 	require.NoError(t, err)
 	require.Equal(t, int64(2), n, "not what was taken in")
-	n, err = d.ReplayAllRejected(t.Context(), event.RejectedFilter{Source: "github", Cause: "signature_wrong"}, false, "x")
+	n, err = d.ReplayAllRejected(t.Context(), view.RejectedFilter{Source: "github", Cause: "signature_wrong"}, false, "x")
 	require.NoError(t, err)
 	require.Zero(t, n, "they are asked for already")
-	n, err = d.ReplayAllRejected(t.Context(), event.RejectedFilter{Source: "github", Cause: "signature_wrong"}, true, "x")
+	n, err = d.ReplayAllRejected(t.Context(), view.RejectedFilter{Source: "github", Cause: "signature_wrong"}, true, "x")
 	require.NoError(t, err)
 	require.Equal(t, int64(2), n, "but not so")
 	state := "select state, note from spine.rejected_requests where id = " + strconv.FormatInt(page[1].ID, 10)
@@ -280,7 +281,7 @@ func TestRequestsOfProviders(t *testing.T) {
 	// An envelope's payload is an object still.
 	scalar := webhook("scalar", `[1]`)
 	_, err = d.Ingest(t.Context(), []event.Event{scalar})
-	require.ErrorIs(t, err, event.ErrRefused)
+	require.ErrorIs(t, err, event.ErrInvalidData)
 
 	claimed, err := d.Claim(t.Context(), event.Claim{Destination: "default", Limit: 10, Lease: time.Minute, Worker: "w"})
 	require.NoError(t, err)
@@ -312,7 +313,7 @@ func TestConflicts(t *testing.T) {
 		d.run(fmt.Sprintf(`select spine.ingest('c', 'other', '{"a":%d,"b":{"x":[1,3]},"/~":0}')`, i+2))
 	}
 	d.run(`select spine.ingest('c', 'other', '{"a":"\u0000"}')`)
-	all, next, err := d.Conflicts(t.Context(), event.Page{Limit: 3}, event.ConflictFilter{EventID: "c"})
+	all, next, err := d.Conflicts(t.Context(), view.Page{Limit: 3}, view.ConflictFilter{EventID: "c"})
 	require.NoError(t, err)
 	require.Len(t, all, 3)
 	require.Nil(t, all[0].Differences)
@@ -322,11 +323,11 @@ func TestConflicts(t *testing.T) {
 		paths = append(paths, fmt.Sprintf("%s %s %s", diff.Path, diff.Was, diff.Is))
 	}
 	require.Equal(t, []string{"/a 1 4", `/b/x/1 2 3`, `/b/x/2 {"y": null} null`, "/gone true null", "/~1~0 null 0"}, paths)
-	rest, next, err := d.Conflicts(t.Context(), event.Page{Limit: 3, Cursor: next.Cursor}, event.ConflictFilter{})
+	rest, next, err := d.Conflicts(t.Context(), view.Page{Limit: 3, Cursor: next.Cursor}, view.ConflictFilter{})
 	require.NoError(t, err)
 	require.Len(t, rest, 1)
 	require.Empty(t, next.Cursor)
-	none, _, err := d.Conflicts(t.Context(), event.Page{Limit: 3}, event.ConflictFilter{Source: "else"})
+	none, _, err := d.Conflicts(t.Context(), view.Page{Limit: 3}, view.ConflictFilter{Source: "else"})
 	require.NoError(t, err)
 	require.Empty(t, none)
 
@@ -342,7 +343,7 @@ func TestConflicts(t *testing.T) {
 	require.Equal(t, []string{"c|first", "c~" + hash[:8] + "|other", newest + "|other"}, d.rows("select event_id || '|' || event_type from spine.events order by id"))
 	require.Equal(t, []string{"3"}, d.rows("select count(*) from spine.processing_state where status = 'pending'"))
 	require.Equal(t, []string{"2"}, d.rows("select count(*) from spine.audit_log where action = 'conflict_accepted' and event_id = 'c' and details->>'caller' = 'me'"))
-	var missing *event.NotStoredError
+	var missing *view.NotStoredError
 	_, err = d.AcceptConflict(t.Context(), "c", "", "ffffffffffff", "me")
 	require.ErrorAs(t, err, &missing)
 	_, err = d.AcceptConflict(t.Context(), "never", "", "", "me")

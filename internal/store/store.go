@@ -153,7 +153,7 @@ func noteWarning(conn *pgconn.PgConn, n *pgconn.Notice) {
 	}
 }
 
-// classify wraps errors that lie in the data with event.ErrRefused: SQLSTATE
+// classify wraps errors that lie in the data with event.ErrInvalidData: SQLSTATE
 // classes 22 (data exception), 23 (integrity constraint violation) and 54
 // (program limit exceeded). A row that somebody else has locked (55P03) is
 // event.ErrLocked. All else may pass when tried again, and so do two of these
@@ -172,21 +172,21 @@ func classify(err error) error {
 	case pgErr.Code == "23514" && pgErr.TableName == "audit_trail_default":
 		return err // the day got a partition of its own just then
 	case slices.Contains([]string{"22", "23", "54"}, pgErr.Code[:2]):
-		return fmt.Errorf("%w: %w", event.ErrRefused, err)
+		return fmt.Errorf("%w: %w", event.ErrInvalidData, err)
 	}
 	return err
 }
 
 // holds reads what the functions that write under a lease return: true where
 // it was held, false where it was lost, NULL where the row was locked.
-func holds(answers []*bool) []event.Hold {
-	holds := make([]event.Hold, len(answers))
+func holds(answers []*bool) []event.LeaseState {
+	holds := make([]event.LeaseState, len(answers))
 	for i, held := range answers {
 		switch {
 		case held == nil:
-			holds[i] = event.Locked
+			holds[i] = event.LeaseLocked
 		case !*held:
-			holds[i] = event.Lost
+			holds[i] = event.LeaseLost
 		}
 	}
 	return holds

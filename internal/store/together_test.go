@@ -25,7 +25,7 @@ func TestIngestAndClaim(t *testing.T) {
 	require.Equal(t, []any{1, payloadA, "user.created", event.DefaultDestination}, []any{job.Attempt, string(job.Payload), job.Type, job.Destination})
 	require.Equal(t, "1", d.value("select count(distinct xid) from spine.audit_trail where xid > $1::text::xid8", before), "it is one transaction")
 	require.Equal(t, []string{"event_received", "event_inserted", "processing_attempt_started"}, d.trail("a"))
-	require.Equal(t, []event.Hold{event.Held, event.Held}, d.settle(completed(claimed.Jobs[0]), completed(claimed.Jobs[1])))
+	require.Equal(t, []event.LeaseState{event.LeaseHeld, event.LeaseHeld}, d.settle(completed(claimed.Jobs[0]), completed(claimed.Jobs[1])))
 }
 
 func TestIngestAndClaimTakesTheOldestFirst(t *testing.T) {
@@ -77,7 +77,7 @@ func TestIngestAndClaimIsAllOrNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			receipts, claimed, err := d.IngestAndClaim(t.Context(), []event.Event{webhook("x", c.payload)}, ask(c.limit))
-			require.ErrorIs(t, err, event.ErrRefused)
+			require.ErrorIs(t, err, event.ErrInvalidData)
 			require.Nil(t, receipts)
 			require.Empty(t, claimed)
 			require.Equal(t, []string{"waits|pending|0"}, d.rows("select event_id, status, attempt_count from spine.processing_state"))

@@ -8,7 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // How much is checked in one statement, so that none holds a snapshot for long:
@@ -21,11 +21,11 @@ const (
 // Verify checks the invariants of the events that were stored from since to
 // until, and returns each with its violations, of which examples are told. It
 // reads only, step by step, each as of one moment of its own.
-func (s *Store) Verify(ctx context.Context, since, until time.Time, examples int) ([]event.Invariant, error) {
+func (s *Store) Verify(ctx context.Context, since, until time.Time, examples int) ([]view.Invariant, error) {
 	return s.verifyInSteps(ctx, since, until, examples, verifyEvents)
 }
 
-func (s *Store) verifyInSteps(ctx context.Context, since, until time.Time, examples, events int) ([]event.Invariant, error) {
+func (s *Store) verifyInSteps(ctx context.Context, since, until time.Time, examples, events int) ([]view.Invariant, error) {
 	var first, now time.Time
 	if err := s.pool.QueryRow(ctx, "select coalesce((select e.created_at from spine.events e order by e.id limit 1), now()), now()").Scan(&first, &now); err != nil {
 		return nil, fmt.Errorf("looking for the first event: %w", err)
@@ -37,7 +37,7 @@ func (s *Store) verifyInSteps(ctx context.Context, since, until time.Time, examp
 	if until.IsZero() || until.After(now) {
 		until = now
 	}
-	var all []event.Invariant
+	var all []view.Invariant
 	for {
 		end, err := s.verifyStep(ctx, since, until, events)
 		if err != nil {
@@ -47,7 +47,7 @@ func (s *Store) verifyInSteps(ctx context.Context, since, until time.Time, examp
 		if err != nil {
 			return nil, fmt.Errorf("verifying: %w", err)
 		}
-		part, err := pgx.CollectRows(rows, pgx.RowToStructByPos[event.Invariant])
+		part, err := pgx.CollectRows(rows, pgx.RowToStructByPos[view.Invariant])
 		if err != nil {
 			return nil, fmt.Errorf("verifying: %w", err)
 		}

@@ -7,8 +7,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
-	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // lived is a database in which all has happened that happens to events.
@@ -170,7 +170,7 @@ func TestVerifyFindsWhatIsWrong(t *testing.T) {
 			}
 			found, err := tx.Query(t.Context(), "select invariant, examples from spine.verify() where violations > 0")
 			require.NoError(t, err)
-			all, err := pgx.CollectRows(found, func(row pgx.CollectableRow) (i event.Invariant, err error) {
+			all, err := pgx.CollectRows(found, func(row pgx.CollectableRow) (i view.Invariant, err error) {
 				return i, row.Scan(&i.Name, &i.Examples)
 			})
 			require.NoError(t, err)

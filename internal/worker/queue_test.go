@@ -160,7 +160,7 @@ func (q *modelQueue) claim(c event.Claim) event.Claimed {
 	return claimed
 }
 
-func (q *modelQueue) Renew(ctx context.Context, jobs []event.Job, lease time.Duration) ([]event.Hold, error) {
+func (q *modelQueue) Renew(ctx context.Context, jobs []event.Job, lease time.Duration) ([]event.LeaseState, error) {
 	if hook := q.hooked().beforeRenew; hook != nil {
 		if err := hook(ctx); err != nil {
 			return nil, err
@@ -169,13 +169,13 @@ func (q *modelQueue) Renew(ctx context.Context, jobs []event.Job, lease time.Dur
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.renewals = append(q.renewals, time.Now())
-	holds := make([]event.Hold, len(jobs))
+	holds := make([]event.LeaseState, len(jobs))
 	for i, job := range jobs {
 		switch r := q.rows[job.Event]; {
 		case r.lease != job.Lease:
-			holds[i] = event.Lost
+			holds[i] = event.LeaseLost
 		case r.locked:
-			holds[i] = event.Locked
+			holds[i] = event.LeaseLocked
 		default:
 			r.due = time.Now().Add(lease)
 		}
@@ -183,7 +183,7 @@ func (q *modelQueue) Renew(ctx context.Context, jobs []event.Job, lease time.Dur
 	return holds, nil
 }
 
-func (q *modelQueue) Settle(ctx context.Context, settlements []event.Settlement) ([]event.Hold, error) {
+func (q *modelQueue) Settle(ctx context.Context, settlements []event.Settlement) ([]event.LeaseState, error) {
 	if hook := q.hooked().beforeSettle; hook != nil {
 		if err := hook(ctx, settlements); err != nil {
 			return nil, err
@@ -195,13 +195,13 @@ func (q *modelQueue) Settle(ctx context.Context, settlements []event.Settlement)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.settled = append(q.settled, slices.Clone(settlements))
-	holds := make([]event.Hold, len(settlements))
+	holds := make([]event.LeaseState, len(settlements))
 	for i, s := range settlements {
 		switch r := q.rows[s.Job.Event]; {
 		case r.lease != s.Job.Lease:
-			holds[i] = event.Lost
+			holds[i] = event.LeaseLost
 		case r.locked:
-			holds[i] = event.Locked
+			holds[i] = event.LeaseLocked
 		default:
 			r.lease++
 			r.status, r.due, r.leased = s.Disposition, time.Now().Add(s.Delay), false

@@ -30,10 +30,10 @@ type Queue interface {
 	// run out.
 	Claim(ctx context.Context, claim event.Claim) (event.Claimed, error)
 	// Renew prolongs leases to lease from now and says which are still held.
-	Renew(ctx context.Context, jobs []event.Job, lease time.Duration) ([]event.Hold, error)
+	Renew(ctx context.Context, jobs []event.Job, lease time.Duration) ([]event.LeaseState, error)
 	// Settle records results and says which count: those of leases still held.
 	// Those of locked rows are to be settled again.
-	Settle(ctx context.Context, settlements []event.Settlement) ([]event.Hold, error)
+	Settle(ctx context.Context, settlements []event.Settlement) ([]event.LeaseState, error)
 	// GiveBack returns leases whose delivery was never started.
 	GiveBack(ctx context.Context, jobs []event.Job) error
 }
@@ -661,9 +661,9 @@ func (w *Worker) renew(ctx context.Context) {
 		h := w.held[leaseKey{job.Event, job.Lease}]
 		switch {
 		case h == nil: // settled meanwhile
-		case holds[i] == event.Lost:
+		case holds[i] == event.LeaseLost:
 			h.cancel(errLeaseLost)
-		case holds[i] == event.Held && h.expiry.Stop():
+		case holds[i] == event.LeaseHeld && h.expiry.Stop():
 			h.renewed = asked
 			h.expiry.Reset(time.Until(asked.Add(w.safeLease())))
 		}
@@ -762,11 +762,11 @@ func (w *Worker) settle(ctx context.Context, batch []event.Settlement) (locked [
 			var done []event.Settlement
 			var counted []bool
 			for i, s := range batch {
-				if holds[i] == event.Locked {
+				if holds[i] == event.LeaseLocked {
 					locked = append(locked, s)
 					continue
 				}
-				done, counted = append(done, s), append(counted, holds[i] == event.Held)
+				done, counted = append(done, s), append(counted, holds[i] == event.LeaseHeld)
 			}
 			took := time.Since(start)
 			if took > w.config.Margin/2 && slices.ContainsFunc(done, func(s event.Settlement) bool { return s.Disposition == event.Failed }) {

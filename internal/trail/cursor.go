@@ -1,4 +1,6 @@
-package event
+// Package trail is the audit log as something to follow: a Step is one row of it, a Cursor a place in it, a Filter a choice
+// of rows. It promises that whoever reads on from a cursor misses no step and sees none twice. It does not know the database.
+package trail
 
 import (
 	"encoding/base64"
@@ -6,20 +8,22 @@ import (
 	"errors"
 	"slices"
 	"time"
+
+	"github.com/webhookspine/spine/internal/event"
 )
 
-// AuditCursor is a place in the audit log from which reading goes on. It
+// Cursor is a place in the audit log from which reading goes on. It
 // misses nothing and repeats nothing, even where transactions commit in another
 // order than they began, since it is the set of transactions whose rows were
 // read. It outlives connections, restarts and crashes of the database.
-type AuditCursor struct {
+type Cursor struct {
 	Live bool         // false in the past that CursorSince asks for
 	Seen Transactions // whose rows were read; empty in the past
 
 	// While pages are being read:
 	Until *Transactions // up to where; nil where none are
 	Late  bool          // it is the turn of those that have ended since Seen excepted them
-	Last  AuditKey      // where the last page ended
+	Last  Key           // where the last page ended
 }
 
 // Transactions are those with numbers below End, but for some.
@@ -28,18 +32,18 @@ type Transactions struct {
 	Except []uint64 // below End, ascending: in progress when End was taken
 }
 
-// AuditKey is the place of a row among pages, which go by timestamp and id in
+// Key is the place of a row among pages, which go by timestamp and id in
 // the past, by xid, timestamp and id from there on.
-type AuditKey struct {
+type Key struct {
 	XID       uint64
-	Timestamp Timestamp
+	Timestamp event.Timestamp
 	ID        int64
 }
 
-// FollowFilter chooses audit rows: those that one value of each field fits.
+// Filter chooses audit rows: those that one value of each field fits.
 // Empty fields choose all. The past of EventIDs is that of the events that are
 // still stored.
-type FollowFilter struct {
+type Filter struct {
 	EventIDs []string
 	Sources  []string
 	Types    []string // of the events, as long as those are stored
@@ -53,12 +57,12 @@ type FollowFilter struct {
 var ErrCursorAhead = errors.New("the cursor is ahead of the audit log: it is of another database, or this one was restored")
 
 // CursorSince returns a cursor before all audit rows of time t and later.
-func CursorSince(t time.Time) AuditCursor {
-	return AuditCursor{Last: AuditKey{Timestamp: Timestamp{Time: t.UTC()}}}
+func CursorSince(t time.Time) Cursor {
+	return Cursor{Last: Key{Timestamp: event.Timestamp{Time: t.UTC()}}}
 }
 
 // CursorAt returns a cursor after the rows of seen.
-func CursorAt(seen Transactions) AuditCursor { return AuditCursor{Live: true, Seen: seen} }
+func CursorAt(seen Transactions) Cursor { return Cursor{Live: true, Seen: seen} }
 
 // Has reports whether the transaction xid is one of t.
 func (t Transactions) Has(xid uint64) bool {
@@ -77,11 +81,11 @@ func (t Transactions) Contains(o Transactions) bool {
 
 // Settled reports whether no page is left to be read up to where c was to be
 // read, so that Seen is all there is to it.
-func (c AuditCursor) Settled() bool { return c.Live && c.Until == nil }
+func (c Cursor) Settled() bool { return c.Live && c.Until == nil }
 
 // ReadingTo returns c at the start of the pages up to now, or after them where
 // there can be none. Where c is settled, now must contain what it has seen.
-func (c AuditCursor) ReadingTo(now Transactions) AuditCursor {
+func (c Cursor) ReadingTo(now Transactions) Cursor {
 	c.Until = &now
 	if !c.Live {
 		return c
@@ -95,11 +99,11 @@ func (c AuditCursor) ReadingTo(now Transactions) AuditCursor {
 }
 
 // firstKey is before all rows, also of the transactions whose turn it is next.
-var firstKey = AuditKey{Timestamp: Timestamp{Infinity: -1}}
+var firstKey = Key{Timestamp: event.Timestamp{Infinity: -1}}
 
 // EndedLate returns the transactions that were in progress when Seen was taken
 // and are read now.
-func (c AuditCursor) EndedLate() (late []uint64) {
+func (c Cursor) EndedLate() (late []uint64) {
 	for _, xid := range c.Seen.Except {
 		if c.Until.Has(xid) {
 			late = append(late, xid)
@@ -111,7 +115,7 @@ func (c AuditCursor) EndedLate() (late []uint64) {
 // After returns the cursor after a page that ends with last. A page that is not
 // full is the last one of the past, of those that ended late, or of the new
 // ones, in this order.
-func (c AuditCursor) After(last AuditKey, full bool) AuditCursor {
+func (c Cursor) After(last Key, full bool) Cursor {
 	switch {
 	case full:
 		c.Last = last
@@ -138,11 +142,11 @@ const (
 	maxCursor = 32 << 10
 )
 
-// ErrBadAuditCursor says that a text is no AuditCursor.
-var ErrBadAuditCursor = errors.New("this is no cursor of the audit log")
+// ErrBadCursor says that a text is no Cursor.
+var ErrBadCursor = errors.New("this is no cursor of the audit log")
 
 // String returns c as text that may stand in a URL or header as it is.
-func (c AuditCursor) String() string {
+func (c Cursor) String() string {
 	flags := byte(0)
 	if c.Live {
 		flags |= cursorLive
@@ -185,20 +189,20 @@ func (t Transactions) append(b []byte) []byte {
 	return b
 }
 
-// ParseAuditCursor reads what String wrote, and nothing else. The error is
-// ErrBadAuditCursor. Whether the cursor is one of this database only the
+// ParseCursor reads what String wrote, and nothing else. The error is
+// ErrBadCursor. Whether the cursor is one of this database only the
 // database can tell.
-func ParseAuditCursor(text string) (AuditCursor, error) {
+func ParseCursor(text string) (Cursor, error) {
 	if len(text) > maxCursor {
-		return AuditCursor{}, ErrBadAuditCursor
+		return Cursor{}, ErrBadCursor
 	}
 	b, err := base64.RawURLEncoding.DecodeString(text)
 	if err != nil || len(b) < 2 || b[0] != cursorVersion {
-		return AuditCursor{}, ErrBadAuditCursor
+		return Cursor{}, ErrBadCursor
 	}
 	flags := b[1]
 	in := cursorReader{rest: b[2:]}
-	c := AuditCursor{Live: flags&cursorLive != 0, Late: flags&cursorLate != 0}
+	c := Cursor{Live: flags&cursorLive != 0, Late: flags&cursorLate != 0}
 	if c.Live {
 		c.Seen = in.transactions()
 	}
@@ -216,7 +220,7 @@ func ParseAuditCursor(text string) (AuditCursor, error) {
 	default:
 		return c, nil
 	}
-	return AuditCursor{}, ErrBadAuditCursor
+	return Cursor{}, ErrBadCursor
 }
 
 // cursorReader reads the numbers of a cursor until one is bad.
@@ -269,7 +273,7 @@ func (r *cursorReader) transactions() (t Transactions) {
 // lastYear is the last one that Postgres knows.
 const lastYear = 294276
 
-func (r *cursorReader) key() (k AuditKey) {
+func (r *cursorReader) key() (k Key) {
 	k.XID = r.uvarint()
 	if len(r.rest) == 0 {
 		r.bad = true

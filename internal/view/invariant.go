@@ -1,4 +1,4 @@
-package event
+package view
 
 // Invariant is a promise, and what of the events looked at breaks it.
 type Invariant struct {

@@ -1,4 +1,4 @@
-package event_test
+package trail_test
 
 import (
 	"encoding/base64"
@@ -11,9 +11,10 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/trail"
 )
 
-func transactions(t *rapid.T, label string, least uint64) event.Transactions {
+func transactions(t *rapid.T, label string, least uint64) trail.Transactions {
 	end := rapid.Uint64Min(least).Draw(t, label)
 	except := rapid.SliceOfDistinct(rapid.Uint64Range(0, end-1), rapid.ID[uint64]).Draw(t, label+" except")
 	if end == 0 {
@@ -23,7 +24,7 @@ func transactions(t *rapid.T, label string, least uint64) event.Transactions {
 	if len(except) == 0 {
 		except = nil
 	}
-	return event.Transactions{End: end, Except: except}
+	return trail.Transactions{End: end, Except: except}
 }
 
 func timestamp(t *rapid.T) event.Timestamp {
@@ -34,15 +35,15 @@ func timestamp(t *rapid.T) event.Timestamp {
 	return event.Timestamp{Time: time.Unix(seconds, rapid.Int64Range(0, 999_999_999).Draw(t, "nanoseconds")).UTC()}
 }
 
-func key(t *rapid.T) event.AuditKey {
-	return event.AuditKey{XID: rapid.Uint64().Draw(t, "xid"), Timestamp: timestamp(t), ID: rapid.Int64().Draw(t, "id")}
+func key(t *rapid.T) trail.Key {
+	return trail.Key{XID: rapid.Uint64().Draw(t, "xid"), Timestamp: timestamp(t), ID: rapid.Int64().Draw(t, "id")}
 }
 
 // anyCursor draws a cursor as reading makes them.
-func anyCursor(t *rapid.T) event.AuditCursor {
-	c := event.CursorSince(time.Date(2024, 1, 30, 12, 0, 0, 123, time.UTC))
+func anyCursor(t *rapid.T) trail.Cursor {
+	c := trail.CursorSince(time.Date(2024, 1, 30, 12, 0, 0, 123, time.UTC))
 	if rapid.Bool().Draw(t, "live") {
-		c = event.CursorAt(transactions(t, "seen", 1))
+		c = trail.CursorAt(transactions(t, "seen", 1))
 	}
 	if rapid.Bool().Draw(t, "reading") {
 		c = c.ReadingTo(transactions(t, "until", max(1, c.Seen.End)))
@@ -61,7 +62,7 @@ func TestACursorIsReadBackAsItWasWritten(t *testing.T) {
 		c := anyCursor(t)
 		text := c.String()
 		require.Regexp(t, `^[A-Za-z0-9_-]+$`, text)
-		read, err := event.ParseAuditCursor(text)
+		read, err := trail.ParseCursor(text)
 		require.NoError(t, err)
 		require.Equal(t, c, read)
 	})
@@ -69,22 +70,22 @@ func TestACursorIsReadBackAsItWasWritten(t *testing.T) {
 
 func TestACursorIsShort(t *testing.T) {
 	t.Parallel()
-	require.Len(t, event.CursorAt(event.Transactions{End: 1 << 31}).String(), 11)
-	busy := event.Transactions{End: 1 << 40}
+	require.Len(t, trail.CursorAt(trail.Transactions{End: 1 << 31}).String(), 11)
+	busy := trail.Transactions{End: 1 << 40}
 	for n := range uint64(5000) {
 		busy.Except = append(busy.Except, 1<<39+n*100)
 	}
-	text := event.CursorAt(busy).String()
+	text := trail.CursorAt(busy).String()
 	require.Less(t, len(text), 7000)
-	_, err := event.ParseAuditCursor(text)
+	_, err := trail.ParseCursor(text)
 	require.NoError(t, err)
 }
 
 func TestWhatIsNoCursorIsRefused(t *testing.T) {
 	t.Parallel()
 	raw := func(b ...byte) string { return base64.RawURLEncoding.EncodeToString(b) }
-	good := event.CursorAt(event.Transactions{End: 100, Except: []uint64{7}}).String()
-	_, err := event.ParseAuditCursor(good)
+	good := trail.CursorAt(trail.Transactions{End: 100, Except: []uint64{7}}).String()
+	_, err := trail.ParseCursor(good)
 	require.NoError(t, err)
 	for name, text := range map[string]string{
 		"nothing":                  "",
@@ -104,22 +105,22 @@ func TestWhatIsNoCursorIsRefused(t *testing.T) {
 		"late, but nothing was so": raw(1, 7, 100, 0, 101, 0, 0, 0, 0),
 		"another infinity":         raw(1, 3, 100, 0, 101, 0, 0, 3, 0),
 	} {
-		_, err := event.ParseAuditCursor(text)
-		require.ErrorIs(t, err, event.ErrBadAuditCursor, name)
+		_, err := trail.ParseCursor(text)
+		require.ErrorIs(t, err, trail.ErrBadCursor, name)
 	}
 }
 
 func FuzzParseAuditCursor(f *testing.F) {
-	busy := event.CursorAt(event.Transactions{End: 1000, Except: []uint64{3, 500, 999}})
-	for _, c := range []event.AuditCursor{
-		event.CursorSince(time.Unix(1_700_000_000, 0)), busy, busy.ReadingTo(event.Transactions{End: 2000, Except: []uint64{500, 1500}}),
+	busy := trail.CursorAt(trail.Transactions{End: 1000, Except: []uint64{3, 500, 999}})
+	for _, c := range []trail.Cursor{
+		trail.CursorSince(time.Unix(1_700_000_000, 0)), busy, busy.ReadingTo(trail.Transactions{End: 2000, Except: []uint64{500, 1500}}),
 	} {
 		f.Add(c.String())
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		c, err := event.ParseAuditCursor(text)
+		c, err := trail.ParseCursor(text)
 		if err != nil {
-			require.ErrorIs(t, err, event.ErrBadAuditCursor)
+			require.ErrorIs(t, err, trail.ErrBadCursor)
 			return
 		}
 		require.Equal(t, text, c.String())
@@ -136,7 +137,7 @@ type auditLog struct {
 }
 
 // now is what the store reads from the database.
-func (l *auditLog) now(least uint64) (t event.Transactions) {
+func (l *auditLog) now(least uint64) (t trail.Transactions) {
 	for xid, state := range l.state {
 		if state == "committed" && len(l.rows[xid]) > 0 {
 			t.End = uint64(xid) + 1
@@ -152,14 +153,14 @@ func (l *auditLog) now(least uint64) (t event.Transactions) {
 }
 
 // read is what the store does with a cursor, in pages of two.
-func (l *auditLog) read(c event.AuditCursor) (ids []int64, next event.AuditCursor) {
+func (l *auditLog) read(c trail.Cursor) (ids []int64, next trail.Cursor) {
 	if c.Until == nil {
 		if c = c.ReadingTo(l.now(c.Seen.End)); c.Settled() {
 			return nil, c
 		}
 	}
 	const page = 2
-	last := event.AuditKey{}
+	last := trail.Key{}
 	late := c.EndedLate()
 	for xid := range l.rows {
 		x := uint64(xid)
@@ -172,7 +173,7 @@ func (l *auditLog) read(c event.AuditCursor) (ids []int64, next event.AuditCurso
 			}
 			if len(ids) < page {
 				ids = append(ids, id)
-				last = event.AuditKey{XID: x, Timestamp: event.Timestamp{Time: time.Unix(0, 0).UTC()}, ID: id}
+				last = trail.Key{XID: x, Timestamp: event.Timestamp{Time: time.Unix(0, 0).UTC()}, ID: id}
 			}
 		}
 	}
@@ -185,15 +186,15 @@ func TestAViewerThatResumesAndJoinsSeesEachRowOnce(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		log := &auditLog{rows: [][]int64{nil}, state: []string{"aborted"}} // no transaction has the number 0
-		hub, viewer := event.CursorAt(log.now(0)), event.CursorAt(log.now(0))
+		hub, viewer := trail.CursorAt(log.now(0)), trail.CursorAt(log.now(0))
 		joined := false
 		told := map[int64]int{}
-		tell := func(ids []int64, c event.AuditCursor) {
+		tell := func(ids []int64, c trail.Cursor) {
 			for _, id := range ids {
 				told[id]++
 			}
 			var err error
-			if viewer, err = event.ParseAuditCursor(c.String()); err != nil {
+			if viewer, err = trail.ParseCursor(c.String()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -259,7 +260,7 @@ func TestAViewerThatResumesAndJoinsSeesEachRowOnce(t *testing.T) {
 			},
 			"cut": func(*rapid.T) { joined = false },
 			"another hub": func(*rapid.T) {
-				hub, joined = event.CursorAt(log.now(0)), false
+				hub, joined = trail.CursorAt(log.now(0)), false
 			},
 			"": func(t *rapid.T) {
 				for id, times := range told {

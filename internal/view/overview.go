@@ -1,47 +1,49 @@
-package event
+package view
+
+import "github.com/webhookspine/spine/internal/event"
 
 // Overview is what there is to say of all events at once, as of one moment.
 type Overview struct {
-	At           Timestamp `json:"at"` // by the database's clock, as all times here
-	RangeSeconds int       `json:"range_seconds"`
-	StepSeconds  int       `json:"step_seconds"`
+	At           event.Timestamp `json:"at"` // by the database's clock, as all times here
+	RangeSeconds int             `json:"range_seconds"`
+	StepSeconds  int             `json:"step_seconds"`
 	// CoveredFrom and CoveredTo say of which time the series know. Outside of it
 	// their elements are null and never 0.
-	CoveredFrom *Timestamp      `json:"covered_from"`
-	CoveredTo   *Timestamp      `json:"covered_to"`
-	Depth       Depth           `json:"depth"`
-	OldestReady *float64        `json:"oldest_ready_seconds"` // for how long the oldest claimable row has been due as of Depth.At, 0 when none is; null where At is
-	Paused      []PauseRow      `json:"paused"`               // by destination
-	Sources     []SourceArrival `json:"sources"`              // by name
-	Series      Series          `json:"series"`
+	CoveredFrom *event.Timestamp `json:"covered_from"`
+	CoveredTo   *event.Timestamp `json:"covered_to"`
+	Depth       Depth            `json:"depth"`
+	OldestReady *float64         `json:"oldest_ready_seconds"` // for how long the oldest claimable row has been due as of Depth.At, 0 when none is; null where At is
+	Paused      []PauseRow       `json:"paused"`               // by destination
+	Sources     []SourceArrival  `json:"sources"`              // by name
+	Series      Series           `json:"series"`
 }
 
 // Depth counts what the queue holds that is not completed.
 type Depth struct {
-	At   *Timestamp `json:"at"`   // when that was so; null where it is not known yet
-	Rows []DepthRow `json:"rows"` // by destination and status, those above 0
+	At   *event.Timestamp `json:"at"`   // when that was so; null where it is not known yet
+	Rows []DepthRow       `json:"rows"` // by destination and status, those above 0
 }
 
 // DepthRow counts what the queue holds in one status for one destination.
 type DepthRow struct {
-	Destination     string     `json:"destination"`
-	Status          string     `json:"status"` // pending, processing, failed or dead
-	Count           int64      `json:"count"`
-	OldestCreatedAt Timestamp  `json:"oldest_created_at"`
-	NextAttemptAt   *Timestamp `json:"next_attempt_at"`
+	Destination     string           `json:"destination"`
+	Status          string           `json:"status"` // pending, processing, failed or dead
+	Count           int64            `json:"count"`
+	OldestCreatedAt event.Timestamp  `json:"oldest_created_at"`
+	NextAttemptAt   *event.Timestamp `json:"next_attempt_at"`
 }
 
 // PauseRow says that the claims of a destination are paused.
 type PauseRow struct {
-	Destination string    `json:"destination"`
-	PausedAt    Timestamp `json:"paused_at"`
-	PausedBy    *string   `json:"paused_by"` // database role
+	Destination string          `json:"destination"`
+	PausedAt    event.Timestamp `json:"paused_at"`
+	PausedBy    *string         `json:"paused_by"` // database role
 }
 
 // SourceArrival says when a source last sent a new event.
 type SourceArrival struct {
-	Source        string     `json:"source"`
-	LastArrivalAt *Timestamp `json:"last_arrival_at"` // null when it never did
+	Source        string           `json:"source"`
+	LastArrivalAt *event.Timestamp `json:"last_arrival_at"` // null when it never did
 }
 
 // Series are numbers over time: of each an element for each step, the last one
