@@ -224,7 +224,7 @@ func TestResolveOverlays(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []Method{{
 		Scheme: "hmac", Header: []string{"X-Sig"}, Signed: "{timestamp}{body}", Hash: "sha256", Encoding: "hex", Secret: "text",
-		Timestamp: []string{"header:X-Time"}, Unit: "seconds", Tolerance: fiveMinutes,
+		Timestamp: []string{"header:X-Time"}, Unit: "seconds", Tolerance: defaultTolerance,
 	}}, r.Verify)
 }
 

@@ -17,7 +17,8 @@ const (
 	maxMethods = 10
 	maxList    = 20
 
-	maxTolerance = 365 * day
+	maxTolerance     = 365 * day
+	defaultTolerance = 5 * time.Minute // what the libraries of most providers allow
 )
 
 // Defaults of what is kept of refused requests.
@@ -146,7 +147,7 @@ func (m *Method) complete() {
 		}
 		if len(m.Timestamp) > 0 {
 			setText(&m.Unit, m.Unit, "seconds")
-			setNumber(&m.Tolerance, m.Tolerance, fiveMinutes)
+			setNumber(&m.Tolerance, m.Tolerance, defaultTolerance)
 		}
 	case schemeBearer, schemeBasic:
 		if m.Header == nil {

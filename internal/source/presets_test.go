@@ -1,0 +1,79 @@
+package source
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// wholePreset is the file of a preset that is complete.
+const wholePreset = `
+title: Example
+steps: ["Enter {address}."]
+settings: {format: body, verify: [{scheme: bearer}]}
+sample: {headers: {X-Id: "{{id}}"}, body: "{}"}
+`
+
+func TestPresetFilesAreStrict(t *testing.T) {
+	p, err := parsePreset("example", []byte(wholePreset))
+	require.NoError(t, err)
+	require.Equal(t, Preset{
+		Name: "example", Title: "Example", Steps: []string{"Enter {address}."},
+		Config: Config{Preset: "example", Format: "body", Verify: []Method{{Scheme: "bearer"}}},
+		sample: sample{headers: map[string]string{"X-Id": "{{id}}"}, body: "{}"},
+	}, p)
+
+	for text, want := range map[string]string{
+		"":                                        "EOF",
+		wholePreset + "homepage: x\n":             "field homepage not found",
+		wholePreset + "title: twice\n":            "already defined",
+		wholePreset + "---\n{}\n":                 "more than one document",
+		"sample: {trailer: x}":                    "field trailer not found",
+		"settings: {verfy: []}":                   "settings.verfy: a preset may have format, handshake, id",
+		"settings: {secrets: [env:S]}":            "settings.secrets: a preset may have",
+		"settings: {verify: [{algorithm: hmac}]}": "verify[0].algorithm is no setting",
+		"settings: {format: body}":                "are required",
+		"title: Example":                          "must be an object, found null",
+	} {
+		_, err := parsePreset("example", []byte(text))
+		require.ErrorContains(t, err, want, text)
+	}
+}
+
+// A body is one line for the provider and several for who reads the file.
+func TestSampleBodyIsOneLine(t *testing.T) {
+	p, err := parsePreset("example", []byte(`
+title: Example
+steps: []
+settings: {format: body, verify: [{scheme: none}]}
+sample:
+  body: |
+    {"a":1,
+    "b":"c d"}
+`))
+	require.NoError(t, err)
+	require.Equal(t, `{"a":1,"b":"c d"}`, p.sample.body)
+}
+
+// Settings that are changed by one caller stay as they are for the next.
+func TestPresetsAreNotShared(t *testing.T) {
+	for _, name := range Presets() {
+		changed, _ := PresetOf(name)
+		for i := range changed.Config.Verify {
+			m := &changed.Config.Verify[i]
+			m.Scheme = "changed"
+			for _, list := range [][]string{m.Header, m.SecretPrefix, m.SecretNot, m.Timestamp} {
+				clear(list)
+			}
+		}
+		for _, list := range [][]string{changed.Config.ID, changed.Config.Type, changed.Config.Time, changed.Config.Volatile, changed.Steps} {
+			clear(list)
+		}
+		original, err := presetFiles.ReadFile("presets/" + name + ".yaml")
+		require.NoError(t, err)
+		want, err := parsePreset(name, original)
+		require.NoError(t, err)
+		got, _ := PresetOf(name)
+		require.Equal(t, want, got)
+	}
+}
