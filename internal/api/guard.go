@@ -47,7 +47,7 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 			switch {
 			case reads && changes(r):
 				log.Warn().Str("cause", "read_token").Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request refused")
-				respond.Refuse(w, respond.Problem{
+				respond.Reject(w, respond.Problem{
 					Status: http.StatusForbidden,
 					Detail: "This token may only read. Changing something takes the admin token.",
 				})
@@ -55,20 +55,20 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 				log.Warn().Str("cause", "admin_token").Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request refused")
 				w.Header().Add("WWW-Authenticate", `Basic realm="spine", charset="UTF-8"`)
 				w.Header().Add("WWW-Authenticate", `Bearer realm="spine"`)
-				respond.Refuse(w, respond.Problem{
+				respond.Reject(w, respond.Problem{
 					Status: http.StatusUnauthorized,
 					Detail: "The admin token is missing or wrong. Send it as bearer, or as the password of HTTP Basic with any user name.",
 				})
 			case c.Token == "" && !c.Open && !local(r):
 				log.Warn().Str("cause", "not_local").Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request refused")
-				respond.Refuse(w, respond.Problem{
+				respond.Reject(w, respond.Problem{
 					Status: http.StatusForbidden,
 					Detail: "Without an admin token only this machine is answered, under the name localhost or a loopback address and not through a proxy. " +
 						"Set ADMIN_TOKEN to ask for a token, or ADMIN_AUTH=none to answer everyone.",
 				})
 			case c.Token == "" && c.Open && changes(r) && fromBrowser(r) && !loopbackName(r.Host) && !isAddress(r.Host):
 				log.Warn().Str("cause", "host_name").Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request refused")
-				respond.Refuse(w, respond.Problem{
+				respond.Reject(w, respond.Problem{
 					Status: http.StatusForbidden,
 					Detail: "Without an admin token a browser may change something only under an IP address or the name localhost: any other name may be that of a page that leads it here. " +
 						"Set ADMIN_TOKEN to use a name.",
@@ -100,7 +100,7 @@ func SameOrigin(log zerolog.Logger) mux.MiddlewareFunc {
 	protection := http.NewCrossOriginProtection()
 	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		log.Warn().Str("cause", "cross_origin").Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request refused")
-		respond.Refuse(w, respond.Problem{
+		respond.Reject(w, respond.Problem{
 			Status: http.StatusForbidden,
 			Detail: "A page of another origin sent this. Changes are taken from Spine's own page, and from clients that are no browsers.",
 		})

@@ -195,7 +195,7 @@ func (h *Handler) replay(w http.ResponseWriter, r *http.Request) {
 func eventID(w http.ResponseWriter, r *http.Request) (id string, ok bool) {
 	id, err := url.PathUnescape(mux.Vars(r)["event_id"])
 	if ok = err == nil && storable(id); !ok {
-		respond.Refuse(w, respond.Problem{Status: http.StatusNotFound, Detail: "No event can have this id: it is no text that can be stored."})
+		respond.Reject(w, respond.Problem{Status: http.StatusNotFound, Detail: "No event can have this id: it is no text that can be stored."})
 	}
 	return id, ok
 }
@@ -220,32 +220,32 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, body any, next 
 			h.log.Error().Err(err).Str("path", r.URL.Path).Msg("writing an answer failed")
 		}
 	case errors.As(err, &notStored):
-		respond.Refuse(w, respond.Problem{Status: http.StatusNotFound, Detail: notStored.Detail})
+		respond.Reject(w, respond.Problem{Status: http.StatusNotFound, Detail: notStored.Detail})
 	case errors.As(err, &ambiguous):
-		respond.Refuse(w, respond.Problem{
+		respond.Reject(w, respond.Problem{
 			Status: http.StatusBadRequest, Sources: ambiguous.Sources,
 			Detail: "This event_id exists in several sources: name one, as in ?source=" + url.QueryEscape(ambiguous.Sources[0]) + ".",
 		})
 	case errors.Is(err, event.ErrNotKept):
-		respond.Refuse(w, respond.Problem{Status: http.StatusNotFound, Detail: "No such rejected request is kept: it may have made room for newer ones."})
+		respond.Reject(w, respond.Problem{Status: http.StatusNotFound, Detail: "No such rejected request is kept: it may have made room for newer ones."})
 	case errors.As(err, &noSource):
-		respond.Refuse(w, respond.Problem{Status: http.StatusNotFound, Detail: noSource.Detail})
+		respond.Reject(w, respond.Problem{Status: http.StatusNotFound, Detail: noSource.Detail})
 	case errors.As(err, &badSettings):
 		p := respond.Problem{Status: http.StatusUnprocessableEntity, Detail: "The settings make no sense: see errors."}
 		for _, problem := range badSettings.Problems {
 			p.Errors = append(p.Errors, respond.Fault{Field: problem.Field, Detail: problem.Detail})
 		}
-		respond.Refuse(w, p)
+		respond.Reject(w, p)
 	case errors.Is(err, view.ErrBadCursor):
 		refuseQuery(w, []respond.Fault{{Parameter: "cursor", Detail: "was not given by this list: start again without it"}})
 	case errors.Is(r.Context().Err(), context.Canceled):
 		// Nobody is there to be answered.
 	case errors.Is(r.Context().Err(), context.DeadlineExceeded):
 		h.log.Warn().Err(err).Str("path", r.URL.Path).Msg("a request took too long")
-		respond.Refuse(w, respond.Problem{Status: http.StatusServiceUnavailable, Detail: "The database did not answer within " + h.timeout.String() + "."})
+		respond.Reject(w, respond.Problem{Status: http.StatusServiceUnavailable, Detail: "The database did not answer within " + h.timeout.String() + "."})
 	default:
 		h.log.Error().Err(err).Str("path", r.URL.Path).Msg("a request failed")
-		respond.Refuse(w, respond.Problem{Status: http.StatusServiceUnavailable, Detail: "The database cannot be " + verb(r) + " now."})
+		respond.Reject(w, respond.Problem{Status: http.StatusServiceUnavailable, Detail: "The database cannot be " + verb(r) + " now."})
 	}
 }
 
@@ -266,7 +266,7 @@ func refuseQuery(w http.ResponseWriter, faults []respond.Fault) bool {
 	for i, f := range faults {
 		details[i] = strings.TrimSpace(f.Parameter + " " + f.Detail)
 	}
-	respond.Refuse(w, respond.Problem{Status: http.StatusBadRequest, Detail: strings.Join(details, "; ") + ".", Errors: faults})
+	respond.Reject(w, respond.Problem{Status: http.StatusBadRequest, Detail: strings.Join(details, "; ") + ".", Errors: faults})
 	return true
 }
 

@@ -216,11 +216,11 @@ func (h *SourceHandler) put(w http.ResponseWriter, r *http.Request) {
 func bodyOf(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSettings))
 	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
-		respond.Refuse(w, respond.Problem{Status: http.StatusRequestEntityTooLarge, Detail: "The body is larger than " + strconv.Itoa(maxSettings) + " bytes."})
+		respond.Reject(w, respond.Problem{Status: http.StatusRequestEntityTooLarge, Detail: "The body is larger than " + strconv.Itoa(maxSettings) + " bytes."})
 		return nil, false
 	}
 	if err != nil {
-		respond.Refuse(w, respond.Problem{Status: http.StatusBadRequest, Detail: "The body is cut short."})
+		respond.Reject(w, respond.Problem{Status: http.StatusBadRequest, Detail: "The body is cut short."})
 		return nil, false
 	}
 	return body, true
@@ -260,7 +260,7 @@ func (h *SourceHandler) rotate(w http.ResponseWriter, r *http.Request) {
 		Keep   *float64 `json:"keep_seconds"`
 	}
 	if json.Unmarshal(body, &asked) != nil || asked.Secret == "" || asked.Keep != nil && !(*asked.Keep >= 0 && *asked.Keep <= 1e8) {
-		respond.Refuse(w, respond.Problem{
+		respond.Reject(w, respond.Problem{
 			Status: http.StatusUnprocessableEntity,
 			Detail: `The body must be an object such as {"secret":"env:NAME","keep_seconds":86400}.`,
 		})
@@ -285,7 +285,7 @@ func (h *SourceHandler) sample(w http.ResponseWriter, r *http.Request) {
 	}
 	status, body, err := h.process.Sample(r.Context(), mux.Vars(r)["source"])
 	if err != nil {
-		respond.Refuse(w, respond.Problem{Status: http.StatusConflict, Detail: "No sample can be sent: " + err.Error() + "."})
+		respond.Reject(w, respond.Problem{Status: http.StatusConflict, Detail: "No sample can be sent: " + err.Error() + "."})
 		return
 	}
 	h.answer(w, r, struct {
@@ -321,7 +321,7 @@ func (h *SourceHandler) rejectedRequest(w http.ResponseWriter, r *http.Request) 
 func number(w http.ResponseWriter, r *http.Request) (int64, bool) {
 	id, err := strconv.ParseInt(mux.Vars(r)["id"], 10, 64)
 	if err != nil {
-		respond.Refuse(w, respond.Problem{Status: http.StatusNotFound, Detail: "The id of a rejected request is a number."})
+		respond.Reject(w, respond.Problem{Status: http.StatusNotFound, Detail: "The id of a rejected request is a number."})
 	}
 	return id, err == nil
 }

@@ -151,7 +151,7 @@ func readRequest(r *http.Request) (q request, faults []respond.Fault) {
 func (s *Stream) serve(w http.ResponseWriter, r *http.Request) {
 	if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
 		// It could not read the answer, but take the places of others.
-		respond.Refuse(w, respond.Problem{Status: http.StatusForbidden, Detail: "Pages of other origins may not open streams."})
+		respond.Reject(w, respond.Problem{Status: http.StatusForbidden, Detail: "Pages of other origins may not open streams."})
 		return
 	}
 	q, faults := readRequest(r)
@@ -163,7 +163,7 @@ func (s *Stream) serve(w http.ResponseWriter, r *http.Request) {
 	v := newViewer(q.wants, s.config.Queue)
 	switch s.enter(v, cancel) {
 	case full:
-		respond.Refuse(w, respond.Problem{
+		respond.Reject(w, respond.Problem{
 			Status: http.StatusServiceUnavailable, Detail: fmt.Sprintf("%d streams are open, which is as many as this process has.", s.config.Viewers),
 		})
 		return

@@ -484,5 +484,5 @@ func (h *Handler) refuse(ctx context.Context, w http.ResponseWriter, a *arrival,
 	if f.after > 0 {
 		w.Header().Set("Retry-After", strconv.FormatInt(int64(math.Ceil(f.after.Seconds())), 10))
 	}
-	respond.Refuse(w, f.problem())
+	respond.Reject(w, f.problem())
 }

@@ -105,12 +105,12 @@ func (s *Server) reset() { s.tally.Store(newTally(s.config.MaxIDs)) }
 func (s *Server) receive(w http.ResponseWriter, r *http.Request) {
 	id, query, err := read(r)
 	if err != nil {
-		respond.Refuse(w, respond.Problem{Status: http.StatusBadRequest, Detail: "The body cannot be read."})
+		respond.Reject(w, respond.Problem{Status: http.StatusBadRequest, Detail: "The body cannot be read."})
 		return
 	}
 	behaviour, fault := s.config.with(query)
 	if fault != nil {
-		respond.Refuse(w, respond.Problem{Status: http.StatusBadRequest, Detail: fault.Error()})
+		respond.Reject(w, respond.Problem{Status: http.StatusBadRequest, Detail: fault.Error()})
 		return
 	}
 	tally := s.tally.Load()
@@ -228,7 +228,7 @@ func (s *Server) showStats(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) showID(w http.ResponseWriter, r *http.Request) {
 	seen, ok := s.tally.Load().of(mux.Vars(r)["id"])
 	if !ok {
-		respond.Refuse(w, respond.Problem{Status: http.StatusNotFound, Detail: "This id is not among the recent ones."})
+		respond.Reject(w, respond.Problem{Status: http.StatusNotFound, Detail: "This id is not among the recent ones."})
 		return
 	}
 	_ = respond.JSON(w, http.StatusOK, seen)

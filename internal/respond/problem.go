@@ -14,8 +14,8 @@ const RetryAfter = "2"
 // Problem says why a request is refused (RFC 9457). Errors and Sources are
 // extension members.
 type Problem struct {
-	Type    string   `json:"type"`              // set by Refuse: about:blank, the status says it all
-	Title   string   `json:"title"`             // set by Refuse: the status in words
+	Type    string   `json:"type"`              // set by Reject: about:blank, the status says it all
+	Title   string   `json:"title"`             // set by Reject: the status in words
 	Status  int      `json:"status"`            // the HTTP status
 	Detail  string   `json:"detail"`            // what is wrong, in sentences for whoever asked
 	Errors  []Fault  `json:"errors,omitempty"`  // what is wrong one by one
@@ -30,9 +30,9 @@ type Fault struct {
 	Detail    string `json:"detail"`
 }
 
-// Refuse answers with p as application/problem+json. A 503 asks to come again
+// Reject answers with p as application/problem+json. A 503 asks to come again
 // after RetryAfter.
-func Refuse(w http.ResponseWriter, p Problem) {
+func Reject(w http.ResponseWriter, p Problem) {
 	if p.Status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", RetryAfter)
 	}
@@ -49,7 +49,7 @@ func (p Problem) Text() []byte {
 // NotFound answers 404 with a problem, for a router's NotFoundHandler.
 func NotFound() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		Refuse(w, Problem{Status: http.StatusNotFound, Detail: "There is nothing at this path."})
+		Reject(w, Problem{Status: http.StatusNotFound, Detail: "There is nothing at this path."})
 	})
 }
 
@@ -72,6 +72,6 @@ func MethodNotAllowed(router *mux.Router) http.Handler {
 		}
 		allow := strings.Join(allowed, ", ")
 		w.Header().Set("Allow", allow)
-		Refuse(w, Problem{Status: http.StatusMethodNotAllowed, Detail: "This path takes " + allow + "."})
+		Reject(w, Problem{Status: http.StatusMethodNotAllowed, Detail: "This path takes " + allow + "."})
 	})
 }

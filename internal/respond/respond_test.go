@@ -41,9 +41,9 @@ func TestJSON(t *testing.T) {
 	requireWhole(t, w, http.StatusAccepted, "application/json", `["<&>",{"a":"\u003c","a":1.0}]`+"\n")
 }
 
-func TestRefuse(t *testing.T) {
+func TestReject(t *testing.T) {
 	w := httptest.NewRecorder()
-	respond.Refuse(w, respond.Problem{
+	respond.Reject(w, respond.Problem{
 		Status: http.StatusUnprocessableEntity, Detail: "No.", Sources: []string{"a"},
 		Errors: []respond.Fault{{Field: "f", Detail: "is bad"}, {Parameter: "p", Detail: "is worse"}, {Detail: "all of it"}},
 	})
@@ -53,7 +53,7 @@ func TestRefuse(t *testing.T) {
 	require.Empty(t, w.Header().Values("Retry-After"))
 
 	w = httptest.NewRecorder()
-	respond.Refuse(w, respond.Problem{Status: http.StatusServiceUnavailable, Detail: "Later."})
+	respond.Reject(w, respond.Problem{Status: http.StatusServiceUnavailable, Detail: "Later."})
 	requireWhole(t, w, http.StatusServiceUnavailable, "application/problem+json",
 		`{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"Later."}`+"\n")
 	require.Equal(t, []string{respond.RetryAfter}, w.Header().Values("Retry-After"))
