@@ -179,6 +179,17 @@ bench-peers: build ## measure Spine beside River and others, on a private Postgr
 	cd $(PEERS) && go build -o '$(CURDIR)/bin/peers' .
 	@exec bin/peers -spine bin/spine $(ARGS)
 
+# The commit that `bench-base` measures beside this tree.
+BASE ?= c7dd129
+
+.PHONY: bench-base
+bench-base: build ## measure the processor time of an event beside the commit BASE, in turns; ARGS=-pairs=3 is quicker
+	rm -rf .cache/base && mkdir -p .cache/base
+	git archive '$(BASE)' | tar -x -C .cache/base
+	$(MAKE) --no-print-directory -C .cache/base build VERSION='$(BASE)'
+	cd $(PEERS) && go build -o '$(CURDIR)/bin/peers' .
+	@exec bin/peers -spine bin/spine -base .cache/base/bin/spine $(ARGS)
+
 .PHONY: test-peers
 test-peers: race-or-loud
 	cd $(PEERS) && $(if $(POSTGRES_BIN)$(PG15_BIN),POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))') $(GOTEST) ./...

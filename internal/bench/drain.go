@@ -17,6 +17,8 @@ type Drain struct {
 	// Patience is how long to wait for the next arrival, once the destination
 	// answers; what has not arrived by then counts as lost. 0 stands for 30 s.
 	Patience time.Duration
+	// Opened, where given, is called once, just before the sink begins to answer.
+	Opened func()
 }
 
 // defaultBacklog is how many events a drain is of.
@@ -72,6 +74,9 @@ func RunDrain(ctx context.Context, ln net.Listener, d Drain) (Report, error) {
 	stopProgress := g.showProgress()
 	g.run(running)
 	all := ledger.finish()
+	if d.Opened != nil {
+		d.Opened()
+	}
 	ledger.open(time.Now())
 	close(gate)
 	awaitArrivals(running, all, ledger, d.Patience)

@@ -204,6 +204,27 @@ func isBackend(cmdline []byte, user, database string) bool {
 	return strings.HasPrefix(title, "postgres: ") && strings.Contains(title, " "+user+" "+database+" ")
 }
 
+// ProcessorTime is the user and system time that a process of this machine has used so far, in units of 10 ms.
+// It is an error on anything but Linux.
+func ProcessorTime(pid int) (time.Duration, error) {
+	s, err := proc.stat(pid)
+	return s.cpu, err
+}
+
+// ServerProcessorTime returns a function that tells the user and system time of a PostgreSQL server, all its processes
+// together, in units of 10 ms. The server is the one that the session with process number backend belongs to; user and
+// database are the session's. It is an error on anything but Linux, and for a server on another machine.
+func ServerProcessorTime(backend int, user, database string) (read func() (time.Duration, error), err error) {
+	used, err := proc.usageOfServer(backend, user, database)
+	if err != nil {
+		return nil, err
+	}
+	return func() (time.Duration, error) {
+		u, err := used()
+		return u.cpu, err
+	}, nil
+}
+
 // PeakMemory is the largest resident memory that a process of this machine has
 // had so far, in bytes. It is an error on anything but Linux.
 func PeakMemory(pid int) (int64, error) { return proc.memory(pid, "VmHWM") }

@@ -43,34 +43,11 @@ type lab struct {
 // an error.
 func compare(ctx context.Context, o options, stdout, progress io.Writer) (err error) {
 	began := time.Now()
-	l := &lab{options: o, progress: progress, sustained: map[string]float64{}}
-	if l.self, err = os.Executable(); err != nil {
-		return fmt.Errorf("finding this program: %w", err)
-	}
-	if slices.Contains(o.systems, "spine") {
-		if _, err := os.Stat(o.spine); err != nil {
-			return fmt.Errorf("-spine: %w", err)
-		}
-	}
-	if l.dir, err = os.MkdirTemp("", "spine-peers-"); err != nil {
-		return fmt.Errorf("making a folder for logs: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(l.dir)) }()
-	if l.server, err = postgres.Start(ctx, postgres.Options{BinDir: os.Getenv("POSTGRES_BIN")}); err != nil {
+	l, closeLab, err := openLab(ctx, o, progress)
+	if err != nil {
 		return err
 	}
-	stopping := context.WithoutCancel(ctx)
-	defer func() { err = errors.Join(err, l.server.Stop(stopping)) }()
-	if err := l.loadStatements(ctx); err != nil {
-		return err
-	}
-	if l.admin, err = pgx.Connect(ctx, l.server.SuperuserURL()); err != nil {
-		return fmt.Errorf("connecting to the server: %w", err)
-	}
-	defer func() { _ = l.admin.Close(stopping) }()
-	if err := l.ageWAL(ctx); err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, closeLab()) }()
 	if err := l.describe(ctx); err != nil {
 		return err
 	}
@@ -92,6 +69,49 @@ func compare(ctx context.Context, o options, stdout, progress io.Writer) (err er
 		return fmt.Errorf("%d scenarios failed", n)
 	}
 	return nil
+}
+
+// openLab starts a private server. The returned function stops it and removes what the lab has made.
+func openLab(ctx context.Context, o options, progress io.Writer) (l *lab, closeLab func() error, err error) {
+	for flag, binary := range map[string]string{"-spine": o.spine, "-base": o.base} {
+		if _, err := os.Stat(binary); err != nil && binary != "" && slices.Contains(o.systems, "spine") {
+			return nil, nil, fmt.Errorf("%s: %w", flag, err)
+		}
+	}
+	l = &lab{options: o, progress: progress, sustained: map[string]float64{}}
+	var steps []func() error // of closing, last one first
+	closeLab = func() error {
+		var all error
+		for _, step := range slices.Backward(steps) {
+			all = errors.Join(all, step())
+		}
+		return all
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeLab())
+		}
+	}()
+	if l.self, err = os.Executable(); err != nil {
+		return nil, nil, fmt.Errorf("finding this program: %w", err)
+	}
+	if l.dir, err = os.MkdirTemp("", "spine-peers-"); err != nil {
+		return nil, nil, fmt.Errorf("making a folder for logs: %w", err)
+	}
+	steps = append(steps, func() error { return os.RemoveAll(l.dir) })
+	if l.server, err = postgres.Start(ctx, postgres.Options{BinDir: os.Getenv("POSTGRES_BIN")}); err != nil {
+		return nil, nil, err
+	}
+	stopping := context.WithoutCancel(ctx)
+	steps = append(steps, func() error { return l.server.Stop(stopping) })
+	if err := l.loadStatements(ctx); err != nil {
+		return nil, nil, err
+	}
+	if l.admin, err = pgx.Connect(ctx, l.server.SuperuserURL()); err != nil {
+		return nil, nil, fmt.Errorf("connecting to the server: %w", err)
+	}
+	steps = append(steps, func() error { return l.admin.Close(stopping) })
+	return l, closeLab, l.ageWAL(ctx)
 }
 
 // ageWAL brings the server's write-ahead log into the state that it has on one
@@ -156,6 +176,7 @@ type trial struct {
 	pool        *pgxpool.Pool // for looking into it
 	sink        string        // address of the sink
 	said        []string      // figures, for the progress
+	drainOpened func()        // called as the sink of a drain begins to answer; may be nil
 }
 
 // run makes a database, runs the scenario on it, and drops it.
@@ -338,7 +359,7 @@ func (t *trial) drain(ctx context.Context, count int64) (bench.Report, error) {
 	if err != nil {
 		return bench.Report{}, err
 	}
-	report, err := bench.RunDrain(ctx, ln, bench.Drain{Load: bench.Load{
+	report, err := bench.RunDrain(ctx, ln, bench.Drain{Opened: t.drainOpened, Load: bench.Load{
 		Target: t.fronts()[0], BodySize: bodySize, Connections: 64, Count: count,
 	}})
 	if err != nil {

@@ -70,7 +70,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintln(stderr, "peers:", err)
 		return 2
 	}
-	if err := compare(ctx, o, stdout, stderr); err != nil {
+	measure := compare
+	if o.base != "" {
+		measure = compareBase
+	}
+	if err := measure(ctx, o, stdout, stderr); err != nil {
 		_, _ = fmt.Fprintln(stderr, "peers:", err)
 		return 1
 	}
@@ -88,6 +92,8 @@ type options struct {
 	systems  []string // empty: all
 	json     string   // file for the figures; may be empty
 	spine    string   // path of the binary
+	base     string   // path of an earlier binary to measure beside it; empty: none
+	pairs    int      // how often both are measured
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {
@@ -104,17 +110,22 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&systems, "systems", "", "measure these `SYSTEMS` alone, such as spine,river")
 	flags.StringVar(&o.json, "json", "", "write all figures to this `FILE` as well")
 	flags.StringVar(&o.spine, "spine", "bin/spine", "`PATH` of Spine's binary")
+	flags.StringVar(&o.base, "base", "", "measure the processor time of an event beside this `PATH` of an earlier binary of Spine, and nothing else")
+	flags.IntVar(&o.pairs, "pairs", 10, "with -base: measure both binaries this `NUMBER` of times, in turns")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
 	if flags.NArg() > 0 {
 		return o, fmt.Errorf("%q is no subcommand: use river, plain or http to run a peer, or none to compare", flags.Arg(0))
 	}
+	if o.pairs < 1 {
+		return o, errors.New("-pairs must be at least 1")
+	}
 	if o.rounds < 1 || o.duration < time.Second || o.soak < time.Second || o.stored < 1000 {
 		return o, errors.New("-rounds must be at least 1, -duration and -soak at least 1s, and -stored at least 1000")
 	}
 	if o.short {
-		o.rounds, o.duration, o.soak, o.stored = 1, time.Second, 5*time.Second, 20_000
+		o.rounds, o.duration, o.soak, o.stored, o.pairs = 1, time.Second, 5*time.Second, 20_000, 1
 	}
 	var err error
 	if o.only, err = choice("-only", only, namesOf(scenarios(), func(s scenario) string { return s.name })); err != nil {

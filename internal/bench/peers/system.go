@@ -174,8 +174,11 @@ type deployment struct {
 // the tables.
 func (l *lab) deploy(ctx context.Context, s system, how layout, database, destination string) (*deployment, error) {
 	binary := l.self
-	if s.name == "spine" {
+	switch s.name {
+	case "spine":
 		binary = l.options.spine
+	case baseName:
+		binary = l.options.base
 	}
 	d := &deployment{}
 	for _, program := range s.processes(how) {
