@@ -66,7 +66,7 @@ CREATE TYPE spine.audit_action AS ENUM (
 -- Name: TYPE audit_action; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TYPE spine.audit_action IS 'What a row of the audit log says.';
+COMMENT ON TYPE spine.audit_action IS 'What a step of the audit log says. sql/README.md has a line for each, and the transition that it stands for.';
 
 
 --
@@ -253,30 +253,10 @@ COMMENT ON FUNCTION spine.canonical(_value json) IS 'Canonical text of a payload
 
 
 --
--- Name: claim(text, integer, interval, text, interval[], timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
+-- Name: claim(text, integer, interval, text, interval[], timestamp with time zone, interval); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[] DEFAULT ARRAY['00:00:01'::interval, '00:00:02'::interval, '00:00:04'::interval, '00:00:08'::interval], _low timestamp with time zone DEFAULT '-infinity'::timestamp with time zone) RETURNS TABLE(event bigint, lease bigint, attempt integer, due_at timestamp with time zone, event_id text, source text, event_type text, occurred_at timestamp with time zone, payload json, raw_body bytea)
-    LANGUAGE plpgsql
-    SET search_path TO 'spine', 'pg_temp'
-    AS $$
-begin
-    return query select * from claim_batch(_destination, _limit, _lease, _worker, _delays, _low, null);
-end $$;
-
-
---
--- Name: FUNCTION claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON FUNCTION spine.claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone) IS 'Leases due events of a destination to a worker, oldest first, and takes back leases that ran out. Returns what a delivery needs.';
-
-
---
--- Name: claim_batch(text, integer, interval, text, interval[], timestamp with time zone, interval); Type: FUNCTION; Schema: spine; Owner: -
---
-
-CREATE FUNCTION spine.claim_batch(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone, _ahead interval) RETURNS TABLE(event bigint, lease bigint, attempt integer, due_at timestamp with time zone, event_id text, source text, event_type text, occurred_at timestamp with time zone, payload json, raw_body bytea)
+CREATE FUNCTION spine.claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[] DEFAULT ARRAY['00:00:01'::interval, '00:00:02'::interval, '00:00:04'::interval, '00:00:08'::interval], _low timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, _ahead interval DEFAULT NULL::interval) RETURNS TABLE(event bigint, lease bigint, attempt integer, due_at timestamp with time zone, event_id text, source text, event_type text, occurred_at timestamp with time zone, payload json, raw_body bytea)
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     SET lock_timeout TO '250ms'
@@ -360,10 +340,10 @@ end $$;
 
 
 --
--- Name: FUNCTION claim_batch(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone, _ahead interval); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone, _ahead interval); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.claim_batch(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone, _ahead interval) IS 'Leases due events of a destination to a worker, oldest first, and takes back leases that ran out. Returns what a delivery needs, and, where _ahead is given, a last row with the clock after the claim (occurred_at) and when the next row falls due (due_at).';
+COMMENT ON FUNCTION spine.claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone, _ahead interval) IS 'Leases due events of a destination to a worker, oldest first, and takes back leases that ran out. Returns what a delivery needs, and, where _ahead is given, a last row with the clock after the claim (occurred_at) and when the next row falls due (due_at).';
 
 
 --
@@ -940,48 +920,6 @@ COMMENT ON FUNCTION spine.ingest(_event_id text, _event_type text, _payload text
 
 
 --
--- Name: ingest(text[], text[], timestamp with time zone[], text[], text[], bytea[], bytea[], text[]); Type: FUNCTION; Schema: spine; Owner: -
---
-
-CREATE FUNCTION spine.ingest(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[] DEFAULT NULL::text[], _hash bytea[] DEFAULT NULL::bytea[], _raw_body bytea[] DEFAULT NULL::bytea[], _unqueryable text[] DEFAULT NULL::text[]) RETURNS TABLE(ord bigint, outcome text)
-    LANGUAGE plpgsql
-    SET search_path TO 'spine', 'pg_temp'
-    AS $$
-begin
-    return query
-    select i.ord, i.outcome
-    from unnest(ingest_events(_event_id, _event_type, _occurred_at, _payload, _source, _hash, _raw_body, _unqueryable)) with ordinality as i(outcome, ord);
-end $$;
-
-
---
--- Name: FUNCTION ingest(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[]); Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON FUNCTION spine.ingest(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[]) IS 'Stores events as spine.ingest_events() does. Returns a row for each, by position: accepted, deduplicated or conflict.';
-
-
---
--- Name: ingest_batch(text[], text[], timestamp with time zone[], text[], text[], bytea[], bytea[], text[]); Type: FUNCTION; Schema: spine; Owner: -
---
-
-CREATE FUNCTION spine.ingest_batch(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[] DEFAULT NULL::text[], _hash bytea[] DEFAULT NULL::bytea[], _raw_body bytea[] DEFAULT NULL::bytea[], _unqueryable text[] DEFAULT NULL::text[]) RETURNS text[]
-    LANGUAGE plpgsql
-    SET search_path TO 'spine', 'pg_temp'
-    AS $$
-begin
-    return ingest_events(_event_id, _event_type, _occurred_at, _payload, _source, _hash, _raw_body, _unqueryable);
-end $$;
-
-
---
--- Name: FUNCTION ingest_batch(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[]); Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON FUNCTION spine.ingest_batch(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[]) IS 'Stores events that came in an envelope as spine.ingest_events() does. Returns accepted, deduplicated or conflict by position.';
-
-
---
 -- Name: ingest_events(text[], text[], timestamp with time zone[], text[], text[], bytea[], bytea[], text[], text[], boolean[], boolean[]); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -1245,34 +1183,6 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.locked_by_others(_event bigint[], _destination text[], _lease_token bigint[], _done bigint[]) IS 'Internal. Positions of leases that stand, but whose rows somebody else has locked.';
-
-
---
--- Name: next_due(text); Type: FUNCTION; Schema: spine; Owner: -
---
-
-CREATE FUNCTION spine.next_due(_destination text) RETURNS timestamp with time zone
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'spine', 'pg_temp'
-    SET jit TO 'off'
-    SET enable_seqscan TO 'off'
-    SET enable_bitmapscan TO 'off'
-    SET plan_cache_mode TO 'force_generic_plan'
-    AS $$
-begin
-    return (
-        select p.next_attempt_at from processing_state p
-        where p.destination = _destination and p.status in ('pending', 'failed', 'processing') and p.next_attempt_at > now()
-            and p.next_attempt_at < 'infinity'
-        order by p.next_attempt_at limit 1);
-end $$;
-
-
---
--- Name: FUNCTION next_due(_destination text); Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON FUNCTION spine.next_due(_destination text) IS 'When the next retry of a destination falls due or the next lease ends; NULL when nothing waits.';
 
 
 --
@@ -2580,7 +2490,7 @@ WITH (autovacuum_vacuum_scale_factor='0.1');
 -- Name: TABLE rejected_requests; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.rejected_requests IS 'Requests to a source that were refused, within the budget of rows, bytes and age of that source: settings -> rejected. spine.replay_rejected() has one looked at again.';
+COMMENT ON TABLE spine.rejected_requests IS 'Rejected requests, within the budget of their source. settings -> rejected limits rows, bytes and age. spine.replay_rejected() marks one to be read again.';
 
 
 --
@@ -2594,35 +2504,35 @@ COMMENT ON COLUMN spine.rejected_requests.id IS 'Ascending number.';
 -- Name: COLUMN rejected_requests.source; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rejected_requests.source IS 'Whom it was sent to.';
+COMMENT ON COLUMN spine.rejected_requests.source IS 'Source that it was sent to.';
 
 
 --
 -- Name: COLUMN rejected_requests.at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rejected_requests.at IS 'When it came.';
+COMMENT ON COLUMN spine.rejected_requests.at IS 'When it arrived.';
 
 
 --
 -- Name: COLUMN rejected_requests.cause; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rejected_requests.cause IS 'A short word for why it was refused.';
+COMMENT ON COLUMN spine.rejected_requests.cause IS 'A short word for why it was rejected.';
 
 
 --
 -- Name: COLUMN rejected_requests.status; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rejected_requests.status IS 'HTTP status that it was answered with.';
+COMMENT ON COLUMN spine.rejected_requests.status IS 'HTTP status of the answer.';
 
 
 --
 -- Name: COLUMN rejected_requests.detail; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rejected_requests.detail IS 'The sentence that it was answered with.';
+COMMENT ON COLUMN spine.rejected_requests.detail IS 'Sentence of the answer.';
 
 
 --
@@ -2650,42 +2560,42 @@ COMMENT ON COLUMN spine.rejected_requests.target IS 'Path and query, without sec
 -- Name: COLUMN rejected_requests.headers; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rejected_requests.headers IS 'Headers, without secrets: an object of names and arrays of values.';
+COMMENT ON COLUMN spine.rejected_requests.headers IS 'Headers without secrets: names with arrays of values.';
 
 
 --
 -- Name: COLUMN rejected_requests.body; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rejected_requests.body IS 'The body as it came over the wire.';
+COMMENT ON COLUMN spine.rejected_requests.body IS 'The body as it arrived, compressed where it was.';
 
 
 --
 -- Name: COLUMN rejected_requests.size; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rejected_requests.size IS 'Bytes that it counts for in the budget: of body and headers.';
+COMMENT ON COLUMN spine.rejected_requests.size IS 'Bytes of body and headers, as the budget counts them.';
 
 
 --
 -- Name: COLUMN rejected_requests.state; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rejected_requests.state IS 'kept -> requested: spine.replay_rejected(). requested -> taken_in|refused: an API process looked at it again (spine.settle_rejected()). All but requested -> requested once more.';
+COMMENT ON COLUMN spine.rejected_requests.state IS 'kept, requested (to be read again), taken_in or refused (again). kept|refused -> requested: spine.replay_rejected(). requested -> taken_in|refused: an API process has read it again (spine.settle_rejected).';
 
 
 --
 -- Name: COLUMN rejected_requests.trust; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rejected_requests.trust IS 'Whether it is to be taken in without being verified.';
+COMMENT ON COLUMN spine.rejected_requests.trust IS 'Whether to take it in without verifying it.';
 
 
 --
 -- Name: COLUMN rejected_requests.note; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rejected_requests.note IS 'What came of it when it was last looked at again.';
+COMMENT ON COLUMN spine.rejected_requests.note IS 'Result of the last reading.';
 
 
 --
@@ -2699,14 +2609,14 @@ COMMENT ON COLUMN spine.rejected_requests.event_id IS 'The event that it became.
 -- Name: COLUMN rejected_requests.settled_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rejected_requests.settled_at IS 'When it was last looked at again.';
+COMMENT ON COLUMN spine.rejected_requests.settled_at IS 'When it was last read again.';
 
 
 --
 -- Name: COLUMN rejected_requests.taken_until; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rejected_requests.taken_until IS 'Until when an API process has it in hand.';
+COMMENT ON COLUMN spine.rejected_requests.taken_until IS 'Until when an API process holds it.';
 
 
 --
@@ -3112,7 +3022,7 @@ CREATE TABLE spine.arrivals_watermark (
 -- Name: TABLE arrivals_watermark; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.arrivals_watermark IS 'Up to which event sources.last_arrival_at is known. Raised by spine.note_arrivals().';
+COMMENT ON TABLE spine.arrivals_watermark IS 'Up to which event sources.last_arrival_at is known. spine.note_arrivals() raises it.';
 
 
 --
@@ -3126,14 +3036,14 @@ COMMENT ON COLUMN spine.arrivals_watermark.only_row IS 'Holds the table to one r
 -- Name: COLUMN arrivals_watermark.event; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.arrivals_watermark.event IS 'events.id up to which all is noted.';
+COMMENT ON COLUMN spine.arrivals_watermark.event IS 'events.id up to which all arrivals are noted.';
 
 
 --
 -- Name: COLUMN arrivals_watermark.next_event; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.arrivals_watermark.next_event IS 'Up to where it will be noted next, once every transaction that began before is over.';
+COMMENT ON COLUMN spine.arrivals_watermark.next_event IS 'events.id up to which the next turn notes them. It waits until every transaction that began before is over.';
 
 
 --
@@ -3164,7 +3074,7 @@ PARTITION BY RANGE ("timestamp");
 -- Name: TABLE audit_trail; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.audit_trail IS 'Every step of every event, written in the transaction of the step itself. Partitioned by day (UTC). Read it as spine.audit_log.';
+COMMENT ON TABLE spine.audit_trail IS 'The rows of the audit log, one partition a day (UTC). Each step is written in the transaction of the step itself. Read them as the view spine.audit_log.';
 
 
 --
@@ -3178,21 +3088,21 @@ COMMENT ON COLUMN spine.audit_trail."timestamp" IS 'When the step was made. The 
 -- Name: COLUMN audit_trail.id; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_trail.id IS 'Ascending number; orders steps of one moment.';
+COMMENT ON COLUMN spine.audit_trail.id IS 'Ascending number. Orders the steps of one moment.';
 
 
 --
 -- Name: COLUMN audit_trail.xid; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_trail.xid IS 'Transaction that wrote the row. Who follows the log goes by it, since rows become visible in the order of commits and not of ids.';
+COMMENT ON COLUMN spine.audit_trail.xid IS 'Transaction that wrote the row. Followers of the log go by it: rows become visible in the order of commits, not of ids.';
 
 
 --
 -- Name: COLUMN audit_trail.event; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_trail.event IS 'events.id, NULL where no event is concerned.';
+COMMENT ON COLUMN spine.audit_trail.event IS 'events.id. NULL where the step concerns no event.';
 
 
 --
@@ -3206,21 +3116,21 @@ COMMENT ON COLUMN spine.audit_trail.action IS 'What was done.';
 -- Name: COLUMN audit_trail.event_id; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_trail.event_id IS 'The sender''s id, NULL where no event is concerned (rejected requests, pauses).';
+COMMENT ON COLUMN spine.audit_trail.event_id IS 'The sender''s id. NULL where the step concerns no event, such as a pause.';
 
 
 --
 -- Name: COLUMN audit_trail.source; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_trail.source IS 'Who sent it, NULL where that is default.';
+COMMENT ON COLUMN spine.audit_trail.source IS 'Who sent it. NULL stands for default.';
 
 
 --
 -- Name: COLUMN audit_trail.details; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_trail.details IS 'A JSON object, NULL where it would be empty: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others, as they apply; the destination of an attempt only where it is not default. The worker of an attempt stands where it started.';
+COMMENT ON COLUMN spine.audit_trail.details IS 'JSON object with what applies, NULL where empty. Members: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others. The destination of an attempt stands there only where it is not default. The worker of an attempt stands in the step that started it.';
 
 
 --
@@ -3339,7 +3249,7 @@ WITH (autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_thresh
 -- Name: TABLE audit_trail_default; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.audit_trail_default IS 'Takes what no daily partition covers, so that a missing partition never fails an ingest. Normally empty.';
+COMMENT ON TABLE spine.audit_trail_default IS 'Steps outside of all daily partitions. A missing partition therefore never fails an ingest. Normally empty.';
 
 
 --
@@ -3380,7 +3290,7 @@ CREATE TABLE spine.conflicts (
 -- Name: TABLE conflicts; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.conflicts IS 'Evidence: other payloads that came under a known event_id. Once for each distinct hash, at most ten an event.';
+COMMENT ON TABLE spine.conflicts IS 'Evidence: other payloads that arrived under a known event_id. One row for each distinct hash, at most ten an event.';
 
 
 --
@@ -3429,14 +3339,14 @@ COMMENT ON COLUMN spine.conflicts.occurred_at IS 'Time that came with this paylo
 -- Name: COLUMN conflicts.payload; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.conflicts.payload IS 'The other payload''s exact text, NULL as in events.';
+COMMENT ON COLUMN spine.conflicts.payload IS 'The other payload''s exact text. NULL as in events.';
 
 
 --
 -- Name: COLUMN conflicts.unqueryable; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.conflicts.unqueryable IS 'Why payload is NULL; NULL where it is not.';
+COMMENT ON COLUMN spine.conflicts.unqueryable IS 'Why payload is NULL. NULL where it is not.';
 
 
 --
@@ -3450,21 +3360,21 @@ COMMENT ON COLUMN spine.conflicts.raw_body IS 'The other payload''s exact bytes 
 -- Name: COLUMN conflicts.created_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.conflicts.created_at IS 'When it was first seen.';
+COMMENT ON COLUMN spine.conflicts.created_at IS 'When it first arrived.';
 
 
 --
 -- Name: COLUMN conflicts.seen_count; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.conflicts.seen_count IS 'How often it was seen.';
+COMMENT ON COLUMN spine.conflicts.seen_count IS 'How often it arrived.';
 
 
 --
 -- Name: COLUMN conflicts.accepted_as; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.conflicts.accepted_as IS 'event_id of the event that spine.accept_conflict() made of it; NULL where it did not.';
+COMMENT ON COLUMN spine.conflicts.accepted_as IS 'event_id of the event that spine.accept_conflict() made of it. NULL where it made none.';
 
 
 --
@@ -3495,21 +3405,21 @@ WITH (autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_thresh
 -- Name: TABLE events; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.events IS 'Each webhook once, as it was first received. Rows are written by spine.ingest() and never change but for seen_count.';
+COMMENT ON TABLE spine.events IS 'Each webhook once, as it first arrived. spine.ingest_events() writes it. Afterwards only seen_count changes.';
 
 
 --
 -- Name: COLUMN events.id; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.events.id IS 'Key by which the other tables refer to the event (their column event).';
+COMMENT ON COLUMN spine.events.id IS 'Key by which other tables refer to the event, in their column event.';
 
 
 --
 -- Name: COLUMN events.event_id; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.events.event_id IS 'The sender''s id, 1 to 255 characters and no control characters, unique within the source.';
+COMMENT ON COLUMN spine.events.event_id IS 'The sender''s id: 1 to 255 characters, no control characters. Unique within the source.';
 
 
 --
@@ -3523,28 +3433,28 @@ COMMENT ON COLUMN spine.events.source IS 'Who sent it.';
 -- Name: COLUMN events.event_type; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.events.event_type IS 'What happened, in the sender''s words, 1 to 100 characters.';
+COMMENT ON COLUMN spine.events.event_type IS 'What happened, in the sender''s words: 1 to 100 characters.';
 
 
 --
 -- Name: COLUMN events.occurred_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.events.occurred_at IS 'When it happened, as the sender says: in the years 1 to 9999, which is what RFC 3339 can say.';
+COMMENT ON COLUMN spine.events.occurred_at IS 'When it happened, as the sender says. Years 1 to 9999, the range of RFC 3339.';
 
 
 --
 -- Name: COLUMN events.payload; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.events.payload IS 'The payload''s exact text, or the fields of a form, whose exact bytes are in raw_body. NULL where Postgres cannot query it: unqueryable says why, raw_body has the bytes.';
+COMMENT ON COLUMN spine.events.payload IS 'The payload''s exact text, or the fields of a form. The exact bytes of a form are in raw_body. NULL where Postgres cannot query the payload: unqueryable says why, and raw_body has the bytes.';
 
 
 --
 -- Name: COLUMN events.payload_hash; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.events.payload_hash IS 'SHA-256 of the canonical payload (spine.canonical), or of raw_body where payload is NULL.';
+COMMENT ON COLUMN spine.events.payload_hash IS 'SHA-256 of the canonical payload, see spine.canonical(). SHA-256 of raw_body where payload is NULL.';
 
 
 --
@@ -3558,14 +3468,14 @@ COMMENT ON COLUMN spine.events.created_at IS 'When Spine stored it.';
 -- Name: COLUMN events.seen_count; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.events.seen_count IS 'How often this id was received, duplicates and conflicts included.';
+COMMENT ON COLUMN spine.events.seen_count IS 'How often this id arrived, duplicates and conflicts included.';
 
 
 --
 -- Name: COLUMN events.unqueryable; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.events.unqueryable IS 'Why payload is NULL; NULL where it is not.';
+COMMENT ON COLUMN spine.events.unqueryable IS 'Why payload is NULL. NULL where it is not.';
 
 
 --
@@ -3579,28 +3489,28 @@ COMMENT ON COLUMN spine.events.raw_body IS 'The exact bytes where payload is not
 -- Name: COLUMN events.headers; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.events.headers IS 'Headers of the request, without secrets: an object of names and arrays of values. NULL for what came in an envelope.';
+COMMENT ON COLUMN spine.events.headers IS 'Headers of the request without secrets: names with arrays of values. NULL for an envelope.';
 
 
 --
 -- Name: COLUMN events.id_derived; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.events.id_derived IS 'True where the sender gave no id and event_id was made from the body.';
+COMMENT ON COLUMN spine.events.id_derived IS 'True where the sender gave no id and Spine made event_id from the body.';
 
 
 --
 -- Name: COLUMN events.id_unsigned; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.events.id_unsigned IS 'True where whoever has seen a request could send its body again under another id.';
+COMMENT ON COLUMN spine.events.id_unsigned IS 'True where the signature does not cover the id. Anyone who has seen such a request could send its body again under another id.';
 
 
 --
 -- Name: COLUMN events.same_body_as; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.events.same_body_as IS 'event_id of an earlier event of this source with the same payload, where id_unsigned: perhaps somebody has sent it again under an id of their own.';
+COMMENT ON COLUMN spine.events.same_body_as IS 'event_id of an earlier event with the same payload, where id_unsigned. It is of the same source. Perhaps somebody sent the body again under another id.';
 
 
 --
@@ -3749,14 +3659,14 @@ WITH (fillfactor='85', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_
 -- Name: TABLE processing_state; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.processing_state IS 'The queue: where each event stands on its way to each destination. Kept after completion.';
+COMMENT ON TABLE spine.processing_state IS 'The queue: where each event stands on its way to each destination. Rows stay after completion.';
 
 
 --
 -- Name: COLUMN processing_state.event; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.processing_state.event IS 'events.id. Left out in an INSERT by hand, it is found by event_id and source.';
+COMMENT ON COLUMN spine.processing_state.event IS 'events.id. An INSERT by hand may leave it out: a trigger finds it by event_id and source.';
 
 
 --
@@ -3784,21 +3694,32 @@ COMMENT ON COLUMN spine.processing_state.destination IS 'Where it goes.';
 -- Name: COLUMN processing_state.status; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.processing_state.status IS 'pending: never tried, or replayed. pending|failed -> processing: spine.claim(). processing -> completed|failed|dead: spine.settle(). processing -> failed|dead: the lease ran out (spine.claim()). processing -> pending|failed: given back unstarted (spine.give_back()). completed|failed|dead -> pending: spine.replay(). Any change by hand is audited and voids a lease.';
+COMMENT ON COLUMN spine.processing_state.status IS 'pending, processing, completed, failed (to be tried again) or dead.
+Transitions, the function that makes each, and the actions that it writes to the audit log:
+new -> pending: ingest_events() writes event_inserted
+pending|failed -> processing: claim() writes processing_attempt_started
+processing -> completed: settle() writes processing_succeeded
+processing -> failed: settle() writes processing_attempt_failed, retry_scheduled
+processing -> dead: settle() writes processing_attempt_failed, processing_failed_permanently
+processing -> failed: claim() writes lease_expired, retry_scheduled
+processing -> dead: claim() writes lease_expired, processing_failed_permanently
+processing -> pending|failed: give_back() writes lease_returned
+completed|failed|dead -> pending: replay_rows() writes event_replayed
+An INSERT by hand writes event_queued. Any other change of status by hand writes status_changed and voids a lease.';
 
 
 --
 -- Name: COLUMN processing_state.attempt_count; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.processing_state.attempt_count IS 'Attempts since it was stored or replayed; counted at the claim.';
+COMMENT ON COLUMN spine.processing_state.attempt_count IS 'Attempts since it was stored or replayed. The claim counts them.';
 
 
 --
 -- Name: COLUMN processing_state.next_attempt_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.processing_state.next_attempt_at IS 'When a worker will turn to it next: pending and failed, the time from which it may be claimed; processing, the end of the lease; otherwise NULL.';
+COMMENT ON COLUMN spine.processing_state.next_attempt_at IS 'When a worker turns to it next. pending and failed: when it may be claimed. processing: the end of the lease. Otherwise NULL.';
 
 
 --
@@ -3812,14 +3733,14 @@ COMMENT ON COLUMN spine.processing_state.last_attempt_at IS 'When it was last cl
 -- Name: COLUMN processing_state.completed_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.processing_state.completed_at IS 'When the destination had taken it.';
+COMMENT ON COLUMN spine.processing_state.completed_at IS 'When the destination had accepted it.';
 
 
 --
 -- Name: COLUMN processing_state.error_message; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.processing_state.error_message IS 'Why the last attempt failed; NULL once completed.';
+COMMENT ON COLUMN spine.processing_state.error_message IS 'Why the last attempt failed. NULL once completed.';
 
 
 --
@@ -3833,7 +3754,7 @@ COMMENT ON COLUMN spine.processing_state.worker IS 'Worker that claimed it last.
 -- Name: COLUMN processing_state.lease_token; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.processing_state.lease_token IS 'Fencing token. Raised by every change of status and never lowered, so that a write under an older lease matches nothing. Rows of spine.ingest() start with 0, rows by hand with the time in microseconds, so that a row deleted and inserted again does not repeat its tokens';
+COMMENT ON COLUMN spine.processing_state.lease_token IS 'Fencing token: every change of status raises it. Nothing lowers it, so a write under an older lease matches no row. Rows of spine.ingest_events() start with 0, rows by hand with the time in microseconds. A row that is deleted and inserted again therefore does not repeat its tokens.';
 
 
 --
@@ -3957,7 +3878,7 @@ CREATE TABLE spine.destinations (
 -- Name: TABLE destinations; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.destinations IS 'Where events go. What is paused here is stored and queued, and not claimed.';
+COMMENT ON TABLE spine.destinations IS 'Where events go. While a destination is paused, its events are stored and queued, but not claimed.';
 
 
 --
@@ -3971,14 +3892,14 @@ COMMENT ON COLUMN spine.destinations.name IS 'Immutable slug.';
 -- Name: COLUMN destinations.created_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.destinations.created_at IS 'When the destination was made.';
+COMMENT ON COLUMN spine.destinations.created_at IS 'When the destination was added.';
 
 
 --
 -- Name: COLUMN destinations.paused_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.destinations.paused_at IS 'Since when claims are paused, NULL while they are not. See spine.pause() and spine.resume().';
+COMMENT ON COLUMN spine.destinations.paused_at IS 'Since when claims are paused. NULL while they are not. See spine.pause() and spine.resume().';
 
 
 --
@@ -4085,7 +4006,7 @@ WITH (fillfactor='50');
 -- Name: TABLE depth_samples; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.depth_samples IS 'How much of the queue was not done, as last sampled in each step: counted by spine.sample_depth(). Kept as spine.rollups is. No row where nothing was sampled.';
+COMMENT ON TABLE spine.depth_samples IS 'How long the queue was: its last sample in each step of time. spine.sample_depth() writes them. They stay as long as spine.rollups. A step without a sample has no row.';
 
 
 --
@@ -4106,35 +4027,35 @@ COMMENT ON COLUMN spine.depth_samples.at IS 'Beginning of the step.';
 -- Name: COLUMN depth_samples.pending; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.depth_samples.pending IS 'Rows that were pending, of all destinations.';
+COMMENT ON COLUMN spine.depth_samples.pending IS 'Pending rows of all destinations.';
 
 
 --
 -- Name: COLUMN depth_samples.processing; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.depth_samples.processing IS 'Rows that were being processed.';
+COMMENT ON COLUMN spine.depth_samples.processing IS 'Rows that workers held.';
 
 
 --
 -- Name: COLUMN depth_samples.failed; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.depth_samples.failed IS 'Rows that waited to be tried again.';
+COMMENT ON COLUMN spine.depth_samples.failed IS 'Rows that waited for a retry.';
 
 
 --
 -- Name: COLUMN depth_samples.dead; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.depth_samples.dead IS 'Rows that were dead.';
+COMMENT ON COLUMN spine.depth_samples.dead IS 'Dead rows.';
 
 
 --
 -- Name: COLUMN depth_samples.oldest_ready; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.depth_samples.oldest_ready IS 'For how long the oldest claimable row had been due, in destinations that were not paused; 0 when none was.';
+COMMENT ON COLUMN spine.depth_samples.oldest_ready IS 'How long the oldest claimable row had been due. 0 when there was none. Paused destinations do not count.';
 
 
 --
@@ -4158,7 +4079,7 @@ CREATE TABLE spine.depth_state (
 -- Name: TABLE depth_state; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.depth_state IS 'The last sample of the queue by spine.sample_depth(). Written when it differs from the one before, and every ten seconds.';
+COMMENT ON TABLE spine.depth_state IS 'The last depth sample. spine.sample_depth() writes it when it differs from the one before, and every ten seconds.';
 
 
 --
@@ -4172,42 +4093,42 @@ COMMENT ON COLUMN spine.depth_state.only_row IS 'Holds the table to one row.';
 -- Name: COLUMN depth_state.sampled_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.depth_state.sampled_at IS 'When it was taken; NULL before the first.';
+COMMENT ON COLUMN spine.depth_state.sampled_at IS 'When it was taken. NULL before the first.';
 
 
 --
 -- Name: COLUMN depth_state.took; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.depth_state.took IS 'How long that took.';
+COMMENT ON COLUMN spine.depth_state.took IS 'How long the count took.';
 
 
 --
 -- Name: COLUMN depth_state.rows; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.depth_state.rows IS 'spine.depth as it was: objects with destination, status, count, oldest_created_at and next_attempt_at.';
+COMMENT ON COLUMN spine.depth_state.rows IS 'The view spine.depth at that time, as an array of objects. Their members: destination, status, count, oldest_created_at and next_attempt_at.';
 
 
 --
 -- Name: COLUMN depth_state.oldest_ready; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.depth_state.oldest_ready IS 'For how long the oldest claimable row had been due.';
+COMMENT ON COLUMN spine.depth_state.oldest_ready IS 'How long the oldest claimable row had been due.';
 
 
 --
 -- Name: COLUMN depth_state.next_xid; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.depth_state.next_xid IS 'The sample saw what transactions before this one did, but for those in in_progress. While the audit log has nothing else, the sample holds.';
+COMMENT ON COLUMN spine.depth_state.next_xid IS 'The sample saw all transactions before this one, except those in in_progress. While the audit log has no other steps, the sample holds.';
 
 
 --
 -- Name: COLUMN depth_state.in_progress; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.depth_state.in_progress IS 'Transactions that were in progress when it was taken.';
+COMMENT ON COLUMN spine.depth_state.in_progress IS 'Transactions that were in progress at the sample.';
 
 
 --
@@ -4258,14 +4179,14 @@ WITH (fillfactor='50');
 -- Name: TABLE rollups; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.rollups IS 'What the audit log says, counted by spine.roll_up(): steps of 10 seconds are kept for 2 hours, of a minute for 12 hours, of 5 minutes for 2 days, of an hour for 90 days. No row where nothing happened. Read the last hour as spine.rates.';
+COMMENT ON TABLE spine.rollups IS 'Counts from the audit log, by step of time and source. spine.roll_up() adds to them. Steps of 10 seconds stay for 2 hours, of a minute for 12 hours, of 5 minutes for 2 days, of an hour for 90 days. A step without events has no row. The view spine.rates shows the last hour.';
 
 
 --
 -- Name: COLUMN rollups.step; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rollups.step IS 'Length of the step in seconds: 10, 60, 300 or 3600. Each row of the log is counted in one step of each length.';
+COMMENT ON COLUMN spine.rollups.step IS 'Length of the step in seconds: 10, 60, 300 or 3600. Each step of the log counts once in each length.';
 
 
 --
@@ -4279,14 +4200,14 @@ COMMENT ON COLUMN spine.rollups.at IS 'Beginning of the step.';
 -- Name: COLUMN rollups.source; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rollups.source IS 'Who sent it. Empty for requests that were rejected and are of no source.';
+COMMENT ON COLUMN spine.rollups.source IS 'Who sent it. Empty for rejected requests that belong to no source.';
 
 
 --
 -- Name: COLUMN rollups.received; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rollups.received IS 'Requests that were stored: accepted, deduplicated and conflicts.';
+COMMENT ON COLUMN spine.rollups.received IS 'Events that arrived: accepted, deduplicated and conflicts.';
 
 
 --
@@ -4314,42 +4235,42 @@ COMMENT ON COLUMN spine.rollups.conflicts IS 'Events of a known id with another 
 -- Name: COLUMN rollups.rejected; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rollups.rejected IS 'Requests that were refused.';
+COMMENT ON COLUMN spine.rollups.rejected IS 'Rejected requests.';
 
 
 --
 -- Name: COLUMN rollups.attempts; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rollups.attempts IS 'Attempts to deliver that started.';
+COMMENT ON COLUMN spine.rollups.attempts IS 'Delivery attempts that started.';
 
 
 --
 -- Name: COLUMN rollups.attempts_failed; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rollups.attempts_failed IS 'Attempts that came to nothing, those whose lease ran out among them.';
+COMMENT ON COLUMN spine.rollups.attempts_failed IS 'Attempts that failed, expired leases included.';
 
 
 --
 -- Name: COLUMN rollups.delivered; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rollups.delivered IS 'Events that a destination took.';
+COMMENT ON COLUMN spine.rollups.delivered IS 'Events that a destination accepted.';
 
 
 --
 -- Name: COLUMN rollups.died; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rollups.died IS 'Events that were given up.';
+COMMENT ON COLUMN spine.rollups.died IS 'Events that became dead.';
 
 
 --
 -- Name: COLUMN rollups.latency; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rollups.latency IS 'How long the delivered ones took from when they were stored, retries included, as a histogram: element 1 counts up to 1 ms, element n up to 1.2 ^ (n - 1) ms, element 130 all that took longer. Ends with the last element that is not 0. Events that were replayed are left out, unless all of that took less than ten seconds. See spine.latency_percentile().';
+COMMENT ON COLUMN spine.rollups.latency IS 'Histogram of the time from stored to delivered, retries included. Element 1 counts up to 1 ms, element n up to 1.2 ^ (n - 1) ms, element 130 all above. The array ends with its last element that is not 0. Replayed events are left out, unless the whole took less than ten seconds. See spine.latency_percentile().';
 
 
 --
@@ -4514,7 +4435,7 @@ CREATE TABLE spine.rollup_state (
 -- Name: TABLE rollup_state; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.rollup_state IS 'Which rows of the audit log are in spine.rollups. Changes in the same transactions as these.';
+COMMENT ON TABLE spine.rollup_state IS 'Which steps of the audit log spine.rollups has counted. Both change in one transaction.';
 
 
 --
@@ -4528,35 +4449,35 @@ COMMENT ON COLUMN spine.rollup_state.only_row IS 'Holds the table to one row.';
 -- Name: COLUMN rollup_state.next_xid; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rollup_state.next_xid IS 'Transactions before this one are counted, but for those in in_progress.';
+COMMENT ON COLUMN spine.rollup_state.next_xid IS 'All transactions before this one are counted, except those in in_progress.';
 
 
 --
 -- Name: COLUMN rollup_state.in_progress; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rollup_state.in_progress IS 'Transactions that were in progress when they would have been counted: those before next_xid will be, once they have ended.';
+COMMENT ON COLUMN spine.rollup_state.in_progress IS 'Transactions that were in progress at the last count. They are counted once they have ended.';
 
 
 --
 -- Name: COLUMN rollup_state.covered_from; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rollup_state.covered_from IS 'From when on rows of the log are counted.';
+COMMENT ON COLUMN spine.rollup_state.covered_from IS 'Steps from this time on are counted.';
 
 
 --
 -- Name: COLUMN rollup_state.covered_to; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rollup_state.covered_to IS 'Up to when all was counted that was committed, when something last was: spine.rolled_up_to() is the time up to which that is so now.';
+COMMENT ON COLUMN spine.rollup_state.covered_to IS 'Up to this time all committed steps were counted. spine.rolled_up_to() says up to when that is so now.';
 
 
 --
 -- Name: COLUMN rollup_state.tidied_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rollup_state.tidied_at IS 'When old steps were last deleted.';
+COMMENT ON COLUMN spine.rollup_state.tidied_at IS 'When old rollups were last deleted.';
 
 
 --
@@ -4681,7 +4602,7 @@ CREATE TABLE spine.sources (
 -- Name: TABLE sources; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.sources IS 'Who may send: POST /webhook feeds the source default, POST /webhook/NAME the others. Every change is audited and takes effect at once (NOTIFY spine_sources).';
+COMMENT ON TABLE spine.sources IS 'Who may send, and how each source is verified. POST /webhook feeds the source default, POST /webhook/NAME the others. Every change is audited and takes effect at once (NOTIFY spine_sources).';
 
 
 --
@@ -4695,49 +4616,49 @@ COMMENT ON COLUMN spine.sources.name IS 'Immutable slug.';
 -- Name: COLUMN sources.created_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.sources.created_at IS 'When the source was made.';
+COMMENT ON COLUMN spine.sources.created_at IS 'When the source was added.';
 
 
 --
 -- Name: COLUMN sources.last_arrival_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.sources.last_arrival_at IS 'When it last sent a new event, but for those that are above spine.arrivals_watermark and not rolled up: spine.last_arrival() knows these as well.';
+COMMENT ON COLUMN spine.sources.last_arrival_at IS 'When it last sent a new event, as far as that was noted. spine.last_arrival() also knows the events above spine.arrivals_watermark that no rollup has counted.';
 
 
 --
 -- Name: COLUMN sources.settings; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.sources.settings IS 'A JSON object: preset, and what differs from it (verify, secrets, id, type, time, conflicts, limits and others, see spine source presets). Secrets stand here by reference alone: env:NAME or file:/path.';
+COMMENT ON COLUMN spine.sources.settings IS 'JSON object: a preset, and what differs from it. spine source presets lists the members. Secrets stand here by reference alone: env:NAME or file:/path.';
 
 
 --
 -- Name: COLUMN sources.preset; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.sources.preset IS 'The settings'' preset.';
+COMMENT ON COLUMN spine.sources.preset IS 'The preset named in settings.';
 
 
 --
 -- Name: COLUMN sources.disabled_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.sources.disabled_at IS 'Since when nothing is taken from it; NULL while something is.';
+COMMENT ON COLUMN spine.sources.disabled_at IS 'Since when Spine takes nothing from it. NULL while it is enabled.';
 
 
 --
 -- Name: COLUMN sources.updated_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.sources.updated_at IS 'When its settings last changed, or whether it is disabled.';
+COMMENT ON COLUMN spine.sources.updated_at IS 'When it last changed: its settings, or whether it is disabled.';
 
 
 --
 -- Name: COLUMN sources.updated_by; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.sources.updated_by IS 'Who changed it then: a database role, and who asked it to.';
+COMMENT ON COLUMN spine.sources.updated_by IS 'Who made that change. A database role, and on whose behalf it acted.';
 
 
 --
@@ -4893,7 +4814,7 @@ ALTER TABLE ONLY spine.events
 -- Name: CONSTRAINT events_event_id_source_key ON events; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON CONSTRAINT events_event_id_source_key ON spine.events IS 'The idempotency key: ON CONFLICT in spine.ingest() relies on it.';
+COMMENT ON CONSTRAINT events_event_id_source_key ON spine.events IS 'The idempotency key. ON CONFLICT in spine.ingest_events() relies on it.';
 
 
 --
@@ -5020,7 +4941,7 @@ CREATE INDEX audit_trail_xid ON ONLY spine.audit_trail USING btree (xid) WITH (f
 -- Name: INDEX audit_trail_xid; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.audit_trail_xid IS 'spine tail: what was committed since it last looked.';
+COMMENT ON INDEX spine.audit_trail_xid IS 'spine tail: the steps committed since it last read.';
 
 
 --
@@ -5048,14 +4969,14 @@ COMMENT ON INDEX spine.conflicts_created_at IS 'Newest first: spine conflicts, G
 -- Name: INDEX conflicts_pkey; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.conflicts_pkey IS 'Evidence of one event; one row for each distinct hash.';
+COMMENT ON INDEX spine.conflicts_pkey IS 'Evidence of one event, one row for each distinct hash.';
 
 
 --
 -- Name: INDEX depth_samples_pkey; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.depth_samples_pkey IS 'The steps of a time.';
+COMMENT ON INDEX spine.depth_samples_pkey IS 'The steps of a span of time.';
 
 
 --
@@ -5069,7 +4990,7 @@ COMMENT ON INDEX spine.depth_state_pkey IS 'Holds the table to one row.';
 -- Name: INDEX destinations_pkey; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.destinations_pkey IS 'Whether a destination is paused (spine.claim).';
+COMMENT ON INDEX spine.destinations_pkey IS 'spine.claim(): whether a destination is paused.';
 
 
 --
@@ -5083,7 +5004,7 @@ COMMENT ON INDEX spine.events_event_id_source_key IS 'Idempotency, and every loo
 -- Name: INDEX events_pkey; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.events_pkey IS 'Joins from the other tables; newest first in the API.';
+COMMENT ON INDEX spine.events_pkey IS 'Joins from other tables, and newest first in the API.';
 
 
 --
@@ -5097,7 +5018,7 @@ CREATE INDEX events_same_body ON spine.events USING btree (source, payload_hash)
 -- Name: INDEX events_same_body; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.events_same_body IS 'spine.ingest_events(): whether a body came before under another id, only for sources whose ids are not signed.';
+COMMENT ON INDEX spine.events_same_body IS 'spine.ingest_events(): whether a body arrived before under another id. Only for sources whose ids are unsigned.';
 
 
 --
@@ -5125,21 +5046,21 @@ CREATE INDEX processing_state_due ON spine.processing_state USING btree (destina
 -- Name: INDEX processing_state_due; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.processing_state_due IS 'spine.claim(), the views depth and stuck: what falls due, oldest first, for each destination.';
+COMMENT ON INDEX spine.processing_state_due IS 'spine.claim(), the views depth and stuck: rows by due time, for each destination.';
 
 
 --
 -- Name: INDEX processing_state_pkey; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.processing_state_pkey IS 'spine.settle(), spine.renew() and joins: one row for each event and destination.';
+COMMENT ON INDEX spine.processing_state_pkey IS 'spine.settle(), spine.renew() and joins. One row for each event and destination.';
 
 
 --
 -- Name: INDEX rejected_requests_pkey; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.rejected_requests_pkey IS 'Newest first, and one by its number.';
+COMMENT ON INDEX spine.rejected_requests_pkey IS 'Newest first, and one request by its number.';
 
 
 --
@@ -5153,7 +5074,7 @@ CREATE INDEX rejected_requests_requested ON spine.rejected_requests USING btree 
 -- Name: INDEX rejected_requests_requested; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.rejected_requests_requested IS 'spine.take_requested(): what is to be looked at again.';
+COMMENT ON INDEX spine.rejected_requests_requested IS 'spine.take_requested(): requests to be read again.';
 
 
 --
@@ -5167,7 +5088,7 @@ CREATE INDEX rejected_requests_source ON spine.rejected_requests USING btree (so
 -- Name: INDEX rejected_requests_source; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.rejected_requests_source IS 'spine.keep_rejected(): the oldest of a source and cause; lists of one source.';
+COMMENT ON INDEX spine.rejected_requests_source IS 'spine.keep_rejected(): the oldest of a source and cause. Lists of one source.';
 
 
 --
@@ -5181,7 +5102,7 @@ COMMENT ON INDEX spine.rollup_state_pkey IS 'Holds the table to one row.';
 -- Name: INDEX rollups_pkey; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.rollups_pkey IS 'The steps of a time, and where spine.roll_up() adds to them.';
+COMMENT ON INDEX spine.rollups_pkey IS 'The steps of a span of time, and where spine.roll_up() adds to them.';
 
 
 --

@@ -71,7 +71,7 @@ func TestCompletions(t *testing.T) {
 	offered(t, []string{"processing_attempt_started", "processing_attempt_failed", "processing_succeeded", "processing_failed_permanently"},
 		nil, "tail", "--action", "processing_")
 
-	execute(t, db, "select spine.ingest(array_agg('e' || 100 + n), array_agg('t'::text), array_agg(now()), array_agg('{}'::text)) from generate_series(1, 60) n")
+	execute(t, db, "select spine.ingest_events(array_agg('e' || 100 + n), array_agg('t'::text), array_agg(now()), array_agg('{}'::text)) from generate_series(1, 60) n")
 	var newest []string
 	for n := range completionMost {
 		newest = append(newest, fmt.Sprintf("e%d\tpending, 0 attempts", 160-n))

@@ -398,7 +398,7 @@ func (c *cluster) kill(command string, random *rand.Rand) string {
 
 // meet has some statements of one kind come to grief on their way.
 func (c *cluster) meet(random *rand.Rand, how pgproxy.Action, d time.Duration) string {
-	what := []string{"spine.ingest_events", "spine.claim_batch", "spine.settle", "spine."}[random.IntN(4)]
+	what := []string{"spine.ingest_events", "spine.claim", "spine.settle", "spine."}[random.IntN(4)]
 	left := 1 + random.IntN(5)
 	c.proxy.OnMessage(func(m pgproxy.Message) pgproxy.Action { // called one at a time
 		if left > 0 && m.FromClient && m.Type == 'E' && strings.Contains(m.SQL, what) {

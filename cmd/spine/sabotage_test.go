@@ -102,11 +102,11 @@ func TestSabotageIsFound(t *testing.T) {
 			end if; return _outcome;`)
 		}}, []string{"is stored with bytes that nobody sent"}},
 		"results of lost leases count": {trialRun{kinds: []string{}, misdeed: "late", sabotage: func(t *testing.T, c *cluster) {
-			rewrite(t, c, "claim_batch", "_now + _lease", "_now + interval '50 ms'") // or a worker would have given up by itself
+			rewrite(t, c, "claim", "_now + _lease", "_now + interval '50 ms'") // or a worker would have given up by itself
 			rewrite(t, c, "settle", "p.lease_token = i.lease", "true")
 		}}, []string{"leases that ended more than once", "lease_spent_once"}},
 		"a lease is shorter than the delivery": {trialRun{kinds: []string{}, misdeed: "late", sabotage: func(t *testing.T, c *cluster) {
-			rewrite(t, c, "claim_batch", "_now + _lease", "_now + interval '50 ms'")
+			rewrite(t, c, "claim", "_now + _lease", "_now + interval '50 ms'")
 		}}, []string{"and no fault explains it"}},
 		"failures count as successes": {trialRun{kinds: []string{}, misdeed: "500", sabotage: func(t *testing.T, c *cluster) {
 			rewrite(t, c, "settle", "status = i.outcome", "status = 'completed'")

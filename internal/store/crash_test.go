@@ -90,11 +90,11 @@ var writings = func() map[string]writing {
 			_, err := s.Ingest(ctx, []event.Event{webhook("x", payloadB)})
 			return err
 		}, "select event_id, payload from spine.conflicts", "", false},
-		"ingest and claim": {"spine.claim_batch(", func(*database) {}, func(ctx context.Context, s *store.Store) error {
+		"ingest and claim": {"spine.claim(", func(*database) {}, func(ctx context.Context, s *store.Store) error {
 			_, _, err := s.IngestAndClaim(ctx, []event.Event{webhook("x", payloadA)}, claim)
 			return err
 		}, queue, "", false},
-		"claim": {"spine.claim_batch(", stored, func(ctx context.Context, s *store.Store) error {
+		"claim": {"spine.claim(", stored, func(ctx context.Context, s *store.Store) error {
 			_, err := s.Claim(ctx, claim)
 			return err
 		}, queue, "", false},

@@ -23,12 +23,21 @@ import (
 // versionTable is where goose notes the migrations that were applied.
 const versionTable = "spine.schema_version"
 
-// ErrTooNew says that the database was migrated by a newer Spine, which this
-// one must not touch.
+// oldestVersion is the number of the first migration. Databases with a lower
+// version were made before the first release.
+const oldestVersion = 5
+
+// ErrTooNew says that a newer Spine migrated the database. This one must not
+// touch it.
 var ErrTooNew = errors.New("the database belongs to a newer version of Spine")
 
 // ErrNotMigrated says that the database lacks Spine's schema, or a part of it.
 var ErrNotMigrated = errors.New("the database is not migrated: run spine migrate")
+
+// ErrTooOld says that the database was made before the first release, and what
+// to do about it.
+var ErrTooOld = errors.New("the database was made before the first release of Spine: " +
+	"migrate it to schema version 5 with commit c7dd129, or begin with an empty database")
 
 // Migrated says what Migrate did.
 type Migrated struct {
@@ -43,7 +52,12 @@ type Migrated struct {
 // audit log. It needs a direct connection and a role that may create the
 // schema, or that owns it; no superuser, no extension. Two processes may
 // migrate at once. After a crash it may simply be run again.
-func Migrate(ctx context.Context, url string) (m Migrated, err error) {
+func Migrate(ctx context.Context, url string) (Migrated, error) {
+	return migrate(ctx, url, schema.Migrations, schema.Functions)
+}
+
+// migrate is Migrate with the files of any release.
+func migrate(ctx context.Context, url string, migrations, functions fs.FS) (m Migrated, err error) {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
 		return m, fmt.Errorf("reading the database URL: %w", err)
@@ -55,7 +69,7 @@ func Migrate(ctx context.Context, url string) (m Migrated, err error) {
 	if err := createSchema(ctx, db); err != nil {
 		return m, err
 	}
-	provider, err := newProvider(db)
+	provider, err := newProvider(db, migrations)
 	if err != nil {
 		return m, err
 	}
@@ -63,11 +77,14 @@ func Migrate(ctx context.Context, url string) (m Migrated, err error) {
 	if err != nil {
 		return m, fmt.Errorf("reading the schema version: %w", err)
 	}
-	if m.Version, err = newestMigration(); err != nil {
+	if m.Version, err = newestMigration(migrations); err != nil {
 		return m, err
 	}
-	if version > m.Version {
+	switch {
+	case version > m.Version:
 		return m, fmt.Errorf("%w: schema version %d, known are %d", ErrTooNew, version, m.Version)
+	case version > 0 && version < oldestVersion:
+		return m, fmt.Errorf("%w (schema version %d)", ErrTooOld, version)
 	}
 	var results []*goose.MigrationResult
 	if err := retryLocked(ctx, func() (err error) {
@@ -80,7 +97,7 @@ func Migrate(ctx context.Context, url string) (m Migrated, err error) {
 	for _, r := range results {
 		m.Applied = append(m.Applied, r.Source.Version)
 	}
-	if m.Functions, err = applyFunctions(ctx, db); err != nil {
+	if m.Functions, err = applyFunctions(ctx, db, functions, m.Version); err != nil {
 		return m, err
 	}
 	if err := db.QueryRowContext(ctx, "select spine.ensure_audit_partitions()").Scan(&m.Partitions); err != nil {
@@ -105,8 +122,8 @@ func createSchema(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
-func newProvider(db *sql.DB) (*goose.Provider, error) {
-	migrations, err := fs.Sub(schema.Migrations, "migrations")
+func newProvider(db *sql.DB, files fs.FS) (*goose.Provider, error) {
+	migrations, err := fs.Sub(files, "migrations")
 	if err != nil {
 		return nil, fmt.Errorf("reading the migrations: %w", err)
 	}
@@ -127,8 +144,8 @@ func newProvider(db *sql.DB) (*goose.Provider, error) {
 // from this binary's, in one transaction: other processes see all or nothing.
 // It waits a bounded time for locks, so that it never holds up inserts behind
 // a long transaction, and then tries again.
-func applyFunctions(ctx context.Context, db *sql.DB) (applied bool, err error) {
-	script, digest, err := functions()
+func applyFunctions(ctx context.Context, db *sql.DB, files fs.FS, version int64) (applied bool, err error) {
+	script, digest, err := functionsScript(files, version)
 	if err != nil {
 		return false, err
 	}
@@ -142,8 +159,9 @@ func applyFunctions(ctx context.Context, db *sql.DB) (applied bool, err error) {
 	return applied, nil
 }
 
-// retryLocked does what waits a bounded time for locks, so that it never holds
-// up inserts behind a long transaction: ten times at most, until it gets them.
+// retryLocked calls do until it gets its locks, ten times at most. do waits a
+// bounded time for them, so that it never holds up inserts behind a long
+// transaction.
 func retryLocked(ctx context.Context, do func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := do()
@@ -187,9 +205,45 @@ func applyFunctionsOnce(ctx context.Context, db *sql.DB, script, digest string) 
 	return true, tx.Commit()
 }
 
-// functions returns the embedded functions as one script, and its digest.
-func functions() (script, digest string, err error) {
-	names, err := fs.Glob(schema.Functions, "functions/*.sql")
+// retireFunctions drops functions that no file has any more, one version later:
+// processes of the version before may still call them. The version that no
+// longer makes a function notes that in its comment, and the next one drops it.
+// The script has made all others anew, so that their rows in pg_proc are of this
+// transaction. Functions that somebody else added to the schema do not set the
+// search path as Spine's do, and stay. So does a function that something of the
+// user's depends on.
+const retireFunctions = `
+do $$
+declare
+    _old record;
+begin
+    for _old in
+        select
+            p.oid::regprocedure as signature,
+            substring(obj_description(p.oid, 'pg_proc') from '^Retired in version (\d+)')::bigint as retired
+        from pg_proc p
+        where p.pronamespace = 'spine'::regnamespace
+            and p.proconfig && array['search_path=spine, pg_temp', 'search_path=pg_catalog, pg_temp']
+            and p.xmin <> pg_current_xact_id()::xid
+    loop
+        if _old.retired is null then
+            execute format('comment on function %%s is %%L', _old.signature, 'Retired in version %[1]d. The next version drops it.');
+        elsif _old.retired < %[1]d then
+            begin
+                execute format('drop function %%s', _old.signature);
+            exception when dependent_objects_still_exist then
+                null;
+            end;
+        end if;
+    end loop;
+end $$;
+`
+
+// functionsScript returns the files of functions as one script, and its digest.
+// It names the version, so that each version puts its functions in place and
+// drops those that the one before retired.
+func functionsScript(files fs.FS, version int64) (script, digest string, err error) {
+	names, err := fs.Glob(files, "functions/*.sql")
 	if err != nil {
 		return "", "", fmt.Errorf("reading the functions: %w", err)
 	}
@@ -197,18 +251,19 @@ func functions() (script, digest string, err error) {
 	// A function may call one that a later file makes.
 	b.WriteString("set local check_function_bodies = off;\n")
 	for _, name := range names {
-		text, err := schema.Functions.ReadFile(name)
+		text, err := fs.ReadFile(files, name)
 		if err != nil {
 			return "", "", fmt.Errorf("reading the functions: %w", err)
 		}
 		b.Write(text)
 	}
+	fmt.Fprintf(&b, retireFunctions, version)
 	sum := sha256.Sum256([]byte(b.String()))
 	return b.String(), hex.EncodeToString(sum[:]), nil
 }
 
 // CheckSchema says whether the database has the schema that this binary
-// needs: nil, ErrNotMigrated, ErrTooNew, or why it cannot be told.
+// needs: nil, ErrNotMigrated, ErrTooOld, ErrTooNew, or why it could not tell.
 func (s *Store) CheckSchema(ctx context.Context) error {
 	var version int64
 	var functions bool
@@ -220,10 +275,12 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading the schema version: %w", err)
 	}
-	newest, err := newestMigration()
+	newest, err := newestMigration(schema.Migrations)
 	switch {
 	case err != nil:
 		return err
+	case version > 0 && version < oldestVersion:
+		return fmt.Errorf("%w (schema version %d)", ErrTooOld, version)
 	case version < newest:
 		return fmt.Errorf("%w (schema version %d, needed is %d)", ErrNotMigrated, version, newest)
 	case version > newest:
@@ -234,9 +291,9 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 	return nil
 }
 
-// newestMigration is the number of the newest migration in the binary.
-func newestMigration() (int64, error) {
-	names, err := fs.Glob(schema.Migrations, "migrations/*.sql")
+// newestMigration is the number of the newest migration among files.
+func newestMigration(files fs.FS) (int64, error) {
+	names, err := fs.Glob(files, "migrations/*.sql")
 	if err == nil && len(names) == 0 {
 		err = fs.ErrNotExist
 	}

@@ -351,7 +351,7 @@ func TestFollowKeepsItsCursorThroughAnError(t *testing.T) {
 func ingest(t *testing.T, s *store.Store, source, sql string, count int) {
 	t.Helper()
 	exec(t, s.Pool(), `select count(*) from (
-		select spine.ingest(array_agg((`+sql+`)::text), array_agg('t' || n % 2), array_agg(now()), array_agg('{}'::text), array_agg($1::text))
+		select spine.ingest_events(array_agg((`+sql+`)::text), array_agg('t' || n % 2), array_agg(now()), array_agg('{}'::text), array_agg($1::text))
 		from generate_series(1, $2) n) i`, source, count)
 }
 

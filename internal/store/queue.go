@@ -18,7 +18,7 @@ import (
 const lookAhead = time.Second
 
 const claimSQL = `select event, lease, attempt, due_at, event_id, source, event_type, occurred_at, payload, raw_body
-	from spine.claim_batch($1, $2, $3::interval, $4, $5::interval[], $6::timestamptz, $7::interval)`
+	from spine.claim($1, $2, $3::interval, $4, $5::interval[], $6::timestamptz, $7::interval)`
 
 // Claim leases what is due. All of it goes by the database's clock.
 func (s *Store) Claim(ctx context.Context, c event.Claim) (event.Claimed, error) {

@@ -186,7 +186,7 @@ func TestWakeUpsFitIntoANotification(t *testing.T) {
 		for i := range 5 {
 			want = append(want, strings.Repeat(character, 254)+fmt.Sprint(i))
 		}
-		d.run("select spine.ingest($1, array_fill('a'::text, array[5]), array_fill(now(), array[5]), array_fill('{}'::text, array[5]))", want)
+		d.run("select spine.ingest_events($1, array_fill('a'::text, array[5]), array_fill(now(), array[5]), array_fill('{}'::text, array[5]))", want)
 		heard := l.heard()
 		require.Len(t, heard, 1, name)
 		require.Equal(t, 5, heard[0].Count)

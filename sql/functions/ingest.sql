@@ -105,32 +105,6 @@ end $$;
 comment on function spine.ingest_events(text[], text[], timestamptz[], text[], text[], bytea[], bytea[], text[], text[], boolean[], boolean[]) is
     'Stores each event exactly once, queues it, keeps conflicting payloads as evidence, audits every step. Returns accepted, deduplicated or conflict by position.';
 
--- ingest_batch: ingest_events for envelopes alone, as it was released.
-create or replace function spine.ingest_batch(
-    _event_id text[], _event_type text[], _occurred_at timestamptz[], _payload text[],
-    _source text[] default null, _hash bytea[] default null, _raw_body bytea[] default null, _unqueryable text[] default null)
-returns text[]
-language plpgsql set search_path = spine, pg_temp as $$
-begin
-    return ingest_events(_event_id, _event_type, _occurred_at, _payload, _source, _hash, _raw_body, _unqueryable);
-end $$;
-comment on function spine.ingest_batch(text[], text[], timestamptz[], text[], text[], bytea[], bytea[], text[]) is
-    'Stores events that came in an envelope as spine.ingest_events() does. Returns accepted, deduplicated or conflict by position.';
-
--- ingest: ingest_events as it was first released, a row for each event.
-create or replace function spine.ingest(
-    _event_id text[], _event_type text[], _occurred_at timestamptz[], _payload text[],
-    _source text[] default null, _hash bytea[] default null, _raw_body bytea[] default null, _unqueryable text[] default null)
-returns table (ord bigint, outcome text)
-language plpgsql set search_path = spine, pg_temp as $$
-begin
-    return query
-    select i.ord, i.outcome
-    from unnest(ingest_events(_event_id, _event_type, _occurred_at, _payload, _source, _hash, _raw_body, _unqueryable)) with ordinality as i(outcome, ord);
-end $$;
-comment on function spine.ingest(text[], text[], timestamptz[], text[], text[], bytea[], bytea[], text[]) is
-    'Stores events as spine.ingest_events() does. Returns a row for each, by position: accepted, deduplicated or conflict.';
-
 -- refuse: raises 23514, as a table's own check would. Returns boolean so that it can stand in a condition.
 create or replace function spine.refuse(_rule text) returns boolean
 language plpgsql set search_path = spine, pg_temp as $$

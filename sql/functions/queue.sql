@@ -2,7 +2,7 @@
 -- else: a predicate on status would invite the planner onto a partial index full of dead entries. None of them waits for a row that
 -- somebody else has locked, so that a transaction left open in psql holds up its own rows alone, and nothing here can deadlock.
 
--- claim_batch: leases what is due, oldest first, and takes back leases that ran out.
+-- claim: leases what is due, oldest first, and takes back leases that ran out.
 --   _destination  whose events
 --   _limit        how many at most: the caller's free slots
 --   _lease        how long the lease holds
@@ -18,8 +18,14 @@
 -- It may be called in the transaction that stored what it claims, and must not hold that up: it waits for nobody's rows, and for a table
 -- (destinations, while somebody alters it) a quarter of a second at most.
 -- Relies on processing_state_due, processing_state_pkey and events_pkey. A crash after the commit leaves leases that run out.
-create or replace function spine.claim_batch(
-    _destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamptz, _ahead interval)
+create or replace function spine.claim(
+    _destination text,
+    _limit integer,
+    _lease interval,
+    _worker text,
+    _delays interval[] default array['1 s', '2 s', '4 s', '8 s']::interval[],
+    _low timestamptz default '-infinity',
+    _ahead interval default null)
 returns table (
     event bigint, lease bigint, attempt integer, due_at timestamptz,
     event_id text, source text, event_type text, occurred_at timestamptz, payload json, raw_body bytea)
@@ -96,37 +102,9 @@ begin
         return query select null::bigint, null::bigint, null::integer, _next_due, null::text, null::text, null::text, clock_timestamp(), null::json, null::bytea;
     end if;
 end $$;
-comment on function spine.claim_batch(text, integer, interval, text, interval[], timestamptz, interval) is
+comment on function spine.claim(text, integer, interval, text, interval[], timestamptz, interval) is
     'Leases due events of a destination to a worker, oldest first, and takes back leases that ran out. Returns what a delivery needs, and, where _ahead is given, a last row '
     'with the clock after the claim (occurred_at) and when the next row falls due (due_at).';
-
--- claim: claim_batch for a hand, and as it was first released.
-create or replace function spine.claim(
-    _destination text, _limit integer, _lease interval, _worker text,
-    _delays interval[] default array['1 s', '2 s', '4 s', '8 s']::interval[], _low timestamptz default '-infinity')
-returns table (
-    event bigint, lease bigint, attempt integer, due_at timestamptz,
-    event_id text, source text, event_type text, occurred_at timestamptz, payload json, raw_body bytea)
-language plpgsql set search_path = spine, pg_temp as $$
-begin
-    return query select * from claim_batch(_destination, _limit, _lease, _worker, _delays, _low, null);
-end $$;
-comment on function spine.claim(text, integer, interval, text, interval[], timestamptz) is
-    'Leases due events of a destination to a worker, oldest first, and takes back leases that ran out. Returns what a delivery needs.';
-
--- next_due: when the next row of a destination falls due: a retry, or the end of a lease. NULL when nothing waits. Workers learn that
--- from their claims; those of the first release ask. Relies on processing_state_due.
-create or replace function spine.next_due(_destination text) returns timestamptz
-language plpgsql stable set search_path = spine, pg_temp
-set jit = off set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
-begin
-    return (
-        select p.next_attempt_at from processing_state p
-        where p.destination = _destination and p.status in ('pending', 'failed', 'processing') and p.next_attempt_at > now()
-            and p.next_attempt_at < 'infinity'
-        order by p.next_attempt_at limit 1);
-end $$;
-comment on function spine.next_due(text) is 'When the next retry of a destination falls due or the next lease ends; NULL when nothing waits.';
 
 -- oldest_ready: for how long the oldest claimable row of any destination that is not paused has been due; 0 when none is. Relies on
 -- processing_state_due, of which it reads the beginning for each destination. A row that was made due in the infinite past counts

@@ -64,7 +64,7 @@ const (
 	// One batch of a full intake, with ids as providers make them: the load
 	// generator's are in order, and spare the index on them. $1 is the batch.
 	storeRandom = `
-		select spine.ingest(_event_id => (select array_agg('evt_' || md5($1::int || '-' || n)) from generate_series(1, 40) n),
+		select spine.ingest_events(_event_id => (select array_agg('evt_' || md5($1::int || '-' || n)) from generate_series(1, 40) n),
 			_event_type => array_fill('bench.event'::text, array[40]), _occurred_at => array_fill(now(), array[40]),
 			_payload => array_fill(format('{"padding":"%s"}', repeat(md5('payload'), 31)), array[40]), _hash => array_fill(sha256('payload'), array[40]))`
 
@@ -227,7 +227,7 @@ func (t *trial) measureRandom(ctx context.Context, state string) error {
 	if err := t.pool.QueryRow(ctx, written).Scan(&after); err != nil {
 		return fmt.Errorf("asking for what was written: %w", err)
 	}
-	t.note("random ids %s, spine.ingest() of 40 in one session after a checkpoint: %s/s, %s B of WAL an event",
+	t.note("random ids %s, spine.ingest_events() of 40 in one session after a checkpoint: %s/s, %s B of WAL an event",
 		state, number(float64(40*batches)/took.Seconds()), number((after-before)/float64(40*batches)))
 	return nil
 }
