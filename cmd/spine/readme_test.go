@@ -11,9 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The table of settings in README.md is made of the same tags as --help.
+// The table of settings in deploy/README.md is made of the same tags as --help.
 func TestReadmeListsEverySetting(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
+	readme, err := os.ReadFile("../../deploy/README.md")
 	require.NoError(t, err)
 	commands := rootCommand(nil).Commands()
 	var rows strings.Builder
@@ -31,7 +31,7 @@ func TestReadmeListsEverySetting(t *testing.T) {
 			fmt.Fprintf(&rows, "| `%s` | %s | %s |\n", f.name, fallback, f.help)
 		}
 	}
-	require.Contains(t, string(readme), rows.String(), "README.md needs these rows:\n%s", rows.String())
+	require.Contains(t, string(readme), rows.String(), "deploy/README.md needs these rows:\n%s", rows.String())
 }
 
 // The psql recipes of README.md run as they stand there.
