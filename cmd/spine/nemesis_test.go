@@ -459,7 +459,7 @@ type trialRun struct {
 	kinds    []string                       // of the nemesis; nil for all, and misdeeds of the destination
 	last     string                         // one of the nemesis that outlasts the load; empty for none
 	misdeed  string                         // of the destination in any case
-	binary   string                         // path of another spine than the one under test
+	changes  []sabotage                     // of the source of the spine under test
 	sabotage func(t *testing.T, c *cluster) // breaks Spine beforehand
 }
 
@@ -490,7 +490,10 @@ func (run trialRun) do(t *testing.T) aftermath {
 		disk = smallDisk(t, 800<<20+int64(run.duration.Seconds())<<21)
 	}
 	c := newProxiedCluster(t, postgrestest.ServerIn(t, disk), d.url)
-	c.disk, c.binary = disk, run.binary
+	c.disk = disk
+	if run.changes != nil {
+		c.binary = rebuild(t, run.changes...)
+	}
 	c.startAll()
 	s.api = c.api
 	if run.sabotage != nil {

@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -74,9 +77,7 @@ func rewrite(t *testing.T, c *cluster, function, from, to string) {
 // TestSabotageIsFound breaks Spine's promises on purpose, each in a run of its own:
 // a checker that says nothing of it would prove nothing.
 func TestSabotageIsFound(t *testing.T) {
-	if os.Getenv("SPINE_FAULTS_TIME") == "" {
-		t.Skip("make sabotage runs it")
-	}
+	share, shares := sabotageShare(t)
 	type trial struct {
 		run   trialRun
 		finds []string // in differences; nothing at all where it is empty
@@ -84,11 +85,11 @@ func TestSabotageIsFound(t *testing.T) {
 	// One after the other: they must find nothing, and so need the machine.
 	for name, c := range map[string]trial{
 		"nothing":                              {trialRun{kinds: []string{}}, nil},
-		"no sweep, and a reconnect that looks": {trialRun{kinds: []string{}, last: "the listeners are kept away", binary: rebuild(t, noSweep)}, nil},
+		"no sweep, and a reconnect that looks": {trialRun{kinds: []string{}, last: "the listeners are kept away", changes: []sabotage{noSweep}}, nil},
 	} {
 		t.Run(name, func(t *testing.T) { sabotaged(t, c.run, c.finds) })
 	}
-	for name, c := range map[string]trial{
+	trials := map[string]trial{
 		"acknowledged and not stored": {trialRun{kinds: []string{}, sabotage: func(t *testing.T, c *cluster) {
 			rewrite(t, c, "ingest_events", "return _outcome;", `if random() < 0.01 then
 				delete from processing_state p where p.event_id = _event_id[1];
@@ -115,7 +116,7 @@ func TestSabotageIsFound(t *testing.T) {
 			c.psql(`create function spine.sabotage() returns trigger language plpgsql as 'begin if random() < 0.01 then new.next_attempt_at := null; end if; return new; end'`,
 				"create trigger sabotage before insert on spine.processing_state for each row execute function spine.sabotage()")
 		}}, []string{"is pending, and nothing goes on", "row_claimable"}},
-		"acknowledged before the commit": {trialRun{kinds: []string{"an API is killed"}, binary: rebuild(t, sabotage{
+		"acknowledged before the commit": {trialRun{kinds: []string{"an API is killed"}, changes: []sabotage{{
 			file: "internal/ingest/commit.go", from: "	select {\n	case <-w.done:", to: `	receipts := make([]event.Receipt, len(events))
 				for i := range receipts {
 					receipts[i].Outcome = event.Accepted
@@ -125,17 +126,17 @@ func TestSabotageIsFound(t *testing.T) {
 				}
 				select {
 				case <-w.done:`,
-		}, sabotage{ // plenty waits when an API is killed, however slow the machine
+		}, { // plenty waits when an API is killed, however slow the machine
 			file: "internal/store/ingest.go", from: "	err := s.acknowledged(ctx, func(conn *pgx.Conn) error {\n		return conn.QueryRow(ctx, ingestSQL, ",
 			to: "	time.Sleep(300 * time.Millisecond)\n	err := s.acknowledged(ctx, func(conn *pgx.Conn) error {\n		return conn.QueryRow(ctx, ingestSQL, ",
-		})}, []string{"was acknowledged, and is lost"}},
+		}}}, []string{"was acknowledged, and is lost"}},
 		"no sweep after notifications that never were": {
-			trialRun{kinds: []string{}, last: "the wake-up trigger is off", binary: rebuild(t, noSweep)},
+			trialRun{kinds: []string{}, last: "the wake-up trigger is off", changes: []sabotage{noSweep}},
 			[]string{"is pending, and nothing goes on"},
 		},
-		"no look at what is there after a reconnect, and no sweep": {trialRun{kinds: []string{}, last: "the listeners are kept away", binary: rebuild(t, noSweep, sabotage{
+		"no look at what is there after a reconnect, and no sweep": {trialRun{kinds: []string{}, last: "the listeners are kept away", changes: []sabotage{noSweep, {
 			file: "internal/notify/listener.go", from: "	f(Notification{Missed: true})\n", to: "",
-		})}, []string{"is pending, and nothing goes on"}},
+		}}}, []string{"is pending, and nothing goes on"}},
 		"a refusal for good is tried again": {trialRun{kinds: []string{}, misdeed: "410", sabotage: func(t *testing.T, c *cluster) {
 			rewrite(t, c, "settle", "status = i.outcome", "status = case when i.outcome = 'dead' then 'failed' else i.outcome end")
 			rewrite(t, c, "settle", "case when i.outcome = 'failed' then _now + i.delay end", "_now + coalesce(i.delay, '10 ms')")
@@ -154,12 +155,28 @@ func TestSabotageIsFound(t *testing.T) {
 			rewrite(t, c, "settle", "status = i.outcome", "status = case when i.outcome = 'dead' then 'failed' else i.outcome end")
 			rewrite(t, c, "settle", "case when i.outcome = 'failed' then _now + i.delay end", "_now + coalesce(i.delay, '10 ms')")
 		}}, []string{"of 12 at most"}},
-	} {
+	}
+	for i, name := range slices.Sorted(maps.Keys(trials)) {
+		if i%shares != share-1 {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			sabotaged(t, c.run, c.finds)
+			sabotaged(t, trials[name].run, trials[name].finds)
 		})
 	}
+}
+
+// sabotageShare reads SPINE_SABOTAGE: "2/3" is the second third of the trials.
+func sabotageShare(t *testing.T) (share, shares int) {
+	t.Helper()
+	text := os.Getenv("SPINE_SABOTAGE")
+	if text == "" {
+		t.Skip("make sabotage runs it: it wants SPINE_SABOTAGE, such as 1/1 for all trials")
+	}
+	_, err := fmt.Sscanf(text, "%d/%d", &share, &shares)
+	require.True(t, err == nil && 1 <= share && share <= shares, "SPINE_SABOTAGE=%s is no share such as 2/3", text)
+	return share, shares
 }
 
 // sabotaged goes through a run, and wants what finds says in its differences.
