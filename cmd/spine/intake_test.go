@@ -15,6 +15,7 @@ import (
 
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/trail"
 	"github.com/webhookspine/spine/internal/worker"
 )
 
@@ -37,7 +38,7 @@ func (s *faultyStore) IngestAndClaim(ctx context.Context, events []event.Event, 
 
 type nobody struct{}
 
-func (nobody) Add(_, _ string) {}
+func (nobody) Add(trail.Action, string) {}
 
 type deliverFunc func(ctx context.Context, job event.Job) event.Result
 

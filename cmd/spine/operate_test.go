@@ -55,7 +55,7 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 	require.NoError(t, err)
 	row := trail.Step{EventID: &name, Source: &source, Action: hostile, Success: hostile, Details: details}
 
-	for _, action := range []string{
+	for _, action := range []trail.Action{
 		hostile, "conflict_detected", "event_queued", "processing_attempt_started", "processing_attempt_failed", "processing_succeeded", "retry_scheduled",
 		"processing_failed_permanently", "lease_expired", "lease_returned", "lease_lost", "status_changed", "event_replayed",
 	} {

@@ -25,6 +25,7 @@ import (
 	"github.com/webhookspine/spine/internal/respond"
 	"github.com/webhookspine/spine/internal/source"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/trail"
 	"github.com/webhookspine/spine/internal/upkeep"
 	"github.com/webhookspine/spine/internal/worker"
 )
@@ -252,14 +253,14 @@ func (p *service) heardReady(n notify.Notification) {
 // committed is told of every batch that was stored.
 func (p *service) committed(events []event.Event, receipts []event.Receipt) {
 	for i := range events {
-		p.activity.Add("event_received", events[i].ID)
+		p.activity.Add(trail.EventReceived, events[i].ID)
 		switch receipts[i].Outcome {
 		case event.Accepted:
-			p.activity.Add("event_inserted", events[i].ID)
+			p.activity.Add(trail.EventInserted, events[i].ID)
 		case event.Deduplicated:
-			p.activity.Add("event_deduped", events[i].ID)
+			p.activity.Add(trail.EventDeduped, events[i].ID)
 		case event.Conflict:
-			p.activity.Add("conflict_detected", events[i].ID)
+			p.activity.Add(trail.ConflictDetected, events[i].ID)
 		}
 	}
 }

@@ -34,6 +34,7 @@ const (
 func tailCommand(env environ) *cobra.Command {
 	var set settings
 	var filter trail.Filter
+	var onlyActions []string
 	var since moment
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -65,10 +66,11 @@ are still stored. --status chooses the steps that bring an event into a status:
   spine tail --json | jq -r 'select(.success == "failure") | .event_id'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			for _, action := range filter.Actions {
+			for _, action := range onlyActions {
 				if !slices.Contains(actions(), action) {
 					return misuse("--action: there is no %q, known are %s", action, strings.Join(actions(), ", "))
 				}
+				filter.Actions = append(filter.Actions, trail.Action(action))
 			}
 			for _, status := range filter.Statuses {
 				if !event.ValidStatus(status) {
@@ -104,7 +106,7 @@ are still stored. --status chooses the steps that bring an event into a status:
 	flags.StringSliceVar(&filter.Sources, "source", nil, "only events of this `SOURCE`")
 	flags.StringArrayVar(&filter.Types, "type", nil, "only events of this `TYPE`, such as user.created")
 	flags.StringSliceVar(&filter.Statuses, "status", nil, "only steps that bring an event into this `STATUS`: "+strings.Join(statuses(), ", "))
-	flags.StringSliceVar(&filter.Actions, "action", nil, "only this `ACTION`, such as retry_scheduled")
+	flags.StringSliceVar(&onlyActions, "action", nil, "only this `ACTION`, such as retry_scheduled")
 	flags.Var(&since, "since", "begin with what happened since this `TIME`: ago, as 10m or 7d, or RFC 3339")
 	flags.BoolVar(&asJSON, "json", false, "print a JSON object a line")
 	complete(cmd, "event", inFlight(&set.Database))
@@ -119,16 +121,13 @@ are still stored. --status chooses the steps that bring an event into a status:
 // order in which it may come to them.
 func statuses() []string { return []string{"pending", "processing", "completed", "failed", "dead"} }
 
-// actions are those that a row of the audit log may have, as the comment on
-// its column has them.
+// actions are the names of all actions.
 func actions() []string {
-	return []string{
-		"event_received", "event_inserted", "event_deduped", "conflict_detected", "event_queued", "processing_attempt_started",
-		"processing_attempt_failed", "retry_scheduled", "processing_succeeded", "processing_failed_permanently", "lease_expired",
-		"lease_returned", "lease_lost", "status_changed", "event_replayed", "request_rejected", "claims_paused", "claims_resumed",
-		"events_expired", "audit_expired", "source_added", "source_changed", "source_disabled", "source_enabled", "source_removed",
-		"request_replayed", "conflict_accepted",
+	names := make([]string, len(trail.Actions()))
+	for i, action := range trail.Actions() {
+		names[i] = string(action)
 	}
+	return names
 }
 
 // tail follows the audit log. What it has printed is in its cursor alone,
@@ -263,7 +262,7 @@ func printRows(w io.Writer) func([]trail.Step) error {
 	return func(rows []trail.Step) error {
 		for i := range rows {
 			r := &rows[i]
-			line := clock(r.Timestamp) + " " + eventName(r) + " " + word(r.Action) + " " + readDetails(r.Details).pairs()
+			line := clock(r.Timestamp) + " " + eventName(r) + " " + word(string(r.Action)) + " " + readDetails(r.Details).pairs()
 			fmt.Fprintln(out, strings.TrimRight(line, " "))
 		}
 		return out.Flush()

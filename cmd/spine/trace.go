@@ -262,7 +262,7 @@ func (l *timeline) step(r *trail.Step) string {
 	if d["attempt"] != nil {
 		attempt = d.text("attempt") + " " + cmp.Or(d.text("destination"), event.DefaultDestination)
 	}
-	within := attempt != "" && attempt == l.open && r.Action != "processing_attempt_started"
+	within := attempt != "" && attempt == l.open && r.Action != trail.ProcessingAttemptStarted
 	l.open = attempt
 	text, indent := sentence(r.Action, d, within), ""
 	if within {
@@ -314,9 +314,9 @@ func statusColour(status string) string {
 // mark stands before a step, so that its success is seen without colour too.
 func mark(success string) string {
 	switch success {
-	case "success":
+	case trail.Success:
 		return "✓"
-	case "failure":
+	case trail.Failure:
 		return "✗"
 	default:
 		return "·"
@@ -344,7 +344,7 @@ func offset(first, t event.Timestamp) string {
 
 // sentence puts a step in words. The attempt that it belongs to is not named
 // where it stands within what is told of that.
-func sentence(action string, d auditDetails, within bool) string {
+func sentence(action trail.Action, d auditDetails, within bool) string {
 	text := func(name string) string { return printable(d.text(name)) }
 	attempt, after, colon := "attempt "+text("attempt")+" ", " after attempt "+text("attempt"), ": "
 	if within {
@@ -359,49 +359,49 @@ func sentence(action string, d auditDetails, within bool) string {
 		}
 	}
 	switch action {
-	case "event_received":
+	case trail.EventReceived:
 		return "received"
-	case "event_inserted":
+	case trail.EventInserted:
 		return "stored and queued"
-	case "event_deduped":
+	case trail.EventDeduped:
 		return "known already, with this payload"
-	case "conflict_detected":
+	case trail.ConflictDetected:
 		kept := map[string]string{"kept": "kept as evidence", "known": "as kept before", "full": "not kept, there are ten"}[d.text("evidence")]
 		return strings.TrimSuffix("known already, with another payload: "+kept, ": ")
-	case "event_queued":
+	case trail.EventQueued:
 		return "queued by hand" + by + " as " + text("status") + where
-	case "processing_attempt_started":
+	case trail.ProcessingAttemptStarted:
 		return attempt + "started by " + text("worker") + where
-	case "processing_attempt_failed":
+	case trail.ProcessingAttemptFailed:
 		return attempt + "failed" + answer(d) + where
-	case "processing_succeeded":
+	case trail.ProcessingSucceeded:
 		return attempt + "delivered" + answer(d) + where
-	case "retry_scheduled":
+	case trail.RetryScheduled:
 		return "next attempt in " + printable(d.span("delay_ms")) + where
-	case "processing_failed_permanently":
+	case trail.ProcessingFailedPermanently:
 		return "given up" + after + ": " + text("error") + where
-	case "lease_expired":
+	case trail.LeaseExpired:
 		return strings.TrimSpace(attempt) + colon + "the lease of " + text("worker") + " ran out" + where
-	case "lease_returned":
+	case trail.LeaseReturned:
 		return attempt + "was not started, " + text("worker") + " gave it back" + where
-	case "conflict_accepted":
+	case trail.ConflictAccepted:
 		return "another payload accepted" + by + " as " + text("accepted_as")
-	case "source_enabled", "source_disabled", "source_removed":
-		return strings.ReplaceAll(action, "_", " ") + by
-	case "request_replayed":
+	case trail.SourceEnabled, trail.SourceDisabled, trail.SourceRemoved:
+		return strings.ReplaceAll(string(action), "_", " ") + by
+	case trail.RequestReplayed:
 		trusted := ""
 		if d["trust"] != nil {
 			trusted = ", without being verified"
 		}
 		return "rejected request " + text("request") + " (" + text("cause") + ") to be looked at again" + by + trusted
-	case "lease_lost":
+	case trail.LeaseLost:
 		return "a late result (" + text("outcome") + ") changed nothing, its lease was lost" + where
-	case "status_changed":
+	case trail.StatusChanged:
 		return "status changed by hand from " + text("from") + " to " + text("to") + by + where
-	case "event_replayed":
+	case trail.EventReplayed:
 		return "replayed" + by + ", was " + text("from") + where
 	}
-	return strings.TrimSpace(word(action) + " " + d.pairs())
+	return strings.TrimSpace(word(string(action)) + " " + d.pairs())
 }
 
 // answer is what a destination said to an attempt, after how long.

@@ -123,7 +123,7 @@ func (h *Handler) audit(w http.ResponseWriter, r *http.Request) {
 	}
 	rows, next, err := h.reader.Audit(r.Context(), q.page, view.AuditFilter{
 		EventID: q.filter["event_id"], Source: q.filter["source"], Type: q.filter["type"],
-		Action: q.filter["action"], Success: q.filter["success"], Span: q.span,
+		Action: trail.Action(q.filter["action"]), Success: q.filter["success"], Span: q.span,
 	})
 	h.answer(w, r, rows, next, err)
 }

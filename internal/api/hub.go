@@ -275,10 +275,10 @@ func encodeLine(v any) ([]byte, error) {
 
 // summary stands in place of rows.
 type summary struct {
-	Rows   int             `json:"rows"`
-	Counts map[string]int  `json:"counts"` // by action
-	Since  event.Timestamp `json:"since"`  // of the earliest row
-	Until  event.Timestamp `json:"until"`  // of the latest row
+	Rows   int                  `json:"rows"`
+	Counts map[trail.Action]int `json:"counts"`
+	Since  event.Timestamp      `json:"since"` // of the earliest row
+	Until  event.Timestamp      `json:"until"` // of the latest row
 }
 
 // add counts rows in.
@@ -295,9 +295,9 @@ func (s *summary) merge(o summary) {
 	}
 }
 
-func (s *summary) count(action string, n int, since, until event.Timestamp) {
+func (s *summary) count(action trail.Action, n int, since, until event.Timestamp) {
 	if s.Rows == 0 {
-		*s = summary{Counts: map[string]int{}, Since: since, Until: until}
+		*s = summary{Counts: map[trail.Action]int{}, Since: since, Until: until}
 	}
 	s.Rows += n
 	s.Counts[action] += n
@@ -429,9 +429,9 @@ func (w wants) searches() bool {
 }
 
 // one is a list of value alone, or of none where it is empty.
-func one(value string) []string {
+func one[T ~string](value T) []T {
 	if value == "" {
 		return nil
 	}
-	return []string{value}
+	return []T{value}
 }

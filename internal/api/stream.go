@@ -141,7 +141,7 @@ func readRequest(r *http.Request) (q request, faults []respond.Fault) {
 		q.most = n
 	}
 	faults = append(faults, checkSuccess(values)...)
-	q.wants.AuditFilter = view.AuditFilter{EventID: values["event_id"], Source: values["source"], Action: values["action"], Success: values["success"]}
+	q.wants.AuditFilter = view.AuditFilter{EventID: values["event_id"], Source: values["source"], Action: trail.Action(values["action"]), Success: values["success"]}
 	if q.last = r.Header.Get("Last-Event-ID"); q.last == "" {
 		q.last = values["last_event_id"]
 	}

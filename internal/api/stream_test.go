@@ -40,7 +40,7 @@ func (m told) rows(t *testing.T) (rows []trail.Step) {
 	var read []struct {
 		ID      int64
 		EventID *string `json:"event_id"`
-		Action  string
+		Action  trail.Action
 	}
 	require.NoError(t, json.Unmarshal([]byte(m.data), &read))
 	for _, r := range read {
@@ -314,7 +314,7 @@ func TestStreamFilters(t *testing.T) {
 			if r.EventID != nil {
 				id = *r.EventID
 			}
-			shown = append(shown, id+" "+r.Action)
+			shown = append(shown, id+" "+string(r.Action))
 		}
 		return strings.Join(shown, ", ")
 	}
@@ -480,7 +480,7 @@ type model struct {
 func newModel() *model { return &model{} }
 
 // write adds n rows.
-func (m *model) write(n int, action, eventID string) {
+func (m *model) write(n int, action trail.Action, eventID string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for range n {
@@ -694,7 +694,7 @@ func (b *bubble) open(query string) *screen {
 }
 
 // write adds rows and rings.
-func (b *bubble) write(n int, action, eventID string) {
+func (b *bubble) write(n int, action trail.Action, eventID string) {
 	b.log.write(n, action, eventID)
 	b.stream.Ring()
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/webhookspine/spine/internal/trail"
 )
 
 // maxActivityIDs is how many event ids a summary carries at most.
@@ -24,7 +26,7 @@ type Activity struct {
 	interval time.Duration
 
 	mu     sync.Mutex
-	counts map[string]int
+	counts map[trail.Action]int
 	ids    []string
 	dirty  chan struct{}
 }
@@ -32,11 +34,11 @@ type Activity struct {
 // NewActivity returns an Activity that sends at most one summary an interval;
 // the contract says 200 ms. Run makes it send.
 func NewActivity(notifier Notifier, interval time.Duration, log zerolog.Logger) *Activity {
-	return &Activity{notifier: notifier, interval: interval, log: log, counts: map[string]int{}, dirty: make(chan struct{}, 1)}
+	return &Activity{notifier: notifier, interval: interval, log: log, counts: map[trail.Action]int{}, dirty: make(chan struct{}, 1)}
 }
 
 // Add notes that action happened to an event. It never blocks.
-func (a *Activity) Add(action, eventID string) {
+func (a *Activity) Add(action trail.Action, eventID string) {
 	a.mu.Lock()
 	a.counts[action]++
 	if len(a.ids) < maxActivityIDs && (len(a.ids) == 0 || a.ids[len(a.ids)-1] != eventID) {
@@ -48,10 +50,10 @@ func (a *Activity) Add(action, eventID string) {
 
 // summary is a message on spine_activity.
 type summary struct {
-	Version  int            `json:"v"`
-	At       time.Time      `json:"at"`
-	Counts   map[string]int `json:"counts"`
-	EventIDs []string       `json:"event_ids"`
+	Version  int                  `json:"v"`
+	At       time.Time            `json:"at"`
+	Counts   map[trail.Action]int `json:"counts"`
+	EventIDs []string             `json:"event_ids"`
 }
 
 // Run sends summaries until ctx ends, and then the last one. What cannot be
@@ -81,7 +83,7 @@ func (a *Activity) Run(ctx context.Context) error {
 func (a *Activity) send(ctx context.Context) {
 	a.mu.Lock()
 	s := summary{Version: 1, At: time.Now().UTC(), Counts: a.counts, EventIDs: a.ids}
-	a.counts, a.ids = map[string]int{}, nil
+	a.counts, a.ids = map[trail.Action]int{}, nil
 	a.mu.Unlock()
 	if len(s.Counts) == 0 {
 		return

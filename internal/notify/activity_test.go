@@ -12,6 +12,8 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/webhookspine/spine/internal/trail"
 )
 
 const interval = 200 * time.Millisecond
@@ -53,8 +55,8 @@ func summarize(t *testing.T, reply func(ctx context.Context, call int) error, f 
 }
 
 // total adds up what was really sent.
-func total(all []sent) map[string]int {
-	counts := map[string]int{}
+func total(all []sent) map[trail.Action]int {
+	counts := map[trail.Action]int{}
 	for _, s := range all {
 		for action, n := range s.summary.Counts {
 			if s.err == nil {
@@ -104,7 +106,7 @@ func TestAtMostFiveASecondAndTheLastChangeAlways(t *testing.T) {
 	for i := 1; i < len(all); i++ {
 		require.GreaterOrEqual(t, all[i].at-all[i-1].at, interval)
 	}
-	require.Equal(t, map[string]int{"event_received": 3000, "event_inserted": 1000, "processing_succeeded": 1}, total(all))
+	require.Equal(t, map[trail.Action]int{"event_received": 3000, "event_inserted": 1000, "processing_succeeded": 1}, total(all))
 	require.InDelta(t, 200, all[1].summary.Counts["event_received"], 1, "a summary, not a message each")
 }
 
@@ -119,7 +121,7 @@ func TestUpToFiveIDs(t *testing.T) {
 	})
 	require.Len(t, all, 2)
 	require.Equal(t, []string{"0", "1", "2", "3", "4"}, all[1].summary.EventIDs)
-	require.Equal(t, map[string]int{"event_received": 10, "event_inserted": 10}, all[1].summary.Counts)
+	require.Equal(t, map[trail.Action]int{"event_received": 10, "event_inserted": 10}, all[1].summary.Counts)
 }
 
 func TestPayloadIsSmallByConstruction(t *testing.T) {
@@ -132,14 +134,14 @@ func TestPayloadIsSmallByConstruction(t *testing.T) {
 		}
 	})
 	require.Len(t, long, 2)
-	require.Equal(t, map[string]int{"event_received": 5}, long[1].summary.Counts)
+	require.Equal(t, map[trail.Action]int{"event_received": 5}, long[1].summary.Counts)
 
 	rapid.Check(t, func(rt *rapid.T) {
 		ids := rapid.SliceOfN(rapid.StringOfN(rapid.Rune(), 1, 255, -1), 1, 20).Draw(rt, "ids")
 		actions := rapid.SliceOfN(rapid.StringMatching("[a-z_]{5,30}"), 1, 15).Draw(rt, "actions")
 		all := summarize(t, nil, func(a *Activity) {
 			for i, id := range ids {
-				a.Add(actions[i%len(actions)], id)
+				a.Add(trail.Action(actions[i%len(actions)]), id)
 			}
 		})
 		for _, s := range all {
@@ -169,7 +171,7 @@ func TestWhatCannotBeSentGoesIntoTheNextSummary(t *testing.T) {
 	})
 	require.Len(t, all, 4)
 	require.Equal(t, 3*interval, all[3].at, "tried again without a further change, and not more often")
-	require.Equal(t, map[string]int{"event_received": 2, "event_inserted": 1}, all[3].summary.Counts)
+	require.Equal(t, map[trail.Action]int{"event_received": 2, "event_inserted": 1}, all[3].summary.Counts)
 	require.Equal(t, []string{"a", "b"}, all[3].summary.EventIDs)
 }
 
@@ -193,7 +195,7 @@ func TestNotifierThatHangsIsInNobodysWay(t *testing.T) {
 	})
 	require.Len(t, all, 2)
 	require.Equal(t, time.Second+interval, all[1].at)
-	require.Equal(t, map[string]int{"event_received": 1000}, total(all))
+	require.Equal(t, map[trail.Action]int{"event_received": 1000}, total(all))
 }
 
 func TestStopSendsTheLastChange(t *testing.T) {
@@ -202,7 +204,7 @@ func TestStopSendsTheLastChange(t *testing.T) {
 		synctest.Wait()
 		a.Add("processing_succeeded", "a")
 	})
-	require.Equal(t, map[string]int{"event_received": 1, "processing_succeeded": 1}, total(all))
+	require.Equal(t, map[trail.Action]int{"event_received": 1, "processing_succeeded": 1}, total(all))
 }
 
 func TestStopEndsWithoutTheDatabase(t *testing.T) {

@@ -40,16 +40,18 @@ end)`
 // follow adds what f asks for as conditions on spine.audit_log a. The type is
 // not a join, which the planner might begin with the events.
 func (q *query) follow(f trail.Filter) {
-	among := func(expression string, values []string) {
-		if len(values) > 0 {
-			q.where(expression+" = any (?::text[])", values)
-		}
+	among(q, "a.event_id", f.EventIDs)
+	among(q, "a.source", f.Sources)
+	among(q, "a.action", f.Actions)
+	among(q, statusAfter, f.Statuses)
+	among(q, typeOf("a.event"), f.Types)
+}
+
+// among adds a condition where there are values, that the expression is one of them.
+func among[T ~string](q *query, expression string, values []T) {
+	if len(values) > 0 {
+		q.where(expression+" = any (?::text[])", values)
 	}
-	among("a.event_id", f.EventIDs)
-	among("a.source", f.Sources)
-	among("a.action", f.Actions)
-	among(statusAfter, f.Statuses)
-	among(typeOf("a.event"), f.Types)
 }
 
 // followPage is how many audit rows ReadAudit returns at most: some 100 kB as

@@ -137,7 +137,7 @@ func TestFollowPages(t *testing.T) {
 				}
 				return nil
 			}
-			filter := trail.Filter{Actions: []string{"event_queued", "nothing like it"}}
+			filter := trail.Filter{Actions: []trail.Action{"event_queued", "nothing like it"}}
 			c, err = s.Follow(t.Context(), c, filter, each)
 			require.ErrorIs(t, err, failure)
 			require.Len(t, seen, 500)
@@ -197,8 +197,8 @@ func TestFollowFilters(t *testing.T) {
 		"[e1 e2 e1 e2 e1 e1]":           {EventIDs: []string{"e1", "e2", "never"}},
 		"[]":                            {EventIDs: []string{"never"}},
 		"[- e1 e1]":                     {Sources: []string{"other", "nowhere"}},
-		"[e1]":                          {EventIDs: []string{"e1"}, Sources: []string{"default"}, Actions: []string{"event_inserted"}},
-		"[e1 e2 e3 e1]":                 {Actions: []string{"event_inserted", "event_replayed"}},
+		"[e1]":                          {EventIDs: []string{"e1"}, Sources: []string{"default"}, Actions: []trail.Action{"event_inserted"}},
+		"[e1 e2 e3 e1]":                 {Actions: []trail.Action{"event_inserted", "event_replayed"}},
 		"[e2 e2]":                       {Types: []string{"t0", "nothing like it"}},
 		"[e1 e3 e1 e3]":                 {Types: []string{"t1"}, Sources: []string{"default"}},
 	} {
@@ -237,7 +237,7 @@ func TestFollowOneEventWhereTransactionsCommitOutOfOrder(t *testing.T) {
 	ingest(t, s, "default", "'e' || n", 2)
 	early := begin(t, s)
 	exec(t, early, "select spine.ingest('e1', 'user.created', '{}')")
-	only := trail.Filter{EventIDs: []string{"e1"}, Actions: []string{"event_deduped", "event_inserted"}}
+	only := trail.Filter{EventIDs: []string{"e1"}, Actions: []trail.Action{"event_deduped", "event_inserted"}}
 	c := trail.CursorSince(time.Now().Add(-time.Hour))
 	require.Equal(t, []string{"e1"}, followed(t, s, &c, only))
 	require.NoError(t, early.Commit(t.Context()))

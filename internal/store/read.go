@@ -174,7 +174,7 @@ func (s *Store) Audit(ctx context.Context, page view.Page, filter view.AuditFilt
 // record them.
 func (s *Store) Attempts(ctx context.Context, page view.Page, filter view.AttemptFilter) (rows []view.AttemptRow, next view.Next, err error) {
 	// By action, since the audit log calls it a success that a lease was taken back.
-	actions := []string{attemptSucceeded, "processing_attempt_failed", leaseExpired}
+	actions := []trail.Action{trail.ProcessingSucceeded, trail.ProcessingAttemptFailed, trail.LeaseExpired}
 	switch filter.Outcome {
 	case "success":
 		actions = actions[:1]
@@ -194,12 +194,6 @@ func (s *Store) Attempts(ctx context.Context, page view.Page, filter view.Attemp
 	return rows, next, nil
 }
 
-// Actions that end an attempt in a way of their own.
-const (
-	attemptSucceeded = "processing_succeeded"
-	leaseExpired     = "lease_expired" // nobody knows what became of it
-)
-
 // attempt reads an attempt from its audit row. Details may be written by a hand,
 // and have anything in them: what is of another type than ours is left out.
 func attempt(a trail.Step) view.AttemptRow {
@@ -211,9 +205,9 @@ func attempt(a trail.Step) view.AttemptRow {
 		Error: member[string](details, "error"), Answer: member[string](details, "answer"),
 	}
 	switch a.Action {
-	case attemptSucceeded:
+	case trail.ProcessingSucceeded:
 		row.Outcome = "success"
-	case leaseExpired:
+	case trail.LeaseExpired: // nobody knows what became of it
 		worker := "no worker"
 		if name := member[string](details, "worker"); name != nil {
 			worker = *name
@@ -243,7 +237,7 @@ func member[T any](object map[string]json.RawMessage, name string) (value *T) {
 }
 
 // auditList is a list of audit rows, of all actions or of some.
-func (s *Store) auditList(ctx context.Context, name string, page view.Page, filter view.AuditFilter, actions []string) (rows []trail.Step, next view.Next, err error) {
+func (s *Store) auditList(ctx context.Context, name string, page view.Page, filter view.AuditFilter, actions []trail.Action) (rows []trail.Step, next view.Next, err error) {
 	var q, place query
 	from, how := "spine.audit_log a", walking
 	if filter.EventID != "" {
@@ -264,7 +258,7 @@ func (s *Store) auditList(ctx context.Context, name string, page view.Page, filt
 	q.within("a.timestamp", filter.Span)
 	narrow := len(q.terms)
 	q.equal("a.source", filter.Source)
-	q.equal("a.action", filter.Action)
+	q.equal("a.action", string(filter.Action))
 	q.equal("a.success", filter.Success)
 	q.equal(typeOf("a.event"), filter.Type)
 	if len(actions) > 0 {

@@ -89,7 +89,7 @@ func TestSources(t *testing.T) {
 	require.NoError(t, err)
 	var actions []string
 	for _, r := range rows {
-		actions = append(actions, r.Action)
+		actions = append(actions, string(r.Action))
 		require.Contains(t, string(r.Details), "somebody")
 		require.NotContains(t, string(r.Details), hidden)
 		require.Equal(t, "success", r.Success)

@@ -47,7 +47,7 @@ type Filter struct {
 	EventIDs []string
 	Sources  []string
 	Types    []string // of the events, as long as those are stored
-	Actions  []string
+	Actions  []Action
 	Statuses []string // that the step brings its event into
 }
 

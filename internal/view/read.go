@@ -47,7 +47,7 @@ type Filter struct {
 // AuditFilter narrows the list of audit rows. Empty fields do not.
 type AuditFilter struct {
 	EventID, Source, Type string
-	Action                string
+	Action                trail.Action
 	Success               string // success, failure or pending
 	Span                         // when the step was made
 }

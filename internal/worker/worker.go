@@ -21,6 +21,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/trail"
 )
 
 // Queue is where jobs come from and results go to. All methods are safe to
@@ -46,7 +47,7 @@ type Deliverer interface {
 
 // Activity is told what happens, for summaries. Add must not block.
 type Activity interface {
-	Add(action, eventID string)
+	Add(action trail.Action, eventID string)
 }
 
 // Cause says why the worker looks at the queue.
@@ -421,7 +422,7 @@ func (w *Worker) noteClaim(claimed event.Claimed, cause Cause) {
 	w.metrics.claimed.Add(float64(len(claimed.Jobs)))
 	w.metrics.expired.Add(float64(len(claimed.Expired)))
 	for _, job := range claimed.Expired {
-		w.activity.Add("lease_expired", job.ID)
+		w.activity.Add(trail.LeaseExpired, job.ID)
 		w.log.Warn().Str("event_id", job.ID).Str("source", job.Source).Int("attempt", job.Attempt).Msg("a lease ran out and was taken back")
 	}
 	for _, job := range claimed.Jobs {
@@ -431,7 +432,7 @@ func (w *Worker) noteClaim(claimed event.Claimed, cause Cause) {
 		if cause == Swept && wait > w.config.Sweep/2 {
 			w.metrics.swept.Inc()
 		}
-		w.activity.Add("processing_attempt_started", job.ID)
+		w.activity.Add(trail.ProcessingAttemptStarted, job.ID)
 	}
 }
 
@@ -504,7 +505,7 @@ func (w *Worker) giveBack(ctx context.Context, jobs []event.Job) {
 		return
 	}
 	for _, job := range jobs {
-		w.activity.Add("lease_returned", job.ID)
+		w.activity.Add(trail.LeaseReturned, job.ID)
 	}
 }
 
@@ -817,23 +818,23 @@ func (w *Worker) noteSettled(batch []event.Settlement, counted []bool) {
 		}
 		if !counted[i] {
 			w.metrics.lost.Inc()
-			w.activity.Add("lease_lost", s.Job.ID)
+			w.activity.Add(trail.LeaseLost, s.Job.ID)
 			line(w.log, zerolog.WarnLevel).Msg("a result did not count: the lease was lost")
 			continue
 		}
 		w.metrics.attempts.WithLabelValues(string(s.Disposition)).Inc()
 		switch s.Disposition {
 		case event.Completed:
-			w.activity.Add("processing_succeeded", s.Job.ID)
+			w.activity.Add(trail.ProcessingSucceeded, s.Job.ID)
 			line(w.log, zerolog.DebugLevel).Str("outcome", "completed").Msg("delivered")
 		case event.Failed:
 			soonest = min(soonest, s.Delay)
-			w.activity.Add("processing_attempt_failed", s.Job.ID)
-			w.activity.Add("retry_scheduled", s.Job.ID)
+			w.activity.Add(trail.ProcessingAttemptFailed, s.Job.ID)
+			w.activity.Add(trail.RetryScheduled, s.Job.ID)
 			line(w.failures, zerolog.InfoLevel).Str("outcome", "failed").Str("error", s.Result.Error).Dur("retry_in_ms", s.Delay).Msg("delivery failed, to be tried again")
 		case event.Dead:
-			w.activity.Add("processing_attempt_failed", s.Job.ID)
-			w.activity.Add("processing_failed_permanently", s.Job.ID)
+			w.activity.Add(trail.ProcessingAttemptFailed, s.Job.ID)
+			w.activity.Add(trail.ProcessingFailedPermanently, s.Job.ID)
 			line(w.failures, zerolog.WarnLevel).Str("outcome", "dead").Str("error", s.Result.Error).Msg("delivery given up")
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/trail"
 )
 
 var config = Config{
@@ -57,10 +58,10 @@ type activities struct {
 	counts map[string]int
 }
 
-func (a *activities) Add(action, _ string) {
+func (a *activities) Add(action trail.Action, _ string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.counts[action]++
+	a.counts[string(action)]++
 }
 
 func (a *activities) all() map[string]int {

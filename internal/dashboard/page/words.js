@@ -39,6 +39,9 @@ export function sentence(action, details) {
     case 'event_replayed': return ['Replayed', by, d.from ? [', was ', foreign(text(d.from))] : [], at];
     case 'claims_paused': return ['Claims paused', d.destination ? [' for ', foreign(text(d.destination))] : [], by];
     case 'claims_resumed': return ['Claims resumed', d.destination ? [' for ', foreign(text(d.destination))] : [], by];
+    case 'request_rejected': return ['Requests rejected'];
+    case 'events_expired': return ['Old events deleted'];
+    case 'audit_expired': return ['Old steps deleted'];
     case 'request_replayed': return [`Rejected request ${d.request ?? ''} to be looked at again`, d.trust ? ', unverified' : '', by];
     case 'conflict_accepted': return ['Other payload accepted as ', foreign(text(d.accepted_as)), by];
     case 'source_added': case 'source_changed': case 'source_disabled': case 'source_enabled': case 'source_removed':
@@ -75,10 +78,14 @@ export function rest(action, d) {
   return Object.entries(d).filter(([name]) => !known || !said.has(name)).map(([name, value]) => [name, text(value)]);
 }
 
-const actions = new Set(['event_received', 'event_inserted', 'event_deduped', 'conflict_detected', 'event_queued', 'processing_attempt_started',
-  'processing_attempt_failed', 'processing_succeeded', 'retry_scheduled', 'processing_failed_permanently', 'lease_expired', 'lease_returned', 'lease_lost',
-  'status_changed', 'event_replayed', 'claims_paused', 'claims_resumed', 'request_replayed', 'conflict_accepted', 'source_added', 'source_changed',
-  'source_disabled', 'source_enabled', 'source_removed']);
+const actions = new Set([
+  'event_received', 'event_inserted', 'event_deduped', 'conflict_detected', 'event_queued',
+  'processing_attempt_started', 'processing_attempt_failed', 'retry_scheduled', 'processing_succeeded',
+  'processing_failed_permanently', 'lease_expired', 'lease_returned', 'lease_lost', 'status_changed',
+  'event_replayed', 'request_rejected', 'claims_paused', 'claims_resumed', 'events_expired', 'audit_expired',
+  'source_added', 'source_changed', 'source_disabled', 'source_enabled', 'source_removed', 'request_replayed',
+  'conflict_accepted',
+]);
 export const knownActions = [...actions];
 const sentenceKnows = (action) => actions.has(action);
 
