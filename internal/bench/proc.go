@@ -65,7 +65,7 @@ func (p procfs) stat(pid int) (s processStat, err error) {
 }
 
 // memory is a line of /proc/PID/status that is in kB, such as VmRSS, in bytes.
-func (p procfs) memory(pid int, line string) (bytes int64, err error) {
+func (p procfs) memory(pid int, line string) (size int64, err error) {
 	text, err := p.read(pid, "status")
 	if err != nil {
 		return 0, err

@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// MaxDelay bounds Behaviour.Delay and how long a hanging request is held.
+// MaxDelay limits Behaviour.Delay, and how long a request hangs.
 const MaxDelay = 5 * time.Minute
 
-// Cut says where a connection is cut.
+// Cut says where to cut a connection.
 type Cut string
 
 // The values of Cut.
@@ -23,40 +23,37 @@ const (
 	CutBody   Cut = "body" // in the middle of the answer's body
 )
 
-// Behaviour is how a request is answered. Each field is a setting of the
-// server, which a request may replace by a query parameter.
+// Behaviour says how to answer a request. Each field is a setting of the server; a request may
+// replace it by a query parameter.
 //
-// A request fails by chance, at FailureRate. Status, Hang and Cut are ways to
-// fail, at most one of them at a time; where none is given, a failure is
-// answered with 500, 502 or 503. Where one is given without a FailureRate,
-// every request is answered that way.
+// A request fails by chance, at FailureRate. Status, Hang and Cut are ways to fail, and at most one
+// of them may be set. Without them, a failure is answered with 500, 502 or 503. With one of them
+// and no FailureRate, every request is answered that way.
 type Behaviour struct {
-	// FailureRate is the share of requests that fail, 0 to 1.
-	// MOCK_API_FAILURE_RATE, failure_rate.
+	// FailureRate is the share of requests that fail, 0 to 1. (MOCK_API_FAILURE_RATE, failure_rate)
 	FailureRate float64
-	// Status is the status a failure is answered with, 200 to 599 (a 2xx is
-	// then counted as a success). MOCK_API_STATUS, status.
+	// Status is the status of a failure, 200 to 599; a 2xx counts as a success. (MOCK_API_STATUS,
+	// status)
 	Status int
-	// Hang keeps a request without an answer until its client goes, the server
-	// stops or MaxDelay is over; then its connection is cut. MOCK_API_HANG, hang.
+	// Hang leaves a request without an answer until its client goes, the server stops or MaxDelay
+	// is over. Then the connection is cut. (MOCK_API_HANG, hang)
 	Hang bool
-	// Cut cuts the connection instead of answering. MOCK_API_CUT, cut.
+	// Cut cuts the connection instead of answering. (MOCK_API_CUT, cut)
 	Cut Cut
-	// Delay comes before the answer, or before the cut; 0 to MaxDelay.
-	// MOCK_API_DELAY, delay.
+	// Delay passes before the answer, or before the cut; 0 to MaxDelay. (MOCK_API_DELAY, delay)
 	Delay time.Duration
-	// RetryAfter is sent with every answer that is not a 2xx: whole seconds
-	// ("2") or an HTTP date, both as they stand, or a duration ("2s"), which is
-	// sent as the HTTP date that far from now. MOCK_API_RETRY_AFTER, retry_after.
+	// RetryAfter is sent with every answer that is not a 2xx. Whole seconds ("2") and an HTTP date
+	// are sent as they stand. A duration ("2s") is sent as the HTTP date that far from now.
+	// (MOCK_API_RETRY_AFTER, retry_after)
 	RetryAfter string
 }
 
-// invalid is a value that makes no sense, under its query parameter's name.
+// invalid reports a value that makes no sense, under the name of its query parameter.
 type invalid struct{ parameter, reason string }
 
 func (e *invalid) Error() string { return e.parameter + " " + e.reason }
 
-// setting is the same complaint under the setting's name.
+// setting reports the same under the name of the setting.
 func (e *invalid) setting() error {
 	return fmt.Errorf("MOCK_API_%s %s", strings.ToUpper(e.parameter), e.reason)
 }
@@ -92,7 +89,7 @@ func (b Behaviour) cuts() bool { return b.Cut == CutBefore || b.Cut == CutBody }
 
 func (b Behaviour) hasWay() bool { return b.Status != 0 || b.Hang || b.cuts() }
 
-// chance is how likely a request is to fail, 0 to 1.
+// chance returns the probability that a request fails, 0 to 1.
 func (b Behaviour) chance() float64 {
 	if b.FailureRate == 0 && b.hasWay() {
 		return 1
@@ -100,8 +97,8 @@ func (b Behaviour) chance() float64 {
 	return b.FailureRate
 }
 
-// with returns b as changed by a query. A way to fail takes the place of the
-// server's own, and of its failure rate where the query gives none.
+// with returns b as changed by a query. A way to fail in the query replaces the server's own. It
+// also replaces the server's failure rate, unless the query sets one.
 func (b Behaviour) with(query string) (Behaviour, *invalid) {
 	if query == "" {
 		return b, nil
@@ -135,7 +132,7 @@ func (b Behaviour) with(query string) (Behaviour, *invalid) {
 		case "retry_after":
 			b.RetryAfter = value
 		default:
-			return b, &invalid{name, "is not known; known are failure_rate, status, hang, cut, delay and retry_after"}
+			return b, &invalid{name, "is unknown; known are failure_rate, status, hang, cut, delay and retry_after"}
 		}
 		if err != nil {
 			return b, &invalid{name, fmt.Sprintf("cannot be %q", value)}
@@ -150,7 +147,7 @@ func (b Behaviour) with(query string) (Behaviour, *invalid) {
 	return b, nil
 }
 
-// retryAfter is the header's value for a RetryAfter, and whether it has one.
+// retryAfter returns the header's value for a RetryAfter. ok is false if the value makes no sense.
 func retryAfter(value string, now time.Time) (string, bool) {
 	if value == "" {
 		return "", true
@@ -165,7 +162,7 @@ func retryAfter(value string, now time.Time) (string, bool) {
 	if err != nil || d < 0 {
 		return "", false
 	}
-	// A date has whole seconds; rounding up keeps the promise "not before".
+	// A date has whole seconds. Rounding up keeps the promise "not before".
 	at := now.Add(time.Duration(math.Ceil(d.Seconds())) * time.Second)
 	return at.UTC().Format(http.TimeFormat), true
 }

@@ -17,29 +17,28 @@ import (
 	"github.com/webhookspine/spine/internal/respond"
 )
 
-// maxBody bounds how much of a request's body is read, in bytes: an event of
-// 1 MiB with its payload both as text and in base64 fits in. What lies beyond
-// is left unread, which costs the client its connection, not the answer.
+// maxBody is how many bytes of a request's body are read. An event of 1 MiB fits, with its payload
+// both as text and in base64. Anything beyond stays unread, which costs the client its connection,
+// but not the answer.
 const maxBody = 4 << 20
 
-// answerTime is how long the client may take to read the answer after a delay.
+// answerTime limits how long the client may take to read the answer after a delay.
 const answerTime = 30 * time.Second
 
-// Config is how a Server is set up. The zero Config always succeeds.
+// Config sets up a Server. With the zero Config every request succeeds.
 type Config struct {
-	Behaviour // towards requests whose query does not say otherwise
+	Behaviour // for requests whose query does not say otherwise
 
-	// MaxIDs is how many ids are told apart in the statistics; 0 stands for a
-	// million.
+	// MaxIDs is how many ids the statistics tell apart. 0 means a million.
 	MaxIDs int
 
-	// Stop, once closed, ends every delay and hang by cutting the connection, so
-	// that a graceful stop need not wait for them. May be nil.
+	// Stop, once closed, ends every delay and hang by cutting the connection, so that a graceful
+	// stop need not wait for them. It may be nil.
 	Stop <-chan struct{}
-	// Random returns numbers in [0,1), which decide what fails and how. It is
-	// called concurrently. Nil stands for math/rand/v2.
+	// Random returns numbers in [0,1), which decide what fails and how. It is called concurrently.
+	// nil means math/rand/v2.
 	Random func() float64
-	// Log gets one debug line a request. The zero Logger is silent.
+	// Log gets one debug line for each request. The zero Logger is silent.
 	Log zerolog.Logger
 }
 
@@ -51,18 +50,17 @@ type Config struct {
 //	DELETE /stats             starts counting anew, 204
 //	GET    /healthz           200
 //
-// A request's id is its webhook-id header as it stands, or else the event_id of
-// its JSON body. Where a request has no query, its body may ask for one: the
-// member mock_api of its payload is a list of queries for the first attempts,
-// and the member attempt says which one this is, from 1. So whoever sends an
-// event can see its delivery fail. Refusals are problem+json (RFC 9457).
+// A request's id is its webhook-id header as it stands, or else the event_id of its JSON body. A
+// body may say how to answer a request that has no query. The member mock_api of its payload is a
+// list of queries, one for each attempt. The member attempt, from 1, selects one. So the sender of
+// an event can make its delivery fail. Rejections are problem+json (RFC 9457).
 type Server struct {
 	config Config
 	routes http.Handler
 	tally  atomic.Pointer[tally]
 }
 
-// New returns a Server, or an error that names the setting that makes no sense.
+// New returns a Server, or an error that names the setting that is wrong.
 func New(config Config) (*Server, error) {
 	if fault := config.check(); fault != nil {
 		return nil, fault.setting()
@@ -95,15 +93,15 @@ func New(config Config) (*Server, error) {
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.routes.ServeHTTP(w, r) }
 
-// Stats returns what was counted so far.
+// Stats returns the counts so far.
 func (s *Server) Stats() Stats { return s.tally.Load().snapshot() }
 
-// reset gives later requests a new tally; those in hand finish on the old one,
-// so that neither counts an answer without its request.
+// reset gives later requests a new tally. Requests under way finish on the old one, so neither
+// counts an answer without its request.
 func (s *Server) reset() { s.tally.Store(newTally(s.config.MaxIDs)) }
 
 func (s *Server) receive(w http.ResponseWriter, r *http.Request) {
-	id, query, err := read(r)
+	id, query, err := readRequest(r)
 	if err != nil {
 		respond.Reject(w, respond.Problem{Status: http.StatusBadRequest, Detail: "The body cannot be read."})
 		return
@@ -136,7 +134,7 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request) {
 		behaviour.Cut = CutBefore
 	}
 
-	// Counted before it is sent: whoever has the answer finds it counted.
+	// Count before sending, so that a client that has the answer finds it counted.
 	tally.answered(id, status)
 	s.config.Log.Debug().Str("id", id).Int("status", status).Msg("answered")
 
@@ -153,17 +151,16 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request) {
 		_ = respond.JSON(w, status, map[string]string{"status": "error", "error": http.StatusText(status)})
 		return
 	}
-	_ = respond.JSON(w, status, map[string]string{"status": "ok", "id": id}) // what is answered here always encodes
+	_ = respond.JSON(w, status, map[string]string{"status": "ok", "id": id}) // this always encodes
 }
 
-// wait reports whether d went by with the client and the server still there.
+// wait waits for d. It returns false if the client or the server went away before.
 func (s *Server) wait(w http.ResponseWriter, r *http.Request, d time.Duration) bool {
 	if d == 0 {
 		return true
 	}
-	// The server's own time-outs would end the wait: a read deadline that
-	// passes while the handler runs cancels the request's context. A writer
-	// that has no deadlines needs none lifted.
+	// The server's own time-outs would end the wait: a read deadline that passes while the handler
+	// runs cancels the request's context. A writer without deadlines needs none lifted.
 	deadlines := http.NewResponseController(w)
 	_ = deadlines.SetReadDeadline(time.Time{})
 	_ = deadlines.SetWriteDeadline(time.Now().Add(d + answerTime))
@@ -179,9 +176,9 @@ func (s *Server) wait(w http.ResponseWriter, r *http.Request, d time.Duration) b
 	return false
 }
 
-// read reads the whole body, so that the connection can be used again, and
-// returns the request's id and query.
-func read(r *http.Request) (id, query string, err error) {
+// readRequest reads the whole body, so that the connection can be used again, and returns the
+// request's id and query.
+func readRequest(r *http.Request) (id, query string, err error) {
 	text, err := io.ReadAll(io.LimitReader(r.Body, maxBody))
 	if err != nil {
 		return "", "", err
@@ -197,7 +194,7 @@ func read(r *http.Request) (id, query string, err error) {
 		Payload json.RawMessage `json:"payload"`
 	}
 	if json.Unmarshal(text, &envelope) != nil {
-		return id, query, nil // anything is accepted, also without an id
+		return id, query, nil // every body is accepted, also one without an id
 	}
 	if id == "" {
 		id = envelope.EventID
@@ -205,13 +202,14 @@ func read(r *http.Request) (id, query string, err error) {
 	var payload struct {
 		MockAPI []string `json:"mock_api"`
 	}
-	if asks && json.Unmarshal(envelope.Payload, &payload) == nil && envelope.Attempt >= 1 && envelope.Attempt <= len(payload.MockAPI) {
+	if asks && json.Unmarshal(envelope.Payload, &payload) == nil &&
+		envelope.Attempt >= 1 && envelope.Attempt <= len(payload.MockAPI) {
 		query = payload.MockAPI[envelope.Attempt-1]
 	}
 	return id, query, nil
 }
 
-// writeHalf sends the head of a success and half of the body it announces.
+// writeHalf sends the head of a success and half of its announced body.
 func writeHalf(w http.ResponseWriter) {
 	body := `{"status":"ok","id":""}`
 	w.Header().Set("Content-Type", "application/json")

@@ -46,7 +46,7 @@ func call(t *testing.T, h http.Handler, method, target, id, body string) *httpte
 	return w
 }
 
-// listen serves h on a real connection, where connections can be cut.
+// listen serves h on real connections, which can be cut.
 func listen(t *testing.T, h http.Handler) *httptest.Server {
 	t.Helper()
 	server := httptest.NewServer(h)
@@ -87,8 +87,10 @@ func TestSettingsThatMakeNoSenseAreNamed(t *testing.T) {
 func TestQueriesThatMakeNoSenseAreRefused(t *testing.T) {
 	s := newServer(t, mockapi.Config{})
 	for query, parameter := range map[string]string{
-		"failure_rate=2": "failure_rate", "failure_rate=-1": "failure_rate", "failure_rate=NaN": "failure_rate", "failure_rate=x": "failure_rate",
-		"status=100": "status", "status=600": "status", "status=0": "status", "status=ok": "status", "status=500&status=200": "status", "status=500&cut=true": "status",
+		"failure_rate=2": "failure_rate", "failure_rate=-1": "failure_rate",
+		"failure_rate=NaN": "failure_rate", "failure_rate=x": "failure_rate",
+		"status=100": "status", "status=600": "status", "status=0": "status", "status=ok": "status",
+		"status=500&status=200": "status", "status=500&cut=true": "status",
 		"delay=6m": "delay", "delay=-1s": "delay", "delay=5": "delay",
 		"hang=maybe": "hang", "hang=true&cut=body": "hang", "cut=maybe": "cut",
 		"retry_after=-1s": "retry_after", "retry_after=-1": "retry_after", "retry_after=tomorrow": "retry_after",
@@ -101,7 +103,7 @@ func TestQueriesThatMakeNoSenseAreRefused(t *testing.T) {
 		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &problem), query)
 		assert.True(t, strings.HasPrefix(problem.Detail, parameter+" "), "%s: %s", query, problem.Detail)
 	}
-	assert.Zero(t, s.Stats().Requests, "a refused query is not an answer of the mock API")
+	assert.Zero(t, s.Stats().Requests, "a rejected query is not an answer of the mock API")
 }
 
 func TestOtherRequestsAreRefused(t *testing.T) {
@@ -210,7 +212,7 @@ func TestAHangEndsWithTheClient(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	s := newServer(t, mockapi.Config{Random: func() float64 {
-		cancel() // the request was received: the client may go
+		cancel() // the request arrived, so the client may go
 		return 0
 	}})
 	ended := make(chan struct{})
@@ -274,13 +276,15 @@ func TestConnectionsAreCut(t *testing.T) {
 }
 
 func TestConnectionsAreKept(t *testing.T) {
-	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", listen(t, newServer(t, mockapi.Config{})).Listener.Addr().String())
+	address := listen(t, newServer(t, mockapi.Config{})).Listener.Addr().String()
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", address)
 	require.NoError(t, err)
 	defer func() { _ = conn.Close() }()
 	answers := bufio.NewReader(conn)
 	body := strings.Repeat("x", 3<<20)
 	for range 2 {
-		_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: mock\r\nContent-Length: %d\r\n\r\n%s", mockPath, len(body), body)
+		_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: mock\r\nContent-Length: %d\r\n\r\n%s",
+			mockPath, len(body), body)
 		require.NoError(t, err)
 		r, err := http.ReadResponse(answers, nil)
 		require.NoError(t, err)
@@ -294,7 +298,8 @@ func TestConnectionsAreKept(t *testing.T) {
 
 func TestABodyCutShortIsNoRequest(t *testing.T) {
 	s := newServer(t, mockapi.Config{})
-	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, mockPath, io.MultiReader(strings.NewReader("{"), broken{}))
+	body := io.MultiReader(strings.NewReader("{"), broken{})
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, mockPath, body)
 	w := httptest.NewRecorder()
 	s.ServeHTTP(w, r)
 	assert.Equal(t, http.StatusBadRequest, w.Code)
@@ -348,8 +353,9 @@ func TestMemoryIsBounded(t *testing.T) {
 	assert.True(t, stats.MaxIDsReached)
 
 	assert.Equal(t, http.StatusOK, call(t, s, http.MethodGet, "/stats/e10000", "", "").Code)
-	assert.Equal(t, http.StatusNotFound, call(t, s, http.MethodGet, "/stats/e1", "", "").Code, "the oldest made room for e0")
-	w := call(t, s, http.MethodGet, "/stats/e0", "", "")
+	w := call(t, s, http.MethodGet, "/stats/e1", "", "")
+	assert.Equal(t, http.StatusNotFound, w.Code, "the oldest made room for e0")
+	w = call(t, s, http.MethodGet, "/stats/e0", "", "")
 	assert.JSONEq(t, `{"id":"e0","received":1,"statuses":[200]}`, w.Body.String(), "e0 made room for e10000 and came back")
 
 	for range 101 {

@@ -7,14 +7,14 @@ import (
 	"sync"
 )
 
-// The bounds of what is remembered, unless Config says otherwise. An id costs
-// about 40 bytes while it is only counted; one of the recent ids whose answers
-// are known costs its own length and some hundred bytes more.
+// Limits of what the server remembers, unless Config says otherwise. An id costs about 40 bytes
+// while it is only counted. A recent id whose answers are known costs its own length and some
+// hundred bytes more.
 const (
 	defaultMaxIDs  = 1_000_000
 	recentIDs      = 10_000
-	maxRecentID    = 4096 // bytes; longer ids are counted, not kept
-	recentStatuses = 100  // answers kept of one id
+	maxRecentID    = 4096 // bytes; longer ids are only counted
+	recentStatuses = 100  // answers kept for one id
 )
 
 // Stats is what the server has seen since it started or was last reset.
@@ -37,14 +37,14 @@ type Stats struct {
 	Statuses map[int]int64 `json:"statuses"` // answers by status; 0 stands for no or half an answer
 }
 
-// IDStats is what the server has seen of one of the 10,000 most recent ids.
+// IDStats is what the server has seen of one id, among the 10,000 most recent.
 type IDStats struct {
 	ID       string `json:"id"`
 	Received int64  `json:"received"`
 	Statuses []int  `json:"statuses"` // the first 100 answers, oldest first; 0 stands for no or half an answer
 }
 
-// What is remembered of an id that is only counted.
+// mark is what the tally remembers of an id that is only counted.
 type mark uint8
 
 const (
@@ -53,8 +53,8 @@ const (
 	succeededAgain
 )
 
-// tally counts. It tells ids apart by a seeded 64-bit hash: with a million ids
-// the chance that any two of them are taken for one is below 1 in 10 million.
+// tally counts. It tells ids apart by a seeded 64-bit hash. With a million ids, the probability
+// that two of them share a hash is below 1 in 10 million.
 type tally struct {
 	seed maphash.Seed
 
@@ -99,7 +99,7 @@ func (t *tally) received(id string) {
 	}
 }
 
-// remember counts id among the recent ones, in place of the oldest of them.
+// remember adds id to the recent ids, in place of the oldest.
 func (t *tally) remember(id string) {
 	if len(id) > maxRecentID {
 		return
@@ -118,8 +118,7 @@ func (t *tally) remember(id string) {
 	t.recent[id] = &IDStats{ID: id, Received: 1, Statuses: []int{}}
 }
 
-// answered counts the answer to a request that was received before; status 0
-// stands for none.
+// answered counts the answer to a request that was received before. status 0 means none.
 func (t *tally) answered(id string, status int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -136,7 +135,7 @@ func (t *tally) answered(id string, status int) {
 	key := maphash.String(t.seed, id)
 	m, known := t.marks[key]
 	switch {
-	case !known: // without an id, or one too many
+	case !known: // a request without an id, or an id beyond MaxIDs
 	case m&succeeded == 0:
 		t.marks[key] = m | succeeded
 		t.stats.DistinctSucceeded++

@@ -18,8 +18,8 @@ const (
 	newestDownload = 18
 )
 
-// download returns the binaries of an earlier download, or fetches them.
-// Processes that want the same ones wait for the first of them to be done.
+// download returns the binaries of an earlier download, or fetches them. Processes that want the
+// same ones wait for the first to finish.
 func (o FindOptions) download(ctx context.Context) (Binaries, error) {
 	version, err := downloadVersion(o.Major)
 	if err != nil {
@@ -36,8 +36,8 @@ func (o FindOptions) download(ctx context.Context) (Binaries, error) {
 		return found, nil
 	}
 
-	// The library cannot be cancelled. When ctx ends first the rest goes on
-	// without us, and cleans up behind itself.
+	// The library cannot be cancelled. When ctx ends first, the download goes on without us and
+	// cleans up after itself.
 	type outcome struct {
 		found Binaries
 		err   error
@@ -55,9 +55,11 @@ func (o FindOptions) download(ctx context.Context) (Binaries, error) {
 	}
 }
 
-// fetch downloads into a folder beside final and renames that: final is whole
-// or it is not there.
-func (o FindOptions) fetch(ctx context.Context, version embeddedpostgres.PostgresVersion, cache, final string) (Binaries, error) {
+// fetch downloads into a folder beside final and renames that folder, so that final is either
+// complete or missing.
+func (o FindOptions) fetch(
+	ctx context.Context, version embeddedpostgres.PostgresVersion, cache, final string,
+) (Binaries, error) {
 	if err := os.MkdirAll(cache, 0o755); err != nil { //nolint:gosec // the server's user must reach it
 		return Binaries{}, fmt.Errorf("making the cache for downloads: %w", err)
 	}
@@ -99,14 +101,13 @@ func (o FindOptions) fetch(ctx context.Context, version embeddedpostgres.Postgre
 	return o.inspect(ctx, filepath.Join(final, "bin"))
 }
 
-// extract has the library download into part and unpack into extracted.
+// extract lets the library download into part and unpack into extracted.
 //
-// The library offers only to start a server, which we do better ourselves, so
-// Start must stop once the binaries are there. It begins a new cluster by
-// removing the old one, and os.RemoveAll refuses any path that ends in a dot:
-// with such a data path Start fails right after unpacking, before it runs a
-// program. It makes the runtime folder between the two, so that this folder
-// tells whether unpacking was completed.
+// The library can only start a server, which we do ourselves, so its Start must stop once the
+// binaries are there. Start begins a new cluster by removing the old one, and os.RemoveAll rejects
+// any path that ends in a dot. With such a data path Start fails right after unpacking, before it
+// runs a program. It makes the runtime folder between the two, so that folder tells whether
+// unpacking was complete.
 func extract(version embeddedpostgres.PostgresVersion, repository, part, extracted string) error {
 	runtime := filepath.Join(part, "runtime")
 	err := embeddedpostgres.NewDatabase(embeddedpostgres.DefaultConfig().
@@ -124,8 +125,7 @@ func extract(version embeddedpostgres.PostgresVersion, repository, part, extract
 	return nil
 }
 
-// openToAll makes cache, and all that is in tree, readable for everybody,
-// whatever the umask was.
+// openToAll makes cache, and everything in tree, readable for everybody, whatever the umask was.
 func openToAll(cache, tree string) error {
 	if err := os.Chmod(cache, 0o755); err != nil { //nolint:gosec // that is the purpose
 		return err
@@ -142,7 +142,7 @@ func openToAll(cache, tree string) error {
 		if mode&0o100 != 0 {
 			mode |= 0o111
 		}
-		return os.Chmod(path, mode) //nolint:gosec // a tree that we have just made and nobody else can write
+		return os.Chmod(path, mode) //nolint:gosec // we have just made this tree, and nobody else can write to it
 	})
 }
 

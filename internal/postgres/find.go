@@ -38,36 +38,34 @@ type Binaries struct {
 	Major   int    // for instance 15
 }
 
-// FindOptions says where to look for a server, see Find.
+// FindOptions says where Find looks for a server.
 type FindOptions struct {
-	// BinDir is the one folder to look in (the setting POSTGRES_BIN). When it
-	// holds no usable server that is an error: nothing else is tried. Empty
-	// means to search.
+	// BinDir is the only folder to look in (the setting POSTGRES_BIN). Find fails if it holds no
+	// usable server, and tries nothing else. Empty means to search.
 	BinDir string
-	// Major is the only major version that will do, as for existing data;
-	// 0 stands for any from MinMajor on.
+	// Major is the only major version to accept, for existing data. 0 accepts any from MinMajor on.
 	Major int
-	// RepositoryURL is the Maven repository to download from when the machine
-	// has no server; empty stands for Maven Central.
+	// RepositoryURL is the Maven repository to download from when the machine has no server. Empty
+	// means Maven Central.
 	RepositoryURL string
-	// CacheDir keeps downloaded binaries between runs. Empty stands for
-	// "spine" in the user's cache folder, or /var/cache/spine for root, whose
-	// own folders the server's user cannot reach.
+	// CacheDir keeps downloaded binaries between runs. Empty means "spine" in the user's cache
+	// folder. For root it means /var/cache/spine, because the server's user cannot reach root's own
+	// folders.
 	CacheDir string
-	// Logger is told of a download; the zero Logger is silent.
+	// Logger gets a line about each download. The zero Logger is silent.
 	Logger zerolog.Logger
 
 	root       string              // put before usualFolders by tests
 	credential *syscall.Credential // the user who will run the server, nil for ourselves
 }
 
-// Find returns the first usable server of: o.BinDir; the folder that
-// pg_config names; PATH; the usual folders of Debian, RHEL, Homebrew and
-// Postgres.app, newest version first; earlier downloads; a download.
+// Find returns the first usable server of these places: o.BinDir; the folder that pg_config names;
+// PATH; the usual folders of Debian, RHEL, Homebrew and Postgres.app, newest version first; earlier
+// downloads; a download.
 //
-// Usable is one of version MinMajor or newer (and of o.Major, if that is set)
-// which the user who is going to run it can run: ourselves or, for root, the
-// unprivileged user described at Start.
+// A usable server has version MinMajor or newer (and o.Major, if that is set). The user who is
+// going to run it must be able to: ourselves or, for root, the unprivileged user described at
+// Start.
 func Find(ctx context.Context, o FindOptions) (Binaries, error) {
 	if o.credential == nil {
 		var err error
@@ -101,7 +99,7 @@ func Find(ctx context.Context, o FindOptions) (Binaries, error) {
 	return Binaries{}, o.notFound(append(rejected, err))
 }
 
-// candidates lists the folders worth a look, in order, each once.
+// candidates lists the folders that may hold a server, in order, each once.
 func (o FindOptions) candidates(ctx context.Context) []string {
 	var dirs []string
 	add := func(dir string) {
@@ -131,8 +129,8 @@ func (o FindOptions) candidates(ctx context.Context) []string {
 
 var numbers = regexp.MustCompile(`\d+`)
 
-// folderVersion is the version in a path like /usr/lib/postgresql/15/bin/postgres,
-// or 0 where there is none.
+// folderVersion returns the version in a path like /usr/lib/postgresql/15/bin/postgres, or 0 if
+// there is none.
 func folderVersion(path string) int {
 	all := numbers.FindAllString(path, -1)
 	if len(all) == 0 {
@@ -142,8 +140,8 @@ func folderVersion(path string) int {
 	return version
 }
 
-// versionLine matches "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)",
-// and "18beta1" in the place of the version.
+// versionLine matches "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)". In place of the
+// version it also matches "18beta1".
 var versionLine = regexp.MustCompile(`^postgres \([^)]+\) ((\d+)\S*)`)
 
 // inspect says which version dir holds, or why it cannot be used.
@@ -157,7 +155,7 @@ func (o FindOptions) inspect(ctx context.Context, dir string) (Binaries, error) 
 			return Binaries{}, fmt.Errorf("no program %s in %s", name, dir)
 		}
 	}
-	cmd := command(ctx, o.credential, "/", filepath.Join(dir, "postgres"), "--version")
+	cmd := serverCommand(ctx, o.credential, "/", filepath.Join(dir, "postgres"), "--version")
 	out, err := cmd.CombinedOutput()
 	if errors.Is(err, os.ErrPermission) && o.credential != nil {
 		return Binaries{}, fmt.Errorf("user %d, who is to run the server, cannot reach %s", o.credential.Uid, dir)
@@ -182,8 +180,8 @@ func (o FindOptions) inspect(ctx context.Context, dir string) (Binaries, error) 
 	return found, nil
 }
 
-// notFound is the one message that says all: what was looked for, what came
-// of it and what to do.
+// notFound returns the one message that tells everything: where we looked, why that failed, and
+// what to do.
 func (o FindOptions) notFound(reasons []error) error {
 	wanted := fmt.Sprintf("PostgreSQL %d or newer", MinMajor)
 	if o.Major != 0 {

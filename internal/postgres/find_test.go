@@ -22,8 +22,9 @@ import (
 // script writes an executable that prints text.
 func script(t *testing.T, path, text string) {
 	t.Helper()
-	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))                            //nolint:gosec // the server's user must reach it
-	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\necho '"+text+"'\n"), 0o755)) //nolint:gosec // the server's user must run it
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755)) //nolint:gosec // the server's user must reach it
+	program := []byte("#!/bin/sh\necho '" + text + "'\n")
+	require.NoError(t, os.WriteFile(path, program, 0o755)) //nolint:gosec // the server's user must run it
 }
 
 // fakeServer puts programs into dir that claim to be of a version.
@@ -38,7 +39,7 @@ func fakeServer(t *testing.T, dir, version string) string {
 // downloads fail.
 func emptyMachine(t *testing.T) FindOptions {
 	t.Helper()
-	dir := folder(t)
+	dir := reachableFolder(t)
 	t.Setenv("PATH", filepath.Join(dir, "path"))
 	t.Setenv("TMPDIR", dir) // for a log that the download's library leaves behind
 	nothing := httptest.NewServer(http.NotFoundHandler())
@@ -128,8 +129,10 @@ func TestFindSaysAllWhenNothingWorks(t *testing.T) {
 	_, err := Find(t.Context(), o)
 	require.Error(t, err)
 	for _, part := range []string{
-		"PostgreSQL 15 or newer", "pg_config --bindir", "PATH", "/usr/lib/postgresql/*/bin", "/opt/homebrew/opt", "Postgres.app",
-		o.RepositoryURL, "apt-get install postgresql", "dnf install postgresql-server", "brew install postgresql", "POSTGRES_BIN", "DATABASE_URL",
+		"PostgreSQL 15 or newer", "pg_config --bindir", "PATH",
+		"/usr/lib/postgresql/*/bin", "/opt/homebrew/opt", "Postgres.app",
+		o.RepositoryURL, "apt-get install postgresql", "dnf install postgresql-server", "brew install postgresql",
+		"POSTGRES_BIN", "DATABASE_URL",
 	} {
 		require.ErrorContains(t, err, part)
 	}
@@ -149,9 +152,9 @@ func archive(t *testing.T, txz []byte) []byte {
 	return jar.Bytes()
 }
 
-// repository serves jar with its checksum, or with another one, and counts the
+// serveRepository serves jar with its checksum, or with another one, and counts the
 // downloads.
-func repository(t *testing.T, jar []byte, checksum string) (address string, downloads *atomic.Int32) {
+func serveRepository(t *testing.T, jar []byte, checksum string) (address string, downloads *atomic.Int32) {
 	t.Helper()
 	downloads = new(atomic.Int32)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -170,7 +173,7 @@ func repository(t *testing.T, jar []byte, checksum string) (address string, down
 	return server.URL, downloads
 }
 
-func checksum(data []byte) string {
+func sha256Of(data []byte) string {
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:])
 }
@@ -182,8 +185,8 @@ func TestDownload(t *testing.T) {
 	good, cut := archive(t, txz), archive(t, txz[:len(txz)/2])
 
 	// Failures first: each leaves nothing that a later download could trip over.
-	for name, sum := range map[string]string{"downloaded checksums do not match": "00", "extract": checksum(cut)} {
-		o.RepositoryURL, _ = repository(t, cut, sum)
+	for name, sum := range map[string]string{"downloaded checksums do not match": "00", "extract": sha256Of(cut)} {
+		o.RepositoryURL, _ = serveRepository(t, cut, sum)
 		_, err = Find(t.Context(), o)
 		require.ErrorContains(t, err, name)
 		left, err := filepath.Glob(filepath.Join(o.CacheDir, "*"))
@@ -194,13 +197,14 @@ func TestDownload(t *testing.T) {
 	require.NoError(t, os.MkdirAll(filepath.Join(o.CacheDir, "postgresql-18.3.0.part/extracted/bin"), 0o700))
 	require.NoError(t, os.MkdirAll(filepath.Join(o.CacheDir, "postgresql-18.3.0/bin"), 0o700))
 
-	address, downloads := repository(t, good, checksum(good))
+	address, downloads := serveRepository(t, good, sha256Of(good))
 	o.RepositoryURL = address
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() {
 			found, err := Find(t.Context(), o)
-			if err == nil && found == (Binaries{Dir: filepath.Join(o.CacheDir, "postgresql-18.3.0/bin"), Version: "18.3", Major: 18}) {
+			want := Binaries{Dir: filepath.Join(o.CacheDir, "postgresql-18.3.0/bin"), Version: "18.3", Major: 18}
+			if err == nil && found == want {
 				return
 			}
 			t.Errorf("found %v, %v", found, err)

@@ -15,18 +15,17 @@ import (
 )
 
 const (
-	defaultTempDir = "/var/tmp"  // there on every Unix, and on a disk
-	tempPrefix     = "spine-pg-" // begins the names of throw-away folders
+	defaultTempDir = "/var/tmp"  // exists on every Unix, and lies on a disk
+	tempPrefix     = "spine-pg-" // prefix of the names of throw-away folders
 
-	// rootHomes keeps the data of folders that the server's user cannot
-	// reach. Not /var/tmp: that is emptied of old files by the system.
+	// rootHomes keeps the data of folders that the server's user cannot reach. It is not in
+	// /var/tmp, because the system removes old files there.
 	rootHomes = "/var/lib/spine"
 
 	logLimit = 10 << 20 // bytes of log kept from one start to the next
 )
 
-// A home is the folder of one server. Whoever holds its lock owns everything
-// in it.
+// A home is the folder of one server. Whoever holds its lock owns everything in it.
 //
 //	data/         the cluster, complete; it belongs to the server's user
 //	init-*        a cluster in the making, garbage if found
@@ -41,8 +40,8 @@ type home struct {
 func (h *home) data() string    { return filepath.Join(h.dir, "data") }
 func (h *home) logFile() string { return filepath.Join(h.dir, "postgres.log") }
 
-// openHome makes the folder dir if need be and takes its lock. See rootHomes
-// for where it may be instead.
+// openHome makes the folder dir if it is missing, and takes its lock. For root the folder may lie
+// in rootHomes instead.
 func openHome(dir string, log zerolog.Logger) (*home, error) {
 	dir, err := makeFolder(dir)
 	if err != nil {
@@ -56,7 +55,8 @@ func openHome(dir string, log zerolog.Logger) (*home, error) {
 		wanted := dir
 		sum := sha256.Sum256([]byte(wanted))
 		if dir, err = makeFolder(filepath.Join(rootHomes, fmt.Sprintf("%x", sum[:6]))); err != nil {
-			return nil, fmt.Errorf("making a folder of the database in place of %s, which user %d cannot reach: %w", wanted, user.Uid, err)
+			return nil, fmt.Errorf("making a folder of the database in place of %s, which user %d cannot reach: %w",
+				wanted, user.Uid, err)
 		}
 		log.Warn().Str("wanted", wanted).Str("used", dir).Uint32("uid", user.Uid).
 			Msg("PostgreSQL does not run as root, and its user cannot reach this folder: data is kept elsewhere")
@@ -70,7 +70,7 @@ func openHome(dir string, log zerolog.Logger) (*home, error) {
 
 // openEphemeralHome makes a throw-away folder in parent and takes its lock.
 func openEphemeralHome(ctx context.Context, parent string, log zerolog.Logger) (*home, error) {
-	sweep(ctx, parent, log)
+	removeAbandoned(ctx, parent, log)
 	dir, err := os.MkdirTemp(parent, tempPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("making a throw-away folder: %w", err)
@@ -85,7 +85,7 @@ func openEphemeralHome(ctx context.Context, parent string, log zerolog.Logger) (
 	return &home{dir: dir, ephemeral: true, lock: lock}, nil
 }
 
-// close gives the home back, and removes it if it is ephemeral.
+// close releases the home, and removes it if it is ephemeral.
 func (h *home) close() error {
 	defer unlock(h.lock)
 	if !h.ephemeral {
@@ -102,14 +102,14 @@ func (h *home) close() error {
 	return fmt.Errorf("removing %s: %w", h.dir, err)
 }
 
-// sweep removes the throw-away folders of our user in parent whose processes
-// were killed, and stops servers that still run there. A folder younger than a
-// minute may be about to be locked and is left alone.
-func sweep(ctx context.Context, parent string, log zerolog.Logger) {
+// removeAbandoned removes the throw-away folders in parent that killed processes of our user left
+// behind, and stops servers that still run there. It leaves a folder younger than a minute alone,
+// because another process may be about to lock it.
+func removeAbandoned(ctx context.Context, parent string, log zerolog.Logger) {
 	dirs, _ := filepath.Glob(filepath.Join(parent, tempPrefix+"*"))
 	for _, dir := range dirs {
 		info, err := os.Lstat(dir)
-		if err != nil || !info.IsDir() || owner(info).Uid != effectiveUser() || time.Since(info.ModTime()) < time.Minute {
+		if err != nil || !info.IsDir() || ownerOf(info).Uid != effectiveUser() || time.Since(info.ModTime()) < time.Minute {
 			continue
 		}
 		lock, err := tryLock(filepath.Join(dir, "lock"))
@@ -128,8 +128,8 @@ func sweep(ctx context.Context, parent string, log zerolog.Logger) {
 	}
 }
 
-// makeFolder makes dir and returns its real path. What is secret in it has
-// its own permissions; the server's user must be able to pass.
+// makeFolder makes dir and returns its real path. The server's user must be able to pass through
+// it. Secret files in it have permissions of their own.
 func makeFolder(dir string) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -141,28 +141,27 @@ func makeFolder(dir string) (string, error) {
 	return filepath.EvalSymlinks(dir)
 }
 
-// serverUser says as whom the server must run, since PostgreSQL refuses to be
-// root: nil stands for ourselves. Root hands over to the owner of existing
-// data, else to the user postgres, else to nobody.
+// serverUser returns the user to run the server as, because PostgreSQL rejects root. nil means
+// ourselves. Root uses the owner of existing data, else the user postgres, else nobody.
 func serverUser(data string) (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
 	}
-	if info, err := os.Stat(data); err == nil && owner(info).Uid != 0 {
-		return owner(info), nil
+	if info, err := os.Stat(data); err == nil && ownerOf(info).Uid != 0 {
+		return ownerOf(info), nil
 	}
 	return unprivilegedUser()
 }
 
-// reachable says whether user may pass through dir and all folders above it.
-// dir is a real path. Access control lists are not looked at.
+// reachable reports whether user may pass through dir and all folders above it. dir is a real path.
+// Access control lists are ignored.
 func reachable(dir string, user *syscall.Credential) bool {
 	for {
 		info, err := os.Stat(dir)
 		if err != nil {
 			return false
 		}
-		mode, owner := info.Mode().Perm(), owner(info)
+		mode, owner := info.Mode().Perm(), ownerOf(info)
 		switch {
 		case owner.Uid == user.Uid:
 			mode >>= 6
@@ -192,8 +191,8 @@ func isLocked(err error) bool {
 	return errors.As(err, &locked)
 }
 
-// tryLock takes the lock on path, making the file if need be. The lock ends
-// with unlock or with our process, however that ends.
+// tryLock takes the lock on path, and makes the file if it is missing. The lock ends with unlock or
+// with our process, however that ends.
 func tryLock(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // the caller's path
 	if err != nil {
@@ -218,8 +217,8 @@ func tryLock(path string) (*os.File, error) {
 	return file, nil
 }
 
-// unlock gives the lock back. Closing alone would not do: a child between
-// fork and exec holds a copy of the descriptor.
+// unlock releases the lock. Closing alone is not enough, because a child between fork and exec
+// holds a copy of the descriptor.
 func unlock(file *os.File) {
 	_ = syscall.Flock(descriptor(file), syscall.LOCK_UN)
 	_ = file.Close()

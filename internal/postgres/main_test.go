@@ -69,8 +69,8 @@ func crash(cmd *exec.Cmd) {
 	_ = cmd.Wait()
 }
 
-// folder makes a folder that the server's user can reach, unlike t.TempDir.
-func folder(t *testing.T) string {
+// reachableFolder makes a folder that the server's user can reach, unlike t.TempDir.
+func reachableFolder(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/var/tmp", "spine-test-")
 	require.NoError(t, err)

@@ -18,27 +18,26 @@ import (
 )
 
 const (
-	// fastLimit bounds a fast shutdown, in which the server ends sessions and
-	// writes a checkpoint, where the caller's context has no earlier end.
+	// fastLimit bounds a fast shutdown, in which the server ends sessions and writes a checkpoint,
+	// unless the caller's context ends earlier.
 	fastLimit = 10 * time.Second
-	// immediateLimit bounds an immediate one: the postmaster itself kills
-	// children that have not gone after five seconds.
+	// immediateLimit bounds an immediate shutdown. The postmaster kills children that are still
+	// there after five seconds.
 	immediateLimit = 6 * time.Second
 	killLimit      = 5 * time.Second
 
 	pollInterval = 20 * time.Millisecond
 )
 
-// command prepares a program of PostgreSQL. It runs in dir, as user unless
-// that is nil, in a process group of its own, so that a terminal's Ctrl-C is
-// for us alone: the server must outlive all who use it.
-func command(ctx context.Context, user *syscall.Credential, dir, path string, args ...string) *exec.Cmd {
+// serverCommand prepares a program of PostgreSQL. It runs in dir, as user unless that is nil. It has a
+// process group of its own, so that a terminal's Ctrl-C reaches only us: the server must outlive
+// everyone who uses it.
+func serverCommand(ctx context.Context, user *syscall.Credential, dir, path string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, path, args...) //nolint:gosec // running what was found is the purpose
 	cmd.Dir = dir
 	cmd.SysProcAttr = processAttributes(user)
-	// PGDATA, PGPORT and their like belong to other servers. With another
-	// locale the messages would be translated, and on macOS no start succeeds
-	// when none is set.
+	// PGDATA, PGPORT and the like belong to other servers. With another locale the messages would
+	// be translated, and on macOS no start succeeds when none is set.
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(variable string) bool {
 		return strings.HasPrefix(variable, "PG")
 	}), "LC_ALL=C")
@@ -51,8 +50,8 @@ type process struct {
 	exited chan struct{} // closed once it is gone
 }
 
-// startProcess starts cmd. A thread of its own starts and awaits it, because
-// Linux sends the parent-death signal when the thread that forked is gone.
+// startProcess starts cmd. A thread of its own starts and awaits it, because Linux sends the
+// parent-death signal when the thread that forked has ended.
 func startProcess(cmd *exec.Cmd) (*process, error) {
 	started := make(chan error, 1)
 	p := &process{exited: make(chan struct{})}
@@ -63,7 +62,7 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			_ = cmd.Wait() // what went wrong is in the log
+			_ = cmd.Wait() // the log has the reason
 		}
 	}()
 	if err := <-started; err != nil {
@@ -83,9 +82,9 @@ func (p *process) kill() {
 	<-p.exited
 }
 
-// stopPostmaster asks for a fast shutdown, and when that takes too long or
-// ctx ends for an immediate one, after which the next start recovers from the
-// log. It returns when the postmaster is gone.
+// stopPostmaster asks for a fast shutdown. When that takes too long or ctx ends, it asks for an
+// immediate one, after which the next start recovers from the log. It returns when the postmaster
+// is gone.
 func stopPostmaster(ctx context.Context, gone <-chan struct{}, send func(syscall.Signal) error) error {
 	unhurried := context.WithoutCancel(ctx)
 	for _, step := range []struct {
@@ -108,14 +107,13 @@ func stopPostmaster(ctx context.Context, gone <-chan struct{}, send func(syscall
 		}
 		limit.Stop()
 	}
-	return errors.New("the PostgreSQL server does not go, not even when killed")
+	return errors.New("the PostgreSQL server is still running after it was killed")
 }
 
-// stopLeftover stops a server that still runs on data since the process that
-// started it was killed. A postmaster.pid whose process is dead is left for
-// the server to judge. One whose number by now belongs to another program is
-// removed, because the server would take that for a postmaster; its second
-// guard, shared memory keyed by the folder's inode, stays up.
+// stopLeftover stops a server that still runs on data because the process that started it was
+// killed. It leaves a postmaster.pid whose process is dead for the server to judge. It removes one
+// whose number now belongs to another program, because the server would take that for a postmaster.
+// The server's second guard, shared memory keyed by the folder's inode, stays up.
 func stopLeftover(ctx context.Context, data string, log zerolog.Logger) error {
 	path := filepath.Join(data, "postmaster.pid")
 	content, err := os.ReadFile(path) //nolint:gosec // below our own folder
@@ -127,7 +125,7 @@ func stopLeftover(ctx context.Context, data string, log zerolog.Logger) error {
 	}
 	first, _, _ := strings.Cut(string(content), "\n")
 	pid, err := strconv.Atoi(strings.TrimSpace(first))
-	if err != nil || pid <= 1 { // cut short by a crash
+	if err != nil || pid <= 1 { // a crash cut the file short
 		pid = 0
 	}
 	if pid == 0 || !runsServer(ctx, pid, data) {

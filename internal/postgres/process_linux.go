@@ -8,15 +8,14 @@ import (
 	"syscall"
 )
 
-// processAttributes also has the kernel ask a server for a fast shutdown when
-// we die without having stopped it.
+// processAttributes also makes the kernel ask a server for a fast shutdown when we die without
+// having stopped it.
 func processAttributes(user *syscall.Credential) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Credential: user, Pdeathsig: syscall.SIGINT}
 }
 
-// runsServer says whether process pid is the postmaster of data. A postmaster
-// works in its data folder; a process that is dead but not yet awaited works
-// nowhere.
+// runsServer reports whether process pid is the postmaster of data. A postmaster works in its data
+// folder. A process that is dead but not yet awaited has no working folder.
 func runsServer(_ context.Context, pid int, data string) bool {
 	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	if err != nil || strings.TrimSpace(string(name)) != "postgres" {

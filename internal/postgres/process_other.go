@@ -14,9 +14,10 @@ func processAttributes(user *syscall.Credential) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Credential: user}
 }
 
-// runsServer says whether process pid is the postmaster of data, which its
-// command line names, see Server.launch.
+// runsServer reports whether process pid is the postmaster of data. Its command line names the
+// folder, see Server.launch.
 func runsServer(ctx context.Context, pid int, data string) bool {
-	out, err := exec.CommandContext(ctx, "ps", "-o", "command=", "-p", strconv.Itoa(pid)).Output() //nolint:gosec // a number
+	number := strconv.Itoa(pid)
+	out, err := exec.CommandContext(ctx, "ps", "-o", "command=", "-p", number).Output() //nolint:gosec // a number
 	return err == nil && strings.Contains(string(out), "postgres -D "+data+" ")
 }

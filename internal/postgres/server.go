@@ -32,11 +32,11 @@ const (
 
 	superuser = "postgres"
 
-	// portPatience is how long a start waits for a port that it should have,
-	// since a server that has just died may still hold it.
+	// portPatience is how long a start waits for a port that should be free. A server that has just
+	// died may still hold it.
 	portPatience = 2 * time.Second
-	// orphanPatience is how long a start waits for the sessions of a killed
-	// server to end: they notice its death only between two steps of a query.
+	// orphanPatience is how long a start waits for the sessions of a killed server to end. They
+	// notice its death only between two steps of a query.
 	orphanPatience = 30 * time.Second
 )
 
@@ -46,21 +46,19 @@ const (
 	tooManyConnections = "53300"
 )
 
-// Options configure a server. The zero value is a throw-away server on any
-// port.
+// Options configure a server. The zero value means a throw-away server on any port.
 type Options struct {
-	// Dir is the folder for the data and the log; it is made if need be. As
-	// root, a Dir that the server's user cannot reach is replaced by a folder
-	// below /var/lib/spine, always the same for the same Dir; the Logger is
-	// told, and Server.Dir says which. Empty stands for a throw-away folder,
-	// removed by Stop or, after a kill, by a later Start.
+	// Dir is the folder for the data and the log; Start makes it if it is missing. For root, a
+	// folder below /var/lib/spine replaces a Dir that the server's user cannot reach. It is always
+	// the same for the same Dir; a log line and Server.Dir say which. Empty means a throw-away
+	// folder, which Stop removes or, after a kill, a later Start.
 	Dir string
-	// TempDir is where throw-away folders are made; empty stands for /var/tmp.
+	// TempDir is where throw-away folders are made. Empty means /var/tmp.
 	TempDir string
-	// Port is the port on 127.0.0.1. 0 stands for the port of the last start
-	// in Dir if that is free, else for any free one.
+	// Port is the port on 127.0.0.1. 0 means the port of the last start in Dir if that is free,
+	// else any free one.
 	Port int
-	// Settings are further server settings, such as fsync; they win over ours.
+	// Settings are further server settings, such as fsync. They win over ours.
 	Settings map[string]string
 
 	// BinDir, RepositoryURL and CacheDir are those of FindOptions.
@@ -68,12 +66,12 @@ type Options struct {
 	RepositoryURL string
 	CacheDir      string
 
-	// Logger is told of starts and repairs; the zero Logger is silent.
+	// Logger gets a line about starts and repairs. The zero Logger is silent.
 	Logger zerolog.Logger
 }
 
-// Server is a running private server. Its methods may not be called
-// concurrently, apart from URL, SuperuserURL, Port, Dir and Binaries.
+// Server is a running private server. Its methods must not be called concurrently, except URL,
+// SuperuserURL, Port, Dir and Binaries.
 type Server struct {
 	options  Options
 	home     *home
@@ -84,27 +82,26 @@ type Server struct {
 	stopped  bool
 }
 
-// state is what must be known of a cluster to use it again. It is kept inside
-// the data folder, so that a cluster never exists without it.
+// state is what Start must know of a cluster to use it again. It lies inside the data folder, so
+// that no cluster exists without it.
 type state struct {
 	SuperuserPassword string `json:"superuser_password"`
 	OwnerPassword     string `json:"owner_password"`
-	Port              int    `json:"port"` // of the last start, 0 if there was none
+	Port              int    `json:"port"` // of the last start; 0 if there was none
 }
 
-// Start starts a server, making its cluster first if Dir has none, and returns
-// when it accepts connections and has Database and Role. It listens on
-// 127.0.0.1 alone, without Unix sockets, and both of its roles need their
-// random passwords: other users of the machine are kept out.
+// Start starts a server, and makes its cluster first if Dir has none. It returns when the server
+// accepts connections and has Database and Role. The server listens on 127.0.0.1 alone, without
+// Unix sockets. Both of its roles need their random passwords, so other users of the machine cannot
+// connect.
 //
-// The server runs in a process group of its own until Stop. Should our process
-// be killed, the server stops too on Linux; elsewhere it runs on until the
-// next Start in Dir, which stops it. Start fails if Dir is in use by another
-// live process, if its data was made by another major version than can be
-// found, or with the end of the server's log. Root starts the server as the
-// user postgres, else as nobody.
+// The server runs in a process group of its own until Stop. If our process is killed, the server
+// stops too on Linux. Elsewhere it runs on until the next Start in Dir, which stops it. Start fails
+// if another live process uses Dir, if another major version made its data than can be found, or
+// with the last lines of the server's log. Root starts the server as the user postgres, else as
+// nobody.
 //
-// ctx bounds the start only.
+// ctx bounds only the start.
 func Start(ctx context.Context, o Options) (*Server, error) {
 	began := time.Now()
 	var h *home
@@ -134,7 +131,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	return s, nil
 }
 
-// URL is a connection string for Role, who owns Database and is no superuser.
+// URL is a connection string for Role, which owns Database and is no superuser.
 func (s *Server) URL() string { return s.url(Role, s.state.OwnerPassword, Database) }
 
 // SuperuserURL is a connection string for the superuser and the database
@@ -152,14 +149,13 @@ func (s *Server) Dir() string { return s.home.dir }
 // Binaries are the programs in use.
 func (s *Server) Binaries() Binaries { return s.binaries }
 
-// Exited is closed when the server process is gone, for whatever reason; after
-// a Restart there is a new channel.
+// Exited returns a channel that is closed when the server process is gone, for whatever reason. A
+// Restart makes a new channel.
 func (s *Server) Exited() <-chan struct{} { return s.process.exited }
 
-// Stop ends all sessions, stops the server and gives the folder back. When ctx
-// ends, or after ten seconds, the server is made to stop at once, and recovers
-// at its next start. Stop returns when the server is gone. A second Stop does
-// nothing.
+// Stop ends all sessions, stops the server and releases the folder. When ctx ends, or after ten
+// seconds, it stops the server at once, and the server recovers at its next start. Stop returns
+// when the server is gone. A second Stop does nothing.
 func (s *Server) Stop(ctx context.Context) error {
 	if s.stopped {
 		return nil
@@ -171,12 +167,11 @@ func (s *Server) Stop(ctx context.Context) error {
 	return s.home.close()
 }
 
-// Kill ends the server as a crash would (SIGKILL) and returns when it is gone.
-// Restart or Stop must follow.
+// Kill ends the server as a crash would (SIGKILL) and returns when it is gone. Restart or Stop must
+// follow.
 func (s *Server) Kill() { s.process.kill() }
 
-// Restart stops the server if it is running and starts it again, on the same
-// port.
+// Restart stops the server if it is running and starts it again, on the same port.
 func (s *Server) Restart(ctx context.Context) error {
 	if err := s.process.stop(ctx); err != nil {
 		return fmt.Errorf("restarting PostgreSQL: %w", err)
@@ -198,8 +193,8 @@ func (s *Server) url(role, password, database string) string {
 	}).String()
 }
 
-// prepare leaves a complete cluster, on which no server is running, and knows
-// its state and the binaries for it.
+// prepare leaves a complete cluster on which no server is running. It also fills in the cluster's
+// state and the binaries for it.
 func (s *Server) prepare(ctx context.Context) error {
 	data := s.home.data()
 	var err error
@@ -228,7 +223,7 @@ func (s *Server) prepare(ctx context.Context) error {
 		return fmt.Errorf("reading the version of the data in %s: %w", data, err)
 	}
 	if s.binaries, err = Find(ctx, find); err != nil {
-		return fmt.Errorf("the data in %s was made by PostgreSQL %d (remove the folder to begin anew): %w", data, find.Major, err)
+		return fmt.Errorf("PostgreSQL %d made the data in %s (remove the folder to begin anew): %w", find.Major, data, err)
 	}
 	if err := s.loadState(); err != nil {
 		return err
@@ -236,8 +231,8 @@ func (s *Server) prepare(ctx context.Context) error {
 	return stopLeftover(ctx, data, s.options.Logger)
 }
 
-// initialize makes a cluster in a folder beside data and renames that: before
-// the rename there is no cluster, after it there is a whole one.
+// initialize makes a cluster in a folder beside data and renames that folder. Before the rename
+// there is no cluster; after it there is a complete one.
 func (s *Server) initialize(ctx context.Context) error {
 	leftovers, _ := filepath.Glob(filepath.Join(s.home.dir, "init-*"))
 	for _, leftover := range leftovers {
@@ -264,7 +259,7 @@ func (s *Server) initialize(ctx context.Context) error {
 		}
 	}
 
-	// The locale C is the same on every system and in every version.
+	// The locale C is the same on every system and in every version of PostgreSQL.
 	args := []string{
 		"--pgdata=" + data, "--username=" + superuser, "--pwfile=" + password, "--auth=scram-sha-256",
 		"--encoding=UTF8", "--locale=C", "--no-instructions",
@@ -272,7 +267,8 @@ func (s *Server) initialize(ctx context.Context) error {
 	if s.home.ephemeral {
 		args = append(args, "--no-sync")
 	}
-	if out, err := command(ctx, s.user, work, filepath.Join(s.binaries.Dir, "initdb"), args...).CombinedOutput(); err != nil {
+	initdb := serverCommand(ctx, s.user, work, filepath.Join(s.binaries.Dir, "initdb"), args...)
+	if out, err := initdb.CombinedOutput(); err != nil {
 		return fmt.Errorf("running initdb: %w\n%s", err, lastLines(string(out)))
 	}
 	if err := s.saveState(data); err != nil {
@@ -285,7 +281,7 @@ func (s *Server) initialize(ctx context.Context) error {
 	return syncFolder(s.home.dir)
 }
 
-// start launches the server, on another port or once more where that helps.
+// start launches the server, on another port or a second time where that helps.
 func (s *Server) start(ctx context.Context) error {
 	fixed := s.options.Port != 0
 	for {
@@ -307,7 +303,7 @@ func (s *Server) start(ctx context.Context) error {
 	}
 }
 
-// launchPatiently tries again while what a dead server held is being freed.
+// launchPatiently tries again while the system still frees what a dead server held.
 func (s *Server) launchPatiently(ctx context.Context) error {
 	began := time.Now()
 	for {
@@ -338,7 +334,7 @@ var (
 	errStillInUse = errors.New("processes of an earlier server are still there")
 )
 
-// launch starts a postmaster and returns when it can be used, or is gone.
+// launch starts a postmaster and returns when it accepts connections, or when it is gone.
 func (s *Server) launch(ctx context.Context) error {
 	log, err := openLog(s.home.logFile())
 	if err != nil {
@@ -353,7 +349,7 @@ func (s *Server) launch(ctx context.Context) error {
 	settings := map[string]string{
 		"listen_addresses":        "127.0.0.1",
 		"port":                    strconv.Itoa(s.state.Port),
-		"unix_socket_directories": "", // their paths may be too long, and TCP does
+		"unix_socket_directories": "", // their paths may be too long, and TCP is enough
 		"max_connections":         "200",
 		"shared_buffers":          "128MB",
 		"logging_collector":       "off",
@@ -364,7 +360,7 @@ func (s *Server) launch(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		args = append(args, "-c", name+"="+settings[name])
 	}
-	cmd := command(context.WithoutCancel(ctx), s.user, s.home.dir, filepath.Join(s.binaries.Dir, "postgres"), args...)
+	cmd := serverCommand(context.WithoutCancel(ctx), s.user, s.home.dir, filepath.Join(s.binaries.Dir, "postgres"), args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	process, err := startProcess(cmd)
 	if err != nil {
@@ -386,15 +382,16 @@ func (s *Server) launch(ctx context.Context) error {
 	switch {
 	case strings.Contains(text, "Address already in use"):
 		err = errPortTaken
-	case strings.Contains(text, "pre-existing shared memory block"), strings.Contains(text, "lock file \"postmaster.pid\" already exists"):
+	case strings.Contains(text, "pre-existing shared memory block"),
+		strings.Contains(text, "lock file \"postmaster.pid\" already exists"):
 		err = errStillInUse
 	}
 	return fmt.Errorf("%w; the last lines of %s:\n%s", err, s.home.logFile(), lastLines(text))
 }
 
-// awaitReady waits until the server lets us in, which may take long after a
-// crash, and completes what is to be there: each step is done if it has not
-// been, so that a crash between two of them does no harm.
+// awaitReady waits until the server accepts connections, which may take long after a crash. It then
+// completes the set-up: each step runs unless it was done before, so a crash between two of them
+// does no harm.
 func (s *Server) awaitReady(ctx context.Context) error {
 	for {
 		err := s.complete(ctx)
@@ -405,8 +402,7 @@ func (s *Server) awaitReady(ctx context.Context) error {
 		var refused *pgconn.PgError
 		final := errors.As(err, &refused) && refused.Code != cannotConnectNow && refused.Code != tooManyConnections
 		if final {
-			// Unless it was another server that answered, on a port that ours
-			// is just failing to get.
+			// Unless another server answered, on a port that ours is just failing to get.
 			pause = portPatience
 		}
 		select {
@@ -440,7 +436,8 @@ func (s *Server) complete(ctx context.Context) error {
 			"create database " + Database + " owner " + Role,
 		},
 		{
-			"select not exists (select from pg_db_role_setting join pg_database d on d.oid = setdatabase where datname = '" + Database + "' and setrole = 0)",
+			"select not exists (select from pg_db_role_setting join pg_database d on d.oid = setdatabase" +
+				" where datname = '" + Database + "' and setrole = 0)",
 			"alter database " + Database + " set search_path = spine, public",
 		},
 	} {
@@ -462,7 +459,7 @@ func (s *Server) loadState() error {
 	path := stateFile(s.home.data())
 	content, err := os.ReadFile(path) //nolint:gosec // below our own folder
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s holds a cluster that was not made by spine", s.home.data())
+		return fmt.Errorf("%s holds a cluster that spine did not make", s.home.data())
 	}
 	if err == nil {
 		err = json.Unmarshal(content, &s.state)
@@ -473,15 +470,16 @@ func (s *Server) loadState() error {
 	return nil
 }
 
-// saveState writes the state of the cluster in data; it is on disk when
-// saveState returns, and a crash leaves the old or the new one.
+// saveState writes the state of the cluster in data. It is on disk when saveState returns, and a
+// crash leaves the old or the new one.
 func (s *Server) saveState(data string) error {
 	content, err := json.Marshal(s.state)
 	if err != nil {
 		return fmt.Errorf("encoding the cluster's state: %w", err)
 	}
 	path := stateFile(data)
-	file, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // below our own folder
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_TRUNC | syscall.O_NOFOLLOW
+	file, err := os.OpenFile(path+".new", flags, 0o600) //nolint:gosec // below our own folder
 	if err != nil {
 		return fmt.Errorf("writing the cluster's state: %w", err)
 	}
@@ -522,14 +520,13 @@ func openLog(path string) (*os.File, error) {
 	return os.OpenFile(path, flags, 0o600) //nolint:gosec // below our own folder
 }
 
-// lastLines is the end of what a program said, short enough for an error.
+// lastLines returns the end of a program's output, short enough for an error.
 func lastLines(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.Join(lines[max(0, len(lines)-20):], "\n")
 }
 
-// freePort returns a port that is free just now; it may be gone when it is
-// used.
+// freePort returns a port that is free now. Another process may take it before it is used.
 func freePort(ctx context.Context) (int, error) {
 	listener, err := listen(ctx, 0)
 	if err != nil {
@@ -539,7 +536,7 @@ func freePort(ctx context.Context) (int, error) {
 	return listener.Addr().(*net.TCPAddr).Port, nil
 }
 
-// checkPort says so early, and without a word of the server, if port is taken.
+// checkPort fails with errPortTaken if port is taken, before the server itself would.
 func checkPort(ctx context.Context, port int) error {
 	listener, err := listen(ctx, port)
 	if errors.Is(err, syscall.EADDRINUSE) {

@@ -21,17 +21,19 @@ import (
 
 func TestServer(t *testing.T) {
 	t.Parallel()
-	s := start(t, Options{Dir: folder(t)})
+	s := start(t, Options{Dir: reachableFolder(t)})
 
 	// As handed to an application: the owner of a database, and no more.
 	const about = `
-		select format('%s %s %s %s %s %s %s', current_user, current_database(), d.datdba::regrole, rolsuper, rolcreatedb, rolcreaterole,
+		select format('%s %s %s %s %s %s %s', current_user, current_database(), d.datdba::regrole,
+			rolsuper, rolcreatedb, rolcreaterole,
 			pg_encoding_to_char(encoding))
 		from pg_roles, pg_database d
 		where rolname = current_user and datname = current_database()`
 	require.Equal(t, "spine spine spine f f f UTF8", query[string](t, s.URL(), about))
 	require.Equal(t, "spine, public", query[string](t, s.URL(), "show search_path"))
-	require.Equal(t, "postgres", query[string](t, s.SuperuserURL(), "select current_user::text from pg_roles where rolsuper and rolname = current_user"))
+	require.Equal(t, "postgres", query[string](t, s.SuperuserURL(),
+		"select current_user::text from pg_roles where rolsuper and rolname = current_user"))
 
 	// Durable, and for this machine's loopback only.
 	for setting, value := range map[string]string{
@@ -55,19 +57,19 @@ func TestServer(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEqual(t, syscall.Getpgrp(), group)
 
-	require.NotZero(t, uid(t, filepath.Join(s.Dir(), "data/PG_VERSION")), "PostgreSQL never runs as root")
-	require.Equal(t, fs.FileMode(0o600), mode(t, filepath.Join(s.Dir(), "data/spine.json")))
-	require.Equal(t, fs.FileMode(0o600), mode(t, filepath.Join(s.Dir(), "postgres.log")))
+	require.NotZero(t, ownerID(t, filepath.Join(s.Dir(), "data/PG_VERSION")), "PostgreSQL never runs as root")
+	require.Equal(t, fs.FileMode(0o600), permissions(t, filepath.Join(s.Dir(), "data/spine.json")))
+	require.Equal(t, fs.FileMode(0o600), permissions(t, filepath.Join(s.Dir(), "postgres.log")))
 }
 
-func uid(t *testing.T, path string) uint32 {
+func ownerID(t *testing.T, path string) uint32 {
 	t.Helper()
 	info, err := os.Stat(path)
 	require.NoError(t, err)
-	return owner(info).Uid
+	return ownerOf(info).Uid
 }
 
-func mode(t *testing.T, path string) fs.FileMode {
+func permissions(t *testing.T, path string) fs.FileMode {
 	t.Helper()
 	info, err := os.Stat(path)
 	require.NoError(t, err)
@@ -77,7 +79,7 @@ func mode(t *testing.T, path string) fs.FileMode {
 func TestStopAndStartAgain(t *testing.T) {
 	t.Parallel()
 	// A Unix socket could not be made this deep: 107 bytes is their limit.
-	dir := filepath.Join(folder(t), strings.Repeat("deep/", 30))
+	dir := filepath.Join(reachableFolder(t), strings.Repeat("deep/", 30))
 	first := start(t, Options{Dir: dir})
 	execute(t, first.URL(), "create table kept as select 7 as n")
 	pid := first.process.Pid
@@ -101,7 +103,7 @@ func TestStopAndStartAgain(t *testing.T) {
 
 func TestStopWaitsForNobodyWhenTimeIsUp(t *testing.T) {
 	t.Parallel()
-	s := start(t, Options{Dir: folder(t)})
+	s := start(t, Options{Dir: reachableFolder(t)})
 	conn, err := pgx.Connect(t.Context(), s.URL())
 	require.NoError(t, err)
 	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
@@ -115,7 +117,7 @@ func TestStopWaitsForNobodyWhenTimeIsUp(t *testing.T) {
 
 func TestPortThatIsAskedFor(t *testing.T) {
 	t.Parallel()
-	dir := folder(t)
+	dir := reachableFolder(t)
 	taken, err := listen(t.Context(), 0)
 	require.NoError(t, err)
 	port := taken.Addr().(*net.TCPAddr).Port
@@ -129,8 +131,10 @@ func TestPortThatIsAskedFor(t *testing.T) {
 
 func TestFailedStartShowsTheLog(t *testing.T) {
 	t.Parallel()
-	dir := folder(t)
-	_, err := Start(t.Context(), Options{Dir: dir, BinDir: os.Getenv("POSTGRES_BIN"), Settings: map[string]string{"no_such_setting": "1"}})
+	dir := reachableFolder(t)
+	_, err := Start(t.Context(), Options{
+		Dir: dir, BinDir: os.Getenv("POSTGRES_BIN"), Settings: map[string]string{"no_such_setting": "1"},
+	})
 	require.ErrorContains(t, err, `unrecognized configuration parameter "no_such_setting"`)
 	require.ErrorContains(t, err, filepath.Join(dir, "postgres.log"))
 
@@ -141,7 +145,7 @@ func TestFailedStartShowsTheLog(t *testing.T) {
 
 func TestKillLosesNothing(t *testing.T) {
 	t.Parallel()
-	s := start(t, Options{Dir: folder(t)})
+	s := start(t, Options{Dir: reachableFolder(t)})
 	execute(t, s.URL(), "create table kept as select 1 as n")
 	address := s.URL()
 	for range 3 { // with no pause: what the dead server held is still being freed
@@ -157,7 +161,7 @@ func TestKillLosesNothing(t *testing.T) {
 
 func TestSessionThatOutlivesTheServer(t *testing.T) {
 	t.Parallel()
-	s := start(t, Options{Dir: folder(t)})
+	s := start(t, Options{Dir: reachableFolder(t)})
 	config, err := pgx.ParseConfig(s.URL())
 	require.NoError(t, err)
 	busy, ended := make(chan struct{}), make(chan struct{})
@@ -181,7 +185,7 @@ func TestSessionThatOutlivesTheServer(t *testing.T) {
 
 func TestFolderInUse(t *testing.T) {
 	t.Parallel()
-	s := start(t, Options{Dir: folder(t)})
+	s := start(t, Options{Dir: reachableFolder(t)})
 	_, err := Start(t.Context(), Options{Dir: s.Dir()})
 	require.True(t, isLocked(err), err)
 	require.ErrorContains(t, err, strconv.Itoa(os.Getpid()))
@@ -191,7 +195,7 @@ func TestFolderInUse(t *testing.T) {
 
 func TestServerLeftRunning(t *testing.T) {
 	t.Parallel()
-	dir := folder(t)
+	dir := reachableFolder(t)
 	left, err := Start(t.Context(), Options{Dir: dir, BinDir: os.Getenv("POSTGRES_BIN")})
 	require.NoError(t, err)
 	execute(t, left.URL(), "create table kept as select 7 as n")
@@ -205,7 +209,7 @@ func TestServerLeftRunning(t *testing.T) {
 
 func TestOurProcessKilled(t *testing.T) {
 	t.Parallel()
-	dir := folder(t)
+	dir := reachableFolder(t)
 	helper, said := startHelper(t, dir)
 	require.Equal(t, dir, <-said)
 	before := readFile(t, filepath.Join(dir, "data/postmaster.pid"))
@@ -221,12 +225,13 @@ func TestOurProcessKilled(t *testing.T) {
 
 func TestKilledInTheMiddleOfInitdb(t *testing.T) {
 	t.Parallel()
-	dir := folder(t)
+	dir := reachableFolder(t)
 	real, err := Find(t.Context(), FindOptions{BinDir: os.Getenv("POSTGRES_BIN")})
 	require.NoError(t, err)
 	// An initdb that takes as long as we need to hit it.
 	slow := fakeServer(t, filepath.Join(dir, "slow"), real.Version)
-	script(t, filepath.Join(slow, "initdb"), "'; mkdir \"${1#--pgdata=}\"; echo half > \"${1#--pgdata=}/PG_VERSION\"; exec sleep 60 #")
+	script(t, filepath.Join(slow, "initdb"),
+		"'; mkdir \"${1#--pgdata=}\"; echo half > \"${1#--pgdata=}/PG_VERSION\"; exec sleep 60 #")
 	helper, _ := startHelper(t, dir, "POSTGRES_BIN="+slow)
 	require.Eventually(t, func() bool {
 		begun, _ := filepath.Glob(filepath.Join(dir, "init-*/data/PG_VERSION"))
@@ -244,7 +249,7 @@ func TestKilledInTheMiddleOfInitdb(t *testing.T) {
 
 func TestStalePidFiles(t *testing.T) {
 	t.Parallel()
-	dir := folder(t)
+	dir := reachableFolder(t)
 	s := start(t, Options{Dir: dir})
 	execute(t, s.URL(), "create table kept as select 7 as n")
 	path := filepath.Join(dir, "data/postmaster.pid")
@@ -273,14 +278,14 @@ func TestStalePidFiles(t *testing.T) {
 
 func TestDataOfAnotherVersion(t *testing.T) {
 	t.Parallel()
-	dir := folder(t)
+	dir := reachableFolder(t)
 	s := start(t, Options{Dir: dir})
 	major := s.Binaries().Major
 	require.NoError(t, s.Stop(t.Context()))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "data/PG_VERSION"), []byte("14\n"), 0o600))
 
 	_, err := Start(t.Context(), Options{Dir: dir, BinDir: s.Binaries().Dir})
-	require.ErrorContains(t, err, "was made by PostgreSQL 14")
+	require.ErrorContains(t, err, "PostgreSQL 14 made the data")
 	require.ErrorContains(t, err, fmt.Sprintf("PostgreSQL %s, not 14", s.Binaries().Version))
 	require.ErrorContains(t, err, dir)
 
@@ -290,17 +295,17 @@ func TestDataOfAnotherVersion(t *testing.T) {
 
 func TestClusterOfSomebodyElse(t *testing.T) {
 	t.Parallel()
-	dir := folder(t)
+	dir := reachableFolder(t)
 	s := start(t, Options{Dir: dir})
 	require.NoError(t, s.Stop(t.Context()))
 	require.NoError(t, os.Remove(filepath.Join(dir, "data/spine.json")))
 	_, err := Start(t.Context(), Options{Dir: dir, BinDir: s.Binaries().Dir})
-	require.ErrorContains(t, err, "not made by spine")
+	require.ErrorContains(t, err, "spine did not make")
 }
 
 func TestFolderBelowAPrivateOne(t *testing.T) {
 	t.Parallel()
-	private := folder(t)
+	private := reachableFolder(t)
 	require.NoError(t, os.Chmod(private, 0o700)) //nolint:gosec // as /root has it
 	dir := filepath.Join(private, ".spine")
 	s := start(t, Options{Dir: dir})
@@ -322,7 +327,7 @@ func TestFolderBelowAPrivateOne(t *testing.T) {
 
 func TestThrowAwayFolders(t *testing.T) {
 	t.Parallel()
-	parent := folder(t)
+	parent := reachableFolder(t)
 	folders := func() []string {
 		all, err := filepath.Glob(filepath.Join(parent, "*"))
 		require.NoError(t, err)
@@ -351,12 +356,13 @@ func TestThrowAwayFolders(t *testing.T) {
 
 func TestEnvironmentOfOtherServers(t *testing.T) {
 	for name, value := range map[string]string{
-		"PGDATA": "/nowhere", "PGPORT": "1", "PGHOST": "/nowhere", "PGUSER": "nobody", "PGDATABASE": "none", "PGPASSWORD": "wrong",
+		"PGDATA": "/nowhere", "PGPORT": "1", "PGHOST": "/nowhere",
+		"PGUSER": "nobody", "PGDATABASE": "none", "PGPASSWORD": "wrong",
 		"LC_ALL": "xx_XX.UTF-8",
 	} {
 		t.Setenv(name, value)
 	}
-	s := start(t, Options{Dir: folder(t)})
+	s := start(t, Options{Dir: reachableFolder(t)})
 	require.Equal(t, "spine", query[string](t, s.URL(), "select current_user::text"))
 }
 

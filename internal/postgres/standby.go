@@ -9,14 +9,13 @@ import (
 	"strconv"
 )
 
-// Standby copies a running server with pg_basebackup, which must lie beside its
-// other programs, and starts the copy as a hot standby of it, on port, or on any
-// where that is 0. To the server that it follows its application_name is name.
-// It has the same roles with the same passwords, and the same Settings. It is a
-// throw-away server like any other, and Stop ends it.
+// Standby copies a running server with pg_basebackup, which must lie beside its other programs. It
+// starts the copy as a hot standby on port, or on any free one if port is 0. The server that it
+// follows sees it under the application_name name. The standby has the same roles, passwords and
+// Settings. It is a throw-away server like any other, and Stop ends it.
 //
-// It goes on by itself when the other one is gone: select pg_promote() as
-// superuser makes a primary of it.
+// When the primary is gone the standby runs on. `select pg_promote()` as superuser makes it a
+// primary.
 func (s *Server) Standby(ctx context.Context, name string, port int) (*Server, error) {
 	h, err := openEphemeralHome(ctx, cmp.Or(s.options.TempDir, defaultTempDir), s.options.Logger)
 	if err != nil {
@@ -47,8 +46,9 @@ func (s *Server) copyTo(ctx context.Context, h *home, name string) error {
 		}
 	}
 	from := "host=127.0.0.1 port=" + strconv.Itoa(s.state.Port) + " user=" + superuser + " application_name=" + name
-	cmd := command(ctx, s.user, h.dir, filepath.Join(s.binaries.Dir, "pg_basebackup"),
-		"--dbname="+from, "--pgdata="+h.data(), "--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf", "--no-sync")
+	cmd := serverCommand(ctx, s.user, h.dir, filepath.Join(s.binaries.Dir, "pg_basebackup"),
+		"--dbname="+from, "--pgdata="+h.data(), "--checkpoint=fast", "--wal-method=stream",
+		"--write-recovery-conf", "--no-sync")
 	cmd.Env = append(cmd.Env, "PGPASSWORD="+s.state.SuperuserPassword)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("running pg_basebackup: %w\n%s", err, lastLines(string(out)))

@@ -24,7 +24,9 @@ func TestStandby(t *testing.T) {
 	require.True(t, query[bool](t, standby.SuperuserURL(), "select pg_is_in_recovery()"))
 
 	execute(t, primary.URL(), "insert into public.t values (2)")
-	require.Eventually(t, func() bool { return query[int](t, standby.URL(), "select count(*)::int from public.t") == 2 }, 20*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return query[int](t, standby.URL(), "select count(*)::int from public.t") == 2
+	}, 20*time.Second, 10*time.Millisecond)
 	require.Equal(t, "other", query[string](t, primary.SuperuserURL(), "select application_name from pg_stat_replication"))
 
 	primary.Kill()

@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// unprivilegedUser is who runs the server when we are root.
+// unprivilegedUser returns the user who runs the server when we are root.
 func unprivilegedUser() (*syscall.Credential, error) {
 	for _, name := range []string{"postgres", "_postgres", "nobody"} {
 		account, err := user.Lookup(name)
@@ -22,11 +22,11 @@ func unprivilegedUser() (*syscall.Credential, error) {
 			return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 		}
 	}
-	return nil, errors.New("PostgreSQL refuses to run as root, and there is no user postgres or nobody to run it as")
+	return nil, errors.New("PostgreSQL does not run as root, and this machine has neither a user postgres nor nobody")
 }
 
-// owner is the user and group that a file belongs to.
-func owner(info fs.FileInfo) *syscall.Credential {
+// ownerOf returns the user and group of a file.
+func ownerOf(info fs.FileInfo) *syscall.Credential {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
 		panic("a file without an owner: this is no Unix")

@@ -7,31 +7,28 @@ import (
 	"github.com/gorilla/mux"
 )
 
-// RetryAfter is how many seconds a client that is answered 503 is asked to
-// wait.
+// RetryAfter is how many seconds a client should wait after a 503.
 const RetryAfter = "2"
 
-// Problem says why a request is refused (RFC 9457). Errors and Sources are
-// extension members.
+// Problem says why a request is rejected (RFC 9457). Errors and Sources are extension members.
 type Problem struct {
-	Type    string   `json:"type"`              // set by Reject: about:blank, the status says it all
+	Type    string   `json:"type"`              // set by Reject: about:blank, since the status says it all
 	Title   string   `json:"title"`             // set by Reject: the status in words
 	Status  int      `json:"status"`            // the HTTP status
-	Detail  string   `json:"detail"`            // what is wrong, in sentences for whoever asked
-	Errors  []Fault  `json:"errors,omitempty"`  // what is wrong one by one
-	Sources []string `json:"sources,omitempty"` // among which the request must choose
+	Detail  string   `json:"detail"`            // what is wrong, in sentences for the client
+	Errors  []Fault  `json:"errors,omitempty"`  // each fault on its own
+	Sources []string `json:"sources,omitempty"` // sources that the request must choose from
 }
 
-// Fault is what is wrong with one part of a request: with a field of its body,
-// with a parameter of its query, or with all of it where neither is set.
+// Fault says what is wrong with one part of a request: with a field of its body, or with a
+// parameter of its query. If neither is set, it is about the whole request.
 type Fault struct {
 	Field     string `json:"field,omitempty"`
 	Parameter string `json:"parameter,omitempty"`
 	Detail    string `json:"detail"`
 }
 
-// Reject answers with p as application/problem+json. A 503 asks to come again
-// after RetryAfter.
+// Reject answers with p as application/problem+json. A 503 carries RetryAfter.
 func Reject(w http.ResponseWriter, p Problem) {
 	if p.Status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", RetryAfter)
@@ -39,29 +36,29 @@ func Reject(w http.ResponseWriter, p Problem) {
 	Write(w, p.Status, "application/problem+json", p.Text())
 }
 
-// Text is the body of an answer with p.
+// Text returns the body of an answer with p.
 func (p Problem) Text() []byte {
 	p.Type, p.Title = "about:blank", http.StatusText(p.Status)
 	text, _ := encode(p) // a problem can always be encoded
 	return text
 }
 
-// NotFound answers 404 with a problem, for a router's NotFoundHandler.
+// NotFound answers 404 with a problem. It is for a router's NotFoundHandler.
 func NotFound() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		Reject(w, Problem{Status: http.StatusNotFound, Detail: "There is nothing at this path."})
 	})
 }
 
-// MethodNotAllowed answers 405 with a problem and with Allow, for the
-// MethodNotAllowedHandler of router. Every route must name its path before its
-// methods: mux 1.8.1 forgets that a path was found under another method as soon
-// as the first condition of a later route holds.
+// MethodNotAllowed answers 405 with a problem and with Allow. It is for the MethodNotAllowedHandler
+// of router. Every route must name its path before its methods: mux 1.8.1 forgets that a path was
+// found under another method as soon as the first condition of a later route holds.
 func MethodNotAllowed(router *mux.Router) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var allowed []string
 		for _, method := range []string{
-			http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPatch, http.MethodPost, http.MethodPut,
+			http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodOptions,
+			http.MethodPatch, http.MethodPost, http.MethodPut,
 		} {
 			other := r.WithContext(r.Context()) // a copy
 			other.Method = method

@@ -1,9 +1,9 @@
-// Package respond writes answers over HTTP, so that all stages speak alike:
-// JSON with its length, and refusals as problems (RFC 9457).
+// Package respond writes answers over HTTP, so that all stages answer alike: JSON with its length,
+// and rejections as problems (RFC 9457).
 //
-// It promises that an answer is written whole or not begun, and that browsers
-// and caches are told not to keep it, guess its type or pass it on. It knows
-// nothing of what is answered.
+// It promises that an answer is written whole or not begun. It tells browsers and caches not to
+// keep an answer, not to guess its type, and not to pass it on. It knows nothing of what is
+// answered.
 package respond
 
 import (
@@ -14,9 +14,8 @@ import (
 	"strconv"
 )
 
-// JSON answers with body as application/json, or with 500 and the error that
-// body cannot be encoded. Raw messages come out as they are but for the white
-// space between their tokens.
+// JSON answers with body as application/json. If body cannot be encoded, it answers 500 and returns
+// the error. Raw messages come out as they are, without the white space between their tokens.
 func JSON(w http.ResponseWriter, status int, body any) error {
 	text, err := encode(body)
 	if err != nil {
@@ -36,7 +35,7 @@ func encode(body any) ([]byte, error) {
 	return text.Bytes(), err
 }
 
-// Write answers with body.
+// Write answers with body, and with its length and type.
 func Write(w http.ResponseWriter, status int, contentType string, body []byte) {
 	header := w.Header()
 	Secure(header)
@@ -46,15 +45,14 @@ func Write(w http.ResponseWriter, status int, contentType string, body []byte) {
 	_, _ = w.Write(body) // the client may be gone
 }
 
-// Secure keeps browsers and caches from doing with an answer what it is not
-// for.
+// Secure sets the headers that stop browsers and caches from misusing an answer.
 func Secure(header http.Header) {
 	for name, value := range secure {
 		header[name] = value
 	}
 }
 
-// secure is shared by all answers; nobody changes the values of a header in place.
+// secure is shared by all answers. No one changes the values of a header in place.
 var secure = http.Header{
 	"X-Content-Type-Options":       {"nosniff"},
 	"Cache-Control":                {"no-store"},

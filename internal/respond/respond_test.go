@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// requireWhole checks what every answer promises.
+// requireWhole checks what package respond promises of every answer.
 func requireWhole(t *testing.T, w *httptest.ResponseRecorder, status int, contentType, body string) {
 	t.Helper()
 	require.Equal(t, status, w.Code)
@@ -49,7 +49,8 @@ func TestReject(t *testing.T) {
 	})
 	requireWhole(t, w, http.StatusUnprocessableEntity, "application/problem+json",
 		`{"type":"about:blank","title":"Unprocessable Entity","status":422,"detail":"No.",`+
-			`"errors":[{"field":"f","detail":"is bad"},{"parameter":"p","detail":"is worse"},{"detail":"all of it"}],"sources":["a"]}`+"\n")
+			`"errors":[{"field":"f","detail":"is bad"},{"parameter":"p","detail":"is worse"},{"detail":"all of it"}],`+
+			`"sources":["a"]}`+"\n")
 	require.Empty(t, w.Header().Values("Retry-After"))
 
 	w = httptest.NewRecorder()

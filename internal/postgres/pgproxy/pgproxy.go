@@ -1,6 +1,6 @@
-// Package pgproxy stands between a client and PostgreSQL, and breaks the
-// connection at a chosen message: for tests of what happens when a statement
-// never arrives, when its answer is lost, or when nothing moves any more.
+// Package pgproxy stands between a client and PostgreSQL, and breaks the connection at a chosen
+// message. Tests use it to see what happens when a statement never arrives, when its answer is
+// lost, or when a connection hangs.
 //
 //	proxy, err := pgproxy.New(databases.New(t))
 //	…
@@ -12,8 +12,8 @@
 //	})
 //	pool, err := pgxpool.New(ctx, proxy.URL())
 //
-// It reads the frames of the protocol's messages and decodes only what names
-// a statement. TLS is declined.
+// It reads the frames of the protocol's messages and decodes only what names a statement. It
+// declines TLS.
 package pgproxy
 
 import (
@@ -31,7 +31,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Action is what becomes of a message, and of its connection.
+// Action says what the proxy does with a message, and with its connection.
 type Action int
 
 const (
@@ -39,16 +39,14 @@ const (
 	Pass Action = iota
 	// CutBefore closes both sides instead of passing the message on.
 	CutBefore
-	// CutAfter passes the message on, and closes both sides then.
+	// CutAfter passes the message on, and then closes both sides.
 	CutAfter
-	// DropAnswer passes a client's message on, but nothing of the server's any
-	// more. When the server has answered ReadyForQuery, and so has certainly
-	// done the statement, both sides are closed. A server's message is dropped
-	// with all that follow it.
+	// DropAnswer passes a client's message on, but nothing more of the server's. When the server
+	// has answered ReadyForQuery, and so has certainly executed the statement, the proxy closes
+	// both sides. For a server's message, the proxy drops it and everything after it.
 	DropAnswer
-	// StallHere passes neither the message nor anything after it, in either
-	// direction. Both sides stay open until Resume, which passes on what
-	// waited, or Close.
+	// StallHere passes neither the message nor anything after it, in either direction. Both sides
+	// stay open until Resume, which passes on what waited, or until Close.
 	StallHere
 )
 
@@ -63,33 +61,32 @@ type Message struct {
 	// Conn tells the connections of a proxy apart.
 	Conn       int64
 	FromClient bool
-	// Type is the protocol's type byte, such as 'P' for Parse, 'B' for Bind,
-	// 'E' for Execute, 'S' for Sync, 'Q' for Query, and of the server 'C' for
-	// CommandComplete, 'Z' for ReadyForQuery, 'E' for ErrorResponse.
+	// Type is the protocol's type byte. Clients send 'P' for Parse, 'B' for Bind, 'E' for Execute,
+	// 'S' for Sync, 'Q' for Query. Servers send 'C' for CommandComplete, 'Z' for ReadyForQuery, 'E'
+	// for ErrorResponse.
 	Type byte
-	// SQL is the statement that a client's message is about; Sync is about that
-	// of the message before. A server's message has the SQL of the message that
-	// it answers.
+	// SQL is the statement that a client's message is about. Sync has that of the message before. A
+	// server's message has the SQL of the message that it answers.
 	SQL string
-	// Tag is that of CommandComplete, such as "INSERT 0 1".
+	// Tag is the tag of CommandComplete, such as "INSERT 0 1".
 	Tag string
 }
 
-// Rule says what becomes of a message. Rules are called one at a time.
+// Rule says what to do with a message. The proxy calls rules one at a time.
 type Rule func(m Message) Action
 
-// Proxy passes connections on to one server. Its methods may be called at any
-// time, by rules as well except for Close.
+// Proxy passes connections on to one server. Its methods may be called at any time, also by rules;
+// only Close may not be called by a rule.
 type Proxy struct {
 	address         *url.URL
-	network, server string // of upstream, for net.Dial
+	network, server string // where upstream is, for net.Dial
 	listener        net.Listener
 	ctx             context.Context // ends with Close
 	cancel          context.CancelFunc
 	running         sync.WaitGroup
 	delay           atomic.Int64
 	rules           atomic.Pointer[[]Rule]
-	asking          sync.Mutex // is held while rules are called
+	asking          sync.Mutex // held while rules are called
 
 	mutex    sync.Mutex // guards all below, and what connections say of it
 	conns    map[*conn]struct{}
@@ -98,8 +95,8 @@ type Proxy struct {
 	stalled  chan struct{} // nil, or closed by Resume
 }
 
-// New listens on 127.0.0.1 and passes every connection on to the server of
-// the connection URL upstream. Close ends it.
+// New listens on 127.0.0.1 and passes every connection on to the server of the connection URL
+// upstream. Close ends it.
 func New(upstream string) (*Proxy, error) {
 	config, err := pgconn.ParseConfig(upstream)
 	if err != nil {
@@ -107,7 +104,7 @@ func New(upstream string) (*Proxy, error) {
 	}
 	address, err := url.Parse(upstream)
 	if err != nil || address.Scheme == "" {
-		return nil, errors.New("the server of the proxy must be given as a URL")
+		return nil, errors.New("the proxy needs its server as a URL")
 	}
 	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -129,10 +126,10 @@ func New(upstream string) (*Proxy, error) {
 	return p, nil
 }
 
-// URL is upstream with the host and port of the proxy.
+// URL returns upstream with the host and port of the proxy.
 func (p *Proxy) URL() string { return p.address.String() }
 
-// Close closes the listener and every connection, and waits for their ends.
+// Close closes the listener and every connection, and waits until they have ended.
 func (p *Proxy) Close() error {
 	p.cancel()
 	err := p.listener.Close()
@@ -144,7 +141,7 @@ func (p *Proxy) Close() error {
 	return err
 }
 
-// Cut resets every connection that there is, and returns how many.
+// Cut resets every open connection, and returns how many there were.
 func (p *Proxy) Cut() int {
 	conns := p.take(-1)
 	for _, c := range conns {
@@ -153,7 +150,7 @@ func (p *Proxy) Cut() int {
 	return len(conns)
 }
 
-// CutOne resets one connection, chosen at random, if there is one.
+// CutOne resets one connection, chosen at random. It returns false if there is none.
 func (p *Proxy) CutOne() bool {
 	conns := p.take(1)
 	for _, c := range conns {
@@ -180,8 +177,8 @@ func (p *Proxy) take(n int) []*conn {
 	return conns
 }
 
-// Stall keeps every connection open, and new ones too, but passes nothing on
-// in either direction until Resume.
+// Stall keeps every connection open, and new ones too, but passes nothing on in either direction
+// until Resume.
 func (p *Proxy) Stall() {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
@@ -190,7 +187,7 @@ func (p *Proxy) Stall() {
 	}
 }
 
-// Refuse resets every connection, and new ones at once, until Resume.
+// Refuse resets every connection, and each new one at once, until Resume.
 func (p *Proxy) Refuse() {
 	p.mutex.Lock()
 	p.refusing = true
@@ -198,7 +195,7 @@ func (p *Proxy) Refuse() {
 	p.Cut()
 }
 
-// Resume ends Stall, Refuse and what StallHere began. What waited goes on.
+// Resume ends Stall, Refuse and StallHere. What waited goes on.
 func (p *Proxy) Resume() {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
@@ -215,12 +212,11 @@ func (p *Proxy) Resume() {
 	}
 }
 
-// Delay has whatever is read from a client wait for d before it is passed on;
-// 0 ends that.
+// Delay makes everything that a client sends wait for d before the proxy passes it on. 0 ends that.
 func (p *Proxy) Delay(d time.Duration) { p.delay.Store(int64(d)) }
 
-// OnMessage adds a rule. Every rule is asked about every message of every
-// connection, and the first answer other than Pass counts.
+// OnMessage adds a rule. The proxy asks every rule about every message of every connection, and the
+// first answer other than Pass counts.
 func (p *Proxy) OnMessage(rule Rule) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
@@ -236,7 +232,7 @@ func (p *Proxy) Forget() {
 	p.rules.Store(new([]Rule))
 }
 
-// Connections is how many there are.
+// Connections returns how many connections are open.
 func (p *Proxy) Connections() int {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
@@ -285,11 +281,11 @@ func (p *Proxy) accept() {
 	}
 }
 
-// closing is how a side of a connection is closed.
+// closing says how to close a side of a connection.
 type closing bool
 
 const (
-	// gently sends what was written first.
+	// gently sends first what was written.
 	gently closing = false
 	// reset sends RST.
 	reset closing = true
@@ -302,8 +298,8 @@ func (how closing) close(side net.Conn) {
 	_ = side.Close()
 }
 
-// conn is one connection: two sides, and what is known of the messages that
-// passed between them.
+// conn is one connection: two sides, and what the proxy knows of the messages that passed between
+// them.
 type conn struct {
 	proxy   *Proxy
 	id      int64
@@ -319,12 +315,12 @@ type conn struct {
 	last     string // SQL of the last message of the client
 	waiting  []asked
 	answered string // SQL of the last message answered
-	asked    int    // how many ReadyForQuery the server owes in all
-	ready    int    // and how many it has sent
+	asked    int    // number of ReadyForQuery that the server owes in all
+	ready    int    // number that it has sent
 	dropping int    // 0, or the number of the ReadyForQuery that ends a DropAnswer
 }
 
-// asked is a message of the client that awaits an answer.
+// asked is a message of the client that waits for an answer.
 type asked struct {
 	kind byte
 	sql  string
@@ -374,7 +370,7 @@ func (c *conn) run() {
 	(&pump{conn: c, from: c.client, to: server, client: true, starting: true}).run()
 }
 
-// wait waits while the connection is stalled. It is false of one that ended.
+// wait waits while the connection is stalled. It returns false if the connection ended.
 func (c *conn) wait() bool {
 	for {
 		c.proxy.mutex.Lock()
@@ -408,15 +404,15 @@ func (c *conn) stall() {
 	}
 }
 
-// pump passes on what one side sends.
+// pump passes on the data of one side.
 type pump struct {
 	*conn
 	from, to net.Conn
 	client   bool // from is the client
-	starting bool // the message that begins a connection has not been seen
+	starting bool // the message that begins a connection is still to come
 }
 
-// firstRead is room for many small messages; longer ones get more.
+// firstRead is the first size of the buffer, in bytes. It grows for longer messages.
 const firstRead = 64 << 10
 
 func (p *pump) run() {
@@ -431,7 +427,7 @@ func (p *pump) run() {
 			case <-p.done:
 			}
 		}
-		// That the other end is gone does not pass through a stall either.
+		// A stall also hides that the other end is gone.
 		if !p.wait() {
 			return
 		}
@@ -447,8 +443,8 @@ func (p *pump) run() {
 	}
 }
 
-// pass passes the whole messages in data on, together as far as the rules
-// allow, and returns their length. It is false of a connection that ended.
+// pass passes on the whole messages in data, together as far as the rules allow, and returns their
+// length. ok is false if the connection ended.
 func (p *pump) pass(data []byte) (used int, ok bool) {
 	sent := 0
 	flush := func(until int) bool {
@@ -476,7 +472,7 @@ func (p *pump) pass(data []byte) (used int, ok bool) {
 		}
 		m := Message{Conn: p.id, FromClient: p.client, Type: kind}
 		through := p.follow(&m, body)
-		// As they are by now: what waited in a stall may come after Forget.
+		// Read the rules now: a message that waited in a stall may come after Forget.
 		if rules := *p.proxy.rules.Load(); through == passing && len(rules) > 0 {
 			action := p.proxy.ask(rules, m)
 			switch action {
@@ -517,7 +513,7 @@ func (p *pump) pass(data []byte) (used int, ok bool) {
 	}
 }
 
-// declined is the type that frame gives to a request for encryption.
+// declined is the type that frame returns for a request for encryption.
 const declined = 2
 
 // Codes that stand in place of a protocol version.
@@ -527,9 +523,9 @@ const (
 	codeGSS    = 80877104
 )
 
-// frame finds the first message in data. Its size is 0 if it is not all there.
+// frame finds the first message in data. size is 0 if data holds only part of it.
 func (p *pump) frame(data []byte) (kind byte, body []byte, size int) {
-	// A length counts itself, but no type byte, which comes before it.
+	// A length counts itself, but not the type byte before it.
 	header, before := 5, 1
 	if p.starting {
 		header, before = 8, 0
@@ -556,16 +552,16 @@ func (p *pump) frame(data []byte) (kind byte, body []byte, size int) {
 	return kind, data[8:size], size
 }
 
-// Whether what the server sends is passed on.
+// passage says whether the proxy passes on what the server sends.
 type passage int
 
 const (
 	passing  passage = iota
-	withheld         // it is not
-	finished         // it is not, and this was the last of it
+	withheld         // it does not
+	finished         // it does not, and this was the last message
 )
 
-// follow keeps account of a message, and completes m.
+// follow records a message, and completes m.
 func (c *conn) follow(m *Message, body []byte) passage {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
@@ -597,28 +593,28 @@ func (c *conn) drop(m Message) passage {
 	case owesReady(m.Type):
 		c.dropping = c.asked
 	default:
-		c.dropping = c.asked + 1 // by the Sync that is to come
+		c.dropping = c.asked + 1 // the answer to the Sync that is still to come
 	}
 	return withheld
 }
 
-// question keeps account of a client's message.
+// question records a client's message.
 func (c *conn) question(m *Message, body []byte) {
 	awaited := true
 	switch m.Type {
 	case 'Q':
-		c.last, _ = text(body)
+		c.last, _ = cutString(body)
 	case 'P':
-		name, rest := text(body)
-		c.last, _ = text(rest)
+		name, rest := cutString(body)
+		c.last, _ = cutString(rest)
 		c.prepared[name] = c.last
 	case 'B':
-		portal, rest := text(body)
-		name, _ := text(rest)
+		portal, rest := cutString(body)
+		name, _ := cutString(rest)
 		c.last = c.prepared[name]
 		c.portals[portal] = c.last
 	case 'E':
-		portal, _ := text(body)
+		portal, _ := cutString(body)
 		c.last = c.portals[portal]
 	case 'D', 'C':
 		if len(body) > 0 {
@@ -626,7 +622,7 @@ func (c *conn) question(m *Message, body []byte) {
 			if body[0] == 'S' {
 				names = c.prepared
 			}
-			name, _ := text(body[1:])
+			name, _ := cutString(body[1:])
 			c.last = names[name]
 			if m.Type == 'C' {
 				delete(names, name)
@@ -646,19 +642,19 @@ func (c *conn) question(m *Message, body []byte) {
 	}
 }
 
-// owesReady is true of the client's messages that ReadyForQuery answers.
+// owesReady reports whether the server answers such a message with ReadyForQuery.
 func owesReady(kind byte) bool {
 	return kind == 'S' || kind == 'Q' || kind == 'F' || kind == Startup
 }
 
-// answer keeps account of a server's message.
+// answer records a server's message.
 func (c *conn) answer(m *Message, body []byte) {
 	if m.Type == 'C' {
-		m.Tag, _ = text(body)
+		m.Tag, _ = cutString(body)
 	}
 	if m.Type == 'Z' {
 		c.ready++
-		// After an error the server skips all up to the Sync.
+		// After an error the server skips everything up to the Sync.
 		for len(c.waiting) > 0 {
 			first := c.waiting[0]
 			c.waiting = c.waiting[1:]
@@ -676,7 +672,7 @@ func (c *conn) answer(m *Message, body []byte) {
 	}
 	first := c.waiting[0]
 	m.SQL = first.sql
-	var last bool // no more of the answer comes
+	var last bool // the answer ends with this message
 	switch first.kind {
 	case 'P':
 		last = m.Type == '1'
@@ -695,8 +691,8 @@ func (c *conn) answer(m *Message, body []byte) {
 	}
 }
 
-// text splits a string off, which a zero byte ends.
-func text(body []byte) (string, []byte) {
+// cutString splits off a string that ends with a zero byte.
+func cutString(body []byte) (string, []byte) {
 	for i, b := range body {
 		if b == 0 {
 			return string(body[:i]), body[i+1:]

@@ -31,12 +31,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(databases.Main(m)) }
 
 const (
 	insert = "insert into kept values ($1)"
-	// short is enough for what does not happen, limit for what does.
+	// short is how long tests wait for what must not happen, limit for what must.
 	short = 50 * time.Millisecond
 	limit = 10 * time.Second
 )
 
-// fixture is a proxy, a pool behind it, and another past it.
+// fixture is a proxy, a pool that uses it, and one that goes past it.
 type fixture struct {
 	*pgproxy.Proxy
 	t              *testing.T
@@ -71,8 +71,8 @@ func (f *fixture) kept() (n int) {
 	return n
 }
 
-// once adds a rule that takes the action at the first client message of the
-// type whose statement is sql.
+// once adds a rule that takes the action at the first client message of the given type whose
+// statement is sql.
 func (f *fixture) once(action pgproxy.Action, kind byte, sql string) {
 	taken := false
 	f.OnMessage(func(m pgproxy.Message) pgproxy.Action {
@@ -148,9 +148,10 @@ func TestNotificationsAndCancelling(t *testing.T) {
 	require.Equal(t, "57014", code(t, <-done))
 }
 
-// running is how many sessions run the statement.
+// running returns how many sessions run the statement.
 func (f *fixture) running(sql string) (n int) {
-	_ = f.directly.QueryRow(f.t.Context(), "select count(*) from pg_stat_activity where state = 'active' and query = $1", sql).Scan(&n)
+	const query = "select count(*) from pg_stat_activity where state = 'active' and query = $1"
+	_ = f.directly.QueryRow(f.t.Context(), query, sql).Scan(&n)
 	return n
 }
 
@@ -182,7 +183,7 @@ func TestCut(t *testing.T) {
 	require.Equal(t, 3, alive())
 	require.True(t, f.CutOne())
 	require.Equal(t, 2, alive())
-	// One more for a moment: pgx asks to cancel what ran on a connection that broke.
+	// There may be one more for a moment: pgx cancels what ran on a connection that broke.
 	require.GreaterOrEqual(t, f.Cut(), 2)
 	require.Zero(t, alive())
 	for _, conn := range conns {
@@ -254,7 +255,8 @@ func TestServerGone(t *testing.T) {
 
 func TestURL(t *testing.T) {
 	t.Parallel()
-	proxy, err := pgproxy.New("postgres://someone:secret@/base?host=/run/postgresql&port=6000&application_name=a&sslmode=prefer")
+	const upstream = "postgres://someone:secret@/base?host=/run/postgresql&port=6000&application_name=a&sslmode=prefer"
+	proxy, err := pgproxy.New(upstream)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, proxy.Close()) }()
 	config, err := pgconn.ParseConfig(proxy.URL())
@@ -266,8 +268,8 @@ func TestURL(t *testing.T) {
 	require.Nil(t, config.TLSConfig)
 }
 
-// TestActions takes every action at each message of a statement that was
-// prepared, and of one that was not.
+// TestActions takes every action at each message of a prepared statement, and of one that was not
+// prepared.
 func TestActions(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -331,7 +333,8 @@ func TestCutAfterSync(t *testing.T) {
 	require.Error(t, f.insert(limit))
 	require.Eventually(t, func() bool { return f.running(insert) == 1 }, limit, time.Millisecond, "it waits")
 	require.NoError(t, lock.Commit(t.Context()))
-	require.Eventually(t, func() bool { return f.kept() == 2 }, limit, time.Millisecond, "it is done although nobody hears of it")
+	require.Eventually(t, func() bool { return f.kept() == 2 }, limit, time.Millisecond,
+		"it is executed although no one hears of it")
 }
 
 func TestStallHereAndResume(t *testing.T) {
@@ -360,7 +363,7 @@ func TestStallHereAndResume(t *testing.T) {
 	require.NoError(t, <-done)
 }
 
-// TestAnswers has the messages of a server dropped by their statement.
+// TestAnswers drops a server's messages by the statement that they answer.
 func TestAnswers(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -404,8 +407,8 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestStatements checks what rules are told of a pipeline that has an error in
-// it, and that a first answer does not keep others from being asked.
+// TestStatements checks what rules see of a pipeline with an error in it. It also checks that one
+// rule's answer does not keep the others from being asked.
 func TestStatements(t *testing.T) {
 	t.Parallel()
 	f := start(t)
@@ -451,7 +454,12 @@ func TestStatements(t *testing.T) {
 		require.NoError(t, pipe.Sync())
 		require.Error(t, pipe.Close())
 	}))
-	require.Equal(t, []string{">Q select 2; select 3", "<C select 2; select 3 SELECT 1", "<C select 2; select 3 SELECT 1", "<Z select 2; select 3"},
+	require.Equal(t, []string{
+		">Q select 2; select 3",
+		"<C select 2; select 3 SELECT 1",
+		"<C select 2; select 3 SELECT 1",
+		"<Z select 2; select 3",
+	},
 		of(func() {
 			_, err := conn.PgConn().Exec(t.Context(), "select 2; select 3").ReadAll()
 			require.NoError(t, err)
@@ -464,7 +472,7 @@ func TestStatements(t *testing.T) {
 	}))
 }
 
-// TestSpeed says what the proxy costs, and is well above what tests need.
+// TestSpeed logs what the proxy costs. Its rate is well above what tests need.
 func TestSpeed(t *testing.T) {
 	t.Parallel()
 	f := start(t)

@@ -1,6 +1,6 @@
-// Package postgrestest gives tests a real PostgreSQL: one private server for a
-// test binary, started when a test first asks for it, and for each test a
-// database of its own, copied from a migrated template.
+// Package postgrestest gives tests a real PostgreSQL. A test binary has one private server, started
+// when a test first asks for it. Each test has a database of its own, copied from a migrated
+// template.
 //
 //	var databases = postgrestest.Databases{Migrate: migrate}
 //
@@ -12,11 +12,10 @@
 //		…
 //	}
 //
-// A test fails, and is never skipped, when PostgreSQL cannot be had.
-// POSTGRES_BIN chooses the server's binaries. SPINE_TEST_DATABASE_URL, the
-// URL of a role that is no superuser and may create databases, has the
-// databases made on that server instead of a private one, where those of
-// failed tests can be looked into. DATABASE_URL is never read.
+// A test fails, and is never skipped, when PostgreSQL cannot be had. POSTGRES_BIN chooses the
+// server's binaries. SPINE_TEST_DATABASE_URL is the URL of a role on a running server; the role may
+// create databases and is no superuser. The databases are then made there, where one can look into
+// those of failed tests. DATABASE_URL is never read.
 package postgrestest
 
 import (
@@ -44,33 +43,32 @@ const (
 	externalVariable = "SPINE_TEST_DATABASE_URL"
 	binariesVariable = "POSTGRES_BIN"
 
-	// namePrefix begins the name of every database made here; the time of its
-	// test binary's start, in seconds since 1970, follows.
+	// namePrefix begins the name of every database of this package. The start time of the test
+	// binary follows, in seconds since 1970.
 	namePrefix = "spine_test_"
-	// leftoverAge is how long databases are kept on a server that is not ours.
+	// leftoverAge is how long databases stay on a server that is not ours.
 	leftoverAge = 24 * time.Hour
 
 	cleanupLimit = 30 * time.Second
 )
 
-// SQLSTATEs that mean that another test binary is cleaning up as well.
+// SQLSTATEs that mean that another test binary removes the same database.
 const (
 	invalidCatalogName = "3D000"
 	objectInUse        = "55006"
 )
 
-// Databases makes databases for the tests of one binary. Tests may use it in
-// parallel. Two values have two templates, and two servers.
+// Databases makes databases for the tests of one binary. Tests may use it in parallel. Two values
+// have two templates, and two servers.
 type Databases struct {
-	// Migrate fills the template; url is that of an empty database, owned by
-	// the role it connects as. It must leave no connection open. nil leaves
-	// the databases empty.
+	// Migrate fills the template. url is that of an empty database, owned by the role that it
+	// connects as. It must leave no connection open. nil leaves the databases empty.
 	Migrate func(ctx context.Context, url string) error
 
 	mutex    sync.Mutex // guards all below
-	main     bool       // Main is running: what is started will be stopped
+	main     bool       // Main is running, and will stop what was started
 	prepared bool
-	err      error            // why preparing failed
+	err      error            // why prepare failed
 	server   *postgres.Server // nil on a server that is not ours
 	admin    string           // URL of a role that may create databases
 	owner    *url.URL         // of the role that owns the databases
@@ -84,8 +82,8 @@ type Runner interface {
 	Run() int
 }
 
-// Main returns a Runner that runs m and stops the server afterwards, before
-// goleak looks. TestMain must use it.
+// Main returns a Runner that runs m and stops the server afterwards, before goleak looks for
+// goroutines. TestMain must use it.
 func (d *Databases) Main(m Runner) Runner { return mainRunner{d, m} }
 
 type mainRunner struct {
@@ -106,9 +104,9 @@ func (r mainRunner) Run() int {
 	return code
 }
 
-// New makes a migrated database for t and returns its URL, whose role owns the
-// database and is no superuser. No search_path is set. The database is dropped
-// when t ends; if t failed, t's log names it and says how to get at it.
+// New makes a migrated database for t and returns its URL. The URL's role owns the database and is
+// no superuser; no search_path is set. The database is dropped when t ends. If t failed, its log
+// names the database and says how to look into it.
 func (d *Databases) New(t testing.TB) string {
 	t.Helper()
 	if d.Migrate == nil {
@@ -123,8 +121,8 @@ func (d *Databases) Empty(t testing.TB) string {
 	return d.create(t, "")
 }
 
-// Pool makes a database as New does and returns a pool on it, which is closed
-// when t ends. pool.Config().ConnString() is the URL.
+// Pool makes a database as New does and returns a pool on it, which is closed when t ends. The URL
+// is pool.Config().ConnString().
 func (d *Databases) Pool(t testing.TB) *pgxpool.Pool {
 	t.Helper()
 	pool, err := pgxpool.New(t.Context(), d.New(t))
@@ -135,16 +133,16 @@ func (d *Databases) Pool(t testing.TB) *pgxpool.Pool {
 	return pool
 }
 
-// Server starts a server for t alone, for tests that restart or kill it, and
-// stops it when t ends. Its URL is that of an empty database with schema spine
-// on its search_path, owned by a role that is no superuser.
+// Server starts a server for t alone, for tests that restart or kill it, and stops it when t ends.
+// Its URL is that of an empty database with schema spine on its search_path, owned by a role that
+// is no superuser.
 func Server(t testing.TB) *postgres.Server {
 	t.Helper()
 	return ServerIn(t, "")
 }
 
-// ServerIn is Server with its data below dir, which everybody must be able to
-// enter; empty stands for any.
+// ServerIn is Server with its data below dir, which every user must be able to enter. Empty means
+// any folder.
 func ServerIn(t testing.TB, dir string) *postgres.Server {
 	t.Helper()
 	server, err := startServer(t.Context(), cmp.Or(dir, tempDir()))
@@ -161,8 +159,8 @@ func ServerIn(t testing.TB, dir string) *postgres.Server {
 	return server
 }
 
-// startServer starts a throw-away server. It is as safe as any but for a crash
-// of the machine itself, after which nobody wants its data.
+// startServer starts a throw-away server. Its data survives anything but a crash of the machine
+// itself, after which no one wants it.
 func startServer(ctx context.Context, dir string) (*postgres.Server, error) {
 	return postgres.Start(ctx, postgres.Options{
 		BinDir:  os.Getenv(binariesVariable),
@@ -172,27 +170,27 @@ func startServer(ctx context.Context, dir string) (*postgres.Server, error) {
 			"full_page_writes": "off",
 			"max_wal_size":     "256MB",
 			"shared_buffers":   "64MB",
-			// Plans and counts of a test must not depend on when it comes by.
+			// Plans and counts of a test must not depend on when autovacuum runs.
 			"autovacuum": "off",
 		},
 	})
 }
 
-// tempDir prefers memory where there is room for several servers. A database
-// has 300 files, and ext4 takes up to a millisecond to make a file when many
-// have just been deleted, as here they have: it measured 100 to 300 ms for a
-// database on disk, 25 ms in memory.
+// tempDir prefers memory where there is room for several servers. A database has 300 files, and
+// ext4 takes up to a millisecond to make a file when many have just been deleted, as in tests.
+// Measured: 100 to 300 ms for a database on disk, 25 ms in memory.
 func tempDir() string {
 	const memory, room = "/dev/shm", 4 << 30
 	var stat syscall.Statfs_t
-	if err := syscall.Statfs(memory, &stat); err != nil || stat.Bavail*uint64(stat.Bsize) < room { //nolint:gosec // a block size is positive
+	err := syscall.Statfs(memory, &stat)
+	if err != nil || stat.Bavail*uint64(stat.Bsize) < room { //nolint:gosec // a block size is positive
 		return ""
 	}
 	return memory
 }
 
-// create makes a database, as a copy of the one whose name ends in template
-// unless that is empty.
+// create makes a database. It is a copy of the one whose name ends in template, or empty if
+// template is.
 func (d *Databases) create(t testing.TB, template string) string {
 	t.Helper()
 	name, err := d.prepare(t.Context())
@@ -220,12 +218,13 @@ func (d *Databases) create(t testing.TB, template string) string {
 	return d.url(name).String()
 }
 
-// epitaph says where the database of a failed test is.
+// epitaph says where to find the database of a failed test.
 func (d *Databases) epitaph(name string) string {
 	if d.server == nil {
 		return "the test's database is kept for a day: " + d.url(name).Redacted()
 	}
-	return fmt.Sprintf("the test's database %s ends with this test binary's private server; to look into it, run the test with %s set", name, externalVariable)
+	return fmt.Sprintf("the test's database %s ends with this test binary's private server; to look into it, run the test with %s set",
+		name, externalVariable)
 }
 
 func (d *Databases) url(database string) *url.URL {
@@ -234,13 +233,13 @@ func (d *Databases) url(database string) *url.URL {
 	return &address
 }
 
-// prepare starts the server and fills the template, at its first call, and
-// returns a name for a new database.
+// prepare starts the server and fills the template, at its first call, and returns a name for a new
+// database.
 func (d *Databases) prepare(ctx context.Context) (string, error) {
 	d.mutex.Lock()
 	defer d.mutex.Unlock()
 	if !d.main {
-		return "", errors.New("TestMain must run the tests by Databases.Main of package postgrestest, which stops the server after them")
+		return "", errors.New("TestMain must run the tests with Databases.Main, which stops the server after them")
 	}
 	if !d.prepared {
 		d.prepared = true
@@ -277,13 +276,14 @@ func (d *Databases) start(ctx context.Context) error {
 		return nil
 	}
 	template := d.prefix + "template"
-	if err := execute(ctx, d.admin, "create database "+template+" owner "+pgx.Identifier{d.owner.User.Username()}.Sanitize()); err != nil {
+	role := pgx.Identifier{d.owner.User.Username()}.Sanitize()
+	if err := execute(ctx, d.admin, "create database "+template+" owner "+role); err != nil {
 		return fmt.Errorf("making the template of the tests' databases: %w", err)
 	}
 	if err := d.Migrate(ctx, d.url(template).String()); err != nil {
 		return fmt.Errorf("migrating the template of the tests' databases: %w", err)
 	}
-	// A database with connections cannot be copied; autovacuum would be one.
+	// A database with connections cannot be copied, and autovacuum would be one.
 	if err := execute(ctx, d.admin, "alter database "+template+" allow_connections false"); err != nil {
 		return fmt.Errorf("closing the template of the tests' databases: %w", err)
 	}
@@ -309,8 +309,8 @@ func (d *Databases) stop(ctx context.Context) error {
 	return nil
 }
 
-// adopt checks a server that is not ours and drops the databases that test
-// binaries left there before leftoverAge.
+// adopt checks a server that is not ours, and drops the databases that test binaries left there
+// more than leftoverAge ago.
 func adopt(ctx context.Context, admin string) error {
 	conn, err := pgx.Connect(ctx, admin)
 	if err != nil {
@@ -319,11 +319,13 @@ func adopt(ctx context.Context, admin string) error {
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 
 	var unfit bool
-	if err := conn.QueryRow(ctx, "select rolsuper or not rolcreatedb from pg_roles where rolname = current_user").Scan(&unfit); err != nil {
+	const query = "select rolsuper or not rolcreatedb from pg_roles where rolname = current_user"
+	if err := conn.QueryRow(ctx, query).Scan(&unfit); err != nil {
 		return fmt.Errorf("looking at the role: %w", err)
 	}
 	if unfit {
-		return errors.New("the role must be one that may create databases and is no superuser, as by: create role spine_test login createdb password '…'")
+		return errors.New("the role must be allowed to create databases and be no superuser, such as: " +
+			"create role spine_test login createdb password '…'")
 	}
 	rows, err := conn.Query(ctx, `
 		select datname
@@ -351,8 +353,8 @@ func adopt(ctx context.Context, admin string) error {
 	return nil
 }
 
-// execute runs one statement on a connection of its own: connections kept
-// open would be goroutines for goleak to find.
+// execute runs one statement on a connection of its own. goleak would report the goroutines of a
+// pooled connection.
 func execute(ctx context.Context, address, statement string) error {
 	conn, err := pgx.Connect(ctx, address)
 	if err != nil {

@@ -24,15 +24,14 @@ func migrate(ctx context.Context, url string) error {
 }
 
 func TestMain(m *testing.M) {
-	// What is tested here is the private server, but where a test says else.
+	// These tests use the private server, unless a test says otherwise.
 	if err := os.Unsetenv(externalVariable); err != nil {
 		panic(err)
 	}
 	goleak.VerifyTestMain(databases.Main(m))
 }
 
-// stub is a testing.TB that keeps what is said to it, and whose cleanups are
-// run by end.
+// stub is a testing.TB that records what it is told. end runs its cleanups.
 type stub struct {
 	testing.TB
 	failed   bool
@@ -52,7 +51,7 @@ func (s *stub) end() {
 	}
 }
 
-// tests is a Runner of its own, so that a test can have a Main.
+// tests is a Runner, so that a test can call Main.
 type tests func()
 
 func (f tests) Run() int {
@@ -74,7 +73,8 @@ func exists(t *testing.T, d *Databases, address string) bool {
 	t.Helper()
 	parsed, err := url.Parse(address)
 	require.NoError(t, err)
-	return query[bool](t, d.admin, "select exists (select from pg_database where datname = '"+strings.TrimPrefix(parsed.Path, "/")+"')")
+	name := strings.TrimPrefix(parsed.Path, "/")
+	return query[bool](t, d.admin, "select exists (select from pg_database where datname = '"+name+"')")
 }
 
 func TestEachTestHasItsOwn(t *testing.T) {
@@ -90,7 +90,8 @@ func TestEachTestHasItsOwn(t *testing.T) {
 	require.Equal(t, 2, query[int](t, one.Config().ConnString(), "select n from migrated"))
 	require.Equal(t, 1, query[int](t, two.Config().ConnString(), "select n from migrated"))
 	require.Equal(t, "spine f", query[string](t, databases.New(t),
-		"select format('%s %s', datdba::regrole, rolsuper) from pg_database, pg_roles where datname = current_database() and rolname = current_user"))
+		`select format('%s %s', datdba::regrole, rolsuper) from pg_database, pg_roles
+		where datname = current_database() and rolname = current_user`))
 }
 
 func TestEmpty(t *testing.T) {
@@ -143,7 +144,7 @@ func TestServerOfItsOwn(t *testing.T) {
 func TestFailuresFailEveryTest(t *testing.T) {
 	t.Parallel()
 	d := Databases{Migrate: migrate}
-	require.PanicsWithError(t, "TestMain must run the tests by Databases.Main of package postgrestest, which stops the server after them",
+	require.PanicsWithError(t, "TestMain must run the tests with Databases.Main, which stops the server after them",
 		func() { d.New(&stub{TB: t}) })
 
 	calls := 0
@@ -153,7 +154,8 @@ func TestFailuresFailEveryTest(t *testing.T) {
 	}
 	require.Zero(t, d.Main(tests(func() {
 		for range 2 {
-			require.PanicsWithError(t, "migrating the template of the tests' databases: no such migration", func() { d.New(&stub{TB: t}) })
+			require.PanicsWithError(t, "migrating the template of the tests' databases: no such migration",
+				func() { d.New(&stub{TB: t}) })
 		}
 	})).Run())
 	require.Equal(t, 1, calls)
@@ -207,7 +209,8 @@ func TestSharedServer(t *testing.T) {
 	require.Len(t, failed.said, 1)
 	require.NotContains(t, failed.said[0], "secret")
 
-	kept := query[[]string](t, s.SuperuserURL(), "select array_agg(datname::text order by datname) from pg_database where datname like 'spine_test%'")
+	kept := query[[]string](t, s.SuperuserURL(),
+		"select array_agg(datname::text order by datname) from pg_database where datname like 'spine_test%'")
 	require.Len(t, kept, 2, "no template, no database of a test that passed, none of long ago")
 	require.Contains(t, failed.said[0], kept[0])
 	require.Equal(t, "spine_test_not_ours", kept[1])
@@ -219,5 +222,5 @@ func TestSharedServerWithTooMuchPower(t *testing.T) {
 	d.Main(tests(func() {
 		require.Panics(t, func() { d.New(&stub{TB: t}) })
 	})).Run()
-	require.ErrorContains(t, d.err, "is no superuser")
+	require.ErrorContains(t, d.err, "be no superuser")
 }
