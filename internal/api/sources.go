@@ -68,9 +68,6 @@ func NewSourceHandler(reader SourceReader, operator SourceOperator, process Sour
 	return &SourceHandler{Handler: &Handler{timeout: timeout, log: log}, reader: reader, operator: operator, process: process}
 }
 
-// maxSettings is how large the settings of a source may be, in bytes.
-const maxSettings = 64 << 10
-
 // Register adds the handler's routes:
 //
 //	GET    /api/presets
@@ -214,9 +211,9 @@ func (h *SourceHandler) put(w http.ResponseWriter, r *http.Request) {
 
 // bodyOf reads a small body, or refuses it.
 func bodyOf(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSettings))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, event.MaxSettings))
 	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
-		respond.Reject(w, respond.Problem{Status: http.StatusRequestEntityTooLarge, Detail: "The body is larger than " + strconv.Itoa(maxSettings) + " bytes."})
+		respond.Reject(w, respond.Problem{Status: http.StatusRequestEntityTooLarge, Detail: "The body is larger than " + strconv.Itoa(event.MaxSettings) + " bytes."})
 		return nil, false
 	}
 	if err != nil {

@@ -103,6 +103,9 @@ type NoSourceError struct {
 
 func (e *NoSourceError) Error() string { return e.Detail }
 
+// MaxSettings bounds the text of a source's settings, in bytes.
+const MaxSettings = 64 << 10
+
 // BadSettingsError says that the settings of a source make no sense.
 type BadSettingsError struct {
 	Problems []Problem // at least one; Field is the path of a setting, such as verify[0].hash

@@ -24,7 +24,7 @@ type reader struct {
 	name     string
 	config   Config
 	id       rules
-	kind     rules // of the type
+	kind     rules // of the event's type
 	time     rules
 	texts    []string // of pointers
 	pointers []pointer
@@ -54,8 +54,7 @@ func newReader(name string, c Config) (*reader, error) {
 	return r, nil
 }
 
-// read makes events of a request; batch says that it is a list of them, whose
-// answer is a list too.
+// read makes events of a request. With batch the request is a list of events, and its answer is a list too.
 func (r *reader) read(q *event.Request) (events []event.Event, batch bool, err error) {
 	var e event.Event
 	switch r.config.Format {
@@ -73,7 +72,7 @@ func (r *reader) read(q *event.Request) (events []event.Event, batch bool, err e
 	return []event.Event{e}, false, nil
 }
 
-// What a body may be.
+// bodyKind is what a body is.
 type bodyKind int
 
 const (
@@ -82,9 +81,9 @@ const (
 	bodyOther
 )
 
-// kindOf says what a body is, and its media type in a form that can be shown.
-// Some providers send JSON as text/plain, or do not say what they send.
-func kindOf(contentType string, body []byte) (kind bodyKind, media string) {
+// bodyKindOf tells what a body is, and its media type, which is empty where it cannot be read. It looks for JSON in
+// other bodies too, since some providers send JSON as text/plain or without a content type.
+func bodyKindOf(contentType string, body []byte) (kind bodyKind, media string) {
 	media, _, err := mime.ParseMediaType(contentType)
 	if err != nil {
 		media = ""
@@ -95,19 +94,20 @@ func kindOf(contentType string, body []byte) (kind bodyKind, media string) {
 	case media == "application/x-www-form-urlencoded":
 		return bodyForm, media
 	}
-	if start := bytes.TrimLeft(body, " \t\r\n"); len(start) > 0 && (start[0] == '{' || start[0] == '[') && jsontext.Value(body).IsValid(lenient...) {
+	start := bytes.TrimLeft(body, " \t\r\n")
+	if len(start) > 0 && (start[0] == '{' || start[0] == '[') && jsontext.Value(body).IsValid(lenientJSON...) {
 		return bodyJSON, media
 	}
 	return bodyOther, media
 }
 
-// lenient is JSON as it is taken: Postgres may not be able to hold it.
-var lenient = []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
+// lenientJSON is the JSON that Spine takes. PostgreSQL cannot store all of it as json: see event.Event.Unqueryable.
+var lenientJSON = []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
 
 // readBody makes an event of a request as its provider sends it.
 func (r *reader) readBody(q *event.Request) (event.Event, error) {
 	e := event.Event{Source: r.name}
-	kind, media := kindOf(q.Header.Get("Content-Type"), q.Body)
+	kind, media := bodyKindOf(q.Header.Get("Content-Type"), q.Body)
 	var fields url.Values
 	switch kind {
 	case bodyJSON:
@@ -124,9 +124,10 @@ func (r *reader) readBody(q *event.Request) (event.Event, error) {
 	return e, r.identify(&e, q, fields)
 }
 
-// checkJSON says what is wrong with a body that should be JSON.
+// checkJSON says what is wrong with a body that should be JSON. The error is an *event.SyntaxError or an
+// *event.InvalidError.
 func checkJSON(body []byte) error {
-	dec := jsontext.NewDecoder(bytes.NewBuffer(body), lenient...)
+	dec := jsontext.NewDecoder(bytes.NewBuffer(body), lenientJSON...)
 	value, err := dec.ReadValue()
 	if err == nil {
 		err = expectEnd(dec)
@@ -140,22 +141,22 @@ func checkJSON(body []byte) error {
 	return nil
 }
 
-// fingerprint is that of a payload, without what changes from one attempt of the
-// provider to the next.
+// fingerprint is the hash of a payload without the volatile values, which change from one attempt of the provider to
+// the next.
 func (r *reader) fingerprint(payload []byte) (hash [event.HashSize]byte, unqueryable string) {
 	hash, unqueryable = fingerprint(payload)
 	if unqueryable == "" && len(r.volatile) > 0 {
-		hash, _ = fingerprint(without(payload, r.volatile))
+		hash, _ = fingerprint(dropPointers(payload, r.volatile))
 	}
 	return hash, unqueryable
 }
 
-// setBytes has an event hold a body as bytes alone.
-func setBytes(e *event.Event, body []byte, why string) {
-	e.Payload, e.Raw, e.Hash, e.Unqueryable = body, nil, sha256.Sum256(body), why
+// setBytes makes a body the payload of an event, as bytes alone. The reason says why it cannot be queried.
+func setBytes(e *event.Event, body []byte, reason string) {
+	e.Payload, e.Raw, e.Hash, e.Unqueryable = body, nil, sha256.Sum256(body), reason
 }
 
-// notJSON says why a payload is kept as bytes.
+// notJSON says why a body is kept as bytes.
 func notJSON(media string) string {
 	if media == "" || len(media) > 100 {
 		return "the body is not JSON"
@@ -163,9 +164,8 @@ func notJSON(media string) string {
 	return "the body is not JSON but " + media
 }
 
-// readForm reads a form into an object of its fields, where a field that came
-// more than once is a list. GitHub and Slack send JSON as the single field
-// payload: then that is the payload. The exact bytes are kept beside it.
+// readForm reads a form into an object of its fields. A field that came more than once becomes a list. GitHub and Slack
+// send JSON as the single field payload, which then is the event's payload. The exact bytes are kept beside it.
 func (r *reader) readForm(e *event.Event, body []byte) url.Values {
 	fields, err := url.ParseQuery(string(body))
 	if err != nil {
@@ -204,21 +204,22 @@ func (r *reader) readForm(e *event.Event, body []byte) url.Values {
 	return fields
 }
 
-// identify finds id, type and time of an event whose payload is read.
+// identify finds the id, type and time of an event that has its payload. The fields are those of a form. The error is
+// an *event.InvalidError.
 func (r *reader) identify(e *event.Event, q *event.Request, fields url.Values) error {
-	var at []found
+	var values []pointerValue
 	text := e.Payload
 	if e.Unqueryable != "" && fields != nil {
 		text = nil // the bytes of a form
 	}
 	if len(r.pointers) > 0 && len(text) > 0 {
-		at = extract(text, r.pointers)
+		values = extractValues(text, r.pointers)
 	}
-	body := func(name string) found {
-		if i := slices.Index(r.texts, name); i >= 0 && i < len(at) {
-			return at[i]
+	bodyValue := func(name string) pointerValue {
+		if i := slices.Index(r.texts, name); i >= 0 && i < len(values) {
+			return values[i]
 		}
-		return found{}
+		return pointerValue{}
 	}
 	var query url.Values
 	lookup := func(kind, name string) (string, bool) {
@@ -227,8 +228,8 @@ func (r *reader) identify(e *event.Event, q *event.Request, fields url.Values) e
 			value := q.Header.Get(name)
 			return value, value != ""
 		case ruleBody:
-			f := body(name)
-			return f.text, f.ok
+			v := bodyValue(name)
+			return v.text, v.ok
 		case ruleForm:
 			return fields.Get(name), fields.Has(name)
 		case ruleQuery:
@@ -243,15 +244,15 @@ func (r *reader) identify(e *event.Event, q *event.Request, fields url.Values) e
 		return "", false
 	}
 
-	// An id must not be a guess: neither which of two counts, nor another rule where
-	// the first one's id is there and makes no sense.
+	// An id must not be a guess. So an id that is there and makes no sense is an error, where another rule would fit
+	// too. A repeated name is an error, since either value may be meant.
 	for _, t := range r.id {
 		complete := true
 		for _, part := range t {
 			if part.kind == ruleBody {
-				if f := body(part.name); f.invalid {
+				if v := bodyValue(part.name); v.invalid {
 					return invalidID(part.name, "must be valid Unicode, found invalid UTF-8 or a lone surrogate")
-				} else if f.repeated {
+				} else if v.repeated {
 					return invalidID(part.name, "must be given only once")
 				}
 			}
@@ -283,8 +284,8 @@ func (r *reader) identify(e *event.Event, q *event.Request, fields url.Values) e
 	e.OccurredAt = q.At.UTC().Truncate(time.Microsecond)
 	for _, t := range r.time {
 		if text, ok := t.render(lookup); ok {
-			if at, ok := parseTime(text); ok {
-				e.OccurredAt = at
+			if occurred, ok := parseTime(text); ok {
+				e.OccurredAt = occurred
 				break
 			}
 		}
@@ -296,7 +297,7 @@ func invalidID(pointer, detail string) error {
 	return &event.InvalidError{Problems: []event.Problem{{Field: pointer, Detail: detail}}}
 }
 
-// checkID says what is wrong with an id that a rule has made.
+// checkID says what is wrong with an id that a rule made.
 func checkID(id string) (problem string) {
 	switch n := utf8.RuneCountInString(id); {
 	case !utf8.ValidString(id):
@@ -309,8 +310,8 @@ func checkID(id string) (problem string) {
 	return ""
 }
 
-// cleanType makes a type of what a provider says, which is no reason to refuse
-// an event.
+// cleanType makes a type of any text of a provider: valid, cut to its limit. A bad type is no reason to reject an
+// event.
 func cleanType(text string) string {
 	text = strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
 	if utf8.RuneCountInString(text) > maxTypeLength {

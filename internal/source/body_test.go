@@ -101,7 +101,7 @@ func TestRules(t *testing.T) {
 	requireInvalid(t, r, sent(`{"data":{"id":"a\u0000"}}`), "event_id")
 	requireInvalid(t, r, sent(`{"data":{"id":"`+strings.Repeat("a", 256)+`"}}`), "event_id")
 	requireInvalid(t, r, sent(`{}`, "X-Id", "a\xff"), "event_id")
-	require.Equal(t, strings.Repeat("é", 100), readOne(t, r, sent(`{}`, "X-Type", strings.Repeat("é", 300))).Type, "a type is no reason to refuse an event")
+	require.Equal(t, strings.Repeat("é", 100), readOne(t, r, sent(`{}`, "X-Type", strings.Repeat("é", 300))).Type, "a type is no reason to reject an event")
 }
 
 func hexOf(b []byte) string {
@@ -323,7 +323,7 @@ func FuzzPath(f *testing.F) {
 		if err != nil {
 			return
 		}
-		found := extract([]byte(text), []pointer{p})[0]
+		found := extractValues([]byte(text), []pointer{p})[0]
 		if checkJSON([]byte(text)) != nil || found.repeated {
 			return
 		}
@@ -387,18 +387,18 @@ func FuzzVolatile(f *testing.F) {
 		if err != nil || checkJSON([]byte(text)) != nil || hasDuplicates([]byte(text)) {
 			return
 		}
-		if plain := without([]byte(text), nil); !bytes.Equal(plain, []byte(text)) {
+		if plain := dropPointers([]byte(text), nil); !bytes.Equal(plain, []byte(text)) {
 			a, _ := fingerprint(plain)
 			b, _ := fingerprint([]byte(text))
 			if a != b {
 				t.Fatalf("%q became %q", text, plain)
 			}
 		}
-		left := without([]byte(text), []pointer{p})
+		left := dropPointers([]byte(text), []pointer{p})
 		if checkJSON(left) != nil {
 			t.Fatalf("%q without %q is %q", text, at, left)
 		}
-		if f := extract(left, []pointer{p})[0]; f.ok && !strings.Contains(at, "*") && !strings.ContainsAny(at, "0123456789") {
+		if f := extractValues(left, []pointer{p})[0]; f.ok && !strings.Contains(at, "*") && !strings.ContainsAny(at, "0123456789") {
 			t.Fatalf("%q without %q is %q", text, at, left)
 		}
 	})

@@ -16,19 +16,17 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// maxBatch is how many events one request may hold: they are stored in one
-// transaction.
+// maxBatch bounds the events of one request, which are stored in one transaction.
 const maxBatch = 500
 
-// attributes are the context attributes of a CloudEvent that are read
-// (CloudEvents 1.0). The others stay in the headers, or in the payload.
+// attributes are the context attributes of a CloudEvent that Spine reads (CloudEvents 1.0). The others stay in the
+// headers, or in the payload.
 var attributes = []string{"id", "source", "specversion", "type", "time"}
 
 var attributePointers = []pointer{{"id"}, {"source"}, {"specversion"}, {"type"}, {"time"}}
 
-// readCloudEvents reads a request of the HTTP binding of CloudEvents 1.0, in any
-// of its modes. In structured and batch mode the payload of an event is all of
-// its object, in binary mode the body.
+// readCloudEvents reads a request of the HTTP binding of CloudEvents 1.0, in any of its modes. In structured and batch
+// mode the payload of an event is its whole object. In binary mode it is the body.
 func (r *reader) readCloudEvents(q *event.Request) (events []event.Event, batch bool, err error) {
 	media := strings.ToLower(strings.TrimSpace(q.Header.Get("Content-Type")))
 	switch {
@@ -36,7 +34,7 @@ func (r *reader) readCloudEvents(q *event.Request) (events []event.Event, batch 
 		events, err = r.readBatch(q)
 		return events, true, err
 	case strings.HasPrefix(media, "application/cloudevents"):
-		if err := jsonFormat(media); err != nil {
+		if err := checkFormat(media); err != nil {
 			return nil, false, err
 		}
 		if err := checkJSON(q.Body); err != nil {
@@ -55,26 +53,32 @@ func (r *reader) readCloudEvents(q *event.Request) (events []event.Event, batch 
 	return []event.Event{e}, false, nil
 }
 
-// jsonFormat refuses event formats other than JSON.
-func jsonFormat(media string) error {
+// checkFormat rejects event formats other than JSON.
+func checkFormat(media string) error {
 	name, _, err := mime.ParseMediaType(media)
-	if err != nil || name != "application/cloudevents" && !strings.HasSuffix(name, "+json") && name != "application/cloudevents-batch" {
-		return &event.InvalidError{Problems: []event.Problem{{Field: "Content-Type", Detail: "must name the event format json, as in application/cloudevents+json"}}}
+	if err != nil || name != "application/cloudevents" && !strings.HasSuffix(name, "+json") &&
+		name != "application/cloudevents-batch" {
+		return &event.InvalidError{Problems: []event.Problem{{
+			Field: "Content-Type", Detail: "must name the event format json, as in application/cloudevents+json",
+		}}}
 	}
 	return nil
 }
 
+// readBatch reads a list of events. The error lists at most 50 problems.
 func (r *reader) readBatch(q *event.Request) ([]event.Event, error) {
-	if err := jsonFormat(q.Header.Get("Content-Type")); err != nil {
+	if err := checkFormat(q.Header.Get("Content-Type")); err != nil {
 		return nil, err
 	}
 	if err := checkJSON(q.Body); err != nil {
 		return nil, err
 	}
-	dec := jsontext.NewDecoder(bytes.NewBuffer(q.Body), lenient...)
+	dec := jsontext.NewDecoder(bytes.NewBuffer(q.Body), lenientJSON...)
 	if kind := dec.PeekKind(); kind != jsontext.KindBeginArray {
 		value, _ := dec.ReadValue()
-		return nil, &event.InvalidError{Problems: []event.Problem{{Detail: "must be an array of events, found " + describe(value)}}}
+		return nil, &event.InvalidError{Problems: []event.Problem{{
+			Detail: "must be an array of events, found " + describeKind(value),
+		}}}
 	}
 	_, _ = dec.ReadToken() // the text is valid
 	events := []event.Event{}
@@ -85,11 +89,14 @@ func (r *reader) readBatch(q *event.Request) ([]event.Event, error) {
 			return nil, readError(q.Body, err)
 		}
 		if n == maxBatch {
-			return nil, &event.InvalidError{Problems: []event.Problem{{Detail: fmt.Sprintf("must have at most %d events", maxBatch)}}}
+			return nil, &event.InvalidError{Problems: []event.Problem{{
+				Detail: fmt.Sprintf("must have at most %d events", maxBatch),
+			}}}
 		}
 		e, wrong := r.readStructured(q, bytes.Clone(value))
 		for _, p := range wrong {
-			problems = append(problems, event.Problem{Field: strings.TrimSuffix(fmt.Sprintf("[%d].%s", n, p.Field), "."), Detail: p.Detail})
+			field := strings.TrimSuffix(fmt.Sprintf("[%d].%s", n, p.Field), ".")
+			problems = append(problems, event.Problem{Field: field, Detail: p.Detail})
 		}
 		events = append(events, e)
 	}
@@ -102,23 +109,25 @@ func (r *reader) readBatch(q *event.Request) ([]event.Event, error) {
 // readStructured reads an event in the JSON format.
 func (r *reader) readStructured(q *event.Request, object jsontext.Value) (event.Event, []event.Problem) {
 	if object.Kind() != jsontext.KindBeginObject {
-		return event.Event{}, []event.Problem{{Detail: "must be an object, found " + describe(object)}}
+		return event.Event{}, []event.Problem{{Detail: "must be an object, found " + describeKind(object)}}
 	}
 	values := map[string]string{}
 	var problems []event.Problem
-	for i, f := range extract(object, attributePointers) {
+	for i, v := range extractValues(object, attributePointers) {
 		switch name := attributes[i]; {
-		case f.repeated:
+		case v.repeated:
 			problems = append(problems, event.Problem{Field: name, Detail: "must be given only once"})
-		case f.invalid:
-			problems = append(problems, event.Problem{Field: name, Detail: "must be valid Unicode, found invalid UTF-8 or a lone surrogate"})
-		case f.ok:
-			values[name] = f.text
+		case v.invalid:
+			problems = append(problems, event.Problem{
+				Field: name, Detail: "must be valid Unicode, found invalid UTF-8 or a lone surrogate",
+			})
+		case v.ok:
+			values[name] = v.text
 		}
 	}
 	e := event.Event{Source: r.name, Payload: object}
 	e.Hash, e.Unqueryable = r.fingerprint(object)
-	return e, append(problems, r.attribute(&e, q, values, problems)...)
+	return e, append(problems, r.setAttributes(&e, q, values, problems)...)
 }
 
 // readBinary reads an event whose attributes are headers.
@@ -142,13 +151,16 @@ func (r *reader) readBinary(q *event.Request) (event.Event, error) {
 		values[name] = value
 	}
 	if len(q.Header.Values("Ce-Id"))+len(q.Header.Values("Ce-Specversion")) == 0 {
-		return event.Event{}, &event.InvalidError{Problems: []event.Problem{{Detail: "is no CloudEvent: it has neither the content type application/cloudevents+json nor headers such as ce-id"}}}
+		return event.Event{}, &event.InvalidError{Problems: []event.Problem{{
+			Detail: "is no CloudEvent: it has neither the content type application/cloudevents+json " +
+				"nor headers such as ce-id",
+		}}}
 	}
 	e := event.Event{Source: r.name}
-	kind, media := kindOf(q.Header.Get("Content-Type"), q.Body)
+	kind, media := bodyKindOf(q.Header.Get("Content-Type"), q.Body)
 	switch {
 	case len(q.Body) == 0:
-		// An event without data: JSON's null, which psql can query.
+		// An event without data gets JSON's null, which psql can query.
 		e.Payload, e.Raw = []byte("null"), []byte{}
 		e.Hash, _ = fingerprint(e.Payload)
 	case kind == bodyJSON:
@@ -162,14 +174,14 @@ func (r *reader) readBinary(q *event.Request) (event.Event, error) {
 	default:
 		setBytes(&e, q.Body, notJSON(media))
 	}
-	if problems = append(problems, r.attribute(&e, q, values, problems)...); problems != nil {
+	if problems = append(problems, r.setAttributes(&e, q, values, problems)...); problems != nil {
 		return event.Event{}, &event.InvalidError{Problems: problems}
 	}
 	return e, nil
 }
 
-// decodeAttribute reads a header's value: quotes are taken away, and one round of
-// percent-encoding (CloudEvents HTTP binding, 3.1.3.2).
+// decodeAttribute reads the value of a header. It removes quotes and one round of percent-encoding (CloudEvents HTTP
+// binding, section 3.1.3.2).
 func decodeAttribute(value string) (decoded, problem string) {
 	if len(value) >= 2 && value[0] == '"' && value[len(value)-1] == '"' {
 		var b strings.Builder
@@ -192,9 +204,11 @@ func decodeAttribute(value string) (decoded, problem string) {
 	return value, ""
 }
 
-// attribute sets what an event's attributes say, and lists what is wrong with
-// those that are not among the problems already.
-func (r *reader) attribute(e *event.Event, q *event.Request, values map[string]string, known []event.Problem) (problems []event.Problem) {
+// setAttributes sets the id, type and time of an event by its attributes. It lists what is wrong with them, without the
+// problems that are known already.
+func (r *reader) setAttributes(
+	e *event.Event, q *event.Request, values map[string]string, known []event.Problem,
+) (problems []event.Problem) {
 	for _, name := range []string{"id", "source", "specversion", "type"} {
 		bad := false
 		for _, p := range known {
@@ -214,15 +228,15 @@ func (r *reader) attribute(e *event.Event, q *event.Request, values map[string]s
 	e.IDUnsigned = r.config.IDSigned != nil && !*r.config.IDSigned
 	e.Type = cleanType(values["type"])
 	e.OccurredAt = q.At.UTC().Truncate(time.Microsecond)
-	if at, ok := parseTime(values["time"]); ok && strings.Contains(values["time"], "-") {
-		e.OccurredAt = at
+	// A number is not a time here: CloudEvents have RFC 3339 alone.
+	if occurred, ok := parseTime(values["time"]); ok && strings.Contains(values["time"], "-") {
+		e.OccurredAt = occurred
 	}
 	return nil
 }
 
-// cloudEventID is the identity of a CloudEvent, which is its source and id
-// together: both, with a space between, which no source has (it is a URI
-// reference). A long source is replaced by its hash.
+// cloudEventID is the identity of a CloudEvent: its source and its id with a space between. No source has a space,
+// since it is a URI reference. A source that is too long is replaced by its hash.
 func cloudEventID(source, id string) string {
 	source = strings.ReplaceAll(source, " ", "%20")
 	if utf8.RuneCountInString(source)+1+utf8.RuneCountInString(id) > maxIDLength {

@@ -59,12 +59,12 @@ func TestDurations(t *testing.T) {
 	for text, want := range map[string]time.Duration{
 		`5`: 5 * time.Second, `0.5`: time.Second / 2, `"5m"`: 5 * time.Minute, `"1h30m"`: 90 * time.Minute, `"7d"`: 7 * day, `"250ms"`: time.Second / 4,
 	} {
-		d, ok := parseDuration([]byte(text))
+		d, ok := readDuration([]byte(text))
 		require.True(t, ok, text)
 		require.Equal(t, want, d, text)
 	}
 	for _, text := range []string{`"5"`, `"d"`, `"5w"`, `""`, `null`, `true`, `1e300`, `"1e300d"`, `"NaNd"`, `"Infd"`, `{}`, `"-"`} {
-		_, ok := parseDuration([]byte(text))
+		_, ok := readDuration([]byte(text))
 		require.False(t, ok, text)
 	}
 	for d, want := range map[time.Duration]string{
@@ -75,7 +75,7 @@ func TestDurations(t *testing.T) {
 	}
 }
 
-func TestConfigRefuses(t *testing.T) {
+func TestBadSettingsAreNotParsed(t *testing.T) {
 	for name, c := range map[string]struct {
 		settings string
 		want     []string
@@ -85,7 +85,7 @@ func TestConfigRefuses(t *testing.T) {
 		"a repeated name":  {`{"preset":"none","preset":"none"}`, []string{"must be a JSON object without members that come twice"}},
 		"a lone surrogate": {`{"preset":"\ud800"}`, []string{"must be a JSON object without members that come twice"}},
 		"an array":         {`[]`, []string{"must be an object, found an array"}},
-		"too much":         {`{"preset":"` + strings.Repeat("x", maxSettings) + `"}`, []string{"must have at most 65536 bytes, found 65549"}},
+		"too much":         {`{"preset":"` + strings.Repeat("x", event.MaxSettings) + `"}`, []string{"must have at most 65536 bytes, found 65549"}},
 		"unknown members and wrong types, all of them": {
 			`{"Preset":"x","secrets":{},"verify":[{"scheme":1,"salt":"x"},2],"format":null,"id":[1],"id_signed":"yes","limits":[],"rejected":{"age":"soon","rows":1.5,"size":1},"url":"a\u0000"}`,
 			[]string{
@@ -228,7 +228,7 @@ func TestResolveOverlays(t *testing.T) {
 	}}, r.Verify)
 }
 
-func TestResolveRefuses(t *testing.T) {
+func TestBadSettingsAreNotResolved(t *testing.T) {
 	hmac := func(method string) string {
 		return `{"preset":"hmac","secrets":["env:S"],"verify":[{"scheme":"hmac","header":"X-Sig",` + method + `}]}`
 	}

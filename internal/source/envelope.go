@@ -20,8 +20,7 @@ const (
 	maxTypeLength = 100
 )
 
-// field names a member of the envelope that is read. Problems are listed in
-// this order.
+// field is a member of the envelope that Spine reads. Problems are listed in this order.
 type field int
 
 const (
@@ -37,23 +36,21 @@ func (f field) String() string {
 	return [fieldCount]string{"event_id", "event_type", "occurred_at", "payload"}[f]
 }
 
-// envelope is a body taken apart: JSON for sure, not yet judged as an event.
+// envelope is a body taken apart. It is JSON, and not yet judged as an event.
 type envelope struct {
 	values   [fieldCount]jsontext.Value // as sent, parts of the body; nil where missing
-	problems [fieldCount]string         // what is wrong with a field, whatever its value is
-	other    string                     // what is wrong with a member that is otherwise ignored
+	problems [fieldCount]string         // what is wrong with a field, whatever its value
+	other    string                     // what is wrong with an ignored member
 }
 
-// ReadEnvelope reads the envelope that the source named default sends: an
-// object with event_id, event_type, occurred_at and payload. Other members are
-// ignored, save that the limits on nesting and exponents hold for them too.
+// ReadEnvelope reads Spine's own envelope: an object with event_id, event_type, occurred_at and payload. It ignores
+// other members, but the limits on nesting and exponents apply to them too.
 //
-// OccurredAt is in UTC and cut to microseconds, the precision of Postgres.
-// Payload is a part of body, not a copy: body must not be changed while the
-// event is in use.
+// OccurredAt is in UTC and cut to microseconds, the precision of PostgreSQL. Payload is a part of body, which must not
+// change while the event is in use.
 //
-// The error is a *event.SyntaxError where body is not JSON, or an *event.InvalidError that
-// lists everything that is wrong with it.
+// The error is an *event.SyntaxError where body is not JSON, or an *event.InvalidError that lists everything that is
+// wrong with it.
 func ReadEnvelope(body []byte) (event.Event, error) {
 	env, err := parseEnvelope(body)
 	if err != nil {
@@ -77,7 +74,7 @@ func ReadEnvelope(body []byte) (event.Event, error) {
 				e.OccurredAt, problem = readTime(value)
 			case fieldPayload:
 				if value.Kind() != jsontext.KindBeginObject {
-					problem = "must be an object, found " + describe(value)
+					problem = "must be an object, found " + describeKind(value)
 				}
 			}
 		}
@@ -97,12 +94,10 @@ func ReadEnvelope(body []byte) (event.Event, error) {
 	return e, nil
 }
 
-// parseEnvelope takes body apart. It is lenient about what strings hold and
-// about repeated names, for within a payload or an ignored member these are no
-// error.
+// parseEnvelope takes body apart. It accepts repeated names and any bytes in strings, since in a payload or an ignored
+// member these are no error.
 func parseEnvelope(body []byte) (env envelope, err error) {
-	dec := jsontext.NewDecoder(bytes.NewBuffer(body),
-		jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	dec := jsontext.NewDecoder(bytes.NewBuffer(body), lenientJSON...)
 
 	if dec.PeekKind() != jsontext.KindBeginObject {
 		value, err := dec.ReadValue()
@@ -112,7 +107,9 @@ func parseEnvelope(body []byte) (env envelope, err error) {
 		if err != nil {
 			return env, readError(body, err)
 		}
-		return env, &event.InvalidError{Problems: []event.Problem{{Field: "", Detail: "must be an object, found " + describe(value)}}}
+		return env, &event.InvalidError{Problems: []event.Problem{{
+			Detail: "must be an object, found " + describeKind(value),
+		}}}
 	}
 
 	if _, err := dec.ReadToken(); err != nil {
@@ -123,7 +120,7 @@ func parseEnvelope(body []byte) (env envelope, err error) {
 		if err != nil {
 			return env, readError(body, err)
 		}
-		f, known := lookup(name)
+		f, known := lookupField(name)
 		value, err := dec.ReadValue()
 		if err != nil {
 			return env, readError(body, err)
@@ -149,12 +146,11 @@ func parseEnvelope(body []byte) (env envelope, err error) {
 	return env, nil
 }
 
-// lookup finds the field that a quoted name stands for. Names are compared
-// after unescaping and case matters.
-func lookup(quoted jsontext.Value) (field, bool) {
+// lookupField finds the field of a quoted name. It compares names after unescaping, and case matters.
+func lookupField(quoted jsontext.Value) (field, bool) {
 	name := []byte(quoted[1 : len(quoted)-1])
 	if bytes.IndexByte(name, '\\') >= 0 {
-		// Text that is not valid comes out with U+FFFD in it, which no field has.
+		// Invalid text comes out with U+FFFD in it, which no field has.
 		name, _ = jsontext.AppendUnquote(nil, quoted)
 	}
 	for f := range field(fieldCount) {
@@ -168,6 +164,7 @@ func lookup(quoted jsontext.Value) (field, bool) {
 // errTrailing reports a second value after the first.
 var errTrailing = errors.New("more data after the end of the JSON value")
 
+// expectEnd reports what stands after a JSON value.
 func expectEnd(dec *jsontext.Decoder) error {
 	switch _, err := dec.ReadToken(); {
 	case errors.Is(err, io.EOF):
@@ -179,20 +176,17 @@ func expectEnd(dec *jsontext.Decoder) error {
 	}
 }
 
-// readError says why reading body ended early: it is nested too deeply to be
-// read on, or it is not JSON.
+// readError says why reading body ended early. Either body is nested too deeply to be read on, or it is not JSON.
 func readError(body []byte, err error) error {
 	offset, detail := int64(len(body)), err.Error()
 	var syntax *jsontext.SyntacticError
 	if errors.As(err, &syntax) {
-		// The decoder gives up at a nesting of 10,000. Up to there the body
-		// was JSON, so that its nesting can be measured.
+		// The decoder gives up at a nesting of 10,000. Up to there body is JSON, whose nesting can be measured.
 		offset = min(max(syntax.ByteOffset, 0), offset)
-		if depth, _ := measure(body[:offset]); depth > maxNesting+1 {
+		if depth, _ := measureJSON(body[:offset]); depth > maxNesting+1 {
 			return &event.InvalidError{Problems: []event.Problem{{Field: "", Detail: tooDeep}}}
 		}
-		// The error without its position, which would repeat the names of the
-		// members around it.
+		// The position of the error is left out, since it repeats the names of the members around it.
 		detail = syntax.Err.Error()
 	}
 	switch {
@@ -208,11 +202,13 @@ func readError(body []byte, err error) error {
 
 func isNUL(r rune) bool { return r == 0 }
 
-// readString reads a string of 1 to limit code points. It must hold none of
-// the forbidden characters, which are called forbiddenName when one is found.
-func readString(v jsontext.Value, limit int, forbidden func(rune) bool, forbiddenName string) (s, problem string) {
+// readString reads a string of 1 to limit code points without forbidden characters. A problem calls these
+// forbiddenName.
+func readString(
+	v jsontext.Value, limit int, forbidden func(rune) bool, forbiddenName string,
+) (s, problem string) {
 	if v.Kind() != jsontext.KindString {
-		return "", fmt.Sprintf("must be a string of 1 to %d characters, found %s", limit, describe(v))
+		return "", fmt.Sprintf("must be a string of 1 to %d characters, found %s", limit, describeKind(v))
 	}
 	text, err := jsontext.AppendUnquote(nil, v)
 	if err != nil {
@@ -229,16 +225,16 @@ func readString(v jsontext.Value, limit int, forbidden func(rune) bool, forbidde
 
 const timeWanted = "must be an RFC 3339 time between the years 0001 and 9999 such as 2024-01-30T12:00:00Z, found "
 
-// readTime reads an RFC 3339 time. One without a zone is taken as UTC.
+// readTime reads an RFC 3339 time. It takes one without a zone as UTC.
 func readTime(v jsontext.Value) (t time.Time, problem string) {
 	if v.Kind() != jsontext.KindString {
-		return time.Time{}, timeWanted + describe(v)
+		return time.Time{}, timeWanted + describeKind(v)
 	}
 	text, err := jsontext.AppendUnquote(nil, v)
 	if err != nil {
 		return time.Time{}, timeWanted + "another string"
 	}
-	text = bytes.ToUpper(text) // RFC 3339 §5.6: t and z may be lower case
+	text = bytes.ToUpper(text) // RFC 3339, section 5.6: t and z may be lower case
 	if !bytes.ContainsAny(text[min(len(text), len("2006-01-02T15:04:05")):], "Z+-") {
 		text = append(text, 'Z')
 	}
@@ -253,9 +249,8 @@ func readTime(v jsontext.Value) (t time.Time, problem string) {
 	return utc, ""
 }
 
-// isStrictRFC3339 refuses what package time parses although RFC 3339 does not
-// allow it (https://go.dev/issue/54580): an hour of one digit, a comma before
-// the fraction, an offset out of range.
+// isStrictRFC3339 rejects texts that package time parses although RFC 3339 does not allow them
+// (https://go.dev/issue/54580): an hour of one digit, a comma before the fraction, an offset out of range.
 func isStrictRFC3339(parsed []byte) bool {
 	if parsed[len("2006-01-02T15")] != ':' || bytes.IndexByte(parsed, ',') >= 0 {
 		return false
@@ -264,8 +259,8 @@ func isStrictRFC3339(parsed []byte) bool {
 	return parsed[len(parsed)-1] == 'Z' || string(offset[:2]) < "24" && string(offset[3:]) < "60"
 }
 
-// describe names the kind of a value, as the object of "found".
-func describe(v jsontext.Value) string {
+// describeKind names the kind of a value, to stand after "found".
+func describeKind(v jsontext.Value) string {
 	switch v.Kind() {
 	case jsontext.KindNull:
 		return "null"

@@ -77,7 +77,7 @@ func FuzzSignatureHeader(f *testing.F) {
 				}
 			}
 			for _, p := range m.places {
-				if p.kind == placeHeader {
+				if p.kind == timestampHeader {
 					r.Header.Set(p.name, timestamp)
 				}
 			}

@@ -11,7 +11,7 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// maxChallenge bounds what is echoed.
+// maxChallenge bounds what an answer echoes, in bytes.
 const maxChallenge = 4096
 
 // handshake answers requests by which a provider asks whether it may send.
@@ -21,10 +21,10 @@ type handshake struct {
 	rate  float64 // requests a second that the source takes; 0 for no limit
 }
 
-func newHandshake(c Config, resolve Resolve) (*handshake, error) {
+func newHandshake(c Config, resolve SecretResolver) (*handshake, error) {
 	h := &handshake{kind: c.Handshake, rate: c.Limits.Rate}
 	if c.VerifyToken != "" {
-		// It is read now, so that a source whose word cannot be read says so.
+		// It is read now, so that a source whose word cannot be read is broken and says so.
 		token, err := resolve(c.VerifyToken)
 		if err != nil {
 			return nil, &event.BadSettingsError{Problems: []event.Problem{{Field: "verify_token", Detail: err.Error()}}}
@@ -34,7 +34,7 @@ func newHandshake(c Config, resolve Resolve) (*handshake, error) {
 	return h, nil
 }
 
-// methods are those by which handshakes come, besides POST.
+// methods are the HTTP methods of the handshake, besides POST.
 func (h *handshake) methods() []string {
 	switch h.kind {
 	case "meta":
@@ -45,14 +45,14 @@ func (h *handshake) methods() []string {
 	return nil
 }
 
-// answer answers a handshake; ok is false where the request is none. Those that
-// come as a POST were verified.
+// answer answers a handshake. Of any other request ok is false. A request that comes as a POST must have been verified
+// before.
 func (h *handshake) answer(r *event.Request) (a event.Answer, ok bool) {
 	switch {
 	case h.kind == "meta" && r.Method == http.MethodGet:
-		return h.subscribe(r.URL.Query()), true
+		return h.answerMeta(r.URL.Query()), true
 	case h.kind == "cloudevents" && r.Method == http.MethodOptions:
-		return h.permit(r.Header), true
+		return h.answerCloudEvents(r.Header), true
 	case h.kind == "slack" && r.Method == http.MethodPost:
 		var ask struct {
 			Type      string `json:"type"`
@@ -64,7 +64,7 @@ func (h *handshake) answer(r *event.Request) (a event.Answer, ok bool) {
 		body, err := json.Marshal(struct {
 			Challenge string `json:"challenge"`
 		}{ask.Challenge})
-		return plain(http.StatusOK, "application/json", body), err == nil
+		return plainAnswer(http.StatusOK, "application/json", body), err == nil
 	case h.kind == "discord" && r.Method == http.MethodPost:
 		var ask struct {
 			Type  *int            `json:"type"`
@@ -75,34 +75,34 @@ func (h *handshake) answer(r *event.Request) (a event.Answer, ok bool) {
 		}
 		switch *ask.Type {
 		case 1: // of interactions
-			return plain(http.StatusOK, "application/json", []byte(`{"type":1}`)), true
+			return plainAnswer(http.StatusOK, "application/json", []byte(`{"type":1}`)), true
 		case 0: // of webhook events
-			return plain(http.StatusNoContent, "", nil), true
+			return plainAnswer(http.StatusNoContent, "", nil), true
 		}
 	}
 	return event.Answer{}, false
 }
 
-// subscribe answers Meta, which asks for a word that both sides know.
-func (h *handshake) subscribe(query url.Values) event.Answer {
+// answerMeta answers Meta, which proves itself by a word that both sides know.
+func (h *handshake) answerMeta(query url.Values) event.Answer {
 	challenge := query.Get("hub.challenge")
 	if query.Get("hub.mode") != "subscribe" || challenge == "" || len(challenge) > maxChallenge {
-		return plain(http.StatusBadRequest, "text/plain; charset=utf-8", []byte("This is where webhooks are posted to.\n"))
+		return textAnswer(http.StatusBadRequest, "This is where webhooks are posted to.\n")
 	}
 	if h.token == "" || subtle.ConstantTimeCompare([]byte(query.Get("hub.verify_token")), []byte(h.token)) != 1 {
-		return plain(http.StatusForbidden, "text/plain; charset=utf-8", []byte("The verify token is another one.\n"))
+		return textAnswer(http.StatusForbidden, "The verify token is another one.\n")
 	}
-	return plain(http.StatusOK, "text/plain; charset=utf-8", []byte(challenge))
+	return textAnswer(http.StatusOK, challenge)
 }
 
-// permit answers a sender that asks whether and how fast it may send (CloudEvents
-// HTTP 1.1 Web Hooks, 4).
-func (h *handshake) permit(header http.Header) event.Answer {
+// answerCloudEvents answers a sender that asks whether and how fast it may send (CloudEvents HTTP 1.1 Web Hooks,
+// section 4).
+func (h *handshake) answerCloudEvents(header http.Header) event.Answer {
 	origin := header.Get("Webhook-Request-Origin")
 	if origin == "" || len(origin) > maxChallenge {
-		return plain(http.StatusBadRequest, "text/plain; charset=utf-8", []byte("The header WebHook-Request-Origin is missing.\n"))
+		return textAnswer(http.StatusBadRequest, "The header WebHook-Request-Origin is missing.\n")
 	}
-	a := plain(http.StatusOK, "", nil)
+	a := plainAnswer(http.StatusOK, "", nil)
 	a.Header["WebHook-Allowed-Origin"] = origin
 	a.Header["Allow"] = http.MethodPost
 	a.Header["WebHook-Allowed-Rate"] = "*"
@@ -112,7 +112,12 @@ func (h *handshake) permit(header http.Header) event.Answer {
 	return a
 }
 
-func plain(status int, contentType string, body []byte) event.Answer {
+func textAnswer(status int, text string) event.Answer {
+	return plainAnswer(status, "text/plain; charset=utf-8", []byte(text))
+}
+
+// plainAnswer is an answer without a Content-Type where that is empty.
+func plainAnswer(status int, contentType string, body []byte) event.Answer {
 	a := event.Answer{Status: status, Header: map[string]string{"X-Content-Type-Options": "nosniff"}, Body: body}
 	if contentType != "" {
 		a.Header["Content-Type"] = contentType

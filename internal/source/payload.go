@@ -12,20 +12,19 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// Limits of a JSON value, and what is said of one that exceeds them. Postgres
-// runs out of stack on deep nesting, and a few bytes with a large exponent
-// become megabytes once rendered as numeric.
+// Limits of a JSON value, and the problems of one that exceeds them. PostgreSQL runs out of stack on deep nesting. A
+// few bytes with a large exponent become megabytes as numeric.
 const (
-	maxNesting  = 512  // an object or array that holds none has a nesting of 1
+	maxNesting  = 512  // levels; an object or array with neither inside has a nesting of 1
 	maxExponent = 1000 // in either direction, as written
 
 	tooDeep  = "is nested more than 512 levels deep"
 	tooLarge = "has a number whose exponent is beyond ±1000"
 )
 
-// checkLimits says which limit a JSON value exceeds, or nothing.
+// checkLimits says which limit a JSON value exceeds. It is empty where there is none.
 func checkLimits(v jsontext.Value) (problem string) {
-	depth, exponent := measure(v)
+	depth, exponent := measureJSON(v)
 	switch {
 	case depth > maxNesting:
 		return tooDeep
@@ -35,10 +34,9 @@ func checkLimits(v jsontext.Value) (problem string) {
 	return ""
 }
 
-// measure finds the nesting of JSON text and its largest exponent, without its
-// sign and no further than just beyond maxExponent. The text may stop anywhere
-// but must be JSON up to there.
-func measure(text []byte) (depth, exponent int) {
+// measureJSON finds the nesting of JSON text and its largest exponent, without the sign. An exponent is at most
+// maxExponent+1. The text may stop anywhere, but must be JSON up to there.
+func measureJSON(text []byte) (depth, exponent int) {
 	open := 0
 	for i := 0; i < len(text); i++ {
 		switch text[i] {
@@ -54,8 +52,7 @@ func measure(text []byte) (depth, exponent int) {
 		case '}', ']':
 			open--
 		case 'e', 'E':
-			// Outside of strings an e that follows a digit begins an exponent;
-			// the others are those of true and false.
+			// Outside of strings an e after a digit begins an exponent. The others are those of true and false.
 			if i == 0 || !isDigit(text[i-1]) {
 				continue
 			}
@@ -75,20 +72,18 @@ func measure(text []byte) (depth, exponent int) {
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
-// forms is room for canonical forms, which are needed for no longer than it
-// takes to hash them. What one large payload needed is not kept.
-var forms = sync.Pool{New: func() any { return new([]byte) }}
+// canonicalForms is room for canonical forms, which live only until they are hashed.
+var canonicalForms = sync.Pool{New: func() any { return new([]byte) }}
 
-const maxForm = 64 << 10 // bytes
+// maxForm is the largest room that goes back to the pool, in bytes. That of a large payload is freed.
+const maxForm = 64 << 10
 
-// fingerprint hashes a payload and says why Postgres cannot hold it as json, if
-// it cannot. Payloads with equal hashes are the same payload: the hash is over
-// the canonical form (RFC 8785 but for numbers, which stay as written, so that
-// 1 and 1.0 differ and no large integer is rounded), or over the exact bytes
-// where there is no such form.
+// fingerprint hashes a payload, and says why PostgreSQL cannot store it as json where that is so. Payloads with equal
+// hashes are the same payload. The hash is over the canonical form: RFC 8785, but numbers stay as written. So 1 and 1.0
+// differ, and no large integer is rounded. Where there is no canonical form, the hash is over the exact bytes.
 func fingerprint(payload jsontext.Value) (hash [event.HashSize]byte, unqueryable string) {
-	room := forms.Get().(*[]byte)
-	defer forms.Put(room)
+	room := canonicalForms.Get().(*[]byte)
+	defer canonicalForms.Put(room)
 	form, err := jsontext.AppendFormat((*room)[:0], payload, jsontext.ReorderRawObjects(true))
 	if cap(form) <= maxForm {
 		*room = form
@@ -109,9 +104,8 @@ func fingerprint(payload jsontext.Value) (hash [event.HashSize]byte, unqueryable
 	return sha256.Sum256(form), ""
 }
 
-// containsNUL reports whether a string in JSON text holds U+0000, which can
-// only be written as an escape. An escape that follows an odd number of
-// backslashes is none.
+// containsNUL reports whether a string in JSON text holds U+0000, which can only be written as an escape. After an odd
+// number of backslashes it is not an escape.
 func containsNUL(text []byte) bool {
 	escape := []byte(`\u0000`)
 	for from := 0; ; {

@@ -141,7 +141,7 @@ func TestMeasureAgreesWithWhatWasBuilt(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		b := value(t, 5)
-		depth, exponent := measure([]byte(b.text))
+		depth, exponent := measureJSON([]byte(b.text))
 		require.Equal(t, b.depth, depth, b.text)
 		require.Equal(t, b.exp, exponent, b.text)
 	})

@@ -9,11 +9,11 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// pointer is a JSON pointer (RFC 6901) taken apart. The token * stands for all
-// elements of an array where something is left out, and for itself elsewhere.
+// pointer is a JSON pointer (RFC 6901) in its tokens. In the pointers of dropPointers the token * stands for all
+// elements of an array. Elsewhere it stands for itself.
 type pointer []string
 
-// parsePointer reads a pointer, which must not be that of the whole document.
+// parsePointer reads a pointer. That of the whole document is an error.
 func parsePointer(text string) (pointer, error) {
 	if !strings.HasPrefix(text, "/") {
 		return nil, errors.New("must be a JSON pointer, such as /data/id")
@@ -28,40 +28,39 @@ func parsePointer(text string) (pointer, error) {
 	return tokens, nil
 }
 
-// found is what stands at a pointer: the text of a string, number or boolean.
-type found struct {
+// pointerValue is the value at a pointer: the text of a string, number or boolean.
+type pointerValue struct {
 	text     string
 	ok       bool
-	repeated bool // a name on the way to it came more than once; the first one counted
-	invalid  bool // a string that is not valid Unicode; then it is not ok
+	repeated bool // a name on the way to it came more than once; the first one counts
+	invalid  bool // it is a string that is not valid Unicode; then it is not ok
 }
 
-// reader of pointers, as it goes down a document.
+// extraction reads the values at pointers as it goes down a document.
 type extraction struct {
 	dec      *jsontext.Decoder
 	pointers []pointer
-	found    []found
+	values   []pointerValue // one for each pointer
 }
 
-// extract reads what stands at pointers in one pass over a JSON text. Names are
-// compared after unescaping, and case matters. What comes before an error in the
-// text is found all the same.
-func extract(text []byte, pointers []pointer) []found {
+// extractValues reads the values at pointers in one pass over a JSON text. It compares names after unescaping, and case
+// matters. It also finds the values before an error in the text.
+func extractValues(text []byte, pointers []pointer) []pointerValue {
 	x := extraction{
-		dec:      jsontext.NewDecoder(bytes.NewBuffer(text), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)),
-		pointers: pointers, found: make([]found, len(pointers)),
+		dec:      jsontext.NewDecoder(bytes.NewBuffer(text), lenientJSON...),
+		pointers: pointers, values: make([]pointerValue, len(pointers)),
 	}
 	if len(pointers) > 0 {
 		active := make([]int, len(pointers))
 		for i := range active {
 			active[i] = i
 		}
-		_ = x.walk(active, 0) // whoever reads the text as a whole says what is wrong with it
+		_ = x.walk(active, 0) // checkJSON reports what is wrong with the text
 	}
-	return x.found
+	return x.values
 }
 
-// walk reads one value, at which the active pointers have come to depth.
+// walk reads one value. The active pointers lead to it with their first depth tokens.
 func (x *extraction) walk(active []int, depth int) error {
 	if k := x.dec.PeekKind(); k != jsontext.KindBeginObject && k != jsontext.KindBeginArray {
 		value, err := x.dec.ReadValue()
@@ -70,7 +69,7 @@ func (x *extraction) walk(active []int, depth int) error {
 		}
 		for _, i := range active {
 			if len(x.pointers[i]) == depth {
-				x.take(i, value)
+				x.takeValue(i, value)
 			}
 		}
 		return nil
@@ -85,7 +84,8 @@ func (x *extraction) walk(active []int, depth int) error {
 	object := open.Kind() == jsontext.KindBeginObject
 	seen := make(map[string]bool, len(active))
 	for n := 0; ; n++ {
-		if k := x.dec.PeekKind(); k == jsontext.KindEndObject || k == jsontext.KindEndArray || k == jsontext.KindInvalid {
+		switch x.dec.PeekKind() {
+		case jsontext.KindEndObject, jsontext.KindEndArray, jsontext.KindInvalid:
 			_, err := x.dec.ReadToken()
 			return err
 		}
@@ -106,7 +106,7 @@ func (x *extraction) walk(active []int, depth int) error {
 		}
 		if len(further) > 0 && seen[name] {
 			for _, i := range further {
-				x.found[i].repeated = true
+				x.values[i].repeated = true
 			}
 			further = nil
 		}
@@ -123,38 +123,41 @@ func (x *extraction) walk(active []int, depth int) error {
 	}
 }
 
-func (x *extraction) take(i int, value jsontext.Value) {
-	f := &x.found[i]
+// takeValue keeps the value at the pointer i, unless it is null.
+func (x *extraction) takeValue(i int, value jsontext.Value) {
+	p := &x.values[i]
 	if value.Kind() == jsontext.KindString {
 		text, err := jsontext.AppendUnquote(nil, value)
-		f.text, f.ok, f.invalid = string(text), err == nil, err != nil
+		p.text, p.ok, p.invalid = string(text), err == nil, err != nil
 	} else if value.Kind() != jsontext.KindNull {
-		f.text, f.ok = string(value), true
+		p.text, p.ok = string(value), true
 	}
 }
 
-// textAt reads what stands at one pointer.
-func textAt(text []byte, at string) (string, bool) {
+// textAtPointer reads the value at one pointer. It is not ok where a name on the way to it came more than once.
+func textAtPointer(text []byte, at string) (string, bool) {
 	p, err := parsePointer(at)
 	if err != nil {
 		return "", false
 	}
-	f := extract(text, []pointer{p})[0]
-	return f.text, f.ok && !f.repeated
+	value := extractValues(text, []pointer{p})[0]
+	return value.text, value.ok && !value.repeated
 }
 
-// without returns a JSON text without what stands at pointers, for its hash: the
-// text must be valid and have no name twice in an object.
-func without(text []byte, pointers []pointer) []byte {
+// dropPointers returns a JSON text without the values at pointers, to be hashed. The text must be valid and have no
+// name twice in an object.
+func dropPointers(text []byte, pointers []pointer) []byte {
 	dec := jsontext.NewDecoder(bytes.NewBuffer(text))
-	left, err := appendWithout(make([]byte, 0, len(text)), dec, pointers, 0)
+	left, err := appendDropped(make([]byte, 0, len(text)), dec, pointers, 0)
 	if err != nil {
 		return text
 	}
 	return left
 }
 
-func appendWithout(b []byte, dec *jsontext.Decoder, active []pointer, depth int) ([]byte, error) {
+// appendDropped appends one value without the values at the active pointers, which lead to it with their first depth
+// tokens.
+func appendDropped(b []byte, dec *jsontext.Decoder, active []pointer, depth int) ([]byte, error) {
 	kind := dec.PeekKind()
 	if len(active) == 0 || kind != jsontext.KindBeginObject && kind != jsontext.KindBeginArray {
 		value, err := dec.ReadValue()
@@ -204,7 +207,7 @@ func appendWithout(b []byte, dec *jsontext.Decoder, active []pointer, depth int)
 			b = append(append(b, quoted...), ':')
 		}
 		var err error
-		if b, err = appendWithout(b, dec, further, depth+1); err != nil {
+		if b, err = appendDropped(b, dec, further, depth+1); err != nil {
 			return b, err
 		}
 	}

@@ -38,7 +38,7 @@ const (
 // was while the database is away.
 type Registry struct {
 	loader  Loader
-	resolve Resolve
+	resolve SecretResolver
 	log     zerolog.Logger
 	bell    chan struct{} // of capacity one: a ring that was not heard yet stands for all
 
@@ -74,7 +74,7 @@ func stampOf(path string) stamp {
 }
 
 // NewRegistry returns a Registry that knows no sources until Run has read them.
-func NewRegistry(loader Loader, resolve Resolve, log zerolog.Logger) *Registry {
+func NewRegistry(loader Loader, resolve SecretResolver, log zerolog.Logger) *Registry {
 	return &Registry{loader: loader, resolve: resolve, log: log, bell: make(chan struct{}, 1)}
 }
 
@@ -297,7 +297,7 @@ func (e *entry) status(now time.Time) event.SourceStatus {
 	}
 	if e.source != nil {
 		s.Problems = e.source.warnings(now)
-		if e.source.open() {
+		if e.source.isOpen() {
 			s.State = "open"
 		}
 	} else {

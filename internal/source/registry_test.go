@@ -73,7 +73,7 @@ func (l *logged) count(text string) int {
 }
 
 // inRegistry runs a test beside a registry on a clock of its own.
-func inRegistry(t *testing.T, tab *table, resolve Resolve, test func(t *testing.T, r *Registry, l *logged)) {
+func inRegistry(t *testing.T, tab *table, resolve SecretResolver, test func(t *testing.T, r *Registry, l *logged)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		l := &logged{}
@@ -156,7 +156,7 @@ func TestRegistryKeepsBrokenSources(t *testing.T) {
 			}},
 			{Source: "b", State: "broken", Path: "/webhook/b", Preset: "github", Steps: steps, Problems: []string{"secrets[0] env:GONE is not set"}},
 			{Source: "c", State: "broken", Path: "/webhook/c", Problems: []string{"must be an object, found an array"}},
-			{Source: "d", State: "verified", Path: "/webhook/d", Preset: "github", Steps: r.Statuses()[3].Steps, Problems: []string{"none of its secrets holds now: every request is refused"}},
+			{Source: "d", State: "verified", Path: "/webhook/d", Preset: "github", Steps: r.Statuses()[3].Steps, Problems: []string{"none of its secrets is valid now: every request is rejected"}},
 			{Source: "open", State: "open", Path: "/webhook/open", Preset: "none", Steps: preset.StepsFor("open", Config{})},
 		}, r.Statuses())
 

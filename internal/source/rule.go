@@ -12,7 +12,7 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// What a placeholder of a rule may name.
+// Kinds of what a placeholder of a rule names.
 const (
 	ruleHeader = "header" // a header, {header:X-GitHub-Delivery}
 	ruleBody   = "body"   // a string, number or boolean in a JSON body, {body:/data/id}
@@ -21,8 +21,8 @@ const (
 	ruleHash   = "hash"   // the SHA-256 of the body in hex, {hash}
 )
 
-// template makes a text of what a request holds: literal text and placeholders
-// in braces. {{ stands for a brace.
+// template makes a text of values in a request. It consists of literal text and placeholders in braces. {{ stands for a
+// brace.
 type template []templatePart
 
 type templatePart struct {
@@ -30,7 +30,7 @@ type templatePart struct {
 	name string // header, field or parameter, JSON pointer, or the literal text
 }
 
-// parseTemplate reads a template. Its error says what is wrong with it.
+// parseTemplate reads a template. Its error reads on from the name of the setting.
 func parseTemplate(text string) (template, error) {
 	var t template
 	literal := ""
@@ -63,7 +63,8 @@ func parseTemplate(text string) (template, error) {
 			}
 		case (kind == ruleForm || kind == ruleQuery) && name != "":
 		default:
-			return nil, fmt.Errorf("has {%s}: must be {header:Name}, {body:/pointer}, {form:name}, {query:name} or {hash}", placeholder)
+			return nil, fmt.Errorf("has {%s}: must be {header:Name}, {body:/pointer}, {form:name}, {query:name} or {hash}",
+				placeholder)
 		}
 		t = append(t, templatePart{kind: kind, name: name})
 		rest = behind
@@ -77,7 +78,7 @@ func parseTemplate(text string) (template, error) {
 	return t, nil
 }
 
-// render makes the text, if all that it needs is there.
+// render makes the text. It is not ok where a value is missing or empty.
 func (t template) render(lookup func(kind, name string) (string, bool)) (string, bool) {
 	var b strings.Builder
 	for _, part := range t {
@@ -94,7 +95,7 @@ func (t template) render(lookup func(kind, name string) (string, bool)) (string,
 	return b.String(), true
 }
 
-// rules are templates, of which the first that can be rendered counts.
+// rules are templates, of which the first that fits counts.
 type rules []template
 
 func parseRules(texts []string) (rules, error) {
@@ -127,7 +128,8 @@ func checkRules(c Config) []event.Problem {
 	}{{"id", c.ID}, {"type", c.Type}, {"time", c.Time}} {
 		for i, text := range list.texts {
 			if _, err := parseTemplate(text); err != nil {
-				problems = append(problems, event.Problem{Field: fmt.Sprintf("%s[%d]", list.field, i), Detail: err.Error()})
+				field := fmt.Sprintf("%s[%d]", list.field, i)
+				problems = append(problems, event.Problem{Field: field, Detail: err.Error()})
 			}
 		}
 	}
@@ -137,23 +139,26 @@ func checkRules(c Config) []event.Problem {
 		}
 	}
 	if c.Format == "envelope" && len(c.ID)+len(c.Type)+len(c.Time)+len(c.Volatile) > 0 {
-		problems = append(problems, event.Problem{Field: "format", Detail: "envelope has its own id, type and time, and leaves nothing out of the hash"})
+		problems = append(problems, event.Problem{
+			Field: "format", Detail: "envelope has its own id, type and time, and leaves nothing out of the hash",
+		})
 	}
 	return problems
 }
 
-// parseTime reads what a provider gives as a time: RFC 3339, an HTTP date, or a
-// Unix time in seconds, milliseconds, microseconds or nanoseconds, by its size. It is in UTC and
-// cut to microseconds. What is no time between the years 1 and 9999 is not ok.
+// parseTime reads a time as providers write it: RFC 3339, an HTTP date, or a Unix time. The size of a Unix time tells
+// whether it is in seconds, milliseconds, microseconds or nanoseconds. The result is in UTC, cut to microseconds, the
+// precision of PostgreSQL. It is not ok outside of the years 1 to 9999.
 func parseTime(text string) (t time.Time, ok bool) {
 	if n, err := strconv.ParseFloat(text, 64); err == nil {
 		for _, unit := range []float64{1, 1e3, 1e6, 1e9} {
-			// Seconds up to the year 5138; no provider counts days that are older than 1973 in a finer unit.
+			// Below 1e11 it is seconds, up to the year 5138. The finer units then begin in 1973: 1e11 milliseconds.
 			if seconds := n / unit; seconds > -1e11 && seconds < 1e11 {
-				whole, isWhole := strconv.ParseInt(text, 10, 64)
-				if isWhole == nil {
+				whole, notWhole := strconv.ParseInt(text, 10, 64)
+				if notWhole == nil {
 					perSecond := int64(unit)
-					return time.Unix(whole/perSecond, whole%perSecond*(1e9/perSecond)).UTC().Truncate(time.Microsecond), true
+					t = time.Unix(whole/perSecond, whole%perSecond*(1e9/perSecond))
+					return t.UTC().Truncate(time.Microsecond), true
 				}
 				return time.UnixMicro(int64(seconds * 1e6)).UTC(), true
 			}
@@ -171,7 +176,7 @@ func parseTime(text string) (t time.Time, ok bool) {
 	return time.Time{}, false
 }
 
-// pointersOf collects the JSON pointers that rules need, without repetition.
+// pointersOf collects the JSON pointers that rules need, each once.
 func pointersOf(all ...rules) (texts []string, pointers []pointer) {
 	for _, r := range all {
 		for _, t := range r {

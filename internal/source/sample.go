@@ -12,8 +12,8 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// sampleOf is the preset whose sample a source with these settings can read: a
-// format of its own counts for more than the preset.
+// sampleOf is the preset whose sample a source with these settings can read. The format counts for more than the
+// preset.
 func sampleOf(c Config) string {
 	switch {
 	case c.Format == "envelope" || c.Format == "cloudevents":
@@ -24,8 +24,7 @@ func sampleOf(c Config) string {
 	return c.Preset
 }
 
-// Sample makes a small request as the provider sends it, with an id of its own,
-// signed for a time. The error says why the source cannot sign.
+// Sample makes a small request as the provider sends it, with a fresh id, signed for a time. The error is that of Sign.
 func (s *Source) Sample(now time.Time) (*event.Request, error) {
 	preset, _ := PresetOf(sampleOf(s.config))
 	fill := strings.NewReplacer(
@@ -36,7 +35,8 @@ func (s *Source) Sample(now time.Time) (*event.Request, error) {
 	)
 	body := []byte(fill.Replace(preset.sample.body))
 	r := &event.Request{
-		Method: http.MethodPost, URL: &url.URL{Path: pathOf(s.name)}, Header: http.Header{}, Wire: body, Body: body, At: now,
+		Method: http.MethodPost, URL: &url.URL{Path: pathOf(s.name)}, Header: http.Header{},
+		Wire: body, Body: body, At: now,
 	}
 	for name, value := range preset.sample.headers {
 		r.Header.Set(name, fill.Replace(value))

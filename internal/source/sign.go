@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -20,14 +19,15 @@ import (
 
 // Why a source cannot sign.
 var (
-	errNoKey      = errors.New("the source has no secret that holds now")
-	errPublicOnly = errors.New("the source has only a public key: requests are signed by the provider's private one, which nobody else has")
+	errNoKey      = errors.New("the source has no secret that is valid now")
+	errPublicOnly = errors.New("the source has only a public key: the private key, which signs, is the provider's alone")
 )
 
-// Sign signs a request in place, as the provider would at a time: over Wire, or
-// Body where there is no Wire, with the newest secret that holds then. Headers
-// that are signed too and missing are added; a time that is part of the body is
-// not changed. A source that takes requests from anyone leaves it as it is.
+// Sign signs a request in place, as the provider would at a time, with the newest secret that is valid then. It signs
+// Wire, or Body where Wire is nil. It adds missing headers that the signature covers. It does not change a time in the
+// body. If the source takes requests from anyone, Sign leaves the request unsigned.
+//
+// The error says that no secret is valid, or that the source has only a public key.
 func (s *Source) Sign(r *event.Request, now time.Time) error {
 	if r.Wire == nil {
 		r.Wire = r.Body
@@ -38,7 +38,7 @@ func (s *Source) Sign(r *event.Request, now time.Time) error {
 	if r.URL == nil {
 		r.URL = &url.URL{Path: pathOf(s.name)}
 	}
-	if s.open() {
+	if s.isOpen() {
 		return nil
 	}
 	m, k, err := s.signer(now)
@@ -54,17 +54,18 @@ func (s *Source) Sign(r *event.Request, now time.Time) error {
 	return nil
 }
 
-// signer is the newest secret that holds at a time and can sign: the one that
-// began to hold last, or of several the first that the settings name.
+// signer is the newest secret that is valid at a time and can sign. That is the one that became valid last, or of
+// several the first in the settings.
 func (s *Source) signer(now time.Time) (m *method, k *key, err error) {
 	err = errNoKey
 	for _, method := range s.methods {
 		for _, candidate := range method.keys {
 			switch {
-			case !candidate.holds(now):
+			case !candidate.validAt(now):
 			case method.Scheme == schemeEd25519 && candidate.private == nil:
 				err = errPublicOnly
-			case k == nil || candidate.from.After(k.from) || candidate.from.Equal(k.from) && candidate.place < k.place:
+			case k == nil || candidate.from.After(k.from) ||
+				candidate.from.Equal(k.from) && candidate.index < k.index:
 				m, k = method, candidate
 			}
 		}
@@ -75,8 +76,7 @@ func (s *Source) signer(now time.Time) (m *method, k *key, err error) {
 	return m, k, err
 }
 
-// sign makes the value of the method's header, after the other headers that are
-// signed.
+// sign makes the value of the method's header. Before, it sets the other headers that the signature covers.
 func (m *method) sign(k *key, r *event.Request, now time.Time) string {
 	switch m.Scheme {
 	case schemeBearer:
@@ -89,7 +89,7 @@ func (m *method) sign(k *key, r *event.Request, now time.Time) string {
 		return k.text
 	}
 	for _, part := range m.parts {
-		if name, _ := first(r.Header, part.headers); part.kind == partHeader && name == "" {
+		if name, _ := firstHeader(r.Header, part.headers); part.kind == partHeader && name == "" {
 			r.Header.Set(part.headers[0], "msg_"+uuid.NewString())
 		}
 	}
@@ -98,26 +98,26 @@ func (m *method) sign(k *key, r *event.Request, now time.Time) string {
 	set := false
 	for _, p := range m.places {
 		switch p.kind {
-		case placeHeader:
+		case timestampHeader:
 			r.Header.Del(p.name)
 			if !set {
 				r.Header.Set(p.name, timestamp)
 				set = true
 			}
-		case placeKey:
+		case timestampKey:
 			if !set {
 				list = append(list, p.name+m.Assign+timestamp)
 				set = true
 			}
-		case placeBody:
+		case timestampBody:
 		}
 	}
 	var sum []byte
 	if m.Scheme == schemeEd25519 {
-		sum = ed25519.Sign(k.private, m.message(nil, r, timestamp))
+		sum = ed25519.Sign(k.private, m.signedMessage(r, timestamp))
 	} else {
-		h := k.hashes.Get().(*keyed)
-		sum = append(sum, m.sum(h, r, timestamp)...)
+		h := k.hashes.Get().(*hmacState)
+		sum = append(sum, m.hmacSum(h, r, timestamp)...)
 		k.hashes.Put(h)
 	}
 	signature := hex.EncodeToString(sum)
@@ -130,18 +130,7 @@ func (m *method) sign(k *key, r *event.Request, now time.Time) string {
 	return strings.Join(append(list, signature), m.Separator)
 }
 
-// formatTimestamp is the text that parseTimestamp reads.
-func formatTimestamp(unit string, t time.Time) string {
-	switch unit {
-	case "milliseconds":
-		return strconv.FormatInt(t.UnixMilli(), 10)
-	case "rfc3339":
-		return t.UTC().Format(time.RFC3339)
-	}
-	return strconv.FormatInt(t.Unix(), 10)
-}
-
-// signTwilio puts the hash of a body that is no form into the query.
+// signTwilio makes Twilio's signature. If the body is not a form, it puts the hash of the body into the query.
 func (m *method) signTwilio(k *key, r *event.Request) string {
 	fields, failed := twilioFields(r)
 	if failed != nil {
@@ -150,13 +139,13 @@ func (m *method) signTwilio(k *key, r *event.Request) string {
 		query := address.Query()
 		if len(query) == 0 {
 			_, text, _ := strings.Cut(m.url, "?")
-			query, _ = url.ParseQuery(text) // what cannot be read is left out, here and there
+			query, _ = url.ParseQuery(text) // it leaves out what cannot be read
 		}
 		query.Set(twilioHash, hex.EncodeToString(sum[:]))
 		address.RawQuery = query.Encode()
 		r.URL, fields = &address, ""
 	}
-	h := k.hashes.Get().(*keyed)
+	h := k.hashes.Get().(*hmacState)
 	defer k.hashes.Put(h)
 	return base64.StdEncoding.EncodeToString(twilioSum(h, twilioAddresses(m.url, r.URL)[0], fields))
 }

@@ -12,16 +12,15 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// twilioHash is the parameter of the query that holds the SHA-256 of a body that
-// is no form, in hex (https://www.twilio.com/docs/usage/webhooks/webhooks-security).
+// twilioHash is the parameter of the query that holds the SHA-256 of a body that is not a form, in hex
+// (https://www.twilio.com/docs/usage/webhooks/webhooks-security).
 const twilioHash = "bodySHA256"
 
-// verifyTwilio checks the signature of Twilio: an HMAC with SHA-1 over the
-// address, its query included, and the fields of the form in the order of their
-// names. Of another body the query holds the hash.
+// verifyTwilio checks the signature of Twilio. It is an HMAC with SHA-1 over the address with its query, followed by
+// the fields of the form in the order of their names. If the body is not a form, its hash is in the query.
 func (m *method) verifyTwilio(r *event.Request, header, value string) *event.UnverifiedError {
 	var c candidates
-	c.add("base64", value, m.size())
+	c.add("base64", value, m.signatureSize())
 	if c.n == 0 {
 		return unverified(causeSignatureWrong, "The header %s does not hold a signature in base64.", header)
 	}
@@ -32,23 +31,24 @@ func (m *method) verifyTwilio(r *event.Request, header, value string) *event.Unv
 	addresses := twilioAddresses(m.url, r.URL)
 	equal := 0
 	for _, k := range m.keys {
-		if !k.holds(r.At) {
+		if !k.validAt(r.At) {
 			continue
 		}
-		h := k.hashes.Get().(*keyed)
+		h := k.hashes.Get().(*hmacState)
 		for _, address := range addresses {
-			equal |= subtle.ConstantTimeCompare(twilioSum(h, address, fields), c.bytes[0][:m.size()])
+			equal |= subtle.ConstantTimeCompare(twilioSum(h, address, fields), c.bytes[0][:m.signatureSize()])
 		}
 		k.hashes.Put(h)
 	}
 	if equal == 1 {
 		return nil
 	}
-	return unverified(causeSignatureWrong,
-		"The signature in the header %s does not fit the request, the source's secret and the address that its settings name.", header)
+	return unverified(causeSignatureWrong, "The signature in the header %s does not fit the request, the source's "+
+		"secret and the address in its settings.", header)
 }
 
-func twilioSum(h *keyed, address, fields string) []byte {
+// twilioSum makes the HMAC. It belongs to h and is valid until h is used again.
+func twilioSum(h *hmacState, address, fields string) []byte {
 	h.mac.Reset()
 	h.in = append(append(h.in[:0], address...), fields...)
 	h.mac.Write(h.in)
@@ -56,16 +56,15 @@ func twilioSum(h *keyed, address, fields string) []byte {
 	return h.out
 }
 
-// twilioFields are the names and values of a form as they are signed: sorted,
-// and each value of a name once. They are empty where the query holds the hash
-// of the body, which then has to fit.
+// twilioFields are the names and values of a form as Twilio signs them: sorted, and each value of a name once. If the
+// query holds the hash of the body, they are empty, and the hash must fit.
 func twilioFields(r *event.Request) (string, *event.UnverifiedError) {
 	if r.URL != nil && strings.Contains(r.URL.RawQuery, twilioHash) {
 		given := r.URL.Query()[twilioHash]
 		sum := sha256.Sum256(r.Wire)
 		var sent []byte
 		if len(given) == 1 {
-			sent, _ = hex.DecodeString(given[0]) // what is not hex does not fit
+			sent, _ = hex.DecodeString(given[0]) // text that is not hex does not fit
 		}
 		if subtle.ConstantTimeCompare(sum[:], sent) != 1 {
 			return "", unverified(causeSignatureWrong, "The body does not fit its hash, %s in the query.", twilioHash)
@@ -77,7 +76,8 @@ func twilioFields(r *event.Request) (string, *event.UnverifiedError) {
 	}
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || media != "application/x-www-form-urlencoded" {
-		return "", unverified(causeSignatureWrong, "The body is no form, and the query does not hold its hash as %s.", twilioHash)
+		return "", unverified(causeSignatureWrong, "The body is not a form, and the query does not hold its hash as %s.",
+			twilioHash)
 	}
 	form, err := url.ParseQuery(string(r.Wire))
 	if err != nil {
@@ -100,9 +100,9 @@ func twilioFields(r *event.Request) (string, *event.UnverifiedError) {
 	return b.String(), nil
 }
 
-// twilioAddresses are the forms in which Twilio may have signed the address: as
-// it is set, with the query that the request came with, and with or without the
-// port that its scheme has anyway, of which Twilio makes nothing certain.
+// twilioAddresses are the forms in which Twilio may have signed the address of the settings. Each has the query of the
+// request, if it has one. One form has the default port of the scheme and one does not, since Twilio's documentation
+// leaves open which it signs.
 func twilioAddresses(address string, request *url.URL) []string {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -124,10 +124,10 @@ func twilioAddresses(address string, request *url.URL) []string {
 	if i := strings.IndexByte(rest, '/'); i >= 0 {
 		host, path = rest[:i], rest[i:]
 	}
-	without := strings.TrimSuffix(host, port)
+	bareHost := strings.TrimSuffix(host, port)
 	addresses := []string{base + query}
-	if without != host {
-		addresses = append(addresses, scheme+"://"+without+path+query)
+	if bareHost != host {
+		addresses = append(addresses, scheme+"://"+bareHost+path+query)
 	} else if u.Port() == "" {
 		addresses = append(addresses, scheme+"://"+host+port+path+query)
 	}

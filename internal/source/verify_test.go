@@ -55,8 +55,8 @@ func at(r *event.Request, t time.Time) *event.Request {
 	return r
 }
 
-// refused checks that a request is not taken, and returns the detail.
-func refused(t testing.TB, s *Source, r *event.Request, cause string) string {
+// rejected checks that a request is rejected for a cause, and returns the detail.
+func rejected(t testing.TB, s *Source, r *event.Request, cause string) string {
 	t.Helper()
 	var failed *event.UnverifiedError
 	require.ErrorAs(t, s.Verify(r), &failed)
@@ -164,10 +164,10 @@ func TestVectors(t *testing.T) {
 				return r
 			}
 			require.NoError(t, s.Verify(made(v.body)))
-			refused(t, s, made(v.body+"x"), causeSignatureWrong)
+			rejected(t, s, made(v.body+"x"), causeSignatureWrong)
 			none := made(v.body)
 			none.Header.Del(v.name)
-			refused(t, s, none, causeSignatureMissing)
+			rejected(t, s, none, causeSignatureMissing)
 
 			if v.signer != "" {
 				require.ErrorIs(t, s.Sign(made(v.body), time.Unix(v.at, 0)), errPublicOnly)
@@ -288,45 +288,45 @@ func tryPreset(t *testing.T, preset string, tr trial) {
 		return
 	}
 
-	header, _ := s.methods[len(s.methods)-1].find(sample(signer, now).Header)
+	header, _ := s.methods[len(s.methods)-1].findHeader(sample(signer, now).Header)
 	if header == "" {
-		header, _ = s.methods[0].find(sample(signer, now).Header)
+		header, _ = s.methods[0].findHeader(sample(signer, now).Header)
 	}
 	missing, wrong := s.methods[len(s.methods)-1].causes()
 
 	r := sample(signer, now)
 	r.Header.Del(header)
-	require.Contains(t, refused(t, s, r, missing), header)
+	require.Contains(t, rejected(t, s, r, missing), header)
 	r.Header[header] = []string{""}
-	refused(t, s, r, wrong)
+	rejected(t, s, r, wrong)
 
 	r = sample(signer, now)
 	r.Header[header] = append(r.Header[header], r.Header[header]...)
-	refused(t, s, r, wrong)
+	rejected(t, s, r, wrong)
 
 	if !tr.untied {
 		r = sample(signer, now)
 		r.Wire = append([]byte{}, r.Wire...)
 		r.Wire[len(r.Wire)/2] ^= 1
-		refused(t, s, r, wrong)
+		rejected(t, s, r, wrong)
 		r = sample(signer, now)
 		r.Wire = r.Wire[:len(r.Wire)-1]
-		refused(t, s, r, wrong)
+		rejected(t, s, r, wrong)
 	}
 
 	other := compiled(t, tr.with(preset, `"env:O"`), secrets)
-	refused(t, s, sample(other, now), wrong)
+	rejected(t, s, sample(other, now), wrong)
 
 	if tr.timed {
 		tolerance := s.methods[0].Tolerance
 		require.NoError(t, s.Verify(sample(signer, now.Add(-tolerance))))
-		refused(t, s, sample(signer, now.Add(-tolerance-time.Second)), causeTimestampStale)
+		rejected(t, s, sample(signer, now.Add(-tolerance-time.Second)), causeTimestampStale)
 		require.NoError(t, s.Verify(sample(signer, now.Add(tolerance))))
 		ahead := sample(signer, now.Add(tolerance+time.Second))
 		if s.methods[0].PastOnly {
 			require.NoError(t, s.Verify(ahead))
 		} else {
-			refused(t, s, ahead, causeTimestampStale)
+			rejected(t, s, ahead, causeTimestampStale)
 		}
 	}
 
@@ -343,14 +343,14 @@ func tryPreset(t *testing.T, preset string, tr trial) {
 	}
 	r = sample(signer, now.Add(time.Hour))
 	r.At = now.Add(time.Hour)
-	refused(t, rotated, r, wrong)
+	rejected(t, rotated, r, wrong)
 	r.At = now.Add(time.Hour - time.Nanosecond)
 	require.NoError(t, rotated.Verify(r), "the end is exclusive")
 	r = sample(other, now.Add(-time.Minute))
 	r.At = now.Add(-time.Minute)
 	require.NoError(t, rotated.Verify(r), "the beginning is inclusive")
 	r.At = r.At.Add(-time.Nanosecond)
-	refused(t, rotated, r, wrong)
+	rejected(t, rotated, r, wrong)
 }
 
 func TestSignatureHeaders(t *testing.T) {
@@ -425,7 +425,7 @@ func TestSignatureHeaders(t *testing.T) {
 		if cause == "" {
 			require.NoError(t, stripe.Verify(r), value)
 		} else {
-			refused(t, stripe, r, cause)
+			rejected(t, stripe, r, cause)
 		}
 	}
 }
@@ -439,21 +439,21 @@ func TestTimestampsOfStandardWebhooks(t *testing.T) {
 		r := request(`{}`, "Webhook-Id", "msg_1")
 		require.NoError(t, s.Sign(r, now))
 		r.Header.Set("Webhook-Timestamp", timestamp)
-		refused(t, s, r, causeTimestampBad)
+		rejected(t, s, r, causeTimestampBad)
 		r.Header.Del("Webhook-Timestamp")
-		refused(t, s, r, causeTimestampBad)
+		rejected(t, s, r, causeTimestampBad)
 	}
 
 	r := request(`{}`, "Webhook-Id", "msg_1")
 	require.NoError(t, s.Sign(r, now))
 	r.Header.Set("Webhook-Timestamp", "999999999999")
-	refused(t, s, r, causeSignatureWrong)
+	rejected(t, s, r, causeSignatureWrong)
 	r = request(`{}`, "Webhook-Id", "msg_1")
 	require.NoError(t, s.Sign(r, time.Unix(999999999999, 0)))
-	refused(t, s, r, causeTimestampStale)
+	rejected(t, s, r, causeTimestampStale)
 	r = request(`{}`, "Webhook-Id", "msg_1")
 	require.NoError(t, s.Sign(r, time.Unix(0, 0)))
-	refused(t, s, r, causeTimestampStale)
+	rejected(t, s, r, causeTimestampStale)
 }
 
 func TestTimesOfZendesk(t *testing.T) {
@@ -478,10 +478,10 @@ func TestSvixHeaders(t *testing.T) {
 	require.NoError(t, s.Verify(r), "it falls back to the standard headers")
 
 	r.Header.Set("Svix-Id", "msg_2")
-	refused(t, s, r, causeSignatureWrong)
+	rejected(t, s, r, causeSignatureWrong)
 	r.Header.Del("Svix-Id")
 	r.Header.Set("Svix-Timestamp", "1706616001")
-	refused(t, s, r, causeSignatureWrong)
+	rejected(t, s, r, causeSignatureWrong)
 }
 
 func TestStandardWebhooksTakeSeveralKinds(t *testing.T) {
@@ -501,18 +501,18 @@ func TestStandardWebhooksTakeSeveralKinds(t *testing.T) {
 	require.NoError(t, both.Verify(with(v1)))
 	require.NoError(t, both.Verify(with(v1a)))
 	require.NoError(t, both.Verify(with("v1,AAAA v2,x "+v1a)))
-	refused(t, both, with("v1,AAAA v1a,AAAA"), causeSignatureWrong)
+	rejected(t, both, with("v1,AAAA v1a,AAAA"), causeSignatureWrong)
 
 	public := compiled(t, `{"preset":"standard-webhooks","secrets":["env:PUBLIC"]}`, secrets)
 	require.NoError(t, public.Verify(with(v1a)))
-	refused(t, public, with(v1), causeSignatureWrong)
-	refused(t, public, with("v1a,"+strings.TrimPrefix(v1, "v1,")), causeSignatureWrong)
+	rejected(t, public, with(v1), causeSignatureWrong)
+	rejected(t, public, with("v1a,"+strings.TrimPrefix(v1, "v1,")), causeSignatureWrong)
 	// The public key, which everybody has, is no secret to sign with.
 	forged := request(`{}`, "Webhook-Id", "msg_1")
 	forger := compiled(t, `{"preset":"standard-webhooks","secrets":["env:S"]}`, vault{"S": strings.TrimPrefix(standardPublic, "whpk_")})
 	require.NoError(t, forger.Sign(forged, now))
-	refused(t, public, forged, causeSignatureWrong)
-	refused(t, both, forged, causeSignatureWrong)
+	rejected(t, public, forged, causeSignatureWrong)
+	rejected(t, both, forged, causeSignatureWrong)
 }
 
 // TestGitLabNeverFallsBack has a token that is right beside a signature that is
@@ -521,8 +521,8 @@ func TestGitLabNeverFallsBack(t *testing.T) {
 	secrets := vault{"TOKEN": "a token", "S": standardSecret}
 	both := compiled(t, `{"preset":"gitlab","secrets":["env:TOKEN","env:S"]}`, secrets)
 	require.NoError(t, both.Verify(request(`{}`, "X-Gitlab-Token", "a token")))
-	refused(t, both, request(`{}`, "X-Gitlab-Token", "a tokem"), causeCredentialsWrong)
-	refused(t, both, request(`{}`, "X-Gitlab-Token", standardSecret), causeCredentialsWrong)
+	rejected(t, both, request(`{}`, "X-Gitlab-Token", "a tokem"), causeCredentialsWrong)
+	rejected(t, both, request(`{}`, "X-Gitlab-Token", standardSecret), causeCredentialsWrong)
 
 	r := request(`{}`, "Webhook-Id", "msg_1")
 	signing := compiled(t, `{"preset":"gitlab","secrets":["env:S"]}`, secrets)
@@ -531,17 +531,17 @@ func TestGitLabNeverFallsBack(t *testing.T) {
 	r.Header.Set("X-Gitlab-Token", "a token")
 	require.NoError(t, both.Verify(r))
 	r.Wire = []byte(`{"a":1}`)
-	refused(t, both, r, causeSignatureWrong)
+	rejected(t, both, r, causeSignatureWrong)
 	r.Header.Set("Webhook-Signature", "")
-	refused(t, both, r, causeSignatureWrong)
+	rejected(t, both, r, causeSignatureWrong)
 
 	tokenOnly := compiled(t, `{"preset":"gitlab","secrets":["env:TOKEN"]}`, secrets)
-	refused(t, tokenOnly, r, causeSignatureWrong)
+	rejected(t, tokenOnly, r, causeSignatureWrong)
 
 	// Nor does the order of the methods matter.
 	turned := compiled(t, `{"preset":"gitlab","secrets":["env:TOKEN","env:S"],"verify":[{"scheme":"token","header":"X-Gitlab-Token","secret_not":"whsec_"},
 		{"scheme":"hmac","final":true,"header":"Webhook-Signature","secret_prefix":"whsec_","secret":"base64"}]}`, secrets)
-	refused(t, turned, r, causeSignatureWrong)
+	rejected(t, turned, r, causeSignatureWrong)
 	r.Header.Del("Webhook-Signature")
 	require.NoError(t, turned.Verify(r))
 
@@ -561,26 +561,26 @@ func TestTwilioBodies(t *testing.T) {
 	r.Wire = []byte("A=1&B=1&B=2")
 	require.NoError(t, s.Verify(r), "the order and repetitions are not signed")
 	r.Wire = []byte("A=1&B=1&B=3")
-	refused(t, s, r, causeSignatureWrong)
+	rejected(t, s, r, causeSignatureWrong)
 	r.Wire = []byte("A=1&B=1&B=%zz")
-	refused(t, s, r, causeSignatureWrong)
+	rejected(t, s, r, causeSignatureWrong)
 	r.Wire = []byte("A=1&B=1&B=2")
 	r.Header.Set("Content-Type", "application/json")
-	refused(t, s, r, causeSignatureWrong)
+	rejected(t, s, r, causeSignatureWrong)
 	r.Header.Set("Content-Type", form)
 	r.URL.RawQuery = "a=c"
-	refused(t, s, r, causeSignatureWrong)
+	rejected(t, s, r, causeSignatureWrong)
 
 	r = request(`{"a":1}`, "Content-Type", "application/json")
 	require.NoError(t, s.Sign(r, now))
 	require.Contains(t, r.URL.RawQuery, "a=b&bodySHA256=")
 	require.NoError(t, s.Verify(r))
 	r.Wire = []byte(`{"a":2}`)
-	refused(t, s, r, causeSignatureWrong)
+	rejected(t, s, r, causeSignatureWrong)
 	r.URL.RawQuery = "a=b"
-	refused(t, s, r, causeSignatureWrong)
+	rejected(t, s, r, causeSignatureWrong)
 	r.URL.RawQuery = "a=b&bodySHA256="
-	refused(t, s, r, causeSignatureWrong)
+	rejected(t, s, r, causeSignatureWrong)
 
 	require.Equal(t, []string{"https://example.com/twilio?x=1", "https://example.com:443/twilio?x=1"},
 		twilioAddresses("https://example.com/twilio?a=b", &url.URL{RawQuery: "x=1"}))
@@ -598,7 +598,7 @@ func TestCredentials(t *testing.T) {
 		err := bearer.Verify(request(`{}`, "Authorization", value))
 		require.Equal(t, ok, err == nil, value)
 		if err != nil {
-			refused(t, bearer, request(`{}`, "Authorization", value), causeCredentialsWrong)
+			rejected(t, bearer, request(`{}`, "Authorization", value), causeCredentialsWrong)
 		}
 	}
 	basic := compiled(t, `{"preset":"basic","secrets":["env:S"]}`, vault{"S": "user:pass:word"})
@@ -609,9 +609,9 @@ func TestCredentials(t *testing.T) {
 	user, password, ok := h.BasicAuth()
 	require.True(t, ok)
 	require.Equal(t, []string{"user", "pass:word"}, []string{user, password})
-	refused(t, basic, request(`{}`, "Authorization", "Basic !!!"), causeCredentialsWrong)
-	refused(t, basic, request(`{}`, "Authorization", "Basic dXNlcjpwYXNz"), causeCredentialsWrong)
-	refused(t, basic, request(`{}`), causeCredentialsMissing)
+	rejected(t, basic, request(`{}`, "Authorization", "Basic !!!"), causeCredentialsWrong)
+	rejected(t, basic, request(`{}`, "Authorization", "Basic dXNlcjpwYXNz"), causeCredentialsWrong)
+	rejected(t, basic, request(`{}`), causeCredentialsMissing)
 }
 
 // TestSecretsAreChecked compiles secrets that cannot be right; none is repeated.
@@ -674,8 +674,8 @@ func TestNoSecretHolds(t *testing.T) {
 		if preset == "gitlab" {
 			wrong = causeSignatureWrong
 		}
-		refused(t, gone, r, wrong)
-		refused(t, gone, request("x"), wrong)
+		rejected(t, gone, r, wrong)
+		rejected(t, gone, request("x"), wrong)
 		require.NotEmpty(t, gone.warnings(now))
 	}
 }

@@ -1,0 +1,142 @@
+package source
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// partKind is what a part of a signed message is.
+type partKind int
+
+const (
+	partText      partKind = iota // as it stands
+	partBody                      // the body, as it came
+	partTimestamp                 // the time, as it was sent
+	partURL                       // the address, as the settings have it
+	partHeader                    // the value of a header
+)
+
+// signedPart is a part of a signed message.
+type signedPart struct {
+	kind    partKind
+	text    string   // of a partText
+	headers []string // of a partHeader: canonical names, of which the first that is there counts
+}
+
+// parseSigned reads a template of what is signed. Its error reads on from the name of the setting.
+func parseSigned(text string) ([]signedPart, error) {
+	var parts []signedPart
+	for text != "" {
+		before, rest, hasBrace := strings.Cut(text, "{")
+		if before != "" {
+			parts = append(parts, signedPart{kind: partText, text: before})
+		}
+		if !hasBrace {
+			break
+		}
+		inside, after, closed := strings.Cut(rest, "}")
+		if !closed {
+			return nil, errors.New("has a { without its }")
+		}
+		text = after
+		kind, names, named := strings.Cut(inside, ":")
+		switch {
+		case inside == "body":
+			parts = append(parts, signedPart{kind: partBody})
+		case inside == "timestamp":
+			parts = append(parts, signedPart{kind: partTimestamp})
+		case inside == "url":
+			parts = append(parts, signedPart{kind: partURL})
+		case kind == "header" && named:
+			part := signedPart{kind: partHeader}
+			for name := range strings.SplitSeq(names, "|") {
+				if !isHeaderName(name) {
+					return nil, errors.New("names a header that cannot be one")
+				}
+				part.headers = append(part.headers, canonicalName(name))
+			}
+			parts = append(parts, part)
+		default:
+			return nil, errors.New("may hold {body}, {timestamp}, {url} and {header:Name} in braces")
+		}
+	}
+	return parts, nil
+}
+
+// signedHeaders are the headers that a method signs. Each list is one of alternatives.
+func signedHeaders(m Method) [][]string {
+	if m.Signed == "" {
+		return nil
+	}
+	parts, _ := parseSigned(m.Signed) // a template that cannot be read signs nothing
+	var groups [][]string
+	for _, part := range parts {
+		if part.kind == partHeader {
+			groups = append(groups, part.headers)
+		}
+	}
+	return groups
+}
+
+// checkSignedHeaders checks that each header the signature covers came exactly once.
+func (m *method) checkSignedHeaders(r *event.Request) *event.UnverifiedError {
+	for _, part := range m.parts {
+		if part.kind != partHeader {
+			continue
+		}
+		name, values := firstHeader(r.Header, part.headers)
+		if name == "" {
+			return unverified(causeSignatureMissing, "The header %s is missing: the signature covers it.", part.headers[0])
+		}
+		if len(values) > 1 {
+			return unverified(causeSignatureWrong, "The header %s came more than once.", name)
+		}
+	}
+	return nil
+}
+
+// hmacSum makes the HMAC of a request. It belongs to h and is valid until h is used again.
+func (m *method) hmacSum(h *hmacState, r *event.Request, timestamp string) []byte {
+	h.mac.Reset()
+	for i := range m.parts {
+		if m.parts[i].kind == partBody {
+			h.mac.Write(r.Wire)
+			continue
+		}
+		h.in = m.appendPart(h.in[:0], i, r, timestamp)
+		h.mac.Write(h.in)
+	}
+	h.out = h.mac.Sum(h.out[:0])
+	return h.out
+}
+
+// signedMessage is the message that is signed.
+func (m *method) signedMessage(r *event.Request, timestamp string) []byte {
+	var b []byte
+	for i := range m.parts {
+		b = m.appendPart(b, i, r, timestamp)
+	}
+	return b
+}
+
+// appendPart appends one part of the message that is signed.
+func (m *method) appendPart(b []byte, i int, r *event.Request, timestamp string) []byte {
+	part := &m.parts[i]
+	switch part.kind {
+	case partText:
+		b = append(b, part.text...)
+	case partBody:
+		b = append(b, r.Wire...)
+	case partTimestamp:
+		b = append(b, timestamp...)
+	case partURL:
+		b = append(b, m.url...)
+	case partHeader:
+		if _, values := firstHeader(r.Header, part.headers); len(values) > 0 {
+			b = append(b, values[0]...)
+		}
+	}
+	return b
+}

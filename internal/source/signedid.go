@@ -1,0 +1,83 @@
+package source
+
+import (
+	"slices"
+	"strings"
+)
+
+// idIsSigned reports whether the id of a request is signed. If it is, nobody who has seen a request can send its body
+// under another id. Every rule that may apply must then be made of the body or of headers that the signature covers. A
+// source that verifies nothing counts as signed. With a token, which signs nothing, an id must be made of the body.
+func idIsSigned(c Config, methods []Method) bool {
+	for _, m := range methods {
+		if m.Scheme != schemeNone && !signsID(m, c.ID) {
+			return false
+		}
+	}
+	return true
+}
+
+// signsID reports whether a method signs the id. It takes the rules in their order, since anybody can add a header that
+// comes before the signed one.
+func signsID(m Method, rules []string) bool {
+	signed := signedHeaders(m)
+	tried := map[string]bool{} // headers that alone make a rule before this one
+	for _, rule := range rules {
+		alwaysFits := true
+		needed := placeholdersOf(rule)
+		for _, placeholder := range needed {
+			kind, name, _ := strings.Cut(placeholder, ":")
+			switch kind {
+			case "header":
+				group := alternativesOf(signed, name)
+				if group == nil {
+					return false
+				}
+				for _, before := range group[:slices.Index(group, canonicalName(name))] {
+					if !tried[before] {
+						return false
+					}
+				}
+				tried[canonicalName(name)] = tried[canonicalName(name)] || len(needed) == 1
+				alwaysFits = alwaysFits && len(group) == 1
+			case "query":
+				if m.Scheme != schemeTwilio {
+					return false
+				}
+				alwaysFits = false
+			default:
+				alwaysFits = false
+			}
+		}
+		if alwaysFits {
+			return true // no rule after this one ever applies
+		}
+	}
+	return true
+}
+
+// alternativesOf is the list of alternatives that holds a header.
+func alternativesOf(groups [][]string, name string) []string {
+	for _, group := range groups {
+		if slices.Contains(group, canonicalName(name)) {
+			return group
+		}
+	}
+	return nil
+}
+
+// placeholdersOf are the texts in braces of a template.
+func placeholdersOf(text string) []string {
+	var names []string
+	for {
+		_, rest, ok := strings.Cut(text, "{")
+		if !ok {
+			return names
+		}
+		inside, after, ok := strings.Cut(rest, "}")
+		if !ok {
+			return names
+		}
+		names, text = append(names, inside), after
+	}
+}
