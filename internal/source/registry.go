@@ -14,6 +14,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/webhookspine/spine/internal/bell"
 	"github.com/webhookspine/spine/internal/event"
 )
 
@@ -23,28 +24,27 @@ type Loader interface {
 }
 
 const (
-	pollInterval = 30 * time.Second // between two looks at the sources that nobody asked for
-	fileInterval = time.Second      // between two looks at the files of secrets, and after a look at the sources that failed
-	loadPatience = 10 * time.Second // for the database to answer
+	pollInterval = 30 * time.Second // between two reads of the sources that no bell asked for
+	fileInterval = time.Second      // between two checks of the files of secrets, and after a failed read of the sources
+	loadTimeout  = 10 * time.Second // for the database to answer
 
-	// A file that is written in place is empty for a moment. A source that worked
-	// is said to be broken only when it still is after this many looks.
-	fileLooks = 4
-	fileRest  = 25 * time.Millisecond // between two of them
+	// A file that is written in place is empty for a moment. So a source that worked is reported broken only when it
+	// still is after this many reads.
+	fileReads    = 4
+	fileReadWait = 25 * time.Millisecond // between two of them
 )
 
-// Registry holds the sources of a process, ready to be used, and follows their
-// changes. Lookup never waits: it is answered from a snapshot, which stays as it
-// was while the database is away.
+// Registry holds the sources of a process, compiled, and follows their changes. Lookup never waits: it answers from a
+// snapshot, which stays as it was while the database is away.
 type Registry struct {
 	loader  Loader
 	resolve SecretResolver
 	log     zerolog.Logger
-	bell    chan struct{} // of capacity one: a ring that was not heard yet stands for all
+	changed *bell.Bell // the stored sources may have changed
 
-	mu      sync.Mutex // held to replace the snapshot
+	mu      sync.Mutex // guards the replacement of the snapshot
 	current atomic.Pointer[snapshot]
-	away    atomic.Bool // whether the last look at the sources failed
+	away    atomic.Bool // whether the last read of the sources failed
 }
 
 // snapshot is what is known of all sources, by name. It does not change.
@@ -53,42 +53,41 @@ type snapshot map[string]*entry
 // entry is a source as it was last read.
 type entry struct {
 	settings event.SourceSettings
-	source   *Source          // nil where it is broken
-	err      error            // why it is, wrapping event.ErrSourceBroken
-	problems []string         // the same, one by one
-	files    map[string]stamp // of its secrets, looked at before they were read
+	source   *Source              // nil where it is broken
+	err      error                // why it is, wrapping event.ErrSourceBroken
+	problems []string             // the same, one by one
+	files    map[string]fileStamp // of its secrets, taken before they were read
 }
 
-// stamp tells whether a file may have changed. It is zero where there is none.
-type stamp struct {
+// fileStamp tells whether a file may have changed. It is zero where there is no file.
+type fileStamp struct {
 	modified time.Time
-	size     int64
+	size     int64 // bytes
 }
 
-func stampOf(path string) stamp {
+func stampOf(path string) fileStamp {
 	info, err := os.Stat(path)
 	if err != nil {
-		return stamp{}
+		return fileStamp{}
 	}
-	return stamp{modified: info.ModTime(), size: info.Size()}
+	return fileStamp{modified: info.ModTime(), size: info.Size()}
 }
 
 // NewRegistry returns a Registry that knows no sources until Run has read them.
 func NewRegistry(loader Loader, resolve SecretResolver, log zerolog.Logger) *Registry {
-	return &Registry{loader: loader, resolve: resolve, log: log, bell: make(chan struct{}, 1)}
+	return &Registry{loader: loader, resolve: resolve, log: log, changed: bell.New()}
 }
 
-// Lookup returns the source of a name. The error is event.ErrNoSource,
-// event.ErrSourceDisabled, event.ErrSourcesUnknown, or wraps
-// event.ErrSourceBroken and says why it is, which is not for a sender to read.
+// Lookup returns the source of a name. The error is event.ErrNoSource, event.ErrSourceDisabled or
+// event.ErrSourcesUnknown, or it wraps event.ErrSourceBroken. The last says what is broken, which no sender may read.
 func (r *Registry) Lookup(name string) (*Source, error) {
 	known := r.current.Load()
 	if known == nil {
 		return nil, event.ErrSourcesUnknown
 	}
-	e, found := (*known)[name]
+	e, isKnown := (*known)[name]
 	switch {
-	case !found:
+	case !isKnown:
 		return nil, event.ErrNoSource
 	case e.settings.DisabledAt != nil:
 		return nil, event.ErrSourceDisabled
@@ -98,17 +97,12 @@ func (r *Registry) Lookup(name string) (*Source, error) {
 	return e.source, nil
 }
 
-// Reload has the sources read again soon. It never waits.
-func (r *Registry) Reload() {
-	select {
-	case r.bell <- struct{}{}:
-	default:
-	}
-}
+// Reload rings for Run to read the sources again soon. It never waits.
+func (r *Registry) Reload() { r.changed.Ring() }
 
-// Run reads the sources and follows their changes until ctx ends: when told by
-// Reload, every 30 seconds, and within a second of a change of a file that holds
-// a secret, for which the database is not needed. Its error is nil.
+// Run reads the sources and follows their changes until ctx ends. It reads them again on Reload and every 30 seconds.
+// It reads the secrets of a source again within a second after one of their files changed, also while the database is
+// away. Its error is nil.
 func (r *Registry) Run(ctx context.Context) error {
 	var files sync.WaitGroup
 	files.Go(func() {
@@ -120,7 +114,7 @@ func (r *Registry) Run(ctx context.Context) error {
 				if r.away.Load() {
 					r.Reload()
 				}
-				r.follow(ctx)
+				r.followFiles(ctx)
 			case <-ctx.Done():
 				return
 			}
@@ -133,7 +127,7 @@ func (r *Registry) Run(ctx context.Context) error {
 	r.load(ctx, true)
 	for {
 		select {
-		case <-r.bell:
+		case <-r.changed.C():
 			r.load(ctx, false)
 		case <-poll.C:
 			r.load(ctx, true)
@@ -143,16 +137,16 @@ func (r *Registry) Run(ctx context.Context) error {
 	}
 }
 
-// load reads the sources from the database. What did not change is not made
-// anew, unless it is broken or, where all is set, has secrets in files: a change
-// of a file can leave its stamp as it was.
+// load reads the sources from the database. It compiles those that changed and those that are broken. With all it also
+// compiles those that have secrets in files, since a file can change and keep its stamp.
 func (r *Registry) load(ctx context.Context, all bool) {
-	patient, cancel := context.WithTimeout(ctx, loadPatience)
+	limited, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
-	rows, err := r.loader.Sources(patient)
+	rows, err := r.loader.Sources(limited)
 	if err != nil {
 		if ctx.Err() == nil && !r.away.Swap(true) {
-			r.log.Warn().Err(err).Bool("known", r.current.Load() != nil).Msg("the sources could not be read, trying again every second")
+			r.log.Warn().Err(err).Bool("known", r.current.Load() != nil).
+				Msg("the sources could not be read, trying again every second")
 		}
 		return
 	}
@@ -169,7 +163,8 @@ func (r *Registry) load(ctx context.Context, all bool) {
 		if before != nil {
 			old = (*before)[row.Source]
 		}
-		if old != nil && string(old.settings.Settings) == string(row.Settings) && old.err == nil && (!all || len(old.files) == 0) {
+		if old != nil && string(old.settings.Settings) == string(row.Settings) && old.err == nil &&
+			(!all || len(old.files) == 0) {
 			same := *old
 			same.settings = row
 			after[row.Source] = &same
@@ -180,42 +175,65 @@ func (r *Registry) load(ctx context.Context, all bool) {
 	r.replace(before, &after)
 }
 
-// follow makes those sources anew whose secrets' files changed.
-func (r *Registry) follow(ctx context.Context) {
+// followFiles compiles the sources whose files of secrets changed. It reads and waits without the lock, so that load
+// never waits for a file. An entry that load has replaced meanwhile stays: if its files changed too, the next check of
+// the files sees it.
+func (r *Registry) followFiles(ctx context.Context) {
+	known := r.current.Load()
+	if known == nil {
+		return
+	}
+	compiled := snapshot{}
+	for name, old := range *known {
+		if old.filesChanged() {
+			compiled[name] = r.compileAgain(ctx, old)
+		}
+	}
+	if len(compiled) == 0 {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	before := r.current.Load()
-	if before == nil {
-		return
-	}
-	var after snapshot
-	for name, old := range *before {
-		changed := false
-		for path, seen := range old.files {
-			changed = changed || stampOf(path) != seen
-		}
-		if !changed {
+	after := maps.Clone(*before)
+	for name, e := range compiled {
+		if (*before)[name] != (*known)[name] {
 			continue
 		}
-		made := r.compile(old.settings)
-		for look := 1; look < fileLooks && made.err != nil && old.err == nil && ctx.Err() == nil; look++ {
-			time.Sleep(fileRest)
-			made = r.compile(old.settings)
-		}
-		if after == nil {
-			after = maps.Clone(*before)
-		}
-		after[name] = made
+		after[name] = e
 		r.log.Info().Str("source", name).Msg("the files of a source's secrets changed and were read again")
 	}
-	if after != nil {
-		r.replace(before, &after)
-	}
+	r.replace(before, &after)
 }
 
-// compile makes an entry of a row, broken where it cannot be used.
+// filesChanged reports whether a file of the source's secrets changed since it was read.
+func (e *entry) filesChanged() bool {
+	for path, stamp := range e.files {
+		if stampOf(path) != stamp {
+			return true
+		}
+	}
+	return false
+}
+
+// compileAgain compiles the settings of an entry. Where the source worked before, it gives a file that is just being
+// written some time.
+func (r *Registry) compileAgain(ctx context.Context, old *entry) *entry {
+	compiled := r.compile(old.settings)
+	for read := 1; read < fileReads && compiled.err != nil && old.err == nil; read++ {
+		select {
+		case <-time.After(fileReadWait):
+		case <-ctx.Done():
+			return compiled
+		}
+		compiled = r.compile(old.settings)
+	}
+	return compiled
+}
+
+// compile makes an entry of a row. The entry is broken where the source cannot be used.
 func (r *Registry) compile(row event.SourceSettings) *entry {
-	e := &entry{settings: row, files: map[string]stamp{}}
+	e := &entry{settings: row, files: map[string]fileStamp{}}
 	c, err := ParseConfig(row.Settings)
 	if err == nil {
 		refs := []string{c.VerifyToken}
@@ -223,8 +241,7 @@ func (r *Registry) compile(row event.SourceSettings) *entry {
 			refs = append(refs, s.Ref)
 		}
 		for _, ref := range refs {
-			// The stamp is taken before the file is read: a change in between is seen at
-			// the next look.
+			// The stamp is taken before the file is read: the next check sees a change in between.
 			if kind, path, ok := splitRef(ref); ok && kind == "file" {
 				e.files[path] = stampOf(path)
 			}
@@ -251,7 +268,7 @@ func problemsOf(err error) []string {
 	return lines
 }
 
-// replace puts a snapshot in the place of another and logs what that changes.
+// replace makes after the snapshot in the place of before, and logs what that changes. The caller holds the lock.
 func (r *Registry) replace(before, after *snapshot) {
 	r.current.Store(after)
 	if before == nil {
@@ -266,14 +283,16 @@ func (r *Registry) replace(before, after *snapshot) {
 		}
 		switch {
 		case e.err != nil && e.err.Error() != was:
-			r.log.Warn().Str("source", name).Strs("problems", e.problems).Msg("a source is broken: what comes to it is answered with 503")
+			r.log.Warn().Str("source", name).Strs("problems", e.problems).
+				Msg("a source is broken: its requests are answered with 503")
 		case e.err == nil && was != "":
 			r.log.Info().Str("source", name).Msg("a source that was broken can be used again")
 		}
 	}
 }
 
-// Statuses says how each source is, by name.
+// Statuses returns the state of each source as this process sees it, sorted by name. It is nil until the sources were
+// read.
 func (r *Registry) Statuses() []event.SourceStatus {
 	known := r.current.Load()
 	if known == nil {
@@ -287,12 +306,14 @@ func (r *Registry) Statuses() []event.SourceStatus {
 	return statuses
 }
 
+// status is the state of a source at a time, which decides whether its secrets are valid.
 func (e *entry) status(now time.Time) event.SourceStatus {
-	s := event.SourceStatus{Source: e.settings.Source, State: "verified", Path: pathOf(e.settings.Source), Problems: e.problems}
+	name := e.settings.Source
+	s := event.SourceStatus{Source: name, State: "verified", Path: pathOf(name), Problems: e.problems}
 	if c, err := ParseConfig(e.settings.Settings); err == nil {
 		s.Preset = c.Preset
 		if preset, known := PresetOf(c.Preset); known {
-			s.Steps = preset.StepsFor(e.settings.Source, c)
+			s.Steps = preset.StepsFor(name, c)
 		}
 	}
 	if e.source != nil {

@@ -215,12 +215,12 @@ func TestRegistryWhileTheDatabaseIsAway(t *testing.T) {
 func TestRegistryFollowsFiles(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "secret")
-	stamp := time.Now()
+	modified := time.Now()
 	// The file's time is set, since the test's clock is not the file system's.
 	write := func(text string) {
-		stamp = stamp.Add(time.Second)
+		modified = modified.Add(time.Second)
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
-		require.NoError(t, os.Chtimes(path, stamp, stamp))
+		require.NoError(t, os.Chtimes(path, modified, modified))
 	}
 	write("old\n")
 	tab := newTable()
@@ -245,10 +245,10 @@ func TestRegistryFollowsFiles(t *testing.T) {
 		// A file that is just being written is empty for a moment.
 		write("")
 		go func() {
-			time.Sleep(fileInterval + fileRest/2)
+			time.Sleep(fileInterval + fileReadWait/2)
 			write("newer")
 		}()
-		time.Sleep(fileInterval + fileRest)
+		time.Sleep(fileInterval + fileReadWait)
 		synctest.Wait()
 		require.True(t, signs("newer"))
 		require.Zero(t, l.count("broken"))
@@ -269,7 +269,7 @@ func TestRegistryFollowsFiles(t *testing.T) {
 
 		// A change that the stamp does not tell is seen at the next look.
 		tab.change(func() { tab.err = nil })
-		stamp = stamp.Add(-time.Second)
+		modified = modified.Add(-time.Second)
 		write("lost")
 		time.Sleep(fileInterval)
 		synctest.Wait()
@@ -277,6 +277,32 @@ func TestRegistryFollowsFiles(t *testing.T) {
 		time.Sleep(pollInterval)
 		synctest.Wait()
 		require.True(t, signs("lost"))
+	})
+}
+
+// A file that is being written delays its own source alone.
+func TestReloadNeverWaitsForAFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(path, []byte("whole"), 0o600))
+	tab := newTable()
+	tab.put("github", `{"preset":"github","secrets":["file:`+path+`"]}`)
+	inRegistry(t, tab, ResolveSecret, func(t *testing.T, r *Registry, l *logged) {
+		require.NoError(t, os.WriteFile(path, nil, 0o600))
+		time.Sleep(fileInterval + fileReadWait/2) // the registry waits to read the file again
+		tab.put("default", `{"preset":"envelope"}`)
+		r.Reload()
+		synctest.Wait()
+		_, err := r.Lookup("default")
+		require.NoError(t, err)
+		_, err = r.Lookup("github")
+		require.NoError(t, err, "it is not yet broken")
+
+		// The entry that was compiled meanwhile is for the next check.
+		time.Sleep(2 * fileInterval)
+		synctest.Wait()
+		_, err = r.Lookup("github")
+		require.ErrorIs(t, err, event.ErrSourceBroken)
+		require.Equal(t, 1, l.count("a source is broken"))
 	})
 }
 
