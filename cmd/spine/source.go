@@ -559,7 +559,7 @@ Test exits with 1 where the request would be refused.`,
 		if one.DisabledAt != nil {
 			lookup = event.ErrSourceDisabled
 		}
-		return tryRequest(cmd.OutOrStdout(), ingest.Try(intakeSource{compiled}, lookup, r, intake.MaxBodyBytes), asJSON)
+		return tryRequest(cmd.OutOrStdout(), ingest.DryRun(intakeSource{compiled}, lookup, r, intake.MaxBodyBytes), asJSON)
 	}, &intake)
 }
 

@@ -30,7 +30,7 @@ type intakeSource struct{ *source.Source }
 func (s intakeSource) Policy() ingest.Policy {
 	c := s.Config()
 	return ingest.Policy{
-		RefuseConflicts: c.Conflicts == "refuse",
+		RejectConflicts: c.Conflicts == "refuse",
 		Verified:        ingest.Rate{PerSecond: c.Limits.Rate, Burst: c.Limits.Burst},
 		Address:         ingest.Rate{PerSecond: c.Limits.AddressRate, Burst: c.Limits.AddressBurst},
 		Kept:            event.Budget{Rows: c.Rejected.Rows, Bytes: c.Rejected.Bytes, Age: c.Rejected.Age},
@@ -78,6 +78,6 @@ func (p sourceProcess) Sample(ctx context.Context, name string) (status int, bod
 	if err != nil {
 		return 0, nil, err
 	}
-	status, body = p.handler.Take(ctx, name, r)
+	status, body = p.handler.Admit(ctx, name, r)
 	return status, body, nil
 }

@@ -13,57 +13,59 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// Store keeps events. Ingest stores all of them in one transaction or none: a
-// nil error means that they are committed, and any error that they may or may
-// not be. It must be safe to ingest the same events again. An error that wraps
-// event.ErrInvalidData lies in the data; one that wraps event.ErrLocked, in a row
-// that somebody else has locked. Ingest is called concurrently.
+// Store keeps events. It is safe for concurrent use.
 type Store interface {
+	// Ingest stores all events in one transaction or none of them. A nil error means that they are committed. Any error
+	// means that they may or may not be, so it must be safe to ingest the same events again. An error that wraps
+	// event.ErrInvalidData lies in the data. One that wraps event.ErrLocked lies in a row that another transaction has
+	// locked.
 	Ingest(ctx context.Context, events []event.Event) ([]event.Receipt, error)
 }
 
-// ErrFull says that the intake holds as much as it may: try again soon.
+// ErrFull says that as many events wait as may wait: try again soon.
 var ErrFull = errors.New("the intake is full")
 
-// ErrUnavailable says that the event could not be stored in time. It may have
-// been stored all the same, when only the answer was lost.
+// ErrUnavailable says that the event could not be stored in time. It may have been stored all the same, if only the
+// database's answer was lost.
 var ErrUnavailable = errors.New("the event could not be stored")
 
 // CommitterConfig bounds the group commit.
 type CommitterConfig struct {
 	Flushers   int           // transactions at once, 1 or more
 	JoinRows   int           // events that must wait before a transaction starts beside another
-	JoinAfter  time.Duration // and how long the others may take before it starts all the same
-	BatchRows  int           // events in one transaction at most
-	BatchBytes int           // payload bytes in one transaction at most; a larger event goes alone
-	QueueRows  int           // events that may wait at most
-	QueueBytes int           // payload bytes that may wait at most
-	Patience   time.Duration // how long an event may wait and be tried in all
+	JoinAfter  time.Duration // running time of the others after which it starts with fewer
+	BatchRows  int           // limit on the events of one transaction
+	BatchBytes int           // limit on the payload bytes of one transaction; a larger event goes alone
+	QueueRows  int           // limit on the events that wait
+	QueueBytes int           // limit on the payload bytes that wait
+	Patience   time.Duration // from an event's arrival to the end of its last try
 
-	// Committed, where set, is told what was committed, after the commit and
-	// before the senders are answered. It must not block.
+	// Committed, where set, is called after each commit and before its senders are answered. It must not block.
 	Committed func(events []event.Event, receipts []event.Receipt)
 }
 
-// DefaultCommitterConfig returns bounds that suit most. One large transaction
-// costs less than two small ones, which also queue up behind the lock that a
-// notifying commit takes, in other processes too; so a second one starts only
-// when there is plenty for it, or when the first hangs.
+// DefaultCommitterConfig returns bounds that suit most. One large transaction costs less than two small ones. Commits
+// that notify also queue behind one lock of the whole database, in other processes too. So a second transaction starts
+// only when many events wait, or when the first hangs.
 func DefaultCommitterConfig() CommitterConfig {
 	return CommitterConfig{
-		Flushers: 2, JoinRows: 256, JoinAfter: 20 * time.Millisecond, BatchRows: 500, BatchBytes: 4 << 20,
-		QueueRows: 10_000, QueueBytes: 64 << 20,
-		Patience: 4 * time.Second,
+		Flushers:   2,
+		JoinRows:   256,
+		JoinAfter:  20 * time.Millisecond,
+		BatchRows:  500,
+		BatchBytes: 4 << 20,
+		QueueRows:  10_000,
+		QueueBytes: 64 << 20,
+		Patience:   4 * time.Second,
 	}
 }
 
 // lockedPause is how long an event whose row is locked waits for its next try.
 const lockedPause = 250 * time.Millisecond
 
-// Committer is a self-clocking group commit. A flusher takes everything that
-// waits, stores it in one transaction and answers each sender from the result.
-// There is no timer: when little comes in, an event goes alone and at once;
-// under load batches grow while the transactions before them run.
+// Committer is a self-clocking group commit. A flusher takes all events that wait, stores them in one transaction and
+// answers each sender from the result. No timer delays an event: with little load it goes alone and at once, and under
+// load batches grow while the transactions before them run.
 type Committer struct {
 	store   Store
 	config  CommitterConfig
@@ -74,25 +76,24 @@ type Committer struct {
 	waiting []*waiter
 	rows    int           // events that wait
 	bytes   int           // that they take up
-	limit   int           // events in one transaction at most for now, 1 to BatchRows
+	limit   int           // on the events of one transaction for now, 1 to BatchRows
 	ended   bool          // Run has returned: nothing is stored any more
-	flights []time.Time   // for each flusher, since when its transaction runs; zero when none does
-	wake    chan struct{} // has room for one signal for each flusher
+	flights []time.Time   // for each flusher, the start of its running transaction; zero where none runs
+	rung    chan struct{} // room for one ring for each flusher; a bell.Bell wakes one loop only, and here are several
 }
 
-// waiter is a request whose sender waits for an answer: its events are stored in
-// one transaction.
+// waiter is a request whose sender waits for an answer. Its events are stored in one transaction.
 type waiter struct {
 	events   []event.Event
-	size     int // bytes
-	since    time.Time
-	alone    bool // a row of it is locked: it goes into a transaction of its own
+	size     int       // bytes
+	since    time.Time // when it was submitted
+	alone    bool      // a row of it is locked: it goes into a transaction of its own
 	receipts []event.Receipt
 	err      error
 	done     chan struct{} // closed once receipts or err are set
 }
 
-// sizeOf is how many bytes events take up while they wait.
+// sizeOf returns how many bytes events take up while they wait.
 func sizeOf(events []event.Event) (size int) {
 	for i := range events {
 		size += len(events[i].Payload) + len(events[i].Raw) + len(events[i].Headers)
@@ -104,15 +105,16 @@ func sizeOf(events []event.Event) (size int) {
 func NewCommitter(store Store, config CommitterConfig, log zerolog.Logger, metrics *Metrics) *Committer {
 	return &Committer{
 		store: store, config: config, log: log, metrics: metrics, limit: config.BatchRows,
-		flights: make([]time.Time, config.Flushers), wake: make(chan struct{}, config.Flushers),
+		flights: make([]time.Time, config.Flushers), rung: make(chan struct{}, config.Flushers),
 	}
 }
 
-// Submit hands in the events of one request, one or more, and waits until all of
-// them are committed, in one transaction, or cannot be. It returns a receipt for
-// each. The error is ErrFull at once when too much waits, ErrUnavailable when
-// they could not be stored in time or Run has ended, or the cause of ctx's end:
-// they may then be stored or not. The events are the committer's from then on.
+// Submit hands in the events of one request, one or more, and waits until one transaction has committed all of them or
+// they cannot be stored. It returns a receipt for each.
+//
+// The error is ErrFull at once when too many events or bytes wait, and ErrUnavailable when they could not be stored in
+// time or Run has ended. When ctx ends first, it is the cause of that, and the events may be stored or not. The caller
+// must not change the events any more.
 func (c *Committer) Submit(ctx context.Context, events ...event.Event) ([]event.Receipt, error) {
 	w := &waiter{events: events, size: sizeOf(events), since: time.Now(), done: make(chan struct{})}
 	c.mu.Lock()
@@ -128,7 +130,7 @@ func (c *Committer) Submit(ctx context.Context, events ...event.Event) ([]event.
 	start := c.mayStart(w.since)
 	c.mu.Unlock()
 	if start {
-		c.signal()
+		c.ring()
 	}
 
 	select {
@@ -146,9 +148,8 @@ func (c *Committer) enqueue(w *waiter) {
 	c.bytes += w.size
 }
 
-// mayStart reports whether what waits is worth a transaction beside those that
-// run: otherwise it is left to the flusher whose transaction ends next. The
-// caller holds mu.
+// mayStart reports whether the waiting events are worth a transaction beside those that run. If not, the flusher whose
+// transaction ends next takes them. The caller holds mu.
 func (c *Committer) mayStart(now time.Time) bool {
 	for _, since := range c.flights {
 		if c.rows < c.config.JoinRows && now.Sub(since) < c.config.JoinAfter {
@@ -158,26 +159,26 @@ func (c *Committer) mayStart(now time.Time) bool {
 	return true
 }
 
-// signal wakes a flusher, if one sleeps.
-func (c *Committer) signal() {
+// ring wakes a flusher, if one sleeps. It never blocks.
+func (c *Committer) ring() {
 	select {
-	case c.wake <- struct{}{}:
-	default:
+	case c.rung <- struct{}{}:
+	default: // a ring for each flusher was not heard yet
 	}
 }
 
-// Run commits what is submitted until ctx ends, and then what still waits. Stop
-// taking requests in before ctx ends: what is submitted later is not stored.
+// Run commits submitted events until ctx ends, and then those that still wait. Stop submitting before ctx ends: later
+// events are not stored.
 func (c *Committer) Run(ctx context.Context) error {
 	var g errgroup.Group
 	for flusher := range c.config.Flushers {
 		g.Go(func() error {
-			// What waits for a transaction that hangs is looked at again.
-			hangs := time.AfterFunc(time.Hour, c.signal)
+			// Events that wait for a transaction that hangs are taken by another flusher.
+			hangs := time.AfterFunc(time.Hour, c.ring)
 			defer hangs.Stop()
 			for {
 				select {
-				case <-c.wake:
+				case <-c.rung:
 				case <-ctx.Done():
 				}
 				for batch := c.take(flusher); len(batch) > 0; batch = c.take(flusher) {
@@ -202,8 +203,7 @@ func (c *Committer) Run(ctx context.Context) error {
 	return err
 }
 
-// take removes the next batch from what waits, if it may start: all of it,
-// within the bounds.
+// take removes the next batch from the waiting requests, if it may start: as many as the bounds allow.
 func (c *Committer) take(flusher int) []*waiter {
 	c.mu.Lock()
 	c.flights[flusher] = time.Time{}
@@ -215,7 +215,7 @@ func (c *Committer) take(flusher int) []*waiter {
 	n, rows, size := 0, 0, 0
 	for ; n < len(c.waiting); n++ {
 		w := c.waiting[n]
-		// One goes in any case, however large it is.
+		// One request goes in any case, however large it is.
 		if n > 0 && (w.alone || c.waiting[0].alone || rows+len(w.events) > c.limit || size+w.size > c.config.BatchBytes) {
 			break
 		}
@@ -236,15 +236,14 @@ func (c *Committer) take(flusher int) []*waiter {
 	more := len(c.waiting) > 0
 	c.mu.Unlock()
 	if more {
-		c.signal()
+		c.ring()
 	}
 	return batch
 }
 
-// flush stores a batch and answers its senders. Events that have waited for
-// half of their patience are not tried at all: their senders are told to come
-// again. What is tried has the other half, so that under overload no
-// transaction is cut short in the middle of its work.
+// flush stores a batch and answers its senders. Events that have waited for half of their patience are not tried at all,
+// and their senders are told to come again. The others have the second half for their transaction, so that overload cuts
+// no transaction short.
 func (c *Committer) flush(ctx context.Context, batch []*waiter) {
 	oldest := batch[0].since
 	for len(batch) > 0 && time.Since(batch[0].since) >= c.config.Patience/2 && !batch[0].alone {
@@ -260,8 +259,8 @@ func (c *Committer) flush(ctx context.Context, batch []*waiter) {
 	c.commit(ctx, batch)
 }
 
-// commit stores a batch, splitting it when the database refuses some of the
-// data, so that one bad event does not fail its neighbours.
+// commit stores a batch. It splits it when the database rejects some of the data, so that one bad event does not fail
+// its neighbours.
 func (c *Committer) commit(ctx context.Context, batch []*waiter) {
 	events := make([]event.Event, 0, len(batch))
 	for _, w := range batch {
@@ -283,7 +282,7 @@ func (c *Committer) commit(ctx context.Context, batch []*waiter) {
 		c.commit(ctx, batch[:len(batch)/2])
 		c.commit(ctx, batch[len(batch)/2:])
 	case errors.Is(err, event.ErrLocked):
-		// One of them waits for somebody's open transaction; the others must not.
+		// One of them waits for another open transaction; the others must not.
 		for _, w := range batch {
 			if len(batch) > 1 {
 				c.commit(ctx, []*waiter{w})
@@ -301,9 +300,8 @@ func (c *Committer) commit(ctx context.Context, batch []*waiter) {
 	}
 }
 
-// keepBytes has events of a request keep their payloads as bytes: they are JSON,
-// and still Postgres cannot hold one of them. Which one it does not say. It
-// reports whether that changes anything.
+// keepBytes turns the payloads of a request into bytes. They are JSON, and still Postgres cannot hold one of them; it
+// does not say which. keepBytes reports whether it changed any.
 func keepBytes(events []event.Event) (changed bool) {
 	for i := range events {
 		e := &events[i]
@@ -320,8 +318,7 @@ func keepBytes(events []event.Event) (changed bool) {
 	return changed
 }
 
-// putOff lets an event whose row is locked wait for a while and then try on its
-// own, so that nobody waits with it.
+// putOff lets a request with a locked row wait for a while and then go alone, so that no other request waits with it.
 func (c *Committer) putOff(w *waiter) {
 	if time.Since(w.since)+lockedPause >= c.config.Patience {
 		w.answer(nil, ErrUnavailable)
@@ -337,13 +334,12 @@ func (c *Committer) putOff(w *waiter) {
 		}
 		c.enqueue(w)
 		c.mu.Unlock()
-		c.signal()
+		c.ring()
 	})
 }
 
-// try stores events, again and again until ctx ends, unless the error lies in
-// the data or in a lock. A lost answer to a commit is met by the next try: what was stored
-// then comes back as deduplicated.
+// try stores events, and tries again until ctx ends unless the error lies in the data or in a lock. If the answer to a
+// commit was lost, the next try gets those events back as deduplicated.
 func (c *Committer) try(ctx context.Context, events []event.Event) ([]event.Receipt, error) {
 	for pause := 25 * time.Millisecond; ; pause = min(2*pause, 400*time.Millisecond) {
 		start := time.Now()
@@ -368,11 +364,9 @@ func (c *Committer) try(ctx context.Context, events []event.Event) ([]event.Rece
 	}
 }
 
-// adapt has transactions last no longer than their senders can wait: a database
-// that is slow for each event would otherwise be given batches that are always cut
-// short, and store next to nothing. A transaction that was cut, or that took a
-// quarter of the patience, halves the number of events in the next ones; one that
-// was quick doubles it.
+// adapt keeps transactions shorter than their senders can wait. Otherwise a database that is slow for each event would
+// get batches that are always cut short, and store next to nothing. A transaction that was cut short, or took more than
+// a quarter of the patience, halves the size of the next ones. One below a sixteenth doubles it.
 func (c *Committer) adapt(rows int, took time.Duration, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -384,7 +378,7 @@ func (c *Committer) adapt(rows int, took time.Duration, err error) {
 	}
 }
 
-// answer lets the sender go on. It is called once.
+// answer lets the sender go on. It must be called once only.
 func (w *waiter) answer(receipts []event.Receipt, err error) {
 	w.receipts, w.err = receipts, err
 	close(w.done)

@@ -261,11 +261,11 @@ func TestPathsThatLeadNowhere(t *testing.T) {
 		}
 	}
 	require.Zero(t, in.store.count())
-	require.Equal(t, map[rejectionKind]int64{{"", "no_such_source", 404}: 10}, rejected(in), "one kind, whatever the path")
+	require.Equal(t, map[rejectionKind]int64{{"", "no_such_source", 404}: 10}, rejectedKinds(in), "one kind, whatever the path")
 }
 
-// rejected is what was refused and is not audited yet.
-func rejected(in *intake) map[rejectionKind]int64 {
+// rejectedKinds counts the rejections that are not audited yet.
+func rejectedKinds(in *intake) map[rejectionKind]int64 {
 	r := in.handler.rejections
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -421,7 +421,7 @@ func TestAllProblemsAreListed(t *testing.T) {
 	p = requireProblem(t, http.StatusUnprocessableEntity, in.post(t, "/webhook", strings.NewReader(`[]`)))
 	require.Len(t, p.Errors, 1)
 	require.Empty(t, p.Errors[0].Field)
-	require.Equal(t, map[rejectionKind]int64{{event.DefaultSource, "invalid_event", 422}: 2}, rejected(in))
+	require.Equal(t, map[rejectionKind]int64{{event.DefaultSource, "invalid_event", 422}: 2}, rejectedKinds(in))
 	require.InDelta(t, 2, testutil.ToFloat64(in.handler.metrics.rejections.WithLabelValues("invalid_event", "422")), 0)
 }
 
@@ -439,7 +439,7 @@ func TestUnavailable(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := c.in.post(t, "/webhook", strings.NewReader(envelope("a", "{}")))
 			require.Contains(t, requireProblem(t, http.StatusServiceUnavailable, r).Detail, c.detail)
-			require.Equal(t, map[rejectionKind]int64{{event.DefaultSource, c.cause, 503}: 1}, rejected(c.in))
+			require.Equal(t, map[rejectionKind]int64{{event.DefaultSource, c.cause, 503}: 1}, rejectedKinds(c.in))
 			require.InDelta(t, 1, testutil.ToFloat64(c.in.handler.metrics.rejections.WithLabelValues(c.cause, "503")), 0)
 			seconds, err := strconv.Atoi(r.header.Get("Retry-After"))
 			require.NoError(t, err)

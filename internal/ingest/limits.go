@@ -15,58 +15,61 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/time/rate"
+
+	"github.com/webhookspine/spine/internal/event"
 )
 
-// maxAddresses is how many client addresses are told apart, some 10 MB of them.
-// One that was not heard of for longest makes room and begins anew.
+// maxAddresses limits how many client addresses have a rate of their own; they take about 10 MB. Beyond it the address
+// that has been silent for longest is forgotten and begins anew.
 const maxAddresses = 65_536
 
 // limits holds the rates of sources and client addresses.
 type limits struct {
-	sources   sync.Map // by name, of *rate.Limiter
-	addresses *lru.Cache[addressKey, *rate.Limiter]
+	everywhere Rate     // of one client address, over all sources
+	sources    sync.Map // by name, of *rate.Limiter
+	addresses  *lru.Cache[addressKey, *rate.Limiter]
 }
 
-// addressKey is a client address at a source, or at all of them where source is
-// empty.
+// addressKey is a client address at a source, or at all sources where source is empty.
 type addressKey struct{ source, address string }
 
-func newLimits() *limits {
+func newLimits(everywhere Rate) *limits {
 	addresses, err := lru.New[addressKey, *rate.Limiter](maxAddresses)
 	if err != nil {
 		panic(err) // the size is positive
 	}
-	return &limits{addresses: addresses}
+	return &limits{everywhere: everywhere, addresses: addresses}
 }
 
-// address charges a request to its client's address.
-func (l *limits) address(a *arrival, everywhere, here Rate) *refusal {
+// chargeAddress charges a request to its client's address.
+func (l *limits) chargeAddress(a *arrival) *rejection {
 	for _, limit := range [2]struct {
 		rate Rate
 		key  addressKey
-	}{{everywhere, addressKey{address: a.remote}}, {here, addressKey{a.name, a.remote}}} {
+	}{{l.everywhere, addressKey{address: a.remote}}, {a.policy.Address, addressKey{a.name, a.remote}}} {
 		if limit.rate.PerSecond <= 0 {
 			continue
 		}
 		limit.key.address = network(limit.key.address)
 		limiter, ok := l.addresses.Get(limit.key)
 		if !ok {
-			// Two that come at once begin with one limiter each; one of them stays.
+			// Two requests that come at once make one limiter each; one of the two stays.
 			limiter = limit.rate.limiter()
 			l.addresses.Add(limit.key, limiter)
 		}
 		if wait := limit.rate.charge(limiter); wait > 0 {
-			return &refusal{
+			return &rejection{
 				status: http.StatusTooManyRequests, cause: "address_rate", after: wait,
-				detail: "More requests come from this address than are taken. Send the event again later.",
+				detail: "This address sends requests faster than its rate limit. Send the event again later.",
 			}
 		}
 	}
 	return nil
 }
 
-// source charges a verified request to its source.
-func (l *limits) source(a *arrival, limit Rate) *refusal {
+// chargeSource charges a verified request to its source.
+func (l *limits) chargeSource(a *arrival) *rejection {
+	limit := a.policy.Verified
 	if limit.PerSecond <= 0 {
 		return nil
 	}
@@ -75,9 +78,9 @@ func (l *limits) source(a *arrival, limit Rate) *refusal {
 		limiter, _ = l.sources.LoadOrStore(a.name, limit.limiter())
 	}
 	if wait := limit.charge(limiter.(*rate.Limiter)); wait > 0 { //nolint:forcetypeassert // it holds nothing else
-		return &refusal{
+		return &rejection{
 			status: http.StatusTooManyRequests, cause: "source_rate", after: wait,
-			detail: "This source sends more than is taken from it. Send the event again later.",
+			detail: "This source sends events faster than its rate limit. Send the event again later.",
 		}
 	}
 	return nil
@@ -92,8 +95,8 @@ func (r Rate) burst() int {
 	return int(min(math.Ceil(r.PerSecond), 1e9))
 }
 
-// charge takes a token, or says how long to wait for one. A limit that was
-// changed meanwhile holds from now on, with the tokens that there are.
+// charge takes a token, or says how long to wait for one. A limit that was changed meanwhile applies from now on, to
+// the tokens that are left.
 func (r Rate) charge(limiter *rate.Limiter) (wait time.Duration) {
 	if limiter.Limit() != rate.Limit(r.PerSecond) {
 		limiter.SetLimit(rate.Limit(r.PerSecond))
@@ -108,8 +111,7 @@ func (r Rate) charge(limiter *rate.Limiter) (wait time.Duration) {
 	return wait
 }
 
-// network is what counts as one address: of IPv6 a network of 64 bits, all of
-// which one client has.
+// network returns what counts as one address. For IPv6 that is the /64 network, since one client usually has all of it.
 func network(address string) string {
 	parsed, err := netip.ParseAddr(address)
 	if err != nil || !parsed.Is6() {
@@ -122,9 +124,9 @@ func network(address string) string {
 	return prefix.String()
 }
 
-// clientAddress is who sent a request: the peer, or where that is a trusted
-// proxy, the last address in X-Forwarded-For that is not one. What proxies do
-// not add to the end of that header could be from anyone.
+// clientAddress returns the address that a request comes from: that of the peer, or where the peer is a trusted proxy,
+// the last address in X-Forwarded-For that is no trusted proxy. Anyone can write the earlier ones, since a proxy only
+// appends.
 func clientAddress(r *http.Request, trusted []netip.Prefix) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
@@ -146,7 +148,7 @@ func clientAddress(r *http.Request, trusted []netip.Prefix) string {
 			if withPort, portErr := netip.ParseAddrPort(text); portErr == nil {
 				next = withPort.Addr()
 			} else {
-				break // the proxy that wrote this is the last one that is known
+				break // nothing before it can be believed: the proxy that wrote it is the last known address
 			}
 		}
 		client = next.Unmap().WithZone("")
@@ -166,32 +168,32 @@ func within(address netip.Addr, prefixes []netip.Prefix) bool {
 	return false
 }
 
-// What is refused is answered at a bounded rate, so that a flood of it leaves the
-// processor to those who may send. What is beyond the rate waits for its turn, but
-// not for long, and only so many at once: waiting costs memory.
+// Rejections are answered at a bounded rate, so that a flood of them leaves the processor to verified requests. Beyond
+// the rate a rejection waits for its turn. Both the wait and the number of those that wait are bounded, since each
+// costs memory.
 const (
-	refusedPerSecond = 1000
-	refusedBurst     = 500
-	refusedPause     = time.Second // at most
-	refusedWaiting   = 4000        // the others are answered at once
+	brakePerSecond = 1000
+	brakeBurst     = 500
+	brakePause     = time.Second // at most
+	brakeWaiting   = 4000        // at once; the others are answered without a wait
 )
 
-// brake slows refusals down.
+// brake slows rejections down.
 type brake struct {
 	rate    *rate.Limiter
 	waiting atomic.Int64
 }
 
-func newBrake() *brake { return &brake{rate: rate.NewLimiter(refusedPerSecond, refusedBurst)} }
+func newBrake() *brake { return &brake{rate: rate.NewLimiter(brakePerSecond, brakeBurst)} }
 
-// hold waits for a refusal's turn, or until ctx ends.
-func (b *brake) hold(ctx context.Context) {
-	if b.waiting.Add(1) <= refusedWaiting {
+// wait waits for a rejection's turn, or until ctx ends.
+func (b *brake) wait(ctx context.Context) {
+	if b.waiting.Add(1) <= brakeWaiting {
 		turn := b.rate.Reserve()
 		pause := turn.Delay()
-		if pause > refusedPause {
+		if pause > brakePause {
 			turn.Cancel() // or the rate would be in debt for long after a flood
-			pause = refusedPause
+			pause = brakePause
 		}
 		if pause > 0 {
 			select {
@@ -206,40 +208,40 @@ func (b *brake) hold(ctx context.Context) {
 // errInFlight says that there is no room for more bytes now.
 var errInFlight = errors.New("too many bytes in flight")
 
-// holdStep is how many bytes a request takes of the room there is at a time.
-const holdStep = 32 << 10
+// reserveStep is how many bytes a request reserves at a time.
+const reserveStep = 32 << 10
 
-// hold makes room for n more bytes of a request, if there is any. It is not
-// given on the word of a sender who has not sent them yet.
-func (h *Handler) hold(a *arrival, n int64) bool {
+// reserve reserves room for n more bytes of a request, and reports whether there was any. It is called for bytes that
+// have arrived, never for bytes that a sender only announces.
+func (g *gate) reserve(a *arrival, n int64) bool {
 	a.bytes += n
-	if a.bytes <= a.held {
+	if a.bytes <= a.reserved {
 		return true
 	}
-	more := (a.bytes - a.held + holdStep - 1) / holdStep * holdStep
-	if !h.inFlight.TryAcquire(more) {
+	more := (a.bytes - a.reserved + reserveStep - 1) / reserveStep * reserveStep
+	if !g.inFlight.TryAcquire(more) {
 		return false
 	}
-	a.held += more
+	a.reserved += more
 	return true
 }
 
-// letGo gives back the room that a request's bytes have, and the bytes.
-func (h *Handler) letGo(a *arrival) {
-	h.inFlight.Release(a.held)
-	a.held, a.request = 0, nil
+// release gives back the room that a request has reserved, and drops its bytes.
+func (g *gate) release(a *arrival) {
+	g.inFlight.Release(a.reserved)
+	a.reserved, a.request = 0, event.Request{}
 }
 
-// counted is a reader that asks for room before it hands out more bytes than it
-// has room for.
-type counted struct {
+// reservingReader reserves room for the bytes that it reads.
+type reservingReader struct {
 	io.Reader
-	hold func(n int64) bool
+	gate    *gate
+	arrival *arrival
 }
 
-func (c *counted) Read(p []byte) (int, error) {
-	n, err := c.Reader.Read(p)
-	if n > 0 && !c.hold(int64(n)) {
+func (r *reservingReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if n > 0 && !r.gate.reserve(r.arrival, int64(n)) {
 		return 0, errInFlight
 	}
 	return n, err

@@ -9,16 +9,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// refuseMany is how long it takes to answer that many refusals, each of a number of
+// rejectMany is how long it takes to answer that many refusals, each of a number of
 // senders waiting for one before it asks for the next.
-func refuseMany(t *testing.T, b *brake, senders, each int) time.Duration {
+func rejectMany(t *testing.T, b *brake, senders, each int) time.Duration {
 	t.Helper()
 	began := time.Now()
 	var all sync.WaitGroup
 	for range senders {
 		all.Go(func() {
 			for range each {
-				b.hold(t.Context())
+				b.wait(t.Context())
 			}
 		})
 	}
@@ -29,19 +29,19 @@ func refuseMany(t *testing.T, b *brake, senders, each int) time.Duration {
 func TestRefusalsAreSlowedDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBrake()
-		require.Zero(t, refuseMany(t, b, 100, 5), "a burst is not")
-		require.InDelta(t, 4*time.Second, refuseMany(t, b, 16, 250), float64(50*time.Millisecond), "a flood is")
+		require.Zero(t, rejectMany(t, b, 100, 5), "a burst is not")
+		require.InDelta(t, 4*time.Second, rejectMany(t, b, 16, 250), float64(50*time.Millisecond), "a flood is")
 		time.Sleep(time.Second)
-		require.Zero(t, refuseMany(t, b, 100, 5), "nothing of it is left over")
+		require.Zero(t, rejectMany(t, b, 100, 5), "nothing of it is left over")
 	})
 }
 
 func TestRefusalsWaitForALimitedTimeAndNumber(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBrake()
-		require.Equal(t, refusedPause, refuseMany(t, b, 10_000, 1))
-		time.Sleep(refusedPause)
-		require.Zero(t, refuseMany(t, b, 1, 1), "no debt is left")
+		require.Equal(t, brakePause, rejectMany(t, b, 10_000, 1))
+		time.Sleep(brakePause)
+		require.Zero(t, rejectMany(t, b, 1, 1), "no debt is left")
 		require.Zero(t, b.waiting.Load())
 	})
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// Metrics are what the intake counts and times.
+// Metrics are the counters and timings of this stage.
 type Metrics struct {
 	outcomes    *prometheus.CounterVec
 	rejections  *prometheus.CounterVec
@@ -17,14 +17,14 @@ type Metrics struct {
 	unkept      prometheus.Counter
 }
 
-// NewMetrics returns metrics registered with reg.
+// NewMetrics returns Metrics registered with reg.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "spine_ingest_events_total", Help: "Events committed, by source and outcome (accepted, deduplicated, conflict).",
 		}, []string{"source", "outcome"}),
 		rejections: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "spine_ingest_rejected_total", Help: "Requests refused, by cause and HTTP status.",
+			Name: "spine_ingest_rejected_total", Help: "Requests rejected, by cause and HTTP status.",
 		}, []string{"cause", "status"}),
 		batchRows: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "spine_ingest_batch_events", Help: "Events in one transaction.",
@@ -42,14 +42,14 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "spine_ingest_flush_errors_total", Help: "Ingest transactions that failed and were tried again or given up.",
 		}),
 		unkept: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "spine_rejected_unkept_total", Help: "Refused requests that are not kept, since there were too many of them.",
+			Name: "spine_rejected_unkept_total", Help: "Rejected requests that are not kept, since there were too many of them.",
 		}),
 	}
 	reg.MustRegister(m.outcomes, m.rejections, m.batchRows, m.flushTime, m.queueWait, m.flushErrors, m.unkept)
 	return m
 }
 
-// count counts a batch by source and outcome, which mostly are all the same.
+// count counts a batch by source and outcome. It adds runs of equal ones at once, since mostly all are equal.
 func (m *Metrics) count(events []event.Event, receipts []event.Receipt) {
 	for i, n := 0, 0; i < len(events); i++ {
 		n++

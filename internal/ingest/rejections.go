@@ -11,28 +11,28 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// Rejector audits summaries of refused requests. again says that the same ones
-// were handed in before, and nobody knows what came of it.
+// Rejector writes summaries of rejected requests to the audit log.
 type Rejector interface {
+	// Reject audits summaries. again says that the same ones were handed in before, with an unknown result.
 	Reject(ctx context.Context, rejections []event.Rejection, again bool) error
 }
 
-// quietPeriod is how often one cause of one source is audited at most: however
-// many requests are refused, the audit log grows by a bounded number of rows.
+// quietPeriod is the shortest time between two summaries of one cause of one source. It bounds the rows that a flood of
+// rejections adds to the audit log.
 const quietPeriod = 10 * time.Second
 
 // auditPatience bounds one try to audit.
 const auditPatience = 5 * time.Second
 
-// Rejections gathers refused requests and audits them as summaries: the first
-// of a kind within a second, then at most one summary every ten seconds.
+// Rejections counts rejected requests and audits them as summaries: the first of a kind within a second, then at most
+// one summary every ten seconds.
 type Rejections struct {
 	rejector Rejector
 	log      zerolog.Logger
 	now      func() time.Time
 
-	doubtful []event.Rejection // may have been audited: handed in, and an error came back
-	failed   time.Time         // when that was
+	doubtful []event.Rejection // handed in with an error, and audited or not
+	failed   time.Time         // when they were handed in
 
 	mu    sync.Mutex
 	kinds map[rejectionKind]*rejectionCount
@@ -70,8 +70,8 @@ func (r *Rejections) add(source, cause string, status int) {
 	c.count++
 }
 
-// Run audits what is refused until ctx ends, and then what is left. Summaries
-// that cannot be audited are kept for the next try.
+// Run audits rejections until ctx ends, and then those that are left. Summaries that cannot be audited are kept for the
+// next try.
 func (r *Rejections) Run(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -88,8 +88,8 @@ func (r *Rejections) Run(ctx context.Context) error {
 	}
 }
 
-// audit hands in what is due. What ended with an error is handed in again as it
-// was, before anything else: its counts must not be mixed with others.
+// audit hands in the summaries that are due. Those that ended with an error go first and unchanged: with other counts
+// mixed in, the store could not tell whether it has them already.
 func (r *Rejections) audit(ctx context.Context, all bool) {
 	ctx, cancel := context.WithTimeout(ctx, auditPatience)
 	defer cancel()
@@ -103,7 +103,7 @@ func (r *Rejections) audit(ctx context.Context, all bool) {
 	}
 }
 
-// due takes what has not been audited, or not for a while.
+// due takes the counts of each kind that was not audited within the quiet period, or of all.
 func (r *Rejections) due(all bool) (due []event.Rejection) {
 	now := r.now()
 	r.mu.Lock()
@@ -117,15 +117,15 @@ func (r *Rejections) due(all bool) (due []event.Rejection) {
 	return due
 }
 
-// reject remembers what has to be handed in again.
+// reject hands in summaries, and remembers them where that fails.
 func (r *Rejections) reject(ctx context.Context, rejections []event.Rejection, again bool) (done bool) {
 	err := r.rejector.Reject(ctx, rejections, again)
-	if errors.Is(err, event.ErrInvalidData) { // it would be for ever
-		r.log.Error().Err(err).Int("summaries", len(rejections)).Msg("refused requests cannot be audited")
+	if errors.Is(err, event.ErrInvalidData) { // every further try would fail too
+		r.log.Error().Err(err).Int("summaries", len(rejections)).Msg("rejected requests cannot be audited")
 		err = nil
 	}
 	if err != nil {
-		r.log.Warn().Err(err).Msg("auditing refused requests failed, trying again later")
+		r.log.Warn().Err(err).Msg("auditing rejected requests failed, trying again later")
 		r.doubtful, r.failed = rejections, r.now()
 		return false
 	}

@@ -191,7 +191,7 @@ func TestConflictsAreRefusedWhereTheSourceSaysSo(t *testing.T) {
 	other := `{"zen":"Other."}`
 	for refuse, want := range map[bool]string{false: "200 conflict", true: "409 conflict"} {
 		name := fmt.Sprintf("s-%t", refuse)
-		in.sources.put(name, githubSettings, Policy{RefuseConflicts: refuse})
+		in.sources.put(name, githubSettings, Policy{RejectConflicts: refuse})
 		require.Equal(t, "200 accepted", status(t, in.post(t, "/webhook/"+name, strings.NewReader(ping), github(name, "S1", ping)...)))
 		require.Equal(t, want, status(t, in.post(t, "/webhook/"+name, strings.NewReader(other), github(name, "S1", other)...)))
 	}
@@ -375,7 +375,7 @@ func TestClientAddress(t *testing.T) {
 }
 
 func TestBytesInFlight(t *testing.T) {
-	in := serve(t, &modelStore{}, func(h *HandlerConfig, _ *CommitterConfig) { h.InFlight = holdStep })
+	in := serve(t, &modelStore{}, func(h *HandlerConfig, _ *CommitterConfig) { h.InFlight = reserveStep })
 	large := `{"event_id":"1","event_type":"a","occurred_at":"2024-01-30T12:00:00Z","payload":{"a":"` + strings.Repeat("x", 50_000) + `"}}`
 	r := in.post(t, "/webhook", strings.NewReader(large))
 	requireProblem(t, http.StatusServiceUnavailable, r)
@@ -419,9 +419,9 @@ func TestKeeperIsBounded(t *testing.T) {
 		found, err := all.Lookup("github")
 		require.NoError(t, err)
 		refused := func(cause string, size int) {
-			k.keep(&arrival{name: "github", source: found, request: &event.Request{
+			k.keep(&arrival{name: "github", source: found, policy: found.Policy(), request: event.Request{
 				Method: http.MethodPost, URL: &url.URL{Path: "/webhook/github"}, Header: http.Header{"Authorization": {"S1"}}, Wire: make([]byte, size), At: time.Now(),
-			}}, &refusal{status: http.StatusUnauthorized, cause: cause, detail: "No."})
+			}}, &rejection{status: http.StatusUnauthorized, cause: cause, detail: "No."})
 		}
 		for range 10_000 {
 			refused("signature_missing", 10)
@@ -496,7 +496,7 @@ func TestReplayer(t *testing.T) {
 	p := NewReplayer(store, in.handler, zerolog.Nop())
 	again := func(requests ...event.RejectedRequest) map[int64][3]string {
 		store.requested, store.settled = requests, map[int64][3]string{}
-		p.batch(t.Context())
+		p.nextBatch(t.Context())
 		return store.settled
 	}
 	settled := again(wrong, withToken, broken)
@@ -520,13 +520,13 @@ func TestTakeOfASample(t *testing.T) {
 	require.NoError(t, err)
 	sample, err := found.(testSource).Sample(time.Now()) //nolint:forcetypeassert // it is what put has put
 	require.NoError(t, err)
-	code, body := in.handler.Take(t.Context(), "github", sample)
+	code, body := in.handler.Admit(t.Context(), "github", sample)
 	require.Equal(t, http.StatusOK, code, "%s", body)
 	sample.Wire = append(sample.Wire, ' ')
-	code, body = in.handler.Take(t.Context(), "github", sample)
+	code, body = in.handler.Admit(t.Context(), "github", sample)
 	require.Equal(t, http.StatusUnauthorized, code)
 	require.Contains(t, string(body), `"status":401`)
-	code, _ = in.handler.Take(t.Context(), "nobody", sample)
+	code, _ = in.handler.Admit(t.Context(), "nobody", sample)
 	require.Equal(t, http.StatusNotFound, code)
 }
 
