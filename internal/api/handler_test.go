@@ -130,7 +130,8 @@ func TestAQuestionThatIsNotUnderstoodIs400(t *testing.T) {
 		"/api/audit?status=dead":               "status is not known here",
 		"/api/processing?status=DEAD":          "status must be",
 		"/api/processing?action=event_deduped": "action is not known here",
-		"/api/processing?cursor=" + forged(`{"list":"processing","id":1,"destination":"\u0000"}`): "cursor was not given by this list",
+		"/api/processing?cursor=" + forged(`{"list":"processing","keys":{"event":1,"destination":"\u0000"}}`): "cursor was not given by this list",
+		"/api/processing?cursor=" + forged(`{"list":"processing","id":1}`):                                    "cursor was not given by this list",
 		"/api/events?since=yesterday":                                              "since must be a time of RFC 3339",
 		"/api/events?since=2024-01-30":                                             "since must be a time of RFC 3339",
 		"/api/audit?until=2024-01-30T12:00:00":                                     "until must be a time of RFC 3339",
@@ -158,7 +159,7 @@ func TestAQuestionThatIsNotUnderstoodIs400(t *testing.T) {
 
 	// A forged time that Postgres does not know is only far away.
 	for _, at := range []string{"9223372036854775807", "-9223372036854775808", "9223371331200000000", "-211900000000000000"} {
-		s.get("/api/audit?cursor=" + forged(`{"list":"audit","id":1,"at":`+at+`}`)).rows(t)
+		s.get("/api/audit?cursor=" + forged(`{"list":"audit","keys":{"id":1,"at":`+at+`}}`)).rows(t)
 	}
 }
 

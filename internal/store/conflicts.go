@@ -12,21 +12,23 @@ import (
 	"github.com/webhookspine/spine/internal/view"
 )
 
-// Conflicts lists other payloads that came under known ids, beside the first
-// ones, newest first. It relies on conflicts_created_at, or on the event's key
-// where an id is given.
+// conflictColumns are the columns of view.ConflictRow.
+const conflictColumns = `encode(c.payload_hash, 'hex') as payload_hash, c.event_type, c.occurred_at, c.created_at, c.seen_count,
+	c.payload, coalesce(c.unqueryable, '') as unqueryable, c.raw_body`
+
+// conflictsList names the list in its cursors.
+const conflictsList = "conflicts"
+
+// Conflicts lists other payloads that came under known ids beside the first ones, newest first. It relies on
+// conflicts_created_at, or on the event's key where an id is given.
 func (s *Store) Conflicts(ctx context.Context, page view.Page, filter view.ConflictFilter) (rows []view.ConflictingRow, next view.Next, err error) {
 	var q query
 	if page.Cursor != "" {
-		after, err := decodeCursor("conflicts", page.Cursor)
+		after, err := decodeCursor[conflictsCursor](conflictsList, page.Cursor)
 		if err != nil {
 			return nil, view.Next{}, err
 		}
-		hash, err := hex.DecodeString(after.Destination)
-		if err != nil {
-			return nil, view.Next{}, view.ErrBadCursor
-		}
-		q.where("(c.created_at, c.event, c.payload_hash) < (?, ?, ?)", after.time(), after.ID, hash)
+		q.where("(c.created_at, c.event, c.payload_hash) < (?, ?, ?)", cursorTime(after.At), after.Event, after.Hash)
 	}
 	if filter.EventID != "" {
 		q.where("c.event = any (" + q.eventsNamed(filter.EventID) + ")")
@@ -59,7 +61,13 @@ func (s *Store) Conflicts(ctx context.Context, page view.Page, filter view.Confl
 	if n := page.Limit; len(found) > n {
 		found = found[:n]
 		last := found[n-1]
-		next.Cursor, err = cursor{List: "conflicts", ID: last.Event, At: last.CreatedAt.UnixMicro(), Destination: last.PayloadHash}.encode()
+		hash, err := hex.DecodeString(last.PayloadHash)
+		if err != nil {
+			return nil, view.Next{}, fmt.Errorf("listing conflicts: %w", err)
+		}
+		if next.Cursor, err = encodeCursor(conflictsList, conflictsCursor{last.CreatedAt.UnixMicro(), last.Event, hash}); err != nil {
+			return nil, view.Next{}, err
+		}
 	}
 	for _, f := range found {
 		r := view.ConflictingRow{
@@ -73,14 +81,12 @@ func (s *Store) Conflicts(ctx context.Context, page view.Page, filter view.Confl
 		}
 		rows = append(rows, r)
 	}
-	return rows, next, err
+	return rows, next, nil
 }
 
-// AcceptConflict makes an event of another payload that came under a known id,
-// and returns its event_id; a second call changes nothing. hash is hex, or the
-// beginning of it, or empty for the newest. The error is an
-// *view.NotStoredError, also where there is no such payload, an
-// *view.AmbiguousError, or the database's.
+// AcceptConflict makes an event of another payload that came under a known id, and returns its event_id. A second call
+// changes nothing. hash is hex, or its beginning, or empty for the newest. The error is a *view.NotStoredError, also where
+// there is no such payload, a *view.AmbiguousError, or the database's.
 func (s *Store) AcceptConflict(ctx context.Context, eventID, source, hash, caller string) (newID string, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if err := callFor(ctx, tx, caller); err != nil {

@@ -163,7 +163,7 @@ func (s *Store) auditPage(ctx context.Context, c trail.Cursor, f trail.Filter) (
 	var q query
 	q.where("a.xid < ?::text::xid8 and a.xid <> all (?::text[]::xid8[])", strconv.FormatUint(c.Until.End, 10), xids(c.Until.Except))
 	q.follow(f)
-	from, order, how := "spine.audit_log", "a.timestamp, a.id", listing
+	from, order, how := "spine.audit_log", "a.timestamp, a.id", withIndex
 	after := c.Last.Timestamp.String() // as text, since it may be infinite
 	if !c.Live {
 		// The first term is implied by the second; partitions are pruned by it.
@@ -173,7 +173,7 @@ func (s *Store) auditPage(ctx context.Context, c trail.Cursor, f trail.Filter) (
 			if err != nil {
 				return nil, trail.Key{}, err
 			}
-			how = tracing
+			how = byEvent
 			from = trailRows("any (array(select n.id from spine.events n where n.event_id = any ("+q.arg(f.EventIDs)+"::text[])))", q.arg(since))
 		}
 	} else {
@@ -185,13 +185,13 @@ func (s *Store) auditPage(ctx context.Context, c trail.Cursor, f trail.Filter) (
 		q.where("(a.xid, a.timestamp, a.id) > (?::text::xid8, ?::text::timestamptz, ?::bigint)", strconv.FormatUint(c.Last.XID, 10), after, c.Last.ID)
 		order = "a.xid, " + order
 	}
-	sql := "select " + auditColumns + ", a.xid::text from " + from + " a" + q.conditions() + " order by " + order + " limit " + q.arg(followPage)
+	sql := "select " + stepColumns + ", a.xid::text from " + from + " a" + q.conditions() + " order by " + order + " limit " + q.arg(followPage)
 
 	type row struct {
 		trail.Step
 		XID string
 	}
-	found, err := read[row](ctx, s, how, "reading the audit log", sql, q.args...)
+	found, err := readRows[row](ctx, s, how, "reading the audit log", sql, q.args...)
 	if err != nil {
 		return nil, trail.Key{}, err
 	}

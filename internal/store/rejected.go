@@ -77,12 +77,15 @@ func (s *Store) KeepRejected(ctx context.Context, requests []event.RejectedReque
 	return nil
 }
 
-// RejectedRequests lists kept requests, newest first, without their headers and
-// bodies. It relies on rejected_requests_pkey; budgets bound what it reads.
+// rejectedList names the list in its cursors.
+const rejectedList = "rejected"
+
+// RejectedRequests lists kept requests, newest first, without their headers and bodies. It relies on
+// rejected_requests_pkey; the budgets limit what it reads.
 func (s *Store) RejectedRequests(ctx context.Context, page view.Page, filter view.RejectedFilter) (requests []event.RejectedRequest, next view.Next, err error) {
 	var q query
 	if page.Cursor != "" {
-		after, err := decodeCursor("rejected", page.Cursor)
+		after, err := decodeCursor[rejectedCursor](rejectedList, page.Cursor)
 		if err != nil {
 			return nil, view.Next{}, err
 		}
@@ -99,7 +102,7 @@ func (s *Store) RejectedRequests(ctx context.Context, page view.Page, filter vie
 	}
 	if n := page.Limit; len(rows) > n {
 		rows = rows[:n]
-		next.Cursor, err = cursor{List: "rejected", ID: rows[n-1].ID}.encode()
+		next.Cursor, err = encodeCursor(rejectedList, rejectedCursor{rows[n-1].ID})
 	}
 	requests = make([]event.RejectedRequest, len(rows))
 	for i, r := range rows {

@@ -1,0 +1,239 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/trail"
+	"github.com/webhookspine/spine/internal/view"
+)
+
+// stepColumns are the columns of trail.Step.
+const stepColumns = `a.timestamp, a.id, a.event_id, a.source, a.action, a.success, a.details`
+
+// Audit lists steps of the audit log, newest first. With a filter a page may have fewer rows than its limit although more
+// follow. It relies on audit_trail_timestamp, and for one event on audit_trail_event. Filters have no index of their own.
+func (s *Store) Audit(ctx context.Context, page view.Page, filter view.AuditFilter) (rows []trail.Step, next view.Next, err error) {
+	return s.stepList(ctx, "audit", page, filter, nil)
+}
+
+// Attempts lists attempts, last ended first. It reads the steps that record their ends, as Audit does.
+func (s *Store) Attempts(ctx context.Context, page view.Page, filter view.AttemptFilter) (rows []view.AttemptRow, next view.Next, err error) {
+	// By action: the audit log calls it a success that a lease was taken back.
+	actions := []trail.Action{trail.ProcessingSucceeded, trail.ProcessingAttemptFailed, trail.LeaseExpired}
+	switch filter.Outcome {
+	case "success":
+		actions = actions[:1]
+	case "failure":
+		actions = actions[1:]
+	}
+	steps, next, err := s.stepList(ctx, "attempts", page, view.AuditFilter{
+		EventID: filter.EventID, Source: filter.Source, Type: filter.Type, Span: filter.Span,
+	}, actions)
+	if err != nil {
+		return nil, view.Next{}, err
+	}
+	rows = make([]view.AttemptRow, len(steps))
+	for i, step := range steps {
+		rows[i] = attemptOf(step)
+	}
+	return rows, next, nil
+}
+
+// attemptOf reads an attempt from the step that records its end. Somebody may have written the details by hand: a member of
+// another type than ours is left out.
+func attemptOf(a trail.Step) view.AttemptRow {
+	var details map[string]json.RawMessage
+	_ = json.Unmarshal(a.Details, &details)
+	row := view.AttemptRow{
+		Timestamp: a.Timestamp, ID: a.ID, Outcome: "failure", Destination: event.DefaultDestination,
+		Attempt: member[int64](details, "attempt"), Status: member[int64](details, "status"), DurationMS: member[float64](details, "duration_ms"),
+		Error: member[string](details, "error"), Answer: member[string](details, "answer"),
+	}
+	switch a.Action {
+	case trail.ProcessingSucceeded:
+		row.Outcome = "success"
+	case trail.LeaseExpired: // nobody knows what became of it
+		worker := "no worker"
+		if name := member[string](details, "worker"); name != nil {
+			worker = *name
+		}
+		lost := "the lease ran out: " + worker + " did not report back" // as processing_state.error_message has it
+		row.Error = &lost
+	}
+	if a.EventID != nil {
+		row.EventID = *a.EventID
+	}
+	if a.Source != nil {
+		row.Source = *a.Source
+	}
+	if destination := member[string](details, "destination"); destination != nil {
+		row.Destination = *destination
+	}
+	return row
+}
+
+// member is a member of a JSON object. It is nil where the object lacks it, or where it is null or of another type.
+func member[T any](object map[string]json.RawMessage, name string) (value *T) {
+	if json.Unmarshal(object[name], &value) != nil {
+		return nil
+	}
+	return value
+}
+
+// stepList lists steps of all actions, or of some. name names the list in its cursors.
+func (s *Store) stepList(
+	ctx context.Context, name string, page view.Page, filter view.AuditFilter, actions []trail.Action,
+) (rows []trail.Step, next view.Next, err error) {
+	var q, place query
+	from, hints := "spine.audit_log a", inIndexOrder
+	if filter.EventID != "" {
+		since, err := s.trailStart(ctx, filter.EventID)
+		if err != nil {
+			return nil, view.Next{}, err
+		}
+		from, hints = trailRows("any ("+q.eventsNamed(filter.EventID)+")", q.arg(since))+" a", byEvent
+	}
+	after := stepsCursor{At: math.MaxInt64, ID: math.MaxInt64}
+	if page.Cursor != "" {
+		if after, err = decodeCursor[stepsCursor](name, page.Cursor); err != nil {
+			return nil, view.Next{}, err
+		}
+		// The second term implies the first, by which the planner leaves out partitions.
+		q.where("a.timestamp <= ? and (a.timestamp, a.id) < (?, ?)", cursorTime(after.At), cursorTime(after.At), after.ID)
+	}
+	q.within("a.timestamp", filter.Span)
+	narrow := len(q.terms)
+	q.equal("a.source", filter.Source)
+	q.equal("a.action", string(filter.Action))
+	q.equal("a.success", filter.Success)
+	q.equal(typeOf("a.event"), filter.Type)
+	if len(actions) > 0 {
+		q.where("a.action = any (?)", actions)
+	}
+	if filter.EventID != "" {
+		return s.stepPage(ctx, hints, name, from, page, q)
+	}
+	back := backTimes(after, filter.Span)
+	if len(q.terms) == narrow {
+		return s.stepPage(ctx, hints, name, from, page, q, back...)
+	}
+
+	// A window is a stretch of time, which the index knows. It holds all rows of its earliest time.
+	place.within("a.timestamp", view.Span{Until: filter.Until})
+	if after.ID == math.MinInt64 {
+		place.where("a.timestamp < ?", cursorTime(after.At))
+	} else {
+		place.where("a.timestamp <= ?", cursorTime(after.At))
+	}
+	most := windowOfSteps
+	if filter.Type != "" {
+		most = windowOfBoth
+	}
+	err = readWindows(page, most, func(n int) (bool, error) {
+		var end windowEnd
+		for _, since := range back {
+			recent := place.and("a.timestamp >= ?", since)
+			end, err = s.windowEnd(ctx, "select 0, a.timestamp from spine.audit_trail a"+recent.conditions()+
+				" order by a.timestamp desc limit 1 offset "+strconv.Itoa(n-1), recent.args...)
+			if err != nil {
+				return false, err
+			}
+			if end.at != nil {
+				break
+			}
+		}
+		window, below := q, stepsCursor{ID: math.MinInt64}
+		if end.at != nil {
+			below.At = end.at.UnixMicro()
+			window = q.and("a.timestamp >= ?", cursorTime(below.At))
+		}
+		if rows, next, err = s.stepPage(ctx, hints, name, from, page, window); err != nil || next.Cursor != "" {
+			return true, err
+		}
+		text, err := encodeCursor(name, below)
+		next = end.next(text)
+		return next.Cursor == "", err
+	})
+	return rows, next, err
+}
+
+// backTimes are the times back to which a page reads steps before after: one after the other until it has enough. The last
+// one is the end. Any row might be in the default partition, so rows in order come from all partitions at once. With
+// hundreds of partitions, one a day, a page takes 50 ms, most of it for the plan, and 300 ms in a new session. With those
+// of a day it takes 1 ms. That holds only where the time is an argument; otherwise the plan has all partitions.
+func backTimes(after stepsCursor, span view.Span) []pgtype.Timestamptz {
+	newest := time.Now() // this clock may be wrong, at the cost of more times
+	if !span.Until.IsZero() && span.Until.Before(newest) {
+		newest = span.Until
+	}
+	if at := cursorTime(after.At); at.InfinityModifier == pgtype.NegativeInfinity {
+		newest = time.Time{}
+	} else if at.InfinityModifier == pgtype.Finite && at.Time.Before(newest) {
+		newest = at.Time
+	}
+	var times []pgtype.Timestamptz
+	for _, days := range []int{1, 16} {
+		if since := newest.AddDate(0, 0, -days); since.Year() > 0 && since.After(span.Since) {
+			times = append(times, pgtype.Timestamptz{Time: since, Valid: true})
+		}
+	}
+	end := pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+	if !span.Since.IsZero() {
+		end = pgtype.Timestamptz{Time: span.Since, Valid: true}
+	}
+	return append(times, end)
+}
+
+// stepPage reads the newest steps for which the conditions of q hold. It goes back by the times, if there are any, until
+// the page is full.
+func (s *Store) stepPage(
+	ctx context.Context, hints planHints, name, from string, page view.Page, q query, back ...pgtype.Timestamptz,
+) (rows []trail.Step, next view.Next, err error) {
+	windows := []query{q}
+	if len(back) > 0 {
+		windows = nil
+		for _, since := range back {
+			windows = append(windows, q.and("a.timestamp >= ?", since))
+		}
+	}
+	for _, w := range windows {
+		sql := "select " + stepColumns + " from " + from + w.conditions() + " order by a.timestamp desc, a.id desc limit " + w.arg(page.Limit+1)
+		if rows, err = readRows[trail.Step](ctx, s, hints, "listing the audit log", sql, w.args...); err != nil {
+			return nil, view.Next{}, err
+		}
+		if len(rows) > page.Limit {
+			break
+		}
+	}
+	if n := page.Limit; len(rows) > n {
+		rows = rows[:n]
+		next.Cursor, err = encodeCursor(name, stepsCursor{rows[n-1].Timestamp.UnixMicro(), rows[n-1].ID})
+	}
+	return rows, next, err
+}
+
+// trailRows is the steps of an event since a time. They are materialized, so that they are found by the event and then
+// sorted; with a limit the planner might otherwise walk the whole log. The time, a day's beginning, leaves out the
+// partitions before it, as spine.trail_start() says.
+func trailRows(event, since string) string {
+	return "(with trail as materialized (select * from spine.audit_log where event = " + event +
+		" and (timestamp >= " + since + " or timestamp = 'infinity')) select * from trail)"
+}
+
+// trailStart is a time before the trails of the events with these ids, in all sources. It is read beforehand, because the
+// planner leaves out partitions only by a known value.
+func (s *Store) trailStart(ctx context.Context, eventIDs ...string) (pgtype.Timestamptz, error) {
+	starts, err := list[struct{ Start pgtype.Timestamptz }](ctx, s, "finding the beginning of a trail",
+		"select coalesce(min(spine.trail_start(e.id)), '-infinity') from spine.events e where e.event_id = any ($1::text[])", eventIDs)
+	if err != nil {
+		return pgtype.Timestamptz{}, err
+	}
+	return starts[0].Start, nil
+}
