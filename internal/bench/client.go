@@ -13,13 +13,13 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// maxIdle is how long a connection may rest and still be used: well below the
-// idle time-outs of common servers, so that no request meets one being closed.
+// maxIdle is how long a connection may rest and still be used. It is well below the idle time-outs
+// of common servers, so that no request meets a connection that the server is closing.
 const maxIdle = 10 * time.Second
 
-// client is one connection to the target, opened when it is needed. It writes
-// requests as they are and never repeats one: a repeated POST would count as a
-// duplicate that nobody asked for.
+// client is one connection to the target, opened when it is needed. It writes requests as they are
+// and never repeats one: the system would count a repeated POST as a duplicate that the load did
+// not ask for.
 type client struct {
 	address string
 	timeout time.Duration
@@ -31,13 +31,13 @@ type client struct {
 	used    time.Time
 }
 
-// dialError is a failure to connect: nothing was sent.
+// dialError is a failure to connect, before anything was sent.
 type dialError struct{ error }
 
 func (e dialError) Unwrap() error { return e.error }
 
-// post sends one request and returns its answer, valid until the next post.
-// When ctx ends so does the connection, whatever is under way on it.
+// post sends one request and returns its answer, which is valid until the next post. When ctx ends,
+// the connection ends too, whatever is under way on it.
 func (c *client) post(ctx context.Context, wire []byte) (status int, body []byte, err error) {
 	now := time.Now()
 	if c.conn != nil && now.Sub(c.used) > maxIdle {
@@ -86,11 +86,11 @@ const (
 	kindNoConnect  = "cannot connect"
 	kindTimeout    = "timeout"
 	kindBroken     = "connection broken"
-	kindUnknown    = "answer not understood" // a 2xx without a status of the contract
+	kindUnknown    = "answer not understood" // a 2xx without a known status
 	kindHTTPPrefix = "http "
 )
 
-// kindOf sorts what post returned; err may be nil.
+// kindOf returns the kind of what post returned. err may be nil.
 func kindOf(status int, err error) string {
 	var timeout interface{ Timeout() bool } // fasthttp's is no net.Error
 	var dial dialError

@@ -9,47 +9,46 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// The names that the database of the system under test has by its contract.
+// Names of the contract, in the database of the system under test.
 const (
 	schema = "spine"
 	queue  = "processing_state" // has a row for each event and destination
 )
 
-// statisticsTimeout limits one look at the statistics, so that it can be late
-// but not stop a run.
+// statisticsTimeout limits one reading of the statistics, so that it can be late but cannot stop a
+// run.
 const statisticsTimeout = 5 * time.Second
 
-// statistics are PostgreSQL's cumulative ones at one moment. Sessions report to
-// them once a second at most (but for the WAL and the statements).
+// statistics are PostgreSQL's cumulative statistics at one moment. Sessions report to them at most
+// deliverOnce a second, except WAL and statements.
 type statistics struct {
 	tables, queue tuples
 	hasTables     bool
 	commits       int64
 	wal           int64   // bytes, of the whole server
 	size          int64   // bytes, of the database
-	statements    int64   // where they are counted
+	statements    int64   // 0 where the server does not count them
 	naptime       float64 // s; autovacuum_naptime
 }
 
-// tuples are estimates of what is in tables.
+// tuples are estimates of the rows in tables.
 type tuples struct {
 	live, dead int64
-	// threshold is how many dead ones autovacuum waits for, in those tables that
-	// have any.
+	// threshold is how many dead tuples autovacuum waits for, in those tables that have any.
 	threshold float64
 }
 
-// watchedDatabase is a connection for looking at statistics. Each look is one
-// statement and one commit.
+// watchedDatabase is a connection that reads statistics. Each reading is one statement and one
+// commit.
 type watchedDatabase struct {
 	conn         *pgx.Conn
 	pid          int // of its backend
 	user, name   string
 	query        string
-	noStatements error // why statements are not counted; nil where they are
+	noStatements error // why statements are not counted; nil if they are
 }
 
-// watchDatabase connects. The role needs no rights but to connect.
+// watchDatabase connects. The role needs no right but to connect.
 func watchDatabase(ctx context.Context, url string) (*watchedDatabase, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*statisticsTimeout)
 	defer cancel()
@@ -57,7 +56,7 @@ func watchDatabase(ctx context.Context, url string) (*watchedDatabase, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the database's URL: %w", err)
 	}
-	config.DefaultQueryExecMode = pgx.QueryExecModeExec // nothing is prepared, which would be a commit of its own
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec // preparing would be a commit of its own
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "spine bench"
 	}
@@ -66,7 +65,7 @@ func watchDatabase(ctx context.Context, url string) (*watchedDatabase, error) {
 		return nil, fmt.Errorf("connecting to the database: %w", err)
 	}
 	w := &watchedDatabase{conn: conn}
-	var extension string // the schema that pg_stat_statements is in
+	var extension string // the schema of pg_stat_statements
 	err = conn.QueryRow(ctx, `
 		select pg_backend_pid(), session_user::text, current_database()::text, coalesce((
 			select quote_ident(n.nspname) from pg_extension e join pg_namespace n on n.oid = e.extnamespace
@@ -101,8 +100,8 @@ func (w *watchedDatabase) close(ctx context.Context) error {
 	return nil
 }
 
-// statisticsQuery reads all statistics at once; extension is the schema of
-// pg_stat_statements, or empty. Text of statements is not read: it is in a file.
+// statisticsQuery reads all statistics at once. extension is the schema of pg_stat_statements, or
+// empty. The text of statements is not read, because it is in a file.
 func statisticsQuery(extension string) string {
 	statements := "0"
 	if extension != "" {
@@ -114,10 +113,12 @@ func statisticsQuery(extension string) string {
 		with tables as (
 			select s.relname = $2 as queue, s.n_live_tup as live, s.n_dead_tup as dead,
 				coalesce(
-					(select o.option_value from pg_options_to_table(c.reloptions) o where o.option_name = 'autovacuum_vacuum_threshold'),
+					(select o.option_value from pg_options_to_table(c.reloptions) o
+						where o.option_name = 'autovacuum_vacuum_threshold'),
 					current_setting('autovacuum_vacuum_threshold'))::float8
 				+ greatest(c.reltuples, 0) * coalesce(
-					(select o.option_value from pg_options_to_table(c.reloptions) o where o.option_name = 'autovacuum_vacuum_scale_factor'),
+					(select o.option_value from pg_options_to_table(c.reloptions) o
+						where o.option_name = 'autovacuum_vacuum_scale_factor'),
 					current_setting('autovacuum_vacuum_scale_factor'))::float8 as threshold
 			from pg_stat_user_tables s join pg_class c on c.oid = s.relid
 			where s.schemaname = $1

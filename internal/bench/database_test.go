@@ -18,9 +18,8 @@ func TestADatabaseThatCannotBeWatched(t *testing.T) {
 	}
 }
 
-// session executes statements on one connection, which has told the statistics
-// of them when it is over.
-func session(t *testing.T, url string, statements ...string) {
+// runSession executes statements on one connection, and flushes their statistics at the end.
+func runSession(t *testing.T, url string, statements ...string) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)
 	require.NoError(t, err)
@@ -31,11 +30,11 @@ func session(t *testing.T, url string, statements ...string) {
 	require.NoError(t, conn.Close(t.Context()))
 }
 
-// newTables makes the queue of a system, with dead rows, and counts them.
+// newTables makes a system's queue with live and dead rows, and analyzes it.
 func newTables(t *testing.T, live, dead int) (url string) {
 	t.Helper()
 	url = databases.New(t)
-	session(t, url, fmt.Sprintf(`
+	runSession(t, url, fmt.Sprintf(`
 		create schema spine;
 		create table spine.events (n int);
 		create table spine.processing_state (n int)
@@ -45,7 +44,7 @@ func newTables(t *testing.T, live, dead int) (url string) {
 		delete from public.other;
 		insert into spine.processing_state select generate_series(1, %d);
 		delete from spine.processing_state where n > %d`, live+dead, live))
-	session(t, url, "analyze spine.processing_state")
+	runSession(t, url, "analyze spine.processing_state")
 	return url
 }
 
@@ -66,7 +65,7 @@ func TestStatistics(t *testing.T) {
 
 	const rows = 1000
 	insert := fmt.Sprintf("insert into spine.events select generate_series(1, %d)", rows)
-	session(t, url, insert, insert, insert)
+	runSession(t, url, insert, insert, insert)
 	after, err := w.read(t.Context())
 	require.NoError(t, err)
 	assert.GreaterOrEqual(t, after.commits, before.commits+3)

@@ -9,30 +9,27 @@ import (
 	"time"
 )
 
-// Drain is a run that lets a backlog gather and then takes it.
+// Drain is a run that lets a backlog gather and then measures its delivery.
 type Drain struct {
-	// Load makes the backlog. Count is its size, 20,000 where it is 0; there is
-	// no Duration and no WarmUp.
+	// Load makes the backlog. Count is its size; 0 means 20,000. Duration and WarmUp must be 0.
 	Load
-	// Patience is how long to wait for the next arrival, once the destination
-	// answers; what has not arrived by then counts as lost. 0 stands for 30 s.
+	// Patience is how long to wait for the next arrival once the destination answers. What has not
+	// arrived by then counts as lost. 0 means 30 s.
 	Patience time.Duration
 	// Opened, where given, is called once, just before the sink begins to answer.
 	Opened func()
 }
 
-// defaultBacklog is how many events a drain is of.
+// defaultBacklog is how many events a drain has by default.
 const defaultBacklog = 20_000
 
-// RunDrain measures how fast a backlog is delivered. It puts load on the target
-// while its own sink on ln, which it closes, holds back every answer; so all
-// but what the target has in hand waits. Then the sink answers, and
-// Delivery.PerSecond counts what arrives from then on; so does
-// Delivery.Latency, which runs from that moment. The target must have been
-// started so that it delivers there, and must be ready to wait for an answer
-// for as long as the sending takes.
+// RunDrain measures how fast a backlog is delivered. It puts load on the target while its own sink
+// on ln, which it closes, holds back every answer, so events wait behind those under way. Then the
+// sink answers. Delivery.PerSecond counts what arrives from then on, and Delivery.Latency runs from
+// that moment. The target must deliver to ln, and must be ready to wait for an answer for as long
+// as the sending takes.
 //
-// When ctx is done it stops at once, as RunE2E does, and errors are as there.
+// When ctx is done it stops at once, as RunE2E does. Errors are as there.
 func RunDrain(ctx context.Context, ln net.Listener, d Drain) (Report, error) {
 	defer func() { _ = ln.Close() }()
 	switch {
@@ -68,7 +65,7 @@ func RunDrain(ctx context.Context, ln net.Listener, d Drain) (Report, error) {
 			case <-sinkCtx.Done():
 			}
 		}, nil)
-		stop() // there is no point in going on without the sink
+		stop() // without the sink there is no point in sending
 	}()
 
 	stopProgress := g.showProgress()
@@ -93,8 +90,8 @@ func RunDrain(ctx context.Context, ln net.Listener, d Drain) (Report, error) {
 	return report, err
 }
 
-// awaitArrivals waits until all that was acknowledged has arrived, or nothing
-// more has for as long as patience lasts, or ctx is done.
+// awaitArrivals waits until everything acknowledged has arrived. It gives up when nothing more has
+// arrived for patience, or when ctx is done.
 func awaitArrivals(ctx context.Context, all <-chan struct{}, ledger *ledger, patience time.Duration) {
 	var once sync.Once
 	gaveUp := make(chan struct{})

@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// draining drains a system that has two deliveries in hand at most and leaves
-// out what lost says.
+// draining drains a system that has at most two deliveries under way and never delivers the ids
+// that lost names.
 func draining(ctx context.Context, t *testing.T, ln net.Listener, d Drain, lost func(id string) bool) (Report, error) {
 	t.Helper()
 	system := newSystem(t, nil)
@@ -58,7 +58,8 @@ func TestDrain(t *testing.T) {
 
 func TestDrainOfASystemThatLoses(t *testing.T) {
 	began := time.Now()
-	report, err := draining(t.Context(), t, listen(t), Drain{Load: Load{Count: 20, RunID: "r"}, Patience: 200 * time.Millisecond},
+	drain := Drain{Load: Load{Count: 20, RunID: "r"}, Patience: 200 * time.Millisecond}
+	report, err := draining(t.Context(), t, listen(t), drain,
 		func(id string) bool { return strings.HasSuffix(id, "7") })
 	require.NoError(t, err)
 	assert.Equal(t, int64(18), report.Delivery.Delivered)
@@ -67,7 +68,8 @@ func TestDrainOfASystemThatLoses(t *testing.T) {
 }
 
 func TestDrainOfNothing(t *testing.T) {
-	report, err := draining(t.Context(), t, listen(t), Drain{Load: Load{Count: 5}, Patience: 50 * time.Millisecond}, func(string) bool { return true })
+	drain := Drain{Load: Load{Count: 5}, Patience: 50 * time.Millisecond}
+	report, err := draining(t.Context(), t, listen(t), drain, func(string) bool { return true })
 	require.ErrorIs(t, err, ErrNothingArrived)
 	assert.Equal(t, int64(5), report.Delivery.Lost)
 }
@@ -75,14 +77,18 @@ func TestDrainOfNothing(t *testing.T) {
 func TestDrainInterrupted(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second) // all but one have arrived by then
 	defer cancel()
-	report, err := draining(ctx, t, listen(t), Drain{Load: Load{Count: 5}}, func(id string) bool { return strings.HasSuffix(id, "4") })
+	report, err := draining(ctx, t, listen(t), Drain{Load: Load{Count: 5}},
+		func(id string) bool { return strings.HasSuffix(id, "4") })
 	require.NoError(t, err)
 	assert.True(t, report.Interrupted)
 }
 
 func TestDrainThatMakesNoSense(t *testing.T) {
 	for _, d := range []Drain{
-		{Load: Load{Duration: time.Second}}, {Load: Load{WarmUp: time.Second}}, {Patience: -1}, {Load: Load{Target: "nowhere"}},
+		{Load: Load{Duration: time.Second}},
+		{Load: Load{WarmUp: time.Second}},
+		{Patience: -1},
+		{Load: Load{Target: "nowhere"}},
 	} {
 		ln := listen(t)
 		_, err := RunDrain(t.Context(), ln, d)

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// delivering starts a system that delivers each new event to the returned sink
-// address as often as copies says, on its own or before the acknowledgement.
+// delivering starts a system that delivers each new event to the sink as often as copies says, on
+// its own or before the acknowledgement.
 func delivering(t *testing.T, e2e E2E, before bool, copies func(id string) int) (Report, error) {
 	t.Helper()
 	ln := listen(t)
@@ -24,8 +24,8 @@ func delivering(t *testing.T, e2e E2E, before bool, copies func(id string) int) 
 	return report, err
 }
 
-// newDelivering starts such a system; the returned function waits for it to
-// have delivered everything.
+// newDelivering starts such a system. The returned function waits until it has delivered
+// everything.
 func newDelivering(t *testing.T, ln net.Listener, meddle func(w http.ResponseWriter, r *http.Request, n int) bool,
 	before bool, copies func(id string) int,
 ) (s *system, wait func()) {
@@ -67,7 +67,8 @@ func TestE2EThatMakesNoSense(t *testing.T) {
 
 func TestE2EWhereNothingArrives(t *testing.T) {
 	ln := listen(t)
-	report, err := RunE2E(t.Context(), ln, E2E{Load: Load{Target: newSystem(t, nil).URL, Count: 5}, Drain: 50 * time.Millisecond})
+	load := Load{Target: newSystem(t, nil).URL, Count: 5}
+	report, err := RunE2E(t.Context(), ln, E2E{Load: load, Drain: 50 * time.Millisecond})
 	require.ErrorIs(t, err, ErrNothingArrived)
 	require.ErrorContains(t, err, "DESTINATION_URL=http://"+ln.Addr().String()+"/")
 	assert.Equal(t, int64(5), report.Accepted)
@@ -75,7 +76,8 @@ func TestE2EWhereNothingArrives(t *testing.T) {
 }
 
 func TestE2ELost(t *testing.T) {
-	report, err := delivering(t, E2E{Load: Load{Count: 20, Connections: 2, RunID: "r"}, Drain: 200 * time.Millisecond}, false, func(id string) int {
+	e2e := E2E{Load: Load{Count: 20, Connections: 2, RunID: "r"}, Drain: 200 * time.Millisecond}
+	report, err := delivering(t, e2e, false, func(id string) int {
 		if id == "r-0000000003" || id == "r-0000000008" {
 			return 0
 		}

@@ -11,18 +11,18 @@ import (
 	"time"
 )
 
-// afterFailure is how long a connection rests after it broke or could not be
-// opened, so that a system that is down is not drowned in attempts.
+// afterFailure is how long a connection rests after it broke or could not be opened, so that a
+// system that is down is not flooded with attempts.
 const afterFailure = 50 * time.Millisecond
 
-// generator sends a Load and counts what comes back.
+// generator sends a Load and counts the answers.
 type generator struct {
 	load   Load
 	start  time.Time
-	ledger *ledger // of what was sent; nil where nothing is expected to arrive
+	ledger *ledger // of what was sent; nil if no delivery is expected
 
 	events   atomic.Uint64 // numbers given to new events
-	measured atomic.Int64  // requests a closed loop has taken on, up to Count
+	measured atomic.Int64  // requests that a closed loop has started, up to Count
 
 	sent         [3]atomic.Int64 // by kind
 	accepted     atomic.Int64
@@ -47,14 +47,13 @@ const (
 	conflict
 )
 
-// slot is leave to send one request.
+// slot is permission to send one request.
 type slot struct {
 	due      time.Duration // after start
 	measured bool
 }
 
-// newGenerator completes load, sees that the target can be reached, and starts
-// the clock.
+// newGenerator completes load, checks that the target can be reached, and starts the clock.
 func newGenerator(ctx context.Context, load Load) (*generator, error) {
 	load, err := load.complete()
 	if err != nil {
@@ -69,8 +68,8 @@ func newGenerator(ctx context.Context, load Load) (*generator, error) {
 	return &generator{load: load, start: time.Now(), errors: map[string]int64{}}, nil
 }
 
-// run sends until the load is over or ctx is done, and returns when every
-// request was answered, timed out or, with ctx, dropped.
+// run sends until the load is over or ctx is done. It returns when every request was answered,
+// timed out or, with ctx, dropped.
 func (g *generator) run(ctx context.Context) {
 	next := func() (slot, bool) { return g.takeClosed(ctx) }
 	var all sync.WaitGroup
@@ -85,7 +84,7 @@ func (g *generator) run(ctx context.Context) {
 	all.Wait()
 }
 
-// takeClosed gives leave to send at once, as long as the run lasts.
+// takeClosed permits the next request at once, as long as the run lasts.
 func (g *generator) takeClosed(ctx context.Context) (slot, bool) {
 	due := time.Since(g.start)
 	if ctx.Err() != nil || g.load.end() > 0 && due >= g.load.end() {
@@ -98,9 +97,8 @@ func (g *generator) takeClosed(ctx context.Context) (slot, bool) {
 	return s, true
 }
 
-// pace gives leave to send at the constant rate. While all connections are
-// busy it falls behind, and catches up afterwards; what is still due when the
-// run is over is counted as unsent.
+// pace permits requests at the constant rate. While all connections are busy it falls behind, and
+// it catches up afterwards. What is still due when the run is over counts as unsent.
 func (g *generator) pace(ctx context.Context, slots chan<- slot) {
 	defer close(slots)
 	first := int64(math.Ceil(g.load.WarmUp.Seconds() * g.load.Rate))
@@ -132,18 +130,18 @@ func (g *generator) pace(ctx context.Context, slots chan<- slot) {
 	}
 }
 
-// handOver is about how long it takes from the end of a sleep until another
-// goroutine runs: the system is not to be blamed for it. Slots are given that
-// much early, and waited for in a loop: a twentieth of a core at most.
+// handOver is about how long it takes from the end of a sleep until another goroutine runs. The
+// system is not to blame for it. So slots are given that much early, and the goroutine spins until
+// they are due. That takes at most a twentieth of a core.
 const handOver = 120 * time.Microsecond
 
-// spinUntil returns at t, for which no sleep is short enough.
+// spinUntil returns at t, for which no sleep is precise enough.
 func spinUntil(t time.Time) {
 	for time.Now().Before(t) {
 	}
 }
 
-// sleepUntil reports whether t was reached before ctx was done.
+// sleepUntil sleeps until t. It returns false if ctx was done before.
 func sleepUntil(ctx context.Context, t time.Time) bool {
 	const fine = 2 * time.Millisecond
 	if coarse := time.Until(t) - fine; coarse > 0 {
@@ -159,7 +157,7 @@ func sleepUntil(ctx context.Context, t time.Time) bool {
 	return ctx.Err() == nil
 }
 
-// work sends on one connection, one request after the other.
+// work sends on one connection, one request after another.
 func (g *generator) work(ctx context.Context, n uint64, next func() (slot, bool)) {
 	client := client{address: g.load.address(), timeout: g.load.Timeout}
 	defer client.close()
@@ -225,8 +223,8 @@ func (g *generator) choose(random *rand.Rand) kind {
 	return fresh
 }
 
-// outcome is the counter of an acknowledgement, nil for any other answer. A
-// conflict may be acknowledged with 200 or 409.
+// outcome returns the counter of an acknowledgement, or nil for any other answer. A conflict may be
+// acknowledged with 200 or 409.
 func (g *generator) outcome(status int, body []byte) *atomic.Int64 {
 	if (status < 200 || status > 299) && status != 409 {
 		return nil
@@ -259,7 +257,7 @@ func (g *generator) count(acknowledged *atomic.Int64, answered, latency time.Dur
 	}
 }
 
-// pause reports whether d went by before ctx was done.
+// pause waits for d. It returns false if ctx was done before.
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -275,7 +273,7 @@ func (g *generator) acknowledged() int64 {
 	return g.accepted.Load() + g.deduplicated.Load() + g.conflicts.Load()
 }
 
-// failed is how many requests were answered otherwise, or not at all.
+// failed returns how many requests had another answer, or none.
 func (g *generator) failed() (n int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -285,8 +283,8 @@ func (g *generator) failed() (n int64) {
 	return n
 }
 
-// showProgress calls Progress once a second until the returned stop, which
-// waits for a call under way.
+// showProgress calls Progress once a second until the returned stop, which waits for a call under
+// way.
 func (g *generator) showProgress() (stop func()) {
 	if g.load.Progress == nil {
 		return func() {}
@@ -330,10 +328,10 @@ func every(tick time.Duration, f func(now time.Time)) (stop func()) {
 	}
 }
 
-// RunIngest puts load on the target and reports how its events were
-// acknowledged. When ctx is done it stops at once; the report, marked as
-// interrupted, holds what was measured until then. An error means that nothing
-// was measured: the load makes no sense or the target cannot be reached.
+// RunIngest puts load on the target and reports how its events were acknowledged. When ctx is done
+// it stops at once. The report is then marked as interrupted and holds what was measured until
+// then. An error means that nothing was measured: the load makes no sense or the target cannot be
+// reached.
 func RunIngest(ctx context.Context, load Load) (Report, error) {
 	g, err := newGenerator(ctx, load)
 	if err != nil {

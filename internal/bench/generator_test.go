@@ -29,11 +29,11 @@ func TestOtherAnswersAreCountedByKind(t *testing.T) {
 		kind   string
 		meddle func(http.ResponseWriter, *http.Request, int) bool
 	}{
-		{"http 503", answer(http.StatusServiceUnavailable, `{"status":"accepted"}`)},
-		{"http 301", answer(http.StatusMovedPermanently, "")},
-		{"http 409", answer(http.StatusConflict, "")},
-		{kindUnknown, answer(http.StatusOK, "thank you")},
-		{kindUnknown, answer(http.StatusNoContent, "")},
+		{"http 503", alwaysAnswer(http.StatusServiceUnavailable, `{"status":"accepted"}`)},
+		{"http 301", alwaysAnswer(http.StatusMovedPermanently, "")},
+		{"http 409", alwaysAnswer(http.StatusConflict, "")},
+		{kindUnknown, alwaysAnswer(http.StatusOK, "thank you")},
+		{kindUnknown, alwaysAnswer(http.StatusNoContent, "")},
 		{kindBroken, func(http.ResponseWriter, *http.Request, int) bool { panic(http.ErrAbortHandler) }},
 		{kindTimeout, func(_ http.ResponseWriter, r *http.Request, _ int) bool {
 			select {
@@ -91,7 +91,9 @@ func TestACancelledRunStopsAndReports(t *testing.T) {
 			<-r.Context().Done()
 			return true
 		})
-		report, err := RunIngest(ctx, Load{Target: system.URL, Connections: 3, Rate: rate, Duration: time.Hour, Timeout: time.Hour})
+		report, err := RunIngest(ctx, Load{
+			Target: system.URL, Connections: 3, Rate: rate, Duration: time.Hour, Timeout: time.Hour,
+		})
 		require.NoError(t, err)
 		assert.True(t, report.Interrupted)
 		assert.Equal(t, int64(5), report.Accepted)
@@ -139,7 +141,9 @@ func TestConnectionsAreKept(t *testing.T) {
 
 func TestDuplicatesAndConflictsAreWhatTheyAre(t *testing.T) {
 	system := newSystem(t, nil)
-	report := ingest(t, Load{Target: system.URL, Connections: 3, Count: 600, DuplicateRatio: 0.6, ConflictRatio: 0.2, Seed: 5})
+	report := ingest(t, Load{
+		Target: system.URL, Connections: 3, Count: 600, DuplicateRatio: 0.6, ConflictRatio: 0.2, Seed: 5,
+	})
 	assert.Equal(t, int64(600), report.Acknowledged)
 	assert.Equal(t, report.SentFresh, report.Accepted)
 	assert.Equal(t, report.SentDuplicates, report.Deduplicated)

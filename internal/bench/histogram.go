@@ -7,18 +7,17 @@ import (
 	"time"
 )
 
-// histogram counts durations in log-linear buckets, as HdrHistogram does: each
-// power of two is cut into 128 equal parts. A bucket stands for its middle, so
-// that a quantile is at most 1/256 (0.4 %) off; below 256 ns, and for the
-// largest, it is exact. It takes 59 kB whatever it holds, and any number of
-// goroutines may record at once.
+// histogram counts durations in log-linear buckets, as HdrHistogram does: each power of two is cut
+// into 128 equal parts. A quantile returns the middle of its bucket, so it is at most 1/256 (0.4 %)
+// off. Below 256 ns, and for the largest duration, it is exact. It takes 59 kB whatever it holds.
+// Any number of goroutines may record at once.
 type histogram struct {
 	buckets [(64 - subBits + 2) << (subBits - 1)]atomic.Uint64
 	sum     atomic.Uint64 // ns
 	max     atomic.Uint64 // ns
 }
 
-// subBits is how many leading bits of a duration are kept.
+// subBits is how many leading bits of a duration the histogram keeps.
 const subBits = 8
 
 func bucketOf(ns uint64) int {
@@ -26,14 +25,14 @@ func bucketOf(ns uint64) int {
 	return shift<<(subBits-1) + int(ns>>shift) //nolint:gosec // G115: below 1<<subBits by the shift
 }
 
-// middle is the inverse of bucketOf.
-func middle(bucket int) uint64 {
+// bucketMiddle is the inverse of bucketOf.
+func bucketMiddle(bucket int) uint64 {
 	shift := max(0, bucket>>(subBits-1)-1)
 	low := uint64(bucket-shift<<(subBits-1)) << shift //nolint:gosec // G115: not negative by the shift
 	return low + 1<<shift/2
 }
 
-// record counts d; a negative one as 0.
+// record counts d. A negative d counts as 0.
 func (h *histogram) record(d time.Duration) {
 	ns := uint64(max(0, d))
 	h.buckets[bucketOf(ns)].Add(1)
@@ -46,7 +45,7 @@ func (h *histogram) record(d time.Duration) {
 	}
 }
 
-// counts are what a histogram holds, by bucket.
+// counts are the contents of a histogram, by bucket.
 type counts [len(histogram{}.buckets)]uint64
 
 func (h *histogram) counts() *counts {
@@ -57,7 +56,7 @@ func (h *histogram) counts() *counts {
 	return &c
 }
 
-// minus is what was recorded since before, which it was taken later than.
+// minus returns what was recorded since before, which must be older than c.
 func (c *counts) minus(before *counts) *counts {
 	var d counts
 	for i := range d {
@@ -73,19 +72,19 @@ func (c *counts) total() (n uint64) {
 	return n
 }
 
-// quantile is by nearest rank, in ns; 0 where nothing was recorded.
+// quantile returns a quantile by nearest rank, in ns; 0 if nothing was recorded.
 func (c *counts) quantile(q float64) uint64 {
 	rank := uint64(math.Ceil(q * float64(c.total())))
 	var seen uint64
 	for i, count := range c {
 		if seen += count; count > 0 && seen >= rank {
-			return middle(i)
+			return bucketMiddle(i)
 		}
 	}
 	return 0
 }
 
-// latency sums up what was recorded; quantiles are by nearest rank.
+// latency sums up what was recorded. Quantiles are by nearest rank.
 func (h *histogram) latency() Latency {
 	c := h.counts()
 	n := c.total()

@@ -17,9 +17,9 @@ func TestABucketStandsForItsValues(t *testing.T) {
 		bucket := bucketOf(ns)
 		require.GreaterOrEqual(t, bucket, before)
 		before = bucket
-		require.InEpsilon(t, float64(ns), float64(middle(bucket)), 1.0/256, "%d ns", ns)
+		require.InEpsilon(t, float64(ns), float64(bucketMiddle(bucket)), 1.0/256, "%d ns", ns)
 		if ns < 256 {
-			require.Equal(t, ns, middle(bucket))
+			require.Equal(t, ns, bucketMiddle(bucket))
 		}
 	}
 	assert.Less(t, bucketOf(math.MaxUint64), len(histogram{}.buckets))

@@ -5,11 +5,10 @@ import (
 	"time"
 )
 
-// ledger holds every event of a run against what arrived of it. A nil ledger
-// expects nothing.
+// ledger compares the events of a run with their arrivals. A nil ledger expects no arrivals.
 type ledger struct {
 	runID string
-	gated bool // nothing is answered before opened
+	gated bool // the sink answers nothing before opened
 
 	mu      sync.Mutex
 	epoch   time.Time
@@ -23,12 +22,11 @@ type ledger struct {
 	early   int64 // delivered of a gated run that arrived before it was opened
 }
 
-// page is as many entries as are allocated at once. A slice that grew with a
-// long run would stop it for tens of milliseconds whenever it is copied.
+// page is as many entries as are allocated at once. Copying one growing slice would stop a long run
+// for tens of milliseconds.
 type page [1 << 16]entry
 
-// entry has no pointers, so that the collector need not look at millions of
-// them, and takes 16 bytes.
+// entry has no pointers, so that the garbage collector skips millions of them. It takes 16 bytes.
 type entry struct {
 	due          time.Duration // after the epoch
 	measured     bool
@@ -44,7 +42,7 @@ type arrivals struct {
 	repeated       int64 // arrived more than once
 	repeats        int64 // arrivals beyond an event's first
 	foreign        int64 // arrivals of ids that are not of this run
-	any            bool  // something of this run arrived, if only in the warm-up
+	any            bool  // something of this run arrived, in the warm-up or later
 	last           time.Time
 }
 
@@ -52,26 +50,26 @@ func newLedger(runID string) *ledger {
 	return &ledger{runID: runID, epoch: time.Now(), all: make(chan struct{})}
 }
 
-// entry is that of an event below events.
+// entry returns the entry of an event. The event must be below events.
 func (l *ledger) entry(event uint64) *entry {
 	return &l.pages[event/uint64(len(page{}))][event%uint64(len(page{}))]
 }
 
-// issued enters an event before it is sent.
+// issued records an event before it is sent.
 func (l *ledger) issued(event uint64, due time.Time, measured bool) {
 	if l == nil {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.events = max(l.events, event+1) // connections take turns, not always in order
+	l.events = max(l.events, event+1) // connections do not always come in order
 	for uint64(len(l.pages)*len(page{})) < l.events {
 		l.pages = append(l.pages, new(page))
 	}
 	*l.entry(event) = entry{due: due.Sub(l.epoch), measured: measured}
 }
 
-// acknowledged says that the target promised to deliver the event.
+// acknowledged records that the target promised to deliver the event.
 func (l *ledger) acknowledged(event uint64) {
 	if l == nil {
 		return
@@ -84,13 +82,13 @@ func (l *ledger) acknowledged(event uint64) {
 	case !e.measured:
 	case e.arrivals == 0:
 		l.tally.missing++
-	default: // it arrived before its acknowledgement did
+	default: // the event arrived before its acknowledgement
 		l.tally.unacknowledged--
 		l.tally.delivered++
 	}
 }
 
-// arrived enters a delivery.
+// arrived records a delivery.
 func (l *ledger) arrived(id []byte, at time.Time) {
 	event, ours := eventNumber(id, l.runID)
 	l.mu.Lock()
@@ -119,7 +117,7 @@ func (l *ledger) arrived(id []byte, at time.Time) {
 	default:
 		l.tally.unacknowledged++
 	}
-	if at.After(l.tally.last) { // deliveries come to the lock in any order
+	if at.After(l.tally.last) { // deliveries reach the lock in any order
 		l.tally.last = at
 	}
 	switch {
@@ -133,15 +131,15 @@ func (l *ledger) arrived(id []byte, at time.Time) {
 	l.closeWhenAll()
 }
 
-// open says that a gated run is answered from now on, at the time now.
+// open records that the sink of a gated run answers from now on.
 func (l *ledger) open(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.opened = now
 }
 
-// finish says that everything was sent, and returns a channel that is closed
-// once everything acknowledged has arrived.
+// finish records that everything was sent. It returns a channel that is closed once everything
+// acknowledged has arrived.
 func (l *ledger) finish() <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -150,7 +148,7 @@ func (l *ledger) finish() <-chan struct{} {
 	return l.all
 }
 
-// closeWhenAll is called again by arrivals that were never acknowledged.
+// closeWhenAll may be called again, by arrivals that were never acknowledged.
 func (l *ledger) closeWhenAll() {
 	if l.done && l.tally.missing == 0 {
 		select {
@@ -161,7 +159,7 @@ func (l *ledger) closeWhenAll() {
 	}
 }
 
-// soFar is what has arrived until now.
+// soFar returns what has arrived until now.
 func (l *ledger) soFar() arrivals {
 	if l == nil {
 		return arrivals{}
@@ -178,8 +176,8 @@ func (l *ledger) anything() bool {
 	return l.tally.any
 }
 
-// delivery sums up; rates are counted from start, those of a gated run from the
-// moment it was opened.
+// delivery sums up. Rates are counted from start; those of a gated run are counted from its
+// opening.
 func (l *ledger) delivery(start time.Time) *Delivery {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -12,57 +12,56 @@ import (
 	"time"
 )
 
-// Load is the traffic to put on a system. Only Target is needed.
+// Load is the traffic to put on a system. Only Target is required.
 type Load struct {
-	// Target is the base URL of the system, http://HOST:PORT; events are POSTed
-	// to Target/webhook.
+	// Target is the base URL of the system, http://HOST:PORT. Events go to Target/webhook.
 	Target string
-	// Connections is how many requests are in the air at most, each on its own
-	// kept connection. 0 stands for 64.
+	// Connections is how many requests are under way at most, each on its own kept connection. 0
+	// means 64.
 	Connections int
-	// Rate is how many events a second are offered (open loop), whatever the
-	// system makes of them. 0 makes a closed loop: each connection sends its
-	// next event when the last was answered.
+	// Rate is how many events a second are offered (open loop), however the system keeps up. 0
+	// makes a closed loop, in which each connection sends its next event when the last was
+	// answered.
 	Rate float64
-	// Duration and Count end the sending, whichever comes first; both leave out
-	// the warm-up. Without either it ends after 10 s.
+	// Duration and Count end the sending, whichever comes first. Both exclude the warm-up. Without
+	// either, sending ends after 10 s.
 	Duration time.Duration
 	Count    int64
-	// WarmUp is for how long the same traffic runs before anything is counted.
+	// WarmUp is how long the same traffic runs before anything is counted.
 	WarmUp time.Duration
-	// BodySize is the length of a request's body in bytes. 0 stands for 1024.
+	// BodySize is the length of a request's body in bytes. 0 means 1024.
 	BodySize int
-	// DuplicateRatio and ConflictRatio are the shares of requests (0 to 1, at
-	// most 1 together) that repeat an event already acknowledged on the same
-	// connection: unchanged, or with another payload.
+	// DuplicateRatio and ConflictRatio are shares of requests, 0 to 1 and at most 1 together. Such
+	// a request repeats an event already acknowledged on the same connection, unchanged or with
+	// another payload.
 	DuplicateRatio float64
 	ConflictRatio  float64
-	// Timeout is how long an answer may take, connecting included. 0 stands for 10 s.
+	// Timeout is how long an answer may take, connecting included. 0 means 10 s.
 	Timeout time.Duration
-	// Seed makes the choice of duplicates and conflicts, and the padding of the
-	// payload, repeatable.
+	// Seed makes the choice of duplicates and conflicts, and the padding of the payload,
+	// repeatable.
 	Seed uint64
-	// RunID begins every event id, so that runs do not meet each other's
-	// events; 1 to 64 characters of A-Z a-z 0-9 _ -. Empty stands for one that nobody else has.
+	// RunID begins every event id, so that runs do not meet each other's events. It has 1 to 64
+	// characters of A-Z a-z 0-9 _ -. Empty means a new one.
 	RunID string
-	// Progress, where given, is called about once a second until the run is over.
+	// Progress, if set, is called about once a second until the run is over.
 	Progress func(Snapshot)
 }
 
-// Snapshot is how far a run has come. The counts leave out the warm-up.
+// Snapshot is the progress of a run. The counts exclude the warm-up.
 type Snapshot struct {
 	Elapsed      time.Duration // since the start, warm-up included
 	WarmingUp    bool
 	Sent         int64
 	Acknowledged int64
 	Errors       int64
-	Delivered    int64   // acknowledged events that arrived; not of an ingest
+	Delivered    int64   // acknowledged events that arrived; 0 for an ingest
 	PerSecond    float64 // acknowledged, since the snapshot before
 }
 
 var runID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
-// complete fills in the defaults, or says which field makes no sense.
+// complete fills in the defaults, or returns an error that names a wrong field.
 func (l Load) complete() (Load, error) {
 	target, err := url.Parse(l.Target)
 	switch {
@@ -79,7 +78,8 @@ func (l Load) complete() (Load, error) {
 	case l.WarmUp < 0:
 		return l, fmt.Errorf("warm-up must not be negative, not %v", l.WarmUp)
 	case !(l.DuplicateRatio >= 0 && l.ConflictRatio >= 0 && l.DuplicateRatio+l.ConflictRatio <= 1):
-		return l, fmt.Errorf("duplicate and conflict ratio must be between 0 and 1 together, not %v and %v", l.DuplicateRatio, l.ConflictRatio)
+		return l, fmt.Errorf("duplicate and conflict ratio must be between 0 and 1 together, not %v and %v",
+			l.DuplicateRatio, l.ConflictRatio)
 	case l.Timeout < 0:
 		return l, fmt.Errorf("timeout must not be negative, not %v", l.Timeout)
 	case l.RunID != "" && !runID.MatchString(l.RunID):
@@ -98,9 +98,9 @@ func (l Load) complete() (Load, error) {
 		l.Timeout = 10 * time.Second
 	}
 	if l.RunID == "" {
-		// Ids ascend from run to run as they do within one: a prefix by chance would
-		// put each run in the midst of others, and leave half-empty pages in the
-		// index, as neither ordered nor random ids do.
+		// Ids ascend from run to run as they do within one. A random prefix would put each run
+		// among others and leave half-empty pages in the index, as neither ordered nor random ids
+		// do.
 		l.RunID = "bench-" + strconv.FormatInt(time.Now().UnixMilli(), 36) + strings.ToLower(rand.Text()[:4])
 	}
 	if shortest := len(newRequest(l).body); l.BodySize < shortest {
@@ -109,7 +109,7 @@ func (l Load) complete() (Load, error) {
 	return l, nil
 }
 
-// end is when the sending ends, after the start; 0 where only Count ends it.
+// end returns when the sending ends, after the start; 0 if only Count ends it.
 func (l Load) end() time.Duration {
 	if l.Duration == 0 {
 		return 0
@@ -117,7 +117,7 @@ func (l Load) end() time.Duration {
 	return l.WarmUp + l.Duration
 }
 
-// address is where to connect to.
+// address returns the target's host and port.
 func (l Load) address() string {
 	target, _ := url.Parse(l.Target) // checked by complete
 	port := target.Port()

@@ -24,7 +24,7 @@ var databases postgrestest.Databases
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(databases.Main(m)) }
 
-// system stands for a system under test: the front of the contract, kept in memory.
+// system stands in for a system under test: the front of the contract, kept in memory.
 type system struct {
 	*httptest.Server
 	deliver func(id string, body []byte) // called for each new event, before it is acknowledged; may be nil
@@ -35,8 +35,8 @@ type system struct {
 	payloads map[string][]byte // first payload by id
 }
 
-// newSystem starts a system. meddle, where given, may answer a request itself,
-// which it says by returning true; n counts requests from 0.
+// newSystem starts a system. meddle, if set, may answer a request itself and then returns true. n
+// counts requests from 0.
 func newSystem(t *testing.T, meddle func(w http.ResponseWriter, r *http.Request, n int) bool) *system {
 	t.Helper()
 	s := &system{sizes: map[int]int{}, payloads: map[string][]byte{}}
@@ -84,8 +84,8 @@ func newSystem(t *testing.T, meddle func(w http.ResponseWriter, r *http.Request,
 	return s
 }
 
-// answer returns a meddler that answers everything with a status and a body.
-func answer(status int, body string) func(http.ResponseWriter, *http.Request, int) bool {
+// alwaysAnswer returns a meddler that answers everything with a status and a body.
+func alwaysAnswer(status int, body string) func(http.ResponseWriter, *http.Request, int) bool {
 	return func(w http.ResponseWriter, _ *http.Request, _ int) bool {
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, body)
@@ -120,7 +120,7 @@ func deliverTo(ctx context.Context, t *testing.T, client *http.Client, ln net.Li
 	}
 	answer, err := client.Do(r)
 	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
-		return // the run is over with the last arrival, whose answer may be cut off by that
+		return // the last arrival ends the run, which may cut off its answer
 	}
 	if err != nil {
 		t.Error(err)

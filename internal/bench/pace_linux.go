@@ -5,9 +5,8 @@ import (
 	"time"
 )
 
-// fineSleep sleeps for a time of milliseconds, about 60 µs too long. The
-// runtime's timers wait in whole milliseconds, half of which would be taken for
-// the system's latency.
+// fineSleep sleeps for milliseconds, about 60 µs too long. The runtime's timers wait in whole
+// milliseconds, and half of one would be counted as the system's latency.
 func fineSleep(d time.Duration) {
 	if d <= 0 {
 		return

@@ -11,22 +11,21 @@ import (
 	"time"
 )
 
-// procfs is a mounted proc(5) file system, empty where the system has none.
+// procfs is a mounted proc(5) file system, empty if the system has none.
 type procfs string
 
-// clockTick is the unit of /proc/PID/stat: USER_HZ is 100 on every
-// architecture that Go has.
+// clockTick is the unit of /proc/PID/stat. USER_HZ is 100 on every architecture that Go supports.
 const clockTick = time.Second / 100
 
 var errProcessEnded = errors.New("the process has ended")
 
-// processStat is what is needed of /proc/PID/stat.
+// processStat is what we need of /proc/PID/stat.
 type processStat struct {
 	name    string
 	parent  int
 	started uint64        // clock ticks after boot; tells a process from a later one with its PID
 	cpu     time.Duration // user and system
-	waited  time.Duration // the same of children that ended and were waited for
+	waited  time.Duration // the same of children that have been waited for
 }
 
 func (p procfs) stat(pid int) (s processStat, err error) {
@@ -64,7 +63,7 @@ func (p procfs) stat(pid int) (s processStat, err error) {
 	return s, nil
 }
 
-// memory is a line of /proc/PID/status that is in kB, such as VmRSS, in bytes.
+// memory returns a line of /proc/PID/status that is in kB, such as VmRSS, in bytes.
 func (p procfs) memory(pid int, line string) (size int64, err error) {
 	text, err := p.read(pid, "status")
 	if err != nil {
@@ -79,10 +78,10 @@ func (p procfs) memory(pid int, line string) (size int64, err error) {
 			return kB << 10, nil
 		}
 	}
-	return 0, errProcessEnded // one that is dead, but not yet waited for, has no memory
+	return 0, errProcessEnded // a dead process that is not yet waited for has no memory
 }
 
-// children are the processes whose parent is pid.
+// children returns the processes whose parent is pid.
 func (p procfs) children(pid int) ([]int, error) {
 	if p == "" {
 		return nil, errNoProc
@@ -97,7 +96,7 @@ func (p procfs) children(pid int) ([]int, error) {
 		if err != nil {
 			continue
 		}
-		if s, err := p.stat(child); err == nil && s.parent == pid { // others may end meanwhile
+		if s, err := p.stat(child); err == nil && s.parent == pid { // others may have ended
 			all = append(all, child)
 		}
 	}
@@ -118,16 +117,16 @@ func (p procfs) read(pid int, name string) ([]byte, error) {
 	return text, nil
 }
 
-var errNoProc = errors.New("only Linux says what a process uses")
+var errNoProc = errors.New("only Linux tells what a process uses")
 
-// usage is what a process has used until now.
+// usage is what a process has used so far.
 type usage struct {
 	cpu    time.Duration
 	memory int64 // bytes, resident
 }
 
-// usageOf returns a function that tells what process pid uses, as long as it
-// is the one that has that number now; and its name.
+// usageOf returns the name of process pid, and a function that reads its usage. The function fails
+// deliverOnce another process has that number.
 func (p procfs) usageOf(pid int) (name string, read func() (usage, error), err error) {
 	first, err := p.stat(pid)
 	if err != nil {
@@ -146,17 +145,16 @@ func (p procfs) usageOf(pid int) (name string, read func() (usage, error), err e
 	}, nil
 }
 
-// usageOfServer is usageOf for the PostgreSQL server that a session's backend
-// belongs to: the postmaster and all its children. The memory is their private
-// memory alone. Shared memory is as large as shared_buffers says; a server
-// fills it at its leisure, and every process would count it again.
+// usageOfServer is usageOf for the PostgreSQL server that a session's backend belongs to: the
+// postmaster and all its children. It counts only their private memory. Shared memory is as large
+// as shared_buffers says, a server fills it over time, and every process would count it again.
 //
-// A backend is told from a process of this machine that just has the same
-// number by the title that PostgreSQL gives it.
+// The title that PostgreSQL gives a backend tells it from a process of this machine that just has
+// the same number.
 func (p procfs) usageOfServer(backend int, user, database string) (read func() (usage, error), err error) {
 	title, err := p.read(backend, "cmdline")
 	if errors.Is(err, errProcessEnded) || err == nil && !isBackend(title, user, database) {
-		return nil, errors.New("the server does not run on this machine, or where its processes cannot be seen")
+		return nil, errors.New("the server does not run on this machine, or its processes cannot be seen")
 	}
 	if err != nil {
 		return nil, err
@@ -181,7 +179,7 @@ func (p procfs) usageOfServer(backend int, user, database string) (read func() (
 		if err != nil {
 			return usage{}, err
 		}
-		// The children that ended are in the postmaster's account.
+		// The postmaster's account includes the children that ended.
 		u := usage{cpu: postmaster.cpu + postmaster.waited}
 		for _, pid := range append(children, session.parent) {
 			if pid != session.parent {
@@ -225,6 +223,6 @@ func ServerProcessorTime(backend int, user, database string) (read func() (time.
 	}, nil
 }
 
-// PeakMemory is the largest resident memory that a process of this machine has
-// had so far, in bytes. It is an error on anything but Linux.
+// PeakMemory returns the largest resident memory that a process of this machine has had so far, in
+// bytes. It fails on anything but Linux.
 func PeakMemory(pid int) (int64, error) { return proc.memory(pid, "VmHWM") }

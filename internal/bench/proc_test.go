@@ -25,13 +25,14 @@ func newProc(t *testing.T) fakeProc {
 	return fakeProc{procfs(dir), t}
 }
 
-// set makes a process. Times are in clock ticks: its own user and system time,
-// and those of children that it has waited for.
+// set makes a process. times are in clock ticks: its own user and system time, and those of
+// children that it has waited for.
 func (p fakeProc) set(pid int, name, cmdline string, parent int, started uint64, times [4]int, status string) {
 	p.t.Helper()
 	dir := filepath.Join(string(p.procfs), strconv.Itoa(pid))
 	require.NoError(p.t, os.MkdirAll(dir, 0o700))
-	stat := fmt.Sprintf("%d (%s) S %d %d %d 0 -1 4194560 13270 1020 3 0 %d %d %d %d 20 0 11 0 %d 1904283648 11180 18446744073709551615 1 1 0 0\n",
+	stat := fmt.Sprintf("%d (%s) S %d %d %d 0 -1 4194560 13270 1020 3 0 %d %d %d %d 20 0 11 0 %d "+
+		"1904283648 11180 18446744073709551615 1 1 0 0\n",
 		pid, name, parent, pid, pid, times[0], times[1], times[2], times[3], started)
 	for file, text := range map[string]string{"stat": stat, "cmdline": cmdline, "status": status} {
 		require.NoError(p.t, os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600))
@@ -43,7 +44,8 @@ func (p fakeProc) end(pid int) {
 	require.NoError(p.t, os.RemoveAll(filepath.Join(string(p.procfs), strconv.Itoa(pid))))
 }
 
-const status = "Name:\tspine\nUmask:\t0022\nState:\tS (sleeping)\nVmPeak:\t 1859652 kB\nVmHWM:\t   44968 kB\nVmRSS:\t   44720 kB\nRssAnon:\t   18096 kB\nRssFile:\t   26624 kB\n"
+const status = "Name:\tspine\nUmask:\t0022\nState:\tS (sleeping)\n" +
+	"VmPeak:\t 1859652 kB\nVmHWM:\t   44968 kB\nVmRSS:\t   44720 kB\nRssAnon:\t   18096 kB\nRssFile:\t   26624 kB\n"
 
 func TestUsageOfAProcess(t *testing.T) {
 	p := newProc(t)
@@ -73,7 +75,13 @@ func TestUsageOfAProcess(t *testing.T) {
 
 func TestAProcessThatCannotBeRead(t *testing.T) {
 	p := newProc(t)
-	for _, stat := range []string{"", "7 (x) S 1", "7 )x( S 1", "7 (x) S 1 2 3 4 5 6 7 8 9 10 u s 1 2 20 0 1 0 5", "7 (x) S 1 2 3 4 5 6 7 8 9 10 1 1 1 2 20 0 1 0 x"} {
+	for _, stat := range []string{
+		"",
+		"7 (x) S 1",
+		"7 )x( S 1",
+		"7 (x) S 1 2 3 4 5 6 7 8 9 10 u s 1 2 20 0 1 0 5",
+		"7 (x) S 1 2 3 4 5 6 7 8 9 10 1 1 1 2 20 0 1 0 x",
+	} {
 		p.set(7, "x", "", 1, 1, [4]int{}, "VmRSS:\tmuch kB\n")
 		require.NoError(t, os.WriteFile(filepath.Join(string(p.procfs), "7", "stat"), []byte(stat), 0o600))
 		_, err := p.stat(7)
@@ -93,9 +101,11 @@ func TestUsageOfAServer(t *testing.T) {
 	private := func(kB int) string {
 		return fmt.Sprintf("VmRSS:\t 99999 kB\nRssAnon:\t %d kB\nRssShmem:\t 90000 kB\n", kB)
 	}
-	p.set(10, "postgres", "/usr/lib/postgresql/15/bin/postgres\x00-D\x00data\x00", 1, 1, [4]int{100, 0, 200, 0}, private(1000))
+	p.set(10, "postgres", "/usr/lib/postgresql/15/bin/postgres\x00-D\x00data\x00",
+		1, 1, [4]int{100, 0, 200, 0}, private(1000))
 	p.set(11, "postgres", "postgres: checkpointer \x00", 10, 2, [4]int{10, 0, 0, 0}, private(100))
-	p.set(12, "postgres", "postgres: main: ann db1 127.0.0.1(1234) idle\x00\x00\x00", 10, 3, [4]int{40, 10, 0, 0}, private(200))
+	p.set(12, "postgres", "postgres: main: ann db1 127.0.0.1(1234) idle\x00\x00\x00",
+		10, 3, [4]int{40, 10, 0, 0}, private(200))
 	p.set(20, "postgres", "/usr/lib/postgresql/15/bin/postgres\x00", 1, 4, [4]int{5, 5, 5, 5}, private(7))
 	p.set(21, "postgres", "postgres: ann db1 [local] idle", 20, 5, [4]int{5, 5, 5, 5}, private(7))
 

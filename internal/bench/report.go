@@ -9,8 +9,7 @@ import (
 	"time"
 )
 
-// Report is what a run came to. Unless it says otherwise, the warm-up is left
-// out of every figure.
+// Report holds the results of a run. Unless it says otherwise, every figure excludes the warm-up.
 type Report struct {
 	Scenario string `json:"scenario"` // ingest, e2e, drain or soak
 	Target   string `json:"target"`
@@ -39,30 +38,34 @@ type Report struct {
 
 	Seconds               float64 `json:"seconds"` // from the end of the warm-up to the last acknowledgement
 	AcknowledgedPerSecond float64 `json:"acknowledged_per_second"`
-	// AcknowledgeLatency runs from the moment a request was due (open loop) or
-	// sent (closed loop) to its acknowledgement.
+	// AcknowledgeLatency runs from the moment a request was due (open loop) or sent (closed loop)
+	// to its acknowledgement.
 	AcknowledgeLatency Latency `json:"acknowledge_latency"`
-	// SendLag is how late requests left (open loop): the generator's own
-	// imprecision, or all connections being busy. It is part of the latencies.
+	// SendLag is how late requests left (open loop), because the generator was imprecise or all
+	// connections were busy. It is part of the latencies.
 	SendLag *Latency `json:"send_lag,omitempty"`
 
-	Delivery *Delivery `json:"delivery,omitempty"` // not of an ingest
+	Delivery *Delivery `json:"delivery,omitempty"` // nil for an ingest
 }
 
-// Delivery is what arrived of a run's events.
+// Delivery says which of a run's events arrived.
 type Delivery struct {
-	Delivered      int64   `json:"delivered"`      // acknowledged events that arrived
-	Lost           int64   `json:"lost"`           // acknowledged events that did not, by the end of the run
-	Repeated       int64   `json:"repeated"`       // events that arrived more than once
-	Repeats        int64   `json:"repeats"`        // arrivals beyond an event's first
-	Unacknowledged int64   `json:"unacknowledged"` // events that arrived although their POST failed
-	Foreign        int64   `json:"foreign"`        // arrivals that are not of this run
-	PerSecond      float64 `json:"per_second"`     // delivered, from the end of the warm-up to the last first arrival; drain: from the opening, without what was in hand then
-	Latency        Latency `json:"latency"`        // from the moment the POST was due or sent to the first arrival; drain: from the opening
+	Delivered      int64 `json:"delivered"`      // acknowledged events that arrived
+	Lost           int64 `json:"lost"`           // acknowledged events that did not, by the end of the run
+	Repeated       int64 `json:"repeated"`       // events that arrived more than once
+	Repeats        int64 `json:"repeats"`        // arrivals beyond an event's first
+	Unacknowledged int64 `json:"unacknowledged"` // events that arrived although their POST failed
+	Foreign        int64 `json:"foreign"`        // arrivals of other runs
+	// PerSecond counts deliveries from the end of the warm-up to the last first arrival. For a drain it
+	// counts from the opening, without the deliveries that were under way then.
+	PerSecond float64 `json:"per_second"`
+	// Latency runs from the moment the POST was due or sent to the first arrival. For a drain it runs
+	// from the opening.
+	Latency Latency `json:"latency"`
 }
 
-// Latency is a distribution in milliseconds. Quantiles are by nearest rank and
-// at most 0.4 % off; Max and Mean are exact.
+// Latency is a distribution in milliseconds. Quantiles are by nearest rank and at most 0.4 % off.
+// Max and Mean are exact.
 type Latency struct {
 	Count uint64  `json:"count"`
 	P50   float64 `json:"p50_ms"`
@@ -73,14 +76,14 @@ type Latency struct {
 	Mean  float64 `json:"mean_ms"`
 }
 
-// SinkReport is what a sink has taken.
+// SinkReport says what a sink has received.
 type SinkReport struct {
 	Deliveries    int64     `json:"deliveries"`
 	WithoutID     int64     `json:"without_id"`
 	DistinctIDs   int64     `json:"distinct_ids"`
 	RepeatedIDs   int64     `json:"repeated_ids"`    // ids that came more than once
-	MaxIDs        int       `json:"max_ids"`         // how many ids are told apart
-	MaxIDsReached bool      `json:"max_ids_reached"` // more came, which the two figures above leave out
+	MaxIDs        int       `json:"max_ids"`         // how many ids the sink tells apart
+	MaxIDsReached bool      `json:"max_ids_reached"` // more came; the two figures above exclude them
 	First         time.Time `json:"first,omitzero"`
 	Last          time.Time `json:"last,omitzero"`
 	PerSecond     float64   `json:"per_second"` // from the first to the last delivery
@@ -140,7 +143,8 @@ func (r Report) WriteTable(w io.Writer) error {
 		loop = fmt.Sprintf("%g/s offered", r.OfferedPerSecond)
 	}
 	t := &table{w: tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
-	t.line("%s of %s: %s, %d connections, %d-byte bodies, run %s", r.Scenario, r.Target, loop, r.Connections, r.BodyBytes, r.RunID)
+	t.line("%s of %s: %s, %d connections, %d-byte bodies, run %s",
+		r.Scenario, r.Target, loop, r.Connections, r.BodyBytes, r.RunID)
 	if r.Interrupted {
 		t.line("interrupted: the figures are those until then")
 	}
@@ -210,7 +214,7 @@ func (t *table) line(format string, values ...any) {
 	}
 }
 
-// some is a line that is only there when there is something to tell.
+// some writes a line if n is not 0.
 func (t *table) some(name string, n int64, remark string) {
 	if n > 0 {
 		t.line("%s\t%d\t%s", name, n, remark)
@@ -221,7 +225,7 @@ func (t *table) latency(name string, l Latency) {
 	t.line("%s\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f", name, l.P50, l.P90, l.P99, l.P999, l.Max, l.Mean)
 }
 
-// flush ends the columns, so that the next lines get their own.
+// flush ends the columns. The next lines get their own.
 func (t *table) flush() {
 	if err := t.w.Flush(); t.err == nil && err != nil {
 		t.err = fmt.Errorf("writing the report: %w", err)

@@ -65,7 +65,9 @@ sent late by  0.05  0.06  0.07  0.08   0.09   0.05
 
 func TestTheSinksTable(t *testing.T) {
 	var table strings.Builder
-	report := SinkReport{Deliveries: 12, WithoutID: 1, DistinctIDs: 9, RepeatedIDs: 2, MaxIDs: 9, MaxIDsReached: true, PerSecond: 3}
+	report := SinkReport{
+		Deliveries: 12, WithoutID: 1, DistinctIDs: 9, RepeatedIDs: 2, MaxIDs: 9, MaxIDsReached: true, PerSecond: 3,
+	}
 	require.NoError(t, report.WriteTable(&table))
 	assert.Equal(t, strings.TrimPrefix(`
 deliveries    12  3/s

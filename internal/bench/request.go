@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// idDigits is the width of the number that ends an event id.
+// idDigits is the width of the number at the end of an event id.
 const idDigits = 10
 
-// request is one HTTP request, assembled once, of which only the digits of the
-// id and of the payload's variant change from event to event.
+// request is one HTTP request, assembled once. Only the digits of the id and of the payload's
+// variant change from event to event.
 type request struct {
 	wire    []byte // head and body
 	body    []byte // the end of wire
@@ -20,8 +20,8 @@ type request struct {
 	variant []byte // digits, in body
 }
 
-// newRequest assembles a request as l says. A body that would have to be
-// shorter than its fixed parts keeps these.
+// newRequest assembles a request as l says. If BodySize is too small for the fixed parts, the body
+// is longer.
 func newRequest(l Load) *request {
 	prefix := `{"event_id":"` + l.RunID + "-"
 	middle := `","event_type":"bench.event","occurred_at":"2024-01-30T12:00:00Z","payload":{"variant":"`
@@ -42,7 +42,7 @@ func newRequest(l Load) *request {
 	return r
 }
 
-// padding is text that does not compress to nothing.
+// padding returns n bytes of text that hardly compresses.
 func padding(n int, seed uint64) string {
 	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 -"
 	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // G404: repeatable, guards nothing
@@ -53,7 +53,7 @@ func padding(n int, seed uint64) string {
 	return string(text)
 }
 
-// set makes r the request for an event; variant 0 is its first payload.
+// set makes r the request for an event. variant 0 is its first payload.
 func (r *request) set(event, variant uint64) {
 	putDigits(r.id, event)
 	putDigits(r.variant, variant)
@@ -67,7 +67,7 @@ func putDigits(to []byte, n uint64) {
 	}
 }
 
-// eventNumber is the number that set put into an id, if the id is of this run.
+// eventNumber returns the number that set put into an id. ok is false if the id is not of this run.
 func eventNumber(id []byte, runID string) (uint64, bool) {
 	digits, ours := bytes.CutPrefix(id, []byte(runID+"-"))
 	if !ours || len(digits) != idDigits {
@@ -83,8 +83,8 @@ func eventNumber(id []byte, runID string) (uint64, bool) {
 	return n, true
 }
 
-// field finds the first string value of a name in JSON text, without reading
-// the rest of it. It does not look into escapes: what is looked for has none.
+// field returns the first string value of a name in JSON text, without reading the rest. It does
+// not decode escapes, and the values that we look for have none.
 func field(text []byte, name string) []byte {
 	quoted := []byte(`"` + name + `"`)
 	for {

@@ -13,14 +13,14 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// serveSink answers every POST on ln with 200 and hands its id and the moment
-// it was read to arrived: the webhook-id header, or else the event_id of the
-// body, or nothing. GET requests go to show, where given. When ctx is done it
-// closes ln and every connection, and returns: whoever still delivers then is
-// late for the run. It serves connections one by one rather than with fasthttp's
-// Serve, which leaves a goroutine behind and waits for clients that keep an
-// unused connection.
-func serveSink(ctx context.Context, ln net.Listener, arrived func(id []byte, at time.Time), show fasthttp.RequestHandler) error {
+// serveSink answers every POST on ln with 200. It hands arrived the time of reading and the id: the
+// webhook-id header, else the event_id of the body, else nothing. GET requests go to show, if set.
+// When ctx is done it closes ln and every connection, and returns; later deliveries are too late
+// for the run. It serves connections one by one. fasthttp's Serve would leave a goroutine behind
+// and wait for clients that keep an unused connection.
+func serveSink(
+	ctx context.Context, ln net.Listener, arrived func(id []byte, at time.Time), show fasthttp.RequestHandler,
+) error {
 	server := &fasthttp.Server{
 		Handler: func(r *fasthttp.RequestCtx) {
 			switch {
@@ -42,7 +42,7 @@ func serveSink(ctx context.Context, ln net.Listener, arrived func(id []byte, at 
 		IdleTimeout:           2 * time.Minute,
 		NoDefaultDate:         true,
 		NoDefaultServerHeader: true,
-		Logger:                silent{}, // a client that hangs up is no news
+		Logger:                silent{}, // a client that hangs up is normal
 	}
 	ctx, stop := context.WithCancel(ctx)
 	context.AfterFunc(ctx, func() { _ = ln.Close() })
@@ -69,14 +69,14 @@ type silent struct{}
 
 func (silent) Printf(string, ...any) {}
 
-// defaultSinkIDs is how many ids a sink tells apart, at about 50 bytes each.
+// defaultSinkIDs is how many ids a sink tells apart by default, at about 50 bytes each.
 const defaultSinkIDs = 2_000_000
 
-// SinkOptions is how RunSink runs.
+// SinkOptions configure RunSink.
 type SinkOptions struct {
-	// MaxIDs is how many ids are told apart; 0 stands for 2 million.
+	// MaxIDs is how many ids the sink tells apart. 0 means 2 million.
 	MaxIDs int
-	// Progress, where given, is called about once a second.
+	// Progress, if set, is called about once a second.
 	Progress func(SinkReport)
 }
 
@@ -87,8 +87,8 @@ type SinkArrival struct {
 	First      time.Time `json:"first"`
 }
 
-// sink counts deliveries. It tells ids apart by a seeded 64-bit hash: with 2
-// million ids the chance that any two are taken for one is 1 in 10 million.
+// sink counts deliveries. It tells ids apart by a seeded 64-bit hash. With 2 million ids, the
+// probability that any two share a hash is 1 in 10 million.
 type sink struct {
 	seed maphash.Seed
 
@@ -138,8 +138,8 @@ func (s *sink) snapshot() SinkReport {
 	return r
 }
 
-// show answers GET /stats with the report so far, and GET /stats/ID with what
-// is known of one id.
+// show answers GET /stats with the report so far, and GET /stats/ID with what the sink knows of one
+// id.
 func (s *sink) show(r *fasthttp.RequestCtx) {
 	path := string(r.Path())
 	if path == "/stats" {
@@ -162,9 +162,9 @@ func showJSON(r *fasthttp.RequestCtx, value any) {
 	_ = json.NewEncoder(r).Encode(value) // into memory, and the values always encode
 }
 
-// RunSink takes deliveries on ln, answers each with 200, and counts them until
-// ctx is done. While it runs GET /stats and GET /stats/ID tell what it has
-// seen. It closes ln. The report is good also where there is an error.
+// RunSink takes deliveries on ln, answers each with 200, and counts them until ctx is done.
+// Meanwhile GET /stats and GET /stats/ID say what it has seen. It closes ln. The report is valid
+// also with an error.
 func RunSink(ctx context.Context, ln net.Listener, options SinkOptions) (SinkReport, error) {
 	if options.MaxIDs == 0 {
 		options.MaxIDs = defaultSinkIDs

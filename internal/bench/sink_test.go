@@ -84,5 +84,7 @@ func TestSink(t *testing.T) {
 	require.NoError(t, end.err)
 	assert.WithinRange(t, end.report.First, start, end.report.Last)
 	end.report.First, end.report.Last, end.report.PerSecond = time.Time{}, time.Time{}, 0
-	assert.Equal(t, SinkReport{Deliveries: 6, WithoutID: 1, DistinctIDs: 2, RepeatedIDs: 1, MaxIDs: 2, MaxIDsReached: true}, end.report)
+	assert.Equal(t, SinkReport{
+		Deliveries: 6, WithoutID: 1, DistinctIDs: 2, RepeatedIDs: 1, MaxIDs: 2, MaxIDsReached: true,
+	}, end.report)
 }

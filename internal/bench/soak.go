@@ -14,31 +14,29 @@ import (
 	"time"
 )
 
-// Soak is a long run at a constant rate. It keeps 16 bytes for each event, and
-// little for each sample.
+// Soak is a long run at a constant rate. It keeps 16 bytes for each event, and little for each
+// sample.
 type Soak struct {
-	// E2E is the load: Rate is needed, Count must be 0; a Duration of 0 stands
-	// for 10 min.
+	// E2E is the load. Rate is required, and Count must be 0. A Duration of 0 means 10 min.
 	E2E
-	// Interval is the time from sample to sample, at most a third of Duration.
-	// 0 stands for 10 s, or less where a tenth of Duration is less.
+	// Interval is the time from sample to sample, at most a third of Duration. 0 means 10 s, or a
+	// tenth of Duration if that is less.
 	Interval time.Duration
-	// Processes of this machine are watched beside the target itself, which is
-	// asked for its own use (GET Target/metrics, in Prometheus' format).
+	// Processes of this machine are watched as well. The target itself is asked what it uses (GET
+	// Target/metrics, in Prometheus' format).
 	Processes []Process
-	// Database, where given, is the URL of the target's database, as any role: its
-	// statistics are watched, and the server's processes if they are on this
-	// machine.
+	// Database, if set, is the URL of the target's database, as any role. Its statistics are
+	// watched, and the server's processes if they run on this machine.
 	Database string
-	// Sampled, where given, is called with each sample as it is taken.
+	// Sampled, if set, is called with each sample as it is taken.
 	Sampled func(Sample)
 }
 
-// Process is one that is watched. Only Linux says what a process uses;
-// elsewhere its figures are left out.
+// Process is a process to watch. Only Linux tells what a process uses; elsewhere its figures are
+// missing.
 type Process struct {
 	PID  int
-	Name string // empty: its own and the PID
+	Name string // empty means its own name and the PID
 }
 
 func (s Soak) complete() (Soak, error) {
@@ -57,11 +55,10 @@ func (s Soak) complete() (Soak, error) {
 	return s, nil
 }
 
-// RunSoak is RunE2E that also takes samples of how the target does and of what
-// it uses, from the end of the warm-up to the end of the sending, and compares
-// the first with the last. What cannot be watched is left out, and the report
-// says so; but a process that is not there, or a database that cannot be read,
-// when the run is to begin is an error, as are those of RunE2E.
+// RunSoak is RunE2E with samples. It samples the target and what it uses, from the end of the
+// warm-up to the end of the sending, and compares the first samples with the last. The report says
+// what could not be watched. It is an error if a process does not exist, or the database cannot be
+// read, when the run begins; other errors are those of RunE2E.
 func RunSoak(ctx context.Context, ln net.Listener, soak Soak) (report SoakReport, err error) {
 	defer func() { _ = ln.Close() }()
 	if soak, err = soak.complete(); err != nil {
@@ -83,18 +80,18 @@ func RunSoak(ctx context.Context, ln net.Listener, soak Soak) (report SoakReport
 type sampler struct {
 	soak     Soak
 	watched  []*watched
-	database *watchedDatabase // nil: not watched, or not any more
+	database *watchedDatabase // nil if not watched, or no longer
 	remarks  []string
 
 	countsStatements bool
 
-	before  reading // the one that the next sample is counted from
+	before  reading // the next sample counts from it
 	samples []Sample
 
 	stats struct {
 		first, last statistics
 		events      int64 // acknowledged between them
-		looks       int64 // of our own between them
+		looks       int64 // our own readings between them
 	}
 }
 
@@ -103,10 +100,10 @@ type watched struct {
 	name string
 	read func(ctx context.Context) (usage, error)
 	was  usage
-	at   time.Time // of was; zero: not yet read
+	at   time.Time // time of was; zero if not yet read
 }
 
-// reading is what the counters of a run say at one moment.
+// reading holds the counters of a run at one moment.
 type reading struct {
 	at                  time.Time
 	acknowledged        int64
@@ -116,7 +113,7 @@ type reading struct {
 	statistics          statistics
 }
 
-// watch finds what is to be watched.
+// watch opens everything that is to be watched.
 func (s *sampler) watch(ctx context.Context) (err error) {
 	metrics := strings.TrimSuffix(s.soak.Target, "/") + "/metrics"
 	s.add("target", func(ctx context.Context) (usage, error) { return readMetrics(ctx, metrics) })
@@ -161,9 +158,8 @@ func (s *sampler) leaveOut(format string, values ...any) {
 	s.remarks = append(s.remarks, "left out: "+fmt.Sprintf(format, values...))
 }
 
-// run takes samples from the end of the warm-up on, at the end of every interval
-// that is whole, until ctx is done. Where taking one took longer than the
-// interval, the next is of more than one.
+// run takes samples from the end of the warm-up on, at the end of every whole interval, until ctx
+// is done. If one sample takes longer than the interval, the next covers more than one.
 func (s *sampler) run(ctx context.Context, g *generator) {
 	start := g.start.Add(g.load.WarmUp)
 	last := int(g.load.Duration / s.soak.Interval)
@@ -173,7 +169,7 @@ func (s *sampler) run(ctx context.Context, g *generator) {
 		}
 		sample := s.take(ctx, g)
 		if ctx.Err() != nil {
-			return // what an interrupted look says is no sample
+			return // an interrupted reading is no sample
 		}
 		if n == 0 {
 			continue
@@ -185,8 +181,7 @@ func (s *sampler) run(ctx context.Context, g *generator) {
 	}
 }
 
-// take takes a sample. The first one is there only for the next to be counted
-// from.
+// take takes a sample. The first one only serves as the start of the next.
 func (s *sampler) take(ctx context.Context, g *generator) Sample {
 	now := reading{
 		at: time.Now(), acknowledged: g.acknowledged(), failed: g.failed(), arrivals: g.ledger.soFar(),
@@ -220,7 +215,7 @@ func (s *sampler) take(ctx context.Context, g *generator) Sample {
 			if ctx.Err() == nil {
 				s.leaveOut("the database from %.0f s on: %v", sample.Seconds, err)
 			}
-			_ = s.database.close(ctx) // it failed already
+			_ = s.database.close(ctx) // it has failed already
 			s.database = nil
 		}
 	}
@@ -228,7 +223,7 @@ func (s *sampler) take(ctx context.Context, g *generator) Sample {
 	return sample
 }
 
-// use reads what the process uses now, and has used since the call before.
+// use reads what the process uses now, and what it has used since the last call.
 func (w *watched) use(ctx context.Context) (ProcessUse, error) {
 	now, err := w.read(ctx)
 	if err != nil {
@@ -237,13 +232,13 @@ func (w *watched) use(ctx context.Context) (ProcessUse, error) {
 	at := time.Now()
 	u := ProcessUse{Name: w.name, MemoryMB: megabytes(now.memory)}
 	if !w.at.IsZero() {
-		u.CPU = max(0, now.cpu-w.was.cpu).Seconds() / at.Sub(w.at).Seconds() // less after a restart
+		u.CPU = max(0, now.cpu-w.was.cpu).Seconds() / at.Sub(w.at).Seconds() // the counter is lower after a restart
 	}
 	w.was, w.at = now, at
 	return u, nil
 }
 
-// compare counts what the database did since the look before.
+// compare counts what the database did since the last reading.
 func (s *sampler) compare(now reading) *DatabaseSample {
 	is, was := now.statistics, s.before.statistics
 	if s.before.at.IsZero() {
@@ -261,18 +256,18 @@ func (s *sampler) compare(now reading) *DatabaseSample {
 	}
 }
 
-// perEventOf leaves out our own looks, each of them one statement and one commit.
+// perEventOf subtracts our own readings, each of them one statement and one commit.
 func perEventOf(was, is statistics, looks, events int64) PerEvent {
 	each := func(n int64) float64 { return float64(max(0, n)) / float64(max(1, events)) }
 	p := PerEvent{WALBytes: each(is.wal - was.wal), Commits: each(is.commits - was.commits - looks)}
-	if is.statements > was.statements { // else they are not counted: ours would be
+	if is.statements > was.statements { // else they are not counted, or ours would be
 		statements := each(is.statements - was.statements - looks)
 		p.Statements = &statements
 	}
 	return p
 }
 
-// report adds what was sampled.
+// report adds the samples to r.
 func (s *sampler) report(r *SoakReport) {
 	r.IntervalSeconds = s.soak.Interval.Seconds()
 	r.Samples = s.samples
@@ -291,15 +286,14 @@ func (s *sampler) report(r *SoakReport) {
 			s.leaveOut("tuples: the database has no tables in schema %s", schema)
 		case s.soak.Duration.Seconds()/3 < last.naptime:
 			s.remarks = append(s.remarks, fmt.Sprintf(
-				"dead tuples grow in so short a run: autovacuum looks every %g s, and a third must be longer", last.naptime))
+				"dead tuples grow in so short a run: autovacuum runs every %g s, and a third must be longer", last.naptime))
 		}
 	}
 	r.Trends = trendsOf(s.samples, s.stats.last)
 	r.Remarks = s.remarks
 }
 
-// readMetrics asks a process what it uses, by the names that the client
-// libraries of Prometheus give it.
+// readMetrics asks a process what it uses, by the names that Prometheus' client libraries use.
 func readMetrics(ctx context.Context, url string) (u usage, err error) {
 	ctx, cancel := context.WithTimeout(ctx, statisticsTimeout)
 	defer cancel()

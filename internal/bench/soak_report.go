@@ -8,14 +8,14 @@ import (
 	"text/tabwriter"
 )
 
-// SoakReport is what a long run came to, and whether it stayed as it was.
+// SoakReport holds the results of a long run, and whether its figures stayed flat.
 type SoakReport struct {
 	Report
 	IntervalSeconds float64      `json:"interval_seconds"`
 	Samples         []Sample     `json:"samples"`
 	Trends          []Trend      `json:"trends"`
 	Database        *DatabaseUse `json:"database,omitempty"`
-	Remarks         []string     `json:"remarks,omitempty"` // what could not be watched, and why
+	Remarks         []string     `json:"remarks,omitempty"` // what was not watched, and why
 }
 
 // Sample is one interval of a soak.
@@ -23,7 +23,7 @@ type Sample struct {
 	Seconds               float64         `json:"seconds"` // from the end of the warm-up to the end of the interval
 	AcknowledgedPerSecond float64         `json:"acknowledged_per_second"`
 	DeliveredPerSecond    float64         `json:"delivered_per_second"`
-	Backlog               int64           `json:"backlog"` // acknowledged and not arrived, at the end of the interval
+	Backlog               int64           `json:"backlog"` // acknowledged, not arrived, at the end of the interval
 	Errors                int64           `json:"errors"`
 	Acknowledge           Quantiles       `json:"acknowledge_latency"` // as in Report
 	Arrive                Quantiles       `json:"arrive_latency"`      // as in Delivery
@@ -31,7 +31,7 @@ type Sample struct {
 	Database              *DatabaseSample `json:"database,omitempty"`
 }
 
-// Quantiles are those of an interval alone, as in Latency.
+// Quantiles are those of one interval, as in Latency.
 type Quantiles struct {
 	Count uint64  `json:"count"`
 	P50   float64 `json:"p50_ms"`
@@ -44,20 +44,19 @@ func quantilesOf(c *counts) Quantiles {
 
 // ProcessUse is what a process used in an interval.
 type ProcessUse struct {
-	// Name is "target" for the process that answers GET /metrics, "PostgreSQL"
-	// for all processes of that server, or that of a Process.
+	// Name is "target" for the process that answers GET /metrics, "PostgreSQL" for all processes of
+	// that server, or the name of a Process.
 	Name string `json:"name"`
-	// CPU is seconds of it a second: 1 is all of one core.
+	// CPU is processor seconds a second: 1 is all of one core.
 	CPU float64 `json:"cpu"`
-	// MemoryMB is the resident memory at the end of the interval, in units of
-	// 10⁶ bytes; of PostgreSQL that outside of its shared memory.
+	// MemoryMB is the resident memory at the end of the interval, in units of 10⁶ bytes.
+	// PostgreSQL's excludes its shared memory.
 	MemoryMB float64 `json:"memory_mb"`
 }
 
-// DatabaseSample is what the statistics of the database say at the end of an
-// interval. Tuples are estimates. Commits and tuples are reported to the
-// statistics once a second at most, so that their figures are rough where
-// intervals are of a few seconds.
+// DatabaseSample holds the statistics of the database at the end of an interval. Tuples are
+// estimates. Sessions report commits and tuples at most once a second, so these figures are rough
+// for intervals of a few seconds.
 type DatabaseSample struct {
 	LiveTuples      int64 `json:"live_tuples"` // of all tables of the schema spine
 	DeadTuples      int64 `json:"dead_tuples"`
@@ -66,16 +65,15 @@ type DatabaseSample struct {
 	PerEvent
 }
 
-// PerEvent is what an acknowledged event cost the database. Our own looks are
-// taken off; all others that used it meanwhile are in it.
+// PerEvent is what an acknowledged event cost the database. It excludes our own readings, and
+// includes everyone else who used the database meanwhile.
 type PerEvent struct {
 	WALBytes   float64  `json:"wal_bytes_per_event"` // of the whole server
 	Commits    float64  `json:"commits_per_event"`
-	Statements *float64 `json:"statements_per_event,omitempty"` // those that clients sent; nil where pg_stat_statements does not count
+	Statements *float64 `json:"statements_per_event,omitempty"` // sent by clients; nil without pg_stat_statements
 }
 
-// DatabaseUse is what the database was used for, from the first look to the
-// last.
+// DatabaseUse is what the database did from the first reading to the last.
 type DatabaseUse struct {
 	PerEvent
 	SizeBegin   int64   `json:"size_begin_bytes"`
@@ -83,7 +81,7 @@ type DatabaseUse struct {
 	GrowthBytes float64 `json:"growth_bytes_per_event"`
 }
 
-// What a Trend is of.
+// What a Trend compares.
 const (
 	TrendMemory      = "memory"           // of a process, MB
 	TrendDeadTuples  = "dead tuples"      // of the tables
@@ -91,19 +89,18 @@ const (
 	TrendArrive      = "arrived p50"      // ms
 )
 
-// AllTables is what a Trend of dead tuples is of, beside processing_state.
+// AllTables is the subject of a Trend of dead tuples, beside processing_state.
 const AllTables = "all tables"
 
-// Trend compares the first third of the samples with the last: the median of
-// each.
+// Trend compares the first third of the samples with the last, by the median of each.
 type Trend struct {
 	What  string  `json:"what"`
 	Of    string  `json:"of,omitempty"` // the process, or the tables
 	First float64 `json:"first"`
 	Last  float64 `json:"last"`
 	Ratio float64 `json:"ratio"` // Last ÷ First; 0 where First is 0
-	// Tolerance is a growth that is none: 1 ms, 4 MB, or the number of dead
-	// tuples that autovacuum waits for.
+	// Tolerance is a growth that counts as none: 1 ms, 4 MB, or the number of dead tuples that
+	// autovacuum waits for.
 	Tolerance float64 `json:"tolerance"`
 	// Flat says that Last is at most 1.2 × First, or at most Tolerance above it.
 	Flat bool `json:"flat"`
@@ -116,7 +113,7 @@ const (
 	fewestForTrends = 3
 )
 
-// Trend finds a trend; of may be empty where there is one of its kind.
+// Trend finds a trend. of may be empty if there is only one of its kind.
 func (r SoakReport) Trend(what, of string) (Trend, bool) {
 	i := slices.IndexFunc(r.Trends, func(t Trend) bool { return t.What == what && t.Of == of })
 	if i < 0 {
@@ -125,8 +122,7 @@ func (r SoakReport) Trend(what, of string) (Trend, bool) {
 	return r.Trends[i], true
 }
 
-// trendsOf compares what was sampled; last is what the statistics said in the
-// end.
+// trendsOf compares the samples. last holds the statistics at the end.
 func trendsOf(samples []Sample, last statistics) []Trend {
 	var all []Trend
 	add := func(what, of string, tolerance float64, value func(Sample) (float64, bool)) {
@@ -136,7 +132,9 @@ func trendsOf(samples []Sample, last statistics) []Trend {
 			all = append(all, t)
 		}
 	}
-	add(TrendAcknowledge, "", latencyMsNoise, func(s Sample) (float64, bool) { return s.Acknowledge.P99, s.Acknowledge.Count > 0 })
+	add(TrendAcknowledge, "", latencyMsNoise, func(s Sample) (float64, bool) {
+		return s.Acknowledge.P99, s.Acknowledge.Count > 0
+	})
 	add(TrendArrive, "", latencyMsNoise, func(s Sample) (float64, bool) { return s.Arrive.P50, s.Arrive.Count > 0 })
 	for _, name := range processNames(samples) {
 		add(TrendMemory, name, memoryMBNoise, func(s Sample) (float64, bool) {
@@ -155,7 +153,7 @@ func trendsOf(samples []Sample, last statistics) []Trend {
 	return all
 }
 
-// trendOf is the comparison alone. There is none where a third has no values.
+// trendOf compares one value. ok is false if a third has no values.
 func trendOf(samples []Sample, value func(Sample) (float64, bool)) (t Trend, ok bool) {
 	third := len(samples) / fewestForTrends
 	middle := func(samples []Sample) (float64, bool) {
@@ -179,7 +177,7 @@ func trendOf(samples []Sample, value func(Sample) (float64, bool)) (t Trend, ok 
 	return t, true
 }
 
-// median of no values is 0.
+// median returns 0 if there are no values.
 func median(values []float64) float64 {
 	slices.Sort(values)
 	switch n := len(values); {
@@ -192,7 +190,7 @@ func median(values []float64) float64 {
 	}
 }
 
-// processNames are those in any sample, in their order.
+// processNames returns the names in all samples, in order of appearance.
 func processNames(samples []Sample) []string {
 	var names []string
 	for _, s := range samples {
@@ -205,7 +203,7 @@ func processNames(samples []Sample) []string {
 	return names
 }
 
-// Process finds what a process used in the interval.
+// Process returns what a process used in the interval.
 func (s Sample) Process(name string) (ProcessUse, bool) {
 	i := slices.IndexFunc(s.Processes, func(u ProcessUse) bool { return u.Name == name })
 	if i < 0 {
@@ -221,7 +219,7 @@ func (s Sample) database() DatabaseSample {
 	return *s.Database
 }
 
-// samplesShown is how many lines of samples a table has at most; JSON has all.
+// samplesShown limits the lines of samples in a table. JSON has all samples.
 const samplesShown = 20
 
 // WriteTable writes the report for people.
@@ -240,10 +238,12 @@ func (r SoakReport) WriteTable(w io.Writer) error {
 			if trend.Ratio > 0 {
 				ratio = fmt.Sprintf("%.2f", trend.Ratio)
 			}
-			t.line("%s\t%s\t%s\t%s\t%s", trend.title(), trend.value(trend.First), trend.value(trend.Last), ratio, yesOrNo(trend.Flat))
+			t.line("%s\t%s\t%s\t%s\t%s",
+				trend.title(), trend.value(trend.First), trend.value(trend.Last), ratio, yesOrNo(trend.Flat))
 		}
 		t.flush()
-		t.line("flat: the median of the last third is at most %g × that of the first, or at most %d ms, %d MB", flatRatio, latencyMsNoise, memoryMBNoise)
+		t.line("flat: the median of the last third is at most %g × that of the first, or at most %d ms, %d MB",
+			flatRatio, latencyMsNoise, memoryMBNoise)
 		if r.Database != nil {
 			t.line("or as many dead tuples above it as autovacuum waits for")
 		}
@@ -272,14 +272,15 @@ func (r SoakReport) writeSamples(t *table) {
 		head += "\tdead tuples\tWAL, B/event"
 	}
 	t.line("%s", head)
-	digits := 0 // of the seconds
+	digits := 0 // digits of the seconds after the point
 	if r.IntervalSeconds < 1 {
 		digits = 1
 	}
 	step := (len(r.Samples) + samplesShown - 1) / samplesShown
 	for i := step - 1; i < len(r.Samples); i += step {
 		s := r.Samples[i]
-		line := fmt.Sprintf("%.*f\t%.0f\t%.0f\t%d\t%d\t%.2f\t%.2f\t%.2f\t%.2f", digits, s.Seconds, s.AcknowledgedPerSecond, s.DeliveredPerSecond,
+		line := fmt.Sprintf("%.*f\t%.0f\t%.0f\t%d\t%d\t%.2f\t%.2f\t%.2f\t%.2f",
+			digits, s.Seconds, s.AcknowledgedPerSecond, s.DeliveredPerSecond,
 			s.Backlog, s.Errors, s.Acknowledge.P50, s.Acknowledge.P99, s.Arrive.P50, s.Arrive.P99)
 		for _, name := range names {
 			if u, ok := s.Process(name); ok {
@@ -325,7 +326,7 @@ func (r SoakReport) writeTotals(t *table) {
 	}
 }
 
-// String says it in one line.
+// String describes the trend in one line.
 func (t Trend) String() string {
 	flat := "not flat"
 	if t.Flat {

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"encoding/json"
+	"os"
 	"strings"
 	"testing"
 
@@ -38,7 +39,8 @@ func TestTrends(t *testing.T) {
 		require.Len(t, trends, 1)
 		assert.InDelta(t, c.ratio, trends[0].Ratio, 1e-9)
 		trends[0].Ratio = 0
-		assert.Equal(t, Trend{What: TrendAcknowledge, First: c.first, Last: c.last, Tolerance: 1, Flat: c.flat}, trends[0], c.values)
+		want := Trend{What: TrendAcknowledge, First: c.first, Last: c.last, Tolerance: 1, Flat: c.flat}
+		assert.Equal(t, want, trends[0], c.values)
 	}
 	assert.Empty(t, trendsOf(samplesOf([]float64{1, 2}, acknowledge), statistics{}), "there are no thirds")
 	assert.Empty(t, trendsOf(nil, statistics{}))
@@ -68,10 +70,14 @@ func TestDeadTuplesMayGrowUntilAutovacuumComes(t *testing.T) {
 func TestTheTableOfASoak(t *testing.T) {
 	statements := 0.25
 	report := SoakReport{
-		Report:          Report{Scenario: "soak", Target: "http://127.0.0.1:8000", RunID: "r", Connections: 64, OfferedPerSecond: 100, BodyBytes: 1024},
+		Report: Report{
+			Scenario: "soak", Target: "http://127.0.0.1:8000", RunID: "r",
+			Connections: 64, OfferedPerSecond: 100, BodyBytes: 1024,
+		},
 		IntervalSeconds: 10,
 		Database: &DatabaseUse{
-			PerEvent: PerEvent{WALBytes: 3943.4, Commits: 0.0834, Statements: &statements}, SizeBegin: 10e6, SizeEnd: 44e6, GrowthBytes: 2515,
+			PerEvent:  PerEvent{WALBytes: 3943.4, Commits: 0.0834, Statements: &statements},
+			SizeBegin: 10e6, SizeEnd: 44e6, GrowthBytes: 2515,
 		},
 		Remarks: []string{"left out: something"},
 	}
@@ -92,39 +98,15 @@ func TestTheTableOfASoak(t *testing.T) {
 	var table, head strings.Builder
 	require.NoError(t, report.WriteTable(&table))
 	require.NoError(t, report.Report.WriteTable(&head))
-	assert.Equal(t, strings.TrimPrefix(`
-
-at, s  acknowledged/s  delivered/s  backlog  errors  acknowledged p50  p99, ms  arrived p50  p99, ms  target CPU  MB    other CPU  MB    dead tuples  WAL, B/event
-10     100             99           3        0       1.00              2.00     2.00         5.00     0.25        40.0  1.00       50.0  100          4000
-20     100             99           3        0       1.00              3.00     3.00         5.00     0.25        41.0                   100          4000
-30     100             99           3        0       1.00              4.00     4.00         5.00     0.25        42.0                   100          4000
-
-process  cores, mean  MB at the end  most
-target   0.25         42.0           42.0
-other    1.00         50.0           50.0
-
-database, for each event
-  WAL, bytes     3943
-  growth, bytes  2515  from 10.0 to 44.0 MB
-  commits        0.083
-  statements     0.250
-
-first and last third             first  last  ratio  flat
-acknowledged p99, ms             2.00   4.00  2.00   NO
-arrived p50, ms                  2.00   4.00  2.00   NO
-memory of target, MB             40.0   42.0  1.05   yes
-dead tuples of all tables        100    100   1.00   yes
-dead tuples of processing_state  90     90    1.00   yes
-flat: the median of the last third is at most 1.2 × that of the first, or at most 1 ms, 4 MB
-or as many dead tuples above it as autovacuum waits for
-
-left out: something
-`, "\n"), strings.TrimPrefix(table.String(), head.String()))
+	want, err := os.ReadFile("testdata/soak.txt")
+	require.NoError(t, err)
+	assert.Equal(t, string(want), strings.TrimPrefix(table.String(), head.String()))
 
 	text, err := json.Marshal(report)
 	require.NoError(t, err)
 	assert.Contains(t, string(text), `"scenario":"soak"`)
-	assert.Contains(t, string(text), `"dead_tuples":100,"queue_live_tuples":0,"queue_dead_tuples":90,"wal_bytes_per_event":4000`)
+	assert.Contains(t, string(text),
+		`"dead_tuples":100,"queue_live_tuples":0,"queue_dead_tuples":90,"wal_bytes_per_event":4000`)
 	var back SoakReport
 	require.NoError(t, json.Unmarshal(text, &back))
 	assert.Equal(t, report, back)

@@ -17,31 +17,32 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// measured answers GET /metrics as a process that uses half a core and has a
-// megabyte more each time.
-func measured() func(http.ResponseWriter, *http.Request, int) bool {
+// answerMetrics answers GET /metrics as a process that uses half a core and grows by a megabyte
+// each time.
+func answerMetrics() func(http.ResponseWriter, *http.Request, int) bool {
 	began := time.Now()
 	var asked atomic.Int64
 	return func(w http.ResponseWriter, r *http.Request, _ int) bool {
 		if r.Method != http.MethodGet || r.URL.Path != "/metrics" {
 			return false
 		}
-		_, _ = io.WriteString(w, metrics(time.Since(began).Seconds()/2, 50+asked.Add(1)))
+		_, _ = io.WriteString(w, metricsText(time.Since(began).Seconds()/2, 50+asked.Add(1)))
 		return true
 	}
 }
 
-func metrics(cpu float64, megabytes int64) string {
-	return fmt.Sprintf("# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total %g\nprocess_max_fds 10\nprocess_resident_memory_bytes %g\n",
-		cpu, float64(megabytes)*1e6)
+func metricsText(cpu float64, mb int64) string {
+	return fmt.Sprintf("# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total %g\n"+
+		"process_max_fds 10\nprocess_resident_memory_bytes %g\n",
+		cpu, float64(mb)*1e6)
 }
 
-func once(string) int { return 1 }
+func deliverOnce(string) int { return 1 }
 
 func TestSoak(t *testing.T) {
 	database := newTables(t, 10, 5)
 	ln := listen(t)
-	system, wait := newDelivering(t, ln, measured(), false, once)
+	system, wait := newDelivering(t, ln, answerMetrics(), false, deliverOnce)
 	var sampled []Sample
 	report, err := RunSoak(t.Context(), ln, Soak{
 		E2E:       E2E{Load: Load{Target: system.URL, Rate: 150, WarmUp: 200 * time.Millisecond, Duration: 3 * time.Second}},
@@ -79,15 +80,18 @@ func TestSoak(t *testing.T) {
 	assert.Greater(t, memory.Last, memory.First)
 	dead, ok := report.Trend(TrendDeadTuples, queue)
 	require.True(t, ok)
-	assert.Equal(t, Trend{What: TrendDeadTuples, Of: queue, First: 5, Last: 5, Ratio: 1, Tolerance: 1005, Flat: true}, dead)
+	want := Trend{What: TrendDeadTuples, Of: queue, First: 5, Last: 5, Ratio: 1, Tolerance: 1005, Flat: true}
+	assert.Equal(t, want, dead)
 	_, ok = report.Trend(TrendMemory, "this")
 	assert.Equal(t, proc != "", ok)
 	_, ok = report.Trend(TrendArrive, "")
 	assert.True(t, ok)
 	assert.Positive(t, report.Database.SizeBegin)
 	assert.Nil(t, report.Database.Statements)
-	assert.Contains(t, report.Remarks, "left out: statements: the extension pg_stat_statements is not installed in the database")
-	assert.Contains(t, report.Remarks, "dead tuples grow in so short a run: autovacuum looks every 60 s, and a third must be longer")
+	assert.Contains(t, report.Remarks,
+		"left out: statements: the extension pg_stat_statements is not installed in the database")
+	assert.Contains(t, report.Remarks,
+		"dead tuples grow in so short a run: autovacuum runs every 60 s, and a third must be longer")
 }
 
 func TestASoakGoesOnWithoutWhatFails(t *testing.T) {
@@ -95,7 +99,7 @@ func TestASoakGoesOnWithoutWhatFails(t *testing.T) {
 	require.NoError(t, sleeper.Start())
 	t.Cleanup(func() { _ = sleeper.Process.Kill() }) // if it is still there
 	ln := listen(t)
-	system, wait := newDelivering(t, ln, nil, false, once) // it has no metrics
+	system, wait := newDelivering(t, ln, nil, false, deliverOnce) // it has no metrics
 	pool := databases.Pool(t)
 	report, err := RunSoak(t.Context(), ln, Soak{
 		E2E:       E2E{Load: Load{Target: system.URL, Rate: 100, Duration: 2 * time.Second}},
@@ -106,7 +110,8 @@ func TestASoakGoesOnWithoutWhatFails(t *testing.T) {
 			if s.Seconds > 0.25 && sleeper.ProcessState == nil {
 				killErr := sleeper.Process.Kill()
 				_ = sleeper.Wait() // it was killed
-				_, err := pool.Exec(t.Context(), "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'spine bench' and datname = current_database()")
+				_, err := pool.Exec(t.Context(), `select pg_terminate_backend(pid) from pg_stat_activity
+					where application_name = 'spine bench' and datname = current_database()`)
 				if err := errors.Join(killErr, err); err != nil {
 					t.Error(err) // not in the test's own goroutine
 				}
@@ -124,7 +129,8 @@ func TestASoakGoesOnWithoutWhatFails(t *testing.T) {
 	_, ok = report.Trend(TrendMemory, "sleeper")
 	assert.False(t, ok, "there is nothing to compare")
 	remarks := strings.Join(report.Remarks, "\n")
-	assert.Contains(t, remarks, "left out: target from 0 s on: asking for metrics: GET "+system.URL+"/metrics was answered with 400")
+	assert.Contains(t, remarks,
+		"left out: target from 0 s on: asking for metrics: GET "+system.URL+"/metrics was answered with 400")
 	assert.Regexp(t, "left out: the database from [01] s on: reading the database's statistics: ", remarks)
 	assert.Contains(t, remarks, "left out: tuples: the database has no tables in schema spine")
 	if proc != "" {
@@ -164,7 +170,7 @@ func TestASoakInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	report, err := RunSoak(ctx, listen(t), Soak{
-		E2E:      E2E{Load: Load{Target: newSystem(t, measured()).URL, Rate: 100, Connections: 1, Duration: time.Hour}},
+		E2E:      E2E{Load: Load{Target: newSystem(t, answerMetrics()).URL, Rate: 100, Connections: 1, Duration: time.Hour}},
 		Interval: 100 * time.Millisecond,
 		Sampled: func(s Sample) {
 			if s.Seconds > 0.25 {
@@ -178,7 +184,7 @@ func TestASoakInterrupted(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	u, err := parseMetrics(strings.NewReader("go_threads 9\n" + metrics(1.25, 3)))
+	u, err := parseMetrics(strings.NewReader("go_threads 9\n" + metricsText(1.25, 3)))
 	require.NoError(t, err)
 	assert.Equal(t, usage{1250 * time.Millisecond, 3e6}, u)
 	for text, says := range map[string]string{
