@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/webhookspine/spine/internal/source"
 )
 
 // commandLine runs commands on a database and, where they send, a server.
@@ -343,52 +341,4 @@ func TestVerifyCommand(t *testing.T) {
 	require.Equal(t, 2, all[1].Checked)
 	require.Equal(t, 1, all[1].Violations)
 	require.Equal(t, "v-1", all[1].Examples[0].EventID)
-}
-
-// The table of presets in README.md is made of the presets.
-func TestReadmeListsEveryPreset(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
-	require.NoError(t, err)
-	var rows strings.Builder
-	for _, name := range source.Presets() {
-		p, ok := source.PresetOf(name)
-		require.True(t, ok)
-		rows.WriteString(presetRow(p))
-	}
-	require.Contains(t, string(readme), rows.String(), "README.md needs these rows:\n%s", rows.String())
-}
-
-// The file of sources in README.md is one that can be applied.
-func TestReadmeSources(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
-	require.NoError(t, err)
-	_, file, found := strings.Cut(string(readme), "```yaml\n")
-	require.True(t, found)
-	file, _, _ = strings.Cut(file, "```")
-	puts, err := readSources([]byte(file))
-	require.NoError(t, err)
-	require.Len(t, puts, 3)
-}
-
-// presetRow is a preset as the README has it: name, whose it is, what proves a
-// request, and where its id is.
-func presetRow(p source.Preset) string {
-	var proofs []string
-	for _, m := range p.Config.Verify {
-		proof := m.Scheme
-		if len(m.Header) > 0 {
-			proof += " in `" + m.Header[0] + "`"
-		}
-		proofs = append(proofs, proof)
-	}
-	id := "made from the body"
-	switch {
-	case p.Config.Format == "envelope":
-		id = "`event_id`"
-	case p.Config.Format == "cloudevents":
-		id = "source and id"
-	case len(p.Config.ID) > 0:
-		id = "`" + p.Config.ID[0] + "`"
-	}
-	return "| `" + p.Name + "` | " + p.Title + " | " + strings.Join(proofs, ", or ") + " | " + id + " |\n"
 }
