@@ -111,7 +111,7 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 			Concurrency: s.Worker.Concurrency, UserAgent: "spine/" + thisBuild().Version,
 		})
 		if err != nil {
-			return nil, misuseError{err}
+			return nil, misuseError{deliverySetting(err)}
 		}
 		p.worker = worker.New(worker.Config{
 			Destination: event.DefaultDestination, Name: workerName(),
@@ -187,6 +187,19 @@ func newService(ctx context.Context, s *settings, r roles, log zerolog.Logger) (
 		Delay: s.Stop.Delay, Timeout: s.Stop.Timeout,
 	}
 	return p, nil
+}
+
+// deliverySetting names the setting that a *deliver.ConfigError is about.
+func deliverySetting(err error) error {
+	bad, ok := errors.AsType[*deliver.ConfigError](err)
+	if !ok {
+		return err
+	}
+	setting := map[string]string{
+		"URL": "DESTINATION_URL", "Secret": "DESTINATION_SECRET",
+		"Timeout": "DELIVERY_TIMEOUT", "Concurrency": "DELIVERY_CONCURRENCY",
+	}[bad.Field]
+	return fmt.Errorf("%s: %s", setting, bad.Detail)
 }
 
 // readingConns returns how many of conns connections are for reading: a

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/bench"
+	"github.com/webhookspine/spine/internal/deliver"
 	"github.com/webhookspine/spine/internal/observe"
 )
 
@@ -149,4 +150,20 @@ func BenchmarkServe(b *testing.B) {
 	b.StopTimer()
 	require.NoError(b, err)
 	require.EqualValues(b, b.N, report.Delivery.Delivered)
+}
+
+// The package that delivers does not know the names of settings; whoever starts the service does.
+func TestBadDeliverySettingIsNamed(t *testing.T) {
+	good := deliver.Config{URL: "http://localhost/", Timeout: time.Second, Concurrency: 1}
+	for setting, spoil := range map[string]func(c *deliver.Config){
+		"DESTINATION_URL":      func(c *deliver.Config) { c.URL = "localhost" },
+		"DESTINATION_SECRET":   func(c *deliver.Config) { c.Secret = "short" },
+		"DELIVERY_TIMEOUT":     func(c *deliver.Config) { c.Timeout = 0 },
+		"DELIVERY_CONCURRENCY": func(c *deliver.Config) { c.Concurrency = 0 },
+	} {
+		config := good
+		spoil(&config)
+		_, err := deliver.New(config)
+		require.ErrorContains(t, deliverySetting(err), setting+": must ")
+	}
 }

@@ -1,19 +1,17 @@
-// Package deliver makes one attempt at one destination: it posts an event, signed
-// where the destination has a secret, and says what came of it.
+// Package deliver makes one attempt at one destination: it posts an event, signs it if the destination has a secret, and
+// returns the Result.
 //
-// It promises that an attempt ends within its timeout, whatever the destination
-// does, that no more than a small part of an answer is read or kept, and that
-// every end is a Result: nothing is returned as an error and nothing of the
-// destination's URL but its host gets into one.
+// It promises that an attempt ends within its timeout, whatever the destination does, and that only a small part of an
+// answer is read or kept. Every attempt ends with a Result, never with an error. Nothing of the destination's URL but
+// its host gets into a Result.
 //
-// It must not know of retries, leases or the database.
+// It must not know retries, leases, the database or the names of settings.
 package deliver
 
 import (
 	"context"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -32,73 +30,77 @@ import (
 )
 
 const (
-	// maxAnswer is how much of an answer's body is kept, in bytes.
+	// maxAnswer limits how much of an answer's body is kept, in bytes.
 	maxAnswer = 1 << 10
-	// maxDrain is how much more of it is read so that the connection can be
-	// used again; reading on would cost more than a new connection.
+	// maxDrain limits how much more of it is read so that the connection can be used again, in bytes. Reading more would
+	// cost more than a new connection.
 	maxDrain = 64 << 10
 	// maxAnswerHeader bounds the header of an answer, in bytes.
 	maxAnswerHeader = 64 << 10
-	// maxError bounds the length of Result.Error where a library made the text.
+	// maxError limits Result.Error where a library made the text, in bytes.
 	maxError = 256
 	// maxRetryAfter is the longest wait that a destination can ask for.
 	maxRetryAfter = time.Hour
-	// idleTimeout is just below the 5 s after which Node.js and Apache close an
-	// idle connection: a delivery sent at that moment would fail.
+	// idleTimeout is just below the 5 s after which Node.js and Apache close an idle connection. A delivery sent at that
+	// moment would fail.
 	idleTimeout = 4 * time.Second
 )
 
 // Config says where and how to deliver.
 type Config struct {
-	// URL receives the events. Its scheme is http or https; user and password
-	// in it are sent as HTTP Basic authentication.
+	// URL receives the events. Its scheme is http or https. Its user and password are sent as HTTP Basic authentication.
 	URL string
-	// Secret signs the deliveries by Standard Webhooks (v1): base64 of 24 to 64
-	// bytes, with or without the prefix "whsec_". Without one they are not signed.
+	// Secret signs the deliveries by Standard Webhooks (v1): base64 of 24 to 64 bytes, with or without the prefix
+	// "whsec_". Without a secret they are not signed.
 	Secret string
-	// Timeout bounds a whole attempt, from the dial to the last byte read.
+	// Timeout limits a whole attempt, from the dial to the last byte read. It is more than 0.
 	Timeout time.Duration
-	// Concurrency is how many attempts will be made at once. It is the number
-	// of connections that are opened at most, and kept for use again.
+	// Concurrency is how many attempts will be made at once, 1 or more. It limits the connections that are open.
 	Concurrency int
-	// UserAgent is sent as User-Agent; none is sent where it is empty.
+	// UserAgent is sent as User-Agent. The header is left out where it is empty.
 	UserAgent string
-	// Now is the clock; time.Now where it is nil. It times attempts as well and
-	// should keep the monotonic reading.
+	// Now is the clock; nil means time.Now. It also times attempts, so it should keep the monotonic reading.
 	Now func() time.Time
 }
 
+// ConfigError says which part of a Config New does not accept. It repeats neither the URL nor the secret.
+type ConfigError struct {
+	Field  string // the name of a field of Config: URL, Secret, Timeout or Concurrency
+	Detail string // what it must be, such as "must begin with http:// or https://"
+}
+
+func (e *ConfigError) Error() string { return e.Field + ": " + e.Detail }
+
 // Client delivers to one destination. It is safe for concurrent use.
 type Client struct {
-	head      []byte // what every request begins with
+	head      []byte // beginning of every request
 	key       []byte // nil where deliveries are not signed
 	timeout   time.Duration
 	now       func() time.Time
 	transport *transport
 }
 
-// New makes a Client. The error names the setting that makes no sense and
-// repeats neither the URL nor the secret.
+// New makes a Client. Its error is a *ConfigError.
 func New(cfg Config) (*Client, error) {
 	u, err := url.Parse(cfg.URL)
 	switch {
 	case err != nil:
 		// The parser's error repeats parts of the URL, which may hold a password.
-		return nil, errors.New("DESTINATION_URL: cannot be parsed, want http://host[:port]/path or https://…")
+		return nil, &ConfigError{"URL", "cannot be parsed, want http://host[:port]/path or https://…"}
 	case u.Scheme != "http" && u.Scheme != "https":
-		return nil, errors.New("DESTINATION_URL: must begin with http:// or https://")
+		return nil, &ConfigError{"URL", "must begin with http:// or https://"}
 	case u.Hostname() == "":
-		return nil, errors.New("DESTINATION_URL: has no host")
+		return nil, &ConfigError{"URL", "has no host"}
 	}
 	key, err := parseSecret(cfg.Secret)
 	if err != nil {
-		return nil, fmt.Errorf("DESTINATION_SECRET: %w", err)
+		return nil, &ConfigError{"Secret", err.Error()}
 	}
 	if cfg.Timeout <= 0 {
-		return nil, fmt.Errorf("DELIVERY_TIMEOUT: must be more than 0, found %s", cfg.Timeout)
+		return nil, &ConfigError{"Timeout", "must be more than 0, found " + cfg.Timeout.String()}
 	}
 	if cfg.Concurrency < 1 {
-		return nil, fmt.Errorf("DELIVERY_CONCURRENCY: must be at least 1, found %d", cfg.Concurrency)
+		return nil, &ConfigError{"Concurrency", "must be at least 1, found " + strconv.Itoa(cfg.Concurrency)}
 	}
 
 	c := &Client{key: key, timeout: cfg.Timeout, now: cfg.Now}
@@ -113,21 +115,20 @@ func New(cfg Config) (*Client, error) {
 	}
 	var host string
 	if c.head, host, err = head(u, header); err != nil {
-		return nil, errors.New("DESTINATION_URL: cannot be requested")
+		return nil, &ConfigError{"URL", "cannot be requested"}
 	}
 	c.transport = newTransport(u, host, cfg.Concurrency)
 	return c, nil
 }
 
-// Close closes the connections that are not in use. It is called after the last
-// Deliver has returned.
+// Close closes the idle connections. Call it after the last Deliver has returned.
 func (c *Client) Close() { c.transport.closeIdle() }
 
-// Deliver makes one attempt. It returns within the timeout, and soon after ctx
-// is done; the cause of that is then in the Result's Error.
+// Deliver makes one attempt. It returns within the timeout, and soon after ctx ends; the Result's Error then has the
+// cause of that.
 //
-// The status line decides: an answer whose body breaks off, or does not end in
-// time, counts by its status, and Answer holds what had arrived.
+// The status line decides. An answer whose body breaks off or does not end in time counts by its status, and the
+// Result's Answer has the part that had arrived.
 func (c *Client) Deliver(ctx context.Context, job event.Job) event.Result {
 	start := c.now()
 	result := c.attempt(ctx, job, start)
@@ -135,15 +136,14 @@ func (c *Client) Deliver(ctx context.Context, job event.Job) event.Result {
 	return result
 }
 
-// requests, bodies and answers hold buffers for whole requests, for their
-// bodies, and for the beginnings of answers.
+// requests, bodies and answers pool buffers for whole requests, for their bodies, and for the beginnings of answers.
 var (
 	answers  = sync.Pool{New: func() any { return new([maxAnswer]byte) }}
 	requests = sync.Pool{New: func() any { return new([]byte) }}
 	bodies   = sync.Pool{New: func() any { return new([]byte) }}
 )
 
-// maxPooledRequest is the size in bytes beyond which a buffer is not kept.
+// maxPooledRequest is the size in bytes above which a buffer is not pooled.
 const maxPooledRequest = 64 << 10
 
 func (c *Client) attempt(ctx context.Context, job event.Job, now time.Time) (result event.Result) {
@@ -204,9 +204,8 @@ func (c *Client) appendRequest(b []byte, job event.Job, now time.Time) []byte {
 	return append(b, *body...)
 }
 
-// appendBody appends the JSON body of a delivery. The payload goes out byte for
-// byte as it came in, and where it is what was read out of a form, the bytes of
-// that too.
+// appendBody appends the JSON body of a delivery. It holds the payload byte for byte as it was received. A payload that
+// was read from a form is followed by the bytes of the form.
 func appendBody(b []byte, job event.Job) []byte {
 	// AppendQuote replaces and reports invalid UTF-8, which stored text cannot hold.
 	member := func(name, value string) {
@@ -235,7 +234,8 @@ func appendBody(b []byte, job event.Job) []byte {
 	return append(b, '}')
 }
 
-// classify sorts a status by what should happen next.
+// classify says what should happen after a status. A 3xx is final, and so are the few errors that the same request would
+// get again. Every other error is tried again, 401 and 404 too: someone may mend the destination meanwhile.
 func classify(status int) event.Class {
 	switch {
 	case status >= 200 && status <= 299:
@@ -257,8 +257,8 @@ func classify(status int) event.Class {
 	return event.TryAgain
 }
 
-// readAnswer returns the beginning of an answer's body as text, and reads on a
-// little so that the connection can be used again; ended says that it can.
+// readAnswer returns the beginning of an answer's body as text. It reads on a little, so that the connection can be used
+// again; ended says that it can.
 func readAnswer(body io.Reader) (text string, ended bool) {
 	buf := answers.Get().(*[maxAnswer]byte) //nolint:forcetypeassert // nothing else is in the pool
 	defer answers.Put(buf)
@@ -292,9 +292,8 @@ func trimCutRune(b []byte) []byte {
 	return b
 }
 
-// retryAfter reads Retry-After (RFC 9110, section 10.2.3) in both of its forms.
-// A date is taken relative to the answer's own Date where it has one, so that
-// the clocks need not agree.
+// retryAfter reads Retry-After (RFC 9110, section 10.2.3) in both of its forms. It subtracts the answer's own Date from a
+// date, if there is one, so that the two clocks need not agree.
 func retryAfter(header http.Header, now time.Time) time.Duration {
 	value := header.Get("Retry-After")
 	if value == "" {
@@ -303,11 +302,11 @@ func retryAfter(header http.Header, now time.Time) time.Duration {
 	var wait time.Duration
 	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
 		wait = time.Duration(min(max(seconds, 0), int64(maxRetryAfter/time.Second))) * time.Second
-	} else if at, err := http.ParseTime(value); err == nil {
+	} else if until, err := http.ParseTime(value); err == nil {
 		if date, err := http.ParseTime(header.Get("Date")); err == nil {
 			now = date
 		}
-		wait = at.Sub(now)
+		wait = until.Sub(now)
 	}
 	return min(max(wait, 0), maxRetryAfter)
 }
@@ -334,7 +333,7 @@ func (c *Client) explain(ctx context.Context, err error) string {
 	return oneLine(err.Error())
 }
 
-// oneLine makes text that may quote the destination fit to be shown and stored.
+// oneLine makes a text that may quote the destination safe to show and to store.
 func oneLine(s string) string {
 	if len(s) > maxError {
 		s = string(trimCutRune([]byte(s[:maxError]))) + "…"

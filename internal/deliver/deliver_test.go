@@ -83,30 +83,31 @@ func rawServer(t *testing.T, answer string) (address string) {
 	return listener.Addr().String()
 }
 
-func TestNewRefuses(t *testing.T) {
+func TestNewRejects(t *testing.T) {
 	valid := Config{URL: "http://127.0.0.1/", Timeout: time.Second, Concurrency: 1}
 	for _, tc := range []struct {
 		change func(*Config)
 		want   string
 	}{
-		{func(c *Config) { c.URL = "" }, "DESTINATION_URL: must begin with http:// or https://"},
-		{func(c *Config) { c.URL = "none" }, "DESTINATION_URL: must begin with http:// or https://"},
-		{func(c *Config) { c.URL = "ftp://user:hunter2@host/" }, "DESTINATION_URL: must begin with http:// or https://"},
-		{func(c *Config) { c.URL = "hunter2:8080/path" }, "DESTINATION_URL: must begin with http:// or https://"},
-		{func(c *Config) { c.URL = "http:///path" }, "DESTINATION_URL: has no host"},
-		{func(c *Config) { c.URL = "http://:80/path" }, "DESTINATION_URL: has no host"},
-		{func(c *Config) { c.URL = "http:host" }, "DESTINATION_URL: has no host"},
-		{func(c *Config) { c.URL = "http://user:hunter2/@host:port" }, "DESTINATION_URL: cannot be parsed, want http://host[:port]/path or https://…"},
-		{func(c *Config) { c.URL = "http://host/\x7f?hunter2" }, "DESTINATION_URL: cannot be parsed, want http://host[:port]/path or https://…"},
-		{func(c *Config) { c.Secret = "hunter2" }, `DESTINATION_SECRET: must be base64, with or without the prefix "whsec_"`},
-		{func(c *Config) { c.Secret = "whsec_aHVudGVyMg==" }, "DESTINATION_SECRET: must be base64 of 24 to 64 bytes, found 7"},
-		{func(c *Config) { c.Timeout = 0 }, "DELIVERY_TIMEOUT: must be more than 0, found 0s"},
-		{func(c *Config) { c.Concurrency = 0 }, "DELIVERY_CONCURRENCY: must be at least 1, found 0"},
+		{func(c *Config) { c.URL = "" }, "URL: must begin with http:// or https://"},
+		{func(c *Config) { c.URL = "none" }, "URL: must begin with http:// or https://"},
+		{func(c *Config) { c.URL = "ftp://user:hunter2@host/" }, "URL: must begin with http:// or https://"},
+		{func(c *Config) { c.URL = "hunter2:8080/path" }, "URL: must begin with http:// or https://"},
+		{func(c *Config) { c.URL = "http:///path" }, "URL: has no host"},
+		{func(c *Config) { c.URL = "http://:80/path" }, "URL: has no host"},
+		{func(c *Config) { c.URL = "http:host" }, "URL: has no host"},
+		{func(c *Config) { c.URL = "http://user:hunter2/@host:port" }, "URL: cannot be parsed, want http://host[:port]/path or https://…"},
+		{func(c *Config) { c.URL = "http://host/\x7f?hunter2" }, "URL: cannot be parsed, want http://host[:port]/path or https://…"},
+		{func(c *Config) { c.Secret = "hunter2" }, `Secret: must be base64, with or without the prefix "whsec_"`},
+		{func(c *Config) { c.Secret = "whsec_aHVudGVyMg==" }, "Secret: must be base64 of 24 to 64 bytes, found 7"},
+		{func(c *Config) { c.Timeout = 0 }, "Timeout: must be more than 0, found 0s"},
+		{func(c *Config) { c.Concurrency = 0 }, "Concurrency: must be at least 1, found 0"},
 	} {
 		cfg := valid
 		tc.change(&cfg)
 		_, err := New(cfg)
 		require.EqualError(t, err, tc.want)
+		require.IsType(t, &ConfigError{}, err)
 	}
 	_, err := New(valid)
 	require.NoError(t, err)

@@ -17,8 +17,8 @@ const (
 	maxSecret = 64
 )
 
-// parseSecret decodes a Standard Webhooks symmetric secret; the key of an empty
-// one is nil. The error does not repeat the secret.
+// parseSecret decodes a symmetric secret of Standard Webhooks. The key of an empty secret is nil. The error does not
+// repeat the secret.
 func parseSecret(secret string) (key []byte, err error) {
 	if secret == "" {
 		return nil, nil
@@ -33,7 +33,7 @@ func parseSecret(secret string) (key []byte, err error) {
 	return key, nil
 }
 
-// sign makes the value of webhook-signature (Standard Webhooks, v1).
+// sign makes the value of Webhook-Signature (Standard Webhooks, v1).
 func sign(key []byte, id, timestamp string, body []byte) string {
 	mac := hmac.New(sha256.New, key)
 	mac.Write([]byte(id))
@@ -44,9 +44,8 @@ func sign(key []byte, id, timestamp string, body []byte) string {
 	return "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// messageID makes the value of webhook-id, the same for every attempt at an
-// event. Bytes outside visible ASCII are percent-encoded; a percent sign is
-// visible ASCII and stays as it is.
+// messageID makes the value of Webhook-Id, which is the same for every attempt at an event. It percent-encodes bytes
+// outside visible ASCII. A percent sign is visible ASCII and stays as it is.
 func messageID(job event.Job) string {
 	id := job.ID
 	if job.Source != event.DefaultSource {

@@ -19,12 +19,11 @@ import (
 	"time"
 )
 
-// transport posts requests over HTTP/1.1 and keeps connections for use again.
-// It is what http.Transport would be here, without the two goroutines that it
-// has for each connection: one delivery costs half as much.
+// transport posts requests over HTTP/1.1 and keeps connections for use again. It replaces http.Transport, which has two
+// goroutines for each connection: without them one delivery costs half as much.
 //
-// HTTP/1.1 only: an attempt that times out takes just its own connection with
-// it, and the next attempt never waits on the same dead one.
+// It speaks HTTP/1.1 only, so that an attempt that times out closes only its own connection. The next attempt then
+// never waits on the same dead one.
 type transport struct {
 	address string      // HOST:PORT to dial
 	tls     *tls.Config // nil for plain HTTP
@@ -32,26 +31,25 @@ type transport struct {
 	slots   chan struct{} // one for each connection that may be open
 
 	mu     sync.Mutex
-	idle   []*connection // the last one used at the end
-	reaper *time.Timer   // closes what has been idle for long; nil while nothing is idle
+	idle   []*connection // the one used last is at the end
+	reaper *time.Timer   // closes connections that have been idle for long; nil while none is idle
 }
 
-// largeRequest is the size in bytes from which a request is written while the
-// answer is already awaited: a destination may refuse it before it has read
-// it, and then wait for us.
+// largeRequest is the size in bytes from which a request is written while its answer is already awaited. A destination
+// may reject such a request before it has read all of it, and then read no further.
 const largeRequest = 64 << 10
 
-// maxInterim is how many answers of class 1xx may precede the answer.
+// maxInterim is how many 1xx answers may precede the final one.
 const maxInterim = 5
 
-// past is a deadline that ends what waits for a connection.
+// past is a deadline that ends every read and write on a connection.
 var past = time.Unix(1, 0)
 
-// errHeaderTooLarge says that an answer's header is beyond maxAnswerHeader.
+// errHeaderTooLarge says that an answer's header is larger than maxAnswerHeader.
 var errHeaderTooLarge = fmt.Errorf("the answer's header is larger than %d bytes", maxAnswerHeader)
 
-// newTransport returns a transport to the host of u, with at most connections
-// open at once. host is the host and port as a request names them.
+// newTransport returns a transport to the host of u that opens at most connections at once. host is the host and port as
+// a request names them.
 func newTransport(u *url.URL, host string, connections int) *transport {
 	t := &transport{
 		dialer: net.Dialer{KeepAlive: 30 * time.Second},
@@ -70,22 +68,21 @@ func newTransport(u *url.URL, host string, connections int) *transport {
 	return t
 }
 
-// connection is a connection to the destination. While one request is made on
-// it nothing else is.
+// connection is a connection to the destination. It carries one request at a time.
 type connection struct {
-	net.Conn                 // what is read and written
-	tcp      net.Conn        // below TLS, where that is
-	raw      syscall.RawConn // to see whether an idle connection was closed; nil where that cannot be seen
+	net.Conn                 // to read and write
+	tcp      net.Conn        // below TLS; without TLS the same
+	raw      syscall.RawConn // to see whether the destination has closed it; nil where that cannot be seen
 	reader   *bufio.Reader
 	allowed  int64     // bytes that may still be read
-	since    time.Time // since when it has been idle, where it is
+	since    time.Time // when it became idle
 }
 
-// abandon closes a connection on which nothing more will be said. TLS's own
-// Close would say so, and wait 5 s for a destination that does not read.
+// abandon closes a connection without a word. TLS's own Close would send a farewell, and wait up to 5 s for a
+// destination that does not read.
 func (c *connection) abandon() { _ = c.tcp.Close() }
 
-// Read reads what is allowed.
+// Read reads at most the allowed number of bytes.
 func (c *connection) Read(p []byte) (int, error) {
 	if c.allowed <= 0 {
 		return 0, errHeaderTooLarge
@@ -95,9 +92,8 @@ func (c *connection) Read(p []byte) (int, error) {
 	return n, err //nolint:wrapcheck // explained by Client.explain
 }
 
-// roundTrip sends a request, head and body, and hands the answer to read while its body can
-// be read. It returns by the deadline, and soon after ctx is done. read's
-// result says whether it has seen the body's end.
+// roundTrip sends a request, head and body, and hands the answer to read while its body can be read. It returns by the
+// deadline, and soon after ctx ends. read returns whether it has seen the end of the body.
 func (t *transport) roundTrip(ctx context.Context, deadline time.Time, wire []byte, read func(*http.Response) (ended bool)) error {
 	select {
 	case t.slots <- struct{}{}:
@@ -119,7 +115,7 @@ func (t *transport) roundTrip(ctx context.Context, deadline time.Time, wire []by
 			return err
 		}
 	}
-	_ = c.SetDeadline(deadline) // it fails for a connection that is gone, as the next step will tell
+	_ = c.SetDeadline(deadline) // fails only on a closed connection, which the exchange finds out
 	release := context.AfterFunc(ctx, func() { _ = c.SetDeadline(past) })
 	again, err := c.exchange(wire, read)
 	if release() && err == nil && again {
@@ -130,8 +126,7 @@ func (t *transport) roundTrip(ctx context.Context, deadline time.Time, wire []by
 	return err
 }
 
-// exchange sends a request and reads its answer, and says whether the
-// connection can be used again.
+// exchange sends a request and reads its answer. again says whether the connection can be used again.
 func (c *connection) exchange(wire []byte, read func(*http.Response) bool) (again bool, err error) {
 	var writeErr error // once written is closed
 	written := make(chan struct{})
@@ -143,7 +138,7 @@ func (c *connection) exchange(wire []byte, read func(*http.Response) bool) (agai
 		write()
 	} else {
 		go write()
-		// It ends with the connection, at the latest.
+		// The write ends with the connection, at the latest.
 		defer func() {
 			if !again {
 				c.abandon()
@@ -154,8 +149,8 @@ func (c *connection) exchange(wire []byte, read func(*http.Response) bool) (agai
 	c.allowed = maxAnswerHeader
 	response, err := c.readAnswer() //nolint:bodyclose // read reads it, and the connection ends or lives on by what read says
 	if err != nil {
-		// An answer counts although not all of the request was read; without
-		// one, what went wrong first is the reason.
+		// An answer counts even if the destination has not read all of the request. Without one the first error is the
+		// reason.
 		select {
 		case <-written:
 			return false, cmp.Or(writeErr, err)
@@ -170,12 +165,12 @@ func (c *connection) exchange(wire []byte, read func(*http.Response) bool) (agai
 	select {
 	case <-written:
 		return writeErr == nil, nil
-	default: // an answer before the end of the request
+	default: // the answer came before the end of the request
 		return false, nil
 	}
 }
 
-// posted is all that reading an answer needs to know of its request.
+// posted is all that http.ReadResponse needs to know of the request.
 var posted = &http.Request{Method: http.MethodPost}
 
 // readAnswer reads the header of the final answer.
@@ -216,8 +211,8 @@ func (t *transport) dial(ctx context.Context, deadline time.Time) (*connection, 
 	return c, nil
 }
 
-// takeIdle returns the idle connection that was used last, so that the others
-// age; nil when there is none that can be used.
+// takeIdle returns the idle connection that was used last, so that the others grow old and are closed. It returns nil
+// when none can be used.
 func (t *transport) takeIdle(deadline time.Time) *connection {
 	for {
 		t.mu.Lock()
@@ -229,8 +224,8 @@ func (t *transport) takeIdle(deadline time.Time) *connection {
 		c := t.idle[last]
 		t.idle = t.idle[:last]
 		t.mu.Unlock()
-		// Asking the system takes its time: the others need not wait for it. It
-		// would not be asked after the deadline of the last request.
+		// Outside of the lock: silent makes a system call, which other deliveries need not wait for. The new deadline
+		// comes first, since after the old one the call would fail.
 		if time.Since(c.since) < idleTimeout && c.SetDeadline(deadline) == nil && c.silent() {
 			return c
 		}
@@ -248,8 +243,7 @@ func (t *transport) putIdle(c *connection) {
 	}
 }
 
-// reap closes the connections that have been idle for long, and comes again as
-// long as there are others.
+// reap closes the connections that have been idle for long, and comes again while others are idle.
 func (t *transport) reap() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -277,8 +271,7 @@ func (t *transport) closeIdle() {
 	}
 }
 
-// silent reports whether nothing has come on an idle connection: neither its
-// end, nor an answer that nobody asked for.
+// silent reports whether an idle connection has received nothing: neither its end nor an answer without a request.
 func (c *connection) silent() bool {
 	if c.raw == nil {
 		return true
@@ -295,8 +288,8 @@ func (c *connection) silent() bool {
 	return n < 0 && (errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EWOULDBLOCK))
 }
 
-// head returns what every request begins with: the request line and the
-// headers that do not change. host is the host and port that it names.
+// head returns the beginning of every request: the request line and the headers that do not change. host is the host
+// and port that it names.
 func head(u *url.URL, header http.Header) (text []byte, host string, err error) {
 	r := &http.Request{Method: http.MethodPost, URL: u, Header: header, ContentLength: 0}
 	var b bytes.Buffer
@@ -311,7 +304,7 @@ func head(u *url.URL, header http.Header) (text []byte, host string, err error) 
 	return bytes.Replace(text, []byte("Content-Length: 0\r\n"), nil, 1), written.Host, nil
 }
 
-// drain reads on a little, and reports whether that was all.
+// drain reads up to maxDrain more bytes, and reports whether the body ended.
 func drain(body io.Reader) bool {
 	n, err := io.CopyN(io.Discard, body, maxDrain)
 	return n < maxDrain && errors.Is(err, io.EOF)

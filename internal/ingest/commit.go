@@ -112,7 +112,7 @@ func NewCommitter(store Store, config CommitterConfig, log zerolog.Logger, metri
 // Submit hands in the events of one request, one or more, and waits until one transaction has committed all of them or
 // they cannot be stored. It returns a receipt for each.
 //
-// The error is ErrFull at once when too many events or bytes wait, and ErrUnavailable when they could not be stored in
+// The error is ErrFull at once when too many events or bytes wait. It is ErrUnavailable when they could not be stored in
 // time or Run has ended. When ctx ends first, it is the cause of that, and the events may be stored or not. The caller
 // must not change the events any more.
 func (c *Committer) Submit(ctx context.Context, events ...event.Event) ([]event.Receipt, error) {

@@ -200,7 +200,7 @@ func (g *gate) receiveBody(a *arrival, u upload) *rejection {
 	_ = http.NewResponseController(u.writer).SetReadDeadline(time.Now().Add(u.timeout))
 	var buffer bytes.Buffer
 	if length > 0 {
-		// Grow to what was announced, but not beyond 16 KiB on the word of a sender who has not sent it yet.
+		// Grow to the announced length, but no further than 16 KiB before any of it has arrived.
 		buffer.Grow(int(min(length, 16<<10)) + bytes.MinRead)
 	}
 	rej := g.readAll(a, &buffer, u.request.Body)

@@ -83,8 +83,8 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request) {
 	respond.Write(w, done.answer.status, done.answer.contentType, done.answer.body)
 }
 
-// Admit takes in a request that did not come over the network, such as a signed sample, and returns its answer.
-// Rate limits do not apply to it.
+// Admit admits a request that did not come over the network, such as a signed sample, and returns its answer. Rate limits
+// do not apply to it.
 func (h *Handler) Admit(ctx context.Context, source string, r *event.Request) (status int, body []byte) {
 	a := &arrival{asked: source, request: *r}
 	defer h.release(a)
@@ -109,8 +109,8 @@ func (h *Handler) admit(ctx context.Context, a *arrival, o options) (admission, 
 		return admission{answer: v.answer}, rej
 	}
 	if o.upload.request != nil {
-		// The request's context also ends for a sender that has only closed its own half of the connection and waits
-		// for the answer, and when a stop cuts the requests in hand. If the handler then returned without an answer,
+		// The request's context also ends when a stop cuts the requests in hand, and for a sender that has closed its
+		// own half of the connection and waits for the answer. If the handler then returned without an answer,
 		// net/http would send an empty 200. The committer's patience bounds the wait.
 		ctx = context.WithoutCancel(ctx)
 	}

@@ -124,9 +124,9 @@ func network(address string) string {
 	return prefix.String()
 }
 
-// clientAddress returns the address that a request comes from: that of the peer, or where the peer is a trusted proxy,
-// the last address in X-Forwarded-For that is no trusted proxy. Anyone can write the earlier ones, since a proxy only
-// appends.
+// clientAddress returns the address that a request comes from. That is the peer's, unless the peer is a trusted proxy:
+// then it is the last address in X-Forwarded-For that is no trusted proxy. A proxy only appends to that header, so
+// anyone can write the earlier addresses.
 func clientAddress(r *http.Request, trusted []netip.Prefix) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {

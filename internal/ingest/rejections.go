@@ -88,8 +88,8 @@ func (r *Rejections) Run(ctx context.Context) error {
 	}
 }
 
-// audit hands in the summaries that are due. Those that ended with an error go first and unchanged: with other counts
-// mixed in, the store could not tell whether it has them already.
+// audit hands in the summaries that are due. After an error the same ones go first and unchanged: only then can the store
+// recognize summaries that it has already.
 func (r *Rejections) audit(ctx context.Context, all bool) {
 	ctx, cancel := context.WithTimeout(ctx, auditPatience)
 	defer cancel()
