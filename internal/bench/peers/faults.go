@@ -13,9 +13,9 @@ import (
 	"github.com/webhookspine/spine/internal/bench"
 )
 
-// drainWithSnapshot drains backlogs while an idle transaction keeps its
-// snapshot, so that no dead row or index entry can be removed, until 200,000
-// events have been through, or less than a third of the rate is left.
+// drainWithSnapshot drains backlogs while an idle transaction keeps its snapshot, so that no dead
+// row or index entry can be removed. It ends after 200,000 events, or when less than a third of the
+// rate is left.
 func drainWithSnapshot(ctx context.Context, t *trial) error {
 	if err := t.start(ctx, together, t.sinkURL()); err != nil {
 		return err
@@ -44,10 +44,10 @@ func drainWithSnapshot(ctx context.Context, t *trial) error {
 		}
 		rates = append(rates, r.Delivery.PerSecond)
 		if r.Delivery.PerSecond < rates[0]/3 {
-			break // what is left of it is not worth the minutes that it takes
+			break // the rest would take minutes and show nothing new
 		}
 	}
-	// Three of each, since one of Spine's takes less than a second.
+	// The median of three, since one of Spine's drains takes less than a second.
 	first, last := median(rates[:min(3, len(rates))]), median(rates[max(0, len(rates)-3):])
 	t.figure(s6First, first)
 	t.figure(s6Last, last)
@@ -56,14 +56,14 @@ func drainWithSnapshot(ctx context.Context, t *trial) error {
 	return nil
 }
 
-// killPatience is how long a system may take, after a crash, to deliver all
-// that it had acknowledged.
+// killPatience is how long a system may take, after a crash, to deliver everything that it had
+// acknowledged.
 const killPatience = 30 * time.Second
 
-// killed kills the delivering process when a third of a backlog has arrived and
-// starts it again at once. It is over when the system has noted that all is
-// delivered, or after 30 s, and counts what has not arrived until then.
-func killed(ctx context.Context, t *trial) (err error) {
+// killDuringDrain kills the delivering process when a third of a backlog has arrived, and starts it
+// again at once. It ends when the system has recorded that everything is delivered, or after 30 s.
+// It counts what has not arrived by then.
+func killDuringDrain(ctx context.Context, t *trial) (err error) {
 	count := int64(10_000)
 	if t.options.short {
 		count = 2_000
@@ -134,7 +134,7 @@ func killed(ctx context.Context, t *trial) (err error) {
 	return nil
 }
 
-// arrivals asks the sink what it has seen.
+// arrivals asks the sink what has arrived.
 func (t *trial) arrivals(ctx context.Context) (r bench.SinkReport, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, t.sinkURL()+"stats", nil)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// envelope is an event as it comes in and goes out.
+// envelope is an event, as senders post it and as the sink gets it.
 type envelope struct {
 	EventID    string          `json:"event_id"`
 	EventType  string          `json:"event_type"`
@@ -24,22 +24,21 @@ type envelope struct {
 	Payload    json.RawMessage `json:"payload"`
 }
 
-// The answers of the front.
+// Answers of the front.
 const (
 	accepted     = "accepted"
 	deduplicated = "deduplicated"
 	conflict     = "conflict"
 )
 
-// storeFunc keeps an event once, queues it if it is new, and returns the
-// answer once that is committed.
+// storeFunc stores an event once, queues it if it is new, and returns the answer once that is
+// committed.
 type storeFunc func(ctx context.Context, e envelope) (answer string, err error)
 
 const maxBody = 1 << 20
 
-// serve takes events in at POST /webhook of address until ctx is done, with
-// the standard library's server as most teams would use it. GET /readyz says
-// that it does.
+// serve takes events at POST /webhook of address until ctx is done. It uses the standard library's
+// server as most teams would. GET /readyz says that it is ready.
 func serve(ctx context.Context, address string, store storeFunc) error {
 	routes := http.NewServeMux()
 	routes.HandleFunc("GET /readyz", func(http.ResponseWriter, *http.Request) {})
@@ -64,7 +63,7 @@ func serve(ctx context.Context, address string, store storeFunc) error {
 	return serveHTTP(ctx, address, routes)
 }
 
-// serveHTTP serves until ctx is done and then lets requests in hand finish.
+// serveHTTP serves until ctx is done and then lets requests under way finish.
 func serveHTTP(ctx context.Context, address string, handler http.Handler) error {
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
@@ -83,7 +82,7 @@ func serveHTTP(ctx context.Context, address string, handler http.Handler) error 
 	return <-stopped
 }
 
-// eventsTable is the same for both peers; Spine's own has more in it.
+// eventsTable is the same for both peers. Spine's own has more columns.
 const eventsTable = `
 	create table if not exists events (
 		id bigint generated always as identity primary key,
@@ -95,7 +94,7 @@ const eventsTable = `
 		created_at timestamptz not null default now()
 	)`
 
-// hashOf tells payloads apart: by their bytes, without Spine's canonical form.
+// hashOf returns a hash of the payload's bytes, without Spine's canonical form.
 func hashOf(payload json.RawMessage) []byte {
 	sum := sha256.Sum256(payload)
 	return sum[:]
@@ -111,8 +110,8 @@ func readEvent(ctx context.Context, pool *pgxpool.Pool, id int64) (e envelope, e
 	return e, nil
 }
 
-// judge says how an event that was there before is answered.
-func judge(ctx context.Context, db interface {
+// judgeRepeat returns the answer to an event that was stored before.
+func judgeRepeat(ctx context.Context, db interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }, e envelope,
 ) (string, error) {
@@ -171,7 +170,7 @@ func (d deliverer) deliver(ctx context.Context, e envelope) error {
 		return fmt.Errorf("delivering: %w", err)
 	}
 	defer func() { _ = answer.Body.Close() }()
-	_, _ = io.Copy(io.Discard, answer.Body) // so that the connection is kept
+	_, _ = io.Copy(io.Discard, answer.Body) // or the connection could not be used again
 	if answer.StatusCode < 200 || answer.StatusCode > 299 {
 		return fmt.Errorf("delivering: the sink answered %s", answer.Status)
 	}

@@ -24,7 +24,7 @@ func systemsUnderTest() []system {
 	return []system{spineSystem(), riverSystem(), plainSystem(), limitSystem()}
 }
 
-// lab is where a comparison takes place.
+// lab holds what a comparison needs.
 type lab struct {
 	options   options
 	server    *postgres.Server
@@ -33,14 +33,13 @@ type lab struct {
 	dir       string    // for logs
 	progress  io.Writer
 	results   results
-	sustained map[string]float64 // by system: what S5 found last
+	sustained map[string]float64 // by system: the last rate of S5, in events a second
 
 	statements bool // the server has pg_stat_statements
 }
 
-// compare runs every scenario against every system as often as there are
-// rounds, and writes the report. What fails is reported with the rest, and is
-// an error.
+// compare runs every scenario with every system in every round, and writes the report. A failure is
+// part of the report, and is also returned as an error.
 func compare(ctx context.Context, o options, stdout, progress io.Writer) (err error) {
 	began := time.Now()
 	l, closeLab, err := openLab(ctx, o, progress)
@@ -114,11 +113,10 @@ func openLab(ctx context.Context, o options, progress io.Writer) (l *lab, closeL
 	return l, closeLab, l.ageWAL(ctx)
 }
 
-// ageWAL brings the server's write-ahead log into the state that it has on one
-// that has been at work for a while: a gigabyte of segments to be used again, as
-// many as its checkpoints leave by default. A server that has just been made
-// fills each new segment with zeros and waits for the disk meanwhile, which
-// costs the most who write the most.
+// ageWAL puts the server's write-ahead log into the state of a server that has worked for a while:
+// a gigabyte of segments to reuse, as many as checkpoints leave by default. A new server fills each
+// new segment with zeros and waits for the disk meanwhile, which slows down those most who write
+// most.
 func (l *lab) ageWAL(ctx context.Context) error {
 	if err := l.configure(ctx, "alter system set min_wal_size = '1GB'"); err != nil {
 		return err
@@ -129,7 +127,7 @@ func (l *lab) ageWAL(ctx context.Context) error {
 			return fmt.Errorf("writing WAL: %w", err)
 		}
 	}
-	for range 2 { // the first may still need them
+	for range 2 { // the first checkpoint may still need the segments
 		if _, err := l.admin.Exec(ctx, "checkpoint"); err != nil {
 			return fmt.Errorf("making a checkpoint: %w", err)
 		}
@@ -137,8 +135,8 @@ func (l *lab) ageWAL(ctx context.Context) error {
 	return nil
 }
 
-// everything runs all rounds. The systems take turns within each scenario, so
-// that whatever slows the machine down for a while hits them alike.
+// everything runs all rounds. The systems take turns within each scenario, so that whatever slows
+// the machine down affects them alike.
 func (l *lab) everything(ctx context.Context) {
 	for round := 1; round <= l.options.rounds; round++ {
 		for _, scenario := range scenarios() {
@@ -153,7 +151,7 @@ func (l *lab) everything(ctx context.Context) {
 				t := &trial{lab: l, scenario: scenario.name, system: system}
 				err := t.run(ctx, round, scenario)
 				if ctx.Err() != nil {
-					return // what an interrupted scenario says is no failure
+					return // an interrupted scenario is no failure
 				}
 				said := strings.Join(t.said, ", ")
 				if err != nil {
@@ -173,7 +171,7 @@ type trial struct {
 	scenario    string
 	system      system
 	database    string        // URL of a database of its own
-	pool        *pgxpool.Pool // for looking into it
+	pool        *pgxpool.Pool // for queries of our own
 	sink        string        // address of the sink
 	said        []string      // figures, for the progress
 	drainOpened func()        // called as the sink of a drain begins to answer; may be nil
@@ -190,8 +188,8 @@ func (t *trial) run(ctx context.Context, round int, s scenario) (err error) {
 	return s.run(ctx, t)
 }
 
-// open makes a database and a free address for the sink; the returned function
-// stops what was started on it and drops it.
+// open makes a database and a free address for the sink. The returned function stops what was
+// started and drops the database.
 func (t *trial) open(ctx context.Context, name string) (done func() error, err error) {
 	address, err := url.Parse(t.server.URL())
 	if err != nil {
@@ -224,7 +222,7 @@ func (t *trial) open(ctx context.Context, name string) (done func() error, err e
 	}, nil
 }
 
-// start starts the system, which delivers to the sink, or only stores.
+// start starts the system. destination is the sink's URL, or storeOnly.
 func (t *trial) start(ctx context.Context, how layout, destination string) error {
 	if err := t.halt(); err != nil {
 		return err
@@ -237,7 +235,7 @@ func (t *trial) start(ctx context.Context, how layout, destination string) error
 	return nil
 }
 
-// halt stops what was started; a process that had ended by itself is an error.
+// halt stops what was started. It fails if a process has ended by itself.
 func (t *trial) halt() error {
 	if t.deployment == nil {
 		return nil
@@ -258,8 +256,8 @@ func (t *trial) listen(ctx context.Context) (net.Listener, error) {
 	return ln, nil
 }
 
-// openSink takes deliveries, outside of any measured run, until the returned
-// function is called, which says what came.
+// openSink takes deliveries, outside of any measured run, until the returned function is called.
+// That returns what came.
 func (t *trial) openSink(ctx context.Context) (stop func() (bench.SinkReport, error), err error) {
 	ln, err := t.listen(ctx)
 	if err != nil {
@@ -283,19 +281,19 @@ func (t *trial) openSink(ctx context.Context) (stop func() (bench.SinkReport, er
 // figure reports a measured value.
 func (t *trial) figure(r row, value float64) {
 	t.results.add(r, t.system.name, value)
-	t.said = append(t.said, fmt.Sprintf("%s %s", r.What, number(value)))
+	t.said = append(t.said, fmt.Sprintf("%s %s", r.What, formatNumber(value)))
 }
 
-// note reports what is no figure.
+// note reports a remark beside the figures.
 func (t *trial) note(format string, values ...any) {
 	t.results.note(t.scenario+" "+t.system.name, fmt.Sprintf(format, values...))
 }
 
-// bodySize is that of every request, in bytes.
+// bodySize is the size of every request's body, in bytes.
 const bodySize = 1024
 
-// ingest puts load on a front and checks that what was acknowledged is stored.
-// A closed loop must come without a warm-up: its events could not be told apart.
+// ingest puts load on a front and checks that every acknowledged event is stored. A closed loop
+// must have no warm-up, because verify could not tell its events apart.
 func (t *trial) ingest(ctx context.Context, load bench.Load) (bench.Report, error) {
 	if load.Target == "" {
 		load.Target = t.fronts()[0]
@@ -309,11 +307,11 @@ func (t *trial) ingest(ctx context.Context, load bench.Load) (bench.Report, erro
 	return report, t.verify(ctx, report)
 }
 
-// noteUnsent says where a system was too slow for the rate that was offered:
-// what was not sent is in no percentile.
+// noteUnsent notes when a system was too slow for the offered rate. Events that were not sent are
+// in no percentile.
 func (t *trial) noteUnsent(r bench.Report) {
 	if r.Unsent > 0 {
-		t.note("%s/s offered: %d events were due and not sent, no connection was free", number(r.OfferedPerSecond), r.Unsent)
+		t.note("%s/s offered: %d events were due and not sent, no connection was free", formatNumber(r.OfferedPerSecond), r.Unsent)
 	}
 }
 
@@ -331,9 +329,9 @@ func (t *trial) e2e(ctx context.Context, load bench.Load) (bench.Report, error) 
 	return report, t.verify(ctx, report)
 }
 
-// soak is e2e that is watched: what the system's processes and the database are
-// used for. Statements are counted as long as it runs.
-func (t *trial) soak(ctx context.Context, soak bench.Soak) (report bench.SoakReport, err error) {
+// watchedE2E is e2e that also watches what the system's processes and the database use. Statements
+// are counted as long as it runs.
+func (t *trial) watchedE2E(ctx context.Context, soak bench.Soak) (report bench.SoakReport, err error) {
 	ln, err := t.listen(ctx)
 	if err != nil {
 		return report, err
@@ -352,8 +350,8 @@ func (t *trial) soak(ctx context.Context, soak bench.Soak) (report bench.SoakRep
 	return report, t.verify(ctx, report.Report)
 }
 
-// drain builds a backlog of count events while the sink holds back its answers,
-// and measures from the moment that it stops to.
+// drain builds a backlog of count events while the sink holds back its answers. It measures from
+// the moment that the sink begins to answer.
 func (t *trial) drain(ctx context.Context, count int64) (bench.Report, error) {
 	ln, err := t.listen(ctx)
 	if err != nil {
@@ -368,12 +366,12 @@ func (t *trial) drain(ctx context.Context, count int64) (bench.Report, error) {
 	return report, t.verify(ctx, report)
 }
 
-// settlePatience is how long a system may take to note what was delivered last.
+// settlePatience is how long a system may take to record its last deliveries.
 const settlePatience = 10 * time.Second
 
-// verify is the check of durability: every acknowledged event is in the
-// database and nothing else of the run; every one of them arrived, where it was
-// to; and the system knows that.
+// verify checks durability. Every acknowledged event of the run is in the database, and nothing
+// else of it. If events were to be delivered, all of them arrived, and the system has recorded
+// that.
 func (t *trial) verify(ctx context.Context, r bench.Report) error {
 	if len(r.Errors) > 0 {
 		return fmt.Errorf("some requests failed: %v", r.Errors)
@@ -394,8 +392,8 @@ func (t *trial) verify(ctx context.Context, r bench.Report) error {
 	if d.Lost > 0 || d.Delivered != r.Accepted {
 		return fmt.Errorf("LOST: %d events were accepted, %d arrived", r.Accepted, d.Delivered)
 	}
-	// A run is over with the last arrival, whose answer may have been cut off by
-	// that: the system will deliver it once more.
+	// The last arrival ends a run, which may cut off its answer. The system then delivers that
+	// event once more.
 	stopSink, err := t.openSink(ctx)
 	if err != nil {
 		return err
@@ -405,8 +403,8 @@ func (t *trial) verify(ctx context.Context, r bench.Report) error {
 	return errors.Join(err, sinkErr)
 }
 
-// awaitFinished waits until the system has noted that everything is delivered,
-// but not longer than patience.
+// awaitFinished waits until the system has recorded that everything is delivered. It fails after
+// patience.
 func (t *trial) awaitFinished(ctx context.Context, patience time.Duration) error {
 	limit, done := context.WithTimeout(ctx, patience)
 	defer done()
@@ -417,7 +415,7 @@ func (t *trial) awaitFinished(ctx context.Context, patience time.Duration) error
 		}
 		select {
 		case <-limit.Done():
-			return fmt.Errorf("%d events were delivered and are not noted as such after %v", unfinished, patience)
+			return fmt.Errorf("%d events were delivered and not recorded as delivered after %v", unfinished, patience)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

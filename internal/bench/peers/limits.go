@@ -18,7 +18,7 @@ import (
 	"github.com/webhookspine/spine/internal/bench"
 )
 
-// limitSystem stands for what no system here can be faster than.
+// limitSystem stands for the limits that no system here can exceed.
 func limitSystem() system {
 	return system{
 		name:      "limit",
@@ -27,7 +27,7 @@ func limitSystem() system {
 	}
 }
 
-// runHTTP is the front alone: a router and a check that the body is JSON.
+// runHTTP runs only the front: a router and a check that the body is JSON.
 func runHTTP(ctx context.Context, s settings) error {
 	router := mux.NewRouter()
 	router.HandleFunc("/readyz", func(http.ResponseWriter, *http.Request) {}).Methods(http.MethodGet)

@@ -1,13 +1,12 @@
-// Command peers measures Spine beside what a user would pick instead, and
-// beside the limits of the machine: the same scenarios, from the same load
-// generator and sink (package bench), against each system in processes of its
-// own, on one private PostgreSQL and a fresh database for every scenario.
+// Command peers measures Spine beside what a user would pick instead, and beside the limits of the
+// machine. All systems get the same scenarios, from the same load generator and sink (package
+// bench). Each runs in processes of its own, on one private PostgreSQL, with a fresh database for
+// every scenario.
 //
-// It promises that what it reports was stored and delivered: a scenario fails
-// when the rows in the database are not the acknowledged events, or when the
-// sink has not seen every one of them. It must know nothing of the inside of
-// Spine but the names of its commands, settings, tables and SQL functions; S8
-// alone also writes its tables.
+// It promises that everything it reports was stored and delivered. A scenario fails when the rows
+// in the database are not the acknowledged events, or when the sink missed one of them. It must not
+// know the inside of Spine, only the names of its commands, settings, tables and SQL functions. S8
+// alone also writes Spine's tables.
 package main
 
 import (
@@ -24,19 +23,17 @@ import (
 	"time"
 )
 
-// peer is a system that is not Spine, run by a subcommand of its own until ctx
-// is done.
+// peer runs a system that is not Spine until ctx is done. Each has a subcommand.
 type peer func(ctx context.Context, s settings) error
 
 func peers() map[string]peer {
 	return map[string]peer{"river": runRiver, "plain": runPlain, "http": runHTTP}
 }
 
-// settings are those of a peer: the environment variables of the same names
-// that Spine has.
+// settings are the settings of a peer, from the environment variables that Spine uses too.
 type settings struct {
 	database string // DATABASE_URL
-	sink     string // DESTINATION_URL; empty: events are only stored
+	sink     string // DESTINATION_URL; empty means to store only
 	listen   string // LISTEN
 }
 
@@ -47,7 +44,7 @@ func main() {
 	os.Exit(code)
 }
 
-// run returns the exit code: 1 when something failed, 2 for misuse.
+// run returns the exit code: 0, 1 if something failed, 2 for misuse.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 {
 		if peer, ok := peers()[args[0]]; ok {
@@ -62,7 +59,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return 0
 		}
 	}
-	o, err := parse(args, stderr)
+	o, err := parseOptions(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return 0
 	}
@@ -81,22 +78,22 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// options are those of a comparison.
+// options of a comparison.
 type options struct {
 	rounds   int
 	duration time.Duration // of one load
 	soak     time.Duration // of the long run
 	short    bool
-	stored   int64    // events that S8 stores beforehand
-	only     []string // scenarios; empty: all
-	systems  []string // empty: all
+	stored   int64    // events that S8 stores first
+	only     []string // scenarios; empty means all
+	systems  []string // empty means all
 	json     string   // file for the figures; may be empty
 	spine    string   // path of the binary
 	base     string   // path of an earlier binary to measure beside it; empty: none
 	pairs    int      // how often both are measured
 }
 
-func parse(args []string, stderr io.Writer) (options, error) {
+func parseOptions(args []string, stderr io.Writer) (options, error) {
 	var o options
 	var only, systems string
 	flags := flag.NewFlagSet("peers", flag.ContinueOnError)
@@ -128,15 +125,15 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		o.rounds, o.duration, o.soak, o.stored, o.pairs = 1, time.Second, 5*time.Second, 20_000, 1
 	}
 	var err error
-	if o.only, err = choice("-only", only, namesOf(scenarios(), func(s scenario) string { return s.name })); err != nil {
+	if o.only, err = chooseNames("-only", only, namesOf(scenarios(), func(s scenario) string { return s.name })); err != nil {
 		return o, err
 	}
-	o.systems, err = choice("-systems", systems, namesOf(systemsUnderTest(), func(s system) string { return s.name }))
+	o.systems, err = chooseNames("-systems", systems, namesOf(systemsUnderTest(), func(s system) string { return s.name }))
 	return o, err
 }
 
-// choice reads a list of names, all of which must be known.
-func choice(name, text string, known []string) ([]string, error) {
+// chooseNames reads a list of names. All of them must be known.
+func chooseNames(name, text string, known []string) ([]string, error) {
 	if text == "" {
 		return known, nil
 	}

@@ -133,7 +133,7 @@ func TestALongRunIsWatched(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, done()) }()
 
-	require.NoError(t, soak(ctx, tr))
+	require.NoError(t, soakLong(ctx, tr))
 	said := strings.Join(tr.said, ", ")
 	for _, r := range []row{skArriveKept, skWAL, skCommits} {
 		assert.Contains(t, said, r.What+" ")

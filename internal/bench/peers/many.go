@@ -16,12 +16,12 @@ import (
 	"github.com/webhookspine/spine/internal/postgres"
 )
 
-// manyConnections are those of all fronts together, be they one or three.
+// manyConnections is the number of connections to all fronts together, one or three.
 const manyConnections = 192
 
-// many compares three processes of each kind with one that is both, and looks
-// at what the database sessions wait for.
-func many(ctx context.Context, t *trial) error {
+// compareMany compares three processes of each kind with one that is both, and samples what the
+// database sessions wait for.
+func compareMany(ctx context.Context, t *trial) error {
 	rates := map[layout][2]float64{} // ingest, drain
 	for _, how := range []layout{together, threeEach} {
 		name := map[layout]string{together: "one process", threeEach: "three of each"}[how]
@@ -73,8 +73,7 @@ func (t *trial) startAfresh(ctx context.Context, how layout, destination string)
 	return t.start(ctx, how, destination)
 }
 
-// spread spreads the connections over all fronts, and returns the sum of their
-// rates.
+// spread spreads the connections over all fronts, and returns the sum of their rates.
 func (t *trial) spread(ctx context.Context, duration time.Duration) (float64, error) {
 	fronts := t.fronts()
 	rates := make([]float64, len(fronts))
@@ -96,9 +95,8 @@ func (t *trial) spread(ctx context.Context, duration time.Duration) (float64, er
 
 const waitInterval = 10 * time.Millisecond
 
-// watchWaits looks every 10 ms at what Spine's sessions do, until the returned
-// function is called, which sums up: how many, on average, ran or waited for
-// what.
+// watchWaits samples every 10 ms what Spine's sessions do, until the returned function is called.
+// That returns how many sessions, on average, ran or waited for what.
 func (t *trial) watchWaits(ctx context.Context) (stop func() (string, error)) {
 	stopped := make(chan struct{})
 	counts, samples := map[string]int{}, 0
@@ -137,7 +135,7 @@ func (t *trial) watchWaits(ctx context.Context) (stop func() (string, error)) {
 	}
 }
 
-// topWaits names the most frequent ones.
+// topWaits returns the most frequent waits, most of them at most, as text.
 func topWaits(counts map[string]int, samples, most int) string {
 	names := slices.SortedFunc(maps.Keys(counts), func(a, b string) int { return counts[b] - counts[a] })
 	var top []string

@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Settings of the plain implementation, chosen as River's were.
+// Settings of the plain implementation, chosen by trial as River's were.
 const (
 	plainWorkers      = 64
 	plainConnections  = 16
@@ -38,10 +38,10 @@ const jobsTable = `
 	);
 	create index if not exists jobs_waiting on jobs (run_at) where done_at is null`
 
-// runPlain is what many teams write themselves, done well: a request is one
-// transaction, of one statement; a worker polls, claims with SKIP LOCKED, and
-// notes each delivery in a transaction of its own. A claim puts the time of the
-// next attempt off, so that the jobs of a worker that died come up again.
+// runPlain is what many teams write themselves, done well. A request is one transaction of one
+// statement. A worker polls, claims with SKIP LOCKED, and records each delivery in a transaction of
+// its own. A claim postpones the next attempt, so that the jobs of a worker that died come up
+// again.
 func runPlain(ctx context.Context, s settings) error {
 	pool, err := openPool(ctx, s.database, plainConnections)
 	if err != nil {
@@ -67,7 +67,7 @@ func runPlain(ctx context.Context, s settings) error {
 			e.EventID, e.EventType, e.OccurredAt, e.Payload, hashOf(e.Payload)).Scan(&id)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
-			return judge(ctx, pool, e)
+			return judgeRepeat(ctx, pool, e)
 		case err != nil:
 			return "", fmt.Errorf("storing: %w", err)
 		}
@@ -80,7 +80,7 @@ type plainJob struct {
 	event envelope
 }
 
-// workPlain delivers until ctx is done, and then finishes what is in hand.
+// workPlain delivers until ctx is done, and then finishes the deliveries under way.
 func workPlain(ctx context.Context, pool *pgxpool.Pool, d deliverer) {
 	free := make(chan struct{}, plainWorkers)
 	for range plainWorkers {
@@ -99,7 +99,7 @@ func workPlain(ctx context.Context, pool *pgxpool.Pool, d deliverer) {
 				more = false
 			}
 		}
-		jobs, err := claimPlain(ctx, pool, slots) // an error is transient or ends with ctx: poll again
+		jobs, err := claimPlain(ctx, pool, slots) // an error is transient, or ctx ended: poll again
 		for _, job := range jobs {
 			all.Go(func() {
 				defer func() { free <- struct{}{} }()
@@ -108,7 +108,7 @@ func workPlain(ctx context.Context, pool *pgxpool.Pool, d deliverer) {
 				if d.deliver(finishing, job.event) != nil {
 					statement = "update jobs set run_at = now() + interval '1 second' * 2 ^ least(attempts, 10) where event = $1"
 				}
-				_, _ = pool.Exec(finishing, statement, job.id) // where it fails the job comes up again
+				_, _ = pool.Exec(finishing, statement, job.id) // if it fails, the job comes up again
 			})
 		}
 		for range slots - len(jobs) {

@@ -21,7 +21,7 @@ type row struct {
 	What       string
 	Unit       string  // may be empty
 	Goal       goal    `json:"-"` // for Spine; may be the zero value
-	TimesRiver float64 // Spine's value is to be at least this many times River's; 0: no goal
+	TimesRiver float64 // goal for Spine's value ÷ River's, at least; 0 means none
 }
 
 // goal bounds a value from one side.
@@ -40,9 +40,9 @@ func (g goal) met(v float64) bool {
 	return v >= g.value
 }
 
-// results are what was measured.
+// results holds everything that was measured.
 type results struct {
-	Machine  []string // what it ran on, in lines
+	Machine  []string // describes the machine, in lines
 	Systems  []string
 	Settings []string
 	Figures  []figure // in the order in which they were first measured
@@ -57,7 +57,7 @@ type figure struct {
 	Values map[string][]float64 // by system, one a round
 }
 
-// note is what a scenario has to say beside its figures, in the last round.
+// note holds the remarks of a scenario beside its figures.
 type note struct {
 	About string
 	Lines []string
@@ -81,8 +81,8 @@ func (r *results) note(about, line string) {
 	r.Notes[i].Lines = append(r.Notes[i].Lines, line)
 }
 
-// write writes the report: the medians beside each other, their ranges, and
-// all that a reader must know to judge them.
+// write writes the report: the medians beside each other, their ranges, and everything that a
+// reader needs to judge them.
 func (r *results) write(w io.Writer, short bool) error {
 	p := &printer{w: w}
 	if short {
@@ -116,7 +116,7 @@ func (r *results) medians(short bool) [][]string {
 		for _, system := range r.Systems {
 			cell := ""
 			if values := f.Values[system]; len(values) > 0 {
-				cell = number(median(values))
+				cell = formatNumber(median(values))
 			}
 			line = append(line, cell)
 		}
@@ -140,13 +140,13 @@ func (f figure) judge() (ratio, verdict string) {
 		verdicts = append(verdicts, goal+" "+map[bool]string{true: "yes", false: "NO"}[met])
 	}
 	if f.Goal != (goal{}) {
-		add(f.Goal.sign+" "+number(f.Goal.value), f.Goal.met(median(spine)))
+		add(f.Goal.sign+" "+formatNumber(f.Goal.value), f.Goal.met(median(spine)))
 	}
 	if len(river) > 0 && median(river) != 0 {
 		times := median(spine) / median(river)
-		ratio = number(times)
+		ratio = formatNumber(times)
 		if f.TimesRiver > 0 {
-			add("≥ "+number(f.TimesRiver)+" × River", times >= f.TimesRiver)
+			add("≥ "+formatNumber(f.TimesRiver)+" × River", times >= f.TimesRiver)
 		}
 	}
 	return ratio, strings.Join(verdicts, ", ")
@@ -161,9 +161,9 @@ func (r *results) ranges() [][]string {
 			switch values := f.Values[system]; len(values) {
 			case 0:
 			case 1:
-				cell = number(values[0]) + " (once)"
+				cell = formatNumber(values[0]) + " (once)"
 			default:
-				cell = number(slices.Min(values)) + " – " + number(slices.Max(values))
+				cell = formatNumber(slices.Min(values)) + " – " + formatNumber(slices.Max(values))
 			}
 			line = append(line, cell)
 		}
@@ -172,9 +172,8 @@ func (r *results) ranges() [][]string {
 	return cells
 }
 
-// number writes a value with as many digits as it deserves, and thousands
-// apart.
-func number(v float64) string {
+// formatNumber writes a value with as many digits as it deserves. It separates thousands.
+func formatNumber(v float64) string {
 	switch {
 	case v == math.Trunc(v) && math.Abs(v) < 100:
 		return strconv.FormatFloat(v, 'f', 0, 64)
@@ -205,8 +204,8 @@ func (p *printer) line(format string, values ...any) {
 	}
 }
 
-// table writes cells, the first line of which is the head, in Markdown that is
-// aligned as it stands.
+// table writes cells as Markdown, aligned so that it reads well as text too. The first line is the
+// head.
 func (p *printer) table(cells [][]string) {
 	widths := make([]int, len(cells[0]))
 	for _, line := range cells {
@@ -238,7 +237,7 @@ func (r *results) writeJSON(path string) error {
 	return nil
 }
 
-// describe notes what the comparison runs on.
+// describe records the machine, the server and the settings of the systems.
 func (l *lab) describe(ctx context.Context) error {
 	r := &l.results
 	r.Systems = l.options.systems
@@ -269,15 +268,15 @@ func (l *lab) describe(ctx context.Context) error {
 	r.Settings = []string{"PostgreSQL's settings that are not its defaults: " + changed + "; 1 GB of WAL segments made beforehand, to be used again"}
 	for _, s := range systemsUnderTest() {
 		if slices.Contains(r.Systems, s.name) {
-			name := strings.TrimSpace(s.name + " " + version(s.module))
+			name := strings.TrimSpace(s.name + " " + moduleVersion(s.module))
 			r.Settings = append(r.Settings, name+": "+s.settings)
 		}
 	}
 	return nil
 }
 
-// version is that of a module in this program.
-func version(module string) string {
+// moduleVersion returns the version of a module in this program.
+func moduleVersion(module string) string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok || module == "" {
 		return ""

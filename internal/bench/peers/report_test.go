@@ -67,7 +67,7 @@ func TestNumber(t *testing.T) {
 	for v, want := range map[float64]string{
 		0: "0", 3: "3", 0.125: "0.12", 9.99: "9.99", 12.34: "12.3", 123.4: "123", 1234: "1,234", 1234567: "1,234,567", -250.5: "-250", -1234: "-1,234",
 	} {
-		assert.Equal(t, want, number(v))
+		assert.Equal(t, want, formatNumber(v))
 	}
 }
 
@@ -80,15 +80,15 @@ func TestSearch(t *testing.T) {
 		}
 	}
 	for _, start := range []float64{500, 1000, 1300, 2500} {
-		best, tried, err := search(start, 12, upTo(1500))
+		best, tried, err := searchRate(start, 12, upTo(1500))
 		require.NoError(t, err)
 		assert.InDelta(t, 1500, best.rate, 120, "from %v: %s", start, tried)
 		assert.Contains(t, tried, "(not sustained)")
 	}
-	_, tried, err := search(1000, 3, upTo(1))
+	_, tried, err := searchRate(1000, 3, upTo(1))
 	require.ErrorContains(t, err, "not even 760/s were sustained", tried)
 	lost := errors.New("lost")
-	_, _, err = search(1000, 3, func(float64) (step, error) { return step{}, lost })
+	_, _, err = searchRate(1000, 3, func(float64) (step, error) { return step{}, lost })
 	require.ErrorIs(t, err, lost)
 	assert.False(t, step{rate: 1000, delivered: 990, grown: 40}.sustained(), "the backlog grows")
 }

@@ -14,11 +14,11 @@ type scenario struct {
 	name    string
 	about   string
 	run     func(ctx context.Context, t *trial) error
-	systems []string // empty: all but the limits
-	// once is for what takes minutes with a slow system: all but Spine take part
-	// in the first round alone.
+	systems []string // empty means all but the limits
+	// once marks a scenario that takes minutes with a slow system. All but Spine take part only in
+	// the first round.
 	once bool
-	// single is for what takes part in the first round alone, whoever it is.
+	// single marks a scenario in which every system takes part only in the first round.
 	single bool
 }
 
@@ -41,11 +41,11 @@ func scenarios() []scenario {
 		{name: "S4", about: "from POST to arrival, warm", run: latency},
 		{name: "S5", about: "ingest and delivery at once, sustained", run: sustain},
 		{name: "S6", about: "drain while a snapshot is held open", run: drainWithSnapshot, once: true},
-		{name: "S7", about: "SIGKILL in the middle of a drain", run: killed, once: true},
-		{name: "S8", about: "the same beside many stored events", run: stored, systems: []string{"spine"}, single: true},
-		{name: "SM", about: "three api and three worker processes", run: many, systems: []string{"spine"}},
-		{name: "SV", about: "five dashboards open at 2,000/s", run: viewed, systems: []string{"spine"}, single: true},
-		{name: "SK", about: "a long run at 60 % of capacity", run: soak, systems: []string{"spine"}, single: true},
+		{name: "S7", about: "SIGKILL in the middle of a drain", run: killDuringDrain, once: true},
+		{name: "S8", about: "the same beside many stored events", run: compareStored, systems: []string{"spine"}, single: true},
+		{name: "SM", about: "three api and three worker processes", run: compareMany, systems: []string{"spine"}},
+		{name: "SV", about: "five dashboards open at 2,000/s", run: watchDashboards, systems: []string{"spine"}, single: true},
+		{name: "SK", about: "a long run at 60 % of capacity", run: soakLong, systems: []string{"spine"}, single: true},
 	}
 }
 
@@ -131,8 +131,8 @@ var (
 // warmUp is how long the same load runs before it is measured.
 const warmUp = time.Second
 
-// closedLoop warms up in a run of its own, so that every event of the measured
-// one can be counted in the database.
+// closedLoop warms up in a run of its own, so that every event of the measured one can be counted
+// in the database.
 func (t *trial) closedLoop(ctx context.Context, load bench.Load) (bench.Report, error) {
 	warming := load
 	warming.Duration = warmUp
@@ -182,7 +182,7 @@ func ingestDuplicates(ctx context.Context, t *trial) error {
 	return nil
 }
 
-// backlog is what S3 and SM drain, and S6 again and again.
+// backlog is how many events S3 and SM drain, and S6 repeatedly.
 func (t *trial) backlog() int64 {
 	if t.options.short {
 		return 1_000
@@ -194,8 +194,8 @@ func drain(ctx context.Context, t *trial) error {
 	if err := t.start(ctx, together, t.sinkURL()); err != nil {
 		return err
 	}
-	// What grows is measured where dead rows leave their room to new ones, as in
-	// a database that has been at work for more than a minute.
+	// Measure growth where new rows reuse the room of dead ones, as in a database that has worked
+	// for more than a minute.
 	for range 2 {
 		if _, err := t.drain(ctx, t.backlog()); err != nil {
 			return fmt.Errorf("warming up: %w", err)
@@ -225,7 +225,7 @@ func drain(ctx context.Context, t *trial) error {
 	return nil
 }
 
-// size is that of all tables and indexes, in bytes.
+// size returns the size of all tables and indexes, in bytes.
 func (t *trial) size(ctx context.Context) (bytes int64, err error) {
 	err = t.pool.QueryRow(ctx, `
 		select sum(pg_total_relation_size(c.oid))::bigint from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -267,8 +267,8 @@ func (t *trial) latency(ctx context.Context, how layout, slowP50, slowP99, fastP
 	return slow.Delivery.Repeated + fast.Delivery.Repeated, nil
 }
 
-// twoRates measures from POST to arrival at 50/s, twice as long as others since
-// there is so little to count, and at 500/s.
+// twoRates measures from POST to arrival at 50/s and at 500/s. The slow rate lasts twice as long,
+// because it has so few events to count.
 func (t *trial) twoRates(ctx context.Context) (slow, fast bench.Report, err error) {
 	slow, err = t.e2e(ctx, bench.Load{Connections: 64, Rate: 50, WarmUp: 2 * warmUp, Duration: 2 * t.options.duration})
 	if err != nil {

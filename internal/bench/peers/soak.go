@@ -7,17 +7,15 @@ import (
 	"github.com/webhookspine/spine/internal/bench"
 )
 
-// What SK offers: a share of what S5 found, or a rate of its own where S5 was
-// left out.
+// SK offers a share of the rate that S5 reached, or a rate of its own if S5 was left out.
 const (
 	soakShare   = 0.6
 	soakDefault = 3_000
 	soakWarmUp  = 10 * warmUp
 )
 
-// soak puts a load on that leaves room, for so long that it would show if
-// anything grew.
-func soak(ctx context.Context, t *trial) error {
+// soakLong puts on a load that leaves room, for so long that any growth would show.
+func soakLong(ctx context.Context, t *trial) error {
 	if err := t.start(ctx, together, t.sinkURL()); err != nil {
 		return err
 	}
@@ -31,7 +29,7 @@ func soak(ctx context.Context, t *trial) error {
 	if !t.options.short && !slices.Contains(t.options.only, "S5") {
 		t.note("a rate of its own, since S5 was left out")
 	}
-	r, err := t.soak(ctx, bench.Soak{E2E: bench.E2E{Load: load}})
+	r, err := t.watchedE2E(ctx, bench.Soak{E2E: bench.E2E{Load: load}})
 	if err != nil {
 		return err
 	}
@@ -47,7 +45,7 @@ func soak(ctx context.Context, t *trial) error {
 	t.kept(r, skArriveKept, bench.TrendArrive, "")
 	t.perEvent(r, skWAL, skCommits, skStatements)
 
-	t.note("%s/s for %v, POST to arrival p50 %.1f ms, p99 %.1f ms", number(load.Rate), load.Duration, r.Delivery.Latency.P50, r.Delivery.Latency.P99)
+	t.note("%s/s for %v, POST to arrival p50 %.1f ms, p99 %.1f ms", formatNumber(load.Rate), load.Duration, r.Delivery.Latency.P50, r.Delivery.Latency.P99)
 	notFlat := 0
 	for _, trend := range r.Trends {
 		if !trend.Flat {
@@ -62,7 +60,7 @@ func soak(ctx context.Context, t *trial) error {
 	return nil
 }
 
-// kept reports how much of a figure was there in the end, if it was measured.
+// kept reports a trend, last third ÷ first, if it was measured.
 func (t *trial) kept(r bench.SoakReport, what row, trend, of string) {
 	if trend, ok := r.Trend(trend, of); ok && trend.First > 0 {
 		t.figure(what, trend.Ratio)
@@ -82,8 +80,7 @@ func (t *trial) perEvent(r bench.SoakReport, wal, commits, statements row) {
 	}
 }
 
-// peakMemory reports the most memory that the process which takes events in has
-// had, where the system tells.
+// peakMemory reports the most memory that the ingesting process has had, if the system tells.
 func (t *trial) peakMemory(what row) {
 	if peak, err := bench.PeakMemory(t.processes[0].command.Process.Pid); err == nil {
 		t.figure(what, float64(peak)/1e6)

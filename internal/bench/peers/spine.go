@@ -2,12 +2,12 @@ package main
 
 import "fmt"
 
-// spineConcurrency is how many deliveries Spine makes at once. As with River's
-// workers, more are better here up to a point: of 64, 128, 256 and 500 this.
+// spineConcurrency is how many deliveries Spine makes at once. As with River's workers, more are
+// better here up to a point. This did best of 64, 128, 256 and 500.
 const spineConcurrency = 256
 
-// spineSystem is Spine's own binary, with its default settings but for the
-// time that a delivery may take and the number of them.
+// spineSystem is Spine's own binary. All settings are its defaults except the time and the number
+// of deliveries.
 func spineSystem() system {
 	return system{
 		name: "spine",

@@ -11,9 +11,9 @@ import (
 	"github.com/webhookspine/spine/internal/postgres"
 )
 
-// loadStatements gives the server pg_stat_statements, and every database that
-// is made from then on, if it has that. Nothing is counted until
-// countStatements says so: counting costs every system something.
+// loadStatements loads pg_stat_statements into the server, and into every database that is made
+// from then on, if the server has it. It counts nothing until countStatements says so, because
+// counting costs every system something.
 func (l *lab) loadStatements(ctx context.Context) error {
 	load, err := asSuperuser(ctx, l.server, "postgres", func(conn *pgx.Conn) (has bool, err error) {
 		err = conn.QueryRow(ctx, "select exists (select from pg_available_extensions where name = 'pg_stat_statements')").Scan(&has)
@@ -61,8 +61,8 @@ func asSuperuser[T any](ctx context.Context, server *postgres.Server, database s
 	return result, nil
 }
 
-// countStatements has pg_stat_statements count what clients send, or not any
-// more. Sessions heed it before their next statement.
+// countStatements makes pg_stat_statements count the statements of clients, or stop counting.
+// Sessions notice before their next statement.
 func (l *lab) countStatements(ctx context.Context, on bool) error {
 	if !l.statements {
 		return nil

@@ -20,16 +20,15 @@ import (
 	"github.com/webhookspine/spine/internal/bench"
 )
 
-// storedDays is over how many days, up to now, stored events are spread.
+// storedDays is the number of days, up to now, over which stored events are spread.
 const storedDays = 14
 
 // storedChunk is how many events one transaction of the fill stores.
 const storedChunk = 25_000
 
-// Statements of the fill. They write what a life of an event without failures
-// leaves behind: of a thousand events one is dead or waits for a far retry. $1 to
-// $4 are the first number, the one after the last, the time of event 0, and the
-// interval between two.
+// Statements of the fill. They write what the life of an event without failures leaves behind. Of a
+// thousand events one is dead or waits for a far retry. $1 is the first number, $2 the one after
+// the last, $3 the time of event 0, and $4 the interval between two events.
 const (
 	storeEvents = `
 		insert into spine.events (id, event_id, event_type, occurred_at, payload, payload_hash, created_at) overriding system value
@@ -61,15 +60,15 @@ const (
 			('4 ms', 'processing_succeeded', '{"attempt":1,"lease":1,"status":200,"answer":"ok","duration_ms":2.417}')
 		) as step(after, action, details)`
 
-	// One batch of a full intake, with ids as providers make them: the load
-	// generator's are in order, and spare the index on them. $1 is the batch.
+	// One batch of a full queue, with random ids as providers make them. The load generator's ids
+	// are in order, which spares their index. $1 is the batch.
 	storeRandom = `
 		select spine.ingest_events(_event_id => (select array_agg('evt_' || md5($1::int || '-' || n)) from generate_series(1, 40) n),
 			_event_type => array_fill('bench.event'::text, array[40]), _occurred_at => array_fill(now(), array[40]),
 			_payload => array_fill(format('{"padding":"%s"}', repeat(md5('payload'), 31)), array[40]), _hash => array_fill(sha256('payload'), array[40]))`
 
-	// As spine.ensure_audit_partitions() does, for days that are past, and with the
-	// settings of today's. %d is how many.
+	// Does what spine.ensure_audit_partitions() does, for past days, with the settings of today's
+	// partition. %d is the number of days.
 	storePartitions = `
 		do $$ declare
 			_name text;
@@ -88,8 +87,8 @@ const (
 			end loop;
 		end $$`
 
-	// Indexes that are not ready are not maintained, and REINDEX makes them ready.
-	// So they are made anew in one go and stay what they are. It takes a superuser.
+	// PostgreSQL does not maintain indexes that are not ready, and REINDEX makes them ready. So
+	// they are built in one go at the end. This takes a superuser.
 	storeWithoutIndexes = `
 		update pg_index i set indisready = false, indisvalid = false
 		from pg_class c where c.oid = i.indrelid and c.relkind = 'r' and c.relnamespace = 'spine'::regnamespace
@@ -97,18 +96,17 @@ const (
 		returning indexrelid::regclass::text`
 )
 
-// storedLoad are the figures of one state of the tables.
+// storedLoad holds the figures of one state of the tables.
 type storedLoad struct {
 	ingest, drain, latency []float64 // events/s, events/s, p50 in ms
 	vacuum                 []float64 // seconds that a vacuum took afterwards
 }
 
-// stored measures ingest, drain and latency beside many stored events and, in
-// turns, on the empty tables of another database of the same server, and how
-// long the reading endpoints take. In turns, since thirty gigabytes fill the
-// memory of the machine, and who writes then waits for the system to make room,
-// whatever the tables hold.
-func stored(ctx context.Context, t *trial) (err error) {
+// compareStored measures ingest, drain, latency and the reading endpoints beside many stored
+// events. It also measures, in turns, on the empty tables of another database of the same server.
+// Thirty gigabytes fill the machine's memory, and every writer then waits for the system to make
+// room, whatever the tables hold.
+func compareStored(ctx context.Context, t *trial) (err error) {
 	repeats := 3
 	if t.options.short {
 		repeats = 1
@@ -156,16 +154,15 @@ func stored(ctx context.Context, t *trial) (err error) {
 	} {
 		t.figure(f.rate, median(f.full))
 		t.figure(f.kept, median(f.full)/median(f.empty))
-		t.note("%s: empty %s, beside stored events %s", f.rate.What, numbers(f.empty), numbers(f.full))
+		t.note("%s: empty %s, beside stored events %s", f.rate.What, formatNumbers(f.empty), formatNumbers(f.full))
 	}
-	t.note("vacuum after each, s: empty %s, beside stored events %s", numbers(empty.vacuum), numbers(full.vacuum))
+	t.note("vacuum after each, s: empty %s, beside stored events %s", formatNumbers(empty.vacuum), formatNumbers(full.vacuum))
 	return nil
 }
 
-// measureStored measures what S4, S3 and S1 do, from the same distance to a
-// checkpoint, and leaves the queue empty and nothing for autovacuum to do: what it
-// does for a table of either database would take one of two processors from the
-// next measurement, or would not, as its minute falls.
+// measureStored measures what S4, S3 and S1 do, from the same distance to a checkpoint. It leaves
+// the queue empty and nothing for autovacuum to do. Autovacuum of either database would otherwise
+// take one of two processors from some measurements and not from others.
 func (t *trial) measureStored(ctx context.Context, load *storedLoad) error {
 	if _, err := t.admin.Exec(ctx, "checkpoint"); err != nil {
 		return fmt.Errorf("making a checkpoint: %w", err)
@@ -177,7 +174,7 @@ func (t *trial) measureStored(ctx context.Context, load *storedLoad) error {
 	if err != nil {
 		return err
 	}
-	// Longer than others: a stall of a tenth of a second would be much of one that takes less than one.
+	// Longer than others, because a stall of 0.1 s would distort a drain of less than a second.
 	drained, err := t.drain(ctx, 3*t.backlog())
 	if err != nil {
 		return err
@@ -203,8 +200,8 @@ func (t *trial) measureStored(ctx context.Context, load *storedLoad) error {
 	return nil
 }
 
-// measureRandom notes how quickly events with random ids are stored from the
-// moment of a checkpoint, by SQL alone, and what they write to the log.
+// measureRandom notes how quickly events with random ids are stored from a checkpoint on, by SQL
+// alone, and how much WAL they write.
 func (t *trial) measureRandom(ctx context.Context, state string) error {
 	if err := t.halt(); err != nil {
 		return err
@@ -228,11 +225,11 @@ func (t *trial) measureRandom(ctx context.Context, state string) error {
 		return fmt.Errorf("asking for what was written: %w", err)
 	}
 	t.note("random ids %s, spine.ingest_events() of 40 in one session after a checkpoint: %s/s, %s B of WAL an event",
-		state, number(float64(40*batches)/took.Seconds()), number((after-before)/float64(40*batches)))
+		state, formatNumber(float64(40*batches)/took.Seconds()), formatNumber((after-before)/float64(40*batches)))
 	return nil
 }
 
-// deliverAll delivers what is only stored.
+// deliverAll delivers the events that were only stored.
 func (t *trial) deliverAll(ctx context.Context) error {
 	stopSink, err := t.openSink(ctx)
 	if err != nil {
@@ -246,9 +243,8 @@ func (t *trial) deliverAll(ctx context.Context) error {
 	return errors.Join(err, sinkErr)
 }
 
-// fill stores events as if they had come in over the last days, with what
-// became of them, and reports how long the reading endpoints take before and
-// after the tables are analyzed.
+// fill stores events as if they had come in over the last days, with their queue rows and steps. It
+// reports how long the reading endpoints take before and after the tables are analyzed.
 func (t *trial) fill(ctx context.Context) (err error) {
 	began := time.Now()
 	if err := t.halt(); err != nil {
@@ -259,7 +255,7 @@ func (t *trial) fill(ctx context.Context) (err error) {
 		return err
 	}
 	defer filler.Close()
-	// Nothing of this concerns what is measured, and it ends with the fill.
+	// None of this affects the measurements, and it ends with the fill.
 	if err := t.configure(ctx, "alter system set autovacuum = off", "alter system set max_wal_size = '4GB'"); err != nil {
 		return err
 	}
@@ -273,7 +269,7 @@ func (t *trial) fill(ctx context.Context) (err error) {
 	if _, err := filler.Exec(ctx, fmt.Sprintf(storePartitions, storedDays)); err != nil {
 		return fmt.Errorf("making partitions: %w", err)
 	}
-	indexes, err := texts(ctx, filler, storeWithoutIndexes)
+	indexes, err := queryTexts(ctx, filler, storeWithoutIndexes)
 	if err != nil {
 		return fmt.Errorf("leaving the indexes out: %w", err)
 	}
@@ -281,9 +277,9 @@ func (t *trial) fill(ctx context.Context) (err error) {
 		return err
 	}
 	rows := time.Since(began)
-	// What Spine would have noted meanwhile, and a source that is set up and not
-	// used yet: nothing may look for its events among those of the others.
-	if err := atOnce(ctx, filler, append(prefixed("reindex index ", indexes),
+	// Write what Spine would have noted meanwhile, and a source that is set up and not used yet. No
+	// query may search for its events among those of the others.
+	if err := runParallel(ctx, filler, append(withPrefix("reindex index ", indexes),
 		"insert into spine.sources (name) values ('silent')",
 		fmt.Sprintf("update spine.arrivals_watermark set event = %[1]d, next_event = %[1]d", t.options.stored),
 		"update spine.sources set last_arrival_at = now() where name = 'default'",
@@ -295,11 +291,11 @@ func (t *trial) fill(ctx context.Context) (err error) {
 		return err
 	}
 	analyzing := time.Now()
-	tables, err := texts(ctx, filler, "select format('%I.%I', schemaname, relname) from pg_stat_user_tables where schemaname = 'spine' order by pg_total_relation_size(relid) desc")
+	tables, err := queryTexts(ctx, filler, "select format('%I.%I', schemaname, relname) from pg_stat_user_tables where schemaname = 'spine' order by pg_total_relation_size(relid) desc")
 	if err != nil {
 		return fmt.Errorf("listing the tables: %w", err)
 	}
-	if err := atOnce(ctx, filler, prefixed("vacuum (analyze) ", tables)); err != nil {
+	if err := runParallel(ctx, filler, withPrefix("vacuum (analyze) ", tables)); err != nil {
 		return fmt.Errorf("analyzing the tables: %w", err)
 	}
 	if _, err := t.admin.Exec(ctx, "checkpoint"); err != nil {
@@ -314,8 +310,8 @@ func (t *trial) fill(ctx context.Context) (err error) {
 	return t.measureReading(ctx, s8Slowest, "analyzed")
 }
 
-// openFiller opens sessions of a superuser, one for each core, in which no trigger fires
-// and no commit is waited for.
+// openFiller opens sessions of a superuser, one for each core. In them no trigger fires, and no
+// commit waits for the disk.
 func (t *trial) openFiller(ctx context.Context) (*pgxpool.Pool, error) {
 	address, err := url.Parse(t.server.SuperuserURL())
 	if err != nil {
@@ -336,8 +332,7 @@ func (t *trial) openFiller(ctx context.Context) (*pgxpool.Pool, error) {
 	return openPool(ctx, address.String(), int32(runtime.NumCPU())) //nolint:gosec // G115: cores
 }
 
-// storeRows stores the events with all that belongs to them, a chunk in a
-// transaction.
+// storeRows stores the events with everything that belongs to them, a chunk in a transaction.
 func (t *trial) storeRows(ctx context.Context, filler *pgxpool.Pool) error {
 	span := storedDays * 24 * time.Hour
 	first, between := time.Now().Add(-span), span/time.Duration(t.options.stored+1)
@@ -362,9 +357,8 @@ func (t *trial) storeRows(ctx context.Context, filler *pgxpool.Pool) error {
 	return g.Wait()
 }
 
-// atOnce runs statements in as many sessions as there are, the first ones
-// first.
-func atOnce(ctx context.Context, pool *pgxpool.Pool, statements []string) error {
+// runParallel runs statements in as many sessions as the pool has, the first ones first.
+func runParallel(ctx context.Context, pool *pgxpool.Pool, statements []string) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(int(pool.Config().MaxConns))
 	for _, statement := range statements {
@@ -378,7 +372,7 @@ func atOnce(ctx context.Context, pool *pgxpool.Pool, statements []string) error 
 	return g.Wait()
 }
 
-func prefixed(prefix string, names []string) []string {
+func withPrefix(prefix string, names []string) []string {
 	all := make([]string, len(names))
 	for i, name := range names {
 		all[i] = prefix + name
@@ -386,7 +380,7 @@ func prefixed(prefix string, names []string) []string {
 	return all
 }
 
-func texts(ctx context.Context, pool *pgxpool.Pool, query string) ([]string, error) {
+func queryTexts(ctx context.Context, pool *pgxpool.Pool, query string) ([]string, error) {
 	rows, err := pool.Query(ctx, query)
 	if err != nil {
 		return nil, err
@@ -400,21 +394,21 @@ type reading struct {
 	took float64
 }
 
-// measureReading asks every reading endpoint, and in SQL what the command line
-// asks, and reports the slowest.
+// measureReading times every reading endpoint, and the SQL of the command line, and reports the
+// slowest.
 func (t *trial) measureReading(ctx context.Context, slowest row, state string) error {
 	if err := t.start(ctx, together, t.sinkURL()); err != nil {
 		return err
 	}
 	var ids []string
 	for _, n := range []int64{1, t.options.stored} {
-		id, err := texts(ctx, t.pool, fmt.Sprintf("select event_id from events where id = %d", n))
+		id, err := queryTexts(ctx, t.pool, fmt.Sprintf("select event_id from events where id = %d", n))
 		if err != nil || len(id) != 1 {
 			return fmt.Errorf("looking for event %d: %w", n, cmp.Or(err, pgx.ErrNoRows))
 		}
 		ids = append(ids, id[0])
 	}
-	// Of filters there are values that all rows have, that few have and that none has.
+	// Filters ask for values that all rows have, that few have and that none has.
 	paths := []string{
 		"/dashboard", "/api/overview", "/api/overview?range=7d", "/api/events", "/api/audit", "/api/processing", "/api/attempts", "/api/attempts?outcome=failure",
 		"/api/events?type=order.paid", "/api/events?type=unknown", "/api/events?source=default", "/api/events?source=silent", "/api/events?type=unknown&status=completed",
@@ -444,7 +438,7 @@ func (t *trial) measureReading(ctx context.Context, slowest row, state string) e
 			all = append(all, reading{path + " second page", took})
 		}
 	}
-	// As Spine's own sessions are.
+	// Spine's own sessions have it off too.
 	psql, err := t.pool.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("opening a session: %w", err)
@@ -460,7 +454,7 @@ func (t *trial) measureReading(ctx context.Context, slowest row, state string) e
 		"select * from depth", "select * from dead_letters limit 5", "select * from stuck limit 5",
 		"select event_id, action, success, timestamp from audit_log order by timestamp desc limit 20",
 	} {
-		took, err := warm(func() error {
+		took, err := timeWarm(func() error {
 			_, err := psql.Exec(ctx, statement)
 			return err
 		})
@@ -473,17 +467,17 @@ func (t *trial) measureReading(ctx context.Context, slowest row, state string) e
 	t.figure(slowest, all[0].took)
 	var said []string
 	for _, r := range all {
-		said = append(said, fmt.Sprintf("%s %s", r.what, number(r.took)))
+		said = append(said, fmt.Sprintf("%s %s", r.what, formatNumber(r.took)))
 	}
 	t.note("%s, ms: %s", state, strings.Join(said, ", "))
 	return nil
 }
 
-// readingTries is how often a question is asked, after a first time.
+// readingTries is how often a question is timed, after a first time.
 const readingTries = 3
 
-// warm asks readingTries times after a first time, and returns the median.
-func warm(ask func() error) (ms float64, err error) {
+// timeWarm asks once, then times readingTries more, and returns the median in milliseconds.
+func timeWarm(ask func() error) (ms float64, err error) {
 	if err := ask(); err != nil {
 		return 0, err
 	}
@@ -498,9 +492,9 @@ func warm(ask func() error) (ms float64, err error) {
 	return median(times), nil
 }
 
-// timeGet asks a front and returns as well where its Link header leads.
+// timeGet times a GET to a front. It also returns where the Link header leads.
 func (t *trial) timeGet(ctx context.Context, path string) (ms float64, next string, err error) {
-	ms, err = warm(func() error {
+	ms, err = timeWarm(func() error {
 		r, err := http.NewRequestWithContext(ctx, http.MethodGet, t.fronts()[0]+path, nil)
 		if err != nil {
 			return err
@@ -525,10 +519,10 @@ func (t *trial) timeGet(ctx context.Context, path string) (ms float64, next stri
 	return ms, next, nil
 }
 
-func numbers(values []float64) string {
+func formatNumbers(values []float64) string {
 	all := make([]string, len(values))
 	for i, v := range values {
-		all[i] = number(v)
+		all[i] = formatNumber(v)
 	}
 	return strings.Join(all, ", ")
 }

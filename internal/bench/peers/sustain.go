@@ -11,11 +11,10 @@ import (
 	"github.com/webhookspine/spine/internal/bench"
 )
 
-// How S5 looks for the highest rate that a system takes in and delivers at
-// once. A closed loop would not do: it takes in what it can, and delivery falls
-// behind.
+// How S5 searches for the highest rate that a system ingests and delivers at once. A closed loop
+// would not do, because ingest runs ahead and delivery falls behind.
 const (
-	sustainedShare = 0.97 // of what is offered must be delivered by the end
+	sustainedShare = 0.97 // share of the offered events to deliver by the end
 	sustainedStep  = 1.15
 	sustainedTries = 12
 )
@@ -28,9 +27,8 @@ type step struct {
 	p50, p99  float64 // POST to arrival, ms
 }
 
-// sustained reports whether the system kept up: it delivered nearly all within
-// the time of sending, and its backlog was no larger at the end than at the
-// beginning but for what the same share allows.
+// sustained reports whether the system kept up. It delivered nearly everything within the time of
+// sending, and its backlog grew by no more than the same share allows.
 func (s step) sustained() bool {
 	return s.delivered >= sustainedShare*s.rate && s.grown <= (1-sustainedShare)*s.rate
 }
@@ -41,7 +39,7 @@ func sustain(ctx context.Context, t *trial) error {
 	}
 	rate, known := t.sustained[t.system.name]
 	switch {
-	case known: // by the round before
+	case known: // from the round before
 	case t.options.short:
 		rate = 300
 	case t.system.name == "spine":
@@ -49,7 +47,7 @@ func sustain(ctx context.Context, t *trial) error {
 	default:
 		rate = 1_000
 	}
-	best, tried, err := search(rate, sustainedTries, func(rate float64) (step, error) { return t.offer(ctx, rate) })
+	best, tried, err := searchRate(rate, sustainedTries, func(rate float64) (step, error) { return t.offer(ctx, rate) })
 	t.note("%s", tried)
 	if err != nil {
 		return err
@@ -62,11 +60,10 @@ func sustain(ctx context.Context, t *trial) error {
 	return t.costs(ctx, best.rate)
 }
 
-// costs puts a rate on once more, to see what an event costs the database. It
-// lasts longer than others, since sessions tell the statistics of their commits
-// once a second.
+// costs puts on a rate once more, to see what an event costs the database. It lasts longer than
+// others, because sessions report their commits only once a second.
 func (t *trial) costs(ctx context.Context, rate float64) error {
-	r, err := t.soak(ctx, bench.Soak{E2E: bench.E2E{Load: bench.Load{
+	r, err := t.watchedE2E(ctx, bench.Soak{E2E: bench.E2E{Load: bench.Load{
 		Connections: 256, Rate: rate, WarmUp: 2 * warmUp, Duration: 2 * t.options.duration,
 	}}})
 	if err != nil {
@@ -76,9 +73,9 @@ func (t *trial) costs(ctx context.Context, rate float64) error {
 	return nil
 }
 
-// search looks for the highest rate that is sustained: up from the given one
-// in steps, or down if that is too much, and then once in between.
-func search(rate float64, tries int, offer func(rate float64) (step, error)) (best step, tried string, err error) {
+// searchRate finds the highest rate that is sustained: up from the given one in steps, or down if
+// that is too much, and then once in between.
+func searchRate(rate float64, tries int, offer func(rate float64) (step, error)) (best step, tried string, err error) {
 	var all []string
 	tooMuch := math.Inf(1)
 	for range tries {
@@ -110,7 +107,7 @@ func search(rate float64, tries int, offer func(rate float64) (step, error)) (be
 	return best, strings.Join(all, ", ") + " (more was not tried)", nil
 }
 
-// offer puts one rate on. Many connections, so that it is not they that limit.
+// offer puts on one rate. It has many connections, so that they are not the limit.
 func (t *trial) offer(ctx context.Context, rate float64) (step, error) {
 	var mutex sync.Mutex
 	var snapshots []bench.Snapshot

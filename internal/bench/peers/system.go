@@ -14,38 +14,38 @@ import (
 	"time"
 )
 
-// system is one of those compared. Its processes are told where to work by the
-// environment (DATABASE_URL, DESTINATION_URL, LISTEN), make their tables
-// themselves, answer GET /readyz once they can work, take events at
-// POST /webhook, and keep them in a table events(event_id, payload).
+// system is one of the compared systems. The environment tells its processes where to work
+// (DATABASE_URL, DESTINATION_URL, LISTEN). They make their tables themselves, answer GET /readyz
+// once they can work, and take events at POST /webhook. They keep the events in a table
+// events(event_id, payload).
 type system struct {
 	name       string
 	processes  func(layout) []program
-	unfinished string // SQL: how many events wait for delivery or for its result to be kept
-	settings   string // what a reader must know of how it is set up
-	module     string // whose version is told; may be empty
+	unfinished string // SQL: how many events are not yet recorded as delivered
+	settings   string // what a reader must know of its settings
+	module     string // the report tells its version; may be empty
 }
 
-// layout says how a system is spread over processes.
+// layout says which processes a system has.
 type layout int
 
 const (
-	together  layout = iota // one process takes in and delivers
-	apart                   // one takes in, one delivers
-	threeEach               // three take in, three deliver
+	together  layout = iota // one process ingests and delivers
+	apart                   // one ingests, one delivers
+	threeEach               // three ingest, three deliver
 )
 
-// program is one process to be.
+// program is a process to start.
 type program struct {
 	name  string // the subcommand
-	front bool   // takes events in
+	front bool   // ingests events
 }
 
 const (
-	// storeOnly is the destination of a system that is not to deliver.
+	// storeOnly is the destination of a system that must not deliver.
 	storeOnly = "none"
-	// deliveryTimeout is the same for all; a drain holds deliveries for as long
-	// as it takes to build its backlog.
+	// deliveryTimeout is the same for all systems. A drain holds deliveries for as long as it takes
+	// to build its backlog.
 	deliveryTimeout = 20 * time.Second
 
 	startPatience = 30 * time.Second
@@ -59,11 +59,11 @@ type process struct {
 	command *exec.Cmd
 	log     string        // file
 	exited  chan struct{} // closed when it is gone
-	failure error         // once it is gone: how, where not in order
+	failure error         // once it is gone: its error, if any
 }
 
-// start starts a program and returns when it is ready.
-func start(ctx context.Context, binary string, p program, dir, database, destination string) (*process, error) {
+// startProgram starts a program and returns when it is ready.
+func startProgram(ctx context.Context, binary string, p program, dir, database, destination string) (*process, error) {
 	address, err := freeAddress(ctx)
 	if err != nil {
 		return nil, err
@@ -73,7 +73,7 @@ func start(ctx context.Context, binary string, p program, dir, database, destina
 		return nil, fmt.Errorf("starting %s: %w", p.name, err)
 	}
 	defer func() { _ = log.Close() }()
-	command := exec.Command(binary, p.name) //nolint:gosec,noctx // running these is the purpose; they are stopped in order
+	command := exec.Command(binary, p.name) //nolint:gosec,noctx // running these is the purpose; stop ends them
 	command.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "LOG_LEVEL=WARN",
 		"DELIVERY_CONCURRENCY=" + strconv.Itoa(spineConcurrency), "DELIVERY_TIMEOUT=" + deliveryTimeout.String(),
@@ -124,7 +124,7 @@ func (p *process) awaitReady(ctx context.Context) error {
 
 func (p *process) ended() error { return fmt.Errorf("%s ended by itself:\n%s", p.name, p.lastWords()) }
 
-// lastWords is the end of what the process said.
+// lastWords returns the end of the process's log.
 func (p *process) lastWords() string {
 	text, _ := os.ReadFile(p.log)
 	return string(bytes.TrimSpace(text[max(0, len(text)-2000):]))
@@ -141,7 +141,7 @@ func (p *process) stop() error {
 	select {
 	case <-p.exited:
 		if p.failure != nil {
-			return fmt.Errorf("%s did not end in order: %w:\n%s", p.name, p.failure, p.lastWords())
+			return fmt.Errorf("%s failed at its end: %w:\n%s", p.name, p.failure, p.lastWords())
 		}
 		return nil
 	case <-time.After(stopPatience):
@@ -170,8 +170,7 @@ type deployment struct {
 	processes []*process
 }
 
-// deploy starts all processes of a layout, one after the other: the first makes
-// the tables.
+// deploy starts all processes of a layout, one after the other, because the first makes the tables.
 func (l *lab) deploy(ctx context.Context, s system, how layout, database, destination string) (*deployment, error) {
 	binary := l.self
 	switch s.name {
@@ -182,7 +181,7 @@ func (l *lab) deploy(ctx context.Context, s system, how layout, database, destin
 	}
 	d := &deployment{}
 	for _, program := range s.processes(how) {
-		p, err := start(ctx, binary, program, l.dir, database, destination)
+		p, err := startProgram(ctx, binary, program, l.dir, database, destination)
 		if err != nil {
 			return nil, errors.Join(err, d.stop())
 		}
@@ -191,7 +190,7 @@ func (l *lab) deploy(ctx context.Context, s system, how layout, database, destin
 	return d, nil
 }
 
-// fronts are the base URLs of those that take events in.
+// fronts returns the base URLs of the processes that ingest.
 func (d *deployment) fronts() []string {
 	var urls []string
 	for _, p := range d.processes {

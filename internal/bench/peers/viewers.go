@@ -18,8 +18,8 @@ import (
 	"github.com/webhookspine/spine/internal/bench"
 )
 
-// What SV does: how many dashboards are open, what they ask of the stream, and
-// how often at most each reads its figures and its list anew, as the page does.
+// Settings of SV: how many dashboards are open, what they ask of the stream, and how often at most
+// each reads its figures and its list, as the page does.
 const (
 	viewerCount   = 5
 	viewerMaxRows = 200
@@ -28,9 +28,9 @@ const (
 	viewedTimes   = 15 // as long as other loads
 )
 
-// viewed measures a load without and with viewers, in pairs, and checks that
-// the viewers are told of every row of the audit log.
-func viewed(ctx context.Context, t *trial) error {
+// watchDashboards measures a load without and with viewers, in pairs. It checks that the viewers
+// are told of every row of the audit log.
+func watchDashboards(ctx context.Context, t *trial) error {
 	load := bench.Load{Connections: 64, Rate: viewedRate, WarmUp: 2 * warmUp, Duration: viewedTimes * t.options.duration}
 	pairs := 3
 	if t.options.short {
@@ -43,7 +43,7 @@ func viewed(ctx context.Context, t *trial) error {
 	for pair := range pairs {
 		var p99 [2]float64 // without, with
 		for i := range p99 {
-			watched := (pair+i)%2 == 1 // which comes first takes turns
+			watched := (pair+i)%2 == 1 // they take turns in being first
 			report, answers, err := t.watch(ctx, load, watched)
 			if err != nil {
 				return err
@@ -62,12 +62,12 @@ func viewed(ctx context.Context, t *trial) error {
 	t.figure(svP99Kept, median(ratios))
 	t.figure(svSlowest, slices.Max(slowest))
 	t.peakMemory(svMemory)
-	t.note("acknowledgement p99, ms: without viewers %s, with %d %s", numbers(without), viewerCount, numbers(with))
+	t.note("acknowledgement p99, ms: without viewers %s, with %d %s", formatNumbers(without), viewerCount, formatNumbers(with))
 	return nil
 }
 
-// watch puts the load on, with viewers or without, and returns as well how many
-// milliseconds the slowest answer to one of them took.
+// watch puts on the load, with viewers or without. It also returns how many milliseconds the
+// slowest answer to a viewer took.
 func (t *trial) watch(ctx context.Context, load bench.Load, watched bool) (report bench.Report, slowest float64, err error) {
 	if !watched {
 		report, err = t.e2e(ctx, load)
@@ -113,8 +113,8 @@ func (t *trial) audited(ctx context.Context) (rows int64, err error) {
 	return rows, nil
 }
 
-// awaitSeen waits until every viewer was told of all rows that the audit log
-// has beyond before, one by one or in summaries.
+// awaitSeen waits until every viewer was told of all new rows of the audit log, one by one or in
+// summaries. before is the log's count before.
 func (t *trial) awaitSeen(ctx context.Context, viewers []*viewer, before int64) error {
 	for deadline := time.Now().Add(settlePatience); ; {
 		rows, err := t.audited(ctx)
@@ -225,7 +225,7 @@ func (v *viewer) told(kind string, data []byte) error {
 	return nil
 }
 
-// get hands the body of an answer to read. That ctx ended is no error.
+// get passes the body of an answer to read. It returns no error if ctx ended.
 func (v *viewer) get(ctx context.Context, path string, read func(io.Reader) error) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, v.front+path, nil)
 	if err != nil {
