@@ -9,7 +9,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 ARGS ?=
 
 # Where the tests are that have targets of their own.
-SYSTEMTEST := ./cmd/spine
+SYSTEMTEST := ./internal/systemtest
 COMMAND    := ./cmd/spine
 # Modules of their own, so that what they need stays out of Spine's go.mod: what Spine is measured beside, and the
 # providers' libraries that its signatures are held against.

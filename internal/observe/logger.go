@@ -8,7 +8,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/term"
+
+	"github.com/webhookspine/spine/internal/terminal"
 )
 
 // Format is the form of the log lines.
@@ -33,7 +34,7 @@ func ParseFormat(s string) (Format, error) {
 // Logger writes lines of level and above to w, stamped with the time in UTC
 // to the millisecond.
 func Logger(w io.Writer, level zerolog.Level, format Format) zerolog.Logger {
-	tty := IsTerminal(w)
+	tty := terminal.IsTerminal(w)
 	if format == Text || format == Auto && tty {
 		w = zerolog.ConsoleWriter{Out: w, NoColor: !tty || os.Getenv("NO_COLOR") != "", TimeFormat: "15:04:05.000"}
 	}
@@ -44,10 +45,4 @@ func Logger(w io.Writer, level zerolog.Level, format Format) zerolog.Logger {
 // variable and has no milliseconds.
 func stamp(e *zerolog.Event, _ zerolog.Level, _ string) {
 	e.Str(zerolog.TimestampFieldName, time.Now().UTC().Format("2006-01-02T15:04:05.000Z07:00"))
-}
-
-// IsTerminal reports whether a person may be reading what is written to w.
-func IsTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
 }

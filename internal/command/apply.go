@@ -1,0 +1,221 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/source"
+	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/terminal"
+	"github.com/webhookspine/spine/internal/view"
+)
+
+func applyCommand(env environ) *cobra.Command {
+	var file string
+	var dryRun, prune, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "apply -f FILE",
+		Short: "Bring the sources to what a file says",
+		Long: `Apply gives each source in a file the settings that it has there, adds those that
+are missing, and leaves the others alone, or removes them with --prune: all in
+one transaction, and nothing where it is so already. The file is YAML or JSON:
+
+  sources:
+    github:
+      preset: github
+      secrets: [env:GITHUB_SECRET]
+    billing:
+      preset: hmac
+      secrets: [{ref: file:/run/secrets/billing}]
+      verify: [{scheme: hmac, header: X-Signature}]
+      id: "{body:/id}"
+      limits: {rate: 100}`,
+		Example: `  spine apply -f spine.yaml --dry-run
+  spine apply -f spine.yaml --prune`,
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVarP(&file, "file", "f", "", "read the sources from `FILE`; - is the standard input (required)")
+	flags.BoolVar(&dryRun, "dry-run", false, "only say what would change")
+	flags.BoolVar(&prune, "prune", false, "remove the sources that are not in the file, but for default; their events stay")
+	flags.BoolVar(&asJSON, "json", false, "print one JSON array of the changes")
+	completeFiles(cmd, "file")
+	if err := cmd.MarkFlagRequired("file"); err != nil {
+		panic(err) // the flag is defined above
+	}
+	return onDatabase(env, cmd, false, func(cmd *cobra.Command, s *store.Store, _ string) error {
+		text, err := readFile(file, cmd.InOrStdin())
+		if err != nil {
+			return err
+		}
+		puts, err := readSources(text)
+		if err != nil {
+			return misuseError{err}
+		}
+		return apply(cmd.Context(), s, puts, prune, dryRun, asJSON, by(cmd), cmd.OutOrStdout())
+	})
+}
+
+// apply brings the sources to puts and prints what that changes.
+func apply(ctx context.Context, s *store.Store, puts map[string]json.RawMessage, prune, dryRun, asJSON bool, caller string, out io.Writer) error {
+	changes, err := s.ApplySources(ctx, puts, prune, dryRun, caller)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return terminal.WriteJSON(out, changes)
+	}
+	_, err = io.WriteString(out, describeChanges(changes, dryRun))
+	return err
+}
+
+// readSources reads the settings of sources from YAML, which JSON is as well.
+// Each must make sense.
+func readSources(text []byte) (map[string]json.RawMessage, error) {
+	var file struct {
+		Sources map[string]any `yaml:"sources"`
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&file); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, errors.New("the file is empty: it should have sources")
+		}
+		return nil, fmt.Errorf("reading the file: %w", yamlError(err))
+	}
+	if err := decoder.Decode(&struct{}{}); !errors.Is(err, io.EOF) {
+		return nil, errors.New("the file has more than one document")
+	}
+	if file.Sources == nil {
+		return nil, errors.New("the file has no sources")
+	}
+	puts := map[string]json.RawMessage{}
+	var problems []event.Problem
+	for _, name := range slices.Sorted(maps.Keys(file.Sources)) {
+		settings, err := json.Marshal(file.Sources[name])
+		if err != nil {
+			return nil, fmt.Errorf("sources.%s: %w", name, err)
+		}
+		c, err := source.ParseConfig(settings)
+		if err == nil {
+			_, err = c.Resolve()
+		}
+		var bad *event.BadSettingsError
+		switch {
+		case errors.As(err, &bad):
+			for _, p := range bad.Problems {
+				problems = append(problems, event.Problem{Field: strings.TrimSuffix("sources."+name+"."+p.Field, "."), Detail: p.Detail})
+			}
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("sources.%s: %w", name, err)
+		}
+		// As they are written elsewhere, so that what is the same compares so.
+		if puts[name], err = json.Marshal(c); err != nil {
+			return nil, fmt.Errorf("sources.%s: %w", name, err)
+		}
+	}
+	if problems != nil {
+		return nil, &event.BadSettingsError{Problems: problems}
+	}
+	return puts, nil
+}
+
+var yamlLine = regexp.MustCompile(`line \d+: `)
+
+// yamlError says where a file is not what it should be, and repeats nothing of
+// it: somebody may have written a secret there.
+func yamlError(err error) error {
+	text := err.Error()
+	var several *yaml.TypeError
+	if errors.As(err, &several) && len(several.Errors) > 0 {
+		text = several.Errors[0]
+	}
+	what := "this is not YAML"
+	for _, of := range []struct{ part, say string }{
+		{"unknown anchor", "a value that begins with * must be quoted, or it stands for an anchor, and there is none of this name"},
+		{"already defined", "a key comes twice"},
+		{"not found in type", "there is only sources at the top"},
+		{"cannot unmarshal", "sources must be an object of names and their settings"},
+		{"did not find expected", "something is left open above, or a line does not stand where it should"},
+		{"could not find expected", "a key without a colon, or a quote that is not closed"},
+		{"cannot start any token", "a value that begins with a special character must be quoted"},
+		{"mapping values", "a value that holds a colon and a space must be quoted"},
+		{"control characters", "there are control characters"},
+		{"invalid leading UTF-8", "this is not UTF-8"},
+		{"contains excessive aliasi", "there are too many aliases"},
+	} {
+		if strings.Contains(text, of.part) {
+			what = of.say
+			break
+		}
+	}
+	return errors.New(yamlLine.FindString(text) + what)
+}
+
+// describeChanges prints changes of sources, and of those that were changed what
+// was and what is.
+func describeChanges(changes []view.SourceChange, dryRun bool) string {
+	var b strings.Builder
+	changed := 0
+	for _, c := range changes {
+		sign := map[string]string{"added": "+", "removed": "-", "changed": "~"}[c.Change]
+		if sign == "" {
+			continue
+		}
+		changed++
+		fmt.Fprintf(&b, "%s %s\n", sign, c.Source)
+		var from, to map[string]json.RawMessage
+		_ = json.Unmarshal(c.From, &from) // null where it was added or removed
+		_ = json.Unmarshal(c.To, &to)
+		names := slices.Collect(maps.Keys(from))
+		names = slices.AppendSeq(names, maps.Keys(to))
+		slices.Sort(names)
+		for _, name := range slices.Compact(names) {
+			was, is := compactJSON(from[name]), compactJSON(to[name])
+			if was == is {
+				continue
+			}
+			if was != "" {
+				fmt.Fprintf(&b, "    - %s: %s\n", name, terminal.Printable(was))
+			}
+			if is != "" {
+				fmt.Fprintf(&b, "    + %s: %s\n", name, terminal.Printable(is))
+			}
+		}
+	}
+	if dryRun {
+		fmt.Fprintf(&b, "%s would change, %d unchanged\n", terminal.Count(int64(changed), "source"), len(changes)-changed)
+	} else {
+		fmt.Fprintf(&b, "%s changed, %d unchanged\n", terminal.Count(int64(changed), "source"), len(changes)-changed)
+	}
+	return b.String()
+}
+
+// compactJSON is a JSON text in one form, whoever has written it.
+func compactJSON(text json.RawMessage) string {
+	if len(text) == 0 {
+		return ""
+	}
+	var v any
+	if json.Unmarshal(text, &v) != nil {
+		return string(text)
+	}
+	canonical, err := json.Marshal(v)
+	if err != nil {
+		return string(text)
+	}
+	return string(canonical)
+}

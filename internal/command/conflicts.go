@@ -1,0 +1,184 @@
+package command
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/terminal"
+	"github.com/webhookspine/spine/internal/view"
+)
+
+func conflictsCommand(env environ) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "conflicts",
+		Short: "Compare payloads that came under one id, and accept the newer",
+		Long: `A conflict is another payload under an id that is stored already: the first stays
+and was delivered, the other is kept as evidence. List shows where they
+differ, show both in full. Accept makes an event of the other one, whose id is the first one's with a
+tilde and the beginning of its hash, and delivers it.`,
+		Example: `  spine conflicts list --since 1d
+  spine conflicts list --event test-001 --json
+  spine conflicts show test-001
+  spine conflicts accept test-001`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(conflictsListCommand(env), conflictsShowCommand(env), conflictsAcceptCommand(env))
+	return cmd
+}
+
+func conflictsListCommand(env environ) *cobra.Command {
+	var filter view.ConflictFilter
+	var since, until moment
+	var limit int
+	var asJSON bool
+	cmd := &cobra.Command{Use: "list", Short: "List conflicts, newest first, with their differences", Example: "  spine conflicts list --source stripe"}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&filter.EventID, "event", "", "only of the event of this `ID`")
+	flags.StringVar(&filter.Source, "source", "", "only of this `SOURCE`")
+	flags.Var(&since, "since", "that came at this `TIME` or later: ago, as 2h or 7d, or RFC 3339")
+	flags.Var(&until, "until", "that came before this `TIME`")
+	flags.IntVar(&limit, "limit", 20, "at most this `NUMBER`")
+	flags.BoolVar(&asJSON, "json", false, "print one JSON array, with both payloads")
+	return onDatabase(env, cmd, false, func(cmd *cobra.Command, s *store.Store, _ string) error {
+		if limit < 1 || limit > 1000 {
+			return misuse("--limit must be 1 to 1000")
+		}
+		filter.Since, filter.Until = since.Time, until.Time
+		rows, _, err := s.Conflicts(cmd.Context(), view.Page{Limit: limit}, filter)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return terminal.WriteJSON(cmd.OutOrStdout(), rows)
+		}
+		_, err = io.WriteString(cmd.OutOrStdout(), describeConflicts(rows))
+		return err
+	})
+}
+
+func describeConflicts(rows []view.ConflictingRow) string {
+	if len(rows) == 0 {
+		return "no conflicts\n"
+	}
+	var b strings.Builder
+	for _, r := range rows {
+		fmt.Fprintf(&b, "%s  source %s, hash %.8s, came %s", terminal.Printable(r.EventID), r.Source, r.PayloadHash, r.CreatedAt)
+		if r.SeenCount > 1 {
+			fmt.Fprintf(&b, ", %d times", r.SeenCount)
+		}
+		if r.AcceptedAs != nil {
+			fmt.Fprintf(&b, ", accepted as %s", terminal.Printable(*r.AcceptedAs))
+		}
+		b.WriteByte('\n')
+		switch {
+		case r.Differences == nil && (r.Unqueryable != "" || r.First.Unqueryable != ""):
+			b.WriteString("    one of the two cannot be compared: it is kept as bytes\n")
+		case r.Differences == nil:
+			b.WriteString("    they differ in how numbers are written\n")
+		}
+		for _, d := range r.Differences {
+			path := d.Path
+			if path == "" {
+				path = "/"
+			}
+			fmt.Fprintf(&b, "    %s: %s → %s\n", terminal.Printable(path), side(d.Was), side(d.Is))
+		}
+	}
+	return b.String()
+}
+
+func conflictsShowCommand(env environ) *cobra.Command {
+	var from string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "show ID", Short: "Show the payloads that came under an id, and their differences",
+		Example: "  spine conflicts show test-001\n  spine conflicts show evt_1 --source stripe --json | jq '.[].payload'",
+	}
+	cmd.Flags().StringVar(&from, "source", "", "the `SOURCE` that sent it, where several have an event of this id")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON array")
+	return onRequest(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
+		if len(args) != 1 {
+			return misuse("give the ID of one event, as in: spine conflicts show test-001")
+		}
+		h, err := s.Event(cmd.Context(), args[0], from) // which says what is wrong with an id
+		if err != nil {
+			return nameSource(err)
+		}
+		rows, _, err := s.Conflicts(cmd.Context(), view.Page{Limit: mostConflicts}, view.ConflictFilter{EventID: h.EventID, Source: h.Source})
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return terminal.WriteJSON(cmd.OutOrStdout(), rows)
+		}
+		var b strings.Builder
+		for i, r := range rows {
+			if i == 0 {
+				fmt.Fprintf(&b, "first, came %s\n%s\n\n", r.StoredAt, inFull(r.First))
+			}
+			fmt.Fprintf(&b, "%s%s\n\n", describeConflicts(rows[i:i+1]), inFull(r.Content))
+		}
+		if len(rows) == 0 {
+			b.WriteString(describeConflicts(nil))
+		}
+		_, err = io.WriteString(cmd.OutOrStdout(), b.String())
+		return err
+	})
+}
+
+// inFull is a payload on lines of its own.
+func inFull(c view.Content) string {
+	if c.RawBody != nil {
+		return fmt.Sprintf("%q", c.RawBody)
+	}
+	var indented bytes.Buffer
+	if json.Indent(&indented, c.Payload, "", "  ") != nil {
+		return terminal.PrintableLines(string(c.Payload))
+	}
+	return terminal.PrintableLines(indented.String())
+}
+
+// mostConflicts is above how many payloads of one event are kept.
+const mostConflicts = 100
+
+// side is one side of a difference.
+func side(value []byte) string {
+	if value == nil || string(value) == "null" {
+		return "nothing"
+	}
+	return terminal.Shorten(terminal.Printable(string(value)))
+}
+
+func conflictsAcceptCommand(env environ) *cobra.Command {
+	var from, hash string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "accept ID", Short: "Deliver the other payload that came under an id, as an event of its own",
+		Example: "  spine conflicts accept test-001\n  spine conflicts accept evt_1 --source stripe --hash 3f9a11c0",
+	}
+	cmd.Flags().StringVar(&from, "source", "", "the `SOURCE` that sent it, where several have an event of this id")
+	cmd.Flags().StringVar(&hash, "hash", "", "the payload whose hash begins so, in `HEX` (default the newest)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object: the id of the event that was made of it")
+	return onRequest(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
+		if len(args) != 1 {
+			return misuse("give the ID of one event, as in: spine conflicts accept test-001")
+		}
+		id, err := s.AcceptConflict(cmd.Context(), args[0], from, hash, by(cmd))
+		if err != nil {
+			return nameSource(err)
+		}
+		if asJSON {
+			return terminal.WriteJSON(cmd.OutOrStdout(), map[string]string{"event_id": id})
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "accepted as %s\n", terminal.Printable(id))
+		return err
+	})
+}

@@ -1,0 +1,141 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/webhookspine/spine/internal/observe"
+	"github.com/webhookspine/spine/internal/postgres"
+	"github.com/webhookspine/spine/internal/service"
+)
+
+// postgresStopTimeout is how long the private Postgres may take to stop before
+// it is told more firmly.
+const postgresStopTimeout = 2 * time.Second
+
+func devCommand(env environ, b build) *cobra.Command {
+	var s service.Settings
+	var dir string
+	var ephemeral bool
+	cmd := &cobra.Command{
+		Use:   "dev",
+		Short: "Run all of Spine on this machine: Postgres, API, worker and a mock destination",
+		Long: `Dev starts a private PostgreSQL, brings its schema up to date, and runs the API,
+the worker and a mock destination that fails half of all deliveries on purpose.
+There is nothing to install or configure. Data is kept in .spine; Ctrl-C stops
+everything. Where DATABASE_URL is set, that database is used instead.`,
+		Example: `  spine dev
+  spine dev --ephemeral                                  # keep nothing
+  spine dev --destination-url http://127.0.0.1:3000/hooks # deliver to your own program
+  spine dev --mock-api-failure-rate 0`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if ephemeral {
+				dir = ""
+			}
+			return dev(cmd.Context(), &s, b, dir, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	env.bind(cmd, needs{
+		groups: []any{
+			&s.Listen, &s.Dev, &s.Mock, &s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep, &s.Destination, &s.Retry, &s.Worker, &s.Intake, &s.Admin, &s.Stop, &s.Log,
+		},
+		defaults: map[string]string{"LISTEN": "127.0.0.1:8000", "SHUTDOWN_TIMEOUT": "1s"},
+	})
+	cmd.Flags().StringVar(&dir, "dir", ".spine", "`FOLDER` in which the private Postgres keeps its data")
+	cmd.Flags().BoolVar(&ephemeral, "ephemeral", false, "keep the data in a folder that is removed at the end")
+	completeFolders(cmd, "dir")
+	completeFolders(cmd, "postgres-bin")
+	return cmd
+}
+
+// dev runs everything on this machine until ctx ends. What is started first is
+// stopped last: the database outlives the processes that use it.
+func dev(ctx context.Context, s *service.Settings, b build, dir string, stdout, stderr io.Writer) (err error) {
+	log := s.Log.Logger(stderr)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+
+	if s.Database.URL == "" {
+		server, err := postgres.Start(ctx, postgres.Options{Dir: dir, BinDir: s.Dev.PostgresBin, Logger: log})
+		if err != nil {
+			return err
+		}
+		defer func() {
+			stopping, done := context.WithTimeout(context.WithoutCancel(ctx), postgresStopTimeout)
+			defer done()
+			err = errors.Join(err, server.Stop(stopping))
+		}()
+		go func() {
+			select {
+			case <-server.Exited():
+				cancel(errors.New("the private PostgreSQL has stopped"))
+			case <-ctx.Done():
+			}
+		}()
+		s.Database.URL = service.PostgresURL(server.URL())
+	} else {
+		log.Info().Msg("DATABASE_URL is set: working on that database, without a private PostgreSQL")
+	}
+
+	mock, err := service.NewMockAPI(ctx, s.Dev.MockListen, s.Mock, s.Stop, log)
+	if err != nil {
+		return err
+	}
+	if s.Destination.MockURL == "" {
+		s.Destination.MockURL = service.HTTPURL(observe.URL(mock.Listener))
+	}
+	p, err := service.New(ctx, s, service.Roles{API: true, Worker: true}, b.Version, log)
+	if err != nil {
+		_ = mock.Listener.Close() // nothing was served on it
+		return err
+	}
+	g, running := errgroup.WithContext(ctx)
+	// The destination goes on until the worker has drained.
+	mocking, stopMock := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return mock.Run(mocking) })
+	g.Go(func() error {
+		defer stopMock()
+		return p.Run(running)
+	})
+	select {
+	case <-p.Ready():
+		greet(stdout, p.URL(), observe.URL(mock.Listener), string(s.Database.URL))
+	case <-running.Done():
+	}
+	err = g.Wait()
+	if cause := context.Cause(ctx); err == nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	return err
+}
+
+// greet says where everything is and what to try.
+func greet(w io.Writer, api, mock, database string) {
+	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+	_, _ = fmt.Fprintf(w, `
+Spine is running. Ctrl-C stops it.
+
+  webhooks    POST %[1]s/webhook
+  dashboard   %[1]s/dashboard
+  mock API    %[2]s/stats
+  database    psql %[3]s
+
+Try:
+
+  curl %[1]s/webhook --json '{"event_id":"test-001","event_type":"user.created","occurred_at":"2024-01-30T12:00:00Z","payload":{"user_id":123}}'
+  curl %[1]s/api/events/test-001
+  export DATABASE_URL=%[3]s
+  %[4]s trace test-001
+  %[4]s tail
+
+`, api, mock, quote(database), os.Args[0]) // nobody may be reading
+}

@@ -1,0 +1,116 @@
+package command
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/webhookspine/spine/internal/service"
+	"github.com/webhookspine/spine/internal/terminal"
+)
+
+// healthTimeout is just above the server's own limit on its checks, so that
+// the answer of a sick server still arrives.
+const healthTimeout = 3 * time.Second
+
+// maxAnswer bounds how much of a server's answer is read.
+const maxAnswer = 1 << 20
+
+func healthCommand(env environ) *cobra.Command {
+	var s service.Settings
+	var base string
+	cmd := &cobra.Command{
+		Use:   "health",
+		Short: "Ask a running spine whether it can do its work (a container's probe)",
+		Long: `Health asks /readyz of the process that listens on LISTEN on this machine, or of
+the server at --url, and prints the answer. It exits with 0 where that is ready,
+else with 1.`,
+		Example: `  spine health
+  spine health --listen :8002
+  spine health --url https://spine.example.com`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			base := cmp.Or(base, "http://"+local(string(s.Listen.Address)))
+			return health(cmd.Context(), base, cmd.OutOrStdout())
+		},
+	}
+	env.bind(cmd, needs{groups: []any{&s.Listen}})
+	cmd.Flags().Lookup("listen").Usage = "where the process listens, which is asked on this machine [LISTEN]"
+	cmd.Flags().StringVar(&base, "url", "", "base `URL` of the server to ask instead, or the full one of another check than /readyz")
+	return cmd
+}
+
+// local is where a server that listens on address is reached from its own
+// machine.
+func local(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if ip := net.ParseIP(host); err != nil || host != "" && !ip.IsUnspecified() {
+		return address
+	}
+	return net.JoinHostPort("127.0.0.1", port)
+}
+
+// health asks the server at base for /readyz, or for base's own path.
+func health(ctx context.Context, base string, out io.Writer) error {
+	address, err := url.Parse(base)
+	if err != nil {
+		return misuse("--url: %w", err)
+	}
+	if address.Path == "" || address.Path == "/" {
+		address.Path = "/readyz"
+	}
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address.String(), nil)
+	if err != nil {
+		return misuse("--url: %w", err)
+	}
+	code, body, err := exchange(req)
+	if err != nil {
+		return err
+	}
+	if err := writeAnswer(out, body); err != nil {
+		return fmt.Errorf("printing the answer: %w", err)
+	}
+	if code != http.StatusOK {
+		return fmt.Errorf("not ready: %s answered %d", address.Redacted(), code)
+	}
+	return nil
+}
+
+// exchange sends one request on a connection of its own and reads the answer.
+func exchange(req *http.Request) (code int, body []byte, err error) {
+	req.Close = true
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, nil, err // names the method, the URL and what failed
+	}
+	defer func() { err = errors.Join(err, resp.Body.Close()) }()
+	body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return 0, nil, fmt.Errorf("reading the answer of %s: %w", req.URL.Redacted(), err)
+	}
+	return resp.StatusCode, body, nil
+}
+
+// writeAnswer writes what a server answered: JSON on one line, and anything
+// else as text on one line.
+func writeAnswer(w io.Writer, answer []byte) error {
+	switch {
+	case len(answer) == 0:
+		return nil
+	case json.Valid(answer):
+		return terminal.WriteJSON(w, json.RawMessage(answer))
+	}
+	_, err := fmt.Fprintln(w, terminal.OneLine(string(answer)))
+	return err
+}

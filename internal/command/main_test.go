@@ -1,0 +1,28 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/webhookspine/spine/internal/postgres/postgrestest"
+	"github.com/webhookspine/spine/internal/store"
+)
+
+var databases = postgrestest.Databases{Migrate: func(ctx context.Context, url string) error {
+	_, err := store.Migrate(ctx, url)
+	return err
+}}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(databases.Main(m)) }
+
+// runLine runs one command line.
+func runLine(t *testing.T, environment []string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, err bytes.Buffer
+	code = Run(t.Context(), args, environment, strings.NewReader(""), &out, &err, "")
+	return code, out.String(), err.String()
+}

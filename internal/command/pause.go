@@ -1,0 +1,61 @@
+package command
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/webhookspine/spine/internal/service"
+	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/terminal"
+)
+
+func pauseCommand(env environ) *cobra.Command {
+	return claimsCommand(env, "paused", (*store.Store).Pause, &cobra.Command{
+		Use:   "pause",
+		Short: "Stop deliveries; events go on being stored",
+		Long: `Pause stops every worker from claiming events, until spine resume, for all
+destinations or the one named. Deliveries under way are finished.`,
+		Example: `  spine pause
+  spine pause --destination default`,
+	})
+}
+
+func resumeCommand(env environ) *cobra.Command {
+	return claimsCommand(env, "resumed", (*store.Store).Resume, &cobra.Command{
+		Use:     "resume",
+		Short:   "Take up deliveries again after a pause",
+		Example: "  spine resume",
+	})
+}
+
+// claimsCommand completes a command that pauses or resumes claims, and prints
+// for how many destinations it did so. done is the word for that.
+func claimsCommand(env environ, done string, change func(s *store.Store, ctx context.Context, destination string) (int64, error), cmd *cobra.Command) *cobra.Command {
+	var database service.DatabaseSettings
+	var destination string
+	var asJSON bool
+	cmd.Args = cobra.NoArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		s, err := openDatabase(cmd.Context(), database)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		n, err := change(s, cmd.Context(), destination)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return terminal.WriteJSON(cmd.OutOrStdout(), map[string]int64{done: n})
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", terminal.Count(n, "destination"), done)
+		return err
+	}
+	env.bind(cmd, needs{groups: []any{&database}, required: []string{"DATABASE_URL"}})
+	cmd.Flags().StringVar(&destination, "destination", "", "only this `DESTINATION` (default all)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	complete(cmd, "destination", destinations(&database))
+	return cmd
+}

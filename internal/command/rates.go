@@ -1,0 +1,181 @@
+package command
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/webhookspine/spine/internal/terminal"
+	"github.com/webhookspine/spine/internal/view"
+)
+
+// flowRange is how far back status looks.
+const flowRange = 15 * time.Minute
+
+// flowName names what is counted, in an view.Series and in JSON.
+type flowName struct {
+	name   string // in JSON
+	title  string // for a person; what is part of the line above is indented
+	series func(s *view.Series) []*int64
+	bad    bool // whether it should be none
+	vital  bool // whether it is shown also where there is little room
+}
+
+// flows are what comes in and goes out.
+func flows() []flowName {
+	return []flowName{
+		{"received", "received", func(s *view.Series) []*int64 { return s.Received }, false, true},
+		{"accepted", "  accepted", func(s *view.Series) []*int64 { return s.Accepted }, false, false},
+		{"deduplicated", "  duplicates", func(s *view.Series) []*int64 { return s.Deduplicated }, false, false},
+		{"conflicts", "  conflicts", func(s *view.Series) []*int64 { return s.Conflicts }, true, false},
+		{"rejected", "rejected", func(s *view.Series) []*int64 { return s.Rejected }, true, false},
+		{"attempts", "attempts", func(s *view.Series) []*int64 { return s.Attempts }, false, false},
+		{"attempts_failed", "  failed", func(s *view.Series) []*int64 { return s.AttemptsFailed }, true, true},
+		{"delivered", "delivered", func(s *view.Series) []*int64 { return s.Delivered }, false, true},
+		{"died", "died", func(s *view.Series) []*int64 { return s.Died }, true, true},
+	}
+}
+
+// rate is how often something happened a second: in about the last ten seconds,
+// and on average over the minutes before now. Null is not known; 0 is never.
+type rate struct {
+	Now *float64 `json:"now"`
+	M1  *float64 `json:"1m"`
+	M5  *float64 `json:"5m"`
+	M15 *float64 `json:"15m"`
+}
+
+// latency is how long events took from stored to delivered, in milliseconds.
+type latency struct {
+	P50 *float64 `json:"p50"` // these three of the last step in which something was delivered; null where nothing was or it is not known
+	P95 *float64 `json:"p95"`
+	P99 *float64 `json:"p99"`
+	Max *float64 `json:"p99_most"` // the largest p99 of a step within the last 15 minutes
+}
+
+// ratesOf reads rates off an overview.
+func ratesOf(o *view.Overview) map[string]rate {
+	rates := make(map[string]rate)
+	for _, f := range flows() {
+		series := f.series(&o.Series)
+		over := func(steps int) *float64 { return perSecond(o, series, steps) }
+		step := max(1, o.StepSeconds)
+		rates[f.name] = rate{Now: over(1), M1: over(60 / step), M5: over(300 / step), M15: over(900/step - 1)}
+	}
+	return rates
+}
+
+// lag is how many steps the rollups may be late before what is known counts as
+// the past.
+const lag = 2
+
+// perSecond is the average over a number of whole steps and the one under way.
+// It is nil where one of the whole ones is not known.
+func perSecond(o *view.Overview, series []*int64, steps int) *float64 {
+	last := len(series) - 1
+	for late := 0; late < lag && last >= 0 && series[last] == nil; late++ {
+		last--
+	}
+	if last < steps || last >= len(o.Series.At) || series[last] == nil {
+		return nil
+	}
+	// Of the last step only what the rollups cover has been counted.
+	covered := float64(o.StepSeconds)
+	if o.CoveredTo != nil && o.CoveredTo.Infinity == 0 {
+		covered = min(covered, float64(o.CoveredTo.Time.UnixMilli())/1000-float64(o.Series.At[last]))
+	}
+	sum, seconds := float64(*series[last]), max(0, covered)
+	for i := last - steps; i < last; i++ {
+		if series[i] == nil {
+			return nil
+		}
+		sum += float64(*series[i])
+		seconds += float64(o.StepSeconds)
+	}
+	if seconds <= 0 {
+		return nil
+	}
+	average := sum / seconds
+	return &average
+}
+
+// latencyNow is for how long a latency stands, where nothing was delivered since.
+const latencyNow = time.Minute
+
+func latencyOf(o *view.Overview) (l latency) {
+	s := &o.Series
+	for i, p99 := range s.LatencyP99 {
+		if p99 == nil {
+			continue
+		}
+		if l.Max == nil || *p99 > *l.Max {
+			l.Max = p99
+		}
+		if i < len(s.At) && o.At.Time.Sub(time.Unix(s.At[i], 0)) <= latencyNow && i < len(s.LatencyP50) && i < len(s.LatencyP95) {
+			l.P50, l.P95, l.P99 = s.LatencyP50[i], s.LatencyP95[i], p99
+		}
+	}
+	return l
+}
+
+// unknown stands for a number that is not known.
+const unknown = "?"
+
+// perSecondText shows a rate with the digits that matter.
+func perSecondText(r *float64) string {
+	switch {
+	case r == nil:
+		return unknown
+	case *r == 0:
+		return "0"
+	case *r < 0.05:
+		return "<0.1"
+	case *r < 9.95:
+		return strconv.FormatFloat(*r, 'f', 1, 64)
+	case *r < 99_999.5:
+		return strconv.FormatFloat(*r, 'f', 0, 64)
+	default:
+		return strconv.FormatFloat(*r/1000, 'f', 0, 64) + "k"
+	}
+}
+
+// milliseconds shows a latency. Where there is none, that is because nothing was
+// delivered, or because nothing is known.
+func milliseconds(ms *float64, known bool) string {
+	switch {
+	case ms != nil:
+		return terminal.Duration(time.Duration(*ms * float64(time.Millisecond)))
+	case known:
+		return "-"
+	default:
+		return unknown
+	}
+}
+
+// whole are the steps that are over.
+func whole[N any](series []*N) []*N { return series[:max(0, len(series)-1)] }
+
+// figures are rates and latency on one line, as name=value.
+func (o *overview) figures() string {
+	var b strings.Builder
+	for _, f := range flows() {
+		fmt.Fprintf(&b, "%s=%s ", f.name, perSecondText(o.Rates[f.name].Now))
+	}
+	known := o.Rates["delivered"].Now != nil
+	for _, status := range unfinishedStatuses() {
+		count := unknown
+		if o.Backlog != nil {
+			count = strconv.FormatInt(o.count("", status), 10)
+		}
+		fmt.Fprintf(&b, "%s=%s ", status, count)
+	}
+	oldest := unknown
+	if o.OldestReady != nil {
+		oldest = terminal.Duration(seconds(*o.OldestReady))
+	}
+	fmt.Fprintf(&b, "oldest_ready=%s p50=%s p95=%s p99=%s", oldest, milliseconds(o.Latency.P50, known), milliseconds(o.Latency.P95, known), milliseconds(o.Latency.P99, known))
+	return b.String()
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -1,0 +1,276 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/terminal"
+	"github.com/webhookspine/spine/internal/view"
+)
+
+func rejectedCommand(env environ) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "rejected",
+		Short: "Look into requests that were refused, and take them in after all",
+		Long: `Requests to a source that are refused are kept for a while, within a budget of
+rows and bytes for each source, so that what was refused by mistake is not lost:
+after a secret was corrected, replay has them looked at again as if they came
+now. Values of headers that are secrets are not kept.`,
+		Example: `  spine rejected list --source github
+  spine rejected show 12
+  spine rejected replay --all --source github --cause signature_wrong`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(rejectedListCommand(env), rejectedShowCommand(env), rejectedReplayCommand(env))
+	return cmd
+}
+
+func rejectedListCommand(env environ) *cobra.Command {
+	var filter view.RejectedFilter
+	var since, until moment
+	var limit int
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "list", Short: "List rejected requests, newest first",
+		Example: "  spine rejected list --since 1h\n  spine rejected list --source github --cause signature_wrong --json",
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&filter.Source, "source", "", "only of this `SOURCE`")
+	flags.StringVar(&filter.Cause, "cause", "", "only for this `CAUSE`, such as signature_wrong")
+	flags.StringVar(&filter.State, "state", "", "only in this `STATE`: kept, requested, taken_in or refused")
+	flags.Var(&since, "since", "that came at this `TIME` or later: ago, as 2h or 7d, or RFC 3339")
+	flags.Var(&until, "until", "that came before this `TIME`")
+	flags.IntVar(&limit, "limit", 50, "at most this `NUMBER`")
+	flags.BoolVar(&asJSON, "json", false, "print one JSON array")
+	complete(cmd, "state", fixed([]string{event.RejectedKept, event.RejectedRequested, event.RejectedTakenIn, event.RejectedAgain}))
+	return onDatabase(env, cmd, false, func(cmd *cobra.Command, s *store.Store, _ string) error {
+		if limit < 1 || limit > 10_000 {
+			return misuse("--limit must be 1 to 10000")
+		}
+		filter.Since, filter.Until = since.Time, until.Time
+		rows, _, err := s.RejectedRequests(cmd.Context(), view.Page{Limit: limit}, filter)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return terminal.WriteJSON(cmd.OutOrStdout(), rows)
+		}
+		return listRejected(cmd.OutOrStdout(), rows)
+	})
+}
+
+func listRejected(out io.Writer, rows []event.RejectedRequest) error {
+	if len(rows) == 0 {
+		_, err := fmt.Fprintln(out, "nothing was rejected and kept")
+		return err
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ID\tAT\tSOURCE\tSTATUS\tCAUSE\tFROM\tBYTES\tSTATE")
+	for _, r := range rows {
+		fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\t%s\t%d\t%s\n", r.ID, r.At, terminal.Printable(r.Source), r.Status, terminal.Printable(r.Cause), terminal.Printable(r.Remote), r.Size, r.State)
+	}
+	return w.Flush()
+}
+
+// requestNumber reads the one argument of a command.
+func requestNumber(args []string) (int64, error) {
+	if len(args) != 1 {
+		return 0, misuse("give the ID of one rejected request, a number from spine rejected list")
+	}
+	id, err := strconv.ParseInt(args[0], 10, 64)
+	if err != nil {
+		return 0, misuse("the ID of a rejected request is a number, got %q", args[0])
+	}
+	return id, nil
+}
+
+func rejectedShowCommand(env environ) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{Use: "show ID", Short: "Show a rejected request: headers, body, and why", Example: "  spine rejected show 12"}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return onRequest(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
+		id, err := requestNumber(args)
+		if err != nil {
+			return err
+		}
+		r, err := s.RejectedRequest(cmd.Context(), id)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return terminal.WriteJSON(cmd.OutOrStdout(), r)
+		}
+		_, err = io.WriteString(cmd.OutOrStdout(), describeRejected(r))
+		return err
+	})
+}
+
+// onRequest is onDatabase for commands that take numbers of requests.
+func onRequest(env environ, cmd *cobra.Command, run func(cmd *cobra.Command, s *store.Store, args []string) error) *cobra.Command {
+	var given []string
+	completed := onDatabase(env, cmd, false, func(cmd *cobra.Command, s *store.Store, _ string) error { return run(cmd, s, given) })
+	completed.Args = func(_ *cobra.Command, args []string) error {
+		given = args
+		return nil
+	}
+	return completed
+}
+
+func describeRejected(r event.RejectedRequest) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "request   %d\nsource    %s\ncame      %s from %s\nanswered  %d %s: %s\nstate     %s", r.ID, terminal.Printable(r.Source), r.At, terminal.Printable(r.Remote),
+		r.Status, terminal.Printable(r.Cause), terminal.Printable(r.Detail), r.State)
+	if r.SettledAt != nil {
+		fmt.Fprintf(&b, " %s", r.SettledAt)
+	}
+	if r.Note != nil {
+		fmt.Fprintf(&b, ": %s", terminal.Printable(*r.Note))
+	}
+	if r.EventID != nil {
+		fmt.Fprintf(&b, "\nevent     %s", terminal.Printable(*r.EventID))
+	}
+	fmt.Fprintf(&b, "\n\n%s %s\n", terminal.Printable(r.Method), terminal.Printable(r.Target))
+	var headers map[string][]string
+	_ = json.Unmarshal(r.Headers, &headers) // it was made by us
+	names := make([]string, 0, len(headers))
+	for name := range headers {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		for _, value := range headers[name] {
+			fmt.Fprintf(&b, "%s: %s\n", terminal.Printable(name), terminal.Printable(value))
+		}
+	}
+	if r.Text != nil {
+		fmt.Fprintf(&b, "\n%s\n", terminal.PrintableLines(*r.Text))
+	} else {
+		fmt.Fprintf(&b, "\n%q\n", r.Body)
+	}
+	return b.String()
+}
+
+// replayPoll is how often it is looked what came of a request.
+const replayPoll = 100 * time.Millisecond
+
+func rejectedReplayCommand(env environ) *cobra.Command {
+	var filter view.RejectedFilter
+	var since, until moment
+	var trust, all, asJSON bool
+	wait := durationFlag(10 * time.Second)
+	cmd := &cobra.Command{
+		Use: "replay (ID | --all)", Short: "Have rejected requests looked at again, as if they came now",
+		Long: `Replay has a rejected request, or with --all those that the flags choose, verified
+and taken in as if it came now, but judged by the time at which it came. A process
+that takes webhooks in does it, with the settings and secrets of now; replay waits
+for what comes of it. It exits with 1 where the request is refused again.
+
+Bearer tokens, passwords and the like are not kept, so that requests with them
+cannot be verified again. With --trust they are taken in without that: be sure
+who sent them.`,
+		Example: `  spine rejected replay 12
+  spine rejected replay --all --source github --cause signature_wrong --since 2h
+  spine rejected replay 13 --trust`,
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.BoolVar(&all, "all", false, "all that the flags choose and that were not taken in")
+	flags.StringVar(&filter.Source, "source", "", "of this `SOURCE`")
+	flags.StringVar(&filter.Cause, "cause", "", "for this `CAUSE`")
+	flags.Var(&since, "since", "that came at this `TIME` or later: ago, as 2h or 7d, or RFC 3339")
+	flags.Var(&until, "until", "that came before this `TIME`")
+	flags.BoolVar(&trust, "trust", false, "take in without verifying")
+	flags.Var(&wait, "wait", "how long to wait for what comes of one; 0 does not wait")
+	flags.BoolVar(&asJSON, "json", false, "print one JSON object: the request, or with --all how many")
+	return onRequest(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
+		filter.Since, filter.Until = since.Time, until.Time
+		if all != (len(args) == 0) {
+			return misuse("give either the ID of a rejected request or --all")
+		}
+		for _, name := range []string{"source", "cause", "since", "until"} {
+			if !all && cmd.Flags().Changed(name) {
+				return misuse("--%s goes with --all, and not with the ID of one request", name)
+			}
+		}
+		if all {
+			n, err := s.ReplayAllRejected(cmd.Context(), filter, trust, by(cmd))
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return terminal.WriteJSON(cmd.OutOrStdout(), map[string]int64{"requested": n})
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s will be looked at again: spine rejected list --state requested\n", terminal.Count(n, "request"))
+			return err
+		}
+		id, err := requestNumber(args)
+		if err != nil {
+			return err
+		}
+		if err := s.ReplayRejected(cmd.Context(), id, trust, by(cmd)); err != nil {
+			return err
+		}
+		r, err := awaitReplayed(cmd.Context(), s, id, time.Duration(wait))
+		if err == nil && asJSON {
+			err = terminal.WriteJSON(cmd.OutOrStdout(), r)
+		} else if err == nil && wait > 0 {
+			err = describeReplayed(cmd.OutOrStdout(), r)
+		}
+		if err == nil && r.State == event.RejectedAgain {
+			err = fmt.Errorf("it was refused again: %s", deref(r.Note))
+		}
+		return err
+	})
+}
+
+// awaitReplayed waits until it is known what came of a request.
+func awaitReplayed(ctx context.Context, s *store.Store, id int64, patience time.Duration) (event.RejectedRequest, error) {
+	for deadline := time.Now().Add(patience); ; {
+		r, err := s.RejectedRequest(ctx, id)
+		if err != nil || patience == 0 || r.State == event.RejectedTakenIn || r.State == event.RejectedAgain {
+			return r, err
+		}
+		if time.Now().After(deadline) {
+			return r, errors.New("nobody has looked at it yet: is a spine api or serve running?")
+		}
+		select {
+		case <-ctx.Done():
+			return r, context.Cause(ctx)
+		case <-time.After(replayPoll):
+		}
+	}
+}
+
+// describeReplayed prints what came of a request that was taken in.
+func describeReplayed(out io.Writer, r event.RejectedRequest) error {
+	if r.State != event.RejectedTakenIn {
+		return nil
+	}
+	as := ""
+	if r.EventID != nil {
+		as = " as " + terminal.Printable(*r.EventID)
+	}
+	_, err := fmt.Fprintf(out, "taken in%s: %s\n", as, terminal.Printable(deref(r.Note)))
+	return err
+}
+
+func deref(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}

@@ -1,0 +1,164 @@
+package command
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/webhookspine/spine/internal/service"
+	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/terminal"
+)
+
+// countMost is how far the question before a replay counts.
+const countMost = 100_000
+
+func replayCommand(env environ) *cobra.Command {
+	var database service.DatabaseSettings
+	var r replay
+	var since, until moment
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "replay (ID | --dead)",
+		Short: "Deliver an event again, or all that are dead",
+		Long: `Replay puts events back into the queue with all their attempts before them, and
+prints how many. Given an ID, that event is delivered again, also where it was
+delivered before; while it is pending or processing it is left alone. With
+--dead it is all events that were given up, oldest first, or those that the
+flags choose; a terminal is asked first, a script says --yes.`,
+		Example: `  spine replay test-001
+  spine replay 72d3162e --source github --destination default
+  spine replay --dead --since 2h
+  spine replay --dead --since 2024-01-30T12:00:00Z --until 2024-01-30T13:00:00Z --type order.paid --yes
+  spine replay --dead --limit 10      # try a few first`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if (len(args) == 1) == r.dead {
+				return misuse("give either the ID of an event or --dead")
+			}
+			for _, name := range []string{"since", "until", "type", "limit", "yes"} {
+				if !r.dead && cmd.Flags().Changed(name) {
+					return misuse("--%s goes with --dead", name)
+				}
+			}
+			if cmd.Flags().Changed("limit") && r.limit < 1 {
+				return misuse("--limit must be at least 1")
+			}
+			s, err := openDatabase(cmd.Context(), database)
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			r.filter.Since, r.filter.Until = since.Time, until.Time
+			r.stdin, r.stderr = cmd.InOrStdin(), cmd.ErrOrStderr()
+			n, err := r.run(cmd.Context(), s, args)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return terminal.WriteJSON(cmd.OutOrStdout(), struct {
+					Replayed int64 `json:"replayed"`
+				}{n})
+			}
+			note := ""
+			if n == 0 && !r.dead {
+				note = ": it is pending or processing already"
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d replayed%s\n", n, note)
+			return err
+		},
+	}
+	env.bind(cmd, needs{groups: []any{&database}, required: []string{"DATABASE_URL"}})
+	flags := cmd.Flags()
+	flags.StringVar(&r.filter.Source, "source", "", "only events of this `SOURCE`")
+	flags.StringVar(&r.filter.Destination, "destination", "", "only to this `DESTINATION`")
+	flags.BoolVar(&r.dead, "dead", false, "all that were given up")
+	flags.Var(&since, "since", "that died at this `TIME` or later: ago, as 2h or 7d, or RFC 3339")
+	flags.Var(&until, "until", "that died before this `TIME`")
+	flags.StringVar(&r.filter.EventType, "type", "", "only events of this `TYPE`")
+	flags.Int64Var(&r.limit, "limit", 0, "at most this `NUMBER` (default all)")
+	flags.BoolVar(&r.yes, "yes", false, "do not ask")
+	flags.BoolVar(&asJSON, "json", false, "print one JSON object")
+	cmd.ValidArgsFunction = firstArgument(inFlight(&database))
+	complete(cmd, "source", sources(&database))
+	complete(cmd, "destination", destinations(&database))
+	complete(cmd, "type", types(&database))
+	return cmd
+}
+
+// replay is one call of the command.
+type replay struct {
+	dead   bool
+	filter store.DeadFilter
+	limit  int64 // 0 for all
+	yes    bool
+	stdin  io.Reader
+	stderr io.Writer
+}
+
+// run replays what is asked for and returns how many deliveries that were.
+func (r *replay) run(ctx context.Context, s *store.Store, args []string) (int64, error) {
+	if !r.dead {
+		n, err := s.Replay(ctx, args[0], r.filter.Source, r.filter.Destination, "spine replay")
+		return n, nameSource(err)
+	}
+	if !r.yes {
+		if err := r.confirm(ctx, s); err != nil {
+			return 0, err
+		}
+	}
+	start, shown := time.Now(), false
+	n, err := s.ReplayDead(ctx, r.filter, r.limit, func(n int64) {
+		if terminal.IsTerminal(r.stderr) {
+			fmt.Fprintf(r.stderr, "\r%d replayed, %.0f/s ", n, float64(n)/time.Since(start).Seconds())
+			shown = true
+		}
+	})
+	if shown {
+		fmt.Fprintln(r.stderr)
+	}
+	if err != nil && n > 0 {
+		err = fmt.Errorf("after %d were replayed: %w", n, err)
+	}
+	return n, err
+}
+
+// confirm asks whoever sits at the terminal.
+func (r *replay) confirm(ctx context.Context, s *store.Store) error {
+	keyboard, ok := r.stdin.(*os.File)
+	if !ok || !terminal.IsTerminal(keyboard) {
+		return misuse("nobody is there to be asked: give --yes")
+	}
+	n, err := s.CountDead(ctx, r.filter, countMost+1)
+	if err != nil {
+		return err
+	}
+	if r.limit > 0 {
+		n = min(n, r.limit)
+	}
+	many := terminal.Count(n, "dead letter")
+	if n > countMost {
+		many = fmt.Sprintf("more than %d dead letters", countMost)
+	}
+	fmt.Fprintf(r.stderr, "Deliver %s again? [y/N] ", many)
+	answers := make(chan string, 1)
+	go func() {
+		answer, _ := bufio.NewReader(keyboard).ReadString('\n') // what is no yes is a no
+		answers <- strings.ToLower(strings.TrimSpace(answer))
+	}()
+	select {
+	case answer := <-answers:
+		if answer == "y" || answer == "yes" {
+			return nil
+		}
+	case <-ctx.Done():
+	}
+	return errors.New("nothing was replayed")
+}

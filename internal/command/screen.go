@@ -1,0 +1,262 @@
+package command
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/terminal"
+)
+
+// Widths of the table of rates.
+const (
+	rateTitle  = 12
+	rateColumn = 8
+	sparkLeast = 8 // what is shorter shows nothing
+)
+
+// rateLines is the table of rates and latency, with sparklines where they have
+// room, or in brief the most telling of it.
+func (o *overview) rateLines(room int, brief bool) []terminal.Line {
+	columns := []string{"now", "1 min", "5 min", "15 min"}
+	for room > 0 && len(columns) > 1 && rateTitle+rateColumn*len(columns) > room {
+		columns = columns[:len(columns)-1]
+	}
+	spark := room - rateTitle - rateColumn*len(columns) - 3
+	head := terminal.Pad("PER SECOND", rateTitle)
+	for _, c := range columns {
+		head += fmt.Sprintf("%*s", rateColumn, c)
+	}
+	if spark >= sparkLeast {
+		head += "   " + terminal.Fit("THE LAST 15 MINUTES", spark)
+	}
+	lines := []terminal.Line{terminal.ColouredLine(terminal.Dim, head)}
+	for _, f := range flows() {
+		if brief && !f.vital {
+			continue
+		}
+		r := o.Rates[f.name]
+		colour := ""
+		if f.bad && r.Now != nil && *r.Now > 0 {
+			colour = terminal.Red
+		}
+		title := f.title
+		if brief {
+			title = strings.TrimSpace(title)
+		}
+		text := terminal.Pad(title, rateTitle)
+		for i, value := range []*float64{r.Now, r.M1, r.M5, r.M15} {
+			if i < len(columns) {
+				text += fmt.Sprintf("%*s", rateColumn, perSecondText(value))
+			}
+		}
+		l := terminal.ColouredLine(colour, text)
+		if spark >= sparkLeast {
+			l = l.And(cmp.Or(colour, terminal.Green), "   "+terminal.Sparkline(whole(f.series(&o.series)), spark))
+		}
+		lines = append(lines, l)
+	}
+	known := o.Rates["delivered"].Now != nil
+	text := terminal.Pad("latency", rateTitle)
+	for _, p := range []struct {
+		name string
+		ms   *float64
+	}{{"p50", o.Latency.P50}, {"p95", o.Latency.P95}, {"p99", o.Latency.P99}, {"worst p99", o.Latency.Max}} {
+		text += " " + p.name + " " + terminal.Pad(milliseconds(p.ms, known), 7)
+	}
+	l := terminal.PlainLine(text)
+	if rest := room - terminal.Cells(text) - 1; rest >= sparkLeast {
+		l = l.And(terminal.Green, " "+terminal.Sparkline(whole(o.series.LatencyP95), min(rest, spark)))
+	}
+	return append(lines, l)
+}
+
+// staleAfter is how old a count of the queue may be before its age is told.
+const staleAfter = 15 * time.Second
+
+// leastDepth is how many lines the table of what waits gets, if it needs them,
+// before the dead letters get any.
+const leastDepth = 4
+
+// depthLines is the table of what waits, by destination and status, in at most
+// most lines.
+func (o *overview) depthLines(now time.Time, most int) []terminal.Line {
+	if o.Backlog == nil {
+		return []terminal.Line{terminal.PlainLine("What waits is not known yet: nothing of Spine that counts it has run.")}
+	}
+	head := fmt.Sprintf("%-16s%9s%12s%9s%9s  %s", "DESTINATION", "PENDING", "PROCESSING", "FAILED", "DEAD", "OLDEST QUEUED")
+	if o.DepthAt != nil && o.DepthAt.Infinity == 0 && now.Sub(o.DepthAt.Time) > staleAfter {
+		head += " (counted " + ago(*o.DepthAt, now) + ")"
+	}
+	if len(o.Backlog) == 0 {
+		return []terminal.Line{terminal.ColouredLine(terminal.Dim, head), terminal.PlainLine("nothing waits and nothing is dead")}
+	}
+	oldest := make(map[string]event.Timestamp)
+	for _, r := range o.Backlog {
+		if t, ok := oldest[r.Destination]; r.Status != "dead" && (!ok || r.OldestCreatedAt.UnixMicro() < t.UnixMicro()) {
+			oldest[r.Destination] = r.OldestCreatedAt
+		}
+	}
+	var names []string
+	for _, r := range o.Backlog {
+		if !slices.Contains(names, r.Destination) {
+			names = append(names, r.Destination)
+		}
+	}
+	lines := []terminal.Line{terminal.ColouredLine(terminal.Dim, head)}
+	for i, name := range names {
+		if len(lines) == most-1 && i < len(names)-1 {
+			return append(lines, terminal.ColouredLine(terminal.Dim, fmt.Sprintf("… and %d more destinations", len(names)-i)))
+		}
+		l := terminal.PlainLine(terminal.Pad(terminal.Fit(terminal.Printable(name), 15), 16))
+		for j, status := range unfinishedStatuses() {
+			n := o.count(name, status)
+			colour := ""
+			if n > 0 && (status == "failed" || status == "dead") {
+				colour = statusColour(status)
+			}
+			l = l.And(colour, fmt.Sprintf("%*s", []int{9, 12, 9, 9}[j], strconv.FormatInt(n, 10)))
+		}
+		since := "-"
+		if t, ok := oldest[name]; ok {
+			since = ago(t, now)
+		}
+		lines = append(lines, l.And("", "  "+since))
+	}
+	return lines
+}
+
+// noticeLines says what a person should know of: in few lines, the worst first.
+func (o *overview) noticeLines(now time.Time) (lines []terminal.Line) {
+	field := func(colour, name, text string) {
+		lines = append(lines, terminal.ColouredLine(colour, terminal.Pad(name, 16)).And("", text))
+	}
+	switch {
+	case o.OldestReady == nil:
+		field("", "oldest waiting", unknown)
+	case *o.OldestReady == 0:
+		field("", "oldest waiting", "nothing is due")
+	default:
+		colour := ""
+		if *o.OldestReady >= 10 {
+			colour = terminal.Yellow
+		}
+		field(colour, "oldest waiting", "due for "+terminal.Duration(seconds(*o.OldestReady)))
+	}
+	for _, p := range o.Paused {
+		field(terminal.Yellow, "paused", terminal.Printable(p.Destination)+" "+pausedSince(p))
+	}
+	if len(o.Stuck) > 0 {
+		s := o.Stuck[0]
+		more := ""
+		if n := len(o.Stuck); n == statusRows {
+			more = fmt.Sprintf(" (first of %d or more)", n)
+		} else if n > 1 {
+			more = fmt.Sprintf(" (first of %d)", n)
+		}
+		field(terminal.Red, "stuck", terminal.Printable(s.EventID)+at(s.Destination)+", due "+ago(s.DueAt, now)+": "+terminal.Printable(s.Reason)+more)
+	}
+	var arrivals []string
+	names := slices.Collect(maps.Keys(o.LastArrival))
+	slices.SortFunc(names, func(a, b string) int { return o.LastArrival[b].Compare(o.LastArrival[a]) })
+	for _, name := range names {
+		arrivals = append(arrivals, terminal.Printable(name)+" "+ago(event.Timestamp{Time: o.LastArrival[name]}, now))
+	}
+	if len(arrivals) == 0 {
+		arrivals = []string{"nothing has arrived yet"}
+	}
+	field("", "last arrival", strings.Join(arrivals, ", "))
+	return lines
+}
+
+// ago is fromNow without digits that only flicker.
+func ago(t event.Timestamp, now time.Time) string {
+	if t.Infinity == 0 {
+		digits := 100 * time.Millisecond
+		if d := now.Sub(t.Time).Abs(); d >= 10*time.Second {
+			digits = time.Second
+		}
+		t.Time, now = t.Time.Truncate(digits), now.Truncate(digits)
+	}
+	return fromNow(t, now)
+}
+
+// deadLines lists the last dead letters.
+func (o *overview) deadLines(now time.Time) []terminal.Line {
+	if len(o.DeadLetters) == 0 {
+		return nil
+	}
+	width := 16
+	for _, r := range o.DeadLetters {
+		width = max(width, min(terminal.Cells(terminal.Printable(r.EventID)+at(r.Destination)), longestName)+1)
+	}
+	lines := []terminal.Line{terminal.ColouredLine(terminal.Dim, terminal.Pad("LAST DIED", width)+" "+terminal.Pad("WHEN", 12)+"WHY")}
+	for _, r := range o.DeadLetters {
+		id := terminal.Fit(terminal.Printable(r.EventID)+at(r.Destination), width-1)
+		lines = append(lines, terminal.PlainLine(terminal.Pad(id, width)+" "+terminal.Pad(ago(r.UpdatedAt, now), 12)).And(terminal.Red, whyDead(r)))
+	}
+	return lines
+}
+
+// frame is one picture of status --watch.
+type frame struct {
+	seen     *overview // nil before the first look succeeded
+	at       time.Time // of that look
+	away     time.Time // since when looks have failed; zero while they do not
+	failure  string    // why
+	interval time.Duration
+}
+
+// lines draws a frame of so many columns and rows, by the clock of this machine.
+func (f *frame) lines(columns, rows int, now time.Time) []terminal.Line {
+	left, right := "spine status  "+now.UTC().Format("2006-01-02 15:04:05 UTC"), "every "+f.interval.String()+", q ends it"
+	if room := columns - terminal.Cells(left); room >= 2+terminal.Cells(right) {
+		left += fmt.Sprintf("%*s", room, right)
+	}
+	lines := []terminal.Line{terminal.ColouredLine(terminal.Bold, left)}
+	if f.away.IsZero() {
+		lines = append(lines, nil)
+	} else {
+		lines = append(lines, terminal.ColouredLine(terminal.Red, "the database is away since "+f.away.UTC().Format("15:04:05 UTC")+", trying again: "+f.failure))
+	}
+	if f.seen == nil {
+		if f.away.IsZero() {
+			lines = append(lines, terminal.PlainLine("looking …"))
+		}
+		return lines[:min(len(lines), max(0, rows))]
+	}
+	if !f.away.IsZero() {
+		lines = append(lines, terminal.ColouredLine(terminal.Yellow, "what follows was so at "+f.at.UTC().Format("15:04:05 UTC")))
+	}
+	o := f.seen
+	// Ages go by the database's clock, which need not be this machine's, as it
+	// was when it was asked and as time has passed since.
+	then := now
+	if o.At.Infinity == 0 && !o.At.Time.IsZero() {
+		then = o.At.Time.Add(max(0, now.Sub(f.at)))
+	}
+	low := rows < 20
+	lines = append(lines, o.rateLines(columns, low)...)
+	notices, dead := o.noticeLines(then), o.deadLines(then)
+	if !low {
+		lines = append(lines, nil)
+	}
+	lines = append(lines, o.depthLines(then, max(leastDepth, rows-len(lines)-len(notices)-min(len(dead), 3)))...)
+	lines = append(lines, notices...)
+	if !low && len(dead) > 0 && len(lines)+4 <= rows {
+		lines = append(lines, nil)
+	}
+	if room := rows - len(lines); len(dead) > 0 && room >= 2 {
+		lines = append(lines, dead[:min(len(dead), room)]...)
+	}
+	if len(lines) > rows && rows > 0 {
+		hidden := len(lines) - rows + 1
+		lines = append(lines[:rows-1], terminal.ColouredLine(terminal.Dim, fmt.Sprintf("… %d more lines: the window is too low for them", hidden)))
+	}
+	return lines
+}

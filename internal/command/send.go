@@ -1,0 +1,224 @@
+package command
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/webhookspine/spine/internal/service"
+	"github.com/webhookspine/spine/internal/source"
+	"github.com/webhookspine/spine/internal/terminal"
+)
+
+// sendTimeout is above the time for which a server tries to store an event
+// before it says that it cannot.
+const sendTimeout = 30 * time.Second
+
+// envelope is what send posts, but for the payload, whose bytes go as given.
+type envelope struct {
+	ID         string `json:"event_id"`
+	Type       string `json:"event_type"`
+	OccurredAt string `json:"occurred_at"`
+}
+
+func sendCommand(env environ) *cobra.Command {
+	var database service.DatabaseSettings
+	var e envelope
+	var payload, file, url, from, preset string
+	var secrets []string
+	var asJSON, sign bool
+	cmd := &cobra.Command{
+		Use:   "send",
+		Short: "Post one webhook to a running spine",
+		Long: `Send posts one event to /webhook and prints what became of it. It exits with 0
+where the server has stored or knows the event, else with 1.
+
+With --source it posts to /webhook/SOURCE what the source's provider would send, a
+small sample or the body that is given, and with --sign it signs that, with the
+secrets that the source names, read from this environment. The source's settings
+are read from DATABASE_URL where that is set; otherwise the name is taken for that
+of a preset, and --secret names the secret.`,
+		Example: `  spine send --source github --sign
+  GITHUB_SECRET=… spine send --source github --sign --secret env:GITHUB_SECRET --url https://hooks.example.com
+  spine send --source stripe --sign --file event.json
+  spine send --type user.created --payload '{"user_id":1}'
+  spine send --type user.created --id test-001 --payload '{"user_id":1}' --json
+  spine send --type order.paid --file order.json
+  jq .order dump.json | spine send --type order.paid --file -`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if from == "" && (sign || preset != "" || len(secrets) > 0) {
+				return misuse("--sign, --preset and --secret go with --source")
+			}
+			if from == "" && e.Type == "" {
+				return misuse("--type: must be given, such as user.created")
+			}
+			body := []byte(payload)
+			if file != "" {
+				var err error
+				if body, err = readFile(file, cmd.InOrStdin()); err != nil {
+					return err
+				}
+			}
+			if from != "" {
+				if file == "" && !cmd.Flags().Changed("payload") {
+					body = nil // the sample's
+				}
+				compiled, err := compiledSource(cmd.Context(), database, from, preset, secrets, sign)
+				if err != nil {
+					return err
+				}
+				return sendAs(cmd.Context(), url, compiled, body, cmd.OutOrStdout(), asJSON)
+			}
+			if !json.Valid(body) {
+				return misuse("the payload is not JSON")
+			}
+			e.ID = cmp.Or(e.ID, uuid.NewString())
+			e.OccurredAt = cmp.Or(e.OccurredAt, time.Now().UTC().Format(time.RFC3339Nano))
+			return send(cmd.Context(), url, e, body, cmd.OutOrStdout(), asJSON)
+		},
+	}
+	env.bind(cmd, needs{groups: []any{&database}})
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&e.Type, "type", "", "`TYPE` of the event, such as user.created (required without --source)")
+	flags.StringVar(&payload, "payload", "{}", "`JSON` object that the event carries")
+	flags.StringVar(&file, "file", "", "read the payload from `FILE`; - is the standard input")
+	flags.StringVar(&e.ID, "id", "", "`ID` of the event (default a new one)")
+	flags.StringVar(&e.OccurredAt, "occurred-at", "", "RFC 3339 `TIME` of the event (default now)")
+	flags.StringVar(&url, "url", "http://127.0.0.1:8000", "base `URL` of the server")
+	flags.BoolVar(&asJSON, "json", false, "print the server's answer")
+	flags.StringVar(&from, "source", "", "post as this `SOURCE` does")
+	flags.BoolVar(&sign, "sign", false, "sign it, as the source's provider does")
+	flags.StringVar(&preset, "preset", "", "`PRESET` of the source, whatever the database says")
+	flags.StringArrayVar(&secrets, "secret", nil, "`REFERENCE` to the secret to sign with: env:NAME or file:/absolute/path (default the source's)")
+	completeFiles(cmd, "file")
+	complete(cmd, "source", sources(&database))
+	complete(cmd, "preset", fixed(source.Presets()))
+	cmd.MarkFlagsMutuallyExclusive("payload", "file")
+	for _, flag := range []string{"type", "id", "occurred-at"} {
+		cmd.MarkFlagsMutuallyExclusive("source", flag)
+	}
+	return cmd
+}
+
+func readFile(name string, stdin io.Reader) ([]byte, error) {
+	if name != "-" {
+		return os.ReadFile(name) //nolint:gosec // the file that the user asks to be sent
+	}
+	body, err := io.ReadAll(stdin)
+	if err != nil {
+		return nil, fmt.Errorf("reading the payload from the standard input: %w", err)
+	}
+	return body, nil
+}
+
+// send posts the event and prints the server's answer.
+func send(ctx context.Context, url string, e envelope, payload []byte, out io.Writer, asJSON bool) error {
+	head, err := json.Marshal(e)
+	if err != nil {
+		return fmt.Errorf("writing the envelope: %w", err)
+	}
+	body := bytes.Join([][]byte{bytes.TrimSuffix(head, []byte("}")), []byte(`,"payload":`), payload, []byte("}")}, nil)
+
+	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimRight(url, "/")+"/webhook", bytes.NewReader(body))
+	if err != nil {
+		return misuse("--url: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	return post(req, out, asJSON)
+}
+
+// sendAs posts what a source's provider would send: a sample, with another body
+// where one is given, signed where the source is one that signs.
+func sendAs(ctx context.Context, url string, s *source.Source, body []byte, out io.Writer, asJSON bool) error {
+	now := time.Now()
+	sample, err := s.Sample(now)
+	if err != nil {
+		return err
+	}
+	if body != nil {
+		sample.Wire, sample.Body = body, body
+		if err := s.Sign(sample, now); err != nil {
+			return err
+		}
+	}
+	path := "/webhook/" + s.Name()
+	if sample.URL != nil && sample.URL.RawQuery != "" {
+		path += "?" + sample.URL.RawQuery
+	}
+	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimRight(url, "/")+path, bytes.NewReader(sample.Wire))
+	if err != nil {
+		return misuse("--url: %w", err)
+	}
+	req.Header = sample.Header
+	return post(req, out, asJSON)
+}
+
+// post sends a request and prints the server's answer, in words or as it came.
+func post(req *http.Request, out io.Writer, asJSON bool) error {
+	start := time.Now()
+	code, answer, err := exchange(req)
+	if err != nil {
+		return err
+	}
+	took := time.Since(start).Round(100 * time.Microsecond)
+
+	if asJSON {
+		if err := writeAnswer(out, answer); err != nil {
+			return fmt.Errorf("printing the answer: %w", err)
+		}
+	}
+	if code != http.StatusOK {
+		return refusal(code, answer)
+	}
+	var said struct {
+		Status  string `json:"status"`
+		EventID string `json:"event_id"`
+	}
+	if err := json.Unmarshal(answer, &said); err != nil {
+		return fmt.Errorf("the server's answer is not Spine's: %w", err)
+	}
+	if asJSON {
+		return nil
+	}
+	_, err = fmt.Fprintf(out, "%s %s in %s\n", terminal.Printable(said.Status), terminal.Printable(said.EventID), took)
+	return err
+}
+
+// refusal puts a server's refusal (RFC 9457 problem details) in one line.
+func refusal(code int, answer []byte) error {
+	var problem struct {
+		Title  string `json:"title"`
+		Detail string `json:"detail"`
+		Errors []struct {
+			Field  string `json:"field"`
+			Detail string `json:"detail"`
+		} `json:"errors"`
+	}
+	_ = json.Unmarshal(answer, &problem) // what is not a problem has none of it
+	why := cmp.Or(problem.Title, http.StatusText(code))
+	if problem.Detail != "" {
+		why += ": " + problem.Detail
+	}
+	faults := make([]string, len(problem.Errors))
+	for i, e := range problem.Errors {
+		faults[i] = strings.TrimSpace(e.Field + " " + e.Detail)
+	}
+	return errors.New(strings.TrimSpace(fmt.Sprintf("the server refused: %d %s %s", code, why, strings.Join(faults, "; "))))
+}

@@ -1,0 +1,93 @@
+package command
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/webhookspine/spine/internal/service"
+)
+
+// environ is the environment as a map of the variables that are set to
+// something.
+type environ map[string]string
+
+func newEnviron(vars []string) environ {
+	e := make(environ, len(vars))
+	for _, v := range vars {
+		if name, text, _ := strings.Cut(v, "="); text != "" {
+			e[name] = text
+		}
+	}
+	return e
+}
+
+// needs says which settings a subcommand has.
+type needs struct {
+	groups   []any             // pointers to groups of a settings value, filled in before RunE
+	defaults map[string]string // by variable, where the subcommand's default is its own
+	required []string          // variables that must be set
+}
+
+// bind gives cmd a flag for each setting in its groups. Before RunE it lays
+// the flags over the environment and reads both, by one parser, into them.
+func (e environ) bind(cmd *cobra.Command, n needs) {
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	values := make(map[string]*flagText)
+	for _, group := range n.groups {
+		for _, f := range service.Fields(group) {
+			v := &flagText{text: f.Default, placeholder: f.Placeholder}
+			if own, ok := n.defaults[f.Name]; ok {
+				v.text = own
+			}
+			values[f.Name] = v
+			flag := flags.VarPF(v, f.Flag, "", fmt.Sprintf("%s [%s]", f.Help, f.Name))
+			if f.Kind == reflect.Bool {
+				flag.NoOptDefVal = "true"
+			}
+		}
+	}
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		// From the weakest to the strongest: own defaults, environment, flags.
+		texts := make(map[string]string)
+		for name, v := range values {
+			switch {
+			case v.given:
+				texts[name] = v.text
+			case e[name] != "":
+				texts[name] = e[name]
+			}
+			if texts[name] == "" {
+				texts[name] = n.defaults[name]
+			}
+		}
+		for _, name := range n.required {
+			if texts[name] == "" {
+				return misuse("%s: must be set (or give %s)", name, service.FlagName(name))
+			}
+		}
+		for _, group := range n.groups {
+			if err := service.Read(group, texts); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// flagText is a setting's flag: the text as given, to be read with the
+// environment.
+type flagText struct {
+	text, placeholder string
+	given             bool
+}
+
+func (v *flagText) String() string { return v.text }
+func (v *flagText) Type() string   { return v.placeholder }
+func (v *flagText) Set(text string) error {
+	v.text, v.given = text, true
+	return nil
+}

@@ -1,0 +1,259 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/service"
+	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/terminal"
+	"github.com/webhookspine/spine/internal/view"
+)
+
+// statusRows is how many stuck rows and dead letters status lists.
+const statusRows = 5
+
+// The least and the usual time between two looks of status --watch.
+const (
+	watchLeast = 100 * time.Millisecond
+	watchUsual = time.Second
+)
+
+func statusCommand(env environ) *cobra.Command {
+	var database service.DatabaseSettings
+	var asJSON, watch bool
+	interval := every(watchUsual)
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what waits, what is stuck and what is dead",
+		Long: `Status shows the queue as it is in the database: how much waits, for how long,
+what should have been delivered and is not, what was given up, who last sent
+something, and how much comes in and goes out. It works also where no other part
+of Spine does. It exits with 1 where the database cannot be read or lacks the
+schema.
+
+With --watch it shows that over and over until q or Ctrl-C: in place on a
+terminal, a line of figures each time in a pipe, an object a line with --json. The
+depth is then the one that Spine itself samples, so that looking costs the same
+however long the queue is. Where the database goes away it says so and goes on.
+
+Rates are a second: now (about the last ten seconds), and over the last 1, 5 and
+15 minutes. What is not known is shown as ? and, in JSON, as null: it is never 0.
+Latency is from stored to delivered, retries included.`,
+		Example: `  spine status
+  spine status --watch
+  spine status --watch --interval 5 --json >> figures.jsonl
+  spine status --json | jq '[.backlog[] | select(.status == "dead") | .count] | add'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("interval") && !watch {
+				return misuse("--interval goes with --watch")
+			}
+			s, err := openDatabase(cmd.Context(), database)
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			out := cmd.OutOrStdout()
+			if watch {
+				w := watching{
+					read:     func(ctx context.Context) (overview, error) { return readSampled(ctx, s) },
+					interval: time.Duration(interval), now: time.Now, stderr: cmd.ErrOrStderr(),
+				}
+				return w.run(cmd.Context(), cmd.InOrStdin(), out, asJSON, env)
+			}
+			o, err := readOverview(cmd.Context(), s)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return terminal.WriteJSON(out, o)
+			}
+			room := 0
+			if terminal.IsTerminal(out) {
+				room = terminal.Width(out)
+			}
+			return o.write(out, time.Now(), room)
+		},
+	}
+	env.bind(cmd, needs{groups: []any{&database}, required: []string{"DATABASE_URL"}})
+	cmd.Flags().BoolVar(&watch, "watch", false, "show it over and over")
+	cmd.Flags().Var(&interval, "interval", "look again after each such `DURATION`, with --watch")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object, or with --watch one a line")
+	return cmd
+}
+
+// every is a flag that takes the time between two looks.
+type every time.Duration
+
+func (e *every) String() string { return time.Duration(*e).String() }
+func (e *every) Type() string   { return "DURATION" }
+func (e *every) Set(text string) error {
+	d, err := service.ParseDuration(text)
+	if err == nil && d < watchLeast {
+		err = fmt.Errorf("must be at least %s", watchLeast)
+	}
+	*e = every(d)
+	return err
+}
+
+// overview is what status shows. What is null in JSON, or nil, is not known.
+type overview struct {
+	At          event.Timestamp      `json:"at"`     // by the database's clock
+	Schema      string               `json:"schema"` // current, or newer than this binary
+	OldestReady *float64             `json:"oldest_ready_seconds"`
+	DepthAt     *event.Timestamp     `json:"backlog_at"` // when the queue was counted
+	Backlog     []view.BacklogRow    `json:"backlog"`
+	Paused      []view.PauseRow      `json:"paused"`
+	Stuck       []store.StuckRow     `json:"stuck"`        // the first few
+	DeadLetters []view.ProcessingRow `json:"dead_letters"` // the last few
+	LastArrival map[string]time.Time `json:"last_arrival"` // by source
+	Rates       map[string]rate      `json:"rates"`        // a second
+	Latency     latency              `json:"latency_ms"`
+
+	series view.Series
+}
+
+// count is how many rows of the queue are in a status, to a destination or, where
+// that is empty, to all.
+func (o *overview) count(destination, status string) (n int64) {
+	for _, r := range o.Backlog {
+		if r.Status == status && (destination == "" || r.Destination == destination) {
+			n += r.Count
+		}
+	}
+	return n
+}
+
+// unfinishedStatuses are the statuses that are counted.
+func unfinishedStatuses() []string { return []string{"pending", "processing", "failed", "dead"} }
+
+// readOverview reads how things are. It counts the queue itself, and so is true
+// also where nothing of Spine runs.
+func readOverview(ctx context.Context, s *store.Store) (overview, error) {
+	o, err := readSampled(ctx, s)
+	if err != nil {
+		return o, err
+	}
+	sample, err := s.Sample(ctx)
+	if err != nil {
+		return o, err
+	}
+	oldest := sample.OldestReady.Seconds()
+	o.OldestReady, o.LastArrival, o.DepthAt = &oldest, sample.LastArrivals, &o.At
+	o.Backlog, err = s.Backlog(ctx)
+	return o, err
+}
+
+// readSampled reads how things are as Spine last sampled them, at the same cost
+// however long the queue is.
+func readSampled(ctx context.Context, s *store.Store) (o overview, err error) {
+	version := "current"
+	if err := s.CheckSchema(ctx); errors.Is(err, store.ErrTooNew) {
+		version = "newer"
+	} else if err != nil {
+		return o, err
+	}
+	seen, err := s.Overview(ctx, flowRange)
+	if err != nil {
+		return o, err
+	}
+	o = overview{
+		At: seen.At, Schema: version, OldestReady: seen.OldestReady, DepthAt: seen.Depth.At, Paused: seen.Paused,
+		LastArrival: map[string]time.Time{}, Rates: ratesOf(&seen), Latency: latencyOf(&seen), series: seen.Series,
+	}
+	if seen.Depth.At != nil {
+		o.Backlog = []view.BacklogRow{}
+		for _, r := range seen.Depth.Rows {
+			row := view.BacklogRow{Destination: r.Destination, Status: r.Status, Count: r.Count, NextAttemptAt: r.NextAttemptAt, OldestCreatedAt: r.OldestCreatedAt}
+			for _, p := range seen.Paused {
+				if p.Destination == r.Destination {
+					row.PausedAt = &p.PausedAt
+				}
+			}
+			o.Backlog = append(o.Backlog, row)
+		}
+	}
+	for _, a := range seen.Sources {
+		if a.LastArrivalAt != nil {
+			o.LastArrival[a.Source] = a.LastArrivalAt.Time
+		}
+	}
+	if o.Stuck, err = s.Stuck(ctx, statusRows); err != nil {
+		return o, err
+	}
+	o.DeadLetters, err = s.Dead(ctx, statusRows)
+	return o, err
+}
+
+// write prints all of it, on a terminal room cells wide or, where that is 0, for
+// a pipe.
+func (o *overview) write(w io.Writer, now time.Time, room int) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(table, "schema\t%s\n", o.Schema)
+	for _, source := range slices.Sorted(maps.Keys(o.LastArrival)) {
+		last := event.Timestamp{Time: o.LastArrival[source]}
+		fmt.Fprintf(table, "last arrival\t%s\t(%s)\tfrom %s\n", clock(last), fromNow(last, now), terminal.Printable(source))
+	}
+	if o.OldestReady != nil && *o.OldestReady > 0 {
+		fmt.Fprintf(table, "oldest waiting\tdue for %s\n", terminal.Duration(seconds(*o.OldestReady)))
+	}
+	for _, p := range o.Paused {
+		fmt.Fprintf(table, "paused\t%s\t%s\n", terminal.Printable(p.Destination), pausedSince(p))
+	}
+
+	fmt.Fprintf(table, "\n")
+	if len(o.Backlog) == 0 {
+		fmt.Fprintf(table, "Nothing waits and nothing is dead.\n")
+	} else {
+		fmt.Fprintf(table, "DESTINATION\tSTATUS\tCOUNT\tOLDEST QUEUED\tNEXT DUE\n")
+	}
+	for _, r := range o.Backlog {
+		next := "-"
+		if r.NextAttemptAt != nil {
+			next = fromNow(*r.NextAttemptAt, now)
+		}
+		fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\n", terminal.Printable(r.Destination), terminal.Printable(r.Status), r.Count, fromNow(r.OldestCreatedAt, now), next)
+	}
+	if len(o.Stuck) > 0 {
+		fmt.Fprintf(table, "\nSTUCK\tDUE\tWHY\n")
+	}
+	for _, r := range o.Stuck {
+		fmt.Fprintf(table, "%s\t%s\t%s\n", terminal.Printable(r.EventID)+at(r.Destination), fromNow(r.DueAt, now), terminal.Printable(r.Reason))
+	}
+	if len(o.DeadLetters) > 0 {
+		fmt.Fprintf(table, "\nLAST DIED\tWHEN\tWHY\n")
+	}
+	for _, r := range o.DeadLetters {
+		fmt.Fprintf(table, "%s\t%s\t%s\n", terminal.Printable(r.EventID)+at(r.Destination), fromNow(r.UpdatedAt, now), whyDead(r))
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "\n"+terminal.Draw(o.rateLines(room, false), room, false))
+	return err
+}
+
+func pausedSince(p view.PauseRow) string {
+	by := ""
+	if p.PausedBy != nil {
+		by = " by " + terminal.Printable(*p.PausedBy)
+	}
+	return "since " + clock(p.PausedAt) + by
+}
+
+func whyDead(r view.ProcessingRow) string {
+	if r.ErrorMessage == nil {
+		return "-"
+	}
+	return terminal.Printable(terminal.Shorten(*r.ErrorMessage))
+}

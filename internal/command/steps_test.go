@@ -1,0 +1,93 @@
+package command
+
+import (
+	"encoding/json"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/terminal"
+	"github.com/webhookspine/spine/internal/trail"
+	"github.com/webhookspine/spine/internal/view"
+)
+
+// hostile is text that would move the cursor, ring, set a title, and change
+// the direction of writing, by control characters of seven and of eight bits.
+const hostile = "a\x1b[2J\x07\r\n\x9b\u009b31m\u202eb\u2028\"\\"
+
+var unprintable = regexp.MustCompile(`[\x00-\x09\x0b-\x1f\x7f-\x{9f}\x{202e}\x{2028}]`)
+
+func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
+	name, source := hostile, "default"
+	details, err := json.Marshal(map[string]string{hostile: hostile, "error": hostile, "answer": hostile, "attempt": hostile, "duration_ms": hostile})
+	require.NoError(t, err)
+	row := trail.Step{EventID: &name, Source: &source, Action: hostile, Success: hostile, Details: details}
+
+	for _, action := range []trail.Action{
+		hostile, "conflict_detected", "event_queued", "processing_attempt_started", "processing_attempt_failed", "processing_succeeded", "retry_scheduled",
+		"processing_failed_permanently", "lease_expired", "lease_returned", "lease_lost", "status_changed", "event_replayed",
+	} {
+		all := map[string]json.RawMessage{}
+		for _, member := range []string{
+			"attempt", "destination", "by", "caller", "evidence", "status", "worker", "error", "answer", "duration_ms", "delay_ms", "outcome", "from", "to",
+		} {
+			all[member], err = json.Marshal(hostile)
+			require.NoError(t, err)
+		}
+		for _, within := range []bool{false, true} {
+			require.NotRegexp(t, unprintable, sentence(action, all, within), action)
+			require.NotContains(t, sentence(action, all, within), "\n", action)
+		}
+	}
+
+	var out strings.Builder
+	require.NoError(t, printRows(&out)([]trail.Step{row}))
+	require.NotRegexp(t, unprintable, out.String())
+	require.Equal(t, 1, strings.Count(out.String(), "\n"), "one line")
+
+	out.Reset()
+	require.NoError(t, tellRows(&out, func() int { return 500 }, false)([]trail.Step{row}))
+	require.NotRegexp(t, unprintable, out.String())
+	require.Equal(t, 2, strings.Count(out.String(), "\n"), "the day and one line")
+
+	out.Reset()
+	require.NoError(t, printJSONRows(&out)([]trail.Step{row}))
+	require.NotRegexp(t, unprintable, out.String())
+	require.Equal(t, 1, strings.Count(out.String(), "\n"), "one line")
+	var back struct {
+		Details map[string]string `json:"details"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(out.String()), &back))
+	require.Equal(t, strings.ToValidUTF8(hostile, "\ufffd"), back.Details["error"], "a machine reads what was said")
+
+	p := view.ProcessingRow{Destination: hostile, Worker: &name, ErrorMessage: &name}
+	for _, p.Status = range []string{"pending", "processing", "failed", "dead", "completed", hostile} {
+		require.NotRegexp(t, unprintable, currentState(&p, []view.PauseRow{{Destination: hostile}}, time.Now()))
+	}
+	out.Reset()
+	o := overview{
+		Backlog: []view.BacklogRow{{Destination: hostile, Status: hostile}}, Paused: []view.PauseRow{{Destination: hostile, PausedBy: &name}},
+		Stuck:       []store.StuckRow{{EventID: hostile, Destination: hostile, Reason: hostile}},
+		DeadLetters: []view.ProcessingRow{{EventID: hostile, Destination: hostile, ErrorMessage: &name}}, LastArrival: map[string]time.Time{hostile: {}},
+	}
+	require.NoError(t, o.write(&out, time.Now(), 0))
+	require.NotRegexp(t, unprintable, out.String())
+	f := frame{seen: &o, at: time.Now(), away: time.Now(), failure: terminal.OneLine(hostile)}
+	require.NotRegexp(t, unprintable, terminal.Draw(f.lines(200, 100, time.Now()), 0, false))
+	h := view.History{Stored: view.Stored{EventID: hostile, EventType: hostile, Source: hostile, Content: view.Content{Unqueryable: hostile}}}
+	h.Processing, h.Timeline = []view.ProcessingRow{p}, []trail.Step{row}
+	require.NotRegexp(t, unprintable, (&timeline{}).draw(h, time.Now())+standing(h, []view.PauseRow{{Destination: hostile}}, time.Now()))
+	require.Equal(t, `failed: a b\x1b`, terminal.OneLine("failed:\n\ta b\x1b"))
+}
+
+func TestAReplayIsToldWithWhoAskedForIt(t *testing.T) {
+	d := readDetails(json.RawMessage(`{"from":"dead","by":"spine","caller":"192.0.2.1 as \"me\""}`))
+	require.Equal(t, `replayed by spine (192.0.2.1 as "me"), was dead`, sentence("event_replayed", d, false))
+	require.Equal(t, `by=spine caller="192.0.2.1 as \"me\"" from=dead`, d.pairs())
+	delete(d, "caller") // from psql
+	require.Equal(t, "replayed by spine, was dead", sentence("event_replayed", d, false))
+}

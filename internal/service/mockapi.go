@@ -1,0 +1,35 @@
+package service
+
+import (
+	"context"
+
+	"github.com/rs/zerolog"
+
+	"github.com/webhookspine/spine/internal/mockapi"
+	"github.com/webhookspine/spine/internal/observe"
+)
+
+// NewMockAPI binds listen and returns the server that is to Run there, with
+// the same ctx.
+func NewMockAPI(ctx context.Context, listen Address, m MockSettings, stop StopSettings, log zerolog.Logger) (observe.Server, error) {
+	mock, err := mockapi.New(mockapi.Config{
+		Behaviour: mockapi.Behaviour{
+			FailureRate: m.FailureRate, Status: m.Status, Hang: m.Hang,
+			Cut: mockapi.Cut(m.Cut), Delay: m.Delay, RetryAfter: m.RetryAfter,
+		},
+		Stop: ctx.Done(),
+		Log:  log,
+	})
+	if err != nil {
+		return observe.Server{}, SettingError{err}
+	}
+	l, err := observe.Listen(ctx, string(listen))
+	if err != nil {
+		return observe.Server{}, err
+	}
+	health := observe.NewHealth(log, observe.NewMetrics())
+	return observe.Server{
+		Listener: l, Handler: health.Around(mock), Health: health, Log: log,
+		Delay: stop.Delay, Timeout: stop.Timeout,
+	}, nil
+}

@@ -1,0 +1,111 @@
+package systemtest
+
+import (
+	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// devProcess is spine dev at work.
+type devProcess struct {
+	*process
+	spine      *target
+	folder     string // of its database
+	postmaster int    // process id of its database
+}
+
+func startDev(t *testing.T, args ...string) devProcess {
+	t.Helper()
+	p := startProcess(t, []string{"POSTGRES_BIN=" + os.Getenv("POSTGRES_BIN"), "LISTEN=127.0.0.1:0", "MOCK_LISTEN=127.0.0.1:0", "MOCK_API_FAILURE_RATE=0"},
+		append([]string{"dev"}, args...)...)
+	told := func(what, pattern string) string {
+		return p.says(t, what, func(out string) string {
+			if found := regexp.MustCompile(pattern).FindStringSubmatch(out); found != nil {
+				return found[1]
+			}
+			return ""
+		})
+	}
+	d := devProcess{process: p, spine: newTarget(t, told("where to post", `POST (http://\S+)/webhook`), told("the database", `psql '(postgres://[^']+)'`))}
+	d.spine.mock = told("the mock API", `(http://\S+)/stats`)
+	require.NoError(t, json.Unmarshal([]byte(told("the folder", `"dir":("[^"]+")`)), &d.folder))
+	pid, err := os.ReadFile(filepath.Join(d.folder, "data", "postmaster.pid"))
+	require.NoError(t, err)
+	d.postmaster, err = strconv.Atoi(strings.Fields(string(pid))[0])
+	require.NoError(t, err)
+	require.NoError(t, syscall.Kill(d.postmaster, 0))
+	d.spine.awaitReady(t)
+	return d
+}
+
+// deliver posts an event and waits until the mock API has it.
+func (d devProcess) deliver(t *testing.T) string {
+	t.Helper()
+	id := newID("dev")
+	d.spine.accept(t, id, `{"user_id":123}`)
+	d.spine.awaitStatus(t, id, "completed")
+	require.Equal(t, []int{200}, d.spine.answers(t, id))
+	return id
+}
+
+// interrupt stops it as Ctrl-C does; nothing of it is left.
+func (d devProcess) interrupt(t *testing.T) {
+	t.Helper()
+	d.signal(t, syscall.SIGINT)
+	require.Zero(t, d.awaitExit(t, patience))
+	require.ErrorIs(t, syscall.Kill(d.postmaster, 0), syscall.ESRCH, "PostgreSQL is gone")
+	_, err := d.spine.do(t.Context(), http.MethodGet, "/healthz", nil)
+	require.Error(t, err)
+}
+
+func TestDevKeepsItsData(t *testing.T) {
+	t.Parallel()
+	// Where root runs the tests, the user who runs PostgreSQL must get there.
+	parent, err := os.MkdirTemp("/var/tmp", "spine-dev-test-")
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(parent)) })
+	require.NoError(t, os.Chmod(parent, 0o755)) //nolint:gosec // as said
+	dir := filepath.Join(parent, "spine")
+
+	d := startDev(t, "--dir", dir)
+	require.Equal(t, dir, d.folder)
+	id := d.deliver(t)
+	// The statements of the contract work as they stand.
+	require.Equal(t, "default", value[string](t, d.spine.db, "SELECT source FROM events WHERE event_id = $1", id))
+	d.interrupt(t)
+
+	d = startDev(t, "--dir", dir)
+	require.Equal(t, "deduplicated", d.spine.post(t, webhook(id, `{"user_id":123}`)).status())
+	require.Equal(t, "completed", value[string](t, d.spine.db, "SELECT status FROM processing_state WHERE event_id = $1", id))
+	d.deliver(t)
+
+	// Killed, it leaves a database that the next start has to recover.
+	d.signal(t, syscall.SIGKILL)
+	<-d.exited
+	d = startDev(t, "--dir", dir)
+	require.Equal(t, "deduplicated", d.spine.post(t, webhook(id, `{"user_id":123}`)).status())
+	d.interrupt(t)
+}
+
+// TestDevKeepsNothing is also stopped while a delivery is under way that would
+// take for ever.
+func TestDevKeepsNothing(t *testing.T) {
+	t.Parallel()
+	held := newDestination(t)
+	t.Cleanup(held.release)
+	d := startDev(t, "--ephemeral", "--destination-url", held.url)
+	id := newID("held")
+	d.spine.accept(t, id, do("hold"))
+	held.await(t, id, 1)
+	d.interrupt(t)
+	require.NoDirExists(t, d.folder)
+}
