@@ -10,8 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// registerArrays has arrayCodec encode the arrays that make up nearly all of
-// what is sent on a connection.
+// registerArrays makes arrayCodec encode the arrays that make up nearly all bytes that a connection sends.
 func registerArrays(m *pgtype.Map) {
 	for _, oid := range []uint32{pgtype.TextArrayOID, pgtype.ByteaArrayOID, pgtype.TimestamptzArrayOID, pgtype.Int8ArrayOID} {
 		known, _ := m.TypeForOID(oid)
@@ -19,10 +18,9 @@ func registerArrays(m *pgtype.Map) {
 	}
 }
 
-// arrayCodec encodes plain slices into room that is made once. pgx' own codec
-// takes a detour through an interface and a plan for each element and grows its
-// buffer as it goes: two thirds of the time that encoding a batch took, in
-// which Postgres waits for it, and a third of what an intake allocated.
+// arrayCodec encodes plain slices into room that it makes once. The codec of pgx goes through an interface and a plan
+// for each element, and grows its buffer as it goes. That took two thirds of the time of encoding a batch, while
+// Postgres waits for it, and made a third of the allocations of ingest.
 type arrayCodec struct{ *pgtype.ArrayCodec }
 
 // PlanEncode is part of pgtype.Codec. A nil []byte is NULL.

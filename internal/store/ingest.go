@@ -14,9 +14,8 @@ import (
 const ingestSQL = `select spine.ingest_events(
 	$1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::text[], $9::text[], $10::boolean[], $11::boolean[])`
 
-// Ingest stores events in one transaction and returns a receipt for each, in
-// their order. When it returns without an error, the events are committed.
-// After any error they may or may not be; ingesting them again is safe.
+// Ingest stores events in one transaction and returns their receipts in the same order. When it returns without an
+// error, the events are committed. After an error they may or may not be; ingesting them again is safe.
 func (s *Store) Ingest(ctx context.Context, events []event.Event) ([]event.Receipt, error) {
 	var outcomes []string
 	err := s.acknowledged(ctx, func(conn *pgx.Conn) error {
@@ -28,11 +27,10 @@ func (s *Store) Ingest(ctx context.Context, events []event.Event) ([]event.Recei
 	return receiptsOf(events, outcomes)
 }
 
-// IngestAndClaim stores events as Ingest does and claims in the same
-// transaction: one round trip and one commit instead of two. What it stored is
-// due, and claimed too as far as the claim reaches; others see it leased from
-// the beginning. After any error all of it may be committed or nothing, and
-// nothing is returned: leases whose answer was lost then run out.
+// IngestAndClaim stores events as Ingest does and claims in the same transaction: one round trip and one commit instead
+// of two. The stored events are due, and claimed as far as the claim reaches; others see them leased from the
+// beginning. After an error all of it may be committed or nothing, and nothing is returned: leases whose answer was
+// lost run out.
 func (s *Store) IngestAndClaim(ctx context.Context, events []event.Event, c event.Claim) ([]event.Receipt, event.Claimed, error) {
 	var outcomes []string
 	var claimed event.Claimed
@@ -56,8 +54,8 @@ func (s *Store) IngestAndClaim(ctx context.Context, events []event.Event, c even
 	return receipts, claimed, nil
 }
 
-// acknowledged runs a transaction that do commits. When it returns without an
-// error, the commit came without a warning. Errors are classified.
+// acknowledged runs a transaction that do commits. It returns without an error only if the commit came without a
+// warning. Errors are classified.
 func (s *Store) acknowledged(ctx context.Context, do func(conn *pgx.Conn) error) error {
 	return classify(s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
 		data := conn.Conn().PgConn().CustomData()
@@ -137,9 +135,8 @@ func receiptsOf(events []event.Event, outcomes []string) ([]event.Receipt, error
 	return receipts, nil
 }
 
-// Reject audits summaries of refused requests. again says that it was called
-// with the same ones before, and ended with an error. One that wraps
-// event.ErrInvalidData lies in the data.
+// Reject audits summaries of rejected requests. again says that a call with the same ones ended with an error before.
+// An error that wraps event.ErrInvalidData lies in the data.
 func (s *Store) Reject(ctx context.Context, rejections []event.Rejection, again bool) error {
 	n := len(rejections)
 	var (

@@ -15,10 +15,9 @@ const (
 	inFlightDead   = 500
 )
 
-// InFlight lists rows of the queue that are not completed and whose event_id
-// begins with prefix, of one source or, where source is empty, of all, newest
-// event first, at most limit: not all that there are, but those among the newest
-// events, those that fall due next, and those that died last. It relies on processing_state_pkey, processing_state_due and
+// InFlight lists at most limit unfinished rows of the queue whose event_id begins with prefix, newest event first: of
+// one source, or of all where source is empty. It finds them among the newest events, those that fall due next, and
+// those that died last, not among all. It relies on processing_state_pkey, processing_state_due and
 // processing_state_dead.
 func (s *Store) InFlight(ctx context.Context, prefix, source string, limit int) ([]view.ProcessingRow, error) {
 	return list[view.ProcessingRow](ctx, s, "listing what is in flight", `
@@ -50,8 +49,7 @@ func (s *Store) DestinationNames(ctx context.Context) ([]string, error) {
 	return s.names(ctx, "listing destinations", "select name from spine.destinations order by name")
 }
 
-// RecentTypes lists the types of the newest thousand events. It relies on
-// events_pkey.
+// RecentTypes lists the types of the newest thousand events. It relies on events_pkey.
 func (s *Store) RecentTypes(ctx context.Context) ([]string, error) {
 	return s.names(ctx, "listing types",
 		"select distinct e.event_type from (select event_type from spine.events order by id desc limit 1000) e order by 1")

@@ -11,8 +11,8 @@ import (
 	"github.com/webhookspine/spine/internal/view"
 )
 
-// steps are the ranges that Overview knows, and the lengths of the steps in
-// which they are shown: those that spine.rollup_steps() keeps for long enough.
+// steps are the ranges that Overview knows, with the length of the steps in which it shows each. spine.rollup_steps()
+// keeps rollups of these lengths for long enough.
 var steps = map[time.Duration]time.Duration{
 	15 * time.Minute:   10 * time.Second,
 	time.Hour:          10 * time.Second,
@@ -21,10 +21,8 @@ var steps = map[time.Duration]time.Duration{
 	7 * 24 * time.Hour: time.Hour,
 }
 
-// Overview returns what there is to say of all events at once, and how it came
-// about in the given range: 15 minutes, 1, 6 or 24 hours, or 7 days. It reads
-// rollups and samples, in one round trip, and of the tables that grow an end of
-// audit_trail_xid only.
+// Overview returns the totals of all events, and their series over a range: 15 minutes, 1, 6 or 24 hours, or 7 days. It
+// reads rollups and samples in one round trip. Of the tables that grow it reads only an end of audit_trail_xid.
 func (s *Store) Overview(ctx context.Context, over time.Duration) (o view.Overview, err error) {
 	step, ok := steps[over]
 	if !ok {
@@ -77,30 +75,28 @@ func (s *Store) Overview(ctx context.Context, over time.Duration) (o view.Overvi
 	return o, nil
 }
 
-// rollup is what happened in a step, of all sources.
+// rollup is what happened in one step, over all sources.
 type rollup struct {
 	At                                                                                               int64 // Unix seconds
 	Received, Accepted, Deduplicated, Conflicts, Rejected, Attempts, AttemptsFailed, Delivered, Died int64
 	Latency                                                                                          []int64
 }
 
-// depthSample is the queue as last sampled in a step.
+// depthSample is the state of the queue as last sampled in a step.
 type depthSample struct {
 	At                                int64 // Unix seconds
 	Pending, Processing, Failed, Dead int64
 	OldestReady                       float64 // seconds
 }
 
-// carried is for how long a sample stands for the steps after it. Where a
-// million rows wait, there is one about every 20 seconds, or seldomer on a busy
-// machine.
+// carried is for how long a sample stands for the steps after it. With a million waiting rows there is one about every
+// 20 seconds, and fewer on a busy machine.
 const carried = time.Minute
 
-// behind is by how much rollups that are up to date may lag: they are made once
-// a second, and a turn takes a moment.
+// behind is the lag of rollups that count as up to date: they are made once a second, and that takes a moment.
 const behind = 3 * time.Second
 
-// series puts counts, and samples in their order, into the steps of o.
+// series puts counts and samples, sorted by time, into the steps of o.
 func series(o view.Overview, counts []rollup, depths []depthSample) (s view.Series) {
 	step := int64(o.StepSeconds)
 	n := int64(o.RangeSeconds) / step
@@ -164,9 +160,8 @@ func known[T int64 | float64](n T, ok bool) *T {
 	return &n
 }
 
-// percentile reads a histogram as spine.latency_percentile does, in
-// milliseconds: the middle of the bucket that holds it. It is 0 where there is
-// nothing.
+// percentile reads a histogram in milliseconds, as spine.latency_percentile does: the middle of the bucket that holds
+// it. It is 0 for an empty histogram.
 func percentile(histogram []int64, fraction float64) float64 {
 	var total, upTo int64
 	for _, n := range histogram {

@@ -13,14 +13,13 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// lookAhead is how far ahead a claim looks for what falls due next. It is more
-// than a worker lets pass between two looks.
+// lookAhead is how far ahead a claim looks for the next row to fall due. It is more than the time between two sweeps.
 const lookAhead = time.Second
 
 const claimSQL = `select event, lease, attempt, due_at, event_id, source, event_type, occurred_at, payload, raw_body
 	from spine.claim($1, $2, $3::interval, $4, $5::interval[], $6::timestamptz, $7::interval)`
 
-// Claim leases what is due. All of it goes by the database's clock.
+// Claim leases due events. All its times are of the database's clock.
 func (s *Store) Claim(ctx context.Context, c event.Claim) (event.Claimed, error) {
 	rows, err := s.pool.Query(ctx, claimSQL, claimArguments(c)...)
 	if err != nil {
@@ -42,7 +41,7 @@ func claimArguments(c event.Claim) []any {
 	return []any{c.Destination, c.Limit, c.Lease, c.Worker, c.Delays, from, lookAhead}
 }
 
-// readClaimed reads, to their end, the rows that claimSQL returns.
+// readClaimed reads all rows that claimSQL returns.
 func readClaimed(rows pgx.Rows, destination string) (claimed event.Claimed, err error) {
 	var (
 		key, token            pgtype.Int8
@@ -80,7 +79,7 @@ func readClaimed(rows pgx.Rows, destination string) (claimed event.Claimed, err 
 	return claimed, err
 }
 
-// keys takes jobs apart into the arrays that name them to the database.
+// keys turns jobs into the arrays that name them to the database.
 func keys(jobs []event.Job) (events []int64, destinations []string, leases []int64) {
 	events, destinations, leases = make([]int64, len(jobs)), make([]string, len(jobs)), make([]int64, len(jobs))
 	for i := range jobs {
@@ -89,9 +88,8 @@ func keys(jobs []event.Job) (events []int64, destinations []string, leases []int
 	return events, destinations, leases
 }
 
-// Renew prolongs the leases of jobs to lease from now and says for each
-// whether it is still held. What is lost must be let go of at once; what is
-// locked was not prolonged.
+// Renew prolongs the leases of jobs until lease from now, and returns the state of each. A delivery whose lease is lost
+// must stop at once. The lease of a locked row was not prolonged.
 func (s *Store) Renew(ctx context.Context, jobs []event.Job, lease time.Duration) ([]event.LeaseState, error) {
 	var held []*bool
 	events, destinations, leases := keys(jobs)
@@ -102,7 +100,7 @@ func (s *Store) Renew(ctx context.Context, jobs []event.Job, lease time.Duration
 	if err != nil {
 		return nil, fmt.Errorf("renewing %d leases: %w", len(jobs), err)
 	}
-	return holds(held), nil
+	return leaseStates(held), nil
 }
 
 // GiveBack returns the leases of jobs whose delivery was never started.
@@ -121,12 +119,10 @@ type attemptDetails struct {
 	DurationMS float64 `json:"duration_ms"`
 }
 
-// Settle records what attempts came to and says for each whether it counts. A
-// result of a lost lease changes nothing; that of a locked row is to be settled
-// again later. Settling again what was settled before counts and changes
-// nothing. Settlements that
-// the database refuses are settled one by one, so that none fails its
-// neighbours; what is refused even so is settled without its answer.
+// Settle records results of attempts, and returns the state of each lease. The result of a lost lease changes nothing.
+// That of a locked row must be settled again later. Settling the same result twice counts once and succeeds twice.
+// Where the database rejects a batch, Settle halves it, so that no result fails its neighbours; a single result that is
+// still rejected is settled without its answer.
 func (s *Store) Settle(ctx context.Context, settlements []event.Settlement) ([]event.LeaseState, error) {
 	held, err := s.settle(ctx, settlements)
 	if !errors.Is(err, event.ErrInvalidData) {
@@ -187,5 +183,5 @@ func (s *Store) settle(ctx context.Context, settlements []event.Settlement) ([]e
 	if err != nil {
 		return nil, fmt.Errorf("settling %d attempts: %w", n, classify(err))
 	}
-	return holds(held), nil
+	return leaseStates(held), nil
 }

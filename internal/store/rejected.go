@@ -21,7 +21,7 @@ import (
 const rejectedColumns = `r.id, r.source, r.at, r.cause, r.status, r.detail, r.remote, r.method, r.target, octet_length(r.body)::bigint as size,
 	r.state, r.note, r.event_id, r.settled_at, r.trust`
 
-// rejectedRow is what a list has of a rejected request.
+// rejectedRow is a rejected request in a list.
 type rejectedRow struct {
 	ID                             int64
 	Source                         string
@@ -43,10 +43,9 @@ func (r rejectedRow) request() event.RejectedRequest {
 	}
 }
 
-// KeepRejected keeps refused requests and holds their sources to budgets. Those
-// of a source that is gone are not kept. again says that some of them may have
-// been kept by a call that ended with an error. An error that wraps
-// event.ErrInvalidData lies in the data.
+// KeepRejected keeps rejected requests and holds their sources to budgets. It keeps none of a source that is gone.
+// again says that a call with some of them ended with an error before. An error that wraps event.ErrInvalidData lies in
+// the data.
 func (s *Store) KeepRejected(ctx context.Context, requests []event.RejectedRequest, budgets map[string]event.Budget, again bool) error {
 	n := len(requests)
 	var (
@@ -156,9 +155,8 @@ func (s *Store) RejectedCauses(ctx context.Context) (map[string]map[string]int64
 	return counts, nil
 }
 
-// ReplayRejected has a kept request looked at again by an API process, without
-// verifying it where trust is set. The error is event.ErrNotKept or the
-// database's.
+// ReplayRejected asks an API process to replay a kept request, without verifying it where trust is set. The error is
+// event.ErrNotKept or the database's.
 func (s *Store) ReplayRejected(ctx context.Context, id int64, trust bool, caller string) error {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if err := callFor(ctx, tx, caller); err != nil {
@@ -177,8 +175,8 @@ func (s *Store) ReplayRejected(ctx context.Context, id int64, trust bool, caller
 	return nil
 }
 
-// ReplayAllRejected has all kept requests that filter chooses looked at again,
-// but for those that were taken in, and returns how many.
+// ReplayAllRejected asks for a replay of all kept requests that filter chooses, except those that were accepted since,
+// and returns how many.
 func (s *Store) ReplayAllRejected(ctx context.Context, filter view.RejectedFilter, trust bool, caller string) (count int64, err error) {
 	since, until := event.Timestamp{Infinity: -1}, event.Timestamp{Infinity: 1}
 	if !filter.Since.IsZero() {
@@ -200,8 +198,8 @@ func (s *Store) ReplayAllRejected(ctx context.Context, filter view.RejectedFilte
 	return count, nil
 }
 
-// TakeRequested takes up to limit requests that are to be looked at again; they
-// are handed out once more after 30 seconds, unless they are settled by then.
+// TakeRequested returns up to limit requests that somebody asked to replay. Another call returns a request again after
+// 30 seconds, unless it was settled by then.
 func (s *Store) TakeRequested(ctx context.Context, limit int) ([]event.RejectedRequest, error) {
 	type row struct {
 		rejectedRow
@@ -221,8 +219,8 @@ func (s *Store) TakeRequested(ctx context.Context, limit int) ([]event.RejectedR
 	return requests, nil
 }
 
-// SettleRejected notes what came of looking at a request again. trust is how it
-// was looked at. note and eventID may be empty.
+// SettleRejected notes what came of a replay. trust says whether the request was replayed without verifying it. note
+// and eventID may be empty.
 func (s *Store) SettleRejected(ctx context.Context, id int64, trust bool, state, note, eventID string) error {
 	if _, err := s.pool.Exec(ctx, "select spine.settle_rejected($1, $2, nullif($3, ''), nullif($4, ''), $5)", id, state, storable(note), eventID, trust); err != nil {
 		return fmt.Errorf("settling a rejected request: %w", err)
@@ -230,8 +228,7 @@ func (s *Store) SettleRejected(ctx context.Context, id int64, trust bool, state,
 	return nil
 }
 
-// RejectedLike lists kept requests in which eventID stands, newest first, of
-// one source or of all where it is empty.
+// RejectedLike lists kept requests that contain eventID, newest first: of one source, or of all where source is empty.
 func (s *Store) RejectedLike(ctx context.Context, eventID, source string, limit int) ([]event.RejectedRequest, error) {
 	rows, err := collect[rejectedRow](ctx, s, "looking for rejected requests", "select "+rejectedColumns+
 		" from spine.rejected_like($1, nullif($2, ''), $3) l join spine.rejected_requests r on r.id = l.id order by r.id desc", eventID, source, limit)

@@ -8,11 +8,9 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// ExpireEvents deletes one batch of events that are done with and were last
-// changed longer than age ago, by the database's clock: it looks at up to limit
-// events after the one whose events.id is after. What somebody else has locked
-// is passed over. After a lost answer the batch is walked again, and what it
-// deleted is not there any more.
+// ExpireEvents deletes one batch of finished events whose last change is longer than age ago, by the database's clock.
+// It reads up to limit events after the one with events.id after, and passes over locked ones. After a lost answer it
+// is called again: what it deleted is gone.
 func (s *Store) ExpireEvents(ctx context.Context, age time.Duration, after int64, limit int) (event.Expired, error) {
 	var e event.Expired
 	var last *int64
@@ -27,10 +25,9 @@ func (s *Store) ExpireEvents(ctx context.Context, age time.Duration, after int64
 	return e, nil
 }
 
-// DropAuditPartition drops the oldest daily partition of the audit log, if all
-// of it is older than age, and returns its name: empty where there is none.
-// Ingests wait behind it for 100 ms at most; the error is then an
-// event.ErrLocked, since somebody reads the log.
+// DropAuditPartition drops the oldest daily partition of the audit log, if all of it is older than age. It returns the
+// partition's name, or an empty text where there is none. Ingests wait behind it for 100 ms at most. The error is
+// event.ErrLocked where somebody reads the log.
 func (s *Store) DropAuditPartition(ctx context.Context, age time.Duration) (name string, err error) {
 	err = s.pool.QueryRow(ctx, "select coalesce(spine.drop_audit_partition(clock_timestamp() - $1::interval), '')", age).Scan(&name)
 	if err != nil {
@@ -39,8 +36,8 @@ func (s *Store) DropAuditPartition(ctx context.Context, age time.Duration) (name
 	return name, nil
 }
 
-// ExpireAudit deletes up to limit rows older than age that no daily partition
-// of the audit log had taken, and returns how many it deleted.
+// ExpireAudit deletes up to limit rows older than age that stand in no daily partition of the audit log, and returns
+// how many.
 func (s *Store) ExpireAudit(ctx context.Context, age time.Duration, limit int) (deleted int, err error) {
 	err = s.pool.QueryRow(ctx, "select spine.expire_audit(clock_timestamp() - $1::interval, $2)", age, limit).Scan(&deleted)
 	if err != nil {
@@ -49,8 +46,7 @@ func (s *Store) ExpireAudit(ctx context.Context, age time.Duration, limit int) (
 	return deleted, nil
 }
 
-// ExpireRejected deletes rejected requests that are older than their sources
-// have them kept.
+// ExpireRejected deletes rejected requests that are older than the budgets of their sources allow.
 func (s *Store) ExpireRejected(ctx context.Context) error {
 	if _, err := s.pool.Exec(ctx, "select spine.expire_rejected()"); err != nil {
 		return fmt.Errorf("deleting old rejected requests: %w", classify(err))

@@ -8,9 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// glance is how the database was when something was looked for. Looking opens an
-// index of each partition of the log; asking whether a transaction has ended
-// since does not.
+// glance is the state of the database when something was last read. Reading opens an index of each partition of the
+// log; asking whether a transaction has ended since does not.
 type glance struct {
 	snapshot string // pg_current_snapshot()
 	at       time.Time
@@ -22,10 +21,9 @@ func (s *Store) glance(ctx context.Context) (g glance, err error) {
 	return g, s.pool.QueryRow(ctx, "select pg_current_snapshot()::text").Scan(&g.snapshot)
 }
 
-// RollUp counts in the rollups what the audit log has got since somebody last
-// did, and returns how far they lag behind: 0 when they have all that is
-// committed. A call counts a bounded number of rows. It counts nothing, and
-// says that it is elsewhere, while another process is at it.
+// RollUp counts new steps of the audit log in the rollups, a bounded number in one call. It returns by how much the
+// rollups lag, 0 where they hold all committed steps. While another process counts it counts nothing, and elsewhere is
+// true.
 func (s *Store) RollUp(ctx context.Context) (lag time.Duration, elsewhere bool, err error) {
 	now, err := s.glance(ctx)
 	if err != nil {
@@ -50,15 +48,15 @@ func (s *Store) RollUp(ctx context.Context) (lag time.Duration, elsewhere bool, 
 	return lag, elsewhere, nil
 }
 
-// resample is after how long the depth is sampled though no transaction has
-// ended: that spine.sample_depth() writes what is as before, too.
+// resample is after how long the depth is sampled although no transaction has ended: spine.sample_depth() also records
+// that nothing changed.
 const resample = 10 * time.Second
 
-// depthRest is how many times as long as a sample took comes none after it.
+// depthRest is how many times as long as the last sample took none is taken after it.
 const depthRest = 20.0
 
-// SampleDepth counts what is not done in the queue, for Overview. On a long
-// queue it takes its time, and rests longer than that before it counts again.
+// SampleDepth counts the unfinished rows of the queue, for Overview. On a long queue that takes seconds; it then rests
+// for longer than that before it counts again.
 func (s *Store) SampleDepth(ctx context.Context) error {
 	now, err := s.glance(ctx)
 	if err != nil {
@@ -82,10 +80,8 @@ func (s *Store) SampleDepth(ctx context.Context) error {
 	return nil
 }
 
-// unhurried runs a batch as a transaction whose commit does not wait for the
-// disk: what a crash takes back of it is done again from where it was, since
-// numbers and cursor are lost together. The disk's time is left to those who
-// have somebody waiting.
+// unhurried runs a batch as a transaction whose commit does not wait for the disk. A crash may take it back with its
+// cursor, so that the next call does it again. The disk's time is left to callers with somebody waiting.
 func (s *Store) unhurried(ctx context.Context, fill func(*pgx.Batch)) error {
 	batch := &pgx.Batch{}
 	batch.Queue("select set_config('synchronous_commit', 'off', true)")

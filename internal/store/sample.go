@@ -10,8 +10,8 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// NoteArrivals keeps what Sample has to read of the newest events short: to be
-// called every few seconds. It relies on events_pkey.
+// NoteArrivals keeps short what Sample has to read of the newest events. Call it every few seconds. It relies on
+// events_pkey.
 func (s *Store) NoteArrivals(ctx context.Context) error {
 	if _, err := s.pool.Exec(ctx, "select spine.note_arrivals()"); err != nil {
 		return fmt.Errorf("noting the sources' last arrivals: %w", err)
@@ -19,8 +19,8 @@ func (s *Store) NoteArrivals(ctx context.Context) error {
 	return nil
 }
 
-// Sample reads how long the oldest claimable event has been due and when each
-// source last sent something new. It reads the ends of indexes only.
+// Sample reads how long the oldest claimable event has been due, and when each source last sent a new event. It reads
+// only the ends of indexes.
 func (s *Store) Sample(ctx context.Context) (event.Sample, error) {
 	sample := event.Sample{LastArrivals: map[string]time.Time{}}
 	batch := &pgx.Batch{}

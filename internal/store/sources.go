@@ -25,8 +25,7 @@ func (s *Store) Sources(ctx context.Context) ([]event.SourceSettings, error) {
 	return collect[event.SourceSettings](ctx, s, "listing the sources", "select "+sourceColumns+" from spine.sources s order by s.name")
 }
 
-// Source returns one source. The error is an *event.NoSourceError or that of
-// the database.
+// Source returns one source. The error is an *event.NoSourceError or the database's.
 func (s *Store) Source(ctx context.Context, name string) (event.SourceSettings, error) {
 	var found event.SourceSettings
 	batch := &pgx.Batch{}
@@ -38,9 +37,8 @@ func (s *Store) Source(ctx context.Context, name string) (event.SourceSettings, 
 	return found, nil
 }
 
-// PutSource adds a source or gives it other settings. The error is an
-// *event.BadSettingsError where the database refuses them, or its own. caller
-// is who asks, in the audit log's words.
+// PutSource adds a source or gives it other settings. The error is an *event.BadSettingsError where the database
+// rejects them, or the database's. caller is who asks, as the audit log keeps it.
 func (s *Store) PutSource(ctx context.Context, name string, settings json.RawMessage, caller string) (change view.SourceChange, err error) {
 	changes, err := s.ApplySources(ctx, map[string]json.RawMessage{name: settings}, false, false, caller)
 	if err != nil {
@@ -49,13 +47,12 @@ func (s *Store) PutSource(ctx context.Context, name string, settings json.RawMes
 	return changes[0], nil
 }
 
-// errDryRun takes a transaction back that was to show what it would do.
+// errDryRun rolls back the transaction of a dry run.
 var errDryRun = errors.New("dry run")
 
-// ApplySources gives sources the settings in puts, adding those that are
-// missing, in one transaction; where prune is set, it removes all others but
-// default. A dry run changes nothing and returns the same. Changes are by name,
-// and those that were unchanged are among them. Errors are as of PutSource.
+// ApplySources gives sources the settings in puts, in one transaction, and adds those that are missing. With prune it
+// removes all others except default. A dry run changes nothing and returns the same. The changes are sorted by name and
+// include unchanged sources. Errors are those of PutSource.
 func (s *Store) ApplySources(ctx context.Context, puts map[string]json.RawMessage, prune, dryRun bool, caller string) (changes []view.SourceChange, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		changes = nil
@@ -103,8 +100,8 @@ func (s *Store) ApplySources(ctx context.Context, puts map[string]json.RawMessag
 	return changes, nil
 }
 
-// EnableSource has events taken from a source, or not, and returns whether that
-// changed something. The error is an *event.NoSourceError or the database's.
+// EnableSource enables or disables a source, and returns whether that changed anything. The error is an
+// *event.NoSourceError or the database's.
 func (s *Store) EnableSource(ctx context.Context, name string, enabled bool, caller string) (changed bool, err error) {
 	sql := "select spine.disable_source($1)"
 	if enabled {
@@ -122,9 +119,8 @@ func (s *Store) EnableSource(ctx context.Context, name string, enabled bool, cal
 	return changed, nil
 }
 
-// RemoveSource removes a source and what it sent in vain; its events stay. The
-// error is an *event.NoSourceError, an *event.BadSettingsError for default,
-// which cannot be removed, or the database's.
+// RemoveSource removes a source and its rejected requests. Its events stay. The error is an *event.NoSourceError, an
+// *event.BadSettingsError for default, which cannot be removed, or the database's.
 func (s *Store) RemoveSource(ctx context.Context, name, caller string) error {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if err := callFor(ctx, tx, caller); err != nil {
@@ -139,9 +135,8 @@ func (s *Store) RemoveSource(ctx context.Context, name, caller string) error {
 	return nil
 }
 
-// RotateSource puts a new secret, by reference, before those of a source, which
-// hold for as long as keep says from now on. It returns the source; errors are
-// as of PutSource, and *event.NoSourceError.
+// RotateSource puts a new secret, by reference, before those of a source. The old ones stay valid for keep from now on.
+// It returns the source. Errors are those of PutSource, and *event.NoSourceError.
 func (s *Store) RotateSource(ctx context.Context, name, secret string, keep time.Duration, caller string) (event.SourceSettings, error) {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if err := callFor(ctx, tx, caller); err != nil {
@@ -156,21 +151,19 @@ func (s *Store) RotateSource(ctx context.Context, name, secret string, keep time
 	return s.Source(ctx, name)
 }
 
-// callFor has what follows in a transaction audited as asked for by caller. The
-// audit log keeps its first 300 characters; what Postgres does not take as
-// text is replaced.
+// callFor makes the audit log say that caller asked for the rest of a transaction. The log keeps the first 300
+// characters; characters that Postgres rejects in a text are replaced.
 func callFor(ctx context.Context, tx pgx.Tx, caller string) error {
 	_, err := tx.Exec(ctx, "select set_config('spine.caller', $1, true)", storable(caller))
 	return err
 }
 
-// storable is text as Postgres takes it.
+// storable is text without what Postgres rejects in a text.
 func storable(text string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
 }
 
-// sourceError tells what the functions for sources say from the errors of the
-// database.
+// sourceError makes errors of package event out of those that the SQL functions for sources raise.
 func sourceError(doing string, err error) error {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {

@@ -1,8 +1,8 @@
-// Package store makes every call that Spine makes into Postgres, one Go
-// method for each SQL function. It promises that a method that returned
-// without an error was committed, and that a method that returned an error
-// may be called again with the same arguments: nothing is stored or counted
-// twice. It knows nothing of HTTP, of retries or of who calls it.
+// Package store makes every call of Spine into Postgres: one Go method for each SQL function.
+//
+// It promises that a method that returned without an error was committed. A method that returned an error may be called
+// again with the same arguments: nothing is stored or counted twice. The package knows nothing of HTTP, of retries or
+// of its callers.
 package store
 
 import (
@@ -38,8 +38,7 @@ type Store struct {
 	sampled atomic.Pointer[glance] // when SampleDepth last looked
 }
 
-// Open makes the pool. It does not wait for the database to be there: the
-// first call that needs a connection makes it.
+// Open makes the pool. It does not wait for the database: the first call that needs a connection makes one.
 func Open(ctx context.Context, c Config) (*Store, error) {
 	config, err := pgxpool.ParseConfig(c.URL)
 	if err != nil {
@@ -72,7 +71,7 @@ func (s *Store) Owns(pid uint32) bool {
 	return ok
 }
 
-// configure sets what every connection of ours has in common.
+// configure sets what all connections have in common.
 func configure(c *pgx.ConnConfig, appName string) {
 	// A host that vanishes without closing its sockets is noticed by
 	// keepalive; one that does not answer at all, by the time-out.
@@ -90,9 +89,8 @@ func configure(c *pgx.ConnConfig, appName string) {
 	c.RuntimeParams["timezone"] = "UTC"
 }
 
-// configureDirect is configure for a connection that no pooler is in front of,
-// which takes settings as it begins: its server soon notices, too, when we are
-// gone without a word.
+// configureDirect is configure for a connection without a pooler in front. Such a connection takes settings as it
+// begins, by which the server, too, soon notices a client that is gone without a word.
 func configureDirect(c *pgx.ConnConfig, appName string) {
 	configure(c, appName)
 	for name, value := range map[string]string{
@@ -104,12 +102,11 @@ func configureDirect(c *pgx.ConnConfig, appName string) {
 	}
 }
 
-// closePatience bounds Close: a connection whose other end is gone without a
-// word would hold it up for much longer.
+// closePatience is the time limit of Close. A connection whose other end is gone without a word would delay it for much
+// longer.
 const closePatience = time.Second
 
-// Close closes the pool. It waits for connections in use, but not for long:
-// whoever uses one must have ended before.
+// Close closes the pool. It waits for connections in use, a second at most: their users must have ended before.
 func (s *Store) Close() {
 	closed := make(chan struct{})
 	go func() {
@@ -125,11 +122,10 @@ func (s *Store) Close() {
 // Pool gives access to the pool's statistics.
 func (s *Store) Pool() *pgxpool.Pool { return s.pool }
 
-// tune makes sure that a commit is on disk before it is answered, also in a
-// database whose default says otherwise; that no query is compiled first: ours
-// are short, and compiling one takes longer than running it; and that a session
-// whose client is gone without a word soon ends, with the locks that it has: by
-// itself Postgres would notice that after two hours.
+// tune sets up a new session. A commit is on disk before it is answered, also in a database whose default says
+// otherwise. No query is compiled (jit), since compiling our short queries takes longer than running them. A session
+// whose client is gone without a word soon ends and releases its locks; by itself Postgres would notice after two
+// hours.
 func tune(ctx context.Context, conn *pgx.Conn) error {
 	_, err := conn.Exec(ctx, `select set_config('jit', 'off', false),
 		set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false),
@@ -144,21 +140,19 @@ func tune(ctx context.Context, conn *pgx.Conn) error {
 // warned is the key under which a connection remembers a warning.
 const warned = "spine.warned"
 
-// noteWarning remembers on the connection that Postgres raised a WARNING. A
-// commit whose wait for a synchronous standby was cut short succeeds with
-// nothing but a warning, and must not be acknowledged.
+// noteWarning remembers on the connection that Postgres raised a WARNING. A commit whose wait for a synchronous standby
+// was cut short succeeds with nothing but a warning, and must not be acknowledged.
 func noteWarning(conn *pgconn.PgConn, n *pgconn.Notice) {
 	if n.SeverityUnlocalized == "WARNING" {
 		conn.CustomData()[warned] = n.Message
 	}
 }
 
-// classify wraps errors that lie in the data with event.ErrInvalidData: SQLSTATE
-// classes 22 (data exception), 23 (integrity constraint violation) and 54
-// (program limit exceeded). A row that somebody else has locked (55P03) is
-// event.ErrLocked. All else may pass when tried again, and so do two of these
-// classes: 54000 also says that the queue of notifications is full, and 23514
-// of the audit log's default partition that the day has got its own meanwhile.
+// classify wraps errors that lie in the data with event.ErrInvalidData: SQLSTATE classes 22 (data exception), 23
+// (integrity constraint violation) and 54 (program limit exceeded). It wraps 55P03, a row that somebody else has
+// locked, with event.ErrLocked. Every other error may pass when the call is tried again. So may two errors of these
+// classes: 54000, which also says that the notify queue is full, and 23514 of the audit log's default partition, which
+// says that the day got its own partition meanwhile.
 func classify(err error) error {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
@@ -177,19 +171,19 @@ func classify(err error) error {
 	return err
 }
 
-// holds reads what the functions that write under a lease return: true where
-// it was held, false where it was lost, NULL where the row was locked.
-func holds(answers []*bool) []event.LeaseState {
-	holds := make([]event.LeaseState, len(answers))
+// leaseStates reads what the functions that write under a lease return: true where the lease was held, false where it was
+// lost, NULL where the row was locked.
+func leaseStates(answers []*bool) []event.LeaseState {
+	states := make([]event.LeaseState, len(answers))
 	for i, held := range answers {
 		switch {
 		case held == nil:
-			holds[i] = event.LeaseLocked
+			states[i] = event.LeaseLocked
 		case !*held:
-			holds[i] = event.LeaseLost
+			states[i] = event.LeaseLost
 		}
 	}
-	return holds
+	return states
 }
 
 // Notify sends a notification. payload must be shorter than 8000 bytes.
@@ -200,8 +194,7 @@ func (s *Store) Notify(ctx context.Context, channel, payload string) error {
 	return nil
 }
 
-// Connector returns a function that makes single connections to url, for
-// LISTEN. They are the caller's to close.
+// Connector returns a function that makes single connections to url, for LISTEN. The caller closes them.
 func Connector(url, appName string) (func(ctx context.Context) (*pgx.Conn, error), error) {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {

@@ -18,9 +18,8 @@ const (
 	verifyEvents = 200_000
 )
 
-// Verify checks the invariants of the events that were stored from since to
-// until, and returns each with its violations, of which examples are told. It
-// reads only, step by step, each as of one moment of its own.
+// Verify checks the invariants of the events that were stored from since to until. It returns each invariant with its
+// violations and up to examples of them. It only reads, in steps, each as of one moment of its own.
 func (s *Store) Verify(ctx context.Context, since, until time.Time, examples int) ([]view.Invariant, error) {
 	return s.verifyInSteps(ctx, since, until, examples, verifyEvents)
 }
@@ -67,7 +66,7 @@ func (s *Store) verifyInSteps(ctx context.Context, since, until time.Time, examp
 	}
 }
 
-// verifyStep returns the end of what is checked in one statement from since on.
+// verifyStep returns the end of the span that one statement checks from since on.
 func (s *Store) verifyStep(ctx context.Context, since, until time.Time, events int) (time.Time, error) {
 	end := since.Add(verifySpan)
 	if end.After(until) {
