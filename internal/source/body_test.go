@@ -30,9 +30,16 @@ func reading(t testing.TB, settings string) *reader {
 	return r
 }
 
-// sent is a request; header is pairs of name and value.
+// sent is a request. The header is pairs of name and value.
 func sent(body string, header ...string) *event.Request {
-	q := &event.Request{Method: http.MethodPost, URL: &url.URL{Path: "/webhook/shop", RawQuery: "n=q-1"}, Header: http.Header{}, Wire: []byte(body), Body: []byte(body), At: came}
+	q := &event.Request{
+		Method: http.MethodPost,
+		URL:    &url.URL{Path: "/webhook/shop", RawQuery: "n=q-1"},
+		Header: http.Header{},
+		Wire:   []byte(body),
+		Body:   []byte(body),
+		At:     came,
+	}
 	for pair := range slices.Chunk(header, 2) {
 		q.Header.Add(pair[0], pair[1])
 	}
@@ -62,7 +69,8 @@ func requireInvalid(t *testing.T, r *reader, q *event.Request, field string) {
 	require.Fail(t, "no problem of this field", "%s: %v", field, invalid.Problems)
 }
 
-const any1 = `{"preset":"none","id":["{header:X-Id}","{body:/data/id}","{form:id}","{query:nothing}"],"type":["{header:X-Type}.{body:/action}","{header:X-Type}"],"time":["{body:/at}"]}`
+const any1 = `{"preset":"none","id":["{header:X-Id}","{body:/data/id}","{form:id}","{query:nothing}"],` +
+	`"type":["{header:X-Type}.{body:/action}","{header:X-Type}"],"time":["{body:/at}"]}`
 
 func TestRules(t *testing.T) {
 	r := reading(t, any1)
@@ -88,7 +96,13 @@ func TestRules(t *testing.T) {
 		require.False(t, e.IDDerived)
 		require.Equal(t, c.body, string(e.Payload))
 	}
-	for _, body := range []string{`{}`, `{"data":{"id":null}}`, `{"data":{"id":{}}}`, `{"data":{"id":""}}`, `{"data":[{"id":1}]}`} {
+	for _, body := range []string{
+		`{}`,
+		`{"data":{"id":null}}`,
+		`{"data":{"id":{}}}`,
+		`{"data":{"id":""}}`,
+		`{"data":[{"id":1}]}`,
+	} {
 		e := readOne(t, r, sent(body))
 		require.True(t, e.IDDerived, body)
 		sum := sha256.Sum256([]byte(body))
@@ -101,7 +115,10 @@ func TestRules(t *testing.T) {
 	requireInvalid(t, r, sent(`{"data":{"id":"a\u0000"}}`), "event_id")
 	requireInvalid(t, r, sent(`{"data":{"id":"`+strings.Repeat("a", 256)+`"}}`), "event_id")
 	requireInvalid(t, r, sent(`{}`, "X-Id", "a\xff"), "event_id")
-	require.Equal(t, strings.Repeat("é", 100), readOne(t, r, sent(`{}`, "X-Type", strings.Repeat("é", 300))).Type, "a type is no reason to reject an event")
+	require.Equal(
+		t, strings.Repeat("é", 100), readOne(t, r, sent(`{}`, "X-Type", strings.Repeat("é", 300))).Type,
+		"a type is no reason to reject an event",
+	)
 }
 
 func hexOf(b []byte) string {
@@ -115,7 +132,17 @@ func hexOf(b []byte) string {
 }
 
 func TestTemplates(t *testing.T) {
-	for _, wrong := range []string{"", "{", "{header}", "{header:}", "{body:x}", "{body:/a~2}", "{nothing:x}", "{hash:x}", "a{b"} {
+	for _, wrong := range []string{
+		"",
+		"{",
+		"{header}",
+		"{header:}",
+		"{body:x}",
+		"{body:/a~2}",
+		"{nothing:x}",
+		"{hash:x}",
+		"a{b",
+	} {
 		_, err := parseTemplate(wrong)
 		require.Error(t, err, wrong)
 	}
@@ -134,13 +161,27 @@ func TestTimesOfProviders(t *testing.T) {
 	r := reading(t, any1)
 	for text, want := range map[string]string{
 		`"2024-01-30T13:00:00.5+01:00"`: "2024-01-30T12:00:00.5Z", `"2024-01-30T12:00:00z"`: "2024-01-30T12:00:00Z",
-		`1706616000`: "2024-01-30T12:00:00Z", `1706616000123`: "2024-01-30T12:00:00.123Z", `"1706616000"`: "2024-01-30T12:00:00Z",
+		`1706616000`:    "2024-01-30T12:00:00Z",
+		`1706616000123`: "2024-01-30T12:00:00.123Z",
+		`"1706616000"`:  "2024-01-30T12:00:00Z",
 		`1706616000.25`: "2024-01-30T12:00:00.25Z", `1706616000123456789`: "2024-01-30T12:00:00.123456Z",
 		`"Tue, 30 Jan 2024 12:00:00 GMT"`: "2024-01-30T12:00:00Z",
 	} {
 		require.Equal(t, want, readOne(t, r, sent(`{"at":`+text+`}`)).OccurredAt.Format(time.RFC3339Nano), text)
 	}
-	for _, junk := range []string{`"10000-01-01T00:00:00Z"`, `"2024-01-30T24:00:00Z"`, `"2024-01-30T12:00:60Z"`, `"infinity"`, `9223372036854775807000000000`, `"NaN"`, `"Inf"`, `{}`, `null`, `""`, `"0000-01-01T00:00:00Z"`} {
+	for _, junk := range []string{
+		`"10000-01-01T00:00:00Z"`,
+		`"2024-01-30T24:00:00Z"`,
+		`"2024-01-30T12:00:60Z"`,
+		`"infinity"`,
+		`9223372036854775807000000000`,
+		`"NaN"`,
+		`"Inf"`,
+		`{}`,
+		`null`,
+		`""`,
+		`"0000-01-01T00:00:00Z"`,
+	} {
 		require.Equal(t, came.Truncate(time.Microsecond), readOne(t, r, sent(`{"at":`+junk+`}`)).OccurredAt, junk)
 	}
 }
@@ -152,28 +193,70 @@ func TestBodies(t *testing.T) {
 		payload, unqueryable string
 		raw                  bool
 	}{
-		"JSON":               {`{"a": 1.0}`, "application/json; charset=utf-8", `{"a": 1.0}`, "", false},
-		"JSON of a kind":     {`[1]`, "application/vnd.x+json", `[1]`, "", false},
-		"JSON as text":       {`{"a":1}`, "text/plain; charset=UTF-8", `{"a":1}`, "", false},
-		"JSON unannounced":   {"\n [1,2]", "", "\n [1,2]", "", false},
-		"a JSON scalar":      {`"x"`, "application/json", `"x"`, "", false},
-		"NUL in JSON":        {`{"a":"\u0000"}`, "application/json", `{"a":"\u0000"}`, `\u0000 in a string`, false},
-		"a lone surrogate":   {`{"a":"\ud800"}`, "application/json", `{"a":"\ud800"}`, "a lone surrogate in a string", false},
-		"invalid UTF-8":      {"{\"a\":\"\xff\"}", "application/json", "{\"a\":\"\xff\"}", "invalid UTF-8 in a string", false},
-		"duplicate names":    {`{"a":1,"a":2}`, "application/json", `{"a":1,"a":2}`, "duplicate names in an object", false},
-		"form":               {"b=2&a=1&a=%C3%A9&c=", "application/x-www-form-urlencoded", `{"a":["1","é"],"b":"2","c":""}`, "", true},
-		"JSON in a form":     {"payload=%7B%22a%22%3A1%7D", "application/x-www-form-urlencoded", `{"a":1}`, "", true},
-		"no JSON in a form":  {"payload=%7B", "application/x-www-form-urlencoded", `{"payload":"{"}`, "", true},
-		"markup in a form":   {"a=%3Cb%3E", "application/x-www-form-urlencoded", `{"a":"<b>"}`, "", true},
-		"a form that is bad": {"a=%zz", "application/x-www-form-urlencoded", "a=%zz", "the body is not a well-formed form", false},
-		"bytes in a form":    {"a=%ff", "application/x-www-form-urlencoded", "a=%ff", "invalid UTF-8 in a field of the form", false},
-		"NUL in a form":      {"a=%00", "application/x-www-form-urlencoded", "a=%00", `\u0000 in a string`, false},
-		"XML":                {"<a/>", "text/xml", "<a/>", "the body is not JSON but text/xml", false},
-		"bytes":              {"\x00\xff", "application/octet-stream", "\x00\xff", "the body is not JSON but application/octet-stream", false},
-		"text":               {"hello", "", "hello", "the body is not JSON", false},
-		"a broken brace":     {"{hello", "text/plain", "{hello", "the body is not JSON but text/plain", false},
-		"nothing":            {"", "", "", "the body is not JSON", false},
-		"a junk type":        {"x", "a/b; ;;\x00", "x", "the body is not JSON", false},
+		"JSON":             {`{"a": 1.0}`, "application/json; charset=utf-8", `{"a": 1.0}`, "", false},
+		"JSON of a kind":   {`[1]`, "application/vnd.x+json", `[1]`, "", false},
+		"JSON as text":     {`{"a":1}`, "text/plain; charset=UTF-8", `{"a":1}`, "", false},
+		"JSON unannounced": {"\n [1,2]", "", "\n [1,2]", "", false},
+		"a JSON scalar":    {`"x"`, "application/json", `"x"`, "", false},
+		"NUL in JSON":      {`{"a":"\u0000"}`, "application/json", `{"a":"\u0000"}`, `\u0000 in a string`, false},
+		"a lone surrogate": {
+			`{"a":"\ud800"}`,
+			"application/json",
+			`{"a":"\ud800"}`,
+			"a lone surrogate in a string",
+			false,
+		},
+		"invalid UTF-8": {
+			"{\"a\":\"\xff\"}",
+			"application/json",
+			"{\"a\":\"\xff\"}",
+			"invalid UTF-8 in a string",
+			false,
+		},
+		"duplicate names": {
+			`{"a":1,"a":2}`,
+			"application/json",
+			`{"a":1,"a":2}`,
+			"duplicate names in an object",
+			false,
+		},
+		"form": {
+			"b=2&a=1&a=%C3%A9&c=",
+			"application/x-www-form-urlencoded",
+			`{"a":["1","é"],"b":"2","c":""}`,
+			"",
+			true,
+		},
+		"JSON in a form":    {"payload=%7B%22a%22%3A1%7D", "application/x-www-form-urlencoded", `{"a":1}`, "", true},
+		"no JSON in a form": {"payload=%7B", "application/x-www-form-urlencoded", `{"payload":"{"}`, "", true},
+		"markup in a form":  {"a=%3Cb%3E", "application/x-www-form-urlencoded", `{"a":"<b>"}`, "", true},
+		"a form that is bad": {
+			"a=%zz",
+			"application/x-www-form-urlencoded",
+			"a=%zz",
+			"the body is not a well-formed form",
+			false,
+		},
+		"bytes in a form": {
+			"a=%ff",
+			"application/x-www-form-urlencoded",
+			"a=%ff",
+			"invalid UTF-8 in a field of the form",
+			false,
+		},
+		"NUL in a form": {"a=%00", "application/x-www-form-urlencoded", "a=%00", `\u0000 in a string`, false},
+		"XML":           {"<a/>", "text/xml", "<a/>", "the body is not JSON but text/xml", false},
+		"bytes": {
+			"\x00\xff",
+			"application/octet-stream",
+			"\x00\xff",
+			"the body is not JSON but application/octet-stream",
+			false,
+		},
+		"text":           {"hello", "", "hello", "the body is not JSON", false},
+		"a broken brace": {"{hello", "text/plain", "{hello", "the body is not JSON but text/plain", false},
+		"nothing":        {"", "", "", "the body is not JSON", false},
+		"a junk type":    {"x", "a/b; ;;\x00", "x", "the body is not JSON", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := readOne(t, r, sent(c.body, "Content-Type", c.contentType, "X-Id", "1"))
@@ -188,18 +271,33 @@ func TestBodies(t *testing.T) {
 			}
 		})
 	}
-	for name, body := range map[string]string{"empty": "", "cut short": `{"a":`, "a mark": "\ufeff{}", "trailing": "{} x", "NaN": `{"a":NaN}`} {
+	for name, body := range map[string]string{
+		"empty":     "",
+		"cut short": `{"a":`,
+		"a mark":    "\ufeff{}",
+		"trailing":  "{} x",
+		"NaN":       `{"a":NaN}`,
+	} {
 		_, _, err := r.read(sent(body, "Content-Type", "application/json"))
 		var syntax *event.SyntaxError
 		require.ErrorAs(t, err, &syntax, name)
 	}
-	for name, body := range map[string]string{"deep": strings.Repeat("[", 600) + strings.Repeat("]", 600), "large": `{"a":1e400000}`} {
+	for name, body := range map[string]string{
+		"deep":  strings.Repeat("[", 600) + strings.Repeat("]", 600),
+		"large": `{"a":1e400000}`,
+	} {
 		_, _, err := r.read(sent(body, "Content-Type", "application/json"))
 		var invalid *event.InvalidError
 		require.ErrorAs(t, err, &invalid, name)
 	}
 	require.Equal(t, "7", readOne(t, r, sent("id=7", "Content-Type", "application/x-www-form-urlencoded")).ID)
-	require.Equal(t, "8", readOne(t, r, sent("payload="+url.QueryEscape(`{"data":{"id":8}}`), "Content-Type", "application/x-www-form-urlencoded")).ID)
+	require.Equal(
+		t, "8",
+		readOne(
+			t, r,
+			sent("payload="+url.QueryEscape(`{"data":{"id":8}}`), "Content-Type", "application/x-www-form-urlencoded"),
+		).ID,
+	)
 }
 
 func TestVolatile(t *testing.T) {
@@ -226,23 +324,40 @@ const (
 
 func TestCloudEvents(t *testing.T) {
 	r := reading(t, cloud)
-	structured := `{"specversion":"1.0","id":"17","source":"/orders","type":"order.paid","time":"2024-01-30T12:00:00Z","datacontenttype":"application/json","data":{"n":1}}`
+	structured := `{"specversion":"1.0","id":"17","source":"/orders","type":"order.paid",` +
+		`"time":"2024-01-30T12:00:00Z","datacontenttype":"application/json","data":{"n":1}}`
 	e := readOne(t, r, sent(structured, "Content-Type", "Application/CloudEvents+JSON"))
 	require.Equal(t, "/orders 17", e.ID)
 	require.Equal(t, "order.paid", e.Type)
 	require.Equal(t, "2024-01-30T12:00:00Z", e.OccurredAt.Format(time.RFC3339))
 	require.Equal(t, structured, string(e.Payload))
 
-	binary := []string{"Content-Type", "application/json", "ce-specversion", "1.0", "ce-id", `"a \"b\" %E2%82%AC"`, "ce-source", "/s%20x", "ce-type", "t"}
+	binary := []string{
+		"Content-Type",
+		"application/json",
+		"ce-specversion",
+		"1.0",
+		"ce-id",
+		`"a \"b\" %E2%82%AC"`,
+		"ce-source",
+		"/s%20x",
+		"ce-type",
+		"t",
+	}
 	e = readOne(t, r, sent(`{"n":1}`, binary...))
 	require.Equal(t, `/s%20x a "b" €`, e.ID)
 	require.Equal(t, `{"n":1}`, string(e.Payload))
 	require.Equal(t, came.Truncate(time.Microsecond), e.OccurredAt)
 	e = readOne(t, r, sent("", binary[2:]...))
 	require.Equal(t, "null", string(e.Payload))
-	require.Equal(t, "the body is not JSON but text/csv", readOne(t, r, sent("a;b", append([]string{"Content-Type", "text/csv"}, binary[2:]...)...)).Unqueryable)
+	require.Equal(
+		t, "the body is not JSON but text/csv",
+		readOne(t, r, sent("a;b", append([]string{"Content-Type", "text/csv"}, binary[2:]...)...)).Unqueryable,
+	)
 
-	long := readOne(t, r, sent(strings.Replace(structured, "/orders", "/"+strings.Repeat("o", 400), 1), "Content-Type", cloudType))
+	long := readOne(
+		t, r, sent(strings.Replace(structured, "/orders", "/"+strings.Repeat("o", 400), 1), "Content-Type", cloudType),
+	)
 	require.Regexp(t, "^sha256:[0-9a-f]{32} 17$", long.ID)
 	require.NotEqual(t, cloudEventID("a b", "c"), cloudEventID("a", "b c"))
 
@@ -254,15 +369,24 @@ func TestCloudEvents(t *testing.T) {
 	} {
 		requireInvalid(t, r, sent(body, "Content-Type", cloudType), field)
 	}
-	requireInvalid(t, r, sent(`{"specversion":"1.0","id":"1","id":"2","source":"/s","type":"t"}`, "Content-Type", cloudType), "id")
+	requireInvalid(
+		t, r, sent(`{"specversion":"1.0","id":"1","id":"2","source":"/s","type":"t"}`, "Content-Type", cloudType), "id",
+	)
 	requireInvalid(t, r, sent(`[]`, "Content-Type", cloudType), "")
 	requireInvalid(t, r, sent(`<a/>`, "Content-Type", "application/cloudevents+xml"), "Content-Type")
 	requireInvalid(t, r, sent(`{}`, "Content-Type", "application/json"), "")
-	requireInvalid(t, r, sent(`{}`, "ce-specversion", "1.0", "ce-id", "%ff", "ce-source", "/s", "ce-type", "t"), "ce-id")
+	requireInvalid(
+		t, r, sent(`{}`, "ce-specversion", "1.0", "ce-id", "%ff", "ce-source", "/s", "ce-type", "t"), "ce-id",
+	)
 	requireInvalid(t, r, sent(`{}`, "ce-specversion", "1.0", "ce-id", "%f", "ce-source", "/s", "ce-type", "t"), "ce-id")
-	requireInvalid(t, r, sent(`{}`, "ce-specversion", "1.0", "ce-id", "1", "ce-id", "2", "ce-source", "/s", "ce-type", "t"), "ce-id")
+	requireInvalid(
+		t, r, sent(`{}`, "ce-specversion", "1.0", "ce-id", "1", "ce-id", "2", "ce-source", "/s", "ce-type", "t"),
+		"ce-id",
+	)
 
-	events, batch, err := r.read(sent("["+structured+","+structured+"]", "Content-Type", "application/cloudevents-batch+json"))
+	events, batch, err := r.read(
+		sent("["+structured+","+structured+"]", "Content-Type", "application/cloudevents-batch+json"),
+	)
 	require.NoError(t, err)
 	require.True(t, batch)
 	require.Len(t, events, 2)
@@ -271,7 +395,14 @@ func TestCloudEvents(t *testing.T) {
 	require.True(t, batch)
 	require.Empty(t, events)
 	requireInvalid(t, r, sent("["+structured+",{}]", "Content-Type", "application/cloudevents-batch+json"), "[1].id")
-	requireInvalid(t, r, sent("["+strings.Repeat(structured+",", maxBatch)+structured+"]", "Content-Type", "application/cloudevents-batch+json"), "")
+	requireInvalid(
+		t, r,
+		sent(
+			"["+strings.Repeat(structured+",", maxBatch)+structured+"]", "Content-Type",
+			"application/cloudevents-batch+json",
+		),
+		"",
+	)
 	requireInvalid(t, r, sent(structured, "Content-Type", "application/cloudevents-batch+json"), "")
 }
 
@@ -294,7 +425,13 @@ func TestHandshakesByPost(t *testing.T) {
 	a, ok = ask("discord", `{"version":1,"application_id":"1","type":0}`)
 	require.True(t, ok)
 	require.Equal(t, http.StatusNoContent, a.Status)
-	for _, body := range []string{`{"type":1,"event":{"type":"APPLICATION_AUTHORIZED"}}`, `{"type":2}`, `{}`, `[]`, ``} {
+	for _, body := range []string{
+		`{"type":1,"event":{"type":"APPLICATION_AUTHORIZED"}}`,
+		`{"type":2}`,
+		`{}`,
+		`[]`,
+		``,
+	} {
 		_, ok = ask("discord", body)
 		require.False(t, ok, body)
 	}
@@ -302,7 +439,10 @@ func TestHandshakesByPost(t *testing.T) {
 
 func BenchmarkReadGitHub(b *testing.B) {
 	r := reading(b, `{"preset":"github","secrets":["env:X"]}`)
-	q := sent(`{"action":"opened","issue":{"id":1,"body":"`+strings.Repeat("x", 900)+`"}}`, "Content-Type", "application/json", "X-GitHub-Event", "issues", "X-GitHub-Delivery", "1")
+	q := sent(
+		`{"action":"opened","issue":{"id":1,"body":"`+strings.Repeat("x", 900)+`"}}`, "Content-Type",
+		"application/json", "X-GitHub-Event", "issues", "X-GitHub-Delivery", "1",
+	)
 	b.ReportAllocs()
 	b.SetBytes(int64(len(q.Body)))
 	for b.Loop() {
@@ -312,7 +452,7 @@ func BenchmarkReadGitHub(b *testing.B) {
 	}
 }
 
-// FuzzPath compares what is found at a pointer with what encoding/json finds.
+// FuzzPath compares the value at a pointer with that of encoding/json.
 func FuzzPath(f *testing.F) {
 	f.Add(`{"a":{"b":[1,"x",{"c":true}]}}`, "/a/b/2/c")
 	f.Add(`{"a/b":{"~":1.50}}`, "/a~1b/~0")
@@ -370,15 +510,14 @@ func FuzzPath(f *testing.F) {
 
 func itoa(i int) string { b, _ := json.Marshal(i); return string(b) }
 
-// hasDuplicates reports whether a name comes twice in an object, or text is not
-// valid: then what it stands for is a matter of taste.
+// hasDuplicates reports whether a name comes twice in an object, or a text is not valid. Then libraries differ in what
+// they read.
 func hasDuplicates(text []byte) bool {
 	_, unqueryable := fingerprint(text)
 	return unqueryable != ""
 }
 
-// FuzzVolatile compares a hash that leaves something out with that of the text
-// without it.
+// FuzzVolatile compares a hash that leaves out a value with that of the text without it.
 func FuzzVolatile(f *testing.F) {
 	f.Add(`{"a":{"b":[1,"x",{"c":true}]},"d":2}`, "/a/b")
 	f.Add(`[1,[2,3],{"x":1}]`, "/1/0")
@@ -398,7 +537,8 @@ func FuzzVolatile(f *testing.F) {
 		if checkJSON(left) != nil {
 			t.Fatalf("%q without %q is %q", text, at, left)
 		}
-		if f := extractValues(left, []pointer{p})[0]; f.ok && !strings.Contains(at, "*") && !strings.ContainsAny(at, "0123456789") {
+		value := extractValues(left, []pointer{p})[0]
+		if value.ok && !strings.Contains(at, "*") && !strings.ContainsAny(at, "0123456789") {
 			t.Fatalf("%q without %q is %q", text, at, left)
 		}
 	})
@@ -410,7 +550,13 @@ func FuzzCloudEventsHeaders(f *testing.F) {
 	r := reading(f, cloud)
 	f.Fuzz(func(t *testing.T, version, id, from, kind, at, body string) {
 		q := sent(body)
-		for name, value := range map[string]string{"Ce-Specversion": version, "Ce-Id": id, "Ce-Source": from, "Ce-Type": kind, "Ce-Time": at} {
+		for name, value := range map[string]string{
+			"Ce-Specversion": version,
+			"Ce-Id":          id,
+			"Ce-Source":      from,
+			"Ce-Type":        kind,
+			"Ce-Time":        at,
+		} {
 			q.Header.Set(name, value)
 		}
 		events, _, err := r.read(q)
@@ -431,7 +577,7 @@ func FuzzEnvelope(f *testing.F) {
 	})
 }
 
-// requireStorable checks what every event promises.
+// requireStorable checks the promises of every event.
 func requireStorable(t *testing.T, events []event.Event) {
 	for _, e := range events {
 		if problem := checkID(e.ID); problem != "" {

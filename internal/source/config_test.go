@@ -57,19 +57,45 @@ func TestConfigForms(t *testing.T) {
 
 func TestDurations(t *testing.T) {
 	for text, want := range map[string]time.Duration{
-		`5`: 5 * time.Second, `0.5`: time.Second / 2, `"5m"`: 5 * time.Minute, `"1h30m"`: 90 * time.Minute, `"7d"`: 7 * day, `"250ms"`: time.Second / 4,
+		`5`:       5 * time.Second,
+		`0.5`:     time.Second / 2,
+		`"5m"`:    5 * time.Minute,
+		`"1h30m"`: 90 * time.Minute,
+		`"7d"`:    7 * day,
+		`"250ms"`: time.Second / 4,
 	} {
 		d, ok := readDuration([]byte(text))
 		require.True(t, ok, text)
 		require.Equal(t, want, d, text)
 	}
-	for _, text := range []string{`"5"`, `"d"`, `"5w"`, `""`, `null`, `true`, `1e300`, `"1e300d"`, `"NaNd"`, `"Infd"`, `{}`, `"-"`} {
+	for _, text := range []string{
+		`"5"`,
+		`"d"`,
+		`"5w"`,
+		`""`,
+		`null`,
+		`true`,
+		`1e300`,
+		`"1e300d"`,
+		`"NaNd"`,
+		`"Infd"`,
+		`{}`,
+		`"-"`,
+	} {
 		_, ok := readDuration([]byte(text))
 		require.False(t, ok, text)
 	}
 	for d, want := range map[time.Duration]string{
-		0: "", time.Second: "1s", 5 * time.Minute: "5m", time.Hour: "1h", 90 * time.Minute: "1h30m", day: "1d", 7 * day: "7d", 36 * time.Hour: "36h", time.Millisecond: "1ms",
-		10 * time.Hour: "10h", 10 * time.Minute: "10m", time.Hour + time.Second: "1h0m1s",
+		0:                "",
+		time.Second:      "1s",
+		5 * time.Minute:  "5m",
+		time.Hour:        "1h",
+		90 * time.Minute: "1h30m",
+		day:              "1d",
+		7 * day:          "7d",
+		36 * time.Hour:   "36h",
+		time.Millisecond: "1ms",
+		10 * time.Hour:   "10h", 10 * time.Minute: "10m", time.Hour + time.Second: "1h0m1s",
 	} {
 		require.Equal(t, want, formatDuration(d))
 	}
@@ -80,19 +106,28 @@ func TestBadSettingsAreNotParsed(t *testing.T) {
 		settings string
 		want     []string
 	}{
-		"no JSON":          {`{`, []string{"must be a JSON object without members that come twice"}},
-		"empty":            {``, []string{"must be a JSON object without members that come twice"}},
-		"a repeated name":  {`{"preset":"none","preset":"none"}`, []string{"must be a JSON object without members that come twice"}},
+		"no JSON": {`{`, []string{"must be a JSON object without members that come twice"}},
+		"empty":   {``, []string{"must be a JSON object without members that come twice"}},
+		"a repeated name": {
+			`{"preset":"none","preset":"none"}`,
+			[]string{"must be a JSON object without members that come twice"},
+		},
 		"a lone surrogate": {`{"preset":"\ud800"}`, []string{"must be a JSON object without members that come twice"}},
 		"an array":         {`[]`, []string{"must be an object, found an array"}},
-		"too much":         {`{"preset":"` + strings.Repeat("x", event.MaxSettings) + `"}`, []string{"must have at most 65536 bytes, found 65549"}},
+		"too much": {
+			`{"preset":"` + strings.Repeat("x", event.MaxSettings) + `"}`,
+			[]string{"must have at most 65536 bytes, found 65549"},
+		},
 		"unknown members and wrong types, all of them": {
-			`{"Preset":"x","secrets":{},"verify":[{"scheme":1,"salt":"x"},2],"format":null,"id":[1],"id_signed":"yes","limits":[],"rejected":{"age":"soon","rows":1.5,"size":1},"url":"a\u0000"}`,
+			`{"Preset":"x","secrets":{},"verify":[{"scheme":1,"salt":"x"},2],"format":null,"id":[1],` +
+				`"id_signed":"yes","limits":[],"rejected":{"age":"soon","rows":1.5,"size":1},"url":"a\u0000"}`,
 			[]string{
-				"Preset is no setting; there are conflicts, format, handshake, id, id_signed, limits, preset, rejected, secrets, time, type, url, verify, verify_token, volatile",
+				"Preset is no setting; there are conflicts, format, handshake, id, id_signed, limits, preset, " +
+					"rejected, secrets, time, type, url, verify, verify_token, volatile",
 				"secrets must be a list of secrets, found an object",
 				"verify[0].scheme must be a string, found a number",
-				"verify[0].salt is no setting; there are assign, encoding, final, hash, header, key, past_only, scheme, secret, secret_not, secret_prefix, separator, signed, timestamp, tolerance, unit",
+				"verify[0].salt is no setting; there are assign, encoding, final, hash, header, key, past_only, " +
+					"scheme, secret, secret_not, secret_prefix, separator, signed, timestamp, tolerance, unit",
 				"verify[1] must be an object, found a number",
 				"format must be a string, found null",
 				"id[0] must be a string, found a number",
@@ -107,7 +142,8 @@ func TestBadSettingsAreNotParsed(t *testing.T) {
 		"bad secrets": {
 			`{"secrets":[1,{"ref":"env:A","from":"soon","value":"x"}]}`,
 			[]string{
-				"secrets[0] must be a reference such as env:NAME, or an object with ref, from and until, found a number",
+				"secrets[0] must be a reference such as env:NAME, or an object with ref, from and until, " +
+					"found a number",
 				"secrets[1].from " + timeWanted + "another string",
 				"secrets[1].value is no setting; there are from, ref, until",
 			},
@@ -120,8 +156,7 @@ func TestBadSettingsAreNotParsed(t *testing.T) {
 	}
 }
 
-// TestMembersAreFields holds the names that are read to be those that are
-// written.
+// TestMembersAreFields compares the names that ParseConfig reads with those that MarshalJSON writes.
 func TestMembersAreFields(t *testing.T) {
 	for _, place := range []interface{ members() members }{&Config{}, &Secret{}, &Method{}, &Limits{}, &Budget{}} {
 		fields := reflect.TypeOf(place).Elem()
@@ -172,10 +207,19 @@ func TestResolvedPresets(t *testing.T) {
 	require.GreaterOrEqual(t, len(Presets()), 20)
 }
 
-// TestWhetherIDsAreSigned: the ids of some providers are in headers that nobody
-// signs.
+// Some providers have their id in a header that they do not sign.
 func TestWhetherIDsAreSigned(t *testing.T) {
-	unsigned := map[string]bool{"github": true, "shopify": true, "gitlab": true, "linear": true, "sentry": true, "zendesk": true, "gitea": true, "gogs": true, "bitbucket": true}
+	unsigned := map[string]bool{
+		"github":    true,
+		"shopify":   true,
+		"gitlab":    true,
+		"linear":    true,
+		"sentry":    true,
+		"zendesk":   true,
+		"gitea":     true,
+		"gogs":      true,
+		"bitbucket": true,
+	}
 	for _, preset := range Presets() {
 		r, err := parsed(t, trials()[preset].with(preset, `"env:S"`)).Resolve()
 		require.NoError(t, err)
@@ -203,7 +247,11 @@ func TestWhetherIDsAreSigned(t *testing.T) {
 }
 
 func TestResolveOverlays(t *testing.T) {
-	r, err := parsed(t, `{"preset":"stripe","secrets":["env:S"],"verify":[{"tolerance":"10m"}],"volatile":[],"type":"{body:/kind}","conflicts":"refuse","rejected":{"rows":7}}`).Resolve()
+	r, err := parsed(
+		t,
+		`{"preset":"stripe","secrets":["env:S"],"verify":[{"tolerance":"10m"}],"volatile":[],"type":"{body:/kind}",`+
+			`"conflicts":"refuse","rejected":{"rows":7}}`,
+	).Resolve()
 	require.NoError(t, err)
 	preset, _ := PresetOf("stripe")
 	want := preset.Config.Verify[0]
@@ -215,15 +263,24 @@ func TestResolveOverlays(t *testing.T) {
 	require.Equal(t, "refuse", r.Conflicts)
 	require.Equal(t, Budget{Rows: 7, Bytes: 16 << 20, Age: 7 * day}, r.Rejected)
 
-	// What was left out stays left out where it is empty on purpose.
+	// An empty list is not left out.
 	text, err := json.Marshal(r)
 	require.NoError(t, err)
 	require.Contains(t, string(text), `"volatile":[]`)
 
-	r, err = parsed(t, `{"preset":"hmac","secrets":["env:S"],"verify":[{"scheme":"hmac","header":"X-Sig","timestamp":"header:X-Time","signed":"{timestamp}{body}"}]}`).Resolve()
+	r, err = parsed(
+		t,
+		`{"preset":"hmac","secrets":["env:S"],"verify":[{"scheme":"hmac","header":"X-Sig",`+
+			`"timestamp":"header:X-Time","signed":"{timestamp}{body}"}]}`,
+	).Resolve()
 	require.NoError(t, err)
 	require.Equal(t, []Method{{
-		Scheme: "hmac", Header: []string{"X-Sig"}, Signed: "{timestamp}{body}", Hash: "sha256", Encoding: "hex", Secret: "text",
+		Scheme:    "hmac",
+		Header:    []string{"X-Sig"},
+		Signed:    "{timestamp}{body}",
+		Hash:      "sha256",
+		Encoding:  "hex",
+		Secret:    "text",
 		Timestamp: []string{"header:X-Time"}, Unit: "seconds", Tolerance: defaultTolerance,
 	}}, r.Verify)
 }
@@ -236,16 +293,35 @@ func TestBadSettingsAreNotResolved(t *testing.T) {
 		settings string
 		want     []string
 	}{
-		"no preset":        {`{}`, []string{"preset is required: one of " + strings.Join(Presets(), ", ")}},
-		"unknown preset":   {`{"preset":"gitbuh"}`, []string{"preset must be one of " + strings.Join(Presets(), ", ")}},
-		"no secret":        {`{"preset":"github"}`, []string{"secrets must have at least one reference such as env:NAME or file:/absolute/path"}},
-		"a secret unused":  {`{"preset":"envelope","secrets":["env:S"]}`, []string{"secrets are given, but nothing is verified: choose another preset, or say in verify how"}},
-		"hmac of nothing":  {`{"preset":"hmac","secrets":["env:S"]}`, []string{"verify[0].header is required: the name of the header that holds the signature or the token"}},
-		"no method":        {`{"preset":"none","verify":[]}`, []string{`verify must have at least one method; {"scheme":"none"} takes requests from anyone`}},
-		"none and another": {`{"preset":"github","secrets":["env:S"],"verify":[{},{"scheme":"none"}]}`, []string{"verify[1] takes requests from anyone and must be the only method"}},
-		"no scheme":        {`{"preset":"github","secrets":["env:S"],"verify":[{},{"header":"X"}]}`, []string{"verify[1].scheme must be one of hmac, ed25519, token, bearer, basic, twilio, none"}},
+		"no preset":      {`{}`, []string{"preset is required: one of " + strings.Join(Presets(), ", ")}},
+		"unknown preset": {`{"preset":"gitbuh"}`, []string{"preset must be one of " + strings.Join(Presets(), ", ")}},
+		"no secret": {
+			`{"preset":"github"}`,
+			[]string{"secrets must have at least one reference such as env:NAME or file:/absolute/path"},
+		},
+		"a secret unused": {
+			`{"preset":"envelope","secrets":["env:S"]}`,
+			[]string{"secrets are given, but nothing is verified: choose another preset, or say in verify how"},
+		},
+		"hmac of nothing": {
+			`{"preset":"hmac","secrets":["env:S"]}`,
+			[]string{"verify[0].header is required: the name of the header that holds the signature or the token"},
+		},
+		"no method": {
+			`{"preset":"none","verify":[]}`,
+			[]string{`verify must have at least one method; {"scheme":"none"} takes requests from anyone`},
+		},
+		"none and another": {
+			`{"preset":"github","secrets":["env:S"],"verify":[{},{"scheme":"none"}]}`,
+			[]string{"verify[1] takes requests from anyone and must be the only method"},
+		},
+		"no scheme": {
+			`{"preset":"github","secrets":["env:S"],"verify":[{},{"header":"X"}]}`,
+			[]string{"verify[1].scheme must be one of hmac, ed25519, token, bearer, basic, twilio, none"},
+		},
 		"a secret itself": {
-			`{"preset":"github","secrets":["hunter2",{"ref":"file:relative"},"env:A B","file:/a/../b","file:/","env:",{"ref":"env:S","from":"2024-01-02T00:00:00Z","until":"2024-01-01T00:00:00Z"}]}`,
+			`{"preset":"github","secrets":["hunter2",{"ref":"file:relative"},"env:A B","file:/a/../b","file:/",` +
+				`"env:",{"ref":"env:S","from":"2024-01-02T00:00:00Z","until":"2024-01-01T00:00:00Z"}]}`,
 			[]string{
 				"secrets[0].ref must be a reference: env:NAME or file:/absolute/path, never the secret itself",
 				"secrets[1].ref must be a reference: env:NAME or file:/absolute/path, never the secret itself",
@@ -256,54 +332,142 @@ func TestBadSettingsAreNotResolved(t *testing.T) {
 				"secrets[6].until must be later than from",
 			},
 		},
-		"Meta without its word":  {`{"preset":"meta","secrets":["env:S"]}`, []string{"verify_token is required: a reference to the word that Meta asks for when the webhook is set up, such as env:NAME"}},
-		"a word of nobody":       {`{"preset":"github","secrets":["env:S"],"verify_token":"x"}`, []string{"verify_token must be a reference: env:NAME or file:/absolute/path, never the secret itself", "verify_token is only for the handshake meta"}},
-		"Twilio without address": {`{"preset":"twilio","secrets":["env:S"]}`, []string{"url is required: Twilio signs the address as it is entered there, such as https://example.com/webhook/twilio"}},
-		"Square without address": {`{"preset":"square","secrets":["env:S"]}`, []string{"url is required: the address is signed as it is entered at the provider"}},
-		"bad address":            {`{"preset":"square","secrets":["env:S"],"url":"example.com"}`, []string{"url must be an address such as https://example.com/webhook/name"}},
-		"address with password":  {`{"preset":"square","secrets":["env:S"],"url":"https://u:hidden@example.com"}`, []string{"url must not hold a user or password"}},
-		"address with fragment":  {`{"preset":"square","secrets":["env:S"],"url":"https://example.com#a"}`, []string{"url must not have a fragment"}},
-		"choices": {
-			`{"preset":"none","format":"xml","handshake":"x","conflicts":"drop","rejected":{"rows":-1,"bytes":-1,"age":"1s"},"limits":{"rate":-1,"address_burst":5,"burst":-2}}`,
+		"Meta without its word": {
+			`{"preset":"meta","secrets":["env:S"]}`,
 			[]string{
-				"format must be one of envelope, body, cloudevents", "conflicts must be one of keep, refuse", "handshake must be one of none, slack, meta, discord, cloudevents",
-				"limits.rate must be a number of requests a second, or 0 for no limit", "limits.burst must not be negative", "limits.address_burst is nothing without a rate",
-				"rejected.rows must not be negative", "rejected.bytes must not be negative", "rejected.age must be at least a minute",
+				"verify_token is required: a reference to the word that Meta asks for when the webhook is set up, " +
+					"such as env:NAME",
+			},
+		},
+		"a word of nobody": {
+			`{"preset":"github","secrets":["env:S"],"verify_token":"x"}`,
+			[]string{
+				"verify_token must be a reference: env:NAME or file:/absolute/path, never the secret itself",
+				"verify_token is only for the handshake meta",
+			},
+		},
+		"Twilio without address": {
+			`{"preset":"twilio","secrets":["env:S"]}`,
+			[]string{
+				"url is required: Twilio signs the address as it is entered there, " +
+					"such as https://example.com/webhook/twilio",
+			},
+		},
+		"Square without address": {
+			`{"preset":"square","secrets":["env:S"]}`,
+			[]string{"url is required: the address is signed as it is entered at the provider"},
+		},
+		"bad address": {
+			`{"preset":"square","secrets":["env:S"],"url":"example.com"}`,
+			[]string{"url must be an address such as https://example.com/webhook/name"},
+		},
+		"address with password": {
+			`{"preset":"square","secrets":["env:S"],"url":"https://u:hidden@example.com"}`,
+			[]string{"url must not hold a user or password"},
+		},
+		"address with fragment": {
+			`{"preset":"square","secrets":["env:S"],"url":"https://example.com#a"}`,
+			[]string{"url must not have a fragment"},
+		},
+		"choices": {
+			`{"preset":"none","format":"xml","handshake":"x","conflicts":"drop","rejected":{"rows":-1,"bytes":-1,` +
+				`"age":"1s"},"limits":{"rate":-1,"address_burst":5,"burst":-2}}`,
+			[]string{
+				"format must be one of envelope, body, cloudevents",
+				"conflicts must be one of keep, refuse",
+				"handshake must be one of none, slack, meta, discord, cloudevents",
+				"limits.rate must be a number of requests a second, or 0 for no limit",
+				"limits.burst must not be negative",
+				"limits.address_burst is nothing without a rate",
+				"rejected.rows must not be negative",
+				"rejected.bytes must not be negative",
+				"rejected.age must be at least a minute",
 			},
 		},
 		"a signature's settings for a token": {
-			`{"preset":"bearer","secrets":["env:S"],"verify":[{"scheme":"bearer","header":"X Y","signed":"{body}","hash":"sha256","encoding":"hex","separator":",","assign":"=","key":"a","secret":"hex","timestamp":"key:a","unit":"seconds","tolerance":1,"past_only":true}]}`,
+			`{"preset":"bearer","secrets":["env:S"],"verify":[{"scheme":"bearer","header":"X Y","signed":"{body}",` +
+				`"hash":"sha256","encoding":"hex","separator":",","assign":"=","key":"a","secret":"hex",` +
+				`"timestamp":"key:a","unit":"seconds","tolerance":1,"past_only":true}]}`,
 			[]string{
 				"verify[0].header[0] must be the name of a header",
-				"verify[0].separator is not for the scheme bearer", "verify[0].assign is not for the scheme bearer", "verify[0].key is not for the scheme bearer",
-				"verify[0].signed is not for the scheme bearer", "verify[0].hash is not for the scheme bearer", "verify[0].encoding is not for the scheme bearer",
-				"verify[0].secret is not for the scheme bearer", "verify[0].timestamp is not for the scheme bearer", "verify[0].unit is not for the scheme bearer",
+				"verify[0].separator is not for the scheme bearer",
+				"verify[0].assign is not for the scheme bearer",
+				"verify[0].key is not for the scheme bearer",
+				"verify[0].signed is not for the scheme bearer",
+				"verify[0].hash is not for the scheme bearer",
+				"verify[0].encoding is not for the scheme bearer",
+				"verify[0].secret is not for the scheme bearer",
+				"verify[0].timestamp is not for the scheme bearer",
+				"verify[0].unit is not for the scheme bearer",
 				"verify[0].tolerance is not for the scheme bearer", "verify[0].past_only is not for the scheme bearer",
 			},
 		},
 		"hash, encoding, secret": {
 			hmac(`"hash":"md5","encoding":"base32","secret":"rot13"`),
-			[]string{"verify[0].hash must be one of sha256, sha1, sha512", "verify[0].encoding must be one of hex, base64", "verify[0].secret must be one of text, base64, hex"},
+			[]string{
+				"verify[0].hash must be one of sha256, sha1, sha512",
+				"verify[0].encoding must be one of hex, base64",
+				"verify[0].secret must be one of text, base64, hex",
+			},
 		},
 		"ed25519 with a hash and text": {
 			`{"preset":"discord","secrets":["env:S"],"verify":[{"hash":"sha256","secret":"text"}]}`,
-			[]string{"verify[0].hash is not for the scheme ed25519", "verify[0].secret must be base64 or hex for the scheme ed25519"},
+			[]string{
+				"verify[0].hash is not for the scheme ed25519",
+				"verify[0].secret must be base64 or hex for the scheme ed25519",
+			},
 		},
-		"a key without assign":     {hmac(`"key":"v1"`), []string{"verify[0].key and assign go together"}},
-		"the body is not signed":   {hmac(`"signed":"{header:X-Id}"`), []string{"verify[0].signed must hold {body}, or anybody could change it"}},
-		"an unknown placeholder":   {hmac(`"signed":"{bdy}"`), []string{"verify[0].signed may hold {body}, {timestamp}, {url} and {header:Name} in braces"}},
-		"an open brace":            {hmac(`"signed":"{body}{"`), []string{"verify[0].signed has a { without its }"}},
-		"no header's name":         {hmac(`"signed":"{body}{header:}"`), []string{"verify[0].signed names a header that cannot be one"}},
-		"a timestamp from nowhere": {hmac(`"signed":"{timestamp}{body}"`), []string{"verify[0].timestamp is required: where {timestamp} is, as header:Name or key:name"}},
-		"a timestamp not signed":   {hmac(`"timestamp":"header:X-Time"`), []string{"verify[0].signed must hold {timestamp}, or anybody could change it"}},
-		"a timestamp of a bad kind": {hmac(`"signed":"{body}","timestamp":["cookie:a","body:id","key:","header:"]`), []string{
-			"verify[0].timestamp[0] must be header:Name, key:name, or body:/json/pointer", "verify[0].timestamp[1] must be header:Name, key:name, or body:/json/pointer",
-			"verify[0].timestamp[2] must be header:Name, key:name, or body:/json/pointer", "verify[0].timestamp[3] must be header:Name, key:name, or body:/json/pointer",
+		"a key without assign": {hmac(`"key":"v1"`), []string{"verify[0].key and assign go together"}},
+		"the body is not signed": {
+			hmac(`"signed":"{header:X-Id}"`),
+			[]string{"verify[0].signed must hold {body}, or anybody could change it"},
+		},
+		"an unknown placeholder": {
+			hmac(`"signed":"{bdy}"`),
+			[]string{"verify[0].signed may hold {body}, {timestamp}, {url} and {header:Name} in braces"},
+		},
+		"an open brace": {hmac(`"signed":"{body}{"`), []string{"verify[0].signed has a { without its }"}},
+		"no header's name": {
+			hmac(`"signed":"{body}{header:}"`),
+			[]string{"verify[0].signed names a header that cannot be one"},
+		},
+		"a timestamp from nowhere": {
+			hmac(`"signed":"{timestamp}{body}"`),
+			[]string{"verify[0].timestamp is required: where {timestamp} is, as header:Name or key:name"},
+		},
+		"a timestamp not signed": {
+			hmac(`"timestamp":"header:X-Time"`),
+			[]string{"verify[0].signed must hold {timestamp}, or anybody could change it"},
+		},
+		"a timestamp of a bad kind": {hmac(
+			`"signed":"{body}","timestamp":["cookie:a","body:id","key:","header:"]`,
+		), []string{
+			"verify[0].timestamp[0] must be header:Name, key:name, or body:/json/pointer",
+			"verify[0].timestamp[1] must be header:Name, key:name, or body:/json/pointer",
+			"verify[0].timestamp[2] must be header:Name, key:name, or body:/json/pointer",
+			"verify[0].timestamp[3] must be header:Name, key:name, or body:/json/pointer",
 		}},
-		"a key of no list":             {hmac(`"signed":"{timestamp}{body}","timestamp":"key:t"`), []string{"verify[0].timestamp[0] is for a header that lists names and values: say separator, assign and key"}},
-		"a tolerance of nothing":       {hmac(`"tolerance":5`), []string{"verify[0].timestamp is required for unit, tolerance and past_only"}},
-		"a bad unit, a bad tolerance":  {hmac(`"timestamp":"body:/t","unit":"days","tolerance":-5`), []string{"verify[0].unit must be one of seconds, milliseconds, rfc3339", "verify[0].tolerance must be between 0 and 365d"}},
-		"more than anybody could need": {`{"preset":"github","secrets":["env:S"` + strings.Repeat(`,"env:S"`, maxSecrets) + `]}`, []string{"secrets must have at most 10, found 11"}},
+		"a key of no list": {
+			hmac(`"signed":"{timestamp}{body}","timestamp":"key:t"`),
+			[]string{
+				"verify[0].timestamp[0] is for a header that lists names and values: say separator, assign and key",
+			},
+		},
+		"a tolerance of nothing": {
+			hmac(`"tolerance":5`),
+			[]string{"verify[0].timestamp is required for unit, tolerance and past_only"},
+		},
+		"a bad unit, a bad tolerance": {
+			hmac(`"timestamp":"body:/t","unit":"days","tolerance":-5`),
+			[]string{
+				"verify[0].unit must be one of seconds, milliseconds, rfc3339",
+				"verify[0].tolerance must be between 0 and 365d",
+			},
+		},
+		"more than anybody could need": {
+			`{"preset":"github","secrets":["env:S"` + strings.Repeat(`,"env:S"`, maxSecrets) + `]}`,
+			[]string{"secrets must have at most 10, found 11"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := parsed(t, c.settings).Resolve()

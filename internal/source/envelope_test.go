@@ -13,8 +13,7 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// body is an envelope with the given members in place of those of the same
-// name; an empty text leaves the member out.
+// body is an envelope with the given members in place of those of the same name. An empty text leaves a member out.
 func body(members ...string) []byte {
 	fields := [][2]string{
 		{"event_id", `"evt-1"`},
@@ -122,11 +121,13 @@ func TestNotJSON(t *testing.T) {
 func TestSyntaxErrorTellsWhereButEchoesNothingLong(t *testing.T) {
 	name := strings.Repeat("n", 10_000)
 	for text, want := range map[string]string{
-		"":                                "the body is empty",
-		`{"a":1`:                          "the body is cut short after byte 6",
-		`{} {}`:                           "the body is not JSON: more data after the end of the JSON value at byte 5",
-		`{"` + name + `":{"b":nul }}`:     "the body is not JSON: invalid character ' ' in literal null (expecting 'l') at byte 10012",
-		`{"` + name + `":"` + name + "\n": "the body is not JSON: invalid character '\\n' in string (expecting non-control character) at byte 20005",
+		"":       "the body is empty",
+		`{"a":1`: "the body is cut short after byte 6",
+		`{} {}`:  "the body is not JSON: more data after the end of the JSON value at byte 5",
+		`{"` + name + `":{"b":nul }}`: "the body is not JSON: " +
+			"invalid character ' ' in literal null (expecting 'l') at byte 10012",
+		`{"` + name + `":"` + name + "\n": "the body is not JSON: " +
+			"invalid character '\\n' in string (expecting non-control character) at byte 20005",
 	} {
 		_, err := ReadEnvelope([]byte(text))
 		require.EqualError(t, err, want)
@@ -146,7 +147,10 @@ func TestTopLevelMustBeAnObject(t *testing.T) {
 		"\"\xff\\ud800\"":          "a string",
 		"[" + string(body()) + "]": "an array",
 	} {
-		require.Equal(t, []event.Problem{{Field: "", Detail: "must be an object, found " + found}}, problems(t, []byte(text)), text)
+		require.Equal(
+			t, []event.Problem{{Field: "", Detail: "must be an object, found " + found}}, problems(t, []byte(text)),
+			text,
+		)
 	}
 }
 
@@ -164,12 +168,20 @@ func TestAllProblemsAreListedAtOnce(t *testing.T) {
 		{Field: "occurred_at", Detail: timeWanted + "a number"},
 		{Field: "payload", Detail: "has a number whose exponent is beyond ±1000"},
 		{Field: "", Detail: "holds a member that is nested more than 512 levels deep"},
-	}, problems(t, []byte(`{"payload":{"a":1e1001},"x":`+nested(513)+`,"y":1e9999,"occurred_at":5,"event_type":null,"event_id":""}`)))
+	}, problems(
+		t,
+		[]byte(
+			`{"payload":{"a":1e1001},"x":`+nested(513)+`,"y":1e9999,"occurred_at":5,"event_type":null,"event_id":""}`,
+		),
+	))
 }
 
 func TestInvalidErrorReadsAsOneLine(t *testing.T) {
 	_, err := ReadEnvelope(body("event_id", "", "event_type", `[]`))
-	require.EqualError(t, err, "invalid event: event_id is required; event_type must be a string of 1 to 100 characters, found an array")
+	require.EqualError(
+		t, err,
+		"invalid event: event_id is required; event_type must be a string of 1 to 100 characters, found an array",
+	)
 	_, err = ReadEnvelope([]byte(`[]`))
 	require.EqualError(t, err, "invalid event: must be an object, found an array")
 }
@@ -177,44 +189,50 @@ func TestInvalidErrorReadsAsOneLine(t *testing.T) {
 func TestInvalidField(t *testing.T) {
 	long := strings.Repeat("x", 1_000_000)
 	for name, tc := range map[string]struct{ field, value string }{
-		"id null":                               {"event_id", `null`},
-		"id number":                             {"event_id", `1`},
-		"id boolean":                            {"event_id", `true`},
-		"id object":                             {"event_id", `{"a":1}`},
-		"id empty":                              {"event_id", `""`},
-		"id of 256":                             {"event_id", `"` + strings.Repeat("x", 256) + `"`},
-		"id of 256 code points":                 {"event_id", `"` + strings.Repeat("é", 256) + `"`},
-		"id of 256 code points escaped":         {"event_id", `"` + strings.Repeat(`\ud83d\ude00`, 256) + `"`},
-		"id very long":                          {"event_id", `"` + long + `"`},
-		"id with newline":                       {"event_id", `"a\nb"`},
-		"id with escape character":              {"event_id", `"a\u001bb"`},
-		"id with DEL":                           {"event_id", "\"a\x7fb\""},
-		"id with C1":                            {"event_id", "\"a\u0085b\""},
-		"id with escaped C1":                    {"event_id", `"a\u009fb"`},
-		"id with U+0000":                        {"event_id", `"a\u0000b"`},
-		"id with lone high surrogate":           {"event_id", `"a\ud800b"`},
-		"id with lone low surrogate":            {"event_id", `"\udc00"`},
-		"id with reversed surrogates":           {"event_id", `"\ude00\ud83d"`},
-		"id with invalid UTF-8":                 {"event_id", "\"a\xffb\""},
-		"id with overlong UTF-8":                {"event_id", "\"a\xc0\xafb\""},
-		"id with surrogate as UTF-8":            {"event_id", "\"a\xed\xa0\x80b\""},
-		"type null":                             {"event_type", `null`},
-		"type array":                            {"event_type", `["a"]`},
-		"type empty":                            {"event_type", `""`},
-		"type of 101":                           {"event_type", `"` + strings.Repeat("ü", 101) + `"`},
-		"type with U+0000":                      {"event_type", `"\u0000"`},
-		"type with lone surrogate":              {"event_type", `"\uDBFF"`},
-		"type with invalid UTF-8":               {"event_type", "\"\x80\""},
-		"payload null":                          {"payload", `null`},
-		"payload array":                         {"payload", `[{}]`},
-		"payload string":                        {"payload", `"{}"`},
-		"payload number":                        {"payload", `1`},
-		"payload false":                         {"payload", `false`},
-		"payload too deep":                      {"payload", nested(513)},
-		"payload with too deep arrays":          {"payload", `{"a":` + strings.Repeat("[", 512) + strings.Repeat("]", 512) + `}`},
-		"payload far too deep":                  {"payload", nested(9_000)},
-		"exponent of 400000":                    {"payload", `{"a":1e400000}`},
-		"exponent of 131071":                    {"payload", `{"a":[` + strings.Repeat(`1e131071,`, 999) + `1e131071]}`},
+		"id null":                       {"event_id", `null`},
+		"id number":                     {"event_id", `1`},
+		"id boolean":                    {"event_id", `true`},
+		"id object":                     {"event_id", `{"a":1}`},
+		"id empty":                      {"event_id", `""`},
+		"id of 256":                     {"event_id", `"` + strings.Repeat("x", 256) + `"`},
+		"id of 256 code points":         {"event_id", `"` + strings.Repeat("é", 256) + `"`},
+		"id of 256 code points escaped": {"event_id", `"` + strings.Repeat(`\ud83d\ude00`, 256) + `"`},
+		"id very long":                  {"event_id", `"` + long + `"`},
+		"id with newline":               {"event_id", `"a\nb"`},
+		"id with escape character":      {"event_id", `"a\u001bb"`},
+		"id with DEL":                   {"event_id", "\"a\x7fb\""},
+		"id with C1":                    {"event_id", "\"a\u0085b\""},
+		"id with escaped C1":            {"event_id", `"a\u009fb"`},
+		"id with U+0000":                {"event_id", `"a\u0000b"`},
+		"id with lone high surrogate":   {"event_id", `"a\ud800b"`},
+		"id with lone low surrogate":    {"event_id", `"\udc00"`},
+		"id with reversed surrogates":   {"event_id", `"\ude00\ud83d"`},
+		"id with invalid UTF-8":         {"event_id", "\"a\xffb\""},
+		"id with overlong UTF-8":        {"event_id", "\"a\xc0\xafb\""},
+		"id with surrogate as UTF-8":    {"event_id", "\"a\xed\xa0\x80b\""},
+		"type null":                     {"event_type", `null`},
+		"type array":                    {"event_type", `["a"]`},
+		"type empty":                    {"event_type", `""`},
+		"type of 101":                   {"event_type", `"` + strings.Repeat("ü", 101) + `"`},
+		"type with U+0000":              {"event_type", `"\u0000"`},
+		"type with lone surrogate":      {"event_type", `"\uDBFF"`},
+		"type with invalid UTF-8":       {"event_type", "\"\x80\""},
+		"payload null":                  {"payload", `null`},
+		"payload array":                 {"payload", `[{}]`},
+		"payload string":                {"payload", `"{}"`},
+		"payload number":                {"payload", `1`},
+		"payload false":                 {"payload", `false`},
+		"payload too deep":              {"payload", nested(513)},
+		"payload with too deep arrays": {
+			"payload",
+			`{"a":` + strings.Repeat("[", 512) + strings.Repeat("]", 512) + `}`,
+		},
+		"payload far too deep": {"payload", nested(9_000)},
+		"exponent of 400000":   {"payload", `{"a":1e400000}`},
+		"exponent of 131071": {
+			"payload",
+			`{"a":[` + strings.Repeat(`1e131071,`, 999) + `1e131071]}`,
+		},
 		"exponent of 1001":                      {"payload", `{"a":1e1001}`},
 		"exponent of +1001":                     {"payload", `{"a":[0,-1.5E+1001]}`},
 		"exponent of -1001":                     {"payload", `{"a":1e-1001}`},
@@ -280,7 +298,10 @@ func TestRepeatedFieldIsInvalid(t *testing.T) {
 			for _, value := range []string{`"evt-1"`, `null`, `{"user_id":123}`} {
 				once := fmt.Sprintf(`,"%s":%s`, strings.Replace(name, "payload", `\u0070ayload`, 1), value)
 				for _, text := range []string{once, once + once} {
-					require.Equal(t, []event.Problem{{Field: f.String(), Detail: "must be given only once"}}, problems(t, with(text)), text)
+					require.Equal(
+						t, []event.Problem{{Field: f.String(), Detail: "must be given only once"}},
+						problems(t, with(text)), text,
+					)
 				}
 			}
 		}
@@ -337,7 +358,8 @@ func TestNestingBeyondTheDecoder(t *testing.T) {
 func TestAcceptedEvent(t *testing.T) {
 	payload := "{ \"b\" : 1.0 ,\n\t\"a\":[ 12345678901234567890, -0, 1E2, 1.10 ] }"
 	text := []byte(" {\"payload\" : " + payload + " ,\n" +
-		`"occurred_at":"2024-01-30T13:00:00.123456789+01:00","event_type":"ÜÖ\u00e4\n\ud83d\ude00","event\u005fid":"a b/\"é"}` + "\r\n")
+		`"occurred_at":"2024-01-30T13:00:00.123456789+01:00","event_type":"ÜÖ\u00e4\n\ud83d\ude00",` +
+		`"event\u005fid":"a b/\"é"}` + "\r\n")
 	sent := bytes.Clone(text)
 	e := read(t, text)
 	require.Equal(t, event.DefaultSource, e.Source)
@@ -393,10 +415,10 @@ func TestTimes(t *testing.T) {
 	}
 }
 
-// example is an envelope of 1 kB as a provider might send it, with names out of
-// order.
+// example is an envelope of 1 kB as a provider might send it, with its names in any order.
 func example() []byte {
-	payload := `{"user_id":123,"email":"test@example.com","name":"Zoë Example","active":true,"score":12.50,"tags":["new","trial","eu"],` +
+	payload := `{"user_id":123,"email":"test@example.com","name":"Zoë Example","active":true,"score":12.50,` +
+		`"tags":["new","trial","eu"],` +
 		`"address":{"street":"1 Example Street","city":"Utrecht","zip":"3511 AB","country":"NL"},"items":[` +
 		strings.TrimSuffix(strings.Repeat(`{"sku":"A-1001","quantity":2,"price":1999,"note":null},`, 12), ",") + `]}`
 	return body("event_id", `"0190c2f0-7c1e-7a34-9d0e-3f6a5b1c2d3e"`, "payload", payload)

@@ -17,9 +17,8 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// FuzzSignatureHeader sends anything where a signature or credential should be,
-// and the headers that go with it. Nobody knows the secret, so nothing may be
-// taken, and why not is said in valid text without the secret.
+// FuzzSignatureHeader sends anything as a signature or credential, and as the headers that belong to it. Nobody knows the
+// secret, so every request must be rejected. The reason must be valid text without the secret.
 func FuzzSignatureHeader(f *testing.F) {
 	secret := make([]byte, 32)
 	_, err := rand.Read(secret)
@@ -32,8 +31,10 @@ func FuzzSignatureHeader(f *testing.F) {
 		"PUBLIC": "whpk_" + base64.StdEncoding.EncodeToString(public), "DISCORD": hex.EncodeToString(public),
 	}
 	refs := map[string]string{
-		"standard-webhooks": `"env:STANDARD","env:PUBLIC"`, "svix": `"env:STANDARD","env:PUBLIC"`, "gitlab": `"env:S","env:STANDARD"`,
-		"basic": `"env:BASIC"`, "discord": `"env:DISCORD"`,
+		"standard-webhooks": `"env:STANDARD","env:PUBLIC"`,
+		"svix":              `"env:STANDARD","env:PUBLIC"`,
+		"gitlab":            `"env:S","env:STANDARD"`,
+		"basic":             `"env:BASIC"`, "discord": `"env:DISCORD"`,
 	}
 	var sources []*Source
 	for _, preset := range Presets() {
@@ -48,23 +49,52 @@ func FuzzSignatureHeader(f *testing.F) {
 		sources = append(sources, compiled(f, tr.with(preset, ref), secrets))
 	}
 	sources = append(sources,
-		compiled(f, `{"preset":"hmac","secrets":["env:S"],"verify":[{"header":"X-Sig","hash":"sha512","separator":",","encoding":"base64"}]}`, secrets),
-		compiled(f, `{"preset":"hmac","secrets":["env:S"],"verify":[{"header":"X-Sig","hash":"sha1","separator":",","assign":"=","key":"k"}]}`, secrets),
+		compiled(
+			f,
+			`{"preset":"hmac","secrets":["env:S"],"verify":[{"header":"X-Sig","hash":"sha512","separator":",",`+
+				`"encoding":"base64"}]}`,
+			secrets,
+		),
+		compiled(
+			f,
+			`{"preset":"hmac","secrets":["env:S"],"verify":[{"header":"X-Sig","hash":"sha1","separator":",",`+
+				`"assign":"=","key":"k"}]}`,
+			secrets,
+		),
 	)
 
 	for _, value := range []string{
-		"", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg==",
-		"sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17", "VnKUjZsLuN5iZWjn5EntcBVCF9kMN43LglzCE1/GSeY=",
+		"",
+		"v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+		"v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg==",
+		"sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17",
+		"VnKUjZsLuN5iZWjn5EntcBVCF9kMN43LglzCE1/GSeY=",
 		"t=1706616000,v1=88a022085c6bdb887b02cb26ff76dd681234d9675c0f22844059f55552a8883a,v0=6ffbb59b",
-		"ts=1706616000;h1=01e70976bb47ac6c3cd48577a3a9e0eb6d4a81737f31cd2badcd36cbadb7d016", "v0=00", "RSOYDt4T1cUTdK1PDd93/VVr8B8=",
-		"Bearer x", "Basic dXNlcjpwYXNz", strings.Repeat("00", 64), strings.Repeat("00", 32), "v1,v1,v1, v1", "t=,v1=", "=,=,=",
+		"ts=1706616000;h1=01e70976bb47ac6c3cd48577a3a9e0eb6d4a81737f31cd2badcd36cbadb7d016",
+		"v0=00",
+		"RSOYDt4T1cUTdK1PDd93/VVr8B8=",
+		"Bearer x",
+		"Basic dXNlcjpwYXNz",
+		strings.Repeat("00", 64),
+		strings.Repeat("00", 32),
+		"v1,v1,v1, v1",
+		"t=,v1=",
+		"=,=,=",
 	} {
 		for i := range sources {
-			f.Add(uint8(i), value, "1706616000", "msg_1", "a=b&bodySHA256=00", []byte(`{"webhookTimestamp":1706616000000}`))
+			f.Add(
+				uint8(i), value, "1706616000", "msg_1", "a=b&bodySHA256=00",
+				[]byte(`{"webhookTimestamp":1706616000000}`),
+			)
 		}
 	}
 	causes := []string{
-		causeSignatureMissing, causeSignatureWrong, causeTimestampBad, causeTimestampStale, causeCredentialsMissing, causeCredentialsWrong,
+		causeSignatureMissing,
+		causeSignatureWrong,
+		causeTimestampBad,
+		causeTimestampStale,
+		causeCredentialsMissing,
+		causeCredentialsWrong,
 	}
 	f.Fuzz(func(t *testing.T, i uint8, value, timestamp, id, query string, body []byte) {
 		s := sources[int(i)%len(sources)]
@@ -102,9 +132,8 @@ func FuzzSignatureHeader(f *testing.F) {
 	})
 }
 
-// FuzzConfig reads anything as settings: what is accepted is written as it was
-// read, resolving it twice is resolving it once, and a source that can be made of it
-// signs, verifies and shows without a panic.
+// FuzzConfig reads anything as settings. Accepted settings are written as they were read, and to resolve them twice
+// changes nothing. A source that is made of them signs, verifies and redacts without a panic.
 func FuzzConfig(f *testing.F) {
 	for _, preset := range Presets() {
 		settings := trials()[preset].with(preset, `"env:S"`)
@@ -116,9 +145,15 @@ func FuzzConfig(f *testing.F) {
 		f.Add(full, standardSecret)
 	}
 	for _, text := range []string{
-		`{}`, `[]`, `null`, `{"preset":"hmac","verify":[{}]}`, `{"preset":"x","secrets":[{"ref":"file:/x","from":"2024-01-01T00:00:00Z","until":"2025-01-01T00:00:00Z"}]}`,
-		`{"preset":"none","rejected":{"age":"1.5d","rows":1},"limits":{"rate":1e308}}`, `{"preset":"github","verify":[{"tolerance":1e-9}]}`,
-		`{"preset":"hmac","secrets":["env:S"],"verify":[{"header":["X","Y"],"separator":" ","assign":"=","key":"k","timestamp":"key:t","signed":"a{timestamp}{header:A|B}{body}{url}"}],"url":"http://a:80/?b"}`,
+		`{}`,
+		`[]`,
+		`null`,
+		`{"preset":"hmac","verify":[{}]}`,
+		`{"preset":"x","secrets":[{"ref":"file:/x","from":"2024-01-01T00:00:00Z","until":"2025-01-01T00:00:00Z"}]}`,
+		`{"preset":"none","rejected":{"age":"1.5d","rows":1},"limits":{"rate":1e308}}`,
+		`{"preset":"github","verify":[{"tolerance":1e-9}]}`,
+		`{"preset":"hmac","secrets":["env:S"],"verify":[{"header":["X","Y"],"separator":" ","assign":"=","key":"k",` +
+			`"timestamp":"key:t","signed":"a{timestamp}{header:A|B}{body}{url}"}],"url":"http://a:80/?b"}`,
 	} {
 		f.Add([]byte(text), "sample secret")
 	}

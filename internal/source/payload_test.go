@@ -47,13 +47,15 @@ func TestOtherPayload(t *testing.T) {
 	}
 }
 
-// The form that is hashed, for whoever computes it elsewhere: names in the order
-// of their UTF-16 code units, strings with the fewest escapes.
+// Others can compute the hash too: names are in the order of their UTF-16 code units, and strings have the fewest
+// escapes.
 func TestCanonicalForm(t *testing.T) {
 	payload := "{\"\U0001F600\":1, \"\uFB01\":-0, \"b\":\"\\u2028\\/\\u0008\\u001F\\\"\\u007f<>&\", \"\":[1E2,1.10]}"
 	hash, reason := fingerprint([]byte(payload))
 	require.Empty(t, reason)
-	want := sha256.Sum256([]byte("{\"\":[1E2,1.10],\"b\":\"\u2028/\\b\\u001f\\\"\x7f<>&\",\"\U0001F600\":1,\"\uFB01\":-0}"))
+	want := sha256.Sum256(
+		[]byte("{\"\":[1E2,1.10],\"b\":\"\u2028/\\b\\u001f\\\"\x7f<>&\",\"\U0001F600\":1,\"\uFB01\":-0}"),
+	)
 	require.Equal(t, hex.EncodeToString(want[:]), hex.EncodeToString(hash[:]))
 }
 
@@ -99,7 +101,7 @@ func TestQueryablePayload(t *testing.T) {
 	}
 }
 
-// Values are built along with their nesting and largest exponent.
+// Each value is built together with its nesting and its largest exponent.
 func TestMeasureAgreesWithWhatWasBuilt(t *testing.T) {
 	type built struct {
 		text  string

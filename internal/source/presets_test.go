@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// wholePreset is the file of a preset that is complete.
+// wholePreset is the file of a complete preset.
 const wholePreset = `
 title: Example
 steps: ["Enter {address}."]
@@ -40,7 +40,7 @@ func TestPresetFilesAreStrict(t *testing.T) {
 	}
 }
 
-// A body is one line for the provider and several for who reads the file.
+// A file may break the body of a sample into lines. The provider sends one line.
 func TestSampleBodyIsOneLine(t *testing.T) {
 	p, err := parsePreset("example", []byte(`
 title: Example
@@ -55,7 +55,7 @@ sample:
 	require.Equal(t, `{"a":1,"b":"c d"}`, p.sample.body)
 }
 
-// Settings that are changed by one caller stay as they are for the next.
+// A caller may change a preset, and the next caller gets it unchanged.
 func TestPresetsAreNotShared(t *testing.T) {
 	for _, name := range Presets() {
 		changed, _ := PresetOf(name)
@@ -66,7 +66,13 @@ func TestPresetsAreNotShared(t *testing.T) {
 				clear(list)
 			}
 		}
-		for _, list := range [][]string{changed.Config.ID, changed.Config.Type, changed.Config.Time, changed.Config.Volatile, changed.Steps} {
+		for _, list := range [][]string{
+			changed.Config.ID,
+			changed.Config.Type,
+			changed.Config.Time,
+			changed.Config.Volatile,
+			changed.Steps,
+		} {
 			clear(list)
 		}
 		original, err := presetFiles.ReadFile("presets/" + name + ".yaml")

@@ -53,7 +53,7 @@ func (t *table) change(change func()) {
 	change()
 }
 
-// logged is what a registry logged.
+// logged is the log of a registry.
 type logged struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -152,12 +152,33 @@ func TestRegistryKeepsBrokenSources(t *testing.T) {
 		preset, _ := PresetOf("none")
 		require.Equal(t, []event.SourceStatus{
 			{Source: "a", State: "broken", Path: "/webhook/a", Problems: []string{
-				"tolerance is no setting; there are conflicts, format, handshake, id, id_signed, limits, preset, rejected, secrets, time, type, url, verify, verify_token, volatile",
+				"tolerance is no setting; there are conflicts, format, handshake, id, id_signed, limits, preset, " +
+					"rejected, secrets, time, type, url, verify, verify_token, volatile",
 			}},
-			{Source: "b", State: "broken", Path: "/webhook/b", Preset: "github", Steps: steps, Problems: []string{"secrets[0] env:GONE is not set"}},
+			{
+				Source:   "b",
+				State:    "broken",
+				Path:     "/webhook/b",
+				Preset:   "github",
+				Steps:    steps,
+				Problems: []string{"secrets[0] env:GONE is not set"},
+			},
 			{Source: "c", State: "broken", Path: "/webhook/c", Problems: []string{"must be an object, found an array"}},
-			{Source: "d", State: "verified", Path: "/webhook/d", Preset: "github", Steps: r.Statuses()[3].Steps, Problems: []string{"none of its secrets is valid now: every request is rejected"}},
-			{Source: "open", State: "open", Path: "/webhook/open", Preset: "none", Steps: preset.StepsFor("open", Config{})},
+			{
+				Source:   "d",
+				State:    "verified",
+				Path:     "/webhook/d",
+				Preset:   "github",
+				Steps:    r.Statuses()[3].Steps,
+				Problems: []string{"none of its secrets is valid now: every request is rejected"},
+			},
+			{
+				Source: "open",
+				State:  "open",
+				Path:   "/webhook/open",
+				Preset: "none",
+				Steps:  preset.StepsFor("open", Config{}),
+			},
 		}, r.Statuses())
 
 		time.Sleep(10 * pollInterval)
@@ -216,7 +237,7 @@ func TestRegistryFollowsFiles(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "secret")
 	modified := time.Now()
-	// The file's time is set, since the test's clock is not the file system's.
+	// The test sets the time of the file, since the file system has another clock than the test.
 	write := func(text string) {
 		modified = modified.Add(time.Second)
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
@@ -313,7 +334,8 @@ func TestRegistryLookupWhileReloading(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
 	all.Go(func() { _ = r.Run(ctx) })
-	require.Eventually(t, func() bool { _, err := r.Lookup("default"); return err == nil }, 5*time.Second, time.Millisecond)
+	isKnown := func() bool { _, err := r.Lookup("default"); return err == nil }
+	require.Eventually(t, isKnown, 5*time.Second, time.Millisecond)
 	for range 4 {
 		all.Go(func() {
 			for range 1000 {

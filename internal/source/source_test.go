@@ -11,7 +11,12 @@ import (
 )
 
 func TestRedact(t *testing.T) {
-	s := compiled(t, `{"preset":"token","secrets":["env:S"],"verify":[{"header":"X-Pass"},{"scheme":"hmac","header":"X-Token-Signature"}]}`, vault{"S": "a long secret"})
+	s := compiled(
+		t,
+		`{"preset":"token","secrets":["env:S"],"verify":[{"header":"X-Pass"},{"scheme":"hmac",`+
+			`"header":"X-Token-Signature"}]}`,
+		vault{"S": "a long secret"},
+	)
 	got := s.Redact(http.Header{
 		"Authorization":             {"Bearer hidden", "Basic hidden"},
 		"Proxy-Authorization":       {"hidden"},
@@ -37,10 +42,12 @@ func TestRedact(t *testing.T) {
 	require.NotContains(t, string(got), "hidden")
 	require.NotContains(t, string(got), `\u0000`)
 	require.JSONEq(t, `{
-		"Authorization": ["[redacted]", "[redacted]"], "Proxy-Authorization": ["[redacted]"], "X-Forwarded-Authorization": ["[redacted]"],
-		"Cookie": ["[redacted]"], "Set-Cookie": ["[redacted]"], "X-Gitlab-Token": ["[redacted]"], "X-Client-Secret": ["[redacted]"],
+		"Authorization": ["[redacted]", "[redacted]"], "Proxy-Authorization": ["[redacted]"],
+		"X-Forwarded-Authorization": ["[redacted]"], "Cookie": ["[redacted]"], "Set-Cookie": ["[redacted]"],
+		"X-Gitlab-Token": ["[redacted]"], "X-Client-Secret": ["[redacted]"],
 		"X-Password": ["[redacted]"], "X-Api-Key": ["[redacted]"], "Apikey": ["[redacted]"], "X-Pass": ["[redacted]"],
-		"X-Token-Signature": ["sha256=aa"], "X-Other": ["[redacted]"], "Empty": [], "Content-Type": ["application/json"],
+		"X-Token-Signature": ["sha256=aa"], "X-Other": ["[redacted]"], "Empty": [],
+		"Content-Type": ["application/json"],
 		"X-Bad": ["a\ufffdb\ufffdc", "\"\\\n"], "X-\ufffd": ["2"]
 	}`, string(got))
 	require.Equal(t, "{}", string(s.Redact(nil)))
@@ -49,15 +56,23 @@ func TestRedact(t *testing.T) {
 //nolint:gosec // no secret here is one
 func TestRedactTarget(t *testing.T) {
 	for target, want := range map[string]string{
-		"/webhook/github":               "/webhook/github",
-		"/webhook/github?":              "/webhook/github",
-		"/a?b=c&d":                      "/a?b=c&d",
+		"/webhook/github":  "/webhook/github",
+		"/webhook/github?": "/webhook/github",
+		"/a?b=c&d":         "/a?b=c&d",
+
 		"/a?token=x&b=c&access_token=y": "/a?token=[redacted]&b=c&access_token=[redacted]",
-		"/a?hub.mode=subscribe&hub.verify_token=x&hub.challenge=1": "/a?hub.mode=subscribe&hub.verify_token=[redacted]&hub.challenge=1",
-		"/a?to%6ben=x;API_KEY=y&key=z&monkey=1":                    "/a?to%6ben=[redacted];API_KEY=[redacted]&key=[redacted]&monkey=1",
-		"/a?user[password]=x&%zztoken=1&token":                     "/a?user[password]=[redacted]&%zztoken=[redacted]&token",
-		"/%00%ff?a=%00":                                            "/%00%ff?a=%00",
-		"/a?secret=b=c":                                            "/a?secret=[redacted]",
+
+		"/a?hub.mode=subscribe&hub.verify_token=x&hub.challenge=1": "/a?hub.mode=subscribe&" +
+			"hub.verify_token=[redacted]&hub.challenge=1",
+
+		"/a?to%6ben=x;API_KEY=y&key=z&monkey=1": "/a?to%6ben=[redacted];" +
+			"API_KEY=[redacted]&key=[redacted]&monkey=1",
+
+		"/a?user[password]=x&%zztoken=1&token": "/a?user[password]=[redacted]&" +
+			"%zztoken=[redacted]&token",
+
+		"/%00%ff?a=%00": "/%00%ff?a=%00",
+		"/a?secret=b=c": "/a?secret=[redacted]",
 	} {
 		u, err := url.ParseRequestURI(target)
 		require.NoError(t, err, target)
@@ -68,8 +83,13 @@ func TestRedactTarget(t *testing.T) {
 
 func TestSingleHeaders(t *testing.T) {
 	for settings, want := range map[string][]string{
-		`{"preset":"envelope"}`:                   nil,
-		`{"preset":"github","secrets":["env:S"]}`: {"X-Github-Delivery", "X-Github-Event", "X-Github-Hook-Id", "X-Hub-Signature-256"},
+		`{"preset":"envelope"}`: nil,
+		`{"preset":"github","secrets":["env:S"]}`: {
+			"X-Github-Delivery",
+			"X-Github-Event",
+			"X-Github-Hook-Id",
+			"X-Hub-Signature-256",
+		},
 		`{"preset":"bearer","secrets":["env:S"]}`: {"Authorization"},
 		`{"preset":"slack","secrets":["env:S"]}`:  {"X-Slack-Request-Timestamp", "X-Slack-Signature"},
 		`{"preset":"svix","secrets":["env:S"]}`: {

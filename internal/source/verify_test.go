@@ -17,8 +17,7 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// vault resolves the references that tests use: env:NAME holds what is under
-// NAME.
+// vault holds the secrets of a test: env:NAME refers to the one under NAME.
 type vault map[string]string
 
 func (v vault) resolve(ref string) (string, error) {
@@ -39,10 +38,14 @@ func compiled(t testing.TB, settings string, secrets vault) *Source {
 	return s
 }
 
-// request is a POST of a body that comes now.
+// request is a POST of a body that arrives now.
 func request(body string, header ...string) *event.Request {
 	r := &event.Request{
-		Method: http.MethodPost, URL: &url.URL{Path: "/webhook/test"}, Header: http.Header{}, Wire: []byte(body), At: now,
+		Method: http.MethodPost,
+		URL:    &url.URL{Path: "/webhook/test"},
+		Header: http.Header{},
+		Wire:   []byte(body),
+		At:     now,
 	}
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1]) //nolint:gosec // names and values come in pairs
@@ -50,7 +53,8 @@ func request(body string, header ...string) *event.Request {
 	return r
 }
 
-func at(r *event.Request, t time.Time) *event.Request {
+// arrived sets when a request arrived.
+func arrived(r *event.Request, t time.Time) *event.Request {
 	r.At = t
 	return r
 }
@@ -74,8 +78,7 @@ const (
 	standardPublic = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="
 )
 
-// TestVectors holds every vector of the providers' documentation that is known,
-// and those that were made for tests, against what verifies them and what signs.
+// TestVectors verifies and signs the vectors in the documentation of providers, and others that were made for tests.
 //
 //nolint:gosec // no secret here is one
 func TestVectors(t *testing.T) {
@@ -99,12 +102,15 @@ func TestVectors(t *testing.T) {
 		"Standard Webhooks v1a": {
 			settings: `{"preset":"standard-webhooks","secrets":["env:S"]}`, secret: standardPublic, signer: standardKey,
 			at: 1614265330, body: `{"test": 2432232314}`, header: standard,
-			name: "Webhook-Signature", value: "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg==",
+			name:  "Webhook-Signature",
+			value: "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg==",
 		},
 		"Svix": {
 			settings: `{"preset":"svix","secrets":["env:S"]}`, secret: standardSecret,
-			at: 1614265330, body: `{"test": 2432232314}`, header: []string{"Svix-Id", "msg_p5jXN8AQM9LWM0D4loKWxJek", "Svix-Timestamp", "1614265330"},
-			name: "Svix-Signature", value: "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+			at:     1614265330,
+			body:   `{"test": 2432232314}`,
+			header: []string{"Svix-Id", "msg_p5jXN8AQM9LWM0D4loKWxJek", "Svix-Timestamp", "1614265330"},
+			name:   "Svix-Signature", value: "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
 		},
 		"GitLab, signed": {
 			settings: `{"preset":"gitlab","secrets":["env:S"]}`, secret: standardSecret,
@@ -114,19 +120,25 @@ func TestVectors(t *testing.T) {
 		"GitHub": {
 			settings: `{"preset":"github","secrets":["env:S"]}`, secret: "It's a Secret to Everybody",
 			at: 1614265330, body: "Hello, World!",
-			name: "X-Hub-Signature-256", value: "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17",
+			name:  "X-Hub-Signature-256",
+			value: "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17",
 		},
 		"Meta": {
-			settings: `{"preset":"meta","secrets":["env:S"],"verify_token":"env:S"}`, secret: "It's a Secret to Everybody",
-			at: 1614265330, body: "Hello, World!",
-			name: "X-Hub-Signature-256", value: "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17",
+			settings: `{"preset":"meta","secrets":["env:S"],"verify_token":"env:S"}`,
+			secret:   "It's a Secret to Everybody",
+			at:       1614265330, body: "Hello, World!",
+			name:  "X-Hub-Signature-256",
+			value: "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17",
 		},
 		"Twilio": {
-			settings: `{"preset":"twilio","secrets":["env:S"],"url":"https://mycompany.com/myapp.php?foo=1&bar=2"}`, secret: "12345",
-			at:   1614265330,
-			body: "CallSid=CA1234567890ABCDE&Caller=%2B14158675309&Digits=1234&From=%2B14158675309&To=%2B18005551212", query: "foo=1&bar=2",
-			header: []string{"Content-Type", "application/x-www-form-urlencoded"},
-			name:   "X-Twilio-Signature", value: "RSOYDt4T1cUTdK1PDd93/VVr8B8=",
+			settings: `{"preset":"twilio","secrets":["env:S"],"url":"https://mycompany.com/myapp.php?foo=1&bar=2"}`,
+			secret:   "12345",
+			at:       1614265330,
+			body: "CallSid=CA1234567890ABCDE&Caller=%2B14158675309&Digits=1234&" +
+				"From=%2B14158675309&To=%2B18005551212",
+			query:    "foo=1&bar=2",
+			header:   []string{"Content-Type", "application/x-www-form-urlencoded"},
+			name:     "X-Twilio-Signature", value: "RSOYDt4T1cUTdK1PDd93/VVr8B8=",
 		},
 		"Square": {
 			settings: `{"preset":"square","secrets":["env:S"],"url":"https://example.com/webhook"}`, secret: "asdf1234",
@@ -134,15 +146,17 @@ func TestVectors(t *testing.T) {
 			name: "X-Square-Hmacsha256-Signature", value: "2kRE5qRU2tR+tBGlDwMEw2avJ7QM4ikPYD/PJ3bd9Og=",
 		},
 		"Zendesk": {
-			settings: `{"preset":"zendesk","secrets":["env:S"]}`, secret: "dGhpc19zZWNyZXRfaXNfZm9yX3Rlc3Rpbmdfb25seQ==",
-			at: 1616648967, body: `{"event":"ticket.updated","id":123}`,
+			settings: `{"preset":"zendesk","secrets":["env:S"]}`,
+			secret:   "dGhpc19zZWNyZXRfaXNfZm9yX3Rlc3Rpbmdfb25seQ==",
+			at:       1616648967, body: `{"event":"ticket.updated","id":123}`,
 			header: []string{"X-Zendesk-Webhook-Signature-Timestamp", "2021-03-25T05:09:27Z"},
 			name:   "X-Zendesk-Webhook-Signature", value: "S/RDdU2ERmj7LHDDoWJ2onPYH+t7/f2+LTM4dL7UiLM=",
 		},
 		"Stripe": {
 			settings: `{"preset":"stripe","secrets":["env:S"]}`, secret: "whsec_test_secret",
 			at: 1492774577, body: `{"id":"evt_test_webhook","object":"event"}`,
-			name: "Stripe-Signature", value: "t=1492774577,v1=88a022085c6bdb887b02cb26ff76dd681234d9675c0f22844059f55552a8883a",
+			name:  "Stripe-Signature",
+			value: "t=1492774577,v1=88a022085c6bdb887b02cb26ff76dd681234d9675c0f22844059f55552a8883a",
 		},
 		"Shopify": {
 			settings: `{"preset":"shopify","secrets":["env:S"]}`, secret: "hush",
@@ -152,13 +166,14 @@ func TestVectors(t *testing.T) {
 		"Paddle": {
 			settings: `{"preset":"paddle","secrets":["env:S"]}`, secret: "pdl_ntfset_test",
 			at: 1671552777, body: `{"id":1}`,
-			name: "Paddle-Signature", value: "ts=1671552777;h1=01e70976bb47ac6c3cd48577a3a9e0eb6d4a81737f31cd2badcd36cbadb7d016",
+			name:  "Paddle-Signature",
+			value: "ts=1671552777;h1=01e70976bb47ac6c3cd48577a3a9e0eb6d4a81737f31cd2badcd36cbadb7d016",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := compiled(t, v.settings, vault{"S": v.secret})
 			made := func(body string) *event.Request {
-				r := at(request(body, v.header...), time.Unix(v.at, 0))
+				r := arrived(request(body, v.header...), time.Unix(v.at, 0))
 				r.URL.RawQuery = v.query
 				r.Header.Set(v.name, v.value)
 				return r
@@ -182,15 +197,13 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-// discordKey is a private key, which only Discord has: the public one is its
-// second half.
+// discordKey is a private key, which only Discord has. Its second half is the public key.
 func discordKey(seed byte) (private, public string) {
 	key := ed25519.NewKeyFromSeed([]byte(strings.Repeat(string(rune(seed)), ed25519.SeedSize)))
 	return hex.EncodeToString(key), hex.EncodeToString(key[ed25519.SeedSize:])
 }
 
-// trial is what is needed to try a preset: two secrets, and what they are
-// verified by where that is something else.
+// trial is what a test needs to try a preset: two secrets, and the public key where the first one is private.
 type trial struct {
 	settings string // besides the preset and the secrets
 	secret   string
@@ -244,7 +257,7 @@ func trials() map[string]trial {
 	}
 }
 
-// settings are those of a preset with some secrets.
+// with returns the settings of a source with a preset and secrets.
 func (tr trial) with(preset, secrets string) string {
 	if tr.open {
 		return fmt.Sprintf(`{"preset":%q}`, preset)
@@ -283,7 +296,10 @@ func tryPreset(t *testing.T, preset string, tr trial) {
 
 	require.NoError(t, s.Verify(sample(signer, now)), "accepted")
 	one, another := sample(signer, now), sample(signer, now)
-	require.False(t, reflect.DeepEqual(one.Header, another.Header) && string(one.Wire) == string(another.Wire), "each has an id of its own")
+	require.False(
+		t, reflect.DeepEqual(one.Header, another.Header) && string(one.Wire) == string(another.Wire),
+		"each has an id of its own",
+	)
 	if tr.open {
 		return
 	}
@@ -330,12 +346,12 @@ func tryPreset(t *testing.T, preset string, tr trial) {
 		}
 	}
 
-	// A secret is replaced: for an hour the old one holds too.
+	// A secret is replaced, and for an hour the old one stays valid.
 	until := now.Add(time.Hour).Format(time.RFC3339)
 	from := now.Add(-time.Minute).Format(time.RFC3339)
 	old := fmt.Sprintf(`{"ref":"env:V","until":%q}`, until)
 	rotated := compiled(t, tr.with(preset, fmt.Sprintf(`{"ref":"env:O","from":%q},%s`, from, old)), secrets)
-	require.NoError(t, rotated.Verify(sample(signer, now)), "the old secret, while it holds")
+	require.NoError(t, rotated.Verify(sample(signer, now)), "the old secret, while it is valid")
 	require.NoError(t, rotated.Verify(sample(other, now)), "the new secret")
 	if tr.public == "" {
 		r = sample(rotated, now)
@@ -421,7 +437,9 @@ func TestSignatureHeaders(t *testing.T) {
 		"t=99999999999999999999999," + v1:                                causeTimestampBad,
 		"t=junk," + v1:                                                   causeTimestampBad,
 	} {
-		r := at(request(`{"id":"evt_test_webhook","object":"event"}`, "Stripe-Signature", value), time.Unix(1492774577, 0))
+		r := arrived(
+			request(`{"id":"evt_test_webhook","object":"event"}`, "Stripe-Signature", value), time.Unix(1492774577, 0),
+		)
 		if cause == "" {
 			require.NoError(t, stripe.Verify(r), value)
 		} else {
@@ -433,7 +451,16 @@ func TestSignatureHeaders(t *testing.T) {
 func TestTimestampsOfStandardWebhooks(t *testing.T) {
 	s := compiled(t, `{"preset":"standard-webhooks","secrets":["env:S"]}`, vault{"S": standardSecret})
 	for _, timestamp := range []string{
-		"", "junk", "-1", "+1706616000", " 1706616000", "1706616000 ", "1706616000.5", "1e9", "9223372036854775807", "9223372036854775808",
+		"",
+		"junk",
+		"-1",
+		"+1706616000",
+		" 1706616000",
+		"1706616000 ",
+		"1706616000.5",
+		"1e9",
+		"9223372036854775807",
+		"9223372036854775808",
 		"-9223372036854775808", "2024-01-30T12:00:00Z", "１７０６６１６０００", strings.Repeat("9", 10000),
 	} {
 		r := request(`{}`, "Webhook-Id", "msg_1")
@@ -461,15 +488,18 @@ func TestTimesOfZendesk(t *testing.T) {
 		"2021-03-25T05:09:27Z": true, "2021-03-25T05:09:27.123Z": true, "2021-03-25T07:09:27+02:00": true,
 		"2021-03-25T05:09:27": false, "2021-03-25": false, "2021-03-25 05:09:27Z": false, "2021-3-25T05:09:27Z": false,
 		"10000-03-25T05:09:27Z": false, "2021-03-25T05:09:60Z": false, "2021-03-25T24:09:00Z": false, "infinity": false,
-		"2021-03-25T05:09:27+24:00": false, "2021-03-25T05:09:27,5Z": false, "2021-03-25T5:09:27Z": false, "": false, "Z": false,
+		"2021-03-25T05:09:27+24:00": false,
+		"2021-03-25T05:09:27,5Z":    false,
+		"2021-03-25T5:09:27Z":       false,
+		"":                          false,
+		"Z":                         false,
 	} {
 		_, is := parseTimestamp("rfc3339", text)
 		require.Equal(t, ok, is, text)
 	}
 }
 
-// TestSvixHeaders has both families of headers there: what is signed is what the
-// id is made of.
+// With both families of headers in one request, the signature must cover the header that makes the id.
 func TestSvixHeaders(t *testing.T) {
 	s := compiled(t, `{"preset":"svix","secrets":["env:S"]}`, vault{"S": standardSecret})
 	plain := compiled(t, `{"preset":"standard-webhooks","secrets":["env:S"]}`, vault{"S": standardSecret})
@@ -485,7 +515,12 @@ func TestSvixHeaders(t *testing.T) {
 }
 
 func TestStandardWebhooksTakeSeveralKinds(t *testing.T) {
-	secrets := vault{"S": standardSecret, "BARE": strings.TrimPrefix(standardSecret, "whsec_"), "PRIVATE": standardKey, "PUBLIC": standardPublic}
+	secrets := vault{
+		"S":       standardSecret,
+		"BARE":    strings.TrimPrefix(standardSecret, "whsec_"),
+		"PRIVATE": standardKey,
+		"PUBLIC":  standardPublic,
+	}
 	sign := func(ref string) string {
 		r := request(`{}`, "Webhook-Id", "msg_1")
 		require.NoError(t, compiled(t, `{"preset":"standard-webhooks","secrets":["`+ref+`"]}`, secrets).Sign(r, now))
@@ -507,16 +542,18 @@ func TestStandardWebhooksTakeSeveralKinds(t *testing.T) {
 	require.NoError(t, public.Verify(with(v1a)))
 	rejected(t, public, with(v1), causeSignatureWrong)
 	rejected(t, public, with("v1a,"+strings.TrimPrefix(v1, "v1,")), causeSignatureWrong)
-	// The public key, which everybody has, is no secret to sign with.
+	// Everybody has the public key: as an HMAC key it must not sign.
 	forged := request(`{}`, "Webhook-Id", "msg_1")
-	forger := compiled(t, `{"preset":"standard-webhooks","secrets":["env:S"]}`, vault{"S": strings.TrimPrefix(standardPublic, "whpk_")})
+	forger := compiled(
+		t, `{"preset":"standard-webhooks","secrets":["env:S"]}`,
+		vault{"S": strings.TrimPrefix(standardPublic, "whpk_")},
+	)
 	require.NoError(t, forger.Sign(forged, now))
 	rejected(t, public, forged, causeSignatureWrong)
 	rejected(t, both, forged, causeSignatureWrong)
 }
 
-// TestGitLabNeverFallsBack has a token that is right beside a signature that is
-// not.
+// A right token does not make up for a wrong signature.
 func TestGitLabNeverFallsBack(t *testing.T) {
 	secrets := vault{"TOKEN": "a token", "S": standardSecret}
 	both := compiled(t, `{"preset":"gitlab","secrets":["env:TOKEN","env:S"]}`, secrets)
@@ -538,9 +575,11 @@ func TestGitLabNeverFallsBack(t *testing.T) {
 	tokenOnly := compiled(t, `{"preset":"gitlab","secrets":["env:TOKEN"]}`, secrets)
 	rejected(t, tokenOnly, r, causeSignatureWrong)
 
-	// Nor does the order of the methods matter.
-	turned := compiled(t, `{"preset":"gitlab","secrets":["env:TOKEN","env:S"],"verify":[{"scheme":"token","header":"X-Gitlab-Token","secret_not":"whsec_"},
-		{"scheme":"hmac","final":true,"header":"Webhook-Signature","secret_prefix":"whsec_","secret":"base64"}]}`, secrets)
+	// The order of the methods does not matter.
+	turned := compiled(t, `{"preset":"gitlab","secrets":["env:TOKEN","env:S"],"verify":[
+		{"scheme":"token","header":"X-Gitlab-Token","secret_not":"whsec_"},
+		{"scheme":"hmac","final":true,"header":"Webhook-Signature","secret_prefix":"whsec_","secret":"base64"}
+	]}`, secrets)
 	rejected(t, turned, r, causeSignatureWrong)
 	r.Header.Del("Webhook-Signature")
 	require.NoError(t, turned.Verify(r))
@@ -593,7 +632,13 @@ func TestCredentials(t *testing.T) {
 	bearer := compiled(t, `{"preset":"bearer","secrets":["env:S"]}`, vault{"S": "a token"})
 	for value, ok := range map[string]bool{
 		"Bearer a token": true, "bearer a token": true, "BEARER   a token": true,
-		"a token": false, "Bearer": false, "Bearer ": false, "Basic a token": false, "Bearer a token!": false, "": false, "Bearer\ta token": false,
+		"a token":         false,
+		"Bearer":          false,
+		"Bearer ":         false,
+		"Basic a token":   false,
+		"Bearer a token!": false,
+		"":                false,
+		"Bearer\ta token": false,
 	} {
 		err := bearer.Verify(request(`{}`, "Authorization", value))
 		require.Equal(t, ok, err == nil, value)
@@ -614,17 +659,45 @@ func TestCredentials(t *testing.T) {
 	rejected(t, basic, request(`{}`), causeCredentialsMissing)
 }
 
-// TestSecretsAreChecked compiles secrets that cannot be right; none is repeated.
+// TestSecretsAreChecked compiles secrets that cannot be right. No error repeats one.
 func TestSecretsAreChecked(t *testing.T) {
 	for name, c := range map[string]struct{ settings, secret, want string }{
-		"empty":                    {`{"preset":"github","secrets":["env:S"]}`, "", "secrets[0] env:S is empty"},
-		"nothing after the prefix": {`{"preset":"standard-webhooks","secrets":["env:S"]}`, "whsec_", "secrets[0] env:S is empty"},
-		"only padding":             {`{"preset":"standard-webhooks","secrets":["env:S"]}`, "whsec_====", "secrets[0] env:S is empty"},
-		"no base64":                {`{"preset":"standard-webhooks","secrets":["env:S"]}`, "whsec_hidden!", "secrets[0] env:S does not hold base64"},
-		"short key":                {`{"preset":"standard-webhooks","secrets":["env:S"]}`, "whpk_hidden", "secrets[0] env:S must hold a public key of 32 bytes or a private key of 64, found 4 bytes"},
-		"no hex":                   {`{"preset":"discord","secrets":["env:S"]}`, "hidden", "secrets[0] env:S does not hold hex"},
-		"mismatched halves":        {`{"preset":"discord","secrets":["env:S"]}`, strings.Repeat("00", 64), "secrets[0] env:S holds a private key that does not fit its public one"},
-		"no user":                  {`{"preset":"basic","secrets":["env:S"]}`, "hidden", "secrets[0] env:S must hold user:password"},
+		"empty": {`{"preset":"github","secrets":["env:S"]}`, "", "secrets[0] env:S is empty"},
+		"nothing after the prefix": {
+			`{"preset":"standard-webhooks","secrets":["env:S"]}`,
+			"whsec_",
+			"secrets[0] env:S is empty",
+		},
+		"only padding": {
+			`{"preset":"standard-webhooks","secrets":["env:S"]}`,
+			"whsec_====",
+			"secrets[0] env:S is empty",
+		},
+		"no base64": {
+			`{"preset":"standard-webhooks","secrets":["env:S"]}`,
+			"whsec_hidden!",
+			"secrets[0] env:S does not hold base64",
+		},
+		"short key": {
+			`{"preset":"standard-webhooks","secrets":["env:S"]}`,
+			"whpk_hidden",
+			"secrets[0] env:S must hold a public key of 32 bytes or a private key of 64, found 4 bytes",
+		},
+		"no hex": {
+			`{"preset":"discord","secrets":["env:S"]}`,
+			"hidden",
+			"secrets[0] env:S does not hold hex",
+		},
+		"mismatched halves": {
+			`{"preset":"discord","secrets":["env:S"]}`,
+			strings.Repeat("00", 64),
+			"secrets[0] env:S holds a private key that does not fit its public one",
+		},
+		"no user": {
+			`{"preset":"basic","secrets":["env:S"]}`,
+			"hidden",
+			"secrets[0] env:S must hold user:password",
+		},
 		"of no method": {
 			`{"preset":"hmac","verify":[{"header":"X-Sig","secret_prefix":"sk_"}],"secrets":["env:S"]}`, "hidden",
 			"secrets[0] env:S begins with nothing that a secret of this source should begin with",
@@ -641,20 +714,26 @@ func TestSecretsAreChecked(t *testing.T) {
 			require.NotContains(t, err.Error(), "hidden")
 		})
 	}
-	// A secret that is over may be gone.
-	s := compiled(t, `{"preset":"github","secrets":["env:S",{"ref":"env:GONE","until":"2001-01-01T00:00:00Z"}]}`, vault{"S": "x"})
+	// A secret whose time is over may be missing.
+	s := compiled(
+		t, `{"preset":"github","secrets":["env:S",{"ref":"env:GONE","until":"2001-01-01T00:00:00Z"}]}`, vault{"S": "x"},
+	)
 	require.Len(t, s.methods[0].keys, 1)
 }
 
 func TestNothingPrintsSecrets(t *testing.T) {
 	s := compiled(t, `{"preset":"github","secrets":["env:S"]}`, vault{"S": "hidden"})
-	for _, text := range []string{fmt.Sprint(s), fmt.Sprintf("%v %+v %#v %s", s, s, s, s), fmt.Sprint(errors.Unwrap(s.Verify(request("x"))))} {
+	for _, text := range []string{
+		fmt.Sprint(s),
+		fmt.Sprintf("%v %+v %#v %s", s, s, s, s),
+		fmt.Sprint(errors.Unwrap(s.Verify(request("x")))),
+	} {
 		require.NotContains(t, text, "hidden")
 	}
 }
 
-// TestNoSecretHolds: a source whose secrets are all over takes nothing.
-func TestNoSecretHolds(t *testing.T) {
+// A source without a valid secret rejects every request.
+func TestNoSecretIsValid(t *testing.T) {
 	for _, preset := range Presets() {
 		tr := trials()[preset]
 		if tr.open {

@@ -36,7 +36,7 @@ var databases = postgrestest.Databases{Migrate: func(ctx context.Context, url st
 
 func TestMain(m *testing.M) { os.Exit(databases.Main(m).Run()) }
 
-// taking is a source as the intake sees it.
+// taking is a source as the intake meets it.
 type taking struct{ *source.Source }
 
 func (taking) Policy() ingest.Policy                  { return ingest.Policy{} }
@@ -55,8 +55,14 @@ func intake(t *testing.T, s *source.Source) (address string, kept *store.Store) 
 	ended := make(chan error, 1)
 	go func() { ended <- committer.Run(ctx) }()
 	router := mux.NewRouter()
-	ingest.NewHandler(ingest.HandlerConfig{MaxBody: 4 << 20, ReadTimeout: time.Minute, InFlight: 64 << 20}, taking{s}, committer,
-		ingest.NewRejections(kept, time.Now, zerolog.Nop()), ingest.NewKeeper(kept, zerolog.Nop(), m), zerolog.Nop(), m).Register(router)
+	ingest.NewHandler(ingest.HandlerConfig{
+		MaxBody:     4 << 20,
+		ReadTimeout: time.Minute,
+		InFlight:    64 << 20,
+	}, taking{s}, committer,
+		ingest.NewRejections(
+			kept, time.Now, zerolog.Nop(),
+		), ingest.NewKeeper(kept, zerolog.Nop(), m), zerolog.Nop(), m).Register(router)
 	server := httptest.NewServer(router)
 	t.Cleanup(func() {
 		server.Close()
@@ -69,7 +75,8 @@ func intake(t *testing.T, s *source.Source) (address string, kept *store.Store) 
 // folder is where a module's files are.
 func folder(t *testing.T, module string) string {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", module).Output() //nolint:gosec // a name from this file
+	list := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", module) //nolint:gosec // no input
+	out, err := list.Output()
 	require.NoError(t, err)
 	return strings.TrimSpace(string(out))
 }
@@ -90,7 +97,9 @@ func takeIn(t *testing.T, preset string, examples []example) {
 		for _, e := range examples {
 			q := request(e.body, e.header.Clone())
 			require.NoError(t, s.Sign(q, time.Now()))
-			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, address+"/webhook/s", bytes.NewReader(e.body))
+			r, err := http.NewRequestWithContext(
+				t.Context(), http.MethodPost, address+"/webhook/s", bytes.NewReader(e.body),
+			)
 			require.NoError(t, err)
 			r.Header = q.Header
 			answer, err := http.DefaultClient.Do(r)
@@ -109,7 +118,15 @@ func takeIn(t *testing.T, preset string, examples []example) {
 	for _, e := range examples {
 		var kind string
 		var body []byte
-		require.NoError(t, kept.Pool().QueryRow(t.Context(), "select event_type, coalesce(raw_body, convert_to(payload::text, 'UTF8')) from spine.events where event_id = $1", e.id).Scan(&kind, &body))
+		require.NoError(
+			t,
+			kept.Pool().QueryRow(
+				t.Context(),
+				"select event_type, coalesce(raw_body, convert_to(payload::text, "+
+					"'UTF8')) from spine.events where event_id = $1",
+				e.id,
+			).Scan(&kind, &body),
+		)
 		require.Equal(t, e.kind, kind)
 		require.Equal(t, e.body, body)
 	}
@@ -182,7 +199,9 @@ func TestExamplesOfForges(t *testing.T) {
 
 // The fixtures of Stripe's own mock, each as the object of an event.
 func TestStripeFixtures(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join(folder(t, "github.com/stripe/stripe-mock"), "embedded", "openapi", "fixtures3.json"))
+	text, err := os.ReadFile(
+		filepath.Join(folder(t, "github.com/stripe/stripe-mock"), "embedded", "openapi", "fixtures3.json"),
+	)
 	require.NoError(t, err)
 	var fixtures struct{ Resources map[string]json.RawMessage }
 	require.NoError(t, json.Unmarshal(text, &fixtures))
@@ -193,8 +212,14 @@ func TestStripeFixtures(t *testing.T) {
 		if len(kind) > 100 {
 			kind = kind[:100]
 		}
-		body := fmt.Appendf(nil, `{"id":%q,"object":"event","created":1706616000,"pending_webhooks":1,"type":%q,"data":{"object":%s}}`, id, kind, object)
-		examples = append(examples, example{body: body, header: http.Header{"Content-Type": {"application/json"}}, id: id, kind: kind})
+		body := fmt.Appendf(
+			nil, `{"id":%q,"object":"event","created":1706616000,"pending_webhooks":1,"type":%q,"data":{"object":%s}}`,
+			id, kind, object,
+		)
+		examples = append(
+			examples,
+			example{body: body, header: http.Header{"Content-Type": {"application/json"}}, id: id, kind: kind},
+		)
 	}
 	takeIn(t, "stripe", examples)
 }

@@ -1,6 +1,5 @@
-// Package oracles holds the signatures of package source against those of the
-// providers' own libraries, both ways, on random bodies. It is a module of its
-// own, so that what Spine is held against stays out of its go.mod.
+// Package oracles compares the signatures of package source with those of the providers' own libraries, both ways, on
+// random bodies. It is a module of its own, so that the libraries stay out of Spine's go.mod.
 package oracles
 
 import (
@@ -36,7 +35,7 @@ import (
 
 const times = 300 // bodies for each provider
 
-// random makes bodies; a failure says its seed.
+// random makes bodies. The log of the test has its seed.
 func random(t *testing.T) *rand.Rand {
 	t.Helper()
 	seed := uint64(time.Now().UnixNano()) //nolint:gosec // any number will do
@@ -44,7 +43,7 @@ func random(t *testing.T) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // as above
 }
 
-// body is JSON with whatever bytes strings may hold, of up to 4 kB.
+// body is JSON of up to 4 kB, with any bytes that may stand in strings.
 func body(r *rand.Rand) []byte {
 	b := []byte(`{"id":"`)
 	b = strconv.AppendUint(b, r.Uint64(), 36)
@@ -70,7 +69,14 @@ func request(wire []byte, header http.Header) *event.Request {
 	if header == nil {
 		header = http.Header{}
 	}
-	return &event.Request{Method: http.MethodPost, URL: &url.URL{Path: "/webhook/s"}, Header: header, Wire: wire, Body: wire, At: time.Now()}
+	return &event.Request{
+		Method: http.MethodPost,
+		URL:    &url.URL{Path: "/webhook/s"},
+		Header: header,
+		Wire:   wire,
+		Body:   wire,
+		At:     time.Now(),
+	}
 }
 
 // provider is a library that verifies, and one that signs where it does.
@@ -126,7 +132,12 @@ func providers(t *testing.T) []provider {
 				return webhook.ValidatePayload(wire, h.Get("Stripe-Signature"), "whsec_"+plain) == nil
 			},
 			sign: func(_ *testing.T, wire []byte, h http.Header) {
-				h.Set("Stripe-Signature", webhook.GenerateTestSignedPayload(&webhook.UnsignedPayload{Payload: wire, Secret: "whsec_" + plain}).Header)
+				h.Set(
+					"Stripe-Signature",
+					webhook.GenerateTestSignedPayload(
+						&webhook.UnsignedPayload{Payload: wire, Secret: "whsec_" + plain},
+					).Header,
+				)
 			},
 		},
 		{
@@ -178,9 +189,9 @@ func TestProvidersLibrariesAgree(t *testing.T) {
 				require.NoError(t, s.Verify(q))
 				other := bytes.Clone(wire)
 				other[r.IntN(len(other))] ^= 1 << r.IntN(8)
-				require.False(t, p.verify(other, q.Header), "theirs refuses what was changed")
+				require.False(t, p.verify(other, q.Header), "theirs rejects a change")
 				q.Wire = other
-				require.Error(t, s.Verify(q), "ours refuses what was changed")
+				require.Error(t, s.Verify(q), "ours rejects a change")
 
 				if p.sign == nil {
 					continue
@@ -203,7 +214,9 @@ func TestTwilio(t *testing.T) {
 	for range times {
 		form, fields := url.Values{}, map[string]string{}
 		for range 1 + r.IntN(10) {
-			name, text := fmt.Sprintf("F%d", r.IntN(1000)), fmt.Sprintf("%x +é&=%%\n%c", r.Uint64(), rune(0x4e00+r.IntN(1000)))
+			name, text := fmt.Sprintf("F%d", r.IntN(1000)), fmt.Sprintf(
+				"%x +é&=%%\n%c", r.Uint64(), rune(0x4e00+r.IntN(1000)),
+			)
 			form.Set(name, text)
 			fields[name] = text
 		}
@@ -222,7 +235,9 @@ func TestTwilio(t *testing.T) {
 		require.NoError(t, s.Sign(q, time.Now()))
 		// What is signed is the address that was asked for, with its query.
 		base, _, _ := strings.Cut(address, "?")
-		require.True(t, theirs.ValidateBody(base+"?"+q.URL.RawQuery, wire, q.Header.Get("X-Twilio-Signature")), "%s", q.URL)
+		require.True(
+			t, theirs.ValidateBody(base+"?"+q.URL.RawQuery, wire, q.Header.Get("X-Twilio-Signature")), "%s", q.URL,
+		)
 		require.NoError(t, s.Verify(q))
 	}
 }
