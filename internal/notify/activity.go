@@ -8,33 +8,35 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/webhookspine/spine/internal/bell"
 	"github.com/webhookspine/spine/internal/trail"
 )
 
-// maxActivityIDs is how many event ids a summary carries at most.
+// maxActivityIDs limits the event ids in a summary.
 const maxActivityIDs = 5
 
-// maxPayload is below the 8000 bytes that NOTIFY refuses.
+// maxPayload limits a summary, in bytes. NOTIFY rejects payloads of 8000 bytes and more.
 const maxPayload = 7900
 
-// Activity sends summaries of what this process did on spine_activity: at
-// most five a second, the last change always, on the pool and outside every
-// transaction that matters. It is a doorbell: who hears it reads audit_log.
+// Activity sends summaries of this process's work on spine_activity: at most one an interval, and always one after the
+// last change. It sends them through the pool, in no transaction of a stage. A summary is a hint: its listeners read the
+// audit log.
 type Activity struct {
 	notifier Notifier
 	log      zerolog.Logger
 	interval time.Duration
 
+	bell *bell.Bell // there are counts to send
+
 	mu     sync.Mutex
-	counts map[trail.Action]int
-	ids    []string
-	dirty  chan struct{}
+	counts map[trail.Action]int // since the last summary
+	ids    []string             // of some of the events
 }
 
-// NewActivity returns an Activity that sends at most one summary an interval;
-// the contract says 200 ms. Run makes it send.
+// NewActivity returns an Activity that sends at most one summary an interval; the contract says 200 ms. Run makes it
+// send.
 func NewActivity(notifier Notifier, interval time.Duration, log zerolog.Logger) *Activity {
-	return &Activity{notifier: notifier, interval: interval, log: log, counts: map[trail.Action]int{}, dirty: make(chan struct{}, 1)}
+	return &Activity{notifier: notifier, interval: interval, log: log, counts: map[trail.Action]int{}, bell: bell.New()}
 }
 
 // Add notes that action happened to an event. It never blocks.
@@ -45,7 +47,7 @@ func (a *Activity) Add(action trail.Action, eventID string) {
 		a.ids = append(a.ids, eventID)
 	}
 	a.mu.Unlock()
-	a.ring()
+	a.bell.Ring()
 }
 
 // summary is a message on spine_activity.
@@ -56,16 +58,15 @@ type summary struct {
 	EventIDs []string             `json:"event_ids"`
 }
 
-// Run sends summaries until ctx ends, and then the last one. What cannot be
-// sent goes into the next summary.
+// Run sends summaries until ctx ends, and then the last one. Counts that cannot be sent go into the next summary.
 func (a *Activity) Run(ctx context.Context) error {
 	for {
 		select {
-		case <-a.dirty:
+		case <-a.bell.C():
 			a.send(ctx)
 		case <-ctx.Done():
 			select {
-			case <-a.dirty:
+			case <-a.bell.C():
 				last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 				defer cancel()
 				a.send(last)
@@ -104,7 +105,7 @@ func (a *Activity) send(ctx context.Context) {
 	}
 }
 
-// restore puts back what could not be sent.
+// restore puts back a summary that could not be sent.
 func (a *Activity) restore(s summary) {
 	a.mu.Lock()
 	for action, n := range s.Counts {
@@ -113,13 +114,5 @@ func (a *Activity) restore(s summary) {
 	a.ids = append(s.EventIDs, a.ids...)
 	a.ids = a.ids[:min(len(a.ids), maxActivityIDs)]
 	a.mu.Unlock()
-	a.ring()
-}
-
-// ring lets Run send.
-func (a *Activity) ring() {
-	select {
-	case a.dirty <- struct{}{}:
-	default:
-	}
+	a.bell.Ring()
 }

@@ -1,12 +1,10 @@
-// Package notify hears and sends Postgres notifications: LISTEN on a
-// connection of its own through pgxlisten, a watchdog that proves every few
-// seconds that notifications really arrive, and the rate-limited summaries on
-// spine_activity.
+// Package notify hears and sends Postgres notifications. It listens on a connection of its own through pgxlisten. A
+// watchdog proves every few seconds that notifications really arrive. Summaries on spine_activity are limited in rate.
 //
-// A notification is a hint and never data: it says that a look at the tables
-// is worth while. The package promises that after every (re)connection each
-// handler is called once, since notifications may have been missed before. It
-// knows nothing of what handlers do.
+// A notification is a hint, never data: it says that reading the tables is worth while. The package promises that it
+// calls each handler once after every (re)connection, since notifications may have been missed before.
+//
+// It must not know what handlers do.
 package notify
 
 import (
@@ -25,25 +23,26 @@ import (
 	"github.com/jackc/pgxlisten"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+
+	"github.com/webhookspine/spine/internal/bell"
 )
 
 // Channels that Spine speaks on.
 const (
-	ReadyChannel    = "spine_ready"    // work has arrived
-	ActivityChannel = "spine_activity" // something happened, in summary
-	SourcesChannel  = "spine_sources"  // a source was changed, or rejected requests are to be looked at again
+	ReadyChannel    = "spine_ready"    // events are due
+	ActivityChannel = "spine_activity" // a summary of what happened
+	SourcesChannel  = "spine_sources"  // a source was changed, or a replay of rejected requests was requested
 )
 
-// Notification is what a handler is called with.
+// Notification is passed to a handler.
 type Notification struct {
 	Payload string
-	PID     uint32 // of the server process whose transaction sent it
-	Missed  bool   // true after a (re)connection: anything may have happened meanwhile; Payload is empty
+	PID     uint32 // of the Postgres backend whose transaction sent it
+	Missed  bool   // true after a (re)connection: notifications may have been missed; Payload is empty
 }
 
-// Due returns since when the oldest of what a notification on ReadyChannel
-// announces has been due; the zero time stands for ever. It is not ok where the
-// notification does not say so.
+// Due returns when the oldest event that a notification on ReadyChannel announces fell due. The zero time stands for any
+// time in the past. ok is false where the notification does not say.
 func (n Notification) Due() (since time.Time, ok bool) {
 	var ready struct {
 		Due *string `json:"due"`
@@ -57,7 +56,7 @@ func (n Notification) Due() (since time.Time, ok bool) {
 	return time.Time{}, true // -infinity, or a year that Go does not know
 }
 
-// Notifier sends a notification on another connection than the listener's.
+// Notifier sends a notification on another connection than the listener's. It is safe for concurrent use.
 type Notifier interface {
 	Notify(ctx context.Context, channel, payload string) error
 }
@@ -66,14 +65,19 @@ type Notifier interface {
 type ListenerConfig struct {
 	Connect      func(ctx context.Context) (*pgx.Conn, error) // a direct connection, not one of a transaction pooler
 	PingInterval time.Duration                                // between two proofs that notifications arrive
-	PingTimeout  time.Duration                                // for a ping to come back; then the connection is closed and made anew
-	MaxBackoff   time.Duration                                // between two attempts to connect, at most
+	PingTimeout  time.Duration                                // for a ping to come back, before the connection is replaced
+	MaxBackoff   time.Duration                                // longest pause between two attempts to connect
 }
 
-// DefaultListenerConfig returns intervals that find a dead connection within
-// eight seconds and a returned Postgres within one.
+// DefaultListenerConfig returns intervals that find a dead connection within eight seconds and a returned Postgres
+// within one.
 func DefaultListenerConfig(connect func(ctx context.Context) (*pgx.Conn, error)) ListenerConfig {
-	return ListenerConfig{Connect: connect, PingInterval: 5 * time.Second, PingTimeout: 3 * time.Second, MaxBackoff: time.Second}
+	return ListenerConfig{
+		Connect:      connect,
+		PingInterval: 5 * time.Second,
+		PingTimeout:  3 * time.Second,
+		MaxBackoff:   time.Second,
+	}
 }
 
 // Listener hears notifications. Make one with NewListener, add handlers, then Run.
@@ -84,10 +88,10 @@ type Listener struct {
 	handlers map[string]func(Notification)
 
 	pingChannel string
-	connected   chan struct{} // LISTEN is in force on a new connection
-	pongs       chan string   // the last ping that came back
-	hears       atomic.Bool   // the last ping came back
-	pollOnly    atomic.Bool   // connections are made, pings are sent, and none ever came back
+	connected   *bell.Bell  // LISTEN is in force on a new connection
+	pongs       chan string // the last ping that came back
+	hears       atomic.Bool // the last ping came back
+	pollOnly    atomic.Bool // connections are made, pings are sent, and none ever came back
 
 	mu       sync.Mutex
 	conn     *pgx.Conn // nil while there is none
@@ -103,7 +107,7 @@ func NewListener(config ListenerConfig, notifier Notifier, log zerolog.Logger, r
 		config: config, notifier: notifier, log: log,
 		handlers:    map[string]func(Notification){},
 		pingChannel: "spine_ping_" + uuid.NewString()[:8],
-		connected:   make(chan struct{}, 1),
+		connected:   bell.New(),
 		pongs:       make(chan string, 1),
 		roundTrip: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "spine_listener_round_trip_seconds", Help: "Time from NOTIFY to its arrival at this process's listener.",
@@ -124,17 +128,15 @@ func NewListener(config ListenerConfig, notifier Notifier, log zerolog.Logger, r
 	return l
 }
 
-// Handle has f called for each notification on channel, one at a time, and
-// once after each connection. f must not block. Call Handle before Run.
+// Handle makes the listener call f for each notification on channel, one at a time, and once after each connection. f
+// must not block. Call Handle before Run.
 func (l *Listener) Handle(channel string, f func(Notification)) { l.handlers[channel] = f }
 
-// Hears reports whether the last ping came back. While it does not, Spine
-// works on by polling.
+// Hears reports whether the last ping came back. While it did not, Spine polls.
 func (l *Listener) Hears() bool { return l.hears.Load() }
 
-// Check says whether the listener is as it should be: it hears, or it is in
-// poll-only mode because notifications cannot arrive here at all, as behind a
-// transaction pooler.
+// Check returns an error unless the listener hears or is in poll-only mode. That is the mode for places where
+// notifications cannot arrive at all, as behind a transaction pooler.
 func (l *Listener) Check(context.Context) error {
 	if l.Hears() || l.pollOnly.Load() {
 		return nil
@@ -142,17 +144,17 @@ func (l *Listener) Check(context.Context) error {
 	return errors.New("the listener is not connected")
 }
 
-// Run listens until ctx ends. It outlives every outage of the database.
+// Run listens until ctx ends. It survives every outage of the database.
 func (l *Listener) Run(ctx context.Context) error {
 	listener := &pgxlisten.Listener{
 		Connect: l.connect,
-		// The delay is in connect, where it can grow and carry jitter.
+		// The delay is in connect, where it can grow and have jitter.
 		ReconnectDelay: -1,
 		LogError: func(ctx context.Context, err error) {
 			l.hears.Store(false)
 			l.setConn(nil)
 			if ctx.Err() == nil {
-				l.log.Warn().Err(err).Msg("the listener lost its connection, polling meanwhile")
+				l.log.Warn().Err(err).Msg("the listener lost its connection, polling until it is back")
 			}
 		},
 	}
@@ -171,14 +173,14 @@ func (l *Listener) Run(ctx context.Context) error {
 	return fmt.Errorf("listening: %w", err)
 }
 
-// Reasons for which a ping proves nothing.
+// Reasons why a ping did not prove that notifications arrive.
 var (
 	errPingLost    = errors.New("a ping did not come back")
 	errReconnected = errors.New("the listener has a new connection, and the ping may have been sent before it")
 )
 
-// handler calls f for a notification, and once when the connection is new: by
-// then LISTEN is in force, so that nothing falls between the two.
+// handler calls a function for each notification, and once for each new connection. LISTEN is in force by then, so no
+// notification is lost between the two.
 type handler func(Notification)
 
 func (f handler) HandleNotification(_ context.Context, n *pgconn.Notification, _ *pgx.Conn) error {
@@ -191,29 +193,26 @@ func (f handler) HandleBacklog(context.Context, string, *pgx.Conn) error {
 	return nil
 }
 
-// pongHandler receives the pings this process sends to itself.
+// pongHandler receives the pings that this process sends to itself.
 type pongHandler struct{ l *Listener }
 
 func (h pongHandler) HandleNotification(_ context.Context, n *pgconn.Notification, _ *pgx.Conn) error {
 	select {
-	case <-h.l.pongs: // it came late, and nobody waits for it
+	case <-h.l.pongs: // an earlier ping that came late: nothing waits for it
 	default:
 	}
-	h.l.pongs <- n.Payload // there is room: nobody else sends here
+	h.l.pongs <- n.Payload // there is room: this is the only sender
 	return nil
 }
 
-// HandleBacklog lets the watchdog ping at once when a connection is new.
+// HandleBacklog makes the watchdog ping at once when a connection is new.
 func (h pongHandler) HandleBacklog(context.Context, string, *pgx.Conn) error {
-	select {
-	case h.l.connected <- struct{}{}:
-	default: // the watchdog has not yet seen the connection before, and pings all the same
-	}
+	h.l.connected.Ring()
 	return nil
 }
 
-// connect makes the next connection, after a pause that grows with failures in
-// a row and carries jitter, so that many processes do not come back at once.
+// connect makes the next connection, after a pause that grows with failures in a row. The pause has jitter, so that many
+// processes do not come back at the same moment.
 func (l *Listener) connect(ctx context.Context) (*pgx.Conn, error) {
 	l.mu.Lock()
 	failures := l.failures
@@ -222,7 +221,7 @@ func (l *Listener) connect(ctx context.Context) (*pgx.Conn, error) {
 	if failures > 0 {
 		pause := min(l.config.MaxBackoff, 50*time.Millisecond<<min(failures, 10))
 		if l.pollOnly.Load() {
-			pause = 30 * l.config.MaxBackoff // it may yet be mended, and need not be tried often
+			pause = 30 * l.config.MaxBackoff // tried seldom: nothing depends on it while Spine polls
 		}
 		pause = pause/2 + rand.N(pause/2+1) //nolint:gosec // jitter needs no secrecy
 		select {
@@ -246,9 +245,8 @@ func (l *Listener) setConn(conn *pgx.Conn) {
 	l.mu.Unlock()
 }
 
-// watchdog pings the listener through the database, the whole way that a real
-// notification goes. When a ping does not come back, it closes the socket: a
-// connection whose other end has vanished would otherwise be waited on for ever.
+// watchdog pings the listener through the database, the whole way of a real notification. When a ping does not come
+// back, it closes the socket. Otherwise the listener would wait for ever on a connection whose other end has vanished.
 func (l *Listener) watchdog(ctx context.Context) {
 	var (
 		listened bool // LISTEN came into force, on whatever connection
@@ -260,7 +258,7 @@ func (l *Listener) watchdog(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-l.connected:
+		case <-l.connected.C():
 			listened = true
 		case <-timer.C:
 		}
@@ -284,13 +282,14 @@ func (l *Listener) watchdog(ctx context.Context) {
 			timer.Reset(0)
 		default:
 			l.hears.Store(false)
-			// A ping that could not be sent says nothing about the listener's connection. The next one may: those that send
-			// find out only now that their own connection is gone.
+			// A ping that could not be sent proves nothing about the listener's connection. It is tried again soon: the
+			// pool finds its own dead connection only by using it.
 			if !errors.Is(err, errPingLost) {
 				timer.Reset(l.config.MaxBackoff / 2)
 			}
 			if errors.Is(err, errPingLost) && l.closeSocket() && listened && !heard && !l.pollOnly.Swap(true) {
-				l.log.Warn().Msg("notifications do not arrive, working in poll-only mode; behind a transaction pooler set DIRECT_DATABASE_URL")
+				l.log.Warn().Msg("notifications do not arrive, working in poll-only mode; " +
+					"behind a transaction pooler set DIRECT_DATABASE_URL")
 			}
 		}
 	}
@@ -311,7 +310,7 @@ func (l *Listener) ping(ctx context.Context) (time.Duration, error) {
 			if got == payload {
 				return time.Since(start), nil
 			}
-		case <-l.connected:
+		case <-l.connected.C():
 			return 0, errReconnected
 		case <-ctx.Done():
 			return 0, errPingLost
@@ -319,8 +318,7 @@ func (l *Listener) ping(ctx context.Context) (time.Duration, error) {
 	}
 }
 
-// closeSocket closes the connection under the listener, which then makes a new
-// one, and reports whether there was one.
+// closeSocket closes the connection under the listener, which then makes a new one. It reports whether there was one.
 func (l *Listener) closeSocket() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

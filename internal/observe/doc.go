@@ -1,8 +1,9 @@
-// Package observe is how a process shows itself to those who run it: log
-// lines, health answers, metrics, and the HTTP server that carries them.
+// Package observe shows a process to the people who run it: logging, health answers and metrics. It also holds the HTTP
+// server itself (server.go), since stopping that server and answering /readyz are one protocol: Health says "draining"
+// while the Server still serves.
 //
-// It promises that a process that is told to stop says so on /readyz before it
-// stops taking requests, and that no request in hand is cut before the limit.
-// It must not know any stage: what is checked is handed in, and each stage
-// defines its own metrics.
+// It promises that a process that must stop says so on /readyz before it stops accepting requests. It cuts no request in
+// hand before the time limit.
+//
+// It must not know any stage: checks are handed in, and each stage defines its own metrics.
 package observe

@@ -16,13 +16,11 @@ import (
 	"github.com/webhookspine/spine/internal/respond"
 )
 
-// checkTimeout limits all checks of one GET /readyz together. It is below the
-// usual limit of a probe (Docker's and ours: 3 s), so that the answer says
-// which check was too slow.
+// checkTimeout limits all checks of one GET /readyz together. It is below the usual limit of a probe (3 s in our Docker
+// and Kubernetes files), so that the answer still names the check that was too slow.
 const checkTimeout = 2 * time.Second
 
-// NewMetrics returns a registry that knows the Go runtime and the process;
-// the stages' collectors are registered with it.
+// NewMetrics returns a registry with the metrics of the Go runtime and the process. Each stage registers its own.
 func NewMetrics() *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(
@@ -32,17 +30,16 @@ func NewMetrics() *prometheus.Registry {
 	return r
 }
 
-// Check is one thing without which the process cannot do its work. Probe must
-// heed its context and be safe for concurrent use.
+// Check is one condition without which the process cannot do its work. Probe must return when its context ends and be
+// safe for concurrent use.
 type Check struct {
 	Name  string
 	Probe func(context.Context) error
 }
 
-// Health answers GET / (who is this), /healthz (is the process up), /readyz
-// (can it do its work) and /metrics (Prometheus). These paths are open, so
-// /readyz names the checks that fail and leaves the reasons to the log, which
-// is told when a check begins to fail and when it passes again.
+// Health answers GET / (who is this), /healthz (is the process up), /readyz (can it do its work) and /metrics
+// (Prometheus). These paths are open to everyone, so /readyz names the checks that fail but not why. The log says why,
+// once when a check begins to fail and once when it passes again.
 type Health struct {
 	log      zerolog.Logger
 	checks   []Check
@@ -53,8 +50,7 @@ type Health struct {
 	failing map[string]bool // by the name of a check, as of the last probe
 }
 
-// NewHealth makes a Health that gathers from metrics and is ready while all
-// checks pass.
+// NewHealth makes a Health that gathers from metrics and is ready while all checks pass.
 func NewHealth(log zerolog.Logger, metrics prometheus.Gatherer, checks ...Check) *Health {
 	h := &Health{log: log, checks: checks, routes: mux.NewRouter(), failing: map[string]bool{}}
 	for path, handler := range map[string]http.Handler{
@@ -67,8 +63,7 @@ func NewHealth(log zerolog.Logger, metrics prometheus.Gatherer, checks ...Check)
 	return h
 }
 
-// Around answers Health's own paths and hands every other request to next; a
-// nil next answers 404.
+// Around answers Health's own paths and hands every other request to next. A nil next answers 404.
 func (h *Health) Around(next http.Handler) http.Handler {
 	if next == nil {
 		next = respond.NotFound()
@@ -83,35 +78,35 @@ func (h *Health) Around(next http.Handler) http.Handler {
 	})
 }
 
-// Drain makes /readyz answer 503 from now on, so that load balancers send
-// their requests elsewhere while the last ones are still served.
+// Drain makes /readyz answer 503 from now on, so that load balancers send new requests elsewhere while the last ones are
+// still served.
 func (h *Health) Drain() { h.draining.Store(true) }
 
 func (h *Health) about(w http.ResponseWriter, _ *http.Request) {
-	answer(w, http.StatusOK, map[string]any{
+	writeJSON(w, http.StatusOK, map[string]any{
 		"service": "spine", "status": "healthy", "timestamp": time.Now().UTC().Format(time.RFC3339Nano),
 	})
 }
 
 func (h *Health) live(w http.ResponseWriter, _ *http.Request) {
-	answer(w, http.StatusOK, map[string]any{"status": "alive"})
+	writeJSON(w, http.StatusOK, map[string]any{"status": "alive"})
 }
 
 func (h *Health) ready(w http.ResponseWriter, r *http.Request) {
 	if h.draining.Load() {
-		answer(w, http.StatusServiceUnavailable, map[string]any{"status": "draining"})
+		writeJSON(w, http.StatusServiceUnavailable, map[string]any{"status": "draining"})
 		return
 	}
-	checks, failed := h.run(r.Context())
+	checks, failed := h.probeChecks(r.Context())
 	status, code := "ready", http.StatusOK
 	if failed {
 		status, code = "not ready", http.StatusServiceUnavailable
 	}
-	answer(w, code, map[string]any{"status": status, "checks": checks})
+	writeJSON(w, code, map[string]any{"status": status, "checks": checks})
 }
 
-// run probes all checks at once and says of each, by name, how it ended.
-func (h *Health) run(ctx context.Context) (ends map[string]string, failed bool) {
+// probeChecks probes all checks at once. It returns ok or failed for each, by name.
+func (h *Health) probeChecks(ctx context.Context) (ends map[string]string, failed bool) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	errs := make([]error, len(h.checks))
@@ -128,14 +123,14 @@ func (h *Health) run(ctx context.Context) (ends map[string]string, failed bool) 
 			failed = true
 			ends[c.Name] = "failed"
 		}
-		h.note(c.Name, errs[i])
+		h.noteChange(c.Name, errs[i])
 	}
 	return ends, failed
 }
 
-// note logs how a check ended if it ended otherwise the last time: probes come
-// every few seconds, and each would say the same.
-func (h *Health) note(check string, err error) {
+// noteChange logs a check that ended otherwise than the last time. Probes come every few seconds, and most would log the
+// same.
+func (h *Health) noteChange(check string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch failed := h.failing[check]; {
@@ -147,6 +142,6 @@ func (h *Health) note(check string, err error) {
 	h.failing[check] = err != nil
 }
 
-func answer(w http.ResponseWriter, status int, body map[string]any) {
+func writeJSON(w http.ResponseWriter, status int, body map[string]any) {
 	_ = respond.JSON(w, status, body) // strings always encode
 }

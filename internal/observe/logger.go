@@ -22,7 +22,7 @@ const (
 	Text Format = "text" // one readable line each, in colour on a terminal
 )
 
-// ParseFormat reads a Format, whatever its case.
+// ParseFormat reads a Format in upper or lower case.
 func ParseFormat(s string) (Format, error) {
 	switch f := Format(strings.ToLower(s)); f {
 	case Auto, JSON, Text:
@@ -31,18 +31,16 @@ func ParseFormat(s string) (Format, error) {
 	return "", fmt.Errorf("unknown log format %q", s)
 }
 
-// Logger writes lines of level and above to w, stamped with the time in UTC
-// to the millisecond.
+// Logger writes lines of level and above to w, with the time in UTC to the millisecond.
 func Logger(w io.Writer, level zerolog.Level, format Format) zerolog.Logger {
 	tty := terminal.IsTerminal(w)
 	if format == Text || format == Auto && tty {
 		w = zerolog.ConsoleWriter{Out: w, NoColor: !tty || os.Getenv("NO_COLOR") != "", TimeFormat: "15:04:05.000"}
 	}
-	return zerolog.New(w).Level(level).Hook(zerolog.HookFunc(stamp))
+	return zerolog.New(w).Level(level).Hook(zerolog.HookFunc(addTimestamp))
 }
 
-// stamp stands in for zerolog's own time stamp, whose form is a global
-// variable and has no milliseconds.
-func stamp(e *zerolog.Event, _ zerolog.Level, _ string) {
+// addTimestamp replaces zerolog's own time stamp, whose form is a global variable without milliseconds.
+func addTimestamp(e *zerolog.Event, _ zerolog.Level, _ string) {
 	e.Str(zerolog.TimestampFieldName, time.Now().UTC().Format("2006-01-02T15:04:05.000Z07:00"))
 }

@@ -13,11 +13,10 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Limits on how slowly a client may speak. A body of the largest size comes
-// well within readTimeout; writeTimeout leaves the handler time to answer that
-// the body was too slow. idleTimeout is above the minute after which common
-// load balancers drop idle connections, so that they, not we, are the ones to
-// close. Streams extend their own deadlines with http.ResponseController.
+// Limits on slow clients. A body of the largest size arrives well within readTimeout. writeTimeout leaves the handler time
+// to answer that a body was too slow. idleTimeout is above the minute after which common load balancers close idle
+// connections: if Spine closed first, their next request could meet a closed connection. Streams extend their own
+// deadlines with http.ResponseController.
 const (
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 15 * time.Second
@@ -26,8 +25,7 @@ const (
 	maxHeaderBytes    = 64 << 10
 )
 
-// Listen binds address (HOST:PORT; port 0 takes a free one, see the
-// listener's Addr).
+// Listen binds address, HOST:PORT. Port 0 takes a free one, which the listener's Addr tells.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", address)
@@ -40,7 +38,7 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 	return l, nil
 }
 
-// URL is where a listener can be reached from this machine.
+// URL returns the address under which this machine can reach a listener.
 func URL(l net.Listener) string {
 	host, port, err := net.SplitHostPort(l.Addr().String())
 	if err != nil {
@@ -52,24 +50,23 @@ func URL(l net.Listener) string {
 	return "http://" + net.JoinHostPort(host, port)
 }
 
-// Server serves HTTP on a listener until it is told to stop, then drains.
+// Server serves HTTP on a listener until its context ends, and then drains.
 type Server struct {
 	Listener net.Listener // closed when Run returns
 	Handler  http.Handler
 	Health   *Health // drained at the stop; may be nil
 	Log      zerolog.Logger
 
-	// Delay is how long requests are still taken in after the stop, while
-	// /readyz already answers 503: the time a load balancer needs to notice.
+	// Delay is how long new requests are still accepted after the stop, while /readyz already answers 503. It is the time
+	// that a load balancer needs to notice.
 	Delay time.Duration
-	// Timeout is how long requests in hand may then take, before their
-	// contexts are cancelled and their connections closed.
+	// Timeout is how long requests in hand may then take. After it their contexts are cancelled and their connections
+	// closed.
 	Timeout time.Duration
 }
 
-// Run serves until ctx is done and returns nil when every request in hand was
-// answered, or was cut at the Timeout, which is logged. Requests outlive ctx,
-// so streams must watch for the stop themselves.
+// Run serves until ctx ends. It returns nil when every request in hand was answered or was cut at the Timeout, which is
+// logged. Requests outlive ctx, so streams must watch for the stop themselves.
 func (s Server) Run(ctx context.Context) error {
 	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
@@ -101,7 +98,7 @@ func (s Server) Run(ctx context.Context) error {
 	if err := srv.Shutdown(limit); err != nil {
 		s.Log.Warn().Err(err).Dur("limit_ms", s.Timeout).Msg("cutting the requests still in hand")
 		cut()
-		_ = srv.Close() // these connections are being thrown away
+		_ = srv.Close() // an error of a connection that is cut anyway
 	}
 	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving %s: %w", s.Listener.Addr(), err)
@@ -109,7 +106,7 @@ func (s Server) Run(ctx context.Context) error {
 	return nil
 }
 
-// warnings carries net/http's own complaints into the log.
+// warnings writes net/http's own messages to the log.
 type warnings struct{ log zerolog.Logger }
 
 func (w warnings) Write(line []byte) (int, error) {

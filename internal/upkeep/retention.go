@@ -8,18 +8,18 @@ import (
 const (
 	retentionInterval = 5 * time.Minute // between the starts of two rounds
 
-	// A batch takes some 12 ms. A duplicate of an event that is being deleted
-	// waits for it, and an ingest waits for a quarter of a second.
+	// A batch takes about 12 ms. A duplicate of an event that is being deleted waits for that. An ingest gives up a locked
+	// row after a quarter of a second.
 	retentionBatch = 500
 
-	// After each batch retention rests this many times as long as it took, and no
-	// shorter than minRest: it takes a tenth of one connection's time, and the disk
-	// has time for the commits of others. That is some 4,000 events a second.
+	// After each batch retention rests this many times as long as the batch took, and at least for minRest. So it takes a
+	// tenth of one connection's time, and leaves the disk time for the commits of others. That allows about 4,000 events
+	// a second.
 	restFactor = 9
 	minRest    = 50 * time.Millisecond
 
-	// The first batch of a round walks the dead index entries that vacuum has not
-	// removed yet, all of them where a snapshot is held open.
+	// Time limit of a batch. The first one of a round walks the dead index entries that vacuum has not removed yet, which
+	// are many while an old snapshot is open.
 	retentionPatience = time.Minute
 )
 
@@ -38,8 +38,7 @@ func (u *Upkeep) retain(ctx context.Context) {
 	}
 }
 
-// expireAudit drops the old partitions of the audit log, and deletes the old
-// rows of the default one.
+// expireAudit drops the old partitions of the audit log, and deletes the old rows of the default partition.
 func (u *Upkeep) expireAudit(ctx context.Context) {
 	u.batches(ctx, "dropping an audit partition", func(ctx context.Context) (more bool, err error) {
 		name, err := u.store.DropAuditPartition(ctx, u.config.Retention)
@@ -57,11 +56,11 @@ func (u *Upkeep) expireAudit(ctx context.Context) {
 		return n > 0, err
 	})
 	if deleted > 0 {
-		u.log.Info().Int("deleted", deleted).Msg("old audit rows outside of the daily partitions were deleted")
+		u.log.Info().Int("deleted", deleted).Msg("old rows of the default audit partition were deleted")
 	}
 }
 
-// expireEvents walks all old events once and deletes those that are done with.
+// expireEvents walks all old events once, and deletes those that are done with.
 func (u *Upkeep) expireEvents(ctx context.Context) {
 	var after int64
 	var lookedAt, deleted int
@@ -80,8 +79,8 @@ func (u *Upkeep) expireEvents(ctx context.Context) {
 	}
 }
 
-// batches runs step until there is no more to do, it fails, or ctx ends, with a
-// rest after each. What failed is left to the next round.
+// batches calls step until it has no more to do, it fails, or ctx ends, and rests after each call. After a failure the
+// next round goes on.
 func (u *Upkeep) batches(ctx context.Context, doing string, step func(ctx context.Context) (more bool, err error)) {
 	for ctx.Err() == nil {
 		began := time.Now()

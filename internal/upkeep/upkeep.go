@@ -1,8 +1,9 @@
-// Package upkeep does what nobody waits for: it makes the audit log's
-// partitions ahead of time, notes the sources' last arrivals, counts what
-// happened and what waits, samples the gauges that only the database knows, and
-// lets go what is older than the retention. Any number of processes may do it
-// at once.
+// Package upkeep does the periodic work that no sender waits for. It makes the audit log's partitions ahead of time, notes
+// the sources' last arrivals, rolls up the audit log, samples the queue's depth and the gauges, and deletes data that is
+// older than the retention.
+//
+// It promises that any number of processes may do this at once, and that a failure of one task delays no other. It must
+// not know SQL: each task is one call of Store.
 package upkeep
 
 import (
@@ -16,64 +17,57 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// Store is what upkeep does its work with.
+// Store does the work of each task. It is safe for concurrent use.
 type Store interface {
 	// EnsurePartitions makes the audit log's partitions for the days ahead.
 	EnsurePartitions(ctx context.Context) (made int, err error)
-	// NoteArrivals notes when each source last sent something, for Sample.
+	// NoteArrivals notes when each source last sent a new event, for Sample.
 	NoteArrivals(ctx context.Context) error
-	// Sample reads what the gauges show. It is cheap on large tables.
+	// Sample reads the values of the gauges. It is cheap on large tables.
 	Sample(ctx context.Context) (event.Sample, error)
 
-	// RollUp counts what the audit log has got since the last call of any
-	// process, a bounded number of rows, and returns how far behind that leaves
-	// the numbers: 0 when all is counted. It does nothing while another process is
-	// at it, elsewhere.
+	// RollUp counts a bounded number of rows that are new in the audit log since the last call of any process. lag is how
+	// far the numbers are behind after that, 0 when every row is counted. elsewhere says that another process is rolling
+	// up, so that this call did nothing.
 	RollUp(ctx context.Context) (lag time.Duration, elsewhere bool, err error)
-	// SampleDepth counts what waits in the queue. On a long queue it takes its
-	// time.
+	// SampleDepth counts the events in the queue. On a queue of ten million events that takes about ten seconds.
 	SampleDepth(ctx context.Context) error
-	// ExpireRejected deletes rejected requests that are older than their sources
-	// have them kept.
+	// ExpireRejected deletes rejected requests that are older than their source's budget allows.
 	ExpireRejected(ctx context.Context) error
 
-	// What follows is retention. Each call is one short transaction, of which age
-	// says how old must be what goes. It passes over what is locked.
+	// The calls below are retention. Each is one short transaction that skips locked rows. age is how old a row must be.
 
-	// ExpireEvents deletes old events that are done with: of the first limit
-	// events after the one with the id after.
+	// ExpireEvents looks at the first limit old events after the one with the id after, and deletes those that are done
+	// with.
 	ExpireEvents(ctx context.Context, age time.Duration, after int64, limit int) (event.Expired, error)
-	// DropAuditPartition drops the oldest partition of the audit log, if it is
-	// old, and returns its name; empty where none is. It holds up ingests for a
-	// moment, and is an error where that would be longer.
+	// DropAuditPartition drops the oldest partition of the audit log, if it is old, and returns its name; empty where none
+	// is. It holds up ingests for a moment. It returns an error instead of waiting longer for a lock.
 	DropAuditPartition(ctx context.Context, age time.Duration) (name string, err error)
-	// ExpireAudit deletes up to limit old rows of the audit log that are in no
-	// partition that is ever dropped.
+	// ExpireAudit deletes up to limit old rows of the default partition of the audit log, which is never dropped.
 	ExpireAudit(ctx context.Context, age time.Duration, limit int) (deleted int, err error)
 }
 
-// Config says what upkeep does.
+// Config configures upkeep.
 type Config struct {
-	Retention time.Duration // how long what is done with is kept, by its last change; 0 keeps everything
+	Retention time.Duration // kept time of finished events and of the audit log, from the last change; 0 keeps everything
 }
 
-// Intervals between two rounds.
+// Intervals between two rounds, and time limits of single calls.
 const (
 	partitionInterval = time.Hour
-	sampleInterval    = 5 * time.Second // longer where a sample takes longer than a twentieth of it
+	sampleInterval    = 5 * time.Second // longer where a sample takes more than a twentieth of it
 	rollUpInterval    = time.Second     // shorter while there is a backlog that no other process works off
-	depthInterval     = time.Second     // longer where a sample takes longer than a twentieth of it
+	depthInterval     = time.Second     // longer where a sample takes more than a twentieth of it
 	patience          = 10 * time.Second
 
-	// A transaction is rolled up as a whole: of ten million events that one replays
-	// by hand, all rows are read in one turn.
+	// RollUp reads all rows of one transaction in one call, such as those of ten million events replayed by hand.
 	rollUpPatience = 5 * time.Minute
-	depthPatience  = time.Minute // ten million rows that wait take some ten seconds
+	depthPatience  = time.Minute // ten million events in the queue take about ten seconds
 
-	// A failure that lasts is worth a warning: the third in a row, and then each
-	// sixtieth, about one a minute.
-	lasting       = 3
-	stillReported = 60
+	// Failures in a row of tasks that run every second: the third is logged as a warning, and then every sixtieth, about
+	// one a minute.
+	firstWarning = 3
+	nextWarning  = 60
 )
 
 // Upkeep does the rounds. Make one with New, then Run it.
@@ -89,14 +83,13 @@ type Upkeep struct {
 	partitionsDropped prometheus.Counter
 	failures          prometheus.Counter
 
-	// unhurried holds whoever makes one of the calls that may take long and that
-	// nobody waits for: rolling up, and counting what waits. The pool is that of
-	// ingest, and of its connections they take one at a time.
+	// unhurried holds one value while RollUp or SampleDepth runs. Both may take long and no one waits for them. They use
+	// the pool of ingest, and together they must not take more than one of its connections.
 	unhurried chan struct{}
 
 	rollUpFailed int           // times in a row
 	rolledUp     time.Time     // when RollUp last succeeded
-	lag          time.Duration // that it then returned
+	lag          time.Duration // its result then
 	depthFailed  int           // times in a row
 }
 
@@ -111,26 +104,26 @@ func New(config Config, store Store, log zerolog.Logger, reg prometheus.Register
 			Name: "spine_source_last_arrival_timestamp_seconds", Help: "When a source last sent a new event, in Unix seconds; absent when it never did.",
 		}, []string{"source"}),
 		rollupLag: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "spine_rollup_lag_seconds", Help: "How far the numbers over time lag behind the audit log; 0 when they have all of it. While that cannot be asked it rises.",
+			Name: "spine_rollup_lag_seconds", Help: "How far the numbers over time lag behind the audit log; 0 when they have all of it. It rises while rolling up fails.",
 		}),
 		eventsDeleted: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "spine_retention_events_deleted_total", Help: "Events that this process deleted since they were done with and older than RETENTION.",
+			Name: "spine_retention_events_deleted_total", Help: "Finished events older than RETENTION that this process deleted.",
 		}),
 		partitionsDropped: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "spine_retention_partitions_dropped_total", Help: "Daily partitions of the audit log that this process dropped since they were older than RETENTION.",
+			Name: "spine_retention_partitions_dropped_total", Help: "Daily partitions of the audit log older than RETENTION that this process dropped.",
 		}),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "spine_upkeep_errors_total", Help: "Rounds of upkeep that failed and are tried again.",
+			Name: "spine_upkeep_errors_total", Help: "Calls of upkeep that failed and are tried again.",
 		}),
 	}
 	reg.MustRegister(u.oldestReady, u.lastArrival, u.rollupLag, u.eventsDeleted, u.partitionsDropped, u.failures)
 	return u
 }
 
-// Run does its rounds until ctx ends. Failures are counted and tried again in
-// the next round: the default partition takes what no other does.
+// Run does its rounds until ctx ends. A failed task is counted and tried again in the next round. Even without new
+// partitions no row is lost: the default partition takes it.
 func (u *Upkeep) Run(ctx context.Context) error {
-	// What may take long is no reason to miss the others.
+	// Tasks that may take long have loops of their own, so that they delay no other.
 	var others sync.WaitGroup
 	defer others.Wait()
 	if u.config.Retention > 0 {
@@ -160,8 +153,7 @@ func (u *Upkeep) Run(ctx context.Context) error {
 	}
 }
 
-// repeat does something until ctx ends, and between two times rests for as long
-// as it says.
+// repeat calls do until ctx ends. Between two calls it rests as long as do says.
 func repeat(ctx context.Context, do func(context.Context) (rest time.Duration)) {
 	next := time.NewTimer(0)
 	defer next.Stop()
@@ -175,8 +167,8 @@ func repeat(ctx context.Context, do func(context.Context) (rest time.Duration)) 
 	}
 }
 
-// rollUp takes one turn. A backlog is worked off in half of one connection's
-// time, by one process: whoever finds another at it leaves it to that one.
+// rollUp makes one call of RollUp. One process works off a backlog, in at most half of one connection's time. A process
+// that finds another at work rests for the whole interval.
 func (u *Upkeep) rollUp(ctx context.Context) (rest time.Duration) {
 	if !u.acquire(ctx) {
 		return rollUpInterval
@@ -188,7 +180,7 @@ func (u *Upkeep) rollUp(ctx context.Context) (rest time.Duration) {
 	lag, elsewhere, err := u.store.RollUp(ctx)
 	if err != nil {
 		u.rollUpFailed++
-		u.failed(err, u.rollUpFailed, "rolling up")
+		u.noteFailure(err, u.rollUpFailed, "rolling up")
 		u.rollupLag.Set((u.lag + time.Since(u.rolledUp)).Seconds())
 		return max(rollUpInterval, time.Since(began))
 	}
@@ -210,15 +202,14 @@ func (u *Upkeep) sampleDepth(ctx context.Context) (rest time.Duration) {
 	began := time.Now()
 	if err := u.store.SampleDepth(ctx); err != nil {
 		u.depthFailed++
-		u.failed(err, u.depthFailed, "sampling the depth")
+		u.noteFailure(err, u.depthFailed, "sampling the depth")
 	} else {
 		u.depthFailed = 0
 	}
 	return max(depthInterval, 20*time.Since(began))
 }
 
-// acquire waits for its turn among the unhurried, and reports whether it came
-// before ctx ended.
+// acquire waits until no other unhurried call runs, and reports whether that came before the end of ctx.
 func (u *Upkeep) acquire(ctx context.Context) bool {
 	select {
 	case u.unhurried <- struct{}{}:
@@ -230,12 +221,11 @@ func (u *Upkeep) acquire(ctx context.Context) bool {
 
 func (u *Upkeep) release() { <-u.unhurried }
 
-// failed counts and logs a failure of something that goes on every second: times
-// is how often in a row.
-func (u *Upkeep) failed(err error, times int, doing string) {
+// noteFailure counts and logs a failure of a task that runs every second. times is how often it has failed in a row.
+func (u *Upkeep) noteFailure(err error, times int, doing string) {
 	u.failures.Inc()
 	level := zerolog.DebugLevel
-	if times == lasting || times%stillReported == 0 {
+	if times == firstWarning || times%nextWarning == 0 {
 		level = zerolog.WarnLevel
 	}
 	u.log.WithLevel(level).Err(err).Int("times", times).Msg(doing + " failed, trying again later")
