@@ -2,27 +2,27 @@ package event
 
 import "strings"
 
-// SyntaxError says that a body is not one JSON text (RFC 8259): it is empty,
-// cut short, followed by something else, or breaks the grammar.
+// SyntaxError says that a body is not one JSON text (RFC 8259): it is empty, cut short, followed by other text, or breaks
+// the grammar.
 type SyntaxError struct {
-	Offset int64  // byte offset at or after which the body stops being JSON
-	Detail string // what the body is instead and where, as in "cut short after byte 6"; safe to show to the sender
+	Offset int64  // in bytes; the body stops being JSON there or later
+	Detail string // what the body is and where, such as "cut short after byte 6"; safe to show to the sender
 }
 
 func (e *SyntaxError) Error() string { return "the body is " + e.Detail }
 
 // InvalidError says that a body is JSON but not a valid event.
 type InvalidError struct {
-	Problems []Problem // at least one; all that were found, in the order of the fields
+	Problems []Problem // all of them, in the order of the fields; at least one
 }
 
-func (e *InvalidError) Error() string { return e.text("invalid event: ") }
+func (e *InvalidError) Error() string { return listProblems("invalid event: ", e.Problems) }
 
-// text lists the problems after a few words.
-func (e *InvalidError) text(words string) string {
+// listProblems lists problems after a few words.
+func listProblems(words string, problems []Problem) string {
 	var b strings.Builder
 	b.WriteString(words)
-	for i, p := range e.Problems {
+	for i, p := range problems {
 		if i > 0 {
 			b.WriteString("; ")
 		}
@@ -38,5 +38,5 @@ func (e *InvalidError) text(words string) string {
 // Problem is one thing that is wrong with a body.
 type Problem struct {
 	Field  string // name of the envelope field, such as "event_id"; empty for the body as a whole
-	Detail string // what was expected and what was found, safe to show to the sender
+	Detail string // what was expected and what was found; safe to show to the sender
 }

@@ -8,32 +8,34 @@ import (
 	"time"
 )
 
-// Request is what somebody sent to a source.
+// Request is a request to a source.
 type Request struct {
 	Method string
 	URL    *url.URL // path and query, as they came
 	Header http.Header
-	Wire   []byte    // the body as it came, which is what is signed
+	Wire   []byte    // the body as it came over the wire; signatures are over these bytes
 	Body   []byte    // the body, decompressed
-	At     time.Time // when it came
+	At     time.Time // when it came; signatures with a time are judged by it
 }
 
-// Answer is what a request is answered with that is no event.
+// Answer answers a request that holds no event, such as a handshake.
 type Answer struct {
 	Status int
 	Header map[string]string
 	Body   []byte
 }
 
-// UnverifiedError says that a request does not prove where it comes from.
+// UnverifiedError says that a request does not prove that its source sent it.
 type UnverifiedError struct {
-	Cause  string // signature_missing, signature_wrong, timestamp_bad, timestamp_stale, credentials_missing or credentials_wrong
+	// Cause is signature_missing, signature_wrong, timestamp_bad, timestamp_stale, credentials_missing or
+	// credentials_wrong.
+	Cause  string
 	Detail string // a sentence, safe to show to the sender
 }
 
 func (e *UnverifiedError) Error() string { return e.Detail }
 
-// Why a source takes nothing.
+// Reasons why a source accepts no requests.
 var (
 	ErrNoSource       = errors.New("there is no source of this name")
 	ErrSourceDisabled = errors.New("the source is disabled")
@@ -44,61 +46,61 @@ var (
 // ErrNotKept says that no such rejected request is kept.
 var ErrNotKept = errors.New("no such rejected request is kept: it may have made room for newer ones")
 
-// SourceSettings is a source as it is stored.
+// SourceSettings is a source as the database has it.
 type SourceSettings struct {
 	Source      string          `json:"source"`      // slug
-	Settings    json.RawMessage `json:"settings"`    // a JSON object; what it may hold is for package source to say
-	DisabledAt  *Timestamp      `json:"disabled_at"` // since when nothing is taken from it; null while something is
+	Settings    json.RawMessage `json:"settings"`    // a JSON object; package source says what it may hold
+	DisabledAt  *Timestamp      `json:"disabled_at"` // since when it is disabled; null while it is not
 	CreatedAt   Timestamp       `json:"created_at"`
 	UpdatedAt   Timestamp       `json:"updated_at"`
-	UpdatedBy   *string         `json:"updated_by"`      // who changed it last
-	LastArrival *Timestamp      `json:"last_arrival_at"` // of its last new event; null if there was none
+	UpdatedBy   *string         `json:"updated_by"`      // the operator of the last change
+	LastArrival *Timestamp      `json:"last_arrival_at"` // of its last new event; null before the first
 }
 
-// Budget is how much is kept of what a source refused.
+// Budget limits the rejected requests that are kept of a source.
 type Budget struct {
-	Rows  int           // requests at most
-	Bytes int64         // of their bodies and headers at most
-	Age   time.Duration // for how long
+	Rows  int           // number of requests; 0 keeps none
+	Bytes int64         // of their bodies and headers
+	Age   time.Duration // after which they are deleted
 }
 
-// RejectedRequest is a request that was refused and kept.
+// RejectedRequest is a rejected request that was kept.
 type RejectedRequest struct {
 	ID     int64     `json:"id"` // ascending; 0 until it is stored
 	Source string    `json:"source"`
 	At     Timestamp `json:"at"`
 	Cause  string    `json:"cause"`  // a short word for why
-	Status int       `json:"status"` // HTTP status that it was answered with
-	Detail string    `json:"detail"` // the sentence that it was answered with
-	Remote string    `json:"remote"` // address of the client
+	Status int       `json:"status"` // HTTP status of its answer
+	Detail string    `json:"detail"` // the sentence in its answer
+	Remote string    `json:"remote"` // the client's address
 	Method string    `json:"method"`
-	Target string    `json:"target"` // path and query, secrets left out
-	Size   int64     `json:"size"`   // bytes of the body, as it came
+	Target string    `json:"target"` // path and query, without secrets
+	Size   int64     `json:"size"`   // of the body as it came, in bytes
 
 	State     string     `json:"state"` // kept, requested, taken_in or refused
-	Note      *string    `json:"note"`  // why it was refused again
+	Note      *string    `json:"note"`  // the result of its last replay, such as why it was rejected again
 	EventID   *string    `json:"event_id"`
-	SettledAt *Timestamp `json:"settled_at"` // when it was last looked at again
+	SettledAt *Timestamp `json:"settled_at"` // the end of its last replay
 
-	// Only where one request is asked for.
-	Headers json.RawMessage `json:"headers,omitempty"`     // an object of names and lists of values, secrets left out
+	// Only where a single request is read.
+	Headers json.RawMessage `json:"headers,omitempty"`     // an object of names and lists of values, without secrets
 	Body    []byte          `json:"body_base64,omitempty"` // as it came
-	Text    *string         `json:"body,omitempty"`        // the same, where it is text and not compressed
-	// Trust says that it is to be taken in without being verified.
+	Text    *string         `json:"body,omitempty"`        // the body as text, where it is text and not compressed
+	// Trust says that an operator vouches for it: its replay does not verify it.
 	Trust bool `json:"trust,omitempty"`
 }
 
-// What became of a request that was kept.
+// The states of a kept request.
 const (
-	RejectedKept      = "kept"      // nothing yet
-	RejectedRequested = "requested" // somebody asked for it to be looked at again
-	RejectedTakenIn   = "taken_in"  // it was looked at again and taken in
-	RejectedAgain     = "refused"   // it was looked at again and refused
+	RejectedKept      = "kept"      // no replay was requested
+	RejectedRequested = "requested" // an operator requested a replay, which is not done yet
+	RejectedTakenIn   = "taken_in"  // its replay was admitted
+	RejectedAgain     = "refused"   // its replay was rejected
 )
 
-// NoSourceError says that there is no such source.
+// NoSourceError says that no source has the name.
 type NoSourceError struct {
-	Detail string // a sentence that names those there are, safe to show
+	Detail string // a sentence that lists the sources, safe to show
 }
 
 func (e *NoSourceError) Error() string { return e.Detail }
@@ -106,21 +108,21 @@ func (e *NoSourceError) Error() string { return e.Detail }
 // MaxSettings bounds the text of a source's settings, in bytes.
 const MaxSettings = 64 << 10
 
-// BadSettingsError says that the settings of a source make no sense.
+// BadSettingsError says what is wrong with the settings of a source.
 type BadSettingsError struct {
 	Problems []Problem // at least one; Field is the path of a setting, such as verify[0].hash
 }
 
 func (e *BadSettingsError) Error() string {
-	return (&InvalidError{Problems: e.Problems}).text("the settings of the source: ")
+	return listProblems("the settings of the source: ", e.Problems)
 }
 
-// SourceStatus is a source as a process sees it.
+// SourceStatus is the state of a source in one process.
 type SourceStatus struct {
 	Source   string   `json:"source"`
-	State    string   `json:"state"`              // open (anybody may send), verified, disabled, or broken
-	Problems []string `json:"problems,omitempty"` // why it is broken, or what is wrong though it works
+	State    string   `json:"state"`              // open (nothing is verified), verified, disabled or broken
+	Problems []string `json:"problems,omitempty"` // why it is broken, or warnings about one that works
 	Preset   string   `json:"preset"`
-	Path     string   `json:"path"`            // that the provider posts to, such as /webhook/github
+	Path     string   `json:"path"`            // where the provider posts to, such as /webhook/github
 	Steps    []string `json:"steps,omitempty"` // what to enter at the provider
 }

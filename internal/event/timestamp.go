@@ -6,15 +6,14 @@ import (
 	"time"
 )
 
-// Timestamp is a moment as the database holds it, which may lie infinitely far
-// away: an operator may put an event off until infinity. In JSON it is an RFC
-// 3339 time in UTC, "infinity" or "-infinity".
+// Timestamp is a moment as the database holds it. It may be infinite, since an operator may put an event off until
+// infinity. In JSON it is an RFC 3339 time in UTC, "infinity" or "-infinity".
 type Timestamp struct {
 	Time     time.Time // UTC; meaningless where Infinity is not 0
 	Infinity int       // -1, 0 or 1
 }
 
-// Scan reads what a database driver made of a timestamptz (database/sql.Scanner).
+// Scan reads a timestamptz as a database driver passes it (database/sql.Scanner).
 func (t *Timestamp) Scan(value any) error {
 	switch v := value.(type) {
 	case time.Time:
@@ -30,10 +29,10 @@ func (t *Timestamp) Scan(value any) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%v is no timestamp", value)
+	return fmt.Errorf("%v is not a timestamp", value)
 }
 
-// String is the form that JSON has it in.
+// String returns the form in JSON, without quotes.
 func (t Timestamp) String() string {
 	switch {
 	case t.Infinity > 0:
@@ -44,11 +43,11 @@ func (t Timestamp) String() string {
 	return t.Time.Format(time.RFC3339Nano)
 }
 
-// MarshalJSON never fails, also not where time.Time would: beyond the year 9999.
+// MarshalJSON never fails. That of time.Time fails beyond the year 9999.
 func (t Timestamp) MarshalJSON() ([]byte, error) { return []byte(`"` + t.String() + `"`), nil }
 
-// UnixMicro counts microseconds since 1970, the database's resolution.
-// Infinities are the ends of int64, which finite times reach in the year 294247.
+// UnixMicro returns microseconds since 1970, the database's resolution. Infinities are the ends of int64, which finite
+// times reach only in the year 294247.
 func (t Timestamp) UnixMicro() int64 {
 	switch {
 	case t.Infinity > 0:

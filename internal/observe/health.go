@@ -16,8 +16,8 @@ import (
 	"github.com/webhookspine/spine/internal/respond"
 )
 
-// checkTimeout limits all checks of one GET /readyz together. It is below the usual limit of a probe (3 s in our Docker
-// and Kubernetes files), so that the answer still names the check that was too slow.
+// checkTimeout limits all checks of one GET /readyz together. It is below the usual limit of a probe (3 s for Docker's and
+// for that of spine health), so that the answer still names the check that was too slow.
 const checkTimeout = 2 * time.Second
 
 // NewMetrics returns a registry with the metrics of the Go runtime and the process. Each stage registers its own.
