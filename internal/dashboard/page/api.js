@@ -4,75 +4,99 @@
 // Problem is a refusal in the words of the server (RFC 9457), or in ours where
 // there was no answer at all: then status is 0.
 export class Problem extends Error {
-  constructor(status, detail, more = {}) {
-    super(detail);
-    this.status = status;
-    this.errors = more.errors ?? [];
-    this.sources = more.sources ?? [];
-  }
+	constructor(status, detail, more = {}) {
+		super(detail);
+		this.status = status;
+		this.errors = more.errors ?? [];
+		this.sources = more.sources ?? [];
+	}
 }
 
 const limit = 20000; // ms; the server itself gives up on a question after 5 s
 
 export function query(parameters) {
-  const q = new URLSearchParams();
-  for (const [name, value] of Object.entries(parameters)) {
-    if (value !== '' && value !== null && value !== undefined) q.set(name, value);
-  }
-  const text = q.toString();
-  return text ? `?${text}` : '';
+	const q = new URLSearchParams();
+	for (const [name, value] of Object.entries(parameters)) {
+		if (value !== '' && value !== null && value !== undefined) q.set(name, value);
+	}
+	const text = q.toString();
+	return text ? `?${text}` : '';
 }
 
 // read gets a path: what was answered as data and as text, and of a list the
 // query of its next page and how far back it has looked.
 export async function read(path, signal) {
-  return ask(path, { headers: { Accept: 'application/json' } }, signal);
+	return ask(path, { headers: { Accept: 'application/json' } }, signal);
 }
 
 // post sends a body and returns the answer, refusals included.
 export async function post(path, body) {
-  const options = { method: 'POST' };
-  if (body !== undefined) Object.assign(options, { body, headers: { 'Content-Type': 'application/json' } });
-  return ask(path, options);
+	const options = { method: 'POST' };
+	if (body !== undefined) Object.assign(options, { body, headers: { 'Content-Type': 'application/json' } });
+	return ask(path, options);
 }
 
 async function ask(path, options, signal) {
-  const signals = [AbortSignal.timeout(limit)];
-  if (signal) signals.push(signal);
-  let response;
-  let text;
-  try {
-    response = await fetch(path, { ...options, cache: 'no-store', credentials: 'same-origin', signal: AbortSignal.any(signals) });
-    text = await response.text();
-  } catch (error) {
-    if (signal?.aborted) throw error;
-    throw new Problem(0, error.name === 'TimeoutError' ? 'Spine has not answered within 20 seconds.' : 'Spine cannot be reached.');
-  }
-  let data = null;
-  try {
-    data = JSON.parse(text);
-  } catch { /* said below, by its status */ }
-  if (!response.ok) throw refusal(response, data);
-  if (data === null) throw new Problem(response.status, 'What was answered is not JSON. Is there a proxy in between?');
-  const next = /<[^>]*\?([^>]*)>;\s*rel="next"/.exec(response.headers.get('Link') ?? '');
-  return { data, text, status: response.status, next: next ? next[1] : '', lookedBackTo: response.headers.get('Spine-Looked-Back-To') };
+	const signals = [AbortSignal.timeout(limit)];
+	if (signal) signals.push(signal);
+	let response;
+	let text;
+	try {
+		response = await fetch(path, {
+			...options,
+			cache: 'no-store',
+			credentials: 'same-origin',
+			signal: AbortSignal.any(signals),
+		});
+		text = await response.text();
+	} catch (error) {
+		if (signal?.aborted) throw error;
+		throw new Problem(
+			0,
+			error.name === 'TimeoutError' ? 'Spine has not answered within 20 seconds.' : 'Spine cannot be reached.',
+		);
+	}
+	let data = null;
+	try {
+		data = JSON.parse(text);
+	} catch {
+		/* said below, by its status */
+	}
+	if (!response.ok) throw refusal(response, data);
+	if (data === null) throw new Problem(response.status, 'What was answered is not JSON. Is there a proxy in between?');
+	const next = /<[^>]*\?([^>]*)>;\s*rel="next"/.exec(response.headers.get('Link') ?? '');
+	return {
+		data,
+		text,
+		status: response.status,
+		next: next ? next[1] : '',
+		lookedBackTo: response.headers.get('Spine-Looked-Back-To'),
+	};
 }
 
 function refusal(response, data) {
-  const detail = typeof data?.detail === 'string' ? data.detail : `The answer was ${response.status} ${response.statusText}.`;
-  return new Problem(response.status, detail, data ?? {});
+	const detail =
+		typeof data?.detail === 'string' ? data.detail : `The answer was ${response.status} ${response.statusText}.`;
+	return new Problem(response.status, detail, data ?? {});
 }
 
 // advice is what to do about a problem.
 export function advice(problem) {
-  switch (problem.status) {
-    case 0: return 'It is tried again by itself. Is the server running, and the network there?';
-    case 401: return 'Reload the page and give the admin token as the password.';
-    case 403: return 'Open the page on the machine that Spine runs on, or set ADMIN_TOKEN.';
-    case 404: return '';
-    case 400: case 422: return 'Change the filters, or start again without them.';
-    default: return 'It is tried again by itself.';
-  }
+	switch (problem.status) {
+		case 0:
+			return 'It is tried again by itself. Is the server running, and the network there?';
+		case 401:
+			return 'Reload the page and give the admin token as the password.';
+		case 403:
+			return 'Open the page on the machine that Spine runs on, or set ADMIN_TOKEN.';
+		case 404:
+			return '';
+		case 400:
+		case 422:
+			return 'Change the filters, or start again without them.';
+		default:
+			return 'It is tried again by itself.';
+	}
 }
 
 // Refresher reads again whenever it is asked to, at most once in every
@@ -80,73 +104,79 @@ export function advice(problem) {
 // once more at the end. After a failure it tries again by itself, each time a
 // little later. In a hidden tab it waits until somebody looks.
 export class Refresher {
-  #load;
-  #every;
-  #timer = 0;
-  #busy = false;
-  #wanted = false;
-  #last = -Infinity;
-  #failures = 0;
-  #stopped = false;
-  #abort = null;
+	#load;
+	#every;
+	#timer = 0;
+	#busy = false;
+	#wanted = false;
+	#last = -Infinity;
+	#failures = 0;
+	#stopped = false;
+	#abort = null;
 
-  constructor(load, every = 1000) {
-    this.#load = load;
-    this.#every = every;
-    this.#onVisible = () => { if (!document.hidden && this.#wanted) this.request(); };
-    document.addEventListener('visibilitychange', this.#onVisible);
-  }
+	constructor(load, every = 1000) {
+		this.#load = load;
+		this.#every = every;
+		this.#onVisible = () => {
+			if (!document.hidden && this.#wanted) this.request();
+		};
+		document.addEventListener('visibilitychange', this.#onVisible);
+	}
 
-  #onVisible;
+	#onVisible;
 
-  request() {
-    this.#wanted = true;
-    if (this.#stopped || this.#busy || this.#timer || document.hidden) return;
-    const wait = this.#last + this.#pause() - performance.now();
-    if (wait > 0) this.#timer = setTimeout(() => { this.#timer = 0; this.#run(); }, wait);
-    else this.#run();
-  }
+	request() {
+		this.#wanted = true;
+		if (this.#stopped || this.#busy || this.#timer || document.hidden) return;
+		const wait = this.#last + this.#pause() - performance.now();
+		if (wait > 0)
+			this.#timer = setTimeout(() => {
+				this.#timer = 0;
+				this.#run();
+			}, wait);
+		else this.#run();
+	}
 
-  // now reads at once, whatever was read or failed just before.
-  now() {
-    clearTimeout(this.#timer);
-    this.#timer = 0;
-    this.#abort?.abort();
-    this.#busy = false;
-    this.#failures = 0;
-    this.#last = -Infinity;
-    this.request();
-  }
+	// now reads at once, whatever was read or failed just before.
+	now() {
+		clearTimeout(this.#timer);
+		this.#timer = 0;
+		this.#abort?.abort();
+		this.#busy = false;
+		this.#failures = 0;
+		this.#last = -Infinity;
+		this.request();
+	}
 
-  stop() {
-    this.#stopped = true;
-    clearTimeout(this.#timer);
-    this.#abort?.abort();
-    document.removeEventListener('visibilitychange', this.#onVisible);
-  }
+	stop() {
+		this.#stopped = true;
+		clearTimeout(this.#timer);
+		this.#abort?.abort();
+		document.removeEventListener('visibilitychange', this.#onVisible);
+	}
 
-  #pause() {
-    return this.#failures ? Math.min(10000, 1000 * 2 ** (this.#failures - 1)) : this.#every;
-  }
+	#pause() {
+		return this.#failures ? Math.min(10000, 1000 * 2 ** (this.#failures - 1)) : this.#every;
+	}
 
-  async #run() {
-    if (document.hidden) return;
-    const abort = new AbortController();
-    this.#abort = abort;
-    this.#busy = true;
-    this.#wanted = false;
-    let failed = false;
-    try {
-      await this.#load(abort.signal);
-    } catch (error) {
-      if (abort.signal.aborted) return;
-      if (!(error instanceof Problem)) console.error(error);
-      failed = true;
-    }
-    if (abort.signal.aborted) return;
-    this.#busy = false;
-    this.#last = performance.now();
-    this.#failures = failed ? this.#failures + 1 : 0;
-    if (failed || this.#wanted) this.request();
-  }
+	async #run() {
+		if (document.hidden) return;
+		const abort = new AbortController();
+		this.#abort = abort;
+		this.#busy = true;
+		this.#wanted = false;
+		let failed = false;
+		try {
+			await this.#load(abort.signal);
+		} catch (error) {
+			if (abort.signal.aborted) return;
+			if (!(error instanceof Problem)) console.error(error);
+			failed = true;
+		}
+		if (abort.signal.aborted) return;
+		this.#busy = false;
+		this.#last = performance.now();
+		this.#failures = failed ? this.#failures + 1 : 0;
+		if (failed || this.#wanted) this.request();
+	}
 }

@@ -12,162 +12,242 @@ const tableRows = 60;
 const all = new Set(); // charts share one cursor
 
 function svg(tag, attributes, ...children) {
-  const element = document.createElementNS(space, tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
+	const element = document.createElementNS(space, tag);
+	for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+	element.append(...children);
+	return element;
 }
 
 // Chart draws lines: [{label, colour, fill}], colour being a class of the style
 // sheet. show puts a value in words; duration says that values are seconds.
 export class Chart {
-  #title;
-  #lines;
-  #show;
-  #duration;
-  #data = null; // times in seconds, then the values of each line
-  #values;
-  #drawing = svg('svg', { class: 'drawing', 'aria-hidden': 'true', height });
-  #cursor = svg('g', { class: 'cursor' });
-  #area;
-  #table;
-  #observer;
-  #x = () => 0;
-  #y = () => 0;
-  element;
+	#title;
+	#lines;
+	#show;
+	#duration;
+	#data = null; // times in seconds, then the values of each line
+	#values;
+	#drawing = svg('svg', { class: 'drawing', 'aria-hidden': 'true', height });
+	#cursor = svg('g', { class: 'cursor' });
+	#area;
+	#table;
+	#observer;
+	#x = () => 0;
+	#y = () => 0;
+	element;
 
-  constructor({ title, unit, lines, show, duration = false }) {
-    this.#title = title;
-    this.#lines = lines;
-    this.#show = show;
-    this.#duration = duration;
-    this.#values = lines.map(() => h('b', {}, unknown));
-    this.#area = h('div', { class: 'plot', role: 'img', pointermove: (e) => this.#point(e), pointerleave: () => all.forEach((c) => c.#mark(null)) }, this.#drawing);
-    this.#table = h('details', { class: 'alternative', toggle: () => this.#fillTable() }, h('summary', {}, 'As a table'),
-      h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': `${title} as a table` }));
-    this.element = h('figure', { class: 'chart card' },
-      h('figcaption', {}, h('h3', {}, title, h('span', { class: 'unit' }, ` ${unit}`)),
-        h('ul', { class: 'legend' }, lines.map((line, i) => h('li', {}, h('span', { class: `key ${line.colour} dash-${i}`, 'aria-hidden': 'true' }), line.label, ' ', this.#values[i])))),
-      this.#area, this.#table);
-    this.#observer = new ResizeObserver(() => this.#draw());
-    this.#observer.observe(this.#area);
-    all.add(this);
-  }
+	constructor({ title, unit, lines, show, duration = false }) {
+		this.#title = title;
+		this.#lines = lines;
+		this.#show = show;
+		this.#duration = duration;
+		this.#values = lines.map(() => h('b', {}, unknown));
+		this.#area = h(
+			'div',
+			{
+				class: 'plot',
+				role: 'img',
+				pointermove: (e) => this.#point(e),
+				pointerleave: () => all.forEach((c) => c.#mark(null)),
+			},
+			this.#drawing,
+		);
+		this.#table = h(
+			'details',
+			{ class: 'alternative', toggle: () => this.#fillTable() },
+			h('summary', {}, 'As a table'),
+			h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': `${title} as a table` }),
+		);
+		this.element = h(
+			'figure',
+			{ class: 'chart card' },
+			h(
+				'figcaption',
+				{},
+				h('h3', {}, title, h('span', { class: 'unit' }, ` ${unit}`)),
+				h(
+					'ul',
+					{ class: 'legend' },
+					lines.map((line, i) =>
+						h(
+							'li',
+							{},
+							h('span', { class: `key ${line.colour} dash-${i}`, 'aria-hidden': 'true' }),
+							line.label,
+							' ',
+							this.#values[i],
+						),
+					),
+				),
+			),
+			this.#area,
+			this.#table,
+		);
+		this.#observer = new ResizeObserver(() => this.#draw());
+		this.#observer.observe(this.#area);
+		all.add(this);
+	}
 
-  // set draws data: the times in seconds, and for each line its values, null
-  // where they are not known.
-  set(data) {
-    this.#data = data;
-    this.#draw();
-    const words = this.#lines.map((line, i) => {
-      const known = data[i + 1].filter((v) => v !== null);
-      return known.length ? `${line.label}: now ${this.#words(this.#last(i))}, at most ${this.#show(Math.max(...known))}` : `${line.label}: not known`;
-    });
-    this.#area.setAttribute('aria-label', `${this.#title}. ${words.join('. ')}.`);
-    if (this.#table.open) this.#fillTable();
-  }
+	// set draws data: the times in seconds, and for each line its values, null
+	// where they are not known.
+	set(data) {
+		this.#data = data;
+		this.#draw();
+		const words = this.#lines.map((line, i) => {
+			const known = data[i + 1].filter((v) => v !== null);
+			return known.length
+				? `${line.label}: now ${this.#words(this.#last(i))}, at most ${this.#show(Math.max(...known))}`
+				: `${line.label}: not known`;
+		});
+		this.#area.setAttribute('aria-label', `${this.#title}. ${words.join('. ')}.`);
+		if (this.#table.open) this.#fillTable();
+	}
 
-  remove() {
-    this.#observer.disconnect();
-    all.delete(this);
-  }
+	remove() {
+		this.#observer.disconnect();
+		all.delete(this);
+	}
 
-  #words(value) { return value === null || value === undefined ? unknown : this.#show(value); }
+	#words(value) {
+		return value === null || value === undefined ? unknown : this.#show(value);
+	}
 
-  // The newest steps may not be known yet.
-  #last(i) {
-    return this.#data[i + 1].slice(-3).findLast((v) => v !== null) ?? null;
-  }
+	// The newest steps may not be known yet.
+	#last(i) {
+		return this.#data[i + 1].slice(-3).findLast((v) => v !== null) ?? null;
+	}
 
-  #draw() {
-    const width = this.#area.clientWidth;
-    if (!this.#data || !width) return;
-    const [times, ...columns] = this.#data;
-    const from = times[0] ?? 0;
-    const to = times[times.length - 1] ?? 1;
-    const top = Math.max(0, ...columns.flat().filter((v) => v !== null));
-    const ticks = marks(top, this.#duration);
-    const most = ticks[ticks.length - 1] || 1;
-    this.#x = (t) => inset.left + ((t - from) / (to - from || 1)) * (width - inset.left - inset.right);
-    this.#y = (v) => height - inset.bottom - (v / most) * (height - inset.top - inset.bottom);
-    const grid = ticks.flatMap((v) => [
-      svg('line', { class: 'grid', x1: inset.left, x2: width - inset.right, y1: this.#y(v), y2: this.#y(v) }),
-      svg('text', { class: 'y', x: inset.left - 7, y: this.#y(v) + 3.5 }, this.#show(v)),
-    ]);
-    const clock = hours(from, to, Math.max(2, Math.floor((width - inset.left) / 84))).map(([t, words]) => svg('text', { class: 'x', x: this.#x(t), y: height - 4 }, words));
-    const lines = this.#lines.map((line, i) => svg('g', { class: `${line.colour} dash-${i}` }, ...this.#path(times, columns[i], line.fill)));
-    this.#drawing.setAttribute('width', width);
-    this.#drawing.setAttribute('viewBox', `0 0 ${width} ${height}`);
-    this.#drawing.replaceChildren(...grid, ...clock, ...lines, this.#cursor);
-    this.#mark(null);
-  }
+	#draw() {
+		const width = this.#area.clientWidth;
+		if (!this.#data || !width) return;
+		const [times, ...columns] = this.#data;
+		const from = times[0] ?? 0;
+		const to = times[times.length - 1] ?? 1;
+		const top = Math.max(0, ...columns.flat().filter((v) => v !== null));
+		const ticks = marks(top, this.#duration);
+		const most = ticks[ticks.length - 1] || 1;
+		this.#x = (t) => inset.left + ((t - from) / (to - from || 1)) * (width - inset.left - inset.right);
+		this.#y = (v) => height - inset.bottom - (v / most) * (height - inset.top - inset.bottom);
+		const grid = ticks.flatMap((v) => [
+			svg('line', { class: 'grid', x1: inset.left, x2: width - inset.right, y1: this.#y(v), y2: this.#y(v) }),
+			svg('text', { class: 'y', x: inset.left - 7, y: this.#y(v) + 3.5 }, this.#show(v)),
+		]);
+		const clock = hours(from, to, Math.max(2, Math.floor((width - inset.left) / 84))).map(([t, words]) =>
+			svg('text', { class: 'x', x: this.#x(t), y: height - 4 }, words),
+		);
+		const lines = this.#lines.map((line, i) =>
+			svg('g', { class: `${line.colour} dash-${i}` }, ...this.#path(times, columns[i], line.fill)),
+		);
+		this.#drawing.setAttribute('width', width);
+		this.#drawing.setAttribute('viewBox', `0 0 ${width} ${height}`);
+		this.#drawing.replaceChildren(...grid, ...clock, ...lines, this.#cursor);
+		this.#mark(null);
+	}
 
-  // path is a line with gaps where nothing is known, and the area below it.
-  #path(times, values, filled) {
-    let line = '';
-    let area = '';
-    let start = -1;
-    values.forEach((v, i) => {
-      if (v === null) return;
-      const at = `${this.#x(times[i]).toFixed(1)} ${this.#y(v).toFixed(1)}`;
-      const alone = i === 0 || values[i - 1] === null;
-      if (alone) start = i;
-      line += alone ? `M${at}h.01` : `L${at}`;
-      const end = i === values.length - 1 || values[i + 1] === null;
-      area += alone ? `M${this.#x(times[i]).toFixed(1)} ${this.#y(0)}L${at}` : `L${at}`;
-      if (end) area += `L${this.#x(times[i]).toFixed(1)} ${this.#y(0)}L${this.#x(times[start]).toFixed(1)} ${this.#y(0)}`;
-    });
-    return [...(filled && area ? [svg('path', { class: 'area', d: area })] : []), svg('path', { class: 'line', d: line })];
-  }
+	// path is a line with gaps where nothing is known, and the area below it.
+	#path(times, values, filled) {
+		let line = '';
+		let area = '';
+		let start = -1;
+		values.forEach((v, i) => {
+			if (v === null) return;
+			const at = `${this.#x(times[i]).toFixed(1)} ${this.#y(v).toFixed(1)}`;
+			const alone = i === 0 || values[i - 1] === null;
+			if (alone) start = i;
+			line += alone ? `M${at}h.01` : `L${at}`;
+			const end = i === values.length - 1 || values[i + 1] === null;
+			area += alone ? `M${this.#x(times[i]).toFixed(1)} ${this.#y(0)}L${at}` : `L${at}`;
+			if (end)
+				area += `L${this.#x(times[i]).toFixed(1)} ${this.#y(0)}L${this.#x(times[start]).toFixed(1)} ${this.#y(0)}`;
+		});
+		return [
+			...(filled && area ? [svg('path', { class: 'area', d: area })] : []),
+			svg('path', { class: 'line', d: line }),
+		];
+	}
 
-  #point(e) {
-    if (!this.#data) return;
-    const x = e.clientX - this.#area.getBoundingClientRect().left;
-    const [times] = this.#data;
-    let nearest = null;
-    times.forEach((t, i) => { if (nearest === null || Math.abs(this.#x(t) - x) < Math.abs(this.#x(times[nearest]) - x)) nearest = i; });
-    all.forEach((c) => c.#mark(nearest));
-  }
+	#point(e) {
+		if (!this.#data) return;
+		const x = e.clientX - this.#area.getBoundingClientRect().left;
+		const [times] = this.#data;
+		let nearest = null;
+		times.forEach((t, i) => {
+			if (nearest === null || Math.abs(this.#x(t) - x) < Math.abs(this.#x(times[nearest]) - x)) nearest = i;
+		});
+		all.forEach((c) => c.#mark(nearest));
+	}
 
-  // mark shows the values of a step, or the latest ones.
-  #mark(index) {
-    if (!this.#data) return;
-    const at = index === null ? undefined : this.#data[0][index];
-    this.#values.forEach((element, i) => { element.textContent = this.#words(at === undefined ? this.#last(i) : this.#data[i + 1][index]); });
-    if (at === undefined) return this.#cursor.replaceChildren();
-    const x = this.#x(at);
-    const left = x > this.#area.clientWidth - 90;
-    this.#cursor.replaceChildren(
-      svg('line', { x1: x, x2: x, y1: inset.top, y2: height - inset.bottom }),
-      svg('text', { x: left ? x - 5 : x + 5, y: inset.top + 8, 'text-anchor': left ? 'end' : 'start' }, local(at * 1000, { precise: false })),
-      ...this.#lines.flatMap((line, i) => {
-        const v = this.#data[i + 1][index];
-        return v === null || v === undefined ? [] : [svg('circle', { class: line.colour, cx: x, cy: this.#y(v), r: 3 })];
-      }));
-  }
+	// mark shows the values of a step, or the latest ones.
+	#mark(index) {
+		if (!this.#data) return;
+		const at = index === null ? undefined : this.#data[0][index];
+		this.#values.forEach((element, i) => {
+			element.textContent = this.#words(at === undefined ? this.#last(i) : this.#data[i + 1][index]);
+		});
+		if (at === undefined) return this.#cursor.replaceChildren();
+		const x = this.#x(at);
+		const left = x > this.#area.clientWidth - 90;
+		this.#cursor.replaceChildren(
+			svg('line', { x1: x, x2: x, y1: inset.top, y2: height - inset.bottom }),
+			svg(
+				'text',
+				{ x: left ? x - 5 : x + 5, y: inset.top + 8, 'text-anchor': left ? 'end' : 'start' },
+				local(at * 1000, { precise: false }),
+			),
+			...this.#lines.flatMap((line, i) => {
+				const v = this.#data[i + 1][index];
+				return v === null || v === undefined
+					? []
+					: [svg('circle', { class: line.colour, cx: x, cy: this.#y(v), r: 3 })];
+			}),
+		);
+	}
 
-  #fillTable() {
-    if (!this.#table.open || !this.#data) return;
-    const [times, ...columns] = this.#data;
-    const rows = times.map((t, i) => h('tr', {}, h('th', { scope: 'row' }, local(t * 1000, { precise: false })), columns.map((c) => h('td', { class: 'number' }, this.#words(c[i])))));
-    fill(this.#table.lastChild, h('table', {}, h('caption', { class: 'visually-hidden' }, `${this.#title}, newest first`),
-      h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'from'), this.#lines.map((line) => h('th', { scope: 'col', class: 'number' }, line.label)))),
-      h('tbody', {}, rows.slice(-tableRows).reverse())));
-  }
+	#fillTable() {
+		if (!this.#table.open || !this.#data) return;
+		const [times, ...columns] = this.#data;
+		const rows = times.map((t, i) =>
+			h(
+				'tr',
+				{},
+				h('th', { scope: 'row' }, local(t * 1000, { precise: false })),
+				columns.map((c) => h('td', { class: 'number' }, this.#words(c[i]))),
+			),
+		);
+		fill(
+			this.#table.lastChild,
+			h(
+				'table',
+				{},
+				h('caption', { class: 'visually-hidden' }, `${this.#title}, newest first`),
+				h(
+					'thead',
+					{},
+					h(
+						'tr',
+						{},
+						h('th', { scope: 'col' }, 'from'),
+						this.#lines.map((line) => h('th', { scope: 'col', class: 'number' }, line.label)),
+					),
+				),
+				h('tbody', {}, rows.slice(-tableRows).reverse()),
+			),
+		);
+	}
 }
 
 // marks are round values from 0 to most or beyond.
 function marks(most, duration) {
-  if (!(most > 0)) return [0];
-  const rough = most / 3.5;
-  let step = [60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800].find((s) => s >= rough);
-  if (!duration || most <= 120 || !step) {
-    const power = 10 ** Math.floor(Math.log10(rough));
-    step = [1, 2, 2.5, 5, 10].find((m) => m * power >= rough) * power;
-  }
-  const found = [];
-  for (let i = 0; (i - 1) * step < most; i++) found.push(i * step);
-  return found;
+	if (!(most > 0)) return [0];
+	const rough = most / 3.5;
+	let step = [60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800].find((s) => s >= rough);
+	if (!duration || most <= 120 || !step) {
+		const power = 10 ** Math.floor(Math.log10(rough));
+		step = [1, 2, 2.5, 5, 10].find((m) => m * power >= rough) * power;
+	}
+	const found = [];
+	for (let i = 0; (i - 1) * step < most; i++) found.push(i * step);
+	return found;
 }
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' });
@@ -176,12 +256,15 @@ const day = new Intl.DateTimeFormat(undefined, { weekday: 'short', day: 'numeric
 // hours are round times of the reader's zone between two, at most so many, and
 // their names.
 function hours(from, to, most) {
-  const step = [60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800].find((s) => (to - from) / s <= most) ?? 604800;
-  const zone = new Date(to * 1000).getTimezoneOffset() * 60;
-  const found = [];
-  for (let t = Math.ceil((from - zone) / step) * step + zone; t <= to; t += step) {
-    const d = new Date(t * 1000);
-    found.push([t, (d.getHours() === 0 && d.getMinutes() === 0 ? day : clock).format(d)]);
-  }
-  return found;
+	const step =
+		[60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800].find(
+			(s) => (to - from) / s <= most,
+		) ?? 604800;
+	const zone = new Date(to * 1000).getTimezoneOffset() * 60;
+	const found = [];
+	for (let t = Math.ceil((from - zone) / step) * step + zone; t <= to; t += step) {
+		const d = new Date(t * 1000);
+		found.push([t, (d.getHours() === 0 && d.getMinutes() === 0 ? day : clock).format(d)]);
+	}
+	return found;
 }

@@ -11,502 +11,826 @@ import { acceptButton, replayButton } from './event.js';
 import { againButton } from './rejected.js';
 
 const pageRows = 50;
-const mostRows = 1000;   // in the document; older ones are a narrower question
-const mostSilent = 5;    // pages without a row that are passed over by themselves
+const mostRows = 1000; // in the document; older ones are a narrower question
+const mostSilent = 5; // pages without a row that are passed over by themselves
 const windowEvery = 5000; // ms between two looks at all rows that are shown
 
 const statuses = ['pending', 'processing', 'failed', 'dead', 'completed'];
-const id = (row) => (row.event_id === null || row.event_id === undefined ? h('span', { class: 'none' }, '—') : h('a', { class: 'id', href: eventLink(row.event_id, row.source) }, foreign(row.event_id, { limit: 64 })));
+const id = (row) =>
+	row.event_id === null || row.event_id === undefined
+		? h('span', { class: 'none' }, '—')
+		: h('a', { class: 'id', href: eventLink(row.event_id, row.source) }, foreign(row.event_id, { limit: 64 }));
 const column = (name, title, value, options = {}) => ({ name, title, value, ...options });
 const named = (row) => foreign(row.source ?? '', { limit: 63 });
 
 const kinds = {
-  events: {
-    title: 'Events', path: 'api/events', key: (r) => r.id, limit: pageRows, at: (r) => r.created_at,
-    filters: ['id', 'status', 'type', 'source', 'range'],
-    columns: [
-      column('time', 'stored', (r) => time(r.created_at), { sorted: true }),
-      column('id', 'event', id),
-      column('status', 'status', (r) => (r.status ? badge(r.status) : h('span', { class: 'muted' }, 'not queued')), { of: (r) => r.status }),
-      column('type', 'type', (r) => foreign(r.event_type, { limit: 60 })),
-      column('source', 'source', named),
-      column('times', 'received', (r) => (r.seen_count === undefined ? '' : `${count(r.seen_count)}×`), { of: (r) => r.seen_count, number: true }),
-      column('long', 'payload', (r) => preview(r)),
-    ],
-    none: ['No event has been stored yet.', h('a', { class: 'button', href: '#/test' }, 'Send a first webhook')],
-    // Ids are searched for by the index on them, and the few that are found sifted here.
-    search: true,
-  },
-  attempts: {
-    title: 'Attempts', path: 'api/attempts', key: (r) => r.id, limit: pageRows, at: (r) => r.timestamp,
-    filters: ['id', 'outcome', 'type', 'source', 'range'],
-    columns: [
-      column('time', 'time', (r) => time(r.timestamp), { sorted: true }),
-      column('id', 'event', id),
-      column('status', 'outcome', (r) => badge(r.outcome), { of: (r) => r.outcome }),
-      column('times', 'attempt', (r) => count(r.attempt), { number: true }),
-      column('code', 'answer', (r) => (r.status === null ? h('span', { class: 'muted' }, 'none') : h('span', { class: 'code' }, String(r.status)))),
-      column('took', 'took', (r) => (r.duration_ms === null ? '' : span(r.duration_ms / 1000)), { number: true }),
-      column('source', 'source', named),
-      column('long', 'what was said', (r) => [r.error ? h('span', { class: 'error' }, foreign(r.error, { limit: 120 })) : null, ' ', r.answer ? foreign(r.answer, { limit: 120 }) : null]),
-    ],
-    none: ['No delivery has been attempted yet.'],
-  },
-  audit: {
-    title: 'Audit', path: 'api/audit', key: (r) => r.id, limit: pageRows, at: (r) => r.timestamp,
-    filters: ['id', 'action', 'success', 'type', 'source', 'range'],
-    columns: [
-      column('time', 'time', (r) => time(r.timestamp), { sorted: true }),
-      column('id', 'event', id),
-      column('status', 'outcome', (r) => badge(r.success), { of: (r) => r.success }),
-      column('what', 'step', (r) => h('span', {}, sentence(r.action, r.details))),
-      column('action', 'action', (r) => h('code', {}, foreign(r.action))),
-      column('source', 'source', named),
-      column('long', 'details', (r) => [outcome(r.details, { limit: 120 }).map((p) => [p, ' ']), rest(r.action, r.details).map(([name, value]) => [h('span', { class: 'muted' }, foreign(name), '='), foreign(value, { limit: 120 }), ' '])]),
-    ],
-    none: ['No step has been recorded yet.'],
-  },
-  dead: {
-    title: 'Dead letters', path: 'api/processing', fixed: { status: 'dead' }, key: (r) => `${r.event} ${r.destination}`, limit: pageRows, at: (r) => r.created_at,
-    filters: ['id', 'type', 'source', 'destination', 'range'], rangeOf: 'stored',
-    columns: [
-      column('time', 'died', (r) => time(r.updated_at)),
-      column('id', 'event', id),
-      column('status', 'status', (r) => badge(r.status), { of: (r) => r.status }),
-      column('times', 'attempts', (r) => count(r.attempt_count), { number: true }),
-      column('source', 'source', named),
-      column('dest', 'destination', (r) => foreign(r.destination)),
-      column('long', 'last error', (r) => (r.error_message ? h('span', { class: 'error' }, foreign(r.error_message, { limit: 160 })) : '')),
-      column('do', 'what to do', (r, app) => replayButton(app, r, { small: true }), { of: () => '' }),
-    ],
-    none: ['No dead letters.', 'Events end here once their attempts are used up, or a destination refuses them for good.'],
-    good: true,
-  },
-  rejected: {
-    title: 'Rejected requests', path: 'api/rejected', key: (r) => r.id, limit: pageRows, at: (r) => r.at,
-    filters: ['source', 'cause', 'state', 'range'],
-    columns: [
-      column('time', 'came', (r) => time(r.at), { sorted: true }),
-      column('id', 'request', (r) => h('a', { class: 'id', href: `#/request${query({ id: String(r.id) })}` }, `${r.method} ${r.id}`)),
-      column('status', 'state', (r) => badge(r.state), { of: (r) => r.state }),
-      column('code', 'answer', (r) => h('span', { class: 'code' }, String(r.status))),
-      column('type', 'cause', (r) => foreign(r.cause.replaceAll('_', ' '), { limit: 60 })),
-      column('source', 'source', named),
-      column('dest', 'from', (r) => foreign(r.remote)),
-      column('long', 'why', (r) => [foreign(r.detail, { limit: 160 }), r.event_id ? [' ', id(r)] : null]),
-      column('do', 'what to do', (r) => (r.state === 'taken_in' ? '' : againButton(r, { small: true })), { of: (r) => r.state }),
-    ],
-    none: ['Nothing was rejected.', 'Requests to a source that are refused are kept here for a while, so that what was refused by mistake can be taken in.'],
-    good: true,
-  },
-  conflicts: {
-    title: 'Conflicts', path: 'api/conflicts', key: (r) => `${r.source} ${r.event_id} ${r.payload_hash}`, limit: pageRows, at: (r) => r.created_at,
-    filters: ['source', 'range'],
-    columns: [
-      column('time', 'came', (r) => time(r.created_at), { sorted: true }),
-      column('id', 'event', id),
-      column('source', 'source', named),
-      column('times', 'seen', (r) => `${count(r.seen_count)}×`, { number: true }),
-      column('long', 'differences', (r) => (r.differences ? r.differences.slice(0, 5).map((d) => [h('code', {}, foreign(d.path || '/', { limit: 80 })), ' ', foreign(JSON.stringify(d.was), { limit: 60 }), ' → ', foreign(JSON.stringify(d.is), { limit: 60 }), h('br')]) : 'one of the two is kept as bytes')),
-      column('do', 'what to do', (r) => acceptButton(r), { of: (r) => r.accepted_as }),
-    ],
-    none: ['No conflicts.', 'When another payload comes under a known id, the first stays and the other is kept here as evidence.'],
-    good: true,
-  },
+	events: {
+		title: 'Events',
+		path: 'api/events',
+		key: (r) => r.id,
+		limit: pageRows,
+		at: (r) => r.created_at,
+		filters: ['id', 'status', 'type', 'source', 'range'],
+		columns: [
+			column('time', 'stored', (r) => time(r.created_at), { sorted: true }),
+			column('id', 'event', id),
+			column('status', 'status', (r) => (r.status ? badge(r.status) : h('span', { class: 'muted' }, 'not queued')), {
+				of: (r) => r.status,
+			}),
+			column('type', 'type', (r) => foreign(r.event_type, { limit: 60 })),
+			column('source', 'source', named),
+			column('times', 'received', (r) => (r.seen_count === undefined ? '' : `${count(r.seen_count)}×`), {
+				of: (r) => r.seen_count,
+				number: true,
+			}),
+			column('long', 'payload', (r) => preview(r)),
+		],
+		none: ['No event has been stored yet.', h('a', { class: 'button', href: '#/test' }, 'Send a first webhook')],
+		// Ids are searched for by the index on them, and the few that are found sifted here.
+		search: true,
+	},
+	attempts: {
+		title: 'Attempts',
+		path: 'api/attempts',
+		key: (r) => r.id,
+		limit: pageRows,
+		at: (r) => r.timestamp,
+		filters: ['id', 'outcome', 'type', 'source', 'range'],
+		columns: [
+			column('time', 'time', (r) => time(r.timestamp), { sorted: true }),
+			column('id', 'event', id),
+			column('status', 'outcome', (r) => badge(r.outcome), { of: (r) => r.outcome }),
+			column('times', 'attempt', (r) => count(r.attempt), { number: true }),
+			column('code', 'answer', (r) =>
+				r.status === null ? h('span', { class: 'muted' }, 'none') : h('span', { class: 'code' }, String(r.status)),
+			),
+			column('took', 'took', (r) => (r.duration_ms === null ? '' : span(r.duration_ms / 1000)), { number: true }),
+			column('source', 'source', named),
+			column('long', 'what was said', (r) => [
+				r.error ? h('span', { class: 'error' }, foreign(r.error, { limit: 120 })) : null,
+				' ',
+				r.answer ? foreign(r.answer, { limit: 120 }) : null,
+			]),
+		],
+		none: ['No delivery has been attempted yet.'],
+	},
+	audit: {
+		title: 'Audit',
+		path: 'api/audit',
+		key: (r) => r.id,
+		limit: pageRows,
+		at: (r) => r.timestamp,
+		filters: ['id', 'action', 'success', 'type', 'source', 'range'],
+		columns: [
+			column('time', 'time', (r) => time(r.timestamp), { sorted: true }),
+			column('id', 'event', id),
+			column('status', 'outcome', (r) => badge(r.success), { of: (r) => r.success }),
+			column('what', 'step', (r) => h('span', {}, sentence(r.action, r.details))),
+			column('action', 'action', (r) => h('code', {}, foreign(r.action))),
+			column('source', 'source', named),
+			column('long', 'details', (r) => [
+				outcome(r.details, { limit: 120 }).map((p) => [p, ' ']),
+				rest(r.action, r.details).map(([name, value]) => [
+					h('span', { class: 'muted' }, foreign(name), '='),
+					foreign(value, { limit: 120 }),
+					' ',
+				]),
+			]),
+		],
+		none: ['No step has been recorded yet.'],
+	},
+	dead: {
+		title: 'Dead letters',
+		path: 'api/processing',
+		fixed: { status: 'dead' },
+		key: (r) => `${r.event} ${r.destination}`,
+		limit: pageRows,
+		at: (r) => r.created_at,
+		filters: ['id', 'type', 'source', 'destination', 'range'],
+		rangeOf: 'stored',
+		columns: [
+			column('time', 'died', (r) => time(r.updated_at)),
+			column('id', 'event', id),
+			column('status', 'status', (r) => badge(r.status), { of: (r) => r.status }),
+			column('times', 'attempts', (r) => count(r.attempt_count), { number: true }),
+			column('source', 'source', named),
+			column('dest', 'destination', (r) => foreign(r.destination)),
+			column('long', 'last error', (r) =>
+				r.error_message ? h('span', { class: 'error' }, foreign(r.error_message, { limit: 160 })) : '',
+			),
+			column('do', 'what to do', (r, app) => replayButton(app, r, { small: true }), { of: () => '' }),
+		],
+		none: [
+			'No dead letters.',
+			'Events end here once their attempts are used up, or a destination refuses them for good.',
+		],
+		good: true,
+	},
+	rejected: {
+		title: 'Rejected requests',
+		path: 'api/rejected',
+		key: (r) => r.id,
+		limit: pageRows,
+		at: (r) => r.at,
+		filters: ['source', 'cause', 'state', 'range'],
+		columns: [
+			column('time', 'came', (r) => time(r.at), { sorted: true }),
+			column('id', 'request', (r) =>
+				h('a', { class: 'id', href: `#/request${query({ id: String(r.id) })}` }, `${r.method} ${r.id}`),
+			),
+			column('status', 'state', (r) => badge(r.state), { of: (r) => r.state }),
+			column('code', 'answer', (r) => h('span', { class: 'code' }, String(r.status))),
+			column('type', 'cause', (r) => foreign(r.cause.replaceAll('_', ' '), { limit: 60 })),
+			column('source', 'source', named),
+			column('dest', 'from', (r) => foreign(r.remote)),
+			column('long', 'why', (r) => [foreign(r.detail, { limit: 160 }), r.event_id ? [' ', id(r)] : null]),
+			column('do', 'what to do', (r) => (r.state === 'taken_in' ? '' : againButton(r, { small: true })), {
+				of: (r) => r.state,
+			}),
+		],
+		none: [
+			'Nothing was rejected.',
+			'Requests to a source that are refused are kept here for a while, so that what was refused by mistake can be taken in.',
+		],
+		good: true,
+	},
+	conflicts: {
+		title: 'Conflicts',
+		path: 'api/conflicts',
+		key: (r) => `${r.source} ${r.event_id} ${r.payload_hash}`,
+		limit: pageRows,
+		at: (r) => r.created_at,
+		filters: ['source', 'range'],
+		columns: [
+			column('time', 'came', (r) => time(r.created_at), { sorted: true }),
+			column('id', 'event', id),
+			column('source', 'source', named),
+			column('times', 'seen', (r) => `${count(r.seen_count)}×`, { number: true }),
+			column('long', 'differences', (r) =>
+				r.differences
+					? r.differences
+							.slice(0, 5)
+							.map((d) => [
+								h('code', {}, foreign(d.path || '/', { limit: 80 })),
+								' ',
+								foreign(JSON.stringify(d.was), { limit: 60 }),
+								' → ',
+								foreign(JSON.stringify(d.is), { limit: 60 }),
+								h('br'),
+							])
+					: 'one of the two is kept as bytes',
+			),
+			column('do', 'what to do', (r) => acceptButton(r), { of: (r) => r.accepted_as }),
+		],
+		none: [
+			'No conflicts.',
+			'When another payload comes under a known id, the first stays and the other is kept here as evidence.',
+		],
+		good: true,
+	},
 };
 
 function preview(r) {
-  if (r.payload === undefined) return '';
-  if (r.payload === null) return h('span', { class: 'muted' }, 'kept as bytes: ', foreign(r.unqueryable ?? '', { limit: 60 }));
-  const text = JSON.stringify(r.payload);
-  return h('code', { class: 'preview' }, foreign(text.length > 120 ? `${text.slice(0, 119)}…` : text, { limit: 130 }));
+	if (r.payload === undefined) return '';
+	if (r.payload === null)
+		return h('span', { class: 'muted' }, 'kept as bytes: ', foreign(r.unqueryable ?? '', { limit: 60 }));
+	const text = JSON.stringify(r.payload);
+	return h('code', { class: 'preview' }, foreign(text.length > 120 ? `${text.slice(0, 119)}…` : text, { limit: 130 }));
 }
 
 // list is the view of one kind.
 export function list(app, name, parameters) {
-  const kind = kinds[name];
-  let filters = take(parameters);
-  let rows = [];
-  let next = '';
-  let lookedBackTo = null;
-  let silent = 0;        // pages without a row, one after the other
-  let fresh = 0;         // new rows that are held back while one reads
-  let uncounted = false; // that there are more of them than a page
-  let loadedOnce = false;
-  let failure = null;
-  let readAt = 0;
-  let more = null;       // the page that is being read
-  let drawn = 0;
-  let gone = false;
-  const elements = new Map();
+	const kind = kinds[name];
+	let filters = take(parameters);
+	let rows = [];
+	let next = '';
+	let lookedBackTo = null;
+	let silent = 0; // pages without a row, one after the other
+	let fresh = 0; // new rows that are held back while one reads
+	let uncounted = false; // that there are more of them than a page
+	let loadedOnce = false;
+	let failure = null;
+	let readAt = 0;
+	let more = null; // the page that is being read
+	let drawn = 0;
+	let gone = false;
+	const elements = new Map();
 
-  const heading = h('h1', { tabindex: '-1' }, kind.title);
-  const notice = h('div', { class: 'notice-space' });
-  const button = h('button', { type: 'button', class: 'fresh-button', hidden: true, click: top });
-  const body = h('tbody', { role: 'rowgroup' });
-  const table = h('table', { class: `rows ${name}`, role: 'table' }, h('caption', { class: 'visually-hidden' }, `${kind.title}, newest first`),
-    h('thead', { role: 'rowgroup' }, h('tr', { role: 'row' }, kind.columns.map((c) => h('th', { scope: 'col', role: 'columnheader', class: `col-${c.name}${c.number ? ' number' : ''}`, 'aria-sort': c.sorted ? 'descending' : false }, c.title)))), body);
-  const wait = h('div', { class: 'skeletons', 'aria-hidden': 'true', hidden: true }, Array.from({ length: 8 }, () => h('div', { class: 'skeleton' })));
-  const empty = h('div', { class: 'empty', hidden: true });
-  const ending = h('p', { class: 'ending' });
-  const further = h('button', { type: 'button', hidden: true, click: () => { silent = 0; loadMore(); } }, 'Load more');
-  const foot = h('div', { class: 'foot' }, ending, further);
-  const form = h('form', { class: 'filters', role: 'search', 'aria-label': 'Filters', submit: (e) => e.preventDefault() });
-  const element = h('div', { class: `view list list-${name}` }, h('div', { class: 'list-head' }, heading, button), form, notice, h('div', { class: 'card table-card' }, table, wait, empty), foot);
-  const skeleton = setTimeout(() => { if (!loadedOnce && !failure) wait.hidden = false; }, 150);
+	const heading = h('h1', { tabindex: '-1' }, kind.title);
+	const notice = h('div', { class: 'notice-space' });
+	const button = h('button', { type: 'button', class: 'fresh-button', hidden: true, click: top });
+	const body = h('tbody', { role: 'rowgroup' });
+	const table = h(
+		'table',
+		{ class: `rows ${name}`, role: 'table' },
+		h('caption', { class: 'visually-hidden' }, `${kind.title}, newest first`),
+		h(
+			'thead',
+			{ role: 'rowgroup' },
+			h(
+				'tr',
+				{ role: 'row' },
+				kind.columns.map((c) =>
+					h(
+						'th',
+						{
+							scope: 'col',
+							role: 'columnheader',
+							class: `col-${c.name}${c.number ? ' number' : ''}`,
+							'aria-sort': c.sorted ? 'descending' : false,
+						},
+						c.title,
+					),
+				),
+			),
+		),
+		body,
+	);
+	const wait = h(
+		'div',
+		{ class: 'skeletons', 'aria-hidden': 'true', hidden: true },
+		Array.from({ length: 8 }, () => h('div', { class: 'skeleton' })),
+	);
+	const empty = h('div', { class: 'empty', hidden: true });
+	const ending = h('p', { class: 'ending' });
+	const further = h(
+		'button',
+		{
+			type: 'button',
+			hidden: true,
+			click: () => {
+				silent = 0;
+				loadMore();
+			},
+		},
+		'Load more',
+	);
+	const foot = h('div', { class: 'foot' }, ending, further);
+	const form = h('form', {
+		class: 'filters',
+		role: 'search',
+		'aria-label': 'Filters',
+		submit: (e) => e.preventDefault(),
+	});
+	const element = h(
+		'div',
+		{ class: `view list list-${name}` },
+		h('div', { class: 'list-head' }, heading, button),
+		form,
+		notice,
+		h('div', { class: 'card table-card' }, table, wait, empty),
+		foot,
+	);
+	const skeleton = setTimeout(() => {
+		if (!loadedOnce && !failure) wait.hidden = false;
+	}, 150);
 
-  function take(p) {
-    const taken = {};
-    for (const key of ['id', 'status', 'type', 'source', 'destination', 'outcome', 'action', 'success', 'cause', 'state', 'range', 'since', 'until']) {
-      const value = p.get(key);
-      if (value) taken[key] = value;
-    }
-    return taken;
-  }
+	function take(p) {
+		const taken = {};
+		for (const key of [
+			'id',
+			'status',
+			'type',
+			'source',
+			'destination',
+			'outcome',
+			'action',
+			'success',
+			'cause',
+			'state',
+			'range',
+			'since',
+			'until',
+		]) {
+			const value = p.get(key);
+			if (value) taken[key] = value;
+		}
+		return taken;
+	}
 
-  // The question, as the API takes it.
-  function question(limit) {
-    const q = { ...kind.fixed };
-    for (const f of ['status', 'type', 'source', 'destination', 'outcome', 'action', 'success', 'cause', 'state', 'since', 'until']) {
-      if (filters[f] && !(f in q)) q[f] = filters[f];
-    }
-    if (filters.id) q.event_id = filters.id;
-    if (ranges[filters.range]) q.since = since(filters.range);
-    return { ...q, limit };
-  }
+	// The question, as the API takes it.
+	function question(limit) {
+		const q = { ...kind.fixed };
+		for (const f of [
+			'status',
+			'type',
+			'source',
+			'destination',
+			'outcome',
+			'action',
+			'success',
+			'cause',
+			'state',
+			'since',
+			'until',
+		]) {
+			if (filters[f] && !(f in q)) q[f] = filters[f];
+		}
+		if (filters.id) q.event_id = filters.id;
+		if (ranges[filters.range]) q.since = since(filters.range);
+		return { ...q, limit };
+	}
 
-  async function ask(limit, signal) {
-    if (kind.search && filters.id) {
-      const answer = await read(`api/search${query({ q: filters.id })}`, signal);
-      const q = question();
-      answer.data = answer.data.filter((r) => (!q.status || r.status === q.status) && (!q.type || r.event_type === q.type) && (!q.source || r.source === q.source)
-        && (!q.since || r.created_at >= q.since) && (!q.until || r.created_at < q.until)).map((r) => ({ id: `${r.source}\n${r.event_id}`, ...r }));
-      return { ...answer, next: '', lookedBackTo: null };
-    }
-    return read(`${kind.path}${query(question(limit))}`, signal);
-  }
+	async function ask(limit, signal) {
+		if (kind.search && filters.id) {
+			const answer = await read(`api/search${query({ q: filters.id })}`, signal);
+			const q = question();
+			answer.data = answer.data
+				.filter(
+					(r) =>
+						(!q.status || r.status === q.status) &&
+						(!q.type || r.event_type === q.type) &&
+						(!q.source || r.source === q.source) &&
+						(!q.since || r.created_at >= q.since) &&
+						(!q.until || r.created_at < q.until),
+				)
+				.map((r) => ({ id: `${r.source}\n${r.event_id}`, ...r }));
+			return { ...answer, next: '', lookedBackTo: null };
+		}
+		return read(`${kind.path}${query(question(limit))}`, signal);
+	}
 
-  // Held: somebody reads further down, or stands in the table. Nothing may move
-  // under them.
-  function held() {
-    return table.getBoundingClientRect().top < -20 || body.contains(document.activeElement);
-  }
+	// Held: somebody reads further down, or stands in the table. Nothing may move
+	// under them.
+	function held() {
+		return table.getBoundingClientRect().top < -20 || body.contains(document.activeElement);
+	}
 
-  const refresher = new Refresher(async (signal) => {
-    const whole = rows.length > pageRows && performance.now() - drawn > windowEvery;
-    if (whole) drawn = performance.now();
-    try {
-      const answer = await ask(whole ? Math.min(rows.length, mostRows) : pageRows, signal);
-      failure = null;
-      readAt = now();
-      merge(answer);
-      loadedOnce = true;
-    } catch (error) {
-      if (signal.aborted) throw error;
-      failure = error;
-      schedule();
-      throw error;
-    }
-    schedule();
-    if (rows.length > pageRows && !whole) later();
-  });
+	const refresher = new Refresher(async (signal) => {
+		const whole = rows.length > pageRows && performance.now() - drawn > windowEvery;
+		if (whole) drawn = performance.now();
+		try {
+			const answer = await ask(whole ? Math.min(rows.length, mostRows) : pageRows, signal);
+			failure = null;
+			readAt = now();
+			merge(answer);
+			loadedOnce = true;
+		} catch (error) {
+			if (signal.aborted) throw error;
+			failure = error;
+			schedule();
+			throw error;
+		}
+		schedule();
+		if (rows.length > pageRows && !whole) later();
+	});
 
-  // Rows beyond the first page are looked at again in a while.
-  let laterTimer = 0;
-  function later() {
-    if (!laterTimer) laterTimer = setTimeout(() => { laterTimer = 0; if (!gone) refresher.request(); }, windowEvery);
-  }
+	// Rows beyond the first page are looked at again in a while.
+	let laterTimer = 0;
+	function later() {
+		if (!laterTimer)
+			laterTimer = setTimeout(() => {
+				laterTimer = 0;
+				if (!gone) refresher.request();
+			}, windowEvery);
+	}
 
-  // merge puts the newest rows above those that are shown already. Whether
-  // there is a gap between the two shows in whether the last of the newest is
-  // known.
-  function merge({ data, next: following, lookedBackTo: backTo }) {
-    const key = kind.key;
-    const known = new Map(rows.map((r, i) => [key(r), i]));
-    const first = !loadedOnce;
-    const last = data.length ? known.get(key(data[data.length - 1])) : undefined;
-    const gap = following !== '' && last === undefined;
-    const newest = new Map(data.map((r) => [key(r), r]));
-    if (!first && held()) {
-      rows = rows.filter((r, i) => newest.has(key(r)) || gap || (following !== '' && i > last)).map((r) => newest.get(key(r)) ?? r);
-      let above = 0;
-      for (const r of data) {
-        if (known.has(key(r))) break;
-        above++;
-      }
-      if (above !== fresh) {
-        if (!fresh && above) say('There are new rows above.');
-        fresh = above;
-      }
-      uncounted = gap && above > 0;
-      return;
-    }
-    fresh = 0;
-    if (gap || following === '') {
-      rows = data;
-      next = following;
-      lookedBackTo = backTo;
-      silent = 0;
-    } else {
-      rows = [...data, ...rows.slice(last + 1)];
-      if (rows.length > mostRows) cut();
-    }
-  }
+	// merge puts the newest rows above those that are shown already. Whether
+	// there is a gap between the two shows in whether the last of the newest is
+	// known.
+	function merge({ data, next: following, lookedBackTo: backTo }) {
+		const key = kind.key;
+		const known = new Map(rows.map((r, i) => [key(r), i]));
+		const first = !loadedOnce;
+		const last = data.length ? known.get(key(data[data.length - 1])) : undefined;
+		const gap = following !== '' && last === undefined;
+		const newest = new Map(data.map((r) => [key(r), r]));
+		if (!first && held()) {
+			rows = rows
+				.filter((r, i) => newest.has(key(r)) || gap || (following !== '' && i > last))
+				.map((r) => newest.get(key(r)) ?? r);
+			let above = 0;
+			for (const r of data) {
+				if (known.has(key(r))) break;
+				above++;
+			}
+			if (above !== fresh) {
+				if (!fresh && above) say('There are new rows above.');
+				fresh = above;
+			}
+			uncounted = gap && above > 0;
+			return;
+		}
+		fresh = 0;
+		if (gap || following === '') {
+			rows = data;
+			next = following;
+			lookedBackTo = backTo;
+			silent = 0;
+		} else {
+			rows = [...data, ...rows.slice(last + 1)];
+			if (rows.length > mostRows) cut();
+		}
+	}
 
-  // cut keeps the newest rows; what is cut off is read again if one goes there.
-  function cut() {
-    rows = rows.slice(0, mostRows);
-    next = '';
-    lookedBackTo = null;
-  }
+	// cut keeps the newest rows; what is cut off is read again if one goes there.
+	function cut() {
+		rows = rows.slice(0, mostRows);
+		next = '';
+		lookedBackTo = null;
+	}
 
-  async function loadMore() {
-    if (more || !next || gone) return;
-    const abort = new AbortController();
-    more = abort;
-    draw();
-    try {
-      const answer = await read(`${kind.path}?${next}`, abort.signal);
-      const have = new Set(rows.map(kind.key));
-      const added = answer.data.filter((r) => !have.has(kind.key(r)));
-      rows = [...rows, ...added];
-      next = answer.next;
-      lookedBackTo = answer.lookedBackTo;
-      silent = added.length ? 0 : silent + 1;
-      failure = null;
-    } catch (error) {
-      if (abort.signal.aborted) return;
-      failure = error;
-      silent = mostSilent; // the button is there to try again
-    } finally {
-      if (more === abort) more = null;
-    }
-    schedule();
-  }
+	async function loadMore() {
+		if (more || !next || gone) return;
+		const abort = new AbortController();
+		more = abort;
+		draw();
+		try {
+			const answer = await read(`${kind.path}?${next}`, abort.signal);
+			const have = new Set(rows.map(kind.key));
+			const added = answer.data.filter((r) => !have.has(kind.key(r)));
+			rows = [...rows, ...added];
+			next = answer.next;
+			lookedBackTo = answer.lookedBackTo;
+			silent = added.length ? 0 : silent + 1;
+			failure = null;
+		} catch (error) {
+			if (abort.signal.aborted) return;
+			failure = error;
+			silent = mostSilent; // the button is there to try again
+		} finally {
+			if (more === abort) more = null;
+		}
+		schedule();
+	}
 
-  function top() {
-    document.activeElement?.blur?.();
-    window.scrollTo({ top: 0 });
-    fresh = 0;
-    refresher.now();
-    heading.focus({ preventScroll: true });
-  }
+	function top() {
+		document.activeElement?.blur?.();
+		window.scrollTo({ top: 0 });
+		fresh = 0;
+		refresher.now();
+		heading.focus({ preventScroll: true });
+	}
 
-  let frame = 0;
-  function schedule() {
-    if (!frame && !gone) frame = requestAnimationFrame(() => { frame = 0; draw(); });
-  }
+	let frame = 0;
+	function schedule() {
+		if (!frame && !gone)
+			frame = requestAnimationFrame(() => {
+				frame = 0;
+				draw();
+			});
+	}
 
-  function draw() {
-    if (gone) return;
-    clearTimeout(skeleton);
-    wait.hidden = loadedOnce || Boolean(failure);
-    element.classList.toggle('stale', Boolean(failure) && loadedOnce);
-    drawNotice();
-    drawRows();
-    drawFoot();
-    button.hidden = !fresh;
-    if (fresh) fill(button, icon('inbox'), uncounted ? `${count(fresh)}+ new` : `${count(fresh)} new`);
-  }
+	function draw() {
+		if (gone) return;
+		clearTimeout(skeleton);
+		wait.hidden = loadedOnce || Boolean(failure);
+		element.classList.toggle('stale', Boolean(failure) && loadedOnce);
+		drawNotice();
+		drawRows();
+		drawFoot();
+		button.hidden = !fresh;
+		if (fresh) fill(button, icon('inbox'), uncounted ? `${count(fresh)}+ new` : `${count(fresh)} new`);
+	}
 
-  function drawNotice() {
-    if (!failure) return fill(notice);
-    fill(notice, h('div', { class: 'notice bad', role: 'alert' }, icon('alert'),
-      h('div', {}, h('p', {}, h('strong', {}, failure.message)), h('p', {}, loadedOnce ? ['What is shown is as of ', age(new Date(readAt).toISOString()), '. '] : null, advice(failure))),
-      h('button', { type: 'button', click: () => refresher.now() }, 'Try again now')));
-  }
+	function drawNotice() {
+		if (!failure) return fill(notice);
+		fill(
+			notice,
+			h(
+				'div',
+				{ class: 'notice bad', role: 'alert' },
+				icon('alert'),
+				h(
+					'div',
+					{},
+					h('p', {}, h('strong', {}, failure.message)),
+					h(
+						'p',
+						{},
+						loadedOnce ? ['What is shown is as of ', age(new Date(readAt).toISOString()), '. '] : null,
+						advice(failure),
+					),
+				),
+				h('button', { type: 'button', click: () => refresher.now() }, 'Try again now'),
+			),
+		);
+	}
 
-  // drawRows touches only what has changed: rows keep their elements, and cells
-  // theirs, and with them the focus.
-  function drawRows() {
-    const keys = new Set();
-    const animate = elements.size > 0;
-    let before = body.firstElementChild;
-    for (const row of rows) {
-      const key = kind.key(row);
-      keys.add(key);
-      let entry = elements.get(key);
-      if (!entry) {
-        const tr = h('tr', { role: 'row', class: animate ? 'fresh' : '', 'data-event-id': row.event_id ?? false });
-        entry = { tr, signs: [] };
-        kind.columns.forEach((c) => tr.append(h('td', { role: 'cell', class: `col-${c.name}${c.number ? ' number' : ''}`, 'data-label': c.title })));
-        elements.set(key, entry);
-      }
-      if (entry.row !== row) {
-        const text = JSON.stringify(row);
-        if (entry.text !== text) {
-          kind.columns.forEach((c, i) => {
-            const sign = c.of ? String(c.of(row)) : text;
-            if (entry.signs[i] === sign) return;
-            entry.signs[i] = sign;
-            if (!c.of && entry.text !== undefined && entry.tr.children[i].contains(document.activeElement)) return;
-            fill(entry.tr.children[i], c.value(row, app));
-          });
-          entry.text = text;
-        }
-        entry.row = row;
-      }
-      if (entry.tr === before) before = before.nextElementSibling;
-      else body.insertBefore(entry.tr, before);
-    }
-    for (const [key, entry] of elements) {
-      if (keys.has(key)) continue;
-      entry.tr.remove();
-      elements.delete(key);
-    }
-    table.hidden = !rows.length;
-    const filtered = Object.keys(filters).length > 0;
-    empty.hidden = rows.length > 0 || !loadedOnce || Boolean(next);
-    if (!empty.hidden && empty.dataset.filtered !== String(filtered)) {
-      empty.dataset.filtered = String(filtered);
-      const words = filtered ? ['Nothing here is as the filters say.', h('button', { type: 'button', click: () => app.go(`#/${name}`) }, 'Show all')] : kind.none;
-      fill(empty, kind.good && !filtered ? h('p', { class: 'mark good' }, icon('check')) : null, words.map((w) => (typeof w === 'string' ? h('p', {}, w) : h('p', {}, w))));
-    }
-  }
+	// drawRows touches only what has changed: rows keep their elements, and cells
+	// theirs, and with them the focus.
+	function drawRows() {
+		const keys = new Set();
+		const animate = elements.size > 0;
+		let before = body.firstElementChild;
+		for (const row of rows) {
+			const key = kind.key(row);
+			keys.add(key);
+			let entry = elements.get(key);
+			if (!entry) {
+				const tr = h('tr', { role: 'row', class: animate ? 'fresh' : '', 'data-event-id': row.event_id ?? false });
+				entry = { tr, signs: [] };
+				kind.columns.forEach((c) =>
+					tr.append(
+						h('td', { role: 'cell', class: `col-${c.name}${c.number ? ' number' : ''}`, 'data-label': c.title }),
+					),
+				);
+				elements.set(key, entry);
+			}
+			if (entry.row !== row) {
+				const text = JSON.stringify(row);
+				if (entry.text !== text) {
+					kind.columns.forEach((c, i) => {
+						const sign = c.of ? String(c.of(row)) : text;
+						if (entry.signs[i] === sign) return;
+						entry.signs[i] = sign;
+						if (!c.of && entry.text !== undefined && entry.tr.children[i].contains(document.activeElement)) return;
+						fill(entry.tr.children[i], c.value(row, app));
+					});
+					entry.text = text;
+				}
+				entry.row = row;
+			}
+			if (entry.tr === before) before = before.nextElementSibling;
+			else body.insertBefore(entry.tr, before);
+		}
+		for (const [key, entry] of elements) {
+			if (keys.has(key)) continue;
+			entry.tr.remove();
+			elements.delete(key);
+		}
+		table.hidden = !rows.length;
+		const filtered = Object.keys(filters).length > 0;
+		empty.hidden = rows.length > 0 || !loadedOnce || Boolean(next);
+		if (!empty.hidden && empty.dataset.filtered !== String(filtered)) {
+			empty.dataset.filtered = String(filtered);
+			const words = filtered
+				? [
+						'Nothing here is as the filters say.',
+						h('button', { type: 'button', click: () => app.go(`#/${name}`) }, 'Show all'),
+					]
+				: kind.none;
+			fill(
+				empty,
+				kind.good && !filtered ? h('p', { class: 'mark good' }, icon('check')) : null,
+				words.map((w) => (typeof w === 'string' ? h('p', {}, w) : h('p', {}, w))),
+			);
+		}
+	}
 
-  function drawFoot() {
-    const shown = rows.length;
-    further.hidden = !next || shown >= mostRows;
-    further.disabled = Boolean(more);
-    further.textContent = more ? 'Loading…' : lookedBackTo && silent >= mostSilent ? 'Look further back' : 'Load more';
-    if (!loadedOnce) return fill(ending);
-    if (shown >= mostRows) {
-      const oldest = kind.at(rows[shown - 1]);
-      fill(ending, `${count(mostRows)} rows are shown. `, h('button', { type: 'button', class: 'link', click: () => app.go(`#/${name}${query({ ...filters, range: '', until: oldest })}`) }, `Go on before ${local(oldest)}`));
-    } else if (next && lookedBackTo) {
-      fill(ending, `Looked back to ${local(lookedBackTo)}, nothing more yet.`);
-    } else if (next) {
-      fill(ending);
-    } else if (shown) {
-      fill(ending, kind.search && filters.id ? `${count(shown)} found; at most 20 are.` : shown > 10 ? `That is all: ${count(shown)} rows.` : '');
-    } else {
-      fill(ending);
-    }
-    if (next && !more && silent < mostSilent && shown < mostRows && nearEnd()) loadMore();
-  }
+	function drawFoot() {
+		const shown = rows.length;
+		further.hidden = !next || shown >= mostRows;
+		further.disabled = Boolean(more);
+		further.textContent = more ? 'Loading…' : lookedBackTo && silent >= mostSilent ? 'Look further back' : 'Load more';
+		if (!loadedOnce) return fill(ending);
+		if (shown >= mostRows) {
+			const oldest = kind.at(rows[shown - 1]);
+			fill(
+				ending,
+				`${count(mostRows)} rows are shown. `,
+				h(
+					'button',
+					{
+						type: 'button',
+						class: 'link',
+						click: () => app.go(`#/${name}${query({ ...filters, range: '', until: oldest })}`),
+					},
+					`Go on before ${local(oldest)}`,
+				),
+			);
+		} else if (next && lookedBackTo) {
+			fill(ending, `Looked back to ${local(lookedBackTo)}, nothing more yet.`);
+		} else if (next) {
+			fill(ending);
+		} else if (shown) {
+			fill(
+				ending,
+				kind.search && filters.id
+					? `${count(shown)} found; at most 20 are.`
+					: shown > 10
+						? `That is all: ${count(shown)} rows.`
+						: '',
+			);
+		} else {
+			fill(ending);
+		}
+		if (next && !more && silent < mostSilent && shown < mostRows && nearEnd()) loadMore();
+	}
 
-  const nearEnd = () => foot.getBoundingClientRect().top < window.innerHeight + 400 && element.isConnected;
-  const observer = new IntersectionObserver((entries) => { if (entries[0].isIntersecting && silent < mostSilent && rows.length < mostRows) loadMore(); }, { rootMargin: '400px' });
-  observer.observe(foot);
-  const scrolled = () => { if (fresh && !held()) refresher.request(); };
-  window.addEventListener('scroll', scrolled, { passive: true });
-  let stopListening = app.live.listen(() => refresher.request());
+	const nearEnd = () => foot.getBoundingClientRect().top < window.innerHeight + 400 && element.isConnected;
+	const observer = new IntersectionObserver(
+		(entries) => {
+			if (entries[0].isIntersecting && silent < mostSilent && rows.length < mostRows) loadMore();
+		},
+		{ rootMargin: '400px' },
+	);
+	observer.observe(foot);
+	const scrolled = () => {
+		if (fresh && !held()) refresher.request();
+	};
+	window.addEventListener('scroll', scrolled, { passive: true });
+	let stopListening = app.live.listen(() => refresher.request());
 
-  // Filters.
-  function drawForm() {
-    const options = (all, any) => [h('option', { value: '' }, any), all.map((v) => h('option', { value: v }, v.replaceAll('_', ' ')))];
-    const select = (key, label, all, any) => field(label, h('select', { name: key, change: (e) => setFilter({ [key]: e.target.value }) }, options(all, any)), key);
-    const textField = (key, label, suggestions) => {
-      const listId = `${name}-${key}-list`;
-      const input = h('input', { type: 'text', name: key, autocomplete: 'off', spellcheck: 'false', placeholder: 'any', list: suggestions ? listId : false, change: (e) => setFilter({ [key]: e.target.value.trim() }) });
-      return field(label, [input, suggestions ? h('datalist', { id: listId }, suggestions().map((v) => h('option', { value: v }))) : null], key);
-    };
-    const fields = {
-      id: () => {
-        const box = searchBox({ label: 'Event id', placeholder: kind.search ? 'id, or its beginning' : 'exact id', value: filters.id ?? '', chosen: (c) => setFilter({ id: c.event_id ?? c.text, ...(c.source && !kind.search ? { source: c.source } : {}) }) });
-        box.input.addEventListener('search', () => { if (!box.input.value) setFilter({ id: '' }); });
-        box.input.addEventListener('change', () => { if (!box.input.value) setFilter({ id: '' }); });
-        box.input.name = 'id';
-        return h('div', { class: 'field field-id' }, h('span', { class: 'field-label', 'aria-hidden': 'true' }, 'event'), box.element);
-      },
-      status: () => select('status', 'status', statuses, 'any'),
-      outcome: () => select('outcome', 'outcome', ['success', 'failure'], 'any'),
-      success: () => select('success', 'outcome', ['success', 'failure', 'pending'], 'any'),
-      action: () => select('action', 'action', knownActions, 'any'),
-      type: () => textField('type', 'type', () => [...new Set(rows.map((r) => r.event_type).filter(Boolean))].slice(0, 50)),
-      source: () => textField('source', 'source', () => app.sources()),
-      destination: () => textField('destination', 'destination'),
-      cause: () => textField('cause', 'cause', () => [...new Set(rows.map((r) => r.cause).filter(Boolean))]),
-      state: () => select('state', 'state', ['kept', 'requested', 'taken_in', 'refused'], 'any'),
-      range: () => [
-        field(kind.rangeOf ?? 'time', h('select', { name: 'range', change: (e) => rangePicked(e.target.value) }, h('option', { value: '' }, 'any time'), Object.entries(rangeNames).map(([v, words]) => h('option', { value: v }, words)), h('option', { value: 'custom' }, 'From … to …')), 'range'),
-        h('div', { class: 'custom', hidden: true }, field('from', h('input', { type: 'datetime-local', name: 'since', step: '1', change: (e) => setFilter({ range: '', since: fromLocal(e.target.value) }) })), field('to', h('input', { type: 'datetime-local', name: 'until', step: '1', change: (e) => setFilter({ range: '', until: fromLocal(e.target.value) }) }))),
-      ],
-    };
-    fill(form, kind.filters.map((f) => fields[f]()), h('button', { type: 'button', class: 'quiet', id: `${name}-clear`, click: () => app.go(`#/${name}`) }, icon('cross'), 'Clear'));
-    fillForm();
-  }
+	// Filters.
+	function drawForm() {
+		const options = (all, any) => [
+			h('option', { value: '' }, any),
+			all.map((v) => h('option', { value: v }, v.replaceAll('_', ' '))),
+		];
+		const select = (key, label, all, any) =>
+			field(
+				label,
+				h('select', { name: key, change: (e) => setFilter({ [key]: e.target.value }) }, options(all, any)),
+				key,
+			);
+		const textField = (key, label, suggestions) => {
+			const listId = `${name}-${key}-list`;
+			const input = h('input', {
+				type: 'text',
+				name: key,
+				autocomplete: 'off',
+				spellcheck: 'false',
+				placeholder: 'any',
+				list: suggestions ? listId : false,
+				change: (e) => setFilter({ [key]: e.target.value.trim() }),
+			});
+			return field(
+				label,
+				[
+					input,
+					suggestions
+						? h(
+								'datalist',
+								{ id: listId },
+								suggestions().map((v) => h('option', { value: v })),
+							)
+						: null,
+				],
+				key,
+			);
+		};
+		const fields = {
+			id: () => {
+				const box = searchBox({
+					label: 'Event id',
+					placeholder: kind.search ? 'id, or its beginning' : 'exact id',
+					value: filters.id ?? '',
+					chosen: (c) =>
+						setFilter({ id: c.event_id ?? c.text, ...(c.source && !kind.search ? { source: c.source } : {}) }),
+				});
+				box.input.addEventListener('search', () => {
+					if (!box.input.value) setFilter({ id: '' });
+				});
+				box.input.addEventListener('change', () => {
+					if (!box.input.value) setFilter({ id: '' });
+				});
+				box.input.name = 'id';
+				return h(
+					'div',
+					{ class: 'field field-id' },
+					h('span', { class: 'field-label', 'aria-hidden': 'true' }, 'event'),
+					box.element,
+				);
+			},
+			status: () => select('status', 'status', statuses, 'any'),
+			outcome: () => select('outcome', 'outcome', ['success', 'failure'], 'any'),
+			success: () => select('success', 'outcome', ['success', 'failure', 'pending'], 'any'),
+			action: () => select('action', 'action', knownActions, 'any'),
+			type: () =>
+				textField('type', 'type', () => [...new Set(rows.map((r) => r.event_type).filter(Boolean))].slice(0, 50)),
+			source: () => textField('source', 'source', () => app.sources()),
+			destination: () => textField('destination', 'destination'),
+			cause: () => textField('cause', 'cause', () => [...new Set(rows.map((r) => r.cause).filter(Boolean))]),
+			state: () => select('state', 'state', ['kept', 'requested', 'taken_in', 'refused'], 'any'),
+			range: () => [
+				field(
+					kind.rangeOf ?? 'time',
+					h(
+						'select',
+						{ name: 'range', change: (e) => rangePicked(e.target.value) },
+						h('option', { value: '' }, 'any time'),
+						Object.entries(rangeNames).map(([v, words]) => h('option', { value: v }, words)),
+						h('option', { value: 'custom' }, 'From … to …'),
+					),
+					'range',
+				),
+				h(
+					'div',
+					{ class: 'custom', hidden: true },
+					field(
+						'from',
+						h('input', {
+							type: 'datetime-local',
+							name: 'since',
+							step: '1',
+							change: (e) => setFilter({ range: '', since: fromLocal(e.target.value) }),
+						}),
+					),
+					field(
+						'to',
+						h('input', {
+							type: 'datetime-local',
+							name: 'until',
+							step: '1',
+							change: (e) => setFilter({ range: '', until: fromLocal(e.target.value) }),
+						}),
+					),
+				),
+			],
+		};
+		fill(
+			form,
+			kind.filters.map((f) => fields[f]()),
+			h(
+				'button',
+				{ type: 'button', class: 'quiet', id: `${name}-clear`, click: () => app.go(`#/${name}`) },
+				icon('cross'),
+				'Clear',
+			),
+		);
+		fillForm();
+	}
 
-  function field(label, control, key) {
-    return h('label', { class: `field${key ? ` field-${key}` : ''}` }, h('span', { class: 'field-label' }, label), control);
-  }
+	function field(label, control, key) {
+		return h(
+			'label',
+			{ class: `field${key ? ` field-${key}` : ''}` },
+			h('span', { class: 'field-label' }, label),
+			control,
+		);
+	}
 
-  function fillForm() {
-    for (const input of form.querySelectorAll('[name]')) {
-      const value = input.name === 'since' || input.name === 'until' ? toLocal(filters[input.name]) : filters[input.name] ?? '';
-      if (input.name === 'range') input.value = filters.range ?? (filters.since || filters.until ? 'custom' : '');
-      else if (document.activeElement !== input) input.value = value;
-    }
-    const custom = form.querySelector('.custom');
-    if (custom) custom.hidden = !(filters.since || filters.until);
-    form.querySelector(`#${name}-clear`).hidden = !Object.keys(filters).length;
-  }
+	function fillForm() {
+		for (const input of form.querySelectorAll('[name]')) {
+			const value =
+				input.name === 'since' || input.name === 'until' ? toLocal(filters[input.name]) : (filters[input.name] ?? '');
+			if (input.name === 'range') input.value = filters.range ?? (filters.since || filters.until ? 'custom' : '');
+			else if (document.activeElement !== input) input.value = value;
+		}
+		const custom = form.querySelector('.custom');
+		if (custom) custom.hidden = !(filters.since || filters.until);
+		form.querySelector(`#${name}-clear`).hidden = !Object.keys(filters).length;
+	}
 
-  function rangePicked(value) {
-    const custom = form.querySelector('.custom');
-    custom.hidden = value !== 'custom';
-    if (value === 'custom') form.querySelector('[name=since]').focus();
-    else setFilter({ range: value, since: '', until: '' });
-  }
+	function rangePicked(value) {
+		const custom = form.querySelector('.custom');
+		custom.hidden = value !== 'custom';
+		if (value === 'custom') form.querySelector('[name=since]').focus();
+		else setFilter({ range: value, since: '', until: '' });
+	}
 
-  function setFilter(changes) {
-    const wanted = { ...filters, ...changes };
-    for (const key of Object.keys(wanted)) if (!wanted[key]) delete wanted[key];
-    app.go(`#/${name}${query(wanted)}`);
-  }
+	function setFilter(changes) {
+		const wanted = { ...filters, ...changes };
+		for (const key of Object.keys(wanted)) if (!wanted[key]) delete wanted[key];
+		app.go(`#/${name}${query(wanted)}`);
+	}
 
-  drawForm();
-  refresher.request();
-  return {
-    element, heading, title: kind.title, keeps: true,
-    update(p) {
-      const wanted = take(p);
-      if (JSON.stringify(wanted) === JSON.stringify(filters)) return;
-      filters = wanted;
-      rows = [];
-      next = '';
-      lookedBackTo = null;
-      silent = 0;
-      fresh = 0;
-      loadedOnce = false;
-      failure = null;
-      more?.abort();
-      more = null;
-      empty.dataset.filtered = '';
-      fillForm();
-      draw();
-      refresher.now();
-    },
-    rest() {
-      stopListening();
-      stopListening = () => {};
-      window.removeEventListener('scroll', scrolled);
-    },
-    wake() {
-      stopListening = app.live.listen(() => refresher.request());
-      window.addEventListener('scroll', scrolled, { passive: true });
-      refresher.request();
-    },
-    leave() {
-      gone = true;
-      clearTimeout(skeleton);
-      clearTimeout(laterTimer);
-      stopListening();
-      observer.disconnect();
-      window.removeEventListener('scroll', scrolled);
-      refresher.stop();
-      more?.abort();
-    },
-  };
+	drawForm();
+	refresher.request();
+	return {
+		element,
+		heading,
+		title: kind.title,
+		keeps: true,
+		update(p) {
+			const wanted = take(p);
+			if (JSON.stringify(wanted) === JSON.stringify(filters)) return;
+			filters = wanted;
+			rows = [];
+			next = '';
+			lookedBackTo = null;
+			silent = 0;
+			fresh = 0;
+			loadedOnce = false;
+			failure = null;
+			more?.abort();
+			more = null;
+			empty.dataset.filtered = '';
+			fillForm();
+			draw();
+			refresher.now();
+		},
+		rest() {
+			stopListening();
+			stopListening = () => {};
+			window.removeEventListener('scroll', scrolled);
+		},
+		wake() {
+			stopListening = app.live.listen(() => refresher.request());
+			window.addEventListener('scroll', scrolled, { passive: true });
+			refresher.request();
+		},
+		leave() {
+			gone = true;
+			clearTimeout(skeleton);
+			clearTimeout(laterTimer);
+			stopListening();
+			observer.disconnect();
+			window.removeEventListener('scroll', scrolled);
+			refresher.stop();
+			more?.abort();
+		},
+	};
 }
 
 function fromLocal(value) {
-  const d = new Date(value);
-  return value && !Number.isNaN(d.getTime()) ? d.toISOString() : '';
+	const d = new Date(value);
+	return value && !Number.isNaN(d.getTime()) ? d.toISOString() : '';
 }
 
 function toLocal(value) {
-  const d = new Date(value ?? '');
-  if (Number.isNaN(d.getTime())) return '';
-  return new Date(d.getTime() - d.getTimezoneOffset() * 60000).toISOString().slice(0, 19);
+	const d = new Date(value ?? '');
+	if (Number.isNaN(d.getTime())) return '';
+	return new Date(d.getTime() - d.getTimezoneOffset() * 60000).toISOString().slice(0, 19);
 }

@@ -14,17 +14,17 @@ import { eventLink, searchBox } from './search.js';
 import { sources } from './sources.js';
 
 const views = {
-  '': { label: 'Overview', sign: 'home', make: overview },
-  events: { label: 'Events', sign: 'inbox', make: (app, p) => list(app, 'events', p) },
-  attempts: { label: 'Attempts', sign: 'send', make: (app, p) => list(app, 'attempts', p) },
-  audit: { label: 'Audit', sign: 'list', make: (app, p) => list(app, 'audit', p) },
-  dead: { label: 'Dead letters', sign: 'dead', make: (app, p) => list(app, 'dead', p) },
-  sources: { label: 'Sources', sign: 'plug', make: sources },
-  rejected: { label: 'Rejected', sign: 'alert', make: (app, p) => list(app, 'rejected', p) },
-  conflicts: { label: 'Conflicts', sign: 'copy', make: (app, p) => list(app, 'conflicts', p) },
-  test: { label: 'Test desk', sign: 'flask', make: desk },
-  event: { make: event, within: 'events' },
-  request: { make: request, within: 'rejected' },
+	'': { label: 'Overview', sign: 'home', make: overview },
+	events: { label: 'Events', sign: 'inbox', make: (app, p) => list(app, 'events', p) },
+	attempts: { label: 'Attempts', sign: 'send', make: (app, p) => list(app, 'attempts', p) },
+	audit: { label: 'Audit', sign: 'list', make: (app, p) => list(app, 'audit', p) },
+	dead: { label: 'Dead letters', sign: 'dead', make: (app, p) => list(app, 'dead', p) },
+	sources: { label: 'Sources', sign: 'plug', make: sources },
+	rejected: { label: 'Rejected', sign: 'alert', make: (app, p) => list(app, 'rejected', p) },
+	conflicts: { label: 'Conflicts', sign: 'copy', make: (app, p) => list(app, 'conflicts', p) },
+	test: { label: 'Test desk', sign: 'flask', make: desk },
+	event: { make: event, within: 'events' },
+	request: { make: request, within: 'rejected' },
 };
 
 const byID = (id) => document.getElementById(id);
@@ -33,137 +33,161 @@ const live = new Live();
 let knownSources = ['default'];
 
 const app = {
-  live,
-  go(hash) { location.hash = hash; },
-  // replace changes the address without a step in the history.
-  replace(name, parameters) {
-    history.replaceState(history.state, '', `#/${name}?${new URLSearchParams(parameters)}`);
-  },
-  sources: () => knownSources,
+	live,
+	go(hash) {
+		location.hash = hash;
+	},
+	// replace changes the address without a step in the history.
+	replace(name, parameters) {
+		history.replaceState(history.state, '', `#/${name}?${new URLSearchParams(parameters)}`);
+	},
+	sources: () => knownSources,
 };
 
 let shown = null; // {name, hash, view}
 const kept = new Map(); // name → the same, with scroll: views that one comes back to
 
 function parse() {
-  const hash = location.hash.replace(/^#\/?/, '');
-  const cut = hash.indexOf('?');
-  const name = cut < 0 ? hash : hash.slice(0, cut);
-  return { name, hash, parameters: new URLSearchParams(cut < 0 ? '' : hash.slice(cut + 1)) };
+	const hash = location.hash.replace(/^#\/?/, '');
+	const cut = hash.indexOf('?');
+	const name = cut < 0 ? hash : hash.slice(0, cut);
+	return { name, hash, parameters: new URLSearchParams(cut < 0 ? '' : hash.slice(cut + 1)) };
 }
 
 function route() {
-  const { name, hash, parameters } = parse();
-  const known = views[name];
-  if (!known) {
-    location.replace('#/');
-    return;
-  }
-  if (shown && shown.name === name && !known.within) {
-    if (shown.hash === hash) return;
-    shown.hash = hash;
-    shown.view.update(parameters);
-    return;
-  }
-  const first = !shown;
-  if (shown) {
-    if (shown.view.keeps) {
-      shown.scroll = window.scrollY;
-      shown.view.rest();
-      kept.get(shown.name)?.view.leave();
-      kept.set(shown.name, shown);
-    } else {
-      shown.view.leave();
-    }
-  }
-  const back = kept.get(name);
-  kept.delete(name);
-  if (back && (back.hash === hash || name === 'test')) {
-    shown = back;
-    fill(main, back.view.element);
-    back.view.wake();
-    window.scrollTo({ top: back.scroll, behavior: 'instant' });
-  } else {
-    back?.view.leave();
-    shown = { name, hash, view: known.make(app, parameters) };
-    fill(main, shown.view.element);
-    window.scrollTo({ top: 0, behavior: 'instant' });
-  }
-  document.title = `${shown.view.title} · Spine`;
-  for (const link of byID('nav').querySelectorAll('a')) {
-    const here = link.dataset.view === (known.within ?? name);
-    if (here) {
-      link.setAttribute('aria-current', known.within ? 'true' : 'page');
-      link.scrollIntoView({ block: 'nearest', inline: 'center', behavior: 'instant' });
-    } else {
-      link.removeAttribute('aria-current');
-    }
-  }
-  if (!first) shown.view.heading.focus({ preventScroll: true });
+	const { name, hash, parameters } = parse();
+	const known = views[name];
+	if (!known) {
+		location.replace('#/');
+		return;
+	}
+	if (shown && shown.name === name && !known.within) {
+		if (shown.hash === hash) return;
+		shown.hash = hash;
+		shown.view.update(parameters);
+		return;
+	}
+	const first = !shown;
+	if (shown) {
+		if (shown.view.keeps) {
+			shown.scroll = window.scrollY;
+			shown.view.rest();
+			kept.get(shown.name)?.view.leave();
+			kept.set(shown.name, shown);
+		} else {
+			shown.view.leave();
+		}
+	}
+	const back = kept.get(name);
+	kept.delete(name);
+	if (back && (back.hash === hash || name === 'test')) {
+		shown = back;
+		fill(main, back.view.element);
+		back.view.wake();
+		window.scrollTo({ top: back.scroll, behavior: 'instant' });
+	} else {
+		back?.view.leave();
+		shown = { name, hash, view: known.make(app, parameters) };
+		fill(main, shown.view.element);
+		window.scrollTo({ top: 0, behavior: 'instant' });
+	}
+	document.title = `${shown.view.title} · Spine`;
+	for (const link of byID('nav').querySelectorAll('a')) {
+		const here = link.dataset.view === (known.within ?? name);
+		if (here) {
+			link.setAttribute('aria-current', known.within ? 'true' : 'page');
+			link.scrollIntoView({ block: 'nearest', inline: 'center', behavior: 'instant' });
+		} else {
+			link.removeAttribute('aria-current');
+		}
+	}
+	if (!first) shown.view.heading.focus({ preventScroll: true });
 }
 
 // The frame: navigation, search, theme, connection.
 
-fill(byID('nav'), h('ul', {}, Object.entries(views).filter(([, v]) => v.label).map(([name, v]) => h('li', {}, h('a', { href: `#/${name}`, 'data-view': name }, icon(v.sign), h('span', {}, v.label))))));
+fill(
+	byID('nav'),
+	h(
+		'ul',
+		{},
+		Object.entries(views)
+			.filter(([, v]) => v.label)
+			.map(([name, v]) =>
+				h('li', {}, h('a', { href: `#/${name}`, 'data-view': name }, icon(v.sign), h('span', {}, v.label))),
+			),
+	),
+);
 
 const search = searchBox({
-  label: 'Find an event by its id', placeholder: 'Find an event by its id', hint: '/',
-  chosen(choice) {
-    if (choice.event_id !== undefined) app.go(eventLink(choice.event_id, choice.source));
-    else if (choice.text.trim()) app.go(eventLink(choice.text, ''));
-    search.input.blur();
-  },
+	label: 'Find an event by its id',
+	placeholder: 'Find an event by its id',
+	hint: '/',
+	chosen(choice) {
+		if (choice.event_id !== undefined) app.go(eventLink(choice.event_id, choice.source));
+		else if (choice.text.trim()) app.go(eventLink(choice.text, ''));
+		search.input.blur();
+	},
 });
 fill(byID('find'), search.element);
 
 document.addEventListener('keydown', (e) => {
-  if (e.key !== '/' || e.ctrlKey || e.metaKey || e.altKey || e.target.closest('input, textarea, select, dialog')) return;
-  e.preventDefault();
-  search.input.focus();
-  search.input.select();
+	if (e.key !== '/' || e.ctrlKey || e.metaKey || e.altKey || e.target.closest('input, textarea, select, dialog'))
+		return;
+	e.preventDefault();
+	search.input.focus();
+	search.input.select();
 });
 
 byID('skip').addEventListener('click', (e) => {
-  e.preventDefault(); // the part after # names the view
-  main.focus();
+	e.preventDefault(); // the part after # names the view
+	main.focus();
 });
 
 const themes = { auto: ['auto', 'as the system'], light: ['sun', 'light'], dark: ['moon', 'dark'] };
 function theme() {
-  const set = document.documentElement.dataset.theme;
-  return set === 'light' || set === 'dark' ? set : 'auto';
+	const set = document.documentElement.dataset.theme;
+	return set === 'light' || set === 'dark' ? set : 'auto';
 }
 function drawTheme() {
-  const [sign, words] = themes[theme()];
-  const button = byID('theme');
-  fill(button, icon(sign));
-  button.setAttribute('aria-label', `Colours: ${words}. Change`);
-  button.title = `Colours: ${words}`;
+	const [sign, words] = themes[theme()];
+	const button = byID('theme');
+	fill(button, icon(sign));
+	button.setAttribute('aria-label', `Colours: ${words}. Change`);
+	button.title = `Colours: ${words}`;
 }
 byID('theme').addEventListener('click', () => {
-  const names = Object.keys(themes);
-  const next = names[(names.indexOf(theme()) + 1) % names.length];
-  if (next === 'auto') delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = next;
-  try {
-    if (next === 'auto') localStorage.removeItem('spine.theme');
-    else localStorage.setItem('spine.theme', next);
-  } catch { /* storage is switched off: it lasts as long as the page */ }
-  drawTheme();
-  say(`Colours: ${themes[next][1]}`);
+	const names = Object.keys(themes);
+	const next = names[(names.indexOf(theme()) + 1) % names.length];
+	if (next === 'auto') delete document.documentElement.dataset.theme;
+	else document.documentElement.dataset.theme = next;
+	try {
+		if (next === 'auto') localStorage.removeItem('spine.theme');
+		else localStorage.setItem('spine.theme', next);
+	} catch {
+		/* storage is switched off: it lasts as long as the page */
+	}
+	drawTheme();
+	say(`Colours: ${themes[next][1]}`);
 });
 
 live.watch((state) => {
-  const box = byID('live');
-  box.dataset.state = state;
-  fill(box, h('span', { class: 'live-dot', 'aria-hidden': 'true' }), { live: 'live', connecting: 'connecting…', reconnecting: 'reconnecting…' }[state]);
+	const box = byID('live');
+	box.dataset.state = state;
+	fill(
+		box,
+		h('span', { class: 'live-dot', 'aria-hidden': 'true' }),
+		{ live: 'live', connecting: 'connecting…', reconnecting: 'reconnecting…' }[state],
+	);
 });
 
 async function learnSources() {
-  try {
-    const { data } = await read('api/overview?range=15m');
-    knownSources = [...new Set(['default', ...(data.sources ?? []).map((s) => s.source)])];
-  } catch { /* the field takes any name; these are only suggestions */ }
+	try {
+		const { data } = await read('api/overview?range=15m');
+		knownSources = [...new Set(['default', ...(data.sources ?? []).map((s) => s.source)])];
+	} catch {
+		/* the field takes any name; these are only suggestions */
+	}
 }
 
 drawTheme();
@@ -171,5 +195,7 @@ byID('app').hidden = false;
 window.addEventListener('hashchange', route);
 route();
 live.start();
-setInterval(() => { if (!document.hidden) tick(); }, 1000);
+setInterval(() => {
+	if (!document.hidden) tick();
+}, 1000);
 setTimeout(learnSources, 1500);

@@ -8,300 +8,511 @@ import { age, coarse, count, now, rangeNames, rate, setNow, short, span, time, u
 import { eventLink } from './search.js';
 import { depths, oldest, outcome, sentence, verdict } from './words.js';
 
-const steps = 12;     // rows of what has just happened
-const oldDepth = 20;  // s after which a depth is said to be as of then
-const recent = 30;    // s over which the present rates are taken
+const steps = 12; // rows of what has just happened
+const oldDepth = 20; // s after which a depth is said to be as of then
+const recent = 30; // s over which the present rates are taken
 
 export function overview(app, parameters) {
-  let range = rangeNames[parameters.get('range')] ? parameters.get('range') : '15m';
-  let last = null;
-  let failure = null;
-  let feed = null;
-  let readAt = 0;
+	let range = rangeNames[parameters.get('range')] ? parameters.get('range') : '15m';
+	let last = null;
+	let failure = null;
+	let feed = null;
+	let readAt = 0;
 
-  const heading = h('h1', { class: 'visually-hidden', tabindex: '-1' }, 'Overview');
-  const state = h('p', { class: 'verdict', id: 'verdict' });
-  const asOf = h('p', { class: 'as-of' });
-  const choose = h('div', { class: 'segments', role: 'radiogroup', 'aria-label': 'Range of the charts' }, Object.keys(rangeNames).map((name) => h('label', { class: 'segment', title: rangeNames[name] },
-    h('input', { type: 'radio', name: 'range', value: name, 'aria-label': rangeNames[name], change: () => { app.replace('', { range: name }); pick(name); } }), h('span', {}, name))));
-  const notice = h('div', { class: 'notice-space' });
-  const tiles = {
-    pending: tile('Waiting', 'clock', '#/events?status=pending'),
-    processing: tile('In delivery', 'run', '#/events?status=processing'),
-    failed: tile('To be retried', 'retry', '#/events?status=failed'),
-    dead: tile('Dead letters', 'dead', '#/dead'),
-    in: tile('Coming in', 'inbox', '#/events'),
-    out: tile('Delivered', 'send', '#/attempts?outcome=success'),
-    latency: tile('Latency p95', 'check', '#/attempts'),
-  };
-  const charts = {
-    rates: new Chart({
-      title: 'In and out', unit: 'events a second', show: rate, lines: [
-        { label: 'received', colour: 'c-accent', fill: true }, { label: 'delivered', colour: 'c-good' }, { label: 'failed attempts', colour: 'c-bad' },
-      ],
-    }),
-    latency: new Chart({
-      title: 'Delivery latency', unit: 'from stored to delivered', show: (v) => span(v / 1000), lines: [
-        { label: 'p50', colour: 'c-good' }, { label: 'p95', colour: 'c-accent' }, { label: 'p99', colour: 'c-warn' },
-      ],
-    }),
-    depth: new Chart({
-      title: 'Not delivered yet', unit: 'events', show: short, lines: [
-        { label: 'waiting', colour: 'c-accent', fill: true }, { label: 'in delivery', colour: 'c-good' },
-        { label: 'to be retried', colour: 'c-warn' }, { label: 'dead', colour: 'c-bad' },
-      ],
-    }),
-    oldest: new Chart({
-      title: 'Oldest waiting', unit: 'how long it has been due', show: span, duration: true, lines: [{ label: 'oldest', colour: 'c-accent', fill: true }],
-    }),
-  };
-  const sources = h('tbody', {});
-  const destinations = h('tbody', {});
-  const latest = h('ol', { class: 'feed', id: 'feed' });
-  const figures = h('div', { class: 'figures' },
-    h('div', { class: 'tiles' }, Object.values(tiles).map((t) => t.element)),
-    h('div', { class: 'charts' }, Object.values(charts).map((c) => c.element)));
-  const element = h('div', { class: 'view overview' }, heading,
-    h('div', { class: 'headline' }, h('div', {}, state, asOf), choose),
-    notice, figures,
-    h('div', { class: 'columns' },
-      h('section', { class: 'card', 'aria-labelledby': 'h-feed' }, h('h2', { id: 'h-feed' }, 'Just now ', h('a', { class: 'aside', href: '#/audit' }, 'all steps')), latest),
-      h('div', { class: 'stack' },
-        h('section', { class: 'card', 'aria-labelledby': 'h-destinations' }, h('h2', { id: 'h-destinations' }, 'Destinations'),
-          h('table', { class: 'plain' }, h('caption', { class: 'visually-hidden' }, 'What waits for each destination'),
-            h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'destination'), h('th', { scope: 'col', class: 'number' }, 'waiting'), h('th', { scope: 'col', class: 'number' }, 'dead'), h('th', { scope: 'col' }, 'state'))), destinations)),
-        h('section', { class: 'card', 'aria-labelledby': 'h-sources' }, h('h2', { id: 'h-sources' }, 'Sources ', h('a', { class: 'aside', href: '#/sources' }, 'how to send')),
-          h('table', { class: 'plain' }, h('caption', { class: 'visually-hidden' }, 'When each source sent something last'),
-            h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'source'), h('th', { scope: 'col' }, 'last arrival'))), sources)))));
-  const skeleton = setTimeout(() => { if (!last && !failure) element.classList.add('loading'); }, 150);
+	const heading = h('h1', { class: 'visually-hidden', tabindex: '-1' }, 'Overview');
+	const state = h('p', { class: 'verdict', id: 'verdict' });
+	const asOf = h('p', { class: 'as-of' });
+	const choose = h(
+		'div',
+		{ class: 'segments', role: 'radiogroup', 'aria-label': 'Range of the charts' },
+		Object.keys(rangeNames).map((name) =>
+			h(
+				'label',
+				{ class: 'segment', title: rangeNames[name] },
+				h('input', {
+					type: 'radio',
+					name: 'range',
+					value: name,
+					'aria-label': rangeNames[name],
+					change: () => {
+						app.replace('', { range: name });
+						pick(name);
+					},
+				}),
+				h('span', {}, name),
+			),
+		),
+	);
+	const notice = h('div', { class: 'notice-space' });
+	const tiles = {
+		pending: tile('Waiting', 'clock', '#/events?status=pending'),
+		processing: tile('In delivery', 'run', '#/events?status=processing'),
+		failed: tile('To be retried', 'retry', '#/events?status=failed'),
+		dead: tile('Dead letters', 'dead', '#/dead'),
+		in: tile('Coming in', 'inbox', '#/events'),
+		out: tile('Delivered', 'send', '#/attempts?outcome=success'),
+		latency: tile('Latency p95', 'check', '#/attempts'),
+	};
+	const charts = {
+		rates: new Chart({
+			title: 'In and out',
+			unit: 'events a second',
+			show: rate,
+			lines: [
+				{ label: 'received', colour: 'c-accent', fill: true },
+				{ label: 'delivered', colour: 'c-good' },
+				{ label: 'failed attempts', colour: 'c-bad' },
+			],
+		}),
+		latency: new Chart({
+			title: 'Delivery latency',
+			unit: 'from stored to delivered',
+			show: (v) => span(v / 1000),
+			lines: [
+				{ label: 'p50', colour: 'c-good' },
+				{ label: 'p95', colour: 'c-accent' },
+				{ label: 'p99', colour: 'c-warn' },
+			],
+		}),
+		depth: new Chart({
+			title: 'Not delivered yet',
+			unit: 'events',
+			show: short,
+			lines: [
+				{ label: 'waiting', colour: 'c-accent', fill: true },
+				{ label: 'in delivery', colour: 'c-good' },
+				{ label: 'to be retried', colour: 'c-warn' },
+				{ label: 'dead', colour: 'c-bad' },
+			],
+		}),
+		oldest: new Chart({
+			title: 'Oldest waiting',
+			unit: 'how long it has been due',
+			show: span,
+			duration: true,
+			lines: [{ label: 'oldest', colour: 'c-accent', fill: true }],
+		}),
+	};
+	const sources = h('tbody', {});
+	const destinations = h('tbody', {});
+	const latest = h('ol', { class: 'feed', id: 'feed' });
+	const figures = h(
+		'div',
+		{ class: 'figures' },
+		h(
+			'div',
+			{ class: 'tiles' },
+			Object.values(tiles).map((t) => t.element),
+		),
+		h(
+			'div',
+			{ class: 'charts' },
+			Object.values(charts).map((c) => c.element),
+		),
+	);
+	const element = h(
+		'div',
+		{ class: 'view overview' },
+		heading,
+		h('div', { class: 'headline' }, h('div', {}, state, asOf), choose),
+		notice,
+		figures,
+		h(
+			'div',
+			{ class: 'columns' },
+			h(
+				'section',
+				{ class: 'card', 'aria-labelledby': 'h-feed' },
+				h('h2', { id: 'h-feed' }, 'Just now ', h('a', { class: 'aside', href: '#/audit' }, 'all steps')),
+				latest,
+			),
+			h(
+				'div',
+				{ class: 'stack' },
+				h(
+					'section',
+					{ class: 'card', 'aria-labelledby': 'h-destinations' },
+					h('h2', { id: 'h-destinations' }, 'Destinations'),
+					h(
+						'table',
+						{ class: 'plain' },
+						h('caption', { class: 'visually-hidden' }, 'What waits for each destination'),
+						h(
+							'thead',
+							{},
+							h(
+								'tr',
+								{},
+								h('th', { scope: 'col' }, 'destination'),
+								h('th', { scope: 'col', class: 'number' }, 'waiting'),
+								h('th', { scope: 'col', class: 'number' }, 'dead'),
+								h('th', { scope: 'col' }, 'state'),
+							),
+						),
+						destinations,
+					),
+				),
+				h(
+					'section',
+					{ class: 'card', 'aria-labelledby': 'h-sources' },
+					h('h2', { id: 'h-sources' }, 'Sources ', h('a', { class: 'aside', href: '#/sources' }, 'how to send')),
+					h(
+						'table',
+						{ class: 'plain' },
+						h('caption', { class: 'visually-hidden' }, 'When each source sent something last'),
+						h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'source'), h('th', { scope: 'col' }, 'last arrival'))),
+						sources,
+					),
+				),
+			),
+		),
+	);
+	const skeleton = setTimeout(() => {
+		if (!last && !failure) element.classList.add('loading');
+	}, 150);
 
-  const numbers = new Refresher(async (signal) => {
-    try {
-      const { data } = await read(`api/overview${query({ range })}`, signal);
-      setNow(data.at);
-      last = data;
-      failure = null;
-      readAt = now();
-    } catch (error) {
-      if (!signal.aborted) failure = error;
-      requestAnimationFrame(draw);
-      throw error;
-    }
-    requestAnimationFrame(draw);
-  });
-  const history = new Refresher(async (signal) => {
-    const { data } = await read(`api/audit${query({ limit: steps })}`, signal);
-    feed = data;
-    requestAnimationFrame(drawFeed);
-  });
+	const numbers = new Refresher(async (signal) => {
+		try {
+			const { data } = await read(`api/overview${query({ range })}`, signal);
+			setNow(data.at);
+			last = data;
+			failure = null;
+			readAt = now();
+		} catch (error) {
+			if (!signal.aborted) failure = error;
+			requestAnimationFrame(draw);
+			throw error;
+		}
+		requestAnimationFrame(draw);
+	});
+	const history = new Refresher(async (signal) => {
+		const { data } = await read(`api/audit${query({ limit: steps })}`, signal);
+		feed = data;
+		requestAnimationFrame(drawFeed);
+	});
 
-  function pick(name) {
-    range = name;
-    check();
-    numbers.now();
-  }
-  function check() {
-    for (const input of choose.querySelectorAll('input')) input.checked = input.value === range;
-  }
+	function pick(name) {
+		range = name;
+		check();
+		numbers.now();
+	}
+	function check() {
+		for (const input of choose.querySelectorAll('input')) input.checked = input.value === range;
+	}
 
-  function draw() {
-    clearTimeout(skeleton);
-    element.classList.remove('loading');
-    element.classList.toggle('stale', Boolean(failure) && Boolean(last));
-    drawState();
-    drawNotice();
-    if (last) {
-      drawTiles();
-      drawCharts();
-      drawTables();
-    }
-  }
+	function draw() {
+		clearTimeout(skeleton);
+		element.classList.remove('loading');
+		element.classList.toggle('stale', Boolean(failure) && Boolean(last));
+		drawState();
+		drawNotice();
+		if (last) {
+			drawTiles();
+			drawCharts();
+			drawTables();
+		}
+	}
 
-  function drawNotice() {
-    if (!failure) return fill(notice);
-    fill(notice, h('div', { class: 'notice bad', role: 'alert' }, icon('alert'),
-      h('div', {}, h('p', {}, h('strong', {}, failure.message)), h('p', {}, last ? ['What is shown is as of ', age(new Date(readAt).toISOString()), '. '] : null, advice(failure))),
-      h('button', { type: 'button', click: () => numbers.now() }, 'Try again now')));
-  }
+	function drawNotice() {
+		if (!failure) return fill(notice);
+		fill(
+			notice,
+			h(
+				'div',
+				{ class: 'notice bad', role: 'alert' },
+				icon('alert'),
+				h(
+					'div',
+					{},
+					h('p', {}, h('strong', {}, failure.message)),
+					h(
+						'p',
+						{},
+						last ? ['What is shown is as of ', age(new Date(readAt).toISOString()), '. '] : null,
+						advice(failure),
+					),
+				),
+				h('button', { type: 'button', click: () => numbers.now() }, 'Try again now'),
+			),
+		);
+	}
 
-  function drawState() {
-    const v = last ? verdict(last) : { tone: 'wait', sentence: failure ? 'How things stand is not known.' : 'Looking…' };
-    const sign = { good: 'check', wait: 'clock', warn: 'pause', bad: 'alert' }[failure && !last ? 'bad' : v.tone];
-    const text = failure && last ? `${v.sentence} That was ${coarse((now() - readAt) / 1000)} ago.` : v.sentence;
-    const tone = `verdict ${failure ? 'wait' : v.tone}`;
-    if (state.className !== tone) state.className = tone;
-    if (state.dataset.text === text && state.dataset.sign === sign) return;
-    state.dataset.text = text;
-    // What only counts on is not spoken again.
-    if (state.dataset.sign && state.dataset.tone !== tone) say(text);
-    state.dataset.tone = tone;
-    state.dataset.sign = sign;
-    fill(state, icon(sign), h('span', {}, text));
-  }
+	function drawState() {
+		const v = last
+			? verdict(last)
+			: { tone: 'wait', sentence: failure ? 'How things stand is not known.' : 'Looking…' };
+		const sign = { good: 'check', wait: 'clock', warn: 'pause', bad: 'alert' }[failure && !last ? 'bad' : v.tone];
+		const text = failure && last ? `${v.sentence} That was ${coarse((now() - readAt) / 1000)} ago.` : v.sentence;
+		const tone = `verdict ${failure ? 'wait' : v.tone}`;
+		if (state.className !== tone) state.className = tone;
+		if (state.dataset.text === text && state.dataset.sign === sign) return;
+		state.dataset.text = text;
+		// What only counts on is not spoken again.
+		if (state.dataset.sign && state.dataset.tone !== tone) say(text);
+		state.dataset.tone = tone;
+		state.dataset.sign = sign;
+		fill(state, icon(sign), h('span', {}, text));
+	}
 
-  function drawTiles() {
-    const d = depths(last);
-    const at = Date.parse(last.depth?.at ?? '');
-    const lag = (now() - at) / 1000;
-    const from = oldest(last, ['pending']);
-    const waitFor = (n, words) => (n === null ? 'not known' : n === 0 ? 'none' : words);
-    tiles.pending.set(count(d.pending), waitFor(d.pending, from === null ? '' : `oldest for ${coarse((now() - from) / 1000)}`));
-    tiles.processing.set(count(d.processing), waitFor(d.processing, 'under way'));
-    const due = Math.min(...(last.depth?.rows ?? []).filter((r) => r.status === 'failed' && r.next_attempt_at).map((r) => Date.parse(r.next_attempt_at)));
-    tiles.failed.set(count(d.failed), waitFor(d.failed, Number.isFinite(due) ? (due > now() + 500 ? `next in ${coarse((due - now()) / 1000)}` : 'next is due') : ''));
-    tiles.dead.set(count(d.dead), waitFor(d.dead, 'need you'), d.dead ? 'bad' : '');
-    const present = recently(last);
-    const over = present.seconds ? `a second, last ${coarse(present.seconds)}` : 'not known';
-    tiles.in.set(rate(present.received), over);
-    tiles.out.set(rate(present.delivered), over);
-    tiles.latency.set(present.p95 === null ? unknown : span(present.p95 / 1000), present.p95 === null ? (present.seconds ? 'nothing delivered' : 'not known') : `p99 ${span(present.p99 / 1000)}`);
-    const notes = [];
-    if (Number.isFinite(lag) && lag > oldDepth) notes.push(`What waits is as of ${coarse(lag)} ago.`);
-    const covered = Date.parse(last.covered_to ?? '');
-    if (!last.covered_to) notes.push('Rates and latency are not known yet.');
-    else if ((now() - covered) / 1000 > Math.max(60, 3 * last.step_seconds)) notes.push(`Rates and latency are as of ${coarse((now() - covered) / 1000)} ago.`);
-    asOf.textContent = notes.join(' ');
-  }
+	function drawTiles() {
+		const d = depths(last);
+		const at = Date.parse(last.depth?.at ?? '');
+		const lag = (now() - at) / 1000;
+		const from = oldest(last, ['pending']);
+		const waitFor = (n, words) => (n === null ? 'not known' : n === 0 ? 'none' : words);
+		tiles.pending.set(
+			count(d.pending),
+			waitFor(d.pending, from === null ? '' : `oldest for ${coarse((now() - from) / 1000)}`),
+		);
+		tiles.processing.set(count(d.processing), waitFor(d.processing, 'under way'));
+		const due = Math.min(
+			...(last.depth?.rows ?? [])
+				.filter((r) => r.status === 'failed' && r.next_attempt_at)
+				.map((r) => Date.parse(r.next_attempt_at)),
+		);
+		tiles.failed.set(
+			count(d.failed),
+			waitFor(
+				d.failed,
+				Number.isFinite(due) ? (due > now() + 500 ? `next in ${coarse((due - now()) / 1000)}` : 'next is due') : '',
+			),
+		);
+		tiles.dead.set(count(d.dead), waitFor(d.dead, 'need you'), d.dead ? 'bad' : '');
+		const present = recently(last);
+		const over = present.seconds ? `a second, last ${coarse(present.seconds)}` : 'not known';
+		tiles.in.set(rate(present.received), over);
+		tiles.out.set(rate(present.delivered), over);
+		tiles.latency.set(
+			present.p95 === null ? unknown : span(present.p95 / 1000),
+			present.p95 === null ? (present.seconds ? 'nothing delivered' : 'not known') : `p99 ${span(present.p99 / 1000)}`,
+		);
+		const notes = [];
+		if (Number.isFinite(lag) && lag > oldDepth) notes.push(`What waits is as of ${coarse(lag)} ago.`);
+		const covered = Date.parse(last.covered_to ?? '');
+		if (!last.covered_to) notes.push('Rates and latency are not known yet.');
+		else if ((now() - covered) / 1000 > Math.max(60, 3 * last.step_seconds))
+			notes.push(`Rates and latency are as of ${coarse((now() - covered) / 1000)} ago.`);
+		asOf.textContent = notes.join(' ');
+	}
 
-  function drawCharts() {
-    const s = last.series ?? {};
-    const at = s.at ?? [];
-    const none = at.map(() => null);
-    const column = (name) => (Array.isArray(s[name]) && s[name].length === at.length ? s[name] : none);
-    // The last step is still under way: its counts cover only a part of it.
-    const end = Date.parse(last.covered_to ?? last.at) / 1000;
-    const perSecond = (name) => column(name).map((v, i) => {
-      if (v === null) return null;
-      const seconds = i === at.length - 1 ? Math.min(last.step_seconds, end - at[i]) : last.step_seconds;
-      return i === at.length - 1 && seconds < last.step_seconds / 2 ? null : v / seconds;
-    });
-    charts.rates.set([at, perSecond('received'), perSecond('delivered'), perSecond('attempts_failed')]);
-    charts.latency.set([at, column('latency_p50_ms'), column('latency_p95_ms'), column('latency_p99_ms')]);
-    charts.depth.set([at, column('pending'), column('processing'), column('failed'), column('dead')]);
-    charts.oldest.set([at, column('oldest_ready_seconds')]);
-  }
+	function drawCharts() {
+		const s = last.series ?? {};
+		const at = s.at ?? [];
+		const none = at.map(() => null);
+		const column = (name) => (Array.isArray(s[name]) && s[name].length === at.length ? s[name] : none);
+		// The last step is still under way: its counts cover only a part of it.
+		const end = Date.parse(last.covered_to ?? last.at) / 1000;
+		const perSecond = (name) =>
+			column(name).map((v, i) => {
+				if (v === null) return null;
+				const seconds = i === at.length - 1 ? Math.min(last.step_seconds, end - at[i]) : last.step_seconds;
+				return i === at.length - 1 && seconds < last.step_seconds / 2 ? null : v / seconds;
+			});
+		charts.rates.set([at, perSecond('received'), perSecond('delivered'), perSecond('attempts_failed')]);
+		charts.latency.set([at, column('latency_p50_ms'), column('latency_p95_ms'), column('latency_p99_ms')]);
+		charts.depth.set([at, column('pending'), column('processing'), column('failed'), column('dead')]);
+		charts.oldest.set([at, column('oldest_ready_seconds')]);
+	}
 
-  function drawTables() {
-    const byDestination = new Map();
-    for (const p of last.paused ?? []) byDestination.set(p.destination, { waiting: 0, dead: 0, paused: p });
-    const known = Boolean(last.depth?.at);
-    for (const r of last.depth?.rows ?? []) {
-      const d = byDestination.get(r.destination) ?? { waiting: 0, dead: 0 };
-      if (r.status === 'dead') d.dead += r.count;
-      else d.waiting += r.count;
-      byDestination.set(r.destination, d);
-    }
-    if (!byDestination.size) byDestination.set('default', { waiting: 0, dead: 0 });
-    fill(destinations, [...byDestination].map(([name, d]) => h('tr', {}, h('th', { scope: 'row' }, foreign(name)),
-      h('td', { class: 'number' }, known ? count(d.waiting) : unknown), h('td', { class: 'number' }, known ? count(d.dead) : unknown),
-      h('td', {}, d.paused
-        ? h('span', { class: 'badge warn long' }, icon('pause'), 'paused since ', time(d.paused.paused_at, { precise: false }), d.paused.paused_by ? [' by ', foreign(d.paused.paused_by, { limit: 40 })] : null)
-        : h('span', { class: 'badge good' }, icon('check'), 'open')))));
-    const list = [...(last.sources ?? [])].sort((a, b) => (Date.parse(b.last_arrival_at ?? '') || 0) - (Date.parse(a.last_arrival_at ?? '') || 0));
-    fill(sources, list.length
-      ? list.slice(0, 8).map((s) => h('tr', {}, h('th', { scope: 'row' }, h('a', { href: `#/events${query({ source: s.source })}` }, foreign(s.source))), h('td', {}, s.last_arrival_at ? age(s.last_arrival_at) : 'nothing yet')))
-      : h('tr', {}, h('td', { colspan: '2', class: 'none' }, 'No source has sent anything yet.')));
-  }
+	function drawTables() {
+		const byDestination = new Map();
+		for (const p of last.paused ?? []) byDestination.set(p.destination, { waiting: 0, dead: 0, paused: p });
+		const known = Boolean(last.depth?.at);
+		for (const r of last.depth?.rows ?? []) {
+			const d = byDestination.get(r.destination) ?? { waiting: 0, dead: 0 };
+			if (r.status === 'dead') d.dead += r.count;
+			else d.waiting += r.count;
+			byDestination.set(r.destination, d);
+		}
+		if (!byDestination.size) byDestination.set('default', { waiting: 0, dead: 0 });
+		fill(
+			destinations,
+			[...byDestination].map(([name, d]) =>
+				h(
+					'tr',
+					{},
+					h('th', { scope: 'row' }, foreign(name)),
+					h('td', { class: 'number' }, known ? count(d.waiting) : unknown),
+					h('td', { class: 'number' }, known ? count(d.dead) : unknown),
+					h(
+						'td',
+						{},
+						d.paused
+							? h(
+									'span',
+									{ class: 'badge warn long' },
+									icon('pause'),
+									'paused since ',
+									time(d.paused.paused_at, { precise: false }),
+									d.paused.paused_by ? [' by ', foreign(d.paused.paused_by, { limit: 40 })] : null,
+								)
+							: h('span', { class: 'badge good' }, icon('check'), 'open'),
+					),
+				),
+			),
+		);
+		const list = [...(last.sources ?? [])].sort(
+			(a, b) => (Date.parse(b.last_arrival_at ?? '') || 0) - (Date.parse(a.last_arrival_at ?? '') || 0),
+		);
+		fill(
+			sources,
+			list.length
+				? list
+						.slice(0, 8)
+						.map((s) =>
+							h(
+								'tr',
+								{},
+								h(
+									'th',
+									{ scope: 'row' },
+									h('a', { href: `#/events${query({ source: s.source })}` }, foreign(s.source)),
+								),
+								h('td', {}, s.last_arrival_at ? age(s.last_arrival_at) : 'nothing yet'),
+							),
+						)
+				: h('tr', {}, h('td', { colspan: '2', class: 'none' }, 'No source has sent anything yet.')),
+		);
+	}
 
-  function drawFeed() {
-    if (!feed) return;
-    if (!feed.length) {
-      return fill(latest, h('li', { class: 'empty' }, h('p', {}, 'Nothing has happened yet.'), h('p', {}, h('a', { class: 'button', href: '#/test' }, 'Send a first webhook'))));
-    }
-    const known = new Map([...latest.children].map((li) => [li.dataset.key, li]));
-    latest.replaceChildren(...feed.map((row) => known.get(String(row.id)) ?? feedRow(row, known.size > 0)));
-  }
+	function drawFeed() {
+		if (!feed) return;
+		if (!feed.length) {
+			return fill(
+				latest,
+				h(
+					'li',
+					{ class: 'empty' },
+					h('p', {}, 'Nothing has happened yet.'),
+					h('p', {}, h('a', { class: 'button', href: '#/test' }, 'Send a first webhook')),
+				),
+			);
+		}
+		const known = new Map([...latest.children].map((li) => [li.dataset.key, li]));
+		latest.replaceChildren(...feed.map((row) => known.get(String(row.id)) ?? feedRow(row, known.size > 0)));
+	}
 
-  const stopListening = app.live.listen((message) => {
-    numbers.request();
-    if (message.kind === 'audit' && feed) {
-      const ids = new Set(feed.map((r) => r.id));
-      // What comes live is merged at once; at a high rate the list is read anew.
-      feed = [...message.rows.filter((r) => !ids.has(r.id)), ...feed].sort((a, b) => b.id - a.id).slice(0, steps);
-      requestAnimationFrame(drawFeed);
-      if (message.rows.length > steps) history.request();
-    } else {
-      history.request();
-    }
-  });
-  // Time goes by also where nothing happens; charts move on by their step.
-  const timer = setInterval(() => {
-    if (document.hidden || !last) return;
-    drawState();
-    drawTiles();
-    if (now() - readAt > 5000) numbers.request();
-  }, 1000);
+	const stopListening = app.live.listen((message) => {
+		numbers.request();
+		if (message.kind === 'audit' && feed) {
+			const ids = new Set(feed.map((r) => r.id));
+			// What comes live is merged at once; at a high rate the list is read anew.
+			feed = [...message.rows.filter((r) => !ids.has(r.id)), ...feed].sort((a, b) => b.id - a.id).slice(0, steps);
+			requestAnimationFrame(drawFeed);
+			if (message.rows.length > steps) history.request();
+		} else {
+			history.request();
+		}
+	});
+	// Time goes by also where nothing happens; charts move on by their step.
+	const timer = setInterval(() => {
+		if (document.hidden || !last) return;
+		drawState();
+		drawTiles();
+		if (now() - readAt > 5000) numbers.request();
+	}, 1000);
 
-  check();
-  numbers.request();
-  history.request();
-  return {
-    element, heading, title: 'Overview',
-    update(p) {
-      const wanted = rangeNames[p.get('range')] ? p.get('range') : '15m';
-      if (wanted !== range) pick(wanted);
-    },
-    leave() {
-      clearInterval(timer);
-      clearTimeout(skeleton);
-      stopListening();
-      numbers.stop();
-      history.stop();
-      Object.values(charts).forEach((c) => c.remove());
-    },
-  };
+	check();
+	numbers.request();
+	history.request();
+	return {
+		element,
+		heading,
+		title: 'Overview',
+		update(p) {
+			const wanted = rangeNames[p.get('range')] ? p.get('range') : '15m';
+			if (wanted !== range) pick(wanted);
+		},
+		leave() {
+			clearInterval(timer);
+			clearTimeout(skeleton);
+			stopListening();
+			numbers.stop();
+			history.stop();
+			Object.values(charts).forEach((c) => c.remove());
+		},
+	};
 }
 
 // recently sums the newest whole steps that make up at least `recent` seconds.
 function recently(o) {
-  const s = o.series ?? {};
-  const at = s.at ?? [];
-  let seconds = 0;
-  let received = 0;
-  let delivered = 0;
-  let from = -1;
-  for (let i = at.length - 2; i >= 0 && seconds < recent; i--) {
-    if (s.received?.[i] === null || s.received?.[i] === undefined) {
-      if (seconds === 0 && at.length - i < 4) continue; // what the rollups have not come to yet
-      break;
-    }
-    received += s.received[i];
-    delivered += s.delivered?.[i] ?? 0;
-    seconds += o.step_seconds;
-    from = i;
-  }
-  const quantile = (name) => {
-    if (from < 0) return null;
-    for (let i = at.length - 1; i >= from; i--) if (typeof s[name]?.[i] === 'number') return s[name][i];
-    return null;
-  };
-  const p95 = quantile('latency_p95_ms');
-  return {
-    seconds, received: seconds ? received / seconds : null, delivered: seconds ? delivered / seconds : null,
-    p50: quantile('latency_p50_ms'), p95, p99: quantile('latency_p99_ms'),
-  };
+	const s = o.series ?? {};
+	const at = s.at ?? [];
+	let seconds = 0;
+	let received = 0;
+	let delivered = 0;
+	let from = -1;
+	for (let i = at.length - 2; i >= 0 && seconds < recent; i--) {
+		if (s.received?.[i] === null || s.received?.[i] === undefined) {
+			if (seconds === 0 && at.length - i < 4) continue; // what the rollups have not come to yet
+			break;
+		}
+		received += s.received[i];
+		delivered += s.delivered?.[i] ?? 0;
+		seconds += o.step_seconds;
+		from = i;
+	}
+	const quantile = (name) => {
+		if (from < 0) return null;
+		for (let i = at.length - 1; i >= from; i--) if (typeof s[name]?.[i] === 'number') return s[name][i];
+		return null;
+	};
+	const p95 = quantile('latency_p95_ms');
+	return {
+		seconds,
+		received: seconds ? received / seconds : null,
+		delivered: seconds ? delivered / seconds : null,
+		p50: quantile('latency_p50_ms'),
+		p95,
+		p99: quantile('latency_p99_ms'),
+	};
 }
 
 function tile(label, sign, href) {
-  const value = h('span', { class: 'tile-value' }, unknown);
-  const more = h('span', { class: 'tile-more' }, '\u00a0');
-  const element = h('a', { class: 'tile card', href }, h('span', { class: 'tile-label' }, icon(sign), label), value, more);
-  return {
-    element,
-    set(text, words, tone = '') {
-      if (value.textContent !== text) value.textContent = text;
-      const w = words || '\u00a0';
-      if (more.textContent !== w) more.textContent = w;
-      element.className = `tile card ${tone}`;
-    },
-  };
+	const value = h('span', { class: 'tile-value' }, unknown);
+	const more = h('span', { class: 'tile-more' }, '\u00a0');
+	const element = h(
+		'a',
+		{ class: 'tile card', href },
+		h('span', { class: 'tile-label' }, icon(sign), label),
+		value,
+		more,
+	);
+	return {
+		element,
+		set(text, words, tone = '') {
+			if (value.textContent !== text) value.textContent = text;
+			const w = words || '\u00a0';
+			if (more.textContent !== w) more.textContent = w;
+			element.className = `tile card ${tone}`;
+		},
+	};
 }
 
 export function feedRow(row, fresh) {
-  const tone = { success: 'good', failure: 'bad', pending: 'wait' }[row.success] ?? 'wait';
-  return h('li', { 'data-key': String(row.id), class: fresh ? 'fresh' : '' },
-    time(row.timestamp), h('span', { class: `mark ${tone}` }, icon({ good: 'check', bad: 'cross', wait: 'dot' }[tone]), h('span', { class: 'visually-hidden' }, row.success)),
-    h('span', { class: 'feed-text' },
-      row.event_id !== null ? [h('a', { class: 'id', href: eventLink(row.event_id, row.source) }, foreign(row.event_id, { limit: 48 })), ' '] : null,
-      h('span', {}, sentence(row.action, row.details)), ' ', outcome(row.details, { limit: 80 }).map((part) => [part, ' '])));
+	const tone = { success: 'good', failure: 'bad', pending: 'wait' }[row.success] ?? 'wait';
+	return h(
+		'li',
+		{ 'data-key': String(row.id), class: fresh ? 'fresh' : '' },
+		time(row.timestamp),
+		h(
+			'span',
+			{ class: `mark ${tone}` },
+			icon({ good: 'check', bad: 'cross', wait: 'dot' }[tone]),
+			h('span', { class: 'visually-hidden' }, row.success),
+		),
+		h(
+			'span',
+			{ class: 'feed-text' },
+			row.event_id !== null
+				? [
+						h('a', { class: 'id', href: eventLink(row.event_id, row.source) }, foreign(row.event_id, { limit: 48 })),
+						' ',
+					]
+				: null,
+			h('span', {}, sentence(row.action, row.details)),
+			' ',
+			outcome(row.details, { limit: 80 }).map((part) => [part, ' ']),
+		),
+	);
 }

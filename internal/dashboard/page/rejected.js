@@ -11,76 +11,164 @@ const patience = 10000; // ms for somebody to look at a request again
 
 // again has a request looked at again and says what came of it.
 async function again(r, trust, done) {
-  try {
-    await post(`api/rejected/${r.id}/replay${query({ trust: trust ? '1' : '' })}`);
-    for (const end = performance.now() + patience; performance.now() < end;) {
-      await new Promise((resolve) => setTimeout(resolve, 300));
-      const { data } = await read(`api/rejected/${r.id}`);
-      if (data.state === 'requested') continue;
-      if (data.state === 'taken_in') toast(data.event_id ? ['It is taken in as ', h('a', { href: eventLink(data.event_id, data.source) }, foreign(data.event_id, { limit: 60 })), '.'] : 'It is taken in.');
-      else toast(`It was refused again. ${data.note ?? ''}`, 'warn');
-      return;
-    }
-    toast('Nobody has looked at it yet: is a process running that takes webhooks in?', 'warn');
-  } catch (error) {
-    toast(`Not looked at again. ${error.message}`, 'bad');
-  } finally {
-    done?.();
-  }
+	try {
+		await post(`api/rejected/${r.id}/replay${query({ trust: trust ? '1' : '' })}`);
+		for (const end = performance.now() + patience; performance.now() < end;) {
+			await new Promise((resolve) => setTimeout(resolve, 300));
+			const { data } = await read(`api/rejected/${r.id}`);
+			if (data.state === 'requested') continue;
+			if (data.state === 'taken_in')
+				toast(
+					data.event_id
+						? [
+								'It is taken in as ',
+								h('a', { href: eventLink(data.event_id, data.source) }, foreign(data.event_id, { limit: 60 })),
+								'.',
+							]
+						: 'It is taken in.',
+				);
+			else toast(`It was refused again. ${data.note ?? ''}`, 'warn');
+			return;
+		}
+		toast('Nobody has looked at it yet: is a process running that takes webhooks in?', 'warn');
+	} catch (error) {
+		toast(`Not looked at again. ${error.message}`, 'bad');
+	} finally {
+		done?.();
+	}
 }
 
 // againButton offers to have a request looked at again, as if it came now.
 export function againButton(r, { small = false, trust = false, done } = {}) {
-  const button = h('button', { type: 'button', class: small ? 'small' : '', 'data-again': String(r.id), click: async () => {
-    button.disabled = true;
-    await again(r, trust, done);
-    button.disabled = false;
-  } }, icon('retry'), trust ? 'Take in unverified' : 'Replay');
-  return button;
+	const button = h(
+		'button',
+		{
+			type: 'button',
+			class: small ? 'small' : '',
+			'data-again': String(r.id),
+			click: async () => {
+				button.disabled = true;
+				await again(r, trust, done);
+				button.disabled = false;
+			},
+		},
+		icon('retry'),
+		trust ? 'Take in unverified' : 'Replay',
+	);
+	return button;
 }
 
 // request is the view of one request.
 export function request(app, parameters) {
-  const id = parameters.get('id') ?? '';
-  const heading = h('h1', { tabindex: '-1' }, `Rejected request ${/^\d+$/.test(id) ? id : ''}`);
-  const notice = h('div', { class: 'notice-space' });
-  const content = h('div', { class: 'stack' });
-  const element = h('div', { class: 'view' }, h('p', { class: 'crumb' }, h('a', { href: '#/rejected' }, 'Rejected'), ' / '), heading, notice, content);
-  let sign = '';
+	const id = parameters.get('id') ?? '';
+	const heading = h('h1', { tabindex: '-1' }, `Rejected request ${/^\d+$/.test(id) ? id : ''}`);
+	const notice = h('div', { class: 'notice-space' });
+	const content = h('div', { class: 'stack' });
+	const element = h(
+		'div',
+		{ class: 'view' },
+		h('p', { class: 'crumb' }, h('a', { href: '#/rejected' }, 'Rejected'), ' / '),
+		heading,
+		notice,
+		content,
+	);
+	let sign = '';
 
-  const refresher = new Refresher(async (signal) => {
-    try {
-      const { data, text } = await read(`api/rejected/${encodeURIComponent(id)}`, signal);
-      fill(notice);
-      if (text === sign) return;
-      sign = text;
-      draw(data);
-    } catch (error) {
-      if (signal.aborted) throw error;
-      fill(notice, h('div', { class: `notice ${error.status === 404 ? 'warn' : 'bad'}`, role: 'alert' }, icon('alert'), h('div', {}, h('p', {}, h('strong', {}, error.message)), h('p', {}, advice(error)))));
-      if (error.status !== 404) throw error;
-    }
-  });
+	const refresher = new Refresher(async (signal) => {
+		try {
+			const { data, text } = await read(`api/rejected/${encodeURIComponent(id)}`, signal);
+			fill(notice);
+			if (text === sign) return;
+			sign = text;
+			draw(data);
+		} catch (error) {
+			if (signal.aborted) throw error;
+			fill(
+				notice,
+				h(
+					'div',
+					{ class: `notice ${error.status === 404 ? 'warn' : 'bad'}`, role: 'alert' },
+					icon('alert'),
+					h('div', {}, h('p', {}, h('strong', {}, error.message)), h('p', {}, advice(error))),
+				),
+			);
+			if (error.status !== 404) throw error;
+		}
+	});
 
-  function draw(r) {
-    const fact = (name, value) => [h('dt', {}, name), h('dd', {}, value)];
-    const text = r.body ?? null;
-    const shown = text ?? r.body_base64 ?? '';
-    const headers = Object.entries(r.headers ?? {}).flatMap(([name, values]) => values.map((v) => `${name}: ${v}`)).join('\n');
-    const block = (label, value) => h('pre', { class: 'code-block wrap', tabindex: '0', role: 'region', 'aria-label': label }, foreign(value, { limit: longText, lines: true }));
-    const done = () => refresher.now();
-    fill(content,
-      h('section', { class: 'card spaced' }, h('h2', {}, 'Why'),
-        h('p', {}, foreign(r.detail, { limit: 500 })),
-        h('dl', { class: 'facts' }, fact('answer', [h('span', { class: 'code' }, String(r.status)), ' ', h('code', {}, r.cause)]), fact('source', h('a', { href: `#/rejected${query({ source: r.source })}` }, foreign(r.source))),
-          fact('came', time(r.at)), fact('from', foreign(r.remote)), fact('state', badge(r.state)), r.settled_at ? fact('looked at', time(r.settled_at)) : null,
-          r.note ? fact('then', foreign(r.note, { limit: 500 })) : null, r.event_id ? fact('event', h('a', { href: eventLink(r.event_id, r.source) }, foreign(r.event_id))) : null),
-        h('p', { class: 'muted' }, 'Replay verifies it with the settings and secrets of now. Tokens and passwords are not kept: what carried one can only be taken in unverified, if you are sure who sent it.'),
-        h('div', { class: 'actions' }, againButton(r, { done }), againButton(r, { trust: true, done }))),
-      h('section', { class: 'card' }, h('h2', {}, 'Headers ', h('span', { class: 'aside' }, copyButton(headers))), block('Headers', `${r.method} ${r.target}\n${headers}`)),
-      h('section', { class: 'card' }, h('h2', {}, 'Body ', h('span', { class: 'aside' }, h('span', { class: 'muted' }, text === null && shown ? 'base64, ' : '', bytes(r.size)), copyButton(shown))), shown ? block('Body', shown) : h('p', { class: 'none' }, 'There is none.')));
-  }
+	function draw(r) {
+		const fact = (name, value) => [h('dt', {}, name), h('dd', {}, value)];
+		const text = r.body ?? null;
+		const shown = text ?? r.body_base64 ?? '';
+		const headers = Object.entries(r.headers ?? {})
+			.flatMap(([name, values]) => values.map((v) => `${name}: ${v}`))
+			.join('\n');
+		const block = (label, value) =>
+			h(
+				'pre',
+				{ class: 'code-block wrap', tabindex: '0', role: 'region', 'aria-label': label },
+				foreign(value, { limit: longText, lines: true }),
+			);
+		const done = () => refresher.now();
+		fill(
+			content,
+			h(
+				'section',
+				{ class: 'card spaced' },
+				h('h2', {}, 'Why'),
+				h('p', {}, foreign(r.detail, { limit: 500 })),
+				h(
+					'dl',
+					{ class: 'facts' },
+					fact('answer', [h('span', { class: 'code' }, String(r.status)), ' ', h('code', {}, r.cause)]),
+					fact('source', h('a', { href: `#/rejected${query({ source: r.source })}` }, foreign(r.source))),
+					fact('came', time(r.at)),
+					fact('from', foreign(r.remote)),
+					fact('state', badge(r.state)),
+					r.settled_at ? fact('looked at', time(r.settled_at)) : null,
+					r.note ? fact('then', foreign(r.note, { limit: 500 })) : null,
+					r.event_id ? fact('event', h('a', { href: eventLink(r.event_id, r.source) }, foreign(r.event_id))) : null,
+				),
+				h(
+					'p',
+					{ class: 'muted' },
+					'Replay verifies it with the settings and secrets of now. Tokens and passwords are not kept: what carried one can only be taken in unverified, if you are sure who sent it.',
+				),
+				h('div', { class: 'actions' }, againButton(r, { done }), againButton(r, { trust: true, done })),
+			),
+			h(
+				'section',
+				{ class: 'card' },
+				h('h2', {}, 'Headers ', h('span', { class: 'aside' }, copyButton(headers))),
+				block('Headers', `${r.method} ${r.target}\n${headers}`),
+			),
+			h(
+				'section',
+				{ class: 'card' },
+				h(
+					'h2',
+					{},
+					'Body ',
+					h(
+						'span',
+						{ class: 'aside' },
+						h('span', { class: 'muted' }, text === null && shown ? 'base64, ' : '', bytes(r.size)),
+						copyButton(shown),
+					),
+				),
+				shown ? block('Body', shown) : h('p', { class: 'none' }, 'There is none.'),
+			),
+		);
+	}
 
-  refresher.request();
-  return { element, heading, title: 'Rejected request', update() {}, leave() { refresher.stop(); } };
+	refresher.request();
+	return {
+		element,
+		heading,
+		title: 'Rejected request',
+		update() {},
+		leave() {
+			refresher.stop();
+		},
+	};
 }

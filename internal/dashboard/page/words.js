@@ -8,49 +8,79 @@ const ms = (value) => (typeof value === 'number' ? span(value / 1000) : text(val
 
 // where names a destination unless it is the one that everything goes to.
 function where(d) {
-  return d.destination && d.destination !== 'default' ? [' at ', foreign(d.destination)] : [];
+	return d.destination && d.destination !== 'default' ? [' at ', foreign(d.destination)] : [];
 }
 
 // sentence is a step of an event's life as parts of a line.
 export function sentence(action, details) {
-  const d = details !== null && typeof details === 'object' && !Array.isArray(details) ? details : { details };
-  const at = where(d);
-  const by = d.by ? [' by ', foreign(text(d.caller ?? d.by))] : [];
-  const attempt = `attempt ${d.attempt ?? '?'}`;
-  const worker = d.worker ? foreign(text(d.worker), { limit: 40 }) : 'a worker';
-  switch (action) {
-    case 'event_received': return ['Received'];
-    case 'event_inserted': return ['Stored and queued'];
-    case 'event_deduped': return ['Known already, with this payload: nothing to do'];
-    case 'conflict_detected': {
-      const kept = { kept: ': kept as evidence', known: ': as kept before', full: ': not kept, there are ten' };
-      return ['Known already, with another payload', kept[d.evidence] ?? ''];
-    }
-    case 'event_queued': return ['Queued by hand', by, d.status ? [' as ', foreign(text(d.status))] : [], at];
-    case 'processing_attempt_started': return [upper(attempt), ' started by ', worker, at];
-    case 'processing_attempt_failed': return [upper(attempt), ' failed', at];
-    case 'processing_succeeded': return [upper(attempt), ' delivered', at];
-    case 'retry_scheduled': return ['Next attempt in ', ms(d.delay_ms), at];
-    case 'processing_failed_permanently': return ['Given up after ', attempt, at];
-    case 'lease_expired': return [upper(attempt), ': the lease of ', worker, ' ran out', at];
-    case 'lease_returned': return [upper(attempt), ' was not started, ', worker, ' gave it back', at];
-    case 'lease_lost': return ['A late result', d.outcome ? [' (', foreign(text(d.outcome)), ')'] : [], ' changed nothing: its lease was lost', at];
-    case 'status_changed': return ['Status changed by hand from ', foreign(text(d.from)), ' to ', foreign(text(d.to)), by, at];
-    case 'event_replayed': return ['Replayed', by, d.from ? [', was ', foreign(text(d.from))] : [], at];
-    case 'claims_paused': return ['Claims paused', d.destination ? [' for ', foreign(text(d.destination))] : [], by];
-    case 'claims_resumed': return ['Claims resumed', d.destination ? [' for ', foreign(text(d.destination))] : [], by];
-    case 'request_rejected': return ['Requests rejected'];
-    case 'events_expired': return ['Old events deleted'];
-    case 'audit_expired': return ['Old steps deleted'];
-    case 'request_replayed': return [`Rejected request ${d.request ?? ''} to be looked at again`, d.trust ? ', unverified' : '', by];
-    case 'conflict_accepted': return ['Other payload accepted as ', foreign(text(d.accepted_as)), by];
-    case 'source_added': case 'source_changed': case 'source_disabled': case 'source_enabled': case 'source_removed':
-      return [upper(visibleWords(action)), by];
-    default: {
-      const words = upper(visibleWords(action));
-      return [foreign(words)];
-    }
-  }
+	const d = details !== null && typeof details === 'object' && !Array.isArray(details) ? details : { details };
+	const at = where(d);
+	const by = d.by ? [' by ', foreign(text(d.caller ?? d.by))] : [];
+	const attempt = `attempt ${d.attempt ?? '?'}`;
+	const worker = d.worker ? foreign(text(d.worker), { limit: 40 }) : 'a worker';
+	switch (action) {
+		case 'event_received':
+			return ['Received'];
+		case 'event_inserted':
+			return ['Stored and queued'];
+		case 'event_deduped':
+			return ['Known already, with this payload: nothing to do'];
+		case 'conflict_detected': {
+			const kept = { kept: ': kept as evidence', known: ': as kept before', full: ': not kept, there are ten' };
+			return ['Known already, with another payload', kept[d.evidence] ?? ''];
+		}
+		case 'event_queued':
+			return ['Queued by hand', by, d.status ? [' as ', foreign(text(d.status))] : [], at];
+		case 'processing_attempt_started':
+			return [upper(attempt), ' started by ', worker, at];
+		case 'processing_attempt_failed':
+			return [upper(attempt), ' failed', at];
+		case 'processing_succeeded':
+			return [upper(attempt), ' delivered', at];
+		case 'retry_scheduled':
+			return ['Next attempt in ', ms(d.delay_ms), at];
+		case 'processing_failed_permanently':
+			return ['Given up after ', attempt, at];
+		case 'lease_expired':
+			return [upper(attempt), ': the lease of ', worker, ' ran out', at];
+		case 'lease_returned':
+			return [upper(attempt), ' was not started, ', worker, ' gave it back', at];
+		case 'lease_lost':
+			return [
+				'A late result',
+				d.outcome ? [' (', foreign(text(d.outcome)), ')'] : [],
+				' changed nothing: its lease was lost',
+				at,
+			];
+		case 'status_changed':
+			return ['Status changed by hand from ', foreign(text(d.from)), ' to ', foreign(text(d.to)), by, at];
+		case 'event_replayed':
+			return ['Replayed', by, d.from ? [', was ', foreign(text(d.from))] : [], at];
+		case 'claims_paused':
+			return ['Claims paused', d.destination ? [' for ', foreign(text(d.destination))] : [], by];
+		case 'claims_resumed':
+			return ['Claims resumed', d.destination ? [' for ', foreign(text(d.destination))] : [], by];
+		case 'request_rejected':
+			return ['Requests rejected'];
+		case 'events_expired':
+			return ['Old events deleted'];
+		case 'audit_expired':
+			return ['Old steps deleted'];
+		case 'request_replayed':
+			return [`Rejected request ${d.request ?? ''} to be looked at again`, d.trust ? ', unverified' : '', by];
+		case 'conflict_accepted':
+			return ['Other payload accepted as ', foreign(text(d.accepted_as)), by];
+		case 'source_added':
+		case 'source_changed':
+		case 'source_disabled':
+		case 'source_enabled':
+		case 'source_removed':
+			return [upper(visibleWords(action)), by];
+		default: {
+			const words = upper(visibleWords(action));
+			return [foreign(words)];
+		}
+	}
 }
 
 const upper = (s) => s.charAt(0).toUpperCase() + s.slice(1);
@@ -59,87 +89,140 @@ const visibleWords = (s) => String(s).replaceAll('_', ' ');
 // outcome is what a destination answered, as parts; empty where a step has no
 // answer.
 export function outcome(d, { limit = 200 } = {}) {
-  if (d === null || typeof d !== 'object') return [];
-  const parts = [];
-  if (d.status !== undefined && d.status !== null && typeof d.status === 'number') parts.push(h('span', { class: 'code' }, `HTTP ${d.status}`));
-  const error = d.error ? text(d.error) : '';
-  if (error && !(typeof d.status === 'number' && error.startsWith(`HTTP ${d.status}`))) parts.push(h('span', { class: 'error' }, foreign(error, { limit })));
-  if (typeof d.duration_ms === 'number') parts.push(h('span', { class: 'muted' }, `after ${ms(d.duration_ms)}`));
-  if (typeof d.answer === 'string' && d.answer.trim()) parts.push(h('span', { class: 'answer' }, foreign(d.answer.trim(), { limit })));
-  return parts;
+	if (d === null || typeof d !== 'object') return [];
+	const parts = [];
+	if (d.status !== undefined && d.status !== null && typeof d.status === 'number')
+		parts.push(h('span', { class: 'code' }, `HTTP ${d.status}`));
+	const error = d.error ? text(d.error) : '';
+	if (error && !(typeof d.status === 'number' && error.startsWith(`HTTP ${d.status}`)))
+		parts.push(h('span', { class: 'error' }, foreign(error, { limit })));
+	if (typeof d.duration_ms === 'number') parts.push(h('span', { class: 'muted' }, `after ${ms(d.duration_ms)}`));
+	if (typeof d.answer === 'string' && d.answer.trim())
+		parts.push(h('span', { class: 'answer' }, foreign(d.answer.trim(), { limit })));
+	return parts;
 }
 
-const said = new Set(['attempt', 'status', 'error', 'duration_ms', 'answer', 'delay_ms', 'destination', 'worker', 'by', 'caller', 'from', 'to', 'evidence', 'outcome', 'lease', 'next_attempt_at', 'accepted_as', 'request', 'trust']);
+const said = new Set([
+	'attempt',
+	'status',
+	'error',
+	'duration_ms',
+	'answer',
+	'delay_ms',
+	'destination',
+	'worker',
+	'by',
+	'caller',
+	'from',
+	'to',
+	'evidence',
+	'outcome',
+	'lease',
+	'next_attempt_at',
+	'accepted_as',
+	'request',
+	'trust',
+]);
 
 // rest is what details hold beside what sentence and outcome say.
 export function rest(action, d) {
-  if (d === null || typeof d !== 'object' || Array.isArray(d)) return d === null ? [] : [['details', text(d)]];
-  const known = sentenceKnows(action);
-  return Object.entries(d).filter(([name]) => !known || !said.has(name)).map(([name, value]) => [name, text(value)]);
+	if (d === null || typeof d !== 'object' || Array.isArray(d)) return d === null ? [] : [['details', text(d)]];
+	const known = sentenceKnows(action);
+	return Object.entries(d)
+		.filter(([name]) => !known || !said.has(name))
+		.map(([name, value]) => [name, text(value)]);
 }
 
 const actions = new Set([
-  'event_received', 'event_inserted', 'event_deduped', 'conflict_detected', 'event_queued',
-  'processing_attempt_started', 'processing_attempt_failed', 'retry_scheduled', 'processing_succeeded',
-  'processing_failed_permanently', 'lease_expired', 'lease_returned', 'lease_lost', 'status_changed',
-  'event_replayed', 'request_rejected', 'claims_paused', 'claims_resumed', 'events_expired', 'audit_expired',
-  'source_added', 'source_changed', 'source_disabled', 'source_enabled', 'source_removed', 'request_replayed',
-  'conflict_accepted',
+	'event_received',
+	'event_inserted',
+	'event_deduped',
+	'conflict_detected',
+	'event_queued',
+	'processing_attempt_started',
+	'processing_attempt_failed',
+	'retry_scheduled',
+	'processing_succeeded',
+	'processing_failed_permanently',
+	'lease_expired',
+	'lease_returned',
+	'lease_lost',
+	'status_changed',
+	'event_replayed',
+	'request_rejected',
+	'claims_paused',
+	'claims_resumed',
+	'events_expired',
+	'audit_expired',
+	'source_added',
+	'source_changed',
+	'source_disabled',
+	'source_enabled',
+	'source_removed',
+	'request_replayed',
+	'conflict_accepted',
 ]);
 export const knownActions = [...actions];
 const sentenceKnows = (action) => actions.has(action);
 
 // outlook is where an event stands with a destination, and what comes next.
 export function outlook(p) {
-  switch (p.status) {
-    case 'completed': return 'Delivered; nothing more to do.';
-    case 'dead': return 'Not tried again by itself.';
-    case 'processing': return `Attempt ${p.attempt_count} is under way.`;
-    case 'failed': return `Attempt ${p.attempt_count} failed; attempt ${p.attempt_count + 1} comes by itself.`;
-    default: return p.attempt_count ? `Attempt ${p.attempt_count + 1} comes next.` : 'Waits for its first attempt.';
-  }
+	switch (p.status) {
+		case 'completed':
+			return 'Delivered; nothing more to do.';
+		case 'dead':
+			return 'Not tried again by itself.';
+		case 'processing':
+			return `Attempt ${p.attempt_count} is under way.`;
+		case 'failed':
+			return `Attempt ${p.attempt_count} failed; attempt ${p.attempt_count + 1} comes by itself.`;
+		default:
+			return p.attempt_count ? `Attempt ${p.attempt_count + 1} comes next.` : 'Waits for its first attempt.';
+	}
 }
 
 // depths sums the depth of all destinations by status. A status is null where
 // it is not known.
 export function depths(overview) {
-  const sums = { pending: 0, processing: 0, failed: 0, dead: 0 };
-  if (!overview?.depth?.at) return { pending: null, processing: null, failed: null, dead: null };
-  for (const row of overview.depth.rows ?? []) if (row.status in sums) sums[row.status] += row.count;
-  return sums;
+	const sums = { pending: 0, processing: 0, failed: 0, dead: 0 };
+	if (!overview?.depth?.at) return { pending: null, processing: null, failed: null, dead: null };
+	for (const row of overview.depth.rows ?? []) if (row.status in sums) sums[row.status] += row.count;
+	return sums;
 }
 
 // oldest is when the oldest event was stored that waits, in one of statuses.
 export function oldest(overview, statuses) {
-  const times = (overview?.depth?.rows ?? []).filter((r) => statuses.includes(r.status) && r.oldest_created_at).map((r) => Date.parse(r.oldest_created_at));
-  const finite = times.filter((t) => !Number.isNaN(t));
-  return finite.length ? Math.min(...finite) : null;
+	const times = (overview?.depth?.rows ?? [])
+		.filter((r) => statuses.includes(r.status) && r.oldest_created_at)
+		.map((r) => Date.parse(r.oldest_created_at));
+	const finite = times.filter((t) => !Number.isNaN(t));
+	return finite.length ? Math.min(...finite) : null;
 }
 
 // verdict is how things stand, in one sentence and a tone.
 export function verdict(overview) {
-  const d = depths(overview);
-  if (d.pending === null) return { tone: 'wait', sentence: 'What waits is not known yet.' };
-  const waiting = d.pending + d.processing + d.failed;
-  const parts = [];
-  let tone = 'good';
-  const paused = overview.paused ?? [];
-  if (paused.length) {
-    tone = 'warn';
-    const others = paused.some((p) => p.destination !== 'default');
-    parts.push(others ? `Claims are paused for ${paused.map((p) => p.destination).join(', ')}` : 'Claims are paused');
-  }
-  if (d.dead) {
-    tone = 'bad';
-    parts.push(d.dead === 1 ? '1 dead letter needs you' : `${count(d.dead)} dead letters need you`);
-  }
-  if (waiting) {
-    const from = oldest(overview, ['pending', 'processing', 'failed']);
-    const how = from === null ? '' : `, ${waiting === 1 ? 'for' : 'the oldest for'} ${coarse((now() - from) / 1000)}`;
-    parts.push(`${count(waiting)} waiting${how}`);
-    if (tone === 'good') tone = 'wait';
-  }
-  if (!parts.length) parts.push('All delivered');
-  else if (!waiting && d.dead) parts.push('all else is delivered');
-  return { tone, sentence: `${parts.join('; ')}.` };
+	const d = depths(overview);
+	if (d.pending === null) return { tone: 'wait', sentence: 'What waits is not known yet.' };
+	const waiting = d.pending + d.processing + d.failed;
+	const parts = [];
+	let tone = 'good';
+	const paused = overview.paused ?? [];
+	if (paused.length) {
+		tone = 'warn';
+		const others = paused.some((p) => p.destination !== 'default');
+		parts.push(others ? `Claims are paused for ${paused.map((p) => p.destination).join(', ')}` : 'Claims are paused');
+	}
+	if (d.dead) {
+		tone = 'bad';
+		parts.push(d.dead === 1 ? '1 dead letter needs you' : `${count(d.dead)} dead letters need you`);
+	}
+	if (waiting) {
+		const from = oldest(overview, ['pending', 'processing', 'failed']);
+		const how = from === null ? '' : `, ${waiting === 1 ? 'for' : 'the oldest for'} ${coarse((now() - from) / 1000)}`;
+		parts.push(`${count(waiting)} waiting${how}`);
+		if (tone === 'good') tone = 'wait';
+	}
+	if (!parts.length) parts.push('All delivered');
+	else if (!waiting && d.dead) parts.push('all else is delivered');
+	return { tone, sentence: `${parts.join('; ')}.` };
 }
