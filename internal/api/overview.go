@@ -35,7 +35,7 @@ func (h *Handler) overview(w http.ResponseWriter, r *http.Request) {
 			faults = append(faults, respond.Fault{Parameter: "range", Detail: "must be one of " + strings.Join(names, ", ")})
 		}
 	}
-	if refuseQuery(w, faults) {
+	if rejectQuery(w, faults) {
 		return
 	}
 	overview, err := h.reader.Overview(r.Context(), overviewRanges[chosen].over)

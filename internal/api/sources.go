@@ -56,7 +56,7 @@ type SourceProcess interface {
 
 // SourceHandler answers /api/sources, /api/rejected and /api/conflicts.
 type SourceHandler struct {
-	*Handler
+	responder
 	reader   SourceReader
 	operator SourceOperator
 	process  SourceProcess
@@ -65,7 +65,7 @@ type SourceHandler struct {
 // NewSourceHandler returns a SourceHandler that spends at most timeout on a
 // request.
 func NewSourceHandler(reader SourceReader, operator SourceOperator, process SourceProcess, timeout time.Duration, log zerolog.Logger) *SourceHandler {
-	return &SourceHandler{Handler: &Handler{timeout: timeout, log: log}, reader: reader, operator: operator, process: process}
+	return &SourceHandler{responder: responder{timeout: timeout, log: log}, reader: reader, operator: operator, process: process}
 }
 
 // Register adds the handler's routes:
@@ -155,14 +155,14 @@ func (h *SourceHandler) rows(ctx context.Context, stored ...event.SourceSettings
 }
 
 func (h *SourceHandler) presets(w http.ResponseWriter, r *http.Request) {
-	if _, faults := parameters(r); refuseQuery(w, faults) {
+	if _, faults := parameters(r); rejectQuery(w, faults) {
 		return
 	}
 	h.answer(w, r, h.process.Presets(), view.Next{}, nil)
 }
 
 func (h *SourceHandler) sources(w http.ResponseWriter, r *http.Request) {
-	if _, faults := parameters(r); refuseQuery(w, faults) {
+	if _, faults := parameters(r); rejectQuery(w, faults) {
 		return
 	}
 	stored, err := h.reader.Sources(r.Context())
@@ -174,7 +174,7 @@ func (h *SourceHandler) sources(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *SourceHandler) source(w http.ResponseWriter, r *http.Request) {
-	if _, faults := parameters(r); refuseQuery(w, faults) {
+	if _, faults := parameters(r); rejectQuery(w, faults) {
 		return
 	}
 	h.answerSource(w, r, mux.Vars(r)["source"])
@@ -194,7 +194,7 @@ func (h *SourceHandler) answerSource(w http.ResponseWriter, r *http.Request, nam
 }
 
 func (h *SourceHandler) put(w http.ResponseWriter, r *http.Request) {
-	if _, faults := parameters(r); refuseQuery(w, faults) {
+	if _, faults := parameters(r); rejectQuery(w, faults) {
 		return
 	}
 	body, ok := bodyOf(w, r)
@@ -224,7 +224,7 @@ func bodyOf(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 }
 
 func (h *SourceHandler) remove(w http.ResponseWriter, r *http.Request) {
-	if _, faults := parameters(r); refuseQuery(w, faults) {
+	if _, faults := parameters(r); rejectQuery(w, faults) {
 		return
 	}
 	name := mux.Vars(r)["source"]
@@ -234,7 +234,7 @@ func (h *SourceHandler) remove(w http.ResponseWriter, r *http.Request) {
 
 func (h *SourceHandler) enable(enabled bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if _, faults := parameters(r); refuseQuery(w, faults) {
+		if _, faults := parameters(r); rejectQuery(w, faults) {
 			return
 		}
 		changed, err := h.operator.EnableSource(r.Context(), mux.Vars(r)["source"], enabled, caller(r))
@@ -245,7 +245,7 @@ func (h *SourceHandler) enable(enabled bool) http.HandlerFunc {
 }
 
 func (h *SourceHandler) rotate(w http.ResponseWriter, r *http.Request) {
-	if _, faults := parameters(r); refuseQuery(w, faults) {
+	if _, faults := parameters(r); rejectQuery(w, faults) {
 		return
 	}
 	body, ok := bodyOf(w, r)
@@ -277,7 +277,7 @@ func (h *SourceHandler) rotate(w http.ResponseWriter, r *http.Request) {
 
 // sample answers 200 with what the sample was answered with, whatever that is.
 func (h *SourceHandler) sample(w http.ResponseWriter, r *http.Request) {
-	if _, faults := parameters(r); refuseQuery(w, faults) {
+	if _, faults := parameters(r); rejectQuery(w, faults) {
 		return
 	}
 	status, body, err := h.process.Sample(r.Context(), mux.Vars(r)["source"])
@@ -293,7 +293,7 @@ func (h *SourceHandler) sample(w http.ResponseWriter, r *http.Request) {
 
 func (h *SourceHandler) rejected(w http.ResponseWriter, r *http.Request) {
 	q, faults := list(r, 50, "source", "cause", "state", "since", "until")
-	if refuseQuery(w, faults) {
+	if rejectQuery(w, faults) {
 		return
 	}
 	rows, next, err := h.reader.RejectedRequests(r.Context(), q.page, view.RejectedFilter{
@@ -303,7 +303,7 @@ func (h *SourceHandler) rejected(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *SourceHandler) rejectedRequest(w http.ResponseWriter, r *http.Request) {
-	if _, faults := parameters(r); refuseQuery(w, faults) {
+	if _, faults := parameters(r); rejectQuery(w, faults) {
 		return
 	}
 	id, ok := number(w, r)
@@ -328,7 +328,7 @@ func (h *SourceHandler) replayRejected(w http.ResponseWriter, r *http.Request) {
 	if trust, given := query["trust"]; given && trust != "1" {
 		faults = append(faults, respond.Fault{Parameter: "trust", Detail: "must be 1, or be left out"})
 	}
-	if refuseQuery(w, faults) {
+	if rejectQuery(w, faults) {
 		return
 	}
 	id, ok := number(w, r)
@@ -343,7 +343,7 @@ func (h *SourceHandler) replayRejected(w http.ResponseWriter, r *http.Request) {
 
 func (h *SourceHandler) conflicts(w http.ResponseWriter, r *http.Request) {
 	q, faults := list(r, 20, "event_id", "source", "since", "until")
-	if refuseQuery(w, faults) {
+	if rejectQuery(w, faults) {
 		return
 	}
 	rows, next, err := h.reader.Conflicts(r.Context(), q.page, view.ConflictFilter{EventID: q.filter["event_id"], Source: q.filter["source"], Span: q.span})
@@ -355,7 +355,7 @@ func (h *SourceHandler) conflicts(w http.ResponseWriter, r *http.Request) {
 
 func (h *SourceHandler) accept(w http.ResponseWriter, r *http.Request) {
 	query, faults := parameters(r, "source", "hash")
-	if refuseQuery(w, faults) {
+	if rejectQuery(w, faults) {
 		return
 	}
 	id, ok := eventID(w, r)

@@ -100,7 +100,7 @@ type process struct {
 }
 
 // startProcess serves the stream of log on a socket until the test ends.
-func startProcess(t *testing.T, log api.AuditLog, config api.StreamConfig) process {
+func startProcess(t *testing.T, log trail.Reader, config api.StreamConfig) process {
 	t.Helper()
 	stream := api.NewStream(log, config, zerolog.Nop(), prometheus.NewRegistry())
 	router := mux.NewRouter()
@@ -527,7 +527,7 @@ func (m *model) CurrentCursor(context.Context) (trail.Cursor, error) {
 	return trail.CursorAt(m.now()), m.err
 }
 
-func (m *model) ReadAudit(_ context.Context, c trail.Cursor, f trail.Filter) ([]trail.Step, trail.Cursor, error) {
+func (m *model) ReadSteps(_ context.Context, c trail.Cursor, f trail.Filter) ([]trail.Step, trail.Cursor, error) {
 	rows, next, hold, err := m.read(c, f)
 	if hold != nil {
 		<-hold

@@ -29,7 +29,7 @@ func exec(t *testing.T, on interface {
 	}
 }
 
-// note writes an audit row.
+// note writes a step.
 func note(t *testing.T, on interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }, eventID string,
@@ -46,10 +46,29 @@ func begin(t *testing.T, s *store.Store) pgx.Tx {
 	return tx
 }
 
+// readAll hands all steps after c that are committed now and match f to each, and returns the cursor after the last page
+// that each took, with an error too.
+func readAll(ctx context.Context, r trail.Reader, c trail.Cursor, f trail.Filter, each func([]trail.Step) error) (trail.Cursor, error) {
+	for {
+		steps, next, err := r.ReadSteps(ctx, c, f)
+		if err != nil {
+			return c, err
+		}
+		if len(steps) > 0 {
+			if err := each(steps); err != nil {
+				return c, err
+			}
+		}
+		if c = next; c.Settled() {
+			return c, nil
+		}
+	}
+}
+
 // followed reads on from c and returns the event ids that it saw.
 func followed(t *testing.T, s *store.Store, c *trail.Cursor, f trail.Filter) (seen []string) {
 	t.Helper()
-	next, err := s.Follow(t.Context(), *c, f, func(rows []trail.Step) error {
+	next, err := readAll(t.Context(), s, *c, f, func(rows []trail.Step) error {
 		for _, r := range rows {
 			id := "-"
 			if r.EventID != nil {
@@ -138,13 +157,13 @@ func TestFollowPages(t *testing.T) {
 				return nil
 			}
 			filter := trail.Filter{Actions: []trail.Action{"event_queued", "nothing like it"}}
-			c, err = s.Follow(t.Context(), c, filter, each)
+			c, err = readAll(t.Context(), s, c, filter, each)
 			require.ErrorIs(t, err, failure)
 			require.Len(t, seen, 500)
 			note(t, s.Pool(), "3001")
-			c, err = s.Follow(t.Context(), c, filter, each)
+			c, err = readAll(t.Context(), s, c, filter, each)
 			require.NoError(t, err, "it goes on with the page that was not taken")
-			_, err = s.Follow(t.Context(), c, filter, each)
+			_, err = readAll(t.Context(), s, c, filter, each)
 			require.NoError(t, err)
 
 			want := make([]string, 3001)
@@ -296,7 +315,7 @@ func TestFollowGoesOnFromTheTextOfItsCursor(t *testing.T) {
 	note(t, s.Pool(), "a")
 	seen := map[string]int{}
 	read := func() {
-		rows, next, err := s.ReadAudit(t.Context(), c, trail.Filter{})
+		rows, next, err := s.ReadSteps(t.Context(), c, trail.Filter{})
 		require.NoError(t, err)
 		for _, r := range rows {
 			seen[*r.EventID]++
@@ -330,7 +349,7 @@ func TestACursorAheadOfTheDatabaseIsRefused(t *testing.T) {
 	c, err := s.CurrentCursor(t.Context())
 	require.NoError(t, err)
 	c.Seen.End += 1 << 40
-	_, _, err = s.ReadAudit(t.Context(), c, trail.Filter{})
+	_, _, err = s.ReadSteps(t.Context(), c, trail.Filter{})
 	require.ErrorIs(t, err, trail.ErrCursorAhead)
 }
 
@@ -342,7 +361,7 @@ func TestFollowKeepsItsCursorThroughAnError(t *testing.T) {
 	note(t, s.Pool(), "a")
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	c, err = s.Follow(gone, c, trail.Filter{}, func([]trail.Step) error { panic("nothing was read") })
+	c, err = readAll(gone, s, c, trail.Filter{}, func([]trail.Step) error { panic("nothing was read") })
 	require.ErrorIs(t, err, context.Canceled)
 	require.Equal(t, []string{"a"}, followed(t, s, &c, trail.Filter{}))
 }

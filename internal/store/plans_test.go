@@ -104,7 +104,7 @@ func lookUps(d *database) []statement {
 			require.NoError(t, err)
 			d.ingest(webhook("hot-1-1", payloadA))
 			seen := 0
-			_, err = d.Follow(t.Context(), cursor, trail.Filter{}, func(rows []trail.Step) error {
+			_, err = readAll(t.Context(), d, cursor, trail.Filter{}, func(rows []trail.Step) error {
 				seen += len(rows)
 				return nil
 			})
@@ -114,7 +114,7 @@ func lookUps(d *database) []statement {
 		{"follow the past of an event", 50, "audit_trail_event audit_trail_xid events_event_id_source_key events_pkey", func() {
 			seen := 0
 			f := trail.Filter{EventIDs: []string{"hot-1-1"}, Types: []string{"user.created"}, Statuses: []string{"pending"}}
-			_, err := d.Follow(t.Context(), trail.CursorSince(time.Now().Add(-7*24*time.Hour)), f, func(rows []trail.Step) error {
+			_, err := readAll(t.Context(), d, trail.CursorSince(time.Now().Add(-7*24*time.Hour)), f, func(rows []trail.Step) error {
 				seen += len(rows)
 				return nil
 			})

@@ -1,0 +1,87 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/respond"
+	"github.com/webhookspine/spine/internal/view"
+)
+
+// responder bounds the time of a request and answers it. Each handler embeds one.
+type responder struct {
+	timeout time.Duration
+	log     zerolog.Logger
+}
+
+// bounded ends a request's context after the timeout.
+func (p responder) bounded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), p.timeout)
+		defer cancel()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// answer sends what came of a request, or says why nothing did.
+func (p responder) answer(w http.ResponseWriter, r *http.Request, body any, next view.Next, err error) {
+	var notStored *view.NotStoredError
+	var ambiguous *view.AmbiguousError
+	var noSource *event.NoSourceError
+	var badSettings *event.BadSettingsError
+	switch {
+	case err == nil:
+		if next.Cursor != "" {
+			query := r.URL.Query()
+			query.Set("cursor", next.Cursor)
+			w.Header().Set("Link", "<"+r.URL.EscapedPath()+"?"+query.Encode()+`>; rel="next"`)
+		}
+		if next.LookedBackTo != nil {
+			w.Header().Set("Spine-Looked-Back-To", next.LookedBackTo.String())
+		}
+		if err := respond.JSON(w, http.StatusOK, body); err != nil {
+			p.log.Error().Err(err).Str("path", r.URL.Path).Msg("writing an answer failed")
+		}
+	case errors.As(err, &notStored):
+		respond.Reject(w, respond.Problem{Status: http.StatusNotFound, Detail: notStored.Detail})
+	case errors.As(err, &ambiguous):
+		respond.Reject(w, respond.Problem{
+			Status: http.StatusBadRequest, Sources: ambiguous.Sources,
+			Detail: "This event_id exists in several sources: name one, as in ?source=" + url.QueryEscape(ambiguous.Sources[0]) + ".",
+		})
+	case errors.Is(err, event.ErrNotKept):
+		respond.Reject(w, respond.Problem{Status: http.StatusNotFound, Detail: "No such rejected request is kept: it may have made room for newer ones."})
+	case errors.As(err, &noSource):
+		respond.Reject(w, respond.Problem{Status: http.StatusNotFound, Detail: noSource.Detail})
+	case errors.As(err, &badSettings):
+		rejected := respond.Problem{Status: http.StatusUnprocessableEntity, Detail: "The settings make no sense: see errors."}
+		for _, problem := range badSettings.Problems {
+			rejected.Errors = append(rejected.Errors, respond.Fault{Field: problem.Field, Detail: problem.Detail})
+		}
+		respond.Reject(w, rejected)
+	case errors.Is(err, view.ErrBadCursor):
+		rejectQuery(w, []respond.Fault{{Parameter: "cursor", Detail: "was not given by this list: start again without it"}})
+	case errors.Is(r.Context().Err(), context.Canceled):
+		// Nobody is there to be answered.
+	case errors.Is(r.Context().Err(), context.DeadlineExceeded):
+		p.log.Warn().Err(err).Str("path", r.URL.Path).Msg("a request took too long")
+		respond.Reject(w, respond.Problem{Status: http.StatusServiceUnavailable, Detail: "The database did not answer within " + p.timeout.String() + "."})
+	default:
+		p.log.Error().Err(err).Str("path", r.URL.Path).Msg("a request failed")
+		respond.Reject(w, respond.Problem{Status: http.StatusServiceUnavailable, Detail: "The database cannot be " + verb(r) + " now."})
+	}
+}
+
+// verb is what a request does to the database.
+func verb(r *http.Request) string {
+	if changes(r) {
+		return "written to"
+	}
+	return "read"
+}
