@@ -23,6 +23,16 @@ func migrate(ctx context.Context, url string) error {
 	return execute(ctx, url, "create table migrated as select 1 as n")
 }
 
+func execute(ctx context.Context, address, statement string) error {
+	conn, err := pgx.Connect(ctx, address)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	_, err = conn.Exec(ctx, statement)
+	return err
+}
+
 func TestMain(m *testing.M) {
 	// These tests use the private server, unless a test says otherwise.
 	if err := os.Unsetenv(externalVariable); err != nil {
@@ -74,7 +84,7 @@ func exists(t *testing.T, d *Databases, address string) bool {
 	parsed, err := url.Parse(address)
 	require.NoError(t, err)
 	name := strings.TrimPrefix(parsed.Path, "/")
-	return query[bool](t, d.admin, "select exists (select from pg_database where datname = '"+name+"')")
+	return query[bool](t, d.admin.Config().ConnString(), "select exists (select from pg_database where datname = '"+name+"')")
 }
 
 func TestEachTestHasItsOwn(t *testing.T) {
