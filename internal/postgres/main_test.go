@@ -69,10 +69,15 @@ func crash(cmd *exec.Cmd) {
 	_ = cmd.Wait()
 }
 
-// reachableFolder makes a folder that the server's user can reach, unlike t.TempDir.
+// reachableFolder makes a folder that the server's user can reach, unlike t.TempDir. It is in memory
+// if possible: on a busy disk an fsync takes seconds.
 func reachableFolder(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/var/tmp", "spine-test-")
+	parent := "/dev/shm"
+	if _, err := os.Stat(parent); err != nil {
+		parent = "/var/tmp"
+	}
+	dir, err := os.MkdirTemp(parent, "spine-test-")
 	require.NoError(t, err)
 	require.NoError(t, os.Chmod(dir, 0o755)) //nolint:gosec // that is the purpose
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })

@@ -12,7 +12,7 @@ import (
 
 func TestStandby(t *testing.T) {
 	t.Parallel()
-	primary := start(t, Options{})
+	primary := start(t, Options{TempDir: reachableFolder(t)})
 	if _, err := os.Stat(filepath.Join(primary.Binaries().Dir, "pg_basebackup")); err != nil {
 		t.Skip("these binaries have no pg_basebackup")
 	}
@@ -26,7 +26,7 @@ func TestStandby(t *testing.T) {
 	execute(t, primary.URL(), "insert into public.t values (2)")
 	require.Eventually(t, func() bool {
 		return query[int](t, standby.URL(), "select count(*)::int from public.t") == 2
-	}, 20*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 	require.Equal(t, "other", query[string](t, primary.SuperuserURL(), "select application_name from pg_stat_replication"))
 
 	primary.Kill()
