@@ -134,8 +134,8 @@ screenshots: ## make the pictures of README anew, with a browser
 	go test -count 1 -tags screenshots -timeout 10m -run '^TestScreenshots$$' $(SYSTEMTEST)
 
 .PHONY: schema
-schema: ## dump the schema to sql/schema.sql
-	@$(with-postgres); UPDATE_SCHEMA=1 $(SCHEMA_TEST)
+schema: ## write sql/schema.sql, and the tables of sql/README.md
+	@$(with-postgres); UPDATE_SCHEMA=1 $(SCHEMA_TEST) && UPDATE_SCHEMA=1 go test -count 1 -run '^TestReadmeOfSQL$$' ./internal/store
 
 .PHONY: schema-check
 schema-check:

@@ -85,31 +85,57 @@ declare
 begin
     -- The event's row is locked first, as ingest does it.
     perform from events e where e.id = _event for no key update;
-    select count(*) into _fitting from conflicts c where c.event = _event and (_payload_hash is null or starts_with(encode(c.payload_hash, 'hex'), lower(_payload_hash)));
+    select count(*) into _fitting
+    from conflicts c
+    where c.event = _event
+        and (_payload_hash is null or starts_with(encode(c.payload_hash, 'hex'), lower(_payload_hash)));
     if _fitting > 1 and _payload_hash is not null then
-        raise exception '% payloads that came under "%" have hashes that begin with "%": give more of it', _fitting, _event_id, _payload_hash using errcode = 'cardinality_violation';
+        raise exception '% payloads that came under "%" have hashes that begin with "%": give more of it',
+            _fitting, _event_id, _payload_hash using errcode = 'cardinality_violation';
     end if;
-    select c.* into _conflict from conflicts c
-    where c.event = _event and (_payload_hash is null or starts_with(encode(c.payload_hash, 'hex'), lower(_payload_hash)))
-    order by c.created_at desc, c.payload_hash limit 1;
+    select c.* into _conflict
+    from conflicts c
+    where c.event = _event
+        and (_payload_hash is null or starts_with(encode(c.payload_hash, 'hex'), lower(_payload_hash)))
+    order by c.created_at desc, c.payload_hash
+    limit 1;
     if not found then
-        raise exception 'no other payload % came under "%"', coalesce('with the hash ' || quote_literal(_payload_hash), 'that is kept'), _event_id using errcode = 'no_data_found';
+        raise exception 'no other payload % came under "%"',
+            coalesce('with the hash ' || quote_literal(_payload_hash), 'that is kept'),
+            _event_id using errcode = 'no_data_found';
     end if;
     if _conflict.accepted_as is not null then
         return _conflict.accepted_as;
     end if;
     _accepted := left(_event_id, 246) || '~' || left(encode(_conflict.payload_hash, 'hex'), 8);
     -- With headers, if only empty ones, since the payload need not be an object.
-    if (ingest_events(array[_accepted], array[_conflict.event_type], array[_conflict.occurred_at], array[_conflict.payload::text], array[_conflict.source],
-        array[_conflict.payload_hash], array[_conflict.raw_body], array[_conflict.unqueryable], array['{}']))[1] = 'conflict'
+    if (ingest_events(
+        array[_accepted],
+        array[_conflict.event_type],
+        array[_conflict.occurred_at],
+        array[_conflict.payload::text],
+        array[_conflict.source],
+        array[_conflict.payload_hash],
+        array[_conflict.raw_body],
+        array[_conflict.unqueryable],
+        array['{}']))[1] = 'conflict'
     then
-        raise exception 'there is an event "%" already, with a payload of its own', _accepted using errcode = 'unique_violation';
+        raise exception 'there is an event "%" already, with a payload of its own', _accepted
+            using errcode = 'unique_violation';
     end if;
-    update conflicts c set accepted_as = _accepted where c.event = _event and c.payload_hash = _conflict.payload_hash;
+    update conflicts c set accepted_as = _accepted
+    where c.event = _event and c.payload_hash = _conflict.payload_hash;
     insert into audit_trail (event, event_id, source, action, details)
-    values (_event, _conflict.event_id, nullif(_conflict.source, 'default'), 'conflict_accepted', json_strip_nulls(json_build_object(
-        'payload_hash', encode(_conflict.payload_hash, 'hex'), 'accepted_as', _accepted,
-        'by', session_user, 'caller', left(nullif(current_setting('spine.caller', true), ''), 300))));
+    values (
+        _event,
+        _conflict.event_id,
+        nullif(_conflict.source, 'default'),
+        'conflict_accepted',
+        json_strip_nulls(json_build_object(
+            'payload_hash', encode(_conflict.payload_hash, 'hex'),
+            'accepted_as', _accepted,
+            'by', session_user,
+            'caller', left(nullif(current_setting('spine.caller', true), ''), 300))));
     return _accepted;
 end $$;
 
@@ -118,7 +144,7 @@ end $$;
 -- Name: FUNCTION accept_conflict(_event_id text, _source text, _payload_hash text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.accept_conflict(_event_id text, _source text, _payload_hash text) IS 'Makes an event of another payload that came under a known id, which is then delivered: select spine.accept_conflict(''test-001''). Returns its event_id.';
+COMMENT ON FUNCTION spine.accept_conflict(_event_id text, _source text, _payload_hash text) IS 'Makes an event of a payload that arrived under a known id. Spine then delivers it. Returns its event_id. Example: select spine.accept_conflict(''test-001'').';
 
 
 --
@@ -139,7 +165,7 @@ end $$;
 -- Name: FUNCTION announce(_count bigint, _event_ids text[], _due timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.announce(_count bigint, _event_ids text[], _due timestamp with time zone) IS 'Internal. Sends NOTIFY spine_ready with a count, up to five event ids, and since when the oldest has been due.';
+COMMENT ON FUNCTION spine.announce(_count bigint, _event_ids text[], _due timestamp with time zone) IS 'Internal. Sends NOTIFY spine_ready: a count, up to five event ids, the oldest due time.';
 
 
 --
@@ -151,9 +177,15 @@ CREATE FUNCTION spine.arrivals(_source text DEFAULT NULL::text) RETURNS text
     SET search_path TO 'spine', 'pg_temp'
     AS $$
     select coalesce(
-        string_agg(format('Source %s: %s.', s.name, coalesce('last arrival ' || last_arrival(s.name)::text, 'nothing has arrived yet')), ' ' order by s.name),
+        string_agg(
+            format(
+                'Source %s: %s.',
+                s.name,
+                coalesce('last arrival ' || last_arrival(s.name)::text, 'nothing has arrived yet')),
+            ' ' order by s.name),
         format('There is no source named "%s".', _source))
-    from sources s where _source is null or s.name = _source
+    from sources s
+    where _source is null or s.name = _source
 $$;
 
 
@@ -161,7 +193,7 @@ $$;
 -- Name: FUNCTION arrivals(_source text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.arrivals(_source text) IS 'Internal. When a source (all, where none is named) last sent a new event, in words.';
+COMMENT ON FUNCTION spine.arrivals(_source text) IS 'Internal. When a source last sent a new event, in words. All sources where none is named.';
 
 
 --
@@ -177,7 +209,12 @@ CREATE FUNCTION spine.audited_beyond(_next_xid xid8, _in_progress xid8[]) RETURN
     SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 begin
-    return exists (select from audit_trail a where a.xid >= _next_xid and a.xid < pg_snapshot_xmax(pg_current_snapshot()) and a.xid <> all (_in_progress))
+    return exists (
+            select
+            from audit_trail a
+            where a.xid >= _next_xid
+                and a.xid < pg_snapshot_xmax(pg_current_snapshot())
+                and a.xid <> all (_in_progress))
         or exists (select from audit_trail a where a.xid = any (_in_progress));
 end $$;
 
@@ -186,7 +223,7 @@ end $$;
 -- Name: FUNCTION audited_beyond(_next_xid xid8, _in_progress xid8[]); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.audited_beyond(_next_xid xid8, _in_progress xid8[]) IS 'Internal. Whether the audit log has rows that spine.audited_now() did not see when it returned these values.';
+COMMENT ON FUNCTION spine.audited_beyond(_next_xid xid8, _in_progress xid8[]) IS 'Internal. Whether the audit log has rows that spine.audited_now() did not see.';
 
 
 --
@@ -202,9 +239,14 @@ CREATE FUNCTION spine.audited_now(OUT next_xid xid8, OUT in_progress xid8[]) RET
     AS $$
     select
         coalesce((
-            select ((a.xid::text)::bigint + 1)::text::xid8 from audit_trail a
-            where a.xid < pg_snapshot_xmax(pg_current_snapshot()) order by a.xid desc limit 1), '0'),
-        array_remove(array(select pg_snapshot_xip(pg_current_snapshot())) || pg_current_xact_id_if_assigned(), null)
+            select ((a.xid::text)::bigint + 1)::text::xid8
+            from audit_trail a
+            where a.xid < pg_snapshot_xmax(pg_current_snapshot())
+            order by a.xid desc
+            limit 1), '0'),
+        array_remove(
+            array(select pg_snapshot_xip(pg_current_snapshot())) || pg_current_xact_id_if_assigned(),
+            null)
 $$;
 
 
@@ -212,7 +254,7 @@ $$;
 -- Name: FUNCTION audited_now(OUT next_xid xid8, OUT in_progress xid8[]); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.audited_now(OUT next_xid xid8, OUT in_progress xid8[]) IS 'Internal. Of which transactions the audit log shows the rows: those before next_xid, but for those in in_progress.';
+COMMENT ON FUNCTION spine.audited_now(OUT next_xid xid8, OUT in_progress xid8[]) IS 'Internal. Transactions whose rows the audit log shows. Those before next_xid, except those in in_progress.';
 
 
 --
@@ -231,11 +273,15 @@ begin
         if exists (select from json_object_keys(_value) as k(name) group by k.name having count(*) > 1) then
             raise exception 'a name stands twice in an object' using errcode = 'duplicate_json_object_key_value';
         end if;
-        select '{' || coalesce(string_agg(to_json(m.key)::text || ':' || canonical(m.value), ',' order by utf16_order(m.key)), '') || '}'
-            into _result from json_each(_value) m;
+        select '{' || coalesce(
+            string_agg(to_json(m.key)::text || ':' || canonical(m.value), ',' order by utf16_order(m.key)),
+            '') || '}'
+        into _result
+        from json_each(_value) m;
     when 'array' then
         select '[' || coalesce(string_agg(canonical(m.value), ',' order by m.ord), '') || ']'
-            into _result from json_array_elements(_value) with ordinality as m(value, ord);
+        into _result
+        from json_array_elements(_value) with ordinality as m(value, ord);
     when 'string' then
         _result := to_json(_value #>> '{}')::text;
     else
@@ -272,7 +318,10 @@ declare
     _now timestamptz := clock_timestamp();
     _retries constant integer := coalesce(cardinality(_delays), 0);
     -- The end of each attempt's details. Written as text, as in settle(): half the work and no white space.
-    _who constant text := ',"worker":' || coalesce(to_json(_worker)::text, 'null') || case when _destination = 'default' then '}' else ',"destination":' || to_json(_destination) || '}' end;
+    _who constant text := ',"worker":' || coalesce(to_json(_worker)::text, 'null') || case
+        when _destination = 'default' then '}'
+        else ',"destination":' || to_json(_destination) || '}'
+    end;
     _looked_at integer;
     _next_due timestamptz;
 begin
@@ -280,47 +329,97 @@ begin
     with due as materialized (
         select p.event, p.destination, p.status = 'processing' as lost, p.next_attempt_at as due_at
         from processing_state p
-        where p.destination = _destination and p.status in ('pending', 'failed', 'processing')
-            and p.next_attempt_at <= _now and p.next_attempt_at >= _low
+        where p.destination = _destination
+            and p.status in ('pending', 'failed', 'processing')
+            and p.next_attempt_at <= _now
+            and p.next_attempt_at >= _low
         order by p.next_attempt_at
-        limit case when exists (select from destinations d where d.name = _destination and d.paused_at is not null) then 0 else _limit end
+        limit case
+            when exists (select from destinations d where d.name = _destination and d.paused_at is not null) then 0
+            else _limit
+        end
         for update skip locked
     ), claimed as (
         update processing_state p set
-            status = 'processing', attempt_count = p.attempt_count + 1, lease_token = p.lease_token + 1,
-            next_attempt_at = _now + _lease, last_attempt_at = _now, worker = _worker, updated_at = _now
+            status = 'processing',
+            attempt_count = p.attempt_count + 1,
+            lease_token = p.lease_token + 1,
+            next_attempt_at = _now + _lease,
+            last_attempt_at = _now,
+            worker = _worker,
+            updated_at = _now
         from due d
         where p.event = d.event and p.destination = d.destination and not d.lost
         returning p.event, p.event_id, p.source, p.destination, p.attempt_count, p.lease_token, d.due_at
     ), expired as (
         update processing_state p set
             status = case when p.attempt_count > _retries then 'dead' else 'failed' end,
-            next_attempt_at = case when p.attempt_count > _retries then null else _now + coalesce(_delays[greatest(p.attempt_count, 1)], '0') end,
-            lease_token = p.lease_token + 1, error_message = 'the lease ran out: ' || coalesce(p.worker, 'no worker') || ' did not report back',
+            next_attempt_at = case
+                when p.attempt_count > _retries then null
+                else _now + coalesce(_delays[greatest(p.attempt_count, 1)], '0')
+            end,
+            lease_token = p.lease_token + 1,
+            error_message = 'the lease ran out: ' || coalesce(p.worker, 'no worker') || ' did not report back',
             updated_at = _now
         from due d
         where p.event = d.event and p.destination = d.destination and d.lost
-        returning p.event, p.event_id, p.source, p.destination, p.attempt_count, p.lease_token - 1 as lease, p.worker, p.status, p.next_attempt_at, p.error_message
+        returning
+            p.event,
+            p.event_id,
+            p.source,
+            p.destination,
+            p.attempt_count,
+            p.lease_token - 1 as lease,
+            p.worker,
+            p.status,
+            p.next_attempt_at,
+            p.error_message
     ), audited as (
         insert into audit_trail (timestamp, event, event_id, source, action, details)
-        select _now, c.event, c.event_id, nullif(c.source, 'default'), 'processing_attempt_started',
+        select
+            _now,
+            c.event,
+            c.event_id,
+            nullif(c.source, 'default'),
+            'processing_attempt_started',
             ('{"attempt":' || c.attempt_count || _who)::json
         from claimed c
     ), audited_expiry as (
         insert into audit_trail (timestamp, event, event_id, source, action, details)
         select _now, a.event, a.event_id, nullif(a.source, 'default'), a.action, a.details::text::json
         from (
-            select x.event, step.n, x.event_id, x.source,
-                case when step.n = 1 then 'lease_expired'::audit_action when x.status = 'dead' then 'processing_failed_permanently' else 'retry_scheduled' end as action,
-                jsonb_build_object('attempt', x.attempt_count, 'lease', x.lease, 'destination', x.destination) ||
-                case when step.n = 1 then jsonb_build_object('worker', x.worker)
+            select
+                x.event,
+                step.n,
+                x.event_id,
+                x.source,
+                case
+                    when step.n = 1 then 'lease_expired'::audit_action
+                    when x.status = 'dead' then 'processing_failed_permanently'
+                    else 'retry_scheduled'
+                end as action,
+                jsonb_build_object('attempt', x.attempt_count, 'lease', x.lease, 'destination', x.destination) || case
+                    when step.n = 1 then jsonb_build_object('worker', x.worker)
                     when x.status = 'dead' then jsonb_build_object('error', x.error_message)
-                    else jsonb_build_object('delay_ms', trim_scale(extract(epoch from x.next_attempt_at - _now) * 1000), 'next_attempt_at', x.next_attempt_at) end as details
+                    else jsonb_build_object(
+                        'delay_ms', trim_scale(extract(epoch from x.next_attempt_at - _now) * 1000),
+                        'next_attempt_at', x.next_attempt_at)
+                end as details
             from expired x cross join (values (1), (2)) as step(n)
             order by x.event, step.n
         ) a
     )
-    select c.event, c.lease_token, c.attempt_count, greatest(c.due_at, 'epoch'), c.event_id, c.source, e.event_type, e.occurred_at, e.payload, e.raw_body
+    select
+        c.event,
+        c.lease_token,
+        c.attempt_count,
+        greatest(c.due_at, 'epoch'),
+        c.event_id,
+        c.source,
+        e.event_type,
+        e.occurred_at,
+        e.payload,
+        e.raw_body
     from claimed c join events e on e.id = c.event
     union all
     select x.event, null, x.attempt_count, null, x.event_id, x.source, null, null, null, null
@@ -330,11 +429,25 @@ begin
         if _looked_at < greatest(_limit, 1) then
             select p.next_attempt_at into _next_due
             from processing_state p
-            where p.destination = _destination and p.status in ('pending', 'failed', 'processing')
-                and p.next_attempt_at > _now and p.next_attempt_at <= _now + _ahead
-            order by p.next_attempt_at limit 1;
+            where p.destination = _destination
+                and p.status in ('pending', 'failed', 'processing')
+                and p.next_attempt_at > _now
+                and p.next_attempt_at <= _now + _ahead
+            order by p.next_attempt_at
+            limit 1;
         end if;
-        return query select null::bigint, null::bigint, null::integer, _next_due, null::text, null::text, null::text, clock_timestamp(), null::json, null::bytea;
+        return query
+        select
+            null::bigint,
+            null::bigint,
+            null::integer,
+            _next_due,
+            null::text,
+            null::text,
+            null::text,
+            clock_timestamp(),
+            null::json,
+            null::bytea;
     end if;
 end $$;
 
@@ -343,7 +456,7 @@ end $$;
 -- Name: FUNCTION claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone, _ahead interval); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone, _ahead interval) IS 'Leases due events of a destination to a worker, oldest first, and takes back leases that ran out. Returns what a delivery needs, and, where _ahead is given, a last row with the clock after the claim (occurred_at) and when the next row falls due (due_at).';
+COMMENT ON FUNCTION spine.claim(_destination text, _limit integer, _lease interval, _worker text, _delays interval[], _low timestamp with time zone, _ahead interval) IS 'Leases due events to a worker, oldest first, and takes back expired leases. Returns the rows that a delivery needs. With _ahead a last row has the clock after the claim (occurred_at) and the next due time (due_at).';
 
 
 --
@@ -362,7 +475,7 @@ $$;
 -- Name: FUNCTION detail(_details json, _name text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.detail(_details json, _name text) IS 'Internal. A field of an audit row''s details as text; NULL where it has none or cannot be text.';
+COMMENT ON FUNCTION spine.detail(_details json, _name text) IS 'Internal. A member of a step''s details as text. NULL where it has none or cannot be text.';
 
 
 --
@@ -376,27 +489,35 @@ CREATE FUNCTION spine.differences(_was json, _is json) RETURNS TABLE(path text, 
     with recursive walk(path, was, "is") as (
         select '', _was::jsonb, _is::jsonb
         union all
-        select w.path || '/' || replace(replace(k.key, '~', '~0'), '/', '~1'),
+        select
+            w.path || '/' || replace(replace(k.key, '~', '~0'), '/', '~1'),
             case when jsonb_typeof(w.was) = 'array' then w.was -> k.key::integer else w.was -> k.key end,
             case when jsonb_typeof(w."is") = 'array' then w."is" -> k.key::integer else w."is" -> k.key end
         from walk w cross join lateral (
-            select o.key from jsonb_object_keys(case when jsonb_typeof(w.was) = 'object' then w.was else '{}' end) o(key)
+            select o.key
+            from jsonb_object_keys(case when jsonb_typeof(w.was) = 'object' then w.was else '{}' end) o(key)
             where jsonb_typeof(w."is") = 'object'
             union
-            select o.key from jsonb_object_keys(case when jsonb_typeof(w."is") = 'object' then w."is" else '{}' end) o(key)
+            select o.key
+            from jsonb_object_keys(case when jsonb_typeof(w."is") = 'object' then w."is" else '{}' end) o(key)
             where jsonb_typeof(w.was) = 'object'
             union
-            select n::text from generate_series(0, greatest(
+            select n::text
+            from generate_series(0, greatest(
                 jsonb_array_length(case when jsonb_typeof(w.was) = 'array' then w.was else '[]' end),
                 jsonb_array_length(case when jsonb_typeof(w."is") = 'array' then w."is" else '[]' end)) - 1) n
             where jsonb_typeof(w.was) = 'array' and jsonb_typeof(w."is") = 'array'
         ) k
         where w.was is distinct from w."is"
     )
-    select w.path, w.was::json, w."is"::json from walk w
+    select w.path, w.was::json, w."is"::json
+    from walk w
     where w.was is distinct from w."is"
-        and not coalesce(jsonb_typeof(w.was) = jsonb_typeof(w."is") and jsonb_typeof(w.was) in ('object', 'array'), false)
-    order by w.path limit 100
+        and not coalesce(
+            jsonb_typeof(w.was) = jsonb_typeof(w."is") and jsonb_typeof(w.was) in ('object', 'array'),
+            false)
+    order by w.path
+    limit 100
 $$;
 
 
@@ -404,7 +525,7 @@ $$;
 -- Name: FUNCTION differences(_was json, _is json); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.differences(_was json, _is json) IS 'Where two JSON values differ: JSON pointer, what was there, what is there. At most 100 places. Numbers are compared by value.';
+COMMENT ON FUNCTION spine.differences(_was json, _is json) IS 'Where two JSON values differ: JSON pointer, was and is. At most 100 places. It compares numbers by value.';
 
 
 --
@@ -426,7 +547,7 @@ end $$;
 -- Name: FUNCTION disable_source(_name text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.disable_source(_name text) IS 'Takes nothing more from a source until spine.enable_source(): it is answered 404. What it sent before is delivered all the same.';
+COMMENT ON FUNCTION spine.disable_source(_name text) IS 'Takes nothing more from a source until spine.enable_source(). Its requests get 404. Spine still delivers what it sent before.';
 
 
 --
@@ -448,14 +569,19 @@ begin
     if not pg_try_advisory_xact_lock(hashtextextended('spine.ensure_audit_partitions', 0)) then
         return null;
     end if;
-    select o.oid, o.relname into _partition, _name from (
+    select o.oid, o.relname into _partition, _name
+    from (
         -- The default partition has no upper bound.
-        select c.oid, c.relname, substring(pg_get_expr(c.relpartbound, c.oid) from 'TO \(''([^'']+)''\)')::timestamptz as upper_bound
+        select
+            c.oid,
+            c.relname,
+            substring(pg_get_expr(c.relpartbound, c.oid) from 'TO \(''([^'']+)''\)')::timestamptz as upper_bound
         from pg_inherits i join pg_class c on c.oid = i.inhrelid
         where i.inhparent = 'audit_trail'::regclass
     ) o
     where o.upper_bound <= _before
-    order by o.upper_bound limit 1;
+    order by o.upper_bound
+    limit 1;
     if _partition is null then
         return null;
     end if;
@@ -470,7 +596,7 @@ end $$;
 -- Name: FUNCTION drop_audit_partition(_before timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.drop_audit_partition(_before timestamp with time zone) IS 'Drops the oldest daily partition of the audit log, if all of it is older than _before. Returns its name, NULL where there is none. Raises 55P03 when somebody reads the log for longer than 100 ms.';
+COMMENT ON FUNCTION spine.drop_audit_partition(_before timestamp with time zone) IS 'Drops the oldest partition of the audit log, if all of it is older than _before. Returns its name, NULL where there is none. Raises 55P03 when somebody reads the log for longer than 100 ms.';
 
 
 --
@@ -515,15 +641,30 @@ begin
         _name := 'audit_trail_' || to_char(_day, 'YYYYMMDD');
         continue when to_regclass('spine.' || _name) is not null;
         execute format('create table %I (like audit_trail including defaults including constraints including comments)
-            with (autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000, autovacuum_freeze_min_age = 0)', _name);
+            with (
+                autovacuum_vacuum_insert_scale_factor = 0,
+                autovacuum_vacuum_insert_threshold = 100000,
+                autovacuum_freeze_min_age = 0
+            )', _name);
         if exists (select from audit_trail_default where timestamp >= _day and timestamp < _day + 1) then
             lock table audit_trail_default in access exclusive mode;
             execute format(
-                'with moved as (delete from audit_trail_default where timestamp >= %1$L and timestamp < %2$L returning *) insert into %3$I select * from moved',
-                _day, _day + 1, _name);
+                'with moved as (
+                    delete from audit_trail_default where timestamp >= %1$L and timestamp < %2$L returning *)
+                insert into %3$I select * from moved',
+                _day,
+                _day + 1,
+                _name);
         end if;
-        execute format('comment on table %I is %L', _name, 'The audit log of ' || to_char(_day, 'YYYY-MM-DD') || ' (UTC).');
-        execute format('alter table audit_trail attach partition %I for values from (%L) to (%L)', _name, _day, _day + 1);
+        execute format(
+            'comment on table %I is %L',
+            _name,
+            'The audit log of ' || to_char(_day, 'YYYY-MM-DD') || ' (UTC).');
+        execute format(
+            'alter table audit_trail attach partition %I for values from (%L) to (%L)',
+            _name,
+            _day,
+            _day + 1);
         _made := _made + 1;
     end loop;
     return _made;
@@ -534,7 +675,7 @@ end $_$;
 -- Name: FUNCTION ensure_audit_partitions(_days integer); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.ensure_audit_partitions(_days integer) IS 'Internal. Makes the daily audit partitions ahead of time. Returns how many it made.';
+COMMENT ON FUNCTION spine.ensure_audit_partitions(_days integer) IS 'Internal. Makes the daily partitions of the audit log ahead of time. Returns how many it made.';
 
 
 --
@@ -549,9 +690,24 @@ CREATE FUNCTION spine.event(_event_id text, _source text DEFAULT NULL::text) RET
     AS $$
 begin
     return query
-    select e.event_id, e.source, e.event_type, e.occurred_at, e.created_at, e.payload, e.unqueryable,
-        e.seen_count, (select count(*) from conflicts c where c.event = e.id), p.destination, p.status, p.attempt_count, p.next_attempt_at,
-        p.last_attempt_at, p.completed_at, p.error_message, e.id
+    select
+        e.event_id,
+        e.source,
+        e.event_type,
+        e.occurred_at,
+        e.created_at,
+        e.payload,
+        e.unqueryable,
+        e.seen_count,
+        (select count(*) from conflicts c where c.event = e.id),
+        p.destination,
+        p.status,
+        p.attempt_count,
+        p.next_attempt_at,
+        p.last_attempt_at,
+        p.completed_at,
+        p.error_message,
+        e.id
     from events e left join processing_state p on p.event = e.id
     where e.id = id_of(_event_id, _source)
     order by p.destination;
@@ -562,7 +718,7 @@ end $$;
 -- Name: FUNCTION event(_event_id text, _source text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.event(_event_id text, _source text) IS 'One event and where it stands, for example: select * from spine.event(''test-001'').';
+COMMENT ON FUNCTION spine.event(_event_id text, _source text) IS 'One event and where it stands. Example: select * from spine.event(''test-001'').';
 
 
 --
@@ -601,7 +757,7 @@ end $$;
 -- Name: FUNCTION event_at(_at timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.event_at(_at timestamp with time zone) IS 'Internal. The first events.id that was stored at a time or later, found by binary search; off by as much as id and created_at do not rise together.';
+COMMENT ON FUNCTION spine.event_at(_at timestamp with time zone) IS 'Internal. The first events.id that was stored at a time or later. It is off by as much as id and created_at do not rise together.';
 
 
 --
@@ -630,7 +786,7 @@ end $$;
 -- Name: FUNCTION events_within(_since timestamp with time zone, _until timestamp with time zone, OUT first bigint, OUT last bigint); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.events_within(_since timestamp with time zone, _until timestamp with time zone, OUT first bigint, OUT last bigint) IS 'Internal. The ids between which lie the events of a time, with a minute''s margin for transactions that overlapped.';
+COMMENT ON FUNCTION spine.events_within(_since timestamp with time zone, _until timestamp with time zone, OUT first bigint, OUT last bigint) IS 'Internal. The ids between which all events of a span of time lie. It has a minute''s margin for transactions that overlapped.';
 
 
 --
@@ -651,12 +807,20 @@ CREATE FUNCTION spine.expire_audit(_before timestamp with time zone, _limit inte
 declare
     _deleted integer;
 begin
-    delete from audit_trail_default a where a.ctid = any (array(
-        select d.ctid from audit_trail_default d where d.timestamp < _before order by d.timestamp limit _limit for update skip locked));
+    delete from audit_trail_default a
+    where a.ctid = any (array(
+        select d.ctid
+        from audit_trail_default d
+        where d.timestamp < _before
+        order by d.timestamp
+        limit _limit
+        for update skip locked));
     get diagnostics _deleted = row_count;
     if _deleted > 0 then
         insert into audit_trail (action, details)
-        values ('audit_expired', json_build_object('partition', 'audit_trail_default', 'count', _deleted, 'before', _before));
+        values (
+            'audit_expired',
+            json_build_object('partition', 'audit_trail_default', 'count', _deleted, 'before', _before));
     end if;
     return _deleted;
 end $$;
@@ -666,7 +830,7 @@ end $$;
 -- Name: FUNCTION expire_audit(_before timestamp with time zone, _limit integer); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.expire_audit(_before timestamp with time zone, _limit integer) IS 'Deletes a batch of rows older than _before from the audit log''s default partition. Returns how many.';
+COMMENT ON FUNCTION spine.expire_audit(_before timestamp with time zone, _limit integer) IS 'Deletes old rows from the default partition of the audit log. Returns how many.';
 
 
 --
@@ -694,30 +858,39 @@ begin
         return next;
         return;
     end if;
-    -- The last event of a batch decides whether there is more, and not the first that is young: clocks are set back, and batches of
-    -- ingest overlap.
+    -- The last event of a batch decides whether there is more, not the first young one: clocks are set back, and
+    -- batches of ingest overlap.
     with walked as materialized (
         select e.id, e.created_at < _before as old from events e where e.id > _after order by e.id limit _limit
     )
-    select count(*) filter (where w.old), array_agg(w.id) filter (where w.old and p.done),
+    select
+        count(*) filter (where w.old),
+        array_agg(w.id) filter (where w.old and p.done),
         case when count(*) = _limit and (array_agg(w.old order by w.id desc))[1] then max(w.id) end
     into looked_at, _events, last
     from walked w cross join lateral (
-        select coalesce(bool_and(p.status in ('completed', 'dead') and p.updated_at < _before), true) as done from processing_state p where p.event = w.id
+        select coalesce(bool_and(p.status in ('completed', 'dead') and p.updated_at < _before), true) as done
+        from processing_state p
+        where p.event = w.id
     ) p;
 
-    select array_agg(l.id) into _events from (
+    select array_agg(l.id) into _events
+    from (
         select e.id from events e where e.id = any (_events) for update skip locked
     ) l;
     with held as materialized (
-        select p.event, p.destination from processing_state p
+        select p.event, p.destination
+        from processing_state p
         where p.event = any (_events) and p.status in ('completed', 'dead') and p.updated_at < _before
         for update skip locked
     )
-    select array_agg(i) into _events from unnest(_events) i
+    select array_agg(i) into _events
+    from unnest(_events) i
     where i not in (
-        select p.event from processing_state p
-        where p.event = any (_events) and (p.event, p.destination) not in (select h.event, h.destination from held h));
+        select p.event
+        from processing_state p
+        where p.event = any (_events)
+            and (p.event, p.destination) not in (select h.event, h.destination from held h));
 
     if _events is not null then
         delete from processing_state p where p.event = any (_events);
@@ -726,8 +899,13 @@ begin
             delete from events e where e.id = any (_events) returning e.created_at
         ), audited as (
             insert into audit_trail (action, details)
-            select 'events_expired',
-                json_build_object('count', count(*), 'oldest', min(g.created_at), 'newest', max(g.created_at), 'before', _before)
+            select
+                'events_expired',
+                json_build_object(
+                    'count', count(*),
+                    'oldest', min(g.created_at),
+                    'newest', max(g.created_at),
+                    'before', _before)
             from gone g
         )
         select count(*) into deleted from gone;
@@ -740,7 +918,7 @@ end $$;
 -- Name: FUNCTION expire_events(_before timestamp with time zone, _after bigint, _limit integer); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.expire_events(_before timestamp with time zone, _after bigint, _limit integer) IS 'Deletes a batch of events that are completed or dead and unchanged since _before, with all that belongs to them but their trail. Returns how many it looked at, how many it deleted, and the _after of the next call; NULL when there is no more to look at.';
+COMMENT ON FUNCTION spine.expire_events(_before timestamp with time zone, _after bigint, _limit integer) IS 'Deletes a batch of finished events unchanged since _before, but not their trail. Returns how many it read, how many it deleted, and the _after of the next call. That is NULL at the end of the walk.';
 
 
 --
@@ -764,7 +942,8 @@ begin
         exception when data_exception then
             _age := '7 days';
         end;
-        delete from rejected_requests r where r.source = _source.name and r.at < clock_timestamp() - _age and r.state <> 'requested';
+        delete from rejected_requests r
+        where r.source = _source.name and r.at < clock_timestamp() - _age and r.state <> 'requested';
         get diagnostics _gone = row_count;
         _deleted := _deleted + _gone;
     end loop;
@@ -776,7 +955,7 @@ end $$;
 -- Name: FUNCTION expire_rejected(); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.expire_rejected() IS 'Deletes rejected requests that are older than their source has them kept. Returns how many.';
+COMMENT ON FUNCTION spine.expire_rejected() IS 'Deletes rejected requests that are older than their source keeps them. Returns how many.';
 
 
 --
@@ -797,7 +976,9 @@ declare
 begin
     while _low < _high loop
         _middle := _low + (_high - _low) / 2;
-        if coalesce((select e.created_at >= _time from events e where e.id >= _middle order by e.id limit 1), true) then
+        if coalesce((
+            select e.created_at >= _time from events e where e.id >= _middle order by e.id limit 1), true)
+        then
             _high := _middle;
         else
             _low := _middle + 1;
@@ -811,7 +992,7 @@ end $$;
 -- Name: FUNCTION first_id_since(_time timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.first_id_since(_time timestamp with time zone) IS 'Internal. The least events.id that may have been stored at a time or later, as far as ids ascend with time.';
+COMMENT ON FUNCTION spine.first_id_since(_time timestamp with time zone) IS 'Internal. The least events.id that may have been stored at a time or later.';
 
 
 --
@@ -840,15 +1021,27 @@ begin
         for update of p skip locked
     ), returned as (
         update processing_state p set
-            status = case when p.attempt_count <= 1 then 'pending' else 'failed' end, attempt_count = greatest(p.attempt_count - 1, 0),
-            lease_token = p.lease_token + 1, next_attempt_at = _now, updated_at = _now
+            status = case when p.attempt_count <= 1 then 'pending' else 'failed' end,
+            attempt_count = greatest(p.attempt_count - 1, 0),
+            lease_token = p.lease_token + 1,
+            next_attempt_at = _now,
+            updated_at = _now
         from held i
         where p.event = i.event and p.destination = i.destination
         returning p.event, p.event_id, p.source, p.destination, p.attempt_count, p.worker, i.lease
     ), audited as (
         insert into audit_trail (timestamp, event, event_id, source, action, details)
-        select _now, r.event, r.event_id, nullif(r.source, 'default'), 'lease_returned',
-            json_build_object('attempt', r.attempt_count + 1, 'lease', r.lease, 'worker', r.worker, 'destination', r.destination)
+        select
+            _now,
+            r.event,
+            r.event_id,
+            nullif(r.source, 'default'),
+            'lease_returned',
+            json_build_object(
+                'attempt', r.attempt_count + 1,
+                'lease', r.lease,
+                'worker', r.worker,
+                'destination', r.destination)
         from returned r
     )
     select count(*) into _returned from returned;
@@ -860,7 +1053,7 @@ end $$;
 -- Name: FUNCTION give_back(_event bigint[], _destination text[], _lease_token bigint[]); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.give_back(_event bigint[], _destination text[], _lease_token bigint[]) IS 'Returns leases whose delivery was never started, without spending an attempt. Returns how many were still held.';
+COMMENT ON FUNCTION spine.give_back(_event bigint[], _destination text[], _lease_token bigint[]) IS 'Returns leases of deliveries that never started, without spending an attempt. Returns how many were held.';
 
 
 --
@@ -879,17 +1072,24 @@ declare
     _rejected bigint;
 begin
     select array_agg(e.id order by e.source), array_agg(e.source order by e.source) into _ids, _sources
-    from events e where e.event_id = _event_id and (_source is null or e.source = _source);
+    from events e
+    where e.event_id = _event_id and (_source is null or e.source = _source);
     if cardinality(_ids) = 1 then
         return _ids[1];
     elsif cardinality(_ids) > 1 then
         raise exception 'event "%" exists in the sources %: name one', _event_id, array_to_string(_sources, ', ')
-            using errcode = 'cardinality_violation', hint = format('For example: id_of(%L, %L)', _event_id, _sources[1]);
+            using errcode = 'cardinality_violation',
+                hint = format('For example: id_of(%L, %L)', _event_id, _sources[1]);
     end if;
     select count(*) into _rejected from rejected_like(_event_id, _source, 1);
-    raise exception 'event "%" was never stored%. %', _event_id, coalesce(' in source "' || _source || '"', ''), arrivals(_source)
+    raise exception 'event "%" was never stored%. %',
+        _event_id,
+        coalesce(' in source "' || _source || '"', ''),
+        arrivals(_source)
         using errcode = 'no_data_found', hint = 'Where RETENTION is set, an id that is gone counts as never stored.'
-            || case when _rejected > 0 then format(' It stands in requests that were rejected: select * from spine.rejected_like(%L)', _event_id) else '' end;
+            || case when _rejected > 0 then format(
+                ' It stands in requests that were rejected: select * from spine.rejected_like(%L)',
+                _event_id) else '' end;
 end $$;
 
 
@@ -897,7 +1097,7 @@ end $$;
 -- Name: FUNCTION id_of(_event_id text, _source text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.id_of(_event_id text, _source text) IS 'events.id of an event, for example: select * from spine.processing_state where event = spine.id_of(''test-001''). An error says so when the id was never stored, or exists in several sources.';
+COMMENT ON FUNCTION spine.id_of(_event_id text, _source text) IS 'events.id of an event. An error says so when the id was never stored, or stands in several sources. Example: select * from spine.processing_state where event = spine.id_of(''test-001'').';
 
 
 --
@@ -908,7 +1108,12 @@ CREATE FUNCTION spine.ingest(_event_id text, _event_type text, _payload text, _o
     LANGUAGE sql
     SET search_path TO 'spine', 'pg_temp'
     AS $$
-    select (ingest_events(array[_event_id], array[_event_type], array[_occurred_at], array[_payload], array[_source]))[1]
+    select (ingest_events(
+        array[_event_id],
+        array[_event_type],
+        array[_occurred_at],
+        array[_payload],
+        array[_source]))[1]
 $$;
 
 
@@ -916,7 +1121,7 @@ $$;
 -- Name: FUNCTION ingest(_event_id text, _event_type text, _payload text, _occurred_at timestamp with time zone, _source text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.ingest(_event_id text, _event_type text, _payload text, _occurred_at timestamp with time zone, _source text) IS 'Stores one event by hand, for example: select spine.ingest(''test-001'', ''user.created'', ''{"user_id": 123}''), or with the names of more parameters: … , _occurred_at => ''2024-01-30T12:00:00Z'', _source => ''default''). Returns accepted, deduplicated or conflict.';
+COMMENT ON FUNCTION spine.ingest(_event_id text, _event_type text, _payload text, _occurred_at timestamp with time zone, _source text) IS 'Stores one event by hand. Returns accepted, deduplicated or conflict. Example: select spine.ingest(''test-001'', ''user.created'', ''{"user_id": 123}''). More parameters go by name: … , _occurred_at => ''2024-01-30T12:00:00Z'', _source => ''default'').';
 
 
 --
@@ -936,42 +1141,129 @@ declare
     _outcome text[];
 begin
     if array_to_string(_event_id, '') ~ '[\u0001-\u001F\u007F-\u009F]' then
-        perform refuse('an event_id has a control character');
+        perform reject_event('an event_id has a control character');
     end if;
     with given as (
-        select g.ord, g.event_id, coalesce(g.source, 'default') as source, g.event_type, g.occurred_at, g.payload, g.hash, g.raw_body,
-            g.headers, g.id_derived, g.id_unsigned,
-            case when g.hash is null and g.unqueryable is null then unqueryable(g.payload) else g.unqueryable end as unqueryable
-        from unnest(_event_id, _event_type, _occurred_at, _payload, _source, _hash, _raw_body, _unqueryable, _headers, _id_derived, _id_unsigned)
-            with ordinality as g(event_id, event_type, occurred_at, payload, source, hash, raw_body, unqueryable, headers, id_derived, id_unsigned, ord)
+        select
+            g.ord,
+            g.event_id,
+            coalesce(g.source, 'default') as source,
+            g.event_type,
+            g.occurred_at,
+            g.payload,
+            g.hash,
+            g.raw_body,
+            g.headers,
+            g.id_derived,
+            g.id_unsigned,
+            case
+                when g.hash is null and g.unqueryable is null then unqueryable(g.payload)
+                else g.unqueryable
+            end as unqueryable
+        from unnest(
+            _event_id,
+            _event_type,
+            _occurred_at,
+            _payload,
+            _source,
+            _hash,
+            _raw_body,
+            _unqueryable,
+            _headers,
+            _id_derived,
+            _id_unsigned)
+            with ordinality as g(
+                event_id,
+                event_type,
+                occurred_at,
+                payload,
+                source,
+                hash,
+                raw_body,
+                unqueryable,
+                headers,
+                id_derived,
+                id_unsigned,
+                ord)
     ), input as materialized (
-        select g.ord, g.event_id, g.source, g.event_type, g.occurred_at, g.unqueryable, g.headers, g.id_derived, g.id_unsigned,
+        select
+            g.ord,
+            g.event_id,
+            g.source,
+            g.event_type,
+            g.occurred_at,
+            g.unqueryable,
+            g.headers,
+            g.id_derived,
+            g.id_unsigned,
             case when g.unqueryable is null then g.payload end as payload,
-            case when g.unqueryable is null then g.raw_body else coalesce(g.raw_body, convert_to(g.payload, 'UTF8')) end as raw_body,
+            case
+                when g.unqueryable is null then g.raw_body
+                else coalesce(g.raw_body, convert_to(g.payload, 'UTF8'))
+            end as raw_body,
             coalesce(g.hash,
-                case when g.unqueryable is null then sha256(convert_to(canonical(g.payload::json), 'UTF8'))
-                else sha256(coalesce(g.raw_body, convert_to(g.payload, 'UTF8'))) end) as hash,
-            row_number() over same_key as copy, count(*) over same_key as copies
+                case
+                    when g.unqueryable is null then sha256(convert_to(canonical(g.payload::json), 'UTF8'))
+                    else sha256(coalesce(g.raw_body, convert_to(g.payload, 'UTF8')))
+                end) as hash,
+            row_number() over same_key as copy,
+            count(*) over same_key as copies
         from given g
-        window same_key as (partition by g.event_id, g.source order by g.ord rows between unbounded preceding and unbounded following)
+        window same_key as (
+            partition by g.event_id, g.source
+            order by g.ord
+            rows between unbounded preceding and unbounded following)
     ), stored as (
         -- The update is there so that RETURNING sees the row that stays, locked: payload_hash is the first one's.
-        insert into events as e (event_id, source, event_type, occurred_at, payload, unqueryable, raw_body, payload_hash, created_at, seen_count,
-            headers, id_derived, id_unsigned, same_body_as)
-        select i.event_id, i.source, i.event_type, i.occurred_at, i.payload::json, i.unqueryable, i.raw_body, i.hash, _now, i.copies,
-            i.headers::json, i.id_derived, i.id_unsigned,
+        insert into events as e (
+            event_id,
+            source,
+            event_type,
+            occurred_at,
+            payload,
+            unqueryable,
+            raw_body,
+            payload_hash,
+            created_at,
+            seen_count,
+            headers,
+            id_derived,
+            id_unsigned,
+            same_body_as)
+        select
+            i.event_id,
+            i.source,
+            i.event_type,
+            i.occurred_at,
+            i.payload::json,
+            i.unqueryable,
+            i.raw_body,
+            i.hash,
+            _now,
+            i.copies,
+            i.headers::json,
+            i.id_derived,
+            i.id_unsigned,
             case when i.id_unsigned then (
-                select b.event_id from events b
-                where b.id_unsigned and b.source = i.source and b.payload_hash = i.hash and b.event_id <> i.event_id limit 1) end
+                select b.event_id
+                from events b
+                where b.id_unsigned and b.source = i.source and b.payload_hash = i.hash and b.event_id <> i.event_id
+                limit 1) end
         from input i
         where i.copy = 1 and case
-            when char_length(i.event_id) not between 1 and 255 then refuse('event_id must have 1 to 255 characters')
-            when char_length(i.event_type) not between 1 and 100 then refuse('event_type must have 1 to 100 characters')
-            when i.occurred_at < '0001-01-01Z' or i.occurred_at >= '10000-01-01Z' then refuse('occurred_at must lie in the years 1 to 9999')
-            when i.source <> 'default' and i.source !~ '^[a-z0-9][a-z0-9_-]{0,62}$' then refuse('source must be a slug')
+            when char_length(i.event_id) not between 1 and 255
+                then reject_event('event_id must have 1 to 255 characters')
+            when char_length(i.event_type) not between 1 and 100
+                then reject_event('event_type must have 1 to 100 characters')
+            when i.occurred_at < '0001-01-01Z' or i.occurred_at >= '10000-01-01Z'
+                then reject_event('occurred_at must lie in the years 1 to 9999')
+            when i.source <> 'default' and i.source !~ '^[a-z0-9][a-z0-9_-]{0,62}$'
+                then reject_event('source must be a slug')
             -- Trimming walks the whole text: only where there is something to trim.
-            when left(i.payload, 1) <> '{' and i.headers is null and left(ltrim(i.payload, E' \t\r\n'), 1) <> '{' then refuse('the payload must be a JSON object')
-            when i.payload is null and i.raw_body is null then refuse('there is no payload')
+            when left(i.payload, 1) <> '{' and i.headers is null and left(ltrim(i.payload, E' \t\r\n'), 1) <> '{'
+                then reject_event('the payload must be a JSON object')
+            when i.payload is null and i.raw_body is null
+                then reject_event('there is no payload')
             else true end
         order by i.event_id, i.source
         on conflict (event_id, source) do update set seen_count = e.seen_count + excluded.seen_count
@@ -979,7 +1271,12 @@ begin
     ), locked as materialized (
         select max(clock_timestamp()) as at from stored
     ), judged as materialized (
-        select i.ord, s.id, i.event_id, i.source, s.same_body_as,
+        select
+            i.ord,
+            s.id,
+            i.event_id,
+            i.source,
+            s.same_body_as,
             case
                 when i.copy = 1 and s.seen_count = i.copies then 'accepted'
                 when i.hash = s.payload_hash then 'deduplicated'
@@ -988,18 +1285,48 @@ begin
         from input i join stored s on s.event_id = i.event_id and s.source = i.source
     ), queued as (
         insert into processing_state (event, event_id, source, lease_token, next_attempt_at, created_at, updated_at)
-        select j.id, j.event_id, j.source, 0, l.at, l.at, l.at from judged j cross join locked l where j.outcome = 'accepted'
+        select j.id, j.event_id, j.source, 0, l.at, l.at, l.at
+        from judged j cross join locked l
+        where j.outcome = 'accepted'
     ), audited as (
         insert into audit_trail (timestamp, event, event_id, source, action, details)
-        select (select l.at from locked l), a.id, a.event_id, nullif(a.source, 'default'), a.action,
-            case a.action when 'conflict_detected' then (
-                select json_build_object('payload_hash', encode(i.hash, 'hex'), 'evidence',
-                    keep_evidence(a.id, i.hash, i.event_id, i.source, i.event_type, i.occurred_at, i.payload, i.unqueryable, i.raw_body))
-                from input i where i.ord = a.ord)
-            when 'event_inserted' then case when a.same_body_as is not null then json_build_object('same_body_as', a.same_body_as) end end
+        select
+            (select l.at from locked l),
+            a.id,
+            a.event_id,
+            nullif(a.source, 'default'),
+            a.action,
+            case a.action
+                when 'conflict_detected' then (
+                    select json_build_object(
+                        'payload_hash', encode(i.hash, 'hex'),
+                        'evidence', keep_evidence(
+                            a.id,
+                            i.hash,
+                            i.event_id,
+                            i.source,
+                            i.event_type,
+                            i.occurred_at,
+                            i.payload,
+                            i.unqueryable,
+                            i.raw_body))
+                    from input i
+                    where i.ord = a.ord)
+                when 'event_inserted' then case
+                    when a.same_body_as is not null then json_build_object('same_body_as', a.same_body_as) end
+            end
         from (
-            select j.ord, j.id, j.event_id, j.source, j.same_body_as, unnest(array['event_received',
-                case j.outcome when 'accepted' then 'event_inserted' when 'deduplicated' then 'event_deduped' else 'conflict_detected' end]::audit_action[]) as action
+            select
+                j.ord,
+                j.id,
+                j.event_id,
+                j.source,
+                j.same_body_as,
+                unnest(array['event_received', case j.outcome
+                    when 'accepted' then 'event_inserted'
+                    when 'deduplicated' then 'event_deduped'
+                    else 'conflict_detected'
+                end]::audit_action[]) as action
             from judged j
         ) a
     )
@@ -1012,7 +1339,7 @@ end $_$;
 -- Name: FUNCTION ingest_events(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[], _headers text[], _id_derived boolean[], _id_unsigned boolean[]); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.ingest_events(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[], _headers text[], _id_derived boolean[], _id_unsigned boolean[]) IS 'Stores each event exactly once, queues it, keeps conflicting payloads as evidence, audits every step. Returns accepted, deduplicated or conflict by position.';
+COMMENT ON FUNCTION spine.ingest_events(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[], _headers text[], _id_derived boolean[], _id_unsigned boolean[]) IS 'Stores each event exactly once and queues it. Keeps other payloads as evidence and audits every step. Returns accepted, deduplicated or conflict by position.';
 
 
 --
@@ -1031,8 +1358,26 @@ begin
     if (select count(*) from conflicts where event = _event) >= 10 then
         return 'full';
     end if;
-    insert into conflicts (event, payload_hash, event_id, source, event_type, occurred_at, payload, unqueryable, raw_body)
-    values (_event, _hash, _event_id, _source, _event_type, _occurred_at, _payload::json, _unqueryable, _raw_body);
+    insert into conflicts (
+        event,
+        payload_hash,
+        event_id,
+        source,
+        event_type,
+        occurred_at,
+        payload,
+        unqueryable,
+        raw_body)
+    values (
+        _event,
+        _hash,
+        _event_id,
+        _source,
+        _event_type,
+        _occurred_at,
+        _payload::json,
+        _unqueryable,
+        _raw_body);
     return 'kept';
 end $$;
 
@@ -1041,7 +1386,7 @@ end $$;
 -- Name: FUNCTION keep_evidence(_event bigint, _hash bytea, _event_id text, _source text, _event_type text, _occurred_at timestamp with time zone, _payload text, _unqueryable text, _raw_body bytea); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.keep_evidence(_event bigint, _hash bytea, _event_id text, _source text, _event_type text, _occurred_at timestamp with time zone, _payload text, _unqueryable text, _raw_body bytea) IS 'Internal. Called by spine.ingest_events(): keeps a conflicting payload, once for each distinct hash, at most ten an event. Returns kept, known or full.';
+COMMENT ON FUNCTION spine.keep_evidence(_event bigint, _hash bytea, _event_id text, _source text, _event_type text, _occurred_at timestamp with time zone, _payload text, _unqueryable text, _raw_body bytea) IS 'Internal. Keeps another payload, once for each distinct hash, at most ten an event. spine.ingest_events() calls it. Returns kept, known or full.';
 
 
 --
@@ -1057,38 +1402,88 @@ declare
     _budget record;
     _over record;
 begin
-    perform pg_advisory_xact_lock(hashtextextended('spine.keep_rejected ' || o.source, 0)) from (select unnest(_of) as source order by 1) o;
-    insert into rejected_requests (source, at, cause, status, detail, remote, method, target, headers, body, size)
-    select g.source, g.at, g.cause, g.status, g.detail, g.remote, g.method, g.target, h.headers::json, g.body, octet_length(g.body) + octet_length(h.headers)
+    perform pg_advisory_xact_lock(hashtextextended('spine.keep_rejected ' || o.source, 0))
+    from (select unnest(_of) as source order by 1) o;
+    insert into rejected_requests (
+        source,
+        at,
+        cause,
+        status,
+        detail,
+        remote,
+        method,
+        target,
+        headers,
+        body,
+        size)
+    select
+        g.source,
+        g.at,
+        g.cause,
+        g.status,
+        g.detail,
+        g.remote,
+        g.method,
+        g.target,
+        h.headers::json,
+        g.body,
+        octet_length(g.body) + octet_length(h.headers)
     from unnest(_source, _at, _cause, _status, _detail, _remote, _method, _target, _headers, _body)
         with ordinality as g(source, at, cause, status, detail, remote, method, target, headers, body, ord)
     cross join lateral (select case when unqueryable(g.headers) is null then g.headers else '{}' end as headers) h
     where exists (select from sources s where s.name = g.source) -- it may have been removed meanwhile
         and not (_again and exists (
-            select from rejected_requests r
-            where r.source = g.source and r.cause = g.cause and r.at = g.at and r.remote = g.remote and r.target = g.target and r.body = g.body))
+            select
+            from rejected_requests r
+            where r.source = g.source
+                and r.cause = g.cause
+                and r.at = g.at
+                and r.remote = g.remote
+                and r.target = g.target
+                and r.body = g.body))
     order by g.ord;
-    for _budget in select b.* from unnest(_of, _rows, _bytes, _age) as b(source, rows, bytes, age) order by b.source loop
-        delete from rejected_requests r where r.source = _budget.source and r.at < clock_timestamp() - _budget.age and r.state <> 'requested';
+    for _budget in
+        select b.* from unnest(_of, _rows, _bytes, _age) as b(source, rows, bytes, age) order by b.source
+    loop
+        delete from rejected_requests r
+        where r.source = _budget.source and r.at < clock_timestamp() - _budget.age and r.state <> 'requested';
         loop
             -- How much the most frequent cause has to give: down to the next one, or until all fit.
             with kept as (
-                select r.cause, count(*) as rows, sum(r.size) as bytes from rejected_requests r where r.source = _budget.source group by r.cause
+                select r.cause, count(*) as rows, sum(r.size) as bytes
+                from rejected_requests r
+                where r.source = _budget.source
+                group by r.cause
             ), total as (
                 select sum(k.rows) as rows, sum(k.bytes) as bytes from kept k
             )
-            select k.cause, t.rows - _budget.rows as rows, t.bytes - _budget.bytes as bytes, k.rows as has,
-                greatest(k.rows - coalesce((select o.rows from kept o where o.cause <> k.cause order by o.rows desc limit 1), 0), 1) as lead
+            select
+                k.cause,
+                t.rows - _budget.rows as rows,
+                t.bytes - _budget.bytes as bytes,
+                k.rows as has,
+                greatest(
+                    k.rows - coalesce((
+                        select o.rows from kept o where o.cause <> k.cause order by o.rows desc limit 1), 0),
+                    1) as lead
             into _over
             from kept k cross join total t
             where t.rows > _budget.rows or t.bytes > _budget.bytes
             order by k.rows desc, k.bytes desc, k.cause
             limit 1;
             exit when not found;
-            delete from rejected_requests r where r.id in (
-                select o.id from (
-                    select x.id, row_number() over oldest as n, coalesce(sum(x.size) over (oldest rows between unbounded preceding and 1 preceding), 0) as before
-                    from rejected_requests x where x.source = _budget.source and x.cause = _over.cause
+            delete from rejected_requests r
+            where r.id in (
+                select o.id
+                from (
+                    select
+                        x.id,
+                        row_number() over oldest as n,
+                        coalesce(
+                            sum(x.size) over (oldest rows between unbounded preceding and 1 preceding),
+                            0) as before
+                    from rejected_requests x
+                    where x.source = _budget.source and x.cause = _over.cause
                     window oldest as (order by x.id)
                 ) o
                 where o.n <= _over.lead and (o.n <= _over.rows or o.before < _over.bytes));
@@ -1101,7 +1496,7 @@ end $$;
 -- Name: FUNCTION keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _of text[], _rows integer[], _bytes bigint[], _age interval[], _again boolean); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _of text[], _rows integer[], _bytes bigint[], _age interval[], _again boolean) IS 'Internal. Keeps refused requests within the budgets of their sources.';
+COMMENT ON FUNCTION spine.keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _of text[], _rows integer[], _bytes bigint[], _age interval[], _again boolean) IS 'Internal. Keeps rejected requests within the budgets of their sources.';
 
 
 --
@@ -1116,7 +1511,12 @@ CREATE FUNCTION spine.last_arrival(_source text) RETURNS timestamp with time zon
     SET enable_sort TO 'off'
     AS $$
     select coalesce(
-        (select e.created_at from events e where e.source = _source and e.id > (select w.event from arrivals_watermark w) order by e.id desc limit 1),
+        (
+            select e.created_at
+            from events e
+            where e.source = _source and e.id > (select w.event from arrivals_watermark w)
+            order by e.id desc
+            limit 1),
         (select s.last_arrival_at from sources s where s.name = _source))
 $$;
 
@@ -1125,7 +1525,7 @@ $$;
 -- Name: FUNCTION last_arrival(_source text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.last_arrival(_source text) IS 'When a source last sent a new event; NULL if it never did.';
+COMMENT ON FUNCTION spine.last_arrival(_source text) IS 'When a source last sent a new event. NULL if it never did.';
 
 
 --
@@ -1142,7 +1542,8 @@ CREATE FUNCTION spine.latency_percentile(_latency bigint[], _fraction double pre
         from unnest(_latency) with ordinality as l(count, n)
     ) c
     where c.up_to >= greatest(ceil(c.total * _fraction), 1)
-    order by c.n limit 1
+    order by c.n
+    limit 1
 $$;
 
 
@@ -1150,7 +1551,7 @@ $$;
 -- Name: FUNCTION latency_percentile(_latency bigint[], _fraction double precision); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.latency_percentile(_latency bigint[], _fraction double precision) IS 'A percentile of a histogram in spine.rollups, to within a tenth; for example the 95th: spine.latency_percentile(latency, 0.95).';
+COMMENT ON FUNCTION spine.latency_percentile(_latency bigint[], _fraction double precision) IS 'A percentile of a histogram in spine.rollups, to within a tenth. Example, the 95th: spine.latency_percentile(latency, 0.95).';
 
 
 --
@@ -1173,7 +1574,8 @@ begin
     return array(
         select i.ord
         from unnest(_event, _destination, _lease_token) with ordinality as i(event, destination, lease, ord)
-            join processing_state p on p.event = i.event and p.destination = i.destination and p.lease_token = i.lease
+            join processing_state p
+            on p.event = i.event and p.destination = i.destination and p.lease_token = i.lease
         where i.ord <> all (_done));
 end $$;
 
@@ -1182,7 +1584,7 @@ end $$;
 -- Name: FUNCTION locked_by_others(_event bigint[], _destination text[], _lease_token bigint[], _done bigint[]); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.locked_by_others(_event bigint[], _destination text[], _lease_token bigint[], _done bigint[]) IS 'Internal. Positions of leases that stand, but whose rows somebody else has locked.';
+COMMENT ON FUNCTION spine.locked_by_others(_event bigint[], _destination text[], _lease_token bigint[], _done bigint[]) IS 'Internal. Positions of unchanged leases whose rows somebody else has locked.';
 
 
 --
@@ -1203,18 +1605,25 @@ begin
         return;
     end if;
     select max(e.id) into _newest from events e;
-    -- A row's lock takes a transaction number and a commit: only where there is something to do.
+    -- A row's lock costs a transaction number and a commit: only where there is something to do.
     if _newest >= (select w.next_event + 10000 from arrivals_watermark w) then
         select w.* into _mark from arrivals_watermark w for update skip locked;
     end if;
-    if _mark.only_row and _newest >= _mark.next_event + 10000 and pg_snapshot_xmin(pg_current_snapshot()) >= _mark.next_xid then
+    if _mark.only_row
+        and _newest >= _mark.next_event + 10000
+        and pg_snapshot_xmin(pg_current_snapshot()) >= _mark.next_xid
+    then
         update sources s set last_arrival_at = greatest(s.last_arrival_at, n.at)
         from (
-            select e.source, max(e.created_at) as at from events e
+            select e.source, max(e.created_at) as at
+            from events e
             where e.id > _mark.event and e.id <= _mark.next_event
             group by e.source) n
         where s.name = n.source;
-        update arrivals_watermark set event = next_event, next_event = least(_newest, next_event + 200000), next_xid = pg_snapshot_xmax(pg_current_snapshot());
+        update arrivals_watermark set
+            event = next_event,
+            next_event = least(_newest, next_event + 200000),
+            next_xid = pg_snapshot_xmax(pg_current_snapshot());
     end if;
 end $$;
 
@@ -1223,7 +1632,7 @@ end $$;
 -- Name: FUNCTION note_arrivals(); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.note_arrivals() IS 'Internal. Notes when each source last sent a new event, in turns of 10,000 to 200,000 events.';
+COMMENT ON FUNCTION spine.note_arrivals() IS 'Internal. Notes when each source last sent a new event. It works in turns of 10,000 to 200,000 events.';
 
 
 --
@@ -1244,10 +1653,15 @@ begin
     return coalesce((
         select max(_now - greatest(o.next_attempt_at, o.updated_at))
         from destinations d cross join lateral (
-            select p.next_attempt_at, p.updated_at from processing_state p
-            -- The first condition on status is the index's own; without it the index would not be used.
-            where p.destination = d.name and p.status in ('pending', 'failed', 'processing') and p.status <> 'processing' and p.next_attempt_at <= _now
-            order by p.next_attempt_at limit 1) o
+            select p.next_attempt_at, p.updated_at
+            from processing_state p
+            -- The first condition on status is the index's own. Without it Postgres would not use the index.
+            where p.destination = d.name
+                and p.status in ('pending', 'failed', 'processing')
+                and p.status <> 'processing'
+                and p.next_attempt_at <= _now
+            order by p.next_attempt_at
+            limit 1) o
         where d.paused_at is null), '0');
 end $$;
 
@@ -1256,7 +1670,7 @@ end $$;
 -- Name: FUNCTION oldest_ready(); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.oldest_ready() IS 'For how long the oldest claimable row has been due, in destinations that are not paused; 0 when none is.';
+COMMENT ON FUNCTION spine.oldest_ready() IS 'How long the oldest claimable row has been due. 0 when there is none. Paused destinations do not count.';
 
 
 --
@@ -1276,7 +1690,8 @@ begin
         returning d.name
     ), audited as (
         insert into audit_trail (action, details)
-        select 'claims_paused', json_build_object('destination', p.name, 'by', session_user) from paused p
+        select 'claims_paused', json_build_object('destination', p.name, 'by', session_user)
+        from paused p
     )
     select count(*) into _changed from paused;
     perform require_destination(_destination);
@@ -1288,7 +1703,7 @@ end $$;
 -- Name: FUNCTION pause(_destination text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.pause(_destination text) IS 'Stops claims for a destination (all, where none is named) until spine.resume(). Nothing is lost: events go on being stored and queued.';
+COMMENT ON FUNCTION spine.pause(_destination text) IS 'Stops claims for a destination until spine.resume(). All destinations where none is named. Nothing is lost: Spine goes on storing and queueing events.';
 
 
 --
@@ -1305,15 +1720,24 @@ begin
         next_attempt_at = case
             when new.status in ('completed', 'dead') then null
             when new.next_attempt_at is not distinct from old.next_attempt_at then clock_timestamp()
-            else coalesce(new.next_attempt_at, clock_timestamp()) end,
+            else coalesce(new.next_attempt_at, clock_timestamp())
+        end,
         completed_at = case when new.status = 'completed' then coalesce(new.completed_at, clock_timestamp()) end,
         error_message = case when new.status <> 'completed' then new.error_message end,
         updated_at = clock_timestamp()
     where p.event = new.event and p.destination = new.destination;
     insert into audit_trail (event, event_id, source, action, details)
-    values (new.event, new.event_id, nullif(new.source, 'default'), 'status_changed', json_strip_nulls(json_build_object(
-        'from', old.status, 'to', new.status, 'destination', new.destination, 'by', session_user,
-        'lease_voided', case when old.status = 'processing' then old.lease_token end)));
+    values (
+        new.event,
+        new.event_id,
+        nullif(new.source, 'default'),
+        'status_changed',
+        json_strip_nulls(json_build_object(
+            'from', old.status,
+            'to', new.status,
+            'destination', new.destination,
+            'by', session_user,
+            'lease_voided', case when old.status = 'processing' then old.lease_token end)));
     return null;
 end $$;
 
@@ -1322,7 +1746,7 @@ end $$;
 -- Name: FUNCTION processing_state_changed_by_hand(); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.processing_state_changed_by_hand() IS 'Internal. Trigger: a status changed by hand voids the lease, is audited, and wins.';
+COMMENT ON FUNCTION spine.processing_state_changed_by_hand() IS 'Internal. Trigger: a status changed by hand wins, voids the lease, and is audited.';
 
 
 --
@@ -1364,10 +1788,16 @@ CREATE FUNCTION spine.processing_state_find_event() RETURNS trigger
 declare
     _event bigint;
 begin
-    select e.id into _event from events e where e.event_id = new.event_id and e.source = new.source for key share;
+    select e.id into _event
+    from events e
+    where e.event_id = new.event_id and e.source = new.source
+    for key share;
     if _event is null or new.event <> _event then
         raise exception 'there is no event "%" in source "%"', new.event_id, new.source
-            using errcode = 'foreign_key_violation', table = 'processing_state', schema = 'spine', hint = arrivals(new.source);
+            using errcode = 'foreign_key_violation',
+                table = 'processing_state',
+                schema = 'spine',
+                hint = arrivals(new.source);
     end if;
     new.event := _event;
     if new.status in ('pending', 'failed', 'processing') then
@@ -1384,7 +1814,7 @@ end $$;
 -- Name: FUNCTION processing_state_find_event(); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.processing_state_find_event() IS 'Internal. Trigger: finds the event of a row inserted by hand, 23503 where there is none.';
+COMMENT ON FUNCTION spine.processing_state_find_event() IS 'Internal. Trigger: finds the event of a row inserted by hand. 23503 where there is none.';
 
 
 --
@@ -1396,9 +1826,12 @@ CREATE FUNCTION spine.processing_state_inserted() RETURNS trigger
     SET search_path TO 'spine', 'pg_temp'
     AS $$
 begin
-    -- announce(), written out: this is on the way of every event.
+    -- announce(), written out: every event passes here.
     perform pg_notify('spine_ready', json_build_object(
-        'count', count(*), 'event_ids', (array_agg(i.event_id))[1:5], 'due', min(i.next_attempt_at))::text) from inserted i
+        'count', count(*),
+        'event_ids', (array_agg(i.event_id))[1:5],
+        'due', min(i.next_attempt_at))::text)
+    from inserted i
     where i.status in ('pending', 'failed') and i.next_attempt_at <= clock_timestamp() + interval '1 hour'
     having count(*) > 0;
     return null;
@@ -1422,7 +1855,11 @@ CREATE FUNCTION spine.processing_state_queued() RETURNS trigger
     AS $$
 begin
     insert into audit_trail (event, event_id, source, action, details)
-    values (new.event, new.event_id, nullif(new.source, 'default'), 'event_queued',
+    values (
+        new.event,
+        new.event_id,
+        nullif(new.source, 'default'),
+        'event_queued',
         json_build_object('destination', new.destination, 'status', new.status, 'by', session_user));
     return null;
 end $$;
@@ -1463,27 +1900,7 @@ end $$;
 -- Name: FUNCTION put_source(_name text, _settings jsonb); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.put_source(_name text, _settings jsonb) IS 'Adds a source or gives it other settings, for example: select spine.put_source(''github'', ''{"preset": "github", "secrets": ["env:GITHUB_SECRET"]}''). Returns added, changed or unchanged.';
-
-
---
--- Name: refuse(text); Type: FUNCTION; Schema: spine; Owner: -
---
-
-CREATE FUNCTION spine.refuse(_rule text) RETURNS boolean
-    LANGUAGE plpgsql
-    SET search_path TO 'spine', 'pg_temp'
-    AS $$
-begin
-    raise exception 'the event is refused: %', _rule using errcode = 'check_violation', schema = 'spine', table = 'events';
-end $$;
-
-
---
--- Name: FUNCTION refuse(_rule text); Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON FUNCTION spine.refuse(_rule text) IS 'Internal. Called by spine.ingest_events(): raises 23514 for an event that breaks a rule.';
+COMMENT ON FUNCTION spine.put_source(_name text, _settings jsonb) IS 'Adds a source or gives it other settings. Returns added, changed or unchanged. Example: select spine.put_source(''github'', ''{"preset": "github", "secrets": ["env:GITHUB_SECRET"]}'').';
 
 
 --
@@ -1500,13 +1917,20 @@ begin
     insert into audit_trail (source, action, details)
     select r.source, 'request_rejected', r.details
     from (
-        select u.source, u.since, json_build_object('cause', u.cause, 'status', u.status, 'count', u.count, 'since', u.since) as details
+        select
+            u.source,
+            u.since,
+            json_build_object('cause', u.cause, 'status', u.status, 'count', u.count, 'since', u.since) as details
         from unnest(_source, _cause, _status, _count, _since) as u(source, cause, status, count, since)
     ) r
     where not _again or not exists (
-        select from audit_trail a
-        where a.event is null and a.timestamp >= least(r.since, clock_timestamp()) - interval '1 day' and a.action = 'request_rejected'
-            and a.source is not distinct from r.source and a.details::text = r.details::text);
+        select
+        from audit_trail a
+        where a.event is null
+            and a.timestamp >= least(r.since, clock_timestamp()) - interval '1 day'
+            and a.action = 'request_rejected'
+            and a.source is not distinct from r.source
+            and a.details::text = r.details::text);
 end $$;
 
 
@@ -1514,7 +1938,28 @@ end $$;
 -- Name: FUNCTION reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[], _again boolean); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[], _again boolean) IS 'Internal. Audits refused requests as summaries, without an event_id.';
+COMMENT ON FUNCTION spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[], _again boolean) IS 'Internal. Writes rejected requests to the audit log, as summaries.';
+
+
+--
+-- Name: reject_event(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.reject_event(_rule text) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    raise exception 'the event is rejected: %', _rule
+        using errcode = 'check_violation', schema = 'spine', table = 'events';
+end $$;
+
+
+--
+-- Name: FUNCTION reject_event(_rule text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.reject_event(_rule text) IS 'Internal. Raises 23514 for an event that breaks a rule. spine.ingest_events() calls it.';
 
 
 --
@@ -1526,9 +1971,14 @@ CREATE FUNCTION spine.rejected_like(_text text, _source text DEFAULT NULL::text,
     SET search_path TO 'spine', 'pg_temp'
     AS $$
     select r.id, r.source, r.at, r.cause, r.status, r.state
-    from (select n.* from rejected_requests n where _source is null or n.source = _source order by n.id desc limit 1000) r
-    where (position(convert_to(_text, 'UTF8') in r.body) > 0 or position(_text in r.headers::text) > 0 or position(_text in r.target) > 0)
-    order by r.id desc limit _limit
+    from (
+        select n.* from rejected_requests n where _source is null or n.source = _source order by n.id desc limit 1000) r
+    where (
+        position(convert_to(_text, 'UTF8') in r.body) > 0
+        or position(_text in r.headers::text) > 0
+        or position(_text in r.target) > 0)
+    order by r.id desc
+    limit _limit
 $$;
 
 
@@ -1536,7 +1986,7 @@ $$;
 -- Name: FUNCTION rejected_like(_text text, _source text, _limit integer); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.rejected_like(_text text, _source text, _limit integer) IS 'Rejected requests, of the newest thousand, in which a text stands: select * from spine.rejected_like(''test-001'').';
+COMMENT ON FUNCTION spine.rejected_like(_text text, _source text, _limit integer) IS 'Rejected requests, of the newest thousand, in which a text stands. Example: select * from spine.rejected_like(''test-001'').';
 
 
 --
@@ -1558,7 +2008,7 @@ end $$;
 -- Name: FUNCTION remove_source(_name text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.remove_source(_name text) IS 'Removes a source, and its rejected requests. Its events stay.';
+COMMENT ON FUNCTION spine.remove_source(_name text) IS 'Removes a source and its rejected requests. Its events stay.';
 
 
 --
@@ -1580,7 +2030,8 @@ declare
     _locked bigint[];
 begin
     with input as materialized (
-        select * from unnest(_event, _destination, _lease_token) with ordinality as i(event, destination, lease, ord)
+        select *
+        from unnest(_event, _destination, _lease_token) with ordinality as i(event, destination, lease, ord)
     ), held as materialized (
         select i.*
         from input i join processing_state p on p.event = i.event and p.destination = i.destination
@@ -1594,7 +2045,10 @@ begin
     )
     select coalesce(array_agg(r.ord), '{}') into _held from renewed r;
     _locked := locked_by_others(_event, _destination, _lease_token, _held);
-    return array(select case when n = any (_held) then true when n = any (_locked) then null else false end from generate_series(1, cardinality(_event)) n order by n);
+    return array(
+        select case when n = any (_held) then true when n = any (_locked) then null else false end
+        from generate_series(1, cardinality(_event)) n
+        order by n);
 end $$;
 
 
@@ -1602,7 +2056,7 @@ end $$;
 -- Name: FUNCTION renew(_event bigint[], _destination text[], _lease_token bigint[], _lease interval); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.renew(_event bigint[], _destination text[], _lease_token bigint[], _lease interval) IS 'Prolongs leases. Returns for each, by position, whether it is still held; NULL where somebody else has the row locked.';
+COMMENT ON FUNCTION spine.renew(_event bigint[], _destination text[], _lease_token bigint[], _lease interval) IS 'Prolongs leases. Returns for each, by position, whether it is held. NULL where somebody else has the row locked.';
 
 
 --
@@ -1617,10 +2071,13 @@ declare
     _event bigint := id_of(_event_id, _source);
     _destinations text[];
 begin
-    select array_agg(p.destination) into _destinations from processing_state p
+    select array_agg(p.destination) into _destinations
+    from processing_state p
     where p.event = _event and (_destination is null or p.destination = _destination);
     if _destinations is null then
-        raise exception 'event "%" is queued for no destination%', _event_id, coalesce(' ' || quote_literal(_destination), '') using errcode = 'no_data_found';
+        raise exception 'event "%" is queued for no destination%',
+            _event_id,
+            coalesce(' ' || quote_literal(_destination), '') using errcode = 'no_data_found';
     end if;
     return replay_rows(array_fill(_event, array[cardinality(_destinations)]), _destinations);
 end $$;
@@ -1630,7 +2087,7 @@ end $$;
 -- Name: FUNCTION replay(_event_id text, _source text, _destination text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.replay(_event_id text, _source text, _destination text) IS 'Delivers an event again, for example: select spine.replay(''test-001''). Rows that are pending or processing are left alone. Returns how many were replayed.';
+COMMENT ON FUNCTION spine.replay(_event_id text, _source text, _destination text) IS 'Delivers an event again and returns how many rows it replayed. It leaves pending and processing rows alone. Example: select spine.replay(''test-001'').';
 
 
 --
@@ -1648,11 +2105,15 @@ declare
     _total bigint := 0;
 begin
     loop
-        select array_agg(d.event), array_agg(d.destination) into _events, _destinations from (
+        select array_agg(d.event), array_agg(d.destination) into _events, _destinations
+        from (
             select p.event, p.destination
             from processing_state p join events e on e.id = p.event
-            where p.status = 'dead' and p.updated_at >= _since and p.updated_at < _until
-                and (_source is null or p.source = _source) and (_destination is null or p.destination = _destination)
+            where p.status = 'dead'
+                and p.updated_at >= _since
+                and p.updated_at < _until
+                and (_source is null or p.source = _source)
+                and (_destination is null or p.destination = _destination)
                 and (_event_type is null or e.event_type = _event_type)
             order by p.updated_at
             limit least(_chunk, coalesce(_limit, _chunk + _total) - _total)
@@ -1669,7 +2130,7 @@ end $$;
 -- Name: FUNCTION replay_dead(_since timestamp with time zone, _until timestamp with time zone, _source text, _event_type text, _destination text, _limit bigint); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.replay_dead(_since timestamp with time zone, _until timestamp with time zone, _source text, _event_type text, _destination text, _limit bigint) IS 'Delivers dead events again, for example: select spine.replay_dead(now() - interval ''1 hour''). Returns how many were replayed.';
+COMMENT ON FUNCTION spine.replay_dead(_since timestamp with time zone, _until timestamp with time zone, _source text, _event_type text, _destination text, _limit bigint) IS 'Delivers dead events again and returns how many. Example: select spine.replay_dead(now() - interval ''1 hour'').';
 
 
 --
@@ -1692,7 +2153,7 @@ end $$;
 -- Name: FUNCTION replay_rejected(_id bigint, _trust boolean); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.replay_rejected(_id bigint, _trust boolean) IS 'Has a rejected request looked at again: select spine.replay_rejected(12). An API process does it; state and note in spine.rejected_requests say what came of it.';
+COMMENT ON FUNCTION spine.replay_rejected(_id bigint, _trust boolean) IS 'Marks one rejected request to be read again. An API process does that, and notes the result in state and note. Example: select spine.replay_rejected(12).';
 
 
 --
@@ -1704,8 +2165,12 @@ CREATE FUNCTION spine.replay_rejected(_source text, _cause text DEFAULT NULL::te
     SET search_path TO 'spine', 'pg_temp'
     AS $$
     select request_replay(array(
-        select r.id from rejected_requests r
-        where (_source is null or r.source = _source) and (_cause is null or r.cause = _cause) and r.at >= _since and r.at < _until
+        select r.id
+        from rejected_requests r
+        where (_source is null or r.source = _source)
+            and (_cause is null or r.cause = _cause)
+            and r.at >= _since
+            and r.at < _until
         order by r.id), _trust)
 $$;
 
@@ -1714,7 +2179,7 @@ $$;
 -- Name: FUNCTION replay_rejected(_source text, _cause text, _since timestamp with time zone, _until timestamp with time zone, _trust boolean); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.replay_rejected(_source text, _cause text, _since timestamp with time zone, _until timestamp with time zone, _trust boolean) IS 'Has the rejected requests of a source looked at again: select spine.replay_rejected(''github'', ''signature_wrong''). Returns how many.';
+COMMENT ON FUNCTION spine.replay_rejected(_source text, _cause text, _since timestamp with time zone, _until timestamp with time zone, _trust boolean) IS 'Marks the rejected requests of a source to be read again and returns how many. Example: select spine.replay_rejected(''github'', ''signature_wrong'').';
 
 
 --
@@ -1747,16 +2212,36 @@ begin
         for update of p
     ), replayed as (
         update processing_state p set
-            status = 'pending', attempt_count = 0, lease_token = p.lease_token + 1, next_attempt_at = _now,
-            completed_at = null, error_message = null, updated_at = _now
+            status = 'pending',
+            attempt_count = 0,
+            lease_token = p.lease_token + 1,
+            next_attempt_at = _now,
+            completed_at = null,
+            error_message = null,
+            updated_at = _now
         from chosen c
         where p.event = c.event and p.destination = c.destination
-        returning p.event, p.event_id, p.source, p.destination, c.status as status_before, c.attempt_count as attempts_before
+        returning
+            p.event,
+            p.event_id,
+            p.source,
+            p.destination,
+            c.status as status_before,
+            c.attempt_count as attempts_before
     ), audited as (
         insert into audit_trail (timestamp, event, event_id, source, action, details)
-        select _now, r.event, r.event_id, nullif(r.source, 'default'), 'event_replayed',
-            json_strip_nulls(json_build_object('destination', r.destination, 'from', r.status_before, 'attempts', r.attempts_before,
-                'by', session_user, 'caller', left(nullif(current_setting('spine.caller', true), ''), 300)))
+        select
+            _now,
+            r.event,
+            r.event_id,
+            nullif(r.source, 'default'),
+            'event_replayed',
+            json_strip_nulls(json_build_object(
+                'destination', r.destination,
+                'from', r.status_before,
+                'attempts', r.attempts_before,
+                'by', session_user,
+                'caller', left(nullif(current_setting('spine.caller', true), ''), 300)))
         from replayed r
     )
     select count(*), (array_agg(r.event_id))[1:5] into _count, _event_ids from replayed r;
@@ -1772,7 +2257,7 @@ end $$;
 -- Name: FUNCTION replay_rows(_event bigint[], _destination text[]); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.replay_rows(_event bigint[], _destination text[]) IS 'Internal. Puts completed, failed and dead rows back to pending with no attempts spent. Returns how many.';
+COMMENT ON FUNCTION spine.replay_rows(_event bigint[], _destination text[]) IS 'Internal. Puts completed, failed and dead rows back to pending with attempt_count 0. Returns how many.';
 
 
 --
@@ -1789,7 +2274,8 @@ CREATE FUNCTION spine.replayed(_event bigint, _created_at timestamp with time zo
     AS $_$
 declare
     _excess constant bigint :=
-        substring(detail(_details, 'lease') from '^\d{1,18}$')::bigint - 2 * substring(detail(_details, 'attempt') from '^\d{1,9}$')::bigint + 1;
+        substring(detail(_details, 'lease') from '^\d{1,18}$')::bigint
+        - 2 * substring(detail(_details, 'attempt') from '^\d{1,9}$')::bigint + 1;
     -- The epoch, since a minute before the first time there is none.
     _since constant timestamptz := date_trunc('day', greatest(_created_at, 'epoch') - interval '1 minute', 'UTC');
 begin
@@ -1800,11 +2286,16 @@ begin
     end if;
     return exists (
         with trail as materialized (
-            select a.timestamp, a.action, a.details from audit_trail a where a.event = _event and (a.timestamp >= _since or a.timestamp = 'infinity')
+            select a.timestamp, a.action, a.details
+            from audit_trail a
+            where a.event = _event and (a.timestamp >= _since or a.timestamp = 'infinity')
         )
-        select from trail t
-        where t.timestamp <= _at and t.action in ('event_replayed', 'status_changed', 'event_queued')
-            and coalesce(detail(t.details, 'destination'), 'default') = coalesce(detail(_details, 'destination'), 'default'));
+        select
+        from trail t
+        where t.timestamp <= _at
+            and t.action in ('event_replayed', 'status_changed', 'event_queued')
+            and coalesce(detail(t.details, 'destination'), 'default')
+                = coalesce(detail(_details, 'destination'), 'default'));
 end $_$;
 
 
@@ -1812,7 +2303,7 @@ end $_$;
 -- Name: FUNCTION replayed(_event bigint, _created_at timestamp with time zone, _at timestamp with time zone, _details json); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.replayed(_event bigint, _created_at timestamp with time zone, _at timestamp with time zone, _details json) IS 'Internal. Whether an event that was delivered at _at had been replayed before, or queued by hand.';
+COMMENT ON FUNCTION spine.replayed(_event bigint, _created_at timestamp with time zone, _at timestamp with time zone, _details json) IS 'Internal. Whether an event had been replayed before its delivery, or queued by hand.';
 
 
 --
@@ -1832,8 +2323,15 @@ begin
         returning r.id, r.source, r.cause
     ), audited as (
         insert into audit_trail (source, action, details)
-        select q.source, 'request_replayed', json_strip_nulls(json_build_object('request', q.id, 'cause', q.cause, 'trust', nullif(_trust, false),
-            'by', session_user, 'caller', left(nullif(current_setting('spine.caller', true), ''), 300)))
+        select
+            q.source,
+            'request_replayed',
+            json_strip_nulls(json_build_object(
+                'request', q.id,
+                'cause', q.cause,
+                'trust', nullif(_trust, false),
+                'by', session_user,
+                'caller', left(nullif(current_setting('spine.caller', true), ''), 300)))
         from requested q
     )
     select count(*) into _count from requested;
@@ -1848,7 +2346,7 @@ end $$;
 -- Name: FUNCTION request_replay(_ids bigint[], _trust boolean); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.request_replay(_ids bigint[], _trust boolean) IS 'Internal. Marks rejected requests as to be looked at again, audits that and tells the API processes.';
+COMMENT ON FUNCTION spine.request_replay(_ids bigint[], _trust boolean) IS 'Internal. Marks rejected requests to be read again. Audits that and tells the API processes.';
 
 
 --
@@ -1862,7 +2360,8 @@ CREATE FUNCTION spine.require_destination(_destination text) RETURNS void
 begin
     if _destination is not null and not exists (select from destinations d where d.name = _destination) then
         raise exception 'there is no destination named %', quote_literal(_destination)
-            using errcode = 'no_data_found', hint = 'Known: ' || (select string_agg(d.name, ', ' order by d.name) from destinations d);
+            using errcode = 'no_data_found',
+                hint = 'Known: ' || (select string_agg(d.name, ', ' order by d.name) from destinations d);
     end if;
 end $$;
 
@@ -1885,7 +2384,8 @@ CREATE FUNCTION spine.require_source(_name text) RETURNS void
 begin
     if not exists (select from sources s where s.name = _name) then
         raise exception 'there is no source named %', quote_literal(_name)
-            using errcode = 'no_data_found', hint = 'Known: ' || (select string_agg(s.name, ', ' order by s.name) from sources s);
+            using errcode = 'no_data_found',
+                hint = 'Known: ' || (select string_agg(s.name, ', ' order by s.name) from sources s);
     end if;
 end $$;
 
@@ -1914,12 +2414,13 @@ begin
         returning d.name
     ), audited as (
         insert into audit_trail (action, details)
-        select 'claims_resumed', json_build_object('destination', r.name, 'by', session_user) from resumed r
+        select 'claims_resumed', json_build_object('destination', r.name, 'by', session_user)
+        from resumed r
     )
     select count(*) into _changed from resumed;
     perform require_destination(_destination);
     if _changed > 0 then
-        perform announce(0, '{}', '-infinity'); -- what fell due during the pause
+        perform announce(0, '{}', '-infinity'); -- for rows that fell due during the pause
     end if;
     return _changed;
 end $$;
@@ -1961,7 +2462,10 @@ begin
     select * into _state from rollup_state;
     if _state.next_xid > pg_snapshot_xmax(pg_current_snapshot()) then
         update rollup_state s set
-            next_xid = n.next_xid, in_progress = n.in_progress, covered_from = clock_timestamp(), covered_to = clock_timestamp()
+            next_xid = n.next_xid,
+            in_progress = n.in_progress,
+            covered_from = clock_timestamp(),
+            covered_to = clock_timestamp()
         from audited_now() n;
         return '0';
     end if;
@@ -1971,62 +2475,113 @@ begin
 
     _now := clock_timestamp();
     select greatest(n.next_xid, _state.next_xid) as next_xid, n.in_progress into _seen from audited_now() n;
-    -- Not those from next_xid on: the rows of these are read with all others of theirs.
-    _late := array(select x from unnest(_state.in_progress) x where x < _state.next_xid and x <> all (_seen.in_progress));
-    select a.xid into _end from audit_trail a
+    -- Not those from next_xid on: their rows are read with all others of theirs.
+    _late := array(
+        select x from unnest(_state.in_progress) x where x < _state.next_xid and x <> all (_seen.in_progress));
+    select a.xid into _end
+    from audit_trail a
     where a.xid >= _state.next_xid and a.xid < _seen.next_xid and a.xid <> all (_seen.in_progress)
-    order by a.xid offset _limit limit 1;
-    if not exists (select from audit_trail a where a.xid >= _state.next_xid and a.xid < _end and a.xid <> all (_seen.in_progress)) then
+    order by a.xid
+    offset _limit
+    limit 1;
+    if not exists (
+        select
+        from audit_trail a
+        where a.xid >= _state.next_xid and a.xid < _end and a.xid <> all (_seen.in_progress))
+    then
         _end := ((_end::text)::bigint + 1)::text::xid8;
     end if;
-    -- When the first row is from that is left.
-    select a.timestamp into _next_at from audit_trail a
+    -- The time of the first row that is left.
+    select a.timestamp into _next_at
+    from audit_trail a
     where a.xid >= _end and a.xid < _seen.next_xid and a.xid <> all (_seen.in_progress)
-    order by a.xid limit 1;
+    order by a.xid
+    limit 1;
     if _next_at is null then
         _end := _seen.next_xid;
     end if;
 
     with counted as materialized (
-        select date_bin('10 s', r.at, 'epoch') as at, r.source, r.action, r.bucket, sum(r.n) as n, max(r.at) as last
+        select
+            date_bin('10 s', r.at, 'epoch') as at,
+            r.source,
+            r.action,
+            r.bucket,
+            sum(r.n) as n,
+            max(r.at) as last
         from (
-            select least(a.timestamp, _now) as at, a.action,
+            select
+                least(a.timestamp, _now) as at,
+                a.action,
                 coalesce(a.source, case when a.event_id is null then '' else 'default' end) as source,
-                case when a.action = 'request_rejected' then coalesce(substring(detail(a.details, 'count') from '^\d{1,15}$')::bigint, 1) else 1 end as n,
+                case
+                    when a.action = 'request_rejected'
+                        then coalesce(substring(detail(a.details, 'count') from '^\d{1,15}$')::bigint, 1)
+                    else 1
+                end as n,
                 case when a.action = 'processing_succeeded' then (
                     -- Seconds, since times may be infinite or too far apart for an interval.
                     select case when isfinite(a.timestamp) and isfinite(e.created_at) then
-                        least(1 + ceil(ln(greatest((date_part('epoch', a.timestamp) - date_part('epoch', e.created_at)) * 1000, 1)) / ln(1.2::float8)), 130)::integer end
+                        least(
+                            1 + ceil(
+                                ln(greatest(
+                                    (date_part('epoch', a.timestamp) - date_part('epoch', e.created_at)) * 1000,
+                                    1))
+                                / ln(1.2::float8)),
+                            130)::integer end
                     from events e
-                    where e.id = a.event and (date_part('epoch', a.timestamp) - date_part('epoch', e.created_at) < 10
-                        or not replayed(a.event, e.created_at, a.timestamp, a.details))
+                    where e.id = a.event
+                        and (
+                            date_part('epoch', a.timestamp) - date_part('epoch', e.created_at) < 10
+                            or not replayed(a.event, e.created_at, a.timestamp, a.details))
                 ) end as bucket
             from (
-                select a.timestamp, a.event, a.action, a.event_id, a.source, a.details from audit_trail a
+                select a.timestamp, a.event, a.action, a.event_id, a.source, a.details
+                from audit_trail a
                 where a.xid >= _state.next_xid and a.xid < _end and a.xid <> all (_seen.in_progress)
                 union all
-                select a.timestamp, a.event, a.action, a.event_id, a.source, a.details from audit_trail a
+                select a.timestamp, a.event, a.action, a.event_id, a.source, a.details
+                from audit_trail a
                 where a.xid = any (_late)
             ) a
             where a.action in (
-                'event_received', 'event_inserted', 'event_deduped', 'conflict_detected', 'request_rejected', 'processing_attempt_started',
-                'processing_attempt_failed', 'lease_expired', 'processing_succeeded', 'processing_failed_permanently')
+                'event_received',
+                'event_inserted',
+                'event_deduped',
+                'conflict_detected',
+                'request_rejected',
+                'processing_attempt_started',
+                'processing_attempt_failed',
+                'lease_expired',
+                'processing_succeeded',
+                'processing_failed_permanently')
         ) r
         where r.at >= _state.covered_from
         group by 1, 2, 3, 4
     ), stepped as materialized (
-        select s.step, date_bin(s.step * interval '1 s', c.at, 'epoch') as at, c.source, c.action, c.bucket, sum(c.n)::bigint as n
+        select
+            s.step,
+            date_bin(s.step * interval '1 s', c.at, 'epoch') as at,
+            c.source,
+            c.action,
+            c.bucket,
+            sum(c.n)::bigint as n
         from counted c join rollup_steps() s on c.at >= _now - s.kept
         group by 1, 2, 3, 4, 5
     ), summed as (
-        select s.step, s.at, s.source,
+        select
+            s.step,
+            s.at,
+            s.source,
             coalesce(sum(s.n) filter (where s.action = 'event_received'), 0) as received,
             coalesce(sum(s.n) filter (where s.action = 'event_inserted'), 0) as accepted,
             coalesce(sum(s.n) filter (where s.action = 'event_deduped'), 0) as deduplicated,
             coalesce(sum(s.n) filter (where s.action = 'conflict_detected'), 0) as conflicts,
             coalesce(sum(s.n) filter (where s.action = 'request_rejected'), 0) as rejected,
             coalesce(sum(s.n) filter (where s.action = 'processing_attempt_started'), 0) as attempts,
-            coalesce(sum(s.n) filter (where s.action in ('processing_attempt_failed', 'lease_expired')), 0) as attempts_failed,
+            coalesce(
+                sum(s.n) filter (where s.action in ('processing_attempt_failed', 'lease_expired')),
+                0) as attempts_failed,
             coalesce(sum(s.n) filter (where s.action = 'processing_succeeded'), 0) as delivered,
             coalesce(sum(s.n) filter (where s.action = 'processing_failed_permanently'), 0) as died,
             max(s.bucket) as slowest
@@ -2038,33 +2593,72 @@ begin
             left join stepped b on b.step = s.step and b.at = s.at and b.source = s.source and b.bucket = i
         group by 1, 2, 3
     ), added as (
-        insert into rollups as r
-            (step, at, source, received, accepted, deduplicated, conflicts, rejected, attempts, attempts_failed, delivered, died, latency)
-        select s.step, s.at, s.source, s.received, s.accepted, s.deduplicated, s.conflicts, s.rejected, s.attempts, s.attempts_failed, s.delivered, s.died,
+        insert into rollups as r (
+            step,
+            at,
+            source,
+            received,
+            accepted,
+            deduplicated,
+            conflicts,
+            rejected,
+            attempts,
+            attempts_failed,
+            delivered,
+            died,
+            latency)
+        select
+            s.step,
+            s.at,
+            s.source,
+            s.received,
+            s.accepted,
+            s.deduplicated,
+            s.conflicts,
+            s.rejected,
+            s.attempts,
+            s.attempts_failed,
+            s.delivered,
+            s.died,
             coalesce(h.latency, '{}')
         from summed s left join histograms h on h.step = s.step and h.at = s.at and h.source = s.source
         on conflict (step, at, source) do update set
-            received = r.received + excluded.received, accepted = r.accepted + excluded.accepted,
-            deduplicated = r.deduplicated + excluded.deduplicated, conflicts = r.conflicts + excluded.conflicts,
-            rejected = r.rejected + excluded.rejected, attempts = r.attempts + excluded.attempts,
-            attempts_failed = r.attempts_failed + excluded.attempts_failed, delivered = r.delivered + excluded.delivered,
+            received = r.received + excluded.received,
+            accepted = r.accepted + excluded.accepted,
+            deduplicated = r.deduplicated + excluded.deduplicated,
+            conflicts = r.conflicts + excluded.conflicts,
+            rejected = r.rejected + excluded.rejected,
+            attempts = r.attempts + excluded.attempts,
+            attempts_failed = r.attempts_failed + excluded.attempts_failed,
+            delivered = r.delivered + excluded.delivered,
             died = r.died + excluded.died,
             latency = case when excluded.latency = '{}' then r.latency else (
                 select array_agg(coalesce(l.before, 0) + coalesce(l.more, 0) order by l.n)
                 from unnest(r.latency, excluded.latency) with ordinality as l(before, more, n)) end
     )
     update sources s set last_arrival_at = greatest(s.last_arrival_at, n.at)
-    from (select c.source, max(c.last) as at from counted c where c.action = 'event_inserted' group by c.source) n
+    from (
+        select c.source, max(c.last) as at
+        from counted c
+        where c.action = 'event_inserted'
+        group by c.source) n
     where s.name = n.source;
 
     update rollup_state s set
-        next_xid = _end, in_progress = array(select x from unnest(_seen.in_progress) x where x < _end),
+        next_xid = _end,
+        in_progress = array(select x from unnest(_seen.in_progress) x where x < _end),
         covered_to = case when _next_at is null then _now else greatest(s.covered_to, least(_next_at, _now)) end;
 
     if _state.tidied_at < _now - interval '1 minute' then
-        delete from rollups r where r.ctid = any (array(
-            select o.ctid from rollup_steps() s cross join lateral (
-                select r.ctid from rollups r where r.step = s.step and r.at < _now - s.kept - s.step * interval '1 s' order by r.at limit 2000) o));
+        delete from rollups r
+        where r.ctid = any (array(
+            select o.ctid
+            from rollup_steps() s cross join lateral (
+                select r.ctid
+                from rollups r
+                where r.step = s.step and r.at < _now - s.kept - s.step * interval '1 s'
+                order by r.at
+                limit 2000) o));
         update rollup_state set tidied_at = _now;
     end if;
     return (select greatest(_now - s.covered_to, '0') from rollup_state s);
@@ -2075,7 +2669,7 @@ end $_$;
 -- Name: FUNCTION roll_up(_limit integer); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.roll_up(_limit integer) IS 'Internal. Counts in spine.rollups what the audit log has got since the last call. Returns how far the rollups lag behind; NULL when another is at it.';
+COMMENT ON FUNCTION spine.roll_up(_limit integer) IS 'Internal. Counts new steps of the audit log in spine.rollups. Returns how far the rollups lag behind, NULL when another call is at work.';
 
 
 --
@@ -2089,7 +2683,9 @@ CREATE FUNCTION spine.rolled_up_to() RETURNS timestamp with time zone
 declare
     _now timestamptz := clock_timestamp();
 begin
-    return (select case when audited_beyond(s.next_xid, s.in_progress) then s.covered_to else _now end from rollup_state s);
+    return (
+        select case when audited_beyond(s.next_xid, s.in_progress) then s.covered_to else _now end
+        from rollup_state s);
 end $$;
 
 
@@ -2116,7 +2712,7 @@ $$;
 -- Name: FUNCTION rollup_steps(); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.rollup_steps() IS 'Internal. The lengths of steps in seconds, and for how long they are kept.';
+COMMENT ON FUNCTION spine.rollup_steps() IS 'Internal. The lengths of steps in seconds, and how long Spine keeps them.';
 
 
 --
@@ -2134,14 +2730,25 @@ declare
 begin
     perform require_source(_name);
     select s.settings into _settings from sources s where s.name = _name for update;
-    -- A secret that is named anew holds without an end from now on; those whose time is over are dropped.
+    -- A secret that is named anew is valid without an end from now on. Those whose time is over go.
     _settings := _settings || jsonb_build_object('secrets', to_jsonb(array[_secret]) || coalesce((
-        select jsonb_agg(o.secret || jsonb_build_object('until', to_char(least((o.secret ->> 'until')::timestamptz, _until), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')) order by o.n)
+        select jsonb_agg(
+            o.secret || jsonb_build_object(
+                'until',
+                to_char(least((o.secret ->> 'until')::timestamptz, _until), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))
+            order by o.n)
         from (
-            select case jsonb_typeof(g.secret) when 'object' then g.secret else jsonb_build_object('ref', g.secret) end as secret, g.n
+            select
+                case jsonb_typeof(g.secret)
+                    when 'object' then g.secret
+                    else jsonb_build_object('ref', g.secret)
+                end as secret,
+                g.n
             from jsonb_array_elements(_settings -> 'secrets') with ordinality g(secret, n)
         ) o
-        where o.secret ->> 'ref' <> _secret and coalesce((o.secret ->> 'until')::timestamptz > clock_timestamp(), true) and _keep > '0'
+        where o.secret ->> 'ref' <> _secret
+            and coalesce((o.secret ->> 'until')::timestamptz > clock_timestamp(), true)
+            and _keep > '0'
     ), '[]'));
     update sources s set settings = _settings where s.name = _name;
     return _settings;
@@ -2152,7 +2759,7 @@ end $$;
 -- Name: FUNCTION rotate_source(_name text, _secret text, _keep interval); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.rotate_source(_name text, _secret text, _keep interval) IS 'Gives a source a new secret, by reference, and lets those before hold for a while longer: select spine.rotate_source(''github'', ''env:GITHUB_SECRET_2'', ''1 hour''). Returns its settings.';
+COMMENT ON FUNCTION spine.rotate_source(_name text, _secret text, _keep interval) IS 'Gives a source a new secret, by reference. Those before stay valid for a while longer. Returns its settings. Example: select spine.rotate_source(''github'', ''env:GITHUB_SECRET_2'', ''1 hour'').';
 
 
 --
@@ -2183,8 +2790,17 @@ begin
     -- One statement, so that all of it is of one moment.
     select n.next_xid, n.in_progress, oldest_ready() as oldest_ready, d.* into _sample
     from audited_now() n cross join (
-        select coalesce(jsonb_agg(jsonb_build_object('destination', d.destination, 'status', d.status, 'count', d.count,
-                'oldest_created_at', d.oldest_created_at, 'next_attempt_at', d.next_attempt_at) order by d.destination, d.status), '[]') as rows,
+        select
+            coalesce(
+                jsonb_agg(
+                    jsonb_build_object(
+                        'destination', d.destination,
+                        'status', d.status,
+                        'count', d.count,
+                        'oldest_created_at', d.oldest_created_at,
+                        'next_attempt_at', d.next_attempt_at)
+                    order by d.destination, d.status),
+                '[]') as rows,
             coalesce(sum(d.count) filter (where d.status = 'pending'), 0) as pending,
             coalesce(sum(d.count) filter (where d.status = 'processing'), 0) as processing,
             coalesce(sum(d.count) filter (where d.status = 'failed'), 0) as failed,
@@ -2192,23 +2808,45 @@ begin
         from depth d
     ) d;
     if _sample.rows = _state.rows and (_sample.oldest_ready > '0') = (_state.oldest_ready > '0')
-        and _state.sampled_at between date_bin('10 s', _now, 'epoch') and _now then
+        and _state.sampled_at between date_bin('10 s', _now, 'epoch') and _now
+    then
         return;
     end if;
 
     insert into depth_samples (step, at, pending, processing, failed, dead, oldest_ready)
-    select s.step, date_bin(s.step * interval '1 s', _now, 'epoch'), _sample.pending, _sample.processing, _sample.failed, _sample.dead, _sample.oldest_ready
+    select
+        s.step,
+        date_bin(s.step * interval '1 s', _now, 'epoch'),
+        _sample.pending,
+        _sample.processing,
+        _sample.failed,
+        _sample.dead,
+        _sample.oldest_ready
     from rollup_steps() s
     on conflict (step, at) do update set
-        pending = excluded.pending, processing = excluded.processing, failed = excluded.failed, dead = excluded.dead, oldest_ready = excluded.oldest_ready;
+        pending = excluded.pending,
+        processing = excluded.processing,
+        failed = excluded.failed,
+        dead = excluded.dead,
+        oldest_ready = excluded.oldest_ready;
     update depth_state set
-        sampled_at = _now, took = clock_timestamp() - _now, rows = _sample.rows, oldest_ready = _sample.oldest_ready,
-        next_xid = _sample.next_xid, in_progress = _sample.in_progress;
+        sampled_at = _now,
+        took = clock_timestamp() - _now,
+        rows = _sample.rows,
+        oldest_ready = _sample.oldest_ready,
+        next_xid = _sample.next_xid,
+        in_progress = _sample.in_progress;
 
     if _state.tidied_at < _now - interval '1 minute' then
-        delete from depth_samples d where d.ctid = any (array(
-            select o.ctid from rollup_steps() s cross join lateral (
-                select d.ctid from depth_samples d where d.step = s.step and d.at < _now - s.kept - s.step * interval '1 s' order by d.at limit 1000) o));
+        delete from depth_samples d
+        where d.ctid = any (array(
+            select o.ctid
+            from rollup_steps() s cross join lateral (
+                select d.ctid
+                from depth_samples d
+                where d.step = s.step and d.at < _now - s.kept - s.step * interval '1 s'
+                order by d.at
+                limit 1000) o));
         update depth_state set tidied_at = _now;
     end if;
 end $$;
@@ -2218,7 +2856,7 @@ end $$;
 -- Name: FUNCTION sample_depth(_rest double precision); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.sample_depth(_rest double precision) IS 'Internal. Counts what is not done in the queue and keeps it in spine.depth_state and spine.depth_samples.';
+COMMENT ON FUNCTION spine.sample_depth(_rest double precision) IS 'Internal. Counts the unfinished rows of the queue. Keeps the result in spine.depth_state and spine.depth_samples.';
 
 
 --
@@ -2240,12 +2878,13 @@ declare
     _locked bigint[];
     _known bigint[];
 begin
-    -- What is written below must be a JSON object that a reader can query.
+    -- The log must hold JSON objects that a reader can query.
     if exists (select from unnest(_details) d where jsonb_typeof(d::jsonb) is distinct from 'object') then
         raise exception 'details must be JSON objects' using errcode = 'invalid_parameter_value';
     end if;
     with input as materialized (
-        select * from unnest(_event, _destination, _lease_token, _outcome, _delay, _error, _details)
+        select *
+        from unnest(_event, _destination, _lease_token, _outcome, _delay, _error, _details)
             with ordinality as i(event, destination, lease, outcome, delay, error, details, ord)
     ), held as materialized (
         select i.*
@@ -2254,32 +2893,71 @@ begin
         for update of p skip locked
     ), settled as (
         update processing_state p set
-            status = i.outcome, lease_token = p.lease_token + 1,
+            status = i.outcome,
+            lease_token = p.lease_token + 1,
             next_attempt_at = case when i.outcome = 'failed' then _now + i.delay end,
             completed_at = case when i.outcome = 'completed' then _now end,
-            error_message = i.error, updated_at = _now
+            error_message = i.error,
+            updated_at = _now
         from held i
         where p.event = i.event and p.destination = i.destination
-        returning i.ord, p.event, p.event_id, p.source, p.destination, p.attempt_count, p.next_attempt_at, i.lease, i.outcome, i.delay, i.error, i.details
+        returning
+            i.ord,
+            p.event,
+            p.event_id,
+            p.source,
+            p.destination,
+            p.attempt_count,
+            p.next_attempt_at,
+            i.lease,
+            i.outcome,
+            i.delay,
+            i.error,
+            i.details
     ), audited as (
         insert into audit_trail (timestamp, event, event_id, source, action, details)
         select _now, a.event, a.event_id, nullif(a.source, 'default'), a.action, a.details::json
         from (
-            select s.ord, step.n, s.event, s.event_id, s.source,
-                case when s.outcome = 'completed' then 'processing_succeeded'::audit_action
+            select
+                s.ord,
+                step.n,
+                s.event,
+                s.event_id,
+                s.source,
+                case
+                    when s.outcome = 'completed' then 'processing_succeeded'::audit_action
                     when step.n = 1 then 'processing_attempt_failed'
                     when s.outcome = 'failed' then 'retry_scheduled'
-                    else 'processing_failed_permanently' end as action,
-                case when step.n = 1 then
+                    else 'processing_failed_permanently'
+                end as action,
+                case
+                    when step.n = 1 then
                         -- Of two members of one name the last one counts: _details cannot speak for these.
-                        case when s.details ~ '^\s*{\s*}' then '{' else left(rtrim(s.details, E' \t\r\n'), -1) || ',' end ||
-                        '"attempt":' || s.attempt_count || ',"lease":' || s.lease ||
-                        case when s.destination = 'default' then '' else ',"destination":' || to_json(s.destination) end ||
-                        case when s.error is null then '' else ',"error":' || to_json(s.error) end || '}'
-                    else (case when s.outcome = 'failed' then
-                            jsonb_build_object('attempt', s.attempt_count, 'delay_ms', trim_scale(extract(epoch from s.delay) * 1000), 'next_attempt_at', s.next_attempt_at)
-                        else jsonb_build_object('attempt', s.attempt_count, 'error', s.error) end
-                        || case when s.destination = 'default' then '{}' else jsonb_build_object('destination', s.destination) end)::text end as details
+                        case
+                            when s.details ~ '^\s*{\s*}' then '{'
+                            else left(rtrim(s.details, E' \t\r\n'), -1) || ','
+                        end
+                        || '"attempt":' || s.attempt_count
+                        || ',"lease":' || s.lease
+                        || case
+                            when s.destination = 'default' then ''
+                            else ',"destination":' || to_json(s.destination)
+                        end
+                        || case when s.error is null then '' else ',"error":' || to_json(s.error) end
+                        || '}'
+                    else (
+                        case
+                            when s.outcome = 'failed' then jsonb_build_object(
+                                'attempt', s.attempt_count,
+                                'delay_ms', trim_scale(extract(epoch from s.delay) * 1000),
+                                'next_attempt_at', s.next_attempt_at)
+                            else jsonb_build_object('attempt', s.attempt_count, 'error', s.error)
+                        end
+                        || case
+                            when s.destination = 'default' then '{}'
+                            else jsonb_build_object('destination', s.destination)
+                        end)::text
+                end as details
             from settled s join (values (1), (2)) as step(n) on step.n = 1 or s.outcome <> 'completed'
             order by s.ord, step.n
         ) a
@@ -2288,19 +2966,33 @@ begin
 
     if cardinality(_counted) < cardinality(_event) then
         _locked := locked_by_others(_event, _destination, _lease_token, _counted);
-        _now := clock_timestamp(); -- later than whatever took the lease
+        _now := clock_timestamp(); -- later than the step that took the lease
         with late as materialized (
-            select i.* from unnest(_event, _destination, _lease_token, _outcome) with ordinality as i(event, destination, lease, outcome, ord)
+            select i.*
+            from unnest(_event, _destination, _lease_token, _outcome)
+                with ordinality as i(event, destination, lease, outcome, ord)
             where i.ord <> all (_counted || _locked)
         ), known as materialized (
-            select l.ord from late l
+            select l.ord
+            from late l
             where exists (
-                select from audit_trail a
-                where a.event = l.event and a.action = case when l.outcome = 'completed' then 'processing_succeeded'::audit_action else 'processing_attempt_failed' end
-                    and a.details ->> 'lease' = l.lease::text and coalesce(a.details ->> 'destination', 'default') = l.destination)
+                select
+                from audit_trail a
+                where a.event = l.event
+                    and a.action = case
+                        when l.outcome = 'completed' then 'processing_succeeded'::audit_action
+                        else 'processing_attempt_failed'
+                    end
+                    and a.details ->> 'lease' = l.lease::text
+                    and coalesce(a.details ->> 'destination', 'default') = l.destination)
         ), audited as (
             insert into audit_trail (timestamp, event, event_id, source, action, details)
-            select _now, p.event, p.event_id, nullif(p.source, 'default'), 'lease_lost',
+            select
+                _now,
+                p.event,
+                p.event_id,
+                nullif(p.source, 'default'),
+                'lease_lost',
                 json_build_object('lease', l.lease, 'destination', l.destination, 'outcome', l.outcome)
             from late l join processing_state p on p.event = l.event and p.destination = l.destination
             where l.ord not in (select k.ord from known k)
@@ -2308,7 +3000,10 @@ begin
         select coalesce(array_agg(k.ord), '{}') into _known from known k;
         _counted := _counted || _known;
     end if;
-    return array(select case when n = any (_counted) then true when n = any (_locked) then null else false end from generate_series(1, cardinality(_event)) n order by n);
+    return array(
+        select case when n = any (_counted) then true when n = any (_locked) then null else false end
+        from generate_series(1, cardinality(_event)) n
+        order by n);
 end $$;
 
 
@@ -2316,7 +3011,7 @@ end $$;
 -- Name: FUNCTION settle(_event bigint[], _destination text[], _lease_token bigint[], _outcome text[], _delay interval[], _error text[], _details text[]); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.settle(_event bigint[], _destination text[], _lease_token bigint[], _outcome text[], _delay interval[], _error text[], _details text[]) IS 'Records what delivery attempts came to, fenced by their lease tokens. Returns for each, by position, whether it counts; NULL where somebody else has the row locked.';
+COMMENT ON FUNCTION spine.settle(_event bigint[], _destination text[], _lease_token bigint[], _outcome text[], _delay interval[], _error text[], _details text[]) IS 'Records the results of delivery attempts, fenced by their lease tokens. Returns for each, by position, whether it counts. NULL where somebody else has the row locked.';
 
 
 --
@@ -2327,7 +3022,12 @@ CREATE FUNCTION spine.settle_rejected(_id bigint, _state text, _note text, _even
     LANGUAGE sql
     SET search_path TO 'spine', 'pg_temp'
     AS $$
-    update rejected_requests r set state = _state, note = _note, event_id = _event_id, settled_at = clock_timestamp(), taken_until = null
+    update rejected_requests r set
+        state = _state,
+        note = _note,
+        event_id = _event_id,
+        settled_at = clock_timestamp(),
+        taken_until = null
     where r.id = _id and r.state = 'requested' and (r.trust = _trust or _state = 'taken_in')
 $$;
 
@@ -2336,7 +3036,7 @@ $$;
 -- Name: FUNCTION settle_rejected(_id bigint, _state text, _note text, _event_id text, _trust boolean); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.settle_rejected(_id bigint, _state text, _note text, _event_id text, _trust boolean) IS 'Internal. Notes what came of looking at a rejected request again.';
+COMMENT ON FUNCTION spine.settle_rejected(_id bigint, _state text, _note text, _event_id text, _trust boolean) IS 'Internal. Notes the result of reading a rejected request again.';
 
 
 --
@@ -2351,20 +3051,36 @@ declare
     _name constant text := case when tg_op = 'DELETE' then old.name else new.name end;
     _before constant jsonb := case when tg_op = 'INSERT' then '{}' else old.settings end;
     _after constant jsonb := case when tg_op = 'DELETE' then '{}' else new.settings end;
-    _who constant jsonb := jsonb_strip_nulls(jsonb_build_object('by', session_user, 'caller', left(nullif(current_setting('spine.caller', true), ''), 300)));
+    _who constant jsonb := jsonb_strip_nulls(jsonb_build_object(
+        'by', session_user,
+        'caller', left(nullif(current_setting('spine.caller', true), ''), 300)));
     _changes jsonb;
 begin
     if _before <> _after or tg_op <> 'UPDATE' then
-        select coalesce(jsonb_object_agg(k, jsonb_strip_nulls(jsonb_build_object('from', _before -> k, 'to', _after -> k))), '{}') into _changes
+        select coalesce(
+            jsonb_object_agg(k, jsonb_strip_nulls(jsonb_build_object('from', _before -> k, 'to', _after -> k))),
+            '{}')
+        into _changes
         from (select jsonb_object_keys(_before) union select jsonb_object_keys(_after)) keys(k)
         where _before -> k is distinct from _after -> k;
-        insert into audit_trail (source, action, details) values (_name,
-            case tg_op when 'INSERT' then 'source_added' when 'DELETE' then 'source_removed' else 'source_changed' end::audit_action,
+        insert into audit_trail (source, action, details)
+        values (
+            _name,
+            case tg_op
+                when 'INSERT' then 'source_added'
+                when 'DELETE' then 'source_removed'
+                else 'source_changed'
+            end::audit_action,
             (_who || jsonb_build_object('changes', _changes))::text::json);
     end if;
-    if tg_op <> 'DELETE' and (case when tg_op = 'UPDATE' then old.disabled_at end is null) <> (new.disabled_at is null) then
-        insert into audit_trail (source, action, details) values (_name,
-            case when new.disabled_at is null then 'source_enabled' else 'source_disabled' end::audit_action, _who::text::json);
+    if tg_op <> 'DELETE'
+        and (case when tg_op = 'UPDATE' then old.disabled_at end is null) <> (new.disabled_at is null)
+    then
+        insert into audit_trail (source, action, details)
+        values (
+            _name,
+            case when new.disabled_at is null then 'source_enabled' else 'source_disabled' end::audit_action,
+            _who::text::json);
     end if;
     perform pg_notify('spine_sources', json_build_object('source', _name)::text);
     return null;
@@ -2390,19 +3106,42 @@ declare
     _wrong text;
 begin
     if jsonb_typeof(new.settings) <> 'object' or jsonb_typeof(new.settings -> 'preset') is distinct from 'string' then
-        raise exception 'the settings of a source must be a JSON object with a preset' using errcode = 'check_violation', schema = 'spine', table = 'sources';
+        raise exception 'the settings of a source must be a JSON object with a preset'
+            using errcode = 'check_violation', schema = 'spine', table = 'sources';
     end if;
-    select k into _wrong from jsonb_object_keys(new.settings) k
-    where k not in ('preset', 'secrets', 'verify', 'format', 'id', 'type', 'time', 'id_signed', 'volatile', 'conflicts', 'handshake', 'verify_token', 'url', 'limits', 'rejected')
+    select k into _wrong
+    from jsonb_object_keys(new.settings) k
+    where k not in (
+        'preset',
+        'secrets',
+        'verify',
+        'format',
+        'id',
+        'type',
+        'time',
+        'id_signed',
+        'volatile',
+        'conflicts',
+        'handshake',
+        'verify_token',
+        'url',
+        'limits',
+        'rejected')
     limit 1;
     if _wrong is not null then
-        raise exception 'there is no setting % of a source', quote_ident(left(_wrong, 100)) using errcode = 'check_violation', schema = 'spine', table = 'sources';
+        raise exception 'there is no setting % of a source', quote_ident(left(_wrong, 100))
+            using errcode = 'check_violation', schema = 'spine', table = 'sources';
     end if;
-    -- What is wrong is not repeated: it may be a secret.
+    -- The message does not repeat the wrong value: it may be a secret.
     if exists (
-        select from (
+        select
+        from (
             select case jsonb_typeof(s) when 'object' then s ->> 'ref' else s #>> '{}' end as ref
-            from jsonb_array_elements(case jsonb_typeof(new.settings -> 'secrets') when 'array' then new.settings -> 'secrets' else '[null]' end) s
+            from jsonb_array_elements(
+                case jsonb_typeof(new.settings -> 'secrets')
+                    when 'array' then new.settings -> 'secrets'
+                    else '[null]'
+                end) s
             where new.settings ? 'secrets'
             union all
             select new.settings ->> 'verify_token' where new.settings ? 'verify_token'
@@ -2414,7 +3153,8 @@ begin
     end if;
     if tg_op = 'UPDATE' then
         if new.name <> old.name then
-            raise exception 'the name of a source cannot be changed' using errcode = 'check_violation', schema = 'spine', table = 'sources';
+            raise exception 'the name of a source cannot be changed'
+                using errcode = 'check_violation', schema = 'spine', table = 'sources';
         end if;
         if new.settings is not distinct from old.settings and new.disabled_at is not distinct from old.disabled_at then
             return new;
@@ -2430,7 +3170,7 @@ end $_$;
 -- Name: FUNCTION sources_check(); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.sources_check() IS 'Internal. Trigger: refuses settings that are none, and secrets by value; notes who changed a source.';
+COMMENT ON FUNCTION spine.sources_check() IS 'Internal. Trigger: rejects wrong settings and secrets by value. Notes who changed a source.';
 
 
 --
@@ -2451,7 +3191,7 @@ end $$;
 -- Name: FUNCTION sources_kept(); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.sources_kept() IS 'Internal. Trigger: refuses to remove the source default.';
+COMMENT ON FUNCTION spine.sources_kept() IS 'Internal. Trigger: does not let the source default be removed.';
 
 
 SET default_tablespace = '';
@@ -2630,9 +3370,12 @@ CREATE FUNCTION spine.take_requested(_limit integer) RETURNS SETOF spine.rejecte
     AS $$
     update rejected_requests r set taken_until = clock_timestamp() + interval '30 seconds'
     from (
-        select q.id from rejected_requests q
+        select q.id
+        from rejected_requests q
         where q.state = 'requested' and (q.taken_until is null or q.taken_until < clock_timestamp())
-        order by q.id limit _limit for update skip locked
+        order by q.id
+        limit _limit
+        for update skip locked
     ) t
     where r.id = t.id
     returning r.*
@@ -2643,7 +3386,7 @@ $$;
 -- Name: FUNCTION take_requested(_limit integer); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.take_requested(_limit integer) IS 'Internal. Hands out rejected requests that are to be looked at again.';
+COMMENT ON FUNCTION spine.take_requested(_limit integer) IS 'Internal. Hands out rejected requests to be read again.';
 
 
 --
@@ -2665,7 +3408,9 @@ begin
     -- Materialized, so that the order does not invite the planner to walk a partition that is small when it plans.
     return query
     with trail as materialized (
-        select a.timestamp, a.action, a.success, a.details, a.id from audit_log a where a.event = _event and (a.timestamp >= _start or a.timestamp = 'infinity')
+        select a.timestamp, a.action, a.success, a.details, a.id
+        from audit_log a
+        where a.event = _event and (a.timestamp >= _start or a.timestamp = 'infinity')
     )
     select t.* from trail t order by t.timestamp, t.id;
 end $$;
@@ -2675,7 +3420,7 @@ end $$;
 -- Name: FUNCTION trace(_event_id text, _source text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.trace(_event_id text, _source text) IS 'What happened to one event, step by step, for example: select * from spine.trace(''test-001'').';
+COMMENT ON FUNCTION spine.trace(_event_id text, _source text) IS 'What happened to one event, step by step. Example: select * from spine.trace(''test-001'').';
 
 
 --
@@ -2691,9 +3436,16 @@ CREATE FUNCTION spine.trail_start(_event bigint) RETURNS timestamp with time zon
     SET plan_cache_mode TO 'force_custom_plan'
     AS $$
 declare
-    _day constant timestamptz := (select date_trunc('day', e.created_at - interval '1 minute', 'UTC') from events e where e.id = _event);
+    _day constant timestamptz := (
+        select date_trunc('day', e.created_at - interval '1 minute', 'UTC') from events e where e.id = _event);
 begin
-    if exists (select from audit_trail a where a.event = _event and (a.timestamp >= _day or a.timestamp = 'infinity') and a.action in ('event_received', 'event_inserted')) then
+    if exists (
+        select
+        from audit_trail a
+        where a.event = _event
+            and (a.timestamp >= _day or a.timestamp = 'infinity')
+            and a.action in ('event_received', 'event_inserted'))
+    then
         return _day;
     end if;
     return '-infinity';
@@ -2704,7 +3456,7 @@ end $$;
 -- Name: FUNCTION trail_start(_event bigint); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.trail_start(_event bigint) IS 'Internal. A time before all audit rows of an event; -infinity where that is not known.';
+COMMENT ON FUNCTION spine.trail_start(_event bigint) IS 'Internal. A time before all steps of an event. -infinity where that is not known.';
 
 
 --
@@ -2730,7 +3482,7 @@ end $$;
 -- Name: FUNCTION unqueryable(_payload text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.unqueryable(_payload text) IS 'Internal. Why Postgres cannot query a JSON text; NULL where it can.';
+COMMENT ON FUNCTION spine.unqueryable(_payload text) IS 'Internal. Why Postgres cannot query a JSON text. NULL where it can.';
 
 
 --
@@ -2756,7 +3508,12 @@ begin
             _key := _key || convert_to(_char, 'UTF8');
         else
             foreach _unit in array array[55296 + ((_code - 65536) >> 10), 56320 + ((_code - 65536) & 1023)] loop
-                _key := _key || decode(to_hex((14680064 | ((_unit >> 12) << 16)) | 32768 | (((_unit >> 6) & 63) << 8) | 128 | (_unit & 63)), 'hex');
+                _key := _key || decode(
+                    to_hex(
+                        (14680064 | ((_unit >> 12) << 16))
+                        | 32768 | (((_unit >> 6) & 63) << 8)
+                        | 128 | (_unit & 63)),
+                    'hex');
             end loop;
         end if;
     end loop;
@@ -2787,8 +3544,11 @@ declare
     _overlap constant bigint := 100000; -- ids by which batches that are stored at once may overlap
     _from constant bigint := first_id_since(_since);
     _next constant bigint := first_id_since(_until);
-    -- Where nothing is younger every id above belongs to the span: also of rows whose event is gone.
-    _to constant bigint := case when exists (select from events e where e.id >= _next) then _next else 1::bigint << 62 end;
+    -- Where no event is younger, every id above belongs to the span: also of rows whose event is gone.
+    _to constant bigint := case
+        when exists (select from events e where e.id >= _next) then _next
+        else 1::bigint << 62
+    end;
     _trail_begins constant timestamptz := (select a.timestamp from audit_trail a order by a.timestamp limit 1);
 begin
     return query
@@ -2801,17 +3561,28 @@ begin
         select s.event_id as its_id, s.source as its_source, s.trailed, p.*
         from scope s join processing_state p on p.event = s.id
     ), trail as materialized (
-        select s.id as event, s.event_id, s.source, a.id, a.action, coalesce(
+        select
+            s.id as event,
+            s.event_id,
+            s.source,
+            a.id,
+            a.action,
+            coalesce(
                 a.details ->> 'destination',
-                -- The second of the two steps that end an attempt did not name its destination at first: it is that of the first.
+                -- Where the second of the two steps that end an attempt names no destination, the first one's counts.
                 case when a.action in ('retry_scheduled', 'processing_failed_permanently') then
                     lag(a.details ->> 'destination') over (partition by s.id, a.xid order by a.id) end,
                 'default') as destination,
-            (a.details ->> 'attempt')::bigint as attempt, coalesce(a.details ->> 'lease', a.details ->> 'lease_voided')::bigint as lease,
-            a.details ->> 'from' as was, coalesce(a.details ->> 'to', a.details ->> 'status') as becomes, a.details ->> 'evidence' as evidence
+            (a.details ->> 'attempt')::bigint as attempt,
+            coalesce(a.details ->> 'lease', a.details ->> 'lease_voided')::bigint as lease,
+            a.details ->> 'from' as was,
+            coalesce(a.details ->> 'to', a.details ->> 'status') as becomes,
+            a.details ->> 'evidence' as evidence
         from scope s cross join lateral (
-            -- The bound spares a look into the days before.
-            select t.id, t.xid, t.action, t.details from audit_trail t where t.event = s.id and t.timestamp >= _since - interval '1 day'
+            -- The bound spares reading the days before.
+            select t.id, t.xid, t.action, t.details
+            from audit_trail t
+            where t.event = s.id and t.timestamp >= _since - interval '1 day'
         ) a
         where s.trailed
     ), steps as materialized (
@@ -2834,89 +3605,194 @@ begin
                 when t.action = 'lease_returned' then t.attempt - 1
                 when t.action not in ('event_queued', 'status_changed') then t.attempt end as attempts
         from trail t
-        where t.action in ('event_inserted', 'event_replayed', 'event_queued', 'status_changed', 'processing_attempt_started', 'processing_attempt_failed',
-            'lease_expired', 'retry_scheduled', 'processing_failed_permanently', 'processing_succeeded', 'lease_returned')
+        where t.action in (
+            'event_inserted',
+            'event_replayed',
+            'event_queued',
+            'status_changed',
+            'processing_attempt_started',
+            'processing_attempt_failed',
+            'lease_expired',
+            'retry_scheduled',
+            'processing_failed_permanently',
+            'processing_succeeded',
+            'lease_returned')
     ), path as materialized (
-        select s.*, lag(s.status) over w as before, lag(s.attempts) over w as attempts_before, lead(s.id) over w is null as last
+        select
+            s.*,
+            lag(s.status) over w as before,
+            lag(s.attempts) over w as attempts_before,
+            lead(s.id) over w is null as last
         from steps s
         window w as (partition by s.event, s.destination order by s.id)
-    ), told as materialized ( -- rows beside what their trail says of them: put together by grouping, since a join goes by what the planner guesses
-        select u.event, u.destination, min(u.event_id) as event_id, min(u.source) as source, bool_and(u.trailed) as trailed,
-            min(u.status) as status, min(u.attempt_count) as attempt_count, min(u.lease_token) as lease_token,
-            min(u.becomes) as becomes, min(u.attempts) as attempts, max(u.lease) as lease
+    ), told as materialized (
+        -- Rows beside what their trail says of them. Grouping puts them together: a join would go by the planner's
+        -- guess.
+        select
+            u.event,
+            u.destination,
+            min(u.event_id) as event_id,
+            min(u.source) as source,
+            bool_and(u.trailed) as trailed,
+            min(u.status) as status,
+            min(u.attempt_count) as attempt_count,
+            min(u.lease_token) as lease_token,
+            min(u.becomes) as becomes,
+            min(u.attempts) as attempts,
+            max(u.lease) as lease
         from (
-            select r.event, r.destination, r.its_id as event_id, r.its_source as source, r.trailed, r.status::text as status, r.attempt_count, r.lease_token,
-                null::text as becomes, null::bigint as attempts, null::bigint as lease
+            select
+                r.event,
+                r.destination,
+                r.its_id as event_id,
+                r.its_source as source,
+                r.trailed,
+                r.status::text as status,
+                r.attempt_count,
+                r.lease_token,
+                null::text as becomes,
+                null::bigint as attempts,
+                null::bigint as lease
             from rows r
             union all
-            select p.event, p.destination, p.event_id, p.source, true, null, null, null, p.status, p.attempts, null from path p where p.last
+            select p.event, p.destination, p.event_id, p.source, true, null, null, null, p.status, p.attempts, null
+            from path p
+            where p.last
             union all
-            select t.event, t.destination, t.event_id, t.source, true, null, null, null, null, null, t.lease from trail t
+            select t.event, t.destination, t.event_id, t.source, true, null, null, null, null, null, t.lease
+            from trail t
             where t.lease is not null and t.action <> 'lease_lost'
         ) u
         group by u.event, u.destination
     ), counted as materialized (
-        select u.id, min(u.event_id) as event_id, min(u.source) as source, max(u.seen_count) as seen_count,
+        select
+            u.id,
+            min(u.event_id) as event_id,
+            min(u.source) as source,
+            max(u.seen_count) as seen_count,
             count(*) filter (where u.action = 'event_received') as received,
             count(*) filter (where u.action = 'event_inserted') as inserted,
             count(*) filter (where u.action in ('event_deduped', 'conflict_detected')) as again,
             count(*) filter (where u.evidence = 'kept') as kept,
             count(*) filter (where u.evidence in ('kept', 'known')) as evidence
         from (
-            select s.id, s.event_id, s.source, s.seen_count, null::audit_action as action, null::text as evidence from scope s where s.trailed
+            select s.id, s.event_id, s.source, s.seen_count, null::audit_action as action, null::text as evidence
+            from scope s
+            where s.trailed
             union all
-            select t.event, t.event_id, t.source, null, t.action, t.evidence from trail t
+            select t.event, t.event_id, t.source, null, t.action, t.evidence
+            from trail t
         ) u
         group by u.id
-    ), expired as materialized ( -- when events were stored that retention took; their trail is later than that by as long as it waited for a lock
-        select range_agg(tstzrange((a.details ->> 'oldest')::timestamptz, (a.details ->> 'newest')::timestamptz + interval '1 minute', '[]')) as at
+    ), expired as materialized (
+        -- When the events were stored that retention deleted. Their trail is later by the time that it waited for a
+        -- lock.
+        select range_agg(tstzrange(
+            (a.details ->> 'oldest')::timestamptz,
+            (a.details ->> 'newest')::timestamptz + interval '1 minute',
+            '[]')) as at
         from audit_trail a
         where a.event is null and a.action = 'events_expired' and a.timestamp >= _since
     ), found (name, event_id, source, detail) as (
-        select 'event_kept', a.event_id, coalesce(a.source, 'default'), 'stored at ' || a.timestamp || ', and not there'
+        select
+            'event_kept',
+            a.event_id,
+            coalesce(a.source, 'default'),
+            'stored at ' || a.timestamp || ', and not there'
         from audit_trail a
-        where a.timestamp >= _since and a.timestamp < _until and a.action = 'event_inserted'
+        where a.timestamp >= _since
+            and a.timestamp < _until
+            and a.action = 'event_inserted'
             and not exists (select from events e where e.id = a.event)
             and not coalesce((select a.timestamp <@ x.at from expired x), false)
         union all
-        select 'event_queued', s.event_id, s.source, 'no row in processing_state' from scope s
+        select 'event_queued', s.event_id, s.source, 'no row in processing_state'
+        from scope s
         where not exists (select from processing_state p where p.event = s.id)
         union all
-        select 'row_has_event', p.event_id, p.source, 'a row of processing_state for ' || p.destination || ' without its event' from processing_state p
+        select
+            'row_has_event',
+            p.event_id,
+            p.source,
+            'a row of processing_state for ' || p.destination || ' without its event'
+        from processing_state p
         where p.event >= _from and p.event < _to and not exists (select from events e where e.id = p.event)
         union all
-        select 'row_has_event', c.event_id, c.source, 'a row of conflicts without its event' from conflicts c
+        select 'row_has_event', c.event_id, c.source, 'a row of conflicts without its event'
+        from conflicts c
         where c.event >= _from and c.event < _to and not exists (select from events e where e.id = c.event)
         union all
-        select 'row_names_event', r.its_id, r.its_source, 'processing_state calls it ' || quote_literal(r.event_id) || ' of ' || quote_literal(r.source) from rows r
+        select
+            'row_names_event',
+            r.its_id,
+            r.its_source,
+            'processing_state calls it ' || quote_literal(r.event_id) || ' of ' || quote_literal(r.source)
+        from rows r
         where (r.event_id, r.source) is distinct from (r.its_id, r.its_source)
         union all
-        select 'row_names_event', s.event_id, s.source, 'conflicts calls it ' || quote_literal(c.event_id) || ' of ' || quote_literal(c.source)
+        select
+            'row_names_event',
+            s.event_id,
+            s.source,
+            'conflicts calls it ' || quote_literal(c.event_id) || ' of ' || quote_literal(c.source)
         from scope s join conflicts c on c.event = s.id
         where (c.event_id, c.source) is distinct from (s.event_id, s.source)
         union all
-        select 'row_claimable', r.its_id, r.its_source, r.status || ' at ' || r.destination || ' and never due' from rows r
+        select 'row_claimable', r.its_id, r.its_source, r.status || ' at ' || r.destination || ' and never due'
+        from rows r
         where r.status in ('pending', 'failed', 'processing') and r.next_attempt_at is null
         union all
-        select 'row_claimable', r.its_id, r.its_source, r.status || ' at ' || quote_literal(r.destination) || ', which is no destination' from rows r
-        where r.status in ('pending', 'failed', 'processing') and not exists (select from destinations d where d.name = r.destination)
-        union all
-        select 'row_at_rest', r.its_id, r.its_source, r.status || ' at ' || r.destination || ', next_attempt_at ' || coalesce(r.next_attempt_at::text, 'NULL') ||
-            ', completed_at ' || coalesce(r.completed_at::text, 'NULL')
+        select
+            'row_claimable',
+            r.its_id,
+            r.its_source,
+            r.status || ' at ' || quote_literal(r.destination) || ', which is no destination'
         from rows r
-        where r.status in ('completed', 'dead') and r.next_attempt_at is not null or (r.status = 'completed') <> (r.completed_at is not null)
+        where r.status in ('pending', 'failed', 'processing')
+            and not exists (select from destinations d where d.name = r.destination)
         union all
-        select 'lease_current', t.event_id, t.source, 'lease ' || t.lease || ' at ' || t.destination || ' is over, and the row''s token is ' || t.lease_token
+        select
+            'row_at_rest',
+            r.its_id,
+            r.its_source,
+            r.status || ' at ' || r.destination
+            || ', next_attempt_at ' || coalesce(r.next_attempt_at::text, 'NULL')
+            || ', completed_at ' || coalesce(r.completed_at::text, 'NULL')
+        from rows r
+        where r.status in ('completed', 'dead') and r.next_attempt_at is not null
+            or (r.status = 'completed') <> (r.completed_at is not null)
+        union all
+        select
+            'lease_current',
+            t.event_id,
+            t.source,
+            'lease ' || t.lease || ' at ' || t.destination || ' is over, and the row''s token is ' || t.lease_token
         from told t
         where t.lease >= t.lease_token
         union all
-        select 'lease_spent_once', t.event_id, t.source, 'lease ' || t.lease || ' at ' || t.destination || ' ended ' || count(*) || ' times: ' || string_agg(t.action::text, ', ' order by t.id)
+        select
+            'lease_spent_once',
+            t.event_id,
+            t.source,
+            'lease ' || t.lease || ' at ' || t.destination || ' ended ' || count(*) || ' times: '
+            || string_agg(t.action::text, ', ' order by t.id)
         from trail t
-        where t.lease is not null and t.action in ('processing_succeeded', 'processing_attempt_failed', 'lease_expired', 'lease_returned', 'status_changed')
+        where t.lease is not null
+            and t.action in (
+                'processing_succeeded',
+                'processing_attempt_failed',
+                'lease_expired',
+                'lease_returned',
+                'status_changed')
         group by t.event, t.event_id, t.source, t.destination, t.lease
         having count(*) > 1
         union all
-        select 'path_legal', p.event_id, p.source, p.action || ' at ' || p.destination || ' after ' || coalesce(p.before, 'nothing') from path p
+        select
+            'path_legal',
+            p.event_id,
+            p.source,
+            p.action || ' at ' || p.destination || ' after ' || coalesce(p.before, 'nothing')
+        from path p
         where not coalesce(case p.action
             when 'event_inserted' then p.before is null
             when 'event_queued' then true -- a hand may have deleted the row before it
@@ -2931,25 +3807,50 @@ begin
             when 'status_changed' then p.before = p.was
         end, false)
         union all
-        select 'attempts_counted', p.event_id, p.source, p.action || ' at ' || p.destination || ' of attempt ' || p.attempt || ' after ' || p.attempts_before from path p
+        select
+            'attempts_counted',
+            p.event_id,
+            p.source,
+            p.action || ' at ' || p.destination || ' of attempt ' || p.attempt || ' after ' || p.attempts_before
+        from path p
         where p.action not in ('event_inserted', 'event_replayed', 'event_queued', 'status_changed')
             and p.attempt <> p.attempts_before + case when p.action = 'processing_attempt_started' then 1 else 0 end
         union all
-        select 'row_as_told', t.event_id, t.source, coalesce('the trail at ' || t.destination || ' ends with ' || t.becomes, 'there is no trail at ' || t.destination) ||
-            coalesce(', the row is ' || t.status, ', and there is no row')
+        select
+            'row_as_told',
+            t.event_id,
+            t.source,
+            coalesce(
+                'the trail at ' || t.destination || ' ends with ' || t.becomes,
+                'there is no trail at ' || t.destination)
+            || coalesce(', the row is ' || t.status, ', and there is no row')
         from told t
         where t.trailed and t.status is distinct from t.becomes
         union all
-        select 'row_as_told', t.event_id, t.source, 'the trail at ' || t.destination || ' ends with attempt ' || t.attempts || ', the row has ' || t.attempt_count
+        select
+            'row_as_told',
+            t.event_id,
+            t.source,
+            'the trail at ' || t.destination || ' ends with attempt ' || t.attempts
+            || ', the row has ' || t.attempt_count
         from told t
         where t.status = t.becomes and t.attempts <> t.attempt_count
         union all
-        select 'receipts_counted', c.event_id, c.source,
-            'seen ' || c.seen_count || ' times; the trail has it received ' || c.received || ' times, stored ' || c.inserted || ' times and known ' || c.again || ' times'
+        select
+            'receipts_counted',
+            c.event_id,
+            c.source,
+            'seen ' || c.seen_count || ' times; the trail has it received ' || c.received
+            || ' times, stored ' || c.inserted || ' times and known ' || c.again || ' times'
         from counted c
         where c.received <> c.seen_count or c.inserted <> 1 or c.again <> c.seen_count - 1
         union all
-        select 'evidence_counted', c.event_id, c.source, 'the trail has ' || c.kept || ' payloads kept, seen ' || c.evidence || ' times; conflicts has ' || k.kept || ', seen ' || k.seen || ' times'
+        select
+            'evidence_counted',
+            c.event_id,
+            c.source,
+            'the trail has ' || c.kept || ' payloads kept, seen ' || c.evidence
+            || ' times; conflicts has ' || k.kept || ', seen ' || k.seen || ' times'
         from counted c cross join lateral (
             select count(*) as kept, coalesce(sum(k.seen_count), 0) as seen from conflicts k where k.event = c.id
         ) k
@@ -2957,22 +3858,30 @@ begin
     ), numbered as (
         select f.*, row_number() over (partition by f.name order by f.event_id, f.source, f.detail) as n from found f
     )
-    select i.name, i.meaning, (select count(*) from scope), count(n.n),
-        coalesce(jsonb_agg(jsonb_build_object('event_id', n.event_id, 'source', n.source, 'detail', n.detail) order by n.n) filter (where n.n <= _examples), '[]')
+    select
+        i.name,
+        i.meaning,
+        (select count(*) from scope),
+        count(n.n),
+        coalesce(
+            jsonb_agg(
+                jsonb_build_object('event_id', n.event_id, 'source', n.source, 'detail', n.detail)
+                order by n.n) filter (where n.n <= _examples),
+            '[]')
     from (values
-        (1, 'event_kept', 'Every event that was stored is there, or retention has told of taking it.'),
+        (1, 'event_kept', 'Every stored event is there, or the audit log says that retention deleted it.'),
         (2, 'event_queued', 'Every event has its rows in processing_state.'),
         (3, 'row_has_event', 'Every row of processing_state and conflicts has its event.'),
         (4, 'row_names_event', 'Rows call their event by its event_id and source.'),
-        (5, 'row_claimable', 'What is not done with is due at some time, at a destination that there is.'),
-        (6, 'row_at_rest', 'What is completed or dead is due no more, and what is completed says when.'),
-        (7, 'lease_current', 'A row''s token is above every lease that is over.'),
-        (8, 'lease_spent_once', 'A lease ends once: no result counts twice, none of a lost lease.'),
+        (5, 'row_claimable', 'Every unfinished row has a due time and a destination that exists.'),
+        (6, 'row_at_rest', 'Finished rows have no due time, and completed ones say when.'),
+        (7, 'lease_current', 'A row''s lease token is above every lease that has ended.'),
+        (8, 'lease_spent_once', 'A lease ends once: no result counts twice, and none counts for a lost lease.'),
         (9, 'path_legal', 'The trail of every event is a path of the state machine.'),
         (10, 'attempts_counted', 'Attempts are counted one by one, and each step names its own.'),
-        (11, 'row_as_told', 'Every row is as its trail ends.'),
-        (12, 'receipts_counted', 'seen_count is how often the trail has the event received: stored once, then known.'),
-        (13, 'evidence_counted', 'Conflicts are kept and counted as the trail says.')
+        (11, 'row_as_told', 'Every row agrees with the end of its trail.'),
+        (12, 'receipts_counted', 'seen_count equals the receipts in the trail: stored once, then known.'),
+        (13, 'evidence_counted', 'Evidence is kept and counted as the trail says.')
     ) as i(ord, name, meaning) left join numbered n on n.name = i.name
     group by i.name, i.meaning, i.ord
     order by i.ord;
@@ -2983,7 +3892,7 @@ end $$;
 -- Name: FUNCTION verify(_since timestamp with time zone, _until timestamp with time zone, _examples integer); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.verify(_since timestamp with time zone, _until timestamp with time zone, _examples integer) IS 'Checks the promises for events that were stored in a span of time, a row for each invariant with its violations: select invariant, violations, examples from spine.verify(now() - interval ''1 hour''). Reads only.';
+COMMENT ON FUNCTION spine.verify(_since timestamp with time zone, _until timestamp with time zone, _examples integer) IS 'Checks the promises for events that were stored in a span of time. Returns a row for each invariant, with its violations. Example: select invariant, violations, examples from spine.verify(now() - interval ''1 hour''). Reads only.';
 
 
 --
@@ -3162,7 +4071,7 @@ CREATE VIEW spine.audit_log AS
 -- Name: VIEW audit_log; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON VIEW spine.audit_log IS 'Every step of every event, written in the transaction of the step itself. A view of spine.audit_trail, which is partitioned by day (UTC).';
+COMMENT ON VIEW spine.audit_log IS 'Every step of every event, written in the transaction of the step itself. A view over the table spine.audit_trail, which has the rows in a compact form, one partition a day (UTC).';
 
 
 --
@@ -3176,28 +4085,28 @@ COMMENT ON COLUMN spine.audit_log."timestamp" IS 'When the step was made. The or
 -- Name: COLUMN audit_log.id; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_log.id IS 'Ascending number; orders steps of one moment.';
+COMMENT ON COLUMN spine.audit_log.id IS 'Ascending number. Orders the steps of one moment.';
 
 
 --
 -- Name: COLUMN audit_log.xid; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_log.xid IS 'Transaction that wrote the row. Who follows the log goes by it, since rows become visible in the order of commits and not of ids.';
+COMMENT ON COLUMN spine.audit_log.xid IS 'Transaction that wrote the row. Followers of the log go by it: rows become visible in the order of commits, not of ids.';
 
 
 --
 -- Name: COLUMN audit_log.event; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_log.event IS 'events.id, NULL where no event is concerned.';
+COMMENT ON COLUMN spine.audit_log.event IS 'events.id. NULL where the step concerns no event.';
 
 
 --
 -- Name: COLUMN audit_log.event_id; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_log.event_id IS 'The sender''s id, NULL where no event is concerned (rejected requests, pauses).';
+COMMENT ON COLUMN spine.audit_log.event_id IS 'The sender''s id. NULL where the step concerns no event, such as a pause.';
 
 
 --
@@ -3211,21 +4120,21 @@ COMMENT ON COLUMN spine.audit_log.source IS 'Who sent it.';
 -- Name: COLUMN audit_log.action; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_log.action IS 'event_received, event_inserted, event_deduped, conflict_detected, event_queued (by hand), processing_attempt_started, processing_attempt_failed, retry_scheduled, processing_succeeded, processing_failed_permanently, lease_expired, lease_returned, lease_lost, status_changed (by hand), event_replayed, request_rejected, claims_paused, claims_resumed, events_expired, audit_expired, source_added, source_changed, source_disabled, source_enabled, source_removed, request_replayed, conflict_accepted.';
+COMMENT ON COLUMN spine.audit_log.action IS 'What was done: a label of the type spine.audit_action.';
 
 
 --
 -- Name: COLUMN audit_log.success; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_log.success IS 'pending for processing_attempt_started and retry_scheduled; failure for conflict_detected, *_failed* and rejections; otherwise success.';
+COMMENT ON COLUMN spine.audit_log.success IS 'pending, failure or success. pending: processing_attempt_started and retry_scheduled. failure: conflict_detected, *_failed* and rejections. success: all others.';
 
 
 --
 -- Name: COLUMN audit_log.details; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_log.details IS 'A JSON object: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others, as they apply; the destination of an attempt only where it is not default. The worker of an attempt stands where it started.';
+COMMENT ON COLUMN spine.audit_log.details IS 'JSON object with what applies. Members: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others. The destination of an attempt stands there only where it is not default. The worker of an attempt stands in the step that started it.';
 
 
 --
@@ -3543,7 +4452,7 @@ CREATE VIEW spine.conflicting AS
 -- Name: VIEW conflicting; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON VIEW spine.conflicting IS 'Other payloads that came under a known event_id, beside the first, newest first. spine.accept_conflict() makes an event of one.';
+COMMENT ON VIEW spine.conflicting IS 'Other payloads that arrived under a known event_id, beside the first. Newest first. spine.accept_conflict() makes an event of one.';
 
 
 --
@@ -3564,14 +4473,14 @@ COMMENT ON COLUMN spine.conflicting.source IS 'Who sent it.';
 -- Name: COLUMN conflicting.created_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.conflicting.created_at IS 'When the other payload first came.';
+COMMENT ON COLUMN spine.conflicting.created_at IS 'When the other payload first arrived.';
 
 
 --
 -- Name: COLUMN conflicting.seen_count; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.conflicting.seen_count IS 'How often it came.';
+COMMENT ON COLUMN spine.conflicting.seen_count IS 'How often it arrived.';
 
 
 --
@@ -3592,35 +4501,35 @@ COMMENT ON COLUMN spine.conflicting.event_type IS 'Type of the event that stays.
 -- Name: COLUMN conflicting.stored_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.conflicting.stored_at IS 'When the event that stays came.';
+COMMENT ON COLUMN spine.conflicting.stored_at IS 'When the event that stays was stored.';
 
 
 --
 -- Name: COLUMN conflicting.first_payload; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.conflicting.first_payload IS 'Payload that stays; NULL where Postgres cannot query it.';
+COMMENT ON COLUMN spine.conflicting.first_payload IS 'Payload that stays. NULL where Postgres cannot query it.';
 
 
 --
 -- Name: COLUMN conflicting.other_payload; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.conflicting.other_payload IS 'The other payload; NULL where Postgres cannot query it.';
+COMMENT ON COLUMN spine.conflicting.other_payload IS 'The other payload. NULL where Postgres cannot query it.';
 
 
 --
 -- Name: COLUMN conflicting.differences; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.conflicting.differences IS 'Where they differ: an array of path (JSON pointer), was and is. NULL where one of the two cannot be queried.';
+COMMENT ON COLUMN spine.conflicting.differences IS 'Where they differ: an array of path (JSON pointer), was and is. NULL where Postgres cannot query one of the two.';
 
 
 --
 -- Name: COLUMN conflicting.accepted_as; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.conflicting.accepted_as IS 'event_id of the event that was made of the other payload; NULL if none was.';
+COMMENT ON COLUMN spine.conflicting.accepted_as IS 'event_id of the event that was made of the other payload. NULL if none was.';
 
 
 --
@@ -3795,7 +4704,7 @@ CREATE VIEW spine.dead_letters AS
 -- Name: VIEW dead_letters; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON VIEW spine.dead_letters IS 'What will not be tried again by itself, last died first. spine.replay() and spine.replay_dead() deliver it again.';
+COMMENT ON VIEW spine.dead_letters IS 'Dead rows, last died first. Spine does not try them again by itself. spine.replay() and spine.replay_dead() deliver them again.';
 
 
 --
@@ -3830,14 +4739,14 @@ COMMENT ON COLUMN spine.dead_letters.destination IS 'Where it was to go.';
 -- Name: COLUMN dead_letters.died_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.dead_letters.died_at IS 'When it was given up.';
+COMMENT ON COLUMN spine.dead_letters.died_at IS 'When it became dead.';
 
 
 --
 -- Name: COLUMN dead_letters.attempt_count; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.dead_letters.attempt_count IS 'Attempts that were spent on it.';
+COMMENT ON COLUMN spine.dead_letters.attempt_count IS 'Attempts that it had.';
 
 
 --
@@ -3940,7 +4849,7 @@ UNION ALL
 -- Name: VIEW depth; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON VIEW spine.depth IS 'How much of the queue is not done, by destination and status. Completed rows are not counted.';
+COMMENT ON VIEW spine.depth IS 'How long the queue is, by destination and status. It does not count completed rows.';
 
 
 --
@@ -3968,7 +4877,7 @@ COMMENT ON COLUMN spine.depth.count IS 'How many rows.';
 -- Name: COLUMN depth.next_attempt_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.depth.next_attempt_at IS 'The earliest time at which one of them falls due; for processing, the first lease to end.';
+COMMENT ON COLUMN spine.depth.next_attempt_at IS 'When the first of them falls due. For processing: when the first lease ends.';
 
 
 --
@@ -3982,7 +4891,7 @@ COMMENT ON COLUMN spine.depth.oldest_created_at IS 'When the oldest of them was 
 -- Name: COLUMN depth.paused_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.depth.paused_at IS 'Since when claims are paused; NULL while they are not.';
+COMMENT ON COLUMN spine.depth.paused_at IS 'Since when claims are paused. NULL while they are not.';
 
 
 --
@@ -4179,7 +5088,7 @@ WITH (fillfactor='50');
 -- Name: TABLE rollups; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.rollups IS 'Counts from the audit log, by step of time and source. spine.roll_up() adds to them. Steps of 10 seconds stay for 2 hours, of a minute for 12 hours, of 5 minutes for 2 days, of an hour for 90 days. A step without events has no row. The view spine.rates shows the last hour.';
+COMMENT ON TABLE spine.rollups IS 'Counts from the audit log, by step of time and source. spine.roll_up() adds to them. Steps of 10 seconds stay for 2 hours, steps of a minute for 12 hours. Steps of 5 minutes stay for 2 days, steps of an hour for 90 days. A step without events has no row. The view spine.rates shows the last hour.';
 
 
 --
@@ -4301,7 +5210,7 @@ CREATE VIEW spine.rates AS
 -- Name: VIEW rates; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON VIEW spine.rates IS 'What came and went in each minute of the last hour, newest first. Minutes in which nothing happened have no row. Older numbers are in spine.rollups.';
+COMMENT ON VIEW spine.rates IS 'Counts for each minute of the last hour, by source, newest first. A minute without events has no row. Older counts are in spine.rollups.';
 
 
 --
@@ -4315,14 +5224,14 @@ COMMENT ON COLUMN spine.rates.minute IS 'Beginning of the minute. The first one 
 -- Name: COLUMN rates.source; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rates.source IS 'Who sent it. Empty for requests that were rejected and are of no source.';
+COMMENT ON COLUMN spine.rates.source IS 'Who sent it. Empty for rejected requests that belong to no source.';
 
 
 --
 -- Name: COLUMN rates.received; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rates.received IS 'Requests that were stored: accepted, deduplicated and conflicts.';
+COMMENT ON COLUMN spine.rates.received IS 'Events that arrived: accepted, deduplicated and conflicts.';
 
 
 --
@@ -4350,42 +5259,42 @@ COMMENT ON COLUMN spine.rates.conflicts IS 'Events of a known id with another pa
 -- Name: COLUMN rates.rejected; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rates.rejected IS 'Requests that were refused.';
+COMMENT ON COLUMN spine.rates.rejected IS 'Rejected requests.';
 
 
 --
 -- Name: COLUMN rates.attempts; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rates.attempts IS 'Attempts to deliver that started.';
+COMMENT ON COLUMN spine.rates.attempts IS 'Delivery attempts that started.';
 
 
 --
 -- Name: COLUMN rates.attempts_failed; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rates.attempts_failed IS 'Attempts that came to nothing, those whose lease ran out among them.';
+COMMENT ON COLUMN spine.rates.attempts_failed IS 'Attempts that failed, expired leases included.';
 
 
 --
 -- Name: COLUMN rates.delivered; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rates.delivered IS 'Events that a destination took.';
+COMMENT ON COLUMN spine.rates.delivered IS 'Events that a destination accepted.';
 
 
 --
 -- Name: COLUMN rates.died; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rates.died IS 'Events that were given up.';
+COMMENT ON COLUMN spine.rates.died IS 'Events that became dead.';
 
 
 --
 -- Name: COLUMN rates.latency_p50; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rates.latency_p50 IS 'From stored to delivered, retries included, to within a tenth: half of them were faster. Events that were replayed are left out, unless all of that took less than ten seconds.';
+COMMENT ON COLUMN spine.rates.latency_p50 IS 'Median time from stored to delivered, retries included, to within a tenth. Replayed events are left out, unless the whole took less than ten seconds.';
 
 
 --
@@ -4602,7 +5511,7 @@ CREATE TABLE spine.sources (
 -- Name: TABLE sources; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.sources IS 'Who may send, and how each source is verified. POST /webhook feeds the source default, POST /webhook/NAME the others. Every change is audited and takes effect at once (NOTIFY spine_sources).';
+COMMENT ON TABLE spine.sources IS 'The sources that may send, and how Spine verifies each. POST /webhook feeds the source default, POST /webhook/NAME the others. Every change is audited and takes effect at once (NOTIFY spine_sources).';
 
 
 --
@@ -4689,7 +5598,7 @@ CREATE VIEW spine.stuck AS
 -- Name: VIEW stuck; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON VIEW spine.stuck IS 'What should have been claimed ten seconds ago or longer, and why it may not have been. Normally empty.';
+COMMENT ON VIEW spine.stuck IS 'Rows that have been due for 10 seconds or longer, and why no worker may have claimed them. Normally empty.';
 
 
 --
@@ -4731,14 +5640,14 @@ COMMENT ON COLUMN spine.stuck.attempt_count IS 'Attempts so far.';
 -- Name: COLUMN stuck.due_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.stuck.due_at IS 'When it fell due; for processing, when the lease ran out.';
+COMMENT ON COLUMN spine.stuck.due_at IS 'When it fell due. For processing: when the lease ran out.';
 
 
 --
 -- Name: COLUMN stuck.overdue; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.stuck.overdue IS 'For how long it has been due.';
+COMMENT ON COLUMN spine.stuck.overdue IS 'How long it has been due.';
 
 
 --
@@ -5046,7 +5955,7 @@ CREATE INDEX processing_state_due ON spine.processing_state USING btree (destina
 -- Name: INDEX processing_state_due; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.processing_state_due IS 'spine.claim(), the views depth and stuck: rows by due time, for each destination.';
+COMMENT ON INDEX spine.processing_state_due IS 'spine.claim(), the views depth and stuck. Rows by due time, for each destination.';
 
 
 --
@@ -5158,7 +6067,7 @@ CREATE TRIGGER processing_state_changed_by_hand AFTER UPDATE ON spine.processing
 -- Name: TRIGGER processing_state_changed_by_hand ON processing_state; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TRIGGER processing_state_changed_by_hand ON spine.processing_state IS 'A status changed by hand voids the lease, is audited, and wins.';
+COMMENT ON TRIGGER processing_state_changed_by_hand ON spine.processing_state IS 'A status changed by hand wins, voids the lease, and is audited.';
 
 
 --
@@ -5246,7 +6155,7 @@ CREATE TRIGGER sources_check BEFORE INSERT OR UPDATE OF name, settings, disabled
 -- Name: TRIGGER sources_check ON sources; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TRIGGER sources_check ON spine.sources IS 'Refuses settings that are none, and secrets by value; notes who changed a source.';
+COMMENT ON TRIGGER sources_check ON spine.sources IS 'Rejects wrong settings and secrets by value, and notes who changed a source.';
 
 
 --

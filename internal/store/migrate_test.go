@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -335,8 +336,8 @@ func TestMigrationCutAnywhere(t *testing.T) {
 		union all
 		select 'digest', f.digest, '', '' from spine.schema_functions f
 		order by 1, 2, 3, 4`
-	// migrate meets the given statement, counted from 1, and returns all that there were.
-	migrate := func(t *testing.T, url string, at int, action pgproxy.Action) (statements []string, err error) {
+	// migrate drops the answer to the statement that cut chooses, and returns all that there were.
+	migrate := func(t *testing.T, url string, cut func(statements []string) bool) (statements []string, err error) {
 		proxy, err := pgproxy.New(url)
 		require.NoError(t, err)
 		defer func() { require.NoError(t, proxy.Close()) }()
@@ -344,8 +345,8 @@ func TestMigrationCutAnywhere(t *testing.T) {
 			if !m.FromClient || m.Type != 'E' && m.Type != 'Q' {
 				return pgproxy.Pass
 			}
-			if statements = append(statements, m.SQL); len(statements) == at {
-				return action
+			if statements = append(statements, m.SQL); cut(statements) {
+				return pgproxy.DropAnswer
 			}
 			return pgproxy.Pass
 		})
@@ -353,20 +354,44 @@ func TestMigrationCutAnywhere(t *testing.T) {
 		return statements, err
 	}
 	whole := openDatabase(t, databases.Empty(t), 1)
-	statements, err := migrate(t, whole.url, 0, pgproxy.Pass)
+	statements, err := migrate(t, whole.url, func([]string) bool { return false })
 	require.NoError(t, err)
-	require.Greater(t, len(statements), 60)
 	want := whole.rows(made)
 	isComment := func(at int) bool { return strings.HasPrefix(statements[at-1], "comment on ") }
+	first := 1 + slices.IndexFunc(statements, func(s string) bool { return strings.HasPrefix(s, "create table spine.sources ") })
+	last := 1 + slices.IndexFunc(statements, func(s string) bool { return strings.HasPrefix(s, "comment on index spine.schema_version_pkey ") })
+	require.Greater(t, first, 0)
+	require.Greater(t, last, first+60)
+
+	// The migration is one transaction: nothing of it stays, wherever it is cut.
+	t.Run("within the migration", func(t *testing.T) {
+		t.Parallel()
+		d := openDatabase(t, databases.Empty(t), 1)
+		cuts := 0
+		for at := first; at <= last; at++ {
+			if isComment(at) && isComment(at+1) {
+				continue // all comments of a table are one place
+			}
+			_, err := migrate(t, d.url, func(now []string) bool { return now[len(now)-1] == statements[at-1] })
+			require.Error(t, err, statements[at-1])
+			require.Equal(t, []string{"schema_version"}, d.rows("select relname from pg_class where relnamespace = 'spine'::regnamespace and relkind in ('r', 'p')"))
+			cuts++
+		}
+		require.Greater(t, cuts, 40)
+		_, err := store.Migrate(t.Context(), d.url)
+		require.NoError(t, err)
+		require.NoError(t, d.CheckSchema(t.Context()))
+		require.Equal(t, want, d.rows(made))
+	})
 	for at := 5; at < len(statements); at++ { // the first are said again by database/sql, the last one lets go of the lock
-		if isComment(at) && isComment(at+1) {
-			continue // all comments of a table are one place: the whole migration is one transaction
+		if at >= first && at < last {
+			continue
 		}
 		t.Run(fmt.Sprint("statement ", at), func(t *testing.T) {
 			t.Parallel()
 			d := openDatabase(t, databases.Empty(t), 1)
 			// How many statements there are depends on whether goose had to wait for its lock.
-			met, err := migrate(t, d.url, at, pgproxy.DropAnswer)
+			met, err := migrate(t, d.url, func(now []string) bool { return len(now) == at })
 			if err == nil {
 				require.LessOrEqual(t, len(met), at)
 			}

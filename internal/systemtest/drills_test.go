@@ -190,7 +190,7 @@ create index events_tomorrow on spine.events (tomorrow) where tomorrow is not nu
 // while somebody's transaction holds the migration up: nobody notices.
 func TestDrillUpgrade(t *testing.T) {
 	drills(t)
-	next := rebuild(t, tomorrow, sabotage{file: "sql/functions/retention.sql", from: "-- Retention: what is done with", to: "-- Retention, tomorrow: what is done with"})
+	next := rebuild(t, tomorrow, sabotage{file: "sql/functions/retention.sql", from: "-- Retention: ", to: "-- Retention, tomorrow: "})
 	d := newDrill(t, "upgrade")
 	d.cluster.settings = append(d.cluster.settings, "SHUTDOWN_DELAY=500ms") // as behind a load balancer, that hears of it
 	d.cluster.startAll()

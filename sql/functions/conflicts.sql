@@ -1,63 +1,97 @@
--- Conflicts: other payloads that came under a known id.
+-- Conflicts: other payloads that arrived under a known id.
 
--- differences: where two JSON values differ, by JSON pointer (RFC 6901), at most 100 places. An object or array that is in one of them alone is one place.
+-- differences: where two JSON values differ, by JSON pointer (RFC 6901), at most 100 places.
+--   _was, _is  the two values
+-- An object or array that only one of them has is one place. Reads no table.
 create or replace function spine.differences(_was json, _is json) returns table (path text, was json, "is" json)
-language sql immutable set search_path = spine, pg_temp as $$
+language sql immutable
+set search_path = spine, pg_temp as $$
     with recursive walk(path, was, "is") as (
         select '', _was::jsonb, _is::jsonb
         union all
-        select w.path || '/' || replace(replace(k.key, '~', '~0'), '/', '~1'),
+        select
+            w.path || '/' || replace(replace(k.key, '~', '~0'), '/', '~1'),
             case when jsonb_typeof(w.was) = 'array' then w.was -> k.key::integer else w.was -> k.key end,
             case when jsonb_typeof(w."is") = 'array' then w."is" -> k.key::integer else w."is" -> k.key end
         from walk w cross join lateral (
-            select o.key from jsonb_object_keys(case when jsonb_typeof(w.was) = 'object' then w.was else '{}' end) o(key)
+            select o.key
+            from jsonb_object_keys(case when jsonb_typeof(w.was) = 'object' then w.was else '{}' end) o(key)
             where jsonb_typeof(w."is") = 'object'
             union
-            select o.key from jsonb_object_keys(case when jsonb_typeof(w."is") = 'object' then w."is" else '{}' end) o(key)
+            select o.key
+            from jsonb_object_keys(case when jsonb_typeof(w."is") = 'object' then w."is" else '{}' end) o(key)
             where jsonb_typeof(w.was) = 'object'
             union
-            select n::text from generate_series(0, greatest(
+            select n::text
+            from generate_series(0, greatest(
                 jsonb_array_length(case when jsonb_typeof(w.was) = 'array' then w.was else '[]' end),
                 jsonb_array_length(case when jsonb_typeof(w."is") = 'array' then w."is" else '[]' end)) - 1) n
             where jsonb_typeof(w.was) = 'array' and jsonb_typeof(w."is") = 'array'
         ) k
         where w.was is distinct from w."is"
     )
-    select w.path, w.was::json, w."is"::json from walk w
+    select w.path, w.was::json, w."is"::json
+    from walk w
     where w.was is distinct from w."is"
-        and not coalesce(jsonb_typeof(w.was) = jsonb_typeof(w."is") and jsonb_typeof(w.was) in ('object', 'array'), false)
-    order by w.path limit 100
+        and not coalesce(
+            jsonb_typeof(w.was) = jsonb_typeof(w."is") and jsonb_typeof(w.was) in ('object', 'array'),
+            false)
+    order by w.path
+    limit 100
 $$;
-comment on function spine.differences(json, json) is 'Where two JSON values differ: JSON pointer, what was there, what is there. At most 100 places. Numbers are compared by value.';
+comment on function spine.differences(json, json) is
+    'Where two JSON values differ: JSON pointer, was and is. At most 100 places. It compares numbers by value.';
 
 create or replace view spine.conflicting as
-select c.event_id, c.source, c.created_at, c.seen_count, encode(c.payload_hash, 'hex') as payload_hash, e.event_type, e.created_at as stored_at,
-    e.payload as first_payload, c.payload as other_payload,
+select
+    c.event_id,
+    c.source,
+    c.created_at,
+    c.seen_count,
+    encode(c.payload_hash, 'hex') as payload_hash,
+    e.event_type,
+    e.created_at as stored_at,
+    e.payload as first_payload,
+    c.payload as other_payload,
     case when e.payload is not null and c.payload is not null then (
-        select json_agg(json_build_object('path', d.path, 'was', d.was, 'is', d."is")) from spine.differences(e.payload, c.payload) d) end as differences,
-    c.accepted_as, c.event
+        select json_agg(json_build_object('path', d.path, 'was', d.was, 'is', d."is"))
+        from spine.differences(e.payload, c.payload) d) end as differences,
+    c.accepted_as,
+    c.event
 from spine.conflicts c join spine.events e on e.id = c.event
 order by c.created_at desc, c.event desc, c.payload_hash desc;
-comment on view spine.conflicting is 'Other payloads that came under a known event_id, beside the first, newest first. spine.accept_conflict() makes an event of one.';
+comment on view spine.conflicting is
+    'Other payloads that arrived under a known event_id, beside the first. Newest first. '
+    'spine.accept_conflict() makes an event of one.';
 comment on column spine.conflicting.event_id is 'The sender''s id.';
 comment on column spine.conflicting.source is 'Who sent it.';
-comment on column spine.conflicting.created_at is 'When the other payload first came.';
-comment on column spine.conflicting.seen_count is 'How often it came.';
+comment on column spine.conflicting.created_at is 'When the other payload first arrived.';
+comment on column spine.conflicting.seen_count is 'How often it arrived.';
 comment on column spine.conflicting.payload_hash is 'Its hash, in hex.';
 comment on column spine.conflicting.event_type is 'Type of the event that stays.';
-comment on column spine.conflicting.stored_at is 'When the event that stays came.';
-comment on column spine.conflicting.first_payload is 'Payload that stays; NULL where Postgres cannot query it.';
-comment on column spine.conflicting.other_payload is 'The other payload; NULL where Postgres cannot query it.';
-comment on column spine.conflicting.differences is 'Where they differ: an array of path (JSON pointer), was and is. NULL where one of the two cannot be queried.';
-comment on column spine.conflicting.accepted_as is 'event_id of the event that was made of the other payload; NULL if none was.';
+comment on column spine.conflicting.stored_at is 'When the event that stays was stored.';
+comment on column spine.conflicting.first_payload is 'Payload that stays. NULL where Postgres cannot query it.';
+comment on column spine.conflicting.other_payload is 'The other payload. NULL where Postgres cannot query it.';
+comment on column spine.conflicting.differences is
+    'Where they differ: an array of path (JSON pointer), was and is. NULL where Postgres cannot query one of the two.';
+comment on column spine.conflicting.accepted_as is
+    'event_id of the event that was made of the other payload. NULL if none was.';
 comment on column spine.conflicting.event is 'events.id of the event that stays.';
 
--- accept_conflict: makes an event of another payload that came under a known id: what stays, stays, and was delivered; a destination that tells
--- repetitions by their id would drop the other one under the same. The new event_id is the old one, a tilde, and eight digits of the hash.
---   _payload_hash  hex digits with which the payload's hash begins; the newest evidence where left out
--- Returns the new event_id; a second call changes nothing. Raises P0002 where there is no such evidence, and 21000 where the digits fit several.
-create or replace function spine.accept_conflict(_event_id text, _source text default null, _payload_hash text default null) returns text
-language plpgsql set search_path = spine, pg_temp as $$
+-- accept_conflict: makes an event of another payload that arrived under a known id. Returns the new event_id.
+--   _event_id, _source  the known id
+--   _payload_hash       first hex digits of the payload's hash; the newest evidence where left out
+-- The first event stays: it was delivered, and a destination that goes by the id would drop the other payload under the
+-- same one. The new event_id is the old one, a tilde, and eight digits of the hash. A second call changes nothing.
+-- Raises P0002 where there is no such evidence, and 21000 where the digits fit several.
+-- Relies on events_pkey and conflicts_pkey. A crash before the commit leaves nothing behind.
+create or replace function spine.accept_conflict(
+    _event_id text,
+    _source text default null,
+    _payload_hash text default null)
+returns text
+language plpgsql
+set search_path = spine, pg_temp as $$
 declare
     _event constant bigint := id_of(_event_id, _source);
     _conflict conflicts;
@@ -66,32 +100,59 @@ declare
 begin
     -- The event's row is locked first, as ingest does it.
     perform from events e where e.id = _event for no key update;
-    select count(*) into _fitting from conflicts c where c.event = _event and (_payload_hash is null or starts_with(encode(c.payload_hash, 'hex'), lower(_payload_hash)));
+    select count(*) into _fitting
+    from conflicts c
+    where c.event = _event
+        and (_payload_hash is null or starts_with(encode(c.payload_hash, 'hex'), lower(_payload_hash)));
     if _fitting > 1 and _payload_hash is not null then
-        raise exception '% payloads that came under "%" have hashes that begin with "%": give more of it', _fitting, _event_id, _payload_hash using errcode = 'cardinality_violation';
+        raise exception '% payloads that came under "%" have hashes that begin with "%": give more of it',
+            _fitting, _event_id, _payload_hash using errcode = 'cardinality_violation';
     end if;
-    select c.* into _conflict from conflicts c
-    where c.event = _event and (_payload_hash is null or starts_with(encode(c.payload_hash, 'hex'), lower(_payload_hash)))
-    order by c.created_at desc, c.payload_hash limit 1;
+    select c.* into _conflict
+    from conflicts c
+    where c.event = _event
+        and (_payload_hash is null or starts_with(encode(c.payload_hash, 'hex'), lower(_payload_hash)))
+    order by c.created_at desc, c.payload_hash
+    limit 1;
     if not found then
-        raise exception 'no other payload % came under "%"', coalesce('with the hash ' || quote_literal(_payload_hash), 'that is kept'), _event_id using errcode = 'no_data_found';
+        raise exception 'no other payload % came under "%"',
+            coalesce('with the hash ' || quote_literal(_payload_hash), 'that is kept'),
+            _event_id using errcode = 'no_data_found';
     end if;
     if _conflict.accepted_as is not null then
         return _conflict.accepted_as;
     end if;
     _accepted := left(_event_id, 246) || '~' || left(encode(_conflict.payload_hash, 'hex'), 8);
     -- With headers, if only empty ones, since the payload need not be an object.
-    if (ingest_events(array[_accepted], array[_conflict.event_type], array[_conflict.occurred_at], array[_conflict.payload::text], array[_conflict.source],
-        array[_conflict.payload_hash], array[_conflict.raw_body], array[_conflict.unqueryable], array['{}']))[1] = 'conflict'
+    if (ingest_events(
+        array[_accepted],
+        array[_conflict.event_type],
+        array[_conflict.occurred_at],
+        array[_conflict.payload::text],
+        array[_conflict.source],
+        array[_conflict.payload_hash],
+        array[_conflict.raw_body],
+        array[_conflict.unqueryable],
+        array['{}']))[1] = 'conflict'
     then
-        raise exception 'there is an event "%" already, with a payload of its own', _accepted using errcode = 'unique_violation';
+        raise exception 'there is an event "%" already, with a payload of its own', _accepted
+            using errcode = 'unique_violation';
     end if;
-    update conflicts c set accepted_as = _accepted where c.event = _event and c.payload_hash = _conflict.payload_hash;
+    update conflicts c set accepted_as = _accepted
+    where c.event = _event and c.payload_hash = _conflict.payload_hash;
     insert into audit_trail (event, event_id, source, action, details)
-    values (_event, _conflict.event_id, nullif(_conflict.source, 'default'), 'conflict_accepted', json_strip_nulls(json_build_object(
-        'payload_hash', encode(_conflict.payload_hash, 'hex'), 'accepted_as', _accepted,
-        'by', session_user, 'caller', left(nullif(current_setting('spine.caller', true), ''), 300))));
+    values (
+        _event,
+        _conflict.event_id,
+        nullif(_conflict.source, 'default'),
+        'conflict_accepted',
+        json_strip_nulls(json_build_object(
+            'payload_hash', encode(_conflict.payload_hash, 'hex'),
+            'accepted_as', _accepted,
+            'by', session_user,
+            'caller', left(nullif(current_setting('spine.caller', true), ''), 300))));
     return _accepted;
 end $$;
 comment on function spine.accept_conflict(text, text, text) is
-    'Makes an event of another payload that came under a known id, which is then delivered: select spine.accept_conflict(''test-001''). Returns its event_id.';
+    'Makes an event of a payload that arrived under a known id. Spine then delivers it. Returns its event_id. '
+    'Example: select spine.accept_conflict(''test-001'').';

@@ -1,49 +1,74 @@
--- Finding an event by the id its sender gave it.
+-- Finding an event by the id that its sender gave it, or by the time at which it was stored.
 
 -- id_of: events.id of an event.
 --   _event_id  the sender's id
---   _source    who sent it; may be left out where the id exists in one source only
--- Relies on events_event_id_source_key. Raises P0002 for an id that was never stored, naming the source's last arrival,
--- and 21000 for one that exists in several sources. Reads only.
+--   _source    who sent it; may be left out where one source alone has the id
+-- Raises P0002 for an id that was never stored, and names the source's last arrival. Raises 21000 for an id that
+-- several sources have. Relies on events_event_id_source_key. Reads only.
 create or replace function spine.id_of(_event_id text, _source text default null) returns bigint
-language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off as $$
+language plpgsql stable
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off as $$
 declare
     _ids bigint[];
     _sources text[];
     _rejected bigint;
 begin
     select array_agg(e.id order by e.source), array_agg(e.source order by e.source) into _ids, _sources
-    from events e where e.event_id = _event_id and (_source is null or e.source = _source);
+    from events e
+    where e.event_id = _event_id and (_source is null or e.source = _source);
     if cardinality(_ids) = 1 then
         return _ids[1];
     elsif cardinality(_ids) > 1 then
         raise exception 'event "%" exists in the sources %: name one', _event_id, array_to_string(_sources, ', ')
-            using errcode = 'cardinality_violation', hint = format('For example: id_of(%L, %L)', _event_id, _sources[1]);
+            using errcode = 'cardinality_violation',
+                hint = format('For example: id_of(%L, %L)', _event_id, _sources[1]);
     end if;
     select count(*) into _rejected from rejected_like(_event_id, _source, 1);
-    raise exception 'event "%" was never stored%. %', _event_id, coalesce(' in source "' || _source || '"', ''), arrivals(_source)
+    raise exception 'event "%" was never stored%. %',
+        _event_id,
+        coalesce(' in source "' || _source || '"', ''),
+        arrivals(_source)
         using errcode = 'no_data_found', hint = 'Where RETENTION is set, an id that is gone counts as never stored.'
-            || case when _rejected > 0 then format(' It stands in requests that were rejected: select * from spine.rejected_like(%L)', _event_id) else '' end;
+            || case when _rejected > 0 then format(
+                ' It stands in requests that were rejected: select * from spine.rejected_like(%L)',
+                _event_id) else '' end;
 end $$;
 comment on function spine.id_of(text, text) is
-    'events.id of an event, for example: select * from spine.processing_state where event = spine.id_of(''test-001''). An error says so when the id was never stored, or exists in several sources.';
+    'events.id of an event. An error says so when the id was never stored, or stands in several sources. '
+    'Example: select * from spine.processing_state where event = spine.id_of(''test-001'').';
 
--- last_arrival: when a source last sent a new event, NULL if it never did.
--- Relies on events_pkey, read from its newest end down to what spine.note_arrivals() has noted.
+-- last_arrival: when a source last sent a new event. NULL if it never did.
+--   _source  the source
+-- Relies on events_pkey, read from its newest end down to what spine.note_arrivals() has noted. Reads only.
 create or replace function spine.last_arrival(_source text) returns timestamptz
-language sql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off set enable_sort = off as $$
+language sql stable
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_sort = off as $$
     select coalesce(
-        (select e.created_at from events e where e.source = _source and e.id > (select w.event from arrivals_watermark w) order by e.id desc limit 1),
+        (
+            select e.created_at
+            from events e
+            where e.source = _source and e.id > (select w.event from arrivals_watermark w)
+            order by e.id desc
+            limit 1),
         (select s.last_arrival_at from sources s where s.name = _source))
 $$;
-comment on function spine.last_arrival(text) is 'When a source last sent a new event; NULL if it never did.';
+comment on function spine.last_arrival(text) is 'When a source last sent a new event. NULL if it never did.';
 
--- note_arrivals: notes when each source last sent a new event, so that nobody has to look for it among all events of the others. It
--- takes turns of 10,000 to 200,000 events, and counts an event whose number is below that of others only once no transaction can still
--- commit such a one. Called every few seconds by whoever runs; of several at once, one does it, and none while spine.roll_up() is at it, which
--- changes rows of the same table. Relies on events_pkey.
+-- note_arrivals: notes when each source last sent a new event. Readers then need not search the events of all others.
+-- It works in turns of 10,000 to 200,000 events. It counts an event only once no transaction can still commit one with
+-- a lower number. Every process calls it every few seconds, and one of several at once does the work. None does while
+-- spine.roll_up() runs, which changes rows of the same table. Relies on events_pkey. A crash before the commit leaves
+-- the turn to the next call.
 create or replace function spine.note_arrivals() returns void
-language plpgsql set search_path = spine, pg_temp set jit = off set enable_seqscan = off as $$
+language plpgsql
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off as $$
 declare
     _mark arrivals_watermark;
     _newest bigint;
@@ -52,73 +77,148 @@ begin
         return;
     end if;
     select max(e.id) into _newest from events e;
-    -- A row's lock takes a transaction number and a commit: only where there is something to do.
+    -- A row's lock costs a transaction number and a commit: only where there is something to do.
     if _newest >= (select w.next_event + 10000 from arrivals_watermark w) then
         select w.* into _mark from arrivals_watermark w for update skip locked;
     end if;
-    if _mark.only_row and _newest >= _mark.next_event + 10000 and pg_snapshot_xmin(pg_current_snapshot()) >= _mark.next_xid then
+    if _mark.only_row
+        and _newest >= _mark.next_event + 10000
+        and pg_snapshot_xmin(pg_current_snapshot()) >= _mark.next_xid
+    then
         update sources s set last_arrival_at = greatest(s.last_arrival_at, n.at)
         from (
-            select e.source, max(e.created_at) as at from events e
+            select e.source, max(e.created_at) as at
+            from events e
             where e.id > _mark.event and e.id <= _mark.next_event
             group by e.source) n
         where s.name = n.source;
-        update arrivals_watermark set event = next_event, next_event = least(_newest, next_event + 200000), next_xid = pg_snapshot_xmax(pg_current_snapshot());
+        update arrivals_watermark set
+            event = next_event,
+            next_event = least(_newest, next_event + 200000),
+            next_xid = pg_snapshot_xmax(pg_current_snapshot());
     end if;
 end $$;
-comment on function spine.note_arrivals() is 'Internal. Notes when each source last sent a new event, in turns of 10,000 to 200,000 events.';
+comment on function spine.note_arrivals() is
+    'Internal. Notes when each source last sent a new event. It works in turns of 10,000 to 200,000 events.';
 
--- arrivals: one sentence about when the source, or each source where none is named, last sent something new.
+-- arrivals: one sentence on when a source last sent something new.
+--   _source  the source; all of them where left out
+-- Reads only.
 create or replace function spine.arrivals(_source text default null) returns text
-language sql stable set search_path = spine, pg_temp as $$
+language sql stable
+set search_path = spine, pg_temp as $$
     select coalesce(
-        string_agg(format('Source %s: %s.', s.name, coalesce('last arrival ' || last_arrival(s.name)::text, 'nothing has arrived yet')), ' ' order by s.name),
+        string_agg(
+            format(
+                'Source %s: %s.',
+                s.name,
+                coalesce('last arrival ' || last_arrival(s.name)::text, 'nothing has arrived yet')),
+            ' ' order by s.name),
         format('There is no source named "%s".', _source))
-    from sources s where _source is null or s.name = _source
+    from sources s
+    where _source is null or s.name = _source
 $$;
-comment on function spine.arrivals(text) is 'Internal. When a source (all, where none is named) last sent a new event, in words.';
+comment on function spine.arrivals(text) is
+    'Internal. When a source last sent a new event, in words. All sources where none is named.';
 
--- event: all that is known of one event, in one row for each destination.
+-- event: one event and where it stands, in one row for each destination.
+--   _event_id, _source  as for id_of()
+-- Relies on events_pkey, processing_state_pkey and conflicts_pkey. Reads only.
 create or replace function spine.event(_event_id text, _source text default null)
 returns table (
-    event_id text, source text, event_type text, occurred_at timestamptz, created_at timestamptz, payload json, unqueryable text,
-    seen_count bigint, conflicts bigint, destination text, status text, attempt_count integer, next_attempt_at timestamptz,
-    last_attempt_at timestamptz, completed_at timestamptz, error_message text, id bigint)
-language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off as $$
+    event_id text,
+    source text,
+    event_type text,
+    occurred_at timestamptz,
+    created_at timestamptz,
+    payload json,
+    unqueryable text,
+    seen_count bigint,
+    conflicts bigint,
+    destination text,
+    status text,
+    attempt_count integer,
+    next_attempt_at timestamptz,
+    last_attempt_at timestamptz,
+    completed_at timestamptz,
+    error_message text,
+    id bigint)
+language plpgsql stable
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off as $$
 begin
     return query
-    select e.event_id, e.source, e.event_type, e.occurred_at, e.created_at, e.payload, e.unqueryable,
-        e.seen_count, (select count(*) from conflicts c where c.event = e.id), p.destination, p.status, p.attempt_count, p.next_attempt_at,
-        p.last_attempt_at, p.completed_at, p.error_message, e.id
+    select
+        e.event_id,
+        e.source,
+        e.event_type,
+        e.occurred_at,
+        e.created_at,
+        e.payload,
+        e.unqueryable,
+        e.seen_count,
+        (select count(*) from conflicts c where c.event = e.id),
+        p.destination,
+        p.status,
+        p.attempt_count,
+        p.next_attempt_at,
+        p.last_attempt_at,
+        p.completed_at,
+        p.error_message,
+        e.id
     from events e left join processing_state p on p.event = e.id
     where e.id = id_of(_event_id, _source)
     order by p.destination;
 end $$;
-comment on function spine.event(text, text) is 'One event and where it stands, for example: select * from spine.event(''test-001'').';
+comment on function spine.event(text, text) is
+    'One event and where it stands. Example: select * from spine.event(''test-001'').';
 
--- trail_start: the beginning of the day (UTC) on which the trail of an event begins, so that the partitions before it are left alone: with one a
--- day and no retention there are hundreds, and a plan that has all of them takes 50 ms. '-infinity' where the step that stored the event is not
--- found after its created_at, less a minute for transactions: a hand chose created_at, or retention has dropped the step. What a
--- hand adds to a trail with a time before that day is in the log, and not in the trail. Relies on events_pkey
--- and audit_trail_event.
--- It is for partitions and not for audit_trail_timestamp, by which a planner might read all rows of a day for those of an event: a whole day
--- chooses none among the rows of a partition, and "or infinity", which is always later, leaves that index to bitmap scans, which are off.
+-- trail_start: the beginning of the day (UTC) on which an event's trail begins, so that a query can leave out the
+-- partitions before it. Without retention there are hundreds, and a plan over all of them takes 50 ms.
+--   _event  events.id
+-- Returns '-infinity' where no step stored the event after its created_at, less a minute for transactions. Then
+-- somebody chose created_at by hand, or retention has dropped the step. A step that somebody adds by hand with an
+-- earlier time is in the log, but not in the trail. The bound is for partitions and not for audit_trail_timestamp, by
+-- which a planner might read a whole day for one event. A whole day excludes no row of a partition. "or infinity",
+-- which is always later, leaves that index to bitmap scans alone, and these are off. Relies on events_pkey and
+-- audit_trail_event. Reads only.
 create or replace function spine.trail_start(_event bigint) returns timestamptz
-language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_custom_plan as $$
+language plpgsql stable
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set plan_cache_mode = force_custom_plan as $$
 declare
-    _day constant timestamptz := (select date_trunc('day', e.created_at - interval '1 minute', 'UTC') from events e where e.id = _event);
+    _day constant timestamptz := (
+        select date_trunc('day', e.created_at - interval '1 minute', 'UTC') from events e where e.id = _event);
 begin
-    if exists (select from audit_trail a where a.event = _event and (a.timestamp >= _day or a.timestamp = 'infinity') and a.action in ('event_received', 'event_inserted')) then
+    if exists (
+        select
+        from audit_trail a
+        where a.event = _event
+            and (a.timestamp >= _day or a.timestamp = 'infinity')
+            and a.action in ('event_received', 'event_inserted'))
+    then
         return _day;
     end if;
     return '-infinity';
 end $$;
-comment on function spine.trail_start(bigint) is 'Internal. A time before all audit rows of an event; -infinity where that is not known.';
+comment on function spine.trail_start(bigint) is
+    'Internal. A time before all steps of an event. -infinity where that is not known.';
 
--- trace: the trail of one event in the order it happened. Relies on audit_trail_event.
+-- trace: the trail of one event, in the order in which it happened.
+--   _event_id, _source  as for id_of()
+-- Relies on audit_trail_event. Reads only.
 create or replace function spine.trace(_event_id text, _source text default null)
 returns table ("timestamp" timestamptz, action text, success text, details jsonb, id bigint)
-language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_custom_plan as $$
+language plpgsql stable
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set plan_cache_mode = force_custom_plan as $$
 declare
     _event constant bigint := id_of(_event_id, _source);
     _start constant timestamptz := trail_start(_event);
@@ -126,18 +226,28 @@ begin
     -- Materialized, so that the order does not invite the planner to walk a partition that is small when it plans.
     return query
     with trail as materialized (
-        select a.timestamp, a.action, a.success, a.details, a.id from audit_log a where a.event = _event and (a.timestamp >= _start or a.timestamp = 'infinity')
+        select a.timestamp, a.action, a.success, a.details, a.id
+        from audit_log a
+        where a.event = _event and (a.timestamp >= _start or a.timestamp = 'infinity')
     )
     select t.* from trail t order by t.timestamp, t.id;
 end $$;
-comment on function spine.trace(text, text) is 'What happened to one event, step by step, for example: select * from spine.trace(''test-001'').';
+comment on function spine.trace(text, text) is
+    'What happened to one event, step by step. Example: select * from spine.trace(''test-001'').';
 
--- event_at: the first events.id that was stored at _at or later, by binary search over events_pkey: some 25 probes at ten million events. NULL
--- for NULL, and where there are no events.
--- It takes for granted that id and created_at rise together. They do but for transactions that overlap, and what a hand inserts with a time of
--- its own: so that a single odd row does not lead astray, each probe goes by what most of five neighbours say.
+-- event_at: the first events.id that was stored at a time or later, by binary search. NULL for NULL, and without
+-- events.
+--   _at  the time
+-- It assumes that id and created_at rise together. Transactions that overlap break that, and so do rows that somebody
+-- inserts with a time of their own. Each probe therefore goes by the majority of five neighbours, so that a single odd
+-- row does not mislead it. Ten million events take some 25 probes. Relies on events_pkey. Reads only.
 create or replace function spine.event_at(_at timestamptz) returns bigint
-language plpgsql stable strict set search_path = spine, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+language plpgsql stable strict
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off as $$
 declare
     _low bigint;
     _high bigint;
@@ -156,14 +266,27 @@ begin
     end loop;
     return _low;
 end $$;
-comment on function spine.event_at(timestamptz) is 'Internal. The first events.id that was stored at a time or later, found by binary search; off by as much as id and created_at do not rise together.';
+comment on function spine.event_at(timestamptz) is
+    'Internal. The first events.id that was stored at a time or later. '
+    'It is off by as much as id and created_at do not rise together.';
 
--- events_within: between which ids lie all events that were stored from _since (inclusive) to _until (exclusive), either of which may be NULL. first
--- or last is NULL where there is no bound. There are others among them: the condition on created_at is the caller's.
--- A transaction may be open for a minute between taking its created_at and its ids, or the other way round, and nothing is missed. What was
--- stored by a longer one, or by hand with a created_at of its own, may lie outside of the ids.
-create or replace function spine.events_within(_since timestamptz, _until timestamptz, out first bigint, out last bigint)
-language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+-- events_within: the ids between which all events of a span of time lie.
+--   _since, _until  the span: from (inclusive), to (exclusive); NULL for no bound
+-- first or last is NULL where there is no bound. Other events lie between them too: the caller adds a condition on
+-- created_at. It misses nothing while transactions take at most a minute between their created_at and their ids. Events
+-- of a longer transaction, or with a created_at set by hand, may lie outside.
+-- Relies on events_pkey. Reads only.
+create or replace function spine.events_within(
+    _since timestamptz,
+    _until timestamptz,
+    out first bigint,
+    out last bigint)
+language plpgsql stable
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off as $$
 declare
     _margin constant interval := '1 minute';
     _beyond bigint := event_at(_until + _margin);
@@ -172,4 +295,6 @@ begin
     -- The neighbours of the last probe may still be older.
     last := (select e.id from events e where e.id >= _beyond order by e.id offset 4 limit 1);
 end $$;
-comment on function spine.events_within(timestamptz, timestamptz) is 'Internal. The ids between which lie the events of a time, with a minute''s margin for transactions that overlapped.';
+comment on function spine.events_within(timestamptz, timestamptz) is
+    'Internal. The ids between which all events of a span of time lie. '
+    'It has a minute''s margin for transactions that overlapped.';

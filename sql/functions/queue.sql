@@ -1,23 +1,26 @@
--- The queue: claim, renew, settle, give back. Every write after the claim goes by primary key and lease token and by nothing
--- else: a predicate on status would invite the planner onto a partial index full of dead entries. None of them waits for a row that
--- somebody else has locked, so that a transaction left open in psql holds up its own rows alone, and nothing here can deadlock.
+-- The queue: claim, renew, settle, give back. Every write after the claim goes by primary key and lease token, and by
+-- nothing else. A predicate on status would invite the planner onto a partial index full of dead entries. No function
+-- waits for a row that somebody else has locked. A transaction left open in psql therefore holds up its own rows alone,
+-- and nothing here can deadlock.
 
--- claim: leases what is due, oldest first, and takes back leases that ran out.
+-- claim: leases due rows, oldest first, and takes back leases that ran out.
 --   _destination  whose events
 --   _limit        how many at most: the caller's free slots
---   _lease        how long the lease holds
+--   _lease        how long the lease lasts
 --   _worker       who claims, as audited
---   _delays       the retry policy: element n is the delay after failed attempt n; there are cardinality + 1 attempts in all
---   _low          low watermark: nothing due before it is looked at. It spares a walk over dead index entries, and loses nothing only
---                 as long as the caller looks without it now and then.
---   _ahead        where it is given, a last row is returned whose event is NULL: its occurred_at is the clock after the claim, and its
---                 due_at when the next row falls due, a retry or the end of a lease, if that is within _ahead and the claim was not full.
---                 Looking further ahead would mean walking the dead entries of all leases that were settled before their end.
--- Returns what a delivery needs. A lease that ran out spends its attempt: the row backs off or dies. It counts against _limit and
--- is returned with lease NULL, so that the caller knows how much it looked at. What is due in a paused destination is left alone.
--- It may be called in the transaction that stored what it claims, and must not hold that up: it waits for nobody's rows, and for a table
--- (destinations, while somebody alters it) a quarter of a second at most.
--- Relies on processing_state_due, processing_state_pkey and events_pkey. A crash after the commit leaves leases that run out.
+--   _delays       the retry policy: element n is the delay after failed attempt n; there are cardinality + 1 attempts
+--   _low          low watermark: rows due before it are not read, which spares a walk over dead index entries. No row
+--                 is lost as long as the caller now and then claims without it
+--   _ahead        how far to look for the next due time; NULL for not at all
+-- Returns the rows that a delivery needs. A lease that ran out spends its attempt: the row backs off or dies. It counts
+-- against _limit and comes back with lease NULL, so that the caller knows how many rows were read. Rows due at a paused
+-- destination stay. With _ahead a last row comes back whose event is NULL. Its occurred_at is the clock after the
+-- claim. Its due_at is when the next row falls due, a retry or the end of a lease, if that is within _ahead and the
+-- claim was not full. Looking further ahead would mean walking the dead entries of all leases that were settled before
+-- their end. The transaction that stored the events may claim them too, and this must not hold it up. It waits for
+-- nobody's rows, and at most 250 ms for a table, such as destinations while somebody alters it. Relies on
+-- processing_state_due, processing_state_pkey and events_pkey. A crash before the commit leaves nothing behind. A crash
+-- after it leaves leases that run out.
 create or replace function spine.claim(
     _destination text,
     _limit integer,
@@ -27,17 +30,34 @@ create or replace function spine.claim(
     _low timestamptz default '-infinity',
     _ahead interval default null)
 returns table (
-    event bigint, lease bigint, attempt integer, due_at timestamptz,
-    event_id text, source text, event_type text, occurred_at timestamptz, payload json, raw_body bytea)
-language plpgsql set search_path = spine, pg_temp set lock_timeout = '250ms'
-set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+    event bigint,
+    lease bigint,
+    attempt integer,
+    due_at timestamptz,
+    event_id text,
+    source text,
+    event_type text,
+    occurred_at timestamptz,
+    payload json,
+    raw_body bytea)
+language plpgsql
+set search_path = spine, pg_temp
+set lock_timeout = '250ms'
+set jit = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
     _now timestamptz := clock_timestamp();
     _retries constant integer := coalesce(cardinality(_delays), 0);
     -- The end of each attempt's details. Written as text, as in settle(): half the work and no white space.
-    _who constant text := ',"worker":' || coalesce(to_json(_worker)::text, 'null') || case when _destination = 'default' then '}' else ',"destination":' || to_json(_destination) || '}' end;
+    _who constant text := ',"worker":' || coalesce(to_json(_worker)::text, 'null') || case
+        when _destination = 'default' then '}'
+        else ',"destination":' || to_json(_destination) || '}'
+    end;
     _looked_at integer;
     _next_due timestamptz;
 begin
@@ -45,47 +65,97 @@ begin
     with due as materialized (
         select p.event, p.destination, p.status = 'processing' as lost, p.next_attempt_at as due_at
         from processing_state p
-        where p.destination = _destination and p.status in ('pending', 'failed', 'processing')
-            and p.next_attempt_at <= _now and p.next_attempt_at >= _low
+        where p.destination = _destination
+            and p.status in ('pending', 'failed', 'processing')
+            and p.next_attempt_at <= _now
+            and p.next_attempt_at >= _low
         order by p.next_attempt_at
-        limit case when exists (select from destinations d where d.name = _destination and d.paused_at is not null) then 0 else _limit end
+        limit case
+            when exists (select from destinations d where d.name = _destination and d.paused_at is not null) then 0
+            else _limit
+        end
         for update skip locked
     ), claimed as (
         update processing_state p set
-            status = 'processing', attempt_count = p.attempt_count + 1, lease_token = p.lease_token + 1,
-            next_attempt_at = _now + _lease, last_attempt_at = _now, worker = _worker, updated_at = _now
+            status = 'processing',
+            attempt_count = p.attempt_count + 1,
+            lease_token = p.lease_token + 1,
+            next_attempt_at = _now + _lease,
+            last_attempt_at = _now,
+            worker = _worker,
+            updated_at = _now
         from due d
         where p.event = d.event and p.destination = d.destination and not d.lost
         returning p.event, p.event_id, p.source, p.destination, p.attempt_count, p.lease_token, d.due_at
     ), expired as (
         update processing_state p set
             status = case when p.attempt_count > _retries then 'dead' else 'failed' end,
-            next_attempt_at = case when p.attempt_count > _retries then null else _now + coalesce(_delays[greatest(p.attempt_count, 1)], '0') end,
-            lease_token = p.lease_token + 1, error_message = 'the lease ran out: ' || coalesce(p.worker, 'no worker') || ' did not report back',
+            next_attempt_at = case
+                when p.attempt_count > _retries then null
+                else _now + coalesce(_delays[greatest(p.attempt_count, 1)], '0')
+            end,
+            lease_token = p.lease_token + 1,
+            error_message = 'the lease ran out: ' || coalesce(p.worker, 'no worker') || ' did not report back',
             updated_at = _now
         from due d
         where p.event = d.event and p.destination = d.destination and d.lost
-        returning p.event, p.event_id, p.source, p.destination, p.attempt_count, p.lease_token - 1 as lease, p.worker, p.status, p.next_attempt_at, p.error_message
+        returning
+            p.event,
+            p.event_id,
+            p.source,
+            p.destination,
+            p.attempt_count,
+            p.lease_token - 1 as lease,
+            p.worker,
+            p.status,
+            p.next_attempt_at,
+            p.error_message
     ), audited as (
         insert into audit_trail (timestamp, event, event_id, source, action, details)
-        select _now, c.event, c.event_id, nullif(c.source, 'default'), 'processing_attempt_started',
+        select
+            _now,
+            c.event,
+            c.event_id,
+            nullif(c.source, 'default'),
+            'processing_attempt_started',
             ('{"attempt":' || c.attempt_count || _who)::json
         from claimed c
     ), audited_expiry as (
         insert into audit_trail (timestamp, event, event_id, source, action, details)
         select _now, a.event, a.event_id, nullif(a.source, 'default'), a.action, a.details::text::json
         from (
-            select x.event, step.n, x.event_id, x.source,
-                case when step.n = 1 then 'lease_expired'::audit_action when x.status = 'dead' then 'processing_failed_permanently' else 'retry_scheduled' end as action,
-                jsonb_build_object('attempt', x.attempt_count, 'lease', x.lease, 'destination', x.destination) ||
-                case when step.n = 1 then jsonb_build_object('worker', x.worker)
+            select
+                x.event,
+                step.n,
+                x.event_id,
+                x.source,
+                case
+                    when step.n = 1 then 'lease_expired'::audit_action
+                    when x.status = 'dead' then 'processing_failed_permanently'
+                    else 'retry_scheduled'
+                end as action,
+                jsonb_build_object('attempt', x.attempt_count, 'lease', x.lease, 'destination', x.destination) || case
+                    when step.n = 1 then jsonb_build_object('worker', x.worker)
                     when x.status = 'dead' then jsonb_build_object('error', x.error_message)
-                    else jsonb_build_object('delay_ms', trim_scale(extract(epoch from x.next_attempt_at - _now) * 1000), 'next_attempt_at', x.next_attempt_at) end as details
+                    else jsonb_build_object(
+                        'delay_ms', trim_scale(extract(epoch from x.next_attempt_at - _now) * 1000),
+                        'next_attempt_at', x.next_attempt_at)
+                end as details
             from expired x cross join (values (1), (2)) as step(n)
             order by x.event, step.n
         ) a
     )
-    select c.event, c.lease_token, c.attempt_count, greatest(c.due_at, 'epoch'), c.event_id, c.source, e.event_type, e.occurred_at, e.payload, e.raw_body
+    select
+        c.event,
+        c.lease_token,
+        c.attempt_count,
+        greatest(c.due_at, 'epoch'),
+        c.event_id,
+        c.source,
+        e.event_type,
+        e.occurred_at,
+        e.payload,
+        e.raw_body
     from claimed c join events e on e.id = c.event
     union all
     select x.event, null, x.attempt_count, null, x.event_id, x.source, null, null, null, null
@@ -95,49 +165,88 @@ begin
         if _looked_at < greatest(_limit, 1) then
             select p.next_attempt_at into _next_due
             from processing_state p
-            where p.destination = _destination and p.status in ('pending', 'failed', 'processing')
-                and p.next_attempt_at > _now and p.next_attempt_at <= _now + _ahead
-            order by p.next_attempt_at limit 1;
+            where p.destination = _destination
+                and p.status in ('pending', 'failed', 'processing')
+                and p.next_attempt_at > _now
+                and p.next_attempt_at <= _now + _ahead
+            order by p.next_attempt_at
+            limit 1;
         end if;
-        return query select null::bigint, null::bigint, null::integer, _next_due, null::text, null::text, null::text, clock_timestamp(), null::json, null::bytea;
+        return query
+        select
+            null::bigint,
+            null::bigint,
+            null::integer,
+            _next_due,
+            null::text,
+            null::text,
+            null::text,
+            clock_timestamp(),
+            null::json,
+            null::bytea;
     end if;
 end $$;
 comment on function spine.claim(text, integer, interval, text, interval[], timestamptz, interval) is
-    'Leases due events of a destination to a worker, oldest first, and takes back leases that ran out. Returns what a delivery needs, and, where _ahead is given, a last row '
-    'with the clock after the claim (occurred_at) and when the next row falls due (due_at).';
+    'Leases due events to a worker, oldest first, and takes back expired leases. '
+    'Returns the rows that a delivery needs. '
+    'With _ahead a last row has the clock after the claim (occurred_at) and the next due time (due_at).';
 
--- oldest_ready: for how long the oldest claimable row of any destination that is not paused has been due; 0 when none is. Relies on
--- processing_state_due, of which it reads the beginning for each destination. A row that was made due in the infinite past counts
--- from its last change.
+-- oldest_ready: how long the oldest claimable row has been due, over all destinations that are not paused. 0 without
+-- one. A row that was made due in the infinite past counts from its last change. Relies on processing_state_due, of
+-- which it reads the beginning for each destination. Reads only.
 create or replace function spine.oldest_ready() returns interval
-language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
+language plpgsql stable
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan as $$
 declare
     _now timestamptz := clock_timestamp();
 begin
     return coalesce((
         select max(_now - greatest(o.next_attempt_at, o.updated_at))
         from destinations d cross join lateral (
-            select p.next_attempt_at, p.updated_at from processing_state p
-            -- The first condition on status is the index's own; without it the index would not be used.
-            where p.destination = d.name and p.status in ('pending', 'failed', 'processing') and p.status <> 'processing' and p.next_attempt_at <= _now
-            order by p.next_attempt_at limit 1) o
+            select p.next_attempt_at, p.updated_at
+            from processing_state p
+            -- The first condition on status is the index's own. Without it Postgres would not use the index.
+            where p.destination = d.name
+                and p.status in ('pending', 'failed', 'processing')
+                and p.status <> 'processing'
+                and p.next_attempt_at <= _now
+            order by p.next_attempt_at
+            limit 1) o
         where d.paused_at is null), '0');
 end $$;
-comment on function spine.oldest_ready() is 'For how long the oldest claimable row has been due, in destinations that are not paused; 0 when none is.';
+comment on function spine.oldest_ready() is
+    'How long the oldest claimable row has been due. 0 when there is none. Paused destinations do not count.';
 
--- renew: prolongs leases to _lease from now. Returns for each, by position, whether it is still held: false must be let go of at once;
--- NULL is held as far as can be seen, but somebody else has the row locked and it could not be prolonged.
--- Relies on processing_state_pkey.
-create or replace function spine.renew(_event bigint[], _destination text[], _lease_token bigint[], _lease interval) returns boolean[]
-language plpgsql set search_path = spine, pg_temp
-set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+-- renew: prolongs leases to _lease from now.
+--   arrays, one element a lease: _event, _destination, _lease_token
+-- Returns for each, by position, whether it is still held. On false the caller must stop at once. NULL means that
+-- somebody else has the row locked: as far as can be seen the lease is held, but it could not be prolonged. Relies on
+-- processing_state_pkey. A crash before the commit leaves the leases as they were.
+create or replace function spine.renew(
+    _event bigint[],
+    _destination text[],
+    _lease_token bigint[],
+    _lease interval)
+returns boolean[]
+language plpgsql
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan as $$
 declare
     _now timestamptz := clock_timestamp();
     _held bigint[];
     _locked bigint[];
 begin
     with input as materialized (
-        select * from unnest(_event, _destination, _lease_token) with ordinality as i(event, destination, lease, ord)
+        select *
+        from unnest(_event, _destination, _lease_token) with ordinality as i(event, destination, lease, ord)
     ), held as materialized (
         select i.*
         from input i join processing_state p on p.event = i.event and p.destination = i.destination
@@ -151,17 +260,32 @@ begin
     )
     select coalesce(array_agg(r.ord), '{}') into _held from renewed r;
     _locked := locked_by_others(_event, _destination, _lease_token, _held);
-    return array(select case when n = any (_held) then true when n = any (_locked) then null else false end from generate_series(1, cardinality(_event)) n order by n);
+    return array(
+        select case when n = any (_held) then true when n = any (_locked) then null else false end
+        from generate_series(1, cardinality(_event)) n
+        order by n);
 end $$;
 comment on function spine.renew(bigint[], text[], bigint[], interval) is
-    'Prolongs leases. Returns for each, by position, whether it is still held; NULL where somebody else has the row locked.';
+    'Prolongs leases. Returns for each, by position, whether it is held. NULL where somebody else has the row locked.';
 
--- locked_by_others: which leases stand as they were and yet were passed over, because somebody else had the row locked. Called by renew()
--- and settle() after their update; being volatile, it sees what was committed meanwhile.
+-- locked_by_others: which leases are unchanged and were still passed over, because somebody else had the row locked.
+--   _event, _destination, _lease_token  the leases, one element each
 --   _done  positions of the leases that were not passed over
-create or replace function spine.locked_by_others(_event bigint[], _destination text[], _lease_token bigint[], _done bigint[]) returns bigint[]
-language plpgsql volatile set search_path = spine, pg_temp
-set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+-- renew() and settle() call it after their update. It is volatile, so it sees what was committed meanwhile.
+-- Relies on processing_state_pkey. Reads only.
+create or replace function spine.locked_by_others(
+    _event bigint[],
+    _destination text[],
+    _lease_token bigint[],
+    _done bigint[])
+returns bigint[]
+language plpgsql volatile
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan as $$
 begin
     if cardinality(_done) = cardinality(_event) then
         return '{}';
@@ -169,39 +293,54 @@ begin
     return array(
         select i.ord
         from unnest(_event, _destination, _lease_token) with ordinality as i(event, destination, lease, ord)
-            join processing_state p on p.event = i.event and p.destination = i.destination and p.lease_token = i.lease
+            join processing_state p
+            on p.event = i.event and p.destination = i.destination and p.lease_token = i.lease
         where i.ord <> all (_done));
 end $$;
-comment on function spine.locked_by_others(bigint[], text[], bigint[], bigint[]) is 'Internal. Positions of leases that stand, but whose rows somebody else has locked.';
+comment on function spine.locked_by_others(bigint[], text[], bigint[], bigint[]) is
+    'Internal. Positions of unchanged leases whose rows somebody else has locked.';
 
--- settle: records what delivery attempts came to.
+-- settle: records the results of delivery attempts.
 --   arrays, one element an attempt:
 --   _event, _destination, _lease_token   the lease under which it was made
 --   _outcome   completed, failed (to be tried again after _delay) or dead
 --   _delay     until the next attempt; only for failed
 --   _error     why it was not completed
---   _details   a JSON object for the audit: status, answer, duration_ms
--- Returns for each, by position, whether it counts: its lease was still held, or the same was settled under it before (the answer to
--- that commit was lost), completed or not. A result of a lost lease changes nothing and is audited as lease_lost. NULL: somebody else has the row locked,
--- nothing was decided, and the same call is to be made again later.
--- Relies on processing_state_pkey; on audit_trail_event for results that come late.
+--   _details   a JSON object for the audit log: status, answer, duration_ms
+-- Returns for each, by position, whether it counts. It counts if its lease was still held, or if the same result was
+-- settled under it before and the answer to that commit was lost. A result of a lost lease changes nothing and is
+-- audited as lease_lost. NULL means that somebody else has the row locked: nothing is decided, and the caller repeats
+-- the call. Relies on processing_state_pkey. Relies on audit_trail_event for results that come late. A crash before the
+-- commit leaves the leases as they were.
 create or replace function spine.settle(
-    _event bigint[], _destination text[], _lease_token bigint[], _outcome text[], _delay interval[], _error text[], _details text[])
+    _event bigint[],
+    _destination text[],
+    _lease_token bigint[],
+    _outcome text[],
+    _delay interval[],
+    _error text[],
+    _details text[])
 returns boolean[]
-language plpgsql set search_path = spine, pg_temp
-set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+language plpgsql
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan as $$
 declare
     _now timestamptz := clock_timestamp();
     _counted bigint[];
     _locked bigint[];
     _known bigint[];
 begin
-    -- What is written below must be a JSON object that a reader can query.
+    -- The log must hold JSON objects that a reader can query.
     if exists (select from unnest(_details) d where jsonb_typeof(d::jsonb) is distinct from 'object') then
         raise exception 'details must be JSON objects' using errcode = 'invalid_parameter_value';
     end if;
     with input as materialized (
-        select * from unnest(_event, _destination, _lease_token, _outcome, _delay, _error, _details)
+        select *
+        from unnest(_event, _destination, _lease_token, _outcome, _delay, _error, _details)
             with ordinality as i(event, destination, lease, outcome, delay, error, details, ord)
     ), held as materialized (
         select i.*
@@ -210,32 +349,71 @@ begin
         for update of p skip locked
     ), settled as (
         update processing_state p set
-            status = i.outcome, lease_token = p.lease_token + 1,
+            status = i.outcome,
+            lease_token = p.lease_token + 1,
             next_attempt_at = case when i.outcome = 'failed' then _now + i.delay end,
             completed_at = case when i.outcome = 'completed' then _now end,
-            error_message = i.error, updated_at = _now
+            error_message = i.error,
+            updated_at = _now
         from held i
         where p.event = i.event and p.destination = i.destination
-        returning i.ord, p.event, p.event_id, p.source, p.destination, p.attempt_count, p.next_attempt_at, i.lease, i.outcome, i.delay, i.error, i.details
+        returning
+            i.ord,
+            p.event,
+            p.event_id,
+            p.source,
+            p.destination,
+            p.attempt_count,
+            p.next_attempt_at,
+            i.lease,
+            i.outcome,
+            i.delay,
+            i.error,
+            i.details
     ), audited as (
         insert into audit_trail (timestamp, event, event_id, source, action, details)
         select _now, a.event, a.event_id, nullif(a.source, 'default'), a.action, a.details::json
         from (
-            select s.ord, step.n, s.event, s.event_id, s.source,
-                case when s.outcome = 'completed' then 'processing_succeeded'::audit_action
+            select
+                s.ord,
+                step.n,
+                s.event,
+                s.event_id,
+                s.source,
+                case
+                    when s.outcome = 'completed' then 'processing_succeeded'::audit_action
                     when step.n = 1 then 'processing_attempt_failed'
                     when s.outcome = 'failed' then 'retry_scheduled'
-                    else 'processing_failed_permanently' end as action,
-                case when step.n = 1 then
+                    else 'processing_failed_permanently'
+                end as action,
+                case
+                    when step.n = 1 then
                         -- Of two members of one name the last one counts: _details cannot speak for these.
-                        case when s.details ~ '^\s*{\s*}' then '{' else left(rtrim(s.details, E' \t\r\n'), -1) || ',' end ||
-                        '"attempt":' || s.attempt_count || ',"lease":' || s.lease ||
-                        case when s.destination = 'default' then '' else ',"destination":' || to_json(s.destination) end ||
-                        case when s.error is null then '' else ',"error":' || to_json(s.error) end || '}'
-                    else (case when s.outcome = 'failed' then
-                            jsonb_build_object('attempt', s.attempt_count, 'delay_ms', trim_scale(extract(epoch from s.delay) * 1000), 'next_attempt_at', s.next_attempt_at)
-                        else jsonb_build_object('attempt', s.attempt_count, 'error', s.error) end
-                        || case when s.destination = 'default' then '{}' else jsonb_build_object('destination', s.destination) end)::text end as details
+                        case
+                            when s.details ~ '^\s*{\s*}' then '{'
+                            else left(rtrim(s.details, E' \t\r\n'), -1) || ','
+                        end
+                        || '"attempt":' || s.attempt_count
+                        || ',"lease":' || s.lease
+                        || case
+                            when s.destination = 'default' then ''
+                            else ',"destination":' || to_json(s.destination)
+                        end
+                        || case when s.error is null then '' else ',"error":' || to_json(s.error) end
+                        || '}'
+                    else (
+                        case
+                            when s.outcome = 'failed' then jsonb_build_object(
+                                'attempt', s.attempt_count,
+                                'delay_ms', trim_scale(extract(epoch from s.delay) * 1000),
+                                'next_attempt_at', s.next_attempt_at)
+                            else jsonb_build_object('attempt', s.attempt_count, 'error', s.error)
+                        end
+                        || case
+                            when s.destination = 'default' then '{}'
+                            else jsonb_build_object('destination', s.destination)
+                        end)::text
+                end as details
             from settled s join (values (1), (2)) as step(n) on step.n = 1 or s.outcome <> 'completed'
             order by s.ord, step.n
         ) a
@@ -244,19 +422,33 @@ begin
 
     if cardinality(_counted) < cardinality(_event) then
         _locked := locked_by_others(_event, _destination, _lease_token, _counted);
-        _now := clock_timestamp(); -- later than whatever took the lease
+        _now := clock_timestamp(); -- later than the step that took the lease
         with late as materialized (
-            select i.* from unnest(_event, _destination, _lease_token, _outcome) with ordinality as i(event, destination, lease, outcome, ord)
+            select i.*
+            from unnest(_event, _destination, _lease_token, _outcome)
+                with ordinality as i(event, destination, lease, outcome, ord)
             where i.ord <> all (_counted || _locked)
         ), known as materialized (
-            select l.ord from late l
+            select l.ord
+            from late l
             where exists (
-                select from audit_trail a
-                where a.event = l.event and a.action = case when l.outcome = 'completed' then 'processing_succeeded'::audit_action else 'processing_attempt_failed' end
-                    and a.details ->> 'lease' = l.lease::text and coalesce(a.details ->> 'destination', 'default') = l.destination)
+                select
+                from audit_trail a
+                where a.event = l.event
+                    and a.action = case
+                        when l.outcome = 'completed' then 'processing_succeeded'::audit_action
+                        else 'processing_attempt_failed'
+                    end
+                    and a.details ->> 'lease' = l.lease::text
+                    and coalesce(a.details ->> 'destination', 'default') = l.destination)
         ), audited as (
             insert into audit_trail (timestamp, event, event_id, source, action, details)
-            select _now, p.event, p.event_id, nullif(p.source, 'default'), 'lease_lost',
+            select
+                _now,
+                p.event,
+                p.event_id,
+                nullif(p.source, 'default'),
+                'lease_lost',
                 json_build_object('lease', l.lease, 'destination', l.destination, 'outcome', l.outcome)
             from late l join processing_state p on p.event = l.event and p.destination = l.destination
             where l.ord not in (select k.ord from known k)
@@ -264,16 +456,27 @@ begin
         select coalesce(array_agg(k.ord), '{}') into _known from known k;
         _counted := _counted || _known;
     end if;
-    return array(select case when n = any (_counted) then true when n = any (_locked) then null else false end from generate_series(1, cardinality(_event)) n order by n);
+    return array(
+        select case when n = any (_counted) then true when n = any (_locked) then null else false end
+        from generate_series(1, cardinality(_event)) n
+        order by n);
 end $$;
 comment on function spine.settle(bigint[], text[], bigint[], text[], interval[], text[], text[]) is
-    'Records what delivery attempts came to, fenced by their lease tokens. Returns for each, by position, whether it counts; NULL where somebody else has the row locked.';
+    'Records the results of delivery attempts, fenced by their lease tokens. '
+    'Returns for each, by position, whether it counts. NULL where somebody else has the row locked.';
 
--- give_back: returns leases of deliveries that were never started, and with each its attempt. Returns how many were still
--- held; a row that somebody else has locked is left to its lease. Relies on processing_state_pkey.
+-- give_back: returns leases of deliveries that never started, and with each its attempt. Returns how many were held.
+--   arrays, one element a lease: _event, _destination, _lease_token
+-- A row that somebody else has locked keeps its lease until it runs out.
+-- Relies on processing_state_pkey. A crash before the commit leaves leases that run out.
 create or replace function spine.give_back(_event bigint[], _destination text[], _lease_token bigint[]) returns bigint
-language plpgsql set search_path = spine, pg_temp
-set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+language plpgsql
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan as $$
 declare
     _now timestamptz := clock_timestamp();
     _returned bigint;
@@ -287,18 +490,31 @@ begin
         for update of p skip locked
     ), returned as (
         update processing_state p set
-            status = case when p.attempt_count <= 1 then 'pending' else 'failed' end, attempt_count = greatest(p.attempt_count - 1, 0),
-            lease_token = p.lease_token + 1, next_attempt_at = _now, updated_at = _now
+            status = case when p.attempt_count <= 1 then 'pending' else 'failed' end,
+            attempt_count = greatest(p.attempt_count - 1, 0),
+            lease_token = p.lease_token + 1,
+            next_attempt_at = _now,
+            updated_at = _now
         from held i
         where p.event = i.event and p.destination = i.destination
         returning p.event, p.event_id, p.source, p.destination, p.attempt_count, p.worker, i.lease
     ), audited as (
         insert into audit_trail (timestamp, event, event_id, source, action, details)
-        select _now, r.event, r.event_id, nullif(r.source, 'default'), 'lease_returned',
-            json_build_object('attempt', r.attempt_count + 1, 'lease', r.lease, 'worker', r.worker, 'destination', r.destination)
+        select
+            _now,
+            r.event,
+            r.event_id,
+            nullif(r.source, 'default'),
+            'lease_returned',
+            json_build_object(
+                'attempt', r.attempt_count + 1,
+                'lease', r.lease,
+                'worker', r.worker,
+                'destination', r.destination)
         from returned r
     )
     select count(*) into _returned from returned;
     return _returned;
 end $$;
-comment on function spine.give_back(bigint[], text[], bigint[]) is 'Returns leases whose delivery was never started, without spending an attempt. Returns how many were still held.';
+comment on function spine.give_back(bigint[], text[], bigint[]) is
+    'Returns leases of deliveries that never started, without spending an attempt. Returns how many were held.';

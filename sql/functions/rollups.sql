@@ -1,53 +1,86 @@
--- Numbers over time. The audit log says all that is counted, so that storing and delivering need not count anything: it is read a second
--- later, behind their back.
+-- Numbers over time. Everything counted stands in the audit log. Storing and delivering therefore need not count: Spine
+-- reads the log a second later, out of their way.
 
--- audited_now: of which transactions the audit log shows the rows: those before next_xid, but for those in in_progress, which has all
--- transactions in progress and the caller's own. What was read up to there is neither missed nor read again, in whichever order transactions commit.
--- It ends with the newest row and not with pg_current_snapshot(): see store.Follow, which goes by the same rule. Relies on audit_trail_xid.
+-- audited_now: of which transactions the audit log shows the rows: those before next_xid, except those in in_progress.
+-- in_progress has all transactions in progress, and the caller's own. A reader that goes by both misses no row and
+-- reads none twice, in whichever order transactions commit. It ends with the newest row and not with
+-- pg_current_snapshot(), as store.Follow does. Relies on audit_trail_xid. Reads only.
 create or replace function spine.audited_now(out next_xid xid8, out in_progress xid8[])
-language sql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off as $$
+language sql stable
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_bitmapscan = off as $$
     select
         coalesce((
-            select ((a.xid::text)::bigint + 1)::text::xid8 from audit_trail a
-            where a.xid < pg_snapshot_xmax(pg_current_snapshot()) order by a.xid desc limit 1), '0'),
-        array_remove(array(select pg_snapshot_xip(pg_current_snapshot())) || pg_current_xact_id_if_assigned(), null)
+            select ((a.xid::text)::bigint + 1)::text::xid8
+            from audit_trail a
+            where a.xid < pg_snapshot_xmax(pg_current_snapshot())
+            order by a.xid desc
+            limit 1), '0'),
+        array_remove(
+            array(select pg_snapshot_xip(pg_current_snapshot())) || pg_current_xact_id_if_assigned(),
+            null)
 $$;
 comment on function spine.audited_now() is
-    'Internal. Of which transactions the audit log shows the rows: those before next_xid, but for those in in_progress.';
+    'Internal. Transactions whose rows the audit log shows. Those before next_xid, except those in in_progress.';
 
--- audited_beyond: whether the audit log has rows that audited_now() did not see when it returned these values. Relies on audit_trail_xid.
+-- audited_beyond: whether the audit log has rows that audited_now() did not see when it returned these values.
+--   _next_xid, _in_progress  as audited_now() returned them
+-- Relies on audit_trail_xid. Reads only.
 create or replace function spine.audited_beyond(_next_xid xid8, _in_progress xid8[]) returns boolean
-language plpgsql stable set search_path = spine, pg_temp
-set jit = off set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
+language plpgsql stable
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan as $$
 begin
-    return exists (select from audit_trail a where a.xid >= _next_xid and a.xid < pg_snapshot_xmax(pg_current_snapshot()) and a.xid <> all (_in_progress))
+    return exists (
+            select
+            from audit_trail a
+            where a.xid >= _next_xid
+                and a.xid < pg_snapshot_xmax(pg_current_snapshot())
+                and a.xid <> all (_in_progress))
         or exists (select from audit_trail a where a.xid = any (_in_progress));
 end $$;
-comment on function spine.audited_beyond(xid8, xid8[]) is 'Internal. Whether the audit log has rows that spine.audited_now() did not see when it returned these values.';
+comment on function spine.audited_beyond(xid8, xid8[]) is
+    'Internal. Whether the audit log has rows that spine.audited_now() did not see.';
 
--- rolled_up_to: up to when spine.rollups has all that is committed: now, where nothing is left to be counted.
+-- rolled_up_to: up to when spine.rollups has all that is committed. That is now, where nothing is left to count.
+-- Relies on audit_trail_xid. Reads only.
 create or replace function spine.rolled_up_to() returns timestamptz
-language plpgsql stable set search_path = spine, pg_temp as $$
+language plpgsql stable
+set search_path = spine, pg_temp as $$
 declare
     _now timestamptz := clock_timestamp();
 begin
-    return (select case when audited_beyond(s.next_xid, s.in_progress) then s.covered_to else _now end from rollup_state s);
+    return (
+        select case when audited_beyond(s.next_xid, s.in_progress) then s.covered_to else _now end
+        from rollup_state s);
 end $$;
 comment on function spine.rolled_up_to() is 'Up to when spine.rollups has all that was committed.';
 
--- roll_up: counts in spine.rollups what the audit log has got since the last call. Called once a second by every process; of several at
--- once, one does it. The lock is an advisory one: where there is nothing to count, nothing is written and no transaction number taken.
---   _limit   how many rows of the log at most, but for those of the transaction that goes beyond and of such as ended late: each transaction is
---            counted as a whole. 50,000 rows take some 0.1 s.
--- Returns how far the rollups lag behind: 0 when they have all that is committed; NULL when another is at it.
--- Counts and cursor change in one transaction, so that a crash loses both or neither, and each row is counted once. The caller may therefore
--- turn synchronous_commit off: what a crash takes back is counted again.
--- A dump that is restored into a server whose numbers are lower than the cursor begins anew at the present. Rows older than that stay
--- uncounted, so that none is counted twice when the server's numbers reach theirs.
--- Relies on audit_trail_xid and events_pkey. Whether an event had been replayed is asked only where it took longer than 10 seconds.
+-- roll_up: counts in spine.rollups the steps that the audit log has got since the last call.
+--   _limit   how many rows of the log at most. It counts each transaction as a whole, so it goes beyond the limit for
+--            the last one and for those that ended late. 50,000 rows take some 0.1 s.
+-- Returns how far the rollups lag behind: 0 when they have all that is committed, NULL when another call is at work.
+-- Every process calls it once a second, and one of several at once does the work. The lock is an advisory one: where
+-- there is nothing to count, it writes nothing and takes no transaction number. Counts and cursor change in one
+-- transaction. A crash loses both or neither, and each row counts once. The caller may therefore turn
+-- synchronous_commit off: Spine counts again what a crash takes back. A dump may be restored into a server whose
+-- transaction numbers are lower than the cursor. Then it begins anew at the present. Older rows stay uncounted, so that
+-- none counts twice when the server's numbers reach theirs. Relies on audit_trail_xid and events_pkey. It asks whether
+-- an event was replayed only where delivery took longer than 10 seconds.
 create or replace function spine.roll_up(_limit integer default 50000) returns interval
-language plpgsql set search_path = spine, pg_temp
-set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+language plpgsql
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
     _state rollup_state;
@@ -63,7 +96,10 @@ begin
     select * into _state from rollup_state;
     if _state.next_xid > pg_snapshot_xmax(pg_current_snapshot()) then
         update rollup_state s set
-            next_xid = n.next_xid, in_progress = n.in_progress, covered_from = clock_timestamp(), covered_to = clock_timestamp()
+            next_xid = n.next_xid,
+            in_progress = n.in_progress,
+            covered_from = clock_timestamp(),
+            covered_to = clock_timestamp()
         from audited_now() n;
         return '0';
     end if;
@@ -73,62 +109,113 @@ begin
 
     _now := clock_timestamp();
     select greatest(n.next_xid, _state.next_xid) as next_xid, n.in_progress into _seen from audited_now() n;
-    -- Not those from next_xid on: the rows of these are read with all others of theirs.
-    _late := array(select x from unnest(_state.in_progress) x where x < _state.next_xid and x <> all (_seen.in_progress));
-    select a.xid into _end from audit_trail a
+    -- Not those from next_xid on: their rows are read with all others of theirs.
+    _late := array(
+        select x from unnest(_state.in_progress) x where x < _state.next_xid and x <> all (_seen.in_progress));
+    select a.xid into _end
+    from audit_trail a
     where a.xid >= _state.next_xid and a.xid < _seen.next_xid and a.xid <> all (_seen.in_progress)
-    order by a.xid offset _limit limit 1;
-    if not exists (select from audit_trail a where a.xid >= _state.next_xid and a.xid < _end and a.xid <> all (_seen.in_progress)) then
+    order by a.xid
+    offset _limit
+    limit 1;
+    if not exists (
+        select
+        from audit_trail a
+        where a.xid >= _state.next_xid and a.xid < _end and a.xid <> all (_seen.in_progress))
+    then
         _end := ((_end::text)::bigint + 1)::text::xid8;
     end if;
-    -- When the first row is from that is left.
-    select a.timestamp into _next_at from audit_trail a
+    -- The time of the first row that is left.
+    select a.timestamp into _next_at
+    from audit_trail a
     where a.xid >= _end and a.xid < _seen.next_xid and a.xid <> all (_seen.in_progress)
-    order by a.xid limit 1;
+    order by a.xid
+    limit 1;
     if _next_at is null then
         _end := _seen.next_xid;
     end if;
 
     with counted as materialized (
-        select date_bin('10 s', r.at, 'epoch') as at, r.source, r.action, r.bucket, sum(r.n) as n, max(r.at) as last
+        select
+            date_bin('10 s', r.at, 'epoch') as at,
+            r.source,
+            r.action,
+            r.bucket,
+            sum(r.n) as n,
+            max(r.at) as last
         from (
-            select least(a.timestamp, _now) as at, a.action,
+            select
+                least(a.timestamp, _now) as at,
+                a.action,
                 coalesce(a.source, case when a.event_id is null then '' else 'default' end) as source,
-                case when a.action = 'request_rejected' then coalesce(substring(detail(a.details, 'count') from '^\d{1,15}$')::bigint, 1) else 1 end as n,
+                case
+                    when a.action = 'request_rejected'
+                        then coalesce(substring(detail(a.details, 'count') from '^\d{1,15}$')::bigint, 1)
+                    else 1
+                end as n,
                 case when a.action = 'processing_succeeded' then (
                     -- Seconds, since times may be infinite or too far apart for an interval.
                     select case when isfinite(a.timestamp) and isfinite(e.created_at) then
-                        least(1 + ceil(ln(greatest((date_part('epoch', a.timestamp) - date_part('epoch', e.created_at)) * 1000, 1)) / ln(1.2::float8)), 130)::integer end
+                        least(
+                            1 + ceil(
+                                ln(greatest(
+                                    (date_part('epoch', a.timestamp) - date_part('epoch', e.created_at)) * 1000,
+                                    1))
+                                / ln(1.2::float8)),
+                            130)::integer end
                     from events e
-                    where e.id = a.event and (date_part('epoch', a.timestamp) - date_part('epoch', e.created_at) < 10
-                        or not replayed(a.event, e.created_at, a.timestamp, a.details))
+                    where e.id = a.event
+                        and (
+                            date_part('epoch', a.timestamp) - date_part('epoch', e.created_at) < 10
+                            or not replayed(a.event, e.created_at, a.timestamp, a.details))
                 ) end as bucket
             from (
-                select a.timestamp, a.event, a.action, a.event_id, a.source, a.details from audit_trail a
+                select a.timestamp, a.event, a.action, a.event_id, a.source, a.details
+                from audit_trail a
                 where a.xid >= _state.next_xid and a.xid < _end and a.xid <> all (_seen.in_progress)
                 union all
-                select a.timestamp, a.event, a.action, a.event_id, a.source, a.details from audit_trail a
+                select a.timestamp, a.event, a.action, a.event_id, a.source, a.details
+                from audit_trail a
                 where a.xid = any (_late)
             ) a
             where a.action in (
-                'event_received', 'event_inserted', 'event_deduped', 'conflict_detected', 'request_rejected', 'processing_attempt_started',
-                'processing_attempt_failed', 'lease_expired', 'processing_succeeded', 'processing_failed_permanently')
+                'event_received',
+                'event_inserted',
+                'event_deduped',
+                'conflict_detected',
+                'request_rejected',
+                'processing_attempt_started',
+                'processing_attempt_failed',
+                'lease_expired',
+                'processing_succeeded',
+                'processing_failed_permanently')
         ) r
         where r.at >= _state.covered_from
         group by 1, 2, 3, 4
     ), stepped as materialized (
-        select s.step, date_bin(s.step * interval '1 s', c.at, 'epoch') as at, c.source, c.action, c.bucket, sum(c.n)::bigint as n
+        select
+            s.step,
+            date_bin(s.step * interval '1 s', c.at, 'epoch') as at,
+            c.source,
+            c.action,
+            c.bucket,
+            sum(c.n)::bigint as n
         from counted c join rollup_steps() s on c.at >= _now - s.kept
         group by 1, 2, 3, 4, 5
     ), summed as (
-        select s.step, s.at, s.source,
+        select
+            s.step,
+            s.at,
+            s.source,
             coalesce(sum(s.n) filter (where s.action = 'event_received'), 0) as received,
             coalesce(sum(s.n) filter (where s.action = 'event_inserted'), 0) as accepted,
             coalesce(sum(s.n) filter (where s.action = 'event_deduped'), 0) as deduplicated,
             coalesce(sum(s.n) filter (where s.action = 'conflict_detected'), 0) as conflicts,
             coalesce(sum(s.n) filter (where s.action = 'request_rejected'), 0) as rejected,
             coalesce(sum(s.n) filter (where s.action = 'processing_attempt_started'), 0) as attempts,
-            coalesce(sum(s.n) filter (where s.action in ('processing_attempt_failed', 'lease_expired')), 0) as attempts_failed,
+            coalesce(
+                sum(s.n) filter (where s.action in ('processing_attempt_failed', 'lease_expired')),
+                0) as attempts_failed,
             coalesce(sum(s.n) filter (where s.action = 'processing_succeeded'), 0) as delivered,
             coalesce(sum(s.n) filter (where s.action = 'processing_failed_permanently'), 0) as died,
             max(s.bucket) as slowest
@@ -140,51 +227,105 @@ begin
             left join stepped b on b.step = s.step and b.at = s.at and b.source = s.source and b.bucket = i
         group by 1, 2, 3
     ), added as (
-        insert into rollups as r
-            (step, at, source, received, accepted, deduplicated, conflicts, rejected, attempts, attempts_failed, delivered, died, latency)
-        select s.step, s.at, s.source, s.received, s.accepted, s.deduplicated, s.conflicts, s.rejected, s.attempts, s.attempts_failed, s.delivered, s.died,
+        insert into rollups as r (
+            step,
+            at,
+            source,
+            received,
+            accepted,
+            deduplicated,
+            conflicts,
+            rejected,
+            attempts,
+            attempts_failed,
+            delivered,
+            died,
+            latency)
+        select
+            s.step,
+            s.at,
+            s.source,
+            s.received,
+            s.accepted,
+            s.deduplicated,
+            s.conflicts,
+            s.rejected,
+            s.attempts,
+            s.attempts_failed,
+            s.delivered,
+            s.died,
             coalesce(h.latency, '{}')
         from summed s left join histograms h on h.step = s.step and h.at = s.at and h.source = s.source
         on conflict (step, at, source) do update set
-            received = r.received + excluded.received, accepted = r.accepted + excluded.accepted,
-            deduplicated = r.deduplicated + excluded.deduplicated, conflicts = r.conflicts + excluded.conflicts,
-            rejected = r.rejected + excluded.rejected, attempts = r.attempts + excluded.attempts,
-            attempts_failed = r.attempts_failed + excluded.attempts_failed, delivered = r.delivered + excluded.delivered,
+            received = r.received + excluded.received,
+            accepted = r.accepted + excluded.accepted,
+            deduplicated = r.deduplicated + excluded.deduplicated,
+            conflicts = r.conflicts + excluded.conflicts,
+            rejected = r.rejected + excluded.rejected,
+            attempts = r.attempts + excluded.attempts,
+            attempts_failed = r.attempts_failed + excluded.attempts_failed,
+            delivered = r.delivered + excluded.delivered,
             died = r.died + excluded.died,
             latency = case when excluded.latency = '{}' then r.latency else (
                 select array_agg(coalesce(l.before, 0) + coalesce(l.more, 0) order by l.n)
                 from unnest(r.latency, excluded.latency) with ordinality as l(before, more, n)) end
     )
     update sources s set last_arrival_at = greatest(s.last_arrival_at, n.at)
-    from (select c.source, max(c.last) as at from counted c where c.action = 'event_inserted' group by c.source) n
+    from (
+        select c.source, max(c.last) as at
+        from counted c
+        where c.action = 'event_inserted'
+        group by c.source) n
     where s.name = n.source;
 
     update rollup_state s set
-        next_xid = _end, in_progress = array(select x from unnest(_seen.in_progress) x where x < _end),
+        next_xid = _end,
+        in_progress = array(select x from unnest(_seen.in_progress) x where x < _end),
         covered_to = case when _next_at is null then _now else greatest(s.covered_to, least(_next_at, _now)) end;
 
     if _state.tidied_at < _now - interval '1 minute' then
-        delete from rollups r where r.ctid = any (array(
-            select o.ctid from rollup_steps() s cross join lateral (
-                select r.ctid from rollups r where r.step = s.step and r.at < _now - s.kept - s.step * interval '1 s' order by r.at limit 2000) o));
+        delete from rollups r
+        where r.ctid = any (array(
+            select o.ctid
+            from rollup_steps() s cross join lateral (
+                select r.ctid
+                from rollups r
+                where r.step = s.step and r.at < _now - s.kept - s.step * interval '1 s'
+                order by r.at
+                limit 2000) o));
         update rollup_state set tidied_at = _now;
     end if;
     return (select greatest(_now - s.covered_to, '0') from rollup_state s);
 end $$;
 comment on function spine.roll_up(integer) is
-    'Internal. Counts in spine.rollups what the audit log has got since the last call. Returns how far the rollups lag behind; NULL when another is at it.';
+    'Internal. Counts new steps of the audit log in spine.rollups. '
+    'Returns how far the rollups lag behind, NULL when another call is at work.';
 
--- replayed: whether an event that was stored at _created_at and delivered at _at had been replayed before, or queued by hand; _details is what
--- the delivery was audited with. The fencing token tells where it is as without: it rises by 2 with each attempt and each lease that is given
--- back, and by 1 with a replay or a change by hand, and the attempts begin anew. Where it leaves that open the trail does: audit_trail_event
--- is relied on, of the partitions from the day on (UTC) on which the event was stored; a minute is for clocks that are set back. That the
--- condition on the time is of a whole day, and has an "or", is for the reasons that trail_start has.
-create or replace function spine.replayed(_event bigint, _created_at timestamptz, _at timestamptz, _details json) returns boolean
-language plpgsql stable set search_path = spine, pg_temp
-set jit = off set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
+-- replayed: whether an event was replayed before its delivery, or queued by hand.
+--   _event       events.id
+--   _created_at  when it was stored
+--   _at          when it was delivered
+--   _details     the details of the step processing_succeeded
+-- The fencing token tells it in most cases. Each attempt and each returned lease raises it by 2, each replay and each
+-- change by hand by 1, and the attempts then begin anew. Otherwise the trail tells it, from the day (UTC) on which the
+-- event was stored, with a minute for clocks that are set back. trail_start() says why the bound is a whole day with an
+-- "or". Relies on audit_trail_event. Reads only.
+create or replace function spine.replayed(
+    _event bigint,
+    _created_at timestamptz,
+    _at timestamptz,
+    _details json)
+returns boolean
+language plpgsql stable
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan as $$
 declare
     _excess constant bigint :=
-        substring(detail(_details, 'lease') from '^\d{1,18}$')::bigint - 2 * substring(detail(_details, 'attempt') from '^\d{1,9}$')::bigint + 1;
+        substring(detail(_details, 'lease') from '^\d{1,18}$')::bigint
+        - 2 * substring(detail(_details, 'attempt') from '^\d{1,9}$')::bigint + 1;
     -- The epoch, since a minute before the first time there is none.
     _since constant timestamptz := date_trunc('day', greatest(_created_at, 'epoch') - interval '1 minute', 'UTC');
 begin
@@ -195,52 +336,73 @@ begin
     end if;
     return exists (
         with trail as materialized (
-            select a.timestamp, a.action, a.details from audit_trail a where a.event = _event and (a.timestamp >= _since or a.timestamp = 'infinity')
+            select a.timestamp, a.action, a.details
+            from audit_trail a
+            where a.event = _event and (a.timestamp >= _since or a.timestamp = 'infinity')
         )
-        select from trail t
-        where t.timestamp <= _at and t.action in ('event_replayed', 'status_changed', 'event_queued')
-            and coalesce(detail(t.details, 'destination'), 'default') = coalesce(detail(_details, 'destination'), 'default'));
+        select
+        from trail t
+        where t.timestamp <= _at
+            and t.action in ('event_replayed', 'status_changed', 'event_queued')
+            and coalesce(detail(t.details, 'destination'), 'default')
+                = coalesce(detail(_details, 'destination'), 'default'));
 end $$;
 comment on function spine.replayed(bigint, timestamptz, timestamptz, json) is
-    'Internal. Whether an event that was delivered at _at had been replayed before, or queued by hand.';
+    'Internal. Whether an event had been replayed before its delivery, or queued by hand.';
 
--- detail: a field of an audit row's details as text; NULL where it has none, and where the details hold \u0000 or half of a character, which
--- json takes and ->> refuses.
+-- detail: a member of a step's details as text. NULL where it has none.
+--   _details, _name  the details, and the member
+-- Also NULL where the details hold \u0000 or half of a character: json takes these, and ->> raises an error. Reads no
+-- table.
 create or replace function spine.detail(_details json, _name text) returns text
-language sql immutable set search_path = spine, pg_temp as $$
+language sql immutable
+set search_path = spine, pg_temp as $$
     select case when _details::text !~* '\\u(0000|d[89a-f])' then _details ->> _name end
 $$;
-comment on function spine.detail(json, text) is 'Internal. A field of an audit row''s details as text; NULL where it has none or cannot be text.';
+comment on function spine.detail(json, text) is
+    'Internal. A member of a step''s details as text. NULL where it has none or cannot be text.';
 
--- rollup_steps: the lengths of steps in seconds, and for how long they are kept.
+-- rollup_steps: the lengths of steps in seconds, and how long Spine keeps them. Reads no table.
 create or replace function spine.rollup_steps() returns table (step integer, kept interval)
-language sql immutable rows 4 set search_path = spine, pg_temp as $$
+language sql immutable rows 4
+set search_path = spine, pg_temp as $$
     values (10, interval '2 hours'), (60, interval '12 hours'), (300, interval '2 days'), (3600, interval '90 days')
 $$;
-comment on function spine.rollup_steps() is 'Internal. The lengths of steps in seconds, and for how long they are kept.';
+comment on function spine.rollup_steps() is
+    'Internal. The lengths of steps in seconds, and how long Spine keeps them.';
 
--- latency_percentile: how long the fastest _fraction of the deliveries that a histogram of spine.rollups counts took at most, to within a
--- tenth; NULL where it counts none. Elements of histograms may be added.
+-- latency_percentile: within which time the fastest _fraction of the deliveries in a histogram were done.
+--   _latency   a histogram of spine.rollups; elements of several may be added up
+--   _fraction  0.95 for the 95th percentile
+-- To within a tenth. NULL where the histogram counts none. Reads no table.
 create or replace function spine.latency_percentile(_latency bigint[], _fraction double precision) returns interval
-language sql immutable set search_path = spine, pg_temp as $$
+language sql immutable
+set search_path = spine, pg_temp as $$
     select make_interval(secs => power(1.2::float8, c.n - 1.5) / 1000)
     from (
         select l.n, sum(l.count) over (order by l.n) as up_to, sum(l.count) over () as total
         from unnest(_latency) with ordinality as l(count, n)
     ) c
     where c.up_to >= greatest(ceil(c.total * _fraction), 1)
-    order by c.n limit 1
+    order by c.n
+    limit 1
 $$;
 comment on function spine.latency_percentile(bigint[], double precision) is
-    'A percentile of a histogram in spine.rollups, to within a tenth; for example the 95th: spine.latency_percentile(latency, 0.95).';
+    'A percentile of a histogram in spine.rollups, to within a tenth. '
+    'Example, the 95th: spine.latency_percentile(latency, 0.95).';
 
--- sample_depth: counts what is not done in the queue, exactly, and keeps that in spine.depth_state and spine.depth_samples. Called every second
--- by every process; of several at once, one does it. A million rows take about a second: the next count then comes _rest times as
--- long after it, whoever asks.
--- A sample that is like the one before is written every ten seconds only. Relies on processing_state_due and processing_state_dead, which
--- it reads as a whole, and on audit_trail_xid. Losing it in a crash loses nothing that the next one does not say.
+-- sample_depth: counts the unfinished rows of the queue exactly, and keeps the result in depth_state and depth_samples.
+--   _rest  how many times as long as the last count to wait until the next: a million rows take about a second
+-- Every process calls it every second, and one of several at once does the work. It writes a sample that equals the one
+-- before only every ten seconds.
+-- Relies on processing_state_due and processing_state_dead, which it reads as a whole, and on audit_trail_xid. A crash
+-- loses one sample, and the next call takes another.
 create or replace function spine.sample_depth(_rest double precision default 20) returns void
-language plpgsql set search_path = spine, pg_temp set jit = off set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+language plpgsql
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
     _state depth_state;
@@ -258,8 +420,17 @@ begin
     -- One statement, so that all of it is of one moment.
     select n.next_xid, n.in_progress, oldest_ready() as oldest_ready, d.* into _sample
     from audited_now() n cross join (
-        select coalesce(jsonb_agg(jsonb_build_object('destination', d.destination, 'status', d.status, 'count', d.count,
-                'oldest_created_at', d.oldest_created_at, 'next_attempt_at', d.next_attempt_at) order by d.destination, d.status), '[]') as rows,
+        select
+            coalesce(
+                jsonb_agg(
+                    jsonb_build_object(
+                        'destination', d.destination,
+                        'status', d.status,
+                        'count', d.count,
+                        'oldest_created_at', d.oldest_created_at,
+                        'next_attempt_at', d.next_attempt_at)
+                    order by d.destination, d.status),
+                '[]') as rows,
             coalesce(sum(d.count) filter (where d.status = 'pending'), 0) as pending,
             coalesce(sum(d.count) filter (where d.status = 'processing'), 0) as processing,
             coalesce(sum(d.count) filter (where d.status = 'failed'), 0) as failed,
@@ -267,25 +438,47 @@ begin
         from depth d
     ) d;
     if _sample.rows = _state.rows and (_sample.oldest_ready > '0') = (_state.oldest_ready > '0')
-        and _state.sampled_at between date_bin('10 s', _now, 'epoch') and _now then
+        and _state.sampled_at between date_bin('10 s', _now, 'epoch') and _now
+    then
         return;
     end if;
 
     insert into depth_samples (step, at, pending, processing, failed, dead, oldest_ready)
-    select s.step, date_bin(s.step * interval '1 s', _now, 'epoch'), _sample.pending, _sample.processing, _sample.failed, _sample.dead, _sample.oldest_ready
+    select
+        s.step,
+        date_bin(s.step * interval '1 s', _now, 'epoch'),
+        _sample.pending,
+        _sample.processing,
+        _sample.failed,
+        _sample.dead,
+        _sample.oldest_ready
     from rollup_steps() s
     on conflict (step, at) do update set
-        pending = excluded.pending, processing = excluded.processing, failed = excluded.failed, dead = excluded.dead, oldest_ready = excluded.oldest_ready;
+        pending = excluded.pending,
+        processing = excluded.processing,
+        failed = excluded.failed,
+        dead = excluded.dead,
+        oldest_ready = excluded.oldest_ready;
     update depth_state set
-        sampled_at = _now, took = clock_timestamp() - _now, rows = _sample.rows, oldest_ready = _sample.oldest_ready,
-        next_xid = _sample.next_xid, in_progress = _sample.in_progress;
+        sampled_at = _now,
+        took = clock_timestamp() - _now,
+        rows = _sample.rows,
+        oldest_ready = _sample.oldest_ready,
+        next_xid = _sample.next_xid,
+        in_progress = _sample.in_progress;
 
     if _state.tidied_at < _now - interval '1 minute' then
-        delete from depth_samples d where d.ctid = any (array(
-            select o.ctid from rollup_steps() s cross join lateral (
-                select d.ctid from depth_samples d where d.step = s.step and d.at < _now - s.kept - s.step * interval '1 s' order by d.at limit 1000) o));
+        delete from depth_samples d
+        where d.ctid = any (array(
+            select o.ctid
+            from rollup_steps() s cross join lateral (
+                select d.ctid
+                from depth_samples d
+                where d.step = s.step and d.at < _now - s.kept - s.step * interval '1 s'
+                order by d.at
+                limit 1000) o));
         update depth_state set tidied_at = _now;
     end if;
 end $$;
 comment on function spine.sample_depth(double precision) is
-    'Internal. Counts what is not done in the queue and keeps it in spine.depth_state and spine.depth_samples.';
+    'Internal. Counts the unfinished rows of the queue. Keeps the result in spine.depth_state and spine.depth_samples.';

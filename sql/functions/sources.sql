@@ -1,26 +1,51 @@
--- Sources: who may send. Each change is audited and told to every process, by whichever way it was made.
+-- Sources: who may send. Each change is audited and announced to every process, by whichever way it was made.
 
--- sources_check: what the settings of a source must be whoever writes them. Secrets stand in them by reference alone, so that none is ever in
--- the database, a dump or the audit log. What a preset and the other members may be is for the processes to say, which know them.
+-- sources_check: holds the settings of a source to their rules, and notes who changed them.
+-- Secrets stand in settings by reference alone, so that none is ever in the database, a dump or the audit log. The
+-- processes know the presets and check all other members. A crash before the commit leaves nothing behind.
 create or replace function spine.sources_check() returns trigger
-language plpgsql set search_path = spine, pg_temp as $$
+language plpgsql
+set search_path = spine, pg_temp as $$
 declare
     _wrong text;
 begin
     if jsonb_typeof(new.settings) <> 'object' or jsonb_typeof(new.settings -> 'preset') is distinct from 'string' then
-        raise exception 'the settings of a source must be a JSON object with a preset' using errcode = 'check_violation', schema = 'spine', table = 'sources';
+        raise exception 'the settings of a source must be a JSON object with a preset'
+            using errcode = 'check_violation', schema = 'spine', table = 'sources';
     end if;
-    select k into _wrong from jsonb_object_keys(new.settings) k
-    where k not in ('preset', 'secrets', 'verify', 'format', 'id', 'type', 'time', 'id_signed', 'volatile', 'conflicts', 'handshake', 'verify_token', 'url', 'limits', 'rejected')
+    select k into _wrong
+    from jsonb_object_keys(new.settings) k
+    where k not in (
+        'preset',
+        'secrets',
+        'verify',
+        'format',
+        'id',
+        'type',
+        'time',
+        'id_signed',
+        'volatile',
+        'conflicts',
+        'handshake',
+        'verify_token',
+        'url',
+        'limits',
+        'rejected')
     limit 1;
     if _wrong is not null then
-        raise exception 'there is no setting % of a source', quote_ident(left(_wrong, 100)) using errcode = 'check_violation', schema = 'spine', table = 'sources';
+        raise exception 'there is no setting % of a source', quote_ident(left(_wrong, 100))
+            using errcode = 'check_violation', schema = 'spine', table = 'sources';
     end if;
-    -- What is wrong is not repeated: it may be a secret.
+    -- The message does not repeat the wrong value: it may be a secret.
     if exists (
-        select from (
+        select
+        from (
             select case jsonb_typeof(s) when 'object' then s ->> 'ref' else s #>> '{}' end as ref
-            from jsonb_array_elements(case jsonb_typeof(new.settings -> 'secrets') when 'array' then new.settings -> 'secrets' else '[null]' end) s
+            from jsonb_array_elements(
+                case jsonb_typeof(new.settings -> 'secrets')
+                    when 'array' then new.settings -> 'secrets'
+                    else '[null]'
+                end) s
             where new.settings ? 'secrets'
             union all
             select new.settings ->> 'verify_token' where new.settings ? 'verify_token'
@@ -32,7 +57,8 @@ begin
     end if;
     if tg_op = 'UPDATE' then
         if new.name <> old.name then
-            raise exception 'the name of a source cannot be changed' using errcode = 'check_violation', schema = 'spine', table = 'sources';
+            raise exception 'the name of a source cannot be changed'
+                using errcode = 'check_violation', schema = 'spine', table = 'sources';
         end if;
         if new.settings is not distinct from old.settings and new.disabled_at is not distinct from old.disabled_at then
             return new;
@@ -42,77 +68,116 @@ begin
     new.updated_by := spine.who();
     return new;
 end $$;
-comment on function spine.sources_check() is 'Internal. Trigger: refuses settings that are none, and secrets by value; notes who changed a source.';
+comment on function spine.sources_check() is
+    'Internal. Trigger: rejects wrong settings and secrets by value. Notes who changed a source.';
 
-create or replace trigger sources_check before insert or update of name, settings, disabled_at on spine.sources
-    for each row execute function spine.sources_check();
-comment on trigger sources_check on spine.sources is 'Refuses settings that are none, and secrets by value; notes who changed a source.';
+create or replace trigger sources_check
+    before insert or update of name, settings, disabled_at on spine.sources
+    for each row
+    execute function spine.sources_check();
+comment on trigger sources_check on spine.sources is
+    'Rejects wrong settings and secrets by value, and notes who changed a source.';
 
--- who: who does something, in words for a column: the database role, and on whose behalf, where the transaction says so.
+-- who: who makes a change, in words for a column: the database role, and on whose behalf, where the transaction says
+-- so. Reads no table.
 create or replace function spine.who() returns text
-language sql stable set search_path = spine, pg_temp as $$
+language sql stable
+set search_path = spine, pg_temp as $$
     select session_user || coalesce(' for ' || left(nullif(current_setting('spine.caller', true), ''), 300), '')
 $$;
 comment on function spine.who() is 'Internal. The database role, and on whose behalf it acts (spine.caller), in words.';
 
--- sources_changed: audits a change and tells all processes of it.
+-- sources_changed: audits a change of a source and tells all processes. A crash before the commit leaves nothing
+-- behind.
 create or replace function spine.sources_changed() returns trigger
-language plpgsql set search_path = spine, pg_temp as $$
+language plpgsql
+set search_path = spine, pg_temp as $$
 declare
     _name constant text := case when tg_op = 'DELETE' then old.name else new.name end;
     _before constant jsonb := case when tg_op = 'INSERT' then '{}' else old.settings end;
     _after constant jsonb := case when tg_op = 'DELETE' then '{}' else new.settings end;
-    _who constant jsonb := jsonb_strip_nulls(jsonb_build_object('by', session_user, 'caller', left(nullif(current_setting('spine.caller', true), ''), 300)));
+    _who constant jsonb := jsonb_strip_nulls(jsonb_build_object(
+        'by', session_user,
+        'caller', left(nullif(current_setting('spine.caller', true), ''), 300)));
     _changes jsonb;
 begin
     if _before <> _after or tg_op <> 'UPDATE' then
-        select coalesce(jsonb_object_agg(k, jsonb_strip_nulls(jsonb_build_object('from', _before -> k, 'to', _after -> k))), '{}') into _changes
+        select coalesce(
+            jsonb_object_agg(k, jsonb_strip_nulls(jsonb_build_object('from', _before -> k, 'to', _after -> k))),
+            '{}')
+        into _changes
         from (select jsonb_object_keys(_before) union select jsonb_object_keys(_after)) keys(k)
         where _before -> k is distinct from _after -> k;
-        insert into audit_trail (source, action, details) values (_name,
-            case tg_op when 'INSERT' then 'source_added' when 'DELETE' then 'source_removed' else 'source_changed' end::audit_action,
+        insert into audit_trail (source, action, details)
+        values (
+            _name,
+            case tg_op
+                when 'INSERT' then 'source_added'
+                when 'DELETE' then 'source_removed'
+                else 'source_changed'
+            end::audit_action,
             (_who || jsonb_build_object('changes', _changes))::text::json);
     end if;
-    if tg_op <> 'DELETE' and (case when tg_op = 'UPDATE' then old.disabled_at end is null) <> (new.disabled_at is null) then
-        insert into audit_trail (source, action, details) values (_name,
-            case when new.disabled_at is null then 'source_enabled' else 'source_disabled' end::audit_action, _who::text::json);
+    if tg_op <> 'DELETE'
+        and (case when tg_op = 'UPDATE' then old.disabled_at end is null) <> (new.disabled_at is null)
+    then
+        insert into audit_trail (source, action, details)
+        values (
+            _name,
+            case when new.disabled_at is null then 'source_enabled' else 'source_disabled' end::audit_action,
+            _who::text::json);
     end if;
     perform pg_notify('spine_sources', json_build_object('source', _name)::text);
     return null;
 end $$;
-comment on function spine.sources_changed() is 'Internal. Trigger: audits a change of a source and sends NOTIFY spine_sources.';
+comment on function spine.sources_changed() is
+    'Internal. Trigger: audits a change of a source and sends NOTIFY spine_sources.';
 
-create or replace trigger sources_changed after insert or delete or update of settings, disabled_at on spine.sources
-    for each row execute function spine.sources_changed();
-comment on trigger sources_changed on spine.sources is 'Audits a change and tells all processes of it (NOTIFY spine_sources).';
+create or replace trigger sources_changed
+    after insert or delete or update of settings, disabled_at on spine.sources
+    for each row
+    execute function spine.sources_changed();
+comment on trigger sources_changed on spine.sources is
+    'Audits a change and tells all processes of it (NOTIFY spine_sources).';
 
--- sources_kept: the source default is closed by disabling it. Without it events that are stored by hand had none.
+-- sources_kept: keeps the source default. To close it, disable it: without the row, events stored by hand had no
+-- source.
 create or replace function spine.sources_kept() returns trigger
-language plpgsql set search_path = spine, pg_temp as $$
+language plpgsql
+set search_path = spine, pg_temp as $$
 begin
     raise exception 'the source default cannot be removed; it can be disabled: select spine.disable_source(''default'')'
         using errcode = 'check_violation', schema = 'spine', table = 'sources';
 end $$;
-comment on function spine.sources_kept() is 'Internal. Trigger: refuses to remove the source default.';
+comment on function spine.sources_kept() is 'Internal. Trigger: does not let the source default be removed.';
 
-create or replace trigger sources_kept before delete on spine.sources
-    for each row when (old.name = 'default') execute function spine.sources_kept();
+create or replace trigger sources_kept
+    before delete on spine.sources
+    for each row when (old.name = 'default')
+    execute function spine.sources_kept();
 comment on trigger sources_kept on spine.sources is 'The source default stays.';
 
--- require_source: raises P0002 where there is no such source, naming those there are.
+-- require_source: raises P0002 where there is no such source, and names those that exist.
+--   _name  the source
+-- Relies on sources_pkey. Reads only.
 create or replace function spine.require_source(_name text) returns void
-language plpgsql stable set search_path = spine, pg_temp as $$
+language plpgsql stable
+set search_path = spine, pg_temp as $$
 begin
     if not exists (select from sources s where s.name = _name) then
         raise exception 'there is no source named %', quote_literal(_name)
-            using errcode = 'no_data_found', hint = 'Known: ' || (select string_agg(s.name, ', ' order by s.name) from sources s);
+            using errcode = 'no_data_found',
+                hint = 'Known: ' || (select string_agg(s.name, ', ' order by s.name) from sources s);
     end if;
 end $$;
 comment on function spine.require_source(text) is 'Internal. Raises P0002 where there is no such source.';
 
--- put_source: adds a source or gives it other settings. Returns added, changed or unchanged. Raises 23514 for settings that are none.
+-- put_source: adds a source or gives it other settings. Returns added, changed or unchanged.
+--   _name, _settings  as in sources
+-- Raises 23514 for wrong settings. Relies on sources_pkey. A crash before the commit leaves the source as it was.
 create or replace function spine.put_source(_name text, _settings jsonb) returns text
-language plpgsql set search_path = spine, pg_temp as $$
+language plpgsql
+set search_path = spine, pg_temp as $$
 declare
     _before jsonb;
 begin
@@ -128,57 +193,93 @@ begin
     return 'changed';
 end $$;
 comment on function spine.put_source(text, jsonb) is
-    'Adds a source or gives it other settings, for example: select spine.put_source(''github'', ''{"preset": "github", "secrets": ["env:GITHUB_SECRET"]}''). Returns added, changed or unchanged.';
+    'Adds a source or gives it other settings. Returns added, changed or unchanged. '
+    'Example: select spine.put_source(''github'', ''{"preset": "github", "secrets": ["env:GITHUB_SECRET"]}'').';
 
--- disable_source, enable_source: whether anything is taken from a source. Both return whether that changed something. What it sent before is delivered all the same.
+-- disable_source: takes nothing more from a source. Returns whether that changed something.
+--   _name  the source
+-- Spine still delivers what it sent before. Relies on sources_pkey. A crash before the commit leaves it as it was.
 create or replace function spine.disable_source(_name text) returns boolean
-language plpgsql set search_path = spine, pg_temp as $$
+language plpgsql
+set search_path = spine, pg_temp as $$
 begin
     perform require_source(_name);
     update sources s set disabled_at = clock_timestamp() where s.name = _name and s.disabled_at is null;
     return found;
 end $$;
-comment on function spine.disable_source(text) is 'Takes nothing more from a source until spine.enable_source(): it is answered 404. What it sent before is delivered all the same.';
+comment on function spine.disable_source(text) is
+    'Takes nothing more from a source until spine.enable_source(). Its requests get 404. '
+    'Spine still delivers what it sent before.';
 
+-- enable_source: takes events from a source again. Returns whether that changed something.
+--   _name  the source
+-- Relies on sources_pkey. A crash before the commit leaves it as it was.
 create or replace function spine.enable_source(_name text) returns boolean
-language plpgsql set search_path = spine, pg_temp as $$
+language plpgsql
+set search_path = spine, pg_temp as $$
 begin
     perform require_source(_name);
     update sources s set disabled_at = null where s.name = _name and s.disabled_at is not null;
     return found;
 end $$;
-comment on function spine.enable_source(text) is 'Takes events from a source again that spine.disable_source() closed.';
+comment on function spine.enable_source(text) is
+    'Takes events from a source again that spine.disable_source() closed.';
 
--- remove_source: forgets a source and the requests of it that were kept. Its events stay.
+-- remove_source: removes a source and its rejected requests. Its events stay.
+--   _name  the source
+-- Relies on sources_pkey and rejected_requests_source. A crash before the commit leaves both as they were.
 create or replace function spine.remove_source(_name text) returns void
-language plpgsql set search_path = spine, pg_temp as $$
+language plpgsql
+set search_path = spine, pg_temp as $$
 begin
     perform require_source(_name);
     delete from sources s where s.name = _name;
     delete from rejected_requests r where r.source = _name;
 end $$;
-comment on function spine.remove_source(text) is 'Removes a source, and its rejected requests. Its events stay.';
+comment on function spine.remove_source(text) is 'Removes a source and its rejected requests. Its events stay.';
 
--- rotate_source: puts a new secret before the others, which hold for _keep longer, or as long as they would have. Returns the settings.
-create or replace function spine.rotate_source(_name text, _secret text, _keep interval default '24 hours') returns jsonb
-language plpgsql set search_path = spine, pg_temp set timezone = 'UTC' as $$
+-- rotate_source: puts a new secret before the others. Returns the settings.
+--   _name    the source
+--   _secret  the new secret, by reference
+--   _keep    how much longer the others stay valid; an earlier end of theirs stays
+-- Relies on sources_pkey. A crash before the commit leaves the source as it was.
+create or replace function spine.rotate_source(
+    _name text,
+    _secret text,
+    _keep interval default '24 hours')
+returns jsonb
+language plpgsql
+set search_path = spine, pg_temp
+set timezone = 'UTC' as $$
 declare
     _until constant timestamptz := clock_timestamp() + _keep;
     _settings jsonb;
 begin
     perform require_source(_name);
     select s.settings into _settings from sources s where s.name = _name for update;
-    -- A secret that is named anew holds without an end from now on; those whose time is over are dropped.
+    -- A secret that is named anew is valid without an end from now on. Those whose time is over go.
     _settings := _settings || jsonb_build_object('secrets', to_jsonb(array[_secret]) || coalesce((
-        select jsonb_agg(o.secret || jsonb_build_object('until', to_char(least((o.secret ->> 'until')::timestamptz, _until), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')) order by o.n)
+        select jsonb_agg(
+            o.secret || jsonb_build_object(
+                'until',
+                to_char(least((o.secret ->> 'until')::timestamptz, _until), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))
+            order by o.n)
         from (
-            select case jsonb_typeof(g.secret) when 'object' then g.secret else jsonb_build_object('ref', g.secret) end as secret, g.n
+            select
+                case jsonb_typeof(g.secret)
+                    when 'object' then g.secret
+                    else jsonb_build_object('ref', g.secret)
+                end as secret,
+                g.n
             from jsonb_array_elements(_settings -> 'secrets') with ordinality g(secret, n)
         ) o
-        where o.secret ->> 'ref' <> _secret and coalesce((o.secret ->> 'until')::timestamptz > clock_timestamp(), true) and _keep > '0'
+        where o.secret ->> 'ref' <> _secret
+            and coalesce((o.secret ->> 'until')::timestamptz > clock_timestamp(), true)
+            and _keep > '0'
     ), '[]'));
     update sources s set settings = _settings where s.name = _name;
     return _settings;
 end $$;
 comment on function spine.rotate_source(text, text, interval) is
-    'Gives a source a new secret, by reference, and lets those before hold for a while longer: select spine.rotate_source(''github'', ''env:GITHUB_SECRET_2'', ''1 hour''). Returns its settings.';
+    'Gives a source a new secret, by reference. Those before stay valid for a while longer. Returns its settings. '
+    'Example: select spine.rotate_source(''github'', ''env:GITHUB_SECRET_2'', ''1 hour'').';

@@ -1,10 +1,15 @@
--- Whether Spine has kept its promises: verify() looks at what is stored and at the trail of it, and changes nothing.
+-- Whether Spine has kept its promises. verify() compares what is stored with its trail, and changes nothing.
 
--- first_id_since: the least id that an event stored at _time or later may have, found by halving: ids ascend with time, but for batches that
--- overlap. It is one above those that are older, so that spans of time that follow upon each other leave no id out, whether there is an event of
--- it or not. Relies on events_pkey.
+-- first_id_since: the least id that an event stored at a time or later may have, by binary search.
+--   _time  the time
+-- Ids ascend with time, except in batches that overlap. The result is one above the ids of older events. Spans of time
+-- that follow each other therefore leave no id out, whether it has an event or not. Relies on events_pkey. Reads only.
 create or replace function spine.first_id_since(_time timestamptz) returns bigint
-language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+language plpgsql stable
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan as $$
 declare
     _low bigint := 0;
     _high bigint := coalesce((select e.id from events e order by e.id desc limit 1), 0) + 1;
@@ -12,7 +17,9 @@ declare
 begin
     while _low < _high loop
         _middle := _low + (_high - _low) / 2;
-        if coalesce((select e.created_at >= _time from events e where e.id >= _middle order by e.id limit 1), true) then
+        if coalesce((
+            select e.created_at >= _time from events e where e.id >= _middle order by e.id limit 1), true)
+        then
             _high := _middle;
         else
             _low := _middle + 1;
@@ -20,27 +27,38 @@ begin
     end loop;
     return _low;
 end $$;
-comment on function spine.first_id_since(timestamptz) is 'Internal. The least events.id that may have been stored at a time or later, as far as ids ascend with time.';
+comment on function spine.first_id_since(timestamptz) is
+    'Internal. The least events.id that may have been stored at a time or later.';
 
--- verify: checks the events that were stored in a span of time, with all that belongs to them: a row for each invariant.
+-- verify: checks the events that were stored in a span of time, with all rows that belong to them: a row an invariant.
 --   _since, _until  when the event was stored: from (inclusive), to (exclusive)
---   _examples       how many violations are told of each invariant
--- All is read as of one moment. It locks no row and holds up nobody but who drops a partition of the audit log, which waits 100 ms and is tried again
--- later. It costs some 60 µs for each event: give a day in steps of an hour and of 200,000 events, as the command does. Trails are checked of
--- events whose first steps the audit log still has, by the order of its ids: that is the order of the steps of a row whatever the clock does,
--- since each is written under the row's lock.
--- Relies on events_pkey, processing_state_pkey, conflicts_pkey, audit_trail_event and audit_trail_timestamp.
+--   _examples       how many violations of each invariant to return
+-- It reads all as of one moment and locks no row. It delays only the drop of a partition of the audit log, which waits
+-- 100 ms and is tried again later. It costs some 60 µs an event: give a day in steps of an hour and of 200,000 events,
+-- as the command does. It checks the trails of events whose first steps the log still has, in the order of its ids.
+-- Each step is written under the row's lock, so that this is the order of the steps of a row whatever the clock does.
+-- Reads only. Relies on events_pkey, processing_state_pkey, conflicts_pkey, audit_trail_event and
+-- audit_trail_timestamp.
 create or replace function spine.verify(
-    _since timestamptz default now() - interval '1 hour', _until timestamptz default 'infinity', _examples integer default 5)
+    _since timestamptz default now() - interval '1 hour',
+    _until timestamptz default 'infinity',
+    _examples integer default 5)
 returns table (invariant text, meaning text, checked bigint, violations bigint, examples jsonb)
-language plpgsql stable set search_path = spine, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql stable
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_bitmapscan = off as $$
 #variable_conflict use_column
 declare
     _overlap constant bigint := 100000; -- ids by which batches that are stored at once may overlap
     _from constant bigint := first_id_since(_since);
     _next constant bigint := first_id_since(_until);
-    -- Where nothing is younger every id above belongs to the span: also of rows whose event is gone.
-    _to constant bigint := case when exists (select from events e where e.id >= _next) then _next else 1::bigint << 62 end;
+    -- Where no event is younger, every id above belongs to the span: also of rows whose event is gone.
+    _to constant bigint := case
+        when exists (select from events e where e.id >= _next) then _next
+        else 1::bigint << 62
+    end;
     _trail_begins constant timestamptz := (select a.timestamp from audit_trail a order by a.timestamp limit 1);
 begin
     return query
@@ -53,17 +71,28 @@ begin
         select s.event_id as its_id, s.source as its_source, s.trailed, p.*
         from scope s join processing_state p on p.event = s.id
     ), trail as materialized (
-        select s.id as event, s.event_id, s.source, a.id, a.action, coalesce(
+        select
+            s.id as event,
+            s.event_id,
+            s.source,
+            a.id,
+            a.action,
+            coalesce(
                 a.details ->> 'destination',
-                -- The second of the two steps that end an attempt did not name its destination at first: it is that of the first.
+                -- Where the second of the two steps that end an attempt names no destination, the first one's counts.
                 case when a.action in ('retry_scheduled', 'processing_failed_permanently') then
                     lag(a.details ->> 'destination') over (partition by s.id, a.xid order by a.id) end,
                 'default') as destination,
-            (a.details ->> 'attempt')::bigint as attempt, coalesce(a.details ->> 'lease', a.details ->> 'lease_voided')::bigint as lease,
-            a.details ->> 'from' as was, coalesce(a.details ->> 'to', a.details ->> 'status') as becomes, a.details ->> 'evidence' as evidence
+            (a.details ->> 'attempt')::bigint as attempt,
+            coalesce(a.details ->> 'lease', a.details ->> 'lease_voided')::bigint as lease,
+            a.details ->> 'from' as was,
+            coalesce(a.details ->> 'to', a.details ->> 'status') as becomes,
+            a.details ->> 'evidence' as evidence
         from scope s cross join lateral (
-            -- The bound spares a look into the days before.
-            select t.id, t.xid, t.action, t.details from audit_trail t where t.event = s.id and t.timestamp >= _since - interval '1 day'
+            -- The bound spares reading the days before.
+            select t.id, t.xid, t.action, t.details
+            from audit_trail t
+            where t.event = s.id and t.timestamp >= _since - interval '1 day'
         ) a
         where s.trailed
     ), steps as materialized (
@@ -86,89 +115,194 @@ begin
                 when t.action = 'lease_returned' then t.attempt - 1
                 when t.action not in ('event_queued', 'status_changed') then t.attempt end as attempts
         from trail t
-        where t.action in ('event_inserted', 'event_replayed', 'event_queued', 'status_changed', 'processing_attempt_started', 'processing_attempt_failed',
-            'lease_expired', 'retry_scheduled', 'processing_failed_permanently', 'processing_succeeded', 'lease_returned')
+        where t.action in (
+            'event_inserted',
+            'event_replayed',
+            'event_queued',
+            'status_changed',
+            'processing_attempt_started',
+            'processing_attempt_failed',
+            'lease_expired',
+            'retry_scheduled',
+            'processing_failed_permanently',
+            'processing_succeeded',
+            'lease_returned')
     ), path as materialized (
-        select s.*, lag(s.status) over w as before, lag(s.attempts) over w as attempts_before, lead(s.id) over w is null as last
+        select
+            s.*,
+            lag(s.status) over w as before,
+            lag(s.attempts) over w as attempts_before,
+            lead(s.id) over w is null as last
         from steps s
         window w as (partition by s.event, s.destination order by s.id)
-    ), told as materialized ( -- rows beside what their trail says of them: put together by grouping, since a join goes by what the planner guesses
-        select u.event, u.destination, min(u.event_id) as event_id, min(u.source) as source, bool_and(u.trailed) as trailed,
-            min(u.status) as status, min(u.attempt_count) as attempt_count, min(u.lease_token) as lease_token,
-            min(u.becomes) as becomes, min(u.attempts) as attempts, max(u.lease) as lease
+    ), told as materialized (
+        -- Rows beside what their trail says of them. Grouping puts them together: a join would go by the planner's
+        -- guess.
+        select
+            u.event,
+            u.destination,
+            min(u.event_id) as event_id,
+            min(u.source) as source,
+            bool_and(u.trailed) as trailed,
+            min(u.status) as status,
+            min(u.attempt_count) as attempt_count,
+            min(u.lease_token) as lease_token,
+            min(u.becomes) as becomes,
+            min(u.attempts) as attempts,
+            max(u.lease) as lease
         from (
-            select r.event, r.destination, r.its_id as event_id, r.its_source as source, r.trailed, r.status::text as status, r.attempt_count, r.lease_token,
-                null::text as becomes, null::bigint as attempts, null::bigint as lease
+            select
+                r.event,
+                r.destination,
+                r.its_id as event_id,
+                r.its_source as source,
+                r.trailed,
+                r.status::text as status,
+                r.attempt_count,
+                r.lease_token,
+                null::text as becomes,
+                null::bigint as attempts,
+                null::bigint as lease
             from rows r
             union all
-            select p.event, p.destination, p.event_id, p.source, true, null, null, null, p.status, p.attempts, null from path p where p.last
+            select p.event, p.destination, p.event_id, p.source, true, null, null, null, p.status, p.attempts, null
+            from path p
+            where p.last
             union all
-            select t.event, t.destination, t.event_id, t.source, true, null, null, null, null, null, t.lease from trail t
+            select t.event, t.destination, t.event_id, t.source, true, null, null, null, null, null, t.lease
+            from trail t
             where t.lease is not null and t.action <> 'lease_lost'
         ) u
         group by u.event, u.destination
     ), counted as materialized (
-        select u.id, min(u.event_id) as event_id, min(u.source) as source, max(u.seen_count) as seen_count,
+        select
+            u.id,
+            min(u.event_id) as event_id,
+            min(u.source) as source,
+            max(u.seen_count) as seen_count,
             count(*) filter (where u.action = 'event_received') as received,
             count(*) filter (where u.action = 'event_inserted') as inserted,
             count(*) filter (where u.action in ('event_deduped', 'conflict_detected')) as again,
             count(*) filter (where u.evidence = 'kept') as kept,
             count(*) filter (where u.evidence in ('kept', 'known')) as evidence
         from (
-            select s.id, s.event_id, s.source, s.seen_count, null::audit_action as action, null::text as evidence from scope s where s.trailed
+            select s.id, s.event_id, s.source, s.seen_count, null::audit_action as action, null::text as evidence
+            from scope s
+            where s.trailed
             union all
-            select t.event, t.event_id, t.source, null, t.action, t.evidence from trail t
+            select t.event, t.event_id, t.source, null, t.action, t.evidence
+            from trail t
         ) u
         group by u.id
-    ), expired as materialized ( -- when events were stored that retention took; their trail is later than that by as long as it waited for a lock
-        select range_agg(tstzrange((a.details ->> 'oldest')::timestamptz, (a.details ->> 'newest')::timestamptz + interval '1 minute', '[]')) as at
+    ), expired as materialized (
+        -- When the events were stored that retention deleted. Their trail is later by the time that it waited for a
+        -- lock.
+        select range_agg(tstzrange(
+            (a.details ->> 'oldest')::timestamptz,
+            (a.details ->> 'newest')::timestamptz + interval '1 minute',
+            '[]')) as at
         from audit_trail a
         where a.event is null and a.action = 'events_expired' and a.timestamp >= _since
     ), found (name, event_id, source, detail) as (
-        select 'event_kept', a.event_id, coalesce(a.source, 'default'), 'stored at ' || a.timestamp || ', and not there'
+        select
+            'event_kept',
+            a.event_id,
+            coalesce(a.source, 'default'),
+            'stored at ' || a.timestamp || ', and not there'
         from audit_trail a
-        where a.timestamp >= _since and a.timestamp < _until and a.action = 'event_inserted'
+        where a.timestamp >= _since
+            and a.timestamp < _until
+            and a.action = 'event_inserted'
             and not exists (select from events e where e.id = a.event)
             and not coalesce((select a.timestamp <@ x.at from expired x), false)
         union all
-        select 'event_queued', s.event_id, s.source, 'no row in processing_state' from scope s
+        select 'event_queued', s.event_id, s.source, 'no row in processing_state'
+        from scope s
         where not exists (select from processing_state p where p.event = s.id)
         union all
-        select 'row_has_event', p.event_id, p.source, 'a row of processing_state for ' || p.destination || ' without its event' from processing_state p
+        select
+            'row_has_event',
+            p.event_id,
+            p.source,
+            'a row of processing_state for ' || p.destination || ' without its event'
+        from processing_state p
         where p.event >= _from and p.event < _to and not exists (select from events e where e.id = p.event)
         union all
-        select 'row_has_event', c.event_id, c.source, 'a row of conflicts without its event' from conflicts c
+        select 'row_has_event', c.event_id, c.source, 'a row of conflicts without its event'
+        from conflicts c
         where c.event >= _from and c.event < _to and not exists (select from events e where e.id = c.event)
         union all
-        select 'row_names_event', r.its_id, r.its_source, 'processing_state calls it ' || quote_literal(r.event_id) || ' of ' || quote_literal(r.source) from rows r
+        select
+            'row_names_event',
+            r.its_id,
+            r.its_source,
+            'processing_state calls it ' || quote_literal(r.event_id) || ' of ' || quote_literal(r.source)
+        from rows r
         where (r.event_id, r.source) is distinct from (r.its_id, r.its_source)
         union all
-        select 'row_names_event', s.event_id, s.source, 'conflicts calls it ' || quote_literal(c.event_id) || ' of ' || quote_literal(c.source)
+        select
+            'row_names_event',
+            s.event_id,
+            s.source,
+            'conflicts calls it ' || quote_literal(c.event_id) || ' of ' || quote_literal(c.source)
         from scope s join conflicts c on c.event = s.id
         where (c.event_id, c.source) is distinct from (s.event_id, s.source)
         union all
-        select 'row_claimable', r.its_id, r.its_source, r.status || ' at ' || r.destination || ' and never due' from rows r
+        select 'row_claimable', r.its_id, r.its_source, r.status || ' at ' || r.destination || ' and never due'
+        from rows r
         where r.status in ('pending', 'failed', 'processing') and r.next_attempt_at is null
         union all
-        select 'row_claimable', r.its_id, r.its_source, r.status || ' at ' || quote_literal(r.destination) || ', which is no destination' from rows r
-        where r.status in ('pending', 'failed', 'processing') and not exists (select from destinations d where d.name = r.destination)
-        union all
-        select 'row_at_rest', r.its_id, r.its_source, r.status || ' at ' || r.destination || ', next_attempt_at ' || coalesce(r.next_attempt_at::text, 'NULL') ||
-            ', completed_at ' || coalesce(r.completed_at::text, 'NULL')
+        select
+            'row_claimable',
+            r.its_id,
+            r.its_source,
+            r.status || ' at ' || quote_literal(r.destination) || ', which is no destination'
         from rows r
-        where r.status in ('completed', 'dead') and r.next_attempt_at is not null or (r.status = 'completed') <> (r.completed_at is not null)
+        where r.status in ('pending', 'failed', 'processing')
+            and not exists (select from destinations d where d.name = r.destination)
         union all
-        select 'lease_current', t.event_id, t.source, 'lease ' || t.lease || ' at ' || t.destination || ' is over, and the row''s token is ' || t.lease_token
+        select
+            'row_at_rest',
+            r.its_id,
+            r.its_source,
+            r.status || ' at ' || r.destination
+            || ', next_attempt_at ' || coalesce(r.next_attempt_at::text, 'NULL')
+            || ', completed_at ' || coalesce(r.completed_at::text, 'NULL')
+        from rows r
+        where r.status in ('completed', 'dead') and r.next_attempt_at is not null
+            or (r.status = 'completed') <> (r.completed_at is not null)
+        union all
+        select
+            'lease_current',
+            t.event_id,
+            t.source,
+            'lease ' || t.lease || ' at ' || t.destination || ' is over, and the row''s token is ' || t.lease_token
         from told t
         where t.lease >= t.lease_token
         union all
-        select 'lease_spent_once', t.event_id, t.source, 'lease ' || t.lease || ' at ' || t.destination || ' ended ' || count(*) || ' times: ' || string_agg(t.action::text, ', ' order by t.id)
+        select
+            'lease_spent_once',
+            t.event_id,
+            t.source,
+            'lease ' || t.lease || ' at ' || t.destination || ' ended ' || count(*) || ' times: '
+            || string_agg(t.action::text, ', ' order by t.id)
         from trail t
-        where t.lease is not null and t.action in ('processing_succeeded', 'processing_attempt_failed', 'lease_expired', 'lease_returned', 'status_changed')
+        where t.lease is not null
+            and t.action in (
+                'processing_succeeded',
+                'processing_attempt_failed',
+                'lease_expired',
+                'lease_returned',
+                'status_changed')
         group by t.event, t.event_id, t.source, t.destination, t.lease
         having count(*) > 1
         union all
-        select 'path_legal', p.event_id, p.source, p.action || ' at ' || p.destination || ' after ' || coalesce(p.before, 'nothing') from path p
+        select
+            'path_legal',
+            p.event_id,
+            p.source,
+            p.action || ' at ' || p.destination || ' after ' || coalesce(p.before, 'nothing')
+        from path p
         where not coalesce(case p.action
             when 'event_inserted' then p.before is null
             when 'event_queued' then true -- a hand may have deleted the row before it
@@ -183,25 +317,50 @@ begin
             when 'status_changed' then p.before = p.was
         end, false)
         union all
-        select 'attempts_counted', p.event_id, p.source, p.action || ' at ' || p.destination || ' of attempt ' || p.attempt || ' after ' || p.attempts_before from path p
+        select
+            'attempts_counted',
+            p.event_id,
+            p.source,
+            p.action || ' at ' || p.destination || ' of attempt ' || p.attempt || ' after ' || p.attempts_before
+        from path p
         where p.action not in ('event_inserted', 'event_replayed', 'event_queued', 'status_changed')
             and p.attempt <> p.attempts_before + case when p.action = 'processing_attempt_started' then 1 else 0 end
         union all
-        select 'row_as_told', t.event_id, t.source, coalesce('the trail at ' || t.destination || ' ends with ' || t.becomes, 'there is no trail at ' || t.destination) ||
-            coalesce(', the row is ' || t.status, ', and there is no row')
+        select
+            'row_as_told',
+            t.event_id,
+            t.source,
+            coalesce(
+                'the trail at ' || t.destination || ' ends with ' || t.becomes,
+                'there is no trail at ' || t.destination)
+            || coalesce(', the row is ' || t.status, ', and there is no row')
         from told t
         where t.trailed and t.status is distinct from t.becomes
         union all
-        select 'row_as_told', t.event_id, t.source, 'the trail at ' || t.destination || ' ends with attempt ' || t.attempts || ', the row has ' || t.attempt_count
+        select
+            'row_as_told',
+            t.event_id,
+            t.source,
+            'the trail at ' || t.destination || ' ends with attempt ' || t.attempts
+            || ', the row has ' || t.attempt_count
         from told t
         where t.status = t.becomes and t.attempts <> t.attempt_count
         union all
-        select 'receipts_counted', c.event_id, c.source,
-            'seen ' || c.seen_count || ' times; the trail has it received ' || c.received || ' times, stored ' || c.inserted || ' times and known ' || c.again || ' times'
+        select
+            'receipts_counted',
+            c.event_id,
+            c.source,
+            'seen ' || c.seen_count || ' times; the trail has it received ' || c.received
+            || ' times, stored ' || c.inserted || ' times and known ' || c.again || ' times'
         from counted c
         where c.received <> c.seen_count or c.inserted <> 1 or c.again <> c.seen_count - 1
         union all
-        select 'evidence_counted', c.event_id, c.source, 'the trail has ' || c.kept || ' payloads kept, seen ' || c.evidence || ' times; conflicts has ' || k.kept || ', seen ' || k.seen || ' times'
+        select
+            'evidence_counted',
+            c.event_id,
+            c.source,
+            'the trail has ' || c.kept || ' payloads kept, seen ' || c.evidence
+            || ' times; conflicts has ' || k.kept || ', seen ' || k.seen || ' times'
         from counted c cross join lateral (
             select count(*) as kept, coalesce(sum(k.seen_count), 0) as seen from conflicts k where k.event = c.id
         ) k
@@ -209,25 +368,35 @@ begin
     ), numbered as (
         select f.*, row_number() over (partition by f.name order by f.event_id, f.source, f.detail) as n from found f
     )
-    select i.name, i.meaning, (select count(*) from scope), count(n.n),
-        coalesce(jsonb_agg(jsonb_build_object('event_id', n.event_id, 'source', n.source, 'detail', n.detail) order by n.n) filter (where n.n <= _examples), '[]')
+    select
+        i.name,
+        i.meaning,
+        (select count(*) from scope),
+        count(n.n),
+        coalesce(
+            jsonb_agg(
+                jsonb_build_object('event_id', n.event_id, 'source', n.source, 'detail', n.detail)
+                order by n.n) filter (where n.n <= _examples),
+            '[]')
     from (values
-        (1, 'event_kept', 'Every event that was stored is there, or retention has told of taking it.'),
+        (1, 'event_kept', 'Every stored event is there, or the audit log says that retention deleted it.'),
         (2, 'event_queued', 'Every event has its rows in processing_state.'),
         (3, 'row_has_event', 'Every row of processing_state and conflicts has its event.'),
         (4, 'row_names_event', 'Rows call their event by its event_id and source.'),
-        (5, 'row_claimable', 'What is not done with is due at some time, at a destination that there is.'),
-        (6, 'row_at_rest', 'What is completed or dead is due no more, and what is completed says when.'),
-        (7, 'lease_current', 'A row''s token is above every lease that is over.'),
-        (8, 'lease_spent_once', 'A lease ends once: no result counts twice, none of a lost lease.'),
+        (5, 'row_claimable', 'Every unfinished row has a due time and a destination that exists.'),
+        (6, 'row_at_rest', 'Finished rows have no due time, and completed ones say when.'),
+        (7, 'lease_current', 'A row''s lease token is above every lease that has ended.'),
+        (8, 'lease_spent_once', 'A lease ends once: no result counts twice, and none counts for a lost lease.'),
         (9, 'path_legal', 'The trail of every event is a path of the state machine.'),
         (10, 'attempts_counted', 'Attempts are counted one by one, and each step names its own.'),
-        (11, 'row_as_told', 'Every row is as its trail ends.'),
-        (12, 'receipts_counted', 'seen_count is how often the trail has the event received: stored once, then known.'),
-        (13, 'evidence_counted', 'Conflicts are kept and counted as the trail says.')
+        (11, 'row_as_told', 'Every row agrees with the end of its trail.'),
+        (12, 'receipts_counted', 'seen_count equals the receipts in the trail: stored once, then known.'),
+        (13, 'evidence_counted', 'Evidence is kept and counted as the trail says.')
     ) as i(ord, name, meaning) left join numbered n on n.name = i.name
     group by i.name, i.meaning, i.ord
     order by i.ord;
 end $$;
 comment on function spine.verify(timestamptz, timestamptz, integer) is
-    'Checks the promises for events that were stored in a span of time, a row for each invariant with its violations: select invariant, violations, examples from spine.verify(now() - interval ''1 hour''). Reads only.';
+    'Checks the promises for events that were stored in a span of time. '
+    'Returns a row for each invariant, with its violations. '
+    'Example: select invariant, violations, examples from spine.verify(now() - interval ''1 hour''). Reads only.';

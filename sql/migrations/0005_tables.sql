@@ -17,7 +17,7 @@ create table spine.sources (
     updated_by text
 );
 comment on table spine.sources is
-    'Who may send, and how each source is verified. '
+    'The sources that may send, and how Spine verifies each. '
     'POST /webhook feeds the source default, POST /webhook/NAME the others. '
     'Every change is audited and takes effect at once (NOTIFY spine_sources).';
 comment on column spine.sources.name is 'Immutable slug.';
@@ -245,7 +245,7 @@ comment on index spine.processing_state_pkey is
 create index processing_state_due on spine.processing_state (destination, next_attempt_at)
     where status in ('pending', 'failed', 'processing');
 comment on index spine.processing_state_due is
-    'spine.claim(), the views depth and stuck: rows by due time, for each destination.';
+    'spine.claim(), the views depth and stuck. Rows by due time, for each destination.';
 
 create index processing_state_dead on spine.processing_state (updated_at) where status = 'dead';
 comment on index spine.processing_state_dead is
@@ -255,7 +255,7 @@ comment on index spine.processing_state_dead is
 -- a row has at most eight columns, so that NULLs take no room, and the fixed ones come first, so that none is padded.
 
 create type spine.audit_action as enum (
-    'event_received',                -- a request was stored, the next step says how
+    'event_received',                -- no transition: a request was stored, the next step says how
     'event_inserted',                -- new -> pending: a new event, stored and queued
     'event_deduped',                 -- no transition: known id, same payload
     'conflict_detected',             -- no transition: known id, other payload, kept as evidence
@@ -353,7 +353,8 @@ create table spine.rollups (
 ) with (fillfactor = 50);
 comment on table spine.rollups is
     'Counts from the audit log, by step of time and source. spine.roll_up() adds to them. '
-    'Steps of 10 seconds stay for 2 hours, of a minute for 12 hours, of 5 minutes for 2 days, of an hour for 90 days. '
+    'Steps of 10 seconds stay for 2 hours, steps of a minute for 12 hours. '
+    'Steps of 5 minutes stay for 2 days, steps of an hour for 90 days. '
     'A step without events has no row. The view spine.rates shows the last hour.';
 comment on column spine.rollups.step is
     'Length of the step in seconds: 10, 60, 300 or 3600. Each step of the log counts once in each length.';
