@@ -75,14 +75,14 @@ type DatabaseSettings struct {
 }
 
 type directSettings struct {
-	URL PostgresURL `env:"DIRECT_DATABASE_URL" secret:"true" arg:"URL" help:"the same database for LISTEN and migrations, where DATABASE_URL is a transaction pooler"`
+	URL PostgresURL `env:"DIRECT_DATABASE_URL" secret:"true" arg:"URL" help:"the database itself, for LISTEN and migrations, if DATABASE_URL is a pooler"`
 }
 
 // DirectURL is where LISTEN and migrations connect to.
 func (s *Settings) DirectURL() string { return string(cmp.Or(s.Direct.URL, s.Database.URL)) }
 
 type PoolSettings struct {
-	MaxConns int `env:"DB_MAX_CONNS" envDefault:"8" min:"1" max:"1000" help:"most connections to the database that this process opens for its work (LISTEN has one more)"`
+	MaxConns int `env:"DB_MAX_CONNS" envDefault:"8" min:"1" max:"1000" help:"most database connections of this process; LISTEN has one more"`
 }
 
 type SchemaSettings struct {
@@ -90,7 +90,7 @@ type SchemaSettings struct {
 }
 
 type upkeepSettings struct {
-	Retention time.Duration `env:"RETENTION" envDefault:"0s" min:"0s" help:"how long events that are done with, and the audit log, are kept, at least 1h, such as 30d; 0 keeps everything"`
+	Retention time.Duration `env:"RETENTION" envDefault:"0s" min:"0s" help:"keep finished events and the audit log so long, at least 1h; 0 keeps everything"`
 }
 
 // check leaves every lease, retry and late result its trail.
@@ -106,16 +106,16 @@ type ListenSettings struct {
 }
 
 type StopSettings struct {
-	Delay   time.Duration `env:"SHUTDOWN_DELAY" envDefault:"0s" min:"0s" help:"how long to go on serving, with /readyz at 503, once told to stop"`
+	Delay   time.Duration `env:"SHUTDOWN_DELAY" envDefault:"0s" min:"0s" help:"how long to go on serving after a stop signal, with /readyz at 503"`
 	Timeout time.Duration `env:"SHUTDOWN_TIMEOUT" envDefault:"20s" min:"0s" help:"how long work in hand may then take before it is cut"`
 }
 
 type IntakeSettings struct {
 	MaxBodyBytes     int64          `env:"MAX_BODY_BYTES" envDefault:"1048576" min:"1024" max:"104857600" help:"largest webhook body, in bytes, after decompression too"`
-	MaxInFlightBytes int64          `env:"MAX_INFLIGHT_BYTES" envDefault:"268435456" min:"1048576" help:"bytes of all webhooks at most that are being read or wait for their commit"`
-	AddressRate      float64        `env:"ADDRESS_RATE" envDefault:"0" min:"0" help:"requests a second that are taken from one client address, of IPv6 from 64 bits; 0 sets no limit"`
-	AddressBurst     int            `env:"ADDRESS_BURST" envDefault:"0" min:"0" max:"1000000" help:"requests of one client address at once; 0 stands for a second's worth"`
-	TrustedProxies   trustedProxies `env:"TRUSTED_PROXIES" arg:"NETWORKS" help:"proxies whose X-Forwarded-For says who the client is, such as 10.0.0.0/8,192.0.2.1"`
+	MaxInFlightBytes int64          `env:"MAX_INFLIGHT_BYTES" envDefault:"268435456" min:"1048576" help:"limit on the bytes of all webhooks being read or waiting for their commit"`
+	AddressRate      float64        `env:"ADDRESS_RATE" envDefault:"0" min:"0" help:"most requests a second from one client address (IPv6: 64 bits); 0 is no limit"`
+	AddressBurst     int            `env:"ADDRESS_BURST" envDefault:"0" min:"0" max:"1000000" help:"most requests of one client address at once; 0 is a second's worth"`
+	TrustedProxies   trustedProxies `env:"TRUSTED_PROXIES" arg:"NETWORKS" help:"proxies whose X-Forwarded-For is believed, such as 10.0.0.0/8,192.0.2.1"`
 }
 
 // check leaves room for one body of the largest size, and what it is compressed from.
@@ -127,9 +127,9 @@ func (i *IntakeSettings) check() error {
 }
 
 type adminSettings struct {
-	Token string    `env:"ADMIN_TOKEN" secret:"true" arg:"TOKEN" help:"what /api and /dashboard ask for, as bearer or Basic password; without one only this machine may read them"`
-	Read  string    `env:"ADMIN_READ_TOKEN" secret:"true" arg:"TOKEN" help:"a second token for /api and /dashboard, with which nothing can be changed; goes with ADMIN_TOKEN"`
-	Auth  adminAuth `env:"ADMIN_AUTH" arg:"none" help:"none: /api and /dashboard are open to everyone who reaches them"`
+	Token string    `env:"ADMIN_TOKEN" secret:"true" arg:"TOKEN" help:"token for /api and /dashboard; without one only this machine may use them"`
+	Read  string    `env:"ADMIN_READ_TOKEN" secret:"true" arg:"TOKEN" help:"second token for /api and /dashboard that may only read; needs ADMIN_TOKEN"`
+	Auth  adminAuth `env:"ADMIN_AUTH" arg:"none" help:"none opens /api and /dashboard to everyone who reaches them"`
 }
 
 func (a *adminSettings) check() error {
@@ -143,14 +143,14 @@ func (a *adminSettings) check() error {
 }
 
 type WorkerSettings struct {
-	Concurrency int           `env:"DELIVERY_CONCURRENCY" envDefault:"64" min:"1" max:"10000" help:"most deliveries under way at once in this process"`
-	Lease       time.Duration `env:"LEASE_DURATION" envDefault:"15s" min:"1s" max:"24h" help:"how long a claimed event is held before others may take it over, unless renewed"`
+	Concurrency int           `env:"DELIVERY_CONCURRENCY" envDefault:"64" min:"1" max:"10000" help:"most deliveries at once in this process"`
+	Lease       time.Duration `env:"LEASE_DURATION" envDefault:"15s" min:"1s" max:"24h" help:"how long a claim lasts unless renewed; then another worker may claim the event"`
 }
 
 type DestinationSettings struct {
-	URL     DestinationURL `env:"DESTINATION_URL" secret:"true" arg:"URL" help:"where events are delivered, or none: they are only stored; unset means MOCK_API_URL/third_party/mock"`
-	MockURL HTTPURL        `env:"MOCK_API_URL" secret:"true" arg:"URL" help:"base address of a mock API, the destination where DESTINATION_URL is unset"`
-	Secret  string         `env:"DESTINATION_SECRET" secret:"true" arg:"SECRET" help:"signs deliveries by Standard Webhooks (whsec_ and base64); unset means unsigned"`
+	URL     DestinationURL `env:"DESTINATION_URL" secret:"true" arg:"URL" help:"where events go, or none to only store; unset: MOCK_API_URL/third_party/mock"`
+	MockURL HTTPURL        `env:"MOCK_API_URL" secret:"true" arg:"URL" help:"base address of a mock API, the destination if DESTINATION_URL is unset"`
+	Secret  string         `env:"DESTINATION_SECRET" secret:"true" arg:"SECRET" help:"signs deliveries as Standard Webhooks says (whsec_ and base64); unset: unsigned"`
 	Timeout time.Duration  `env:"DELIVERY_TIMEOUT" envDefault:"10s" min:"1ms" max:"24h" help:"limit on one delivery attempt"`
 }
 
@@ -187,12 +187,12 @@ type MockSettings struct {
 	Delay       time.Duration `env:"MOCK_API_DELAY" envDefault:"0s" min:"0s" max:"5m" help:"wait this long before every answer"`
 	Hang        bool          `env:"MOCK_API_HANG" envDefault:"false" help:"fail by not answering at all"`
 	Cut         string        `env:"MOCK_API_CUT" arg:"WHERE" help:"fail by cutting the connection: true, before the answer; body, within it"`
-	RetryAfter  string        `env:"MOCK_API_RETRY_AFTER" arg:"WHEN" help:"Retry-After of every failure: seconds, an HTTP date, or a duration that is sent as a date"`
+	RetryAfter  string        `env:"MOCK_API_RETRY_AFTER" arg:"WHEN" help:"Retry-After of each failure: seconds, an HTTP date, or a duration until a date"`
 }
 
 type DevSettings struct {
 	MockListen  Address `env:"MOCK_LISTEN" envDefault:"127.0.0.1:8001" arg:"HOST:PORT" help:"where the mock API serves"`
-	PostgresBin string  `env:"POSTGRES_BIN" arg:"FOLDER" help:"PostgreSQL server binaries to use; unset means those found on this machine, else downloaded ones"`
+	PostgresBin string  `env:"POSTGRES_BIN" arg:"FOLDER" help:"folder of the PostgreSQL server to use; unset: one found here or downloaded"`
 }
 
 // Types whose values have a form of their own.
