@@ -15,8 +15,8 @@ import (
 // baseName is the name of the earlier binary among the systems.
 const baseName = "base"
 
-// baseRate is the rate of S5 beside an earlier binary, in events a second: about half of what two cores sustain, so that
-// both binaries do the same work in the same time.
+// baseRate is the rate of S5 beside an earlier binary, in events a second. It is about half of what two
+// cores sustain, so that both binaries do the same work in the same time.
 const baseRate = 4_000
 
 // cost is the processor time that an event took.
@@ -25,8 +25,8 @@ type cost struct {
 	all     time.Duration // of Spine and PostgreSQL
 }
 
-// baseScenario puts load on a running Spine and counts events. It calls begin where the measurement begins; it ends with
-// the return.
+// baseScenario puts load on a running Spine and counts events. The measurement begins where it calls
+// begin, and ends where it returns.
 type baseScenario struct {
 	name, about string
 	run         func(ctx context.Context, t *trial, begin func() error) (events int64, err error)
@@ -112,12 +112,14 @@ func compareBase(ctx context.Context, o options, stdout, progress io.Writer) (er
 					return fmt.Errorf("pair %d, %s, %s: %w", pair, s.name, under.name, err)
 				}
 				costs[s.name+under.name] = append(costs[s.name+under.name], c)
-				_, _ = fmt.Fprintf(progress, "%d/%d %s %-5s %v of Spine, %v with PostgreSQL\n", pair, o.pairs, s.name, under.name, c.process, c.all)
+				_, _ = fmt.Fprintf(progress, "%d/%d %s %-5s %v of Spine, %v with PostgreSQL\n",
+					pair, o.pairs, s.name, under.name, c.process, c.all)
 			}
 		}
 	}
 	out := &printer{w: stdout}
-	out.line("Processor time an event, and its ratio to the earlier binary's: medians of %d pairs in turns, least and most.\n", o.pairs)
+	out.line("Processor time an event, and its ratio to the earlier binary's: "+
+		"medians of %d pairs in turns, least and most.\n", o.pairs)
 	cells := [][]string{{"", "what", "Spine, µs", "before", "ratio", "with PostgreSQL, µs", "before", "ratio"}}
 	for _, s := range baseScenarios() {
 		if of, before := costs[s.name+now.name], costs[s.name+baseName]; len(of) > 0 {
@@ -166,7 +168,10 @@ func (l *lab) cost(ctx context.Context, name string, s baseScenario, under syste
 	if events == 0 {
 		return c, errors.New("no event was acknowledged")
 	}
-	return cost{(after.process - before.process) / time.Duration(events), (after.all - before.all) / time.Duration(events)}, nil
+	return cost{
+		process: (after.process - before.process) / time.Duration(events),
+		all:     (after.all - before.all) / time.Duration(events),
+	}, nil
 }
 
 // paired returns the medians of both in microseconds, and that of the ratios with its least and most.

@@ -10,15 +10,18 @@ import (
 
 func TestPairsAreComparedOneByOne(t *testing.T) {
 	t.Parallel()
-	now := []cost{{process: 100 * time.Microsecond}, {process: 90 * time.Microsecond}, {process: 300 * time.Microsecond}}
-	before := []cost{{process: 100 * time.Microsecond}, {process: 100 * time.Microsecond}, {process: 200 * time.Microsecond}}
-	require.Equal(t, []string{"100.0", "100.0", "1.000 (0.90 to 1.50)"}, paired(now, before, func(c cost) time.Duration { return c.process }))
+	const us = time.Microsecond
+	now := []cost{{process: 100 * us}, {process: 90 * us}, {process: 300 * us}}
+	before := []cost{{process: 100 * us}, {process: 100 * us}, {process: 200 * us}}
+	require.Equal(t, []string{"100.0", "100.0", "1.000 (0.90 to 1.50)"},
+		paired(now, before, func(c cost) time.Duration { return c.process }))
 }
 
 func TestABaseThatIsNotThereIsNamed(t *testing.T) {
 	t.Parallel()
 	var stderr bytes.Buffer
-	require.Equal(t, 1, run(t.Context(), []string{"-spine", "/dev/null", "-base", "/no/such/file"}, &bytes.Buffer{}, &stderr))
+	args := []string{"-spine", "/dev/null", "-base", "/no/such/file"}
+	require.Equal(t, 1, run(t.Context(), args, &bytes.Buffer{}, &stderr))
 	require.Contains(t, stderr.String(), "-base: stat /no/such/file")
 	stderr.Reset()
 	require.Equal(t, 2, run(t.Context(), []string{"-pairs", "0"}, &bytes.Buffer{}, &stderr))

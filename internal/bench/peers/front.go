@@ -116,7 +116,8 @@ func judgeRepeat(ctx context.Context, db interface {
 }, e envelope,
 ) (string, error) {
 	var same bool
-	err := db.QueryRow(ctx, "select payload_hash = $2 from events where event_id = $1", e.EventID, hashOf(e.Payload)).Scan(&same)
+	const query = "select payload_hash = $2 from events where event_id = $1"
+	err := db.QueryRow(ctx, query, e.EventID, hashOf(e.Payload)).Scan(&same)
 	if err != nil {
 		return "", fmt.Errorf("comparing with the stored event: %w", err)
 	}

@@ -155,10 +155,12 @@ func (l *lab) everything(ctx context.Context) {
 				}
 				said := strings.Join(t.said, ", ")
 				if err != nil {
-					l.results.Failures = append(l.results.Failures, fmt.Sprintf("round %d, %s, %s: %v", round, scenario.name, system.name, err))
+					l.results.Failures = append(l.results.Failures,
+						fmt.Sprintf("round %d, %s, %s: %v", round, scenario.name, system.name, err))
 					said = "FAILED: " + err.Error()
 				}
-				_, _ = fmt.Fprintf(l.progress, "%d/%d %-3s %-5s %4.0f s  %s\n", round, l.options.rounds, scenario.name, system.name, time.Since(began).Seconds(), said)
+				_, _ = fmt.Fprintf(l.progress, "%d/%d %-3s %-5s %4.0f s  %s\n",
+					round, l.options.rounds, scenario.name, system.name, time.Since(began).Seconds(), said)
 			}
 		}
 	}
@@ -311,7 +313,8 @@ func (t *trial) ingest(ctx context.Context, load bench.Load) (bench.Report, erro
 // in no percentile.
 func (t *trial) noteUnsent(r bench.Report) {
 	if r.Unsent > 0 {
-		t.note("%s/s offered: %d events were due and not sent, no connection was free", formatNumber(r.OfferedPerSecond), r.Unsent)
+		t.note("%s/s offered: %d events were due and not sent, no connection was free",
+			formatNumber(r.OfferedPerSecond), r.Unsent)
 	}
 }
 
@@ -379,7 +382,8 @@ func (t *trial) verify(ctx context.Context, r bench.Report) error {
 	want := r.Accepted + int64(math.Ceil(r.WarmUpSeconds*r.OfferedPerSecond))
 	// The character after "-" ends the range of the run's ids.
 	var stored int64
-	if err := t.pool.QueryRow(ctx, "select count(*) from events where event_id >= $1 || '-' and event_id < $1 || '.'", r.RunID).Scan(&stored); err != nil {
+	const query = "select count(*) from events where event_id >= $1 || '-' and event_id < $1 || '.'"
+	if err := t.pool.QueryRow(ctx, query, r.RunID).Scan(&stored); err != nil {
 		return fmt.Errorf("counting what is stored: %w", err)
 	}
 	if stored != want {

@@ -48,7 +48,9 @@ func measureLimits(ctx context.Context, t *trial) error {
 	if err := t.start(ctx, together, storeOnly); err != nil {
 		return err
 	}
-	report, err := bench.RunIngest(ctx, bench.Load{Target: t.fronts()[0], Connections: 64, WarmUp: warmUp, Duration: t.options.duration})
+	report, err := bench.RunIngest(ctx, bench.Load{
+		Target: t.fronts()[0], Connections: 64, WarmUp: warmUp, Duration: t.options.duration,
+	})
 	if err == nil && len(report.Errors) > 0 {
 		err = fmt.Errorf("some requests failed: %v", report.Errors)
 	}

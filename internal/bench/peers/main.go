@@ -101,13 +101,16 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	flags.IntVar(&o.rounds, "rounds", 3, "measure this `NUMBER` of times and report medians")
 	flags.DurationVar(&o.duration, "duration", 4*time.Second, "put each load on for this `DURATION`")
 	flags.DurationVar(&o.soak, "soak", 10*time.Minute, "put the load of SK on for this `DURATION`")
-	flags.BoolVar(&o.short, "short", false, "one round with small counts, whatever the other flags say: shows that everything works, measures little")
-	flags.Int64Var(&o.stored, "stored", 10_000_000, "store this `NUMBER` of events before S8 measures again; ten million take 30 GB of disk")
+	flags.BoolVar(&o.short, "short", false,
+		"run one round with small counts, whatever the other flags say; it shows that everything works, and measures little")
+	flags.Int64Var(&o.stored, "stored", 10_000_000,
+		"store this `NUMBER` of events before S8 measures; ten million take 30 GB of disk")
 	flags.StringVar(&only, "only", "", "run these `SCENARIOS` alone, such as S1,S3")
 	flags.StringVar(&systems, "systems", "", "measure these `SYSTEMS` alone, such as spine,river")
 	flags.StringVar(&o.json, "json", "", "write all figures to this `FILE` as well")
 	flags.StringVar(&o.spine, "spine", "bin/spine", "`PATH` of Spine's binary")
-	flags.StringVar(&o.base, "base", "", "measure the processor time of an event beside this `PATH` of an earlier binary of Spine, and nothing else")
+	flags.StringVar(&o.base, "base", "",
+		"measure only the processor time of an event, beside this `PATH` of an earlier binary of Spine")
 	flags.IntVar(&o.pairs, "pairs", 10, "with -base: measure both binaries this `NUMBER` of times, in turns")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -125,10 +128,12 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 		o.rounds, o.duration, o.soak, o.stored, o.pairs = 1, time.Second, 5*time.Second, 20_000, 1
 	}
 	var err error
-	if o.only, err = chooseNames("-only", only, namesOf(scenarios(), func(s scenario) string { return s.name })); err != nil {
+	all := namesOf(scenarios(), func(s scenario) string { return s.name })
+	if o.only, err = chooseNames("-only", only, all); err != nil {
 		return o, err
 	}
-	o.systems, err = chooseNames("-systems", systems, namesOf(systemsUnderTest(), func(s system) string { return s.name }))
+	all = namesOf(systemsUnderTest(), func(s system) string { return s.name })
+	o.systems, err = chooseNames("-systems", systems, all)
 	return o, err
 }
 

@@ -64,7 +64,8 @@ func TestPeers(t *testing.T) {
 			assert.Equal(t, int64(2), report.Deliveries, "each new event once")
 			assert.Equal(t, int64(2), report.DistinctIDs)
 			var payloads string
-			require.NoError(t, tr.pool.QueryRow(t.Context(), "select string_agg(payload::text, ' ' order by event_id) from events").Scan(&payloads))
+			const query = "select string_agg(payload::text, ' ' order by event_id) from events"
+			require.NoError(t, tr.pool.QueryRow(t.Context(), query).Scan(&payloads))
 			assert.Equal(t, `{"n":1} {"n":1}`, payloads, "the first stays")
 		})
 	}
@@ -77,7 +78,8 @@ func TestAPeerTriesAgain(t *testing.T) {
 			t.Parallel()
 			tr := newTrial(t, s)
 			require.NoError(t, tr.start(t.Context(), together, tr.sinkURL()))
-			code, answer := post(t, tr.fronts()[0], `{"event_id":"e","event_type":"test","occurred_at":"2024-01-30T12:00:00Z","payload":{}}`)
+			code, answer := post(t, tr.fronts()[0],
+				`{"event_id":"e","event_type":"test","occurred_at":"2024-01-30T12:00:00Z","payload":{}}`)
 			require.Equal(t, http.StatusOK, code, answer)
 			tried := map[string]string{
 				"river": "select attempt = 1 and state <> 'running' from river_job",
@@ -121,7 +123,7 @@ func TestALongRunIsWatched(t *testing.T) {
 	ctx := t.Context()
 	l := &lab{
 		self: os.Args[0], dir: t.TempDir(), server: postgrestest.Server(t),
-		options: options{short: true, soak: 2 * time.Second}, sustained: map[string]float64{"plain": 200},
+		options: options{short: true, soak: 6 * time.Second}, sustained: map[string]float64{"plain": 200},
 	}
 	require.NoError(t, l.loadStatements(ctx))
 	admin, err := pgx.Connect(ctx, l.server.SuperuserURL())
@@ -140,7 +142,7 @@ func TestALongRunIsWatched(t *testing.T) {
 	}
 	assert.NotContains(t, said, skDeadKept.What, "its tables have other names")
 	assert.Equal(t, l.statements, strings.Contains(said, skStatements.What+" "))
-	assert.Equal(t, "120/s for 2s", l.results.Notes[0].Lines[0][:len("120/s for 2s")])
+	assert.Equal(t, "120/s for 6s", l.results.Notes[0].Lines[0][:len("120/s for 6s")])
 	if l.statements {
 		var track string
 		require.EventuallyWithT(t, func(c *assert.CollectT) {
@@ -164,7 +166,15 @@ func TestWhoTakesPart(t *testing.T) {
 
 func TestMisuse(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"-rounds", "0"}, {"-soak", "1ms"}, {"-stored", "10"}, {"-only", "S99"}, {"-systems", "kafka"}, {"-nothing"}, {"rivers"}} {
+	for _, args := range [][]string{
+		{"-rounds", "0"},
+		{"-soak", "1ms"},
+		{"-stored", "10"},
+		{"-only", "S99"},
+		{"-systems", "kafka"},
+		{"-nothing"},
+		{"rivers"},
+	} {
 		assert.Equal(t, 2, run(t.Context(), args, io.Discard, io.Discard), args)
 	}
 	var said bytes.Buffer
@@ -187,10 +197,12 @@ func TestVerify(t *testing.T) {
 	require.NoError(t, tr.verify(ctx, bench.Report{RunID: "r", Accepted: 2}))
 	require.NoError(t, tr.verify(ctx, bench.Report{RunID: "r", Accepted: 1, WarmUpSeconds: 0.1, OfferedPerSecond: 10}))
 	require.NoError(t, tr.verify(ctx, bench.Report{RunID: "r", Accepted: 2, Delivery: delivery(2, 0)}))
-	require.ErrorContains(t, tr.verify(ctx, bench.Report{RunID: "r", Accepted: 3}), "NOT DURABLE: 3 events were accepted and 2 are stored")
+	require.ErrorContains(t, tr.verify(ctx, bench.Report{RunID: "r", Accepted: 3}),
+		"NOT DURABLE: 3 events were accepted and 2 are stored")
 	require.ErrorContains(t, tr.verify(ctx, bench.Report{RunID: "r", Accepted: 1}), "NOT DURABLE")
 	require.ErrorContains(t, tr.verify(ctx, bench.Report{RunID: "r", Accepted: 2, Delivery: delivery(1, 1)}), "LOST")
-	require.ErrorContains(t, tr.verify(ctx, bench.Report{RunID: "r", Accepted: 2, Errors: map[string]int64{"http 503": 1}}), "503")
+	unavailable := map[string]int64{"http 503": 1}
+	require.ErrorContains(t, tr.verify(ctx, bench.Report{RunID: "r", Accepted: 2, Errors: unavailable}), "503")
 }
 
 // newTrial makes a trial on a database of its own.

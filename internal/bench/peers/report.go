@@ -246,9 +246,12 @@ func (l *lab) describe(ctx context.Context) error {
 		return err
 	}
 	r.Machine = []string{
-		fmt.Sprintf("%d cores for systems, PostgreSQL, load generator and sink together; %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version()),
-		fmt.Sprintf("PostgreSQL %s, a fresh database for each scenario; 8 kB written and synced in %.2f ms (median)", l.server.Binaries().Version, fsync),
-		fmt.Sprintf("events of %d bytes, deliveries over HTTP, deliveries time out after %v; most loads last %v after %v of warm-up, drains are of a number of events; %d rounds",
+		fmt.Sprintf("%d cores for systems, PostgreSQL, load generator and sink together; %s/%s, %s",
+			runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version()),
+		fmt.Sprintf("PostgreSQL %s, a fresh database for each scenario; 8 kB written and synced in %.2f ms (median)",
+			l.server.Binaries().Version, fsync),
+		fmt.Sprintf("events of %d bytes, deliveries over HTTP with a time-out of %v; "+
+			"most loads last %v after %v of warm-up, drains have a number of events; %d rounds",
 			bodySize, deliveryTimeout, l.options.duration, warmUp, l.options.rounds),
 	}
 	for _, s := range scenarios() {
@@ -265,7 +268,9 @@ func (l *lab) describe(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("asking for the server's settings: %w", err)
 	}
-	r.Settings = []string{"PostgreSQL's settings that are not its defaults: " + changed + "; 1 GB of WAL segments made beforehand, to be used again"}
+	r.Settings = []string{
+		"PostgreSQL's settings that are not its defaults: " + changed + "; 1 GB of WAL segments to reuse",
+	}
 	for _, s := range systemsUnderTest() {
 		if slices.Contains(r.Systems, s.name) {
 			name := strings.TrimSpace(s.name + " " + moduleVersion(s.module))

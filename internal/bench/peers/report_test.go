@@ -14,7 +14,10 @@ func TestReport(t *testing.T) {
 	rate := row{Scenario: "S1", What: "acknowledged", Unit: "/s", Goal: atLeast(12_000), TimesRiver: 5}
 	delay := row{Scenario: "S1", What: "p99", Unit: "ms", Goal: atMost(20)}
 	share := row{Scenario: "SM", What: "three ÷ one"}
-	r := results{Systems: []string{"spine", "river", "limit"}, Machine: []string{"two cores"}, Settings: []string{"spine: defaults"}, Seconds: 61}
+	r := results{
+		Systems: []string{"spine", "river", "limit"}, Machine: []string{"two cores"},
+		Settings: []string{"spine: defaults"}, Seconds: 61,
+	}
 	for _, v := range []float64{13_000, 11_000, 12_345.6} {
 		r.add(rate, "spine", v)
 	}
@@ -27,7 +30,9 @@ func TestReport(t *testing.T) {
 
 	var out bytes.Buffer
 	require.NoError(t, r.write(&out, false))
-	assert.Equal(t, `Medians. The last columns are Spine ÷ River and the goals, for Spine alone and as a multiple of River.
+	const head = "Medians. The last columns are Spine ÷ River and the goals, " +
+		"for Spine alone and as a multiple of River."
+	assert.Equal(t, head+`
 
 |     |                  | spine  | river | limit | ÷ River | goal                         |
 |-----|------------------|--------|-------|-------|---------|------------------------------|
@@ -65,7 +70,8 @@ func (broken) Write([]byte) (int, error) { return 0, errors.New("no space") }
 func TestNumber(t *testing.T) {
 	t.Parallel()
 	for v, want := range map[float64]string{
-		0: "0", 3: "3", 0.125: "0.12", 9.99: "9.99", 12.34: "12.3", 123.4: "123", 1234: "1,234", 1234567: "1,234,567", -250.5: "-250", -1234: "-1,234",
+		0: "0", 3: "3", 0.125: "0.12", 9.99: "9.99", 12.34: "12.3", 123.4: "123",
+		1234: "1,234", 1234567: "1,234,567", -250.5: "-250", -1234: "-1,234",
 	} {
 		assert.Equal(t, want, formatNumber(v))
 	}

@@ -31,7 +31,8 @@ func riverSystem() system {
 		module:     "github.com/riverqueue/river",
 		processes:  func(layout) []program { return []program{{name: "river", front: true}} },
 		unfinished: "select count(*) from river_job where state <> 'completed'",
-		settings: fmt.Sprintf("LISTEN/NOTIFY, FetchCooldown %v, FetchPollInterval %v, MaxWorkers %d, %d connections; all else as River has it",
+		settings: fmt.Sprintf("LISTEN/NOTIFY, FetchCooldown %v, FetchPollInterval %v, MaxWorkers %d, %d connections; "+
+			"else River's defaults",
 			riverFetchCooldown, riverPollInterval, riverWorkers, riverConnections),
 	}
 }

@@ -33,6 +33,7 @@ func (s scenario) concerns(under system, round int) bool {
 }
 
 func scenarios() []scenario {
+	spine := []string{"spine"}
 	return []scenario{
 		{name: "L", about: "limits of the machine", run: measureLimits, systems: []string{"limit"}},
 		{name: "S1", about: "ingest, stored only", run: ingest},
@@ -42,10 +43,10 @@ func scenarios() []scenario {
 		{name: "S5", about: "ingest and delivery at once, sustained", run: sustain},
 		{name: "S6", about: "drain while a snapshot is held open", run: drainWithSnapshot, once: true},
 		{name: "S7", about: "SIGKILL in the middle of a drain", run: killDuringDrain, once: true},
-		{name: "S8", about: "the same beside many stored events", run: compareStored, systems: []string{"spine"}, single: true},
-		{name: "SM", about: "three api and three worker processes", run: compareMany, systems: []string{"spine"}},
-		{name: "SV", about: "five dashboards open at 2,000/s", run: watchDashboards, systems: []string{"spine"}, single: true},
-		{name: "SK", about: "a long run at 60 % of capacity", run: soakLong, systems: []string{"spine"}, single: true},
+		{name: "S8", about: "the same beside many stored events", run: compareStored, systems: spine, single: true},
+		{name: "SM", about: "three api and three worker processes", run: compareMany, systems: spine},
+		{name: "SV", about: "five dashboards open at 2,000/s", run: watchDashboards, systems: spine, single: true},
+		{name: "SK", about: "a long run at 60 % of capacity", run: soakLong, systems: spine, single: true},
 	}
 }
 
@@ -56,7 +57,9 @@ var (
 	limitCommits = row{Scenario: "L", What: "two commits, p50", Unit: "ms"}
 	limitNotify  = row{Scenario: "L", What: "NOTIFY to its arrival, p50", Unit: "ms"}
 
-	s1Rate     = row{Scenario: "S1", What: "64 connections, acknowledged", Unit: "/s", Goal: atLeast(12_000), TimesRiver: 5}
+	s1Rate = row{
+		Scenario: "S1", What: "64 connections, acknowledged", Unit: "/s", Goal: atLeast(12_000), TimesRiver: 5,
+	}
 	s1P50      = row{Scenario: "S1", What: "64 connections, p50", Unit: "ms"}
 	s1P99      = row{Scenario: "S1", What: "64 connections, p99", Unit: "ms", Goal: atMost(20)}
 	s1Rate256  = row{Scenario: "S1", What: "256 connections, acknowledged", Unit: "/s", Goal: atLeast(17_000)}
@@ -70,7 +73,9 @@ var (
 	s2P99  = row{Scenario: "S2", What: "64 connections, p99", Unit: "ms"}
 
 	s3Rate  = row{Scenario: "S3", What: "delivered", Unit: "/s", Goal: atLeast(10_000), TimesRiver: 2.2}
-	s3Bytes = row{Scenario: "S3", What: "growth of tables and indexes beyond the payload", Unit: "B/event", Goal: atMost(1_200)}
+	s3Bytes = row{
+		Scenario: "S3", What: "growth of tables and indexes beyond the payload", Unit: "B/event", Goal: atMost(1_200),
+	}
 
 	s4SlowP50      = row{Scenario: "S4", What: "50/s, p50", Unit: "ms", Goal: atMost(2.5)}
 	s4SlowP99      = row{Scenario: "S4", What: "50/s, p99", Unit: "ms", Goal: atMost(6)}
@@ -99,14 +104,16 @@ var (
 	s7Unnoted  = row{Scenario: "S7", What: "arrived, and not noted as such by then", Unit: "events", Goal: atMost(0)}
 	s7Repeated = row{Scenario: "S7", What: "delivered more than once", Unit: "events"}
 
-	s8SlowestFresh = row{Scenario: "S8", What: "slowest page or psql question, tables not analyzed", Unit: "ms", Goal: atMost(50)}
-	s8Slowest      = row{Scenario: "S8", What: "slowest page or psql question", Unit: "ms", Goal: atMost(50)}
-	s8Ingest       = row{Scenario: "S8", What: "64 connections, acknowledged", Unit: "/s"}
-	s8IngestKept   = row{Scenario: "S8", What: "acknowledged ÷ on empty tables", Goal: atLeast(0.85)}
-	s8Drain        = row{Scenario: "S8", What: "delivered", Unit: "/s"}
-	s8DrainKept    = row{Scenario: "S8", What: "delivered ÷ on empty tables", Goal: atLeast(0.85)}
-	s8Latency      = row{Scenario: "S8", What: "500/s, p50", Unit: "ms"}
-	s8LatencyKept  = row{Scenario: "S8", What: "p50 ÷ on empty tables", Goal: atMost(1.15)}
+	s8SlowestFresh = row{
+		Scenario: "S8", What: "slowest page or psql question, tables not analyzed", Unit: "ms", Goal: atMost(50),
+	}
+	s8Slowest     = row{Scenario: "S8", What: "slowest page or psql question", Unit: "ms", Goal: atMost(50)}
+	s8Ingest      = row{Scenario: "S8", What: "64 connections, acknowledged", Unit: "/s"}
+	s8IngestKept  = row{Scenario: "S8", What: "acknowledged ÷ on empty tables", Goal: atLeast(0.85)}
+	s8Drain       = row{Scenario: "S8", What: "delivered", Unit: "/s"}
+	s8DrainKept   = row{Scenario: "S8", What: "delivered ÷ on empty tables", Goal: atLeast(0.85)}
+	s8Latency     = row{Scenario: "S8", What: "500/s, p50", Unit: "ms"}
+	s8LatencyKept = row{Scenario: "S8", What: "p50 ÷ on empty tables", Goal: atMost(1.15)}
 
 	smIngest     = row{Scenario: "SM", What: "192 connections over three, acknowledged", Unit: "/s"}
 	smIngestKept = row{Scenario: "SM", What: "acknowledged by three ÷ by one", Goal: atLeast(1)}
@@ -161,7 +168,8 @@ func ingest(ctx context.Context, t *trial) error {
 	t.figure(s1P50Of256, r.AcknowledgeLatency.P50)
 	t.figure(s1P99Of256, r.AcknowledgeLatency.P99)
 	t.peakMemory(s1Memory)
-	if r, err = t.ingest(ctx, bench.Load{Connections: 64, Rate: 500, WarmUp: warmUp, Duration: t.options.duration}); err != nil {
+	open := bench.Load{Connections: 64, Rate: 500, WarmUp: warmUp, Duration: t.options.duration}
+	if r, err = t.ingest(ctx, open); err != nil {
 		return err
 	}
 	t.figure(s1OpenP50, r.AcknowledgeLatency.P50)
@@ -218,7 +226,8 @@ func drain(ctx context.Context, t *trial) error {
 		return err
 	}
 	var payload int64
-	if err := t.pool.QueryRow(ctx, "select octet_length(payload::text) from events order by id desc limit 1").Scan(&payload); err != nil {
+	const query = "select octet_length(payload::text) from events order by id desc limit 1"
+	if err := t.pool.QueryRow(ctx, query).Scan(&payload); err != nil {
 		return fmt.Errorf("looking at a payload: %w", err)
 	}
 	t.figure(s3Bytes, float64(after-before)/float64(r.Accepted)-float64(payload))
@@ -252,7 +261,9 @@ func latency(ctx context.Context, t *trial) error {
 	return nil
 }
 
-func (t *trial) latency(ctx context.Context, how layout, slowP50, slowP99, fastP50, fastP99 row) (repeated int64, err error) {
+func (t *trial) latency(
+	ctx context.Context, how layout, slowP50, slowP99, fastP50, fastP99 row,
+) (repeated int64, err error) {
 	if err := t.start(ctx, how, t.sinkURL()); err != nil {
 		return 0, err
 	}
@@ -275,7 +286,8 @@ func (t *trial) twoRates(ctx context.Context) (slow, fast bench.Report, err erro
 		return slow, fast, err
 	}
 	t.noteUnsent(slow)
-	if fast, err = t.e2e(ctx, bench.Load{Connections: 64, Rate: 500, WarmUp: warmUp, Duration: t.options.duration}); err == nil {
+	load := bench.Load{Connections: 64, Rate: 500, WarmUp: warmUp, Duration: t.options.duration}
+	if fast, err = t.e2e(ctx, load); err == nil {
 		t.noteUnsent(fast)
 	}
 	return slow, fast, err

@@ -45,7 +45,8 @@ func soakLong(ctx context.Context, t *trial) error {
 	t.kept(r, skArriveKept, bench.TrendArrive, "")
 	t.perEvent(r, skWAL, skCommits, skStatements)
 
-	t.note("%s/s for %v, POST to arrival p50 %.1f ms, p99 %.1f ms", formatNumber(load.Rate), load.Duration, r.Delivery.Latency.P50, r.Delivery.Latency.P99)
+	t.note("%s/s for %v, POST to arrival p50 %.1f ms, p99 %.1f ms",
+		formatNumber(load.Rate), load.Duration, r.Delivery.Latency.P50, r.Delivery.Latency.P99)
 	notFlat := 0
 	for _, trend := range r.Trends {
 		if !trend.Flat {

@@ -27,7 +27,9 @@ func spineSystem() system {
 			return nil
 		},
 		// Nothing that a run sends waits for as long as a day.
-		unfinished: "select count(*) from processing_state where status in ('pending', 'failed', 'processing') and next_attempt_at < now() + interval '1 day'",
-		settings:   fmt.Sprintf("full audit, its defaults (GOGC=400 among them, where the others have Go's 100) but for DELIVERY_TIMEOUT=%v, DELIVERY_CONCURRENCY=%d and LOG_LEVEL=WARN", deliveryTimeout, spineConcurrency),
+		unfinished: `select count(*) from processing_state
+			where status in ('pending', 'failed', 'processing') and next_attempt_at < now() + interval '1 day'`,
+		settings: fmt.Sprintf("full audit; its defaults (GOGC=400 among them, where the others have Go's 100) except "+
+			"DELIVERY_TIMEOUT=%v, DELIVERY_CONCURRENCY=%d and LOG_LEVEL=WARN", deliveryTimeout, spineConcurrency),
 	}
 }

@@ -16,7 +16,8 @@ import (
 // counting costs every system something.
 func (l *lab) loadStatements(ctx context.Context) error {
 	load, err := asSuperuser(ctx, l.server, "postgres", func(conn *pgx.Conn) (has bool, err error) {
-		err = conn.QueryRow(ctx, "select exists (select from pg_available_extensions where name = 'pg_stat_statements')").Scan(&has)
+		const query = "select exists (select from pg_available_extensions where name = 'pg_stat_statements')"
+		err = conn.QueryRow(ctx, query).Scan(&has)
 		if err == nil && has {
 			_, err = conn.Exec(ctx, "alter system set shared_preload_libraries = 'pg_stat_statements'")
 		}
@@ -44,7 +45,9 @@ func (l *lab) loadStatements(ctx context.Context) error {
 	return err
 }
 
-func asSuperuser[T any](ctx context.Context, server *postgres.Server, database string, do func(*pgx.Conn) (T, error)) (result T, err error) {
+func asSuperuser[T any](
+	ctx context.Context, server *postgres.Server, database string, do func(*pgx.Conn) (T, error),
+) (result T, err error) {
 	address, err := url.Parse(server.SuperuserURL())
 	if err != nil {
 		return result, fmt.Errorf("reading the server's URL: %w", err)

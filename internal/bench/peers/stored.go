@@ -31,17 +31,22 @@ const storedChunk = 25_000
 // the last, $3 the time of event 0, and $4 the interval between two events.
 const (
 	storeEvents = `
-		insert into spine.events (id, event_id, event_type, occurred_at, payload, payload_hash, created_at) overriding system value
-		select n, 'evt_' || md5(n::text), (array['user.created', 'user.updated', 'order.paid', 'invoice.sent'])[1 + n % 4], at,
+		insert into spine.events (id, event_id, event_type, occurred_at, payload, payload_hash, created_at)
+		overriding system value
+		select n, 'evt_' || md5(n::text),
+			(array['user.created', 'user.updated', 'order.paid', 'invoice.sent'])[1 + n % 4], at,
 			payload::json, sha256(convert_to(payload, 'UTF8')), at
 		from generate_series($1::bigint, $2::bigint - 1) n, lateral (
-			select $3::timestamptz + $4::interval * n as at, format('{"padding":"%s","user_id":%s}', repeat(md5(n::text), 31), n) as payload) e`
+			select $3::timestamptz + $4::interval * n as at,
+				format('{"padding":"%s","user_id":%s}', repeat(md5(n::text), 31), n) as payload) e`
 
 	storeStates = `
-		insert into spine.processing_state (event, event_id, status, attempt_count, next_attempt_at, last_attempt_at, completed_at, error_message,
+		insert into spine.processing_state (event, event_id, status, attempt_count,
+			next_attempt_at, last_attempt_at, completed_at, error_message,
 			lease_token, created_at, updated_at)
 		select n, 'evt_' || md5(n::text), status, case status when 'dead' then 5 else 1 end,
-			case status when 'failed' then now() + interval '1 year' end, settled_at, case status when 'completed' then settled_at end,
+			case status when 'failed' then now() + interval '1 year' end, settled_at,
+			case status when 'completed' then settled_at end,
 			case when status <> 'completed' then 'the destination answered 500' end, 2, at, settled_at
 		from generate_series($1::bigint, $2::bigint - 1) n, lateral (
 			select $3::timestamptz + $4::interval * n as at, $3::timestamptz + $4::interval * n + interval '4 ms' as settled_at,
@@ -50,22 +55,26 @@ const (
 	storeReceipts = `
 		insert into spine.audit_trail (timestamp, event, event_id, action)
 		select $3::timestamptz + $4::interval * n, n, 'evt_' || md5(n::text), action
-		from generate_series($1::bigint, $2::bigint - 1) n, unnest(array['event_received', 'event_inserted']::spine.audit_action[]) action`
+		from generate_series($1::bigint, $2::bigint - 1) n,
+			unnest(array['event_received', 'event_inserted']::spine.audit_action[]) action`
 
 	storeAttempts = `
 		insert into spine.audit_trail (timestamp, event, event_id, action, details)
 		select $3::timestamptz + $4::interval * n + step.after, n, 'evt_' || md5(n::text), step.action, step.details
 		from generate_series($1::bigint, $2::bigint - 1) n, (values
-			(interval '1 ms', 'processing_attempt_started'::spine.audit_action, '{"attempt":1,"worker":"machine-1-7f3a9c"}'::json),
+			(interval '1 ms', 'processing_attempt_started'::spine.audit_action,
+				'{"attempt":1,"worker":"machine-1-7f3a9c"}'::json),
 			('4 ms', 'processing_succeeded', '{"attempt":1,"lease":1,"status":200,"answer":"ok","duration_ms":2.417}')
 		) as step(after, action, details)`
 
 	// One batch of a full queue, with random ids as providers make them. The load generator's ids
 	// are in order, which spares their index. $1 is the batch.
 	storeRandom = `
-		select spine.ingest_events(_event_id => (select array_agg('evt_' || md5($1::int || '-' || n)) from generate_series(1, 40) n),
+		select spine.ingest_events(
+			_event_id => (select array_agg('evt_' || md5($1::int || '-' || n)) from generate_series(1, 40) n),
 			_event_type => array_fill('bench.event'::text, array[40]), _occurred_at => array_fill(now(), array[40]),
-			_payload => array_fill(format('{"padding":"%s"}', repeat(md5('payload'), 31)), array[40]), _hash => array_fill(sha256('payload'), array[40]))`
+			_payload => array_fill(format('{"padding":"%s"}', repeat(md5('payload'), 31)), array[40]),
+			_hash => array_fill(sha256('payload'), array[40]))`
 
 	// Does what spine.ensure_audit_partitions() does, for past days, with the settings of today's
 	// partition. %d is the number of days.
@@ -78,8 +87,10 @@ const (
 			for _back in 1 .. %d loop
 				_name := 'spine.audit_trail_' || to_char(timezone('UTC', now())::date - _back, 'YYYYMMDD');
 				execute format('create table %%s (like spine.audit_trail including defaults including constraints)', _name);
-				execute format('alter table %%s owner to %%s', _name, (select relowner::regrole from pg_class where oid = 'spine.audit_trail'::regclass));
-				execute format('set timezone = ''UTC''; alter table spine.audit_trail attach partition %%s for values from (%%L) to (%%L)',
+				execute format('alter table %%s owner to %%s', _name,
+					(select relowner::regrole from pg_class where oid = 'spine.audit_trail'::regclass));
+				execute format('set timezone = ''UTC''; alter table spine.audit_trail'
+					' attach partition %%s for values from (%%L) to (%%L)',
 					_name, timezone('UTC', now())::date - _back, timezone('UTC', now())::date - _back + 1);
 				if _settings <> '' then
 					execute format('alter table %%s set (%%s)', _name, _settings);
@@ -156,7 +167,8 @@ func compareStored(ctx context.Context, t *trial) (err error) {
 		t.figure(f.kept, median(f.full)/median(f.empty))
 		t.note("%s: empty %s, beside stored events %s", f.rate.What, formatNumbers(f.empty), formatNumbers(f.full))
 	}
-	t.note("vacuum after each, s: empty %s, beside stored events %s", formatNumbers(empty.vacuum), formatNumbers(full.vacuum))
+	t.note("vacuum after each, s: empty %s, beside stored events %s",
+		formatNumbers(empty.vacuum), formatNumbers(full.vacuum))
 	return nil
 }
 
@@ -260,10 +272,12 @@ func (t *trial) fill(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() {
-		err = errors.Join(err, t.configure(context.WithoutCancel(ctx), "alter system reset autovacuum", "alter system reset max_wal_size"))
+		err = errors.Join(err, t.configure(context.WithoutCancel(ctx),
+			"alter system reset autovacuum", "alter system reset max_wal_size"))
 	}()
 
-	if _, err := filler.Exec(ctx, "truncate spine.events, spine.processing_state, spine.conflicts, spine.audit_trail"); err != nil {
+	const empty = "truncate spine.events, spine.processing_state, spine.conflicts, spine.audit_trail"
+	if _, err := filler.Exec(ctx, empty); err != nil {
 		return fmt.Errorf("emptying the tables: %w", err)
 	}
 	if _, err := filler.Exec(ctx, fmt.Sprintf(storePartitions, storedDays)); err != nil {
@@ -291,7 +305,9 @@ func (t *trial) fill(ctx context.Context) (err error) {
 		return err
 	}
 	analyzing := time.Now()
-	tables, err := queryTexts(ctx, filler, "select format('%I.%I', schemaname, relname) from pg_stat_user_tables where schemaname = 'spine' order by pg_total_relation_size(relid) desc")
+	tables, err := queryTexts(ctx, filler, `
+		select format('%I.%I', schemaname, relname) from pg_stat_user_tables
+		where schemaname = 'spine' order by pg_total_relation_size(relid) desc`)
 	if err != nil {
 		return fmt.Errorf("listing the tables: %w", err)
 	}
@@ -305,7 +321,8 @@ func (t *trial) fill(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	t.note("%d events stored, %.1f GB of tables and indexes: rows in %.0f s, indexes in %.0f s, vacuum and analyze in %.0f s",
+	t.note("%d events stored, %.1f GB of tables and indexes: "+
+		"rows in %.0f s, indexes in %.0f s, vacuum and analyze in %.0f s",
 		t.options.stored, float64(size)/1e9, rows.Seconds(), (made - rows).Seconds(), time.Since(analyzing).Seconds())
 	return t.measureReading(ctx, s8Slowest, "analyzed")
 }
@@ -410,9 +427,12 @@ func (t *trial) measureReading(ctx context.Context, slowest row, state string) e
 	}
 	// Filters ask for values that all rows have, that few have and that none has.
 	paths := []string{
-		"/dashboard", "/api/overview", "/api/overview?range=7d", "/api/events", "/api/audit", "/api/processing", "/api/attempts", "/api/attempts?outcome=failure",
-		"/api/events?type=order.paid", "/api/events?type=unknown", "/api/events?source=default", "/api/events?source=silent", "/api/events?type=unknown&status=completed",
-		"/api/audit?action=processing_succeeded", "/api/audit?action=conflict_detected", "/api/audit?source=silent", "/api/audit?type=unknown", "/api/audit?success=failure",
+		"/dashboard", "/api/overview", "/api/overview?range=7d",
+		"/api/events", "/api/audit", "/api/processing", "/api/attempts", "/api/attempts?outcome=failure",
+		"/api/events?type=order.paid", "/api/events?type=unknown", "/api/events?source=default", "/api/events?source=silent",
+		"/api/events?type=unknown&status=completed",
+		"/api/audit?action=processing_succeeded", "/api/audit?action=conflict_detected", "/api/audit?source=silent",
+		"/api/audit?type=unknown", "/api/audit?success=failure",
 		"/api/processing?source=silent", "/api/processing?type=unknown", "/api/processing?type=unknown&status=dead",
 	}
 	week := url.QueryEscape(time.Now().Add(-7 * 24 * time.Hour).UTC().Format(time.RFC3339))
@@ -422,7 +442,8 @@ func (t *trial) measureReading(ctx context.Context, slowest row, state string) e
 	for _, status := range []string{"pending", "processing", "completed", "failed", "dead"} {
 		paths = append(paths, "/api/processing?status="+status, "/api/events?status="+status)
 	}
-	paths = append(paths, "/api/events/"+ids[0], "/api/events/"+ids[1], "/api/events/unknown", "/api/audit?event_id="+ids[0], "/api/attempts?event_id="+ids[0],
+	paths = append(paths, "/api/events/"+ids[0], "/api/events/"+ids[1], "/api/events/unknown",
+		"/api/audit?event_id="+ids[0], "/api/attempts?event_id="+ids[0],
 		"/api/search?q="+ids[0], "/api/search?q=evt_7", "/api/search?q=unknown", "/metrics")
 	var all []reading
 	for _, path := range paths {
@@ -507,7 +528,8 @@ func (t *trial) timeGet(ctx context.Context, path string) (ms float64, next stri
 		if _, err := io.Copy(io.Discard, answer.Body); err != nil {
 			return err
 		}
-		if wanted := map[string]int{"/api/events/unknown": http.StatusNotFound}[path]; answer.StatusCode != cmp.Or(wanted, http.StatusOK) {
+		wanted := map[string]int{"/api/events/unknown": http.StatusNotFound}[path]
+		if answer.StatusCode != cmp.Or(wanted, http.StatusOK) {
 			return errors.New(answer.Status)
 		}
 		next, _, _ = strings.Cut(strings.TrimPrefix(answer.Header.Get("Link"), "<"), ">")

@@ -62,13 +62,16 @@ func watchDashboards(ctx context.Context, t *trial) error {
 	t.figure(svP99Kept, median(ratios))
 	t.figure(svSlowest, slices.Max(slowest))
 	t.peakMemory(svMemory)
-	t.note("acknowledgement p99, ms: without viewers %s, with %d %s", formatNumbers(without), viewerCount, formatNumbers(with))
+	t.note("acknowledgement p99, ms: without viewers %s, with %d %s",
+		formatNumbers(without), viewerCount, formatNumbers(with))
 	return nil
 }
 
 // watch puts on the load, with viewers or without. It also returns how many milliseconds the
 // slowest answer to a viewer took.
-func (t *trial) watch(ctx context.Context, load bench.Load, watched bool) (report bench.Report, slowest float64, err error) {
+func (t *trial) watch(
+	ctx context.Context, load bench.Load, watched bool,
+) (report bench.Report, slowest float64, err error) {
 	if !watched {
 		report, err = t.e2e(ctx, load)
 		return report, 0, err
@@ -159,7 +162,10 @@ func (v *viewer) run(ctx context.Context) error {
 			}
 			for _, path := range []string{"/api/overview", "/api/events"} {
 				began := time.Now()
-				if err := v.get(ctx, path, func(body io.Reader) error { _, err := io.Copy(io.Discard, body); return err }); err != nil {
+				if err := v.get(ctx, path, func(body io.Reader) error {
+					_, err := io.Copy(io.Discard, body)
+					return err
+				}); err != nil {
 					return err
 				}
 				v.slowest.Store(max(v.slowest.Load(), int64(time.Since(began))))
