@@ -57,8 +57,8 @@ type Method struct {
 	Assign    string `json:"assign,omitempty"`
 	Key       string `json:"key,omitempty"`
 
-	// What is signed: a template of {body}, {timestamp}, {url} and {header:Name}, or {header:Name|Other}, of which the
-	// first that is there counts.
+	// The signed message: a template of {body}, {timestamp}, {url} and {header:Name}, or {header:Name|Other}, of which
+	// the first that is there counts.
 	Signed   string `json:"signed,omitempty"`
 	Hash     string `json:"hash,omitempty"`     // of an HMAC: sha256, sha1, or sha512
 	Encoding string `json:"encoding,omitempty"` // of the signature: hex or base64
@@ -73,7 +73,7 @@ type Method struct {
 	// that is there counts. Empty where no time is signed.
 	Timestamp []string      `json:"timestamp,omitzero"`
 	Unit      string        `json:"unit,omitempty"`      // seconds, milliseconds, or rfc3339
-	Tolerance time.Duration `json:"-"`                   // how far from the arrival it may be, 0 to 365d; in JSON as "5m"
+	Tolerance time.Duration `json:"-"`                   // how far from the arrival, 0 to 365d; in JSON as "5m"
 	PastOnly  bool          `json:"past_only,omitempty"` // a time in the future is never too far away
 }
 

@@ -1,6 +1,6 @@
 // Package source knows the sources: who may send, and how to read their requests. It verifies a request by the settings
-// of its source, answers the handshakes of providers, and makes events of the request, or says why it cannot. It also
-// signs requests as providers do, so that a source can be tried. README.md in this folder is for its users.
+// of its source and makes events of it, or says why it cannot. It answers the handshakes of providers. It also signs
+// requests as providers do, so that a source can be tried. README.md in this folder is for its users.
 //
 // It promises:
 //   - It takes nothing from a request that does not prove where it comes from.

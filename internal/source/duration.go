@@ -12,8 +12,8 @@ import (
 
 const day = 24 * time.Hour
 
-// ParseDuration reads a duration as settings have it: a number of seconds (30, 0.5), Go's form (500ms, 1h30m), or a
-// number of days of 24 hours each (30d). Its error says what a duration looks like and does not repeat the text.
+// ParseDuration reads a duration as settings have it. It is a number of seconds (30, 0.5), Go's form (500ms, 1h30m), or
+// a number of days of 24 hours each (30d). The error does not repeat the text.
 func ParseDuration(text string) (time.Duration, error) {
 	if d, err := time.ParseDuration(text); err == nil {
 		return d, nil

@@ -249,8 +249,8 @@ func readTime(v jsontext.Value) (t time.Time, problem string) {
 	return utc, ""
 }
 
-// isStrictRFC3339 rejects texts that package time parses although RFC 3339 does not allow them
-// (https://go.dev/issue/54580): an hour of one digit, a comma before the fraction, an offset out of range.
+// isStrictRFC3339 rejects texts that package time parses although RFC 3339 forbids them: an hour of one digit, a comma
+// before the fraction, an offset out of range. See https://go.dev/issue/54580.
 func isStrictRFC3339(parsed []byte) bool {
 	if parsed[len("2006-01-02T15")] != ':' || bytes.IndexByte(parsed, ',') >= 0 {
 		return false

@@ -17,8 +17,8 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// FuzzSignatureHeader sends anything as a signature or credential, and as the headers that belong to it. Nobody knows the
-// secret, so every request must be rejected. The reason must be valid text without the secret.
+// FuzzSignatureHeader sends anything as a signature or credential, and as the headers that belong to it. Nobody knows
+// the secret, so every request must be rejected. The reason must be valid text without the secret.
 func FuzzSignatureHeader(f *testing.F) {
 	secret := make([]byte, 32)
 	_, err := rand.Read(secret)

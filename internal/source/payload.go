@@ -22,7 +22,7 @@ const (
 	tooLarge = "has a number whose exponent is beyond ±1000"
 )
 
-// checkLimits says which limit a JSON value exceeds. It is empty where there is none.
+// checkLimits says which limit a JSON value exceeds. It is empty if there is none.
 func checkLimits(v jsontext.Value) (problem string) {
 	depth, exponent := measureJSON(v)
 	switch {
@@ -78,9 +78,9 @@ var canonicalForms = sync.Pool{New: func() any { return new([]byte) }}
 // maxForm is the largest room that goes back to the pool, in bytes. That of a large payload is freed.
 const maxForm = 64 << 10
 
-// fingerprint hashes a payload, and says why PostgreSQL cannot store it as json where that is so. Payloads with equal
-// hashes are the same payload. The hash is over the canonical form: RFC 8785, but numbers stay as written. So 1 and 1.0
-// differ, and no large integer is rounded. Where there is no canonical form, the hash is over the exact bytes.
+// fingerprint hashes a payload. Payloads with equal hashes are the same payload. The hash is over the canonical form:
+// RFC 8785, but numbers stay as written. So 1 and 1.0 differ, and no large integer is rounded. If PostgreSQL cannot
+// store the payload as json, unqueryable says why, and the hash is over the exact bytes.
 func fingerprint(payload jsontext.Value) (hash [event.HashSize]byte, unqueryable string) {
 	room := canonicalForms.Get().(*[]byte)
 	defer canonicalForms.Put(room)

@@ -84,8 +84,8 @@ func (x *extraction) walk(active []int, depth int) error {
 	object := open.Kind() == jsontext.KindBeginObject
 	seen := make(map[string]bool, len(active))
 	for n := 0; ; n++ {
-		switch x.dec.PeekKind() {
-		case jsontext.KindEndObject, jsontext.KindEndArray, jsontext.KindInvalid:
+		next := x.dec.PeekKind()
+		if next == jsontext.KindEndObject || next == jsontext.KindEndArray || next == jsontext.KindInvalid {
 			_, err := x.dec.ReadToken()
 			return err
 		}

@@ -30,9 +30,8 @@ type Preset struct {
 	sample sample
 }
 
-// sample is a request as the provider sends it, without its signature. {{id}}
-// stands for a fresh UUID, and {{seconds}}, {{milliseconds}} and {{time}}
-// (RFC 3339) stand for the time.
+// sample is a request as the provider sends it, without its signature. {{id}} stands for a fresh UUID. The time is
+// {{seconds}}, {{milliseconds}}, or {{time}} in RFC 3339.
 type sample struct {
 	headers map[string]string
 	body    string
@@ -133,7 +132,8 @@ func parsePreset(name string, text []byte) (Preset, error) {
 	}
 	for setting := range file.Settings {
 		if !slices.Contains(presetSettings, setting) {
-			return Preset{}, fmt.Errorf("settings.%s: a preset may have %s", setting, strings.Join(presetSettings, ", "))
+			return Preset{}, fmt.Errorf("settings.%s: a preset may have %s",
+				setting, strings.Join(presetSettings, ", "))
 		}
 	}
 	settings, err := json.Marshal(file.Settings)

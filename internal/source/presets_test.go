@@ -48,11 +48,11 @@ steps: []
 settings: {format: body, verify: [{scheme: none}]}
 sample:
   body: |
-    {"a":1,
-    "b":"c d"}
+    a=1&
+    b=c d
 `))
 	require.NoError(t, err)
-	require.Equal(t, `{"a":1,"b":"c d"}`, p.sample.body)
+	require.Equal(t, "a=1&b=c d", p.sample.body)
 }
 
 // A caller may change a preset, and the next caller gets it unchanged.

@@ -25,7 +25,7 @@ type Loader interface {
 
 const (
 	pollInterval = 30 * time.Second // between two reads of the sources that no bell asked for
-	fileInterval = time.Second      // between two checks of the files of secrets, and after a failed read of the sources
+	fileInterval = time.Second      // between two checks of the files of secrets, and after a failed read
 	loadTimeout  = 10 * time.Second // for the database to answer
 
 	// A file that is written in place is empty for a moment. So a source that worked is reported broken only when it

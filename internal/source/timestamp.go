@@ -38,8 +38,8 @@ func parsePlace(text string) (timestampPlace, error) {
 	return timestampPlace{}, errors.New("must be header:Name, key:name, or body:/json/pointer")
 }
 
-// sentTimestamp finds the signed time outside of the body, and its text as it was sent. Both are empty where the
-// method has it in the body alone.
+// sentTimestamp finds the signed time outside of the body, and its text as it was sent. If the method looks in the body
+// alone, both are empty.
 func (m *method) sentTimestamp(r *event.Request, header, value string) (
 	t time.Time, text string, failed *event.UnverifiedError,
 ) {

@@ -12,8 +12,8 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// twilioHash is the parameter of the query that holds the SHA-256 of a body that is not a form, in hex
-// (https://www.twilio.com/docs/usage/webhooks/webhooks-security).
+// twilioHash is the parameter of the query that holds the SHA-256 in hex of a body that is not a form. See
+// https://www.twilio.com/docs/usage/webhooks/webhooks-security.
 const twilioHash = "bodySHA256"
 
 // verifyTwilio checks the signature of Twilio. It is an HMAC with SHA-1 over the address with its query, followed by

@@ -148,12 +148,12 @@ func (m *method) causes() (missing, wrong string) {
 // canonicalName is the form of a header's name in an http.Header.
 func canonicalName(name string) string { return textproto.CanonicalMIMEHeaderKey(name) }
 
-// findHeader returns the header that holds the signature or the credential. The name is empty where there is none.
+// findHeader returns the header that holds the signature or the credential. The name is empty if there is none.
 func (m *method) findHeader(h http.Header) (name string, values []string) {
 	return firstHeader(h, m.headers)
 }
 
-// firstHeader returns the first of some headers that is there. The name is empty where there is none.
+// firstHeader returns the first of some headers that is there. The name is empty if there is none.
 func firstHeader(h http.Header, names []string) (name string, values []string) {
 	for _, name := range names {
 		if values := h[name]; len(values) > 0 {

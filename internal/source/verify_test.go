@@ -136,9 +136,9 @@ func TestVectors(t *testing.T) {
 			at:       1614265330,
 			body: "CallSid=CA1234567890ABCDE&Caller=%2B14158675309&Digits=1234&" +
 				"From=%2B14158675309&To=%2B18005551212",
-			query:    "foo=1&bar=2",
-			header:   []string{"Content-Type", "application/x-www-form-urlencoded"},
-			name:     "X-Twilio-Signature", value: "RSOYDt4T1cUTdK1PDd93/VVr8B8=",
+			query:  "foo=1&bar=2",
+			header: []string{"Content-Type", "application/x-www-form-urlencoded"},
+			name:   "X-Twilio-Signature", value: "RSOYDt4T1cUTdK1PDd93/VVr8B8=",
 		},
 		"Square": {
 			settings: `{"preset":"square","secrets":["env:S"],"url":"https://example.com/webhook"}`, secret: "asdf1234",
