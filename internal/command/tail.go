@@ -3,7 +3,6 @@ package command
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -15,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
+	"github.com/webhookspine/spine/internal/bell"
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/notify"
 	"github.com/webhookspine/spine/internal/service"
@@ -23,14 +23,8 @@ import (
 	"github.com/webhookspine/spine/internal/trail"
 )
 
-// Intervals of tail. The doorbell is heard at once; the gap bounds how often
-// the log is read however often it rings.
-const (
-	tailPoll     = time.Second
-	tailGap      = 50 * time.Millisecond
-	tailMaxRetry = 2 * time.Second
-	tailAsk      = 5 * time.Second // whether it is done, where the log says nothing
-)
+// askInterval is how often tail asks whether it is done while the audit log says nothing.
+const askInterval = 5 * time.Second
 
 func tailCommand(env environ) *cobra.Command {
 	var set service.Settings
@@ -131,129 +125,115 @@ func actions() []string {
 	return names
 }
 
-// tail follows the audit log. What it has printed is in its cursor alone,
-// which no connection takes with it.
+// tail follows the audit log and prints its steps.
 type tail struct {
 	store  *store.Store
-	cursor trail.Cursor
+	cursor trail.Cursor // where to begin
 	filter trail.Filter
 	print  func([]trail.Step) error
-	// done, where there is one, is asked at first, whenever rows were printed, and
-	// each tailAsk. Where it says so tail ends, once it has printed what was
-	// committed before that answer. Its error is one of the database.
+	// done, if set, is asked at first, after each page that was printed, and every askInterval. Once it says so, tail
+	// prints what was committed before that answer, and ends. Its error is one of the database.
 	done func(ctx context.Context) (bool, error)
-	// putBack, where there is one, is called where the database was put back: from
-	// then on it gives the ids of rows out again.
+	// putBack, if set, is called where the database was put back to an earlier state: from then on it gives out the ids
+	// of steps again.
 	putBack func()
 	stderr  io.Writer
+
+	away bool // the database
 }
 
-// run prints until ctx ends, done says so, or nobody takes what it prints. It
-// listens at the database of the URL direct; without that it polls.
+// run prints until ctx ends, done says so, or printing fails. It listens at the database of the URL direct. Where it
+// cannot listen it polls.
 func (t *tail) run(ctx context.Context, direct string) error {
-	connect, err := store.Connector(direct, "spine tail")
+	ctx, cancel := context.WithCancel(ctx)
+	ring, wait, err := t.listen(ctx, direct)
 	if err != nil {
+		cancel()
 		return err
 	}
-	bell := make(chan struct{}, 1) // something has happened; the log itself says what
-	ring := func(notify.Notification) {
-		select {
-		case bell <- struct{}{}:
-		default:
-		}
-	}
-	listener := notify.NewListener(notify.DefaultListenerConfig(connect), t.store, zerolog.Nop(), prometheus.NewRegistry())
-	listener.Handle(notify.ActivityChannel, ring)
-	listener.Handle(notify.ReadyChannel, ring)
-	ctx, cancel := context.WithCancel(ctx)
-	var listening sync.WaitGroup
-	listening.Go(func() { _ = listener.Run(ctx) }) // without it, polling goes on
-	defer listening.Wait()
+	defer wait()
 	defer cancel()
 
-	var outage time.Duration // how long to wait before the next attempt; 0 while the database is there
-	back := func() {
-		if outage > 0 {
-			fmt.Fprintln(t.stderr, "spine: the database is back, nothing was missed")
-			outage = 0
-		}
-	}
-	ask, done := t.done != nil, false // whether done may say something else, and what it said
+	follower := trail.Follower{Reader: t.store, Filter: t.filter, From: &t.cursor, Bell: ring}
+	ask, done := t.done != nil, false // whether done may say something new, and what it said last
 	var asked time.Time
-	for {
-		var unprinted error
-		t.cursor, err = t.store.Follow(ctx, t.cursor, t.filter, func(rows []trail.Step) error {
-			back()
-			ask = t.done != nil
-			unprinted = t.print(rows)
-			return unprinted
-		})
-		if errors.Is(err, trail.ErrCursorAhead) {
-			if err = t.beginAnew(ctx); err == nil {
-				outage, ask, done = 0, t.done != nil, false
-			}
+	for page, err := range follower.Follow(ctx) {
+		if err != nil {
+			t.sayAway(err)
+			continue
 		}
-		if done && err == nil {
+		if page.Restarted {
+			t.sayPutBack()
+			ask, done = t.done != nil, false
+		}
+		if len(page.Steps) > 0 {
+			t.sayBack()
+			if err := t.print(page.Steps); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("printing: %w", err)
+			}
+			ask = t.done != nil
+		}
+		if !page.After.Settled() {
+			continue
+		}
+		if done {
 			return nil
 		}
-		if ask = ask || t.done != nil && time.Since(asked) >= tailAsk; err == nil && ask {
+		if ask || t.done != nil && time.Since(asked) >= askInterval {
 			done, err = t.done(ctx)
 			ask, asked = err != nil, time.Now()
 		}
-		wait := tailGap
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case unprinted != nil:
-			return fmt.Errorf("printing: %w", unprinted)
 		case err != nil:
-			if outage == 0 {
-				fmt.Fprintf(t.stderr, "spine: the database is away, trying again: %s\n", terminal.OneLine(err.Error()))
-			}
-			outage = min(max(2*outage, tailGap), tailMaxRetry)
-			wait = outage
-		default:
-			back()
-		}
-		if done && err == nil {
+			t.sayAway(err)
 			continue
+		case done:
+			ring.Ring() // to read what was committed before this answer without waiting for the poll
 		}
-		if !pause(ctx, nil, wait) {
-			return nil
-		}
-		if outage == 0 && !pause(ctx, bell, tailPoll) {
-			return nil
-		}
+		t.sayBack()
 	}
+	return nil
 }
 
-// beginAnew goes to the end of the log of a database that was put back: it was
-// restored, or its place was taken by a standby that is behind. Its transactions
-// have the numbers of others that the cursor has seen, and would be passed over.
-func (t *tail) beginAnew(ctx context.Context) error {
-	cursor, err := t.store.CurrentCursor(ctx)
+// listen rings a bell whenever the database notifies that something happened, until ctx ends. wait waits for the end.
+func (t *tail) listen(ctx context.Context, direct string) (ring *bell.Bell, wait func(), err error) {
+	connect, err := store.Connector(direct, "spine tail")
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	t.cursor = cursor
+	ring = bell.New()
+	listener := notify.NewListener(notify.DefaultListenerConfig(connect), t.store, zerolog.Nop(), prometheus.NewRegistry())
+	for _, channel := range []string{notify.ActivityChannel, notify.ReadyChannel} {
+		listener.Handle(channel, func(notify.Notification) { ring.Ring() })
+	}
+	var listening sync.WaitGroup
+	listening.Go(func() { _ = listener.Run(ctx) }) // where it fails, the follower polls
+	return ring, listening.Wait, nil
+}
+
+func (t *tail) sayAway(err error) {
+	if !t.away {
+		fmt.Fprintf(t.stderr, "spine: the database is away, trying again: %s\n", terminal.OneLine(err.Error()))
+	}
+	t.away = true
+}
+
+func (t *tail) sayBack() {
+	if t.away {
+		fmt.Fprintln(t.stderr, "spine: the database is back, nothing was missed")
+	}
+	t.away = false
+}
+
+// sayPutBack says that the log was restarted: somebody restored the database, or a standby that is behind took its place.
+func (t *tail) sayPutBack() {
+	t.away = false
 	if t.putBack != nil {
 		t.putBack()
 	}
 	fmt.Fprintln(t.stderr, "spine: the database was put back to an earlier state, going on from now")
-	return nil
-}
-
-// pause waits for a ring or d, and reports false where ctx ends first.
-func pause(ctx context.Context, bell <-chan struct{}, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-bell:
-	case <-timer.C:
-	case <-ctx.Done():
-		return false
-	}
-	return true
 }
 
 // printRows returns a function that writes audit rows for a pipe, a line each:

@@ -178,22 +178,3 @@ func xidTexts(numbers []uint64) []string {
 	}
 	return texts
 }
-
-// Follow hands all steps after c that are committed now and match f to each, and returns the cursor after the last page
-// that each took, with an error too.
-func (s *Store) Follow(ctx context.Context, c trail.Cursor, f trail.Filter, each func([]trail.Step) error) (trail.Cursor, error) {
-	for {
-		steps, next, err := s.ReadSteps(ctx, c, f)
-		if err != nil {
-			return c, err
-		}
-		if len(steps) > 0 {
-			if err := each(steps); err != nil {
-				return c, err
-			}
-		}
-		if c = next; c.Settled() {
-			return c, nil
-		}
-	}
-}
