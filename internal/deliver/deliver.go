@@ -1,5 +1,5 @@
-// Package deliver makes one attempt at one destination: it posts an event, signs it if the destination has a secret, and
-// returns the Result.
+// Package deliver makes one attempt at one destination: it posts an event, signs it if the destination has a secret,
+// and returns the Result.
 //
 // It promises that an attempt ends within its timeout, whatever the destination does, and that only a small part of an
 // answer is read or kept. Every attempt ends with a Result, never with an error. Nothing of the destination's URL but
@@ -32,8 +32,8 @@ import (
 const (
 	// maxAnswer limits how much of an answer's body is kept, in bytes.
 	maxAnswer = 1 << 10
-	// maxDrain limits how much more of it is read so that the connection can be used again, in bytes. Reading more would
-	// cost more than a new connection.
+	// maxDrain limits how much more of it is read so that the connection can be used again, in bytes. Reading more
+	// would cost more than a new connection.
 	maxDrain = 64 << 10
 	// maxAnswerHeader bounds the header of an answer, in bytes.
 	maxAnswerHeader = 64 << 10
@@ -41,14 +41,15 @@ const (
 	maxError = 256
 	// maxRetryAfter is the longest wait that a destination can ask for.
 	maxRetryAfter = time.Hour
-	// idleTimeout is just below the 5 s after which Node.js and Apache close an idle connection. A delivery sent at that
-	// moment would fail.
+	// idleTimeout is just below the 5 s after which Node.js and Apache close an idle connection. A delivery sent at
+	// that moment would fail.
 	idleTimeout = 4 * time.Second
 )
 
 // Config says where and how to deliver.
 type Config struct {
-	// URL receives the events. Its scheme is http or https. Its user and password are sent as HTTP Basic authentication.
+	// URL receives the events. Its scheme is http or https. Its user and password are sent as HTTP Basic
+	// authentication.
 	URL string
 	// Secret signs the deliveries by Standard Webhooks (v1): base64 of 24 to 64 bytes, with or without the prefix
 	// "whsec_". Without a secret they are not signed.
@@ -163,7 +164,9 @@ func (c *Client) attempt(ctx context.Context, job event.Job, now time.Time) (res
 			result.Answer, ended = readAnswer(response.Body)
 		}
 		if result.Class != event.Done {
-			result.Error = strings.TrimSpace("HTTP " + strconv.Itoa(response.StatusCode) + " " + http.StatusText(response.StatusCode))
+			result.Error = strings.TrimSpace(
+				"HTTP " + strconv.Itoa(response.StatusCode) + " " + http.StatusText(response.StatusCode),
+			)
 		}
 		if result.Class == event.TryAgain {
 			result.RetryAfter = retryAfter(response.Header, c.now())
@@ -234,8 +237,8 @@ func appendBody(b []byte, job event.Job) []byte {
 	return append(b, '}')
 }
 
-// classify says what should happen after a status. A 3xx is final, and so are the few errors that the same request would
-// get again. Every other error is tried again, 401 and 404 too: someone may mend the destination meanwhile.
+// classify says what should happen after a status. A 3xx is final, and so are the few errors that the same request
+// would get again. Every other error is tried again, 401 and 404 too: someone may mend the destination meanwhile.
 func classify(status int) event.Class {
 	switch {
 	case status >= 200 && status <= 299:
@@ -257,8 +260,8 @@ func classify(status int) event.Class {
 	return event.TryAgain
 }
 
-// readAnswer returns the beginning of an answer's body as text. It reads on a little, so that the connection can be used
-// again; ended says that it can.
+// readAnswer returns the beginning of an answer's body as text. It reads on a little, so that the connection can be
+// used again; ended says that it can.
 func readAnswer(body io.Reader) (text string, ended bool) {
 	buf := answers.Get().(*[maxAnswer]byte) //nolint:forcetypeassert // nothing else is in the pool
 	defer answers.Put(buf)
@@ -292,8 +295,8 @@ func trimCutRune(b []byte) []byte {
 	return b
 }
 
-// retryAfter reads Retry-After (RFC 9110, section 10.2.3) in both of its forms. It subtracts the answer's own Date from a
-// date, if there is one, so that the two clocks need not agree.
+// retryAfter reads Retry-After (RFC 9110, section 10.2.3) in both of its forms. It subtracts the answer's own Date from
+// a date, if there is one, so that the two clocks need not agree.
 func retryAfter(header http.Header, now time.Time) time.Duration {
 	value := header.Get("Retry-After")
 	if value == "" {

@@ -96,8 +96,14 @@ func TestNewRejects(t *testing.T) {
 		{func(c *Config) { c.URL = "http:///path" }, "URL: has no host"},
 		{func(c *Config) { c.URL = "http://:80/path" }, "URL: has no host"},
 		{func(c *Config) { c.URL = "http:host" }, "URL: has no host"},
-		{func(c *Config) { c.URL = "http://user:hunter2/@host:port" }, "URL: cannot be parsed, want http://host[:port]/path or https://…"},
-		{func(c *Config) { c.URL = "http://host/\x7f?hunter2" }, "URL: cannot be parsed, want http://host[:port]/path or https://…"},
+		{
+			func(c *Config) { c.URL = "http://user:hunter2/@host:port" },
+			"URL: cannot be parsed, want http://host[:port]/path or https://…",
+		},
+		{
+			func(c *Config) { c.URL = "http://host/\x7f?hunter2" },
+			"URL: cannot be parsed, want http://host[:port]/path or https://…",
+		},
 		{func(c *Config) { c.Secret = "hunter2" }, `Secret: must be base64, with or without the prefix "whsec_"`},
 		{func(c *Config) { c.Secret = "whsec_aHVudGVyMg==" }, "Secret: must be base64 of 24 to 64 bytes, found 7"},
 		{func(c *Config) { c.Timeout = 0 }, "Timeout: must be more than 0, found 0s"},
@@ -168,10 +174,12 @@ func TestNoAnswer(t *testing.T) {
 	closed.Close()
 
 	for name, tc := range map[string]struct{ address, want string }{
-		"nothing listens":   {closed.Listener.Addr().String(), "connection refused"},
-		"cut at once":       {rawServer(t, ""), "connection closed without an answer"},
-		"cut in the header": {rawServer(t, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"), "connection closed without an answer"},
-		"not HTTP":          {rawServer(t, "hello\x1b[0m\r\n"), `malformed HTTP response "hello\x1b[0m"`},
+		"nothing listens": {closed.Listener.Addr().String(), "connection refused"},
+		"cut at once":     {rawServer(t, ""), "connection closed without an answer"},
+		"cut in the header": {
+			rawServer(t, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"), "connection closed without an answer",
+		},
+		"not HTTP": {rawServer(t, "hello\x1b[0m\r\n"), `malformed HTTP response "hello\x1b[0m"`},
 		"endless header": {
 			rawServer(t, "HTTP/1.1 200 OK\r\nX: "+strings.Repeat("x", 100_000)),
 			"the answer's header is larger than 65536 bytes",
@@ -188,7 +196,9 @@ func TestNoAnswer(t *testing.T) {
 }
 
 func TestErrorStaysOneBoundedLine(t *testing.T) {
-	got := client(t, Config{URL: "http://" + rawServer(t, strings.Repeat("\u0085é", 1000)+"\r\n")}).Deliver(t.Context(), job)
+	got := client(
+		t, Config{URL: "http://" + rawServer(t, strings.Repeat("\u0085é", 1000)+"\r\n")},
+	).Deliver(t.Context(), job)
 	require.Equal(t, event.TryAgain, got.Class)
 	require.Less(t, len(got.Error), maxError+8)
 
@@ -355,7 +365,8 @@ func TestRequest(t *testing.T) {
 	user, password, _ := got.BasicAuth()
 	require.Equal(t, "user:p@ss", user+":"+password)
 	require.EqualValues(t, len(got.body), got.ContentLength)
-	want := `{"event_id":"test-001","source":"default","event_type":"user.created","occurred_at":"2024-01-30T12:00:00Z","attempt":2,"payload":{"user_id":123}}`
+	want := `{"event_id":"test-001","source":"default","event_type":"user.created",` +
+		`"occurred_at":"2024-01-30T12:00:00Z","attempt":2,"payload":{"user_id":123}}`
 	require.Equal(t, want, string(got.body))
 
 	key, err := parseSecret(vectorSecret)
@@ -386,7 +397,11 @@ func TestSignatureIsOverTheHeaderValue(t *testing.T) {
 	require.Equal(t, "github/Zo%C3%AB%201%", got.Header.Get("Webhook-Id"))
 	key, err := parseSecret(vectorSecret)
 	require.NoError(t, err)
-	require.Equal(t, sign(key, "github/Zo%C3%AB%201%", got.Header.Get("Webhook-Timestamp"), got.body), got.Header.Get("Webhook-Signature"))
+	require.Equal(
+		t,
+		sign(key, "github/Zo%C3%AB%201%", got.Header.Get("Webhook-Timestamp"), got.body),
+		got.Header.Get("Webhook-Signature"),
+	)
 }
 
 func TestBodyKeepsStringsAndTimes(t *testing.T) {
@@ -534,7 +549,8 @@ func countConnections(tb testing.TB, handler http.HandlerFunc) (*httptest.Server
 
 func TestConnectionIsUsedAgain(t *testing.T) {
 	for name, answer := range map[string]string{
-		"empty": "", "small": "ok", "just full": strings.Repeat("x", maxAnswer), "drained": strings.Repeat("x", maxAnswer+maxDrain/2),
+		"empty": "", "small": "ok", "just full": strings.Repeat("x", maxAnswer),
+		"drained": strings.Repeat("x", maxAnswer+maxDrain/2),
 	} {
 		t.Run(name, func(t *testing.T) {
 			var requests atomic.Int32

@@ -37,7 +37,9 @@ func TestParseSecret(t *testing.T) {
 	} {
 		_, err := parseSecret(secret)
 		require.Error(t, err, secret)
-		require.Regexp(t, `^must be base64(, with or without the prefix "whsec_"| of 24 to 64 bytes, found \d+)$`, err.Error())
+		require.Regexp(
+			t, `^must be base64(, with or without the prefix "whsec_"| of 24 to 64 bytes, found \d+)$`, err.Error(),
+		)
 	}
 	for _, n := range []int{24, 32, 64} {
 		key, err := parseSecret("whsec_" + encoded(n))

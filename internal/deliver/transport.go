@@ -48,8 +48,8 @@ var past = time.Unix(1, 0)
 // errHeaderTooLarge says that an answer's header is larger than maxAnswerHeader.
 var errHeaderTooLarge = fmt.Errorf("the answer's header is larger than %d bytes", maxAnswerHeader)
 
-// newTransport returns a transport to the host of u that opens at most connections at once. host is the host and port as
-// a request names them.
+// newTransport returns a transport to the host of u that opens at most connections at once. host is the host and port
+// as a request names them.
 func newTransport(u *url.URL, host string, connections int) *transport {
 	t := &transport{
 		dialer: net.Dialer{KeepAlive: 30 * time.Second},
@@ -94,7 +94,12 @@ func (c *connection) Read(p []byte) (int, error) {
 
 // roundTrip sends a request, head and body, and hands the answer to read while its body can be read. It returns by the
 // deadline, and soon after ctx ends. read returns whether it has seen the end of the body.
-func (t *transport) roundTrip(ctx context.Context, deadline time.Time, wire []byte, read func(*http.Response) (ended bool)) error {
+func (t *transport) roundTrip(
+	ctx context.Context,
+	deadline time.Time,
+	wire []byte,
+	read func(*http.Response) (ended bool),
+) error {
 	select {
 	case t.slots <- struct{}{}:
 	default:
@@ -147,7 +152,7 @@ func (c *connection) exchange(wire []byte, read func(*http.Response) bool) (agai
 		}()
 	}
 	c.allowed = maxAnswerHeader
-	response, err := c.readAnswer() //nolint:bodyclose // read reads it, and the connection ends or lives on by what read says
+	response, err := c.readAnswer() //nolint:bodyclose // read reads it, and its result ends the connection or not
 	if err != nil {
 		// An answer counts even if the destination has not read all of the request. Without one the first error is the
 		// reason.
@@ -180,7 +185,8 @@ func (c *connection) readAnswer() (*http.Response, error) {
 		if err != nil {
 			return nil, err //nolint:wrapcheck // explained by Client.explain
 		}
-		if response.StatusCode < 100 || response.StatusCode >= 200 || response.StatusCode == http.StatusSwitchingProtocols {
+		if response.StatusCode < 100 || response.StatusCode >= 200 ||
+			response.StatusCode == http.StatusSwitchingProtocols {
 			return response, nil
 		}
 	}

@@ -54,7 +54,7 @@ func large() event.Job {
 	return j
 }
 
-// A destination may refuse a request of which it has read the beginning, and
+// A destination may reject a request of which it has read the beginning, and
 // read no more of it.
 func TestAnswerBeforeTheEndOfTheRequest(t *testing.T) {
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -102,7 +102,8 @@ func TestLargeRequestIsReceived(t *testing.T) {
 	for range 3 {
 		deliver()
 	}
-	// A connection is kept whose last byte is known to be written when the answer is read: on a busy machine that is not always so.
+	// A connection is kept whose last byte is known to be written when the answer is read: on a busy machine that is
+	// not always so.
 	for range 100 {
 		if len(c.transport.idle) > 0 {
 			break
@@ -165,7 +166,9 @@ func TestIdleConnectionsAge(t *testing.T) {
 }
 
 func TestHead(t *testing.T) {
-	server := serve(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Host+r.RequestURI) }) //nolint:gosec // nobody takes it for markup
+	server := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.Host+r.RequestURI) //nolint:gosec // nobody takes it for markup
+	})
 	for url, want := range map[string]string{
 		server.URL:              strings.TrimPrefix(server.URL, "http://") + "/",
 		server.URL + "?a=b":     strings.TrimPrefix(server.URL, "http://") + "/?a=b",

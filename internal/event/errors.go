@@ -2,8 +2,8 @@ package event
 
 import "strings"
 
-// SyntaxError says that a body is not one JSON text (RFC 8259): it is empty, cut short, followed by other text, or breaks
-// the grammar.
+// SyntaxError says that a body is not one JSON text (RFC 8259): it is empty, cut short, followed by other text, or
+// breaks the grammar.
 type SyntaxError struct {
 	Offset int64  // in bytes; the body stops being JSON there or later
 	Detail string // what the body is and where, such as "cut short after byte 6"; safe to show to the sender

@@ -27,11 +27,11 @@ type Event struct {
 
 	// Payload is the JSON text of the payload, byte for byte as it was sent.
 	Payload []byte
-	// Unqueryable says why Postgres cannot hold Payload as json; it is empty where it can. An unqueryable payload is kept
-	// and delivered as bytes.
+	// Unqueryable says why Postgres cannot hold Payload as json; it is empty where it can. An unqueryable payload is
+	// kept and delivered as bytes.
 	Unqueryable string
-	// Hash decides whether two payloads are the same. It is the SHA-256 of the payload's canonical form (sorted names, no
-	// white space, numbers as written), or of its exact bytes where Unqueryable is set.
+	// Hash decides whether two payloads are the same. It is the SHA-256 of the payload's canonical form (sorted names,
+	// no white space, numbers as written), or of its exact bytes where Unqueryable is set.
 	Hash [HashSize]byte
 
 	// The fields below are empty for an event in Spine's own envelope.
@@ -138,12 +138,12 @@ const (
 	LeaseLocked                   // another transaction has the row locked: nothing was decided, try again
 )
 
-// ErrLocked says that another transaction keeps a row of a batch locked. A further try may succeed, and the other rows of
-// the batch are not at fault.
+// ErrLocked says that another transaction keeps a row of a batch locked. A further try may succeed, and the other rows
+// of the batch are not at fault.
 var ErrLocked = errors.New("another transaction has a row locked")
 
-// ErrInvalidData marks an error of the store that lies in the data. The same data can never be stored, and the other rows
-// of a batch are not at fault.
+// ErrInvalidData marks an error of the store that lies in the data. The same data can never be stored, and the other
+// rows of a batch are not at fault.
 var ErrInvalidData = errors.New("the database rejects the data")
 
 // Claim asks for work: it leases due events, oldest first, and takes back leases that have run out.
@@ -152,8 +152,8 @@ type Claim struct {
 	Limit       int           // most events, those whose lease has run out included: the worker's free slots
 	Lease       time.Duration // of each event
 	Worker      string        // the worker's name in the audit log
-	// Delays is the retry policy for leases that have run out: element n is the delay after failed attempt n+1, and there
-	// are len(Delays)+1 attempts in all.
+	// Delays is the retry policy for leases that have run out: element n is the delay after failed attempt n+1, and
+	// there are len(Delays)+1 attempts in all.
 	Delays []time.Duration
 	Low    time.Time // the claim passes over events that fell due before; the zero time passes over none
 }
@@ -161,9 +161,11 @@ type Claim struct {
 // Claimed is the result of a Claim. Its times are those of the database's clock, which is the only clock of the queue.
 type Claimed struct {
 	Jobs    []Job
-	Expired []Job         // taken back because their lease had run out; Attempt is the attempt that this spent
-	Now     time.Time     // after the claim
-	NextDue time.Duration // until the next retry or end of a lease, where that is soon; else 0: claim again within a second
+	Expired []Job     // taken back because their lease had run out; Attempt is the attempt that this spent
+	Now     time.Time // after the claim
+	// NextDue is the time until the next retry or end of a lease, where that is soon. 0 says to claim again within a
+	// second.
+	NextDue time.Duration
 }
 
 // Rejection sums up rejected requests of one kind.

@@ -112,9 +112,9 @@ func NewCommitter(store Store, config CommitterConfig, log zerolog.Logger, metri
 // Submit hands in the events of one request, one or more, and waits until one transaction has committed all of them or
 // they cannot be stored. It returns a receipt for each.
 //
-// The error is ErrFull at once when too many events or bytes wait. It is ErrUnavailable when they could not be stored in
-// time or Run has ended. When ctx ends first, it is the cause of that, and the events may be stored or not. The caller
-// must not change the events any more.
+// The error is ErrFull at once when too many events or bytes wait. It is ErrUnavailable when they could not be stored
+// in time or Run has ended. When ctx ends first, it is the cause of that, and the events may be stored or not. The
+// caller must not change the events any more.
 func (c *Committer) Submit(ctx context.Context, events ...event.Event) ([]event.Receipt, error) {
 	w := &waiter{events: events, size: sizeOf(events), since: time.Now(), done: make(chan struct{})}
 	c.mu.Lock()
@@ -216,7 +216,8 @@ func (c *Committer) take(flusher int) []*waiter {
 	for ; n < len(c.waiting); n++ {
 		w := c.waiting[n]
 		// One request goes in any case, however large it is.
-		if n > 0 && (w.alone || c.waiting[0].alone || rows+len(w.events) > c.limit || size+w.size > c.config.BatchBytes) {
+		if n > 0 &&
+			(w.alone || c.waiting[0].alone || rows+len(w.events) > c.limit || size+w.size > c.config.BatchBytes) {
 			break
 		}
 		rows += len(w.events)
@@ -241,9 +242,9 @@ func (c *Committer) take(flusher int) []*waiter {
 	return batch
 }
 
-// flush stores a batch and answers its senders. Events that have waited for half of their patience are not tried at all,
-// and their senders are told to come again. The others have the second half for their transaction, so that overload cuts
-// no transaction short.
+// flush stores a batch and answers its senders. Events that have waited for half of their patience are not tried at
+// all, and their senders are told to come again. The others have the second half for their transaction, so that
+// overload cuts no transaction short.
 func (c *Committer) flush(ctx context.Context, batch []*waiter) {
 	oldest := batch[0].since
 	for len(batch) > 0 && time.Since(batch[0].since) >= c.config.Patience/2 && !batch[0].alone {

@@ -107,7 +107,9 @@ func TestIdleEventGoesAloneAndAtOnce(t *testing.T) {
 			require.Equal(t, []answered{accepted}, c.submit(t.Context(), some(i, 1)...)())
 		}
 		require.Equal(t, []int{1, 1, 1}, store.sizes())
-		require.InDelta(t, 3, testutil.ToFloat64(c.metrics.outcomes.WithLabelValues(event.DefaultSource, "accepted")), 0)
+		require.InDelta(
+			t, 3, testutil.ToFloat64(c.metrics.outcomes.WithLabelValues(event.DefaultSource, "accepted")), 0,
+		)
 	})
 }
 
@@ -167,9 +169,14 @@ func TestBatchesAreBounded(t *testing.T) {
 		events      []event.Event
 		sizes       []int
 	}{
-		"rows":                        {10, 1000, some(1, 25), []int{1, 10, 10, 5}},
-		"bytes":                       {10, 1000, []event.Event{large("1", 500), large("2", 500), large("3", 1), large("4", 999), large("5", 2)}, []int{1, 2, 2, 1}},
-		"an event that is too large":  {10, 1000, []event.Event{large("1", 1), large("2", 5000), large("3", 1)}, []int{1, 1, 1, 1}},
+		"rows": {10, 1000, some(1, 25), []int{1, 10, 10, 5}},
+		"bytes": {
+			10, 1000, []event.Event{large("1", 500), large("2", 500), large("3", 1), large("4", 999), large("5", 2)},
+			[]int{1, 2, 2, 1},
+		},
+		"an event that is too large": {
+			10, 1000, []event.Event{large("1", 1), large("2", 5000), large("3", 1)}, []int{1, 1, 1, 1},
+		},
 		"the bound is met to the row": {10, 1000, some(1, 10), []int{1, 10}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -187,7 +194,7 @@ func TestBatchesAreBounded(t *testing.T) {
 	}
 }
 
-func TestFullIntakeRefusesAtOnce(t *testing.T) {
+func TestFullIntakeRejectsAtOnce(t *testing.T) {
 	bytes := func(n int) event.Event {
 		return event.Event{ID: "large", Source: event.DefaultSource, Payload: []byte(strings.Repeat(" ", n))}
 	}
@@ -201,8 +208,12 @@ func TestFullIntakeRefusesAtOnce(t *testing.T) {
 		"rows":              {3, 1000, some(1, 3), some(4, 1)[0], full},
 		"bytes":             {10, 1000, []event.Event{bytes(999)}, bytes(2), full},
 		"room for one more": {3, 1000, some(1, 2), some(4, 1)[0], answered{event.Accepted, nil, 2 * time.Second}},
-		"just enough bytes": {10, 1000, []event.Event{bytes(998)}, some(4, 1)[0], answered{event.Accepted, nil, 2 * time.Second}},
-		"larger than the bound, but nothing waits": {10, 1000, nil, bytes(2000), answered{event.Accepted, nil, 2 * time.Second}},
+		"just enough bytes": {
+			10, 1000, []event.Event{bytes(998)}, some(4, 1)[0], answered{event.Accepted, nil, 2 * time.Second},
+		},
+		"larger than the bound, but nothing waits": {
+			10, 1000, nil, bytes(2000), answered{event.Accepted, nil, 2 * time.Second},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -212,10 +223,19 @@ func TestFullIntakeRefusesAtOnce(t *testing.T) {
 				run := commit(t, config, store)
 				underWay := run.submit(t.Context(), bytes(100_000)) // what is under way does not wait any more
 				waiting := run.submit(t.Context(), c.waiting...)
-				require.Equal(t, []answered{c.want}, run.submit(t.Context(), func() event.Event { e := c.more; e.ID = "more"; return e }())())
+				require.Equal(
+					t,
+					[]answered{c.want},
+					run.submit(t.Context(), func() event.Event { e := c.more; e.ID = "more"; return e }())(),
+				)
 				underWay()
 				waiting()
-				require.Equal(t, []answered{{event.Accepted, nil, time.Second}}, run.submit(t.Context(), some(9, 1)...)(), "there is room again")
+				require.Equal(
+					t,
+					[]answered{{event.Accepted, nil, time.Second}},
+					run.submit(t.Context(), some(9, 1)...)(),
+					"there is room again",
+				)
 			})
 		})
 	}
@@ -242,11 +262,12 @@ func TestAnswersComeAfterTheCommit(t *testing.T) {
 	})
 }
 
-// Of a batch, exactly those events are affected that the database refuses; and
+// Of a batch, exactly those events are affected that the database rejects; and
 // of these, those whose payload is at fault are kept as bytes.
-func TestRefusedDataCostsItsNeighboursNothing(t *testing.T) {
+func TestRejectedDataCostsItsNeighboursNothing(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		kinds := rapid.SliceOfN(rapid.SampledFrom([]string{"good", "good", "good", "good", "payload", "refused", "known bytes"}), 1, 60).Draw(rt, "kinds")
+		kind := rapid.SampledFrom([]string{"good", "good", "good", "good", "payload", "rejected", "known bytes"})
+		kinds := rapid.SliceOfN(kind, 1, 60).Draw(rt, "kinds")
 		store := &modelStore{}
 		events := some(0, len(kinds))
 		for i := range events {
@@ -259,7 +280,7 @@ func TestRefusedDataCostsItsNeighboursNothing(t *testing.T) {
 			<-time.After(time.Millisecond)
 			for _, e := range batch {
 				i, _ := strconv.Atoi(e.ID)
-				if kinds[i] == "refused" || kinds[i] == "payload" && e.Unqueryable == "" {
+				if kinds[i] == "rejected" || kinds[i] == "payload" && e.Unqueryable == "" {
 					return fmt.Errorf("storing: %w: 22P05", event.ErrInvalidData)
 				}
 			}
@@ -273,9 +294,9 @@ func TestRefusedDataCostsItsNeighboursNothing(t *testing.T) {
 		})
 		for i, a := range answers {
 			e, ok := store.get(strconv.Itoa(i))
-			require.Equal(rt, kinds[i] != "refused", ok)
+			require.Equal(rt, kinds[i] != "rejected", ok)
 			switch kinds[i] {
-			case "refused":
+			case "rejected":
 				require.ErrorIs(rt, a.err, ErrUnavailable)
 			case "payload":
 				require.Equal(rt, event.Accepted, a.outcome)
@@ -314,7 +335,9 @@ func TestErrorsAreTriedAgainAsLongAsPatienceLasts(t *testing.T) {
 				require.Equal(t, c.want.err, a.err)
 				require.InDelta(t, c.want.after, a.after, float64(400*time.Millisecond))
 				require.LessOrEqual(t, a.after, config.Patience)
-				require.InDelta(t, len(store.batches), testutil.ToFloat64(run.metrics.flushErrors)+float64(store.count()), 0)
+				require.InDelta(
+					t, len(store.batches), testutil.ToFloat64(run.metrics.flushErrors)+float64(store.count()), 0,
+				)
 				require.Less(t, len(store.batches), 20, "not in a tight loop")
 			})
 		})
@@ -369,7 +392,9 @@ func TestOverloadDoesNotCollapse(t *testing.T) {
 
 func TestStoreThatHangsIsCutWhenPatienceEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &modelStore{before: func(ctx context.Context, _ []event.Event) error { <-ctx.Done(); return ctx.Err() }}
+		store := &modelStore{
+			before: func(ctx context.Context, _ []event.Event) error { <-ctx.Done(); return ctx.Err() },
+		}
 		c := commit(t, one(), store)
 		require.Equal(t, []answered{{"", ErrUnavailable, 4 * time.Second}}, c.submit(t.Context(), some(0, 1)...)())
 	})
@@ -377,7 +402,9 @@ func TestStoreThatHangsIsCutWhenPatienceEnds(t *testing.T) {
 
 func TestEventThatWaitedTooLongIsAnsweredWithoutATry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &modelStore{before: func(context.Context, []event.Event) error { <-time.After(5 * time.Second); return nil }}
+		store := &modelStore{
+			before: func(context.Context, []event.Event) error { <-time.After(5 * time.Second); return nil },
+		}
 		c := commit(t, one(), store)
 		first := c.submit(t.Context(), some(0, 1)...)
 		old := c.submit(t.Context(), some(1, 2)...)

@@ -20,9 +20,9 @@ type Trial struct {
 	Events   []event.Event   // that would be stored
 }
 
-// DryRun takes a request through the same gate as one from the network and stores nothing. source and lookup are the two
-// results of Sources.Lookup. The request counts as received at its At. Rate limits do not apply. maxBody is the limit on
-// the bytes of its body, before and after decompression.
+// DryRun takes a request through the same gate as one from the network and stores nothing. source and lookup are the
+// two results of Sources.Lookup. The request counts as received at its At. Rate limits do not apply. maxBody is the
+// limit on the bytes of its body, before and after decompression.
 func DryRun(source Source, lookup error, r *event.Request, maxBody int64) Trial {
 	g := &gate{
 		sources: oneSource{source, lookup}, maxBody: maxBody, inFlight: semaphore.NewWeighted(math.MaxInt64),

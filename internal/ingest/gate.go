@@ -108,10 +108,18 @@ func (g *gate) find(a *arrival) *rejection {
 		a.name, a.source, a.policy = a.asked, found, found.Policy()
 		return nil
 	case errors.Is(err, event.ErrNoSource):
-		return &rejection{status: http.StatusNotFound, cause: "no_such_source", detail: "There is no source of this name."}
+		return &rejection{
+			status: http.StatusNotFound,
+			cause:  "no_such_source",
+			detail: "There is no source of this name.",
+		}
 	case errors.Is(err, event.ErrSourceDisabled):
 		a.name = a.asked
-		return &rejection{status: http.StatusNotFound, cause: "source_disabled", detail: "There is no source of this name now."}
+		return &rejection{
+			status: http.StatusNotFound,
+			cause:  "source_disabled",
+			detail: "There is no source of this name now.",
+		}
 	case errors.Is(err, event.ErrSourceBroken):
 		a.name = a.asked
 		g.rejectionLog.Error().Err(err).Str("source", a.name).Msg("a source cannot be used")
@@ -267,7 +275,10 @@ func (g *gate) readEvents(a *arrival) (verdict, *rejection) {
 		return verdict{}, g.unreadable(err)
 	}
 	if len(events) == 0 {
-		return verdict{batch: batch, answer: answer{status: http.StatusOK, contentType: jsonType, body: []byte("[]\n")}}, nil
+		return verdict{
+			batch:  batch,
+			answer: answer{status: http.StatusOK, contentType: jsonType, body: []byte("[]\n")},
+		}, nil
 	}
 	return verdict{events: events, batch: batch}, nil
 }
@@ -278,7 +289,11 @@ func (g *gate) unreadable(err error) *rejection {
 	var invalid *event.InvalidError
 	switch {
 	case errors.As(err, &syntax):
-		return &rejection{status: http.StatusBadRequest, cause: "not_json", detail: "The body is " + syntax.Detail + "."}
+		return &rejection{
+			status: http.StatusBadRequest,
+			cause:  "not_json",
+			detail: "The body is " + syntax.Detail + ".",
+		}
 	case errors.As(err, &invalid):
 		return &rejection{
 			status: http.StatusUnprocessableEntity, cause: "invalid_event",
@@ -299,12 +314,21 @@ func (g *gate) tooLarge() *rejection {
 // bodyRejection says why a body could not be read to its end.
 func bodyRejection(err error) *rejection {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return &rejection{status: http.StatusRequestTimeout, cause: "too_slow", detail: "The body did not arrive in time."}
+		return &rejection{
+			status: http.StatusRequestTimeout,
+			cause:  "too_slow",
+			detail: "The body did not arrive in time.",
+		}
 	}
 	if errors.Is(err, context.Canceled) {
-		return &rejection{status: http.StatusBadRequest, cause: "cut_short", detail: "The connection ended before the body did."}
+		return &rejection{
+			status: http.StatusBadRequest,
+			cause:  "cut_short",
+			detail: "The connection ended before the body did.",
+		}
 	}
 	return &rejection{
-		status: http.StatusBadRequest, cause: "cut_short", detail: "The body is cut short or does not match its headers.",
+		status: http.StatusBadRequest, cause: "cut_short",
+		detail: "The body is cut short or does not match its headers.",
 	}
 }

@@ -83,8 +83,8 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request) {
 	respond.Write(w, done.answer.status, done.answer.contentType, done.answer.body)
 }
 
-// Admit admits a request that did not come over the network, such as a signed sample, and returns its answer. Rate limits
-// do not apply to it.
+// Admit admits a request that did not come over the network, such as a signed sample, and returns its answer. Rate
+// limits do not apply to it.
 func (h *Handler) Admit(ctx context.Context, source string, r *event.Request) (status int, body []byte) {
 	a := &arrival{asked: source, request: *r}
 	defer h.release(a)
@@ -231,7 +231,7 @@ var (
 	}
 	sourceBroken = &rejection{
 		status: http.StatusServiceUnavailable, cause: "source_broken",
-		detail: "This source cannot be used until its settings or secrets are corrected here. Send the event again later.",
+		detail: "This source cannot be used until its settings or secrets are corrected. Send the event again later.",
 	}
 	unavailable = &rejection{
 		status: http.StatusServiceUnavailable, cause: "unavailable",
@@ -243,7 +243,11 @@ var (
 func (h *Handler) reject(ctx context.Context, w http.ResponseWriter, a *arrival, rej *rejection) {
 	h.metrics.rejections.WithLabelValues(rej.cause, strconv.Itoa(rej.status)).Inc()
 	h.rejections.add(a.name, rej.cause, rej.status)
-	h.rejectionLog.Info().Str("source", a.name).Str("cause", rej.cause).Int("status", rej.status).Str("remote", a.remote).
+	h.rejectionLog.Info().
+		Str("source", a.name).
+		Str("cause", rej.cause).
+		Int("status", rej.status).
+		Str("remote", a.remote).
 		Msg("request rejected")
 	if a.bodyRead && !rej.ourFault() && rej.status != http.StatusTooManyRequests {
 		h.keeper.keep(a, rej)

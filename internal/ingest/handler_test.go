@@ -40,7 +40,7 @@ type intake struct {
 	server   *httptest.Server
 	store    *modelStore
 	sources  *sources
-	kept     *Keeper              // what is refused waits in it
+	kept     *Keeper              // rejected requests wait in it
 	requests chan context.Context // the context of each request
 }
 
@@ -54,8 +54,15 @@ func serve(t *testing.T, store *modelStore, adjust func(h *HandlerConfig, c *Com
 	}
 	m := metrics()
 	committer := NewCommitter(store, cc, zerolog.Nop(), m)
-	in := &intake{store: store, requests: make(chan context.Context, 1000), sources: newSources(t), kept: NewKeeper(nil, zerolog.Nop(), m)}
-	in.handler = NewHandler(hc, in.sources, committer, NewRejections(nil, time.Now, zerolog.Nop()), in.kept, zerolog.Nop(), m)
+	in := &intake{
+		store:    store,
+		requests: make(chan context.Context, 1000),
+		sources:  newSources(t),
+		kept:     NewKeeper(nil, zerolog.Nop(), m),
+	}
+	in.handler = NewHandler(
+		hc, in.sources, committer, NewRejections(nil, time.Now, zerolog.Nop()), in.kept, zerolog.Nop(), m,
+	)
 
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	router.Use(func(next http.Handler) http.Handler {
@@ -143,9 +150,16 @@ func head(lines ...string) string {
 	return "POST /webhook HTTP/1.1\r\nHost: spine\r\n" + strings.Join(lines, "\r\n") + "\r\n\r\n"
 }
 
+// zipHead is the beginning of a POST /webhook with a compressed body.
+func zipHead(length int) string {
+	return head("Content-Encoding: gzip", "Content-Length: "+strconv.Itoa(length))
+}
+
 // envelope is a valid body with a payload.
 func envelope(id, payload string) string {
-	return fmt.Sprintf(`{"event_id":%q,"event_type":"user.created","occurred_at":"2024-01-30T12:00:00Z","payload":%s}`, id, payload)
+	return fmt.Sprintf(
+		`{"event_id":%q,"event_type":"user.created","occurred_at":"2024-01-30T12:00:00Z","payload":%s}`, id, payload,
+	)
 }
 
 func zip(t *testing.T, text string) *bytes.Buffer {
@@ -199,38 +213,68 @@ func TestAnswers(t *testing.T) {
 	require.Equal(t, `{"x":1,"y":2}`, string(e.Payload), "byte for byte")
 }
 
-func TestTypesAndEncodingsThatAreTaken(t *testing.T) {
+func TestTypesAndEncodingsThatAreAccepted(t *testing.T) {
 	in := serve(t, &modelStore{}, nil)
 	for i, kind := range []string{
-		"", "application/json", "Application/JSON", "application/json; charset=utf-8", "application/cloudevents+json", "application/vnd.x.y+json;v=1",
+		"", "application/json", "Application/JSON", "application/json; charset=utf-8", "application/cloudevents+json",
+		"application/vnd.x.y+json;v=1",
 	} {
 		id := "type-" + strconv.Itoa(i)
-		requireAnswer(t, event.Accepted, id, in.post(t, "/webhook", strings.NewReader(envelope(id, "{}")), "Content-Type", kind))
+		requireAnswer(
+			t, event.Accepted, id, in.post(t, "/webhook", strings.NewReader(envelope(id, "{}")), "Content-Type", kind),
+		)
 	}
 	requireAnswer(t, event.Accepted, "none", in.post(t, "/webhook", strings.NewReader(envelope("none", "{}"))))
-	requireAnswer(t, event.Accepted, "zip", in.post(t, "/webhook", zip(t, envelope("zip", "{}")), "Content-Encoding", "gzip"))
-	requireAnswer(t, event.Accepted, "ZIP", in.post(t, "/webhook", zip(t, envelope("ZIP", "{}")), "Content-Encoding", "GZIP"))
-	requireAnswer(t, event.Accepted, "same", in.post(t, "/webhook", strings.NewReader(envelope("same", "{}")), "Content-Encoding", "identity"))
+	requireAnswer(
+		t, event.Accepted, "zip", in.post(t, "/webhook", zip(t, envelope("zip", "{}")), "Content-Encoding", "gzip"),
+	)
+	requireAnswer(
+		t, event.Accepted, "ZIP", in.post(t, "/webhook", zip(t, envelope("ZIP", "{}")), "Content-Encoding", "GZIP"),
+	)
+	requireAnswer(
+		t,
+		event.Accepted,
+		"same",
+		in.post(t, "/webhook", strings.NewReader(envelope("same", "{}")), "Content-Encoding", "identity"),
+	)
 }
 
-func TestTypesAndEncodingsThatAreNot(t *testing.T) {
+func TestTypesAndEncodingsThatAreRejected(t *testing.T) {
 	in := serve(t, &modelStore{}, nil)
-	for _, kind := range []string{"text/plain", "application/x-www-form-urlencoded", "application/jsonp", "application/json, text/plain", "json", "/", ";"} {
-		requireProblem(t, http.StatusUnsupportedMediaType, in.post(t, "/webhook", strings.NewReader(envelope("a", "{}")), "Content-Type", kind))
+	for _, kind := range []string{
+		"text/plain", "application/x-www-form-urlencoded", "application/jsonp", "application/json, text/plain", "json",
+		"/", ";",
+	} {
+		requireProblem(
+			t,
+			http.StatusUnsupportedMediaType,
+			in.post(t, "/webhook", strings.NewReader(envelope("a", "{}")), "Content-Type", kind),
+		)
 	}
 	for _, encoding := range []string{"br", "deflate", "gzip, gzip", "zstd"} {
-		requireProblem(t, http.StatusUnsupportedMediaType, in.post(t, "/webhook", strings.NewReader(envelope("a", "{}")), "Content-Encoding", encoding))
+		requireProblem(
+			t,
+			http.StatusUnsupportedMediaType,
+			in.post(t, "/webhook", strings.NewReader(envelope("a", "{}")), "Content-Encoding", encoding),
+		)
 	}
 	require.Zero(t, in.store.count())
 }
 
 func TestRepeatedHeaders(t *testing.T) {
 	in := serve(t, &modelStore{}, nil)
-	for _, name := range []string{"Content-Type", "Content-Encoding", "Authorization", "webhook-id", "webhook-timestamp", "webhook-signature"} {
+	for _, name := range []string{
+		"Content-Type", "Content-Encoding", "Authorization", "webhook-id", "webhook-timestamp", "webhook-signature",
+	} {
 		r := in.post(t, "/webhook", strings.NewReader(envelope("a", "{}")), name, "gzip", name, "gzip")
 		require.Contains(t, strings.ToLower(requireProblem(t, http.StatusBadRequest, r).Detail), strings.ToLower(name))
 	}
-	requireAnswer(t, event.Accepted, "b", in.post(t, "/webhook", strings.NewReader(envelope("b", "{}")), "X-Forwarded-For", "a", "X-Forwarded-For", "b"))
+	requireAnswer(
+		t,
+		event.Accepted,
+		"b",
+		in.post(t, "/webhook", strings.NewReader(envelope("b", "{}")), "X-Forwarded-For", "a", "X-Forwarded-For", "b"),
+	)
 	require.Equal(t, 1, in.store.count())
 }
 
@@ -249,9 +293,13 @@ func TestHeaderBytesThatAreNotUTF8(t *testing.T) {
 func TestPathsThatLeadNowhere(t *testing.T) {
 	in := serve(t, &modelStore{}, nil)
 	for path, routed := range map[string]bool{
-		"/webhook/stripe": true, "/webhook/Default": true, "/webhook/%00": true, "/webhook/%ff": true, "/webhook/default%00": true,
-		"/webhook/%64efault": true, "/webhook/%2e%2e": true, "/webhook/..": true, "/webhook/" + strings.Repeat("a", 1000): true, "/webhook/default%2f": true,
-		"/webhook/": false, "//webhook": false, "/webhook//": false, "/webhook//default": false, "/webhook/../webhook": false, "/./webhook": false,
+		"/webhook/stripe": true, "/webhook/Default": true, "/webhook/%00": true, "/webhook/%ff": true,
+		"/webhook/default%00": true,
+		"/webhook/%64efault":  true, "/webhook/%2e%2e": true, "/webhook/..": true,
+		"/webhook/" + strings.Repeat("a", 1000): true, "/webhook/default%2f": true,
+		"/webhook/": false, "//webhook": false, "/webhook//": false, "/webhook//default": false,
+		"/webhook/../webhook": false,
+		"/./webhook":        false,
 		"/webhook/default/": false, "/webhook%00": false, "/Webhook": false, "/": false,
 	} {
 		r := in.post(t, path, strings.NewReader(envelope("a", "{}")))
@@ -261,7 +309,9 @@ func TestPathsThatLeadNowhere(t *testing.T) {
 		}
 	}
 	require.Zero(t, in.store.count())
-	require.Equal(t, map[rejectionKind]int64{{"", "no_such_source", 404}: 10}, rejectedKinds(in), "one kind, whatever the path")
+	require.Equal(
+		t, map[rejectionKind]int64{{"", "no_such_source", 404}: 10}, rejectedKinds(in), "one kind, whatever the path",
+	)
 }
 
 // rejectedKinds counts the rejections that are not audited yet.
@@ -281,7 +331,9 @@ func TestTooLarge(t *testing.T) {
 	require.Len(t, fits, maxBody)
 	in := serve(t, &modelStore{}, nil)
 	requireAnswer(t, event.Accepted, "fits", in.post(t, "/webhook", strings.NewReader(fits)))
-	requireAnswer(t, event.Deduplicated, "fits", in.post(t, "/webhook", io.MultiReader(strings.NewReader(fits)))) // chunked
+	requireAnswer(
+		t, event.Deduplicated, "fits", in.post(t, "/webhook", io.MultiReader(strings.NewReader(fits))),
+	) // chunked
 	requireAnswer(t, event.Deduplicated, "fits", in.post(t, "/webhook", zip(t, fits), "Content-Encoding", "gzip"))
 
 	t.Run("by its length, before it is sent", func(t *testing.T) {
@@ -303,14 +355,18 @@ func TestTooLarge(t *testing.T) {
 	})
 	t.Run("while it is read", func(t *testing.T) {
 		conn := in.dial(t)
-		conn.write(t, head("Transfer-Encoding: chunked")+fmt.Sprintf("%x\r\n%s", maxBody+1, strings.Repeat(" ", maxBody+1)))
+		conn.write(
+			t, head("Transfer-Encoding: chunked")+fmt.Sprintf("%x\r\n%s", maxBody+1, strings.Repeat(" ", maxBody+1)),
+		)
 		requireProblem(t, http.StatusRequestEntityTooLarge, conn.reply(t))
 	})
 	t.Run("once inflated", func(t *testing.T) {
 		bomb := zip(t, fits+strings.Repeat(" ", 100*maxBody))
 		require.Less(t, bomb.Len(), maxBody)
 		requireProblem(t, http.StatusRequestEntityTooLarge, in.post(t, "/webhook", bomb, "Content-Encoding", "gzip"))
-		requireProblem(t, http.StatusRequestEntityTooLarge, in.post(t, "/webhook", zip(t, fits+" "), "Content-Encoding", "gzip"))
+		requireProblem(
+			t, http.StatusRequestEntityTooLarge, in.post(t, "/webhook", zip(t, fits+" "), "Content-Encoding", "gzip"),
+		)
 	})
 	t.Run("although it inflates to little", func(t *testing.T) {
 		empty := zip(t, "").Bytes()
@@ -331,8 +387,8 @@ func TestTooSlow(t *testing.T) {
 		"half of it":          head("Content-Length: "+strconv.Itoa(len(body))) + body[:len(body)/2],
 		"none of it":          head("Content-Length: " + strconv.Itoa(len(body))),
 		"a chunk without end": head("Transfer-Encoding: chunked") + "5\r\n{\"eve",
-		"zipped":              head("Content-Encoding: gzip", "Content-Length: "+strconv.Itoa(len(zipped))) + zipped[:len(zipped)-3],
-		"zipped, its header":  head("Content-Encoding: gzip", "Content-Length: "+strconv.Itoa(len(zipped))) + zipped[:3],
+		"zipped":              zipHead(len(zipped)) + zipped[:len(zipped)-3],
+		"zipped, its header":  zipHead(len(zipped)) + zipped[:3],
 	} {
 		t.Run(name, func(t *testing.T) {
 			conn := in.dial(t)
@@ -354,12 +410,12 @@ func TestCutShort(t *testing.T) {
 		"below its length":     head("Content-Length: "+strconv.Itoa(len(body))) + body[:len(body)-1],
 		"before the last zero": head("Transfer-Encoding: chunked") + fmt.Sprintf("%x\r\n%s\r\n", len(body), body),
 		"not a chunk":          head("Transfer-Encoding: chunked") + "zz\r\n" + body,
-		"zipped":               head("Content-Encoding: gzip", "Content-Length: "+strconv.Itoa(len(zipped))) + zipped[:len(zipped)-3],
-		"zipped, on purpose":   head("Content-Encoding: gzip", "Content-Length: "+strconv.Itoa(len(zipped)-3)) + zipped[:len(zipped)-3],
-		"not zipped at all":    head("Content-Encoding: gzip", "Content-Length: "+strconv.Itoa(len(body))) + body,
-		"zipped, and more":     head("Content-Encoding: gzip", "Content-Length: "+strconv.Itoa(len(zipped)+8)) + zipped + "trailing",
+		"zipped":               zipHead(len(zipped)) + zipped[:len(zipped)-3],
+		"zipped, on purpose":   zipHead(len(zipped)-3) + zipped[:len(zipped)-3],
+		"not zipped at all":    zipHead(len(body)) + body,
+		"zipped, and more":     zipHead(len(zipped)+8) + zipped + "trailing",
 		"zipped, but empty":    head("Content-Encoding: gzip", "Content-Length: 0"),
-		"zipped, wrong sum":    head("Content-Encoding: gzip", "Content-Length: "+strconv.Itoa(len(zipped))) + zipped[:len(zipped)-8] + "12345678",
+		"zipped, wrong sum":    zipHead(len(zipped)) + zipped[:len(zipped)-8] + "12345678",
 	} {
 		t.Run(name, func(t *testing.T) {
 			conn := in.dial(t)
@@ -427,20 +483,28 @@ func TestAllProblemsAreListed(t *testing.T) {
 
 func TestUnavailable(t *testing.T) {
 	away := &modelStore{before: func(context.Context, []event.Event) error { return errAway }}
-	refuses := &modelStore{before: func(context.Context, []event.Event) error { return event.ErrInvalidData }}
+	rejects := &modelStore{before: func(context.Context, []event.Event) error { return event.ErrInvalidData }}
 	for name, c := range map[string]struct {
 		in            *intake
 		cause, detail string
 	}{
-		"the database is away":       {serve(t, away, func(_ *HandlerConfig, c *CommitterConfig) { c.Patience = time.Millisecond }), "unavailable", "could not be stored now"},
-		"the intake is full":         {serve(t, &modelStore{}, func(_ *HandlerConfig, c *CommitterConfig) { c.QueueRows = 0 }), "intake_full", "The intake is full."},
-		"the database will never do": {serve(t, refuses, nil), "unavailable", "could not be stored now"},
+		"the database is away": {
+			serve(t, away, func(_ *HandlerConfig, c *CommitterConfig) { c.Patience = time.Millisecond }), "unavailable",
+			"could not be stored now",
+		},
+		"the intake is full": {
+			serve(t, &modelStore{}, func(_ *HandlerConfig, c *CommitterConfig) { c.QueueRows = 0 }), "intake_full",
+			"The intake is full.",
+		},
+		"the database will never do": {serve(t, rejects, nil), "unavailable", "could not be stored now"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := c.in.post(t, "/webhook", strings.NewReader(envelope("a", "{}")))
 			require.Contains(t, requireProblem(t, http.StatusServiceUnavailable, r).Detail, c.detail)
 			require.Equal(t, map[rejectionKind]int64{{event.DefaultSource, c.cause, 503}: 1}, rejectedKinds(c.in))
-			require.InDelta(t, 1, testutil.ToFloat64(c.in.handler.metrics.rejections.WithLabelValues(c.cause, "503")), 0)
+			require.InDelta(
+				t, 1, testutil.ToFloat64(c.in.handler.metrics.rejections.WithLabelValues(c.cause, "503")), 0,
+			)
 			seconds, err := strconv.Atoi(r.header.Get("Retry-After"))
 			require.NoError(t, err)
 			require.Positive(t, seconds)
@@ -607,7 +671,7 @@ func oddInputs() map[string]struct {
 func TestBadInputDisturbsNobody(t *testing.T) {
 	in := serve(t, &modelStore{before: func(_ context.Context, events []event.Event) error {
 		for _, e := range events {
-			if e.Unqueryable == "" && strings.Contains(e.ID, "refused") {
+			if e.Unqueryable == "" && strings.Contains(e.ID, "rejected") {
 				return event.ErrInvalidData
 			}
 		}
@@ -624,7 +688,8 @@ func TestBadInputDisturbsNobody(t *testing.T) {
 		good++
 		senders.Go(func() {
 			id := "good-" + name
-			if r := in.post(t, "/webhook", strings.NewReader(envelope(id, "{}"))); r.status != http.StatusOK || !strings.Contains(r.body, `"accepted"`) {
+			if r := in.post(t, "/webhook", strings.NewReader(envelope(id, "{}"))); r.status != http.StatusOK ||
+				!strings.Contains(r.body, `"accepted"`) {
 				t.Errorf("%s: %d %s", id, r.status, r.body)
 			}
 		})
@@ -632,15 +697,16 @@ func TestBadInputDisturbsNobody(t *testing.T) {
 	for id, c := range oddInputs() {
 		good++
 		senders.Go(func() {
-			if r := in.post(t, "/webhook", strings.NewReader(envelope(id, c.payload))); r.status != http.StatusOK || !strings.Contains(r.body, `"accepted"`) {
+			if r := in.post(t, "/webhook", strings.NewReader(envelope(id, c.payload))); r.status != http.StatusOK ||
+				!strings.Contains(r.body, `"accepted"`) {
 				t.Errorf("%s: %d %s", id, r.status, r.body)
 			}
 		})
 	}
 	good++
 	senders.Go(func() {
-		if r := in.post(t, "/webhook", strings.NewReader(envelope("refused", "{}"))); r.status != http.StatusOK {
-			t.Errorf("refused by the database: %d %s", r.status, r.body)
+		if r := in.post(t, "/webhook", strings.NewReader(envelope("rejected", "{}"))); r.status != http.StatusOK {
+			t.Errorf("rejected by the database: %d %s", r.status, r.body)
 		}
 	})
 	senders.Wait()

@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// rejectMany is how long it takes to answer that many refusals, each of a number of
-// senders waiting for one before it asks for the next.
+// rejectMany returns how long the brake takes for rejections of many senders. Each sender waits for one before it
+// causes the next.
 func rejectMany(t *testing.T, b *brake, senders, each int) time.Duration {
 	t.Helper()
 	began := time.Now()
@@ -26,7 +26,7 @@ func rejectMany(t *testing.T, b *brake, senders, each int) time.Duration {
 	return time.Since(began)
 }
 
-func TestRefusalsAreSlowedDown(t *testing.T) {
+func TestRejectionsAreSlowedDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBrake()
 		require.Zero(t, rejectMany(t, b, 100, 5), "a burst is not")
@@ -36,7 +36,7 @@ func TestRefusalsAreSlowedDown(t *testing.T) {
 	})
 }
 
-func TestRefusalsWaitForALimitedTimeAndNumber(t *testing.T) {
+func TestRejectionsWaitForALimitedTimeAndNumber(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBrake()
 		require.Equal(t, brakePause, rejectMany(t, b, 10_000, 1))

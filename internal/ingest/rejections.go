@@ -88,8 +88,8 @@ func (r *Rejections) Run(ctx context.Context) error {
 	}
 }
 
-// audit hands in the summaries that are due. After an error the same ones go first and unchanged: only then can the store
-// recognize summaries that it has already.
+// audit hands in the summaries that are due. After an error the same ones go first and unchanged: only then can the
+// store recognize summaries that it has already.
 func (r *Rejections) audit(ctx context.Context, all bool) {
 	ctx, cancel := context.WithTimeout(ctx, auditPatience)
 	defer cancel()
@@ -110,7 +110,16 @@ func (r *Rejections) due(all bool) (due []event.Rejection) {
 	defer r.mu.Unlock()
 	for kind, c := range r.kinds {
 		if c.count > 0 && (all || now.Sub(c.audited) >= quietPeriod) {
-			due = append(due, event.Rejection{Source: kind.source, Cause: kind.cause, Status: kind.status, Count: c.count, Since: c.since})
+			due = append(
+				due,
+				event.Rejection{
+					Source: kind.source,
+					Cause:  kind.cause,
+					Status: kind.status,
+					Count:  c.count,
+					Since:  c.since,
+				},
+			)
 			c.count, c.audited = 0, now
 		}
 	}

@@ -55,7 +55,7 @@ func audit(t *testing.T, fail func(call int) error, f func(r *Rejections)) (call
 	return calls
 }
 
-func TestFirstRefusalIsAuditedWithinASecondAndThenEveryTen(t *testing.T) {
+func TestFirstRejectionIsAuditedWithinASecondAndThenEveryTen(t *testing.T) {
 	calls := audit(t, nil, func(r *Rejections) {
 		for range 25 * 1000 {
 			r.add(event.DefaultSource, "not_json", 400)
@@ -69,11 +69,16 @@ func TestFirstRefusalIsAuditedWithinASecondAndThenEveryTen(t *testing.T) {
 		require.Len(t, c.rejections, 1)
 		total += c.rejections[0].Count
 	}
-	require.Equal(t, []time.Duration{time.Second, 11 * time.Second, 21 * time.Second, 25 * time.Second}, at, "the last at the stop")
+	require.Equal(
+		t,
+		[]time.Duration{time.Second, 11 * time.Second, 21 * time.Second, 25 * time.Second},
+		at,
+		"the last at the stop",
+	)
 	require.Equal(t, int64(25_000), total, "every one is counted, once")
 }
 
-func TestRefusalsAreCountedByKind(t *testing.T) {
+func TestRejectionsAreCountedByKind(t *testing.T) {
 	var began time.Time
 	calls := audit(t, nil, func(r *Rejections) {
 		began = time.Now()
@@ -101,7 +106,7 @@ func TestRefusalsAreCountedByKind(t *testing.T) {
 
 // It may have been audited all the same: it is handed in again as it was, and as
 // what it is.
-func TestRefusalsThatCannotBeAuditedAreKept(t *testing.T) {
+func TestRejectionsThatCannotBeAuditedAreKept(t *testing.T) {
 	var began time.Time
 	calls := audit(t, func(call int) error {
 		if call < 2 {
@@ -116,14 +121,20 @@ func TestRefusalsThatCannotBeAuditedAreKept(t *testing.T) {
 		<-time.After(time.Minute)
 	})
 	first := []event.Rejection{{Source: event.DefaultSource, Cause: "not_json", Status: 400, Count: 1, Since: began}}
-	second := []event.Rejection{{Source: event.DefaultSource, Cause: "not_json", Status: 400, Count: 1, Since: began.Add(5 * time.Second)}}
+	second := []event.Rejection{
+		{Source: event.DefaultSource, Cause: "not_json", Status: 400, Count: 1, Since: began.Add(5 * time.Second)},
+	}
 	require.Equal(t, []audited{
-		{time.Second, first, false}, {11 * time.Second, first, true}, {21 * time.Second, first, true}, {21 * time.Second, second, false},
+		{
+			time.Second,
+			first,
+			false,
+		}, {11 * time.Second, first, true}, {21 * time.Second, first, true}, {21 * time.Second, second, false},
 	}, calls)
 }
 
-// What the database refuses for ever must not hold up the others.
-func TestRefusalsThatTheDatabaseRefusesAreDropped(t *testing.T) {
+// Summaries that the database never accepts must not hold up the others.
+func TestRejectionsThatTheDatabaseRejectsAreDropped(t *testing.T) {
 	calls := audit(t, func(call int) error {
 		if call == 0 {
 			return fmt.Errorf("no: %w", event.ErrInvalidData)
@@ -140,6 +151,6 @@ func TestRefusalsThatTheDatabaseRefusesAreDropped(t *testing.T) {
 	require.Equal(t, 2*time.Second, calls[1].after)
 }
 
-func TestNothingRefusedNothingAudited(t *testing.T) {
+func TestNothingRejectedNothingAudited(t *testing.T) {
 	require.Empty(t, audit(t, nil, func(*Rejections) { <-time.After(time.Minute) }))
 }

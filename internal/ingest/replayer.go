@@ -79,7 +79,10 @@ func (p *Replayer) nextBatch(ctx context.Context) (more bool) {
 			continue // our fault: the store hands it out again
 		}
 		if err := p.store.SettleRejected(ctx, kept.ID, kept.Trust, state, note, eventID); err != nil {
-			p.log.Warn().Err(err).Int64("request", kept.ID).Msg("noting the result of a replay failed, replaying once more")
+			p.log.Warn().
+				Err(err).
+				Int64("request", kept.ID).
+				Msg("noting the result of a replay failed, replaying once more")
 		}
 	}
 	return len(requests) == replayBatch

@@ -27,7 +27,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
-	"github.com/webhookspine/spine/internal/source" //nolint:depguard // bad input is judged as a sender meets it, by the real sources
+	"github.com/webhookspine/spine/internal/source" //nolint:depguard // the gate is tested with real sources
 )
 
 // sources are those of a test, by name.
@@ -61,7 +61,9 @@ func (s *sources) put(name, settings string, policy Policy) {
 	s.t.Helper()
 	config, err := source.ParseConfig([]byte(settings))
 	require.NoError(s.t, err)
-	compiled, err := source.Compile(name, config, func(ref string) (string, error) { return strings.TrimPrefix(ref, "env:"), nil })
+	compiled, err := source.Compile(
+		name, config, func(ref string) (string, error) { return strings.TrimPrefix(ref, "env:"), nil },
+	)
 	require.NoError(s.t, err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,7 +118,9 @@ func TestSignedRequest(t *testing.T) {
 	in := serve(t, &modelStore{}, nil)
 	in.sources.put("github", githubSettings, keeping)
 	for _, want := range []string{"200 accepted", "200 deduplicated"} {
-		require.Equal(t, want, status(t, in.post(t, "/webhook/github", strings.NewReader(ping), github("1", "S1", ping)...)))
+		require.Equal(
+			t, want, status(t, in.post(t, "/webhook/github", strings.NewReader(ping), github("1", "S1", ping)...)),
+		)
 	}
 	e := mustGet(t, in.store, "1")
 	require.Equal(t, "ping", e.Type)
@@ -126,7 +130,7 @@ func TestSignedRequest(t *testing.T) {
 	require.Empty(t, in.kept.waiting)
 }
 
-// What is not verified touches neither ids nor events nor what others may send.
+// A request that is not verified changes no id and no event, and uses up no rate of verified ones.
 func TestUnverifiedRequest(t *testing.T) {
 	in := serve(t, &modelStore{}, nil)
 	policy := keeping
@@ -142,7 +146,12 @@ func TestUnverifiedRequest(t *testing.T) {
 		require.InDelta(t, 1, testutil.ToFloat64(in.handler.metrics.rejections.WithLabelValues(cause, "401")), 0)
 	}
 	require.Zero(t, in.store.count())
-	require.Equal(t, "200 accepted", status(t, in.post(t, "/webhook/github", strings.NewReader(ping), github("1", "S1", ping)...)), "the one request that the rate has room for")
+	require.Equal(
+		t,
+		"200 accepted",
+		status(t, in.post(t, "/webhook/github", strings.NewReader(ping), github("1", "S1", ping)...)),
+		"the one request that the rate has room for",
+	)
 	limited := in.post(t, "/webhook/github", strings.NewReader(ping), github("2", "S1", ping)...)
 	requireProblem(t, http.StatusTooManyRequests, limited)
 	seconds, err := strconv.Atoi(limited.header.Get("Retry-After"))
@@ -152,7 +161,11 @@ func TestUnverifiedRequest(t *testing.T) {
 	policy.Verified = Rate{PerSecond: 1e6}
 	in.sources.put("github", githubSettings, policy)
 	require.Eventually(t, func() bool {
-		return in.post(t, "/webhook/github", strings.NewReader(ping), github("2", "S1", ping)...).status == http.StatusOK
+		return in.post(
+			t,
+			"/webhook/github",
+			strings.NewReader(ping),
+			github("2", "S1", ping)...).status == http.StatusOK
 	}, patience, time.Millisecond, "a limit that is changed holds at once")
 
 	kept := in.kept.waiting
@@ -171,7 +184,8 @@ func TestUnverifiedRequest(t *testing.T) {
 func TestSourcesThatTakeNothing(t *testing.T) {
 	in := serve(t, &modelStore{}, nil)
 	in.sources.err = map[string]error{
-		"closed": event.ErrSourceDisabled, "broken": fmt.Errorf("%w: env:X is not set", event.ErrSourceBroken), "early": event.ErrSourcesUnknown,
+		"closed": event.ErrSourceDisabled, "broken": fmt.Errorf("%w: env:X is not set", event.ErrSourceBroken),
+		"early": event.ErrSourcesUnknown,
 	}
 	requireProblem(t, http.StatusNotFound, in.post(t, "/webhook/nobody", strings.NewReader("{}")))
 	requireProblem(t, http.StatusNotFound, in.post(t, "/webhook/closed", strings.NewReader("{}")))
@@ -186,14 +200,20 @@ func TestSourcesThatTakeNothing(t *testing.T) {
 
 const respondAfter = "2"
 
-func TestConflictsAreRefusedWhereTheSourceSaysSo(t *testing.T) {
+func TestConflictsAreRejectedWhereTheSourceSaysSo(t *testing.T) {
 	in := serve(t, &modelStore{}, nil)
 	other := `{"zen":"Other."}`
-	for refuse, want := range map[bool]string{false: "200 conflict", true: "409 conflict"} {
-		name := fmt.Sprintf("s-%t", refuse)
-		in.sources.put(name, githubSettings, Policy{RejectConflicts: refuse})
-		require.Equal(t, "200 accepted", status(t, in.post(t, "/webhook/"+name, strings.NewReader(ping), github(name, "S1", ping)...)))
-		require.Equal(t, want, status(t, in.post(t, "/webhook/"+name, strings.NewReader(other), github(name, "S1", other)...)))
+	for reject, want := range map[bool]string{false: "200 conflict", true: "409 conflict"} {
+		name := fmt.Sprintf("s-%t", reject)
+		in.sources.put(name, githubSettings, Policy{RejectConflicts: reject})
+		require.Equal(
+			t,
+			"200 accepted",
+			status(t, in.post(t, "/webhook/"+name, strings.NewReader(ping), github(name, "S1", ping)...)),
+		)
+		require.Equal(
+			t, want, status(t, in.post(t, "/webhook/"+name, strings.NewReader(other), github(name, "S1", other)...)),
+		)
 	}
 }
 
@@ -216,7 +236,11 @@ func TestHandshakes(t *testing.T) {
 	require.Equal(t, http.StatusOK, r.status)
 	require.Equal(t, "1158201444", r.body)
 	require.Equal(t, "nosniff", r.header.Get("X-Content-Type-Options"))
-	require.Equal(t, http.StatusForbidden, ask(http.MethodGet, "/webhook/meta?hub.mode=subscribe&hub.verify_token=word&hub.challenge=1").status)
+	require.Equal(
+		t,
+		http.StatusForbidden,
+		ask(http.MethodGet, "/webhook/meta?hub.mode=subscribe&hub.verify_token=word&hub.challenge=1").status,
+	)
 
 	r = ask(http.MethodOptions, "/webhook/events", "WebHook-Request-Origin", "eventemitter.example.com")
 	require.Equal(t, http.StatusOK, r.status)
@@ -240,7 +264,9 @@ func TestBatch(t *testing.T) {
 	in := serve(t, &modelStore{}, nil)
 	in.sources.put("events", `{"preset":"cloudevents","secrets":["env:S1"]}`, keeping)
 	post := func(body string) reply {
-		return in.post(t, "/webhook/events", strings.NewReader(body), "Content-Type", batchType, "Authorization", "Bearer S1")
+		return in.post(
+			t, "/webhook/events", strings.NewReader(body), "Content-Type", batchType, "Authorization", "Bearer S1",
+		)
 	}
 	r := post("[" + cloudEvent("1") + "," + cloudEvent("2") + "," + cloudEvent("1") + "]")
 	require.Equal(t, http.StatusOK, r.status, r.body)
@@ -281,7 +307,7 @@ func TestCommitterKeepsARequestTogether(t *testing.T) {
 	})
 }
 
-func TestCommitterKeepsTheBytesOfABatchThatIsRefused(t *testing.T) {
+func TestCommitterKeepsTheBytesOfABatchThatIsRejected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &modelStore{before: func(_ context.Context, events []event.Event) error {
 			for _, e := range events {
@@ -307,23 +333,33 @@ func TestSignatureIsOverTheBytesOfTheWire(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
 	headers := append(github("1", "S1", zipped.String()), "Content-Encoding", "gzip")
-	require.Equal(t, "200 accepted", status(t, in.post(t, "/webhook/github", bytes.NewReader(zipped.Bytes()), headers...)))
+	require.Equal(
+		t, "200 accepted", status(t, in.post(t, "/webhook/github", bytes.NewReader(zipped.Bytes()), headers...)),
+	)
 	require.JSONEq(t, ping, string(mustGet(t, in.store, "1").Payload))
 	headers = append(github("2", "S1", ping), "Content-Encoding", "gzip")
-	requireProblem(t, http.StatusUnauthorized, in.post(t, "/webhook/github", bytes.NewReader(zipped.Bytes()), headers...))
+	requireProblem(
+		t, http.StatusUnauthorized, in.post(t, "/webhook/github", bytes.NewReader(zipped.Bytes()), headers...),
+	)
 }
 
 func TestRepeatedSignature(t *testing.T) {
 	in := serve(t, &modelStore{}, nil)
 	in.sources.put("github", githubSettings, keeping)
 	for _, name := range []string{"X-Hub-Signature-256", "X-GitHub-Delivery", "X-GitHub-Event"} {
-		requireProblem(t, http.StatusBadRequest, in.post(t, "/webhook/github", strings.NewReader(ping), append(github("1", "S1", ping), name, "x")...))
+		requireProblem(
+			t,
+			http.StatusBadRequest,
+			in.post(t, "/webhook/github", strings.NewReader(ping), append(github("1", "S1", ping), name, "x")...),
+		)
 	}
 	require.Zero(t, in.store.count())
 }
 
 func TestAddressLimit(t *testing.T) {
-	in := serve(t, &modelStore{}, func(h *HandlerConfig, _ *CommitterConfig) { h.Address = Rate{PerSecond: 0.01, Burst: 2} })
+	in := serve(
+		t, &modelStore{}, func(h *HandlerConfig, _ *CommitterConfig) { h.Address = Rate{PerSecond: 0.01, Burst: 2} },
+	)
 	for range 2 {
 		require.Equal(t, http.StatusUnprocessableEntity, in.post(t, "/webhook", strings.NewReader("{}")).status)
 	}
@@ -350,7 +386,7 @@ func TestClientAddress(t *testing.T) {
 		{"192.0.2.1:1234", []string{"198.51.100.1"}, "192.0.2.1"}, // a peer that is not trusted
 		{"10.0.0.1:1234", nil, "10.0.0.1"},
 		{"10.0.0.1:1234", []string{"198.51.100.1"}, "198.51.100.1"},
-		{"10.0.0.1:1234", []string{"203.0.113.9, 198.51.100.1"}, "198.51.100.1"}, // the client may say what it likes before
+		{"10.0.0.1:1234", []string{"203.0.113.9, 198.51.100.1"}, "198.51.100.1"}, // the client may write what it likes
 		{"10.0.0.1:1234", []string{"203.0.113.9", "198.51.100.1, 10.0.0.2"}, "198.51.100.1"},
 		{"10.0.0.1:1234", []string{"10.0.0.3, 10.0.0.2"}, "10.0.0.3"},
 		{"10.0.0.1:1234", []string{"198.51.100.1, nonsense"}, "10.0.0.1"},
@@ -376,13 +412,22 @@ func TestClientAddress(t *testing.T) {
 
 func TestBytesInFlight(t *testing.T) {
 	in := serve(t, &modelStore{}, func(h *HandlerConfig, _ *CommitterConfig) { h.InFlight = reserveStep })
-	large := `{"event_id":"1","event_type":"a","occurred_at":"2024-01-30T12:00:00Z","payload":{"a":"` + strings.Repeat("x", 50_000) + `"}}`
+	large := `{"event_id":"1","event_type":"a","occurred_at":"2024-01-30T12:00:00Z","payload":{"a":"` + strings.Repeat(
+		"x", 50_000,
+	) + `"}}`
 	r := in.post(t, "/webhook", strings.NewReader(large))
 	requireProblem(t, http.StatusServiceUnavailable, r)
 	require.Equal(t, respondAfter, r.header.Get("Retry-After"))
-	require.InDelta(t, 1, testutil.ToFloat64(in.handler.metrics.rejections.WithLabelValues("bytes_in_flight", "503")), 0)
+	require.InDelta(
+		t, 1, testutil.ToFloat64(in.handler.metrics.rejections.WithLabelValues("bytes_in_flight", "503")), 0,
+	)
 	for range 3 {
-		require.Equal(t, http.StatusUnprocessableEntity, in.post(t, "/webhook", strings.NewReader("{}")).status, "room is given back")
+		require.Equal(
+			t,
+			http.StatusUnprocessableEntity,
+			in.post(t, "/webhook", strings.NewReader("{}")).status,
+			"room is given back",
+		)
 	}
 }
 
@@ -395,7 +440,12 @@ type rejectedStore struct {
 	err    error
 }
 
-func (s *rejectedStore) KeepRejected(_ context.Context, requests []event.RejectedRequest, budgets map[string]event.Budget, again bool) error {
+func (s *rejectedStore) KeepRejected(
+	_ context.Context,
+	requests []event.RejectedRequest,
+	budgets map[string]event.Budget,
+	again bool,
+) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.again = again
@@ -418,16 +468,17 @@ func TestKeeperIsBounded(t *testing.T) {
 		all.put("github", githubSettings, Policy{Kept: event.Budget{Rows: 10, Bytes: 1000}})
 		found, err := all.Lookup("github")
 		require.NoError(t, err)
-		refused := func(cause string, size int) {
+		reject := func(cause string, size int) {
 			k.keep(&arrival{name: "github", source: found, policy: found.Policy(), request: event.Request{
-				Method: http.MethodPost, URL: &url.URL{Path: "/webhook/github"}, Header: http.Header{"Authorization": {"S1"}}, Wire: make([]byte, size), At: time.Now(),
+				Method: http.MethodPost, URL: &url.URL{Path: "/webhook/github"},
+				Header: http.Header{"Authorization": {"S1"}}, Wire: make([]byte, size), At: time.Now(),
 			}}, &rejection{status: http.StatusUnauthorized, cause: cause, detail: "No."})
 		}
 		for range 10_000 {
-			refused("signature_missing", 10)
+			reject("signature_missing", 10)
 		}
-		refused("signature_wrong", 10) // it has room of its own
-		refused("signature_wrong", 1001)
+		reject("signature_wrong", 10) // it has room of its own
+		reject("signature_wrong", 1001)
 		settle := func() {
 			time.Sleep(time.Second)
 			synctest.Wait()
@@ -449,7 +500,7 @@ func TestKeeperIsBounded(t *testing.T) {
 		require.InDelta(t, 10_000-keptBurst+1, testutil.ToFloat64(k.metrics.unkept), 0)
 		store.mu.Unlock()
 
-		refused("signature_wrong", 10)
+		reject("signature_wrong", 10)
 		stop()
 		require.NoError(t, <-ended)
 		require.Len(t, store.kept, keptBurst+2, "what is left is stored at a stop")
@@ -457,7 +508,7 @@ func TestKeeperIsBounded(t *testing.T) {
 	})
 }
 
-// requestedStore hands out requests that are to be looked at again.
+// requestedStore hands out requests that an operator wants replayed.
 type requestedStore struct {
 	mu        sync.Mutex
 	requested []event.RejectedRequest
@@ -484,8 +535,16 @@ func TestReplayer(t *testing.T) {
 	in.sources.put("github", githubSettings, keeping)
 	in.sources.put("token", `{"preset":"bearer","secrets":["env:S1"],"id":["{body:/id}"]}`, keeping)
 	in.sources.err["broken"] = event.ErrSourceBroken
-	require.Equal(t, http.StatusUnauthorized, in.post(t, "/webhook/github", strings.NewReader(ping), github("1", "S2", ping)...).status)
-	require.Equal(t, http.StatusUnauthorized, in.post(t, "/webhook/token", strings.NewReader(`{"id":"a"}`), "Authorization", "Bearer S2").status)
+	require.Equal(
+		t,
+		http.StatusUnauthorized,
+		in.post(t, "/webhook/github", strings.NewReader(ping), github("1", "S2", ping)...).status,
+	)
+	require.Equal(
+		t,
+		http.StatusUnauthorized,
+		in.post(t, "/webhook/token", strings.NewReader(`{"id":"a"}`), "Authorization", "Bearer S2").status,
+	)
 	wrong, withToken := in.kept.waiting[0], in.kept.waiting[1]
 	wrong.ID, withToken.ID = 1, 2
 	require.NotContains(t, string(withToken.Headers), "S2")
@@ -513,7 +572,7 @@ func TestReplayer(t *testing.T) {
 	require.Equal(t, [3]string{event.RejectedTakenIn, "accepted", "a"}, again(withToken)[2])
 }
 
-func TestTakeOfASample(t *testing.T) {
+func TestSampleIsAdmitted(t *testing.T) {
 	in := serve(t, &modelStore{}, nil)
 	in.sources.put("github", githubSettings, keeping)
 	found, err := in.sources.Lookup("github")
@@ -530,8 +589,8 @@ func TestTakeOfASample(t *testing.T) {
 	require.Equal(t, http.StatusNotFound, code)
 }
 
-// BenchmarkGitHub takes in what GitHub sends, 1 kB each with a signature that is
-// checked and one that is not: all but the network and the database.
+// BenchmarkGitHub admits requests of GitHub of 1 kB each, with and without verification. It measures everything but the
+// network and the database.
 func BenchmarkGitHub(b *testing.B) {
 	all := newSources(b)
 	all.put("on", githubSettings, keeping)
@@ -553,7 +612,9 @@ func BenchmarkGitHub(b *testing.B) {
 			b.SetParallelism(32)
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
-					r := httptest.NewRequestWithContext(b.Context(), http.MethodPost, "/webhook/"+name, strings.NewReader(body))
+					r := httptest.NewRequestWithContext(
+						b.Context(), http.MethodPost, "/webhook/"+name, strings.NewReader(body),
+					)
 					for i := 0; i < len(headers); i += 2 {
 						r.Header.Set(headers[i], headers[i+1])
 					}

@@ -19,8 +19,8 @@ const maxActivityIDs = 5
 const maxPayload = 7900
 
 // Activity sends summaries of this process's work on spine_activity: at most one an interval, and always one after the
-// last change. It sends them through the pool, in no transaction of a stage. A summary is a hint: its listeners read the
-// audit log.
+// last change. It sends them through the pool, in no transaction of a stage. A summary is a hint: its listeners read
+// the audit log.
 type Activity struct {
 	notifier Notifier
 	log      zerolog.Logger

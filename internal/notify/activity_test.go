@@ -81,7 +81,9 @@ func TestOneChangeIsSentAtOnce(t *testing.T) {
 	require.Equal(t, "spine_activity", all[0].channel)
 	text, err := at.UTC().MarshalJSON()
 	require.NoError(t, err)
-	require.JSONEq(t, `{"v":1,"at":`+string(text)+`,"counts":{"event_inserted":1},"event_ids":["test-001"]}`, all[0].payload)
+	require.JSONEq(
+		t, `{"v":1,"at":`+string(text)+`,"counts":{"event_inserted":1},"event_ids":["test-001"]}`, all[0].payload,
+	)
 }
 
 func TestAtMostFiveASecondAndTheLastChangeAlways(t *testing.T) {
@@ -106,7 +108,9 @@ func TestAtMostFiveASecondAndTheLastChangeAlways(t *testing.T) {
 	for i := 1; i < len(all); i++ {
 		require.GreaterOrEqual(t, all[i].at-all[i-1].at, interval)
 	}
-	require.Equal(t, map[trail.Action]int{"event_received": 3000, "event_inserted": 1000, "processing_succeeded": 1}, total(all))
+	require.Equal(
+		t, map[trail.Action]int{"event_received": 3000, "event_inserted": 1000, "processing_succeeded": 1}, total(all),
+	)
 	require.InDelta(t, 200, all[1].summary.Counts["event_received"], 1, "a summary, not a message each")
 }
 
@@ -125,7 +129,7 @@ func TestUpToFiveIDs(t *testing.T) {
 }
 
 func TestPayloadIsSmallByConstruction(t *testing.T) {
-	const refused = 8000 // bytes, by NOTIFY
+	const rejectedSize = 8000 // bytes, by NOTIFY
 	long := summarize(t, nil, func(a *Activity) {
 		a.Add("event_received", "first")
 		synctest.Wait()
@@ -145,7 +149,7 @@ func TestPayloadIsSmallByConstruction(t *testing.T) {
 			}
 		})
 		for _, s := range all {
-			require.Less(rt, len(s.payload), refused)
+			require.Less(rt, len(s.payload), rejectedSize)
 			require.NotNil(rt, s.summary.EventIDs)
 		}
 		sum := 0

@@ -41,8 +41,8 @@ type Notification struct {
 	Missed  bool   // true after a (re)connection: notifications may have been missed; Payload is empty
 }
 
-// Due returns when the oldest event that a notification on ReadyChannel announces fell due. The zero time stands for any
-// time in the past. ok is false where the notification does not say.
+// Due returns when the oldest event that a notification on ReadyChannel announces fell due. The zero time stands for
+// any time in the past. ok is false where the notification does not say.
 func (n Notification) Due() (since time.Time, ok bool) {
 	var ready struct {
 		Due *string `json:"due"`
@@ -65,7 +65,7 @@ type Notifier interface {
 type ListenerConfig struct {
 	Connect      func(ctx context.Context) (*pgx.Conn, error) // a direct connection, not one of a transaction pooler
 	PingInterval time.Duration                                // between two proofs that notifications arrive
-	PingTimeout  time.Duration                                // for a ping to come back, before the connection is replaced
+	PingTimeout  time.Duration                                // for a ping to come back; then the connection is closed
 	MaxBackoff   time.Duration                                // longest pause between two attempts to connect
 }
 
@@ -110,15 +110,18 @@ func NewListener(config ListenerConfig, notifier Notifier, log zerolog.Logger, r
 		connected:   bell.New(),
 		pongs:       make(chan string, 1),
 		roundTrip: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "spine_listener_round_trip_seconds", Help: "Time from NOTIFY to its arrival at this process's listener.",
+			Name:    "spine_listener_round_trip_seconds",
+			Help:    "Time from NOTIFY to its arrival at this process's listener.",
 			Buckets: prometheus.ExponentialBuckets(0.00025, 2, 14),
 		}),
 		reconnects: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "spine_listener_connections_total", Help: "Connections the listener has made; more than one means it had to reconnect.",
+			Name: "spine_listener_connections_total",
+			Help: "Connections the listener has made; more than one means it had to reconnect.",
 		}),
 	}
 	reg.MustRegister(l.roundTrip, l.reconnects, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "spine_listener_up", Help: "1 while notifications are proven to arrive, 0 in poll-only mode or while reconnecting.",
+		Name: "spine_listener_up",
+		Help: "1 while notifications are proven to arrive, 0 in poll-only mode or while reconnecting.",
 	}, func() float64 {
 		if l.Hears() {
 			return 1
@@ -211,8 +214,8 @@ func (h pongHandler) HandleBacklog(context.Context, string, *pgx.Conn) error {
 	return nil
 }
 
-// connect makes the next connection, after a pause that grows with failures in a row. The pause has jitter, so that many
-// processes do not come back at the same moment.
+// connect makes the next connection, after a pause that grows with failures in a row. The pause has jitter, so that
+// many processes do not come back at the same moment.
 func (l *Listener) connect(ctx context.Context) (*pgx.Conn, error) {
 	l.mu.Lock()
 	failures := l.failures

@@ -2,8 +2,8 @@
 // server itself (server.go), since stopping that server and answering /readyz are one protocol: Health says "draining"
 // while the Server still serves.
 //
-// It promises that a process that must stop says so on /readyz before it stops accepting requests. It cuts no request in
-// hand before the time limit.
+// It promises that a process that must stop says so on /readyz before it stops accepting requests. It cuts no request
+// in hand before the time limit.
 //
 // It must not know any stage: checks are handed in, and each stage defines its own metrics.
 package observe

@@ -16,8 +16,8 @@ import (
 	"github.com/webhookspine/spine/internal/respond"
 )
 
-// checkTimeout limits all checks of one GET /readyz together. It is below the usual limit of a probe (3 s for Docker's and
-// for that of spine health), so that the answer still names the check that was too slow.
+// checkTimeout limits all checks of one GET /readyz together. It is below the usual limit of a probe (3 s for Docker's
+// and for that of spine health), so that the answer still names the check that was too slow.
 const checkTimeout = 2 * time.Second
 
 // NewMetrics returns a registry with the metrics of the Go runtime and the process. Each stage registers its own.
@@ -78,8 +78,8 @@ func (h *Health) Around(next http.Handler) http.Handler {
 	})
 }
 
-// Drain makes /readyz answer 503 from now on, so that load balancers send new requests elsewhere while the last ones are
-// still served.
+// Drain makes /readyz answer 503 from now on, so that load balancers send new requests elsewhere while the last ones
+// are still served.
 func (h *Health) Drain() { h.draining.Store(true) }
 
 func (h *Health) about(w http.ResponseWriter, _ *http.Request) {
@@ -128,8 +128,8 @@ func (h *Health) probeChecks(ctx context.Context) (ends map[string]string, faile
 	return ends, failed
 }
 
-// noteChange logs a check that ended otherwise than the last time. Probes come every few seconds, and most would log the
-// same.
+// noteChange logs a check that ended otherwise than the last time. Probes come every few seconds, and most would log
+// the same.
 func (h *Health) noteChange(check string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

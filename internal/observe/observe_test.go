@@ -63,11 +63,17 @@ func TestReadyzLogsACheckOnlyWhenItChanges(t *testing.T) {
 		line  string
 	}{
 		{nil, ""},
-		{errors.New("refused"), `{"level":"warn","error":"refused","check":"database","message":"a readiness check fails"}`},
+		{
+			errors.New("refused"),
+			`{"level":"warn","error":"refused","check":"database","message":"a readiness check fails"}`,
+		},
 		{errors.New("timeout"), ""},
 		{nil, `{"level":"info","check":"database","message":"a readiness check passes again"}`},
 		{nil, ""},
-		{errors.New("timeout"), `{"level":"warn","error":"timeout","check":"database","message":"a readiness check fails"}`},
+		{
+			errors.New("timeout"),
+			`{"level":"warn","error":"timeout","check":"database","message":"a readiness check fails"}`,
+		},
 	} {
 		log.Reset()
 		fault = step.fault
@@ -128,7 +134,10 @@ func TestAround(t *testing.T) {
 		{method: http.MethodPost, path: "/readyz", next: next, code: http.StatusMethodNotAllowed, allow: "GET, HEAD"},
 		{method: http.MethodPost, path: "/", next: next, code: http.StatusMethodNotAllowed, allow: "GET, HEAD"},
 		{method: http.MethodPost, path: "/metrics", next: next, code: http.StatusMethodNotAllowed, allow: "GET, HEAD"},
-		{method: http.MethodDelete, path: "/healthz", next: next, code: http.StatusMethodNotAllowed, allow: "GET, HEAD"},
+		{
+			method: http.MethodDelete, path: "/healthz", next: next, code: http.StatusMethodNotAllowed,
+			allow: "GET, HEAD",
+		},
 		{method: http.MethodHead, path: "/readyz", next: next, code: http.StatusOK},
 		{method: http.MethodPost, path: "/webhook", next: next, code: http.StatusTeapot},
 		{method: http.MethodGet, path: "//readyz", next: next, code: http.StatusTeapot},
@@ -155,7 +164,8 @@ func TestMetricsHasTheStagesAndTheProcess(t *testing.T) {
 	events.Add(3)
 	w := httptest.NewRecorder()
 
-	NewHealth(zerolog.Nop(), metrics).Around(nil).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil)
+	NewHealth(zerolog.Nop(), metrics).Around(nil).ServeHTTP(w, r)
 
 	require.Equal(t, http.StatusOK, w.Code)
 	require.Contains(t, w.Body.String(), "\nspine_events_total 3\n")
@@ -169,7 +179,9 @@ func TestListenSaysThatTheAddressIsInUse(t *testing.T) {
 
 	_, err = Listen(t.Context(), first.Addr().String())
 
-	require.EqualError(t, err, "listening on "+first.Addr().String()+": another process is using this address: address already in use")
+	require.EqualError(
+		t, err, "listening on "+first.Addr().String()+": another process is using this address: address already in use",
+	)
 }
 
 func TestURLCanBeReachedFromThisMachine(t *testing.T) {
@@ -192,7 +204,11 @@ type pipes struct {
 }
 
 func newPipes() *pipes {
-	return &pipes{addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80}, conns: make(chan net.Conn), closed: make(chan struct{})}
+	return &pipes{
+		addr:   &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80},
+		conns:  make(chan net.Conn),
+		closed: make(chan struct{}),
+	}
 }
 
 func (p *pipes) Accept() (net.Conn, error) {
@@ -246,7 +262,9 @@ func TestServerGoesOnServingForTheDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPipes()
 		h := NewHealth(zerolog.Nop(), NewMetrics())
-		stop, ended := running(t, Server{Listener: p, Handler: h.Around(nil), Health: h, Log: zerolog.Nop(), Delay: 10 * time.Second})
+		stop, ended := running(
+			t, Server{Listener: p, Handler: h.Around(nil), Health: h, Log: zerolog.Nop(), Delay: 10 * time.Second},
+		)
 		require.Equal(t, http.StatusOK, p.code(t.Context(), "/readyz"))
 
 		stop()

@@ -13,8 +13,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Limits on slow clients. A body of the largest size arrives well within readTimeout. writeTimeout leaves the handler time
-// to answer that a body was too slow. idleTimeout is above the minute after which common load balancers close idle
+// Limits on slow clients. A body of the largest size arrives well within readTimeout. writeTimeout leaves the handler
+// time to answer that a body was too slow. idleTimeout is above the minute after which common load balancers close idle
 // connections: if Spine closed first, their next request could meet a closed connection. Streams extend their own
 // deadlines with http.ResponseController.
 const (
@@ -30,7 +30,11 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", address)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("listening on %s: another process is using this address: %w", address, syscall.EADDRINUSE)
+		return nil, fmt.Errorf(
+			"listening on %s: another process is using this address: %w",
+			address,
+			syscall.EADDRINUSE,
+		)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listening on %s: %w", address, err)
@@ -57,8 +61,8 @@ type Server struct {
 	Health   *Health // drained at the stop; may be nil
 	Log      zerolog.Logger
 
-	// Delay is how long new requests are still accepted after the stop, while /readyz already answers 503. It is the time
-	// that a load balancer needs to notice.
+	// Delay is how long new requests are still accepted after the stop, while /readyz already answers 503. It is the
+	// time that a load balancer needs to notice.
 	Delay time.Duration
 	// Timeout is how long requests in hand may then take. After it their contexts are cancelled and their connections
 	// closed.

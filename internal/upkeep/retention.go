@@ -8,18 +8,18 @@ import (
 const (
 	retentionInterval = 5 * time.Minute // between the starts of two rounds
 
-	// A batch takes about 12 ms. A duplicate of an event that is being deleted waits for that. An ingest gives up a locked
-	// row after a quarter of a second.
+	// A batch takes about 12 ms. A duplicate of an event that is being deleted waits for that. An ingest gives up a
+	// locked row after a quarter of a second.
 	retentionBatch = 500
 
-	// After each batch retention rests this many times as long as the batch took, and at least for minRest. So it takes a
-	// tenth of one connection's time, and leaves the disk time for the commits of others. That allows about 4,000 events
-	// a second.
+	// After each batch retention rests this many times as long as the batch took, and at least for minRest. So it takes
+	// a tenth of one connection's time, and leaves the disk time for the commits of others. That allows about 4,000
+	// events a second.
 	restFactor = 9
 	minRest    = 50 * time.Millisecond
 
-	// Time limit of a batch. The first one of a round walks the dead index entries that vacuum has not removed yet, which
-	// are many while an old snapshot is open.
+	// Time limit of a batch. The first one of a round walks the dead index entries that vacuum has not removed yet,
+	// which are many while an old snapshot is open.
 	retentionPatience = time.Minute
 )
 
@@ -84,7 +84,7 @@ func (u *Upkeep) expireEvents(ctx context.Context) {
 func (u *Upkeep) batches(ctx context.Context, doing string, step func(ctx context.Context) (more bool, err error)) {
 	for ctx.Err() == nil {
 		began := time.Now()
-		more, err := withPatience(ctx, retentionPatience, step)
+		more, err := withTimeLimit(ctx, retentionPatience, step)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -102,8 +102,12 @@ func (u *Upkeep) batches(ctx context.Context, doing string, step func(ctx contex
 	}
 }
 
-func withPatience(ctx context.Context, patience time.Duration, step func(ctx context.Context) (bool, error)) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+func withTimeLimit(
+	ctx context.Context,
+	limit time.Duration,
+	step func(ctx context.Context) (more bool, err error),
+) (more bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return step(ctx)
 }

@@ -51,7 +51,12 @@ func (s *retentionStore) called(ctx context.Context, c call, age time.Duration) 
 	return nil
 }
 
-func (s *retentionStore) ExpireEvents(ctx context.Context, age time.Duration, after int64, limit int) (event.Expired, error) {
+func (s *retentionStore) ExpireEvents(
+	ctx context.Context,
+	age time.Duration,
+	after int64,
+	limit int,
+) (event.Expired, error) {
 	if err := s.called(ctx, call{name: "events", after: after}, age); err != nil {
 		return event.Expired{}, err
 	}
@@ -96,9 +101,20 @@ func TestNothingGoesByDefault(t *testing.T) {
 }
 
 func TestRoundOfRetention(t *testing.T) {
-	s := &fakeStore{retentionStore: retentionStore{events: 1200, kept: 3, oldDays: []string{"audit_trail_20240101", "audit_trail_20240102"}, audit: 501}}
+	s := &fakeStore{
+		retentionStore: retentionStore{
+			events:  1200,
+			kept:    3,
+			oldDays: []string{"audit_trail_20240101", "audit_trail_20240102"},
+			audit:   501,
+		},
+	}
 	u, log := run(t, Config{Retention: month}, s, 4*time.Minute)
-	require.Equal(t, []string{"partition", "partition", "partition", "audit", "audit", "audit", "events", "events", "events"}, s.names(0, time.Hour))
+	require.Equal(
+		t,
+		[]string{"partition", "partition", "partition", "audit", "audit", "audit", "events", "events", "events"},
+		s.names(0, time.Hour),
+	)
 	require.Equal(t, map[time.Duration]bool{month: true}, s.ages)
 	for i, after := range []int64{0, 500, 1000} {
 		require.Equal(t, after, s.calls[6+i].after, "a walk goes on where it was")

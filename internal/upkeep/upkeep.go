@@ -1,6 +1,6 @@
-// Package upkeep does the periodic work that no sender waits for. It makes the audit log's partitions ahead of time, notes
-// the sources' last arrivals, rolls up the audit log, samples the queue's depth and the gauges, and deletes data that is
-// older than the retention.
+// Package upkeep does the periodic work that no sender waits for. It makes the audit log's partitions ahead of time,
+// notes the sources' last arrivals, rolls up the audit log, samples the queue's depth and the gauges, and deletes data
+// that is older than the retention.
 //
 // It promises that any number of processes may do this at once, and that a failure of one task delays no other. It must
 // not know SQL: each task is one call of Store.
@@ -26,22 +26,23 @@ type Store interface {
 	// Sample reads the values of the gauges. It is cheap on large tables.
 	Sample(ctx context.Context) (event.Sample, error)
 
-	// RollUp counts a bounded number of rows that are new in the audit log since the last call of any process. lag is how
-	// far the numbers are behind after that, 0 when every row is counted. elsewhere says that another process is rolling
-	// up, so that this call did nothing.
+	// RollUp counts a bounded number of rows that are new in the audit log since the last call of any process. lag is
+	// how far the numbers are behind after that, 0 when every row is counted. elsewhere says that another process is
+	// rolling up, so that this call did nothing.
 	RollUp(ctx context.Context) (lag time.Duration, elsewhere bool, err error)
 	// SampleDepth counts the events in the queue. On a queue of ten million events that takes about ten seconds.
 	SampleDepth(ctx context.Context) error
 	// ExpireRejected deletes rejected requests that are older than their source's budget allows.
 	ExpireRejected(ctx context.Context) error
 
-	// The calls below are retention. Each is one short transaction that skips locked rows. age is how old a row must be.
+	// The calls below are retention. Each is one short transaction that skips locked rows. age is how old a row must
+	// be.
 
 	// ExpireEvents looks at the first limit old events after the one with the id after, and deletes those that are done
 	// with.
 	ExpireEvents(ctx context.Context, age time.Duration, after int64, limit int) (event.Expired, error)
-	// DropAuditPartition drops the oldest partition of the audit log, if it is old, and returns its name; empty where none
-	// is. It holds up ingests for a moment. It returns an error instead of waiting longer for a lock.
+	// DropAuditPartition drops the oldest partition of the audit log, if it is old, and returns its name; empty where
+	// none is. It holds up ingests for a moment. It returns an error instead of waiting longer for a lock.
 	DropAuditPartition(ctx context.Context, age time.Duration) (name string, err error)
 	// ExpireAudit deletes up to limit old rows of the default partition of the audit log, which is never dropped.
 	ExpireAudit(ctx context.Context, age time.Duration, limit int) (deleted int, err error)
@@ -49,7 +50,8 @@ type Store interface {
 
 // Config configures upkeep.
 type Config struct {
-	Retention time.Duration // kept time of finished events and of the audit log, from the last change; 0 keeps everything
+	// Retention is how long finished events are kept from their last change, and rows of the audit log. 0 keeps all.
+	Retention time.Duration
 }
 
 // Intervals between two rounds, and time limits of single calls.
@@ -64,8 +66,8 @@ const (
 	rollUpPatience = 5 * time.Minute
 	depthPatience  = time.Minute // ten million events in the queue take about ten seconds
 
-	// Failures in a row of tasks that run every second: the third is logged as a warning, and then every sixtieth, about
-	// one a minute.
+	// Failures in a row of tasks that run every second: the third is logged as a warning, and then every sixtieth,
+	// about one a minute.
 	firstWarning = 3
 	nextWarning  = 60
 )
@@ -83,8 +85,8 @@ type Upkeep struct {
 	partitionsDropped prometheus.Counter
 	failures          prometheus.Counter
 
-	// unhurried holds one value while RollUp or SampleDepth runs. Both may take long and no one waits for them. They use
-	// the pool of ingest, and together they must not take more than one of its connections.
+	// unhurried holds one value while RollUp or SampleDepth runs. Both may take long and no one waits for them. They
+	// use the pool of ingest, and together they must not take more than one of its connections.
 	unhurried chan struct{}
 
 	rollUpFailed int           // times in a row
@@ -98,19 +100,25 @@ func New(config Config, store Store, log zerolog.Logger, reg prometheus.Register
 	u := &Upkeep{
 		config: config, store: store, log: log, unhurried: make(chan struct{}, 1), rolledUp: time.Now(),
 		oldestReady: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "spine_queue_oldest_ready_seconds", Help: "For how long the oldest claimable event has been due; 0 when none is.",
+			Name: "spine_queue_oldest_ready_seconds",
+			Help: "For how long the oldest claimable event has been due; 0 when none is.",
 		}),
 		lastArrival: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "spine_source_last_arrival_timestamp_seconds", Help: "When a source last sent a new event, in Unix seconds; absent when it never did.",
+			Name: "spine_source_last_arrival_timestamp_seconds",
+			Help: "When a source last sent a new event, in Unix seconds; absent when it never did.",
 		}, []string{"source"}),
 		rollupLag: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "spine_rollup_lag_seconds", Help: "How far the numbers over time lag behind the audit log; 0 when they have all of it. It rises while rolling up fails.",
+			Name: "spine_rollup_lag_seconds",
+			Help: "How far the numbers over time lag behind the audit log; 0 when they have all of it. " +
+				"It rises while rolling up fails.",
 		}),
 		eventsDeleted: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "spine_retention_events_deleted_total", Help: "Finished events older than RETENTION that this process deleted.",
+			Name: "spine_retention_events_deleted_total",
+			Help: "Finished events older than RETENTION that this process deleted.",
 		}),
 		partitionsDropped: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "spine_retention_partitions_dropped_total", Help: "Daily partitions of the audit log older than RETENTION that this process dropped.",
+			Name: "spine_retention_partitions_dropped_total",
+			Help: "Daily partitions of the audit log older than RETENTION that this process dropped.",
 		}),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "spine_upkeep_errors_total", Help: "Calls of upkeep that failed and are tried again.",

@@ -187,7 +187,9 @@ func TestNumbersAreKeptUpToDate(t *testing.T) {
 }
 
 func TestBacklogIsWorkedOffInHalfOfTheTime(t *testing.T) {
-	s := &fakeStore{rollUp: func() (time.Duration, time.Duration, error) { return time.Hour, 100 * time.Millisecond, nil }}
+	s := &fakeStore{
+		rollUp: func() (time.Duration, time.Duration, error) { return time.Hour, 100 * time.Millisecond, nil },
+	}
 	u, _ := run(t, Config{}, s, time.Minute-time.Millisecond)
 	require.InDelta(t, 60*5, len(s.rollUps), 1)
 	require.InDelta(t, 3600, testutil.ToFloat64(u.rollupLag), 0)
@@ -230,7 +232,13 @@ func TestCountingThatFailsIsTriedAgain(t *testing.T) {
 		depth:  func() (time.Duration, error) { return time.Hour, nil },
 	}
 	run(t, Config{}, s, 45*time.Minute)
-	require.InDelta(t, 4.5, len(s.rollUps), 0.5, "what hangs is given up after five minutes: a transaction may be large, and left alone for as long")
+	require.InDelta(
+		t,
+		4.5,
+		len(s.rollUps),
+		0.5,
+		"what hangs is given up after five minutes: a transaction may be large, and left alone for as long",
+	)
 	require.InDelta(t, 2.5, len(s.depths), 0.5, "and this one after a minute")
 	require.Equal(t, 1, s.most)
 }
