@@ -60,16 +60,16 @@ one transaction, and nothing where it is so already. The file is YAML or JSON:
 		if err != nil {
 			return err
 		}
-		puts, err := readSources(text)
+		puts, err := parseSourceFile(text)
 		if err != nil {
 			return misuseError{err}
 		}
-		return apply(cmd.Context(), s, puts, prune, dryRun, asJSON, by(cmd), cmd.OutOrStdout())
+		return applySources(cmd.Context(), s, puts, prune, dryRun, asJSON, auditCaller(cmd), cmd.OutOrStdout())
 	})
 }
 
-// apply brings the sources to puts and prints what that changes.
-func apply(ctx context.Context, s *store.Store, puts map[string]json.RawMessage, prune, dryRun, asJSON bool, caller string, out io.Writer) error {
+// applySources brings the sources to puts and prints what that changes.
+func applySources(ctx context.Context, s *store.Store, puts map[string]json.RawMessage, prune, dryRun, asJSON bool, caller string, out io.Writer) error {
 	changes, err := s.ApplySources(ctx, puts, prune, dryRun, caller)
 	if err != nil {
 		return err
@@ -81,9 +81,9 @@ func apply(ctx context.Context, s *store.Store, puts map[string]json.RawMessage,
 	return err
 }
 
-// readSources reads the settings of sources from YAML, which JSON is as well.
+// parseSourceFile reads the settings of sources from YAML, which JSON is as well.
 // Each must make sense.
-func readSources(text []byte) (map[string]json.RawMessage, error) {
+func parseSourceFile(text []byte) (map[string]json.RawMessage, error) {
 	var file struct {
 		Sources map[string]any `yaml:"sources"`
 	}
@@ -184,7 +184,7 @@ func describeChanges(changes []view.SourceChange, dryRun bool) string {
 		names = slices.AppendSeq(names, maps.Keys(to))
 		slices.Sort(names)
 		for _, name := range slices.Compact(names) {
-			was, is := compactJSON(from[name]), compactJSON(to[name])
+			was, is := canonicalJSON(from[name]), canonicalJSON(to[name])
 			if was == is {
 				continue
 			}
@@ -197,15 +197,15 @@ func describeChanges(changes []view.SourceChange, dryRun bool) string {
 		}
 	}
 	if dryRun {
-		fmt.Fprintf(&b, "%s would change, %d unchanged\n", terminal.Count(int64(changed), "source"), len(changes)-changed)
+		fmt.Fprintf(&b, "%s would change, %d unchanged\n", terminal.Plural(int64(changed), "source"), len(changes)-changed)
 	} else {
-		fmt.Fprintf(&b, "%s changed, %d unchanged\n", terminal.Count(int64(changed), "source"), len(changes)-changed)
+		fmt.Fprintf(&b, "%s changed, %d unchanged\n", terminal.Plural(int64(changed), "source"), len(changes)-changed)
 	}
 	return b.String()
 }
 
-// compactJSON is a JSON text in one form, whoever has written it.
-func compactJSON(text json.RawMessage) string {
+// canonicalJSON is a JSON text in one form, whoever has written it.
+func canonicalJSON(text json.RawMessage) string {
 	if len(text) == 0 {
 		return ""
 	}

@@ -35,7 +35,7 @@ tilde and the beginning of its hash, and delivers it.`,
 
 func conflictsListCommand(env environ) *cobra.Command {
 	var filter view.ConflictFilter
-	var since, until moment
+	var since, until timeFlag
 	var limit int
 	var asJSON bool
 	cmd := &cobra.Command{Use: "list", Short: "List conflicts, newest first, with their differences", Example: "  spine conflicts list --source stripe"}
@@ -89,7 +89,7 @@ func describeConflicts(rows []view.ConflictingRow) string {
 			if path == "" {
 				path = "/"
 			}
-			fmt.Fprintf(&b, "    %s: %s → %s\n", terminal.Printable(path), side(d.Was), side(d.Is))
+			fmt.Fprintf(&b, "    %s: %s → %s\n", terminal.Printable(path), sideText(d.Was), sideText(d.Is))
 		}
 	}
 	return b.String()
@@ -122,9 +122,9 @@ func conflictsShowCommand(env environ) *cobra.Command {
 		var b strings.Builder
 		for i, r := range rows {
 			if i == 0 {
-				fmt.Fprintf(&b, "first, came %s\n%s\n\n", r.StoredAt, inFull(r.First))
+				fmt.Fprintf(&b, "first, came %s\n%s\n\n", r.StoredAt, payloadText(r.First))
 			}
-			fmt.Fprintf(&b, "%s%s\n\n", describeConflicts(rows[i:i+1]), inFull(r.Content))
+			fmt.Fprintf(&b, "%s%s\n\n", describeConflicts(rows[i:i+1]), payloadText(r.Content))
 		}
 		if len(rows) == 0 {
 			b.WriteString(describeConflicts(nil))
@@ -134,8 +134,8 @@ func conflictsShowCommand(env environ) *cobra.Command {
 	})
 }
 
-// inFull is a payload on lines of its own.
-func inFull(c view.Content) string {
+// payloadText is a payload on lines of its own.
+func payloadText(c view.Content) string {
 	if c.RawBody != nil {
 		return fmt.Sprintf("%q", c.RawBody)
 	}
@@ -149,8 +149,8 @@ func inFull(c view.Content) string {
 // mostConflicts is above how many payloads of one event are kept.
 const mostConflicts = 100
 
-// side is one side of a difference.
-func side(value []byte) string {
+// sideText is one side of a difference.
+func sideText(value []byte) string {
 	if value == nil || string(value) == "null" {
 		return "nothing"
 	}
@@ -171,7 +171,7 @@ func conflictsAcceptCommand(env environ) *cobra.Command {
 		if len(args) != 1 {
 			return misuse("give the ID of one event, as in: spine conflicts accept test-001")
 		}
-		id, err := s.AcceptConflict(cmd.Context(), args[0], from, hash, by(cmd))
+		id, err := s.AcceptConflict(cmd.Context(), args[0], from, hash, auditCaller(cmd))
 		if err != nil {
 			return nameSource(err)
 		}

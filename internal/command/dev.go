@@ -41,7 +41,7 @@ everything. Where DATABASE_URL is set, that database is used instead.`,
 			if ephemeral {
 				dir = ""
 			}
-			return dev(cmd.Context(), &s, b, dir, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return runDev(cmd.Context(), &s, b, dir, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	env.bind(cmd, needs{
@@ -57,9 +57,9 @@ everything. Where DATABASE_URL is set, that database is used instead.`,
 	return cmd
 }
 
-// dev runs everything on this machine until ctx ends. What is started first is
+// runDev runs everything on this machine until ctx ends. What is started first is
 // stopped last: the database outlives the processes that use it.
-func dev(ctx context.Context, s *service.Settings, b build, dir string, stdout, stderr io.Writer) (err error) {
+func runDev(ctx context.Context, s *service.Settings, b build, dir string, stdout, stderr io.Writer) (err error) {
 	log := s.Log.Logger(stderr)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -108,7 +108,7 @@ func dev(ctx context.Context, s *service.Settings, b build, dir string, stdout, 
 	})
 	select {
 	case <-p.Ready():
-		greet(stdout, p.URL(), observe.URL(mock.Listener), string(s.Database.URL))
+		printGreeting(stdout, p.URL(), observe.URL(mock.Listener), string(s.Database.URL))
 	case <-running.Done():
 	}
 	err = g.Wait()
@@ -118,8 +118,8 @@ func dev(ctx context.Context, s *service.Settings, b build, dir string, stdout, 
 	return err
 }
 
-// greet says where everything is and what to try.
-func greet(w io.Writer, api, mock, database string) {
+// printGreeting says where everything is and what to try.
+func printGreeting(w io.Writer, api, mock, database string) {
 	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 	_, _ = fmt.Fprintf(w, `
 Spine is running. Ctrl-C stops it.

@@ -3,8 +3,6 @@ package command
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,15 +13,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/webhookspine/spine/internal/service"
-	"github.com/webhookspine/spine/internal/terminal"
 )
 
 // healthTimeout is just above the server's own limit on its checks, so that
 // the answer of a sick server still arrives.
 const healthTimeout = 3 * time.Second
-
-// maxAnswer bounds how much of a server's answer is read.
-const maxAnswer = 1 << 20
 
 func healthCommand(env environ) *cobra.Command {
 	var s service.Settings
@@ -39,8 +33,8 @@ else with 1.`,
   spine health --url https://spine.example.com`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			base := cmp.Or(base, "http://"+local(string(s.Listen.Address)))
-			return health(cmd.Context(), base, cmd.OutOrStdout())
+			base := cmp.Or(base, "http://"+localAddress(string(s.Listen.Address)))
+			return checkHealth(cmd.Context(), base, cmd.OutOrStdout())
 		},
 	}
 	env.bind(cmd, needs{groups: []any{&s.Listen}})
@@ -49,9 +43,9 @@ else with 1.`,
 	return cmd
 }
 
-// local is where a server that listens on address is reached from its own
+// localAddress is where a server that listens on address is reached from its own
 // machine.
-func local(address string) string {
+func localAddress(address string) string {
 	host, port, err := net.SplitHostPort(address)
 	if ip := net.ParseIP(host); err != nil || host != "" && !ip.IsUnspecified() {
 		return address
@@ -59,8 +53,8 @@ func local(address string) string {
 	return net.JoinHostPort("127.0.0.1", port)
 }
 
-// health asks the server at base for /readyz, or for base's own path.
-func health(ctx context.Context, base string, out io.Writer) error {
+// checkHealth asks the server at base for /readyz, or for base's own path.
+func checkHealth(ctx context.Context, base string, out io.Writer) error {
 	address, err := url.Parse(base)
 	if err != nil {
 		return misuse("--url: %w", err)
@@ -74,7 +68,7 @@ func health(ctx context.Context, base string, out io.Writer) error {
 	if err != nil {
 		return misuse("--url: %w", err)
 	}
-	code, body, err := exchange(req)
+	code, body, err := sendRequest(req)
 	if err != nil {
 		return err
 	}
@@ -85,32 +79,4 @@ func health(ctx context.Context, base string, out io.Writer) error {
 		return fmt.Errorf("not ready: %s answered %d", address.Redacted(), code)
 	}
 	return nil
-}
-
-// exchange sends one request on a connection of its own and reads the answer.
-func exchange(req *http.Request) (code int, body []byte, err error) {
-	req.Close = true
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, nil, err // names the method, the URL and what failed
-	}
-	defer func() { err = errors.Join(err, resp.Body.Close()) }()
-	body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
-		return 0, nil, fmt.Errorf("reading the answer of %s: %w", req.URL.Redacted(), err)
-	}
-	return resp.StatusCode, body, nil
-}
-
-// writeAnswer writes what a server answered: JSON on one line, and anything
-// else as text on one line.
-func writeAnswer(w io.Writer, answer []byte) error {
-	switch {
-	case len(answer) == 0:
-		return nil
-	case json.Valid(answer):
-		return terminal.WriteJSON(w, json.RawMessage(answer))
-	}
-	_, err := fmt.Fprintln(w, terminal.OneLine(string(answer)))
-	return err
 }

@@ -19,10 +19,10 @@ func TestMockAPIServesUntilToldToStop(t *testing.T) {
 	go func() { ended <- server.Run(ctx) }()
 
 	base := "http://" + server.Listener.Addr().String()
-	require.NoError(t, health(t.Context(), base+"/readyz", t.Output()))
+	require.NoError(t, checkHealth(t.Context(), base+"/readyz", t.Output()))
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, base+"/third_party/mock", strings.NewReader(`{"event_id":"a"}`))
 	require.NoError(t, err)
-	code, _, err := exchange(req)
+	code, _, err := sendRequest(req)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusTeapot, code)
 

@@ -35,7 +35,7 @@ they start, unless MIGRATE is false.`,
 				functions = "put in place"
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "The schema is at version %d: %s applied, functions %s, %s made.\n",
-				m.Version, terminal.Count(int64(len(m.Applied)), "migration"), functions, terminal.Count(int64(m.Partitions), "audit partition"))
+				m.Version, terminal.Plural(int64(len(m.Applied)), "migration"), functions, terminal.Plural(int64(m.Partitions), "audit partition"))
 			return err
 		},
 	}

@@ -22,14 +22,6 @@ destinations or the one named. Deliveries under way are finished.`,
 	})
 }
 
-func resumeCommand(env environ) *cobra.Command {
-	return claimsCommand(env, "resumed", (*store.Store).Resume, &cobra.Command{
-		Use:     "resume",
-		Short:   "Take up deliveries again after a pause",
-		Example: "  spine resume",
-	})
-}
-
 // claimsCommand completes a command that pauses or resumes claims, and prints
 // for how many destinations it did so. done is the word for that.
 func claimsCommand(env environ, done string, change func(s *store.Store, ctx context.Context, destination string) (int64, error), cmd *cobra.Command) *cobra.Command {
@@ -50,12 +42,12 @@ func claimsCommand(env environ, done string, change func(s *store.Store, ctx con
 		if asJSON {
 			return terminal.WriteJSON(cmd.OutOrStdout(), map[string]int64{done: n})
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", terminal.Count(n, "destination"), done)
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", terminal.Plural(n, "destination"), done)
 		return err
 	}
 	env.bind(cmd, needs{groups: []any{&database}, required: []string{"DATABASE_URL"}})
 	cmd.Flags().StringVar(&destination, "destination", "", "only this `DESTINATION` (default all)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
-	complete(cmd, "destination", destinations(&database))
+	completeFlag(cmd, "destination", destinationNames(&database))
 	return cmd
 }

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -40,7 +39,7 @@ now. Values of headers that are secrets are not kept.`,
 
 func rejectedListCommand(env environ) *cobra.Command {
 	var filter view.RejectedFilter
-	var since, until moment
+	var since, until timeFlag
 	var limit int
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -56,7 +55,7 @@ func rejectedListCommand(env environ) *cobra.Command {
 	flags.Var(&until, "until", "that came before this `TIME`")
 	flags.IntVar(&limit, "limit", 50, "at most this `NUMBER`")
 	flags.BoolVar(&asJSON, "json", false, "print one JSON array")
-	complete(cmd, "state", fixed([]string{event.RejectedKept, event.RejectedRequested, event.RejectedTakenIn, event.RejectedAgain}))
+	completeFlag(cmd, "state", fixedValues([]string{event.RejectedKept, event.RejectedRequested, event.RejectedTakenIn, event.RejectedAgain}))
 	return onDatabase(env, cmd, false, func(cmd *cobra.Command, s *store.Store, _ string) error {
 		if limit < 1 || limit > 10_000 {
 			return misuse("--limit must be 1 to 10000")
@@ -78,7 +77,7 @@ func listRejected(out io.Writer, rows []event.RejectedRequest) error {
 		_, err := fmt.Fprintln(out, "nothing was rejected and kept")
 		return err
 	}
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	w := terminal.Table(out)
 	fmt.Fprintln(w, "ID\tAT\tSOURCE\tSTATUS\tCAUSE\tFROM\tBYTES\tSTATE")
 	for _, r := range rows {
 		fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\t%s\t%d\t%s\n", r.ID, r.At, terminal.Printable(r.Source), r.Status, terminal.Printable(r.Cause), terminal.Printable(r.Remote), r.Size, r.State)
@@ -86,8 +85,8 @@ func listRejected(out io.Writer, rows []event.RejectedRequest) error {
 	return w.Flush()
 }
 
-// requestNumber reads the one argument of a command.
-func requestNumber(args []string) (int64, error) {
+// parseRequestID reads the one argument of a command.
+func parseRequestID(args []string) (int64, error) {
 	if len(args) != 1 {
 		return 0, misuse("give the ID of one rejected request, a number from spine rejected list")
 	}
@@ -103,7 +102,7 @@ func rejectedShowCommand(env environ) *cobra.Command {
 	cmd := &cobra.Command{Use: "show ID", Short: "Show a rejected request: headers, body, and why", Example: "  spine rejected show 12"}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return onRequest(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
-		id, err := requestNumber(args)
+		id, err := parseRequestID(args)
 		if err != nil {
 			return err
 		}
@@ -117,17 +116,6 @@ func rejectedShowCommand(env environ) *cobra.Command {
 		_, err = io.WriteString(cmd.OutOrStdout(), describeRejected(r))
 		return err
 	})
-}
-
-// onRequest is onDatabase for commands that take numbers of requests.
-func onRequest(env environ, cmd *cobra.Command, run func(cmd *cobra.Command, s *store.Store, args []string) error) *cobra.Command {
-	var given []string
-	completed := onDatabase(env, cmd, false, func(cmd *cobra.Command, s *store.Store, _ string) error { return run(cmd, s, given) })
-	completed.Args = func(_ *cobra.Command, args []string) error {
-		given = args
-		return nil
-	}
-	return completed
 }
 
 func describeRejected(r event.RejectedRequest) string {
@@ -169,7 +157,7 @@ const replayPoll = 100 * time.Millisecond
 
 func rejectedReplayCommand(env environ) *cobra.Command {
 	var filter view.RejectedFilter
-	var since, until moment
+	var since, until timeFlag
 	var trust, all, asJSON bool
 	wait := durationFlag(10 * time.Second)
 	cmd := &cobra.Command{
@@ -207,21 +195,21 @@ who sent them.`,
 			}
 		}
 		if all {
-			n, err := s.ReplayAllRejected(cmd.Context(), filter, trust, by(cmd))
+			n, err := s.ReplayAllRejected(cmd.Context(), filter, trust, auditCaller(cmd))
 			if err != nil {
 				return err
 			}
 			if asJSON {
 				return terminal.WriteJSON(cmd.OutOrStdout(), map[string]int64{"requested": n})
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s will be looked at again: spine rejected list --state requested\n", terminal.Count(n, "request"))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s will be looked at again: spine rejected list --state requested\n", terminal.Plural(n, "request"))
 			return err
 		}
-		id, err := requestNumber(args)
+		id, err := parseRequestID(args)
 		if err != nil {
 			return err
 		}
-		if err := s.ReplayRejected(cmd.Context(), id, trust, by(cmd)); err != nil {
+		if err := s.ReplayRejected(cmd.Context(), id, trust, auditCaller(cmd)); err != nil {
 			return err
 		}
 		r, err := awaitReplayed(cmd.Context(), s, id, time.Duration(wait))
@@ -231,7 +219,7 @@ who sent them.`,
 			err = describeReplayed(cmd.OutOrStdout(), r)
 		}
 		if err == nil && r.State == event.RejectedAgain {
-			err = fmt.Errorf("it was refused again: %s", deref(r.Note))
+			err = fmt.Errorf("it was refused again: %s", textOrEmpty(r.Note))
 		}
 		return err
 	})
@@ -264,11 +252,11 @@ func describeReplayed(out io.Writer, r event.RejectedRequest) error {
 	if r.EventID != nil {
 		as = " as " + terminal.Printable(*r.EventID)
 	}
-	_, err := fmt.Fprintf(out, "taken in%s: %s\n", as, terminal.Printable(deref(r.Note)))
+	_, err := fmt.Fprintf(out, "taken in%s: %s\n", as, terminal.Printable(textOrEmpty(r.Note)))
 	return err
 }
 
-func deref(s *string) string {
+func textOrEmpty(s *string) string {
 	if s == nil {
 		return ""
 	}

@@ -22,8 +22,8 @@ const countMost = 100_000
 
 func replayCommand(env environ) *cobra.Command {
 	var database service.DatabaseSettings
-	var r replay
-	var since, until moment
+	var r replayRun
+	var since, until timeFlag
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "replay (ID | --dead)",
@@ -86,15 +86,15 @@ flags choose; a terminal is asked first, a script says --yes.`,
 	flags.Int64Var(&r.limit, "limit", 0, "at most this `NUMBER` (default all)")
 	flags.BoolVar(&r.yes, "yes", false, "do not ask")
 	flags.BoolVar(&asJSON, "json", false, "print one JSON object")
-	cmd.ValidArgsFunction = firstArgument(inFlight(&database))
-	complete(cmd, "source", sources(&database))
-	complete(cmd, "destination", destinations(&database))
-	complete(cmd, "type", types(&database))
+	cmd.ValidArgsFunction = onlyFirstArgument(inFlightIDs(&database))
+	completeFlag(cmd, "source", sourceNames(&database))
+	completeFlag(cmd, "destination", destinationNames(&database))
+	completeFlag(cmd, "type", typeNames(&database))
 	return cmd
 }
 
-// replay is one call of the command.
-type replay struct {
+// replayRun is one call of the command.
+type replayRun struct {
 	dead   bool
 	filter store.DeadFilter
 	limit  int64 // 0 for all
@@ -104,7 +104,7 @@ type replay struct {
 }
 
 // run replays what is asked for and returns how many deliveries that were.
-func (r *replay) run(ctx context.Context, s *store.Store, args []string) (int64, error) {
+func (r *replayRun) run(ctx context.Context, s *store.Store, args []string) (int64, error) {
 	if !r.dead {
 		n, err := s.Replay(ctx, args[0], r.filter.Source, r.filter.Destination, "spine replay")
 		return n, nameSource(err)
@@ -131,7 +131,7 @@ func (r *replay) run(ctx context.Context, s *store.Store, args []string) (int64,
 }
 
 // confirm asks whoever sits at the terminal.
-func (r *replay) confirm(ctx context.Context, s *store.Store) error {
+func (r *replayRun) confirm(ctx context.Context, s *store.Store) error {
 	keyboard, ok := r.stdin.(*os.File)
 	if !ok || !terminal.IsTerminal(keyboard) {
 		return misuse("nobody is there to be asked: give --yes")
@@ -143,7 +143,7 @@ func (r *replay) confirm(ctx context.Context, s *store.Store) error {
 	if r.limit > 0 {
 		n = min(n, r.limit)
 	}
-	many := terminal.Count(n, "dead letter")
+	many := terminal.Plural(n, "dead letter")
 	if n > countMost {
 		many = fmt.Sprintf("more than %d dead letters", countMost)
 	}

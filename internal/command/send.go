@@ -5,11 +5,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
@@ -18,7 +16,6 @@ import (
 
 	"github.com/webhookspine/spine/internal/service"
 	"github.com/webhookspine/spine/internal/source"
-	"github.com/webhookspine/spine/internal/terminal"
 )
 
 // sendTimeout is above the time for which a server tries to store an event
@@ -79,14 +76,14 @@ of a preset, and --secret names the secret.`,
 				if err != nil {
 					return err
 				}
-				return sendAs(cmd.Context(), url, compiled, body, cmd.OutOrStdout(), asJSON)
+				return postSample(cmd.Context(), url, compiled, body, cmd.OutOrStdout(), asJSON)
 			}
 			if !json.Valid(body) {
 				return misuse("the payload is not JSON")
 			}
 			e.ID = cmp.Or(e.ID, uuid.NewString())
 			e.OccurredAt = cmp.Or(e.OccurredAt, time.Now().UTC().Format(time.RFC3339Nano))
-			return send(cmd.Context(), url, e, body, cmd.OutOrStdout(), asJSON)
+			return postEnvelope(cmd.Context(), url, e, body, cmd.OutOrStdout(), asJSON)
 		},
 	}
 	env.bind(cmd, needs{groups: []any{&database}})
@@ -104,8 +101,8 @@ of a preset, and --secret names the secret.`,
 	flags.StringVar(&preset, "preset", "", "`PRESET` of the source, whatever the database says")
 	flags.StringArrayVar(&secrets, "secret", nil, "`REFERENCE` to the secret to sign with: env:NAME or file:/absolute/path (default the source's)")
 	completeFiles(cmd, "file")
-	complete(cmd, "source", sources(&database))
-	complete(cmd, "preset", fixed(source.Presets()))
+	completeFlag(cmd, "source", sourceNames(&database))
+	completeFlag(cmd, "preset", fixedValues(source.Presets()))
 	cmd.MarkFlagsMutuallyExclusive("payload", "file")
 	for _, flag := range []string{"type", "id", "occurred-at"} {
 		cmd.MarkFlagsMutuallyExclusive("source", flag)
@@ -113,19 +110,8 @@ of a preset, and --secret names the secret.`,
 	return cmd
 }
 
-func readFile(name string, stdin io.Reader) ([]byte, error) {
-	if name != "-" {
-		return os.ReadFile(name) //nolint:gosec // the file that the user asks to be sent
-	}
-	body, err := io.ReadAll(stdin)
-	if err != nil {
-		return nil, fmt.Errorf("reading the payload from the standard input: %w", err)
-	}
-	return body, nil
-}
-
-// send posts the event and prints the server's answer.
-func send(ctx context.Context, url string, e envelope, payload []byte, out io.Writer, asJSON bool) error {
+// postEnvelope posts the event and prints the server's answer.
+func postEnvelope(ctx context.Context, url string, e envelope, payload []byte, out io.Writer, asJSON bool) error {
 	head, err := json.Marshal(e)
 	if err != nil {
 		return fmt.Errorf("writing the envelope: %w", err)
@@ -139,12 +125,12 @@ func send(ctx context.Context, url string, e envelope, payload []byte, out io.Wr
 		return misuse("--url: %w", err)
 	}
 	req.Header.Set("Content-Type", "application/json")
-	return post(req, out, asJSON)
+	return postRequest(req, out, asJSON)
 }
 
-// sendAs posts what a source's provider would send: a sample, with another body
+// postSample posts what a source's provider would send: a sample, with another body
 // where one is given, signed where the source is one that signs.
-func sendAs(ctx context.Context, url string, s *source.Source, body []byte, out io.Writer, asJSON bool) error {
+func postSample(ctx context.Context, url string, s *source.Source, body []byte, out io.Writer, asJSON bool) error {
 	now := time.Now()
 	sample, err := s.Sample(now)
 	if err != nil {
@@ -167,58 +153,41 @@ func sendAs(ctx context.Context, url string, s *source.Source, body []byte, out 
 		return misuse("--url: %w", err)
 	}
 	req.Header = sample.Header
-	return post(req, out, asJSON)
+	return postRequest(req, out, asJSON)
 }
 
-// post sends a request and prints the server's answer, in words or as it came.
-func post(req *http.Request, out io.Writer, asJSON bool) error {
-	start := time.Now()
-	code, answer, err := exchange(req)
-	if err != nil {
-		return err
+// compiledSource is a source of the database where there is one, or else one
+// that a preset makes, with the secrets of this environment, or without where
+// nothing is to be signed.
+func compiledSource(ctx context.Context, database service.DatabaseSettings, name, preset string, secrets []string, sign bool) (*source.Source, error) {
+	c := source.Config{Preset: preset}
+	if database.URL != "" && preset == "" {
+		s, err := openDatabase(ctx, database)
+		if err != nil {
+			return nil, err
+		}
+		defer s.Close()
+		one, err := s.Source(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if c, err = source.ParseConfig(one.Settings); err != nil {
+			return nil, err
+		}
+	} else if preset == "" {
+		c.Preset = name
 	}
-	took := time.Since(start).Round(100 * time.Microsecond)
-
-	if asJSON {
-		if err := writeAnswer(out, answer); err != nil {
-			return fmt.Errorf("printing the answer: %w", err)
+	if len(secrets) > 0 {
+		c.Secrets = nil
+		for _, ref := range secrets {
+			if err := checkReference("--secret", ref); err != nil {
+				return nil, err
+			}
+			c.Secrets = append(c.Secrets, source.Secret{Ref: ref})
 		}
 	}
-	if code != http.StatusOK {
-		return refusal(code, answer)
+	if !sign { // which needs no secret
+		c.Secrets, c.VerifyToken, c.Handshake, c.Verify = nil, "", "none", []source.Method{{Scheme: "none"}}
 	}
-	var said struct {
-		Status  string `json:"status"`
-		EventID string `json:"event_id"`
-	}
-	if err := json.Unmarshal(answer, &said); err != nil {
-		return fmt.Errorf("the server's answer is not Spine's: %w", err)
-	}
-	if asJSON {
-		return nil
-	}
-	_, err = fmt.Fprintf(out, "%s %s in %s\n", terminal.Printable(said.Status), terminal.Printable(said.EventID), took)
-	return err
-}
-
-// refusal puts a server's refusal (RFC 9457 problem details) in one line.
-func refusal(code int, answer []byte) error {
-	var problem struct {
-		Title  string `json:"title"`
-		Detail string `json:"detail"`
-		Errors []struct {
-			Field  string `json:"field"`
-			Detail string `json:"detail"`
-		} `json:"errors"`
-	}
-	_ = json.Unmarshal(answer, &problem) // what is not a problem has none of it
-	why := cmp.Or(problem.Title, http.StatusText(code))
-	if problem.Detail != "" {
-		why += ": " + problem.Detail
-	}
-	faults := make([]string, len(problem.Errors))
-	for i, e := range problem.Errors {
-		faults[i] = strings.TrimSpace(e.Field + " " + e.Detail)
-	}
-	return errors.New(strings.TrimSpace(fmt.Sprintf("the server refused: %d %s %s", code, why, strings.Join(faults, "; "))))
+	return source.Compile(name, c, source.ResolveSecret)
 }

@@ -23,42 +23,19 @@ func serveCommand(env environ, b build) *cobra.Command {
 	})
 }
 
-func apiCommand(env environ, b build) *cobra.Command {
-	var s service.Settings
-	return serviceCommand(env, b, &s, service.Roles{API: true}, &cobra.Command{
-		Use:     "api",
-		Short:   "Take webhooks in and answer reads, any number of processes",
-		Example: `  DATABASE_URL=postgres://spine@db/spine spine api --listen :8000`,
-	}, needs{
-		groups: []any{&s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep, &s.Listen, &s.Intake, &s.Admin, &s.Stop, &s.Log},
-	})
-}
-
-func workerCommand(env environ, b build) *cobra.Command {
-	var s service.Settings
-	return serviceCommand(env, b, &s, service.Roles{Worker: true}, &cobra.Command{
-		Use:     "worker",
-		Short:   "Deliver what was taken in, any number of processes",
-		Example: `  DATABASE_URL=postgres://spine@db/spine DESTINATION_URL=https://app.example.com/hooks spine worker`,
-	}, needs{
-		groups:   []any{&s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep, &s.Listen, &s.Destination, &s.Retry, &s.Worker, &s.Stop, &s.Log},
-		defaults: map[string]string{"LISTEN": ":8002"},
-	})
-}
-
 // serviceCommand completes a command that runs a service.
 func serviceCommand(env environ, b build, s *service.Settings, r service.Roles, cmd *cobra.Command, n needs) *cobra.Command {
 	n.required = []string{"DATABASE_URL"}
 	cmd.Args = cobra.NoArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return serve(cmd.Context(), s, r, b, s.Log.Logger(cmd.ErrOrStderr()))
+		return runService(cmd.Context(), s, r, b, s.Log.Logger(cmd.ErrOrStderr()))
 	}
 	env.bind(cmd, n)
 	return cmd
 }
 
-// serve runs the parts of Spine that a command is for, until ctx ends.
-func serve(ctx context.Context, s *service.Settings, r service.Roles, b build, log zerolog.Logger) error {
+// runService runs the parts of Spine that a command is for, until ctx ends.
+func runService(ctx context.Context, s *service.Settings, r service.Roles, b build, log zerolog.Logger) error {
 	p, err := service.New(ctx, s, r, b.Version, log)
 	if err != nil {
 		return err

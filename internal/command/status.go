@@ -7,7 +7,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,7 +30,7 @@ const (
 func statusCommand(env environ) *cobra.Command {
 	var database service.DatabaseSettings
 	var asJSON, watch bool
-	interval := every(watchUsual)
+	interval := intervalFlag(watchUsual)
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what waits, what is stuck and what is dead",
@@ -65,7 +64,7 @@ Latency is from stored to delivered, retries included.`,
 			defer s.Close()
 			out := cmd.OutOrStdout()
 			if watch {
-				w := watching{
+				w := watcher{
 					read:     func(ctx context.Context) (overview, error) { return readSampled(ctx, s) },
 					interval: time.Duration(interval), now: time.Now, stderr: cmd.ErrOrStderr(),
 				}
@@ -92,20 +91,6 @@ Latency is from stored to delivered, retries included.`,
 	return cmd
 }
 
-// every is a flag that takes the time between two looks.
-type every time.Duration
-
-func (e *every) String() string { return time.Duration(*e).String() }
-func (e *every) Type() string   { return "DURATION" }
-func (e *every) Set(text string) error {
-	d, err := service.ParseDuration(text)
-	if err == nil && d < watchLeast {
-		err = fmt.Errorf("must be at least %s", watchLeast)
-	}
-	*e = every(d)
-	return err
-}
-
 // overview is what status shows. What is null in JSON, or nil, is not known.
 type overview struct {
 	At          event.Timestamp      `json:"at"`     // by the database's clock
@@ -117,7 +102,7 @@ type overview struct {
 	Stuck       []store.StuckRow     `json:"stuck"`        // the first few
 	DeadLetters []view.ProcessingRow `json:"dead_letters"` // the last few
 	LastArrival map[string]time.Time `json:"last_arrival"` // by source
-	Rates       map[string]rate      `json:"rates"`        // a second
+	Rates       map[string]flowRate  `json:"rates"`        // a second
 	Latency     latency              `json:"latency_ms"`
 
 	series view.Series
@@ -198,14 +183,14 @@ func readSampled(ctx context.Context, s *store.Store) (o overview, err error) {
 // write prints all of it, on a terminal room cells wide or, where that is 0, for
 // a pipe.
 func (o *overview) write(w io.Writer, now time.Time, room int) error {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	table := terminal.Table(w)
 	fmt.Fprintf(table, "schema\t%s\n", o.Schema)
 	for _, source := range slices.Sorted(maps.Keys(o.LastArrival)) {
 		last := event.Timestamp{Time: o.LastArrival[source]}
-		fmt.Fprintf(table, "last arrival\t%s\t(%s)\tfrom %s\n", clock(last), fromNow(last, now), terminal.Printable(source))
+		fmt.Fprintf(table, "last arrival\t%s\t(%s)\tfrom %s\n", exactTime(last), relativeTime(last, now), terminal.Printable(source))
 	}
 	if o.OldestReady != nil && *o.OldestReady > 0 {
-		fmt.Fprintf(table, "oldest waiting\tdue for %s\n", terminal.Duration(seconds(*o.OldestReady)))
+		fmt.Fprintf(table, "oldest waiting\tdue for %s\n", terminal.ShortDuration(secondsToDuration(*o.OldestReady)))
 	}
 	for _, p := range o.Paused {
 		fmt.Fprintf(table, "paused\t%s\t%s\n", terminal.Printable(p.Destination), pausedSince(p))
@@ -220,26 +205,26 @@ func (o *overview) write(w io.Writer, now time.Time, room int) error {
 	for _, r := range o.Backlog {
 		next := "-"
 		if r.NextAttemptAt != nil {
-			next = fromNow(*r.NextAttemptAt, now)
+			next = relativeTime(*r.NextAttemptAt, now)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\n", terminal.Printable(r.Destination), terminal.Printable(r.Status), r.Count, fromNow(r.OldestCreatedAt, now), next)
+		fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\n", terminal.Printable(r.Destination), terminal.Printable(r.Status), r.Count, relativeTime(r.OldestCreatedAt, now), next)
 	}
 	if len(o.Stuck) > 0 {
 		fmt.Fprintf(table, "\nSTUCK\tDUE\tWHY\n")
 	}
 	for _, r := range o.Stuck {
-		fmt.Fprintf(table, "%s\t%s\t%s\n", terminal.Printable(r.EventID)+at(r.Destination), fromNow(r.DueAt, now), terminal.Printable(r.Reason))
+		fmt.Fprintf(table, "%s\t%s\t%s\n", terminal.Printable(r.EventID)+destinationSuffix(r.Destination), relativeTime(r.DueAt, now), terminal.Printable(r.Reason))
 	}
 	if len(o.DeadLetters) > 0 {
 		fmt.Fprintf(table, "\nLAST DIED\tWHEN\tWHY\n")
 	}
 	for _, r := range o.DeadLetters {
-		fmt.Fprintf(table, "%s\t%s\t%s\n", terminal.Printable(r.EventID)+at(r.Destination), fromNow(r.UpdatedAt, now), whyDead(r))
+		fmt.Fprintf(table, "%s\t%s\t%s\n", terminal.Printable(r.EventID)+destinationSuffix(r.Destination), relativeTime(r.UpdatedAt, now), whyDead(r))
 	}
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	_, err := io.WriteString(w, "\n"+terminal.Draw(o.rateLines(room, false), room, false))
+	_, err := io.WriteString(w, "\n"+terminal.JoinLines(o.rateLines(room, false), room, false))
 	return err
 }
 
@@ -248,7 +233,7 @@ func pausedSince(p view.PauseRow) string {
 	if p.PausedBy != nil {
 		by = " by " + terminal.Printable(*p.PausedBy)
 	}
-	return "since " + clock(p.PausedAt) + by
+	return "since " + exactTime(p.PausedAt) + by
 }
 
 func whyDead(r view.ProcessingRow) string {

@@ -3,6 +3,7 @@ package command
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/terminal"
 	"github.com/webhookspine/spine/internal/trail"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // eventName is what a row is about: event_id, or source/event_id for other
@@ -27,8 +29,8 @@ func eventName(r *trail.Step) string {
 	return name
 }
 
-// outcome is the colour of an audit row's success.
-func outcome(success string) string {
+// successColour is the colour of an audit row's success.
+func successColour(success string) terminal.Colour {
 	switch success {
 	case "success":
 		return terminal.Green
@@ -39,36 +41,12 @@ func outcome(success string) string {
 	}
 }
 
-// alarm is the colour of what is said of an audit row: only failures stand out.
-func alarm(success string) string {
+// failureColour is the colour of what is said of an audit row: only failures stand out.
+func failureColour(success string) terminal.Colour {
 	if success == "failure" {
 		return terminal.Red
 	}
-	return ""
-}
-
-const clockLayout = "2006-01-02T15:04:05.000Z"
-
-// clock shows a moment to the millisecond, in UTC.
-func clock(t event.Timestamp) string {
-	if t.Infinity != 0 {
-		return t.String()
-	}
-	return t.Time.UTC().Format(clockLayout)
-}
-
-// fromNow shows how far a moment is from now: "in 3s", "3s ago".
-func fromNow(t event.Timestamp, now time.Time) string {
-	switch {
-	case t.Infinity > 0:
-		return "never"
-	case t.Infinity < 0:
-		return "always"
-	case t.Time.After(now):
-		return "in " + terminal.Duration(t.Time.Sub(now))
-	default:
-		return terminal.Duration(now.Sub(t.Time)) + " ago"
-	}
+	return terminal.Plain
 }
 
 // auditDetails are an audit row's details.
@@ -91,13 +69,13 @@ func (d auditDetails) text(name string) string {
 	return string(d[name])
 }
 
-// span is a member that counts milliseconds.
-func (d auditDetails) span(name string) string {
+// duration is a member that counts milliseconds.
+func (d auditDetails) duration(name string) string {
 	ms, err := strconv.ParseFloat(string(d[name]), 64)
 	if err != nil {
 		return d.text(name)
 	}
-	return terminal.Duration(time.Duration(ms * float64(time.Millisecond)))
+	return terminal.ShortDuration(time.Duration(ms * float64(time.Millisecond)))
 }
 
 // pairs shows the members as name=value, those first that a reader looks for.
@@ -118,22 +96,22 @@ func (d auditDetails) pairs() string {
 			continue
 		}
 		if short, ok := strings.CutSuffix(name, "_ms"); ok {
-			name, value = short, d.span(name)
+			name, value = short, d.duration(name)
 		}
 		shown = append(shown, terminal.Word(name)+"="+terminal.Word(terminal.Shorten(value)))
 	}
 	return strings.Join(shown, " ")
 }
 
-// at names a destination unless it is the one that everything goes to.
-func at(destination string) string {
+// destinationSuffix names a destination unless it is the one that everything goes to.
+func destinationSuffix(destination string) string {
 	if destination == "" || destination == event.DefaultDestination {
 		return ""
 	}
 	return " at " + terminal.Word(destination)
 }
 
-func statusColour(status string) string {
+func statusColour(status string) terminal.Colour {
 	switch status {
 	case "completed":
 		return terminal.Green
@@ -144,8 +122,8 @@ func statusColour(status string) string {
 	}
 }
 
-// mark stands before a step, so that its success is seen without colour too.
-func mark(success string) string {
+// successMark stands before a step, so that its success is seen without colour too.
+func successMark(success string) string {
 	switch success {
 	case trail.Success:
 		return "✓"
@@ -156,15 +134,15 @@ func mark(success string) string {
 	}
 }
 
-// sentence puts a step in words. The attempt that it belongs to is not named
+// stepSentence puts a step in words. The attempt that it belongs to is not named
 // where it stands within what is told of that.
-func sentence(action trail.Action, d auditDetails, within bool) string {
+func stepSentence(action trail.Action, d auditDetails, within bool) string {
 	text := func(name string) string { return terminal.Printable(d.text(name)) }
 	attempt, after, colon := "attempt "+text("attempt")+" ", " after attempt "+text("attempt"), ": "
 	if within {
 		attempt, after, colon = "", "", ""
 	}
-	where := at(d.text("destination"))
+	where := destinationSuffix(d.text("destination"))
 	by := ""
 	if d["by"] != nil {
 		by = " by " + text("by")
@@ -187,11 +165,11 @@ func sentence(action trail.Action, d auditDetails, within bool) string {
 	case trail.ProcessingAttemptStarted:
 		return attempt + "started by " + text("worker") + where
 	case trail.ProcessingAttemptFailed:
-		return attempt + "failed" + answer(d) + where
+		return attempt + "failed" + attemptAnswer(d) + where
 	case trail.ProcessingSucceeded:
-		return attempt + "delivered" + answer(d) + where
+		return attempt + "delivered" + attemptAnswer(d) + where
 	case trail.RetryScheduled:
-		return "next attempt in " + terminal.Printable(d.span("delay_ms")) + where
+		return "next attempt in " + terminal.Printable(d.duration("delay_ms")) + where
 	case trail.ProcessingFailedPermanently:
 		return "given up" + after + ": " + text("error") + where
 	case trail.LeaseExpired:
@@ -218,11 +196,11 @@ func sentence(action trail.Action, d auditDetails, within bool) string {
 	return strings.TrimSpace(terminal.Word(string(action)) + " " + d.pairs())
 }
 
-// answer is what a destination said to an attempt, after how long.
-func answer(d auditDetails) string {
+// attemptAnswer is what a destination said to an attempt, after how long.
+func attemptAnswer(d auditDetails) string {
 	var b strings.Builder
 	if d["duration_ms"] != nil {
-		b.WriteString(" after " + terminal.Printable(d.span("duration_ms")))
+		b.WriteString(" after " + terminal.Printable(d.duration("duration_ms")))
 	}
 	switch {
 	case d["error"] != nil:
@@ -234,4 +212,54 @@ func answer(d auditDetails) string {
 		b.WriteString(", answer " + terminal.Printable(terminal.Shorten(said)))
 	}
 	return b.String()
+}
+
+// currentStates says where an event stands, in a line for each destination.
+func currentStates(h view.History, paused []view.PauseRow, now time.Time) string {
+	var b strings.Builder
+	for i := range h.Processing {
+		fmt.Fprintln(&b, currentState(&h.Processing[i], paused, now))
+	}
+	return b.String()
+}
+
+// currentState says where an event stands with a destination and what comes
+// next.
+func currentState(p *view.ProcessingRow, paused []view.PauseRow, now time.Time) string {
+	where := destinationSuffix(p.Destination)
+	next := "at no set time"
+	if p.NextAttemptAt != nil {
+		next = exactTime(*p.NextAttemptAt) + " (" + relativeTime(*p.NextAttemptAt, now) + ")"
+	}
+	why := ""
+	if p.ErrorMessage != nil {
+		why = ": " + terminal.Printable(terminal.Shorten(*p.ErrorMessage))
+	}
+	switch p.Status {
+	case "completed":
+		done := "completed" + where
+		if p.CompletedAt != nil {
+			done += " " + exactTime(*p.CompletedAt)
+			if took := p.CompletedAt.Time.Sub(p.CreatedAt.Time); p.CompletedAt.Infinity == 0 && p.CreatedAt.Infinity == 0 && took >= 0 {
+				done += ", " + terminal.ShortDuration(took) + " after it was queued"
+			}
+		}
+		return done + ", nothing more to do"
+	case "dead":
+		return "dead" + where + ", not tried again by itself (spine replay)" + why
+	case "processing":
+		worker := "a worker"
+		if p.Worker != nil {
+			worker = terminal.Printable(*p.Worker)
+		}
+		return fmt.Sprintf("attempt %d%s is in the hands of %s, whose lease ends %s", p.AttemptCount, where, worker, next)
+	default:
+		held := ""
+		for _, row := range paused {
+			if row.Destination == p.Destination {
+				held = "; claims are paused since " + exactTime(row.PausedAt) + ": spine resume"
+			}
+		}
+		return fmt.Sprintf("attempt %d%s is due %s%s%s", p.AttemptCount+1, where, next, why, held)
+	}
 }

@@ -39,8 +39,8 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 			require.NoError(t, err)
 		}
 		for _, within := range []bool{false, true} {
-			require.NotRegexp(t, unprintable, sentence(action, all, within), action)
-			require.NotContains(t, sentence(action, all, within), "\n", action)
+			require.NotRegexp(t, unprintable, stepSentence(action, all, within), action)
+			require.NotContains(t, stepSentence(action, all, within), "\n", action)
 		}
 	}
 
@@ -77,17 +77,17 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 	require.NoError(t, o.write(&out, time.Now(), 0))
 	require.NotRegexp(t, unprintable, out.String())
 	f := frame{seen: &o, at: time.Now(), away: time.Now(), failure: terminal.OneLine(hostile)}
-	require.NotRegexp(t, unprintable, terminal.Draw(f.lines(200, 100, time.Now()), 0, false))
+	require.NotRegexp(t, unprintable, terminal.JoinLines(f.lines(200, 100, time.Now()), 0, false))
 	h := view.History{Stored: view.Stored{EventID: hostile, EventType: hostile, Source: hostile, Content: view.Content{Unqueryable: hostile}}}
 	h.Processing, h.Timeline = []view.ProcessingRow{p}, []trail.Step{row}
-	require.NotRegexp(t, unprintable, (&timeline{}).draw(h, time.Now())+standing(h, []view.PauseRow{{Destination: hostile}}, time.Now()))
+	require.NotRegexp(t, unprintable, (&timeline{}).draw(h, time.Now())+currentStates(h, []view.PauseRow{{Destination: hostile}}, time.Now()))
 	require.Equal(t, `failed: a b\x1b`, terminal.OneLine("failed:\n\ta b\x1b"))
 }
 
 func TestAReplayIsToldWithWhoAskedForIt(t *testing.T) {
 	d := readDetails(json.RawMessage(`{"from":"dead","by":"spine","caller":"192.0.2.1 as \"me\""}`))
-	require.Equal(t, `replayed by spine (192.0.2.1 as "me"), was dead`, sentence("event_replayed", d, false))
+	require.Equal(t, `replayed by spine (192.0.2.1 as "me"), was dead`, stepSentence("event_replayed", d, false))
 	require.Equal(t, `by=spine caller="192.0.2.1 as \"me\"" from=dead`, d.pairs())
 	delete(d, "caller") // from psql
-	require.Equal(t, "replayed by spine, was dead", sentence("event_replayed", d, false))
+	require.Equal(t, "replayed by spine, was dead", stepSentence("event_replayed", d, false))
 }

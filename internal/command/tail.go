@@ -30,7 +30,7 @@ func tailCommand(env environ) *cobra.Command {
 	var set service.Settings
 	var filter trail.Filter
 	var onlyActions []string
-	var since moment
+	var since timeFlag
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "tail",
@@ -104,11 +104,11 @@ are still stored. --status chooses the steps that bring an event into a status:
 	flags.StringSliceVar(&onlyActions, "action", nil, "only this `ACTION`, such as retry_scheduled")
 	flags.Var(&since, "since", "begin with what happened since this `TIME`: ago, as 10m or 7d, or RFC 3339")
 	flags.BoolVar(&asJSON, "json", false, "print a JSON object a line")
-	complete(cmd, "event", inFlight(&set.Database))
-	complete(cmd, "source", sources(&set.Database))
-	complete(cmd, "type", types(&set.Database))
-	complete(cmd, "status", fixed(statuses()))
-	complete(cmd, "action", fixed(actions()))
+	completeFlag(cmd, "event", inFlightIDs(&set.Database))
+	completeFlag(cmd, "source", sourceNames(&set.Database))
+	completeFlag(cmd, "type", typeNames(&set.Database))
+	completeFlag(cmd, "status", fixedValues(statuses()))
+	completeFlag(cmd, "action", fixedValues(actions()))
 	return cmd
 }
 
@@ -243,7 +243,7 @@ func printRows(w io.Writer) func([]trail.Step) error {
 	return func(rows []trail.Step) error {
 		for i := range rows {
 			r := &rows[i]
-			line := clock(r.Timestamp) + " " + eventName(r) + " " + terminal.Word(string(r.Action)) + " " + readDetails(r.Details).pairs()
+			line := exactTime(r.Timestamp) + " " + eventName(r) + " " + terminal.Word(string(r.Action)) + " " + readDetails(r.Details).pairs()
 			fmt.Fprintln(out, strings.TrimRight(line, " "))
 		}
 		return out.Flush()
@@ -253,9 +253,9 @@ func printRows(w io.Writer) func([]trail.Step) error {
 // longestName is how far the column of events grows: to a UUID.
 const longestName = 36
 
-// narrowest is the room below which a sentence goes on under its event rather
+// narrowestSentence is the room below which a sentence goes on under its event rather
 // than under its own beginning.
-const narrowest = 40
+const narrowestSentence = 40
 
 // tellRows returns a function that tells a person of audit rows, in sentences
 // that are aligned and wrapped on a terminal as wide as width says. Days are
@@ -270,7 +270,7 @@ func tellRows(w io.Writer, width func() int, on terminal.Colours) func([]trail.S
 		}
 		for i := range rows {
 			r := &rows[i]
-			moment := clock(r.Timestamp)
+			moment := exactTime(r.Timestamp)
 			if date, rest, ok := strings.Cut(strings.TrimSuffix(moment, "Z"), "T"); ok {
 				if moment = rest; date != day {
 					day = date
@@ -280,14 +280,14 @@ func tellRows(w io.Writer, width func() int, on terminal.Colours) func([]trail.S
 			name := terminal.Pad(eventName(r), names)
 			begin := left + terminal.Cells(name) + 1
 			indent := begin
-			if width()-begin < narrowest {
+			if width()-begin < narrowestSentence {
 				indent = left + 2
 			}
-			told := terminal.Wrap(sentence(r.Action, readDetails(r.Details), false), width()-begin, width()-indent)
+			told := terminal.Wrap(stepSentence(r.Action, readDetails(r.Details), false), width()-begin, width()-indent)
 			fmt.Fprintf(out, "%s %s %s %s\n", on.Paint(terminal.Dim, terminal.Pad(moment, len("15:04:05.000"))),
-				on.Paint(outcome(r.Success), mark(r.Success)), on.Paint(terminal.Bold, name), on.Paint(alarm(r.Success), told[0]))
+				on.Paint(successColour(r.Success), successMark(r.Success)), on.Paint(terminal.Bold, name), on.Paint(failureColour(r.Success), told[0]))
 			for _, more := range told[1:] {
-				fmt.Fprintf(out, "%*s%s\n", indent, "", on.Paint(alarm(r.Success), more))
+				fmt.Fprintf(out, "%*s%s\n", indent, "", on.Paint(failureColour(r.Success), more))
 			}
 		}
 		return out.Flush()

@@ -52,7 +52,7 @@ before; --json then prints the object at the end.`,
 			}
 			defer s.Close()
 			out := cmd.OutOrStdout()
-			t := tracing{store: s, eventID: args[0], source: source, out: out, stderr: cmd.ErrOrStderr(), json: asJSON, now: time.Now}
+			t := traceRun{store: s, eventID: args[0], source: source, out: out, stderr: cmd.ErrOrStderr(), json: asJSON, now: time.Now}
 			t.life.on = terminal.ColoursFor(out, env)
 			if terminal.IsTerminal(out) {
 				t.life.width = func() int { return terminal.Width(out) }
@@ -62,7 +62,7 @@ before; --json then prints the object at the end.`,
 			}
 			h, err := s.Event(cmd.Context(), args[0], source)
 			if _, never := errors.AsType[*view.NotStoredError](err); never {
-				return t.rejected(cmd.Context(), err)
+				return t.withRejected(cmd.Context(), err)
 			}
 			if err != nil {
 				return nameSource(err)
@@ -74,13 +74,13 @@ before; --json then prints the object at the end.`,
 	cmd.Flags().StringVar(&source, "source", "", "the `SOURCE` that sent it, where several have an event of this id")
 	cmd.Flags().BoolVar(&follow, "follow", false, "go on until it is delivered or dead")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
-	cmd.ValidArgsFunction = firstArgument(inFlight(&set.Database))
-	complete(cmd, "source", sources(&set.Database))
+	cmd.ValidArgsFunction = onlyFirstArgument(inFlightIDs(&set.Database))
+	completeFlag(cmd, "source", sourceNames(&set.Database))
 	return cmd
 }
 
-// tracing is one call of the command.
-type tracing struct {
+// traceRun is one call of the command.
+type traceRun struct {
 	store           *store.Store
 	eventID, source string
 	out, stderr     io.Writer
@@ -90,7 +90,7 @@ type tracing struct {
 }
 
 // show prints all that is known of an event.
-func (t *tracing) show(ctx context.Context, h view.History) error {
+func (t *traceRun) show(ctx context.Context, h view.History) error {
 	if t.json {
 		return terminal.WriteJSON(t.out, h)
 	}
@@ -98,18 +98,18 @@ func (t *tracing) show(ctx context.Context, h view.History) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(t.out, t.life.draw(h, t.now())+"\n"+standing(h, paused, t.now()))
+	_, err = io.WriteString(t.out, t.life.draw(h, t.now())+"\n"+currentStates(h, paused, t.now()))
 	return err
 }
 
-// maxLike is how many rejected requests are shown of an event that was never
+// maxRejectedMatches is how many rejected requests are shown of an event that was never
 // stored.
-const maxLike = 5
+const maxRejectedMatches = 5
 
-// rejected adds to the error of an event that was never stored which requests
+// withRejected adds to the error of an event that was never stored which requests
 // that were refused may have been it.
-func (t *tracing) rejected(ctx context.Context, never error) error {
-	rows, err := t.store.RejectedLike(ctx, t.eventID, t.source, maxLike)
+func (t *traceRun) withRejected(ctx context.Context, never error) error {
+	rows, err := t.store.RejectedLike(ctx, t.eventID, t.source, maxRejectedMatches)
 	if err != nil || len(rows) == 0 {
 		return never // that is what was asked
 	}
@@ -122,7 +122,7 @@ func (t *tracing) rejected(ctx context.Context, never error) error {
 
 // follow prints what is known of an event, then its further steps as they
 // happen, and at the end where it stands.
-func (t *tracing) follow(ctx context.Context, direct string) error {
+func (t *traceRun) follow(ctx context.Context, direct string) error {
 	// The cursor is taken before the history: what is committed between them is
 	// in both, and left out the second time.
 	cursor, err := t.store.CurrentCursor(ctx)
@@ -131,7 +131,7 @@ func (t *tracing) follow(ctx context.Context, direct string) error {
 	}
 	h, err := t.store.Event(ctx, t.eventID, t.source)
 	if _, never := errors.AsType[*view.NotStoredError](err); never {
-		return t.rejected(ctx, err)
+		return t.withRejected(ctx, err)
 	}
 	if err != nil {
 		return nameSource(err)
@@ -140,7 +140,7 @@ func (t *tracing) follow(ctx context.Context, direct string) error {
 	for i := range h.Timeline {
 		shown[h.Timeline[i].ID] = true
 	}
-	if !t.json && !atRest(h) {
+	if !t.json && !isFinished(h) {
 		if err := t.show(ctx, h); err != nil {
 			return err
 		}
@@ -148,7 +148,7 @@ func (t *tracing) follow(ctx context.Context, direct string) error {
 			return err
 		}
 	}
-	begun := !t.json && !atRest(h)
+	begun := !t.json && !isFinished(h)
 	gone := false
 	follower := tail{
 		store: t.store, cursor: cursor, stderr: t.stderr, filter: trail.Filter{EventIDs: []string{h.EventID}, Sources: []string{h.Source}},
@@ -171,7 +171,7 @@ func (t *tracing) follow(ctx context.Context, direct string) error {
 			if err == nil {
 				h = now
 			}
-			return atRest(h), err
+			return isFinished(h), err
 		},
 		putBack: func() { clear(shown) },
 	}
@@ -184,20 +184,20 @@ func (t *tracing) follow(ctx context.Context, direct string) error {
 	case gone:
 		return errors.New("the event is no longer stored")
 	case begun:
-		_, err = io.WriteString(t.out, "\n"+standing(h, nil, t.now()))
+		_, err = io.WriteString(t.out, "\n"+currentStates(h, nil, t.now()))
 	default:
 		err = t.show(ctx, h)
 	}
 	for i := range h.Processing {
 		if p := &h.Processing[i]; p.Status == "dead" && err == nil {
-			err = fmt.Errorf("the event is dead%s", at(p.Destination))
+			err = fmt.Errorf("the event is dead%s", destinationSuffix(p.Destination))
 		}
 	}
 	return err
 }
 
-// atRest reports whether nothing more will happen to an event by itself.
-func atRest(h view.History) bool {
+// isFinished reports whether nothing more will happen to an event by itself.
+func isFinished(h view.History) bool {
 	for i := range h.Processing {
 		if status := h.Processing[i].Status; status != "completed" && status != "dead" {
 			return false
@@ -223,19 +223,19 @@ func (l *timeline) draw(h view.History, now time.Time) string {
 	field("event", "%s", l.on.Paint(terminal.Bold, terminal.Printable(h.EventID)))
 	field("type", "%s", terminal.Printable(h.EventType))
 	field("source", "%s", terminal.Printable(h.Source))
-	field("stored", "%s (%s)", clock(h.CreatedAt), fromNow(h.CreatedAt, now))
+	field("stored", "%s (%s)", exactTime(h.CreatedAt), relativeTime(h.CreatedAt, now))
 	if h.SeenCount > 1 {
 		field("received", "%d times", h.SeenCount)
 	}
 	if len(h.Conflicts) > 0 {
-		field("conflicts", "%s kept", terminal.Count(int64(len(h.Conflicts)), "other payload"))
+		field("conflicts", "%s kept", terminal.Plural(int64(len(h.Conflicts)), "other payload"))
 	}
 	if h.Unqueryable != "" {
 		field("payload", "kept as bytes: %s", terminal.Printable(h.Unqueryable))
 	}
 	for i := range h.Processing {
 		p := &h.Processing[i]
-		field("status", "%s, %s%s", l.on.Paint(statusColour(p.Status), terminal.Printable(p.Status)), terminal.Count(int64(p.AttemptCount), "attempt"), at(p.Destination))
+		field("status", "%s, %s%s", l.on.Paint(statusColour(p.Status), terminal.Printable(p.Status)), terminal.Plural(int64(p.AttemptCount), "attempt"), destinationSuffix(p.Destination))
 	}
 	if len(h.Processing) == 0 {
 		field("status", "stored, queued for no destination")
@@ -265,7 +265,7 @@ func (l *timeline) step(r *trail.Step) string {
 	}
 	within := attempt != "" && attempt == l.open && r.Action != trail.ProcessingAttemptStarted
 	l.open = attempt
-	text, indent := sentence(r.Action, d, within), ""
+	text, indent := stepSentence(r.Action, d, within), ""
 	if within {
 		indent = "  "
 	}
@@ -276,79 +276,10 @@ func (l *timeline) step(r *trail.Step) string {
 		lines = terminal.Wrap(text, room, room-2)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s  %s %s%s\n", l.on.Paint(terminal.Dim, fmt.Sprintf("%10s", offset(l.first, r.Timestamp))), l.on.Paint(outcome(r.Success), mark(r.Success)), indent,
-		l.on.Paint(alarm(r.Success), lines[0]))
+	fmt.Fprintf(&b, "%s  %s %s%s\n", l.on.Paint(terminal.Dim, fmt.Sprintf("%10s", stepOffset(l.first, r.Timestamp))), l.on.Paint(successColour(r.Success), successMark(r.Success)), indent,
+		l.on.Paint(failureColour(r.Success), lines[0]))
 	for _, more := range lines[1:] {
-		fmt.Fprintf(&b, "%*s%s\n", left+len(indent)+2, "", l.on.Paint(alarm(r.Success), more))
+		fmt.Fprintf(&b, "%*s%s\n", left+len(indent)+2, "", l.on.Paint(failureColour(r.Success), more))
 	}
 	return b.String()
-}
-
-// standing says where an event stands, in a line for each destination.
-func standing(h view.History, paused []view.PauseRow, now time.Time) string {
-	var b strings.Builder
-	for i := range h.Processing {
-		fmt.Fprintln(&b, currentState(&h.Processing[i], paused, now))
-	}
-	return b.String()
-}
-
-// offset is how long after first a step was made.
-func offset(first, t event.Timestamp) string {
-	if first.Infinity != 0 || t.Infinity != 0 {
-		return t.String()
-	}
-	switch d := t.Time.Sub(first.Time); {
-	case d != 0 && d.Abs() < time.Millisecond:
-		return fmt.Sprintf("%+.1f ms", d.Seconds()*1000)
-	case d.Abs() < time.Second:
-		return fmt.Sprintf("%+d ms", d.Milliseconds())
-	case d.Abs() < time.Minute:
-		return fmt.Sprintf("%+.3f s", d.Seconds())
-	case d < 0:
-		return terminal.Duration(d)
-	default:
-		return "+" + terminal.Duration(d)
-	}
-}
-
-// currentState says where an event stands with a destination and what comes
-// next.
-func currentState(p *view.ProcessingRow, paused []view.PauseRow, now time.Time) string {
-	where := at(p.Destination)
-	next := "at no set time"
-	if p.NextAttemptAt != nil {
-		next = clock(*p.NextAttemptAt) + " (" + fromNow(*p.NextAttemptAt, now) + ")"
-	}
-	why := ""
-	if p.ErrorMessage != nil {
-		why = ": " + terminal.Printable(terminal.Shorten(*p.ErrorMessage))
-	}
-	switch p.Status {
-	case "completed":
-		done := "completed" + where
-		if p.CompletedAt != nil {
-			done += " " + clock(*p.CompletedAt)
-			if took := p.CompletedAt.Time.Sub(p.CreatedAt.Time); p.CompletedAt.Infinity == 0 && p.CreatedAt.Infinity == 0 && took >= 0 {
-				done += ", " + terminal.Duration(took) + " after it was queued"
-			}
-		}
-		return done + ", nothing more to do"
-	case "dead":
-		return "dead" + where + ", not tried again by itself (spine replay)" + why
-	case "processing":
-		worker := "a worker"
-		if p.Worker != nil {
-			worker = terminal.Printable(*p.Worker)
-		}
-		return fmt.Sprintf("attempt %d%s is in the hands of %s, whose lease ends %s", p.AttemptCount, where, worker, next)
-	default:
-		held := ""
-		for _, row := range paused {
-			if row.Destination == p.Destination {
-				held = "; claims are paused since " + clock(row.PausedAt) + ": spine resume"
-			}
-		}
-		return fmt.Sprintf("attempt %d%s is due %s%s%s", p.AttemptCount+1, where, next, why, held)
-	}
 }

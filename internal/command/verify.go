@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,7 +14,7 @@ import (
 )
 
 func verifyCommand(env environ) *cobra.Command {
-	since, until := moment{time.Now().Add(-24 * time.Hour)}, moment{}
+	since, until := timeFlag{time.Now().Add(-24 * time.Hour)}, timeFlag{}
 	var examples int
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -72,7 +71,7 @@ select invariant, violations, examples from spine.verify(now() - interval '1 hou
 
 func listInvariants(out io.Writer, invariants []view.Invariant) error {
 	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	w := terminal.Table(&b)
 	for _, i := range invariants {
 		outcome := "holds"
 		if i.Violations > 0 {
@@ -89,7 +88,7 @@ func listInvariants(out io.Writer, invariants []view.Invariant) error {
 		}
 	}
 	if len(invariants) > 0 {
-		fmt.Fprintf(&b, "%s looked at\n", terminal.Count(invariants[0].Checked, "event"))
+		fmt.Fprintf(&b, "%s looked at\n", terminal.Plural(invariants[0].Checked, "event"))
 	}
 	_, err := io.WriteString(out, b.String())
 	return err

@@ -7,17 +7,16 @@ import (
 	"golang.org/x/text/width"
 )
 
-// Cells is how much room printable text takes on a terminal, where some
-// characters take two cells and some none.
+// Cells is how many cells printable text takes on a terminal. Some characters take two, some take none.
 func Cells(s string) int {
-	n := 0
+	cells := 0
 	for _, r := range s {
-		n += RuneCells(r)
+		cells += runeCells(r)
 	}
-	return n
+	return cells
 }
 
-func RuneCells(r rune) int {
+func runeCells(r rune) int {
 	switch kind := width.LookupRune(r).Kind(); {
 	case unicode.In(r, unicode.Mn, unicode.Me):
 		return 0
@@ -27,29 +26,33 @@ func RuneCells(r rune) int {
 	return 1
 }
 
-// Pad fills s up to a number of cells.
-func Pad(s string, to int) string { return s + strings.Repeat(" ", max(0, to-Cells(s))) }
+// Pad fills s with spaces up to a number of cells.
+func Pad(s string, cells int) string { return s + strings.Repeat(" ", max(0, cells-Cells(s))) }
 
-// Fit is s where it takes at most room cells, and else its beginning.
+// Fit is s if s takes at most room cells, else its beginning with an ellipsis.
 func Fit(s string, room int) string {
 	if Cells(s) <= room {
 		return s
 	}
-	taken := 0
+	used := 0
 	for i, r := range s {
-		if taken += RuneCells(r); taken > room-1 {
+		if used += runeCells(r); used > room-1 {
 			return s[:i] + strings.Repeat("…", min(1, max(0, room)))
 		}
 	}
 	return s
 }
 
-// Wrap breaks s into lines, at spaces where it can be: one of first cells and
-// others of rest cells. There is at least one.
+// leastWrap is the narrowest line that Wrap makes. On a terminal that is narrower still it would make one line a
+// character.
+const leastWrap = 8
+
+// Wrap breaks s into lines, at spaces if possible. The first line has room for first cells, the others for rest. There
+// is at least one line.
 func Wrap(s string, first, rest int) (lines []string) {
-	first, rest = max(first, 8), max(rest, 8) // else a narrow terminal gets a character a line
+	first, rest = max(first, leastWrap), max(rest, leastWrap)
 	line, room := "", first
-	end := func() {
+	endLine := func() {
 		lines = append(lines, line)
 		line, room = "", rest
 	}
@@ -59,11 +62,11 @@ func Wrap(s string, first, rest int) (lines []string) {
 			continue
 		}
 		if line != "" {
-			end()
+			endLine()
 		}
 		for _, r := range text {
-			if Cells(line)+RuneCells(r) > room {
-				end()
+			if Cells(line)+runeCells(r) > room {
+				endLine()
 			}
 			line += string(r)
 		}

@@ -1,29 +1,32 @@
 package terminal
 
-import (
-	"io"
+import "io"
+
+// Colour is how a piece of text looks: the parameter of the terminal's own sequence for it.
+type Colour string
+
+// The colours that are used. Plain is the terminal's own.
+const (
+	Plain  Colour = ""
+	Bold   Colour = "1"
+	Dim    Colour = "2"
+	Red    Colour = "31"
+	Green  Colour = "32"
+	Yellow Colour = "33"
 )
 
-// Colours paints text on a terminal, and leaves it alone elsewhere.
+// Colours says whether text is painted at all.
 type Colours bool
 
-const (
-	Dim    = "2"
-	Bold   = "1"
-	Red    = "31"
-	Green  = "32"
-	Yellow = "33"
-)
-
-// ColoursFor is on where w is a terminal whose user does not object
-// (https://no-color.org).
-func ColoursFor(w io.Writer, env map[string]string) Colours {
-	return Colours(IsTerminal(w) && env["NO_COLOR"] == "" && env["TERM"] != "dumb")
+// ColoursFor is true where w is a terminal whose user does not object (https://no-color.org).
+func ColoursFor(w io.Writer, environment map[string]string) Colours {
+	return Colours(IsTerminal(w) && environment["NO_COLOR"] == "" && environment["TERM"] != "dumb")
 }
 
-func (on Colours) Paint(colour, text string) string {
-	if !on || colour == "" {
+// Paint is text in a colour, or as it is where nothing is painted.
+func (c Colours) Paint(colour Colour, text string) string {
+	if !c || colour == Plain {
 		return text
 	}
-	return "\x1b[" + colour + "m" + text + "\x1b[0m"
+	return "\x1b[" + string(colour) + "m" + text + "\x1b[0m"
 }

@@ -9,8 +9,8 @@ import (
 	"unicode/utf16"
 )
 
-// WriteJSON writes v on one line. Strings that hold what cannot be seen are
-// escaped beyond what JSON asks for, which changes nothing for its reader.
+// WriteJSON writes v on one line. It escapes more than JSON asks for: all that cannot be seen. A program that reads the
+// line gets the same strings.
 func WriteJSON(w io.Writer, v any) error {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)

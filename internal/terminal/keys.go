@@ -9,13 +9,12 @@ import (
 	"golang.org/x/term"
 )
 
-// Keys that end it. A terminal that hands over each key does not turn Ctrl-C
-// into a signal.
+// quitKeys are q, Ctrl-C and Ctrl-D. A terminal that hands over each key does not turn Ctrl-C into a signal.
 const quitKeys = "qQ\x03\x04"
 
-// QuitKey has a terminal hand over each key as it is typed, until restore. quit is
-// closed by one of quitKeys. Where in is no terminal, nobody types.
-func QuitKey(in io.Reader) (quit <-chan struct{}, restore func(), err error) {
+// WatchKeys makes the terminal in hand over each key as it is typed, until restore is called. quit is closed when
+// somebody types q, Ctrl-C or Ctrl-D. If in is no terminal, quit is nil: nobody types.
+func WatchKeys(in io.Reader) (quit <-chan struct{}, restore func(), err error) {
 	f, ok := in.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return nil, func() {}, nil
@@ -24,7 +23,7 @@ func QuitKey(in io.Reader) (quit <-chan struct{}, restore func(), err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading keys: %w", err)
 	}
-	done := make(chan struct{})
+	typed := make(chan struct{})
 	go func() { // ends with the process: a read of a terminal cannot be called off
 		key := make([]byte, 1)
 		for {
@@ -32,10 +31,10 @@ func QuitKey(in io.Reader) (quit <-chan struct{}, restore func(), err error) {
 				return
 			}
 			if strings.Contains(quitKeys, string(key)) {
-				close(done)
+				close(typed)
 				return
 			}
 		}
 	}()
-	return done, func() { _ = term.Restore(int(f.Fd()), before) }, nil
+	return typed, func() { _ = term.Restore(int(f.Fd()), before) }, nil
 }

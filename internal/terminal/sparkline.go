@@ -5,15 +5,31 @@ import (
 	"strings"
 )
 
-// Sparkline draws numbers over time in at most room characters, the newest on
-// the right, as parts of the largest one. What is not known is left blank.
+// Sparkline draws numbers over time in at most room characters, the newest on the right, as parts of the largest. A nil
+// number is not known and stays blank.
 func Sparkline[N int64 | float64](series []*N, room int) string {
 	if room < 1 || len(series) == 0 {
 		return ""
 	}
-	group := (len(series) + room - 1) / room
-	var points []float64 // averages; NaN where nothing is known
-	most := 0.0
+	points, most := averages(series, (len(series)+room-1)/room)
+	bars := []rune("▁▂▃▄▅▆▇█")
+	var b strings.Builder
+	for i := len(points) - 1; i >= 0; i-- {
+		switch point := points[i]; {
+		case math.IsNaN(point):
+			b.WriteByte(' ')
+		case point == 0:
+			b.WriteRune(bars[0])
+		default: // however little it is, it does not look like nothing
+			b.WriteRune(bars[1+min(len(bars)-2, int(point/most*float64(len(bars)-1)))])
+		}
+	}
+	return b.String()
+}
+
+// averages takes groups of numbers together, from the newest back, and returns the averages and the largest of them. An
+// average is NaN where nothing of its group is known.
+func averages[N int64 | float64](series []*N, group int) (points []float64, most float64) {
 	for end := len(series); end > 0; end -= group {
 		sum, known := 0.0, 0
 		for _, n := range series[max(0, end-group):end] {
@@ -28,17 +44,5 @@ func Sparkline[N int64 | float64](series []*N, room int) string {
 		}
 		points = append(points, point)
 	}
-	bars := []rune("▁▂▃▄▅▆▇█")
-	var b strings.Builder
-	for i := len(points) - 1; i >= 0; i-- {
-		switch point := points[i]; {
-		case math.IsNaN(point):
-			b.WriteByte(' ')
-		case point == 0:
-			b.WriteRune(bars[0])
-		default: // what is little is still seen
-			b.WriteRune(bars[1+min(len(bars)-2, int(point/most*float64(len(bars)-1)))])
-		}
-	}
-	return b.String()
+	return points, most
 }

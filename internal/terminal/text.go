@@ -5,21 +5,7 @@ import (
 	"strings"
 )
 
-// PrintableLines is printable for each line of a text.
-func PrintableLines(text string) string {
-	lines := strings.Split(text, "\n")
-	for i, line := range lines {
-		lines[i] = Printable(line)
-	}
-	return strings.Join(lines, "\n")
-}
-
-// Everything that webhooks, destinations and servers say is text from outside, and a
-// terminal obeys what it is told: nothing of it is printed but by way of
-// printable, word or writeJSON.
-
-// Printable escapes, as in Go, what cannot be seen: control characters, line
-// ends, changes of writing direction.
+// Printable escapes whatever cannot be seen, as Go does: control characters, line ends, changes of writing direction.
 func Printable(s string) string {
 	var b strings.Builder
 	for _, r := range s {
@@ -33,8 +19,19 @@ func Printable(s string) string {
 	return b.String()
 }
 
-// Word makes s one word, which is quoted as in Go where it is not one as it
-// stands.
+// PrintableLines is Printable for each line of a text.
+func PrintableLines(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		lines[i] = Printable(line)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// OneLine brings a text, such as that of an error, onto one printable line.
+func OneLine(s string) string { return Printable(strings.Join(strings.Fields(s), " ")) }
+
+// Word is s where s reads as one word, else s in quotes as Go writes them.
 func Word(s string) string {
 	if s == "" || strings.ContainsAny(s, ` "=`) || Printable(s) != s {
 		return strconv.Quote(s)
@@ -42,13 +39,10 @@ func Word(s string) string {
 	return s
 }
 
-// OneLine brings an error's text onto one line.
-func OneLine(s string) string { return Printable(strings.Join(strings.Fields(s), " ")) }
-
-// longestDetail is how many characters are shown of what somebody says.
+// longestDetail is how many characters Shorten leaves: two lines of an ordinary terminal.
 const longestDetail = 160
 
-// Shorten shortens s to longestDetail.
+// Shorten cuts a detail that somebody else has worded, such as an error message, to a length that a line can bear.
 func Shorten(s string) string {
 	if runes := []rune(s); len(runes) > longestDetail {
 		return string(runes[:longestDetail-1]) + "…"

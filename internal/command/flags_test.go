@@ -16,12 +16,12 @@ func TestParseMoment(t *testing.T) {
 		"0.5d":                      now.Add(-12 * time.Hour),
 		"2024-01-30T12:00:00+02:00": now.Add(-2 * time.Hour),
 	} {
-		got, err := parseMoment(text, now)
+		got, err := parsePastTime(text, now)
 		require.NoError(t, err, text)
 		require.True(t, want.Equal(got), "%s: %s", text, got)
 	}
 	for _, text := range []string{"", "-1m", "d", "xd", "NaNd", "1e300d", "2024-01-30", "yesterday"} {
-		_, err := parseMoment(text, now)
+		_, err := parsePastTime(text, now)
 		require.Error(t, err, text)
 	}
 }

@@ -13,8 +13,8 @@ import (
 // flowRange is how far back status looks.
 const flowRange = 15 * time.Minute
 
-// flowName names what is counted, in an view.Series and in JSON.
-type flowName struct {
+// flow names what is counted, in an view.Series and in JSON.
+type flow struct {
 	name   string // in JSON
 	title  string // for a person; what is part of the line above is indented
 	series func(s *view.Series) []*int64
@@ -23,8 +23,8 @@ type flowName struct {
 }
 
 // flows are what comes in and goes out.
-func flows() []flowName {
-	return []flowName{
+func flows() []flow {
+	return []flow{
 		{"received", "received", func(s *view.Series) []*int64 { return s.Received }, false, true},
 		{"accepted", "  accepted", func(s *view.Series) []*int64 { return s.Accepted }, false, false},
 		{"deduplicated", "  duplicates", func(s *view.Series) []*int64 { return s.Deduplicated }, false, false},
@@ -37,9 +37,9 @@ func flows() []flowName {
 	}
 }
 
-// rate is how often something happened a second: in about the last ten seconds,
+// flowRate is how often something happened a second: in about the last ten seconds,
 // and on average over the minutes before now. Null is not known; 0 is never.
-type rate struct {
+type flowRate struct {
 	Now *float64 `json:"now"`
 	M1  *float64 `json:"1m"`
 	M5  *float64 `json:"5m"`
@@ -55,26 +55,26 @@ type latency struct {
 }
 
 // ratesOf reads rates off an overview.
-func ratesOf(o *view.Overview) map[string]rate {
-	rates := make(map[string]rate)
+func ratesOf(o *view.Overview) map[string]flowRate {
+	rates := make(map[string]flowRate)
 	for _, f := range flows() {
 		series := f.series(&o.Series)
-		over := func(steps int) *float64 { return perSecond(o, series, steps) }
+		over := func(steps int) *float64 { return averageRate(o, series, steps) }
 		step := max(1, o.StepSeconds)
-		rates[f.name] = rate{Now: over(1), M1: over(60 / step), M5: over(300 / step), M15: over(900/step - 1)}
+		rates[f.name] = flowRate{Now: over(1), M1: over(60 / step), M5: over(300 / step), M15: over(900/step - 1)}
 	}
 	return rates
 }
 
-// lag is how many steps the rollups may be late before what is known counts as
+// rollupLag is how many steps the rollups may be late before what is known counts as
 // the past.
-const lag = 2
+const rollupLag = 2
 
-// perSecond is the average over a number of whole steps and the one under way.
+// averageRate is the average over a number of whole steps and the one under way.
 // It is nil where one of the whole ones is not known.
-func perSecond(o *view.Overview, series []*int64, steps int) *float64 {
+func averageRate(o *view.Overview, series []*int64, steps int) *float64 {
 	last := len(series) - 1
-	for late := 0; late < lag && last >= 0 && series[last] == nil; late++ {
+	for late := 0; late < rollupLag && last >= 0 && series[last] == nil; late++ {
 		last--
 	}
 	if last < steps || last >= len(o.Series.At) || series[last] == nil {
@@ -119,14 +119,14 @@ func latencyOf(o *view.Overview) (l latency) {
 	return l
 }
 
-// unknown stands for a number that is not known.
-const unknown = "?"
+// unknownFigure stands for a number that is not known.
+const unknownFigure = "?"
 
-// perSecondText shows a rate with the digits that matter.
-func perSecondText(r *float64) string {
+// rateText shows a rate with the digits that matter.
+func rateText(r *float64) string {
 	switch {
 	case r == nil:
-		return unknown
+		return unknownFigure
 	case *r == 0:
 		return "0"
 	case *r < 0.05:
@@ -140,42 +140,40 @@ func perSecondText(r *float64) string {
 	}
 }
 
-// milliseconds shows a latency. Where there is none, that is because nothing was
+// latencyText shows a latency. Where there is none, that is because nothing was
 // delivered, or because nothing is known.
-func milliseconds(ms *float64, known bool) string {
+func latencyText(ms *float64, known bool) string {
 	switch {
 	case ms != nil:
-		return terminal.Duration(time.Duration(*ms * float64(time.Millisecond)))
+		return terminal.ShortDuration(time.Duration(*ms * float64(time.Millisecond)))
 	case known:
 		return "-"
 	default:
-		return unknown
+		return unknownFigure
 	}
 }
 
-// whole are the steps that are over.
-func whole[N any](series []*N) []*N { return series[:max(0, len(series)-1)] }
+// finishedSteps are the steps that are over.
+func finishedSteps[N any](series []*N) []*N { return series[:max(0, len(series)-1)] }
 
 // figures are rates and latency on one line, as name=value.
 func (o *overview) figures() string {
 	var b strings.Builder
 	for _, f := range flows() {
-		fmt.Fprintf(&b, "%s=%s ", f.name, perSecondText(o.Rates[f.name].Now))
+		fmt.Fprintf(&b, "%s=%s ", f.name, rateText(o.Rates[f.name].Now))
 	}
 	known := o.Rates["delivered"].Now != nil
 	for _, status := range unfinishedStatuses() {
-		count := unknown
+		count := unknownFigure
 		if o.Backlog != nil {
 			count = strconv.FormatInt(o.count("", status), 10)
 		}
 		fmt.Fprintf(&b, "%s=%s ", status, count)
 	}
-	oldest := unknown
+	oldest := unknownFigure
 	if o.OldestReady != nil {
-		oldest = terminal.Duration(seconds(*o.OldestReady))
+		oldest = terminal.ShortDuration(secondsToDuration(*o.OldestReady))
 	}
-	fmt.Fprintf(&b, "oldest_ready=%s p50=%s p95=%s p99=%s", oldest, milliseconds(o.Latency.P50, known), milliseconds(o.Latency.P95, known), milliseconds(o.Latency.P99, known))
+	fmt.Fprintf(&b, "oldest_ready=%s p50=%s p95=%s p99=%s", oldest, latencyText(o.Latency.P50, known), latencyText(o.Latency.P95, known), latencyText(o.Latency.P99, known))
 	return b.String()
 }
-
-func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

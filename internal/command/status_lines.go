@@ -41,7 +41,7 @@ func (o *overview) rateLines(room int, brief bool) []terminal.Line {
 			continue
 		}
 		r := o.Rates[f.name]
-		colour := ""
+		colour := terminal.Plain
 		if f.bad && r.Now != nil && *r.Now > 0 {
 			colour = terminal.Red
 		}
@@ -52,12 +52,12 @@ func (o *overview) rateLines(room int, brief bool) []terminal.Line {
 		text := terminal.Pad(title, rateTitle)
 		for i, value := range []*float64{r.Now, r.M1, r.M5, r.M15} {
 			if i < len(columns) {
-				text += fmt.Sprintf("%*s", rateColumn, perSecondText(value))
+				text += fmt.Sprintf("%*s", rateColumn, rateText(value))
 			}
 		}
 		l := terminal.ColouredLine(colour, text)
 		if spark >= sparkLeast {
-			l = l.And(cmp.Or(colour, terminal.Green), "   "+terminal.Sparkline(whole(f.series(&o.series)), spark))
+			l = l.And(cmp.Or(colour, terminal.Green), "   "+terminal.Sparkline(finishedSteps(f.series(&o.series)), spark))
 		}
 		lines = append(lines, l)
 	}
@@ -67,11 +67,11 @@ func (o *overview) rateLines(room int, brief bool) []terminal.Line {
 		name string
 		ms   *float64
 	}{{"p50", o.Latency.P50}, {"p95", o.Latency.P95}, {"p99", o.Latency.P99}, {"worst p99", o.Latency.Max}} {
-		text += " " + p.name + " " + terminal.Pad(milliseconds(p.ms, known), 7)
+		text += " " + p.name + " " + terminal.Pad(latencyText(p.ms, known), 7)
 	}
 	l := terminal.PlainLine(text)
 	if rest := room - terminal.Cells(text) - 1; rest >= sparkLeast {
-		l = l.And(terminal.Green, " "+terminal.Sparkline(whole(o.series.LatencyP95), min(rest, spark)))
+		l = l.And(terminal.Green, " "+terminal.Sparkline(finishedSteps(o.series.LatencyP95), min(rest, spark)))
 	}
 	return append(lines, l)
 }
@@ -91,7 +91,7 @@ func (o *overview) depthLines(now time.Time, most int) []terminal.Line {
 	}
 	head := fmt.Sprintf("%-16s%9s%12s%9s%9s  %s", "DESTINATION", "PENDING", "PROCESSING", "FAILED", "DEAD", "OLDEST QUEUED")
 	if o.DepthAt != nil && o.DepthAt.Infinity == 0 && now.Sub(o.DepthAt.Time) > staleAfter {
-		head += " (counted " + ago(*o.DepthAt, now) + ")"
+		head += " (counted " + steadyTime(*o.DepthAt, now) + ")"
 	}
 	if len(o.Backlog) == 0 {
 		return []terminal.Line{terminal.ColouredLine(terminal.Dim, head), terminal.PlainLine("nothing waits and nothing is dead")}
@@ -116,7 +116,7 @@ func (o *overview) depthLines(now time.Time, most int) []terminal.Line {
 		l := terminal.PlainLine(terminal.Pad(terminal.Fit(terminal.Printable(name), 15), 16))
 		for j, status := range unfinishedStatuses() {
 			n := o.count(name, status)
-			colour := ""
+			colour := terminal.Plain
 			if n > 0 && (status == "failed" || status == "dead") {
 				colour = statusColour(status)
 			}
@@ -124,29 +124,29 @@ func (o *overview) depthLines(now time.Time, most int) []terminal.Line {
 		}
 		since := "-"
 		if t, ok := oldest[name]; ok {
-			since = ago(t, now)
+			since = steadyTime(t, now)
 		}
-		lines = append(lines, l.And("", "  "+since))
+		lines = append(lines, l.And(terminal.Plain, "  "+since))
 	}
 	return lines
 }
 
 // noticeLines says what a person should know of: in few lines, the worst first.
 func (o *overview) noticeLines(now time.Time) (lines []terminal.Line) {
-	field := func(colour, name, text string) {
-		lines = append(lines, terminal.ColouredLine(colour, terminal.Pad(name, 16)).And("", text))
+	field := func(colour terminal.Colour, name, text string) {
+		lines = append(lines, terminal.ColouredLine(colour, terminal.Pad(name, 16)).And(terminal.Plain, text))
 	}
 	switch {
 	case o.OldestReady == nil:
-		field("", "oldest waiting", unknown)
+		field(terminal.Plain, "oldest waiting", unknownFigure)
 	case *o.OldestReady == 0:
-		field("", "oldest waiting", "nothing is due")
+		field(terminal.Plain, "oldest waiting", "nothing is due")
 	default:
-		colour := ""
+		colour := terminal.Plain
 		if *o.OldestReady >= 10 {
 			colour = terminal.Yellow
 		}
-		field(colour, "oldest waiting", "due for "+terminal.Duration(seconds(*o.OldestReady)))
+		field(colour, "oldest waiting", "due for "+terminal.ShortDuration(secondsToDuration(*o.OldestReady)))
 	}
 	for _, p := range o.Paused {
 		field(terminal.Yellow, "paused", terminal.Printable(p.Destination)+" "+pausedSince(p))
@@ -159,31 +159,19 @@ func (o *overview) noticeLines(now time.Time) (lines []terminal.Line) {
 		} else if n > 1 {
 			more = fmt.Sprintf(" (first of %d)", n)
 		}
-		field(terminal.Red, "stuck", terminal.Printable(s.EventID)+at(s.Destination)+", due "+ago(s.DueAt, now)+": "+terminal.Printable(s.Reason)+more)
+		field(terminal.Red, "stuck", terminal.Printable(s.EventID)+destinationSuffix(s.Destination)+", due "+steadyTime(s.DueAt, now)+": "+terminal.Printable(s.Reason)+more)
 	}
 	var arrivals []string
 	names := slices.Collect(maps.Keys(o.LastArrival))
 	slices.SortFunc(names, func(a, b string) int { return o.LastArrival[b].Compare(o.LastArrival[a]) })
 	for _, name := range names {
-		arrivals = append(arrivals, terminal.Printable(name)+" "+ago(event.Timestamp{Time: o.LastArrival[name]}, now))
+		arrivals = append(arrivals, terminal.Printable(name)+" "+steadyTime(event.Timestamp{Time: o.LastArrival[name]}, now))
 	}
 	if len(arrivals) == 0 {
 		arrivals = []string{"nothing has arrived yet"}
 	}
-	field("", "last arrival", strings.Join(arrivals, ", "))
+	field(terminal.Plain, "last arrival", strings.Join(arrivals, ", "))
 	return lines
-}
-
-// ago is fromNow without digits that only flicker.
-func ago(t event.Timestamp, now time.Time) string {
-	if t.Infinity == 0 {
-		digits := 100 * time.Millisecond
-		if d := now.Sub(t.Time).Abs(); d >= 10*time.Second {
-			digits = time.Second
-		}
-		t.Time, now = t.Time.Truncate(digits), now.Truncate(digits)
-	}
-	return fromNow(t, now)
 }
 
 // deadLines lists the last dead letters.
@@ -193,12 +181,12 @@ func (o *overview) deadLines(now time.Time) []terminal.Line {
 	}
 	width := 16
 	for _, r := range o.DeadLetters {
-		width = max(width, min(terminal.Cells(terminal.Printable(r.EventID)+at(r.Destination)), longestName)+1)
+		width = max(width, min(terminal.Cells(terminal.Printable(r.EventID)+destinationSuffix(r.Destination)), longestName)+1)
 	}
 	lines := []terminal.Line{terminal.ColouredLine(terminal.Dim, terminal.Pad("LAST DIED", width)+" "+terminal.Pad("WHEN", 12)+"WHY")}
 	for _, r := range o.DeadLetters {
-		id := terminal.Fit(terminal.Printable(r.EventID)+at(r.Destination), width-1)
-		lines = append(lines, terminal.PlainLine(terminal.Pad(id, width)+" "+terminal.Pad(ago(r.UpdatedAt, now), 12)).And(terminal.Red, whyDead(r)))
+		id := terminal.Fit(terminal.Printable(r.EventID)+destinationSuffix(r.Destination), width-1)
+		lines = append(lines, terminal.PlainLine(terminal.Pad(id, width)+" "+terminal.Pad(steadyTime(r.UpdatedAt, now), 12)).And(terminal.Red, whyDead(r)))
 	}
 	return lines
 }

@@ -8,7 +8,7 @@ import (
 
 func TestFixedCompletionsStayWhatTheyAre(t *testing.T) {
 	t.Parallel()
-	f := fixed([]string{"pending", "processing", "dead"})
+	f := fixedValues([]string{"pending", "processing", "dead"})
 	for range 2 {
 		found, _ := f(nil, nil, "de")
 		require.Equal(t, []string{"dead"}, found)

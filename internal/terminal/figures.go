@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// Duration shows a duration with the digits that matter to a reader.
-func Duration(d time.Duration) string {
-	switch abs := d.Abs(); {
-	case abs < 10*time.Millisecond:
+// ShortDuration is a duration with the digits that matter to a reader.
+func ShortDuration(d time.Duration) string {
+	switch size := d.Abs(); {
+	case size < 10*time.Millisecond:
 		return d.Round(10 * time.Microsecond).String()
-	case abs < time.Second:
+	case size < time.Second:
 		return d.Round(time.Millisecond).String()
-	case abs < time.Minute:
+	case size < time.Minute:
 		return d.Round(10 * time.Millisecond).String()
-	case abs < 48*time.Hour: // 4m rather than 4m0s, 1h rather than 1h0m0s
+	case size < 48*time.Hour: // 4m instead of 4m0s, 1h instead of 1h0m0s
 		text := d.Round(time.Second).String()
 		if short, ok := strings.CutSuffix(text, "m0s"); ok {
 			text = short + "m"
@@ -30,8 +30,8 @@ func Duration(d time.Duration) string {
 	}
 }
 
-// Count is a number with its noun, of which plural adds an s.
-func Count(n int64, noun string) string {
+// Plural is a number with its noun, whose plural adds an s.
+func Plural(n int64, noun string) string {
 	if n != 1 {
 		noun += "s"
 	}

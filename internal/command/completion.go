@@ -44,8 +44,8 @@ two seconds, nothing is.`
 	}
 }
 
-// complete has the values of a flag completed by f.
-func complete(cmd *cobra.Command, flag string, f cobra.CompletionFunc) {
+// completeFlag has the values of a flag completed by f.
+func completeFlag(cmd *cobra.Command, flag string, f cobra.CompletionFunc) {
 	if err := cmd.RegisterFlagCompletionFunc(flag, f); err != nil {
 		panic(err) // there is no such flag
 	}
@@ -53,33 +53,33 @@ func complete(cmd *cobra.Command, flag string, f cobra.CompletionFunc) {
 
 // completeFiles has the values of a flag completed by the names of files.
 func completeFiles(cmd *cobra.Command, flag string) {
-	complete(cmd, flag, func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	completeFlag(cmd, flag, func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		return nil, cobra.ShellCompDirectiveDefault
 	})
 }
 
 // completeFolders has the values of a flag completed by the names of folders.
 func completeFolders(cmd *cobra.Command, flag string) {
-	complete(cmd, flag, func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	completeFlag(cmd, flag, func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		return nil, cobra.ShellCompDirectiveFilterDirs
 	})
 }
 
-// fixed completes by those of values that begin as what was typed.
-func fixed(values []string) cobra.CompletionFunc {
+// fixedValues completes by those of values that begin as what was typed.
+func fixedValues(values []string) cobra.CompletionFunc {
 	return func(_ *cobra.Command, _ []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		return begunAs(begun, values), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
+		return withPrefix(begun, values), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 	}
 }
 
-func begunAs(begun string, values []string) []cobra.Completion {
+func withPrefix(begun string, values []string) []cobra.Completion {
 	return slices.DeleteFunc(slices.Clone(values), func(value string) bool { return !strings.HasPrefix(value, begun) })
 }
 
-// lookUp completes by what list finds in the database that the command is told
+// fromDatabase completes by what list finds in the database that the command is told
 // of. Where that cannot be had at once it says nothing: what is amiss is told by
 // the command itself.
-func lookUp(database *service.DatabaseSettings, list func(ctx context.Context, s *store.Store, cmd *cobra.Command, begun string) ([]cobra.Completion, error)) cobra.CompletionFunc {
+func fromDatabase(database *service.DatabaseSettings, list func(ctx context.Context, s *store.Store, cmd *cobra.Command, begun string) ([]cobra.Completion, error)) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, _ []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		const directive = cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
@@ -98,15 +98,15 @@ func lookUp(database *service.DatabaseSettings, list func(ctx context.Context, s
 		}
 		return slices.DeleteFunc(found, func(c cobra.Completion) bool {
 			value, _, _ := strings.Cut(c, "\t")
-			return !plain(value)
+			return !isShellWord(value)
 		}), directive
 	}
 }
 
-// inFlight completes by the ids of events that are not completed, newest first.
+// inFlightIDs completes by the ids of events that are not completed, newest first.
 // Where the flag --source is given, they are of that source.
-func inFlight(database *service.DatabaseSettings) cobra.CompletionFunc {
-	return lookUp(database, func(ctx context.Context, s *store.Store, cmd *cobra.Command, begun string) (found []cobra.Completion, err error) {
+func inFlightIDs(database *service.DatabaseSettings) cobra.CompletionFunc {
+	return fromDatabase(database, func(ctx context.Context, s *store.Store, cmd *cobra.Command, begun string) (found []cobra.Completion, err error) {
 		source := ""
 		if flag := cmd.Flags().Lookup("source"); flag != nil && flag.Value.Type() == "string" {
 			source = flag.Value.String()
@@ -119,15 +119,15 @@ func inFlight(database *service.DatabaseSettings) cobra.CompletionFunc {
 		for _, r := range rows {
 			if !seen[r.EventID] {
 				seen[r.EventID] = true
-				found = append(found, cobra.CompletionWithDesc(r.EventID, terminal.Printable(r.Status)+", "+terminal.Count(int64(r.AttemptCount), "attempt")))
+				found = append(found, cobra.CompletionWithDesc(r.EventID, terminal.Printable(r.Status)+", "+terminal.Plural(int64(r.AttemptCount), "attempt")))
 			}
 		}
 		return found, nil
 	})
 }
 
-// firstArgument completes only the first argument.
-func firstArgument(f cobra.CompletionFunc) cobra.CompletionFunc {
+// onlyFirstArgument completes only the first argument.
+func onlyFirstArgument(f cobra.CompletionFunc) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
@@ -136,35 +136,35 @@ func firstArgument(f cobra.CompletionFunc) cobra.CompletionFunc {
 	}
 }
 
-func sources(database *service.DatabaseSettings) cobra.CompletionFunc {
-	return beginning(database, (*store.Store).SourceNames)
+func sourceNames(database *service.DatabaseSettings) cobra.CompletionFunc {
+	return namesInDatabase(database, (*store.Store).SourceNames)
 }
 
-func destinations(database *service.DatabaseSettings) cobra.CompletionFunc {
-	return beginning(database, (*store.Store).DestinationNames)
+func destinationNames(database *service.DatabaseSettings) cobra.CompletionFunc {
+	return namesInDatabase(database, (*store.Store).DestinationNames)
 }
 
-func types(database *service.DatabaseSettings) cobra.CompletionFunc {
-	return beginning(database, (*store.Store).RecentTypes)
+func typeNames(database *service.DatabaseSettings) cobra.CompletionFunc {
+	return namesInDatabase(database, (*store.Store).RecentTypes)
 }
 
-// beginning completes by those of names that begin as what was typed.
-func beginning(database *service.DatabaseSettings, names func(s *store.Store, ctx context.Context) ([]string, error)) cobra.CompletionFunc {
-	return lookUp(database, func(ctx context.Context, s *store.Store, _ *cobra.Command, begun string) ([]cobra.Completion, error) {
+// namesInDatabase completes by those of names that begin as what was typed.
+func namesInDatabase(database *service.DatabaseSettings, names func(s *store.Store, ctx context.Context) ([]string, error)) cobra.CompletionFunc {
+	return fromDatabase(database, func(ctx context.Context, s *store.Store, _ *cobra.Command, begun string) ([]cobra.Completion, error) {
 		all, err := names(s, ctx)
 		if err != nil {
 			return nil, err
 		}
-		all = begunAs(begun, all)
+		all = withPrefix(begun, all)
 		return all[:min(len(all), completionMost)], nil
 	})
 }
 
-// plain reports whether a shell takes s for one word as it stands. Quoting what
+// isShellWord reports whether a shell takes s for one word as it stands. Quoting what
 // is not differs between shells, and senders choose their ids: those are left
 // for a person to type. A colon breaks words in bash, for which the script of
 // the completion command provides.
-func plain(s string) bool {
+func isShellWord(s string) bool {
 	const safe = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+"
 	return s != "" && s[0] != '-' && strings.Trim(s, safe) == ""
 }

@@ -1,0 +1,100 @@
+package command
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/terminal"
+	"github.com/webhookspine/spine/internal/view"
+)
+
+func sourceEnableCommand(env environ, verb string) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: verb + " NAME", Short: "Take nothing more from a source; what it sent is delivered all the same",
+		Example: "  spine source disable github",
+	}
+	if verb == "enable" {
+		cmd.Short, cmd.Example = "Take events from a source again", "  spine source enable github"
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object: the source")
+	return onDatabase(env, cmd, true, func(cmd *cobra.Command, s *store.Store, name string) error {
+		changed, err := s.EnableSource(cmd.Context(), name, verb == "enable", auditCaller(cmd))
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return writeSource(cmd, s, name)
+		}
+		note := ""
+		if !changed {
+			note = " already"
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %sd%s\n", name, verb, note)
+		return err
+	})
+}
+
+// writeSource prints a source as JSON.
+func writeSource(cmd *cobra.Command, s *store.Store, name string) error {
+	now, err := s.Source(cmd.Context(), name)
+	if err != nil {
+		return err
+	}
+	return terminal.WriteJSON(cmd.OutOrStdout(), now)
+}
+
+func sourceRotateCommand(env environ) *cobra.Command {
+	var secret string
+	var asJSON bool
+	keep := durationFlag(24 * time.Hour)
+	cmd := &cobra.Command{
+		Use: "rotate NAME", Short: "Give a source a new secret, and let the one before hold for a while",
+		Long: `Rotate has a source take a new secret, and those before only for as long as --keep
+says. Enter the new one at the provider meanwhile; nothing is refused.`,
+		Example: `  spine source rotate github --secret env:GITHUB_SECRET_2
+  spine source rotate github --secret file:/run/secrets/github-2 --keep 1h
+  spine source rotate github --secret env:GITHUB_SECRET_3 --keep 0   # the others are known to somebody: at once`,
+	}
+	cmd.Flags().StringVar(&secret, "secret", "", "`REFERENCE` to the new secret: env:NAME or file:/absolute/path (required)")
+	cmd.Flags().Var(&keep, "keep", "how long the secrets before go on to hold")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object: the source")
+	if err := cmd.MarkFlagRequired("secret"); err != nil {
+		panic(err) // the flag is defined above
+	}
+	return onDatabase(env, cmd, true, func(cmd *cobra.Command, s *store.Store, name string) error {
+		if err := checkReference("--secret", secret); err != nil {
+			return err
+		}
+		now, err := s.RotateSource(cmd.Context(), name, secret, time.Duration(keep), auditCaller(cmd))
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return terminal.WriteJSON(cmd.OutOrStdout(), now)
+		}
+		return describeSource(cmd.OutOrStdout(), now)
+	})
+}
+
+func sourceRemoveCommand(env environ) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "remove NAME", Short: "Remove a source, and its rejected requests; its events stay",
+		Example: "  spine source remove github",
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return onDatabase(env, cmd, true, func(cmd *cobra.Command, s *store.Store, name string) error {
+		if err := s.RemoveSource(cmd.Context(), name, auditCaller(cmd)); err != nil {
+			return err
+		}
+		if asJSON {
+			return terminal.WriteJSON(cmd.OutOrStdout(), view.SourceChange{Source: name, Change: "removed"})
+		}
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s removed\n", name)
+		return err
+	})
+}

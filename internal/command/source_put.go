@@ -1,0 +1,169 @@
+package command
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/source"
+	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/terminal"
+)
+
+// sourceFlags are the settings of a source that have a flag of their own.
+type sourceFlags struct {
+	file                       string
+	preset, url, format        string
+	conflicts, verifyToken     string
+	secrets, ids, types, times []string
+	volatile                   []string
+	rate, addressRate          float64
+	burst, addressBurst        int
+}
+
+func (f *sourceFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&f.preset, "preset", "", "`PRESET` of its provider: see spine source presets")
+	flags.StringArrayVar(&f.secrets, "secret", nil, "`REFERENCE` to its secret: env:NAME or file:/absolute/path; several hold at once")
+	flags.StringVar(&f.verifyToken, "verify-token", "", "`REFERENCE` to the word that Meta asks for")
+	flags.StringVar(&f.url, "public-url", "", "`URL` as the provider knows it, where it signs that (Twilio, Square)")
+	flags.StringVar(&f.format, "format", "", "`FORMAT`: envelope, body or cloudevents")
+	flags.StringArrayVar(&f.ids, "id", nil, "`TEMPLATE` of ids, such as {header:X-Request-Id} or {body:/data/id}; the first that fits")
+	flags.StringArrayVar(&f.types, "type", nil, "`TEMPLATE` of types")
+	flags.StringArrayVar(&f.times, "time", nil, "`TEMPLATE` of times")
+	flags.StringArrayVar(&f.volatile, "volatile", nil, "JSON `POINTER` to what changes with each attempt of the provider")
+	flags.StringVar(&f.conflicts, "conflicts", "", "keep: answer 200 to another payload under a known id; refuse: 409")
+	flags.Float64Var(&f.rate, "rate", 0, "verified requests a second at most, `NUMBER`")
+	flags.IntVar(&f.burst, "burst", 0, "of them at once, `NUMBER`")
+	flags.Float64Var(&f.addressRate, "address-rate", 0, "requests a second of one client address at most, `NUMBER`")
+	flags.IntVar(&f.addressBurst, "address-burst", 0, "of them at once, `NUMBER`")
+	flags.StringVar(&f.file, "settings", "", "read the settings from `FILE`, a JSON object; - is the standard input; other flags change it")
+	completeFlag(cmd, "preset", fixedValues(source.Presets()))
+	completeFlag(cmd, "conflicts", fixedValues([]string{"keep", "refuse"}))
+	completeFlag(cmd, "format", fixedValues([]string{"envelope", "body", "cloudevents"}))
+	completeFiles(cmd, "settings")
+}
+
+// applyTo lays the flags that were given over settings.
+func (f *sourceFlags) applyTo(cmd *cobra.Command, c source.Config) (source.Config, error) {
+	given := cmd.Flags().Changed
+	if given("secret") {
+		c.Secrets = nil
+		for _, ref := range flagValues(f.secrets) {
+			if err := checkReference("--secret", ref); err != nil {
+				return c, err
+			}
+			c.Secrets = append(c.Secrets, source.Secret{Ref: ref})
+		}
+	}
+	if given("verify-token") && f.verifyToken != "" {
+		if err := checkReference("--verify-token", f.verifyToken); err != nil {
+			return c, err
+		}
+	}
+	for name, text := range map[string]struct{ to, from *string }{
+		"preset": {&c.Preset, &f.preset}, "public-url": {&c.URL, &f.url}, "format": {&c.Format, &f.format},
+		"conflicts": {&c.Conflicts, &f.conflicts}, "verify-token": {&c.VerifyToken, &f.verifyToken},
+	} {
+		if given(name) {
+			*text.to = *text.from
+		}
+	}
+	for name, list := range map[string]struct{ to, from *[]string }{
+		"id": {&c.ID, &f.ids}, "type": {&c.Type, &f.types}, "time": {&c.Time, &f.times}, "volatile": {&c.Volatile, &f.volatile},
+	} {
+		if given(name) {
+			*list.to = flagValues(*list.from)
+		}
+	}
+	if given("rate") {
+		c.Limits.Rate = f.rate
+	}
+	if given("burst") {
+		c.Limits.Burst = f.burst
+	}
+	if given("address-rate") {
+		c.Limits.AddressRate = f.addressRate
+	}
+	if given("address-burst") {
+		c.Limits.AddressBurst = f.addressBurst
+	}
+	return c, nil
+}
+
+// checkReference refuses a secret that is given by value, which it does not
+// repeat.
+func checkReference(flag, ref string) error {
+	if !strings.HasPrefix(ref, "env:") && !strings.HasPrefix(ref, "file:/") {
+		return misuse("%s: must be env:NAME or file:/absolute/path: a secret is named and never given", flag)
+	}
+	return nil
+}
+
+func sourcePutCommand(env environ, verb string) *cobra.Command {
+	var f sourceFlags
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "add NAME", Short: "Add a source",
+		Example: `  spine source add github --preset github --secret env:GITHUB_SECRET
+  spine source add billing --preset hmac --secret file:/run/secrets/billing --settings billing.json
+  spine source add internal --preset bearer --secret env:INTERNAL_TOKEN --id '{body:/id}' --type '{body:/kind}'`,
+	}
+	if verb == "set" {
+		cmd.Use, cmd.Short = "set NAME", "Change the settings of a source"
+		cmd.Long = "Set changes the settings that are given and leaves the others as they are; with\n--settings it replaces all of them. A setting that is given empty, as in\n--volatile '', is taken back: the preset's holds again."
+		cmd.Example = `  spine source set default --preset standard-webhooks --format envelope --secret env:SENDER_SECRET
+  spine source set github --rate 100 --conflicts refuse`
+	}
+	f.register(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return onDatabase(env, cmd, true, func(cmd *cobra.Command, s *store.Store, name string) error {
+		now, err := s.Source(cmd.Context(), name)
+		_, missing := errors.AsType[*event.NoSourceError](err)
+		switch {
+		case verb == "add" && err == nil:
+			return fmt.Errorf("the source %s exists: spine source set changes it", name)
+		case err != nil && (verb == "set" || !missing):
+			return err
+		}
+		settings := []byte(now.Settings)
+		if f.file != "" {
+			if settings, err = readFile(f.file, cmd.InOrStdin()); err != nil {
+				return err
+			}
+		}
+		var c source.Config
+		if settings != nil {
+			if c, err = source.ParseConfig(settings); err != nil {
+				return misuseError{err}
+			}
+		}
+		if c, err = f.applyTo(cmd, c); err != nil {
+			return err
+		}
+		if _, err = c.Resolve(); err != nil {
+			return misuseError{err}
+		}
+		text, err := json.Marshal(c)
+		if err != nil {
+			return fmt.Errorf("writing the settings: %w", err)
+		}
+		change, err := s.PutSource(cmd.Context(), name, text, auditCaller(cmd))
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return terminal.WriteJSON(cmd.OutOrStdout(), change)
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n\n", name, change.Change)
+		if now, err = s.Source(cmd.Context(), name); err != nil {
+			return err
+		}
+		return describeSource(cmd.OutOrStdout(), now)
+	})
+}
