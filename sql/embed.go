@@ -1,8 +1,10 @@
-// Package schema carries Spine's SQL inside the binary: the migrations, and the functions, triggers and views that are put in
-// place as a whole after them. It holds files and no logic; internal/store applies them.
+// Package schema carries Spine's SQL inside the binary. Migrations make the
+// tables. Functions, triggers and views are put in place as a whole after them.
+// The package holds files and no logic: internal/store applies them.
 //
-// A release that changes a function also adds a migration, if only an empty one: its number is how an older binary, started
-// beside the newer one, knows to leave the functions alone.
+// A release that changes a function also adds a migration, if only an empty
+// one. Its number tells an older binary beside it to leave the functions alone.
+// README.md says how to change the SQL, and what else to do then.
 package schema
 
 import "embed"
