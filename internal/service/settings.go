@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"net/netip"
 	"net/url"
@@ -19,6 +18,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/webhookspine/spine/internal/observe"
+	"github.com/webhookspine/spine/internal/source"
 )
 
 // SettingError is a fault of the call or its settings, not of what was done.
@@ -285,22 +285,9 @@ func must[T any](phrase string, parse func(string) (T, error)) env.ParserFunc {
 	}
 }
 
-// ParseDuration reads a number of seconds (30, 0.5), Go's form (500ms), or a
-// number of days (30d), which have 24 hours each.
-func ParseDuration(s string) (time.Duration, error) {
-	if d, err := time.ParseDuration(s); err == nil {
-		return d, nil
-	}
-	number, days := strings.CutSuffix(s, "d")
-	seconds, err := strconv.ParseFloat(number, 64)
-	if days {
-		seconds *= 24 * 60 * 60
-	}
-	if err != nil || !(math.Abs(seconds) < math.MaxInt64/float64(time.Second)) {
-		return 0, errors.New("must be a duration, in seconds or such as 500ms or 30d")
-	}
-	return time.Duration(math.Round(seconds * float64(time.Second))), nil
-}
+// ParseDuration reads a number of seconds (30, 0.5), Go's form (500ms), or a number of days of 24 hours each (30d). The
+// settings of a source have the same form.
+func ParseDuration(s string) (time.Duration, error) { return source.ParseDuration(s) }
 
 func checkHTTP(s string) error {
 	u, err := url.Parse(s)
