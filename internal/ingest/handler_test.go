@@ -299,8 +299,8 @@ func TestPathsThatLeadNowhere(t *testing.T) {
 		"/webhook/" + strings.Repeat("a", 1000): true, "/webhook/default%2f": true,
 		"/webhook/": false, "//webhook": false, "/webhook//": false, "/webhook//default": false,
 		"/webhook/../webhook": false,
-		"/./webhook":        false,
-		"/webhook/default/": false, "/webhook%00": false, "/Webhook": false, "/": false,
+		"/./webhook":          false,
+		"/webhook/default/":   false, "/webhook%00": false, "/Webhook": false, "/": false,
 	} {
 		r := in.post(t, path, strings.NewReader(envelope("a", "{}")))
 		require.Equal(t, http.StatusNotFound, r.status, path)
