@@ -19,14 +19,14 @@ import (
 // is not one event to return. All heed their context and are called
 // concurrently.
 type Reader interface {
-	Events(ctx context.Context, page view.Page, filter view.Filter) (rows []view.Stored, next view.Next, err error)
-	Audit(ctx context.Context, page view.Page, filter view.AuditFilter) (rows []trail.Step, next view.Next, err error)
+	Events(ctx context.Context, page view.Page, filter view.EventFilter) (rows []view.StoredEvent, next view.Next, err error)
+	Audit(ctx context.Context, page view.Page, filter view.StepFilter) (rows []trail.Step, next view.Next, err error)
 	Processing(ctx context.Context, page view.Page, filter view.ProcessingFilter) (rows []view.ProcessingRow, next view.Next, err error)
 	Attempts(ctx context.Context, page view.Page, filter view.AttemptFilter) (rows []view.AttemptRow, next view.Next, err error)
 	Event(ctx context.Context, eventID, source string) (view.History, error)
 	// Overview reaches back over 15 minutes, 1, 6 or 24 hours, or 7 days.
 	Overview(ctx context.Context, over time.Duration) (view.Overview, error)
-	Search(ctx context.Context, text string) ([]view.Found, error)
+	Search(ctx context.Context, text string) ([]view.SearchHit, error)
 }
 
 // Operator changes what is stored. Replay delivers an event again, to one
@@ -93,7 +93,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 	if rejectQuery(w, faults) {
 		return
 	}
-	rows, next, err := h.reader.Events(r.Context(), q.page, view.Filter{
+	rows, next, err := h.reader.Events(r.Context(), q.page, view.EventFilter{
 		Type: q.filter["type"], Source: q.filter["source"], Status: q.filter["status"], Span: q.span,
 	})
 	h.answer(w, r, rows, next, err)
@@ -104,7 +104,7 @@ func (h *Handler) audit(w http.ResponseWriter, r *http.Request) {
 	if rejectQuery(w, faults) {
 		return
 	}
-	rows, next, err := h.reader.Audit(r.Context(), q.page, view.AuditFilter{
+	rows, next, err := h.reader.Audit(r.Context(), q.page, view.StepFilter{
 		EventID: q.filter["event_id"], Source: q.filter["source"], Type: q.filter["type"],
 		Action: trail.Action(q.filter["action"]), Success: q.filter["success"], Span: q.span,
 	})

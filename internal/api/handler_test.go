@@ -25,11 +25,11 @@ import (
 // broken is a Reader and an Operator that only ever fails, in its own way.
 type broken func(context.Context) error
 
-func (b broken) Events(ctx context.Context, _ view.Page, _ view.Filter) ([]view.Stored, view.Next, error) {
+func (b broken) Events(ctx context.Context, _ view.Page, _ view.EventFilter) ([]view.StoredEvent, view.Next, error) {
 	return nil, view.Next{}, b(ctx)
 }
 
-func (b broken) Audit(ctx context.Context, _ view.Page, _ view.AuditFilter) ([]trail.Step, view.Next, error) {
+func (b broken) Audit(ctx context.Context, _ view.Page, _ view.StepFilter) ([]trail.Step, view.Next, error) {
 	return nil, view.Next{}, b(ctx)
 }
 
@@ -49,7 +49,7 @@ func (b broken) Attempts(ctx context.Context, _ view.Page, _ view.AttemptFilter)
 	return nil, view.Next{}, b(ctx)
 }
 
-func (b broken) Search(ctx context.Context, _ string) ([]view.Found, error) { return nil, b(ctx) }
+func (b broken) Search(ctx context.Context, _ string) ([]view.SearchHit, error) { return nil, b(ctx) }
 
 func (b broken) Replay(ctx context.Context, _, _, _, _ string) (int64, error) { return 0, b(ctx) }
 

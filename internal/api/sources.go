@@ -27,7 +27,7 @@ type SourceReader interface {
 	RejectedCauses(ctx context.Context) (map[string]map[string]int64, error) // of the last day, by source and cause
 	RejectedRequests(ctx context.Context, page view.Page, filter view.RejectedFilter) ([]event.RejectedRequest, view.Next, error)
 	RejectedRequest(ctx context.Context, id int64) (event.RejectedRequest, error)
-	Conflicts(ctx context.Context, page view.Page, filter view.ConflictFilter) ([]view.ConflictingRow, view.Next, error)
+	Conflicts(ctx context.Context, page view.Page, filter view.ConflictFilter) ([]view.ConflictRow, view.Next, error)
 }
 
 // SourceOperator changes who may send, and what becomes of what was refused.
@@ -348,7 +348,7 @@ func (h *SourceHandler) conflicts(w http.ResponseWriter, r *http.Request) {
 	}
 	rows, next, err := h.reader.Conflicts(r.Context(), q.page, view.ConflictFilter{EventID: q.filter["event_id"], Source: q.filter["source"], Span: q.span})
 	if rows == nil {
-		rows = []view.ConflictingRow{}
+		rows = []view.ConflictRow{}
 	}
 	h.answer(w, r, rows, next, err)
 }

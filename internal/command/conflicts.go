@@ -64,7 +64,7 @@ func conflictsListCommand(env environ) *cobra.Command {
 	})
 }
 
-func describeConflicts(rows []view.ConflictingRow) string {
+func describeConflicts(rows []view.ConflictRow) string {
 	if len(rows) == 0 {
 		return "no conflicts\n"
 	}

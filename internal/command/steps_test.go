@@ -78,7 +78,7 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 	require.NotRegexp(t, unprintable, out.String())
 	f := frame{seen: &o, at: time.Now(), away: time.Now(), failure: terminal.OneLine(hostile)}
 	require.NotRegexp(t, unprintable, terminal.JoinLines(f.lines(200, 100, time.Now()), 0, false))
-	h := view.History{Stored: view.Stored{EventID: hostile, EventType: hostile, Source: hostile, Content: view.Content{Unqueryable: hostile}}}
+	h := view.History{StoredEvent: view.StoredEvent{EventID: hostile, EventType: hostile, Source: hostile, Content: view.Content{Unqueryable: hostile}}}
 	h.Processing, h.Timeline = []view.ProcessingRow{p}, []trail.Step{row}
 	require.NotRegexp(t, unprintable, (&timeline{}).draw(h, time.Now())+currentStates(h, []view.PauseRow{{Destination: hostile}}, time.Now()))
 	require.Equal(t, `failed: a b\x1b`, terminal.OneLine("failed:\n\ta b\x1b"))

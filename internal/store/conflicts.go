@@ -12,7 +12,7 @@ import (
 	"github.com/webhookspine/spine/internal/view"
 )
 
-// conflictColumns are the columns of view.ConflictRow.
+// conflictColumns are the columns of view.OtherPayload.
 const conflictColumns = `encode(c.payload_hash, 'hex') as payload_hash, c.event_type, c.occurred_at, c.created_at, c.seen_count,
 	c.payload, coalesce(c.unqueryable, '') as unqueryable, c.raw_body`
 
@@ -21,7 +21,7 @@ const conflictsList = "conflicts"
 
 // Conflicts lists other payloads that came under known ids beside the first ones, newest first. It relies on
 // conflicts_created_at, or on the event's key where an id is given.
-func (s *Store) Conflicts(ctx context.Context, page view.Page, filter view.ConflictFilter) (rows []view.ConflictingRow, next view.Next, err error) {
+func (s *Store) Conflicts(ctx context.Context, page view.Page, filter view.ConflictFilter) (rows []view.ConflictRow, next view.Next, err error) {
 	var q query
 	if page.Cursor != "" {
 		after, err := decodeCursor[conflictsCursor](conflictsList, page.Cursor)
@@ -44,7 +44,7 @@ func (s *Store) Conflicts(ctx context.Context, page view.Page, filter view.Confl
 		AcceptedAs      *string
 		Differences     json.RawMessage
 		Event           int64
-		view.ConflictRow
+		view.OtherPayload
 	}
 	// The page is found before anything is compared.
 	found, err := list[row](ctx, s, "listing conflicts", `select c.event_id, c.source, e.created_at as stored_at,
@@ -70,8 +70,8 @@ func (s *Store) Conflicts(ctx context.Context, page view.Page, filter view.Confl
 		}
 	}
 	for _, f := range found {
-		r := view.ConflictingRow{
-			EventID: f.EventID, Source: f.Source, StoredAt: f.StoredAt, AcceptedAs: f.AcceptedAs, ConflictRow: f.ConflictRow,
+		r := view.ConflictRow{
+			EventID: f.EventID, Source: f.Source, StoredAt: f.StoredAt, AcceptedAs: f.AcceptedAs, OtherPayload: f.OtherPayload,
 			First: view.Content{Payload: f.Payload, Unqueryable: f.Unqueryable, RawBody: f.RawBody},
 		}
 		if f.Differences != nil {

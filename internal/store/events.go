@@ -9,7 +9,7 @@ import (
 	"github.com/webhookspine/spine/internal/view"
 )
 
-// Columns of view.Stored.
+// Columns of view.StoredEvent.
 const (
 	eventStatus = `(array['dead', 'failed', 'processing', 'pending', 'completed'])[(
 		select min(array_position(array['dead', 'failed', 'processing', 'pending', 'completed'], p.status))
@@ -26,7 +26,7 @@ const maxPageBytes = 8 << 20
 // Events lists events, newest first. A page may have fewer rows than its limit although more follow: where payloads are
 // large, and with a filter where few rows of its window match. It relies on events_pkey, and for a status on the partial
 // indexes of the queue. Other filters have no index.
-func (s *Store) Events(ctx context.Context, page view.Page, filter view.Filter) (rows []view.Stored, next view.Next, err error) {
+func (s *Store) Events(ctx context.Context, page view.Page, filter view.EventFilter) (rows []view.StoredEvent, next view.Next, err error) {
 	before := int64(math.MaxInt64)
 	if page.Cursor != "" {
 		after, err := decodeCursor[eventsCursor](eventsList, page.Cursor)
@@ -54,7 +54,7 @@ func (s *Store) Events(ctx context.Context, page view.Page, filter view.Filter) 
 			" group by " + key + " order by " + key + " desc limit " + q.arg(page.Limit+1)
 		return s.eventsPage(ctx, withIndex, page, query{terms: []string{"e.id = any (array(" + newest + "))"}, args: q.args})
 	}
-	if filter == (view.Filter{}) {
+	if filter == (view.EventFilter{}) {
 		q.where("e.id < ?", ids.before)
 		return s.eventsPage(ctx, inIndexOrder, page, q)
 	}
@@ -87,7 +87,7 @@ func (s *Store) Events(ctx context.Context, page view.Page, filter view.Filter) 
 const eventsList = "events"
 
 // eventsPage reads the newest events for which the conditions of q hold.
-func (s *Store) eventsPage(ctx context.Context, hints planHints, page view.Page, q query) (rows []view.Stored, next view.Next, err error) {
+func (s *Store) eventsPage(ctx context.Context, hints planHints, page view.Page, q query) (rows []view.StoredEvent, next view.Next, err error) {
 	// found counts the rows on the page and the one after it, before large ones are cut off. The server reads those for
 	// their size, one by one, and does not send them.
 	sql := `select ` + eventColumns + `, e.found from (
@@ -96,16 +96,16 @@ func (s *Store) eventsPage(ctx context.Context, hints planHints, page view.Page,
 		from (select e.* from spine.events e` + q.conditions() + ` order by e.id desc limit ` + q.arg(page.Limit+1) + `) e) e
 	where coalesce(e.bytes, 0) < ` + q.arg(maxPageBytes) + ` order by e.id desc`
 	type row struct {
-		view.Stored
+		view.StoredEvent
 		Found int
 	}
 	found, err := readRows[row](ctx, s, hints, "listing events", sql, q.args...)
 	if err != nil {
 		return nil, view.Next{}, err
 	}
-	rows = []view.Stored{}
+	rows = []view.StoredEvent{}
 	for _, r := range found[:min(len(found), page.Limit)] {
-		rows = append(rows, r.Stored)
+		rows = append(rows, r.StoredEvent)
 	}
 	if n := len(rows); n > 0 && found[0].Found > n {
 		next.Cursor, err = encodeCursor(eventsList, eventsCursor{rows[n-1].ID})
@@ -118,13 +118,13 @@ const maxFound = 20
 
 // Search returns at most 20 events whose event_id begins with text, in the order of event_id, so that exact matches come
 // first. It relies on events_event_id_source_key.
-func (s *Store) Search(ctx context.Context, text string) ([]view.Found, error) {
+func (s *Store) Search(ctx context.Context, text string) ([]view.SearchHit, error) {
 	var q query
 	q.where("e.event_id >= ?", text)
 	if beyond := beyondPrefix(text); beyond != "" {
 		q.where("e.event_id < ?", beyond)
 	}
-	return readRows[view.Found](ctx, s, inIndexOrder, "searching for an event", "select e.event_id, e.source, e.event_type, e.created_at, "+eventStatus+
+	return readRows[view.SearchHit](ctx, s, inIndexOrder, "searching for an event", "select e.event_id, e.source, e.event_type, e.created_at, "+eventStatus+
 		" from spine.events e"+q.conditions()+" order by e.event_id, e.source limit "+strconv.Itoa(maxFound), q.args...)
 }
 

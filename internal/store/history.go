@@ -25,7 +25,7 @@ func (s *Store) Event(ctx context.Context, eventID, source string) (history view
 		}
 		batch := &pgx.Batch{}
 		batch.Queue(string(byEvent))
-		queue(batch, pgx.CollectExactlyOneRow[view.Stored], &history.Stored,
+		queue(batch, pgx.CollectExactlyOneRow[view.StoredEvent], &history.StoredEvent,
 			"select "+eventColumns+" from spine.events e where e.id = $1", id)
 		queue(batch, pgx.CollectExactlyOneRow[view.Origin], &history.Origin,
 			"select e.headers, coalesce(e.id_derived, false) as id_derived, e.same_body_as from spine.events e where e.id = $1", id)
@@ -33,7 +33,7 @@ func (s *Store) Event(ctx context.Context, eventID, source string) (history view
 			"select "+processingColumns+" from spine.processing_state p where p.event = $1 order by p.destination", id)
 		queue(batch, pgx.CollectRows[trail.Step], &history.Timeline,
 			"select "+stepColumns+" from "+trailRows("$1", "$3")+" a order by a.timestamp desc, a.id desc limit $2", id, maxTimeline+1, since)
-		queue(batch, pgx.CollectRows[view.ConflictRow], &history.Conflicts,
+		queue(batch, pgx.CollectRows[view.OtherPayload], &history.Conflicts,
 			"select "+conflictColumns+" from spine.conflicts c where c.event = $1 order by c.created_at, c.payload_hash", id)
 		return tx.SendBatch(ctx, batch).Close()
 	})

@@ -153,7 +153,7 @@ func firstPages(d *database) []statement {
 	t := d.t
 	events := func(status string) func() {
 		return func() {
-			_, _, err := d.Events(t.Context(), view.Page{Limit: 50}, view.Filter{Status: status})
+			_, _, err := d.Events(t.Context(), view.Page{Limit: 50}, view.EventFilter{Status: status})
 			require.NoError(t, err)
 		}
 	}
@@ -171,11 +171,11 @@ func firstPages(d *database) []statement {
 		{"pending processing", 220, "processing_state_due", processing("pending")},
 		{"dead processing", 110, "processing_state_dead", processing("dead")},
 		{"audit", 100, "audit_trail_timestamp", func() {
-			_, _, err := d.Audit(t.Context(), view.Page{Limit: 100}, view.AuditFilter{})
+			_, _, err := d.Audit(t.Context(), view.Page{Limit: 100}, view.StepFilter{})
 			require.NoError(t, err)
 		}},
 		{"audit of an event", 100, "audit_trail_event events_event_id_source_key events_pkey", func() {
-			_, _, err := d.Audit(t.Context(), view.Page{Limit: 100}, view.AuditFilter{EventID: "hot-1-1"})
+			_, _, err := d.Audit(t.Context(), view.Page{Limit: 100}, view.StepFilter{EventID: "hot-1-1"})
 			require.NoError(t, err)
 		}},
 	}
@@ -188,7 +188,7 @@ func filteredPages(d *database) []statement {
 	// What is looked at twice, for the end of the page and for its rows, after
 	// the first rows of both.
 	const events, audit, both = 850, 1250, 450
-	list := func(f view.Filter) func() {
+	list := func(f view.EventFilter) func() {
 		return func() {
 			rows, next, err := d.Events(t.Context(), view.Page{Limit: 50}, f)
 			require.NoError(t, err)
@@ -204,7 +204,7 @@ func filteredPages(d *database) []statement {
 			require.NotNil(t, next.LookedBackTo)
 		}
 	}
-	auditOf := func(f view.AuditFilter) func() {
+	auditOf := func(f view.StepFilter) func() {
 		return func() {
 			rows, next, err := d.Audit(t.Context(), view.Page{Limit: 50}, f)
 			require.NoError(t, err)
@@ -214,29 +214,29 @@ func filteredPages(d *database) []statement {
 	}
 	span := view.Span{Since: longAgo.Add(20_000 * time.Second), Until: longAgo.Add(40_000 * time.Second)}
 	return []statement{
-		{"events by type", events, "events_pkey", list(view.Filter{Type: "rare"})},
-		{"events by source", events, "events_pkey", list(view.Filter{Source: "rare"})},
-		{"events by type in a time", events, "events_pkey", list(view.Filter{Type: "none", Span: span})},
-		{"completed events by source", both, "events_pkey", list(view.Filter{Source: "rare", Status: "completed"})},
+		{"events by type", events, "events_pkey", list(view.EventFilter{Type: "rare"})},
+		{"events by source", events, "events_pkey", list(view.EventFilter{Source: "rare"})},
+		{"events by type in a time", events, "events_pkey", list(view.EventFilter{Type: "none", Span: span})},
+		{"completed events by source", both, "events_pkey", list(view.EventFilter{Source: "rare", Status: "completed"})},
 		{"processing by source", events, "events_pkey processing_state_pkey", processing(view.ProcessingFilter{Source: "rare"})},
 		{"processing by destination", events, "events_pkey processing_state_pkey", processing(view.ProcessingFilter{Destination: "none"})},
 		{"processing by type", 2 * both, "events_pkey processing_state_pkey", processing(view.ProcessingFilter{Type: "rare"})},
 		{"processing by source in a time", both, "events_pkey processing_state_pkey", processing(view.ProcessingFilter{Source: "none", Span: span})},
-		{"audit by action", audit, "audit_trail_timestamp", auditOf(view.AuditFilter{Action: "claims_paused"})},
-		{"audit by success", audit, "audit_trail_timestamp", auditOf(view.AuditFilter{Success: "failure"})},
-		{"audit by source", audit, "audit_trail_timestamp", auditOf(view.AuditFilter{Source: "rare"})},
-		{"audit by type", 2 * both, "audit_trail_timestamp events_pkey", auditOf(view.AuditFilter{Type: "rare"})},
+		{"audit by action", audit, "audit_trail_timestamp", auditOf(view.StepFilter{Action: "claims_paused"})},
+		{"audit by success", audit, "audit_trail_timestamp", auditOf(view.StepFilter{Success: "failure"})},
+		{"audit by source", audit, "audit_trail_timestamp", auditOf(view.StepFilter{Source: "rare"})},
+		{"audit by type", 2 * both, "audit_trail_timestamp events_pkey", auditOf(view.StepFilter{Type: "rare"})},
 		{"attempts", audit, "audit_trail_timestamp", func() {
 			_, _, err := d.Attempts(t.Context(), view.Page{Limit: 50}, view.AttemptFilter{Outcome: "failure"})
 			require.NoError(t, err)
 		}},
 		{"events of a time", 110, "events_pkey processing_state_pkey", func() {
-			rows, _, err := d.Events(t.Context(), view.Page{Limit: 50}, view.Filter{Span: span})
+			rows, _, err := d.Events(t.Context(), view.Page{Limit: 50}, view.EventFilter{Span: span})
 			require.NoError(t, err)
 			require.Len(t, rows, 50)
 		}},
 		{"audit of a time", 110, "audit_trail_timestamp", func() {
-			rows, _, err := d.Audit(t.Context(), view.Page{Limit: 50}, view.AuditFilter{Span: span})
+			rows, _, err := d.Audit(t.Context(), view.Page{Limit: 50}, view.StepFilter{Span: span})
 			require.NoError(t, err)
 			require.Len(t, rows, 50)
 		}},
@@ -449,22 +449,22 @@ func TestPlansOverManyPartitions(t *testing.T) {
 	for round := range 8 {
 		for name, call := range map[string]func(){
 			"audit": func() {
-				rows, _, err := d.Audit(t.Context(), view.Page{Limit: 100}, view.AuditFilter{})
+				rows, _, err := d.Audit(t.Context(), view.Page{Limit: 100}, view.StepFilter{})
 				require.NoError(t, err)
 				require.Len(t, rows, 100)
 			},
 			"audit by action": func() {
-				rows, _, err := d.Audit(t.Context(), view.Page{Limit: 10}, view.AuditFilter{Action: "event_inserted"})
+				rows, _, err := d.Audit(t.Context(), view.Page{Limit: 10}, view.StepFilter{Action: "event_inserted"})
 				require.NoError(t, err)
 				require.Len(t, rows, 10)
 			},
 			"audit of a time": func() {
-				rows, _, err := d.Audit(t.Context(), view.Page{Limit: 5}, view.AuditFilter{Span: view.Span{Until: time.Now().AddDate(0, 0, -200)}})
+				rows, _, err := d.Audit(t.Context(), view.Page{Limit: 5}, view.StepFilter{Span: view.Span{Until: time.Now().AddDate(0, 0, -200)}})
 				require.NoError(t, err)
 				require.Len(t, rows, 5)
 			},
 			"audit of an event": func() {
-				rows, _, err := d.Audit(t.Context(), view.Page{Limit: 100}, view.AuditFilter{EventID: "young-1"})
+				rows, _, err := d.Audit(t.Context(), view.Page{Limit: 100}, view.StepFilter{EventID: "young-1"})
 				require.NoError(t, err)
 				require.Len(t, rows, 2)
 			},

@@ -64,9 +64,9 @@ func TestListsByStatus(t *testing.T) {
 					require.Equal(t, processing, pages(t, limit, func(p view.Page) ([]view.ProcessingRow, view.Next, error) {
 						return d.Processing(t.Context(), p, view.ProcessingFilter{Status: status, Source: source, Type: eventType})
 					}, func(r view.ProcessingRow) string { return fmt.Sprint(r.Event, r.Destination) }), "processing, %s, limit %d", where, limit)
-					require.Equal(t, events, pages(t, limit, func(p view.Page) ([]view.Stored, view.Next, error) {
-						return d.Events(t.Context(), p, view.Filter{Status: status, Source: source, Type: eventType})
-					}, func(r view.Stored) string { return fmt.Sprint(r.ID) }), "events, %s, limit %d", where, limit)
+					require.Equal(t, events, pages(t, limit, func(p view.Page) ([]view.StoredEvent, view.Next, error) {
+						return d.Events(t.Context(), p, view.EventFilter{Status: status, Source: source, Type: eventType})
+					}, func(r view.StoredEvent) string { return fmt.Sprint(r.ID) }), "events, %s, limit %d", where, limit)
 				}
 			}
 		}
@@ -100,7 +100,7 @@ func TestFilteredListsAreWhole(t *testing.T) {
 			}
 			return fmt.Sprintf(span, column)
 		}
-		for where, f := range map[string]view.Filter{
+		for where, f := range map[string]view.EventFilter{
 			"event_type = 'rare'":                          {Type: "rare"},
 			"source = 'rare'":                              {Source: "rare"},
 			"source = 'rare' and event_type = 'rare'":      {Source: "rare", Type: "rare", Status: "completed"},
@@ -109,8 +109,8 @@ func TestFilteredListsAreWhole(t *testing.T) {
 		} {
 			f.Span = s
 			require.Equal(t, d.rows("select id from spine.events where "+where+" and "+of("created_at")+" order by id desc"),
-				pages(t, 3, func(p view.Page) ([]view.Stored, view.Next, error) { return d.Events(t.Context(), p, f) },
-					func(r view.Stored) string { return fmt.Sprint(r.ID) }), "events, %s, %s", where, span)
+				pages(t, 3, func(p view.Page) ([]view.StoredEvent, view.Next, error) { return d.Events(t.Context(), p, f) },
+					func(r view.StoredEvent) string { return fmt.Sprint(r.ID) }), "events, %s, %s", where, span)
 		}
 		for where, f := range map[string]view.ProcessingFilter{
 			"event_type = 'rare'":     {Type: "rare"},
@@ -124,7 +124,7 @@ func TestFilteredListsAreWhole(t *testing.T) {
 				pages(t, 3, func(p view.Page) ([]view.ProcessingRow, view.Next, error) { return d.Processing(t.Context(), p, f) },
 					func(r view.ProcessingRow) string { return fmt.Sprint(r.Event) }), "processing, %s, %s", where, span)
 		}
-		for where, f := range map[string]view.AuditFilter{
+		for where, f := range map[string]view.StepFilter{
 			"action = 'claims_paused'": {Action: "claims_paused"},
 			"success = 'failure'":      {Success: "failure"},
 			"source = 'rare'":          {Source: "rare"},
@@ -157,9 +157,9 @@ func TestAListByAStatusThatManyHave(t *testing.T) {
 	require.Equal(t, want, pages(t, 5, func(p view.Page) ([]view.ProcessingRow, view.Next, error) {
 		return d.Processing(t.Context(), p, view.ProcessingFilter{Status: "failed"})
 	}, func(r view.ProcessingRow) string { return fmt.Sprint(r.Event) }))
-	require.Equal(t, want, pages(t, 5, func(p view.Page) ([]view.Stored, view.Next, error) {
-		return d.Events(t.Context(), p, view.Filter{Status: "failed"})
-	}, func(r view.Stored) string { return fmt.Sprint(r.ID) }))
+	require.Equal(t, want, pages(t, 5, func(p view.Page) ([]view.StoredEvent, view.Next, error) {
+		return d.Events(t.Context(), p, view.EventFilter{Status: "failed"})
+	}, func(r view.StoredEvent) string { return fmt.Sprint(r.ID) }))
 }
 
 func TestEventsWithin(t *testing.T) {
@@ -183,9 +183,9 @@ func TestEventsWithin(t *testing.T) {
 	for n := 100; n <= 900; n += 50 {
 		from, to := longAgo.Add(time.Duration(n)*time.Minute), longAgo.Add(time.Duration(n+40)*time.Minute)
 		ids := d.rows("select id from spine.events where created_at >= $1 and created_at < $2 order by id desc", from, to)
-		require.Equal(t, ids, pages(t, 7, func(p view.Page) ([]view.Stored, view.Next, error) {
-			return d.Events(t.Context(), p, view.Filter{Span: view.Span{Since: from, Until: to}})
-		}, func(r view.Stored) string { return fmt.Sprint(r.ID) }), "odd rows do not lead astray")
+		require.Equal(t, ids, pages(t, 7, func(p view.Page) ([]view.StoredEvent, view.Next, error) {
+			return d.Events(t.Context(), p, view.EventFilter{Span: view.Span{Since: from, Until: to}})
+		}, func(r view.StoredEvent) string { return fmt.Sprint(r.ID) }), "odd rows do not lead astray")
 	}
 }
 
@@ -309,15 +309,15 @@ func TestAListByAStatusAndWhatAnotherTableHas(t *testing.T) {
 	d := newDatabase(t, 1)
 	d.run("insert into spine.events (event_id, event_type, occurred_at, payload, payload_hash) select 'e-' || n, case n when 7 then 'rare' else 'common' end, now(), '{}', '\\x00' from generate_series(1, 10020) n")
 	d.run("insert into spine.processing_state (event, event_id, status, lease_token, next_attempt_at) select id, event_id, 'dead', 0, null from spine.events")
-	_, next, err := d.Events(t.Context(), view.Page{Limit: 5}, view.Filter{Status: "dead", Type: "rare"})
+	_, next, err := d.Events(t.Context(), view.Page{Limit: 5}, view.EventFilter{Status: "dead", Type: "rare"})
 	require.NoError(t, err)
 	require.NotNil(t, next.LookedBackTo)
 	_, next, err = d.Processing(t.Context(), view.Page{Limit: 5}, view.ProcessingFilter{Status: "dead", Type: "rare"})
 	require.NoError(t, err)
 	require.NotNil(t, next.LookedBackTo)
-	require.Equal(t, []string{"7"}, pages(t, 5, func(p view.Page) ([]view.Stored, view.Next, error) {
-		return d.Events(t.Context(), p, view.Filter{Status: "dead", Type: "rare", Span: view.Span{Since: longAgo}})
-	}, func(r view.Stored) string { return fmt.Sprint(r.ID) }))
+	require.Equal(t, []string{"7"}, pages(t, 5, func(p view.Page) ([]view.StoredEvent, view.Next, error) {
+		return d.Events(t.Context(), p, view.EventFilter{Status: "dead", Type: "rare", Span: view.Span{Since: longAgo}})
+	}, func(r view.StoredEvent) string { return fmt.Sprint(r.ID) }))
 	require.Equal(t, []string{"7"}, pages(t, 5, func(p view.Page) ([]view.ProcessingRow, view.Next, error) {
 		return d.Processing(t.Context(), p, view.ProcessingFilter{Status: "dead", Type: "rare"})
 	}, func(r view.ProcessingRow) string { return fmt.Sprint(r.Event) }))
@@ -349,7 +349,7 @@ func TestTheAuditLogOverAllTimes(t *testing.T) {
 	d.run("update spine.events set created_at = case event_id when 'a' then now() + interval '2 days' else 'infinity' end where event_id <> 'b'")
 	d.run("delete from spine.audit_trail where event_id = 'b' and (timestamp < now() - interval '1 hour' or action <> 'event_queued')")
 	for _, limit := range []int{1, 4, 10, 1000} {
-		for where, f := range map[string]view.AuditFilter{
+		for where, f := range map[string]view.StepFilter{
 			"true":                                   {},
 			"action = 'event_queued'":                {Action: "event_queued"},
 			"event_id = 'a'":                         {EventID: "a"},

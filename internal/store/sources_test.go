@@ -85,7 +85,7 @@ func TestSources(t *testing.T) {
 	require.ErrorAs(t, err, &none)
 	require.ErrorAs(t, s.RemoveSource(t.Context(), event.DefaultSource, "somebody"), &bad)
 
-	rows, _, err := s.Audit(t.Context(), view.Page{Limit: 100}, view.AuditFilter{Source: "github"})
+	rows, _, err := s.Audit(t.Context(), view.Page{Limit: 100}, view.StepFilter{Source: "github"})
 	require.NoError(t, err)
 	var actions []string
 	for _, r := range rows {

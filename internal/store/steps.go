@@ -19,7 +19,7 @@ const stepColumns = `a.timestamp, a.id, a.event_id, a.source, a.action, a.succes
 
 // Audit lists steps of the audit log, newest first. With a filter a page may have fewer rows than its limit although more
 // follow. It relies on audit_trail_timestamp, and for one event on audit_trail_event. Filters have no index of their own.
-func (s *Store) Audit(ctx context.Context, page view.Page, filter view.AuditFilter) (rows []trail.Step, next view.Next, err error) {
+func (s *Store) Audit(ctx context.Context, page view.Page, filter view.StepFilter) (rows []trail.Step, next view.Next, err error) {
 	return s.stepList(ctx, "audit", page, filter, nil)
 }
 
@@ -33,7 +33,7 @@ func (s *Store) Attempts(ctx context.Context, page view.Page, filter view.Attemp
 	case "failure":
 		actions = actions[1:]
 	}
-	steps, next, err := s.stepList(ctx, "attempts", page, view.AuditFilter{
+	steps, next, err := s.stepList(ctx, "attempts", page, view.StepFilter{
 		EventID: filter.EventID, Source: filter.Source, Type: filter.Type, Span: filter.Span,
 	}, actions)
 	if err != nil {
@@ -89,7 +89,7 @@ func member[T any](object map[string]json.RawMessage, name string) (value *T) {
 
 // stepList lists steps of all actions, or of some. name names the list in its cursors.
 func (s *Store) stepList(
-	ctx context.Context, name string, page view.Page, filter view.AuditFilter, actions []trail.Action,
+	ctx context.Context, name string, page view.Page, filter view.StepFilter, actions []trail.Action,
 ) (rows []trail.Step, next view.Next, err error) {
 	var q, place query
 	from, hints := "spine.audit_log a", inIndexOrder

@@ -22,15 +22,12 @@ const (
 	pageFile       = "../dashboard/page/words.js"
 )
 
-// The constants, the list, the enum in the database, its documentation and the page have the same actions.
+// The constants, the list, the enum in the database and the page have the same actions.
 func TestActionsAreTheSameInGoSQLAndPage(t *testing.T) {
 	t.Parallel()
 	actions := trail.Actions()
 	require.Equal(t, actions, constants(t), "trail.Actions() is the list of the constants")
 	require.Equal(t, actions, enum(t), "the enum spine.audit_action has the actions of package trail, in their order")
-
-	documented := submatch(t, readFile(t, viewsFile), `(?s)comment on column spine\.audit_log\.action is(.*?);`)
-	require.Subset(t, words(documented, `[a-z_]+`), actions, "the comment on spine.audit_log.action names the actions")
 
 	page := readFile(t, pageFile)
 	require.Equal(t, actions, words(submatch(t, page, `(?s)const actions = new Set\(\[(.*?)\]`), `[a-z_]+`),

@@ -2,25 +2,27 @@ package view
 
 import "github.com/webhookspine/spine/internal/event"
 
-// Overview is what there is to say of all events at once, as of one moment.
+// Overview is the state of the queue and the numbers over time, as of one moment.
 type Overview struct {
 	At           event.Timestamp `json:"at"` // by the database's clock, as all times here
 	RangeSeconds int             `json:"range_seconds"`
 	StepSeconds  int             `json:"step_seconds"`
-	// CoveredFrom and CoveredTo say of which time the series know. Outside of it
-	// their elements are null and never 0.
+	// CoveredFrom and CoveredTo are the ends of the time that the series know. Outside of it their elements are null and
+	// never 0.
 	CoveredFrom *event.Timestamp `json:"covered_from"`
 	CoveredTo   *event.Timestamp `json:"covered_to"`
 	Depth       Depth            `json:"depth"`
-	OldestReady *float64         `json:"oldest_ready_seconds"` // for how long the oldest claimable row has been due as of Depth.At, 0 when none is; null where At is
-	Paused      []PauseRow       `json:"paused"`               // by destination
-	Sources     []SourceArrival  `json:"sources"`              // by name
-	Series      Series           `json:"series"`
+	// OldestReady is how long the oldest claimable row has been due at Depth.At. It is 0 when no row is due, and null where
+	// Depth.At is null.
+	OldestReady *float64        `json:"oldest_ready_seconds"`
+	Paused      []PauseRow      `json:"paused"`  // by destination
+	Sources     []SourceArrival `json:"sources"` // by name
+	Series      Series          `json:"series"`
 }
 
 // Depth counts what the queue holds that is not completed.
 type Depth struct {
-	At   *event.Timestamp `json:"at"`   // when that was so; null where it is not known yet
+	At   *event.Timestamp `json:"at"`   // of the depth sample; null where there is none yet
 	Rows []DepthRow       `json:"rows"` // by destination and status, those above 0
 }
 
@@ -46,8 +48,8 @@ type SourceArrival struct {
 	LastArrivalAt *event.Timestamp `json:"last_arrival_at"` // null when it never did
 }
 
-// Series are numbers over time: of each an element for each step, the last one
-// still under way. Null is not known; 0 is none.
+// Series are numbers over time, with an element for each step of time. The last step is still under way. Null means
+// unknown, and 0 means none.
 type Series struct {
 	At []int64 `json:"at"` // beginning of each step in Unix seconds, ascending
 
@@ -58,18 +60,17 @@ type Series struct {
 	Conflicts      []*int64 `json:"conflicts"`
 	Rejected       []*int64 `json:"rejected"`
 	Attempts       []*int64 `json:"attempts"`
-	AttemptsFailed []*int64 `json:"attempts_failed"` // those whose lease ran out among them
+	AttemptsFailed []*int64 `json:"attempts_failed"` // with those whose lease expired
 	Delivered      []*int64 `json:"delivered"`
 	Died           []*int64 `json:"died"`
 
-	// From stored to delivered in milliseconds, retries included and replays
-	// left out, to within a tenth. Null also where nothing was delivered.
+	// From stored to delivered in milliseconds, to within a tenth. Retries are included, replays are not. Null also where
+	// nothing was delivered.
 	LatencyP50 []*float64 `json:"latency_p50_ms"`
 	LatencyP95 []*float64 `json:"latency_p95_ms"`
 	LatencyP99 []*float64 `json:"latency_p99_ms"`
 
-	// The queue as last sampled in the step or, where a sample takes long, up to
-	// a minute before it.
+	// The last depth sample in the step or, where a sample takes long, up to a minute before it.
 	Pending     []*int64   `json:"pending"`
 	Processing  []*int64   `json:"processing"`
 	Failed      []*int64   `json:"failed"`

@@ -1,0 +1,41 @@
+package view
+
+import (
+	"encoding/json"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// ConflictFilter narrows the list of conflicts. Empty fields do not.
+type ConflictFilter struct {
+	EventID, Source string
+	Span            // when the other payload first came
+}
+
+// ConflictRow is an event and another payload that came under its id.
+type ConflictRow struct {
+	EventID     string          `json:"event_id"`
+	Source      string          `json:"source"`
+	StoredAt    event.Timestamp `json:"stored_at"`   // when the event came
+	First       Content         `json:"first"`       // what stays
+	AcceptedAs  *string         `json:"accepted_as"` // id of the event that was made of the other payload; null if none was
+	Differences []Difference    `json:"differences"` // null where one of the two cannot be queried
+	OtherPayload
+}
+
+// OtherPayload is another payload that came under a known event_id.
+type OtherPayload struct {
+	PayloadHash string          `json:"payload_hash"` // hex
+	EventType   string          `json:"event_type"`
+	OccurredAt  event.Timestamp `json:"occurred_at"`
+	CreatedAt   event.Timestamp `json:"created_at"` // when it first came
+	SeenCount   int64           `json:"seen_count"`
+	Content
+}
+
+// Difference is a place at which two payloads differ.
+type Difference struct {
+	Path string          `json:"path"` // JSON pointer (RFC 6901)
+	Was  json.RawMessage `json:"was"`  // in the first; null also where it was not there
+	Is   json.RawMessage `json:"is"`   // in the other
+}
