@@ -339,8 +339,8 @@ func TestThrowAwayFolders(t *testing.T) {
 	require.NoError(t, s.Stop(t.Context()))
 	require.Empty(t, folders())
 
-	// What a killed process left behind is removed by the next one, in due
-	// time: a young folder may be about to be locked.
+	// A later process removes what a killed one left behind, but not at once, because another process
+	// may be about to lock a young folder.
 	helper, said := startHelper(t, "", "TMPDIR="+parent)
 	left := <-said
 	alive := start(t, Options{TempDir: parent})
