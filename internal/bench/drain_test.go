@@ -58,13 +58,13 @@ func TestDrain(t *testing.T) {
 
 func TestDrainOfASystemThatLoses(t *testing.T) {
 	began := time.Now()
-	drain := Drain{Load: Load{Count: 20, RunID: "r"}, Patience: 200 * time.Millisecond}
+	drain := Drain{Load: Load{Count: 20, RunID: "r"}, Patience: time.Second}
 	report, err := draining(t.Context(), t, listen(t), drain,
 		func(id string) bool { return strings.HasSuffix(id, "7") })
 	require.NoError(t, err)
 	assert.Equal(t, int64(18), report.Delivery.Delivered)
 	assert.Equal(t, int64(2), report.Delivery.Lost)
-	assert.GreaterOrEqual(t, time.Since(began), 200*time.Millisecond)
+	assert.GreaterOrEqual(t, time.Since(began), time.Second)
 }
 
 func TestDrainOfNothing(t *testing.T) {
@@ -75,7 +75,7 @@ func TestDrainOfNothing(t *testing.T) {
 }
 
 func TestDrainInterrupted(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second) // all but one have arrived by then
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second) // all but one have arrived by then
 	defer cancel()
 	report, err := draining(ctx, t, listen(t), Drain{Load: Load{Count: 5}},
 		func(id string) bool { return strings.HasSuffix(id, "4") })

@@ -76,7 +76,7 @@ func TestE2EWhereNothingArrives(t *testing.T) {
 }
 
 func TestE2ELost(t *testing.T) {
-	e2e := E2E{Load: Load{Count: 20, Connections: 2, RunID: "r"}, Drain: 200 * time.Millisecond}
+	e2e := E2E{Load: Load{Count: 20, Connections: 2, RunID: "r"}, Drain: time.Second}
 	report, err := delivering(t, e2e, false, func(id string) int {
 		if id == "r-0000000003" || id == "r-0000000008" {
 			return 0
@@ -134,7 +134,7 @@ func TestE2EInterruptedWhileDraining(t *testing.T) {
 	system := newSystem(t, nil)
 	ln := listen(t)
 	e2e := E2E{Load: Load{Target: system.URL, Count: 3, Connections: 1}, Drain: time.Hour}
-	timer := time.AfterFunc(200*time.Millisecond, cancel)
+	timer := time.AfterFunc(2*time.Second, cancel)
 	defer timer.Stop()
 	report, err := RunE2E(ctx, ln, e2e)
 	require.NoError(t, err)

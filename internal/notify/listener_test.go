@@ -21,7 +21,7 @@ import (
 )
 
 // patience is a time that no test is meant to wait.
-const patience = 20 * time.Second
+const patience = 2 * time.Minute
 
 // soon is how often a condition is looked at.
 const soon = 5 * time.Millisecond

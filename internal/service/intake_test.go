@@ -53,7 +53,7 @@ const never = time.Hour
 func startIntake(t *testing.T, s *faultyStore, sweep time.Duration) intake {
 	t.Helper()
 	w := worker.New(worker.Config{
-		Destination: event.DefaultDestination, Name: "tester", Concurrency: 4, Lease: time.Second, Sweep: sweep,
+		Destination: event.DefaultDestination, Name: "tester", Concurrency: 4, Lease: patience, Sweep: sweep,
 		Hears: func() bool { return false }, Margin: watermarkMargin, StopTimeout: patience,
 		Policy: worker.Policy{MaxAttempts: 3, InitialDelay: 10 * time.Millisecond, MaxDelay: time.Second},
 	}, s, deliverFunc(func(context.Context, event.Job) event.Result {

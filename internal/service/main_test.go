@@ -13,7 +13,7 @@ import (
 
 // patience is how long a test waits for what takes milliseconds on an idle
 // machine.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 var databases = postgrestest.Databases{Migrate: func(ctx context.Context, url string) error {
 	_, err := store.Migrate(ctx, url)

@@ -335,7 +335,7 @@ func TestRegistryLookupWhileReloading(t *testing.T) {
 	var all sync.WaitGroup
 	all.Go(func() { _ = r.Run(ctx) })
 	isKnown := func() bool { _, err := r.Lookup("default"); return err == nil }
-	require.Eventually(t, isKnown, 5*time.Second, time.Millisecond)
+	require.Eventually(t, isKnown, time.Minute, time.Millisecond)
 	for range 4 {
 		all.Go(func() {
 			for range 1000 {

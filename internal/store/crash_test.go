@@ -264,6 +264,8 @@ func TestCrashPoints(t *testing.T) {
 
 					tables := d.psql()
 					var met, over atomic.Bool
+					ctx, cancel := context.WithTimeout(t.Context(), patience)
+					defer cancel()
 					var conn int64    // that has sent the statement
 					kind := byte('E') // Execute; the transaction ends with Sync
 					if c.action == pgproxy.CutAfter {
@@ -290,14 +292,11 @@ func TestCrashPoints(t *testing.T) {
 						if !met.Swap(true) && c.locked != "" {
 							lockTables(t, tables)
 						}
+						if c.action == pgproxy.StallHere {
+							cancel() // nothing else ends it
+						}
 						return c.action
 					})
-					limit := 10 * time.Second
-					if c.action == pgproxy.StallHere {
-						limit = time.Second // nothing else ends it
-					}
-					ctx, cancel := context.WithTimeout(t.Context(), limit)
-					defer cancel()
 					var meeting sync.WaitGroup
 					if c.locked != "" {
 						meeting.Go(func() { meetWaiting(d, c.locked, &over) })
@@ -316,11 +315,11 @@ func TestCrashPoints(t *testing.T) {
 						require.NoError(t, w.do(t.Context(), s))
 						require.Equal(t, after, d.rows(w.state))
 					}
-					proxy.Resume()
-					// It may go on without its client for a moment.
+					// It may go on without its client for a moment, and the proxy may stall it only now.
 					require.Eventually(t, func() bool {
+						proxy.Resume()
 						return d.value("select count(*) from pg_stat_activity where datname = current_database() and state <> 'idle' and query like '%spine.%' and pid <> pg_backend_pid()") == "0"
-					}, 20*time.Second, 5*time.Millisecond)
+					}, patience, 5*time.Millisecond)
 
 					is := d.rows(w.state)
 					switch c.done {

@@ -154,6 +154,10 @@ var policy = []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * 
 
 const lease = 30 * time.Second
 
+// patience is how long a test waits for what takes milliseconds on an idle machine. It ends only a
+// wait for something that never comes.
+const patience = 2 * time.Minute
+
 // ask is what a worker asks for that looks at all of the default destination.
 func ask(limit int) event.Claim {
 	return event.Claim{Destination: event.DefaultDestination, Limit: limit, Lease: lease, Worker: "worker-1", Delays: policy}

@@ -167,7 +167,7 @@ func (d *database) awaitBlocked(pattern string) {
 	conn := d.psql()
 	require.Eventually(d.t, func() bool {
 		return value(d.t, conn, "select count(*) > 0 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like $1", pattern) == "t"
-	}, 10*time.Second, time.Millisecond, "nothing waits for a lock")
+	}, patience, time.Millisecond, "nothing waits for a lock")
 }
 
 func TestIngestInOppositeOrderDoesNotDeadlock(t *testing.T) {

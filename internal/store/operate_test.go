@@ -294,7 +294,7 @@ func TestFollowThroughACrash(t *testing.T) {
 		require.Eventually(t, func() bool {
 			_, err := s.Pool().Exec(t.Context(), "select") // connections of before are dead
 			return err == nil
-		}, 10*time.Second, 10*time.Millisecond)
+		}, patience, 10*time.Millisecond)
 		note(t, s.Pool(), fmt.Sprint(i))
 	}
 	for _, c := range []*trail.Cursor{&since, &current} {

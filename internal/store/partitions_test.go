@@ -88,7 +88,7 @@ func TestPartitionsAndEventsDoNotWaitForEachOther(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 2)
 	d.ensurePartitions()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 
 	tx := begin(t, d.Store)

@@ -369,12 +369,10 @@ func TestAuditPartitionThatIsReadIsDroppedLater(t *testing.T) {
 		name, err := d.DropAuditPartition(t.Context(), age)
 		done <- result{name, err}
 	}()
-	began := time.Now()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	_, err := d.Ingest(ctx, webhooks("x", 1))
 	require.NoError(t, err)
-	require.Less(t, time.Since(began), 5*time.Second)
 	r := <-done
 	require.ErrorIs(t, r.err, event.ErrLocked)
 	require.Empty(t, r.name)

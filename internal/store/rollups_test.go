@@ -240,8 +240,8 @@ func TestRollUpWritesNothingWhereNothingHappened(t *testing.T) {
 		defer func() { require.NoError(t, tx.Rollback(t.Context())) }()
 		run(t, tx, "select spine.sample_depth(0)")
 		return value(t, tx, "select pg_current_xact_id_if_assigned() is null") == "t"
-	}, 5*time.Second, time.Millisecond)
-	require.Equal(t, "t", d.value("select spine.rolled_up_to() > covered_to and spine.rolled_up_to() > clock_timestamp() - interval '1 s' from spine.rollup_state"),
+	}, patience, time.Millisecond)
+	require.Equal(t, "t", d.value("select spine.rolled_up_to() > covered_to and spine.rolled_up_to() > clock_timestamp() - interval '1 minute' from spine.rollup_state"),
 		"all there is is counted up to now")
 }
 
@@ -262,7 +262,7 @@ func TestNothingIsLookedForWhereNoTransactionEnded(t *testing.T) {
 			before := scans()
 			look()
 			return scans() == before
-		}, 10*time.Second, time.Millisecond)
+		}, patience, time.Millisecond)
 	}
 	d.ingest(webhook("x", payloadA))
 	d.rollUp()
@@ -270,7 +270,7 @@ func TestNothingIsLookedForWhereNoTransactionEnded(t *testing.T) {
 	require.Eventually(t, func() bool {
 		require.NoError(t, d.SampleDepth(t.Context()))
 		return len(d.overview().Depth.Rows) == 1
-	}, 5*time.Second, time.Millisecond, "once the last sample is old enough")
+	}, patience, time.Millisecond, "once the last sample is old enough")
 }
 
 func TestLatencyIsFromStoredToDelivered(t *testing.T) {
@@ -468,7 +468,7 @@ func TestOverview(t *testing.T) {
 	o = d.overview()
 	require.Equal(t, []string{"dead 1", "failed 1", "pending 1", "processing 1"}, depthOf(o))
 	require.NotNil(t, o.Depth.At)
-	require.InDelta(t, 0, o.At.Time.Sub(o.Depth.At.Time).Seconds(), 0.5)
+	require.InDelta(t, 0, o.At.Time.Sub(o.Depth.At.Time).Seconds(), 60)
 	require.Equal(t, []string{event.DefaultDestination}, []string{o.Paused[0].Destination})
 	require.Equal(t, "default", o.Sources[0].Source)
 	require.NotNil(t, o.Sources[0].LastArrivalAt)
