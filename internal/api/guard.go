@@ -46,13 +46,35 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 			reads := c.Token != "" && c.ReadToken != "" && knows(r, readToken)
 			switch {
 			case reads && changes(r):
-				log.Warn().Str("cause", "read_token").Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request refused")
+				log.Warn().Str(
+					"cause",
+					"read_token",
+				).Str(
+					"path",
+					r.URL.Path,
+				).Str(
+					"remote",
+					r.RemoteAddr,
+				).Msg(
+					"request refused",
+				)
 				respond.Reject(w, respond.Problem{
 					Status: http.StatusForbidden,
 					Detail: "This token may only read. Changing something takes the admin token.",
 				})
 			case c.Token != "" && !reads && !knows(r, token):
-				log.Warn().Str("cause", "admin_token").Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request refused")
+				log.Warn().Str(
+					"cause",
+					"admin_token",
+				).Str(
+					"path",
+					r.URL.Path,
+				).Str(
+					"remote",
+					r.RemoteAddr,
+				).Msg(
+					"request refused",
+				)
 				w.Header().Add("WWW-Authenticate", `Basic realm="spine", charset="UTF-8"`)
 				w.Header().Add("WWW-Authenticate", `Bearer realm="spine"`)
 				respond.Reject(w, respond.Problem{
@@ -60,14 +82,36 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 					Detail: "The admin token is missing or wrong. Send it as bearer, or as the password of HTTP Basic with any user name.",
 				})
 			case c.Token == "" && !c.Open && !local(r):
-				log.Warn().Str("cause", "not_local").Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request refused")
+				log.Warn().Str(
+					"cause",
+					"not_local",
+				).Str(
+					"path",
+					r.URL.Path,
+				).Str(
+					"remote",
+					r.RemoteAddr,
+				).Msg(
+					"request refused",
+				)
 				respond.Reject(w, respond.Problem{
 					Status: http.StatusForbidden,
 					Detail: "Without an admin token only this machine is answered, under the name localhost or a loopback address and not through a proxy. " +
 						"Set ADMIN_TOKEN to ask for a token, or ADMIN_AUTH=none to answer everyone.",
 				})
 			case c.Token == "" && c.Open && changes(r) && fromBrowser(r) && !loopbackName(r.Host) && !isAddress(r.Host):
-				log.Warn().Str("cause", "host_name").Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request refused")
+				log.Warn().Str(
+					"cause",
+					"host_name",
+				).Str(
+					"path",
+					r.URL.Path,
+				).Str(
+					"remote",
+					r.RemoteAddr,
+				).Msg(
+					"request refused",
+				)
 				respond.Reject(w, respond.Problem{
 					Status: http.StatusForbidden,
 					Detail: "Without an admin token a browser may change something only under an IP address or the name localhost: any other name may be that of a page that leads it here. " +
@@ -99,7 +143,18 @@ func SameOrigin(log zerolog.Logger) mux.MiddlewareFunc {
 	log = log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 	protection := http.NewCrossOriginProtection()
 	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		log.Warn().Str("cause", "cross_origin").Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request refused")
+		log.Warn().Str(
+			"cause",
+			"cross_origin",
+		).Str(
+			"path",
+			r.URL.Path,
+		).Str(
+			"remote",
+			r.RemoteAddr,
+		).Msg(
+			"request refused",
+		)
 		respond.Reject(w, respond.Problem{
 			Status: http.StatusForbidden,
 			Detail: "A page of another origin sent this. Changes are taken from Spine's own page, and from clients that are no browsers.",
@@ -178,7 +233,8 @@ func hostname(host string) string {
 func forwarded(header http.Header) bool {
 	for name := range header {
 		name = strings.ToLower(name)
-		if strings.HasPrefix(name, "x-forwarded") || strings.HasPrefix(name, "x-original-") || strings.HasPrefix(name, "cf-") ||
+		if strings.HasPrefix(name, "x-forwarded") || strings.HasPrefix(name, "x-original-") ||
+			strings.HasPrefix(name, "cf-") ||
 			slices.Contains([]string{
 				"forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip",
 				"fastly-client-ip", "fly-client-ip", "x-envoy-external-address", "x-proxyuser-ip", "x-azure-clientip", "cdn-loop",

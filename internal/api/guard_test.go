@@ -80,7 +80,12 @@ func TestGuard(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			reached := false
-			h := api.Guard(c.config, zerolog.Nop())(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = true }))
+			h := api.Guard(
+				c.config,
+				zerolog.Nop(),
+			)(
+				http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = true }),
+			)
 			r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/api/events", nil)
 			c.request(r)
 			w := httptest.NewRecorder()
@@ -95,7 +100,11 @@ func TestGuard(t *testing.T) {
 			switch c.want {
 			case http.StatusUnauthorized:
 				requireProblem(t, a, c.want, "admin token")
-				require.Equal(t, []string{`Basic realm="spine", charset="UTF-8"`, `Bearer realm="spine"`}, w.Header().Values("WWW-Authenticate"))
+				require.Equal(
+					t,
+					[]string{`Basic realm="spine", charset="UTF-8"`, `Bearer realm="spine"`},
+					w.Header().Values("WWW-Authenticate"),
+				)
 				require.NotContains(t, w.Body.String(), token)
 			case http.StatusForbidden:
 				requireProblem(t, a, c.want, "Set ADMIN_TOKEN")

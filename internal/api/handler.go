@@ -19,10 +19,22 @@ import (
 // is not one event to return. All heed their context and are called
 // concurrently.
 type Reader interface {
-	Events(ctx context.Context, page view.Page, filter view.EventFilter) (rows []view.StoredEvent, next view.Next, err error)
+	Events(
+		ctx context.Context,
+		page view.Page,
+		filter view.EventFilter,
+	) (rows []view.StoredEvent, next view.Next, err error)
 	Audit(ctx context.Context, page view.Page, filter view.StepFilter) (rows []trail.Step, next view.Next, err error)
-	Processing(ctx context.Context, page view.Page, filter view.ProcessingFilter) (rows []view.ProcessingRow, next view.Next, err error)
-	Attempts(ctx context.Context, page view.Page, filter view.AttemptFilter) (rows []view.AttemptRow, next view.Next, err error)
+	Processing(
+		ctx context.Context,
+		page view.Page,
+		filter view.ProcessingFilter,
+	) (rows []view.ProcessingRow, next view.Next, err error)
+	Attempts(
+		ctx context.Context,
+		page view.Page,
+		filter view.AttemptFilter,
+	) (rows []view.AttemptRow, next view.Next, err error)
 	Event(ctx context.Context, eventID, source string) (view.History, error)
 	// Overview reaches back over 15 minutes, 1, 6 or 24 hours, or 7 days.
 	Overview(ctx context.Context, over time.Duration) (view.Overview, error)
@@ -129,7 +141,11 @@ func (h *Handler) attempts(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	rows, next, err := h.reader.Attempts(r.Context(), q.page, view.AttemptFilter{
-		EventID: q.filter["event_id"], Source: q.filter["source"], Type: q.filter["type"], Outcome: q.filter["outcome"], Span: q.span,
+		EventID: q.filter["event_id"],
+		Source:  q.filter["source"],
+		Type:    q.filter["type"],
+		Outcome: q.filter["outcome"],
+		Span:    q.span,
 	})
 	h.answer(w, r, rows, next, err)
 }

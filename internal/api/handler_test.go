@@ -33,7 +33,11 @@ func (b broken) Audit(ctx context.Context, _ view.Page, _ view.StepFilter) ([]tr
 	return nil, view.Next{}, b(ctx)
 }
 
-func (b broken) Processing(ctx context.Context, _ view.Page, _ view.ProcessingFilter) ([]view.ProcessingRow, view.Next, error) {
+func (b broken) Processing(
+	ctx context.Context,
+	_ view.Page,
+	_ view.ProcessingFilter,
+) ([]view.ProcessingRow, view.Next, error) {
 	return nil, view.Next{}, b(ctx)
 }
 
@@ -56,7 +60,15 @@ func (b broken) Replay(ctx context.Context, _, _, _, _ string) (int64, error) { 
 // serve is the API on what is broken.
 func (b broken) serve(timeout time.Duration) http.Handler { return serve(b, b, timeout) }
 
-var paths = []string{"/api/events", "/api/audit", "/api/processing", "/api/attempts", "/api/events/x", "/api/search?q=x", "/api/overview"}
+var paths = []string{
+	"/api/events",
+	"/api/audit",
+	"/api/processing",
+	"/api/attempts",
+	"/api/events/x",
+	"/api/search?q=x",
+	"/api/overview",
+}
 
 func TestAFaultOfTheDatabaseIs503AndStaysInTheLog(t *testing.T) {
 	h := broken(func(context.Context) error { return errors.New("password is sesame") }).serve(time.Minute)
@@ -91,7 +103,10 @@ func TestADatabaseThatDoesNotAnswerIs503(t *testing.T) {
 	tx, err := s.pool.Begin(t.Context())
 	require.NoError(t, err)
 	defer func() { require.NoError(t, tx.Rollback(t.Context())) }()
-	_, err = tx.Exec(t.Context(), "lock table spine.events, spine.audit_log, spine.processing_state in access exclusive mode")
+	_, err = tx.Exec(
+		t.Context(),
+		"lock table spine.events, spine.audit_log, spine.processing_state in access exclusive mode",
+	)
 	require.NoError(t, err)
 	for _, path := range paths {
 		requireProblem(t, s.get(path), http.StatusServiceUnavailable, "within 50ms")
@@ -153,7 +168,10 @@ func TestAQuestionThatIsNotUnderstoodIs400(t *testing.T) {
 		requireProblem(t, s.get(query), http.StatusBadRequest, want)
 	}
 	require.Equal(t, []any{
-		map[string]any{"parameter": "offset", "detail": "is not known here; known are cursor, limit, since, source, status, type, until"},
+		map[string]any{
+			"parameter": "offset",
+			"detail":    "is not known here; known are cursor, limit, since, source, status, type, until",
+		},
 		map[string]any{"parameter": "limit", "detail": "must be a whole number from 1 to 1000"},
 	}, s.get("/api/events?limit=0&offset=1").object(t)["errors"])
 
@@ -426,7 +444,9 @@ func TestTimesThatAreInfiniteOrFarAwayAreShown(t *testing.T) {
 	s.exec("update spine.processing_state set next_attempt_at = 'infinity' where event_id = 'a'")
 	s.exec("update spine.processing_state set next_attempt_at = '-infinity' where event_id = 'b'")
 	s.exec("update spine.processing_state set next_attempt_at = '20000-01-01 00:00:00+00' where event_id = 'c'")
-	s.exec("update spine.events set created_at = 'infinity', occurred_at = '9999-12-31 23:59:59+00' where event_id = 'a'")
+	s.exec(
+		"update spine.events set created_at = 'infinity', occurred_at = '9999-12-31 23:59:59+00' where event_id = 'a'",
+	)
 	s.exec("update spine.events set occurred_at = '0001-01-01 00:00:00+00' where event_id = 'b'")
 	s.exec("delete from spine.audit_log")
 	s.exec(`insert into spine.audit_trail (timestamp, action) values
@@ -445,7 +465,11 @@ func TestTimesThatAreInfiniteOrFarAwayAreShown(t *testing.T) {
 	require.Equal(t, "infinity", s.get("/api/events/a").object(t)["created_at"])
 
 	actions, pages := s.follow("/api/audit?limit=1", column("action"), func() {})
-	require.Equal(t, []string{"lease_lost", "event_replayed", "event_queued", "event_deduped", "event_inserted", "event_received"}, actions)
+	require.Equal(
+		t,
+		[]string{"lease_lost", "event_replayed", "event_queued", "event_deduped", "event_inserted", "event_received"},
+		actions,
+	)
 	require.Equal(t, 6, pages)
 	require.Equal(t, "2024-01-30T12:00:00.000001Z", s.get("/api/audit?action=event_deduped").rows(t)[0]["timestamp"])
 }
@@ -456,22 +480,58 @@ func TestTheRowsHaveWhatTheContractNames(t *testing.T) {
 
 	e := s.get("/api/events").rows(t)[0]
 	require.Equal(t, map[string]any{
-		"id": 1.0, "event_id": "a", "source": "default", "event_type": "user.created", "occurred_at": "2024-01-30T12:00:00Z",
-		"created_at": e["created_at"], "status": "pending", "seen_count": 1.0,
-		"payload_hash": fmt.Sprintf("%x", webhook("", "", "", `{"user_id":123}`).Hash), "payload": map[string]any{"user_id": 123.0},
+		"id":          1.0,
+		"event_id":    "a",
+		"source":      "default",
+		"event_type":  "user.created",
+		"occurred_at": "2024-01-30T12:00:00Z",
+		"created_at":  e["created_at"],
+		"status":      "pending",
+		"seen_count":  1.0,
+		"payload_hash": fmt.Sprintf(
+			"%x",
+			webhook("", "", "", `{"user_id":123}`).Hash,
+		),
+		"payload": map[string]any{"user_id": 123.0},
 	}, e)
 
 	p := s.get("/api/processing").rows(t)[0]
 	require.Equal(t, map[string]any{
-		"event": 1.0, "event_id": "a", "source": "default", "destination": "default", "status": "pending", "attempt_count": 0.0,
-		"next_attempt_at": p["created_at"], "last_attempt_at": nil, "completed_at": nil, "error_message": nil, "worker": nil,
-		"created_at": p["created_at"], "updated_at": p["created_at"],
+		"event":           1.0,
+		"event_id":        "a",
+		"source":          "default",
+		"destination":     "default",
+		"status":          "pending",
+		"attempt_count":   0.0,
+		"next_attempt_at": p["created_at"],
+		"last_attempt_at": nil,
+		"completed_at":    nil,
+		"error_message":   nil,
+		"worker":          nil,
+		"created_at":      p["created_at"],
+		"updated_at":      p["created_at"],
 	}, p)
 
 	steps := s.get("/api/audit").rows(t)
 	require.Equal(t, []map[string]any{
-		{"timestamp": steps[0]["timestamp"], "id": 2.0, "event_id": "a", "source": "default", "action": "event_inserted", "success": "success", "details": map[string]any{}},
-		{"timestamp": steps[1]["timestamp"], "id": 1.0, "event_id": "a", "source": "default", "action": "event_received", "success": "success", "details": map[string]any{}},
+		{
+			"timestamp": steps[0]["timestamp"],
+			"id":        2.0,
+			"event_id":  "a",
+			"source":    "default",
+			"action":    "event_inserted",
+			"success":   "success",
+			"details":   map[string]any{},
+		},
+		{
+			"timestamp": steps[1]["timestamp"],
+			"id":        1.0,
+			"event_id":  "a",
+			"source":    "default",
+			"action":    "event_received",
+			"success":   "success",
+			"details":   map[string]any{},
+		},
 	}, steps)
 	for _, at := range []any{e["created_at"], p["created_at"], steps[0]["timestamp"]} {
 		moment, err := time.Parse(time.RFC3339, fmt.Sprint(at))
@@ -480,7 +540,14 @@ func TestTheRowsHaveWhatTheContractNames(t *testing.T) {
 		require.True(t, strings.HasSuffix(fmt.Sprint(at), "Z"))
 	}
 
-	require.NoError(t, s.store.Reject(t.Context(), []event.Rejection{{Cause: "not_json", Status: 400, Count: 1, Since: time.Now()}}, false))
+	require.NoError(
+		t,
+		s.store.Reject(
+			t.Context(),
+			[]event.Rejection{{Cause: "not_json", Status: 400, Count: 1, Since: time.Now()}},
+			false,
+		),
+	)
 	rejected := s.get("/api/audit?limit=1").rows(t)[0]
 	require.Nil(t, rejected["event_id"])
 	require.Nil(t, rejected["source"])
@@ -491,12 +558,26 @@ func TestOneEventWithItsLife(t *testing.T) {
 	s.ingest(webhook("default", "a", "t", `{"n":1}`), webhook("default", "other", "t", `{}`))
 	s.ingest(webhook("default", "a", "t2", `{"n":2}`))
 	s.ingest(webhook("default", "a", "t", `{"n":1}`))
-	claimed, err := s.store.Claim(t.Context(), event.Claim{Destination: event.DefaultDestination, Limit: 1, Lease: time.Minute, Worker: "w", Delays: []time.Duration{time.Hour}})
+	claimed, err := s.store.Claim(
+		t.Context(),
+		event.Claim{
+			Destination: event.DefaultDestination,
+			Limit:       1,
+			Lease:       time.Minute,
+			Worker:      "w",
+			Delays:      []time.Duration{time.Hour},
+		},
+	)
 	require.NoError(t, err)
 	require.Len(t, claimed.Jobs, 1)
-	_, err = s.store.Settle(t.Context(), []event.Settlement{{
-		Job: claimed.Jobs[0], Disposition: event.Failed, Delay: time.Hour, Result: event.Result{Class: event.TryAgain, Status: 500, Error: "HTTP 500", Answer: "<no>"},
-	}})
+	_, err = s.store.Settle(t.Context(), []event.Settlement{
+		{
+			Job:         claimed.Jobs[0],
+			Disposition: event.Failed,
+			Delay:       time.Hour,
+			Result:      event.Result{Class: event.TryAgain, Status: 500, Error: "HTTP 500", Answer: "<no>"},
+		},
+	})
 	require.NoError(t, err)
 
 	a := s.get("/api/events/a").object(t)
@@ -563,8 +644,32 @@ func TestAVeryLongTimelineIsCutToItsNewestSteps(t *testing.T) {
 func TestAnEventIsFoundWhateverItsIDIs(t *testing.T) {
 	s := newSystem(t)
 	ids := []string{
-		"plain", "a/b", "/", "//", "a//b", "a b", "a+b", "100%", "a%2Fb", "%", "%00", "?x=1&y=2", "#", ";", "..", "a/../b", `\`, `"><script>`,
-		"é", "☃", "日本語", "\u202e", "\u2028", "default/a", "{event_id}", strings.Repeat("☃", 255),
+		"plain",
+		"a/b",
+		"/",
+		"//",
+		"a//b",
+		"a b",
+		"a+b",
+		"100%",
+		"a%2Fb",
+		"%",
+		"%00",
+		"?x=1&y=2",
+		"#",
+		";",
+		"..",
+		"a/../b",
+		`\`,
+		`"><script>`,
+		"é",
+		"☃",
+		"日本語",
+		"\u202e",
+		"\u2028",
+		"default/a",
+		"{event_id}",
+		strings.Repeat("☃", 255),
 	}
 	for _, id := range ids {
 		s.ingest(webhook("default", id, "t", `{}`))
@@ -572,7 +677,12 @@ func TestAnEventIsFoundWhateverItsIDIs(t *testing.T) {
 	server := httptest.NewServer(s.handler)
 	defer server.Close()
 	for _, id := range ids {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/api/events/"+url.PathEscape(id), nil)
+		r, err := http.NewRequestWithContext(
+			t.Context(),
+			http.MethodGet,
+			server.URL+"/api/events/"+url.PathEscape(id),
+			nil,
+		)
 		require.NoError(t, err)
 		resp, err := server.Client().Do(r)
 		require.NoError(t, err)
@@ -592,7 +702,12 @@ func TestAnEventThatWasNeverStoredIs404WithTheLastArrival(t *testing.T) {
 	requireProblem(t, s.get("/api/events/b"), http.StatusNotFound, "nothing has arrived yet")
 	s.ingest(webhook("default", "a", "t", `{}`))
 
-	requireProblem(t, s.get("/api/events/b"), http.StatusNotFound, `event "b" was never stored. Source default: last arrival 2`)
+	requireProblem(
+		t,
+		s.get("/api/events/b"),
+		http.StatusNotFound,
+		`event "b" was never stored. Source default: last arrival 2`,
+	)
 	requireProblem(t, s.get("/api/events/a?source=stripe"), http.StatusNotFound, `There is no source named "stripe".`)
 	for _, id := range []string{"%00", "%ff", "a%00"} {
 		requireProblem(t, s.get("/api/events/"+id), http.StatusNotFound, "No event can have this id")
@@ -647,7 +762,9 @@ func TestTheListsOfATime(t *testing.T) {
 	s := newSystem(t)
 	s.ingest(webhook("default", "a", "t", `{}`), webhook("default", "b", "t", `{}`), webhook("default", "c", "t", `{}`))
 	s.exec("update spine.events set created_at = '2024-01-30T12:00:00Z'::timestamptz + (id - 1) * interval '1 hour'")
-	s.exec("update spine.audit_trail a set timestamp = e.created_at, action = 'processing_succeeded' from spine.events e where e.id = a.event and a.action = 'event_received'")
+	s.exec(
+		"update spine.audit_trail a set timestamp = e.created_at, action = 'processing_succeeded' from spine.events e where e.id = a.event and a.action = 'event_received'",
+	)
 	s.exec("delete from spine.audit_trail where action <> 'processing_succeeded'")
 	for _, path := range []string{"/api/events?", "/api/audit?", "/api/processing?", "/api/attempts?"} {
 		for query, want := range map[string][]string{
@@ -676,16 +793,31 @@ func TestAttemptsAndSearch(t *testing.T) {
 		from spine.events where event_id = 'a/b'`)
 	s.exec("update spine.events set created_at = '2024-01-30T12:00:00Z' where event_id = 'a/b'")
 
-	require.Equal(t, []map[string]any{{
-		"timestamp": "2024-01-30T12:00:00Z", "id": 5.0, "event_id": "a/b", "source": "default", "destination": "default", "attempt": 2.0,
-		"outcome": "failure", "status": 503.0, "duration_ms": 1.25, "error": "HTTP 503", "answer": "<no>",
-	}}, s.get("/api/attempts?outcome=failure&event_id=a/b&source=default&type=user.created").rows(t))
+	require.Equal(t, []map[string]any{
+		{
+			"timestamp":   "2024-01-30T12:00:00Z",
+			"id":          5.0,
+			"event_id":    "a/b",
+			"source":      "default",
+			"destination": "default",
+			"attempt":     2.0,
+			"outcome":     "failure",
+			"status":      503.0,
+			"duration_ms": 1.25,
+			"error":       "HTTP 503",
+			"answer":      "<no>",
+		},
+	}, s.get("/api/attempts?outcome=failure&event_id=a/b&source=default&type=user.created").rows(t))
 	require.Empty(t, s.get("/api/attempts?outcome=success").rows(t))
 
 	found := s.get("/api/search?q=a").rows(t)
 	require.Len(t, found, 2)
 	require.Equal(t, map[string]any{
-		"event_id": "a", "source": "stripe", "event_type": "t", "created_at": found[0]["created_at"], "status": "pending",
+		"event_id":   "a",
+		"source":     "stripe",
+		"event_type": "t",
+		"created_at": found[0]["created_at"],
+		"status":     "pending",
 	}, found[0])
 	require.Equal(t, "a/b", found[1]["event_id"])
 	require.Empty(t, s.get("/api/search?q=%25").rows(t))
@@ -693,7 +825,11 @@ func TestAttemptsAndSearch(t *testing.T) {
 
 func TestReplay(t *testing.T) {
 	s := newSystem(t)
-	s.ingest(webhook("default", "a/b", "t", `{}`), webhook("default", "both", "t", `{}`), webhook("stripe", "both", "t", `{}`))
+	s.ingest(
+		webhook("default", "a/b", "t", `{}`),
+		webhook("default", "both", "t", `{}`),
+		webhook("stripe", "both", "t", `{}`),
+	)
 	post := func(target string, with func(*http.Request)) answer {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, target, nil)
@@ -706,7 +842,15 @@ func TestReplay(t *testing.T) {
 	}
 	died := func() { s.exec("update spine.processing_state set status = 'dead', next_attempt_at = null") }
 	audited := func() (caller string) {
-		require.NoError(t, s.pool.QueryRow(t.Context(), "select details ->> 'caller' from spine.audit_log where action = 'event_replayed' order by id desc limit 1").Scan(&caller))
+		require.NoError(
+			t,
+			s.pool.QueryRow(
+				t.Context(),
+				"select details ->> 'caller' from spine.audit_log where action = 'event_replayed' order by id desc limit 1",
+			).Scan(
+				&caller,
+			),
+		)
 		return caller
 	}
 
@@ -717,11 +861,25 @@ func TestReplay(t *testing.T) {
 	require.Equal(t, "pending", s.get("/api/events/a%2Fb").object(t)["status"])
 
 	requireProblem(t, post("/api/events/both/replay", nil), http.StatusBadRequest, "name one, as in ?source=default")
-	require.Equal(t, map[string]any{"replayed": 1.0}, post("/api/events/both/replay?source=stripe&destination=default", nil).object(t))
-	requireProblem(t, post("/api/events/both/replay?source=stripe&destination=nowhere", nil), http.StatusNotFound, "queued for no destination 'nowhere'")
+	require.Equal(
+		t,
+		map[string]any{"replayed": 1.0},
+		post("/api/events/both/replay?source=stripe&destination=default", nil).object(t),
+	)
+	requireProblem(
+		t,
+		post("/api/events/both/replay?source=stripe&destination=nowhere", nil),
+		http.StatusNotFound,
+		"queued for no destination 'nowhere'",
+	)
 	requireProblem(t, post("/api/events/never/replay", nil), http.StatusNotFound, "never stored")
 	requireProblem(t, post("/api/events/%00/replay", nil), http.StatusNotFound, "No event can have this id")
-	requireProblem(t, post("/api/events/both/replay?status=dead", nil), http.StatusBadRequest, "known are destination, source")
+	requireProblem(
+		t,
+		post("/api/events/both/replay?status=dead", nil),
+		http.StatusBadRequest,
+		"known are destination, source",
+	)
 
 	for user, want := range map[string]string{
 		"alice":                   `2001:db8::1 as "alice"`,
@@ -736,7 +894,12 @@ func TestReplay(t *testing.T) {
 	}
 
 	h := broken(func(context.Context) error { return errors.New("password is sesame") }).serve(time.Minute)
-	requireProblem(t, ask(t, h, http.MethodPost, "/api/events/a/replay"), http.StatusServiceUnavailable, "cannot be written to now")
+	requireProblem(
+		t,
+		ask(t, h, http.MethodPost, "/api/events/a/replay"),
+		http.StatusServiceUnavailable,
+		"cannot be written to now",
+	)
 }
 
 func TestAPageOfAnotherOriginChangesNothing(t *testing.T) {

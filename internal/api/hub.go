@@ -110,8 +110,8 @@ func (h *hub) push(m message) {
 }
 
 // admit lets in the viewers whose past is contained in place, to which the log was just read. A viewer may have seen
-// steps that were committed after this read began: it waits for the next one, which contains them. What is not contained
-// then either was seen in another database, and the viewer finds out by comparing.
+// steps that were committed after this read began: it waits for the next one, which contains them. What is not
+// contained then either was seen in another database, and the viewer finds out by comparing.
 func (h *hub) admit(place trail.Cursor) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

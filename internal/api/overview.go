@@ -19,7 +19,14 @@ type overviewRange struct {
 // overviewRanges are those that the store has steps for; the first one is the
 // default.
 var overviewRanges = []overviewRange{
-	{"15m", 15 * time.Minute}, {"1h", time.Hour}, {"6h", 6 * time.Hour}, {"24h", 24 * time.Hour}, {"7d", 7 * 24 * time.Hour},
+	{
+		"15m",
+		15 * time.Minute,
+	},
+	{"1h", time.Hour},
+	{"6h", 6 * time.Hour},
+	{"24h", 24 * time.Hour},
+	{"7d", 7 * 24 * time.Hour},
 }
 
 func (h *Handler) overview(w http.ResponseWriter, r *http.Request) {
@@ -32,7 +39,10 @@ func (h *Handler) overview(w http.ResponseWriter, r *http.Request) {
 			for i, o := range overviewRanges {
 				names[i] = o.name
 			}
-			faults = append(faults, respond.Fault{Parameter: "range", Detail: "must be one of " + strings.Join(names, ", ")})
+			faults = append(
+				faults,
+				respond.Fault{Parameter: "range", Detail: "must be one of " + strings.Join(names, ", ")},
+			)
 		}
 	}
 	if rejectQuery(w, faults) {

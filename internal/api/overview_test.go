@@ -44,8 +44,18 @@ func TestOverview(t *testing.T) {
 func TestOverviewOfAnUnknownRange(t *testing.T) {
 	h := broken(func(context.Context) error { return nil }).serve(time.Minute)
 	for _, query := range []string{"?range=15", "?range=15m0s", "?range=8d", "?range=-1h"} {
-		requireProblem(t, ask(t, h, http.MethodGet, "/api/overview"+query), http.StatusBadRequest, "range must be one of 15m, 1h, 6h, 24h, 7d")
+		requireProblem(
+			t,
+			ask(t, h, http.MethodGet, "/api/overview"+query),
+			http.StatusBadRequest,
+			"range must be one of 15m, 1h, 6h, 24h, 7d",
+		)
 	}
 	requireProblem(t, ask(t, h, http.MethodGet, "/api/overview?range="), http.StatusBadRequest, "must not be empty")
-	requireProblem(t, ask(t, h, http.MethodGet, "/api/overview?since=x"), http.StatusBadRequest, "since is not known here")
+	requireProblem(
+		t,
+		ask(t, h, http.MethodGet, "/api/overview?since=x"),
+		http.StatusBadRequest,
+		"since is not known here",
+	)
 }

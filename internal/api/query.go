@@ -30,12 +30,18 @@ func list(r *http.Request, defaultLimit int, filters ...string) (q listQuery, fa
 	if text, ok := q.filter["limit"]; ok {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 || n > MaxLimit {
-			faults = append(faults, respond.Fault{Parameter: "limit", Detail: "must be a whole number from 1 to " + strconv.Itoa(MaxLimit)})
+			faults = append(
+				faults,
+				respond.Fault{Parameter: "limit", Detail: "must be a whole number from 1 to " + strconv.Itoa(MaxLimit)},
+			)
 		}
 		q.page.Limit = n
 	}
 	if status, ok := q.filter["status"]; ok && !event.ValidStatus(status) {
-		faults = append(faults, respond.Fault{Parameter: "status", Detail: "must be pending, processing, completed, failed or dead"})
+		faults = append(
+			faults,
+			respond.Fault{Parameter: "status", Detail: "must be pending, processing, completed, failed or dead"},
+		)
 	}
 	faults = append(faults, checkSuccess(q.filter)...)
 	if outcome, ok := q.filter["outcome"]; ok && outcome != "success" && outcome != "failure" {
@@ -47,7 +53,13 @@ func list(r *http.Request, defaultLimit int, filters ...string) (q listQuery, fa
 		switch {
 		case !ok:
 		case end.UnmarshalText([]byte(text)) != nil:
-			faults = append(faults, respond.Fault{Parameter: name, Detail: "must be a time of RFC 3339, as in 2024-01-30T12:00:00Z; a + in it is written %2B"})
+			faults = append(
+				faults,
+				respond.Fault{
+					Parameter: name,
+					Detail:    "must be a time of RFC 3339, as in 2024-01-30T12:00:00Z; a + in it is written %2B",
+				},
+			)
 		case end.IsZero(): // the first moment of the year 1, which is no open end
 			*end = end.Add(time.Microsecond)
 		}
@@ -79,7 +91,10 @@ func parameters(r *http.Request, known ...string) (values map[string]string, fau
 	for name, given := range query {
 		switch {
 		case !slices.Contains(known, name):
-			faults = append(faults, respond.Fault{Parameter: name, Detail: "is not known here; known are " + strings.Join(known, ", ")})
+			faults = append(
+				faults,
+				respond.Fault{Parameter: name, Detail: "is not known here; known are " + strings.Join(known, ", ")},
+			)
 		case len(given) > 1:
 			faults = append(faults, respond.Fault{Parameter: name, Detail: "came more than once"})
 		case given[0] == "":
@@ -101,7 +116,13 @@ func storable(s string) bool { return utf8.ValidString(s) && !strings.Contains(s
 func eventID(w http.ResponseWriter, r *http.Request) (id string, ok bool) {
 	id, err := url.PathUnescape(mux.Vars(r)["event_id"])
 	if ok = err == nil && storable(id); !ok {
-		respond.Reject(w, respond.Problem{Status: http.StatusNotFound, Detail: "No event can have this id: it is no text that can be stored."})
+		respond.Reject(
+			w,
+			respond.Problem{
+				Status: http.StatusNotFound,
+				Detail: "No event can have this id: it is no text that can be stored.",
+			},
+		)
 	}
 	return id, ok
 }
@@ -115,6 +136,9 @@ func rejectQuery(w http.ResponseWriter, faults []respond.Fault) bool {
 	for i, f := range faults {
 		details[i] = strings.TrimSpace(f.Parameter + " " + f.Detail)
 	}
-	respond.Reject(w, respond.Problem{Status: http.StatusBadRequest, Detail: strings.Join(details, "; ") + ".", Errors: faults})
+	respond.Reject(
+		w,
+		respond.Problem{Status: http.StatusBadRequest, Detail: strings.Join(details, "; ") + ".", Errors: faults},
+	)
 	return true
 }

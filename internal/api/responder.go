@@ -52,29 +52,56 @@ func (p responder) answer(w http.ResponseWriter, r *http.Request, body any, next
 		respond.Reject(w, respond.Problem{Status: http.StatusNotFound, Detail: notStored.Detail})
 	case errors.As(err, &ambiguous):
 		respond.Reject(w, respond.Problem{
-			Status: http.StatusBadRequest, Sources: ambiguous.Sources,
-			Detail: "This event_id exists in several sources: name one, as in ?source=" + url.QueryEscape(ambiguous.Sources[0]) + ".",
+			Status:  http.StatusBadRequest,
+			Sources: ambiguous.Sources,
+			Detail: "This event_id exists in several sources: name one, as in ?source=" + url.QueryEscape(
+				ambiguous.Sources[0],
+			) + ".",
 		})
 	case errors.Is(err, event.ErrNotKept):
-		respond.Reject(w, respond.Problem{Status: http.StatusNotFound, Detail: "No such rejected request is kept: it may have made room for newer ones."})
+		respond.Reject(
+			w,
+			respond.Problem{
+				Status: http.StatusNotFound,
+				Detail: "No such rejected request is kept: it may have made room for newer ones.",
+			},
+		)
 	case errors.As(err, &noSource):
 		respond.Reject(w, respond.Problem{Status: http.StatusNotFound, Detail: noSource.Detail})
 	case errors.As(err, &badSettings):
-		rejected := respond.Problem{Status: http.StatusUnprocessableEntity, Detail: "The settings make no sense: see errors."}
+		rejected := respond.Problem{
+			Status: http.StatusUnprocessableEntity,
+			Detail: "The settings make no sense: see errors.",
+		}
 		for _, problem := range badSettings.Problems {
 			rejected.Errors = append(rejected.Errors, respond.Fault{Field: problem.Field, Detail: problem.Detail})
 		}
 		respond.Reject(w, rejected)
 	case errors.Is(err, view.ErrBadCursor):
-		rejectQuery(w, []respond.Fault{{Parameter: "cursor", Detail: "was not given by this list: start again without it"}})
+		rejectQuery(
+			w,
+			[]respond.Fault{{Parameter: "cursor", Detail: "was not given by this list: start again without it"}},
+		)
 	case errors.Is(r.Context().Err(), context.Canceled):
 		// Nobody is there to be answered.
 	case errors.Is(r.Context().Err(), context.DeadlineExceeded):
 		p.log.Warn().Err(err).Str("path", r.URL.Path).Msg("a request took too long")
-		respond.Reject(w, respond.Problem{Status: http.StatusServiceUnavailable, Detail: "The database did not answer within " + p.timeout.String() + "."})
+		respond.Reject(
+			w,
+			respond.Problem{
+				Status: http.StatusServiceUnavailable,
+				Detail: "The database did not answer within " + p.timeout.String() + ".",
+			},
+		)
 	default:
 		p.log.Error().Err(err).Str("path", r.URL.Path).Msg("a request failed")
-		respond.Reject(w, respond.Problem{Status: http.StatusServiceUnavailable, Detail: "The database cannot be " + verb(r) + " now."})
+		respond.Reject(
+			w,
+			respond.Problem{
+				Status: http.StatusServiceUnavailable,
+				Detail: "The database cannot be " + verb(r) + " now.",
+			},
+		)
 	}
 }
 

@@ -51,7 +51,9 @@ func (s *sender) interruptible(ctx context.Context) (done func()) {
 	interrupted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(interrupted)
-		_ = s.conn.SetWriteDeadline(time.Now().Add(closePatience)) // write has ended the stream of a connection without deadlines
+		_ = s.conn.SetWriteDeadline(
+			time.Now().Add(closePatience),
+		) // write has ended the stream of a connection without deadlines
 	})
 	return func() {
 		if !stop() {
@@ -163,7 +165,8 @@ func (s *sender) due() time.Duration {
 	return max(0, time.Until(due))
 }
 
-// summaryGap is how long a summary waits for more. To a client that takes all steps it goes at once, since steps follow.
+// summaryGap is how long a summary waits for more. To a client that takes all steps it goes at once, since steps
+// follow.
 func (s *sender) summaryGap() time.Duration {
 	if s.maxRows == 0 {
 		return 0

@@ -25,7 +25,11 @@ type SourceReader interface {
 	Sources(ctx context.Context) ([]event.SourceSettings, error)
 	Source(ctx context.Context, name string) (event.SourceSettings, error)
 	RejectedCauses(ctx context.Context) (map[string]map[string]int64, error) // of the last day, by source and cause
-	RejectedRequests(ctx context.Context, page view.Page, filter view.RejectedFilter) ([]event.RejectedRequest, view.Next, error)
+	RejectedRequests(
+		ctx context.Context,
+		page view.Page,
+		filter view.RejectedFilter,
+	) ([]event.RejectedRequest, view.Next, error)
 	RejectedRequest(ctx context.Context, id int64) (event.RejectedRequest, error)
 	Conflicts(ctx context.Context, page view.Page, filter view.ConflictFilter) ([]view.ConflictRow, view.Next, error)
 }
@@ -38,7 +42,12 @@ type SourceOperator interface {
 	PutSource(ctx context.Context, name string, settings json.RawMessage, caller string) (view.SourceChange, error)
 	EnableSource(ctx context.Context, name string, enabled bool, caller string) (changed bool, err error)
 	RemoveSource(ctx context.Context, name, caller string) error
-	RotateSource(ctx context.Context, name, secret string, keep time.Duration, caller string) (event.SourceSettings, error)
+	RotateSource(
+		ctx context.Context,
+		name, secret string,
+		keep time.Duration,
+		caller string,
+	) (event.SourceSettings, error)
 	ReplayRejected(ctx context.Context, id int64, trust bool, caller string) error
 	AcceptConflict(ctx context.Context, eventID, source, hash, caller string) (newID string, err error)
 }
@@ -64,8 +73,19 @@ type SourceHandler struct {
 
 // NewSourceHandler returns a SourceHandler that spends at most timeout on a
 // request.
-func NewSourceHandler(reader SourceReader, operator SourceOperator, process SourceProcess, timeout time.Duration, log zerolog.Logger) *SourceHandler {
-	return &SourceHandler{responder: responder{timeout: timeout, log: log}, reader: reader, operator: operator, process: process}
+func NewSourceHandler(
+	reader SourceReader,
+	operator SourceOperator,
+	process SourceProcess,
+	timeout time.Duration,
+	log zerolog.Logger,
+) *SourceHandler {
+	return &SourceHandler{
+		responder: responder{timeout: timeout, log: log},
+		reader:    reader,
+		operator:  operator,
+		process:   process,
+	}
 }
 
 // Register adds the handler's routes:
@@ -146,9 +166,19 @@ func (h *SourceHandler) rows(ctx context.Context, stored ...event.SourceSettings
 	for i, s := range stored {
 		status := statuses[s.Source]
 		rows[i] = sourceRow{
-			Source: s.Source, State: status.State, Problems: status.Problems, Preset: status.Preset, Path: status.Path, Steps: status.Steps,
-			Settings: s.Settings, DisabledAt: s.DisabledAt, CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, UpdatedBy: s.UpdatedBy,
-			LastArrival: s.LastArrival, Rejected: causes[s.Source],
+			Source:      s.Source,
+			State:       status.State,
+			Problems:    status.Problems,
+			Preset:      status.Preset,
+			Path:        status.Path,
+			Steps:       status.Steps,
+			Settings:    s.Settings,
+			DisabledAt:  s.DisabledAt,
+			CreatedAt:   s.CreatedAt,
+			UpdatedAt:   s.UpdatedAt,
+			UpdatedBy:   s.UpdatedBy,
+			LastArrival: s.LastArrival,
+			Rejected:    causes[s.Source],
 		}
 	}
 	return rows, nil
@@ -213,7 +243,13 @@ func (h *SourceHandler) put(w http.ResponseWriter, r *http.Request) {
 func bodyOf(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, event.MaxSettings))
 	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
-		respond.Reject(w, respond.Problem{Status: http.StatusRequestEntityTooLarge, Detail: "The body is larger than " + strconv.Itoa(event.MaxSettings) + " bytes."})
+		respond.Reject(
+			w,
+			respond.Problem{
+				Status: http.StatusRequestEntityTooLarge,
+				Detail: "The body is larger than " + strconv.Itoa(event.MaxSettings) + " bytes.",
+			},
+		)
 		return nil, false
 	}
 	if err != nil {
@@ -256,7 +292,8 @@ func (h *SourceHandler) rotate(w http.ResponseWriter, r *http.Request) {
 		Secret string   `json:"secret"`
 		Keep   *float64 `json:"keep_seconds"`
 	}
-	if json.Unmarshal(body, &asked) != nil || asked.Secret == "" || asked.Keep != nil && !(*asked.Keep >= 0 && *asked.Keep <= 1e8) {
+	if json.Unmarshal(body, &asked) != nil || asked.Secret == "" ||
+		asked.Keep != nil && !(*asked.Keep >= 0 && *asked.Keep <= 1e8) {
 		respond.Reject(w, respond.Problem{
 			Status: http.StatusUnprocessableEntity,
 			Detail: `The body must be an object such as {"secret":"env:NAME","keep_seconds":86400}.`,
@@ -282,7 +319,10 @@ func (h *SourceHandler) sample(w http.ResponseWriter, r *http.Request) {
 	}
 	status, body, err := h.process.Sample(r.Context(), mux.Vars(r)["source"])
 	if err != nil {
-		respond.Reject(w, respond.Problem{Status: http.StatusConflict, Detail: "No sample can be sent: " + err.Error() + "."})
+		respond.Reject(
+			w,
+			respond.Problem{Status: http.StatusConflict, Detail: "No sample can be sent: " + err.Error() + "."},
+		)
 		return
 	}
 	h.answer(w, r, struct {
@@ -318,7 +358,10 @@ func (h *SourceHandler) rejectedRequest(w http.ResponseWriter, r *http.Request) 
 func number(w http.ResponseWriter, r *http.Request) (int64, bool) {
 	id, err := strconv.ParseInt(mux.Vars(r)["id"], 10, 64)
 	if err != nil {
-		respond.Reject(w, respond.Problem{Status: http.StatusNotFound, Detail: "The id of a rejected request is a number."})
+		respond.Reject(
+			w,
+			respond.Problem{Status: http.StatusNotFound, Detail: "The id of a rejected request is a number."},
+		)
 	}
 	return id, err == nil
 }
@@ -346,7 +389,11 @@ func (h *SourceHandler) conflicts(w http.ResponseWriter, r *http.Request) {
 	if rejectQuery(w, faults) {
 		return
 	}
-	rows, next, err := h.reader.Conflicts(r.Context(), q.page, view.ConflictFilter{EventID: q.filter["event_id"], Source: q.filter["source"], Span: q.span})
+	rows, next, err := h.reader.Conflicts(
+		r.Context(),
+		q.page,
+		view.ConflictFilter{EventID: q.filter["event_id"], Source: q.filter["source"], Span: q.span},
+	)
 	if rows == nil {
 		rows = []view.ConflictRow{}
 	}

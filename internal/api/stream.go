@@ -30,7 +30,14 @@ type StreamConfig struct {
 // DefaultStreamConfig returns what suits one process. The longest queue holds some 10 MB, and all viewers share it.
 // Proxies commonly close a connection that is silent for a minute.
 func DefaultStreamConfig() StreamConfig {
-	return StreamConfig{Viewers: 100, Queue: 20_000, CatchUps: 2, Patience: 10 * time.Second, KeepAlive: 15 * time.Second, ReadTimeout: 5 * time.Second}
+	return StreamConfig{
+		Viewers:     100,
+		Queue:       20_000,
+		CatchUps:    2,
+		Patience:    10 * time.Second,
+		KeepAlive:   15 * time.Second,
+		ReadTimeout: 5 * time.Second,
+	}
 }
 
 // maxMaxRows is how many steps a second a viewer may ask for.
@@ -66,13 +73,15 @@ func NewStream(reader trail.Reader, config StreamConfig, log zerolog.Logger, reg
 		config: config, reader: reader, hub: newHub(reader, config.ReadTimeout, log), log: log,
 		slots: make(chan struct{}, config.CatchUps), open: map[*viewer]context.CancelCauseFunc{},
 		rows: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "spine_stream_rows_total", Help: "Steps of the audit log told to viewers of the stream, each on its own or within a summary.",
+			Name: "spine_stream_rows_total",
+			Help: "Steps of the audit log told to viewers of the stream, each on its own or within a summary.",
 		}, []string{"as"}),
 		catchUps: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "spine_stream_catch_ups_total", Help: "Viewers that came back and read what they had missed.",
 		}),
 		dropped: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "spine_stream_dropped_total", Help: "Viewers that were dropped because they took nothing any more, or too little.",
+			Name: "spine_stream_dropped_total",
+			Help: "Viewers that were dropped because they took nothing any more, or too little.",
 		}),
 	}
 	reg.MustRegister(s.rows, s.catchUps, s.dropped, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -125,13 +134,22 @@ func readStreamQuery(r *http.Request) (q streamQuery, faults []respond.Fault) {
 	if text, ok := values["max_rows"]; ok {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 || n > maxMaxRows {
-			faults = append(faults, respond.Fault{Parameter: "max_rows", Detail: "must be a whole number from 1 to " + strconv.Itoa(maxMaxRows)})
+			faults = append(
+				faults,
+				respond.Fault{
+					Parameter: "max_rows",
+					Detail:    "must be a whole number from 1 to " + strconv.Itoa(maxMaxRows),
+				},
+			)
 		}
 		q.maxRows = n
 	}
 	faults = append(faults, checkSuccess(values)...)
 	q.selection = selection{
-		eventID: values["event_id"], source: values["source"], action: trail.Action(values["action"]), success: values["success"],
+		eventID: values["event_id"],
+		source:  values["source"],
+		action:  trail.Action(values["action"]),
+		success: values["success"],
 	}
 	if q.lastID = r.Header.Get("Last-Event-ID"); q.lastID == "" {
 		q.lastID = values["last_event_id"]
@@ -142,7 +160,10 @@ func readStreamQuery(r *http.Request) (q streamQuery, faults []respond.Fault) {
 func (s *Stream) serve(w http.ResponseWriter, r *http.Request) {
 	if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
 		// It could not read the answer, but take the places of others.
-		respond.Reject(w, respond.Problem{Status: http.StatusForbidden, Detail: "Pages of other origins may not open streams."})
+		respond.Reject(
+			w,
+			respond.Problem{Status: http.StatusForbidden, Detail: "Pages of other origins may not open streams."},
+		)
 		return
 	}
 	q, faults := readStreamQuery(r)
@@ -154,7 +175,8 @@ func (s *Stream) serve(w http.ResponseWriter, r *http.Request) {
 	v := newViewer(q.selection, s.config.Queue)
 	if !s.enter(v, end) {
 		respond.Reject(w, respond.Problem{
-			Status: http.StatusServiceUnavailable, Detail: fmt.Sprintf("%d streams are open, which is as many as this process has.", s.config.Viewers),
+			Status: http.StatusServiceUnavailable,
+			Detail: fmt.Sprintf("%d streams are open, which is as many as this process has.", s.config.Viewers),
 		})
 		return
 	}
@@ -165,8 +187,16 @@ func (s *Stream) serve(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Accel-Buffering", "no") // nginx would keep it until it has a page full
 	now := time.Now()
 	out := &sender{
-		w: w, conn: http.NewResponseController(w), end: end, config: s.config, selection: q.selection, maxRows: q.maxRows, rows: s.rows,
-		tokens: float64(q.maxRows), filled: now, toldAt: now,
+		w:         w,
+		conn:      http.NewResponseController(w),
+		end:       end,
+		config:    s.config,
+		selection: q.selection,
+		maxRows:   q.maxRows,
+		rows:      s.rows,
+		tokens:    float64(q.maxRows),
+		filled:    now,
+		toldAt:    now,
 	}
 	defer out.interruptible(ctx)()
 	s.tell(ctx, out, v, q.lastID)

@@ -420,7 +420,12 @@ func TestStreamHasPlacesForSoMany(t *testing.T) {
 	require.NotEmpty(t, second.Header.Get("Retry-After"))
 	require.Equal(t, "application/problem+json", second.Header.Get("Content-Type"))
 	leave()
-	require.Eventually(t, func() bool { return connect(t.Context(), t, p.url, "", "").StatusCode == http.StatusOK }, time.Minute, 5*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return connect(t.Context(), t, p.url, "", "").StatusCode == http.StatusOK },
+		time.Minute,
+		5*time.Millisecond,
+	)
 }
 
 func TestStreamsEndWhenTheProcessIsToldToStop(t *testing.T) {
@@ -485,7 +490,13 @@ func (m *model) write(n int, action trail.Action, eventID string) {
 	defer m.mu.Unlock()
 	for range n {
 		m.rows = append(m.rows, trail.Step{
-			Timestamp: event.Timestamp{Time: time.Now().UTC()}, ID: int64(len(m.rows)) + 1, EventID: &eventID, Action: action, Success: "success",
+			Timestamp: event.Timestamp{
+				Time: time.Now().UTC(),
+			},
+			ID:      int64(len(m.rows)) + 1,
+			EventID: &eventID,
+			Action:  action,
+			Success: "success",
 		})
 	}
 }

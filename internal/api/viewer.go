@@ -28,8 +28,8 @@ func newViewer(s selection, limit int) *viewer {
 	return &viewer{selection: s, limit: limit, joined: make(chan trail.Cursor, 1), ready: bell.New()}
 }
 
-// push queues a message for v. It never blocks: where more steps wait than the limit, all of them become a summary. Pages
-// are shared, so that many slow viewers hold no more of them than one.
+// push queues a message for v. It never blocks: where more steps wait than the limit, all of them become a summary.
+// Pages are shared, so that many slow viewers hold no more of them than one.
 func (v *viewer) push(m message) {
 	v.mu.Lock()
 	if m.reset {

@@ -140,8 +140,19 @@ func (w *watchedDatabase) read(ctx context.Context) (s statistics, err error) {
 	ctx, cancel := context.WithTimeout(ctx, statisticsTimeout)
 	defer cancel()
 	err = w.conn.QueryRow(ctx, w.query, schema, queue).Scan(
-		&s.hasTables, &s.tables.live, &s.tables.dead, &s.tables.threshold, &s.queue.live, &s.queue.dead, &s.queue.threshold,
-		&s.commits, &s.wal, &s.size, &s.statements, &s.naptime)
+		&s.hasTables,
+		&s.tables.live,
+		&s.tables.dead,
+		&s.tables.threshold,
+		&s.queue.live,
+		&s.queue.dead,
+		&s.queue.threshold,
+		&s.commits,
+		&s.wal,
+		&s.size,
+		&s.statements,
+		&s.naptime,
+	)
 	if err != nil {
 		return s, fmt.Errorf("reading the database's statistics: %w", err)
 	}

@@ -53,7 +53,13 @@ func TestDrain(t *testing.T) {
 	assert.Zero(t, report.Delivery.Lost)
 	assert.Equal(t, uint64(48), report.Delivery.Latency.Count, "all but what was in hand")
 	assert.Positive(t, report.Delivery.PerSecond)
-	assert.InDelta(t, 48/report.Delivery.PerSecond, report.Delivery.Latency.Max/1000, 1e-3, "from the opening to the last")
+	assert.InDelta(
+		t,
+		48/report.Delivery.PerSecond,
+		report.Delivery.Latency.Max/1000,
+		1e-3,
+		"from the opening to the last",
+	)
 }
 
 func TestDrainOfASystemThatLoses(t *testing.T) {

@@ -92,15 +92,20 @@ func TestE2ELost(t *testing.T) {
 
 func TestE2ERepeated(t *testing.T) {
 	for _, before := range []bool{true, false} {
-		report, err := delivering(t, E2E{Load: Load{Count: 10, Connections: 1, RunID: "r"}}, before, func(id string) int {
-			switch {
-			case before && id == "r-0000000004":
-				return 3
-			case before && id == "r-0000000005":
-				return 2
-			}
-			return 1
-		})
+		report, err := delivering(
+			t,
+			E2E{Load: Load{Count: 10, Connections: 1, RunID: "r"}},
+			before,
+			func(id string) int {
+				switch {
+				case before && id == "r-0000000004":
+					return 3
+				case before && id == "r-0000000005":
+					return 2
+				}
+				return 1
+			},
+		)
 		require.NoError(t, err)
 		assert.Equal(t, int64(10), report.Delivery.Delivered)
 		assert.Zero(t, report.Delivery.Lost)

@@ -166,7 +166,10 @@ func TestTheSameSeedMakesTheSameRun(t *testing.T) {
 func TestWarmUpIsNotCounted(t *testing.T) {
 	for _, rate := range []float64{0, 200} {
 		system := newSystem(t, nil)
-		report := ingest(t, Load{Target: system.URL, Connections: 2, Rate: rate, WarmUp: 100 * time.Millisecond, Count: 20})
+		report := ingest(
+			t,
+			Load{Target: system.URL, Connections: 2, Rate: rate, WarmUp: 100 * time.Millisecond, Count: 20},
+		)
 		assert.Equal(t, int64(20), report.Sent)
 		assert.Equal(t, int64(20), report.Accepted)
 		assert.Equal(t, uint64(20), report.AcknowledgeLatency.Count)

@@ -57,7 +57,8 @@ func newSystem(t *testing.T, meddle func(w http.ResponseWriter, r *http.Request,
 			ID      string          `json:"event_id"`
 			Payload json.RawMessage `json:"payload"`
 		}
-		if r.Method != http.MethodPost || r.URL.Path != "/webhook" || r.Header.Get("Content-Type") != "application/json" ||
+		if r.Method != http.MethodPost || r.URL.Path != "/webhook" ||
+			r.Header.Get("Content-Type") != "application/json" ||
 			json.Unmarshal(body, &envelope) != nil {
 			w.WriteHeader(http.StatusBadRequest)
 			return

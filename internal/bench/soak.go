@@ -286,7 +286,9 @@ func (s *sampler) report(r *SoakReport) {
 			s.leaveOut("tuples: the database has no tables in schema %s", schema)
 		case s.soak.Duration.Seconds()/3 < last.naptime:
 			s.remarks = append(s.remarks, fmt.Sprintf(
-				"dead tuples grow in so short a run: autovacuum runs every %g s, and a third must be longer", last.naptime))
+				"dead tuples grow in so short a run: autovacuum runs every %g s, and a third must be longer",
+				last.naptime,
+			))
 		}
 	}
 	r.Trends = trendsOf(s.samples, s.stats.last)

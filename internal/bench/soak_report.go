@@ -317,7 +317,12 @@ func (r SoakReport) writeTotals(t *table) {
 		t.line("")
 		t.line("database, for each event")
 		t.line("  WAL, bytes\t%.0f", d.WALBytes)
-		t.line("  growth, bytes\t%.0f\tfrom %.1f to %.1f MB", d.GrowthBytes, megabytes(d.SizeBegin), megabytes(d.SizeEnd))
+		t.line(
+			"  growth, bytes\t%.0f\tfrom %.1f to %.1f MB",
+			d.GrowthBytes,
+			megabytes(d.SizeBegin),
+			megabytes(d.SizeEnd),
+		)
 		t.line("  commits\t%.3f", d.Commits)
 		if d.Statements != nil {
 			t.line("  statements\t%.3f", *d.Statements)

@@ -45,7 +45,9 @@ func TestSoak(t *testing.T) {
 	system, wait := newDelivering(t, ln, answerMetrics(), false, deliverOnce)
 	var sampled []Sample
 	report, err := RunSoak(t.Context(), ln, Soak{
-		E2E:       E2E{Load: Load{Target: system.URL, Rate: 150, WarmUp: 200 * time.Millisecond, Duration: 3 * time.Second}},
+		E2E: E2E{
+			Load: Load{Target: system.URL, Rate: 150, WarmUp: 200 * time.Millisecond, Duration: 3 * time.Second},
+		},
 		Interval:  200 * time.Millisecond,
 		Processes: []Process{{PID: os.Getpid(), Name: "this"}, {PID: os.Getpid()}},
 		Database:  database,
@@ -170,7 +172,9 @@ func TestASoakInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	report, err := RunSoak(ctx, listen(t), Soak{
-		E2E:      E2E{Load: Load{Target: newSystem(t, answerMetrics()).URL, Rate: 100, Connections: 1, Duration: time.Hour}},
+		E2E: E2E{
+			Load: Load{Target: newSystem(t, answerMetrics()).URL, Rate: 100, Connections: 1, Duration: time.Hour},
+		},
 		Interval: 100 * time.Millisecond,
 		Sampled: func(s Sample) {
 			if s.Seconds > 0.25 {

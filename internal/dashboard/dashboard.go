@@ -107,23 +107,44 @@ func compress(body []byte) ([]byte, error) {
 
 // Register adds the handler's routes: GET /dashboard and what it loads.
 func (h *Handler) Register(r *mux.Router) {
-	r.Path("/dashboard").Methods(http.MethodGet, http.MethodHead).HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		serve(w, r, h.files["index.html"])
-	})
+	r.Path(
+		"/dashboard",
+	).Methods(
+		http.MethodGet,
+		http.MethodHead,
+	).HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			serve(w, r, h.files["index.html"])
+		},
+	)
 	for name, f := range h.files {
 		if name == "index.html" {
 			continue // its links are relative to /dashboard
 		}
-		r.Path("/dashboard/"+name).Methods(http.MethodGet, http.MethodHead).HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			serve(w, r, f)
-		})
+		r.Path(
+			"/dashboard/"+name,
+		).Methods(
+			http.MethodGet,
+			http.MethodHead,
+		).HandlerFunc(
+			func(w http.ResponseWriter, r *http.Request) {
+				serve(w, r, f)
+			},
+		)
 	}
 	// Without a slash at the end the page's relative links lead where they should.
-	r.Path("/dashboard/").Methods(http.MethodGet, http.MethodHead).HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		respond.Secure(w.Header())
-		w.Header().Set("Location", "../dashboard")
-		w.WriteHeader(http.StatusPermanentRedirect)
-	})
+	r.Path(
+		"/dashboard/",
+	).Methods(
+		http.MethodGet,
+		http.MethodHead,
+	).HandlerFunc(
+		func(w http.ResponseWriter, _ *http.Request) {
+			respond.Secure(w.Header())
+			w.Header().Set("Location", "../dashboard")
+			w.WriteHeader(http.StatusPermanentRedirect)
+		},
+	)
 }
 
 // serve sends a file, or 304 to who has it. Browsers ask each time, so that a

@@ -135,8 +135,12 @@ func TestThePageIsLight(t *testing.T) {
 
 func TestWhatOthersSentCanBecomeNoMarkup(t *testing.T) {
 	// All ways that a script has to turn text into elements or code.
-	forbidden := regexp.MustCompile(`innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|setHTML|parseFromString|\beval\(|new Function|javascript:|setAttribute\('on|srcdoc=`)
-	inline := regexp.MustCompile(`(?i)\son\w+\s*=|\sstyle\s*=|<style|<script(?:>|\s+(?:type="module"\s*)?>)|javascript:|<base|<form|<iframe`)
+	forbidden := regexp.MustCompile(
+		`innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|setHTML|parseFromString|\beval\(|new Function|javascript:|setAttribute\('on|srcdoc=`,
+	)
+	inline := regexp.MustCompile(
+		`(?i)\son\w+\s*=|\sstyle\s*=|<style|<script(?:>|\s+(?:type="module"\s*)?>)|javascript:|<base|<form|<iframe`,
+	)
 	elsewhere := regexp.MustCompile(`(?:src|href)="(?:https?:)?//|\burl\(|@import|\bfrom '(?:\.\.|https?:|/)|import\('`)
 	for name, text := range sources(t) {
 		require.Empty(t, elsewhere.FindAllString(text, -1), name)

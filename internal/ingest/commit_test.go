@@ -171,7 +171,8 @@ func TestBatchesAreBounded(t *testing.T) {
 	}{
 		"rows": {10, 1000, some(1, 25), []int{1, 10, 10, 5}},
 		"bytes": {
-			10, 1000, []event.Event{large("1", 500), large("2", 500), large("3", 1), large("4", 999), large("5", 2)},
+			10, 1000,
+			[]event.Event{large("1", 500), large("2", 500), large("3", 1), large("4", 999), large("5", 2)},
 			[]int{1, 2, 2, 1},
 		},
 		"an event that is too large": {

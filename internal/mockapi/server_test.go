@@ -56,7 +56,12 @@ func listen(t *testing.T, h http.Handler) *httptest.Server {
 
 func post(ctx context.Context, t *testing.T, server *httptest.Server, target string) (*http.Response, error) {
 	t.Helper()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, server.URL+target, strings.NewReader(`{"event_id":"e1"}`))
+	r, err := http.NewRequestWithContext(
+		ctx,
+		http.MethodPost,
+		server.URL+target,
+		strings.NewReader(`{"event_id":"e1"}`),
+	)
 	require.NoError(t, err)
 	return server.Client().Do(r)
 }
@@ -356,7 +361,12 @@ func TestMemoryIsBounded(t *testing.T) {
 	w := call(t, s, http.MethodGet, "/stats/e1", "", "")
 	assert.Equal(t, http.StatusNotFound, w.Code, "the oldest made room for e0")
 	w = call(t, s, http.MethodGet, "/stats/e0", "", "")
-	assert.JSONEq(t, `{"id":"e0","received":1,"statuses":[200]}`, w.Body.String(), "e0 made room for e10000 and came back")
+	assert.JSONEq(
+		t,
+		`{"id":"e0","received":1,"statuses":[200]}`,
+		w.Body.String(),
+		"e0 made room for e10000 and came back",
+	)
 
 	for range 101 {
 		call(t, s, http.MethodPost, mockPath, "busy", "")

@@ -109,7 +109,8 @@ func removeAbandoned(ctx context.Context, parent string, log zerolog.Logger) {
 	dirs, _ := filepath.Glob(filepath.Join(parent, tempPrefix+"*"))
 	for _, dir := range dirs {
 		info, err := os.Lstat(dir)
-		if err != nil || !info.IsDir() || ownerOf(info).Uid != effectiveUser() || time.Since(info.ModTime()) < time.Minute {
+		if err != nil || !info.IsDir() || ownerOf(info).Uid != effectiveUser() ||
+			time.Since(info.ModTime()) < time.Minute {
 			continue
 		}
 		lock, err := tryLock(filepath.Join(dir, "lock"))

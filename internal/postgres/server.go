@@ -223,7 +223,12 @@ func (s *Server) prepare(ctx context.Context) error {
 		return fmt.Errorf("reading the version of the data in %s: %w", data, err)
 	}
 	if s.binaries, err = Find(ctx, find); err != nil {
-		return fmt.Errorf("PostgreSQL %d made the data in %s (remove the folder to begin anew): %w", find.Major, data, err)
+		return fmt.Errorf(
+			"PostgreSQL %d made the data in %s (remove the folder to begin anew): %w",
+			find.Major,
+			data,
+			err,
+		)
 	}
 	if err := s.loadState(); err != nil {
 		return err
@@ -360,7 +365,12 @@ func (s *Server) launch(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		args = append(args, "-c", name+"="+settings[name])
 	}
-	cmd := serverCommand(context.WithoutCancel(ctx), s.user, s.home.dir, filepath.Join(s.binaries.Dir, "postgres"), args...)
+	cmd := serverCommand(
+		context.WithoutCancel(ctx),
+		s.user,
+		s.home.dir,
+		filepath.Join(s.binaries.Dir, "postgres"),
+		args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	process, err := startProcess(cmd)
 	if err != nil {

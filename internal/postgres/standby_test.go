@@ -27,7 +27,11 @@ func TestStandby(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return query[int](t, standby.URL(), "select count(*)::int from public.t") == 2
 	}, time.Minute, 10*time.Millisecond)
-	require.Equal(t, "other", query[string](t, primary.SuperuserURL(), "select application_name from pg_stat_replication"))
+	require.Equal(
+		t,
+		"other",
+		query[string](t, primary.SuperuserURL(), "select application_name from pg_stat_replication"),
+	)
 
 	primary.Kill()
 	require.True(t, query[bool](t, standby.SuperuserURL(), "select pg_promote()"))

@@ -29,7 +29,11 @@ func requireWhole(t *testing.T, w *httptest.ResponseRecorder, status int, conten
 
 func TestWhatCannotBeEncodedIsNotBegun(t *testing.T) {
 	w := httptest.NewRecorder()
-	require.ErrorContains(t, respond.JSON(w, http.StatusOK, []any{"begun", json.RawMessage("{")}), "encoding an answer: ")
+	require.ErrorContains(
+		t,
+		respond.JSON(w, http.StatusOK, []any{"begun", json.RawMessage("{")}),
+		"encoding an answer: ",
+	)
 	require.Equal(t, http.StatusInternalServerError, w.Code)
 	require.Equal(t, "no-store", w.Header().Get("Cache-Control"))
 	require.Empty(t, w.Body.String())
@@ -37,15 +41,24 @@ func TestWhatCannotBeEncodedIsNotBegun(t *testing.T) {
 
 func TestJSON(t *testing.T) {
 	w := httptest.NewRecorder()
-	require.NoError(t, respond.JSON(w, http.StatusAccepted, []any{"<&>", json.RawMessage(`{ "a": "\u003c", "a": 1.0 }`)}))
+	require.NoError(
+		t,
+		respond.JSON(w, http.StatusAccepted, []any{"<&>", json.RawMessage(`{ "a": "\u003c", "a": 1.0 }`)}),
+	)
 	requireWhole(t, w, http.StatusAccepted, "application/json", `["<&>",{"a":"\u003c","a":1.0}]`+"\n")
 }
 
 func TestReject(t *testing.T) {
 	w := httptest.NewRecorder()
 	respond.Reject(w, respond.Problem{
-		Status: http.StatusUnprocessableEntity, Detail: "No.", Sources: []string{"a"},
-		Errors: []respond.Fault{{Field: "f", Detail: "is bad"}, {Parameter: "p", Detail: "is worse"}, {Detail: "all of it"}},
+		Status:  http.StatusUnprocessableEntity,
+		Detail:  "No.",
+		Sources: []string{"a"},
+		Errors: []respond.Fault{
+			{Field: "f", Detail: "is bad"},
+			{Parameter: "p", Detail: "is worse"},
+			{Detail: "all of it"},
+		},
 	})
 	requireWhole(t, w, http.StatusUnprocessableEntity, "application/problem+json",
 		`{"type":"about:blank","title":"Unprocessable Entity","status":422,"detail":"No.",`+

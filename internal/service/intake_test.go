@@ -27,7 +27,11 @@ type faultyStore struct {
 	fault func(ctx context.Context, events []event.Event, claim event.Claim) error
 }
 
-func (s *faultyStore) IngestAndClaim(ctx context.Context, events []event.Event, claim event.Claim) ([]event.Receipt, event.Claimed, error) {
+func (s *faultyStore) IngestAndClaim(
+	ctx context.Context,
+	events []event.Event,
+	claim event.Claim,
+) ([]event.Receipt, event.Claimed, error) {
 	s.joint.Add(1)
 	if s.fault != nil {
 		if err := s.fault(ctx, events, claim); err != nil {
@@ -91,7 +95,13 @@ func (i intake) awaitIdle(t *testing.T) {
 func events(n int) []event.Event {
 	all := make([]event.Event, n)
 	for i := range all {
-		all[i] = event.Event{Source: event.DefaultSource, ID: fmt.Sprint("e", i), Type: "a", OccurredAt: time.Now(), Payload: []byte("{}")}
+		all[i] = event.Event{
+			Source:     event.DefaultSource,
+			ID:         fmt.Sprint("e", i),
+			Type:       "a",
+			OccurredAt: time.Now(),
+			Payload:    []byte("{}"),
+		}
 	}
 	return all
 }
@@ -139,7 +149,16 @@ func TestIntakeStoresAlone(t *testing.T) {
 			require.EventuallyWithT(t, func(collect *assert.CollectT) {
 				i.worker.Wake(worker.Recovered) // it looks at everything, as it does within a second
 				var n int
-				require.NoError(collect, db.QueryRow(t.Context(), "select count(*) from spine.processing_state where status = 'completed' and attempt_count = $1", c.attempts).Scan(&n))
+				require.NoError(
+					collect,
+					db.QueryRow(
+						t.Context(),
+						"select count(*) from spine.processing_state where status = 'completed' and attempt_count = $1",
+						c.attempts,
+					).Scan(
+						&n,
+					),
+				)
 				require.Equal(collect, c.n, n)
 			}, patience, 10*time.Millisecond)
 		})
@@ -178,7 +197,12 @@ func TestIntakeDoesNotWaitForAClaim(t *testing.T) {
 	_, err = tx.Exec(t.Context(), "lock table spine.destinations")
 	require.NoError(t, err)
 	for n := range 3 {
-		receipts, err := i.Ingest(t.Context(), []event.Event{{Source: "default", ID: fmt.Sprint(n), Type: "a", OccurredAt: time.Now(), Payload: []byte("{}")}})
+		receipts, err := i.Ingest(
+			t.Context(),
+			[]event.Event{
+				{Source: "default", ID: fmt.Sprint(n), Type: "a", OccurredAt: time.Now(), Payload: []byte("{}")},
+			},
+		)
 		require.NoError(t, err)
 		require.Equal(t, acceptedOne, receipts)
 	}
@@ -191,7 +215,15 @@ func awaitCompleted(t *testing.T, db *pgxpool.Pool, n int) {
 	t.Helper()
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		var completed int
-		require.NoError(c, db.QueryRow(t.Context(), "select count(*) from spine.processing_state where status = 'completed' and attempt_count = 1").Scan(&completed))
+		require.NoError(
+			c,
+			db.QueryRow(
+				t.Context(),
+				"select count(*) from spine.processing_state where status = 'completed' and attempt_count = 1",
+			).Scan(
+				&completed,
+			),
+		)
 		require.Equal(c, n, completed)
 	}, patience, 10*time.Millisecond)
 }

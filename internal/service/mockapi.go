@@ -11,7 +11,13 @@ import (
 
 // NewMockAPI binds listen and returns the server that is to Run there, with
 // the same ctx.
-func NewMockAPI(ctx context.Context, listen Address, m MockSettings, stop StopSettings, log zerolog.Logger) (observe.Server, error) {
+func NewMockAPI(
+	ctx context.Context,
+	listen Address,
+	m MockSettings,
+	stop StopSettings,
+	log zerolog.Logger,
+) (observe.Server, error) {
 	mock, err := mockapi.New(mockapi.Config{
 		Behaviour: mockapi.Behaviour{
 			FailureRate: m.FailureRate, Status: m.Status, Hang: m.Hang,

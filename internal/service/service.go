@@ -115,10 +115,19 @@ func New(ctx context.Context, s *Settings, r Roles, version string, log zerolog.
 			return nil, SettingError{deliverySetting(err)}
 		}
 		p.worker = worker.New(worker.Config{
-			Destination: event.DefaultDestination, Name: workerName(),
-			Concurrency: s.Worker.Concurrency, Lease: s.Worker.Lease,
-			Sweep: sweepInterval, Hears: func() bool { return p.notifications.Hears() }, Margin: watermarkMargin, StopTimeout: s.Stop.Timeout,
-			Policy: worker.Policy{MaxAttempts: s.Retry.MaxAttempts, InitialDelay: s.Retry.InitialDelay, MaxDelay: s.Retry.MaxDelay},
+			Destination: event.DefaultDestination,
+			Name:        workerName(),
+			Concurrency: s.Worker.Concurrency,
+			Lease:       s.Worker.Lease,
+			Sweep:       sweepInterval,
+			Hears:       func() bool { return p.notifications.Hears() },
+			Margin:      watermarkMargin,
+			StopTimeout: s.Stop.Timeout,
+			Policy: worker.Policy{
+				MaxAttempts:  s.Retry.MaxAttempts,
+				InitialDelay: s.Retry.InitialDelay,
+				MaxDelay:     s.Retry.MaxDelay,
+			},
 		}, p.store, client, p.activity, log, worker.NewMetrics(metrics))
 	}
 	if r.API {
@@ -158,8 +167,11 @@ func New(ctx context.Context, s *Settings, r Roles, version string, log zerolog.
 		p.sources = source.NewRegistry(p.store, source.ResolveSecret, log)
 		checks = append(checks, observe.Check{Name: "sources", Probe: p.checkSources})
 		handler := ingest.NewHandler(ingest.HandlerConfig{
-			MaxBody: s.Intake.MaxBodyBytes, ReadTimeout: bodyTimeout, InFlight: s.Intake.MaxInFlightBytes,
-			Trusted: s.Intake.TrustedProxies, Address: ingest.Rate{PerSecond: s.Intake.AddressRate, Burst: s.Intake.AddressBurst},
+			MaxBody:     s.Intake.MaxBodyBytes,
+			ReadTimeout: bodyTimeout,
+			InFlight:    s.Intake.MaxInFlightBytes,
+			Trusted:     s.Intake.TrustedProxies,
+			Address:     ingest.Rate{PerSecond: s.Intake.AddressRate, Burst: s.Intake.AddressBurst},
 		}, sourcesOf{p.sources}, p.committer, p.rejections, p.keeper, log, m)
 		handler.Register(router)
 		p.replayer = ingest.NewReplayer(p.store, handler, log)
@@ -169,10 +181,23 @@ func New(ctx context.Context, s *Settings, r Roles, version string, log zerolog.
 			return nil, err
 		}
 		guarded := router.NewRoute().Subrouter()
-		guarded.Use(api.Guard(api.GuardConfig{Token: s.Admin.Token, ReadToken: s.Admin.Read, Open: s.Admin.Auth == "none"}, log))
+		guarded.Use(
+			api.Guard(
+				api.GuardConfig{Token: s.Admin.Token, ReadToken: s.Admin.Read, Open: s.Admin.Auth == "none"},
+				log,
+			),
+		)
 		guarded.Use(api.SameOrigin(log))
 		api.NewHandler(p.reads, operator{p.store, p.worker}, readTimeout, log).Register(guarded)
-		api.NewSourceHandler(p.reads, operator{p.store, p.worker}, sourceProcess{p.sources, handler}, readTimeout, log).Register(guarded)
+		api.NewSourceHandler(
+			p.reads,
+			operator{p.store, p.worker},
+			sourceProcess{p.sources, handler},
+			readTimeout,
+			log,
+		).Register(
+			guarded,
+		)
 		p.stream.Register(guarded)
 		page.Register(guarded)
 	}
@@ -224,7 +249,10 @@ func streamConfig(reading int) api.StreamConfig {
 
 // openStore makes a pool of conns connections.
 func openStore(ctx context.Context, s *Settings, conns int, name string) (*store.Store, error) {
-	return store.Open(ctx, store.Config{URL: string(s.Database.URL), MaxConns: int32(conns), AppName: name}) //nolint:gosec // at most 1000
+	return store.Open(
+		ctx,
+		store.Config{URL: string(s.Database.URL), MaxConns: int32(conns), AppName: name},
+	) //nolint:gosec // at most 1000
 }
 
 func (p *Service) closeStores() {
@@ -367,7 +395,12 @@ func (p *Service) awaitSchema(ctx context.Context) error {
 			return err
 		}
 		if attempt%awayQuiet == 0 {
-			p.log.Warn().Str("error", terminal.OneLine(err.Error())).Msg("the database cannot be reached, trying again every second")
+			p.log.Warn().Str(
+				"error",
+				terminal.OneLine(err.Error()),
+			).Msg(
+				"the database cannot be reached, trying again every second",
+			)
 		}
 		select {
 		case <-ctx.Done():
@@ -390,7 +423,21 @@ func (p *Service) ensureSchema(ctx context.Context) error {
 }
 
 func logMigrated(log zerolog.Logger, m store.Migrated) {
-	log.Info().Int64("version", m.Version).Ints64("applied", m.Applied).Bool("functions", m.Functions).Int("partitions", m.Partitions).Msg("the schema is up to date")
+	log.Info().Int64(
+		"version",
+		m.Version,
+	).Ints64(
+		"applied",
+		m.Applied,
+	).Bool(
+		"functions",
+		m.Functions,
+	).Int(
+		"partitions",
+		m.Partitions,
+	).Msg(
+		"the schema is up to date",
+	)
 }
 
 // Unreachable reports whether an error says that the database cannot be reached now,

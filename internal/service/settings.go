@@ -121,7 +121,11 @@ type IntakeSettings struct {
 // check leaves room for one body of the largest size, and what it is compressed from.
 func (i *IntakeSettings) check() error {
 	if i.MaxInFlightBytes < 2*i.MaxBodyBytes {
-		return settingError("MAX_INFLIGHT_BYTES: must be at least twice MAX_BODY_BYTES (%d), got %q", i.MaxBodyBytes, strconv.FormatInt(i.MaxInFlightBytes, 10))
+		return settingError(
+			"MAX_INFLIGHT_BYTES: must be at least twice MAX_BODY_BYTES (%d), got %q",
+			i.MaxBodyBytes,
+			strconv.FormatInt(i.MaxInFlightBytes, 10),
+		)
 	}
 	return nil
 }
@@ -165,7 +169,9 @@ func (d DestinationSettings) resolve() (string, error) {
 	case d.MockURL != "":
 		return strings.TrimRight(string(d.MockURL), "/") + "/third_party/mock", nil
 	}
-	return "", settingError("DESTINATION_URL: must be set to where events are delivered, or to none (or set MOCK_API_URL)")
+	return "", settingError(
+		"DESTINATION_URL: must be set to where events are delivered, or to none (or set MOCK_API_URL)",
+	)
 }
 
 type RetrySettings struct {
@@ -176,7 +182,11 @@ type RetrySettings struct {
 
 func (r *RetrySettings) check() error {
 	if r.InitialDelay > r.MaxDelay {
-		return settingError("INITIAL_RETRY_DELAY: must not be above MAX_RETRY_DELAY (%s), got %q", r.MaxDelay, r.InitialDelay)
+		return settingError(
+			"INITIAL_RETRY_DELAY: must not be above MAX_RETRY_DELAY (%s), got %q",
+			r.MaxDelay,
+			r.InitialDelay,
+		)
 	}
 	return nil
 }
@@ -212,36 +222,56 @@ func parsers() map[reflect.Type]env.ParserFunc {
 	return map[reflect.Type]env.ParserFunc{
 		reflect.TypeFor[time.Duration](): func(s string) (any, error) { return ParseDuration(s) },
 		reflect.TypeFor[int]():           must("be a whole number", strconv.Atoi),
-		reflect.TypeFor[int64]():         must("be a whole number", func(s string) (int64, error) { return strconv.ParseInt(s, 10, 64) }),
-		reflect.TypeFor[float64]():       must("be a number", func(s string) (float64, error) { return strconv.ParseFloat(s, 64) }),
-		reflect.TypeFor[bool]():          must("be true or false", strconv.ParseBool),
-		reflect.TypeFor[LogLevel](): must("be trace, debug, info, warn, error, fatal, panic or disabled", func(s string) (LogLevel, error) {
-			level, err := zerolog.ParseLevel(s)
-			return LogLevel(level), err
-		}),
+		reflect.TypeFor[int64](): must(
+			"be a whole number",
+			func(s string) (int64, error) { return strconv.ParseInt(s, 10, 64) },
+		),
+		reflect.TypeFor[float64](): must(
+			"be a number",
+			func(s string) (float64, error) { return strconv.ParseFloat(s, 64) },
+		),
+		reflect.TypeFor[bool](): must("be true or false", strconv.ParseBool),
+		reflect.TypeFor[LogLevel](): must(
+			"be trace, debug, info, warn, error, fatal, panic or disabled",
+			func(s string) (LogLevel, error) {
+				level, err := zerolog.ParseLevel(s)
+				return LogLevel(level), err
+			},
+		),
 		reflect.TypeFor[observe.Format](): must("be auto, json or text", observe.ParseFormat),
-		reflect.TypeFor[Address](): must("be HOST:PORT, such as 127.0.0.1:8000 or :8000", func(s string) (Address, error) {
-			_, port, err := net.SplitHostPort(s)
-			if err == nil {
-				_, err = strconv.ParseUint(port, 10, 16)
-			}
-			return Address(s), err
-		}),
+		reflect.TypeFor[Address](): must(
+			"be HOST:PORT, such as 127.0.0.1:8000 or :8000",
+			func(s string) (Address, error) {
+				_, port, err := net.SplitHostPort(s)
+				if err == nil {
+					_, err = strconv.ParseUint(port, 10, 16)
+				}
+				return Address(s), err
+			},
+		),
 		reflect.TypeFor[HTTPURL](): must("be an absolute http or https URL", func(s string) (HTTPURL, error) {
 			return HTTPURL(s), checkHTTP(s)
 		}),
-		reflect.TypeFor[DestinationURL](): must("be an absolute http or https URL, or none", func(s string) (DestinationURL, error) {
-			if s == "none" {
-				return "none", nil
-			}
-			return DestinationURL(s), checkHTTP(s)
-		}),
-		reflect.TypeFor[PostgresURL](): must("be a PostgreSQL connection string, such as postgres://user:password@host:5432/database",
+		reflect.TypeFor[DestinationURL](): must(
+			"be an absolute http or https URL, or none",
+			func(s string) (DestinationURL, error) {
+				if s == "none" {
+					return "none", nil
+				}
+				return DestinationURL(s), checkHTTP(s)
+			},
+		),
+		reflect.TypeFor[PostgresURL](): must(
+			"be a PostgreSQL connection string, such as postgres://user:password@host:5432/database",
 			func(s string) (PostgresURL, error) {
 				_, err := pgconn.ParseConfig(s)
 				return PostgresURL(s), err
-			}),
-		reflect.TypeFor[trustedProxies](): must("be networks or addresses, such as 10.0.0.0/8,192.0.2.1", parseNetworks),
+			},
+		),
+		reflect.TypeFor[trustedProxies](): must(
+			"be networks or addresses, such as 10.0.0.0/8,192.0.2.1",
+			parseNetworks,
+		),
 		reflect.TypeFor[adminAuth](): must("be none or unset", func(s string) (adminAuth, error) {
 			if s != "none" {
 				return "", errUnreadable

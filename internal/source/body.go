@@ -178,7 +178,8 @@ func (r *reader) readForm(e *event.Event, body []byte) url.Values {
 	} else {
 		object := make(map[string]any, len(fields))
 		for name, values := range fields {
-			if !utf8.ValidString(name) || slices.ContainsFunc(values, func(v string) bool { return !utf8.ValidString(v) }) {
+			if !utf8.ValidString(name) ||
+				slices.ContainsFunc(values, func(v string) bool { return !utf8.ValidString(v) }) {
 				setBytes(e, body, "invalid UTF-8 in a field of the form")
 				return fields
 			}

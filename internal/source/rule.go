@@ -63,8 +63,10 @@ func parseTemplate(text string) (template, error) {
 			}
 		case (kind == ruleForm || kind == ruleQuery) && name != "":
 		default:
-			return nil, fmt.Errorf("has {%s}: must be {header:Name}, {body:/pointer}, {form:name}, {query:name} or {hash}",
-				placeholder)
+			return nil, fmt.Errorf(
+				"has {%s}: must be {header:Name}, {body:/pointer}, {form:name}, {query:name} or {hash}",
+				placeholder,
+			)
 		}
 		t = append(t, templatePart{kind: kind, name: name})
 		rest = behind

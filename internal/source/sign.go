@@ -20,7 +20,9 @@ import (
 // Why a source cannot sign.
 var (
 	errNoKey      = errors.New("the source has no secret that is valid now")
-	errPublicOnly = errors.New("the source has only a public key: the private key, which signs, is the provider's alone")
+	errPublicOnly = errors.New(
+		"the source has only a public key: the private key, which signs, is the provider's alone",
+	)
 )
 
 // Sign signs a request in place, as the provider would at a time, with the newest secret that is valid then. It signs

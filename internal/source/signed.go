@@ -88,7 +88,11 @@ func (m *method) checkSignedHeaders(r *event.Request) *event.UnverifiedError {
 		}
 		name, values := firstHeader(r.Header, part.headers)
 		if name == "" {
-			return unverified(causeSignatureMissing, "The header %s is missing: the signature covers it.", part.headers[0])
+			return unverified(
+				causeSignatureMissing,
+				"The header %s is missing: the signature covers it.",
+				part.headers[0],
+			)
 		}
 		if len(values) > 1 {
 			return unverified(causeSignatureWrong, "The header %s came more than once.", name)

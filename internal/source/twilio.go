@@ -76,8 +76,11 @@ func twilioFields(r *event.Request) (string, *event.UnverifiedError) {
 	}
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || media != "application/x-www-form-urlencoded" {
-		return "", unverified(causeSignatureWrong, "The body is not a form, and the query does not hold its hash as %s.",
-			twilioHash)
+		return "", unverified(
+			causeSignatureWrong,
+			"The body is not a form, and the query does not hold its hash as %s.",
+			twilioHash,
+		)
 	}
 	form, err := url.ParseQuery(string(r.Wire))
 	if err != nil {

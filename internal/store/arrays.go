@@ -29,7 +29,11 @@ func (c arrayCodec) PlanEncode(m *pgtype.Map, oid uint32, format int16, value an
 		element := c.ElementType.OID
 		switch value.(type) {
 		case []string:
-			return encodeArray[string]{element, func(s string) int { return len(s) }, func(buf []byte, s string) []byte { return append(buf, s...) }}
+			return encodeArray[string]{
+				element,
+				func(s string) int { return len(s) },
+				func(buf []byte, s string) []byte { return append(buf, s...) },
+			}
 		case [][]byte:
 			return encodeArray[[]byte]{element, sizeOfBytes, func(buf, b []byte) []byte { return append(buf, b...) }}
 		case []time.Time:

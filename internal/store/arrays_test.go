@@ -21,7 +21,10 @@ func TestArraysAreEncodedAsPgxDoes(t *testing.T) {
 	registerArrays(own)
 	// Both ends of what Postgres can hold, and times before 1970 and 2000.
 	times := rapid.Custom(func(t *rapid.T) time.Time {
-		return time.Unix(rapid.Int64Range(-210_866_803_200, 9_224_318_015_999).Draw(t, "seconds"), rapid.Int64Range(0, 999_999_999).Draw(t, "nanoseconds"))
+		return time.Unix(
+			rapid.Int64Range(-210_866_803_200, 9_224_318_015_999).Draw(t, "seconds"),
+			rapid.Int64Range(0, 999_999_999).Draw(t, "nanoseconds"),
+		)
 	})
 	bytes := rapid.OneOf(rapid.Just[[]byte](nil), rapid.SliceOf(rapid.Byte()))
 	rapid.Check(t, func(t *rapid.T) {
@@ -36,7 +39,12 @@ func TestArraysAreEncodedAsPgxDoes(t *testing.T) {
 			values[pgtype.TextArrayOID] = rapid.SliceOf(bytes).Draw(t, "texts")
 		}
 		for oid, value := range values {
-			require.IsType(t, theirs.PlanEncode(oid, pgtype.TextFormatCode, value), own.PlanEncode(oid, pgtype.TextFormatCode, value), "text is not ours")
+			require.IsType(
+				t,
+				theirs.PlanEncode(oid, pgtype.TextFormatCode, value),
+				own.PlanEncode(oid, pgtype.TextFormatCode, value),
+				"text is not ours",
+			)
 			before := []byte("before")
 			want, err := theirs.Encode(oid, pgtype.BinaryFormatCode, value, before)
 			require.NoError(t, err)
@@ -65,8 +73,14 @@ func BenchmarkParameters(b *testing.B) {
 		batch := make([]event.Event, events)
 		for i := range batch {
 			batch[i] = event.Event{
-				ID: fmt.Sprintf("evt-%030d", i), Type: "user.created", Source: event.DefaultSource, OccurredAt: time.Now(),
-				Payload: []byte(`{"text":"` + strings.Repeat("x", 1000) + `"}`),
+				ID: fmt.Sprintf(
+					"evt-%030d",
+					i,
+				),
+				Type:       "user.created",
+				Source:     event.DefaultSource,
+				OccurredAt: time.Now(),
+				Payload:    []byte(`{"text":"` + strings.Repeat("x", 1000) + `"}`),
 			}
 		}
 		for _, codec := range []string{"pgx", "own"} {
@@ -77,7 +91,17 @@ func BenchmarkParameters(b *testing.B) {
 				}
 				text, yes := uint32(pgtype.TextArrayOID), uint32(pgtype.BoolArrayOID)
 				statement := &pgconn.StatementDescription{ParamOIDs: []uint32{
-					text, text, pgtype.TimestamptzArrayOID, text, text, pgtype.ByteaArrayOID, pgtype.ByteaArrayOID, text, text, yes, yes,
+					text,
+					text,
+					pgtype.TimestamptzArrayOID,
+					text,
+					text,
+					pgtype.ByteaArrayOID,
+					pgtype.ByteaArrayOID,
+					text,
+					text,
+					yes,
+					yes,
 				}}
 				b.ReportAllocs()
 				for b.Loop() {

@@ -22,8 +22,25 @@ func jsonText(t *rapid.T, levels int) string {
 	switch kind {
 	case 0:
 		return rapid.SampledFrom([]string{
-			"true", "false", "null", "0", "-0", "0.0", "-0.00", "1", "1.0", "1.10", "1e2", "1E2", "1E+2", "1e-02", "1e999", "-1e-1000",
-			"9007199254740993", "12345678901234567890123456789012345678901234567890", "0.1000000000000000055511151231257827",
+			"true",
+			"false",
+			"null",
+			"0",
+			"-0",
+			"0.0",
+			"-0.00",
+			"1",
+			"1.0",
+			"1.10",
+			"1e2",
+			"1E2",
+			"1E+2",
+			"1e-02",
+			"1e999",
+			"-1e-1000",
+			"9007199254740993",
+			"12345678901234567890123456789012345678901234567890",
+			"0.1000000000000000055511151231257827",
 		}).Draw(t, "scalar")
 	case 1, 2:
 		return jsonString(t)
@@ -52,16 +69,67 @@ func jsonObject(t *rapid.T, levels int) string {
 func jsonString(t *rapid.T) string {
 	character := rapid.OneOf(
 		rapid.SampledFrom([]string{
-			"a", "b", "Z", "0", "_", " ", "/", `\/`, `\\`, `\"`, `\b`, `\f`, `\n`, `\r`, `\t`, `\u0001`, `\u001f`, `\u001F`, `\u0041`, `\u00e9`, "é", "e\u0301",
-			"\u007f", "\u0080", "\u2028", "\u2029", "<", ">", "&", "'", "\ud7ff", "\ue000", "\ufb01", "\ufeff", "\ufffd", "\uffff",
-			"\U00010000", "\U0001f600", "\U0010ffff", `\ud83d\ude00`, `\uD83D\uDE00`, `\udbff\udfff`, `\ud7ff`, `\ue000`, `\uffff`, `\\u0000`,
+			"a",
+			"b",
+			"Z",
+			"0",
+			"_",
+			" ",
+			"/",
+			`\/`,
+			`\\`,
+			`\"`,
+			`\b`,
+			`\f`,
+			`\n`,
+			`\r`,
+			`\t`,
+			`\u0001`,
+			`\u001f`,
+			`\u001F`,
+			`\u0041`,
+			`\u00e9`,
+			"é",
+			"e\u0301",
+			"\u007f",
+			"\u0080",
+			"\u2028",
+			"\u2029",
+			"<",
+			">",
+			"&",
+			"'",
+			"\ud7ff",
+			"\ue000",
+			"\ufb01",
+			"\ufeff",
+			"\ufffd",
+			"\uffff",
+			"\U00010000",
+			"\U0001f600",
+			"\U0010ffff",
+			`\ud83d\ude00`,
+			`\uD83D\uDE00`,
+			`\udbff\udfff`,
+			`\ud7ff`,
+			`\ue000`,
+			`\uffff`,
+			`\\u0000`,
 		}),
-		rapid.Map(rapid.Rune().Filter(func(r rune) bool { return r >= 0x20 && r != '"' && r != '\\' }), func(r rune) string { return string(r) }),
+		rapid.Map(
+			rapid.Rune().Filter(func(r rune) bool { return r >= 0x20 && r != '"' && r != '\\' }),
+			func(r rune) string { return string(r) },
+		),
 		rapid.Map(rapid.IntRange(1, 0xd7ff), func(c int) string { return fmt.Sprintf(`\u%04x`, c) }),
 	)
 	text := strings.Join(rapid.SliceOfN(character, 0, 4).Draw(t, "text"), "")
 	if rapid.IntRange(0, 30).Draw(t, "unqueryable") == 0 {
-		text += rapid.SampledFrom([]string{`\u0000`, `\ud800`, `\udc00`, `\udc00\ud800`, `\ud800a`, `\ud83d\ud83d\ude00`}).Draw(t, "escape")
+		text += rapid.SampledFrom(
+			[]string{`\u0000`, `\ud800`, `\udc00`, `\udc00\ud800`, `\ud800a`, `\ud83d\ud83d\ude00`},
+		).Draw(
+			t,
+			"escape",
+		)
 	}
 	return `"` + text + `"`
 }
@@ -71,16 +139,33 @@ func TestDatabaseAndEdgeAgreeOnPayloads(t *testing.T) {
 	d := newDatabase(t, 1)
 	var n, unqueryable int
 	agree := func(t require.TestingT, payload string) {
-		edge, err := source.ReadEnvelope([]byte(`{"event_id":"x","event_type":"a","occurred_at":"2024-01-30T12:00:00Z","payload":` + payload + `}`))
+		edge, err := source.ReadEnvelope(
+			[]byte(`{"event_id":"x","event_type":"a","occurred_at":"2024-01-30T12:00:00Z","payload":` + payload + `}`),
+		)
 		require.NoError(t, err, payload)
 		n++
 		var hash []byte
 		var reason string
 		_, err = d.Pool().Exec(d.t.Context(), "select spine.ingest($1, 'a', $2)", fmt.Sprint(n), payload)
 		require.NoError(t, err, payload)
-		err = d.Pool().QueryRow(d.t.Context(), "select payload_hash, coalesce(unqueryable, '') from spine.events where event_id = $1", fmt.Sprint(n)).Scan(&hash, &reason)
+		err = d.Pool().QueryRow(
+			d.t.Context(),
+			"select payload_hash, coalesce(unqueryable, '') from spine.events where event_id = $1",
+			fmt.Sprint(n),
+		).Scan(
+			&hash,
+			&reason,
+		)
 		require.NoError(t, err, payload)
-		require.Equal(t, edge.Unqueryable == "", reason == "", "edge: %q, database: %q: %s", edge.Unqueryable, reason, payload)
+		require.Equal(
+			t,
+			edge.Unqueryable == "",
+			reason == "",
+			"edge: %q, database: %q: %s",
+			edge.Unqueryable,
+			reason,
+			payload,
+		)
 		require.Equal(t, edge.Hash[:], hash, payload)
 		if reason != "" {
 			unqueryable++
@@ -110,6 +195,14 @@ func TestUnqueryableUnderParallelism(t *testing.T) {
 	d.ingest(webhooks("x", 10)...)
 	name := d.value("select name from pg_settings where name in ('force_parallel_mode', 'debug_parallel_query')")
 	conn := d.psql("set " + name + " = on")
-	require.Equal(t, "10|10", value(t, conn, "select count(*), count(*) filter (where spine.unqueryable(payload::text) is null) from spine.events"))
+	require.Equal(
+		t,
+		"10|10",
+		value(
+			t,
+			conn,
+			"select count(*), count(*) filter (where spine.unqueryable(payload::text) is null) from spine.events",
+		),
+	)
 	require.Equal(t, "1", value(t, conn, "select count(distinct spine.canonical(payload)) from spine.events"))
 }

@@ -21,7 +21,11 @@ const conflictsList = "conflicts"
 
 // Conflicts lists other payloads that came under known ids beside the first ones, newest first. It relies on
 // conflicts_created_at, or on the event's key where an id is given.
-func (s *Store) Conflicts(ctx context.Context, page view.Page, filter view.ConflictFilter) (rows []view.ConflictRow, next view.Next, err error) {
+func (s *Store) Conflicts(
+	ctx context.Context,
+	page view.Page,
+	filter view.ConflictFilter,
+) (rows []view.ConflictRow, next view.Next, err error) {
 	var q query
 	if page.Cursor != "" {
 		after, err := decodeCursor[conflictsCursor](conflictsList, page.Cursor)
@@ -65,14 +69,21 @@ func (s *Store) Conflicts(ctx context.Context, page view.Page, filter view.Confl
 		if err != nil {
 			return nil, view.Next{}, fmt.Errorf("listing conflicts: %w", err)
 		}
-		if next.Cursor, err = encodeCursor(conflictsList, conflictsCursor{last.CreatedAt.UnixMicro(), last.Event, hash}); err != nil {
+		if next.Cursor, err = encodeCursor(
+			conflictsList,
+			conflictsCursor{last.CreatedAt.UnixMicro(), last.Event, hash},
+		); err != nil {
 			return nil, view.Next{}, err
 		}
 	}
 	for _, f := range found {
 		r := view.ConflictRow{
-			EventID: f.EventID, Source: f.Source, StoredAt: f.StoredAt, AcceptedAs: f.AcceptedAs, OtherPayload: f.OtherPayload,
-			First: view.Content{Payload: f.Payload, Unqueryable: f.Unqueryable, RawBody: f.RawBody},
+			EventID:      f.EventID,
+			Source:       f.Source,
+			StoredAt:     f.StoredAt,
+			AcceptedAs:   f.AcceptedAs,
+			OtherPayload: f.OtherPayload,
+			First:        view.Content{Payload: f.Payload, Unqueryable: f.Unqueryable, RawBody: f.RawBody},
 		}
 		if f.Differences != nil {
 			if err := json.Unmarshal(f.Differences, &r.Differences); err != nil {
@@ -85,14 +96,22 @@ func (s *Store) Conflicts(ctx context.Context, page view.Page, filter view.Confl
 }
 
 // AcceptConflict makes an event of another payload that came under a known id, and returns its event_id. A second call
-// changes nothing. hash is hex, or its beginning, or empty for the newest. The error is a *view.NotStoredError, also where
-// there is no such payload, a *view.AmbiguousError, or the database's.
+// changes nothing. hash is hex, or its beginning, or empty for the newest. The error is a *view.NotStoredError, also
+// where there is no such payload, a *view.AmbiguousError, or the database's.
 func (s *Store) AcceptConflict(ctx context.Context, eventID, source, hash, caller string) (newID string, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if err := callFor(ctx, tx, caller); err != nil {
 			return err
 		}
-		return tx.QueryRow(ctx, "select spine.accept_conflict($1, nullif($2, ''), nullif($3, ''))", eventID, source, hash).Scan(&newID)
+		return tx.QueryRow(
+			ctx,
+			"select spine.accept_conflict($1, nullif($2, ''), nullif($3, ''))",
+			eventID,
+			source,
+			hash,
+		).Scan(
+			&newID,
+		)
 	})
 	if err != nil {
 		return "", s.lookupError(ctx, "accepting a conflict", eventID, err)

@@ -34,7 +34,16 @@ type writing struct {
 // jobOf is a lease of the one event that there is, as its worker holds it.
 func jobOf(ctx context.Context, s *store.Store) (event.Job, error) {
 	j := event.Job{Destination: event.DefaultDestination}
-	err := s.Pool().QueryRow(ctx, "select event, event_id, source, attempt_count, 1 from spine.processing_state where event_id = 'x'").Scan(&j.Event, &j.ID, &j.Source, &j.Attempt, &j.Lease)
+	err := s.Pool().QueryRow(
+		ctx,
+		"select event, event_id, source, attempt_count, 1 from spine.processing_state where event_id = 'x'",
+	).Scan(
+		&j.Event,
+		&j.ID,
+		&j.Source,
+		&j.Attempt,
+		&j.Lease,
+	)
 	return j, err
 }
 
@@ -50,38 +59,74 @@ var writings = func() map[string]writing {
 	requests := rejected("github", "c", 1, 10)
 	keeping := func(d *database) {
 		sourced(d)
-		require.NoError(d.t, d.KeepRejected(d.t.Context(), requests, map[string]event.Budget{"github": {Rows: 1, Bytes: 1000, Age: time.Hour}}, false))
+		require.NoError(
+			d.t,
+			d.KeepRejected(
+				d.t.Context(),
+				requests,
+				map[string]event.Budget{"github": {Rows: 1, Bytes: 1000, Age: time.Hour}},
+				false,
+			),
+		)
 	}
 	idOf := func(ctx context.Context, s *store.Store) (id int64, err error) {
 		return id, s.Pool().QueryRow(ctx, "select max(id) from spine.rejected_requests").Scan(&id)
 	}
 	return map[string]writing{
-		"resume": {"spine.resume(", func(d *database) { d.run("select spine.pause()") }, func(ctx context.Context, s *store.Store) error {
-			_, err := s.Resume(ctx, event.DefaultDestination)
-			return err
-		}, "select name, paused_at is null from spine.destinations", "", false},
-		"enable a source": {"spine.enable_source(", func(d *database) { sourced(d); d.run("select spine.disable_source('github')") }, func(ctx context.Context, s *store.Store) error {
-			_, err := s.EnableSource(ctx, "github", true, "me")
-			return err
-		}, "select name, disabled_at is null from spine.sources order by name", "", true},
+		"resume": {
+			"spine.resume(",
+			func(d *database) { d.run("select spine.pause()") },
+			func(ctx context.Context, s *store.Store) error {
+				_, err := s.Resume(ctx, event.DefaultDestination)
+				return err
+			},
+			"select name, paused_at is null from spine.destinations",
+			"",
+			false,
+		},
+		"enable a source": {
+			"spine.enable_source(",
+			func(d *database) { sourced(d); d.run("select spine.disable_source('github')") },
+			func(ctx context.Context, s *store.Store) error {
+				_, err := s.EnableSource(ctx, "github", true, "me")
+				return err
+			},
+			"select name, disabled_at is null from spine.sources order by name",
+			"",
+			true,
+		},
 		"rotate a secret": {"spine.rotate_source(", sourced, func(ctx context.Context, s *store.Store) error {
 			_, err := s.RotateSource(ctx, "github", "env:NEW", 0, "me")
 			return err
 		}, "select settings -> 'secrets' from spine.sources where name = 'github'", "", true},
-		"ask for a rejected request": {"spine.replay_rejected(", keeping, func(ctx context.Context, s *store.Store) error {
-			id, err := idOf(ctx, s)
-			if err == nil {
-				err = s.ReplayRejected(ctx, id, true, "me")
-			}
-			return err
-		}, kept, "", true},
-		"settle a rejected request": {"spine.settle_rejected(", func(d *database) { keeping(d); d.run("update spine.rejected_requests set state = 'requested'") }, func(ctx context.Context, s *store.Store) error {
-			id, err := idOf(ctx, s)
-			if err == nil {
-				err = s.SettleRejected(ctx, id, false, event.RejectedTakenIn, "accepted", "x")
-			}
-			return err
-		}, kept, "", false},
+		"ask for a rejected request": {
+			"spine.replay_rejected(",
+			keeping,
+			func(ctx context.Context, s *store.Store) error {
+				id, err := idOf(ctx, s)
+				if err == nil {
+					err = s.ReplayRejected(ctx, id, true, "me")
+				}
+				return err
+			},
+			kept,
+			"",
+			true,
+		},
+		"settle a rejected request": {
+			"spine.settle_rejected(",
+			func(d *database) { keeping(d); d.run("update spine.rejected_requests set state = 'requested'") },
+			func(ctx context.Context, s *store.Store) error {
+				id, err := idOf(ctx, s)
+				if err == nil {
+					err = s.SettleRejected(ctx, id, false, event.RejectedTakenIn, "accepted", "x")
+				}
+				return err
+			},
+			kept,
+			"",
+			false,
+		},
 		"ingest": {"spine.ingest_events(", func(*database) {}, func(ctx context.Context, s *store.Store) error {
 			_, err := s.Ingest(ctx, []event.Event{webhook("x", payloadA)})
 			return err
@@ -112,13 +157,20 @@ var writings = func() map[string]writing {
 			}
 			return err
 		}, queue, "", false},
-		"renew": {"spine.renew(", func(d *database) { stored(d); d.run("select spine.claim('default', 1, '10 s', 'me')") }, func(ctx context.Context, s *store.Store) error {
-			j, err := jobOf(ctx, s)
-			if err == nil {
-				_, err = s.Renew(ctx, []event.Job{j}, time.Hour)
-			}
-			return err
-		}, queue, "", false},
+		"renew": {
+			"spine.renew(",
+			func(d *database) { stored(d); d.run("select spine.claim('default', 1, '10 s', 'me')") },
+			func(ctx context.Context, s *store.Store) error {
+				j, err := jobOf(ctx, s)
+				if err == nil {
+					_, err = s.Renew(ctx, []event.Job{j}, time.Hour)
+				}
+				return err
+			},
+			queue,
+			"",
+			false,
+		},
 		"give back": {"spine.give_back(", leased, func(ctx context.Context, s *store.Store) error {
 			j, err := jobOf(ctx, s)
 			if err == nil {
@@ -138,15 +190,27 @@ var writings = func() map[string]writing {
 			_, err := s.Pause(ctx, event.DefaultDestination)
 			return err
 		}, "select name, paused_at is null from spine.destinations", "", false},
-		"accept a conflict": {"spine.accept_conflict(", func(d *database) { stored(d); d.ingest(webhook("x", payloadB)) }, func(ctx context.Context, s *store.Store) error {
-			_, err := s.AcceptConflict(ctx, "x", "", "", "me")
-			return err
-		}, "select event_id, payload from spine.events order by event_id", "", true},
+		"accept a conflict": {
+			"spine.accept_conflict(",
+			func(d *database) { stored(d); d.ingest(webhook("x", payloadB)) },
+			func(ctx context.Context, s *store.Store) error {
+				_, err := s.AcceptConflict(ctx, "x", "", "", "me")
+				return err
+			},
+			"select event_id, payload from spine.events order by event_id",
+			"",
+			true,
+		},
 		"reject": {"spine.reject(", func(*database) {}, func(ctx context.Context, s *store.Store) error {
 			return s.Reject(ctx, []event.Rejection{{Cause: "invalid", Status: 422, Count: 1, Since: occurredAt}}, true)
 		}, "select action from spine.audit_log", "", false},
 		"keep what is rejected": {"spine.keep_rejected(", sourced, func(ctx context.Context, s *store.Store) error {
-			return s.KeepRejected(ctx, requests, map[string]event.Budget{"github": {Rows: 10, Bytes: 1000, Age: time.Hour}}, true)
+			return s.KeepRejected(
+				ctx,
+				requests,
+				map[string]event.Budget{"github": {Rows: 10, Bytes: 1000, Age: time.Hour}},
+				true,
+			)
 		}, "select source, cause from spine.rejected_requests", "", false},
 		"add a source": {"spine.put_source(", func(*database) {}, func(ctx context.Context, s *store.Store) error {
 			_, err := s.PutSource(ctx, "github", json.RawMessage(githubSettings), "me")
@@ -172,18 +236,29 @@ var writings = func() map[string]writing {
 		}, func(ctx context.Context, s *store.Store) error {
 			return s.NoteArrivals(ctx)
 		}, "select event, next_event from spine.arrivals_watermark", "", false},
-		"take a request to look at again": {"spine.take_requested(", func(d *database) { keeping(d); d.run("update spine.rejected_requests set state = 'requested'") }, func(ctx context.Context, s *store.Store) error {
-			_, err := s.TakeRequested(ctx, 10)
-			return err
-		}, "select state, taken_until is null from spine.rejected_requests", "", false},
+		"take a request to look at again": {
+			"spine.take_requested(",
+			func(d *database) { keeping(d); d.run("update spine.rejected_requests set state = 'requested'") },
+			func(ctx context.Context, s *store.Store) error {
+				_, err := s.TakeRequested(ctx, 10)
+				return err
+			},
+			"select state, taken_until is null from spine.rejected_requests",
+			"",
+			false,
+		},
 		"make partitions": {"spine.ensure_audit_partitions(", func(d *database) {
-			d.run("do $$ begin execute format('drop table spine.%I', (select max(c.relname) from pg_class c where c.relnamespace = 'spine'::regnamespace and c.relname ~ '^audit_trail_[0-9]+$')); end $$")
+			d.run(
+				"do $$ begin execute format('drop table spine.%I', (select max(c.relname) from pg_class c where c.relnamespace = 'spine'::regnamespace and c.relname ~ '^audit_trail_[0-9]+$')); end $$",
+			)
 		}, func(ctx context.Context, s *store.Store) error {
 			_, err := s.EnsurePartitions(ctx)
 			return err
 		}, partitions, "", false},
 		"drop a partition": {"spine.drop_audit_partition(", func(d *database) {
-			d.run("create table spine.audit_trail_20200101 partition of spine.audit_trail for values from ('2020-01-01') to ('2020-01-02')")
+			d.run(
+				"create table spine.audit_trail_20200101 partition of spine.audit_trail for values from ('2020-01-01') to ('2020-01-02')",
+			)
 		}, func(ctx context.Context, s *store.Store) error {
 			_, err := s.DropAuditPartition(ctx, time.Hour)
 			return err
@@ -194,9 +269,16 @@ var writings = func() map[string]writing {
 			_, err := s.ExpireAudit(ctx, time.Hour, 10)
 			return err
 		}, "select action from spine.audit_trail", "", false},
-		"expire rejected requests": {"spine.expire_rejected(", func(d *database) { keeping(d); d.run("update spine.rejected_requests set at = '2020-01-01'") }, func(ctx context.Context, s *store.Store) error {
-			return s.ExpireRejected(ctx)
-		}, kept, "", false},
+		"expire rejected requests": {
+			"spine.expire_rejected(",
+			func(d *database) { keeping(d); d.run("update spine.rejected_requests set at = '2020-01-01'") },
+			func(ctx context.Context, s *store.Store) error {
+				return s.ExpireRejected(ctx)
+			},
+			kept,
+			"",
+			false,
+		},
 		"expire events": {"spine.expire_events(", func(d *database) {
 			stored(d)
 			d.run("update spine.processing_state set status = 'completed'")
@@ -318,7 +400,9 @@ func TestCrashPoints(t *testing.T) {
 					// It may go on without its client for a moment, and the proxy may stall it only now.
 					require.Eventually(t, func() bool {
 						proxy.Resume()
-						return d.value("select count(*) from pg_stat_activity where datname = current_database() and state <> 'idle' and query like '%spine.%' and pid <> pg_backend_pid()") == "0"
+						return d.value(
+							"select count(*) from pg_stat_activity where datname = current_database() and state <> 'idle' and query like '%spine.%' and pid <> pg_backend_pid()",
+						) == "0"
 					}, patience, 5*time.Millisecond)
 
 					is := d.rows(w.state)
@@ -370,8 +454,18 @@ func TestEveryStatementHasItsCrashPoints(t *testing.T) {
 	t.Parallel()
 	exempt := []string{
 		// They only read.
-		"audited_beyond", "differences", "events_within", "first_id_since", "id_of", "last_arrival", "oldest_ready", "rejected_like", "require_source",
-		"rolled_up_to", "trail_start", "verify",
+		"audited_beyond",
+		"differences",
+		"events_within",
+		"first_id_since",
+		"id_of",
+		"last_arrival",
+		"oldest_ready",
+		"rejected_like",
+		"require_source",
+		"rolled_up_to",
+		"trail_start",
+		"verify",
 	}
 	for _, w := range writings {
 		exempt = append(exempt, strings.TrimSuffix(strings.TrimPrefix(w.statement, "spine."), "("))
@@ -390,7 +484,13 @@ func TestEveryStatementHasItsCrashPoints(t *testing.T) {
 				continue
 			}
 			for _, call := range calls.FindAllStringSubmatch(line, -1) {
-				require.True(t, slices.Contains(exempt, call[1]), "%s calls spine.%s: what if the connection breaks there?", file, call[1])
+				require.True(
+					t,
+					slices.Contains(exempt, call[1]),
+					"%s calls spine.%s: what if the connection breaks there?",
+					file,
+					call[1],
+				)
 			}
 		}
 	}

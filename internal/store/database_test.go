@@ -160,7 +160,13 @@ const patience = 2 * time.Minute
 
 // ask is what a worker asks for that looks at all of the default destination.
 func ask(limit int) event.Claim {
-	return event.Claim{Destination: event.DefaultDestination, Limit: limit, Lease: lease, Worker: "worker-1", Delays: policy}
+	return event.Claim{
+		Destination: event.DefaultDestination,
+		Limit:       limit,
+		Lease:       lease,
+		Worker:      "worker-1",
+		Delays:      policy,
+	}
 }
 
 // look claims up to limit events of the default destination.
@@ -190,8 +196,16 @@ func completed(job event.Job) event.Settlement {
 
 func failed(job event.Job, delay time.Duration) event.Settlement {
 	return event.Settlement{
-		Job: job, Disposition: event.Failed, Delay: delay,
-		Result: event.Result{Class: event.TryAgain, Status: 503, Answer: "not now", Error: "HTTP 503", Duration: time.Millisecond},
+		Job:         job,
+		Disposition: event.Failed,
+		Delay:       delay,
+		Result: event.Result{
+			Class:    event.TryAgain,
+			Status:   503,
+			Answer:   "not now",
+			Error:    "HTTP 503",
+			Duration: time.Millisecond,
+		},
 	}
 }
 

@@ -49,7 +49,10 @@ func TestEveryFunctionNamesItsSearchPath(t *testing.T) {
 	d := newDatabase(t, 1)
 	require.Empty(t, d.rows(`select oid::regprocedure from pg_proc where pronamespace = 'spine'::regnamespace
 		and not coalesce(proconfig && array['search_path=spine, pg_temp', 'search_path=pg_catalog, pg_temp'], false)`))
-	require.Empty(t, d.rows("select oid::regprocedure from pg_proc where pronamespace = 'spine'::regnamespace and prosecdef"))
+	require.Empty(
+		t,
+		d.rows("select oid::regprocedure from pg_proc where pronamespace = 'spine'::regnamespace and prosecdef"),
+	)
 }
 
 var madeFunction = regexp.MustCompile(`(?m)^create or replace function spine\.(\w+)\(`)
@@ -86,9 +89,23 @@ func TestEveryFunctionIsHeadedByAComment(t *testing.T) {
 				continue
 			}
 			function, head := block[made[2]:made[3]], block[:made[0]]
-			require.True(t, strings.HasPrefix(head, "-- "+function+": "), "%s: %s is headed by %q", name, function, head)
+			require.True(
+				t,
+				strings.HasPrefix(head, "-- "+function+": "),
+				"%s: %s is headed by %q",
+				name,
+				function,
+				head,
+			)
 			plain := strings.Join(strings.Fields(strings.ReplaceAll(head, "\n-- ", " ")), " ")
-			require.Regexp(t, `[Rr]elies on|Reads (no table|only)|[Cc]rash|without the row`, plain, "%s: %s", name, function)
+			require.Regexp(
+				t,
+				`[Rr]elies on|Reads (no table|only)|[Cc]rash|without the row`,
+				plain,
+				"%s: %s",
+				name,
+				function,
+			)
 			signature, _, _ := strings.Cut(block[made[1]:], ")\nreturns")
 			signature, _, _ = strings.Cut(signature, ") returns")
 			signature, _, _ = strings.Cut(signature, ")\nlanguage")
@@ -114,7 +131,10 @@ func (d *database) transitions() []transition {
 		where attrelid = 'spine.processing_state'::regclass and attname = 'status'`)
 	var all []transition
 	for _, m := range transitionLine.FindAllStringSubmatch(comment, -1) {
-		all = append(all, transition{strings.Split(m[1], "|"), strings.Split(m[2], "|"), m[3], strings.Split(m[4], ", ")})
+		all = append(
+			all,
+			transition{strings.Split(m[1], "|"), strings.Split(m[2], "|"), m[3], strings.Split(m[4], ", ")},
+		)
 	}
 	return all
 }
@@ -126,7 +146,14 @@ func TestEveryTransitionIsDescribed(t *testing.T) {
 	d := newDatabase(t, 1)
 	described := map[string]bool{}
 	for _, tr := range d.transitions() {
-		require.Equal(t, "1", d.value("select count(*) from pg_proc where pronamespace = 'spine'::regnamespace and proname = $1", tr.function))
+		require.Equal(
+			t,
+			"1",
+			d.value(
+				"select count(*) from pg_proc where pronamespace = 'spine'::regnamespace and proname = $1",
+				tr.function,
+			),
+		)
 		for _, from := range tr.from {
 			for _, to := range tr.to {
 				described[from+" -> "+to+": "+strings.Join(tr.actions, ", ")] = true
@@ -138,7 +165,9 @@ func TestEveryTransitionIsDescribed(t *testing.T) {
 	d.run(`create function public.see() returns trigger language plpgsql as $$ begin
 		insert into public.seen values (pg_current_xact_id(), new.event, case when tg_op = 'INSERT' then 'new' else old.status end, new.status);
 		return null; end $$`)
-	d.run("create trigger see after insert or update on spine.processing_state for each row execute function public.see()")
+	d.run(
+		"create trigger see after insert or update on spine.processing_state for each row execute function public.see()",
+	)
 	claim := "select spine.claim('default', 1, '1 h', 'me')"
 	settle := func(outcome string) string {
 		return `select spine.settle(array[p.event], array['default'], array[p.lease_token], array['` + outcome + `'],
@@ -230,7 +259,10 @@ func row(t *testing.T, cells ...string) string {
 // columns returns the rows of a query, as text.
 func (d *database) columns(sql string, args ...any) [][]string {
 	d.t.Helper()
-	result, err := d.Pool().Query(d.t.Context(), sql, append([]any{pgx.QueryResultFormats{pgx.TextFormatCode}}, args...)...)
+	result, err := d.Pool().Query(
+		d.t.Context(),
+		sql,
+		append([]any{pgx.QueryResultFormats{pgx.TextFormatCode}}, args...)...)
 	require.NoError(d.t, err)
 	all, err := pgx.CollectRows(result, func(r pgx.CollectableRow) ([]string, error) {
 		var columns []string
@@ -251,10 +283,20 @@ func (d *database) describeRelations(kinds string) string {
 		b.WriteString("| column | type | what it says |\n|---|---|---|\n")
 		for _, c := range d.columns(`select a.attname, format_type(a.atttypid, a.atttypmod), col_description(a.attrelid, a.attnum)
 			from pg_attribute a where a.attrelid = $1::text::oid and a.attnum > 0 and not a.attisdropped order by a.attnum`, relation[0]) {
-			b.WriteString(row(d.t, "`"+c[0]+"`", strings.Replace(c[1], "timestamp with time zone", "timestamptz", 1), firstSentence(c[2])))
+			b.WriteString(
+				row(
+					d.t,
+					"`"+c[0]+"`",
+					strings.Replace(c[1], "timestamp with time zone", "timestamptz", 1),
+					firstSentence(c[2]),
+				),
+			)
 		}
-		indexes := d.columns(`select c.relname, obj_description(c.oid, 'pg_class') from pg_index i join pg_class c on c.oid = i.indexrelid
-			where i.indrelid = $1::text::oid order by c.oid`, relation[0])
+		indexes := d.columns(
+			`select c.relname, obj_description(c.oid, 'pg_class') from pg_index i join pg_class c on c.oid = i.indexrelid
+			where i.indrelid = $1::text::oid order by c.oid`,
+			relation[0],
+		)
 		if len(indexes) > 0 {
 			b.WriteString("\n| index | what it serves |\n|---|---|\n")
 		}
@@ -292,7 +334,15 @@ func (d *database) describeTransitions() string {
 	var b strings.Builder
 	b.WriteString("| from | to | function | actions |\n|---|---|---|---|\n")
 	for _, tr := range d.transitions() {
-		b.WriteString(row(d.t, strings.Join(tr.from, ", "), strings.Join(tr.to, ", "), "`"+tr.function+"()`", "`"+strings.Join(tr.actions, "`, `")+"`"))
+		b.WriteString(
+			row(
+				d.t,
+				strings.Join(tr.from, ", "),
+				strings.Join(tr.to, ", "),
+				"`"+tr.function+"()`",
+				"`"+strings.Join(tr.actions, "`, `")+"`",
+			),
+		)
 	}
 	return b.String()
 }
@@ -342,7 +392,14 @@ func (d *database) describeFunctions(internal string) string {
 			parameters = strings.Join(names[:2], ", ") + ", …"
 		}
 		require.NotEmpty(d.t, files[f[0]], f[0])
-		b.WriteString(row(d.t, "`"+f[0]+"("+parameters+")`", "`"+files[f[0]]+"`", firstSentence(strings.TrimPrefix(f[2], "Internal. "))))
+		b.WriteString(
+			row(
+				d.t,
+				"`"+f[0]+"("+parameters+")`",
+				"`"+files[f[0]]+"`",
+				firstSentence(strings.TrimPrefix(f[2], "Internal. ")),
+			),
+		)
 	}
 	return b.String()
 }
@@ -376,6 +433,9 @@ func TestReadmeRecipes(t *testing.T) {
 	}
 	require.Greater(t, run, 8)
 	var status string
-	require.NoError(t, conn.QueryRow(t.Context(), "select status from processing_state where event = id_of('test-001')").Scan(&status))
+	require.NoError(
+		t,
+		conn.QueryRow(t.Context(), "select status from processing_state where event = id_of('test-001')").Scan(&status),
+	)
 	require.Equal(t, "dead", status)
 }

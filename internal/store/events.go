@@ -19,14 +19,18 @@ const (
 	e.seen_count, encode(e.payload_hash, 'hex') as payload_hash, e.payload, coalesce(e.unqueryable, '') as unqueryable, e.raw_body`
 )
 
-// maxPageBytes is the limit on the payload bytes of one page of events, except for the last event on it. So a page of large
-// events is short, not large.
+// maxPageBytes is the limit on the payload bytes of one page of events, except for the last event on it. So a page of
+// large events is short, not large.
 const maxPageBytes = 8 << 20
 
 // Events lists events, newest first. A page may have fewer rows than its limit although more follow: where payloads are
-// large, and with a filter where few rows of its window match. It relies on events_pkey, and for a status on the partial
-// indexes of the queue. Other filters have no index.
-func (s *Store) Events(ctx context.Context, page view.Page, filter view.EventFilter) (rows []view.StoredEvent, next view.Next, err error) {
+// large, and with a filter where few rows of its window match. It relies on events_pkey, and for a status on the
+// partial indexes of the queue. Other filters have no index.
+func (s *Store) Events(
+	ctx context.Context,
+	page view.Page,
+	filter view.EventFilter,
+) (rows []view.StoredEvent, next view.Next, err error) {
 	before := int64(math.MaxInt64)
 	if page.Cursor != "" {
 		after, err := decodeCursor[eventsCursor](eventsList, page.Cursor)
@@ -52,7 +56,12 @@ func (s *Store) Events(ctx context.Context, page view.Page, filter view.EventFil
 		q.where(hasStatus(filter.Status)+" and "+key+" >= ? and "+key+" < ?", ids.from, ids.before)
 		newest := "select " + key + " from spine.processing_state p" + q.conditions() +
 			" group by " + key + " order by " + key + " desc limit " + q.arg(page.Limit+1)
-		return s.eventsPage(ctx, withIndex, page, query{terms: []string{"e.id = any (array(" + newest + "))"}, args: q.args})
+		return s.eventsPage(
+			ctx,
+			withIndex,
+			page,
+			query{terms: []string{"e.id = any (array(" + newest + "))"}, args: q.args},
+		)
 	}
 	if filter == (view.EventFilter{}) {
 		q.where("e.id < ?", ids.before)
@@ -64,7 +73,12 @@ func (s *Store) Events(ctx context.Context, page view.Page, filter view.EventFil
 	q.within("e.created_at", filter.Span)
 	if filter.Status != "" {
 		most = windowOfBoth
-		q.where("(select true from spine.processing_state p where p.event = e.id and "+noIndexText("p.status")+" = ? limit 1)", filter.Status)
+		q.where(
+			"(select true from spine.processing_state p where p.event = e.id and "+noIndexText(
+				"p.status",
+			)+" = ? limit 1)",
+			filter.Status,
+		)
 	}
 	err = readWindows(page, most, func(n int) (bool, error) {
 		end, err := s.windowEnd(ctx, `select e.id, e.created_at from spine.events e where e.id = (
@@ -87,7 +101,12 @@ func (s *Store) Events(ctx context.Context, page view.Page, filter view.EventFil
 const eventsList = "events"
 
 // eventsPage reads the newest events for which the conditions of q hold.
-func (s *Store) eventsPage(ctx context.Context, hints planHints, page view.Page, q query) (rows []view.StoredEvent, next view.Next, err error) {
+func (s *Store) eventsPage(
+	ctx context.Context,
+	hints planHints,
+	page view.Page,
+	q query,
+) (rows []view.StoredEvent, next view.Next, err error) {
 	// found counts the rows on the page and the one after it, before large ones are cut off. The server reads those for
 	// their size, one by one, and does not send them.
 	sql := `select ` + eventColumns + `, e.found from (
@@ -116,19 +135,26 @@ func (s *Store) eventsPage(ctx context.Context, hints planHints, page view.Page,
 // maxFound is the limit on the events that a search returns.
 const maxFound = 20
 
-// Search returns at most 20 events whose event_id begins with text, in the order of event_id, so that exact matches come
-// first. It relies on events_event_id_source_key.
+// Search returns at most 20 events whose event_id begins with text, in the order of event_id, so that exact matches
+// come first. It relies on events_event_id_source_key.
 func (s *Store) Search(ctx context.Context, text string) ([]view.SearchHit, error) {
 	var q query
 	q.where("e.event_id >= ?", text)
 	if beyond := beyondPrefix(text); beyond != "" {
 		q.where("e.event_id < ?", beyond)
 	}
-	return readRows[view.SearchHit](ctx, s, inIndexOrder, "searching for an event", "select e.event_id, e.source, e.event_type, e.created_at, "+eventStatus+
-		" from spine.events e"+q.conditions()+" order by e.event_id, e.source limit "+strconv.Itoa(maxFound), q.args...)
+	return readRows[view.SearchHit](
+		ctx,
+		s,
+		inIndexOrder,
+		"searching for an event",
+		"select e.event_id, e.source, e.event_type, e.created_at, "+eventStatus+
+			" from spine.events e"+q.conditions()+" order by e.event_id, e.source limit "+strconv.Itoa(maxFound),
+		q.args...)
 }
 
-// beyondPrefix is the first text, by code points, after all those that begin with prefix. It is empty where there is none.
+// beyondPrefix is the first text, by code points, after all those that begin with prefix. It is empty where there is
+// none.
 func beyondPrefix(prefix string) string {
 	runes := []rune(prefix)
 	for i := len(runes) - 1; i >= 0; i-- {

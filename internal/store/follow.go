@@ -21,7 +21,11 @@ func (s *Store) CurrentCursor(ctx context.Context) (trail.Cursor, error) {
 // ReadSteps returns the page after c of the steps that match f, and the cursor after it, as trail.Reader has it. No
 // statement stays open after a page: a slow reader holds back neither vacuum nor the queue. The error is
 // trail.ErrCursorAhead, or that of the database.
-func (s *Store) ReadSteps(ctx context.Context, c trail.Cursor, f trail.Filter) (steps []trail.Step, next trail.Cursor, err error) {
+func (s *Store) ReadSteps(
+	ctx context.Context,
+	c trail.Cursor,
+	f trail.Filter,
+) (steps []trail.Step, next trail.Cursor, err error) {
 	if c.Until == nil {
 		now, err := s.committedNow(ctx, c.Seen.End)
 		if err != nil {
@@ -70,13 +74,14 @@ func oneOf[T ~string](q *query, expression string, values []T) {
 // snapshotTimeout is how soon committedNow gives up a connection that was lost without a word. Its query takes no time.
 const snapshotTimeout = 5 * time.Second
 
-// committedNow returns the transactions whose steps are committed now, with an end of at least least: the newest rows may
-// have been dropped. The error is trail.ErrCursorAhead where the database has not got as far as least. It relies on
+// committedNow returns the transactions whose steps are committed now, with an end of at least least: the newest rows
+// may have been dropped. The error is trail.ErrCursorAhead where the database has not got as far as least. It relies on
 // audit_trail_xid.
 //
 // The newest row gives the end, although pg_current_snapshot() knows higher numbers. After a crash Postgres gives out
 // those numbers again that had not reached the disk: numbers of transactions that failed, and of those that only
-// notified, whose commit nobody waits for. The commit of the newest row was waited for, so no number up to it comes again.
+// notified, whose commit nobody waits for. The commit of the newest row was waited for, so no number up to it comes
+// again.
 //
 // Rows of the future are passed over: a dump restored into a younger server has numbers that this one has not reached.
 func (s *Store) committedNow(ctx context.Context, least uint64) (t trail.Transactions, err error) {
@@ -115,25 +120,41 @@ func (s *Store) committedNow(ctx context.Context, least uint64) (t trail.Transac
 // stepsAfter reads the page after c: of the past, of transactions that ended late, or of new ones, in this order. Going
 // by xid it reads each backlog once, however long it is, and nothing again because a transaction stays open.
 //
-// It relies on audit_trail_xid. In the past it relies on audit_trail_timestamp, or on audit_trail_event where events are
-// named: no step of an event is committed before the event, so the index finds its past whatever was committed since
-// c.Until was taken.
-func (s *Store) stepsAfter(ctx context.Context, c trail.Cursor, f trail.Filter) (steps []trail.Step, last trail.Key, err error) {
+// It relies on audit_trail_xid. In the past it relies on audit_trail_timestamp, or on audit_trail_event where events
+// are named: no step of an event is committed before the event, so the index finds its past whatever was committed
+// since c.Until was taken.
+func (s *Store) stepsAfter(
+	ctx context.Context,
+	c trail.Cursor,
+	f trail.Filter,
+) (steps []trail.Step, last trail.Key, err error) {
 	var q query
-	q.where("a.xid < ?::text::xid8 and a.xid <> all (?::text[]::xid8[])", strconv.FormatUint(c.Until.End, 10), xidTexts(c.Until.Except))
+	q.where(
+		"a.xid < ?::text::xid8 and a.xid <> all (?::text[]::xid8[])",
+		strconv.FormatUint(c.Until.End, 10),
+		xidTexts(c.Until.Except),
+	)
 	q.matching(f)
 	from, order, how := "spine.audit_log", "a.timestamp, a.id", withIndex
 	after := c.Last.Timestamp.String() // as text, since it may be infinite
 	if !c.Live {
 		// The first term is implied by the second; partitions are pruned by it.
-		q.where("a.timestamp >= ?::text::timestamptz and (a.timestamp, a.id) > (?::text::timestamptz, ?::bigint)", after, after, c.Last.ID)
+		q.where(
+			"a.timestamp >= ?::text::timestamptz and (a.timestamp, a.id) > (?::text::timestamptz, ?::bigint)",
+			after,
+			after,
+			c.Last.ID,
+		)
 		if len(f.EventIDs) > 0 {
 			since, err := s.trailStart(ctx, f.EventIDs...)
 			if err != nil {
 				return nil, trail.Key{}, err
 			}
 			how = byEvent
-			from = trailRows("any (array(select n.id from spine.events n where n.event_id = any ("+q.arg(f.EventIDs)+"::text[])))", q.arg(since))
+			from = trailRows(
+				"any (array(select n.id from spine.events n where n.event_id = any ("+q.arg(f.EventIDs)+"::text[])))",
+				q.arg(since),
+			)
 		}
 	} else {
 		if c.Late {
@@ -145,7 +166,9 @@ func (s *Store) stepsAfter(ctx context.Context, c trail.Cursor, f trail.Filter) 
 			strconv.FormatUint(c.Last.XID, 10), after, c.Last.ID)
 		order = "a.xid, " + order
 	}
-	sql := "select " + stepColumns + ", a.xid::text from " + from + " a" + q.conditions() + " order by " + order + " limit " + q.arg(trail.PageSteps)
+	sql := "select " + stepColumns + ", a.xid::text from " + from + " a" + q.conditions() + " order by " + order + " limit " + q.arg(
+		trail.PageSteps,
+	)
 
 	type row struct {
 		trail.Step

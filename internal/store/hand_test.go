@@ -18,33 +18,86 @@ func TestStatementsOfTheContract(t *testing.T) {
 	psql := d.psql("set search_path = spine")
 	require.Equal(t, "f", value(t, psql, "select rolsuper from pg_roles where rolname = current_user"))
 
-	require.Equal(t, "test-001|user.created", value(t, psql, "SELECT event_id, event_type FROM (SELECT event_id, event_type, created_at FROM events) shown"))
-	require.Equal(t, []string{"test-001|event_inserted|success", "test-001|event_received|success"},
-		rows(t, psql, "SELECT event_id, action, success FROM (SELECT event_id, action, success, timestamp FROM audit_log ORDER BY timestamp DESC LIMIT 20) shown ORDER BY action"))
-	require.Equal(t, "test-001|pending|0|", value(t, psql, "SELECT event_id, status, attempt_count, last_attempt_at FROM processing_state"))
+	require.Equal(
+		t,
+		"test-001|user.created",
+		value(t, psql, "SELECT event_id, event_type FROM (SELECT event_id, event_type, created_at FROM events) shown"),
+	)
+	require.Equal(
+		t,
+		[]string{"test-001|event_inserted|success", "test-001|event_received|success"},
+		rows(
+			t,
+			psql,
+			"SELECT event_id, action, success FROM (SELECT event_id, action, success, timestamp FROM audit_log ORDER BY timestamp DESC LIMIT 20) shown ORDER BY action",
+		),
+	)
+	require.Equal(
+		t,
+		"test-001|pending|0|",
+		value(t, psql, "SELECT event_id, status, attempt_count, last_attempt_at FROM processing_state"),
+	)
 
-	err := refused(t, psql, "INSERT INTO processing_state (event_id, status, attempt_count) VALUES ('test-001','pending',0)")
+	err := refused(
+		t,
+		psql,
+		"INSERT INTO processing_state (event_id, status, attempt_count) VALUES ('test-001','pending',0)",
+	)
 	require.Equal(t, "23505", err.Code)
-	err = refused(t, psql, "INSERT INTO processing_state (event_id, status, attempt_count) VALUES ('test-002','pending',0)")
+	err = refused(
+		t,
+		psql,
+		"INSERT INTO processing_state (event_id, status, attempt_count) VALUES ('test-002','pending',0)",
+	)
 	require.Equal(t, "23503", err.Code)
 	require.Contains(t, err.Message, "test-002")
 	require.Contains(t, err.Hint, "last arrival")
-	require.Equal(t, "23503", refused(t, psql, "INSERT INTO processing_state (event_id, source) VALUES ('test-001','github')").Code)
-	require.Equal(t, "23503", refused(t, psql, "INSERT INTO processing_state (event, event_id) VALUES (999999,'test-001')").Code,
-		"an event of another number")
-	require.Equal(t, "23503", refused(t, psql, "INSERT INTO processing_state (event, event_id) VALUES (1,'ghost')").Code)
+	require.Equal(
+		t,
+		"23503",
+		refused(t, psql, "INSERT INTO processing_state (event_id, source) VALUES ('test-001','github')").Code,
+	)
+	require.Equal(
+		t,
+		"23503",
+		refused(t, psql, "INSERT INTO processing_state (event, event_id) VALUES (999999,'test-001')").Code,
+		"an event of another number",
+	)
+	require.Equal(
+		t,
+		"23503",
+		refused(t, psql, "INSERT INTO processing_state (event, event_id) VALUES (1,'ghost')").Code,
+	)
 	require.Equal(t, "23514", refused(t, psql, "UPDATE processing_state SET status = 'done'").Code)
 }
 
 // Whoever is at the keyboard, and whatever their session is like.
 var sessions = map[string][]string{
-	"no search_path":     {"set search_path = ''"},
-	"public":             {"set search_path = public"},
-	"spine":              {"set search_path = spine"},
-	"temporary doubles":  {"set search_path = spine", "create temp table events (id int)", "create temp table processing_state (id int)", "create temp table audit_log (id int)", "create temp table conflicts (id int)", "create temp table destinations (id int)"},
-	"doubles in public":  {"set search_path = public, spine", "create table public.events (id int)", "create function public.announce(bigint, text[], timestamptz) returns void language sql as 'select 1/0'"},
-	"a look-alike now()": {"set search_path = public, pg_catalog", "create function public.clock_timestamp() returns timestamptz language sql as 'select ''epoch''::timestamptz'"},
-	"another zone":       {"set timezone = 'Pacific/Kiritimati'", "set datestyle = 'SQL, DMY'", "set intervalstyle = 'iso_8601'"},
+	"no search_path": {"set search_path = ''"},
+	"public":         {"set search_path = public"},
+	"spine":          {"set search_path = spine"},
+	"temporary doubles": {
+		"set search_path = spine",
+		"create temp table events (id int)",
+		"create temp table processing_state (id int)",
+		"create temp table audit_log (id int)",
+		"create temp table conflicts (id int)",
+		"create temp table destinations (id int)",
+	},
+	"doubles in public": {
+		"set search_path = public, spine",
+		"create table public.events (id int)",
+		"create function public.announce(bigint, text[], timestamptz) returns void language sql as 'select 1/0'",
+	},
+	"a look-alike now()": {
+		"set search_path = public, pg_catalog",
+		"create function public.clock_timestamp() returns timestamptz language sql as 'select ''epoch''::timestamptz'",
+	},
+	"another zone": {
+		"set timezone = 'Pacific/Kiritimati'",
+		"set datestyle = 'SQL, DMY'",
+		"set intervalstyle = 'iso_8601'",
+	},
 }
 
 func TestFunctionsAndTriggersUnderAnySession(t *testing.T) {
@@ -77,14 +130,34 @@ func TestFunctionsAndTriggersUnderAnySession(t *testing.T) {
 			} {
 				run(t, psql, statement)
 			}
-			require.Equal(t, "23503", refused(t, psql, "insert into spine.processing_state (event_id) values ('y')").Code)
+			require.Equal(
+				t,
+				"23503",
+				refused(t, psql, "insert into spine.processing_state (event_id) values ('y')").Code,
+			)
 			require.Equal(t, "P0002", refused(t, psql, "select spine.trace('y')").Code)
 			require.Equal(t, []string{
-				"event_received", "event_inserted", "event_received", "conflict_detected", "event_queued",
-				"processing_attempt_started", "status_changed", "event_replayed", "processing_attempt_started", "lease_expired", "processing_failed_permanently",
-				"event_replayed", "processing_attempt_started", "processing_succeeded", "lease_lost",
+				"event_received",
+				"event_inserted",
+				"event_received",
+				"conflict_detected",
+				"event_queued",
+				"processing_attempt_started",
+				"status_changed",
+				"event_replayed",
+				"processing_attempt_started",
+				"lease_expired",
+				"processing_failed_permanently",
+				"event_replayed",
+				"processing_attempt_started",
+				"processing_succeeded",
+				"lease_lost",
 			}, d.trail("x"))
-			require.Equal(t, []string{"completed", "pending"}, d.rows("select status from spine.processing_state order by destination"))
+			require.Equal(
+				t,
+				[]string{"completed", "pending"},
+				d.rows("select status from spine.processing_state order by destination"),
+			)
 			require.Len(t, l.heard(), 5, "ingest, insert, replay_dead, replay, resume")
 		})
 	}
@@ -99,11 +172,23 @@ func TestRowQueuedByHandFindsItsEvent(t *testing.T) {
 	d.run("insert into spine.processing_state (event_id, source, destination) values ('x', 'github', 'other')")
 	require.Equal(t, "t|pending|0", d.value(`select p.event = e.id, p.status, p.attempt_count
 		from spine.processing_state p join spine.events e using (event_id, source) where p.destination = 'other' and source = 'github'`))
-	require.Equal(t, []string{"event_received", "event_inserted"}, d.rows("select action from spine.trace('x', 'default')"))
-	require.Equal(t, "event_queued|success|other|pending|t",
-		d.value("select action, success, details ->> 'destination', details ->> 'status', details ->> 'by' = session_user from spine.trace('x', 'github') offset 2"))
+	require.Equal(
+		t,
+		[]string{"event_received", "event_inserted"},
+		d.rows("select action from spine.trace('x', 'default')"),
+	)
+	require.Equal(
+		t,
+		"event_queued|success|other|pending|t",
+		d.value(
+			"select action, success, details ->> 'destination', details ->> 'status', details ->> 'by' = session_user from spine.trace('x', 'github') offset 2",
+		),
+	)
 
-	claimed, err := d.Claim(t.Context(), event.Claim{Destination: "other", Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy})
+	claimed, err := d.Claim(
+		t.Context(),
+		event.Claim{Destination: "other", Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy},
+	)
 	require.NoError(t, err)
 	require.Len(t, claimed.Jobs, 1)
 	require.Equal(t, "github", claimed.Jobs[0].Source)
@@ -158,16 +243,28 @@ func TestStatusChangedByHandWins(t *testing.T) {
 				d.run("update spine.processing_state set status = $2 where event_id = $1", id, to)
 
 				due, done := to == "pending" || to == "failed" || to == "processing", to == "completed"
-				require.Equal(t, fmt.Sprintf("%s|%s|%t|%t|%t", to, token, due, done, !due),
-					d.value(`select status, lease_token - 1, coalesce(next_attempt_at <= clock_timestamp(), false)::text,
-						(completed_at is not null)::text, (next_attempt_at is null)::text from spine.processing_state where event_id = $1`, id))
+				require.Equal(
+					t,
+					fmt.Sprintf("%s|%s|%t|%t|%t", to, token, due, done, !due),
+					d.value(
+						`select status, lease_token - 1, coalesce(next_attempt_at <= clock_timestamp(), false)::text,
+						(completed_at is not null)::text, (next_attempt_at is null)::text from spine.processing_state where event_id = $1`,
+						id,
+					),
+				)
 				voided := ""
 				if from == "processing" {
 					voided = token
 				}
-				require.Equal(t, fmt.Sprintf("status_changed|success|%s|%s|%s|default|t", from, to, voided),
-					d.value(`select action, success, details ->> 'from', details ->> 'to', details ->> 'lease_voided', details ->> 'destination', details ->> 'by' = session_user
-						from spine.trace($1) order by id desc limit 1`, id))
+				require.Equal(
+					t,
+					fmt.Sprintf("status_changed|success|%s|%s|%s|default|t", from, to, voided),
+					d.value(
+						`select action, success, details ->> 'from', details ->> 'to', details ->> 'lease_voided', details ->> 'destination', details ->> 'by' = session_user
+						from spine.trace($1) order by id desc limit 1`,
+						id,
+					),
+				)
 
 				var late []string
 				if from == "processing" {
@@ -177,7 +274,11 @@ func TestStatusChangedByHandWins(t *testing.T) {
 					require.Equal(t, []event.LeaseState{event.LeaseLost}, held)
 					require.NoError(t, d.GiveBack(t.Context(), []event.Job{job}))
 					require.Equal(t, []event.LeaseState{event.LeaseLost}, d.settle(completed(job)))
-					require.Equal(t, state, d.value("select to_jsonb(p) from spine.processing_state p where event_id = $1", id))
+					require.Equal(
+						t,
+						state,
+						d.value("select to_jsonb(p) from spine.processing_state p where event_id = $1", id),
+					)
 					late = []string{"lease_lost"}
 				}
 				require.Equal(t, slices.Concat(before, []string{"status_changed"}, late), d.trail(id))
@@ -214,7 +315,11 @@ func TestStatusChangedByHandWhileAWorkerSettles(t *testing.T) {
 	require.Equal(t, []event.LeaseState{event.LeaseLocked, event.LeaseHeld}, d.settle(completed(job), completed(other)))
 	run(t, psql, "commit")
 	require.Equal(t, []event.LeaseState{event.LeaseLost}, d.settle(completed(job)))
-	require.Equal(t, []string{"event_received", "event_inserted", "processing_attempt_started", "status_changed", "lease_lost"}, d.trail("x"))
+	require.Equal(
+		t,
+		[]string{"event_received", "event_inserted", "processing_attempt_started", "status_changed", "lease_lost"},
+		d.trail("x"),
+	)
 }
 
 func TestManyStatusesChangedByHand(t *testing.T) {
@@ -222,7 +327,13 @@ func TestManyStatusesChangedByHand(t *testing.T) {
 	d := newDatabase(t, 1)
 	d.ingest(webhooks("x", 1000)...)
 	d.run("update spine.processing_state set status = 'dead'")
-	require.Equal(t, "1000|0", d.value("select count(*), count(next_attempt_at) from spine.processing_state where status = 'dead' and lease_token = 1"))
+	require.Equal(
+		t,
+		"1000|0",
+		d.value(
+			"select count(*), count(next_attempt_at) from spine.processing_state where status = 'dead' and lease_token = 1",
+		),
+	)
 	require.Equal(t, "1000", d.value("select count(*) from spine.audit_log where action = 'status_changed'"))
 }
 
@@ -234,9 +345,15 @@ func TestRowDeletedAndInsertedAgain(t *testing.T) {
 	for range 3 {
 		job := d.claim(1)[0]
 		d.run("delete from spine.processing_state where event_id = 'x'")
-		d.run("insert into spine.processing_state (event_id, status, attempt_count, next_attempt_at) values ('x', 'pending', 0, null)")
+		d.run(
+			"insert into spine.processing_state (event_id, status, attempt_count, next_attempt_at) values ('x', 'pending', 0, null)",
+		)
 		require.Equal(t, []event.LeaseState{event.LeaseLost}, d.settle(completed(job)))
-		require.Equal(t, "pending|0|t", d.value("select status, attempt_count, next_attempt_at <= clock_timestamp() from spine.processing_state"))
+		require.Equal(
+			t,
+			"pending|0|t",
+			d.value("select status, attempt_count, next_attempt_at <= clock_timestamp() from spine.processing_state"),
+		)
 	}
 	require.Equal(t, "23514", refused(t, d.Pool(), "update spine.processing_state set attempt_count = 2147483647").Code,
 		"a count that could not be raised would stop every claim")

@@ -31,13 +31,21 @@ func (s *Store) Ingest(ctx context.Context, events []event.Event) ([]event.Recei
 // of two. The stored events are due, and claimed as far as the claim reaches; others see them leased from the
 // beginning. After an error all of it may be committed or nothing, and nothing is returned: leases whose answer was
 // lost run out.
-func (s *Store) IngestAndClaim(ctx context.Context, events []event.Event, c event.Claim) ([]event.Receipt, event.Claimed, error) {
+func (s *Store) IngestAndClaim(
+	ctx context.Context,
+	events []event.Event,
+	c event.Claim,
+) ([]event.Receipt, event.Claimed, error) {
 	var outcomes []string
 	var claimed event.Claimed
 	err := s.acknowledged(ctx, func(conn *pgx.Conn) error {
 		// Without a BEGIN, what is sent in one batch is one transaction.
 		var batch pgx.Batch
-		batch.Queue(ingestSQL, ingestArguments(events)...).QueryRow(func(row pgx.Row) error { return row.Scan(&outcomes) })
+		batch.Queue(
+			ingestSQL,
+			ingestArguments(events)...).QueryRow(
+			func(row pgx.Row) error { return row.Scan(&outcomes) },
+		)
 		batch.Queue(claimSQL, claimArguments(c)...).Query(func(rows pgx.Rows) (err error) {
 			claimed, err = readClaimed(rows, c.Destination)
 			return err
@@ -150,10 +158,20 @@ func (s *Store) Reject(ctx context.Context, rejections []event.Rejection, again 
 		if r.Source != "" {
 			sources[i] = &rejections[i].Source
 		}
-		causes[i], statuses[i], counts[i], since[i] = r.Cause, int32(r.Status), r.Count, r.Since //nolint:gosec // an HTTP status is below 1000
+		causes[i], statuses[i], counts[i], since[i] = r.Cause, int32(
+			r.Status,
+		), r.Count, r.Since //nolint:gosec // an HTTP status is below 1000
 	}
-	_, err := s.pool.Exec(ctx, "select spine.reject($1::text[], $2::text[], $3::integer[], $4::bigint[], $5::timestamptz[], $6)",
-		sources, causes, statuses, counts, since, again)
+	_, err := s.pool.Exec(
+		ctx,
+		"select spine.reject($1::text[], $2::text[], $3::integer[], $4::bigint[], $5::timestamptz[], $6)",
+		sources,
+		causes,
+		statuses,
+		counts,
+		since,
+		again,
+	)
 	if err != nil {
 		return fmt.Errorf("auditing rejections: %w", classify(err))
 	}

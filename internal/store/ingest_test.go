@@ -47,7 +47,11 @@ func TestIngestOneKeySeveralTimesInABatch(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	a, b := webhook("x", payloadA), webhook("x", payloadB)
-	require.Equal(t, []event.Outcome{"accepted", "accepted", "conflict", "deduplicated", "conflict"}, d.ingest(a, webhook("y", payloadB), b, a, b))
+	require.Equal(
+		t,
+		[]event.Outcome{"accepted", "accepted", "conflict", "deduplicated", "conflict"},
+		d.ingest(a, webhook("y", payloadB), b, a, b),
+	)
 	require.Equal(t, []string{"x|4", "y|1"}, d.rows("select event_id, seen_count from spine.events order by event_id"))
 	require.Equal(t, []string{"x|2"}, d.rows("select event_id, seen_count from spine.conflicts"))
 	require.Equal(t, []string{
@@ -55,7 +59,12 @@ func TestIngestOneKeySeveralTimesInABatch(t *testing.T) {
 		"event_received", "event_deduped", "event_received", "conflict_detected",
 	}, d.trail("x"))
 
-	require.Equal(t, []event.Outcome{"conflict", "deduplicated"}, d.ingest(b, a), "a later batch is judged by the first as well")
+	require.Equal(
+		t,
+		[]event.Outcome{"conflict", "deduplicated"},
+		d.ingest(b, a),
+		"a later batch is judged by the first as well",
+	)
 	require.Equal(t, "6", d.value("select seen_count from spine.events where event_id = 'x'"))
 	require.Equal(t, "3", d.value("select seen_count from spine.conflicts"))
 }
@@ -166,7 +175,12 @@ func (d *database) awaitBlocked(pattern string) {
 	d.t.Helper()
 	conn := d.psql()
 	require.Eventually(d.t, func() bool {
-		return value(d.t, conn, "select count(*) > 0 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like $1", pattern) == "t"
+		return value(
+			d.t,
+			conn,
+			"select count(*) > 0 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like $1",
+			pattern,
+		) == "t"
 	}, patience, time.Millisecond, "nothing waits for a lock")
 }
 
@@ -194,9 +208,18 @@ func TestEvidenceIsBoundedUnderConcurrency(t *testing.T) {
 	for _, r := range receipts {
 		require.Equal(t, event.Conflict, r[0].Outcome)
 	}
-	require.Equal(t, "10|10|1", d.value("select count(*), count(distinct payload_hash), max(seen_count) from spine.conflicts"))
-	require.Equal(t, []string{"full|20", "kept|10"},
-		d.rows("select details ->> 'evidence', count(*) from spine.trace('x') where action = 'conflict_detected' group by 1 order by 1"))
+	require.Equal(
+		t,
+		"10|10|1",
+		d.value("select count(*), count(distinct payload_hash), max(seen_count) from spine.conflicts"),
+	)
+	require.Equal(
+		t,
+		[]string{"full|20", "kept|10"},
+		d.rows(
+			"select details ->> 'evidence', count(*) from spine.trace('x') where action = 'conflict_detected' group by 1 order by 1",
+		),
+	)
 
 	known := d.value("select payload from spine.conflicts limit 1")
 	_, errs = together(30, func(int) ([]event.Receipt, error) {
@@ -217,7 +240,13 @@ func TestUnqueryablePayloadIsKeptToTheByte(t *testing.T) {
 	}
 	require.Equal(t, slices.Repeat([]event.Outcome{event.Accepted}, len(events)), d.ingest(events...))
 	require.Equal(t, slices.Repeat([]event.Outcome{event.Deduplicated}, len(events)), d.ingest(events...))
-	require.Equal(t, "4", d.value("select count(*) from spine.events where payload is null and unqueryable = 'a reason' and payload_hash = sha256(raw_body)"))
+	require.Equal(
+		t,
+		"4",
+		d.value(
+			"select count(*) from spine.events where payload is null and unqueryable = 'a reason' and payload_hash = sha256(raw_body)",
+		),
+	)
 
 	jobs := d.claim(len(events))
 	slices.SortFunc(jobs, func(a, b event.Job) int { return strings.Compare(a.ID, b.ID) })
@@ -230,7 +259,11 @@ func TestUnqueryablePayloadIsKeptToTheByte(t *testing.T) {
 	other.Payload = []byte(`{"a" : "\u0000"}`)
 	other.Hash = sha256.Sum256(other.Payload)
 	require.Equal(t, []event.Outcome{event.Conflict}, d.ingest(other))
-	require.Equal(t, `a reason|{"a" : "\u0000"}`, d.value("select unqueryable, convert_from(raw_body, 'UTF8') from spine.conflicts where payload is null"))
+	require.Equal(
+		t,
+		`a reason|{"a" : "\u0000"}`,
+		d.value("select unqueryable, convert_from(raw_body, 'UTF8') from spine.conflicts where payload is null"),
+	)
 }
 
 func TestQueryablePayloadIsKeptToTheByte(t *testing.T) {
@@ -268,8 +301,12 @@ func TestIngestRefusesBadDataAsAWhole(t *testing.T) {
 			receipts, err := d.Ingest(t.Context(), batch)
 			require.ErrorIs(t, err, event.ErrInvalidData)
 			require.Nil(t, receipts)
-			require.Equal(t, "1|0|1|2", d.value(`select (select count(*) from spine.events), (select count(*) from spine.conflicts),
-				(select count(*) from spine.processing_state), (select count(*) from spine.audit_log)`))
+			require.Equal(
+				t,
+				"1|0|1|2",
+				d.value(`select (select count(*) from spine.events), (select count(*) from spine.conflicts),
+				(select count(*) from spine.processing_state), (select count(*) from spine.audit_log)`),
+			)
 		})
 	}
 }
@@ -299,8 +336,12 @@ func TestIngestErrorsThatAreNotTheDatas(t *testing.T) {
 func (d *database) speakAtCommit(level string) {
 	d.t.Helper()
 	d.run("drop trigger if exists commits on spine.events")
-	d.run(`create or replace function public.speak() returns trigger language plpgsql as $$ begin raise ` + level + ` 'canceling the wait'; return null; end $$`)
-	d.run("create constraint trigger commits after insert or update on spine.events deferrable initially deferred for each row execute function public.speak()")
+	d.run(
+		`create or replace function public.speak() returns trigger language plpgsql as $$ begin raise ` + level + ` 'canceling the wait'; return null; end $$`,
+	)
+	d.run(
+		"create constraint trigger commits after insert or update on spine.events deferrable initially deferred for each row execute function public.speak()",
+	)
 }
 
 // A wait for a synchronous standby that is cut short ends in a commit with
@@ -316,14 +357,27 @@ func TestIngestDoesNotAcknowledgeACommitWithAWarning(t *testing.T) {
 	require.Equal(t, "1", d.value("select count(*) from spine.events"), "it is committed all the same")
 
 	d.speakAtCommit("notice")
-	require.Equal(t, []event.Outcome{event.Deduplicated}, d.ingest(webhook("x-1", payloadA)), "the same connection, the same batch, without the warning")
+	require.Equal(
+		t,
+		[]event.Outcome{event.Deduplicated},
+		d.ingest(webhook("x-1", payloadA)),
+		"the same connection, the same batch, without the warning",
+	)
 }
 
 func TestCommitsAreDurable(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
-	require.Equal(t, "on", openDatabase(t, d.url+"&options=-csynchronous_commit%3Doff", 1).value("show synchronous_commit"))
-	require.Equal(t, "remote_apply", openDatabase(t, d.url+"&options=-csynchronous_commit%3Dremote_apply", 1).value("show synchronous_commit"))
+	require.Equal(
+		t,
+		"on",
+		openDatabase(t, d.url+"&options=-csynchronous_commit%3Doff", 1).value("show synchronous_commit"),
+	)
+	require.Equal(
+		t,
+		"remote_apply",
+		openDatabase(t, d.url+"&options=-csynchronous_commit%3Dremote_apply", 1).value("show synchronous_commit"),
+	)
 }
 
 func TestIngestByHand(t *testing.T) {
@@ -340,7 +394,11 @@ func TestIngestByHand(t *testing.T) {
 	} {
 		assert.Equal(t, c.outcome, d.value("select "+c.call), c.call)
 	}
-	require.Equal(t, []string{"x|default|t", "x|github|t", "y|default|f"}, d.rows("select event_id, source, payload is not null from spine.events order by id"))
+	require.Equal(
+		t,
+		[]string{"x|default|t", "x|github|t", "y|default|f"},
+		d.rows("select event_id, source, payload is not null from spine.events order by id"),
+	)
 
 	for call, code := range map[string]string{
 		"spine.ingest('z', 'a', 'no')":                               "22P02",
@@ -378,9 +436,16 @@ func TestRejectionsAreSummaries(t *testing.T) {
 	}
 	require.Equal(t, "1", d.value("select count(*) from spine.audit_log where details ->> 'cause' = 'clock'"))
 	d.run("delete from spine.audit_trail where details ->> 'cause' = 'clock'")
-	rejections = append(rejections[1:], event.Rejection{Cause: "no such source", Status: 404, Count: 1, Since: since.Add(time.Second)})
+	rejections = append(
+		rejections[1:],
+		event.Rejection{Cause: "no such source", Status: 404, Count: 1, Since: since.Add(time.Second)},
+	)
 	require.NoError(t, d.Reject(t.Context(), rejections, true))
-	require.Equal(t, append(audited, "||request_rejected|failure|no such source|404|1|2024-01-30T12:00:01+00:00"), d.rows(query))
+	require.Equal(
+		t,
+		append(audited, "||request_rejected|failure|no such source|404|1|2024-01-30T12:00:01+00:00"),
+		d.rows(query),
+	)
 }
 
 // What HTTP refuses does not come in by hand either.

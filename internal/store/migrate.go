@@ -183,7 +183,10 @@ func applyFunctionsOnce(ctx context.Context, db *sql.DB, script, digest string) 
 		return false, err
 	}
 	defer func() { _ = tx.Rollback() }()
-	if _, err := tx.ExecContext(ctx, "select pg_advisory_xact_lock(hashtextextended('spine.schema_functions', 0)), set_config('lock_timeout', '2s', true)"); err != nil {
+	if _, err := tx.ExecContext(
+		ctx,
+		"select pg_advisory_xact_lock(hashtextextended('spine.schema_functions', 0)), set_config('lock_timeout', '2s', true)",
+	); err != nil {
 		return false, err
 	}
 	var current string
@@ -267,7 +270,13 @@ func functionsScript(files fs.FS, version int64) (script, digest string, err err
 func (s *Store) CheckSchema(ctx context.Context) error {
 	var version int64
 	var functions bool
-	err := s.pool.QueryRow(ctx, "select max(version_id), exists (select from spine.schema_functions) from "+versionTable).Scan(&version, &functions)
+	err := s.pool.QueryRow(
+		ctx,
+		"select max(version_id), exists (select from spine.schema_functions) from "+versionTable,
+	).Scan(
+		&version,
+		&functions,
+	)
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "3F000") {
 		return ErrNotMigrated

@@ -30,7 +30,11 @@ func TestMigrateAnEmptyDatabase(t *testing.T) {
 	require.Equal(t, m.Version, m.Applied[len(m.Applied)-1])
 	require.NoError(t, d.CheckSchema(t.Context()))
 	require.Equal(t, "plpgsql", d.value("select string_agg(extname, ',') from pg_extension"), "no extensions")
-	require.Empty(t, d.rows("select relname from pg_class where relnamespace = 'public'::regnamespace"), "nothing outside the schema")
+	require.Empty(
+		t,
+		d.rows("select relname from pg_class where relnamespace = 'public'::regnamespace"),
+		"nothing outside the schema",
+	)
 
 	again, err := store.Migrate(t.Context(), d.url)
 	require.NoError(t, err)
@@ -61,7 +65,9 @@ func TestMigrateInASchemaMadeByAnother(t *testing.T) {
 	t.Parallel()
 	d := openDatabase(t, databases.Empty(t), 1)
 	d.run("create schema spine")
-	d.run("do $$ begin execute format('revoke create on database %I from %I, public', current_database(), current_user); end $$")
+	d.run(
+		"do $$ begin execute format('revoke create on database %I from %I, public', current_database(), current_user); end $$",
+	)
 	require.Equal(t, "42501", refused(t, d.Pool(), "create schema other").Code)
 	_, err := store.Migrate(t.Context(), d.url)
 	require.NoError(t, err)
@@ -71,7 +77,9 @@ func TestMigrateInASchemaMadeByAnother(t *testing.T) {
 func TestMigrateWithoutTheRight(t *testing.T) {
 	t.Parallel()
 	d := openDatabase(t, databases.Empty(t), 1)
-	d.run("do $$ begin execute format('revoke create on database %I from %I, public', current_database(), current_user); end $$")
+	d.run(
+		"do $$ begin execute format('revoke create on database %I from %I, public', current_database(), current_user); end $$",
+	)
 	_, err := store.Migrate(t.Context(), d.url)
 	require.ErrorContains(t, err, "creating schema spine")
 	require.ErrorContains(t, err, "42501")
@@ -92,7 +100,9 @@ func TestMigrateLeavesANewerSchemaAlone(t *testing.T) {
 func TestMigratePutsItsFunctionsInPlace(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
-	d.run("create or replace function spine.id_of(_event_id text, _source text default null) returns bigint language sql as 'select 42::bigint'")
+	d.run(
+		"create or replace function spine.id_of(_event_id text, _source text default null) returns bigint language sql as 'select 42::bigint'",
+	)
 	d.run("drop view spine.stuck")
 	m, err := store.Migrate(t.Context(), d.url)
 	require.NoError(t, err)
@@ -177,7 +187,11 @@ func TestConnector(t *testing.T) {
 	require.NoError(t, err)
 	conn, err := connect(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, "spine listener|UTC", value(t, conn, "select current_setting('application_name'), current_setting('timezone')"))
+	require.Equal(
+		t,
+		"spine listener|UTC",
+		value(t, conn, "select current_setting('application_name'), current_setting('timezone')"),
+	)
 	require.NoError(t, conn.Close(t.Context()))
 
 	connect, err = store.Connector("postgres://nobody@127.0.0.1:1/nowhere", "spine listener")
@@ -239,8 +253,13 @@ func TestMigrateDropsFunctionsOneVersionLater(t *testing.T) {
 
 	migrate(9000, nil)
 	require.Equal(t, "7|0", d.value("select spine.old(7), spine.pause('default', 'why') - 1"))
-	require.Equal(t, []string{"Retired in version 9000. The next version drops it."},
-		d.rows("select distinct obj_description(oid, 'pg_proc') from pg_proc where oid in ('spine.old(integer)'::regprocedure, 'spine.pause(text, text)'::regprocedure)"))
+	require.Equal(
+		t,
+		[]string{"Retired in version 9000. The next version drops it."},
+		d.rows(
+			"select distinct obj_description(oid, 'pg_proc') from pg_proc where oid in ('spine.old(integer)'::regprocedure, 'spine.pause(text, text)'::regprocedure)",
+		),
+	)
 	_, err := store.Migrate(t.Context(), d.url)
 	require.ErrorIs(t, err, store.ErrTooNew)
 
@@ -265,7 +284,11 @@ func TestMigrateKeepsAFunctionThatComesBack(t *testing.T) {
 		_, err := store.MigrateTo(t.Context(), d.url, migrations, functions)
 		require.NoError(t, err)
 	}
-	require.Equal(t, "Internal. Goes.", d.value("select obj_description('spine.old(integer)'::regprocedure, 'pg_proc')"))
+	require.Equal(
+		t,
+		"Internal. Goes.",
+		d.value("select obj_description('spine.old(integer)'::regprocedure, 'pg_proc')"),
+	)
 }
 
 // Before the first release there were five migrations. A database that has all
@@ -294,8 +317,12 @@ func TestMigrateLeavesADatabaseFromBeforeTheFirstReleaseAlone(t *testing.T) {
 		d.run("update spine.schema_functions set digest = 'of an older one'")
 		_, err := store.Migrate(t.Context(), d.url)
 		require.ErrorIs(t, err, store.ErrTooOld)
-		require.EqualError(t, err, fmt.Sprintf("the database was made before the first release of Spine: migrate it to schema version 5 "+
-			"with commit c7dd129, or begin with an empty database (schema version %d)", version))
+		require.EqualError(
+			t,
+			err,
+			fmt.Sprintf("the database was made before the first release of Spine: migrate it to schema version 5 "+
+				"with commit c7dd129, or begin with an empty database (schema version %d)", version),
+		)
 		require.EqualError(t, d.CheckSchema(t.Context()), err.Error())
 		require.Equal(t, "of an older one", d.value("select digest from spine.schema_functions"))
 	}
@@ -358,8 +385,14 @@ func TestMigrationCutAnywhere(t *testing.T) {
 	require.NoError(t, err)
 	want := whole.rows(made)
 	isComment := func(at int) bool { return strings.HasPrefix(statements[at-1], "comment on ") }
-	first := 1 + slices.IndexFunc(statements, func(s string) bool { return strings.HasPrefix(s, "create table spine.sources ") })
-	last := 1 + slices.IndexFunc(statements, func(s string) bool { return strings.HasPrefix(s, "comment on index spine.schema_version_pkey ") })
+	first := 1 + slices.IndexFunc(
+		statements,
+		func(s string) bool { return strings.HasPrefix(s, "create table spine.sources ") },
+	)
+	last := 1 + slices.IndexFunc(
+		statements,
+		func(s string) bool { return strings.HasPrefix(s, "comment on index spine.schema_version_pkey ") },
+	)
 	require.Greater(t, first, 0)
 	require.Greater(t, last, first+60)
 
@@ -374,7 +407,13 @@ func TestMigrationCutAnywhere(t *testing.T) {
 			}
 			_, err := migrate(t, d.url, func(now []string) bool { return now[len(now)-1] == statements[at-1] })
 			require.Error(t, err, statements[at-1])
-			require.Equal(t, []string{"schema_version"}, d.rows("select relname from pg_class where relnamespace = 'spine'::regnamespace and relkind in ('r', 'p')"))
+			require.Equal(
+				t,
+				[]string{"schema_version"},
+				d.rows(
+					"select relname from pg_class where relnamespace = 'spine'::regnamespace and relkind in ('r', 'p')",
+				),
+			)
 			cuts++
 		}
 		require.Greater(t, cuts, 40)

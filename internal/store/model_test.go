@@ -148,8 +148,23 @@ func (m *model) compare(t *rapid.T) {
 			others = append(others, fmt.Sprintf("%s %d %s", payload, o.seen, o.accepted))
 		}
 		slices.Sort(others)
-		want = append(want, fmt.Sprintf("%s|%s|%s|%d|%s|%s|%d|%d|%s|%t|%s", k.source, k.id, e.payload, e.seen, strings.Join(others, ", "),
-			e.status, e.attempts, e.token, e.due, e.status == "completed", strings.Join(e.trail, " ")))
+		want = append(
+			want,
+			fmt.Sprintf(
+				"%s|%s|%s|%d|%s|%s|%d|%d|%s|%t|%s",
+				k.source,
+				k.id,
+				e.payload,
+				e.seen,
+				strings.Join(others, ", "),
+				e.status,
+				e.attempts,
+				e.token,
+				e.due,
+				e.status == "completed",
+				strings.Join(e.trail, " "),
+			),
+		)
 	}
 	slices.Sort(want)
 	got := m.d.rows(`select e.source, e.event_id, e.payload, e.seen_count,
@@ -160,7 +175,12 @@ func (m *model) compare(t *rapid.T) {
 			(select string_agg(a.action::text, ' ' order by a.id) from spine.audit_trail a where a.event = e.id)
 		from spine.events e left join spine.processing_state p on p.event = e.id`)
 	slices.Sort(got)
-	require.Equal(t, want, got, "source, id, payload, seen, other payloads, status, attempts, token, due, completed, trail")
+	require.Equal(
+		t,
+		want,
+		got,
+		"source, id, payload, seen, other payloads, status, attempts, token, due, completed, trail",
+	)
 }
 
 // draw draws one of the events that are stored.
@@ -333,7 +353,11 @@ func (m *model) claimed(t *rapid.T, c event.Claim, claimed event.Claimed) {
 		m.become(e, "processing", dueIn(c.Lease))
 		e.attempts++
 		e.at("processing_attempt_started")
-		require.Equal(t, []any{c.Destination, e.token, e.attempts, e.payload}, []any{job.Destination, job.Lease, job.Attempt, string(job.Payload)})
+		require.Equal(
+			t,
+			[]any{c.Destination, e.token, e.attempts, e.payload},
+			[]any{job.Destination, job.Lease, job.Attempt, string(job.Payload)},
+		)
 		m.leases = slices.Insert(m.leases, 0, &lent{job: job})
 	}
 	for _, job := range claimed.Expired {
@@ -474,7 +498,11 @@ func (m *model) replayDead(t *rapid.T) {
 // makeDue lets time pass for one row: a retry falls due, a lease runs out.
 func (m *model) makeDue(t *rapid.T) {
 	k, e := m.draw(t)
-	m.d.run("update spine.processing_state set next_attempt_at = clock_timestamp() where source = $1 and event_id = $2 and next_attempt_at is not null", k.source, k.id)
+	m.d.run(
+		"update spine.processing_state set next_attempt_at = clock_timestamp() where source = $1 and event_id = $2 and next_attempt_at is not null",
+		k.source,
+		k.id,
+	)
 	if e.due != never {
 		e.due, e.since = now, m.step
 	}

@@ -51,8 +51,11 @@ func (s *Store) DestinationNames(ctx context.Context) ([]string, error) {
 
 // RecentTypes lists the types of the newest thousand events. It relies on events_pkey.
 func (s *Store) RecentTypes(ctx context.Context) ([]string, error) {
-	return s.names(ctx, "listing types",
-		"select distinct e.event_type from (select event_type from spine.events order by id desc limit 1000) e order by 1")
+	return s.names(
+		ctx,
+		"listing types",
+		"select distinct e.event_type from (select event_type from spine.events order by id desc limit 1000) e order by 1",
+	)
 }
 
 func (s *Store) names(ctx context.Context, doing, sql string) ([]string, error) {

@@ -46,11 +46,17 @@ const queuedDestinations = `(with recursive queued (name) as (
 // most limit rows. It relies on processing_state_due, and reads no more of it
 // than limit rows for each destination, however much is stuck.
 func (s *Store) Stuck(ctx context.Context, limit int) ([]StuckRow, error) {
-	return list[StuckRow](ctx, s, "listing what is stuck", `select s.* from `+queuedDestinations+` n cross join lateral (
+	return list[StuckRow](
+		ctx,
+		s,
+		"listing what is stuck",
+		`select s.* from `+queuedDestinations+` n cross join lateral (
 		-- The view goes by a clock that moves on, for which no index can be used.
 		select event_id, source, destination, status, due_at, reason from spine.stuck
 		where destination = n.name and due_at < now() - interval '10 seconds' order by due_at limit $1) s
-		order by s.due_at limit $1`, limit)
+		order by s.due_at limit $1`,
+		limit,
+	)
 }
 
 // collect reads all rows of a query into structs, field by column.
@@ -96,8 +102,14 @@ func (s *Store) lookupError(ctx context.Context, doing, eventID string, err erro
 			return &view.NotStoredError{Detail: pgErr.Message}
 		case "21000":
 			ambiguous := &view.AmbiguousError{Detail: pgErr.Message}
-			err := s.pool.QueryRow(ctx, "select array_agg(e.source order by e.source) from spine.events e where e.event_id = $1", eventID).
-				Scan(&ambiguous.Sources)
+			err := s.pool.QueryRow(
+				ctx,
+				"select array_agg(e.source order by e.source) from spine.events e where e.event_id = $1",
+				eventID,
+			).
+				Scan(
+					&ambiguous.Sources,
+				)
 			if err == nil && len(ambiguous.Sources) > 1 { // or else events have gone since
 				return ambiguous
 			}
@@ -150,10 +162,21 @@ const replayChunk = 1000
 // error too: each chunk is a transaction, after which progress is told the
 // count. What dies meanwhile stays dead; an event that no destination takes
 // would else come round for ever.
-func (s *Store) ReplayDead(ctx context.Context, f DeadFilter, limit int64, progress func(replayed int64)) (replayed int64, err error) {
+func (s *Store) ReplayDead(
+	ctx context.Context,
+	f DeadFilter,
+	limit int64,
+	progress func(replayed int64),
+) (replayed int64, err error) {
 	args := f.args()
 	var until string
-	if err := s.pool.QueryRow(ctx, "select least(clock_timestamp(), $1::text::timestamptz)::text", args[1]).Scan(&until); err != nil {
+	if err := s.pool.QueryRow(
+		ctx,
+		"select least(clock_timestamp(), $1::text::timestamptz)::text",
+		args[1],
+	).Scan(
+		&until,
+	); err != nil {
 		return 0, fmt.Errorf("reading the database's clock: %w", err)
 	}
 	args[1] = until

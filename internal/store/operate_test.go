@@ -35,7 +35,12 @@ func note(t *testing.T, on interface {
 }, eventID string,
 ) {
 	t.Helper()
-	exec(t, on, "insert into spine.audit_trail (event_id, source, action) values ($1, 'default', 'event_queued')", eventID)
+	exec(
+		t,
+		on,
+		"insert into spine.audit_trail (event_id, source, action) values ($1, 'default', 'event_queued')",
+		eventID,
+	)
 }
 
 func begin(t *testing.T, s *store.Store) pgx.Tx {
@@ -46,9 +51,15 @@ func begin(t *testing.T, s *store.Store) pgx.Tx {
 	return tx
 }
 
-// readAll hands all steps after c that are committed now and match f to each, and returns the cursor after the last page
-// that each took, with an error too.
-func readAll(ctx context.Context, r trail.Reader, c trail.Cursor, f trail.Filter, each func([]trail.Step) error) (trail.Cursor, error) {
+// readAll hands all steps after c that are committed now and match f to each, and returns the cursor after the last
+// page that each took, with an error too.
+func readAll(
+	ctx context.Context,
+	r trail.Reader,
+	c trail.Cursor,
+	f trail.Filter,
+	each func([]trail.Step) error,
+) (trail.Cursor, error) {
 	for {
 		steps, next, err := r.ReadSteps(ctx, c, f)
 		if err != nil {
@@ -118,7 +129,11 @@ func TestFollowSinceShowsThePastInOrder(t *testing.T) {
 	c := trail.CursorSince(time.Now().Add(-10 * time.Minute))
 	require.Equal(t, []string{"a", "b", "never ends"}, followed(t, s, &c, trail.Filter{}))
 	note(t, s.Pool(), "live")
-	exec(t, s.Pool(), "insert into spine.audit_trail (event_id, timestamp, action) values ('written late', now() - interval '1 hour', 'event_queued')")
+	exec(
+		t,
+		s.Pool(),
+		"insert into spine.audit_trail (event_id, timestamp, action) values ('written late', now() - interval '1 hour', 'event_queued')",
+	)
 	require.Equal(t, []string{"written late", "live"}, followed(t, s, &c, trail.Filter{}))
 }
 
@@ -377,8 +392,12 @@ func ingest(t *testing.T, s *store.Store, source, sql string, count int) {
 // kill has all events of a destination die n seconds ago, n from their order.
 func kill(t *testing.T, s *store.Store) {
 	t.Helper()
-	exec(t, s.Pool(), `update spine.processing_state set status = 'dead', next_attempt_at = null, attempt_count = 5, lease_token = lease_token + 1,
-		updated_at = clock_timestamp() - event * interval '1 second'`)
+	exec(
+		t,
+		s.Pool(),
+		`update spine.processing_state set status = 'dead', next_attempt_at = null, attempt_count = 5, lease_token = lease_token + 1,
+		updated_at = clock_timestamp() - event * interval '1 second'`,
+	)
 }
 
 func TestReplayDead(t *testing.T) {
@@ -394,9 +413,25 @@ func TestReplayDead(t *testing.T) {
 	require.EqualValues(t, 3500, n)
 	require.Equal(t, []int64{1000, 2000, 3000, 3500}, progress)
 	var transactions, pending int
-	require.NoError(t, s.Pool().QueryRow(t.Context(), "select count(distinct xid) from spine.audit_log where action = 'event_replayed'").Scan(&transactions))
+	require.NoError(
+		t,
+		s.Pool().QueryRow(
+			t.Context(),
+			"select count(distinct xid) from spine.audit_log where action = 'event_replayed'",
+		).Scan(
+			&transactions,
+		),
+	)
 	require.Equal(t, 4, transactions)
-	require.NoError(t, s.Pool().QueryRow(t.Context(), "select count(*) from spine.processing_state where status = 'pending' and attempt_count = 0").Scan(&pending))
+	require.NoError(
+		t,
+		s.Pool().QueryRow(
+			t.Context(),
+			"select count(*) from spine.processing_state where status = 'pending' and attempt_count = 0",
+		).Scan(
+			&pending,
+		),
+	)
 	require.Equal(t, 3500, pending)
 
 	n, err = s.ReplayDead(t.Context(), store.DeadFilter{}, 0, told)
@@ -500,7 +535,11 @@ func TestStuckAndPaused(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, stuck)
 	exec(t, s.Pool(), "update spine.processing_state set next_attempt_at = '-infinity' where event_id = 'e2'")
-	exec(t, s.Pool(), "update spine.processing_state set next_attempt_at = now() - interval '1 minute' where event_id = 'e1'")
+	exec(
+		t,
+		s.Pool(),
+		"update spine.processing_state set next_attempt_at = now() - interval '1 minute' where event_id = 'e1'",
+	)
 	stuck, err = s.Stuck(t.Context(), 10)
 	require.NoError(t, err)
 	require.Len(t, stuck, 2)
@@ -548,9 +587,22 @@ func TestAReplaySaysWhoAskedForIt(t *testing.T) {
 		n, err := d.Replay(t.Context(), "a", "", "", caller)
 		require.NoError(t, err)
 		require.EqualValues(t, 1, n)
-		require.Equal(t, want, d.value("select coalesce(details ->> 'caller', '') from spine.audit_log where action = 'event_replayed' order by id desc limit 1"))
+		require.Equal(
+			t,
+			want,
+			d.value(
+				"select coalesce(details ->> 'caller', '') from spine.audit_log where action = 'event_replayed' order by id desc limit 1",
+			),
+		)
 	}
 	d.run("update spine.processing_state set status = 'dead'")
 	d.run("select spine.replay('a')")
-	require.Equal(t, "f", d.value("select details ? 'caller' from spine.audit_log where action = 'event_replayed' order by id desc limit 1"), "no caller is left over from before")
+	require.Equal(
+		t,
+		"f",
+		d.value(
+			"select details ? 'caller' from spine.audit_log where action = 'event_replayed' order by id desc limit 1",
+		),
+		"no caller is left over from before",
+	)
 }

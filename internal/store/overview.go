@@ -43,12 +43,22 @@ func (s *Store) Overview(ctx context.Context, over time.Duration) (o view.Overvi
 		QueryRow(func(row pgx.Row) error {
 			return row.Scan(&o.At, &o.CoveredFrom, &o.CoveredTo, &o.Depth.At, &o.OldestReady)
 		})
-	queue(batch, pgx.CollectRows[view.DepthRow], &o.Depth.Rows, `select d.destination, d.status, d.count, d.oldest_created_at, d.next_attempt_at
+	queue(
+		batch,
+		pgx.CollectRows[view.DepthRow],
+		&o.Depth.Rows,
+		`select d.destination, d.status, d.count, d.oldest_created_at, d.next_attempt_at
 		from spine.depth_state s cross join jsonb_to_recordset(s.rows)
 			as d(destination text, status text, count bigint, oldest_created_at timestamptz, next_attempt_at timestamptz)
-		order by d.destination, d.status`)
+		order by d.destination, d.status`,
+	)
 	queue(batch, pgx.CollectRows[view.PauseRow], &o.Paused, pausedSQL)
-	queue(batch, pgx.CollectRows[view.SourceArrival], &o.Sources, "select name, last_arrival_at from spine.sources order by name")
+	queue(
+		batch,
+		pgx.CollectRows[view.SourceArrival],
+		&o.Sources,
+		"select name, last_arrival_at from spine.sources order by name",
+	)
 	// now() and not clock_timestamp(), which no index condition may hold. Summed
 	// here, so that a thousand sources are no more to send than one.
 	queue(batch, pgx.CollectRows[rollup], &counts, `select extract(epoch from r.at)::bigint,
@@ -65,9 +75,16 @@ func (s *Store) Overview(ctx context.Context, over time.Duration) (o view.Overvi
 			) l on l.at = r.at
 		where r.step = $1 and r.at > now() - $2::interval
 		group by r.at, l.latency`, o.StepSeconds, over)
-	queue(batch, pgx.CollectRows[depthSample], &depths, `select extract(epoch from d.at)::bigint, d.pending, d.processing, d.failed, d.dead,
+	queue(
+		batch,
+		pgx.CollectRows[depthSample],
+		&depths,
+		`select extract(epoch from d.at)::bigint, d.pending, d.processing, d.failed, d.dead,
 			extract(epoch from d.oldest_ready)::float8
-		from spine.depth_samples d where d.step = $1 and d.at > now() - $2::interval order by d.at`, o.StepSeconds, over+carried+step)
+		from spine.depth_samples d where d.step = $1 and d.at > now() - $2::interval order by d.at`,
+		o.StepSeconds,
+		over+carried+step,
+	)
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
 		return view.Overview{}, fmt.Errorf("reading the overview: %w", err)
 	}

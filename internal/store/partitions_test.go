@@ -35,14 +35,24 @@ func TestPartitionsAreMadeAWeekAhead(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	d.ensurePartitions() // the template may be of yesterday
-	require.Equal(t, d.rows("select 'audit_trail_' || to_char(d, 'YYYYMMDD') from generate_series(current_date, current_date + 7, interval '1 day') d"), d.rows(partitions))
+	require.Equal(
+		t,
+		d.rows(
+			"select 'audit_trail_' || to_char(d, 'YYYYMMDD') from generate_series(current_date, current_date + 7, interval '1 day') d",
+		),
+		d.rows(partitions),
+	)
 	require.Zero(t, d.ensurePartitions())
 	require.Equal(t, "3", d.value("select spine.ensure_audit_partitions(10)"))
 
 	d.run(`insert into spine.audit_trail (timestamp, action)
 		select current_date + d + t, 'event_queued' from generate_series(0, 10) d, unnest(array['00:00', '23:59:59.999999']::interval[]) t`)
 	require.Empty(t, d.rows("select from spine.audit_trail_default"))
-	require.Len(t, d.rows("select tableoid::regclass, count(*) from spine.audit_trail group by 1 having count(*) = 2"), 11)
+	require.Len(
+		t,
+		d.rows("select tableoid::regclass, count(*) from spine.audit_trail group by 1 having count(*) = 2"),
+		11,
+	)
 	d.run("insert into spine.audit_trail (timestamp, action) values (current_date + 11, 'event_queued')")
 	require.Len(t, d.rows("select from spine.audit_trail_default"), 1)
 }
@@ -52,7 +62,13 @@ func TestPartitionsAreOfUTCDays(t *testing.T) {
 	d := withoutPartitions(t, 1)
 	psql := d.psql("set timezone = 'Pacific/Kiritimati'") // fourteen hours ahead
 	run(t, psql, "select spine.ensure_audit_partitions()")
-	require.Equal(t, d.rows("select 'audit_trail_' || to_char(d, 'YYYYMMDD') from generate_series(current_date, current_date + 7, interval '1 day') d"), d.rows(partitions))
+	require.Equal(
+		t,
+		d.rows(
+			"select 'audit_trail_' || to_char(d, 'YYYYMMDD') from generate_series(current_date, current_date + 7, interval '1 day') d",
+		),
+		d.rows(partitions),
+	)
 	d.run("insert into spine.audit_trail (timestamp, action) values (current_date + interval '1 s', 'event_queued')")
 	require.Empty(t, d.rows("select from spine.audit_trail_default"))
 }
@@ -76,9 +92,18 @@ func TestMissingPartitionFailsNothing(t *testing.T) {
 	before := d.value(all)
 
 	require.Equal(t, 8, d.ensurePartitions())
-	require.Equal(t, "0", d.value("select count(*) from spine.audit_trail_default"), "its rows moved to where they belong")
+	require.Equal(
+		t,
+		"0",
+		d.value("select count(*) from spine.audit_trail_default"),
+		"its rows moved to where they belong",
+	)
 	require.Equal(t, before, d.value(all), "and kept their ids and transactions")
-	require.Equal(t, []string{"event_received", "event_inserted", "processing_attempt_started", "processing_succeeded"}, d.trail(jobs[0].ID))
+	require.Equal(
+		t,
+		[]string{"event_received", "event_inserted", "processing_attempt_started", "processing_succeeded"},
+		d.trail(jobs[0].ID),
+	)
 	d.ingest(webhook("y", payloadA))
 	require.Equal(t, "0", d.value("select count(*) from spine.audit_trail_default"))
 }
@@ -100,7 +125,10 @@ func TestPartitionsAndEventsDoNotWaitForEachOther(t *testing.T) {
 	require.Equal(t, "2", value(t, tx, "select spine.ensure_audit_partitions(11)"))
 	_, err := d.Ingest(ctx, webhooks("x", 1))
 	require.NoError(t, err)
-	claimed, err := d.Claim(ctx, event.Claim{Destination: event.DefaultDestination, Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy})
+	claimed, err := d.Claim(
+		ctx,
+		event.Claim{Destination: event.DefaultDestination, Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy},
+	)
 	require.NoError(t, err)
 	require.Len(t, claimed.Jobs, 2)
 	counted, err := d.Settle(ctx, []event.Settlement{completed(claimed.Jobs[0]), failed(claimed.Jobs[1], time.Hour)})

@@ -14,8 +14,8 @@ type planHints string
 const (
 	// withIndex reads no table as a whole as long as there is another way.
 	withIndex planHints = "select set_config('enable_seqscan', 'off', true)"
-	// inIndexOrder reads rows in the order of an index until there are enough. It helps only a query that needs no sort:
-	// where a sort cannot be avoided, all plans look equally bad.
+	// inIndexOrder reads rows in the order of an index until there are enough. It helps only a query that needs no
+	// sort: where a sort cannot be avoided, all plans look equally bad.
 	inIndexOrder planHints = `select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
 		set_config('enable_sort', 'off', true), set_config('max_parallel_workers_per_gather', '0', true), ` + customPlan
 	// byEvent finds trails by their event.
@@ -26,9 +26,9 @@ const (
 	customPlan = "set_config('plan_cache_mode', 'force_custom_plan', true)"
 )
 
-// noIndexNumber and noIndexText are expressions with the value of a column that no index of the column fits. A condition
-// on them filters the rows of the index that the query walks. With the bare column the planner might choose the column's
-// own index, and read and sort all of its rows for the sake of a page.
+// noIndexNumber and noIndexText are expressions with the value of a column that no index of the column fits. A
+// condition on them filters the rows of the index that the query walks. With the bare column the planner might choose
+// the column's own index, and read and sort all of its rows for the sake of a page.
 func noIndexNumber(column string) string { return column + " + 0" }
 func noIndexText(column string) string   { return column + " || ''" }
 
@@ -38,7 +38,13 @@ func list[T any](ctx context.Context, s *Store, doing, sql string, args ...any) 
 }
 
 // readRows reads all rows of a query under hints. doing begins the text of an error.
-func readRows[T any](ctx context.Context, s *Store, hints planHints, doing, sql string, args ...any) (all []T, err error) {
+func readRows[T any](
+	ctx context.Context,
+	s *Store,
+	hints planHints,
+	doing, sql string,
+	args ...any,
+) (all []T, err error) {
 	batch := &pgx.Batch{} // one transaction
 	batch.Queue(string(hints))
 	queue(batch, pgx.CollectRows[T], &all, sql, args...)
@@ -50,7 +56,11 @@ func readRows[T any](ctx context.Context, s *Store, hints planHints, doing, sql 
 
 // queue adds a query to a batch. Its rows are read into target by position.
 func queue[Row, Target any](
-	batch *pgx.Batch, collect func(pgx.Rows, pgx.RowToFunc[Row]) (Target, error), target *Target, sql string, args ...any,
+	batch *pgx.Batch,
+	collect func(pgx.Rows, pgx.RowToFunc[Row]) (Target, error),
+	target *Target,
+	sql string,
+	args ...any,
 ) {
 	batch.Queue(sql, args...).Query(func(rows pgx.Rows) (err error) {
 		*target, err = collect(rows, pgx.RowToStructByPos[Row])

@@ -33,7 +33,17 @@ func hotPath(d *database) []statement {
 		low   time.Time
 	)
 	claim := func(lease time.Duration, from time.Time) {
-		claimed, err := d.Claim(t.Context(), event.Claim{Destination: event.DefaultDestination, Limit: 50, Lease: lease, Worker: "worker-1", Delays: policy, Low: from})
+		claimed, err := d.Claim(
+			t.Context(),
+			event.Claim{
+				Destination: event.DefaultDestination,
+				Limit:       50,
+				Lease:       lease,
+				Worker:      "worker-1",
+				Delays:      policy,
+				Low:         from,
+			},
+		)
 		require.NoError(t, err)
 		require.Len(t, claimed.Jobs, 50)
 		jobs = claimed.Jobs
@@ -70,10 +80,25 @@ func hotPath(d *database) []statement {
 			}
 			d.settle(settlements...)
 		}},
-		{"claim above the watermark", 50, "events_pkey processing_state_due processing_state_pkey", func() { claim(lease, low) }},
+		{
+			"claim above the watermark",
+			50,
+			"events_pkey processing_state_due processing_state_pkey",
+			func() { claim(lease, low) },
+		},
 		{"give back", 50, "processing_state_pkey", func() { require.NoError(t, d.GiveBack(t.Context(), jobs)) }},
-		{"claim that no worker keeps", 50, "events_pkey processing_state_due processing_state_pkey", func() { claim(-time.Hour, time.Time{}) }},
-		{"claim of leases that ran out", 50, "processing_state_due processing_state_pkey", func() { require.Len(t, d.look(50).Expired, 50) }},
+		{
+			"claim that no worker keeps",
+			50,
+			"events_pkey processing_state_due processing_state_pkey",
+			func() { claim(-time.Hour, time.Time{}) },
+		},
+		{
+			"claim of leases that ran out",
+			50,
+			"processing_state_due processing_state_pkey",
+			func() { require.Len(t, d.look(50).Expired, 50) },
+		},
 		{"sample", 50, "events_pkey processing_state_due", func() {
 			_, err := d.Sample(t.Context())
 			require.NoError(t, err)
@@ -87,7 +112,12 @@ func hotPath(d *database) []statement {
 		}},
 		{"roll up where nothing happened", 0, "audit_trail_xid", func() { d.rollUp() }},
 		{"overview", 1, "audit_trail_xid", func() { d.overview() }},
-		{"replay of dead events", 100, "events_pkey processing_state_dead processing_state_pkey", func() { d.run("select spine.replay_dead(_limit => 100)") }},
+		{
+			"replay of dead events",
+			100,
+			"events_pkey processing_state_dead processing_state_pkey",
+			func() { d.run("select spine.replay_dead(_limit => 100)") },
+		},
 	}
 }
 
@@ -96,9 +126,24 @@ func lookUps(d *database) []statement {
 	t := d.t
 	return []statement{
 		{"id_of", 1, "events_event_id_source_key", func() { d.run("select spine.id_of('hot-1-1')") }},
-		{"trace", 10, "audit_trail_event events_event_id_source_key events_pkey", func() { require.NotEmpty(t, d.trail("hot-1-1")) }},
-		{"event", 10, "events_event_id_source_key events_pkey processing_state_pkey", func() { d.run("select spine.event('hot-1-1')") }},
-		{"processing_state by id_of", 1, "events_event_id_source_key processing_state_pkey", func() { d.run("select * from spine.processing_state where event = spine.id_of('hot-1-1')") }},
+		{
+			"trace",
+			10,
+			"audit_trail_event events_event_id_source_key events_pkey",
+			func() { require.NotEmpty(t, d.trail("hot-1-1")) },
+		},
+		{
+			"event",
+			10,
+			"events_event_id_source_key events_pkey processing_state_pkey",
+			func() { d.run("select spine.event('hot-1-1')") },
+		},
+		{
+			"processing_state by id_of",
+			1,
+			"events_event_id_source_key processing_state_pkey",
+			func() { d.run("select * from spine.processing_state where event = spine.id_of('hot-1-1')") },
+		},
 		{"follow", 200, "audit_trail_xid events_event_id_source_key", func() {
 			cursor, err := d.CurrentCursor(t.Context())
 			require.NoError(t, err)
@@ -111,16 +156,31 @@ func lookUps(d *database) []statement {
 			require.NoError(t, err)
 			require.Equal(t, 2, seen)
 		}},
-		{"follow the past of an event", 50, "audit_trail_event audit_trail_xid events_event_id_source_key events_pkey", func() {
-			seen := 0
-			f := trail.Filter{EventIDs: []string{"hot-1-1"}, Types: []string{"user.created"}, Statuses: []string{"pending"}}
-			_, err := readAll(t.Context(), d, trail.CursorSince(time.Now().Add(-7*24*time.Hour)), f, func(rows []trail.Step) error {
-				seen += len(rows)
-				return nil
-			})
-			require.NoError(t, err)
-			require.Positive(t, seen)
-		}},
+		{
+			"follow the past of an event",
+			50,
+			"audit_trail_event audit_trail_xid events_event_id_source_key events_pkey",
+			func() {
+				seen := 0
+				f := trail.Filter{
+					EventIDs: []string{"hot-1-1"},
+					Types:    []string{"user.created"},
+					Statuses: []string{"pending"},
+				}
+				_, err := readAll(
+					t.Context(),
+					d,
+					trail.CursorSince(time.Now().Add(-7*24*time.Hour)),
+					f,
+					func(rows []trail.Step) error {
+						seen += len(rows)
+						return nil
+					},
+				)
+				require.NoError(t, err)
+				require.Positive(t, seen)
+			},
+		},
 		{"what is in flight", 3000, "processing_state_dead processing_state_due processing_state_pkey", func() {
 			_, err := d.InFlight(t.Context(), "hot-", "default", 50)
 			require.NoError(t, err)
@@ -129,12 +189,27 @@ func lookUps(d *database) []statement {
 			_, err := d.RecentTypes(t.Context())
 			require.NoError(t, err)
 		}},
-		{"replay of an event", 1, "events_event_id_source_key processing_state_pkey", func() { d.run("select spine.replay('hot-1-1')") }},
-		{"history of an event", 10, "audit_trail_event events_event_id_source_key events_pkey processing_state_pkey", func() {
-			_, err := d.Event(t.Context(), "hot-1-1", "")
-			require.NoError(t, err)
-		}},
-		{"sample of the depth", 3000, "audit_trail_xid processing_state_dead processing_state_due", func() { d.sampleDepth() }},
+		{
+			"replay of an event",
+			1,
+			"events_event_id_source_key processing_state_pkey",
+			func() { d.run("select spine.replay('hot-1-1')") },
+		},
+		{
+			"history of an event",
+			10,
+			"audit_trail_event events_event_id_source_key events_pkey processing_state_pkey",
+			func() {
+				_, err := d.Event(t.Context(), "hot-1-1", "")
+				require.NoError(t, err)
+			},
+		},
+		{
+			"sample of the depth",
+			3000,
+			"audit_trail_xid processing_state_dead processing_state_due",
+			func() { d.sampleDepth() },
+		},
 		{"stuck", 30, "processing_state_due", func() {
 			_, err := d.Stuck(t.Context(), 5)
 			require.NoError(t, err)
@@ -217,11 +292,36 @@ func filteredPages(d *database) []statement {
 		{"events by type", events, "events_pkey", list(view.EventFilter{Type: "rare"})},
 		{"events by source", events, "events_pkey", list(view.EventFilter{Source: "rare"})},
 		{"events by type in a time", events, "events_pkey", list(view.EventFilter{Type: "none", Span: span})},
-		{"completed events by source", both, "events_pkey", list(view.EventFilter{Source: "rare", Status: "completed"})},
-		{"processing by source", events, "events_pkey processing_state_pkey", processing(view.ProcessingFilter{Source: "rare"})},
-		{"processing by destination", events, "events_pkey processing_state_pkey", processing(view.ProcessingFilter{Destination: "none"})},
-		{"processing by type", 2 * both, "events_pkey processing_state_pkey", processing(view.ProcessingFilter{Type: "rare"})},
-		{"processing by source in a time", both, "events_pkey processing_state_pkey", processing(view.ProcessingFilter{Source: "none", Span: span})},
+		{
+			"completed events by source",
+			both,
+			"events_pkey",
+			list(view.EventFilter{Source: "rare", Status: "completed"}),
+		},
+		{
+			"processing by source",
+			events,
+			"events_pkey processing_state_pkey",
+			processing(view.ProcessingFilter{Source: "rare"}),
+		},
+		{
+			"processing by destination",
+			events,
+			"events_pkey processing_state_pkey",
+			processing(view.ProcessingFilter{Destination: "none"}),
+		},
+		{
+			"processing by type",
+			2 * both,
+			"events_pkey processing_state_pkey",
+			processing(view.ProcessingFilter{Type: "rare"}),
+		},
+		{
+			"processing by source in a time",
+			both,
+			"events_pkey processing_state_pkey",
+			processing(view.ProcessingFilter{Source: "none", Span: span}),
+		},
 		{"audit by action", audit, "audit_trail_timestamp", auditOf(view.StepFilter{Action: "claims_paused"})},
 		{"audit by success", audit, "audit_trail_timestamp", auditOf(view.StepFilter{Success: "failure"})},
 		{"audit by source", audit, "audit_trail_timestamp", auditOf(view.StepFilter{Source: "rare"})},
@@ -291,15 +391,20 @@ func retention(d *database) []statement {
 	var batch int
 	var after int64
 	return []statement{
-		{"deliveries", 100, "events_event_id_source_key events_pkey processing_state_due processing_state_pkey", func() {
-			batch++
-			d.ingest(webhooks("old-"+strconv.Itoa(batch), 100)...)
-			settlements := make([]event.Settlement, 100)
-			for i, job := range d.look(100).Jobs {
-				settlements[i] = completed(job)
-			}
-			d.settle(settlements...)
-		}},
+		{
+			"deliveries",
+			100,
+			"events_event_id_source_key events_pkey processing_state_due processing_state_pkey",
+			func() {
+				batch++
+				d.ingest(webhooks("old-"+strconv.Itoa(batch), 100)...)
+				settlements := make([]event.Settlement, 100)
+				for i, job := range d.look(100).Jobs {
+					settlements[i] = completed(job)
+				}
+				d.settle(settlements...)
+			},
+		},
 		{"expiry of events", 100, "events_pkey processing_state_pkey", func() {
 			e, err := d.ExpireEvents(t.Context(), 0, after, 100)
 			require.NoError(t, err)
@@ -311,7 +416,9 @@ func retention(d *database) []statement {
 			require.NoError(t, err)
 		}},
 		{"old audit rows", 100, "", func() {
-			d.run("insert into spine.audit_trail (timestamp, action) select '2020-01-01', 'event_queued' from generate_series(1, 100)")
+			d.run(
+				"insert into spine.audit_trail (timestamp, action) select '2020-01-01', 'event_queued' from generate_series(1, 100)",
+			)
 		}},
 		{"expiry of audit rows", 100, "audit_trail_timestamp", func() {
 			n, err := d.ExpireAudit(t.Context(), time.Hour, 100)
@@ -365,7 +472,14 @@ func requireCheap(t *testing.T, d *database, statements []statement) {
 				name, optional := strings.CutSuffix(index, "?")
 				return optional && !slices.Contains(uses, name)
 			})
-			require.Equal(t, strings.ReplaceAll(strings.Join(want, " "), "?", ""), strings.Join(uses, " "), "%s, round %d", s.name, round)
+			require.Equal(
+				t,
+				strings.ReplaceAll(strings.Join(want, " "), "?", ""),
+				strings.Join(uses, " "),
+				"%s, round %d",
+				s.name,
+				round,
+			)
 			require.Equal(t, sequentialBefore, sequential, "%s, round %d: reads a whole table", s.name, round)
 			require.LessOrEqual(t, all-allBefore, 50*s.rows+50, "%s, round %d: reads too many rows", s.name, round)
 		}
@@ -376,8 +490,10 @@ func requireCheap(t *testing.T, d *database, statements []statement) {
 func (d *database) fill() {
 	d.t.Helper()
 	d.ingest(webhooks("stored", 20_000)...)
-	d.run(`update spine.processing_state set status = 'completed', lease_token = lease_token + 1, next_attempt_at = null, completed_at = now()
-		where event_id like 'stored-%' and event % 10 <> 0`)
+	d.run(
+		`update spine.processing_state set status = 'completed', lease_token = lease_token + 1, next_attempt_at = null, completed_at = now()
+		where event_id like 'stored-%' and event % 10 <> 0`,
+	)
 	d.rollUp()
 }
 

@@ -18,7 +18,11 @@ const processingList = "processing"
 // Processing lists the rows of the queue, newest event first. With a filter a page may have fewer rows than its limit
 // although more follow. It relies on processing_state_pkey, and for a status other than completed on the partial index
 // that holds it, as long as that is short. Other filters have no index.
-func (s *Store) Processing(ctx context.Context, page view.Page, filter view.ProcessingFilter) (rows []view.ProcessingRow, next view.Next, err error) {
+func (s *Store) Processing(
+	ctx context.Context,
+	page view.Page,
+	filter view.ProcessingFilter,
+) (rows []view.ProcessingRow, next view.Next, err error) {
 	after := processingCursor{Event: math.MaxInt64}
 	if page.Cursor != "" {
 		if after, err = decodeCursor[processingCursor](processingList, page.Cursor); err != nil {
@@ -100,21 +104,30 @@ func (s *Store) processingPage(
 	return rows, next, err
 }
 
-// Backlog counts the rows of the queue that are not completed, by destination and status. It reads a whole partial index:
-// on a long queue that takes seconds.
+// Backlog counts the rows of the queue that are not completed, by destination and status. It reads a whole partial
+// index: on a long queue that takes seconds.
 func (s *Store) Backlog(ctx context.Context) ([]view.BacklogRow, error) {
-	return collect[view.BacklogRow](ctx, s, "counting the backlog",
-		"select destination, status, count, next_attempt_at, oldest_created_at, paused_at from spine.depth order by destination, status")
+	return collect[view.BacklogRow](
+		ctx,
+		s,
+		"counting the backlog",
+		"select destination, status, count, next_attempt_at, oldest_created_at, paused_at from spine.depth order by destination, status",
+	)
 }
 
 // Dead lists at most limit dead letters, last died first. It relies on processing_state_dead.
 func (s *Store) Dead(ctx context.Context, limit int) ([]view.ProcessingRow, error) {
-	return collect[view.ProcessingRow](ctx, s, "listing dead letters",
-		"select "+processingColumns+" from spine.processing_state p where p.status = 'dead' order by p.updated_at desc limit $1", limit)
+	return collect[view.ProcessingRow](
+		ctx,
+		s,
+		"listing dead letters",
+		"select "+processingColumns+" from spine.processing_state p where p.status = 'dead' order by p.updated_at desc limit $1",
+		limit,
+	)
 }
 
-// hasStatus is a condition on processing_state p. The status is part of its text, or else a generic plan could not use an
-// index that is partial by it.
+// hasStatus is a condition on processing_state p. The status is part of its text, or else a generic plan could not use
+// an index that is partial by it.
 func hasStatus(status string) string {
 	if !event.ValidStatus(status) {
 		return "false"

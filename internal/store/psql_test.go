@@ -14,7 +14,11 @@ func TestIDOf(t *testing.T) {
 	d.run("insert into spine.sources (name) values ('github')")
 	err := refused(t, d.Pool(), "select spine.id_of('x')")
 	require.Equal(t, "P0002", err.Code)
-	require.Equal(t, `event "x" was never stored. Source default: nothing has arrived yet. Source github: nothing has arrived yet.`, err.Message)
+	require.Equal(
+		t,
+		`event "x" was never stored. Source default: nothing has arrived yet. Source github: nothing has arrived yet.`,
+		err.Message,
+	)
 
 	d.ingest(webhook("x", payloadA))
 	other := webhook("x", payloadA)
@@ -43,7 +47,13 @@ func TestIDOf(t *testing.T) {
 	for _, call := range []string{"spine.trace('x')", "spine.event('x')", "spine.replay('x')"} {
 		require.Equal(t, "21000", refused(t, d.Pool(), "select "+call).Code, call)
 	}
-	require.Equal(t, "2|t", d.value("select event, event = spine.id_of('x', 'github') from spine.processing_state where event = spine.id_of('x', 'github')"))
+	require.Equal(
+		t,
+		"2|t",
+		d.value(
+			"select event, event = spine.id_of('x', 'github') from spine.processing_state where event = spine.id_of('x', 'github')",
+		),
+	)
 }
 
 func TestEventInOneLook(t *testing.T) {
@@ -52,8 +62,16 @@ func TestEventInOneLook(t *testing.T) {
 	d.ingest(webhook("x", payloadA), webhook("x", payloadB), webhook("x", payloadA))
 	d.run("insert into spine.processing_state (event_id, destination) values ('x', 'other')")
 	d.settle(completed(d.claim(1)[0]))
-	require.Equal(t, []string{`x|default|user.created|{"a":1}|3|1|default|completed|1`, `x|default|user.created|{"a":1}|3|1|other|pending|0`},
-		d.rows("select event_id, source, event_type, payload, seen_count, conflicts, destination, status, attempt_count from spine.event('x')"))
+	require.Equal(
+		t,
+		[]string{
+			`x|default|user.created|{"a":1}|3|1|default|completed|1`,
+			`x|default|user.created|{"a":1}|3|1|other|pending|0`,
+		},
+		d.rows(
+			"select event_id, source, event_type, payload, seen_count, conflicts, destination, status, attempt_count from spine.event('x')",
+		),
+	)
 	d.run("delete from spine.processing_state")
 	require.Equal(t, "x|", d.value("select event_id, status from spine.event('x')"), "also when it is queued nowhere")
 }
@@ -69,13 +87,25 @@ func TestReplayPutsBackWhatIsDone(t *testing.T) {
 			require.Equal(t, before, d.trail(status))
 			continue
 		}
-		require.Equal(t, "pending|0|||t", d.value(`select status, attempt_count, completed_at, error_message, next_attempt_at <= clock_timestamp()
-			from spine.processing_state where event_id = $1`, status))
-		require.Equal(t, "event_replayed|success|"+status+"|1|default|t", d.value(`select action, success, details ->> 'from', details ->> 'attempts',
-			details ->> 'destination', details ->> 'by' = session_user from spine.trace($1) order by id desc limit 1`, status))
+		require.Equal(
+			t,
+			"pending|0|||t",
+			d.value(`select status, attempt_count, completed_at, error_message, next_attempt_at <= clock_timestamp()
+			from spine.processing_state where event_id = $1`, status),
+		)
+		require.Equal(
+			t,
+			"event_replayed|success|"+status+"|1|default|t",
+			d.value(`select action, success, details ->> 'from', details ->> 'attempts',
+			details ->> 'destination', details ->> 'by' = session_user from spine.trace($1) order by id desc limit 1`, status),
+		)
 		d.run("delete from spine.processing_state where event_id = $1", status)
 	}
-	require.Equal(t, `event "dead" is queued for no destination`, refused(t, d.Pool(), "select spine.replay('dead')").Message)
+	require.Equal(
+		t,
+		`event "dead" is queued for no destination`,
+		refused(t, d.Pool(), "select spine.replay('dead')").Message,
+	)
 }
 
 func TestReplayOfOneDestination(t *testing.T) {
@@ -84,9 +114,17 @@ func TestReplayOfOneDestination(t *testing.T) {
 	d.bring("x", "completed")
 	d.run("insert into spine.processing_state (event_id, destination, status) values ('x', 'other', 'dead')")
 	require.Equal(t, "1", d.value("select spine.replay('x', _destination => 'other')"))
-	require.Equal(t, []string{"completed", "pending"}, d.rows("select status from spine.processing_state order by destination"))
+	require.Equal(
+		t,
+		[]string{"completed", "pending"},
+		d.rows("select status from spine.processing_state order by destination"),
+	)
 	require.Equal(t, "1", d.value("select spine.replay('x', 'default')"), "all that can be")
-	require.Contains(t, refused(t, d.Pool(), "select spine.replay('x', _destination => 'nowhere')").Message, "'nowhere'")
+	require.Contains(
+		t,
+		refused(t, d.Pool(), "select spine.replay('x', _destination => 'nowhere')").Message,
+		"'nowhere'",
+	)
 }
 
 func TestReplayDeadOverManyRows(t *testing.T) {
@@ -106,7 +144,11 @@ func TestReplayDeadOverManyRows(t *testing.T) {
 	require.Equal(t, "0", d.value("select spine.replay_dead(_limit => 0)"))
 	require.Equal(t, "1943", d.value("select spine.replay_dead()"))
 	require.Equal(t, "0", d.value("select spine.replay_dead()"))
-	require.Equal(t, []string{"completed|350|1", "pending|3150|0"}, d.rows("select status, count(*), max(attempt_count) from spine.processing_state group by 1 order by 1"))
+	require.Equal(
+		t,
+		[]string{"completed|350|1", "pending|3150|0"},
+		d.rows("select status, count(*), max(attempt_count) from spine.processing_state group by 1 order by 1"),
+	)
 	require.Equal(t, "3150", d.value("select count(*) from spine.audit_log where action = 'event_replayed'"))
 	d.claim(3150)
 }
@@ -123,7 +165,10 @@ func TestReplayDeadFilters(t *testing.T) {
 			e.ID = "y"
 		}
 		d.ingest(e)
-		d.run("update spine.processing_state set status = 'dead', destination = $1 where status = 'pending'", []string{"default", "other"}[i/2])
+		d.run(
+			"update spine.processing_state set status = 'dead', destination = $1 where status = 'pending'",
+			[]string{"default", "other"}[i/2],
+		)
 		d.run("update spine.processing_state set updated_at = $1 where updated_at > '2025-01-01'", c.died)
 	}
 	for _, c := range []struct {
@@ -140,7 +185,14 @@ func TestReplayDeadFilters(t *testing.T) {
 	} {
 		tx := begin(t, d.Store)
 		run(t, tx, "select "+c.call)
-		require.Equal(t, append([]string{}, c.want...), append([]string{}, rows(t, tx, "select event from spine.processing_state where status = 'pending' order by event")...), c.call)
+		require.Equal(
+			t,
+			append([]string{}, c.want...),
+			append(
+				[]string{},
+				rows(t, tx, "select event from spine.processing_state where status = 'pending' order by event")...),
+			c.call,
+		)
 		require.NoError(t, tx.Rollback(t.Context()))
 	}
 }
@@ -167,10 +219,20 @@ func TestPauseAndResume(t *testing.T) {
 		{"spine.resume()", "0", ""},
 	} {
 		require.Equal(t, c.changed, d.value("select "+c.call), c.call)
-		require.Equal(t, c.paused, d.value("select string_agg(name, ',' order by name) from spine.destinations where paused_at is not null and paused_by = session_user"), c.call)
+		require.Equal(
+			t,
+			c.paused,
+			d.value(
+				"select string_agg(name, ',' order by name) from spine.destinations where paused_at is not null and paused_by = session_user",
+			),
+			c.call,
+		)
 	}
 	require.Equal(t, []string{
-		"claims_paused|success|other|t", "claims_paused|success|default|t", "claims_resumed|success|other|t", "claims_resumed|success|default|t",
+		"claims_paused|success|other|t",
+		"claims_paused|success|default|t",
+		"claims_resumed|success|other|t",
+		"claims_resumed|success|default|t",
 	}, d.rows("select action, success, details ->> 'destination', details ->> 'by' = session_user from spine.audit_log order by timestamp, id"))
 	for _, call := range []string{"spine.pause('nowhere')", "spine.resume('nowhere')"} {
 		err := refused(t, d.Pool(), "select "+call)
@@ -188,13 +250,31 @@ func TestViewsOfWhatIsNotDone(t *testing.T) {
 	d.ingest(webhooks("x", 9)...)
 	jobs := d.look(6).Jobs
 	d.settle(completed(jobs[0]), failed(jobs[1], lease), failed(jobs[2], lease), dead(jobs[3]))
-	require.Equal(t, []string{"default|dead|1|f|t|f", "default|failed|2|t|t|f", "default|pending|3|t|t|f", "default|processing|2|t|t|f"}, d.rows(depth))
-	require.Equal(t, jobs[3].ID+"|default|user.created|default|t|1|HTTP 410",
-		d.value("select event_id, source, event_type, destination, died_at <= now(), attempt_count, error_message from spine.dead_letters"))
+	require.Equal(
+		t,
+		[]string{
+			"default|dead|1|f|t|f",
+			"default|failed|2|t|t|f",
+			"default|pending|3|t|t|f",
+			"default|processing|2|t|t|f",
+		},
+		d.rows(depth),
+	)
+	require.Equal(
+		t,
+		jobs[3].ID+"|default|user.created|default|t|1|HTTP 410",
+		d.value(
+			"select event_id, source, event_type, destination, died_at <= now(), attempt_count, error_message from spine.dead_letters",
+		),
+	)
 
 	require.Empty(t, d.rows(stuck))
 	for id, at := range map[string]string{jobs[4].ID: "61 s", jobs[1].ID: "60 s"} {
-		d.run("update spine.processing_state set next_attempt_at = now() - $2::interval, updated_at = now() - interval '2 h' where event_id = $1", id, at)
+		d.run(
+			"update spine.processing_state set next_attempt_at = now() - $2::interval, updated_at = now() - interval '2 h' where event_id = $1",
+			id,
+			at,
+		)
 	}
 	require.Equal(t, []string{
 		jobs[4].ID + "|processing|t|the lease of worker-1 ran out and no worker took it back: is a worker running?",
@@ -204,5 +284,9 @@ func TestViewsOfWhatIsNotDone(t *testing.T) {
 	for _, line := range d.rows(stuck) {
 		require.Regexp(t, "claims are paused since 20.*: select spine.resume()", line)
 	}
-	require.Equal(t, []string{"f", "t", "t", "t"}, d.rows("select paused_at is not null from spine.depth order by status"))
+	require.Equal(
+		t,
+		[]string{"f", "t", "t", "t"},
+		d.rows("select paused_at is not null from spine.depth order by status"),
+	)
 }

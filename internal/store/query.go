@@ -8,8 +8,8 @@ import (
 	"github.com/webhookspine/spine/internal/view"
 )
 
-// query gathers the conditions of a list and their arguments. Only filters that are set become part of the text, so that
-// Postgres plans each combination for itself.
+// query gathers the conditions of a list and their arguments. Only filters that are set become part of the text, so
+// that Postgres plans each combination for itself.
 type query struct {
 	terms []string
 	args  []any

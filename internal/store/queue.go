@@ -50,32 +50,43 @@ func readClaimed(rows pgx.Rows, destination string) (claimed event.Claimed, err 
 		id, source, eventType pgtype.Text
 		payload, raw          []byte
 	)
-	_, err = pgx.ForEachRow(rows, []any{&key, &token, &attempt, &dueAt, &id, &source, &eventType, &occurredAt, &payload, &raw}, func() error {
-		job := event.Job{
-			Event: key.Int64, Destination: destination, Lease: token.Int64, Attempt: int(attempt.Int32), DueAt: dueAt.Time,
-			Source: source.String, ID: id.String, Type: eventType.String, OccurredAt: occurredAt.Time,
-			Payload: payload,
-		}
-		switch {
-		case !key.Valid: // the last row
-			claimed.Now = occurredAt.Time
-			if dueAt.Valid {
-				claimed.NextDue = max(dueAt.Time.Sub(claimed.Now), time.Microsecond)
+	_, err = pgx.ForEachRow(
+		rows,
+		[]any{&key, &token, &attempt, &dueAt, &id, &source, &eventType, &occurredAt, &payload, &raw},
+		func() error {
+			job := event.Job{
+				Event:       key.Int64,
+				Destination: destination,
+				Lease:       token.Int64,
+				Attempt:     int(attempt.Int32),
+				DueAt:       dueAt.Time,
+				Source:      source.String,
+				ID:          id.String,
+				Type:        eventType.String,
+				OccurredAt:  occurredAt.Time,
+				Payload:     payload,
 			}
-		case !token.Valid:
-			claimed.Expired = append(claimed.Expired, job)
-		default:
 			switch {
-			case raw != nil && payload != nil:
-				job.Raw = raw
-			case raw != nil:
-				job.Payload, job.Unqueryable = raw, true
+			case !key.Valid: // the last row
+				claimed.Now = occurredAt.Time
+				if dueAt.Valid {
+					claimed.NextDue = max(dueAt.Time.Sub(claimed.Now), time.Microsecond)
+				}
+			case !token.Valid:
+				claimed.Expired = append(claimed.Expired, job)
+			default:
+				switch {
+				case raw != nil && payload != nil:
+					job.Raw = raw
+				case raw != nil:
+					job.Payload, job.Unqueryable = raw, true
+				}
+				claimed.Jobs = append(claimed.Jobs, job)
 			}
-			claimed.Jobs = append(claimed.Jobs, job)
-		}
-		payload, raw = nil, nil // they are the job's now
-		return nil
-	})
+			payload, raw = nil, nil // they are the job's now
+			return nil
+		},
+	)
 	return claimed, err
 }
 
@@ -93,7 +104,16 @@ func keys(jobs []event.Job) (events []int64, destinations []string, leases []int
 func (s *Store) Renew(ctx context.Context, jobs []event.Job, lease time.Duration) ([]event.LeaseState, error) {
 	var held []*bool
 	events, destinations, leases := keys(jobs)
-	err := s.pool.QueryRow(ctx, "select spine.renew($1::bigint[], $2::text[], $3::bigint[], $4::interval)", events, destinations, leases, lease).Scan(&held)
+	err := s.pool.QueryRow(
+		ctx,
+		"select spine.renew($1::bigint[], $2::text[], $3::bigint[], $4::interval)",
+		events,
+		destinations,
+		leases,
+		lease,
+	).Scan(
+		&held,
+	)
 	if err == nil && len(held) != len(jobs) {
 		err = fmt.Errorf("got %d answers", len(held))
 	}
@@ -106,7 +126,13 @@ func (s *Store) Renew(ctx context.Context, jobs []event.Job, lease time.Duration
 // GiveBack returns the leases of jobs whose delivery was never started.
 func (s *Store) GiveBack(ctx context.Context, jobs []event.Job) error {
 	events, destinations, leases := keys(jobs)
-	if _, err := s.pool.Exec(ctx, "select spine.give_back($1::bigint[], $2::text[], $3::bigint[])", events, destinations, leases); err != nil {
+	if _, err := s.pool.Exec(
+		ctx,
+		"select spine.give_back($1::bigint[], $2::text[], $3::bigint[])",
+		events,
+		destinations,
+		leases,
+	); err != nil {
 		return fmt.Errorf("giving back %d leases: %w", len(jobs), err)
 	}
 	return nil
@@ -175,8 +201,19 @@ func (s *Store) settle(ctx context.Context, settlements []event.Settlement) ([]e
 	}
 	events, destinations, leases := keys(jobs)
 	var held []*bool
-	err := s.pool.QueryRow(ctx, "select spine.settle($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::interval[], $6::text[], $7::text[])",
-		events, destinations, leases, outcomes, delays, failures, details).Scan(&held)
+	err := s.pool.QueryRow(
+		ctx,
+		"select spine.settle($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::interval[], $6::text[], $7::text[])",
+		events,
+		destinations,
+		leases,
+		outcomes,
+		delays,
+		failures,
+		details,
+	).Scan(
+		&held,
+	)
 	if err == nil && len(held) != n {
 		err = fmt.Errorf("got %d answers", len(held))
 	}

@@ -20,16 +20,33 @@ func TestTrailOfTwoFailuresAndASuccess(t *testing.T) {
 		job := d.claim(1)[0]
 		require.Equal(t, attempt+1, job.Attempt)
 		require.Equal(t, []event.LeaseState{event.LeaseHeld}, d.settle(failed(job, delay)))
-		require.Equal(t, fmt.Sprintf("failed|%d|HTTP 503|%s||worker-1", attempt+1, delay),
-			d.value(`select status, attempt_count, error_message, extract(epoch from next_attempt_at - updated_at)::integer || 's', completed_at, worker from spine.processing_state`))
+		require.Equal(
+			t,
+			fmt.Sprintf("failed|%d|HTTP 503|%s||worker-1", attempt+1, delay),
+			d.value(
+				`select status, attempt_count, error_message, extract(epoch from next_attempt_at - updated_at)::integer || 's', completed_at, worker from spine.processing_state`,
+			),
+		)
 		require.Empty(t, d.look(10).Jobs, "it waits for its time")
 		d.due()
 	}
 	job := d.claim(1)[0]
-	require.Equal(t, "processing|3|t|t", d.value("select status, attempt_count, last_attempt_at = updated_at, next_attempt_at = updated_at + interval '30 s' from spine.processing_state"))
+	require.Equal(
+		t,
+		"processing|3|t|t",
+		d.value(
+			"select status, attempt_count, last_attempt_at = updated_at, next_attempt_at = updated_at + interval '30 s' from spine.processing_state",
+		),
+	)
 	require.Equal(t, []event.LeaseState{event.LeaseHeld}, d.settle(completed(job)))
-	require.Equal(t, "completed|3||t|t|", d.value(`select status, attempt_count, error_message, completed_at = updated_at, last_attempt_at < completed_at, next_attempt_at
-		from spine.processing_state`))
+	require.Equal(
+		t,
+		"completed|3||t|t|",
+		d.value(
+			`select status, attempt_count, error_message, completed_at = updated_at, last_attempt_at < completed_at, next_attempt_at
+		from spine.processing_state`,
+		),
+	)
 
 	require.Equal(t, []string{
 		"event_received|success||||||",
@@ -44,7 +61,11 @@ func TestTrailOfTwoFailuresAndASuccess(t *testing.T) {
 		"processing_succeeded|success|3||200|||thank you",
 	}, d.rows(`select action, success, details ->> 'attempt', details ->> 'worker', details ->> 'status', details ->> 'error',
 		(details ->> 'delay_ms')::numeric::integer, details ->> 'answer' from spine.trace('x')`))
-	require.Equal(t, "12.5", d.value("select details ->> 'duration_ms' from spine.trace('x') where action = 'processing_succeeded'"))
+	require.Equal(
+		t,
+		"12.5",
+		d.value("select details ->> 'duration_ms' from spine.trace('x') where action = 'processing_succeeded'"),
+	)
 }
 
 func TestTheLastFailureIsNotFollowedByARetry(t *testing.T) {
@@ -53,9 +74,17 @@ func TestTheLastFailureIsNotFollowedByARetry(t *testing.T) {
 	d.ingest(webhook("x", payloadA))
 	require.Equal(t, []event.LeaseState{event.LeaseHeld}, d.settle(dead(d.claim(1)[0])))
 	require.Equal(t, []string{
-		"processing_attempt_started|pending|1||", "processing_attempt_failed|failure|1|410|HTTP 410", "processing_failed_permanently|failure|1||HTTP 410",
+		"processing_attempt_started|pending|1||",
+		"processing_attempt_failed|failure|1|410|HTTP 410",
+		"processing_failed_permanently|failure|1||HTTP 410",
 	}, d.rows("select action, success, details ->> 'attempt', details ->> 'status', details ->> 'error' from spine.trace('x') offset 2"))
-	require.Equal(t, "dead|1||HTTP 410|", d.value("select status, attempt_count, next_attempt_at, error_message, completed_at from spine.processing_state"))
+	require.Equal(
+		t,
+		"dead|1||HTTP 410|",
+		d.value(
+			"select status, attempt_count, next_attempt_at, error_message, completed_at from spine.processing_state",
+		),
+	)
 	d.due()
 	require.Empty(t, d.look(10).Jobs)
 }
@@ -72,7 +101,14 @@ func TestClaimHandsOutWhatADeliveryNeeds(t *testing.T) {
 	require.WithinDuration(t, time.Now(), dueAt, time.Minute)
 	job.DueAt, job.OccurredAt = time.Time{}, time.Time{}
 	require.Equal(t, event.Job{
-		Event: 1, Destination: "default", Lease: 1, Attempt: 1, Source: "github", ID: "x", Type: "user.created", Payload: []byte(`{"b": 1.10}`),
+		Event:       1,
+		Destination: "default",
+		Lease:       1,
+		Attempt:     1,
+		Source:      "github",
+		ID:          "x",
+		Type:        "user.created",
+		Payload:     []byte(`{"b": 1.10}`),
 	}, job)
 }
 
@@ -101,12 +137,18 @@ func TestClaimKeepsDestinationsApart(t *testing.T) {
 	d := newDatabase(t, 1)
 	d.ingest(webhooks("x", 3)...)
 	d.run("insert into spine.processing_state (event_id, destination) values ('x-2', 'other')")
-	claimed, err := d.Claim(t.Context(), event.Claim{Destination: "other", Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy})
+	claimed, err := d.Claim(
+		t.Context(),
+		event.Claim{Destination: "other", Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy},
+	)
 	require.NoError(t, err)
 	require.Equal(t, []string{"x-2"}, eventIDs(claimed.Jobs))
 	require.Equal(t, "other", claimed.Jobs[0].Destination)
 	require.Len(t, d.look(10).Jobs, 3)
-	claimed, err = d.Claim(t.Context(), event.Claim{Destination: "unknown", Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy})
+	claimed, err = d.Claim(
+		t.Context(),
+		event.Claim{Destination: "unknown", Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy},
+	)
 	require.NoError(t, err)
 	require.Empty(t, claimed.Jobs)
 }
@@ -130,7 +172,16 @@ func TestClaimersTakeEachEventOnce(t *testing.T) {
 	d.ingest(webhooks("x", many)...)
 	taken, errs := together(4, func(i int) (jobs []event.Job, err error) {
 		for {
-			claimed, err := d.Claim(t.Context(), event.Claim{Destination: event.DefaultDestination, Limit: 7, Lease: lease, Worker: fmt.Sprint(i), Delays: policy})
+			claimed, err := d.Claim(
+				t.Context(),
+				event.Claim{
+					Destination: event.DefaultDestination,
+					Limit:       7,
+					Lease:       lease,
+					Worker:      fmt.Sprint(i),
+					Delays:      policy,
+				},
+			)
 			if err != nil || len(claimed.Jobs) == 0 {
 				return jobs, err
 			}
@@ -147,7 +198,11 @@ func TestClaimersTakeEachEventOnce(t *testing.T) {
 	}
 	require.Len(t, seen, many)
 	require.Equal(t, "1|1", d.value("select min(attempt_count), max(attempt_count) from spine.processing_state"))
-	require.Equal(t, "2000", d.value("select count(*) from spine.audit_log where action = 'processing_attempt_started'"))
+	require.Equal(
+		t,
+		"2000",
+		d.value("select count(*) from spine.audit_log where action = 'processing_attempt_started'"),
+	)
 }
 
 func TestClaimWhilePaused(t *testing.T) {
@@ -168,10 +223,30 @@ func TestClaimLooksNoLowerThanTheWatermark(t *testing.T) {
 	d.ingest(webhooks("x", 3)...)
 	d.run("update spine.processing_state set next_attempt_at = '2024-01-01' where event_id = 'x-1'")
 	d.run("update spine.processing_state set next_attempt_at = '-infinity' where event_id = 'x-2'")
-	claimed, err := d.Claim(t.Context(), event.Claim{Destination: event.DefaultDestination, Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy, Low: time.Date(2024, 6, 1, 0, 0, 0, 0, time.UTC)})
+	claimed, err := d.Claim(
+		t.Context(),
+		event.Claim{
+			Destination: event.DefaultDestination,
+			Limit:       10,
+			Lease:       lease,
+			Worker:      "worker-1",
+			Delays:      policy,
+			Low:         time.Date(2024, 6, 1, 0, 0, 0, 0, time.UTC),
+		},
+	)
 	require.NoError(t, err)
 	require.Equal(t, []string{"x-3"}, eventIDs(claimed.Jobs))
-	claimed, err = d.Claim(t.Context(), event.Claim{Destination: event.DefaultDestination, Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy, Low: time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)})
+	claimed, err = d.Claim(
+		t.Context(),
+		event.Claim{
+			Destination: event.DefaultDestination,
+			Limit:       10,
+			Lease:       lease,
+			Worker:      "worker-1",
+			Delays:      policy,
+			Low:         time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC),
+		},
+	)
 	require.NoError(t, err)
 	require.Equal(t, []string{"x-1"}, eventIDs(claimed.Jobs))
 	require.Equal(t, []string{"x-2"}, eventIDs(d.claim(1)))
@@ -188,7 +263,17 @@ func TestClaimFindsWhatWasCommittedLate(t *testing.T) {
 	early := d.claim(1)
 	require.Equal(t, []string{"early"}, eventIDs(early))
 	require.NoError(t, tx.Commit(t.Context()))
-	claimed, err := d.Claim(t.Context(), event.Claim{Destination: event.DefaultDestination, Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy, Low: early[0].DueAt})
+	claimed, err := d.Claim(
+		t.Context(),
+		event.Claim{
+			Destination: event.DefaultDestination,
+			Limit:       10,
+			Lease:       lease,
+			Worker:      "worker-1",
+			Delays:      policy,
+			Low:         early[0].DueAt,
+		},
+	)
 	require.NoError(t, err)
 	require.Empty(t, claimed.Jobs)
 	require.Equal(t, []string{"late"}, eventIDs(d.claim(1)))
@@ -198,7 +283,16 @@ func TestNextDue(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	next := func() time.Duration {
-		claimed, err := d.Claim(t.Context(), event.Claim{Destination: event.DefaultDestination, Limit: 0, Lease: lease, Worker: "worker-1", Delays: policy})
+		claimed, err := d.Claim(
+			t.Context(),
+			event.Claim{
+				Destination: event.DefaultDestination,
+				Limit:       0,
+				Lease:       lease,
+				Worker:      "worker-1",
+				Delays:      policy,
+			},
+		)
 		require.NoError(t, err)
 		require.WithinDuration(t, time.Now(), claimed.Now, time.Minute)
 		return claimed.NextDue
@@ -250,9 +344,22 @@ func TestExpiredLeaseSpendsItsAttempt(t *testing.T) {
 		d.due()
 		claimed := d.look(10)
 		require.Empty(t, claimed.Jobs, "it backs off first")
-		require.Equal(t, []event.Job{{Event: job.Event, Destination: "default", Attempt: attempt + 1, Source: "default", ID: "x"}}, claimed.Expired)
-		require.Equal(t, fmt.Sprintf("failed|%d|the lease ran out: worker-1 did not report back|%d", attempt+1, int(delay.Seconds())),
-			d.value("select status, attempt_count, error_message, extract(epoch from next_attempt_at - updated_at)::integer from spine.processing_state"))
+		require.Equal(
+			t,
+			[]event.Job{{Event: job.Event, Destination: "default", Attempt: attempt + 1, Source: "default", ID: "x"}},
+			claimed.Expired,
+		)
+		require.Equal(
+			t,
+			fmt.Sprintf(
+				"failed|%d|the lease ran out: worker-1 did not report back|%d",
+				attempt+1,
+				int(delay.Seconds()),
+			),
+			d.value(
+				"select status, attempt_count, error_message, extract(epoch from next_attempt_at - updated_at)::integer from spine.processing_state",
+			),
+		)
 		require.Equal(t, []event.LeaseState{event.LeaseLost}, d.settle(completed(job)), "the late result is refused")
 		want = append(want,
 			fmt.Sprintf("processing_attempt_started|pending|%d|worker-1|", attempt+1),
@@ -267,8 +374,19 @@ func TestExpiredLeaseSpendsItsAttempt(t *testing.T) {
 	require.Len(t, claimed.Expired, 1)
 	require.Equal(t, 5, claimed.Expired[0].Attempt)
 	require.Zero(t, claimed.NextDue)
-	want = append(want, "processing_attempt_started|pending|5|worker-1|", "lease_expired|success|5|worker-1|", "processing_failed_permanently|failure|5||")
-	require.Equal(t, want, d.rows(`select action, success, details ->> 'attempt', details ->> 'worker', (details ->> 'delay_ms')::numeric::integer from spine.trace('x') offset 2`))
+	want = append(
+		want,
+		"processing_attempt_started|pending|5|worker-1|",
+		"lease_expired|success|5|worker-1|",
+		"processing_failed_permanently|failure|5||",
+	)
+	require.Equal(
+		t,
+		want,
+		d.rows(
+			`select action, success, details ->> 'attempt', details ->> 'worker', (details ->> 'delay_ms')::numeric::integer from spine.trace('x') offset 2`,
+		),
+	)
 	require.Equal(t, "dead|5|", d.value("select status, attempt_count, next_attempt_at from spine.processing_state"))
 	d.due()
 	require.Empty(t, d.look(10).Expired, "a poison event does not loop for ever")
@@ -281,16 +399,31 @@ func TestExpiredLeaseWithoutRetries(t *testing.T) {
 			t.Parallel()
 			d := newDatabase(t, 1)
 			look := func(limit int) event.Claimed {
-				claimed, err := d.Claim(t.Context(), event.Claim{Destination: event.DefaultDestination, Limit: limit, Lease: lease, Worker: "worker-1", Delays: delays})
+				claimed, err := d.Claim(
+					t.Context(),
+					event.Claim{
+						Destination: event.DefaultDestination,
+						Limit:       limit,
+						Lease:       lease,
+						Worker:      "worker-1",
+						Delays:      delays,
+					},
+				)
 				require.NoError(t, err)
 				return claimed
 			}
 			d.ingest(webhooks("x", 2)...)
 			require.Len(t, look(1).Jobs, 1)
-			d.run("update spine.processing_state set status = 'processing' where status = 'pending'") // by hand, no attempt was made
+			d.run(
+				"update spine.processing_state set status = 'processing' where status = 'pending'",
+			) // by hand, no attempt was made
 			d.due()
 			require.Len(t, look(10).Expired, 2)
-			require.Equal(t, []string{"dead|1", "failed|0"}, d.rows("select status, attempt_count from spine.processing_state order by status"))
+			require.Equal(
+				t,
+				[]string{"dead|1", "failed|0"},
+				d.rows("select status, attempt_count from spine.processing_state order by status"),
+			)
 			require.Len(t, look(10).Jobs, 1, "what was never tried is due")
 		})
 	}
@@ -317,13 +450,27 @@ func TestSettlingTwiceCountsAndChangesNothing(t *testing.T) {
 	require.Equal(t, []event.LeaseState{event.LeaseHeld, event.LeaseHeld, event.LeaseHeld}, d.settle(batch...))
 	const state = "select (select jsonb_agg(p order by event) from spine.processing_state p), (select jsonb_agg(a order by id) from spine.audit_log a)"
 	before := d.value(state)
-	require.Equal(t, []event.LeaseState{event.LeaseHeld, event.LeaseHeld, event.LeaseHeld}, d.settle(batch...), "the answer to the commit was lost")
+	require.Equal(
+		t,
+		[]event.LeaseState{event.LeaseHeld, event.LeaseHeld, event.LeaseHeld},
+		d.settle(batch...),
+		"the answer to the commit was lost",
+	)
 	require.Equal(t, before, d.value(state))
 
 	d.ingest(webhook("y", payloadA))
 	job := d.claim(1)[0]
-	require.Equal(t, []event.LeaseState{event.LeaseHeld, event.LeaseHeld, event.LeaseHeld}, d.settle(completed(job), batch[0], completed(job)), "with others, and twice in one batch")
-	require.Equal(t, []string{"event_received", "event_inserted", "processing_attempt_started", "processing_succeeded"}, d.trail("y"))
+	require.Equal(
+		t,
+		[]event.LeaseState{event.LeaseHeld, event.LeaseHeld, event.LeaseHeld},
+		d.settle(completed(job), batch[0], completed(job)),
+		"with others, and twice in one batch",
+	)
+	require.Equal(
+		t,
+		[]string{"event_received", "event_inserted", "processing_attempt_started", "processing_succeeded"},
+		d.trail("y"),
+	)
 }
 
 // Under one lease there is one result.
@@ -334,9 +481,17 @@ func TestSettleAnotherResult(t *testing.T) {
 	jobs := d.claim(2)
 	d.settle(completed(jobs[0]), failed(jobs[1], time.Hour))
 	before := d.rows("select * from spine.processing_state order by event")
-	require.Equal(t, []event.LeaseState{event.LeaseLost, event.LeaseLost}, d.settle(failed(jobs[0], 0), completed(jobs[1])))
+	require.Equal(
+		t,
+		[]event.LeaseState{event.LeaseLost, event.LeaseLost},
+		d.settle(failed(jobs[0], 0), completed(jobs[1])),
+	)
 	require.Equal(t, before, d.rows("select * from spine.processing_state order by event"))
-	require.Equal(t, []string{"failed", "completed"}, d.rows("select details ->> 'outcome' from spine.audit_log where action = 'lease_lost' order by id"))
+	require.Equal(
+		t,
+		[]string{"failed", "completed"},
+		d.rows("select details ->> 'outcome' from spine.audit_log where action = 'lease_lost' order by id"),
+	)
 	require.Empty(t, d.rows(broken))
 }
 
@@ -350,11 +505,21 @@ func TestSettleUnderALostLease(t *testing.T) {
 	require.Len(t, d.look(10).Expired, 1)
 	never.Lease, unknown.Event = 99, 99
 	state := d.value("select to_jsonb(p) from spine.processing_state p where event_id = $1", lost.ID)
-	require.Equal(t, []event.LeaseState{event.LeaseLost, event.LeaseHeld, event.LeaseLost, event.LeaseLost}, d.settle(dead(lost), completed(jobs[1]), completed(never), completed(unknown)))
+	require.Equal(
+		t,
+		[]event.LeaseState{event.LeaseLost, event.LeaseHeld, event.LeaseLost, event.LeaseLost},
+		d.settle(dead(lost), completed(jobs[1]), completed(never), completed(unknown)),
+	)
 	require.Equal(t, state, d.value("select to_jsonb(p) from spine.processing_state p where event_id = $1", lost.ID))
-	require.Equal(t, []string{"lease_lost|success|1|default|dead", "lease_lost|success|99|default|completed"},
-		d.rows(`select action, success, details ->> 'lease', details ->> 'destination', details ->> 'outcome' from spine.trace($1)
-			where action = 'lease_lost' order by details ->> 'lease'`, lost.ID))
+	require.Equal(
+		t,
+		[]string{"lease_lost|success|1|default|dead", "lease_lost|success|99|default|completed"},
+		d.rows(
+			`select action, success, details ->> 'lease', details ->> 'destination', details ->> 'outcome' from spine.trace($1)
+			where action = 'lease_lost' order by details ->> 'lease'`,
+			lost.ID,
+		),
+	)
 }
 
 // Tokens are counted for each destination: the same number in another one is
@@ -365,7 +530,10 @@ func TestSettleTellsDestinationsApart(t *testing.T) {
 	d.ingest(webhook("x", payloadA))
 	d.run("insert into spine.processing_state (event_id, destination, lease_token) values ('x', 'other', 1)")
 	d.run("update spine.processing_state set lease_token = 1")
-	claimed, err := d.Claim(t.Context(), event.Claim{Destination: "other", Limit: 1, Lease: lease, Worker: "worker-1", Delays: policy})
+	claimed, err := d.Claim(
+		t.Context(),
+		event.Claim{Destination: "other", Limit: 1, Lease: lease, Worker: "worker-1", Delays: policy},
+	)
 	require.NoError(t, err)
 	here, other := d.claim(1)[0], claimed.Jobs[0]
 	require.Equal(t, here.Lease, other.Lease)
@@ -386,10 +554,26 @@ func TestSettleKeepsBadTextFromItsNeighbours(t *testing.T) {
 	batch[3].Result.Answer = "a\xffb"
 	batch[4].Result.Error = "a\x00b"
 	batch[6].Result.Error = "a\xffb"
-	require.Equal(t, []event.LeaseState{event.LeaseHeld, event.LeaseHeld, event.LeaseHeld, event.LeaseHeld, event.LeaseHeld, event.LeaseHeld, event.LeaseHeld, event.LeaseHeld}, d.settle(batch...))
+	require.Equal(
+		t,
+		[]event.LeaseState{
+			event.LeaseHeld,
+			event.LeaseHeld,
+			event.LeaseHeld,
+			event.LeaseHeld,
+			event.LeaseHeld,
+			event.LeaseHeld,
+			event.LeaseHeld,
+			event.LeaseHeld,
+		},
+		d.settle(batch...),
+	)
 	require.Equal(t, "8", d.value("select count(*) from spine.processing_state where status = 'failed'"))
 	details := func(i int) string {
-		return d.value("select details ->> 'status', details ->> 'answer', details ->> 'error' from spine.trace($1) where action = 'processing_attempt_failed'", batch[i].Job.ID)
+		return d.value(
+			"select details ->> 'status', details ->> 'answer', details ->> 'error' from spine.trace($1) where action = 'processing_attempt_failed'",
+			batch[i].Job.ID,
+		)
 	}
 	require.Equal(t, "503|not now|HTTP 503", details(0))
 	require.Equal(t, "503||HTTP 503, and the rest cannot be stored", details(1))
@@ -417,8 +601,19 @@ func TestRenewProlongsWhatIsHeld(t *testing.T) {
 	held, err := d.Renew(t.Context(), jobs, time.Hour)
 	require.NoError(t, err)
 	require.Equal(t, []event.LeaseState{event.LeaseHeld, event.LeaseLost, event.LeaseHeld}, held)
-	require.Equal(t, "2|2", d.value("select count(*), count(*) filter (where next_attempt_at > now() + interval '50 min') from spine.processing_state where status = 'processing'"))
-	require.Equal(t, []event.LeaseState{event.LeaseHeld, event.LeaseHeld}, d.settle(completed(jobs[0]), completed(jobs[2])), "under the same token")
+	require.Equal(
+		t,
+		"2|2",
+		d.value(
+			"select count(*), count(*) filter (where next_attempt_at > now() + interval '50 min') from spine.processing_state where status = 'processing'",
+		),
+	)
+	require.Equal(
+		t,
+		[]event.LeaseState{event.LeaseHeld, event.LeaseHeld},
+		d.settle(completed(jobs[0]), completed(jobs[2])),
+		"under the same token",
+	)
 }
 
 func TestGiveBackSpendsNoAttempt(t *testing.T) {
@@ -430,12 +625,26 @@ func TestGiveBackSpendsNoAttempt(t *testing.T) {
 	slices.SortFunc(jobs, func(a, b event.Job) int { return strings.Compare(a.ID, b.ID) })
 	d.settle(completed(jobs[2]))
 	require.NoError(t, d.GiveBack(t.Context(), jobs))
-	require.Equal(t, []string{"x-1|pending|0|t", "x-2|failed|2|t", "x-3|completed|1|"},
-		d.rows("select event_id, status, attempt_count, next_attempt_at <= clock_timestamp() from spine.processing_state order by event_id"))
-	require.Equal(t, []string{"x-1|success|1|1|worker-1|default", "x-2|success|3|2|worker-1|default"},
-		d.rows(`select event_id, success, details ->> 'attempt', details ->> 'lease', details ->> 'worker', details ->> 'destination'
-			from spine.audit_log where action = 'lease_returned' order by event_id`))
-	require.Equal(t, []event.LeaseState{event.LeaseLost, event.LeaseLost, event.LeaseHeld}, d.settle(completed(jobs[0]), completed(jobs[1]), completed(jobs[2])))
+	require.Equal(
+		t,
+		[]string{"x-1|pending|0|t", "x-2|failed|2|t", "x-3|completed|1|"},
+		d.rows(
+			"select event_id, status, attempt_count, next_attempt_at <= clock_timestamp() from spine.processing_state order by event_id",
+		),
+	)
+	require.Equal(
+		t,
+		[]string{"x-1|success|1|1|worker-1|default", "x-2|success|3|2|worker-1|default"},
+		d.rows(
+			`select event_id, success, details ->> 'attempt', details ->> 'lease', details ->> 'worker', details ->> 'destination'
+			from spine.audit_log where action = 'lease_returned' order by event_id`,
+		),
+	)
+	require.Equal(
+		t,
+		[]event.LeaseState{event.LeaseLost, event.LeaseLost, event.LeaseHeld},
+		d.settle(completed(jobs[0]), completed(jobs[1]), completed(jobs[2])),
+	)
 }
 
 func TestLeaseTokensNeverRepeat(t *testing.T) {
@@ -465,8 +674,18 @@ func TestLeaseTokensNeverRepeat(t *testing.T) {
 	d.settle(completed(old))
 	require.Equal(t, "1", d.value("select spine.replay('x')"))
 	claim()
-	require.Equal(t, []event.LeaseState{event.LeaseHeld}, d.settle(completed(old)), "this very result was settled before the replay")
-	require.Equal(t, "processing", d.value("select status from spine.processing_state"), "and does not touch the new lease")
+	require.Equal(
+		t,
+		[]event.LeaseState{event.LeaseHeld},
+		d.settle(completed(old)),
+		"this very result was settled before the replay",
+	)
+	require.Equal(
+		t,
+		"processing",
+		d.value("select status from spine.processing_state"),
+		"and does not touch the new lease",
+	)
 }
 
 func TestSample(t *testing.T) {
@@ -477,7 +696,9 @@ func TestSample(t *testing.T) {
 	require.Equal(t, event.Sample{LastArrivals: map[string]time.Time{}}, sample)
 
 	d.ingest(webhooks("x", 3)...)
-	d.run("update spine.processing_state set next_attempt_at = now() - interval '1 h', updated_at = now() - interval '3 h' where event_id = 'x-2'")
+	d.run(
+		"update spine.processing_state set next_attempt_at = now() - interval '1 h', updated_at = now() - interval '3 h' where event_id = 'x-2'",
+	)
 	d.run("update spine.processing_state set next_attempt_at = '-infinity' where event_id = 'x-3'")
 	sample, err = d.Sample(t.Context())
 	require.NoError(t, err)
@@ -519,7 +740,11 @@ func TestLastArrivalsAreNoted(t *testing.T) {
 	require.Eventually(t, func() bool { return note() == "10001 30001" }, patience, 10*time.Millisecond)
 	require.Equal(t, expected, d.value("select last_arrival_at from spine.sources where name = 'rare'"))
 	require.Equal(t, "10001 30001", note())
-	require.Equal(t, "|", d.value("select last_arrival_at, spine.last_arrival('silent') from spine.sources where name = 'silent'"))
+	require.Equal(
+		t,
+		"|",
+		d.value("select last_arrival_at, spine.last_arrival('silent') from spine.sources where name = 'silent'"),
+	)
 
 	d.run("select setval('spine.events_id_seq', 50000)")
 	rare.ID = "r-2"

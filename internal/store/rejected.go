@@ -38,15 +38,33 @@ type rejectedRow struct {
 
 func (r rejectedRow) request() event.RejectedRequest {
 	return event.RejectedRequest{
-		ID: r.ID, Source: r.Source, At: r.At, Cause: r.Cause, Status: r.Status, Detail: r.Detail, Remote: r.Remote, Method: r.Method, Target: r.Target,
-		Size: r.Size, State: r.State, Note: r.Note, EventID: r.EventID, SettledAt: r.SettledAt, Trust: r.Trust,
+		ID:        r.ID,
+		Source:    r.Source,
+		At:        r.At,
+		Cause:     r.Cause,
+		Status:    r.Status,
+		Detail:    r.Detail,
+		Remote:    r.Remote,
+		Method:    r.Method,
+		Target:    r.Target,
+		Size:      r.Size,
+		State:     r.State,
+		Note:      r.Note,
+		EventID:   r.EventID,
+		SettledAt: r.SettledAt,
+		Trust:     r.Trust,
 	}
 }
 
 // KeepRejected keeps rejected requests and holds their sources to budgets. It keeps none of a source that is gone.
 // again says that a call with some of them ended with an error before. An error that wraps event.ErrInvalidData lies in
 // the data.
-func (s *Store) KeepRejected(ctx context.Context, requests []event.RejectedRequest, budgets map[string]event.Budget, again bool) error {
+func (s *Store) KeepRejected(
+	ctx context.Context,
+	requests []event.RejectedRequest,
+	budgets map[string]event.Budget,
+	again bool,
+) error {
 	n := len(requests)
 	var (
 		sources, causes, details = make([]string, n), make([]string, n), make([]string, n)
@@ -57,8 +75,20 @@ func (s *Store) KeepRejected(ctx context.Context, requests []event.RejectedReque
 		bodies                   = make([][]byte, n)
 	)
 	for i, r := range requests {
-		sources[i], causes[i], details[i], remotes[i], methods[i], targets[i] = r.Source, r.Cause, storable(r.Detail), storable(r.Remote), storable(r.Method), storable(r.Target)
-		times[i], statuses[i], headers[i] = r.At.Time, int32(r.Status), string(r.Headers) //nolint:gosec // an HTTP status is below 1000
+		sources[i], causes[i], details[i], remotes[i], methods[i], targets[i] = r.Source, r.Cause, storable(
+			r.Detail,
+		), storable(
+			r.Remote,
+		), storable(
+			r.Method,
+		), storable(
+			r.Target,
+		)
+		times[i], statuses[i], headers[i] = r.At.Time, int32(
+			r.Status,
+		), string(
+			r.Headers,
+		) //nolint:gosec // an HTTP status is below 1000
 		if bodies[i] = r.Body; r.Body == nil {
 			bodies[i] = []byte{}
 		}
@@ -66,10 +96,29 @@ func (s *Store) KeepRejected(ctx context.Context, requests []event.RejectedReque
 	names := slices.Sorted(maps.Keys(budgets))
 	rows, bytes, ages := make([]int32, len(names)), make([]int64, len(names)), make([]time.Duration, len(names))
 	for i, name := range names {
-		rows[i], bytes[i], ages[i] = int32(min(budgets[name].Rows, 1<<30)), budgets[name].Bytes, budgets[name].Age //nolint:gosec // bounded
+		rows[i], bytes[i], ages[i] = int32(
+			min(budgets[name].Rows, 1<<30),
+		), budgets[name].Bytes, budgets[name].Age //nolint:gosec // bounded
 	}
-	_, err := s.pool.Exec(ctx, "select spine.keep_rejected($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
-		sources, times, causes, statuses, details, remotes, methods, targets, headers, bodies, names, rows, bytes, ages, again)
+	_, err := s.pool.Exec(
+		ctx,
+		"select spine.keep_rejected($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+		sources,
+		times,
+		causes,
+		statuses,
+		details,
+		remotes,
+		methods,
+		targets,
+		headers,
+		bodies,
+		names,
+		rows,
+		bytes,
+		ages,
+		again,
+	)
 	if err != nil {
 		return fmt.Errorf("keeping rejected requests: %w", classify(err))
 	}
@@ -81,7 +130,11 @@ const rejectedList = "rejected"
 
 // RejectedRequests lists kept requests, newest first, without their headers and bodies. It relies on
 // rejected_requests_pkey; the budgets limit what it reads.
-func (s *Store) RejectedRequests(ctx context.Context, page view.Page, filter view.RejectedFilter) (requests []event.RejectedRequest, next view.Next, err error) {
+func (s *Store) RejectedRequests(
+	ctx context.Context,
+	page view.Page,
+	filter view.RejectedFilter,
+) (requests []event.RejectedRequest, next view.Next, err error) {
 	var q query
 	if page.Cursor != "" {
 		after, err := decodeCursor[rejectedCursor](rejectedList, page.Cursor)
@@ -94,8 +147,14 @@ func (s *Store) RejectedRequests(ctx context.Context, page view.Page, filter vie
 	q.equal("r.cause", filter.Cause)
 	q.equal("r.state", filter.State)
 	q.within("r.at", filter.Span)
-	rows, err := list[rejectedRow](ctx, s, "listing rejected requests",
-		"select "+rejectedColumns+" from spine.rejected_requests r"+q.conditions()+" order by r.id desc limit "+q.arg(page.Limit+1), q.args...)
+	rows, err := list[rejectedRow](
+		ctx,
+		s,
+		"listing rejected requests",
+		"select "+rejectedColumns+" from spine.rejected_requests r"+q.conditions()+" order by r.id desc limit "+q.arg(
+			page.Limit+1,
+		),
+		q.args...)
 	if err != nil {
 		return nil, view.Next{}, err
 	}
@@ -140,8 +199,12 @@ func (s *Store) RejectedCauses(ctx context.Context) (map[string]map[string]int64
 		Source, Cause string
 		Count         int64
 	}
-	rows, err := list[row](ctx, s, "counting rejected requests",
-		"select r.source, r.cause, count(*) from spine.rejected_requests r where r.at > now() - interval '24 hours' group by r.source, r.cause")
+	rows, err := list[row](
+		ctx,
+		s,
+		"counting rejected requests",
+		"select r.source, r.cause, count(*) from spine.rejected_requests r where r.at > now() - interval '24 hours' group by r.source, r.cause",
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +240,12 @@ func (s *Store) ReplayRejected(ctx context.Context, id int64, trust bool, caller
 
 // ReplayAllRejected asks for a replay of all kept requests that filter chooses, except those that were accepted since,
 // and returns how many.
-func (s *Store) ReplayAllRejected(ctx context.Context, filter view.RejectedFilter, trust bool, caller string) (count int64, err error) {
+func (s *Store) ReplayAllRejected(
+	ctx context.Context,
+	filter view.RejectedFilter,
+	trust bool,
+	caller string,
+) (count int64, err error) {
 	since, until := event.Timestamp{Infinity: -1}, event.Timestamp{Infinity: 1}
 	if !filter.Since.IsZero() {
 		since = event.Timestamp{Time: filter.Since.UTC()}
@@ -189,8 +257,17 @@ func (s *Store) ReplayAllRejected(ctx context.Context, filter view.RejectedFilte
 		if err := callFor(ctx, tx, caller); err != nil {
 			return err
 		}
-		return tx.QueryRow(ctx, "select spine.replay_rejected(nullif($1::text, ''), nullif($2, ''), $3::text::timestamptz, $4::text::timestamptz, $5)",
-			filter.Source, filter.Cause, since.String(), until.String(), trust).Scan(&count)
+		return tx.QueryRow(
+			ctx,
+			"select spine.replay_rejected(nullif($1::text, ''), nullif($2, ''), $3::text::timestamptz, $4::text::timestamptz, $5)",
+			filter.Source,
+			filter.Cause,
+			since.String(),
+			until.String(),
+			trust,
+		).Scan(
+			&count,
+		)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("replaying rejected requests: %w", err)
@@ -222,7 +299,15 @@ func (s *Store) TakeRequested(ctx context.Context, limit int) ([]event.RejectedR
 // SettleRejected notes what came of a replay. trust says whether the request was replayed without verifying it. note
 // and eventID may be empty.
 func (s *Store) SettleRejected(ctx context.Context, id int64, trust bool, state, note, eventID string) error {
-	if _, err := s.pool.Exec(ctx, "select spine.settle_rejected($1, $2, nullif($3, ''), nullif($4, ''), $5)", id, state, storable(note), eventID, trust); err != nil {
+	if _, err := s.pool.Exec(
+		ctx,
+		"select spine.settle_rejected($1, $2, nullif($3, ''), nullif($4, ''), $5)",
+		id,
+		state,
+		storable(note),
+		eventID,
+		trust,
+	); err != nil {
 		return fmt.Errorf("settling a rejected request: %w", err)
 	}
 	return nil

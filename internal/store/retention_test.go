@@ -35,7 +35,10 @@ func (d *database) finish() {
 func (d *database) grow(pattern string) {
 	d.t.Helper()
 	d.run("update spine.events set created_at = created_at - interval '2 days' where event_id like $1", pattern)
-	d.run("update spine.processing_state set updated_at = updated_at - interval '2 days', completed_at = completed_at - interval '2 days' where event_id like $1", pattern)
+	d.run(
+		"update spine.processing_state set updated_at = updated_at - interval '2 days', completed_at = completed_at - interval '2 days' where event_id like $1",
+		pattern,
+	)
 }
 
 // expire walks all events in batches, and returns how many old ones it looked
@@ -75,7 +78,9 @@ func TestOnlyWhatIsDoneWithAndOldExpires(t *testing.T) {
 	}
 	d.ingest(webhook("completed", payloadB), webhook("pending", payloadB)) // conflicts
 	d.run("insert into spine.destinations (name) values ('other')")
-	d.run("insert into spine.processing_state (event_id, destination) values ('half-done', 'other'), ('both-done', 'other')")
+	d.run(
+		"insert into spine.processing_state (event_id, destination) values ('half-done', 'other'), ('both-done', 'other')",
+	)
 	d.run("delete from spine.processing_state where event_id in ('unqueued', 'unqueued-today')")
 	for name, status := range map[string]string{
 		"completed": "completed", "dead": "dead", "failed": "failed", "processing": "processing", "both-done": "completed", "replayed": "completed",
@@ -94,10 +99,33 @@ func TestOnlyWhatIsDoneWithAndOldExpires(t *testing.T) {
 	require.Equal(t, "12", d.value("select count(*) from spine.events"))
 	lookedAt, deleted := d.expire(500)
 	require.Equal(t, []int{10, 4}, []int{lookedAt, deleted})
-	require.Equal(t, []string{"pending", "failed", "processing", "half-done", "replayed", "old-but-completed-today", "unqueued-today", "today"}, d.stored())
+	require.Equal(
+		t,
+		[]string{
+			"pending",
+			"failed",
+			"processing",
+			"half-done",
+			"replayed",
+			"old-but-completed-today",
+			"unqueued-today",
+			"today",
+		},
+		d.stored(),
+	)
 	require.Empty(t, d.rows(orphans))
-	require.Equal(t, []string{"pending"}, d.rows("select event_id from spine.conflicts"), "evidence goes with its event")
-	require.Equal(t, trail, d.rows("select action from spine.audit_log where event_id = 'completed' order by timestamp, id"), "a trail goes with its day")
+	require.Equal(
+		t,
+		[]string{"pending"},
+		d.rows("select event_id from spine.conflicts"),
+		"evidence goes with its event",
+	)
+	require.Equal(
+		t,
+		trail,
+		d.rows("select action from spine.audit_log where event_id = 'completed' order by timestamp, id"),
+		"a trail goes with its day",
+	)
 
 	lookedAt, deleted = d.expire(3)
 	require.Equal(t, []int{6, 0}, []int{lookedAt, deleted})
@@ -137,7 +165,9 @@ func TestExpiryGoesOnWhereItWasAndEndsAtWhatIsYoung(t *testing.T) {
 	}
 	d.finish()
 	d.grow("%")
-	d.run("update spine.events set created_at = now() + interval '1 year' where event_id = 'a-2'") // the clock was wrong
+	d.run(
+		"update spine.events set created_at = now() + interval '1 year' where event_id = 'a-2'",
+	) // the clock was wrong
 	ids := d.rows("select id from spine.events order by id")
 
 	e, err := d.ExpireEvents(t.Context(), age, 0, 5)
@@ -163,7 +193,11 @@ func TestIngestOfAnIDThatExpires(t *testing.T) {
 	d.grow("x")
 
 	tx := begin(t, d.Store)
-	require.Equal(t, "1|1", value(t, tx, "select looked_at, deleted from spine.expire_events(now() - interval '1 day')"))
+	require.Equal(
+		t,
+		"1|1",
+		value(t, tx, "select looked_at, deleted from spine.expire_events(now() - interval '1 day')"),
+	)
 	done := make(chan []event.Receipt, 1)
 	failed := make(chan error, 1)
 	go func() {
@@ -204,11 +238,20 @@ func TestIngestAndExpiryAtOnce(t *testing.T) {
 		})
 		requireNoErrors(t, errs)
 		require.Empty(t, d.rows(orphans))
-		require.Equal(t, "t", d.value("select count(*) = (select count(*) from spine.processing_state) from spine.events"))
+		require.Equal(
+			t,
+			"t",
+			d.value("select count(*) = (select count(*) from spine.processing_state) from spine.events"),
+		)
 	}
 	require.NotEmpty(t, d.rows("select from spine.audit_log where action = 'events_expired'"))
-	require.Equal(t, d.value("select count(*) from spine.audit_log where action = 'event_inserted'"),
-		d.value("select (select count(*) from spine.events) + sum((details->>'count')::int) from spine.audit_log where action = 'events_expired'"))
+	require.Equal(
+		t,
+		d.value("select count(*) from spine.audit_log where action = 'event_inserted'"),
+		d.value(
+			"select (select count(*) from spine.events) + sum((details->>'count')::int) from spine.audit_log where action = 'events_expired'",
+		),
+	)
 }
 
 func TestExpiryPassesOverWhatIsLocked(t *testing.T) {
@@ -286,7 +329,15 @@ func TestExpiryByManyAtOnce(t *testing.T) {
 	d.grow("%")
 
 	tx := begin(t, d.Store)
-	require.Equal(t, "100|100|t", value(t, tx, "select looked_at, deleted, last is not null from spine.expire_events(now() - interval '1 day', _limit => 100)"))
+	require.Equal(
+		t,
+		"100|100|t",
+		value(
+			t,
+			tx,
+			"select looked_at, deleted, last is not null from spine.expire_events(now() - interval '1 day', _limit => 100)",
+		),
+	)
 	e, err := d.ExpireEvents(t.Context(), age, 0, 100)
 	require.NoError(t, err)
 	require.Equal(t, event.Expired{}, e, "the walk is left to the one that is at it")
@@ -306,18 +357,27 @@ func TestExpiryByManyAtOnce(t *testing.T) {
 	require.Equal(t, 1900, deleted[0]+deleted[1]+deleted[2]+deleted[3]+rest)
 	require.Empty(t, d.stored())
 	require.Empty(t, d.rows("select from spine.processing_state"))
-	require.Equal(t, "2000", d.value("select sum((details->>'count')::int) from spine.audit_log where action = 'events_expired'"))
+	require.Equal(
+		t,
+		"2000",
+		d.value("select sum((details->>'count')::int) from spine.audit_log where action = 'events_expired'"),
+	)
 }
 
 // ago makes a partition of the audit log that holds the rows of one day.
 func (d *database) ago(days int) (name string) {
 	d.t.Helper()
 	name = d.value("select 'audit_trail_' || to_char(current_date - $1::integer, 'YYYYMMDD')", days)
-	d.run("create table spine." + name + " (like spine.audit_trail including defaults including constraints including comments)")
+	d.run(
+		"create table spine." + name + " (like spine.audit_trail including defaults including constraints including comments)",
+	)
 	d.run(fmt.Sprintf(`do $$ begin
 		execute format('alter table spine.audit_trail attach partition spine.%s for values from (%%L) to (%%L)', current_date - %d, current_date - %d + 1);
 	end $$`, name, days, days))
-	d.run("insert into spine.audit_trail (timestamp, event_id, action) values (current_date - $1::integer, 'old', 'event_queued')", days)
+	d.run(
+		"insert into spine.audit_trail (timestamp, event_id, action) values (current_date - $1::integer, 'old', 'event_queued')",
+		days,
+	)
 	return name
 }
 
@@ -341,8 +401,13 @@ func TestOldAuditPartitionsAreDropped(t *testing.T) {
 	require.Equal(t, []string{oldest, older}, dropped)
 	require.Len(t, d.rows(partitions), len(kept)+1)
 	require.Equal(t, "1", d.value("select count(*) from spine.audit_log where event_id = 'old'"))
-	require.Equal(t, []string{"success||" + oldest, "success||" + older},
-		d.rows("select success, event_id, details->>'partition' from spine.audit_log where action = 'audit_expired' order by id"))
+	require.Equal(
+		t,
+		[]string{"success||" + oldest, "success||" + older},
+		d.rows(
+			"select success, event_id, details->>'partition' from spine.audit_log where action = 'audit_expired' order by id",
+		),
+	)
 	d.ingest(webhook("x", payloadA))
 	require.Zero(t, d.ensurePartitions())
 
@@ -414,9 +479,15 @@ func TestOldRowsOfTheDefaultPartitionAreDeleted(t *testing.T) {
 	d := newDatabase(t, 2)
 	d.run(`insert into spine.audit_trail (timestamp, action)
 		select now() - interval '2 days' - n * interval '1 day', 'event_queued' from generate_series(1, 10) n`)
-	d.run("insert into spine.audit_trail (timestamp, action) values (now() - interval '20 hours', 'event_queued'), (now() + interval '30 days', 'event_queued')")
+	d.run(
+		"insert into spine.audit_trail (timestamp, action) values (now() - interval '20 hours', 'event_queued'), (now() + interval '30 days', 'event_queued')",
+	)
 	tx := begin(t, d.Store)
-	run(t, tx, "select from spine.audit_trail_default where timestamp = (select min(timestamp) from spine.audit_trail_default) for update")
+	run(
+		t,
+		tx,
+		"select from spine.audit_trail_default where timestamp = (select min(timestamp) from spine.audit_trail_default) for update",
+	)
 
 	var batches []int
 	for {
@@ -432,10 +503,20 @@ func TestOldRowsOfTheDefaultPartitionAreDeleted(t *testing.T) {
 	n, err := d.ExpireAudit(t.Context(), age, 4)
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
-	require.Equal(t, "0", d.value("select count(*) from spine.audit_log where action = 'event_queued' and timestamp < now() - interval '1 day'"))
+	require.Equal(
+		t,
+		"0",
+		d.value(
+			"select count(*) from spine.audit_log where action = 'event_queued' and timestamp < now() - interval '1 day'",
+		),
+	)
 	require.Equal(t, "2", d.value("select count(*) from spine.audit_log where action = 'event_queued'"))
-	require.Equal(t, "audit_trail_default|4,4,1,1", d.value(`select min(details->>'partition'), string_agg(details->>'count', ',' order by id)
-		from spine.audit_log where action = 'audit_expired'`))
+	require.Equal(
+		t,
+		"audit_trail_default|4,4,1,1",
+		d.value(`select min(details->>'partition'), string_agg(details->>'count', ',' order by id)
+		from spine.audit_log where action = 'audit_expired'`),
+	)
 }
 
 func TestRetentionWhereThereIsNothing(t *testing.T) {

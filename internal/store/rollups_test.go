@@ -23,17 +23,26 @@ func (d *database) rollUp() {
 // happened are the sums of all steps of one length, of all sources.
 func (d *database) happened(step int) string {
 	d.t.Helper()
-	return d.value(`select format('received %s accepted %s deduplicated %s conflicts %s rejected %s attempts %s failed %s delivered %s died %s',
+	return d.value(
+		`select format('received %s accepted %s deduplicated %s conflicts %s rejected %s attempts %s failed %s delivered %s died %s',
 			coalesce(sum(received), 0), coalesce(sum(accepted), 0), coalesce(sum(deduplicated), 0), coalesce(sum(conflicts), 0), coalesce(sum(rejected), 0),
 			coalesce(sum(attempts), 0), coalesce(sum(attempts_failed), 0), coalesce(sum(delivered), 0), coalesce(sum(died), 0))
-		from spine.rollups where step = $1`, step)
+		from spine.rollups where step = $1`,
+		step,
+	)
 }
 
 // requireAccepted requires that so many new events were counted, in steps of each length.
 func (d *database) requireAccepted(want int) {
 	d.t.Helper()
 	for _, step := range []int{10, 60, 300, 3600} {
-		require.Equal(d.t, fmt.Sprint(want), d.value("select coalesce(sum(accepted), 0) from spine.rollups where step = $1", step), "steps of %d s", step)
+		require.Equal(
+			d.t,
+			fmt.Sprint(want),
+			d.value("select coalesce(sum(accepted), 0) from spine.rollups where step = $1", step),
+			"steps of %d s",
+			step,
+		)
 	}
 }
 
@@ -59,14 +68,30 @@ func TestRollupsCountWhatHappened(t *testing.T) {
 	}, false))
 	d.due()
 	require.Len(t, d.look(10).Expired, 1)
-	d.run("insert into spine.audit_trail (action, details) values ('request_rejected', '{\"count\": \"many\"}'), ('claims_paused', null)")
+	d.run(
+		"insert into spine.audit_trail (action, details) values ('request_rejected', '{\"count\": \"many\"}'), ('claims_paused', null)",
+	)
 	d.rollUp()
 	for _, step := range []int{10, 60, 300, 3600} {
-		require.Equal(t, "received 6 accepted 4 deduplicated 1 conflicts 1 rejected 49 attempts 5 failed 3 delivered 1 died 1", d.happened(step))
+		require.Equal(
+			t,
+			"received 6 accepted 4 deduplicated 1 conflicts 1 rejected 49 attempts 5 failed 3 delivered 1 died 1",
+			d.happened(step),
+		)
 	}
-	require.Equal(t, []string{"|8", "default|41", "github|0"}, d.rows("select source, sum(rejected) from spine.rollups where step = 3600 group by source order by source"))
+	require.Equal(
+		t,
+		[]string{"|8", "default|41", "github|0"},
+		d.rows("select source, sum(rejected) from spine.rollups where step = 3600 group by source order by source"),
+	)
 	require.Equal(t, "1", d.value("select received from spine.rollups where step = 3600 and source = 'github'"))
-	require.Equal(t, "1", d.value("select sum(n) from spine.rates, unnest(array[delivered]) n where source = 'default' and latency_p50 < '1 minute'"))
+	require.Equal(
+		t,
+		"1",
+		d.value(
+			"select sum(n) from spine.rates, unnest(array[delivered]) n where source = 'default' and latency_p50 < '1 minute'",
+		),
+	)
 }
 
 func TestRollupsCountEachRowOnceWhereTransactionsCommitOutOfOrder(t *testing.T) {
@@ -132,13 +157,22 @@ func TestRollupsOutliveOddRows(t *testing.T) {
 	}
 	d.run("update spine.events set created_at = created_at - interval '1 hour' where event_id = 'x-5'")
 	for _, details := range []string{`{"attempt":1,"lease":3,"answer":"\u0000"}`, `{"attempt":1,"lease":3,"destination":"\ud800"}`, `{"lease":"\u0000"}`} {
-		d.run("insert into spine.audit_trail (timestamp, event, event_id, action, details) select clock_timestamp(), id, event_id, 'processing_succeeded', $1::text::json from spine.events where event_id = 'x-5'", details)
+		d.run(
+			"insert into spine.audit_trail (timestamp, event, event_id, action, details) select clock_timestamp(), id, event_id, 'processing_succeeded', $1::text::json from spine.events where event_id = 'x-5'",
+			details,
+		)
 	}
-	d.run("insert into spine.audit_trail (timestamp, event, event_id, action) select at, id, event_id, 'processing_succeeded' from spine.events, unnest('{infinity,-infinity,294276-12-31}'::timestamptz[]) at where event_id in ('x-3', 'x-6')")
+	d.run(
+		"insert into spine.audit_trail (timestamp, event, event_id, action) select at, id, event_id, 'processing_succeeded' from spine.events, unnest('{infinity,-infinity,294276-12-31}'::timestamptz[]) at where event_id in ('x-3', 'x-6')",
+	)
 	d.run(`insert into spine.audit_trail (action, details) values
 		('request_rejected', '{"count":"\u0000"}'), ('request_rejected', '{"count":3,"path":"\ud800"}'), ('request_rejected', '{"count":3,"path":"\u003c"}'), ('request_rejected', '7')`)
 	d.rollUp()
-	require.Equal(t, "received 7 accepted 7 deduplicated 0 conflicts 0 rejected 6 attempts 7 failed 0 delivered 13 died 0", d.happened(3600))
+	require.Equal(
+		t,
+		"received 7 accepted 7 deduplicated 0 conflicts 0 rejected 6 attempts 7 failed 0 delivered 13 died 0",
+		d.happened(3600),
+	)
 }
 
 func TestRollupsOfATransactionThatRollsUpItself(t *testing.T) {
@@ -198,11 +232,18 @@ func TestRollUpTakesTurns(t *testing.T) {
 	d := newDatabase(t, 1)
 	turn := func() bool { return d.value("select spine.roll_up(100) > '0'") == "t" }
 	for range 5 {
-		d.run("insert into spine.audit_trail (event_id, action) select 'x', 'event_inserted' from generate_series(1, 40)")
+		d.run(
+			"insert into spine.audit_trail (event_id, action) select 'x', 'event_inserted' from generate_series(1, 40)",
+		)
 	}
 	require.True(t, turn())
 	d.requireAccepted(80)
-	require.Equal(t, d.value("select min(timestamp) from spine.audit_trail where id > 80"), d.value("select spine.rolled_up_to()"), "when the first row is from that is left")
+	require.Equal(
+		t,
+		d.value("select min(timestamp) from spine.audit_trail where id > 80"),
+		d.value("select spine.rolled_up_to()"),
+		"when the first row is from that is left",
+	)
 	require.True(t, turn())
 	require.False(t, turn())
 	d.requireAccepted(200)
@@ -241,8 +282,14 @@ func TestRollUpWritesNothingWhereNothingHappened(t *testing.T) {
 		run(t, tx, "select spine.sample_depth(0)")
 		return value(t, tx, "select pg_current_xact_id_if_assigned() is null") == "t"
 	}, patience, time.Millisecond)
-	require.Equal(t, "t", d.value("select spine.rolled_up_to() > covered_to and spine.rolled_up_to() > clock_timestamp() - interval '1 minute' from spine.rollup_state"),
-		"all there is is counted up to now")
+	require.Equal(
+		t,
+		"t",
+		d.value(
+			"select spine.rolled_up_to() > covered_to and spine.rolled_up_to() > clock_timestamp() - interval '1 minute' from spine.rollup_state",
+		),
+		"all there is is counted up to now",
+	)
 }
 
 // Transactions of other databases end as well, so that it may take a few turns.
@@ -253,7 +300,9 @@ func TestNothingIsLookedForWhereNoTransactionEnded(t *testing.T) {
 	d.rollUp()
 	scans := func() string {
 		d.run("select pg_stat_force_next_flush()")
-		return d.value("select sum(idx_scan) from pg_stat_user_indexes where relname ~ '^audit_trail' and indexrelname ~ 'xid'")
+		return d.value(
+			"select sum(idx_scan) from pg_stat_user_indexes where relname ~ '^audit_trail' and indexrelname ~ 'xid'",
+		)
 	}
 	for _, look := range []func(){d.rollUp, func() { require.NoError(t, d.SampleDepth(t.Context())) }} {
 		require.Eventually(t, func() bool {
@@ -280,8 +329,18 @@ func TestLatencyIsFromStoredToDelivered(t *testing.T) {
 	d.ingest(webhook("quick", payloadA))
 	d.settle(completed(d.claim(1)[0]))
 
-	d.ingest(webhook("retried", payloadA), webhook("given back", payloadA), webhook("expired", payloadA),
-		webhook("replayed", payloadA), webhook("replayed twice", payloadA), webhook("by hand", payloadA), webhook("queued by hand", payloadA))
+	d.ingest(
+		webhook("retried", payloadA),
+		webhook("given back", payloadA),
+		webhook("expired", payloadA),
+		webhook(
+			"replayed",
+			payloadA,
+		),
+		webhook("replayed twice", payloadA),
+		webhook("by hand", payloadA),
+		webhook("queued by hand", payloadA),
+	)
 	d.run("update spine.events set created_at = created_at - interval '1 hour' where event_id <> 'quick'")
 	d.run("insert into spine.processing_state (event_id, destination) values ('queued by hand', 'other')")
 	deliver := func(settle func(event.Job) event.Settlement) {
@@ -318,30 +377,56 @@ func TestLatencyIsFromStoredToDelivered(t *testing.T) {
 	for _, job := range d.claim(2) {
 		d.settle(completed(job))
 	}
-	other, err := d.Claim(t.Context(), event.Claim{Destination: "other", Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy})
+	other, err := d.Claim(
+		t.Context(),
+		event.Claim{Destination: "other", Limit: 10, Lease: lease, Worker: "worker-1", Delays: policy},
+	)
 	require.NoError(t, err)
 	d.settle(completed(other.Jobs[0]))
 	d.rollUp()
 
-	slow := d.rows("select l.i from spine.rollups, unnest(latency) with ordinality l(n, i) where step = 3600 and n > 0 and i > 80")
+	slow := d.rows(
+		"select l.i from spine.rollups, unnest(latency) with ordinality l(n, i) where step = 3600 and n > 0 and i > 80",
+	)
 	require.NotEmpty(t, slow)
 	for _, step := range []int{10, 60, 300, 3600} {
 		require.Equal(t, "9", d.value("select sum(delivered) from spine.rollups where step = $1", step))
-		require.Equal(t, "5", d.value("select sum(n) from spine.rollups, unnest(latency) n where step = $1", step), "without what was replayed")
-		require.Equal(t, "4", d.value("select sum(n) from spine.rollups, unnest(latency) with ordinality l(n, i) where step = $1 and i > 80", step),
-			"retried, given back, expired, and queued in the first place")
+		require.Equal(
+			t,
+			"5",
+			d.value("select sum(n) from spine.rollups, unnest(latency) n where step = $1", step),
+			"without what was replayed",
+		)
+		require.Equal(
+			t,
+			"4",
+			d.value(
+				"select sum(n) from spine.rollups, unnest(latency) with ordinality l(n, i) where step = $1 and i > 80",
+				step,
+			),
+			"retried, given back, expired, and queued in the first place",
+		)
 	}
-	require.Equal(t, "t", d.value("select latency_p99 between interval '54 minutes' and interval '66 minutes' from spine.rates"))
+	require.Equal(
+		t,
+		"t",
+		d.value("select latency_p99 between interval '54 minutes' and interval '66 minutes' from spine.rates"),
+	)
 }
 
 func TestOfOldPartitionsNoneIsAskedForAYoungEvent(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
-	d.run("create table spine.audit_trail_20200101 partition of spine.audit_trail for values from ('2020-01-01 00:00+00') to ('2020-01-02 00:00+00')")
+	d.run(
+		"create table spine.audit_trail_20200101 partition of spine.audit_trail for values from ('2020-01-01 00:00+00') to ('2020-01-02 00:00+00')",
+	)
 	d.ingest(webhook("x", payloadA))
 	scans := func(createdAt string) string {
 		for range 8 {
-			d.run(`select spine.replayed(id, $1::text::timestamptz, now(), '{"lease":3,"attempt":1}') from spine.events`, createdAt)
+			d.run(
+				`select spine.replayed(id, $1::text::timestamptz, now(), '{"lease":3,"attempt":1}') from spine.events`,
+				createdAt,
+			)
 		}
 		d.run("select pg_stat_force_next_flush()")
 		return d.value("select sum(idx_scan) from pg_stat_user_indexes where relname = 'audit_trail_20200101'")
@@ -354,19 +439,36 @@ func TestLatencyPercentiles(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	// A histogram of what took 1 to 1000 ms.
-	d.run("create temp table h as select array_agg(coalesce(n, 0) order by i) as h from generate_series(1, 40) i left join (select least(1 + ceil(ln(ms) / ln(1.2)), 130)::integer as i, count(*) as n from generate_series(1, 1000) ms group by 1) c using (i)")
+	d.run(
+		"create temp table h as select array_agg(coalesce(n, 0) order by i) as h from generate_series(1, 40) i left join (select least(1 + ceil(ln(ms) / ln(1.2)), 130)::integer as i, count(*) as n from generate_series(1, 1000) ms group by 1) c using (i)",
+	)
 	for fraction, want := range map[float64]float64{0: 1, 0.5: 500, 0.95: 950, 0.99: 990, 1: 1000} {
 		var ms float64
-		require.NoError(t, d.Pool().QueryRow(t.Context(), "select extract(epoch from spine.latency_percentile(h, $1)) * 1000 from h", fraction).Scan(&ms))
+		require.NoError(
+			t,
+			d.Pool().QueryRow(
+				t.Context(),
+				"select extract(epoch from spine.latency_percentile(h, $1)) * 1000 from h",
+				fraction,
+			).Scan(
+				&ms,
+			),
+		)
 		require.InEpsilon(t, want, ms, 0.12, "%v", fraction)
 	}
-	require.Equal(t, "t|t", d.value("select spine.latency_percentile('{}', 0.5) is null, spine.latency_percentile(null, 0.5) is null"))
+	require.Equal(
+		t,
+		"t|t",
+		d.value("select spine.latency_percentile('{}', 0.5) is null, spine.latency_percentile(null, 0.5) is null"),
+	)
 }
 
 func TestRollupsDoNotCountWhatIsOlderThanTheyAre(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
-	d.run("insert into spine.audit_trail (event_id, action, timestamp) values ('x', 'event_inserted', '-infinity'), ('x', 'event_inserted', now() - interval '1 day'), ('x', 'event_inserted', 'infinity')")
+	d.run(
+		"insert into spine.audit_trail (event_id, action, timestamp) values ('x', 'event_inserted', '-infinity'), ('x', 'event_inserted', now() - interval '1 day'), ('x', 'event_inserted', 'infinity')",
+	)
 	d.rollUp()
 	d.requireAccepted(1)
 	require.Equal(t, "t", d.value("select bool_and(at <= now()) from spine.rollups"))
@@ -407,8 +509,14 @@ func TestOldStepsAreDeleted(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	for _, age := range []string{"1 hour", "3 hours", "1 day", "4 days", "91 days"} {
-		d.run("insert into spine.rollups (step, at, source) select step, date_bin('1 hour', now() - $1::interval, 'epoch'), 'x' from spine.rollup_steps()", age)
-		d.run("insert into spine.depth_samples select step, date_bin('1 hour', now() - $1::interval, 'epoch'), 0, 0, 0, 0, '0' from spine.rollup_steps()", age)
+		d.run(
+			"insert into spine.rollups (step, at, source) select step, date_bin('1 hour', now() - $1::interval, 'epoch'), 'x' from spine.rollup_steps()",
+			age,
+		)
+		d.run(
+			"insert into spine.depth_samples select step, date_bin('1 hour', now() - $1::interval, 'epoch'), 0, 0, 0, 0, '0' from spine.rollup_steps()",
+			age,
+		)
 	}
 	d.run("update spine.rollup_state set tidied_at = now() - interval '2 minutes'")
 	d.run("update spine.depth_state set tidied_at = now() - interval '2 minutes'")
@@ -416,9 +524,25 @@ func TestOldStepsAreDeleted(t *testing.T) {
 	d.rollUp()
 	require.NoError(t, d.SampleDepth(t.Context()))
 	want := []string{"10|1", "60|2", "300|3", "3600|4"}
-	require.Equal(t, want, d.rows("select step, count(*) from spine.rollups where source = 'x' group by step order by step"))
-	require.Equal(t, want, d.rows("select step, count(*) from spine.depth_samples where at < date_bin('1 hour', now(), 'epoch') group by step order by step"))
-	require.Equal(t, "t|t", d.value("select r.tidied_at > now() - interval '1 minute', d.tidied_at > now() - interval '1 minute' from spine.rollup_state r, spine.depth_state d"))
+	require.Equal(
+		t,
+		want,
+		d.rows("select step, count(*) from spine.rollups where source = 'x' group by step order by step"),
+	)
+	require.Equal(
+		t,
+		want,
+		d.rows(
+			"select step, count(*) from spine.depth_samples where at < date_bin('1 hour', now(), 'epoch') group by step order by step",
+		),
+	)
+	require.Equal(
+		t,
+		"t|t",
+		d.value(
+			"select r.tidied_at > now() - interval '1 minute', d.tidied_at > now() - interval '1 minute' from spine.rollup_state r, spine.depth_state d",
+		),
+	)
 }
 
 // overview reads one, of the last quarter of an hour.
@@ -475,13 +599,27 @@ func TestOverview(t *testing.T) {
 	require.Equal(t, view.SourceArrival{Source: "github"}, o.Sources[1])
 	s := o.Series
 	require.Equal(t, []int64{5, 5, 0, 0, 0, 5, 2, 1, 1}, []int64{
-		sum(s.Received), sum(s.Accepted), sum(s.Deduplicated), sum(s.Conflicts), sum(s.Rejected), sum(s.Attempts), sum(s.AttemptsFailed), sum(s.Delivered), sum(s.Died),
+		sum(
+			s.Received,
+		),
+		sum(s.Accepted),
+		sum(s.Deduplicated),
+		sum(s.Conflicts),
+		sum(s.Rejected),
+		sum(s.Attempts),
+		sum(s.AttemptsFailed),
+		sum(s.Delivered),
+		sum(s.Died),
 	})
 	last := len(s.At) - 1
 	require.Nil(t, s.Received[0], "before all that is known")
 	require.Nil(t, s.Pending[0])
 	require.NotNil(t, s.Received[last])
-	require.Equal(t, []int64{1, 1, 1, 1}, []int64{*s.Pending[last], *s.Processing[last], *s.Failed[last], *s.Dead[last]})
+	require.Equal(
+		t,
+		[]int64{1, 1, 1, 1},
+		[]int64{*s.Pending[last], *s.Processing[last], *s.Failed[last], *s.Dead[last]},
+	)
 	require.LessOrEqual(t, s.At[last], o.At.Time.Unix())
 	require.Greater(t, s.At[last]+10, o.At.Time.Unix()-1)
 	for i, at := range s.At {
@@ -518,7 +656,11 @@ func TestOverviewOfEachRange(t *testing.T) {
 		o, err := d.Overview(t.Context(), over)
 		require.NoError(t, err)
 		n := int(over/time.Second) / int(want.step)
-		require.Equal(t, []int64{int64(over / time.Second), want.step}, []int64{int64(o.RangeSeconds), int64(o.StepSeconds)})
+		require.Equal(
+			t,
+			[]int64{int64(over / time.Second), want.step},
+			[]int64{int64(o.RangeSeconds), int64(o.StepSeconds)},
+		)
 		require.Len(t, o.Series.At, n)
 		for i, accepted := range o.Series.Accepted[:n-1] {
 			require.NotNil(t, accepted, "%s: %d", over, i)
@@ -535,7 +677,9 @@ func TestOverviewOfEachRange(t *testing.T) {
 func TestOverviewDoesNotPassOffWhatIsNotCountedYet(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
-	d.run("update spine.rollup_state set covered_from = now() - interval '1 hour', covered_to = now() - interval '1 minute'")
+	d.run(
+		"update spine.rollup_state set covered_from = now() - interval '1 hour', covered_to = now() - interval '1 minute'",
+	)
 	o := d.overview()
 	require.NotNil(t, o.Series.Received[89], "nothing is left to be counted")
 	require.Zero(t, *o.Series.Received[89])
@@ -550,7 +694,9 @@ func TestOverviewDoesNotPassOffWhatIsNotCountedYet(t *testing.T) {
 func TestOverviewDoesNotPassOffAPartOfAStepAsTheWhole(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
-	d.run("update spine.rollup_state set covered_from = date_bin('10 s', now(), 'epoch') - interval '299 s', covered_to = date_bin('10 s', now(), 'epoch') - interval '41 s'")
+	d.run(
+		"update spine.rollup_state set covered_from = date_bin('10 s', now(), 'epoch') - interval '299 s', covered_to = date_bin('10 s', now(), 'epoch') - interval '41 s'",
+	)
 	insert(t, d.Pool())
 	o := d.overview()
 	at := func(back time.Duration) *int64 {
@@ -578,7 +724,9 @@ func TestOverviewReadsItsRangeOnly(t *testing.T) {
 		select s.step, at, 'source-' || source, 1, '{0,1}'
 		from spine.rollup_steps() s, generate_series(now() - s.kept, now(), s.step * interval '1 s') at, generate_series(1, $1::integer) source
 		where s.step <= 60`, sources)
-	d.run("insert into spine.depth_samples select 10, at, 0, 0, 0, 0, '0' from generate_series(now() - interval '2 hours', now(), '10 s') at")
+	d.run(
+		"insert into spine.depth_samples select 10, at, 0, 0, 0, 0, '0' from generate_series(now() - interval '2 hours', now(), '10 s') at",
+	)
 	d.run("analyze spine.rollups, spine.depth_samples")
 	read := func(call func()) (rows int) {
 		for range 8 { // until plans are cached
@@ -586,7 +734,15 @@ func TestOverviewReadsItsRangeOnly(t *testing.T) {
 		}
 		count := func() (n int) {
 			d.run("select pg_stat_force_next_flush()")
-			require.NoError(t, d.Pool().QueryRow(t.Context(), "select sum(idx_tup_read + seq_tup_read) from pg_stat_user_tables t join pg_stat_user_indexes i using (relid) where t.relname in ('rollups', 'depth_samples')").Scan(&n))
+			require.NoError(
+				t,
+				d.Pool().QueryRow(
+					t.Context(),
+					"select sum(idx_tup_read + seq_tup_read) from pg_stat_user_tables t join pg_stat_user_indexes i using (relid) where t.relname in ('rollups', 'depth_samples')",
+				).Scan(
+					&n,
+				),
+			)
 			return n
 		}
 		before := count()
@@ -594,7 +750,11 @@ func TestOverviewReadsItsRangeOnly(t *testing.T) {
 		return count() - before
 	}
 	require.LessOrEqual(t, read(func() { d.overview() }), 2*sources*91+100)
-	require.LessOrEqual(t, read(func() { d.run("set enable_seqscan = off; select count(*) from spine.rates") }), sources*61)
+	require.LessOrEqual(
+		t,
+		read(func() { d.run("set enable_seqscan = off; select count(*) from spine.rates") }),
+		sources*61,
+	)
 }
 
 func TestDepthSaysHowOldItIs(t *testing.T) {

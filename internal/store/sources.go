@@ -22,7 +22,12 @@ const sourceColumns = "s.name, s.settings, s.disabled_at, s.created_at, s.update
 
 // Sources lists the sources by name.
 func (s *Store) Sources(ctx context.Context) ([]event.SourceSettings, error) {
-	return collect[event.SourceSettings](ctx, s, "listing the sources", "select "+sourceColumns+" from spine.sources s order by s.name")
+	return collect[event.SourceSettings](
+		ctx,
+		s,
+		"listing the sources",
+		"select "+sourceColumns+" from spine.sources s order by s.name",
+	)
 }
 
 // Source returns one source. The error is an *event.NoSourceError or the database's.
@@ -30,7 +35,13 @@ func (s *Store) Source(ctx context.Context, name string) (event.SourceSettings, 
 	var found event.SourceSettings
 	batch := &pgx.Batch{}
 	batch.Queue("select spine.require_source($1)", name)
-	queue(batch, pgx.CollectExactlyOneRow[event.SourceSettings], &found, "select "+sourceColumns+" from spine.sources s where s.name = $1", name)
+	queue(
+		batch,
+		pgx.CollectExactlyOneRow[event.SourceSettings],
+		&found,
+		"select "+sourceColumns+" from spine.sources s where s.name = $1",
+		name,
+	)
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
 		return event.SourceSettings{}, sourceError("reading a source", err)
 	}
@@ -39,7 +50,12 @@ func (s *Store) Source(ctx context.Context, name string) (event.SourceSettings, 
 
 // PutSource adds a source or gives it other settings. The error is an *event.BadSettingsError where the database
 // rejects them, or the database's. caller is who asks, as the audit log keeps it.
-func (s *Store) PutSource(ctx context.Context, name string, settings json.RawMessage, caller string) (change view.SourceChange, err error) {
+func (s *Store) PutSource(
+	ctx context.Context,
+	name string,
+	settings json.RawMessage,
+	caller string,
+) (change view.SourceChange, err error) {
 	changes, err := s.ApplySources(ctx, map[string]json.RawMessage{name: settings}, false, false, caller)
 	if err != nil {
 		return view.SourceChange{}, err
@@ -53,7 +69,12 @@ var errDryRun = errors.New("dry run")
 // ApplySources gives sources the settings in puts, in one transaction, and adds those that are missing. With prune it
 // removes all others except default. A dry run changes nothing and returns the same. The changes are sorted by name and
 // include unchanged sources. Errors are those of PutSource.
-func (s *Store) ApplySources(ctx context.Context, puts map[string]json.RawMessage, prune, dryRun bool, caller string) (changes []view.SourceChange, err error) {
+func (s *Store) ApplySources(
+	ctx context.Context,
+	puts map[string]json.RawMessage,
+	prune, dryRun bool,
+	caller string,
+) (changes []view.SourceChange, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		changes = nil
 		if err := callFor(ctx, tx, caller); err != nil {
@@ -74,7 +95,14 @@ func (s *Store) ApplySources(ctx context.Context, puts map[string]json.RawMessag
 		}
 		for _, name := range slices.Sorted(maps.Keys(puts)) {
 			c := view.SourceChange{Source: name, From: before[name], To: puts[name]}
-			if err := tx.QueryRow(ctx, "select spine.put_source($1, $2)", name, puts[name]).Scan(&c.Change); err != nil {
+			if err := tx.QueryRow(
+				ctx,
+				"select spine.put_source($1, $2)",
+				name,
+				puts[name],
+			).Scan(
+				&c.Change,
+			); err != nil {
 				return fmt.Errorf("source %s: %w", name, err)
 			}
 			changes = append(changes, c)
@@ -137,7 +165,12 @@ func (s *Store) RemoveSource(ctx context.Context, name, caller string) error {
 
 // RotateSource puts a new secret, by reference, before those of a source. The old ones stay valid for keep from now on.
 // It returns the source. Errors are those of PutSource, and *event.NoSourceError.
-func (s *Store) RotateSource(ctx context.Context, name, secret string, keep time.Duration, caller string) (event.SourceSettings, error) {
+func (s *Store) RotateSource(
+	ctx context.Context,
+	name, secret string,
+	keep time.Duration,
+	caller string,
+) (event.SourceSettings, error) {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if err := callFor(ctx, tx, caller); err != nil {
 			return err
@@ -175,7 +208,14 @@ func sourceError(doing string, err error) error {
 			}
 			return &event.NoSourceError{Detail: detail}
 		case pgErr.Code == "23514" && pgErr.ConstraintName == "sources_name_check":
-			return &event.BadSettingsError{Problems: []event.Problem{{Field: "source", Detail: "must be lower-case letters, digits, - and _, at most 63, and begin with a letter or digit"}}}
+			return &event.BadSettingsError{
+				Problems: []event.Problem{
+					{
+						Field:  "source",
+						Detail: "must be lower-case letters, digits, - and _, at most 63, and begin with a letter or digit",
+					},
+				},
+			}
 		case pgErr.Code == "23514" || pgErr.Code == "22P02" || pgErr.Code == "22P05":
 			return &event.BadSettingsError{Problems: []event.Problem{{Detail: pgErr.Message}}}
 		}

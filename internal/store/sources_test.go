@@ -94,7 +94,19 @@ func TestSources(t *testing.T) {
 		require.NotContains(t, string(r.Details), hidden)
 		require.Equal(t, "success", r.Success)
 	}
-	require.Equal(t, []string{"source_removed", "source_enabled", "source_disabled", "source_changed", "source_changed", "source_changed", "source_added"}, actions)
+	require.Equal(
+		t,
+		[]string{
+			"source_removed",
+			"source_enabled",
+			"source_disabled",
+			"source_changed",
+			"source_changed",
+			"source_changed",
+			"source_added",
+		},
+		actions,
+	)
 }
 
 func TestSourcesAreAppliedTogether(t *testing.T) {
@@ -108,7 +120,10 @@ func TestSourcesAreAppliedTogether(t *testing.T) {
 		}
 		return strings.Join(all, ", "), err
 	}
-	two := map[string]json.RawMessage{"github": json.RawMessage(githubSettings), "stripe": json.RawMessage(`{"preset":"stripe"}`)}
+	two := map[string]json.RawMessage{
+		"github": json.RawMessage(githubSettings),
+		"stripe": json.RawMessage(`{"preset":"stripe"}`),
+	}
 	for _, dry := range []bool{true, false} {
 		said, err := apply(false, dry, two)
 		require.NoError(t, err)
@@ -117,7 +132,11 @@ func TestSourcesAreAppliedTogether(t *testing.T) {
 	said, err := apply(true, false, map[string]json.RawMessage{"stripe": json.RawMessage(`{"preset":"stripe"}`)})
 	require.NoError(t, err)
 	require.Equal(t, "github removed, stripe unchanged", said)
-	_, err = apply(true, false, map[string]json.RawMessage{"a": json.RawMessage(githubSettings), "b": json.RawMessage(`{}`)})
+	_, err = apply(
+		true,
+		false,
+		map[string]json.RawMessage{"a": json.RawMessage(githubSettings), "b": json.RawMessage(`{}`)},
+	)
 	require.Error(t, err)
 	require.Contains(t, err.Error(), "must be a JSON object with a preset")
 	all, err := s.Sources(t.Context())
@@ -149,8 +168,18 @@ func rejected(source, cause string, n int, size int) []event.RejectedRequest {
 	var all []event.RejectedRequest
 	for i := range n {
 		all = append(all, event.RejectedRequest{
-			Source: source, At: event.Timestamp{Time: time.Now()}, Cause: cause, Status: 401, Detail: "No.", Remote: "192.0.2.1", Method: "POST", Target: "/webhook/" + source,
-			Headers: json.RawMessage(`{"A":["b"]}`), Body: []byte(fmt.Sprintf("%s-%d-%s", cause, i, strings.Repeat("x", size))),
+			Source: source,
+			At:     event.Timestamp{Time: time.Now()},
+			Cause:  cause,
+			Status: 401,
+			Detail: "No.",
+			Remote: "192.0.2.1",
+			Method: "POST",
+			Target: "/webhook/" + source,
+			Headers: json.RawMessage(
+				`{"A":["b"]}`,
+			),
+			Body: []byte(fmt.Sprintf("%s-%d-%s", cause, i, strings.Repeat("x", size))),
 		})
 	}
 	return all
@@ -169,8 +198,14 @@ func TestRejectedRequests(t *testing.T) {
 	roomy := event.Budget{Rows: 10, Bytes: 1 << 20, Age: time.Hour}
 	keep(roomy, append(rejected("github", "few", 2, 10), rejected("github", "flood", 50, 10)...)...)
 	require.Equal(t, []string{"few 2", "flood 8"}, counts(), "who sends most gives most")
-	require.Equal(t, []string{"flood-42", "flood-43", "flood-44", "flood-45", "flood-46", "flood-47", "flood-48", "flood-49"},
-		d.rows("select left(convert_from(body, 'UTF8'), 8) from spine.rejected_requests where cause = 'flood' order by id"), "the oldest went")
+	require.Equal(
+		t,
+		[]string{"flood-42", "flood-43", "flood-44", "flood-45", "flood-46", "flood-47", "flood-48", "flood-49"},
+		d.rows(
+			"select left(convert_from(body, 'UTF8'), 8) from spine.rejected_requests where cause = 'flood' order by id",
+		),
+		"the oldest went",
+	)
 	keep(event.Budget{Rows: 10, Bytes: 200, Age: time.Hour})
 	require.Equal(t, []string{"t"}, d.rows("select sum(size) between 170 and 200 from spine.rejected_requests"))
 	keep(event.Budget{Rows: 1, Bytes: 1 << 20, Age: time.Hour})
@@ -186,10 +221,18 @@ func TestRejectedRequests(t *testing.T) {
 	require.Equal(t, []string{"{}"}, d.rows("select headers::text from spine.rejected_requests"))
 
 	keep(roomy, rejected("github", "signature_wrong", 3, 10)...)
-	page, next, err := d.RejectedRequests(t.Context(), view.Page{Limit: 2}, view.RejectedFilter{Source: "github", Cause: "signature_wrong"})
+	page, next, err := d.RejectedRequests(
+		t.Context(),
+		view.Page{Limit: 2},
+		view.RejectedFilter{Source: "github", Cause: "signature_wrong"},
+	)
 	require.NoError(t, err)
 	require.Len(t, page, 2)
-	rest, next, err := d.RejectedRequests(t.Context(), view.Page{Limit: 2, Cursor: next.Cursor}, view.RejectedFilter{Source: "github", Cause: "signature_wrong"})
+	rest, next, err := d.RejectedRequests(
+		t.Context(),
+		view.Page{Limit: 2, Cursor: next.Cursor},
+		view.RejectedFilter{Source: "github", Cause: "signature_wrong"},
+	)
 	require.NoError(t, err)
 	require.Len(t, rest, 1)
 	require.Empty(t, next.Cursor)
@@ -218,13 +261,28 @@ func TestRejectedRequests(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, again, 1, "whoever had it is gone")
 	require.NoError(t, d.SettleRejected(t.Context(), page[0].ID, true, event.RejectedTakenIn, "accepted", "id-1"))
-	n, err := d.ReplayAllRejected(t.Context(), view.RejectedFilter{Source: "github", Cause: "signature_wrong"}, false, "x")
+	n, err := d.ReplayAllRejected(
+		t.Context(),
+		view.RejectedFilter{Source: "github", Cause: "signature_wrong"},
+		false,
+		"x",
+	)
 	require.NoError(t, err)
 	require.Equal(t, int64(2), n, "not what was taken in")
-	n, err = d.ReplayAllRejected(t.Context(), view.RejectedFilter{Source: "github", Cause: "signature_wrong"}, false, "x")
+	n, err = d.ReplayAllRejected(
+		t.Context(),
+		view.RejectedFilter{Source: "github", Cause: "signature_wrong"},
+		false,
+		"x",
+	)
 	require.NoError(t, err)
 	require.Zero(t, n, "they are asked for already")
-	n, err = d.ReplayAllRejected(t.Context(), view.RejectedFilter{Source: "github", Cause: "signature_wrong"}, true, "x")
+	n, err = d.ReplayAllRejected(
+		t.Context(),
+		view.RejectedFilter{Source: "github", Cause: "signature_wrong"},
+		true,
+		"x",
+	)
 	require.NoError(t, err)
 	require.Equal(t, int64(2), n, "but not so")
 	state := "select state, note from spine.rejected_requests where id = " + strconv.FormatInt(page[1].ID, 10)
@@ -233,7 +291,11 @@ func TestRejectedRequests(t *testing.T) {
 	require.NoError(t, d.SettleRejected(t.Context(), page[1].ID, false, event.RejectedTakenIn, "accepted", "id-2"))
 	require.Equal(t, "taken_in|accepted", d.value(state), "what is stored is stored")
 	require.NoError(t, d.ReplayRejected(t.Context(), page[0].ID, true, "x"))
-	require.Equal(t, event.RejectedTakenIn, d.value("select state from spine.rejected_requests where id = $1", page[0].ID))
+	require.Equal(
+		t,
+		event.RejectedTakenIn,
+		d.value("select state from spine.rejected_requests where id = $1", page[0].ID),
+	)
 	like, err := d.RejectedLike(t.Context(), "signature_wrong-1", "", 10)
 	require.NoError(t, err)
 	require.Len(t, like, 1)
@@ -257,9 +319,37 @@ func TestRequestsOfProviders(t *testing.T) {
 	d := newDatabase(t, 1)
 	hash := func(b byte) (h [event.HashSize]byte) { h[0] = b; return h }
 	headers := []byte(`{"X-A":["1"]}`)
-	one := event.Event{Source: "github", ID: "1", Type: "t", OccurredAt: time.Now(), Payload: []byte(`[1]`), Hash: hash(1), Headers: headers, IDUnsigned: true}
-	form := event.Event{Source: "github", ID: "2", Type: "t", OccurredAt: time.Now(), Payload: []byte(`{"a":"1"}`), Raw: []byte("a=1"), Hash: hash(2), Headers: headers, IDDerived: true}
-	bytes := event.Event{Source: "github", ID: "3", Type: "t", OccurredAt: time.Now(), Payload: []byte("\x00\xff"), Unqueryable: "no JSON", Hash: hash(3), Headers: headers}
+	one := event.Event{
+		Source:     "github",
+		ID:         "1",
+		Type:       "t",
+		OccurredAt: time.Now(),
+		Payload:    []byte(`[1]`),
+		Hash:       hash(1),
+		Headers:    headers,
+		IDUnsigned: true,
+	}
+	form := event.Event{
+		Source:     "github",
+		ID:         "2",
+		Type:       "t",
+		OccurredAt: time.Now(),
+		Payload:    []byte(`{"a":"1"}`),
+		Raw:        []byte("a=1"),
+		Hash:       hash(2),
+		Headers:    headers,
+		IDDerived:  true,
+	}
+	bytes := event.Event{
+		Source:      "github",
+		ID:          "3",
+		Type:        "t",
+		OccurredAt:  time.Now(),
+		Payload:     []byte("\x00\xff"),
+		Unqueryable: "no JSON",
+		Hash:        hash(3),
+		Headers:     headers,
+	}
 	mixed := webhook("plain", `{"a":1}`)
 	receipts, err := d.Ingest(t.Context(), []event.Event{one, mixed, form, bytes})
 	require.NoError(t, err)
@@ -273,9 +363,18 @@ func TestRequestsOfProviders(t *testing.T) {
 	_, err = d.Ingest(t.Context(), []event.Event{other})
 	require.NoError(t, err)
 	require.Equal(t, []string{
-		"1||[1]|||t|", "2||{\"a\":\"1\"}|a=1|t||", "3|no JSON||\\000\\377|||", "plain||{\"a\":1}||||", "4||[1]|||t|1", "5||[1]|||t|",
+		"1||[1]|||t|",
+		"2||{\"a\":\"1\"}|a=1|t||",
+		"3|no JSON||\\000\\377|||",
+		"plain||{\"a\":1}||||",
+		"4||[1]|||t|1",
+		"5||[1]|||t|",
 	}, d.rows(`select concat_ws('|', event_id, coalesce(unqueryable, ''), coalesce(payload::text, ''), coalesce(encode(raw_body, 'escape'), ''), coalesce(left(id_derived::text, 1), ''), coalesce(left(id_unsigned::text, 1), ''), coalesce(same_body_as, '')) from spine.events order by id`))
-	require.Equal(t, []string{`{"same_body_as": "1"}`}, d.rows("select details::text from spine.audit_log where event_id = '4' and action = 'event_inserted'"))
+	require.Equal(
+		t,
+		[]string{`{"same_body_as": "1"}`},
+		d.rows("select details::text from spine.audit_log where event_id = '4' and action = 'event_inserted'"),
+	)
 	require.Equal(t, []string{"5"}, d.rows("select count(*) from spine.events where headers is not null"))
 
 	// An envelope's payload is an object still.
@@ -283,7 +382,10 @@ func TestRequestsOfProviders(t *testing.T) {
 	_, err = d.Ingest(t.Context(), []event.Event{scalar})
 	require.ErrorIs(t, err, event.ErrInvalidData)
 
-	claimed, err := d.Claim(t.Context(), event.Claim{Destination: "default", Limit: 10, Lease: time.Minute, Worker: "w"})
+	claimed, err := d.Claim(
+		t.Context(),
+		event.Claim{Destination: "default", Limit: 10, Lease: time.Minute, Worker: "w"},
+	)
 	require.NoError(t, err)
 	byID := map[string]event.Job{}
 	for _, j := range claimed.Jobs {
@@ -322,7 +424,11 @@ func TestConflicts(t *testing.T) {
 	for _, diff := range all[1].Differences {
 		paths = append(paths, fmt.Sprintf("%s %s %s", diff.Path, diff.Was, diff.Is))
 	}
-	require.Equal(t, []string{"/a 1 4", `/b/x/1 2 3`, `/b/x/2 {"y": null} null`, "/gone true null", "/~1~0 null 0"}, paths)
+	require.Equal(
+		t,
+		[]string{"/a 1 4", `/b/x/1 2 3`, `/b/x/2 {"y": null} null`, "/gone true null", "/~1~0 null 0"},
+		paths,
+	)
 	rest, next, err := d.Conflicts(t.Context(), view.Page{Limit: 3, Cursor: next.Cursor}, view.ConflictFilter{})
 	require.NoError(t, err)
 	require.Len(t, rest, 1)
@@ -340,9 +446,19 @@ func TestConflicts(t *testing.T) {
 	newest, err := d.AcceptConflict(t.Context(), "c", "default", "", "me")
 	require.NoError(t, err)
 	require.Equal(t, "c~"+all[0].PayloadHash[:8], newest)
-	require.Equal(t, []string{"c|first", "c~" + hash[:8] + "|other", newest + "|other"}, d.rows("select event_id || '|' || event_type from spine.events order by id"))
+	require.Equal(
+		t,
+		[]string{"c|first", "c~" + hash[:8] + "|other", newest + "|other"},
+		d.rows("select event_id || '|' || event_type from spine.events order by id"),
+	)
 	require.Equal(t, []string{"3"}, d.rows("select count(*) from spine.processing_state where status = 'pending'"))
-	require.Equal(t, []string{"2"}, d.rows("select count(*) from spine.audit_log where action = 'conflict_accepted' and event_id = 'c' and details->>'caller' = 'me'"))
+	require.Equal(
+		t,
+		[]string{"2"},
+		d.rows(
+			"select count(*) from spine.audit_log where action = 'conflict_accepted' and event_id = 'c' and details->>'caller' = 'me'",
+		),
+	)
 	var missing *view.NotStoredError
 	_, err = d.AcceptConflict(t.Context(), "c", "", "ffffffffffff", "me")
 	require.ErrorAs(t, err, &missing)

@@ -17,14 +17,23 @@ import (
 // stepColumns are the columns of trail.Step.
 const stepColumns = `a.timestamp, a.id, a.event_id, a.source, a.action, a.success, a.details`
 
-// Audit lists steps of the audit log, newest first. With a filter a page may have fewer rows than its limit although more
-// follow. It relies on audit_trail_timestamp, and for one event on audit_trail_event. Filters have no index of their own.
-func (s *Store) Audit(ctx context.Context, page view.Page, filter view.StepFilter) (rows []trail.Step, next view.Next, err error) {
+// Audit lists steps of the audit log, newest first. With a filter a page may have fewer rows than its limit although
+// more follow. It relies on audit_trail_timestamp, and for one event on audit_trail_event. Filters have no index of
+// their own.
+func (s *Store) Audit(
+	ctx context.Context,
+	page view.Page,
+	filter view.StepFilter,
+) (rows []trail.Step, next view.Next, err error) {
 	return s.stepList(ctx, "audit", page, filter, nil)
 }
 
 // Attempts lists attempts, last ended first. It reads the steps that record their ends, as Audit does.
-func (s *Store) Attempts(ctx context.Context, page view.Page, filter view.AttemptFilter) (rows []view.AttemptRow, next view.Next, err error) {
+func (s *Store) Attempts(
+	ctx context.Context,
+	page view.Page,
+	filter view.AttemptFilter,
+) (rows []view.AttemptRow, next view.Next, err error) {
 	// By action: the audit log calls it a success that a lease was taken back.
 	actions := []trail.Action{trail.ProcessingSucceeded, trail.ProcessingAttemptFailed, trail.LeaseExpired}
 	switch filter.Outcome {
@@ -46,15 +55,24 @@ func (s *Store) Attempts(ctx context.Context, page view.Page, filter view.Attemp
 	return rows, next, nil
 }
 
-// attemptOf reads an attempt from the step that records its end. Somebody may have written the details by hand: a member of
-// another type than ours is left out.
+// attemptOf reads an attempt from the step that records its end. Somebody may have written the details by hand: a
+// member of another type than ours is left out.
 func attemptOf(a trail.Step) view.AttemptRow {
 	var details map[string]json.RawMessage
 	_ = json.Unmarshal(a.Details, &details)
 	row := view.AttemptRow{
-		Timestamp: a.Timestamp, ID: a.ID, Outcome: "failure", Destination: event.DefaultDestination,
-		Attempt: member[int64](details, "attempt"), Status: member[int64](details, "status"), DurationMS: member[float64](details, "duration_ms"),
-		Error: member[string](details, "error"), Answer: member[string](details, "answer"),
+		Timestamp:   a.Timestamp,
+		ID:          a.ID,
+		Outcome:     "failure",
+		Destination: event.DefaultDestination,
+		Attempt: member[int64](
+			details,
+			"attempt",
+		),
+		Status:     member[int64](details, "status"),
+		DurationMS: member[float64](details, "duration_ms"),
+		Error:      member[string](details, "error"),
+		Answer:     member[string](details, "answer"),
 	}
 	switch a.Action {
 	case trail.ProcessingSucceeded:
@@ -106,7 +124,12 @@ func (s *Store) stepList(
 			return nil, view.Next{}, err
 		}
 		// The second term implies the first, by which the planner leaves out partitions.
-		q.where("a.timestamp <= ? and (a.timestamp, a.id) < (?, ?)", cursorTime(after.At), cursorTime(after.At), after.ID)
+		q.where(
+			"a.timestamp <= ? and (a.timestamp, a.id) < (?, ?)",
+			cursorTime(after.At),
+			cursorTime(after.At),
+			after.ID,
+		)
 	}
 	q.within("a.timestamp", filter.Span)
 	narrow := len(q.terms)
@@ -164,10 +187,11 @@ func (s *Store) stepList(
 	return rows, next, err
 }
 
-// backTimes are the times back to which a page reads steps before after: one after the other until it has enough. The last
-// one is the end. Any row might be in the default partition, so rows in order come from all partitions at once. With
-// hundreds of partitions, one a day, a page takes 50 ms, most of it for the plan, and 300 ms in a new session. With those
-// of a day it takes 1 ms. That holds only where the time is an argument; otherwise the plan has all partitions.
+// backTimes are the times back to which a page reads steps before after: one after the other until it has enough. The
+// last one is the end. Any row might be in the default partition, so rows in order come from all partitions at once.
+// With hundreds of partitions, one a day, a page takes 50 ms, most of it for the plan, and 300 ms in a new session.
+// With those of a day it takes 1 ms. That holds only where the time is an argument; otherwise the plan has all
+// partitions.
 func backTimes(after stepsCursor, span view.Span) []pgtype.Timestamptz {
 	newest := time.Now() // this clock may be wrong, at the cost of more times
 	if !span.Until.IsZero() && span.Until.Before(newest) {
@@ -191,8 +215,8 @@ func backTimes(after stepsCursor, span view.Span) []pgtype.Timestamptz {
 	return append(times, end)
 }
 
-// stepPage reads the newest steps for which the conditions of q hold. It goes back by the times, if there are any, until
-// the page is full.
+// stepPage reads the newest steps for which the conditions of q hold. It goes back by the times, if there are any,
+// until the page is full.
 func (s *Store) stepPage(
 	ctx context.Context, hints planHints, name, from string, page view.Page, q query, back ...pgtype.Timestamptz,
 ) (rows []trail.Step, next view.Next, err error) {
@@ -204,7 +228,9 @@ func (s *Store) stepPage(
 		}
 	}
 	for _, w := range windows {
-		sql := "select " + stepColumns + " from " + from + w.conditions() + " order by a.timestamp desc, a.id desc limit " + w.arg(page.Limit+1)
+		sql := "select " + stepColumns + " from " + from + w.conditions() + " order by a.timestamp desc, a.id desc limit " + w.arg(
+			page.Limit+1,
+		)
 		if rows, err = readRows[trail.Step](ctx, s, hints, "listing the audit log", sql, w.args...); err != nil {
 			return nil, view.Next{}, err
 		}
@@ -227,11 +253,16 @@ func trailRows(event, since string) string {
 		" and (timestamp >= " + since + " or timestamp = 'infinity')) select * from trail)"
 }
 
-// trailStart is a time before the trails of the events with these ids, in all sources. It is read beforehand, because the
-// planner leaves out partitions only by a known value.
+// trailStart is a time before the trails of the events with these ids, in all sources. It is read beforehand, because
+// the planner leaves out partitions only by a known value.
 func (s *Store) trailStart(ctx context.Context, eventIDs ...string) (pgtype.Timestamptz, error) {
-	starts, err := list[struct{ Start pgtype.Timestamptz }](ctx, s, "finding the beginning of a trail",
-		"select coalesce(min(spine.trail_start(e.id)), '-infinity') from spine.events e where e.event_id = any ($1::text[])", eventIDs)
+	starts, err := list[struct{ Start pgtype.Timestamptz }](
+		ctx,
+		s,
+		"finding the beginning of a trail",
+		"select coalesce(min(spine.trail_start(e.id)), '-infinity') from spine.events e where e.event_id = any ($1::text[])",
+		eventIDs,
+	)
 	if err != nil {
 		return pgtype.Timestamptz{}, err
 	}

@@ -171,8 +171,8 @@ func classify(err error) error {
 	return err
 }
 
-// leaseStates reads what the functions that write under a lease return: true where the lease was held, false where it was
-// lost, NULL where the row was locked.
+// leaseStates reads what the functions that write under a lease return: true where the lease was held, false where it
+// was lost, NULL where the row was locked.
 func leaseStates(answers []*bool) []event.LeaseState {
 	states := make([]event.LeaseState, len(answers))
 	for i, held := range answers {

@@ -15,17 +15,38 @@ func TestIngestAndClaim(t *testing.T) {
 	d.ingest(webhook("known", payloadA))
 	d.claim(1)
 	before := d.value("select pg_current_xact_id()")
-	receipts, claimed, err := d.IngestAndClaim(t.Context(), []event.Event{webhook("b", payloadA), webhook("known", payloadA), webhook("a", payloadA)}, ask(4))
+	receipts, claimed, err := d.IngestAndClaim(
+		t.Context(),
+		[]event.Event{webhook("b", payloadA), webhook("known", payloadA), webhook("a", payloadA)},
+		ask(4),
+	)
 	require.NoError(t, err)
-	require.Equal(t, []event.Receipt{{Outcome: event.Accepted}, {Outcome: event.Deduplicated}, {Outcome: event.Accepted}}, receipts)
+	require.Equal(
+		t,
+		[]event.Receipt{{Outcome: event.Accepted}, {Outcome: event.Deduplicated}, {Outcome: event.Accepted}},
+		receipts,
+	)
 	require.ElementsMatch(t, []string{"a", "b"}, eventIDs(claimed.Jobs))
 	require.Empty(t, claimed.Expired)
 	require.False(t, claimed.Now.IsZero())
 	job := claimed.Jobs[0]
-	require.Equal(t, []any{1, payloadA, "user.created", event.DefaultDestination}, []any{job.Attempt, string(job.Payload), job.Type, job.Destination})
-	require.Equal(t, "1", d.value("select count(distinct xid) from spine.audit_trail where xid > $1::text::xid8", before), "it is one transaction")
+	require.Equal(
+		t,
+		[]any{1, payloadA, "user.created", event.DefaultDestination},
+		[]any{job.Attempt, string(job.Payload), job.Type, job.Destination},
+	)
+	require.Equal(
+		t,
+		"1",
+		d.value("select count(distinct xid) from spine.audit_trail where xid > $1::text::xid8", before),
+		"it is one transaction",
+	)
 	require.Equal(t, []string{"event_received", "event_inserted", "processing_attempt_started"}, d.trail("a"))
-	require.Equal(t, []event.LeaseState{event.LeaseHeld, event.LeaseHeld}, d.settle(completed(claimed.Jobs[0]), completed(claimed.Jobs[1])))
+	require.Equal(
+		t,
+		[]event.LeaseState{event.LeaseHeld, event.LeaseHeld},
+		d.settle(completed(claimed.Jobs[0]), completed(claimed.Jobs[1])),
+	)
 }
 
 func TestIngestAndClaimTakesTheOldestFirst(t *testing.T) {
@@ -76,11 +97,19 @@ func TestIngestAndClaimIsAllOrNothing(t *testing.T) {
 		"the claim fails":     {payloadA, -1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			receipts, claimed, err := d.IngestAndClaim(t.Context(), []event.Event{webhook("x", c.payload)}, ask(c.limit))
+			receipts, claimed, err := d.IngestAndClaim(
+				t.Context(),
+				[]event.Event{webhook("x", c.payload)},
+				ask(c.limit),
+			)
 			require.ErrorIs(t, err, event.ErrInvalidData)
 			require.Nil(t, receipts)
 			require.Empty(t, claimed)
-			require.Equal(t, []string{"waits|pending|0"}, d.rows("select event_id, status, attempt_count from spine.processing_state"))
+			require.Equal(
+				t,
+				[]string{"waits|pending|0"},
+				d.rows("select event_id, status, attempt_count from spine.processing_state"),
+			)
 			require.Equal(t, "1", d.value("select count(*) from spine.events"))
 		})
 	}

@@ -24,9 +24,19 @@ func (s *Store) Verify(ctx context.Context, since, until time.Time, examples int
 	return s.verifyInSteps(ctx, since, until, examples, verifyEvents)
 }
 
-func (s *Store) verifyInSteps(ctx context.Context, since, until time.Time, examples, events int) ([]view.Invariant, error) {
+func (s *Store) verifyInSteps(
+	ctx context.Context,
+	since, until time.Time,
+	examples, events int,
+) ([]view.Invariant, error) {
 	var first, now time.Time
-	if err := s.pool.QueryRow(ctx, "select coalesce((select e.created_at from spine.events e order by e.id limit 1), now()), now()").Scan(&first, &now); err != nil {
+	if err := s.pool.QueryRow(
+		ctx,
+		"select coalesce((select e.created_at from spine.events e order by e.id limit 1), now()), now()",
+	).Scan(
+		&first,
+		&now,
+	); err != nil {
 		return nil, fmt.Errorf("looking for the first event: %w", err)
 	}
 	// Clocks are set back: what is first may not be the oldest.
@@ -42,7 +52,13 @@ func (s *Store) verifyInSteps(ctx context.Context, since, until time.Time, examp
 		if err != nil {
 			return nil, err
 		}
-		rows, err := s.pool.Query(ctx, "select invariant, meaning, checked, violations, examples from spine.verify($1, $2, $3)", since, end, examples)
+		rows, err := s.pool.Query(
+			ctx,
+			"select invariant, meaning, checked, violations, examples from spine.verify($1, $2, $3)",
+			since,
+			end,
+			examples,
+		)
 		if err != nil {
 			return nil, fmt.Errorf("verifying: %w", err)
 		}
@@ -73,7 +89,14 @@ func (s *Store) verifyStep(ctx context.Context, since, until time.Time, events i
 		end = until
 	}
 	var reached time.Time
-	err := s.pool.QueryRow(ctx, "select e.created_at from spine.events e where e.id > spine.first_id_since($1) + $2 order by e.id limit 1", since, events).Scan(&reached)
+	err := s.pool.QueryRow(
+		ctx,
+		"select e.created_at from spine.events e where e.id > spine.first_id_since($1) + $2 order by e.id limit 1",
+		since,
+		events,
+	).Scan(
+		&reached,
+	)
 	switch {
 	case err != nil && !errors.Is(err, pgx.ErrNoRows):
 		return end, fmt.Errorf("looking for the end of a step: %w", err)

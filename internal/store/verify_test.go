@@ -17,7 +17,14 @@ func lived(t *testing.T) *database {
 	other := webhook("x", payloadB)
 	other.Source = "github"
 	d.ingest(webhook("first", payloadA)) // whose trail the audit log may not have from its beginning on
-	d.ingest(webhook("x", payloadA), webhook("x", payloadA), other, webhook("y", payloadA), webhook("z", payloadA), webhook("waits", payloadA))
+	d.ingest(
+		webhook("x", payloadA),
+		webhook("x", payloadA),
+		other,
+		webhook("y", payloadA),
+		webhook("z", payloadA),
+		webhook("waits", payloadA),
+	)
 	d.ingest(webhook("x", payloadB), webhook("x", payloadB), webhook("y", payloadA))
 	d.run("insert into spine.destinations (name) values ('other')")
 	d.run("insert into spine.processing_state (event_id, destination, attempt_count) values ('y', 'other', 3)")
@@ -72,11 +79,17 @@ func TestVerifyFindsNothingWhereAllIsWell(t *testing.T) {
 		require.EqualValues(t, 7, i.Checked)
 		require.Zero(t, i.Violations)
 	}
-	require.Equal(t, "0", d.value("select distinct checked from spine.verify(now() - interval '2 h', now() - interval '1 h')"))
+	require.Equal(
+		t,
+		"0",
+		d.value("select distinct checked from spine.verify(now() - interval '2 h', now() - interval '1 h')"),
+	)
 
 	// What is inserted by hand is brought into order.
 	d.run("insert into spine.destinations (name) values ('third'), ('fourth')")
-	d.run("insert into spine.processing_state (event_id, destination, status) values ('y', 'third', 'completed'), ('y', 'fourth', 'dead')")
+	d.run(
+		"insert into spine.processing_state (event_id, destination, status) values ('y', 'third', 'completed'), ('y', 'fourth', 'dead')",
+	)
 	require.Empty(t, d.rows(broken))
 
 	// The second of two steps did not name its destination at first.
@@ -87,7 +100,11 @@ func TestVerifyFindsNothingWhereAllIsWell(t *testing.T) {
 	// What retention took away is not missed.
 	d.run("delete from spine.audit_trail where id in (select id from spine.audit_trail order by timestamp, id limit 2)")
 	require.Empty(t, d.rows(broken))
-	require.Equal(t, "4|3", d.value("select looked_at || '|' || deleted from spine.expire_events(now() + interval '1 s', 0, 4)"))
+	require.Equal(
+		t,
+		"4|3",
+		d.value("select looked_at || '|' || deleted from spine.expire_events(now() + interval '1 s', 0, 4)"),
+	)
 	require.Empty(t, d.rows(broken))
 	d.run("delete from spine.audit_trail where timestamp <= (select max(created_at) from spine.events)")
 	require.Empty(t, d.rows(broken))

@@ -172,7 +172,11 @@ func TestWakeUpsAreBounded(t *testing.T) {
 	d.run("update spine.processing_state set status = 'dead' where event_id in ('x-1', 'x-2')")
 	tx := begin(t, d.Store)
 	run(t, tx, "select spine.replay('x-1', _destination => 'default')")
-	run(t, tx, "update spine.processing_state set status = 'pending' where event_id = 'x-2' and destination = 'default'")
+	run(
+		t,
+		tx,
+		"update spine.processing_state set status = 'pending' where event_id = 'x-2' and destination = 'default'",
+	)
 	require.NoError(t, tx.Commit(t.Context()))
 	require.Equal(t, append(one("x-1"), one("x-2")...), undated(l.heard()))
 }
@@ -186,7 +190,10 @@ func TestWakeUpsFitIntoANotification(t *testing.T) {
 		for i := range 5 {
 			want = append(want, strings.Repeat(character, 254)+fmt.Sprint(i))
 		}
-		d.run("select spine.ingest_events($1, array_fill('a'::text, array[5]), array_fill(now(), array[5]), array_fill('{}'::text, array[5]))", want)
+		d.run(
+			"select spine.ingest_events($1, array_fill('a'::text, array[5]), array_fill(now(), array[5]), array_fill('{}'::text, array[5]))",
+			want,
+		)
 		heard := l.heard()
 		require.Len(t, heard, 1, name)
 		require.Equal(t, 5, heard[0].Count)

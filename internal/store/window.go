@@ -83,8 +83,15 @@ func (s *Store) isRare(ctx context.Context, status string, alone bool) (bool, er
 	default:
 		return false, nil
 	}
-	counts, err := readRows[struct{ Count int }](ctx, s, inIndexOrder, "counting unfinished rows",
-		"select count(*) from (select from spine.processing_state p where "+partial+" limit "+strconv.Itoa(most+1)+") p")
+	counts, err := readRows[struct{ Count int }](
+		ctx,
+		s,
+		inIndexOrder,
+		"counting unfinished rows",
+		"select count(*) from (select from spine.processing_state p where "+partial+" limit "+strconv.Itoa(
+			most+1,
+		)+") p",
+	)
 	return err == nil && counts[0].Count <= most, err
 }
 
@@ -106,7 +113,15 @@ func (s *Store) storedWithin(ctx context.Context, span view.Span, before int64) 
 		until = &span.Until
 	}
 	var first, last *int64
-	err := s.pool.QueryRow(ctx, "select s.first, s.last from spine.events_within($1, $2) s", since, until).Scan(&first, &last)
+	err := s.pool.QueryRow(
+		ctx,
+		"select s.first, s.last from spine.events_within($1, $2) s",
+		since,
+		until,
+	).Scan(
+		&first,
+		&last,
+	)
 	if err != nil {
 		return idSpan{}, fmt.Errorf("finding the events of a time: %w", err)
 	}

@@ -40,8 +40,8 @@ func (s *Screen) Open() error {
 // Close brings back what stood on the terminal before Open.
 func (s *Screen) Close() { _, _ = io.WriteString(s.out, normalScreen) }
 
-// Show asks draw for the lines that fit the terminal as it is now, and shows them. It writes nothing if they stand there
-// already.
+// Show asks draw for the lines that fit the terminal as it is now, and shows them. It writes nothing if they stand
+// there already.
 func (s *Screen) Show(draw func(columns, rows int) []Line) error {
 	columns, rows := s.size()
 	lines := draw(columns, rows)

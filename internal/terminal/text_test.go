@@ -11,7 +11,11 @@ func TestTextIsMadePrintable(t *testing.T) {
 	require.Equal(t, `a\x1b[2J\u202eb\n受`, Printable("a\x1b[2J\u202eb\n受"))
 	require.Equal(t, "a\\t\nb", PrintableLines("a\t\nb"))
 	require.Equal(t, `failed: a b\x1b`, OneLine("failed:\n\ta b\x1b"))
-	require.Equal(t, []string{"a", `"a b"`, `""`, `"a=b"`, `"a\a"`}, []string{Word("a"), Word("a b"), Word(""), Word("a=b"), Word("a\x07")})
+	require.Equal(
+		t,
+		[]string{"a", `"a b"`, `""`, `"a=b"`, `"a\a"`},
+		[]string{Word("a"), Word("a b"), Word(""), Word("a=b"), Word("a\x07")},
+	)
 	require.Equal(t, 160, len([]rune(Shorten(strings.Repeat("ü", 200)))))
 	require.Equal(t, "short", Shorten("short"))
 	var out strings.Builder

@@ -7,13 +7,13 @@ type Overview struct {
 	At           event.Timestamp `json:"at"` // by the database's clock, as all times here
 	RangeSeconds int             `json:"range_seconds"`
 	StepSeconds  int             `json:"step_seconds"`
-	// CoveredFrom and CoveredTo are the ends of the time that the series know. Outside of it their elements are null and
-	// never 0.
+	// CoveredFrom and CoveredTo are the ends of the time that the series know. Outside of it their elements are null
+	// and never 0.
 	CoveredFrom *event.Timestamp `json:"covered_from"`
 	CoveredTo   *event.Timestamp `json:"covered_to"`
 	Depth       Depth            `json:"depth"`
-	// OldestReady is how long the oldest claimable row has been due at Depth.At. It is 0 when no row is due, and null where
-	// Depth.At is null.
+	// OldestReady is how long the oldest claimable row has been due at Depth.At. It is 0 when no row is due, and null
+	// where Depth.At is null.
 	OldestReady *float64        `json:"oldest_ready_seconds"`
 	Paused      []PauseRow      `json:"paused"`  // by destination
 	Sources     []SourceArrival `json:"sources"` // by name
@@ -64,8 +64,8 @@ type Series struct {
 	Delivered      []*int64 `json:"delivered"`
 	Died           []*int64 `json:"died"`
 
-	// From stored to delivered in milliseconds, to within a tenth. Retries are included, replays are not. Null also where
-	// nothing was delivered.
+	// From stored to delivered in milliseconds, to within a tenth. Retries are included, replays are not. Null also
+	// where nothing was delivered.
 	LatencyP50 []*float64 `json:"latency_p50_ms"`
 	LatencyP95 []*float64 `json:"latency_p95_ms"`
 	LatencyP99 []*float64 `json:"latency_p99_ms"`

@@ -20,7 +20,8 @@ type AttemptFilter struct {
 	Span                         // when it ended
 }
 
-// AttemptRow is an attempt to deliver an event that came to an end. A field is null where the audit log does not tell it.
+// AttemptRow is an attempt to deliver an event that came to an end. A field is null where the audit log does not tell
+// it.
 type AttemptRow struct {
 	Timestamp   event.Timestamp `json:"timestamp"` // when it ended
 	ID          int64           `json:"id"`        // trail.Step.ID

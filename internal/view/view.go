@@ -1,6 +1,6 @@
 // Package view holds what reading answers: events, attempts, lists, totals and what breaks a promise, as psql, the API,
-// the page and the terminal show them. It promises that a row has the same fields and names everywhere. It knows packages
-// event and trail, and nothing else of Spine.
+// the page and the terminal show them. It promises that a row has the same fields and names everywhere. It knows
+// packages event and trail, and nothing else of Spine.
 package view
 
 import (
@@ -19,8 +19,8 @@ type Page struct {
 // Next says how a list goes on after a page.
 type Next struct {
 	Cursor string // of the next page; empty at the list's end
-	// LookedBackTo is the time of the last row that was scanned, where the page ends because it had scanned many rows and
-	// not because it was full. Else it is nil.
+	// LookedBackTo is the time of the last row that was scanned, where the page ends because it had scanned many rows
+	// and not because it was full. Else it is nil.
 	LookedBackTo *event.Timestamp
 }
 

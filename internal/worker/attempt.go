@@ -51,7 +51,11 @@ func (w *Worker) deliver(ctx context.Context, job event.Job, asked time.Time) {
 
 	result := w.attempt(ctx, job)
 	l.expiry.Stop()
-	disposition, delay := w.config.Policy.Decide(job.Attempt, result, rand.Float64()) //nolint:gosec // jitter needs no secrecy
+	disposition, delay := w.config.Policy.Decide(
+		job.Attempt,
+		result,
+		rand.Float64(),
+	) //nolint:gosec // jitter needs no secrecy
 	w.results <- event.Settlement{Job: job, Result: result, Disposition: disposition, Delay: delay}
 	w.freeSlots(1)
 }
@@ -61,8 +65,26 @@ func (w *Worker) attempt(ctx context.Context, job event.Job) (result event.Resul
 	start := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
-			w.log.Error().Str("event_id", job.ID).Str("source", job.Source).Any("panic", p).Bytes("stack", debug.Stack()).Msg("a delivery panicked")
-			result = event.Result{Class: event.TryAgain, Error: fmt.Sprintf("panic: %v", p), Duration: time.Since(start)}
+			w.log.Error().Str(
+				"event_id",
+				job.ID,
+			).Str(
+				"source",
+				job.Source,
+			).Any(
+				"panic",
+				p,
+			).Bytes(
+				"stack",
+				debug.Stack(),
+			).Msg(
+				"a delivery panicked",
+			)
+			result = event.Result{
+				Class:    event.TryAgain,
+				Error:    fmt.Sprintf("panic: %v", p),
+				Duration: time.Since(start),
+			}
 		}
 	}()
 	return w.deliverer.Deliver(ctx, job)

@@ -8,12 +8,12 @@ import (
 	"github.com/webhookspine/spine/internal/trail"
 )
 
-// gatherTime is how long a busy worker waits at most for more free slots before it claims, and for more results before it
-// settles. A transaction for a few rows costs nearly as much as one for many.
+// gatherTime is how long a busy worker waits at most for more free slots before it claims, and for more results before
+// it settles. A transaction for a few rows costs nearly as much as one for many.
 const gatherTime = 2 * time.Millisecond
 
-// Due tells the worker since when an event has been due, so that its next claim goes back as far. The zero time stands for
-// ever. It never blocks.
+// Due tells the worker since when an event has been due, so that its next claim goes back as far. The zero time stands
+// for ever. It never blocks.
 func (w *Worker) Due(since time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -41,8 +41,8 @@ func (w *Worker) Wake(cause Cause) {
 	}
 }
 
-// claimLoop claims whenever an event may be due and a slot is free, and hands each job to start. It returns when ctx has
-// ended. A claim that is under way then may go on until claims ends.
+// claimLoop claims whenever an event may be due and a slot is free, and hands each job to start. It returns when ctx
+// has ended. A claim that is under way then may go on until claims ends.
 func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job, asked time.Time)) {
 	sweep := time.NewTicker(w.config.Sweep)
 	defer sweep.Stop()
@@ -87,8 +87,8 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 		asked := time.Now()
 		low = w.takeDue(low)
 		from := low
-		// A worker that is never idle, too, must find rows below the watermark in time. One scan that took long may have met
-		// a slow disk: the quicker of two counts.
+		// A worker that is never idle, too, must find rows below the watermark in time. One scan that took long may
+		// have met a slow disk: the quicker of two counts.
 		interval := w.scanInterval(min(scanning, scanningBefore), cause == SlotFreed)
 		all := cause.scansAll() || cause == Swept && interval <= w.config.Sweep || asked.Sub(scanned) >= interval
 		if all {
@@ -137,10 +137,10 @@ const maxScanInterval = 10 * time.Second
 // cheapScan is how long a full scan may take to be part of each sweep: a tenth of the time between two sweeps.
 const cheapScan = 50 * time.Millisecond
 
-// scanInterval returns the time between two full scans: that of a sweep, unless scans are expensive. While an old snapshot
-// keeps dead rows from being removed, a full scan walks over all of them. It may then take a third of the worker's time,
-// and a twentieth of a busy worker's. That holds only while notifications arrive, which name what is due below the
-// watermark. Only a row that nobody announces is then late: one that somebody had locked and left as it was.
+// scanInterval returns the time between two full scans: that of a sweep, unless scans are expensive. While an old
+// snapshot keeps dead rows from being removed, a full scan walks over all of them. It may then take a third of the
+// worker's time, and a twentieth of a busy worker's. That holds only while notifications arrive, which name what is due
+// below the watermark. Only a row that nobody announces is then late: one that somebody had locked and left as it was.
 func (w *Worker) scanInterval(took time.Duration, busy bool) time.Duration {
 	if took <= cheapScan || !w.config.Hears() {
 		return w.config.Sweep
@@ -152,10 +152,10 @@ func (w *Worker) scanInterval(took time.Duration, busy bool) time.Duration {
 	return min(max(share*took, w.config.Sweep), maxScanInterval)
 }
 
-// watermark returns the new low watermark: every row due before it has been claimed. The claim read from on what was due
-// at the time until. If it was full, the watermark trails the last row claimed by a margin; otherwise it trails until.
-// A full scan may take the watermark back, for below it there may be more rows than one claim can hold: after a pause,
-// after a large transaction, or after the database's clock was set back.
+// watermark returns the new low watermark: every row due before it has been claimed. The claim read from on what was
+// due at the time until. If it was full, the watermark trails the last row claimed by a margin; otherwise it trails
+// until. A full scan may take the watermark back, for below it there may be more rows than one claim can hold: after a
+// pause, after a large transaction, or after the database's clock was set back.
 func (w *Worker) watermark(low, from time.Time, full bool, claimed event.Claimed, until time.Time) time.Time {
 	reached := until
 	if full {
@@ -190,7 +190,12 @@ func (w *Worker) claim(ctx context.Context, limit int, low time.Time) (event.Cla
 // claimFor is a claim of up to limit jobs from the watermark low on.
 func (w *Worker) claimFor(limit int, low time.Time) event.Claim {
 	return event.Claim{
-		Destination: w.config.Destination, Limit: limit, Lease: w.config.Lease, Worker: w.config.Name, Delays: w.delays, Low: low,
+		Destination: w.config.Destination,
+		Limit:       limit,
+		Lease:       w.config.Lease,
+		Worker:      w.config.Name,
+		Delays:      w.delays,
+		Low:         low,
 	}
 }
 
@@ -199,7 +204,18 @@ func (w *Worker) noteClaim(claimed event.Claimed, cause Cause) {
 	w.metrics.expired.Add(float64(len(claimed.Expired)))
 	for _, job := range claimed.Expired {
 		w.activity.Add(trail.LeaseExpired, job.ID)
-		w.log.Warn().Str("event_id", job.ID).Str("source", job.Source).Int("attempt", job.Attempt).Msg("a lease ran out and was taken back")
+		w.log.Warn().Str(
+			"event_id",
+			job.ID,
+		).Str(
+			"source",
+			job.Source,
+		).Int(
+			"attempt",
+			job.Attempt,
+		).Msg(
+			"a lease ran out and was taken back",
+		)
 	}
 	for _, job := range claimed.Jobs {
 		wait := claimed.Now.Sub(job.DueAt)
@@ -228,8 +244,8 @@ func (w *Worker) giveBack(ctx context.Context, jobs []event.Job) {
 	}
 }
 
-// awaitSlots waits for free slots and returns their number: wanted or more, or fewer after gatherTime, or 0 when ctx has
-// ended.
+// awaitSlots waits for free slots and returns their number: wanted or more, or fewer after gatherTime, or 0 when ctx
+// has ended.
 func (w *Worker) awaitSlots(ctx context.Context, wanted int) (free int) {
 	gathered := time.NewTimer(gatherTime)
 	defer gathered.Stop()

@@ -34,8 +34,8 @@ func (w *Worker) renewLoop(ctx context.Context) {
 	}
 }
 
-// renew renews leases of which a third has passed, and cancels the deliveries whose lease turns out to be lost. When the
-// database does not answer, each delivery is cancelled in time by its own timer.
+// renew renews leases of which a third has passed, and cancels the deliveries whose lease turns out to be lost. When
+// the database does not answer, each delivery is cancelled in time by its own timer.
 func (w *Worker) renew(ctx context.Context) {
 	asked := time.Now()
 	var jobs []event.Job

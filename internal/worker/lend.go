@@ -11,8 +11,8 @@ import (
 // ErrBusy says that the worker lends nothing now.
 var ErrBusy = errors.New("the worker lends no slots")
 
-// restTime is how long ago a worker's last claim must have ended for it to lend slots. Above some 300 events/s it is better
-// that the borrower stores the next event while the worker claims the last one.
+// restTime is how long ago a worker's last claim must have ended for it to lend slots. Above some 300 events/s it is
+// better that the borrower stores the next event while the worker claims the last one.
 const restTime = 2 * time.Millisecond
 
 // loan is the terms on which somebody else claims for the worker.
@@ -30,15 +30,16 @@ func (w *Worker) lend(terms *loan) {
 	w.mu.Unlock()
 }
 
-// Lend lets somebody else claim up to slots jobs for the worker, which delivers them as if it had claimed them itself. It
-// returns ErrBusy without calling claim unless the worker has been idle for restTime. It also returns ErrBusy where an
-// event has a single attempt, because a claim whose answer is lost would spend it. It returns an error of claim as it is;
-// then the worker lends nothing until its own next claim has succeeded, and leases that claim took all the same run out.
-// A stop waits for claims under way and gives back what they lease.
+// Lend lets somebody else claim up to slots jobs for the worker, which delivers them as if it had claimed them itself.
+// It returns ErrBusy without calling claim unless the worker has been idle for restTime. It also returns ErrBusy where
+// an event has a single attempt, because a claim whose answer is lost would spend it. It returns an error of claim as
+// it is; then the worker lends nothing until its own next claim has succeeded, and leases that claim took all the same
+// run out. A stop waits for claims under way and gives back what they lease.
 func (w *Worker) Lend(ctx context.Context, slots int, claim func(event.Claim) (event.Claimed, error)) error {
 	w.mu.Lock()
 	terms := w.loan
-	if terms == nil || w.config.Policy.MaxAttempts == 1 || time.Since(terms.since) < restTime || w.config.Concurrency-w.busy < slots {
+	if terms == nil || w.config.Policy.MaxAttempts == 1 || time.Since(terms.since) < restTime ||
+		w.config.Concurrency-w.busy < slots {
 		w.mu.Unlock()
 		return ErrBusy
 	}

@@ -17,10 +17,14 @@ import (
 // for r at once.
 func storing(r *running, q *modelQueue, slots int, events ...int64) error {
 	<-time.After(restTime)
-	return r.Lend(context.Background(), slots, func(c event.Claim) (event.Claimed, error) { //nolint:usetesting // an intake does not end with the worker
-		q.add(time.Now(), events...)
-		return q.claim(c), nil
-	})
+	return r.Lend(
+		context.Background(),
+		slots,
+		func(c event.Claim) (event.Claimed, error) { //nolint:usetesting // an intake does not end with the worker
+			q.add(time.Now(), events...)
+			return q.claim(c), nil
+		},
+	)
 }
 
 // free says how many slots a worker has.
@@ -45,7 +49,12 @@ func TestLentSlotsAreUsedAsTheWorkersOwn(t *testing.T) {
 		}))
 		low := asked.Low
 		require.Equal(t, event.Claim{
-			Destination: config.Destination, Limit: 3, Lease: config.Lease, Worker: config.Name, Delays: standard.Delays(), Low: low,
+			Destination: config.Destination,
+			Limit:       3,
+			Lease:       config.Lease,
+			Worker:      config.Name,
+			Delays:      standard.Delays(),
+			Low:         low,
 		}, asked)
 		require.WithinRange(t, low, time.Now().Add(-config.Margin-config.Sweep), time.Now().Add(-config.Margin))
 		synctest.Wait()
@@ -120,7 +129,15 @@ func TestLentSlotsComeBackAfterAnError(t *testing.T) {
 		q := &modelQueue{}
 		r := start(t, config, q, deliverFunc(succeed))
 		pass(config.Sweep / 2)
-		require.ErrorIs(t, r.Lend(t.Context(), config.Concurrency, func(event.Claim) (event.Claimed, error) { return event.Claimed{}, errAway }), errAway)
+		require.ErrorIs(
+			t,
+			r.Lend(
+				t.Context(),
+				config.Concurrency,
+				func(event.Claim) (event.Claimed, error) { return event.Claimed{}, errAway },
+			),
+			errAway,
+		)
 		require.Equal(t, config.Concurrency, r.freeNow())
 		require.ErrorIs(t, storing(r, q, 1), ErrBusy, "not before a claim of the worker itself has succeeded")
 		q.hook(hooks{beforeClaim: func(context.Context) error { return errAway }})
@@ -175,7 +192,12 @@ func TestStopWhileSlotsAreLent(t *testing.T) {
 		began := time.Now()
 		r.cancel()
 		intake.Wait()
-		require.Equal(t, 999*time.Millisecond, time.Since(began), "the intake does not wait for the lease to be given back")
+		require.Equal(
+			t,
+			999*time.Millisecond,
+			time.Since(began),
+			"the intake does not wait for the lease to be given back",
+		)
 		<-r.ended
 		require.Equal(t, 1499*time.Millisecond, time.Since(began))
 		require.Len(t, q.returned, 1)

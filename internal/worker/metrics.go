@@ -28,13 +28,16 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "spine_worker_claimed_total", Help: "Events claimed.",
 		}),
 		swept: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "spine_worker_swept_total", Help: "Due events that only the sweeper found: a wake-up was lost, or they were committed late, or set to the far past by hand. Normally 0.",
+			Name: "spine_worker_swept_total",
+			Help: "Due events that only the sweeper found: a wake-up was lost, or they were committed late, or set to the far past by hand. Normally 0.",
 		}),
 		expired: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "spine_worker_leases_expired_total", Help: "Leases of any worker that had run out and were taken back here.",
+			Name: "spine_worker_leases_expired_total",
+			Help: "Leases of any worker that had run out and were taken back here.",
 		}),
 		lost: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "spine_worker_leases_lost_total", Help: "Results of this worker that did not count, because it had lost the lease.",
+			Name: "spine_worker_leases_lost_total",
+			Help: "Results of this worker that did not count, because it had lost the lease.",
 		}),
 		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "spine_delivery_attempts_total", Help: "Delivery attempts settled, by what became of the event.",
@@ -56,12 +59,26 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
 		}),
 		queueErrors: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "spine_worker_queue_errors_total", Help: "Claims, renewals and settles that failed and were tried again.",
+			Name: "spine_worker_queue_errors_total",
+			Help: "Claims, renewals and settles that failed and were tried again.",
 		}),
 		inHand: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "spine_worker_in_hand", Help: "Events claimed by this worker and not settled yet.",
 		}),
 	}
-	reg.MustRegister(m.wakes, m.claimed, m.swept, m.expired, m.lost, m.attempts, m.duration, m.waited, m.settleRows, m.settleTime, m.queueErrors, m.inHand)
+	reg.MustRegister(
+		m.wakes,
+		m.claimed,
+		m.swept,
+		m.expired,
+		m.lost,
+		m.attempts,
+		m.duration,
+		m.waited,
+		m.settleRows,
+		m.settleTime,
+		m.queueErrors,
+		m.inHand,
+	)
 	return m
 }

@@ -52,9 +52,12 @@ func (w *Worker) settleLoop(ctx context.Context) {
 	}
 }
 
-// gather adds the waiting results to a batch. While more deliveries are under way than the batch holds, it also adds those
-// that come within gatherTime. It returns a nil channel once results is closed.
-func (w *Worker) gather(batch []event.Settlement, results chan event.Settlement) ([]event.Settlement, chan event.Settlement) {
+// gather adds the waiting results to a batch. While more deliveries are under way than the batch holds, it also adds
+// those that come within gatherTime. It returns a nil channel once results is closed.
+func (w *Worker) gather(
+	batch []event.Settlement,
+	results chan event.Settlement,
+) ([]event.Settlement, chan event.Settlement) {
 	var gathered <-chan time.Time
 	for len(batch) < settleRows && results != nil {
 		select {
@@ -94,8 +97,8 @@ func (w *Worker) moreUnderWay(have int) bool {
 	return w.busy > have
 }
 
-// settle records results. It tries until it succeeds or ctx ends, and returns the results of locked rows. A crash before
-// the commit leaves the events to their leases; after it, the results stand.
+// settle records results. It tries until it succeeds or ctx ends, and returns the results of locked rows. A crash
+// before the commit leaves the events to their leases; after it, the results stand.
 func (w *Worker) settle(ctx context.Context, batch []event.Settlement) (locked []event.Settlement) {
 	for pause := 25 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		start := time.Now()
@@ -113,7 +116,8 @@ func (w *Worker) settle(ctx context.Context, batch []event.Settlement) (locked [
 				done, counted = append(done, s), append(counted, states[i] == event.LeaseHeld)
 			}
 			took := time.Since(start)
-			if took > w.config.Margin/2 && slices.ContainsFunc(done, func(s event.Settlement) bool { return s.Disposition == event.Failed }) {
+			if took > w.config.Margin/2 &&
+				slices.ContainsFunc(done, func(s event.Settlement) bool { return s.Disposition == event.Failed }) {
 				w.Due(time.Time{}) // the retries may have fallen due long before the commit
 				w.Wake(TimerFired)
 			}
@@ -136,7 +140,12 @@ func (w *Worker) settle(ctx context.Context, batch []event.Settlement) (locked [
 
 // leave gives up results that cannot be recorded before the worker ends. Their leases run out.
 func (w *Worker) leave(batch []event.Settlement) {
-	w.log.Error().Int("events", len(batch)).Msg("results could not be recorded; the events are delivered again when their leases run out")
+	w.log.Error().Int(
+		"events",
+		len(batch),
+	).Msg(
+		"results could not be recorded; the events are delivered again when their leases run out",
+	)
 	w.release(batch)
 }
 
@@ -146,8 +155,25 @@ func (w *Worker) noteSettled(batch []event.Settlement, counted []bool) {
 		s := &batch[i]
 		w.metrics.duration.Observe(s.Result.Duration.Seconds())
 		line := func(l zerolog.Logger, level zerolog.Level) *zerolog.Event {
-			return l.WithLevel(level).Str("event_id", s.Job.ID).Str("source", s.Job.Source).Int("attempt", s.Job.Attempt).
-				Int("status", s.Result.Status).Dur("duration_ms", s.Result.Duration)
+			return l.WithLevel(
+				level,
+			).Str(
+				"event_id",
+				s.Job.ID,
+			).Str(
+				"source",
+				s.Job.Source,
+			).Int(
+				"attempt",
+				s.Job.Attempt,
+			).
+				Int(
+					"status",
+					s.Result.Status,
+				).Dur(
+				"duration_ms",
+				s.Result.Duration,
+			)
 		}
 		if !counted[i] {
 			w.metrics.lost.Inc()
@@ -164,11 +190,36 @@ func (w *Worker) noteSettled(batch []event.Settlement, counted []bool) {
 			soonest = min(soonest, s.Delay)
 			w.activity.Add(trail.ProcessingAttemptFailed, s.Job.ID)
 			w.activity.Add(trail.RetryScheduled, s.Job.ID)
-			line(w.failures, zerolog.InfoLevel).Str("outcome", "failed").Str("error", s.Result.Error).Dur("retry_in_ms", s.Delay).Msg("delivery failed, to be tried again")
+			line(
+				w.failures,
+				zerolog.InfoLevel,
+			).Str(
+				"outcome",
+				"failed",
+			).Str(
+				"error",
+				s.Result.Error,
+			).Dur(
+				"retry_in_ms",
+				s.Delay,
+			).Msg(
+				"delivery failed, to be tried again",
+			)
 		case event.Dead:
 			w.activity.Add(trail.ProcessingAttemptFailed, s.Job.ID)
 			w.activity.Add(trail.ProcessingFailedPermanently, s.Job.ID)
-			line(w.failures, zerolog.WarnLevel).Str("outcome", "dead").Str("error", s.Result.Error).Msg("delivery given up")
+			line(
+				w.failures,
+				zerolog.WarnLevel,
+			).Str(
+				"outcome",
+				"dead",
+			).Str(
+				"error",
+				s.Result.Error,
+			).Msg(
+				"delivery given up",
+			)
 		}
 	}
 	// A retry that falls due before the next sweep is in no claim's NextDue yet.

@@ -1,9 +1,9 @@
 // Package worker takes events from the queue to their destination. It claims due events, delivers with bounded
 // concurrency, holds and renews leases, settles results in batches, and drains when it is stopped.
 //
-// It promises that it forgets no event: each claimed one is delivered and settled, or given back, or left to a lease that
-// runs out. No transaction is open during a delivery. The package knows the queue and the destination only through the
-// interfaces below. An idle worker lends its slots: whoever stores an event may claim it for the worker.
+// It promises that it forgets no event: each claimed one is delivered and settled, or given back, or left to a lease
+// that runs out. No transaction is open during a delivery. The package knows the queue and the destination only through
+// the interfaces below. An idle worker lends its slots: whoever stores an event may claim it for the worker.
 //
 // claim.go claims, lend.go lends slots, attempt.go delivers, lease.go renews, settle.go settles, policy.go decides on
 // retries.
@@ -21,21 +21,22 @@ import (
 	"github.com/webhookspine/spine/internal/trail"
 )
 
-// Queue is where jobs come from and results go to. Its methods are safe for concurrent use, and may be called again after
-// an error.
+// Queue is where jobs come from and results go to. Its methods are safe for concurrent use, and may be called again
+// after an error.
 type Queue interface {
 	// Claim leases due jobs. If its answer is lost, their leases run out.
 	Claim(ctx context.Context, claim event.Claim) (event.Claimed, error)
 	// Renew prolongs leases until lease from now, and returns the state of each.
 	Renew(ctx context.Context, jobs []event.Job, lease time.Duration) ([]event.LeaseState, error)
-	// Settle records results, and returns the state of each lease. A result counts where its lease was held. Where the row
-	// was locked it must be settled again.
+	// Settle records results, and returns the state of each lease. A result counts where its lease was held. Where the
+	// row was locked it must be settled again.
 	Settle(ctx context.Context, settlements []event.Settlement) ([]event.LeaseState, error)
 	// GiveBack returns leases whose delivery was never started.
 	GiveBack(ctx context.Context, jobs []event.Job) error
 }
 
-// Deliverer makes one attempt. It returns when the attempt has ended, or soon after ctx has. It is safe for concurrent use.
+// Deliverer makes one attempt. It returns when the attempt has ended, or soon after ctx has. It is safe for concurrent
+// use.
 type Deliverer interface {
 	Deliver(ctx context.Context, job event.Job) event.Result
 }
@@ -120,19 +121,32 @@ type Worker struct {
 }
 
 // New returns a worker; Run makes it work.
-func New(config Config, queue Queue, deliverer Deliverer, activity Activity, log zerolog.Logger, metrics *Metrics) *Worker {
+func New(
+	config Config,
+	queue Queue,
+	deliverer Deliverer,
+	activity Activity,
+	log zerolog.Logger,
+	metrics *Metrics,
+) *Worker {
 	return &Worker{
-		config: config, queue: queue, deliverer: deliverer, activity: activity, log: log, metrics: metrics, delays: config.Policy.Delays(),
-		failures: log.Sample(&zerolog.BurstSampler{Burst: 20, Period: time.Second}),
-		wake:     make(chan Cause, 1),
-		freed:    make(chan struct{}, 1),
-		results:  make(chan event.Settlement, config.Concurrency),
-		leases:   map[leaseKey]*lease{},
+		config:    config,
+		queue:     queue,
+		deliverer: deliverer,
+		activity:  activity,
+		log:       log,
+		metrics:   metrics,
+		delays:    config.Policy.Delays(),
+		failures:  log.Sample(&zerolog.BurstSampler{Burst: 20, Period: time.Second}),
+		wake:      make(chan Cause, 1),
+		freed:     make(chan struct{}, 1),
+		results:   make(chan event.Settlement, config.Concurrency),
+		leases:    map[leaseKey]*lease{},
 	}
 }
 
-// Run works until ctx ends, and then drains. It claims no more, gives back what it has not started, and lets deliveries in
-// hand go on for StopTimeout. Then it cancels the rest, and settles every result.
+// Run works until ctx ends, and then drains. It claims no more, gives back what it has not started, and lets deliveries
+// in hand go on for StopTimeout. Then it cancels the rest, and settles every result.
 func (w *Worker) Run(ctx context.Context) error {
 	base := context.WithoutCancel(ctx)
 	deliveries, cancelDeliveries := context.WithCancelCause(base)

@@ -23,8 +23,15 @@ import (
 )
 
 var config = Config{
-	Destination: event.DefaultDestination, Name: "tester", Concurrency: 4, Lease: 30 * time.Second,
-	Sweep: 500 * time.Millisecond, Hears: func() bool { return true }, Margin: time.Second, StopTimeout: 5 * time.Second, Policy: standard,
+	Destination: event.DefaultDestination,
+	Name:        "tester",
+	Concurrency: 4,
+	Lease:       30 * time.Second,
+	Sweep:       500 * time.Millisecond,
+	Hears:       func() bool { return true },
+	Margin:      time.Second,
+	StopTimeout: 5 * time.Second,
+	Policy:      standard,
 }
 
 var errAway = errors.New("the database is away")
@@ -83,7 +90,12 @@ type running struct {
 func start(t *testing.T, c Config, q Queue, d Deliverer) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	r := &running{activity: &activities{counts: map[string]int{}}, log: &bytes.Buffer{}, cancel: cancel, ended: make(chan struct{})}
+	r := &running{
+		activity: &activities{counts: map[string]int{}},
+		log:      &bytes.Buffer{},
+		cancel:   cancel,
+		ended:    make(chan struct{}),
+	}
 	r.Worker = New(c, q, d, r.activity, zerolog.New(zerolog.SyncWriter(r.log)), NewMetrics(prometheus.NewRegistry()))
 	go func() {
 		defer close(r.ended)
@@ -259,7 +271,10 @@ func TestRetriesComeWhenTheyAreDue(t *testing.T) {
 				require.Equal(t, 1, q.count(event.Dead))
 				require.Zero(t, r.swept(), "no retry waits for the sweeper")
 				require.Equal(t, map[string]int{
-					"processing_attempt_started": 5, "processing_attempt_failed": 5, "retry_scheduled": 4, "processing_failed_permanently": 1,
+					"processing_attempt_started":    5,
+					"processing_attempt_failed":     5,
+					"retry_scheduled":               4,
+					"processing_failed_permanently": 1,
 				}, r.activity.all())
 				require.InDelta(t, 4, testutil.ToFloat64(r.metrics.attempts.WithLabelValues(string(event.Failed))), 0)
 				require.InDelta(t, 1, testutil.ToFloat64(r.metrics.attempts.WithLabelValues(string(event.Dead))), 0)
@@ -426,7 +441,11 @@ func TestRefusedRenewalCancelsTheDelivery(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, map[string]int{"processing_attempt_started": 1, "lease_lost": 1}, r.activity.all())
 		require.InDelta(t, 1, testutil.ToFloat64(r.metrics.lost), 0)
-		require.Zero(t, testutil.ToFloat64(r.metrics.attempts.WithLabelValues(string(event.Completed))), "never a success")
+		require.Zero(
+			t,
+			testutil.ToFloat64(r.metrics.attempts.WithLabelValues(string(event.Completed))),
+			"never a success",
+		)
 		require.Zero(t, q.count(event.Completed))
 	})
 }
@@ -602,7 +621,9 @@ func TestExpiredLeasesAreNotedAndNotDelivered(t *testing.T) {
 		for id := range int64(9) {
 			q.add(time.Now(), id)
 		}
-		q.claim(event.Claim{Destination: event.DefaultDestination, Limit: 9, Lease: time.Second}) // by a worker that dies
+		q.claim(
+			event.Claim{Destination: event.DefaultDestination, Limit: 9, Lease: time.Second},
+		) // by a worker that dies
 		r := start(t, config, q, deliverFunc(succeed))
 		pass(time.Second)
 		require.InDelta(t, 9, testutil.ToFloat64(r.metrics.expired), 0, "also when they fill one look after another")
@@ -640,7 +661,12 @@ func TestSettleIsTriedAgainInOrder(t *testing.T) {
 		pass(5 * time.Second)
 		mu.Lock()
 		defer mu.Unlock()
-		require.Equal(t, [][]int64{{1}, {1}, {1}, {1}, {1}, {1}, {2, 3, 4}}, tries, "what comes meanwhile makes up the next batch")
+		require.Equal(
+			t,
+			[][]int64{{1}, {1}, {1}, {1}, {1}, {1}, {2, 3, 4}},
+			tries,
+			"what comes meanwhile makes up the next batch",
+		)
 		require.Equal(t, 4, q.count(event.Completed))
 		require.Equal(t, 4, r.activity.all()["processing_succeeded"], "each counts once")
 		require.InDelta(t, 5, testutil.ToFloat64(r.metrics.queueErrors), 0)
@@ -660,7 +686,12 @@ func TestSlotsAreFreedWhileSettlingIsSlow(t *testing.T) {
 		started := r.activity.all()["processing_attempt_started"]
 		require.Greater(t, started, config.Concurrency)
 		pass(2 * time.Second)
-		require.LessOrEqual(t, r.activity.all()["processing_attempt_started"], settleRows+2*config.Concurrency, "and yet what is unsettled is bounded")
+		require.LessOrEqual(
+			t,
+			r.activity.all()["processing_attempt_started"],
+			settleRows+2*config.Concurrency,
+			"and yet what is unsettled is bounded",
+		)
 		pass(10 * time.Minute)
 		require.Equal(t, events, q.count(event.Completed))
 		require.Zero(t, testutil.ToFloat64(r.metrics.lost))
@@ -794,7 +825,12 @@ func TestNothingDueIsForgotten(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		arrivals := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) arrival {
 			committed := rapid.Int64Range(0, 10_000).Draw(rt, "committed")
-			due := committed + rapid.SampledFrom([]int64{0, 0, 0, -1, -500, -1500, -5000, -1 << 30, 1, 700, 3000}).Draw(rt, "due")
+			due := committed + rapid.SampledFrom(
+				[]int64{0, 0, 0, -1, -500, -1500, -5000, -1 << 30, 1, 700, 3000},
+			).Draw(
+				rt,
+				"due",
+			)
 			return arrival{
 				time.Duration(committed) * time.Millisecond, time.Duration(due) * time.Millisecond,
 				rapid.Bool().Draw(rt, "announced"),

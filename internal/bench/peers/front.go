@@ -58,7 +58,11 @@ func serve(ctx context.Context, address string, store storeFunc) error {
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(map[string]string{"status": answer, "event_id": e.EventID}) // the client may be gone
+		_ = json.NewEncoder(
+			w,
+		).Encode(
+			map[string]string{"status": answer, "event_id": e.EventID},
+		) // the client may be gone
 	})
 	return serveHTTP(ctx, address, routes)
 }
@@ -149,8 +153,12 @@ type deliverer struct {
 
 func newDeliverer(url string, connections int) deliverer {
 	return deliverer{url, &http.Client{
-		Timeout:   deliveryTimeout,
-		Transport: &http.Transport{MaxIdleConns: connections, MaxIdleConnsPerHost: connections, DisableCompression: true},
+		Timeout: deliveryTimeout,
+		Transport: &http.Transport{
+			MaxIdleConns:        connections,
+			MaxIdleConnsPerHost: connections,
+			DisableCompression:  true,
+		},
 	}}
 }
 

@@ -217,7 +217,10 @@ func (t *trial) open(ctx context.Context, name string) (done func() error, err e
 	return func() error {
 		err := t.halt()
 		t.pool.Close()
-		if _, dropErr := t.admin.Exec(context.WithoutCancel(ctx), "drop database "+name+" with (force)"); dropErr != nil {
+		if _, dropErr := t.admin.Exec(
+			context.WithoutCancel(ctx),
+			"drop database "+name+" with (force)",
+		); dropErr != nil {
 			err = errors.Join(err, fmt.Errorf("dropping a database: %w", dropErr))
 		}
 		return err

@@ -85,7 +85,12 @@ func (t *trial) measureInserts(ctx context.Context) error {
 	for n := range rows {
 		g.Go(func() error {
 			for time.Since(began) < t.options.duration {
-				_, err := t.pool.Exec(inserting, "insert into bare select * from unnest($1::text[], $2::json[])", ids, payloads)
+				_, err := t.pool.Exec(
+					inserting,
+					"insert into bare select * from unnest($1::text[], $2::json[])",
+					ids,
+					payloads,
+				)
 				if err != nil {
 					return fmt.Errorf("inserting into a bare table: %w", err)
 				}

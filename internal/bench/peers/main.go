@@ -48,7 +48,11 @@ func main() {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 {
 		if peer, ok := peers()[args[0]]; ok {
-			s := settings{database: os.Getenv("DATABASE_URL"), sink: os.Getenv("DESTINATION_URL"), listen: os.Getenv("LISTEN")}
+			s := settings{
+				database: os.Getenv("DATABASE_URL"),
+				sink:     os.Getenv("DESTINATION_URL"),
+				listen:   os.Getenv("LISTEN"),
+			}
 			if s.sink == storeOnly {
 				s.sink = ""
 			}
@@ -101,8 +105,12 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	flags.IntVar(&o.rounds, "rounds", 3, "measure this `NUMBER` of times and report medians")
 	flags.DurationVar(&o.duration, "duration", 4*time.Second, "put each load on for this `DURATION`")
 	flags.DurationVar(&o.soak, "soak", 10*time.Minute, "put the load of SK on for this `DURATION`")
-	flags.BoolVar(&o.short, "short", false,
-		"run one round with small counts, whatever the other flags say; it shows that everything works, and measures little")
+	flags.BoolVar(
+		&o.short,
+		"short",
+		false,
+		"run one round with small counts, whatever the other flags say; it shows that everything works, and measures little",
+	)
 	flags.Int64Var(&o.stored, "stored", 10_000_000,
 		"store this `NUMBER` of events before S8 measures; ten million take 30 GB of disk")
 	flags.StringVar(&only, "only", "", "run these `SCENARIOS` alone, such as S1,S3")
@@ -116,7 +124,10 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 		return o, err
 	}
 	if flags.NArg() > 0 {
-		return o, fmt.Errorf("%q is no subcommand: use river, plain or http to run a peer, or none to compare", flags.Arg(0))
+		return o, fmt.Errorf(
+			"%q is no subcommand: use river, plain or http to run a peer, or none to compare",
+			flags.Arg(0),
+		)
 	}
 	if o.pairs < 1 {
 		return o, errors.New("-pairs must be at least 1")

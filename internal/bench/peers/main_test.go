@@ -108,7 +108,12 @@ func TestAComparisonFromEndToEnd(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir() + "/figures.json"
 	var report, progress bytes.Buffer
-	code := run(t.Context(), []string{"-short", "-only", "S3,S6", "-systems", "plain", "-json", path}, &report, &progress)
+	code := run(
+		t.Context(),
+		[]string{"-short", "-only", "S3,S6", "-systems", "plain", "-json", path},
+		&report,
+		&progress,
+	)
 	require.Zero(t, code, "%s\n%s", report.String(), progress.String())
 	assert.Regexp(t, `\| S3 +\| delivered, /s +\| [1-9]`, report.String())
 	assert.Regexp(t, `\| S6 +\| last ÷ first +\| [0-9]`, report.String())

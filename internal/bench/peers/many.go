@@ -80,7 +80,10 @@ func (t *trial) spread(ctx context.Context, duration time.Duration) (float64, er
 	g, ctx := errgroup.WithContext(ctx)
 	for i, front := range fronts {
 		g.Go(func() error {
-			r, err := t.ingest(ctx, bench.Load{Target: front, Connections: manyConnections / len(fronts), Duration: duration})
+			r, err := t.ingest(
+				ctx,
+				bench.Load{Target: front, Connections: manyConnections / len(fronts), Duration: duration},
+			)
 			rates[i] = r.AcknowledgedPerSecond
 			return err
 		})
@@ -123,7 +126,11 @@ func (t *trial) watchWaits(ctx context.Context) (stop func() (string, error)) {
 			}
 			var what string
 			var n int
-			if _, err := pgx.ForEachRow(rows, []any{&what, &n}, func() error { counts[what] += n; return nil }); err != nil {
+			if _, err := pgx.ForEachRow(
+				rows,
+				[]any{&what, &n},
+				func() error { counts[what] += n; return nil },
+			); err != nil {
 				return fmt.Errorf("watching the sessions: %w", err)
 			}
 		}

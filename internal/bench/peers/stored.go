@@ -182,7 +182,10 @@ func (t *trial) measureStored(ctx context.Context, load *storedLoad) error {
 	if _, err := t.drain(ctx, t.backlog()/20); err != nil {
 		return fmt.Errorf("warming up: %w", err)
 	}
-	delivered, err := t.e2e(ctx, bench.Load{Connections: 64, Rate: 500, WarmUp: warmUp, Duration: 3 * t.options.duration})
+	delivered, err := t.e2e(
+		ctx,
+		bench.Load{Connections: 64, Rate: 500, WarmUp: warmUp, Duration: 3 * t.options.duration},
+	)
 	if err != nil {
 		return err
 	}
@@ -205,7 +208,10 @@ func (t *trial) measureStored(ctx context.Context, load *storedLoad) error {
 		return err
 	}
 	began := time.Now()
-	if _, err := t.pool.Exec(ctx, "vacuum (analyze) spine.events, spine.processing_state, spine.audit_trail"); err != nil {
+	if _, err := t.pool.Exec(
+		ctx,
+		"vacuum (analyze) spine.events, spine.processing_state, spine.audit_trail",
+	); err != nil {
 		return fmt.Errorf("vacuuming: %w", err)
 	}
 	load.vacuum = append(load.vacuum, time.Since(began).Seconds())
@@ -268,7 +274,11 @@ func (t *trial) fill(ctx context.Context) (err error) {
 	}
 	defer filler.Close()
 	// None of this affects the measurements, and it ends with the fill.
-	if err := t.configure(ctx, "alter system set autovacuum = off", "alter system set max_wal_size = '4GB'"); err != nil {
+	if err := t.configure(
+		ctx,
+		"alter system set autovacuum = off",
+		"alter system set max_wal_size = '4GB'",
+	); err != nil {
 		return err
 	}
 	defer func() {
@@ -359,7 +369,14 @@ func (t *trial) storeRows(ctx context.Context, filler *pgxpool.Pool) error {
 		g.Go(func() error {
 			err := pgx.BeginFunc(ctx, filler, func(tx pgx.Tx) error {
 				for _, statement := range []string{storeEvents, storeStates, storeReceipts, storeAttempts} {
-					if _, err := tx.Exec(ctx, statement, from, min(from+storedChunk, t.options.stored+1), first, between); err != nil {
+					if _, err := tx.Exec(
+						ctx,
+						statement,
+						from,
+						min(from+storedChunk, t.options.stored+1),
+						first,
+						between,
+					); err != nil {
 						return err
 					}
 				}
@@ -427,13 +444,27 @@ func (t *trial) measureReading(ctx context.Context, slowest row, state string) e
 	}
 	// Filters ask for values that all rows have, that few have and that none has.
 	paths := []string{
-		"/dashboard", "/api/overview", "/api/overview?range=7d",
-		"/api/events", "/api/audit", "/api/processing", "/api/attempts", "/api/attempts?outcome=failure",
-		"/api/events?type=order.paid", "/api/events?type=unknown", "/api/events?source=default", "/api/events?source=silent",
+		"/dashboard",
+		"/api/overview",
+		"/api/overview?range=7d",
+		"/api/events",
+		"/api/audit",
+		"/api/processing",
+		"/api/attempts",
+		"/api/attempts?outcome=failure",
+		"/api/events?type=order.paid",
+		"/api/events?type=unknown",
+		"/api/events?source=default",
+		"/api/events?source=silent",
 		"/api/events?type=unknown&status=completed",
-		"/api/audit?action=processing_succeeded", "/api/audit?action=conflict_detected", "/api/audit?source=silent",
-		"/api/audit?type=unknown", "/api/audit?success=failure",
-		"/api/processing?source=silent", "/api/processing?type=unknown", "/api/processing?type=unknown&status=dead",
+		"/api/audit?action=processing_succeeded",
+		"/api/audit?action=conflict_detected",
+		"/api/audit?source=silent",
+		"/api/audit?type=unknown",
+		"/api/audit?success=failure",
+		"/api/processing?source=silent",
+		"/api/processing?type=unknown",
+		"/api/processing?type=unknown&status=dead",
 	}
 	week := url.QueryEscape(time.Now().Add(-7 * 24 * time.Hour).UTC().Format(time.RFC3339))
 	for _, list := range []string{"events", "audit", "processing", "attempts"} {

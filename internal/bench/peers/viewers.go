@@ -31,7 +31,12 @@ const (
 // watchDashboards measures a load without and with viewers, in pairs. It checks that the viewers
 // are told of every row of the audit log.
 func watchDashboards(ctx context.Context, t *trial) error {
-	load := bench.Load{Connections: 64, Rate: viewedRate, WarmUp: 2 * warmUp, Duration: viewedTimes * t.options.duration}
+	load := bench.Load{
+		Connections: 64,
+		Rate:        viewedRate,
+		WarmUp:      2 * warmUp,
+		Duration:    viewedTimes * t.options.duration,
+	}
 	pairs := 3
 	if t.options.short {
 		pairs, load.Rate, load.Duration = 1, viewedRate/10, t.options.duration
@@ -130,7 +135,11 @@ func (t *trial) awaitSeen(ctx context.Context, viewers []*viewer, before int64) 
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("the audit log grew by %d rows, and a viewer was told of %d", rows, viewers[wrong].seen.Load())
+			return fmt.Errorf(
+				"the audit log grew by %d rows, and a viewer was told of %d",
+				rows,
+				viewers[wrong].seen.Load(),
+			)
 		}
 		select {
 		case <-ctx.Done():

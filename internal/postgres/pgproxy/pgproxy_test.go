@@ -103,7 +103,12 @@ func TestPasses(t *testing.T) {
 	require.NoError(t, results.Close())
 	require.Len(t, x, 3_000_000)
 	require.Len(t, y, 1_000_000)
-	copied, err := f.pool.CopyFrom(t.Context(), pgx.Identifier{"kept"}, []string{"n"}, pgx.CopyFromRows([][]any{{1}, {2}}))
+	copied, err := f.pool.CopyFrom(
+		t.Context(),
+		pgx.Identifier{"kept"},
+		[]string{"n"},
+		pgx.CopyFromRows([][]any{{1}, {2}}),
+	)
 	require.NoError(t, err)
 	require.EqualValues(t, 2, copied)
 	require.Equal(t, 103, f.kept())

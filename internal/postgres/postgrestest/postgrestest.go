@@ -222,8 +222,11 @@ func (d *Databases) epitaph(name string) string {
 	if d.server == nil {
 		return "the test's database is kept for a day: " + d.url(name).Redacted()
 	}
-	return fmt.Sprintf("the test's database %s ends with this test binary's private server; to look into it, run the test with %s set",
-		name, externalVariable)
+	return fmt.Sprintf(
+		"the test's database %s ends with this test binary's private server; to look into it, run the test with %s set",
+		name,
+		externalVariable,
+	)
 }
 
 func (d *Databases) url(database string) *url.URL {

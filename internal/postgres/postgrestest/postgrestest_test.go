@@ -84,7 +84,11 @@ func exists(t *testing.T, d *Databases, address string) bool {
 	parsed, err := url.Parse(address)
 	require.NoError(t, err)
 	name := strings.TrimPrefix(parsed.Path, "/")
-	return query[bool](t, d.admin.Config().ConnString(), "select exists (select from pg_database where datname = '"+name+"')")
+	return query[bool](
+		t,
+		d.admin.Config().ConnString(),
+		"select exists (select from pg_database where datname = '"+name+"')",
+	)
 }
 
 func TestEachTestHasItsOwn(t *testing.T) {
