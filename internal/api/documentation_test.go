@@ -38,7 +38,8 @@ func TestReadmeListsEveryRoute(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
 	listed := map[string][]string{}
-	for _, row := range regexp.MustCompile("(?m)^\\| `([A-Z]+ /api/[^`]*)` \\|([^|]*)\\|").FindAllStringSubmatch(string(readme), -1) {
+	rows := regexp.MustCompile("(?m)^\\| `([A-Z]+ /api/[^`]*)` \\|([^|]*)\\|")
+	for _, row := range rows.FindAllStringSubmatch(string(readme), -1) {
 		parameters := []string{}
 		for _, name := range regexp.MustCompile("`(\\w+)`").FindAllStringSubmatch(row[2], -1) {
 			parameters = append(parameters, name[1])
