@@ -44,8 +44,8 @@ type Event struct {
 	IDUnsigned bool // the signature does not cover the id: a copied request could be sent again under another id
 }
 
-// Outcome says what became of an Event in the store. The database function spine.ingest returns these values, and
-// senders are told them.
+// Outcome says what became of an Event in the store. The database function spine.ingest_events decides
+// it and returns these values, and senders are told them.
 type Outcome string
 
 // The outcomes of storing an event.
@@ -152,7 +152,7 @@ type Claim struct {
 	Limit       int           // most events, those whose lease has run out included: the worker's free slots
 	Lease       time.Duration // of each event
 	Worker      string        // the worker's name in the audit log
-	// Delays is the retry policy for leases that have run out: element n is the delay after failed attempt n+1, and
+	// Delays is the retry policy for leases that have run out: Delays[0] is the delay after the first failed attempt, and
 	// there are len(Delays)+1 attempts in all.
 	Delays []time.Duration
 	Low    time.Time // the claim passes over events that fell due before; the zero time passes over none

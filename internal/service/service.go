@@ -37,9 +37,8 @@ type Roles struct {
 	Worker bool // deliver
 }
 
-// Intervals of the worker and of the summaries. The sweep is what keeps the
-// promise that whatever is due is claimed within one second, whatever
-// happened to its wake-up.
+// Intervals of the worker and of the summaries. The sweep keeps the promise that a due event is claimed within one
+// second although its wake-up was lost. Only while a sweep is expensive it comes less often (worker, scanInterval).
 const (
 	sweepInterval    = 500 * time.Millisecond
 	watermarkMargin  = 250 * time.Millisecond // at 20,000 events/s a claim walks 5,000 dead entries while a snapshot is held

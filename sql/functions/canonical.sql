@@ -1,5 +1,5 @@
 -- The canonical form of a payload, for callers of spine.ingest_events() that leave the hash out. The receiving process
--- computes the same form itself. A property test holds both to be equal.
+-- computes the same form itself, in internal/source/payload.go. A property test holds both to be equal.
 
 -- utf16_order: a key that sorts text by its UTF-16 code units, as RFC 8785 sorts names.
 --   _text  the name

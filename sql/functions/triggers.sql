@@ -67,8 +67,8 @@ create or replace trigger processing_state_claimable
     after update on spine.processing_state
     for each row when (
         new.status in ('pending', 'failed')
-        -- A time that is set by hand may have come by the time it is committed. The functions of the queue change the
-        -- status too, and announce rows of theirs that fall due later.
+        -- A time that is set by hand may have passed when it commits, so up to an hour ahead is announced. A change of
+        -- status is announced only if the row is due now: for later ones the worker that settles sets itself a timer.
         and new.next_attempt_at
             <= clock_timestamp() + case when old.status = new.status then interval '1 hour' else '0' end
         and (old.status is distinct from new.status or old.next_attempt_at is distinct from new.next_attempt_at))
