@@ -96,7 +96,7 @@ test-contract: ## the contract alone; on the server at SPINE_URL, with SPINE_TES
 	@$(with-postgres); $(GOTEST) -run '^TestContract' $(SYSTEMTEST) | $(PROGRESS)
 
 .PHONY: check
-check: lint tidy schema-check cross ## all that must hold beside the tests
+check: lint tidy documents schema-check cross ## all that must hold beside the tests
 
 .PHONY: lint
 lint: ## vet, linters and formatting
@@ -128,6 +128,11 @@ tidy:
 
 # sql/schema.sql is what pg_dump 15 makes of a migrated database.
 SCHEMA_TEST = go test -count 1 -tags schema -run '^TestSchemaDump$$' $(SYSTEMTEST)
+
+# Links, section numbers, widths, tables; the width of code.
+.PHONY: documents
+documents:
+	go test -count 1 -run '^(TestDocument|TestCodeWidths)' ./internal/systemtest
 
 .PHONY: screenshots
 screenshots: ## make the pictures of README anew, with a browser

@@ -31,7 +31,7 @@ var mayBeWide = []string{
 	"sql/schema.sql", // pg_dump makes it
 
 	// To be wrapped; this list is to become empty.
-	"internal/api/", "internal/command/", "internal/dashboard/", "internal/postgres/", "internal/service/",
+	"internal/api/", "internal/command/", "internal/dashboard/", "internal/service/",
 	"internal/store/", "internal/systemtest/", "internal/terminal/", "internal/trail/", "internal/view/",
 	"internal/worker/",
 }
@@ -251,5 +251,16 @@ func TestDocumentFiles(t *testing.T) {
 				assert.Contains(t, listed, "`"+path.Base(name)+"`", "%s does not list %s", readme, name)
 			}
 		}
+	}
+}
+
+// README's tour of folders has every package below internal.
+func TestDocumentTour(t *testing.T) {
+	root, _ := repository(t, ".md")
+	readme := textOf(t, root, "README.md")
+	folders, err := fs.ReadDir(root, "internal")
+	require.NoError(t, err)
+	for _, folder := range folders {
+		assert.Contains(t, readme, "`internal/"+folder.Name()+"`", "README.md does not say what is in internal/%s", folder.Name())
 	}
 }
