@@ -16,9 +16,9 @@ const (
 
 // A client whose catch-up ends with one of these, or with trail.ErrCursorAhead or trail.ErrBadCursor, must begin anew.
 var (
-	// errTooFar says that a client has missed too much: its filter finds so little in it that reading a page takes
-	// longer than it may, or the client asked for few steps and missed more than catchUpSteps. A client that asked for
-	// all steps is told all, however long that takes.
+	// errTooFar says that a client has missed too much. Either its filter finds so little that reading a page takes
+	// longer than ReadTimeout, or it asked for few steps a second and missed more than catchUpSteps. A client that
+	// asked for all steps is told all, however long that takes.
 	errTooFar = errors.New("reading what was missed takes too long")
 	// errElsewhere says that a client has seen what the hub has not.
 	errElsewhere = errors.New("what was seen is of another database")

@@ -17,27 +17,26 @@ import (
 	"github.com/webhookspine/spine/internal/respond"
 )
 
-// GuardConfig says who may pass a Guard. With neither field set that is who
-// asks from this machine itself.
+// GuardConfig says who may pass a Guard. With neither Token nor Open set, only requests from this machine pass.
 type GuardConfig struct {
-	Token     string // ADMIN_TOKEN: lets pass who knows it; it wins over Open
-	ReadToken string // ADMIN_READ_TOKEN: lets pass what only reads; empty where there is none
+	Token     string // ADMIN_TOKEN: its holder may do everything; it wins over Open
+	ReadToken string // ADMIN_READ_TOKEN: its holder may read; empty where there is none
 	Open      bool   // ADMIN_AUTH=none: lets everyone pass
 }
 
 // Guard returns a middleware for what only the operator may see.
 //
-// With a token it asks for it, as bearer (RFC 6750) or as the password of HTTP
-// Basic (RFC 7617) under any user name, and else answers 401; with the token for
-// reading, what may change something is answered 403. With neither
-// token nor Open it answers 403 unless the peer's address and the Host header
-// are loopback and no proxy has left a trace: a page in a browser cannot reach
-// it by a name of its own (DNS rebinding), nor a stranger through a proxy on
-// this machine. Open it reads for everyone, and answers 403 to what a browser
-// sends in order to change something under any name but localhost: a page can
-// have a name of its own lead here, and is of the same origin then.
+// With a token it asks for it, as bearer (RFC 6750) or as the password of HTTP Basic (RFC 7617) under any user name,
+// and answers 401 to other requests. A request with the token for reading that may change something gets 403.
+//
+// With neither token nor Open it answers 403, unless the peer's address and the Host header are loopback and the
+// headers show no proxy. So a page in a browser cannot reach it by a name of its own (DNS rebinding), nor a stranger
+// through a proxy on this machine.
+//
+// Open, it lets everyone read. It answers 403 where a browser would change something under another name than localhost
+// or an IP address: a page's own name may lead here, and the page is then of the same origin.
 func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
-	// A flood of refusals is not a flood of log lines.
+	// A flood of rejections is not a flood of log lines.
 	log = log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 	token, readToken := sha256.Sum256([]byte(c.Token)), sha256.Sum256([]byte(c.ReadToken))
 	return func(next http.Handler) http.Handler {
@@ -56,11 +55,11 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 					"remote",
 					r.RemoteAddr,
 				).Msg(
-					"request refused",
+					"request rejected",
 				)
 				respond.Reject(w, respond.Problem{
 					Status: http.StatusForbidden,
-					Detail: "This token may only read. Changing something takes the admin token.",
+					Detail: "This token may only read. Use the admin token to change something.",
 				})
 			case c.Token != "" && !reads && !knows(r, token):
 				log.Warn().Str(
@@ -73,13 +72,14 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 					"remote",
 					r.RemoteAddr,
 				).Msg(
-					"request refused",
+					"request rejected",
 				)
 				w.Header().Add("WWW-Authenticate", `Basic realm="spine", charset="UTF-8"`)
 				w.Header().Add("WWW-Authenticate", `Bearer realm="spine"`)
 				respond.Reject(w, respond.Problem{
 					Status: http.StatusUnauthorized,
-					Detail: "The admin token is missing or wrong. Send it as bearer, or as the password of HTTP Basic with any user name.",
+					Detail: "The admin token is missing or wrong. " +
+						"Send it as bearer, or as the password of HTTP Basic with any user name.",
 				})
 			case c.Token == "" && !c.Open && !local(r):
 				log.Warn().Str(
@@ -92,11 +92,12 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 					"remote",
 					r.RemoteAddr,
 				).Msg(
-					"request refused",
+					"request rejected",
 				)
 				respond.Reject(w, respond.Problem{
 					Status: http.StatusForbidden,
-					Detail: "Without an admin token only this machine is answered, under the name localhost or a loopback address and not through a proxy. " +
+					Detail: "Without an admin token Spine answers only this machine, " +
+						"under localhost or a loopback address, and not through a proxy. " +
 						"Set ADMIN_TOKEN to ask for a token, or ADMIN_AUTH=none to answer everyone.",
 				})
 			case c.Token == "" && c.Open && changes(r) && fromBrowser(r) && !loopbackName(r.Host) && !isAddress(r.Host):
@@ -110,11 +111,12 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 					"remote",
 					r.RemoteAddr,
 				).Msg(
-					"request refused",
+					"request rejected",
 				)
 				respond.Reject(w, respond.Problem{
 					Status: http.StatusForbidden,
-					Detail: "Without an admin token a browser may change something only under an IP address or the name localhost: any other name may be that of a page that leads it here. " +
+					Detail: "Without an admin token a browser may change something " +
+						"only under an IP address or localhost (against DNS rebinding). " +
 						"Set ADMIN_TOKEN to use a name.",
 				})
 			default:
@@ -124,21 +126,19 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 	}
 }
 
-// changes reports whether a request's method may change something (RFC 9110,
-// 9.2.1).
+// changes reports whether a request's method may change something (RFC 9110, 9.2.1).
 func changes(r *http.Request) bool {
 	return r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodOptions
 }
 
-// fromBrowser reports whether a request that changes something was sent by a
-// browser. All send Origin with it; Sec-Fetch-Site not to a name without TLS.
+// fromBrowser reports whether a browser sent a request that changes something. All browsers send Origin with it. They
+// do not send Sec-Fetch-Site to a name without TLS.
 func fromBrowser(r *http.Request) bool {
 	return len(r.Header.Values("Origin")) > 0 || len(r.Header.Values("Sec-Fetch-Site")) > 0
 }
 
-// SameOrigin returns a middleware that refuses with 403 what a page of another
-// origin has a browser send, but for methods that only read. What no browser
-// sent passes: it carries neither Sec-Fetch-Site nor Origin.
+// SameOrigin returns a middleware that answers 403 where a browser sends a request for a page of another origin, unless
+// the method only reads. Requests of other clients pass: they carry neither Sec-Fetch-Site nor Origin.
 func SameOrigin(log zerolog.Logger) mux.MiddlewareFunc {
 	log = log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 	protection := http.NewCrossOriginProtection()
@@ -153,18 +153,19 @@ func SameOrigin(log zerolog.Logger) mux.MiddlewareFunc {
 			"remote",
 			r.RemoteAddr,
 		).Msg(
-			"request refused",
+			"request rejected",
 		)
 		respond.Reject(w, respond.Problem{
 			Status: http.StatusForbidden,
-			Detail: "A page of another origin sent this. Changes are taken from Spine's own page, and from clients that are no browsers.",
+			Detail: "A page of another origin sent this. " +
+				"Only Spine's own page, and clients that are not browsers, may change something.",
 		})
 	}))
 	return protection.Handler
 }
 
-// caller says who asks, for the audit log: the address, and the user name of
-// HTTP Basic, which is whatever the client says and therefore quoted.
+// caller says who asks, for the audit log: the address, and the user name of HTTP Basic. The client may claim any name,
+// so it is quoted.
 func caller(r *http.Request) string {
 	from := r.RemoteAddr
 	if host, _, err := net.SplitHostPort(from); err == nil {
@@ -179,11 +180,11 @@ func caller(r *http.Request) string {
 	return from
 }
 
-// maxUser is how many characters of a user name are kept.
+// maxUser is how many characters of a user name go into the audit log.
 const maxUser = 60
 
-// knows reports whether a request carries the token with this hash. Hashes are
-// of one length, so that the comparison tells nothing of the token's.
+// knows reports whether a request carries the token with this hash. All hashes have one length, so the comparison tells
+// nothing about the token's length.
 func knows(r *http.Request, token [sha256.Size]byte) bool {
 	if len(r.Header.Values("Authorization")) != 1 {
 		return false
@@ -198,15 +199,13 @@ func knows(r *http.Request, token [sha256.Size]byte) bool {
 	return subtle.ConstantTimeCompare(hash[:], token[:]) == 1
 }
 
-// local reports whether a request was sent on this machine, to this machine,
-// and by nobody in between.
+// local reports whether a request was sent on this machine, to this machine, without a proxy in between.
 func local(r *http.Request) bool {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	return err == nil && peer.Addr().Unmap().IsLoopback() && loopbackName(r.Host) && !forwarded(r.Header)
 }
 
-// loopbackName reports whether a Host header is localhost or a loopback
-// address, with any port.
+// loopbackName reports whether a Host header is localhost or a loopback address, with any port.
 func loopbackName(host string) bool {
 	if strings.EqualFold(hostname(host), "localhost") {
 		return true
@@ -221,7 +220,7 @@ func isAddress(host string) bool {
 	return err == nil
 }
 
-// hostname is a Host header without its port and an address's brackets.
+// hostname is a Host header without its port, and without the brackets of an address.
 func hostname(host string) string {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		return name
@@ -229,7 +228,7 @@ func hostname(host string) string {
 	return strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 }
 
-// forwarded reports whether a proxy has left a trace in a request's header.
+// forwarded reports whether a request's header shows that it came through a proxy.
 func forwarded(header http.Header) bool {
 	for name := range header {
 		name = strings.ToLower(name)
@@ -237,7 +236,12 @@ func forwarded(header http.Header) bool {
 			strings.HasPrefix(name, "cf-") ||
 			slices.Contains([]string{
 				"forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip",
-				"fastly-client-ip", "fly-client-ip", "x-envoy-external-address", "x-proxyuser-ip", "x-azure-clientip", "cdn-loop",
+				"fastly-client-ip",
+				"fly-client-ip",
+				"x-envoy-external-address",
+				"x-proxyuser-ip",
+				"x-azure-clientip",
+				"cdn-loop",
 			}, name) {
 			return true
 		}

@@ -13,11 +13,9 @@ import (
 	"github.com/webhookspine/spine/internal/view"
 )
 
-// Reader reads what is stored. The lists are newest first; they return with a
-// page how they go on, and view.ErrBadCursor for a cursor that is not theirs.
-// Event returns an *view.NotStoredError or an *view.AmbiguousError where there
-// is not one event to return. All heed their context and are called
-// concurrently.
+// Reader reads what is stored. A list is newest first. It returns a page and how the list goes on, or view.ErrBadCursor
+// for a cursor that is not its own. Event returns an *view.NotStoredError or an *view.AmbiguousError where there is not
+// exactly one event to return. All methods heed their context and may be called concurrently.
 type Reader interface {
 	Events(
 		ctx context.Context,
@@ -41,17 +39,15 @@ type Reader interface {
 	Search(ctx context.Context, text string) ([]view.SearchHit, error)
 }
 
-// Operator changes what is stored. Replay delivers an event again, to one
-// destination or to all where it is empty, and returns how many deliveries that
-// are once they are committed: 0 where they are under way already. It returns
-// errors as Reader.Event does, and may be called again after any of them. caller
-// is who asked, in the audit log's words. It heeds its context and is called
-// concurrently.
+// Operator changes what is stored. Replay delivers an event again, to one destination, or to all where destination is
+// empty. It returns once the deliveries are committed, and how many they are: 0 where they are already under way. Its
+// errors are those of Reader.Event. It may be called again after any error. caller is who asked, for the audit log. It
+// heeds its context and may be called concurrently.
 type Operator interface {
 	Replay(ctx context.Context, eventID, source, destination, caller string) (replayed int64, err error)
 }
 
-// MaxLimit is how many rows a page has at most.
+// MaxLimit is the most rows that a page may have.
 const MaxLimit = 1000
 
 // Handler answers /api/….
@@ -77,14 +73,15 @@ func NewHandler(reader Reader, operator Operator, timeout time.Duration, log zer
 //	GET  /api/overview                  range
 //	POST /api/events/{event_id}/replay  source, destination
 //
-// SourceHandler has more. The lists also take limit (1 to MaxLimit) and cursor, which comes in the
-// Link header (RFC 8288) of the page before. A page may have fewer rows than its
-// limit, or none, and a next one all the same: it ends where enough rows were
-// looked at, and says in Spine-Looked-Back-To of what time the last one was.
-// since (inclusive) and until (exclusive) are times of RFC 3339.
+// SourceHandler has more.
 //
-// The router must have UseEncodedPath and SkipClean set, since an event_id may
-// hold any character. What changes something relies on SameOrigin around it.
+// The lists also take limit (1 to MaxLimit) and cursor, which comes in the Link header (RFC 8288) of the page before. A
+// page may have fewer rows than its limit, or none, although more follow: one request scans a limited number of rows.
+// The header Spine-Looked-Back-To then has the time of the last row that was scanned. since (inclusive) and until
+// (exclusive) are times of RFC 3339.
+//
+// The router must have UseEncodedPath and SkipClean set, since an event_id may hold any character. Requests that change
+// something rely on SameOrigin around the router.
 func (h *Handler) Register(r *mux.Router) {
 	for path, answer := range map[string]http.HandlerFunc{
 		"/api/events":            h.events,
@@ -101,7 +98,7 @@ func (h *Handler) Register(r *mux.Router) {
 }
 
 func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
-	q, faults := list(r, 50, "type", "source", "status", "since", "until")
+	q, faults := readListQuery(r, 50, "type", "source", "status", "since", "until")
 	if rejectQuery(w, faults) {
 		return
 	}
@@ -112,7 +109,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) audit(w http.ResponseWriter, r *http.Request) {
-	q, faults := list(r, 100, "event_id", "source", "type", "action", "success", "since", "until")
+	q, faults := readListQuery(r, 100, "event_id", "source", "type", "action", "success", "since", "until")
 	if rejectQuery(w, faults) {
 		return
 	}
@@ -124,7 +121,7 @@ func (h *Handler) audit(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) processing(w http.ResponseWriter, r *http.Request) {
-	q, faults := list(r, 50, "event_id", "source", "type", "destination", "status", "since", "until")
+	q, faults := readListQuery(r, 50, "event_id", "source", "type", "destination", "status", "since", "until")
 	if rejectQuery(w, faults) {
 		return
 	}
@@ -136,7 +133,7 @@ func (h *Handler) processing(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) attempts(w http.ResponseWriter, r *http.Request) {
-	q, faults := list(r, 50, "event_id", "source", "type", "outcome", "since", "until")
+	q, faults := readListQuery(r, 50, "event_id", "source", "type", "outcome", "since", "until")
 	if rejectQuery(w, faults) {
 		return
 	}

@@ -119,22 +119,26 @@ func TestAQuestionThatIsNotUnderstoodIs400(t *testing.T) {
 	link := s.get("/api/audit?limit=1").header.Get("Link")
 	auditCursor := parseLink(t, link).Query().Get("cursor")
 	forged := func(text string) string { return base64.RawURLEncoding.EncodeToString([]byte(text)) }
+	forgedNUL := forged(`{"list":"processing","keys":{"event":1,"destination":"\u0000"}}`)
+	forgedID := forged(`{"list":"processing","id":1}`)
 
 	for query, want := range map[string]string{
-		"/api/events?limit=0":                  "limit must be a whole number from 1 to 1000",
-		"/api/events?limit=1001":               "limit must be a whole number from 1 to 1000",
-		"/api/events?limit=-1":                 "limit must be",
-		"/api/events?limit=1.5":                "limit must be",
-		"/api/events?limit=ten":                "limit must be",
-		"/api/events?limit=99999999999999":     "limit must be",
-		"/api/events?limit=":                   "limit must not be empty",
-		"/api/events?limit=5&limit=6":          "limit came more than once",
-		"/api/events?offset=10":                "offset is not known here; known are cursor, limit, since, source, status, type, until",
+		"/api/events?limit=0":              "limit must be a whole number from 1 to 1000",
+		"/api/events?limit=1001":           "limit must be a whole number from 1 to 1000",
+		"/api/events?limit=-1":             "limit must be",
+		"/api/events?limit=1.5":            "limit must be",
+		"/api/events?limit=ten":            "limit must be",
+		"/api/events?limit=99999999999999": "limit must be",
+		"/api/events?limit=":               "limit must not be empty",
+		"/api/events?limit=5&limit=6":      "limit came more than once",
+
+		"/api/events?offset=10": "offset is not known here; known are cursor, limit, since, source, status, type, until",
+
 		"/api/events?Limit=5":                  "Limit is not known here",
 		"/api/events?source=":                  "source must not be empty",
 		"/api/events?status=done":              "status must be pending, processing, completed, failed or dead",
-		"/api/events?type=%00":                 "type is no text that can be stored",
-		"/api/events?type=%ff":                 "type is no text that can be stored",
+		"/api/events?type=%00":                 "type is not text that can be stored",
+		"/api/events?type=%ff":                 "type is not text that can be stored",
 		"/api/events?type=%zz":                 "the query is not well-formed",
 		"/api/events?cursor=x":                 "cursor was not given by this list",
 		"/api/events?cursor=!":                 "cursor was not given by this list",
@@ -145,8 +149,10 @@ func TestAQuestionThatIsNotUnderstoodIs400(t *testing.T) {
 		"/api/audit?status=dead":               "status is not known here",
 		"/api/processing?status=DEAD":          "status must be",
 		"/api/processing?action=event_deduped": "action is not known here",
-		"/api/processing?cursor=" + forged(`{"list":"processing","keys":{"event":1,"destination":"\u0000"}}`): "cursor was not given by this list",
-		"/api/processing?cursor=" + forged(`{"list":"processing","id":1}`):                                    "cursor was not given by this list",
+
+		"/api/processing?cursor=" + forgedNUL: "cursor was not given by this list",
+		"/api/processing?cursor=" + forgedID:  "cursor was not given by this list",
+
 		"/api/events?since=yesterday":                                              "since must be a time of RFC 3339",
 		"/api/events?since=2024-01-30":                                             "since must be a time of RFC 3339",
 		"/api/audit?until=2024-01-30T12:00:00":                                     "until must be a time of RFC 3339",
@@ -158,12 +164,14 @@ func TestAQuestionThatIsNotUnderstoodIs400(t *testing.T) {
 		"/api/attempts?outcome=pending":                                            "outcome must be success or failure",
 		"/api/attempts?status=dead":                                                "status is not known here",
 		"/api/attempts?cursor=" + auditCursor:                                      "cursor was not given by this list",
-		"/api/search":                                                              "q must be an event_id or the beginning of one",
-		"/api/search?q=":                                                           "q must not be empty",
-		"/api/search?q=%ff":                                                        "q is no text that can be stored",
-		"/api/search?q=a&limit=5":                                                  "limit is not known here; known are q",
-		"/api/events/a?limit=5":                                                    "limit is not known here; known are source",
-		"/api/events/a?source=":                                                    "source must not be empty",
+
+		"/api/search":             "q must be an event_id or the beginning of one",
+		"/api/search?q=":          "q must not be empty",
+		"/api/search?q=%ff":       "q is not text that can be stored",
+		"/api/search?q=a&limit=5": "limit is not known here; known are q",
+
+		"/api/events/a?limit=5": "limit is not known here; known are source",
+		"/api/events/a?source=": "source must not be empty",
 	} {
 		requireProblem(t, s.get(query), http.StatusBadRequest, want)
 	}
@@ -176,19 +184,37 @@ func TestAQuestionThatIsNotUnderstoodIs400(t *testing.T) {
 	}, s.get("/api/events?limit=0&offset=1").object(t)["errors"])
 
 	// A forged time that Postgres does not know is only far away.
-	for _, at := range []string{"9223372036854775807", "-9223372036854775808", "9223371331200000000", "-211900000000000000"} {
+	for _, at := range []string{
+		"9223372036854775807",
+		"-9223372036854775808",
+		"9223371331200000000",
+		"-211900000000000000",
+	} {
 		s.get("/api/audit?cursor=" + forged(`{"list":"audit","keys":{"id":1,"at":`+at+`}}`)).rows(t)
 	}
 }
 
 func TestPathsAndMethodsThatAreNotThere(t *testing.T) {
 	h := broken(func(context.Context) error { return errors.New("not reached") }).serve(time.Minute)
-	for _, path := range []string{"/", "/api", "/api/", "/api/event", "/api/events/", "/api/events/a/b", "/api//events", "/api/../api/events"} {
+	for _, path := range []string{
+		"/",
+		"/api",
+		"/api/",
+		"/api/event",
+		"/api/events/",
+		"/api/events/a/b",
+		"/api//events",
+		"/api/../api/events",
+	} {
 		requireProblem(t, ask(t, h, http.MethodGet, path), http.StatusNotFound, "nothing at this path")
 	}
 	for path, allow := range map[string]string{
-		"/api/events": "GET, HEAD", "/api/audit": "GET, HEAD", "/api/processing": "GET, HEAD", "/api/events/a%2Fb": "GET, HEAD", "/webhook": "POST",
-		"/api/attempts": "GET, HEAD", "/api/search": "GET, HEAD", "/api/events/a%2Fb/replay": "POST",
+		"/api/events":       "GET, HEAD",
+		"/api/audit":        "GET, HEAD",
+		"/api/processing":   "GET, HEAD",
+		"/api/events/a%2Fb": "GET, HEAD",
+		"/webhook":          "POST",
+		"/api/attempts":     "GET, HEAD", "/api/search": "GET, HEAD", "/api/events/a%2Fb/replay": "POST",
 	} {
 		for _, method := range []string{http.MethodPut, http.MethodDelete, http.MethodOptions, "BREW"} {
 			a := ask(t, h, method, path)
@@ -203,7 +229,14 @@ func TestHeadAnswersAsGetWithoutABody(t *testing.T) {
 	s.ingest(webhook("default", "a", "t", `{}`), webhook("default", "b", "t", `{}`))
 	server := httptest.NewServer(s.handler)
 	defer server.Close()
-	for _, path := range []string{"/api/events?limit=1", "/api/audit?limit=1", "/api/processing?limit=1", "/api/attempts?limit=1", "/api/events/a", "/api/search?q=a"} {
+	for _, path := range []string{
+		"/api/events?limit=1",
+		"/api/audit?limit=1",
+		"/api/processing?limit=1",
+		"/api/attempts?limit=1",
+		"/api/events/a",
+		"/api/search?q=a",
+	} {
 		got := s.get(path)
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodHead, server.URL+path, nil)
 		require.NoError(t, err)
@@ -357,27 +390,38 @@ func TestFilters(t *testing.T) {
 		return text
 	}
 	for query, want := range map[string][]string{
-		"/api/events?type=user.created":                                  {"stripe/a", "default/a"},
-		"/api/events?source=default":                                     {"default/b", "default/a"},
-		"/api/events?source=nobody":                                      nil,
-		"/api/events?source=stripe&type=user.created":                    {"stripe/a"},
-		"/api/events?status=dead":                                        {"default/b"},
-		"/api/events?status=completed":                                   {"stripe/c"},
-		"/api/events?status=pending":                                     {"stripe/c", "stripe/a", "default/a"},
-		"/api/processing?status=pending":                                 {"stripe/c archive", "stripe/a default", "default/a default"},
-		"/api/processing?status=dead":                                    {"default/b default"},
-		"/api/processing?event_id=a":                                     {"stripe/a default", "default/a default"},
-		"/api/processing?event_id=a&source=default":                      {"default/a default"},
-		"/api/processing?event_id=nothing":                               nil,
-		"/api/processing?destination=archive":                            {"stripe/c archive"},
-		"/api/processing?type=invoice.paid":                              {"stripe/c default", "stripe/c archive"},
-		"/api/audit?event_id=b":                                          {"default/b status_changed", "default/b event_inserted", "default/b event_received"},
-		"/api/audit?event_id=a&source=stripe":                            {"stripe/a event_inserted", "stripe/a event_received"},
-		"/api/audit?event_id=nothing":                                    nil,
-		"/api/audit?action=event_queued":                                 {"stripe/c event_queued"},
-		"/api/audit?type=user.deleted&success=success":                   {"default/b status_changed", "default/b event_inserted", "default/b event_received"},
-		"/api/audit?success=failure":                                     nil,
-		"/api/audit?success=success&action=event_received&source=stripe": {"stripe/c event_received", "stripe/a event_received"},
+		"/api/events?type=user.created":               {"stripe/a", "default/a"},
+		"/api/events?source=default":                  {"default/b", "default/a"},
+		"/api/events?source=nobody":                   nil,
+		"/api/events?source=stripe&type=user.created": {"stripe/a"},
+		"/api/events?status=dead":                     {"default/b"},
+		"/api/events?status=completed":                {"stripe/c"},
+		"/api/events?status=pending":                  {"stripe/c", "stripe/a", "default/a"},
+		"/api/processing?status=pending":              {"stripe/c archive", "stripe/a default", "default/a default"},
+		"/api/processing?status=dead":                 {"default/b default"},
+		"/api/processing?event_id=a":                  {"stripe/a default", "default/a default"},
+		"/api/processing?event_id=a&source=default":   {"default/a default"},
+		"/api/processing?event_id=nothing":            nil,
+		"/api/processing?destination=archive":         {"stripe/c archive"},
+		"/api/processing?type=invoice.paid":           {"stripe/c default", "stripe/c archive"},
+		"/api/audit?event_id=b": {
+			"default/b status_changed",
+			"default/b event_inserted",
+			"default/b event_received",
+		},
+		"/api/audit?event_id=a&source=stripe": {"stripe/a event_inserted", "stripe/a event_received"},
+		"/api/audit?event_id=nothing":         nil,
+		"/api/audit?action=event_queued":      {"stripe/c event_queued"},
+		"/api/audit?type=user.deleted&success=success": {
+			"default/b status_changed",
+			"default/b event_inserted",
+			"default/b event_received",
+		},
+		"/api/audit?success=failure": nil,
+		"/api/audit?success=success&action=event_received&source=stripe": {
+			"stripe/c event_received",
+			"stripe/a event_received",
+		},
 	} {
 		var got []string
 		for _, row := range s.get(query).rows(t) {
@@ -395,7 +439,8 @@ func TestFilters(t *testing.T) {
 
 func TestPayloadsAreShownAsTheyWereReceived(t *testing.T) {
 	s := newSystem(t)
-	const payload = `{"big":123456789012345678901234567890,"one":1.0,"neg":-0,"exp":1E2,"html":"<b>&amp;</b>","escaped":"\u00e9\/","separator":"` + "\u2028" + `"}`
+	const payload = `{"big":123456789012345678901234567890,"one":1.0,"neg":-0,"exp":1E2,"html":"<b>&amp;</b>",` +
+		`"escaped":"\u00e9\/","separator":"` + "\u2028" + `"}`
 	const other = `{"big":123456789012345678901234567891}`
 	s.ingest(webhook("default", "a", "t", payload))
 	s.ingest(webhook("default", "a", "t", other))
@@ -450,7 +495,9 @@ func TestTimesThatAreInfiniteOrFarAwayAreShown(t *testing.T) {
 	s.exec("update spine.events set occurred_at = '0001-01-01 00:00:00+00' where event_id = 'b'")
 	s.exec("delete from spine.audit_log")
 	s.exec(`insert into spine.audit_trail (timestamp, action) values
-		('-infinity', 'event_received'), ('4000-01-01 BC', 'event_inserted'), ('2024-01-30 12:00:00.000001+00', 'event_deduped'),
+		('-infinity', 'event_received'),
+		('4000-01-01 BC', 'event_inserted'),
+		('2024-01-30 12:00:00.000001+00', 'event_deduped'),
 		('20000-01-01', 'event_queued'), ('infinity', 'event_replayed'), ('infinity', 'lease_lost')`)
 
 	var next, occurred []any
@@ -485,14 +532,11 @@ func TestTheRowsHaveWhatTheContractNames(t *testing.T) {
 		"source":      "default",
 		"event_type":  "user.created",
 		"occurred_at": "2024-01-30T12:00:00Z",
-		"created_at":  e["created_at"],
-		"status":      "pending",
-		"seen_count":  1.0,
+		"created_at":  e["created_at"], "status": "pending", "seen_count": 1.0,
 		"payload_hash": fmt.Sprintf(
 			"%x",
 			webhook("", "", "", `{"user_id":123}`).Hash,
-		),
-		"payload": map[string]any{"user_id": 123.0},
+		), "payload": map[string]any{"user_id": 123.0},
 	}, e)
 
 	p := s.get("/api/processing").rows(t)[0]
@@ -508,8 +552,7 @@ func TestTheRowsHaveWhatTheContractNames(t *testing.T) {
 		"completed_at":    nil,
 		"error_message":   nil,
 		"worker":          nil,
-		"created_at":      p["created_at"],
-		"updated_at":      p["created_at"],
+		"created_at":      p["created_at"], "updated_at": p["created_at"],
 	}, p)
 
 	steps := s.get("/api/audit").rows(t)
@@ -570,14 +613,12 @@ func TestOneEventWithItsLife(t *testing.T) {
 	)
 	require.NoError(t, err)
 	require.Len(t, claimed.Jobs, 1)
-	_, err = s.store.Settle(t.Context(), []event.Settlement{
-		{
-			Job:         claimed.Jobs[0],
-			Disposition: event.Failed,
-			Delay:       time.Hour,
-			Result:      event.Result{Class: event.TryAgain, Status: 500, Error: "HTTP 500", Answer: "<no>"},
-		},
-	})
+	_, err = s.store.Settle(t.Context(), []event.Settlement{{
+		Job:         claimed.Jobs[0],
+		Disposition: event.Failed,
+		Delay:       time.Hour,
+		Result:      event.Result{Class: event.TryAgain, Status: 500, Error: "HTTP 500", Answer: "<no>"},
+	}})
 	require.NoError(t, err)
 
 	a := s.get("/api/events/a").object(t)
@@ -630,7 +671,8 @@ func TestAVeryLongTimelineIsCutToItsNewestSteps(t *testing.T) {
 	s := newSystem(t)
 	s.ingest(webhook("default", "a", "t", `{}`))
 	s.exec(`insert into spine.audit_trail (timestamp, event, event_id, source, action)
-		select now() + n * interval '1 s', e.id, e.event_id, e.source, 'event_deduped' from spine.events e, generate_series(1, 1000) n`)
+		select now() + n * interval '1 s', e.id, e.event_id, e.source, 'event_deduped'
+		from spine.events e, generate_series(1, 1000) n`)
 
 	a := s.get("/api/events/a").object(t)
 
@@ -662,14 +704,7 @@ func TestAnEventIsFoundWhateverItsIDIs(t *testing.T) {
 		"a/../b",
 		`\`,
 		`"><script>`,
-		"é",
-		"☃",
-		"日本語",
-		"\u202e",
-		"\u2028",
-		"default/a",
-		"{event_id}",
-		strings.Repeat("☃", 255),
+		"é", "☃", "日本語", "\u202e", "\u2028", "default/a", "{event_id}", strings.Repeat("☃", 255),
 	}
 	for _, id := range ids {
 		s.ingest(webhook("default", id, "t", `{}`))
@@ -736,10 +771,11 @@ func TestALinkKeepsTheQuestion(t *testing.T) {
 	require.Equal(t, "a", s.get(link.String()).rows(t)[0]["event_id"])
 }
 
-func TestAPageThatEndsForWhatWasLookedAtSaysHowFar(t *testing.T) {
+func TestAPageThatEndsAfterManyScannedRowsSaysHowFar(t *testing.T) {
 	s := newSystem(t)
 	s.exec(`insert into spine.events (event_id, event_type, occurred_at, payload, payload_hash, created_at)
-		select n, 'common', now(), '{}', '\x00', '2024-01-30T12:00:00.5Z'::timestamptz + n * interval '1 s' from generate_series(0, 20000) n`)
+		select n, 'common', now(), '{}', '\x00', '2024-01-30T12:00:00.5Z'::timestamptz + n * interval '1 s'
+		from generate_series(0, 20000) n`)
 
 	a := s.get("/api/events?type=none&limit=7")
 	require.Equal(t, "[]\n", string(a.body))
@@ -763,7 +799,8 @@ func TestTheListsOfATime(t *testing.T) {
 	s.ingest(webhook("default", "a", "t", `{}`), webhook("default", "b", "t", `{}`), webhook("default", "c", "t", `{}`))
 	s.exec("update spine.events set created_at = '2024-01-30T12:00:00Z'::timestamptz + (id - 1) * interval '1 hour'")
 	s.exec(
-		"update spine.audit_trail a set timestamp = e.created_at, action = 'processing_succeeded' from spine.events e where e.id = a.event and a.action = 'event_received'",
+		`update spine.audit_trail a set timestamp = e.created_at, action = 'processing_succeeded'
+			from spine.events e where e.id = a.event and a.action = 'event_received'`,
 	)
 	s.exec("delete from spine.audit_trail where action <> 'processing_succeeded'")
 	for _, path := range []string{"/api/events?", "/api/audit?", "/api/processing?", "/api/attempts?"} {
@@ -789,25 +826,20 @@ func TestAttemptsAndSearch(t *testing.T) {
 	s := newSystem(t)
 	s.ingest(webhook("default", "a/b", "user.created", `{}`), webhook("stripe", "a", "t", `{}`))
 	s.exec(`insert into spine.audit_trail (timestamp, event, event_id, action, details)
-		select '2024-01-30T12:00:00Z', id, event_id, 'processing_attempt_failed', '{"attempt":2,"status":503,"duration_ms":1.25,"error":"HTTP 503","answer":"<no>"}'
+		select '2024-01-30T12:00:00Z', id, event_id, 'processing_attempt_failed',
+			'{"attempt":2,"status":503,"duration_ms":1.25,"error":"HTTP 503","answer":"<no>"}'
 		from spine.events where event_id = 'a/b'`)
 	s.exec("update spine.events set created_at = '2024-01-30T12:00:00Z' where event_id = 'a/b'")
 
-	require.Equal(t, []map[string]any{
-		{
-			"timestamp":   "2024-01-30T12:00:00Z",
-			"id":          5.0,
-			"event_id":    "a/b",
-			"source":      "default",
-			"destination": "default",
-			"attempt":     2.0,
-			"outcome":     "failure",
-			"status":      503.0,
-			"duration_ms": 1.25,
-			"error":       "HTTP 503",
-			"answer":      "<no>",
-		},
-	}, s.get("/api/attempts?outcome=failure&event_id=a/b&source=default&type=user.created").rows(t))
+	require.Equal(t, []map[string]any{{
+		"timestamp":   "2024-01-30T12:00:00Z",
+		"id":          5.0,
+		"event_id":    "a/b",
+		"source":      "default",
+		"destination": "default",
+		"attempt":     2.0,
+		"outcome":     "failure", "status": 503.0, "duration_ms": 1.25, "error": "HTTP 503", "answer": "<no>",
+	}}, s.get("/api/attempts?outcome=failure&event_id=a/b&source=default&type=user.created").rows(t))
 	require.Empty(t, s.get("/api/attempts?outcome=success").rows(t))
 
 	found := s.get("/api/search?q=a").rows(t)
@@ -844,12 +876,9 @@ func TestReplay(t *testing.T) {
 	audited := func() (caller string) {
 		require.NoError(
 			t,
-			s.pool.QueryRow(
-				t.Context(),
-				"select details ->> 'caller' from spine.audit_log where action = 'event_replayed' order by id desc limit 1",
-			).Scan(
-				&caller,
-			),
+			s.pool.QueryRow(t.Context(), `select details ->> 'caller' from spine.audit_log
+				where action = 'event_replayed' order by id desc limit 1`).
+				Scan(&caller),
 		)
 		return caller
 	}
@@ -910,16 +939,28 @@ func TestAPageOfAnotherOriginChangesNothing(t *testing.T) {
 		header []string
 		want   int
 	}{
-		"no browser":                    {http.MethodPost, nil, 200},
-		"Spine's page":                  {http.MethodPost, []string{"Sec-Fetch-Site", "same-origin", "Origin", "http://192.0.2.1"}, 200},
-		"by hand":                       {http.MethodPost, []string{"Sec-Fetch-Site", "none"}, 200},
-		"an old browser, Spine's page":  {http.MethodPost, []string{"Origin", "http://192.0.2.1"}, 200},
-		"another site":                  {http.MethodPost, []string{"Sec-Fetch-Site", "cross-site"}, 403},
-		"a neighbour":                   {http.MethodPost, []string{"Sec-Fetch-Site", "same-site", "Origin", "http://192.0.2.1"}, 403},
-		"an old browser, another site":  {http.MethodPost, []string{"Origin", "http://evil.example"}, 403},
-		"an old browser, another port":  {http.MethodPost, []string{"Origin", "http://192.0.2.1:81"}, 403},
-		"a sandbox":                     {http.MethodPost, []string{"Origin", "null"}, 403},
-		"with a token, another site":    {http.MethodPost, []string{"Authorization", "Bearer x", "Sec-Fetch-Site", "cross-site"}, 403},
+		"no browser": {http.MethodPost, nil, 200},
+		"Spine's page": {
+			http.MethodPost,
+			[]string{"Sec-Fetch-Site", "same-origin", "Origin", "http://192.0.2.1"},
+			200,
+		},
+		"by hand":                      {http.MethodPost, []string{"Sec-Fetch-Site", "none"}, 200},
+		"an old browser, Spine's page": {http.MethodPost, []string{"Origin", "http://192.0.2.1"}, 200},
+		"another site":                 {http.MethodPost, []string{"Sec-Fetch-Site", "cross-site"}, 403},
+		"a neighbour": {
+			http.MethodPost,
+			[]string{"Sec-Fetch-Site", "same-site", "Origin", "http://192.0.2.1"},
+			403,
+		},
+		"an old browser, another site": {http.MethodPost, []string{"Origin", "http://evil.example"}, 403},
+		"an old browser, another port": {http.MethodPost, []string{"Origin", "http://192.0.2.1:81"}, 403},
+		"a sandbox":                    {http.MethodPost, []string{"Origin", "null"}, 403},
+		"with a token, another site": {
+			http.MethodPost,
+			[]string{"Authorization", "Bearer x", "Sec-Fetch-Site", "cross-site"},
+			403,
+		},
 		"a link to the page of another": {http.MethodGet, []string{"Sec-Fetch-Site", "cross-site"}, 200},
 	} {
 		t.Run(name, func(t *testing.T) {

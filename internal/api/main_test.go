@@ -19,7 +19,7 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/postgres/postgrestest"
 	"github.com/webhookspine/spine/internal/respond"
-	"github.com/webhookspine/spine/internal/store" //nolint:depguard // what is tested is what a client sees of a real database
+	"github.com/webhookspine/spine/internal/store" //nolint:depguard // tests see a real database
 )
 
 var databases = postgrestest.Databases{Migrate: func(ctx context.Context, url string) error {

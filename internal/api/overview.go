@@ -10,23 +10,18 @@ import (
 	"github.com/webhookspine/spine/internal/view"
 )
 
-// overviewRange is what an overview may reach back over, as it is asked for.
+// overviewRange is how far back an overview may reach, and its name in a query.
 type overviewRange struct {
 	name string
 	over time.Duration
 }
 
-// overviewRanges are those that the store has steps for; the first one is the
-// default.
+// overviewRanges are the ranges for which the store has rollups. The first one is the default.
 var overviewRanges = []overviewRange{
 	{
 		"15m",
 		15 * time.Minute,
-	},
-	{"1h", time.Hour},
-	{"6h", 6 * time.Hour},
-	{"24h", 24 * time.Hour},
-	{"7d", 7 * 24 * time.Hour},
+	}, {"1h", time.Hour}, {"6h", 6 * time.Hour}, {"24h", 24 * time.Hour}, {"7d", 7 * 24 * time.Hour},
 }
 
 func (h *Handler) overview(w http.ResponseWriter, r *http.Request) {

@@ -13,7 +13,10 @@ import (
 func TestOverview(t *testing.T) {
 	s := newSystem(t)
 	for path, seconds := range map[string]int{
-		"/api/overview": 900, "/api/overview?range=15m": 900, "/api/overview?range=1h": 3600, "/api/overview?range=6h": 21600,
+		"/api/overview":           900,
+		"/api/overview?range=15m": 900,
+		"/api/overview?range=1h":  3600,
+		"/api/overview?range=6h":  21600,
 		"/api/overview?range=24h": 86400, "/api/overview?range=7d": 604800,
 	} {
 		a := s.get(path)

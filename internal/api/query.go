@@ -16,15 +16,15 @@ import (
 	"github.com/webhookspine/spine/internal/view"
 )
 
-// listQuery is what is asked of a list.
+// listQuery is what a client asks of a list.
 type listQuery struct {
 	page   view.Page
 	filter map[string]string
 	span   view.Span
 }
 
-// list reads the parameters of a list.
-func list(r *http.Request, defaultLimit int, filters ...string) (q listQuery, faults []respond.Fault) {
+// readListQuery reads the parameters of a list.
+func readListQuery(r *http.Request, defaultLimit int, filters ...string) (q listQuery, faults []respond.Fault) {
 	q.filter, faults = parameters(r, append(filters, "limit", "cursor")...)
 	q.page = view.Page{Limit: defaultLimit, Cursor: q.filter["cursor"]}
 	if text, ok := q.filter["limit"]; ok {
@@ -48,7 +48,7 @@ func list(r *http.Request, defaultLimit int, filters ...string) (q listQuery, fa
 		faults = append(faults, respond.Fault{Parameter: "outcome", Detail: "must be success or failure"})
 	}
 	for name, end := range map[string]*time.Time{"since": &q.span.Since, "until": &q.span.Until} {
-		// Stricter than time.Parse, which takes some times that are not of RFC 3339.
+		// UnmarshalText is stricter than time.Parse, which takes some times that are not of RFC 3339.
 		text, ok := q.filter[name]
 		switch {
 		case !ok:
@@ -60,7 +60,7 @@ func list(r *http.Request, defaultLimit int, filters ...string) (q listQuery, fa
 					Detail:    "must be a time of RFC 3339, as in 2024-01-30T12:00:00Z; a + in it is written %2B",
 				},
 			)
-		case end.IsZero(): // the first moment of the year 1, which is no open end
+		case end.IsZero(): // the first moment of the year 1, which is not an open end
 			*end = end.Add(time.Microsecond)
 		}
 	}
@@ -78,9 +78,8 @@ func checkSuccess(filter map[string]string) []respond.Fault {
 	return nil
 }
 
-// parameters reads a query, in which each known name may stand once. What is
-// asked for and not understood must not be passed over: the answer would look
-// as if it were one to the question.
+// parameters reads a query, in which each known name may stand once. An unknown name is a fault: if it were passed
+// over, the answer would look like one to another question.
 func parameters(r *http.Request, known ...string) (values map[string]string, faults []respond.Fault) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -100,7 +99,7 @@ func parameters(r *http.Request, known ...string) (values map[string]string, fau
 		case given[0] == "":
 			faults = append(faults, respond.Fault{Parameter: name, Detail: "must not be empty"})
 		case !storable(given[0]):
-			faults = append(faults, respond.Fault{Parameter: name, Detail: "is no text that can be stored"})
+			faults = append(faults, respond.Fault{Parameter: name, Detail: "is not text that can be stored"})
 		default:
 			values[name] = given[0]
 		}
@@ -112,7 +111,7 @@ func parameters(r *http.Request, known ...string) (values map[string]string, fau
 // storable reports whether Postgres takes s as text.
 func storable(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
 
-// eventID reads the id in a path. What cannot be one is answered 404.
+// eventID reads the id in a path. It answers 404 to a text that cannot be one.
 func eventID(w http.ResponseWriter, r *http.Request) (id string, ok bool) {
 	id, err := url.PathUnescape(mux.Vars(r)["event_id"])
 	if ok = err == nil && storable(id); !ok {
@@ -120,7 +119,7 @@ func eventID(w http.ResponseWriter, r *http.Request) (id string, ok bool) {
 			w,
 			respond.Problem{
 				Status: http.StatusNotFound,
-				Detail: "No event can have this id: it is no text that can be stored.",
+				Detail: "No event can have this id: it is not text that can be stored.",
 			},
 		)
 	}

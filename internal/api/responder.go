@@ -29,7 +29,7 @@ func (p responder) bounded(next http.Handler) http.Handler {
 	})
 }
 
-// answer sends what came of a request, or says why nothing did.
+// answer sends the result of a request, or the problem that err stands for.
 func (p responder) answer(w http.ResponseWriter, r *http.Request, body any, next view.Next, err error) {
 	var notStored *view.NotStoredError
 	var ambiguous *view.AmbiguousError
@@ -52,8 +52,7 @@ func (p responder) answer(w http.ResponseWriter, r *http.Request, body any, next
 		respond.Reject(w, respond.Problem{Status: http.StatusNotFound, Detail: notStored.Detail})
 	case errors.As(err, &ambiguous):
 		respond.Reject(w, respond.Problem{
-			Status:  http.StatusBadRequest,
-			Sources: ambiguous.Sources,
+			Status: http.StatusBadRequest, Sources: ambiguous.Sources,
 			Detail: "This event_id exists in several sources: name one, as in ?source=" + url.QueryEscape(
 				ambiguous.Sources[0],
 			) + ".",
@@ -63,7 +62,7 @@ func (p responder) answer(w http.ResponseWriter, r *http.Request, body any, next
 			w,
 			respond.Problem{
 				Status: http.StatusNotFound,
-				Detail: "No such rejected request is kept: it may have made room for newer ones.",
+				Detail: "This rejected request is not kept: it may have been deleted to make room for newer ones.",
 			},
 		)
 	case errors.As(err, &noSource):
@@ -71,7 +70,7 @@ func (p responder) answer(w http.ResponseWriter, r *http.Request, body any, next
 	case errors.As(err, &badSettings):
 		rejected := respond.Problem{
 			Status: http.StatusUnprocessableEntity,
-			Detail: "The settings make no sense: see errors.",
+			Detail: "The settings are not valid: see errors.",
 		}
 		for _, problem := range badSettings.Problems {
 			rejected.Errors = append(rejected.Errors, respond.Fault{Field: problem.Field, Detail: problem.Detail})
@@ -83,7 +82,7 @@ func (p responder) answer(w http.ResponseWriter, r *http.Request, body any, next
 			[]respond.Fault{{Parameter: "cursor", Detail: "was not given by this list: start again without it"}},
 		)
 	case errors.Is(r.Context().Err(), context.Canceled):
-		// Nobody is there to be answered.
+		// The client is gone.
 	case errors.Is(r.Context().Err(), context.DeadlineExceeded):
 		p.log.Warn().Err(err).Str("path", r.URL.Path).Msg("a request took too long")
 		respond.Reject(
@@ -105,7 +104,7 @@ func (p responder) answer(w http.ResponseWriter, r *http.Request, body any, next
 	}
 }
 
-// verb is what a request does to the database.
+// verb says what a request would do with the database.
 func verb(r *http.Request) string {
 	if changes(r) {
 		return "written to"

@@ -208,8 +208,8 @@ func (s *sender) tell(ctx context.Context, name string, data []byte) {
 	s.write(ctx, "event: "+name+"\nid: "+s.after+"\ndata: ", data, "\n\n")
 }
 
-// write writes in chunks: a client on a slow line may take as long as it needs for a long message, as long as it takes
-// each chunk in time. A client discards a message that ends between two chunks.
+// write writes in chunks. A client on a slow line gets all the time it needs for a long message if it takes each chunk
+// in time. It discards a message that ends between two chunks.
 func (s *sender) write(ctx context.Context, head string, data []byte, tail string) {
 	for chunk := range slices.Chunk(slices.Concat([]byte(head), data, []byte(tail)), streamChunk) {
 		// In this order: where ctx ends after it was asked, interruptible sets a deadline after this one.

@@ -17,10 +17,9 @@ import (
 	"github.com/webhookspine/spine/internal/view"
 )
 
-// SourceReader reads who may send, what was refused, and conflicts. The lists are
-// newest first and page as those of Reader do. Its errors are
-// *event.NoSourceError, event.ErrNotKept, view.ErrBadCursor, or the
-// database's. It heeds its context and is called concurrently.
+// SourceReader reads sources, rejected requests and conflicts. Its lists are like those of Reader. Its errors are
+// *event.NoSourceError, event.ErrNotKept, view.ErrBadCursor, or the database's. It heeds its context and may be called
+// concurrently.
 type SourceReader interface {
 	Sources(ctx context.Context) ([]event.SourceSettings, error)
 	Source(ctx context.Context, name string) (event.SourceSettings, error)
@@ -34,10 +33,9 @@ type SourceReader interface {
 	Conflicts(ctx context.Context, page view.Page, filter view.ConflictFilter) ([]view.ConflictRow, view.Next, error)
 }
 
-// SourceOperator changes who may send, and what becomes of what was refused.
-// caller is who asked, in the audit log's words. Errors are as of SourceReader,
-// *event.BadSettingsError, and those of Reader.Event for conflicts. Each method
-// may be called again after an error.
+// SourceOperator changes sources, replays rejected requests, and accepts conflicts. caller is who asked, for the audit
+// log. Its errors are those of SourceReader, *event.BadSettingsError, and for conflicts those of Reader.Event. Each
+// method may be called again after an error.
 type SourceOperator interface {
 	PutSource(ctx context.Context, name string, settings json.RawMessage, caller string) (view.SourceChange, error)
 	EnableSource(ctx context.Context, name string, enabled bool, caller string) (changed bool, err error)
@@ -52,14 +50,13 @@ type SourceOperator interface {
 	AcceptConflict(ctx context.Context, eventID, source, hash, caller string) (newID string, err error)
 }
 
-// SourceProcess is what this process makes of sources.
+// SourceProcess is this process's own state of the sources.
 type SourceProcess interface {
 	Statuses() []event.SourceStatus
 	// Check returns settings as they are stored, or an *event.BadSettingsError.
 	Check(settings []byte) (json.RawMessage, error)
 	Presets() any // as JSON
-	// Sample has the source take in a sample that is signed as its provider
-	// would, and returns what that is answered with.
+	// Sample sends a demo request to the source, signed as its provider signs, and returns the answer.
 	Sample(ctx context.Context, name string) (status int, body []byte, err error)
 }
 
@@ -71,8 +68,7 @@ type SourceHandler struct {
 	process  SourceProcess
 }
 
-// NewSourceHandler returns a SourceHandler that spends at most timeout on a
-// request.
+// NewSourceHandler returns a SourceHandler that spends at most timeout on a request.
 func NewSourceHandler(
 	reader SourceReader,
 	operator SourceOperator,
@@ -105,7 +101,7 @@ func NewSourceHandler(
 //	GET    /api/conflicts                     event_id, source, since, until
 //	POST   /api/conflicts/{event_id}/accept   source, hash
 //
-// What changes something relies on SameOrigin around it.
+// Requests that change something rely on SameOrigin around the router.
 func (h *SourceHandler) Register(r *mux.Router) {
 	for _, route := range []struct {
 		method, path string
@@ -134,14 +130,14 @@ func (h *SourceHandler) Register(r *mux.Router) {
 	}
 }
 
-// sourceRow is a source as the API shows it: as it is stored, and what this
-// process makes of it, which is nothing before it has read it.
+// sourceRow is a source as the API shows it: its settings, and its state in this process, which is empty until the
+// process has read them.
 type sourceRow struct {
 	Source      string           `json:"source"`
 	State       string           `json:"state"`    // open, verified, disabled or broken
 	Problems    []string         `json:"problems"` // why it is broken
 	Preset      string           `json:"preset"`
-	Path        string           `json:"path"`  // that its provider posts to
+	Path        string           `json:"path"`  // to which its provider posts
 	Steps       []string         `json:"steps"` // what to enter there
 	Settings    json.RawMessage  `json:"settings"`
 	DisabledAt  *event.Timestamp `json:"disabled_at"`
@@ -149,10 +145,10 @@ type sourceRow struct {
 	UpdatedAt   event.Timestamp  `json:"updated_at"`
 	UpdatedBy   *string          `json:"updated_by"`
 	LastArrival *event.Timestamp `json:"last_arrival_at"`
-	Rejected    map[string]int64 `json:"rejected"` // requests of the last day that were refused and kept, by cause
+	Rejected    map[string]int64 `json:"rejected"` // requests of the last day that were rejected and kept, by cause
 }
 
-// rows joins sources with what this process knows of them.
+// rows joins sources with their state in this process.
 func (h *SourceHandler) rows(ctx context.Context, stored ...event.SourceSettings) ([]sourceRow, error) {
 	causes, err := h.reader.RejectedCauses(ctx)
 	if err != nil {
@@ -177,8 +173,7 @@ func (h *SourceHandler) rows(ctx context.Context, stored ...event.SourceSettings
 			CreatedAt:   s.CreatedAt,
 			UpdatedAt:   s.UpdatedAt,
 			UpdatedBy:   s.UpdatedBy,
-			LastArrival: s.LastArrival,
-			Rejected:    causes[s.Source],
+			LastArrival: s.LastArrival, Rejected: causes[s.Source],
 		}
 	}
 	return rows, nil
@@ -239,7 +234,7 @@ func (h *SourceHandler) put(w http.ResponseWriter, r *http.Request) {
 	h.answer(w, r, change, view.Next{}, err)
 }
 
-// bodyOf reads a small body, or refuses it.
+// bodyOf reads a small body, or rejects the request.
 func bodyOf(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, event.MaxSettings))
 	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
@@ -312,7 +307,7 @@ func (h *SourceHandler) rotate(w http.ResponseWriter, r *http.Request) {
 	h.answerSource(w, r, name)
 }
 
-// sample answers 200 with what the sample was answered with, whatever that is.
+// sample sends a demo request, and answers 200 with its answer, whatever that is.
 func (h *SourceHandler) sample(w http.ResponseWriter, r *http.Request) {
 	if _, faults := parameters(r); rejectQuery(w, faults) {
 		return
@@ -321,7 +316,7 @@ func (h *SourceHandler) sample(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		respond.Reject(
 			w,
-			respond.Problem{Status: http.StatusConflict, Detail: "No sample can be sent: " + err.Error() + "."},
+			respond.Problem{Status: http.StatusConflict, Detail: "No demo request can be sent: " + err.Error() + "."},
 		)
 		return
 	}
@@ -332,7 +327,7 @@ func (h *SourceHandler) sample(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *SourceHandler) rejected(w http.ResponseWriter, r *http.Request) {
-	q, faults := list(r, 50, "source", "cause", "state", "since", "until")
+	q, faults := readListQuery(r, 50, "source", "cause", "state", "since", "until")
 	if rejectQuery(w, faults) {
 		return
 	}
@@ -354,7 +349,7 @@ func (h *SourceHandler) rejectedRequest(w http.ResponseWriter, r *http.Request) 
 	h.answer(w, r, request, view.Next{}, err)
 }
 
-// number reads the number in a path. What is none is answered 404.
+// number reads the number in a path. It answers 404 to a text that is not a number.
 func number(w http.ResponseWriter, r *http.Request) (int64, bool) {
 	id, err := strconv.ParseInt(mux.Vars(r)["id"], 10, 64)
 	if err != nil {
@@ -385,7 +380,7 @@ func (h *SourceHandler) replayRejected(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *SourceHandler) conflicts(w http.ResponseWriter, r *http.Request) {
-	q, faults := list(r, 20, "event_id", "source", "since", "until")
+	q, faults := readListQuery(r, 20, "event_id", "source", "since", "until")
 	if rejectQuery(w, faults) {
 		return
 	}

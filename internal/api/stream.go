@@ -19,10 +19,13 @@ import (
 
 // StreamConfig says what a Stream spends on its viewers.
 type StreamConfig struct {
-	Viewers     int           // at a time; the next one gets 503
-	Queue       int           // steps that wait for a viewer before they become a summary
-	CatchUps    int           // pages of the past that are read at a time, for all viewers; fewer than there are connections
-	Patience    time.Duration // for a client to take 16 kB of what it is sent, or all where that is less; then it is dropped
+	Viewers int // at a time; the next one gets 503
+	Queue   int // steps that wait for a viewer before they become a summary
+	// CatchUps is how many pages of the past are read at a time, for all viewers. There must be more connections.
+	CatchUps int
+	// Patience is how long a client may take for 16 kB of what it is sent, or for all where that is less. Then the
+	// client is dropped.
+	Patience    time.Duration
 	KeepAlive   time.Duration // between two messages, at most; a comment is sent when there is nothing else
 	ReadTimeout time.Duration // of one page
 }
@@ -45,9 +48,9 @@ const maxMaxRows = 10_000
 
 // Stream answers GET /api/stream: the audit log as it grows, as server-sent events (WHATWG HTML, section 9.2).
 //
-// It promises that a client which comes back with the last id it was told sees each step exactly once, or is told that
-// steps were summed up, or to read everything anew. Viewers that keep up cost the database no more than one would. No
-// viewer waits for another.
+// It promises that a client which comes back with its last id sees each step exactly once. Otherwise it is told so:
+// steps were summed up, or it must read everything anew. Viewers that keep up cost the database no more than one viewer
+// would. No viewer waits for another.
 //
 // A step goes one way: trail reads it, the hub gives it to every viewer's queue, and the viewer's sender writes it. A
 // client that comes back first gets what it has missed by a catch-up of its own.
@@ -194,9 +197,7 @@ func (s *Stream) serve(w http.ResponseWriter, r *http.Request) {
 		selection: q.selection,
 		maxRows:   q.maxRows,
 		rows:      s.rows,
-		tokens:    float64(q.maxRows),
-		filled:    now,
-		toldAt:    now,
+		tokens:    float64(q.maxRows), filled: now, toldAt: now,
 	}
 	defer out.interruptible(ctx)()
 	s.tell(ctx, out, v, q.lastID)
@@ -208,8 +209,8 @@ func (s *Stream) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// enter takes one of the places for viewers, and reports whether there was one. A process that is told to stop ends the
-// stream at once: browsers give up on an answer that is no stream, but come back after one that ends.
+// enter takes one of the places for viewers, and reports whether there was one. A process that stops answers with a
+// stream that ends at once: browsers come back after that, but give up on any other answer.
 func (s *Stream) enter(v *viewer, end context.CancelCauseFunc) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -231,14 +232,14 @@ func (s *Stream) leave(v *viewer) {
 	delete(s.open, v)
 }
 
-// tell tells a client everything that it has not seen, in four stages, until ctx ends:
+// tell tells a client everything that it has not seen, until ctx ends. There are four stages:
 //
-//  1. what it has missed, up to a moment ago, by a catch-up of its own
-//  2. it joins the hub, at a place that contains what it has seen
-//  3. what lies between the two, by the catch-up; what comes after the place waits in its queue
-//  4. what the hub puts into its queue
+//  1. A catch-up of its own tells it the steps that it has missed, up to a moment ago.
+//  2. It joins the hub, at a place that contains the steps it has seen. Later steps wait in its queue.
+//  3. The catch-up tells it the steps between the two.
+//  4. It is told the steps in its queue, as the hub puts them there.
 //
-// A new client, and one that must begin anew, joins at once and sees what comes from then on.
+// A new client, and one that must begin anew, joins at once and sees the steps from then on.
 func (s *Stream) tell(ctx context.Context, out *sender, v *viewer, lastID string) {
 	out.begin(ctx)
 	missed := &catchUp{stream: s, out: out}

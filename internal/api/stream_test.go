@@ -68,7 +68,7 @@ func (m told) summary(t *testing.T) (sum total) {
 	return sum
 }
 
-// readMessage reads as a browser does: what ends within a message is none.
+// readMessage reads as a browser does: a message that is cut is discarded.
 func readMessage(r *bufio.Reader) (m told, err error) {
 	for {
 		line, err := r.ReadString('\n')
@@ -157,9 +157,8 @@ func watch(t *testing.T, url, query, last string) (next func() told) {
 	}
 }
 
-// A client is cut fifty times while ten thousand events come in, at any byte,
-// by any of two processes, of which each is replaced meanwhile. It shows each
-// row of the table once.
+// A client is cut fifty times while ten thousand events come in, at any byte, by either of two processes, each of which
+// is replaced meanwhile. It shows each row of the table once.
 func TestStreamThatIsCutShowsEachRowOnce(t *testing.T) {
 	t.Parallel()
 	const cuts, batches, batch = 50, 100, 100
@@ -279,7 +278,7 @@ func TestStreamThatIsCutShowsEachRowOnce(t *testing.T) {
 	}
 	require.NoError(t, rows.Err())
 	require.Greater(t, len(want), batches*batch*3)
-	// All that is missing, or comes twice, comes before this or with it.
+	// Any row that is missing, or comes twice, comes before this one or with it.
 	s.exec("insert into spine.audit_trail (event_id, source, action) values ('the end', 'default', 'event_queued')")
 	next := watch(t, processes[0].url, "", last)
 	for ended := false; !ended; {
@@ -305,7 +304,11 @@ func TestStreamFilters(t *testing.T) {
 	begin := watch(t, p.url, "", "")()
 	write := func() {
 		s.exec(`insert into spine.audit_trail (event_id, source, action) values
-			('a', null, 'event_queued'), ('a', 'other', 'event_replayed'), ('b', 'other', 'event_queued'), ('b', 'other', 'processing_attempt_failed'), (null, null, 'claims_paused')`)
+			('a', null, 'event_queued'),
+			('a', 'other', 'event_replayed'),
+			('b', 'other', 'event_queued'),
+			('b', 'other', 'processing_attempt_failed'),
+			(null, null, 'claims_paused')`)
 	}
 	show := func(m told) string {
 		var shown []string
@@ -319,7 +322,8 @@ func TestStreamFilters(t *testing.T) {
 		return strings.Join(shown, ", ")
 	}
 	cases := map[string]string{
-		"":                                   "a event_queued, a event_replayed, b event_queued, b processing_attempt_failed, - claims_paused",
+		"": "a event_queued, a event_replayed, b event_queued, b processing_attempt_failed, - claims_paused",
+
 		"?event_id=a":                        "a event_queued, a event_replayed",
 		"?source=other":                      "a event_replayed, b event_queued, b processing_attempt_failed",
 		"?event_id=a&source=default":         "a event_queued",
@@ -366,7 +370,7 @@ func TestStreamBeginsAnewWhereItCannotGoOn(t *testing.T) {
 	}
 }
 
-func TestStreamRefusesWhatItDoesNotUnderstand(t *testing.T) {
+func TestStreamRejectsAQueryThatItDoesNotUnderstand(t *testing.T) {
 	t.Parallel()
 	stream := api.NewStream(newModel(), api.DefaultStreamConfig(), zerolog.Nop(), prometheus.NewRegistry())
 	router := mux.NewRouter()
@@ -379,7 +383,7 @@ func TestStreamRefusesWhatItDoesNotUnderstand(t *testing.T) {
 		"type=t":               "type is not known here",
 		"event_id=":            "event_id must not be empty",
 		"source=a&source=b":    "source came more than once",
-		"event_id=%00":         "event_id is no text that can be stored",
+		"event_id=%00":         "event_id is not text that can be stored",
 		"last_event_id=&x=%zz": "the query is not well-formed",
 	} {
 		requireProblem(t, ask(t, router, http.MethodGet, "/api/stream?"+query), http.StatusBadRequest, detail)
@@ -393,12 +397,15 @@ func TestStreamRefusesWhatItDoesNotUnderstand(t *testing.T) {
 	}
 }
 
-func TestStreamIsForNobodyElseToKeep(t *testing.T) {
+func TestNoProxyOrCacheKeepsAStream(t *testing.T) {
 	t.Parallel()
 	p := startProcess(t, newModel(), api.DefaultStreamConfig())
 	answer := connect(t.Context(), t, p.url, "", "")
 	for name, want := range map[string]string{
-		"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "X-Accel-Buffering": "no",
+		"Content-Type":           "text/event-stream",
+		"Cache-Control":          "no-store",
+		"X-Content-Type-Options": "nosniff",
+		"X-Accel-Buffering":      "no",
 	} {
 		require.Equal(t, want, answer.Header.Get(name))
 	}
@@ -407,7 +414,7 @@ func TestStreamIsForNobodyElseToKeep(t *testing.T) {
 	require.Equal(t, "retry: 1000\n", line)
 }
 
-func TestStreamHasPlacesForSoMany(t *testing.T) {
+func TestStreamLimitsItsViewers(t *testing.T) {
 	t.Parallel()
 	config := api.DefaultStreamConfig()
 	config.Viewers = 1
@@ -471,8 +478,7 @@ func TestStreamsEndWhenTheProcessIsToldToStop(t *testing.T) {
 	require.Equal(t, "text/event-stream", w.Header().Get("Content-Type"))
 }
 
-// model is an audit log in memory: each row is a transaction of its own, which
-// is committed at once.
+// model is an audit log in memory. Each row is a transaction of its own, which is committed at once.
 type model struct {
 	mu    sync.Mutex
 	rows  []trail.Step
@@ -492,11 +498,7 @@ func (m *model) write(n int, action trail.Action, eventID string) {
 		m.rows = append(m.rows, trail.Step{
 			Timestamp: event.Timestamp{
 				Time: time.Now().UTC(),
-			},
-			ID:      int64(len(m.rows)) + 1,
-			EventID: &eventID,
-			Action:  action,
-			Success: "success",
+			}, ID: int64(len(m.rows)) + 1, EventID: &eventID, Action: action, Success: "success",
 		})
 	}
 }
@@ -764,7 +766,7 @@ func TestASlowViewerIsToldASummaryAndDelaysNobody(t *testing.T) {
 		require.False(t, sum.Until.After(ended))
 		require.True(t, sum.Since.Before(sum.Until))
 
-		// Whoever comes back from the summary misses nothing and sees nothing twice.
+		// A viewer that comes back from the summary misses nothing and sees nothing twice.
 		back := b.open("?last_event_id=" + messages[1].id)
 		b.write(7, "event_queued", "e")
 		b.settle()
@@ -865,7 +867,7 @@ func TestFewRowsASecondAndTheRestInSum(t *testing.T) {
 	})
 }
 
-func TestWhatWasMissedIsSummedUpForWhoWantsFewRows(t *testing.T) {
+func TestMissedRowsAreSummedUpForAViewerThatWantsFew(t *testing.T) {
 	t.Parallel()
 	inBubble(t, api.DefaultStreamConfig(), func(t *testing.T, b *bubble) {
 		b.log.write(20_000, "event_queued", "e")
@@ -879,9 +881,9 @@ func TestWhatWasMissedIsSummedUpForWhoWantsFewRows(t *testing.T) {
 	})
 }
 
-// Whoever asked for each row gets each, however many. Whoever asked for few is
-// not told after half an hour that there were 35 million.
-func TestWhoWantsFewRowsBeginsAnewAfterALongTime(t *testing.T) {
+// A viewer that asked for all rows gets all, however many. A viewer that asked for few is not told after half an hour
+// that there were 35 million.
+func TestAViewerThatWantsFewRowsBeginsAnewAfterALongTime(t *testing.T) {
 	t.Parallel()
 	inBubble(t, api.DefaultStreamConfig(), func(t *testing.T, b *bubble) {
 		b.log.write(60_000, "event_queued", "e")
@@ -915,7 +917,7 @@ func TestASilentStreamIsKeptAwake(t *testing.T) {
 	})
 }
 
-func TestAViewerOfLittleGetsOnAllTheSame(t *testing.T) {
+func TestAViewerWhoseFilterMatchesNothingIsToldTheCursor(t *testing.T) {
 	t.Parallel()
 	inBubble(t, api.DefaultStreamConfig(), func(t *testing.T, b *bubble) {
 		s := b.open("?event_id=mine")
@@ -995,8 +997,8 @@ func TestStreamGoesOnAfterAnOutage(t *testing.T) {
 	})
 }
 
-// A search that takes too long will do so again; a database that is busy or
-// away will not, and neither will one that is not asked to look for anything.
+// A search that takes too long will take too long again. A database that is busy or away will answer later, and so will
+// a read without a filter.
 func TestOnlyASearchIsGivenUpForTakingTooLong(t *testing.T) {
 	t.Parallel()
 	timeout := fmt.Errorf("reading the audit log: %w", context.DeadlineExceeded)
@@ -1060,8 +1062,7 @@ func TestAViewerThatWaitsForItsTurnIsKeptAwake(t *testing.T) {
 	})
 }
 
-// A viewer that has read on while a run of the hub was under way has seen what
-// this run has not: it must not join after it.
+// A viewer that caught up while the hub was reading has seen steps that this read has not. It must not join after it.
 func TestAViewerDoesNotJoinARunThatBeganBefore(t *testing.T) {
 	t.Parallel()
 	inBubble(t, api.DefaultStreamConfig(), func(t *testing.T, b *bubble) {

@@ -1,11 +1,11 @@
-// Package dashboard is the live page on which a person sees how things are
-// going, finds what happened to an event, and tries Spine out.
+// Package dashboard is the live page. On it a person sees how things stand, finds what happened to an event, and tries
+// Spine out.
 //
-// It serves files that are part of the binary and knows nothing of the
-// database: the page asks the API, as anybody else does. It promises that the
-// page loads nothing from elsewhere and runs no script but its own, that a
-// browser never shows an older page than the binary's, and that its weight
-// stays below 60 kB as it is sent, compressed. Who may see it is for others to decide.
+// It serves files that are part of the binary. It promises that the page loads nothing from elsewhere and runs no
+// script but its own. A browser never shows an older page than the binary's. The page weighs less than 60 kB
+// compressed, as it is sent.
+//
+// It knows nothing of the database: the page asks the API, like any other client. Package api decides who may see it.
 package dashboard
 
 import (
@@ -29,9 +29,8 @@ import (
 //go:embed page
 var embedded embed.FS
 
-// policy allows the page its own files and requests to its own host, and
-// nothing else: no script or style in the markup, no frame around it, no form
-// that is sent by the browser itself.
+// policy allows the page its own files and requests to its own host, and nothing else: no script or style in the
+// markup, no frame around it, no form that the browser itself sends.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; " +
 	"frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
@@ -42,7 +41,7 @@ var contentTypes = map[string]string{
 	".svg":  "image/svg+xml",
 }
 
-// file is one file of the page, as it stands and compressed.
+// file is one file of the page, plain and compressed.
 type file struct {
 	contentType   string
 	plain, zipped representation
@@ -105,50 +104,35 @@ func compress(body []byte) ([]byte, error) {
 	return zipped.Bytes(), err
 }
 
-// Register adds the handler's routes: GET /dashboard and what it loads.
+// Register adds the handler's routes: GET /dashboard and the files that it loads.
 func (h *Handler) Register(r *mux.Router) {
-	r.Path(
-		"/dashboard",
-	).Methods(
-		http.MethodGet,
-		http.MethodHead,
-	).HandlerFunc(
-		func(w http.ResponseWriter, r *http.Request) {
+	r.Path("/dashboard").
+		Methods(http.MethodGet, http.MethodHead).
+		HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			serve(w, r, h.files["index.html"])
-		},
-	)
+		})
 	for name, f := range h.files {
 		if name == "index.html" {
 			continue // its links are relative to /dashboard
 		}
-		r.Path(
-			"/dashboard/"+name,
-		).Methods(
-			http.MethodGet,
-			http.MethodHead,
-		).HandlerFunc(
-			func(w http.ResponseWriter, r *http.Request) {
+		r.Path("/dashboard/"+name).
+			Methods(http.MethodGet, http.MethodHead).
+			HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				serve(w, r, f)
-			},
-		)
+			})
 	}
-	// Without a slash at the end the page's relative links lead where they should.
-	r.Path(
-		"/dashboard/",
-	).Methods(
-		http.MethodGet,
-		http.MethodHead,
-	).HandlerFunc(
-		func(w http.ResponseWriter, _ *http.Request) {
+	// The page's relative links are right only without a slash at the end.
+	r.Path("/dashboard/").
+		Methods(http.MethodGet, http.MethodHead).
+		HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			respond.Secure(w.Header())
 			w.Header().Set("Location", "../dashboard")
 			w.WriteHeader(http.StatusPermanentRedirect)
-		},
-	)
+		})
 }
 
-// serve sends a file, or 304 to who has it. Browsers ask each time, so that a
-// page and its scripts are always of one binary.
+// serve sends a file, or 304 to a client that has it. Browsers ask each time, so that the page and its scripts are
+// always of one binary.
 func serve(w http.ResponseWriter, r *http.Request, f file) {
 	header := w.Header()
 	respond.Secure(header)
@@ -184,7 +168,7 @@ func acceptsGzip(values []string) bool {
 	return false
 }
 
-// known reports whether a client has what etag stands for.
+// known reports whether a client has the representation with this etag.
 func known(values []string, etag string) bool {
 	for candidate := range strings.SplitSeq(strings.Join(values, ","), ",") {
 		candidate = strings.TrimPrefix(strings.TrimSpace(candidate), "W/")

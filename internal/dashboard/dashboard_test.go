@@ -82,7 +82,10 @@ func TestEveryFileIsServedUnderAStrictPolicy(t *testing.T) {
 		require.Equal(t, "no-referrer", w.Header().Get("Referrer-Policy"))
 		require.Equal(t, "no-cache", w.Header().Get("Cache-Control"))
 		require.Equal(t, map[string]string{
-			".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml",
+			".html": "text/html; charset=utf-8",
+			".js":   "text/javascript; charset=utf-8",
+			".css":  "text/css; charset=utf-8",
+			".svg":  "image/svg+xml",
 		}[filepath.Ext(name)], w.Header().Get("Content-Type"))
 		require.Equal(t, fmt.Sprint(len(text)), w.Header().Get("Content-Length"))
 	}
@@ -133,10 +136,11 @@ func TestThePageIsLight(t *testing.T) {
 	require.Less(t, zipped, 60_000)
 }
 
-func TestWhatOthersSentCanBecomeNoMarkup(t *testing.T) {
+func TestTextFromOutsideCannotBecomeMarkup(t *testing.T) {
 	// All ways that a script has to turn text into elements or code.
 	forbidden := regexp.MustCompile(
-		`innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|setHTML|parseFromString|\beval\(|new Function|javascript:|setAttribute\('on|srcdoc=`,
+		`innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|setHTML|parseFromString|` +
+			`\beval\(|new Function|javascript:|setAttribute\('on|srcdoc=`,
 	)
 	inline := regexp.MustCompile(
 		`(?i)\son\w+\s*=|\sstyle\s*=|<style|<script(?:>|\s+(?:type="module"\s*)?>)|javascript:|<base|<form|<iframe`,
@@ -161,7 +165,8 @@ func TestThePageLoadsAllItsModulesAtOnce(t *testing.T) {
 		}
 		require.Contains(t, files["index.html"], `"dashboard/`+name+`"`, "a module that is not named is found late")
 	}
-	for _, link := range regexp.MustCompile(`(?:src|href)="dashboard/([^"]+)"`).FindAllStringSubmatch(files["index.html"], -1) {
+	links := regexp.MustCompile(`(?:src|href)="dashboard/([^"]+)"`)
+	for _, link := range links.FindAllStringSubmatch(files["index.html"], -1) {
 		require.Contains(t, files, link[1])
 	}
 	for name, text := range files {

@@ -31,8 +31,8 @@ var mayBeWide = []string{
 	"sql/schema.sql", // pg_dump makes it
 
 	// To be wrapped; this list is to become empty.
-	"internal/api/", "internal/command/", "internal/dashboard/", "internal/service/",
-	"internal/store/", "internal/systemtest/", "internal/terminal/", "internal/trail/", "internal/view/",
+	"internal/command/", "internal/dashboard/", "internal/service/",
+	"internal/store/", "internal/systemtest/", "internal/terminal/",
 	"internal/worker/",
 }
 

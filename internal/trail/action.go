@@ -7,18 +7,18 @@ type Action string
 // The actions, in the order of the enum. Beside each stands the transition of processing_state.status that the step
 // makes, or the event that it records.
 const (
-	EventReceived               Action = "event_received"                // a request was stored; the next step says as what
+	EventReceived               Action = "event_received"                // the next step says as what
 	EventInserted               Action = "event_inserted"                // (new) → pending: stored and queued
 	EventDeduped                Action = "event_deduped"                 // known id, same payload
 	ConflictDetected            Action = "conflict_detected"             // known id, other payload: kept as evidence
 	EventQueued                 Action = "event_queued"                  // (new) → any: by hand, in psql
 	ProcessingAttemptStarted    Action = "processing_attempt_started"    // pending, failed → processing
-	ProcessingAttemptFailed     Action = "processing_attempt_failed"     // the attempt failed; the next step says what follows
+	ProcessingAttemptFailed     Action = "processing_attempt_failed"     // the next step says what follows
 	RetryScheduled              Action = "retry_scheduled"               // processing → failed
 	ProcessingSucceeded         Action = "processing_succeeded"          // processing → completed
 	ProcessingFailedPermanently Action = "processing_failed_permanently" // processing → dead
-	LeaseExpired                Action = "lease_expired"                 // the worker did not report back; the next step says what follows
-	LeaseReturned               Action = "lease_returned"                // processing → pending, failed: returned before the attempt began
+	LeaseExpired                Action = "lease_expired"                 // no report came; the next step says what follows
+	LeaseReturned               Action = "lease_returned"                // processing → pending, failed: not started
 	LeaseLost                   Action = "lease_lost"                    // a result came too late and changed nothing
 	StatusChanged               Action = "status_changed"                // any → any: by hand, in psql
 	EventReplayed               Action = "event_replayed"                // completed, failed, dead → pending
@@ -32,8 +32,8 @@ const (
 	SourceDisabled              Action = "source_disabled"               // its requests are rejected from now on
 	SourceEnabled               Action = "source_enabled"                // its requests are taken again
 	SourceRemoved               Action = "source_removed"                // its settings are gone
-	RequestReplayed             Action = "request_replayed"              // somebody asked for a rejected request to be checked again
-	ConflictAccepted            Action = "conflict_accepted"             // another payload under a known id became an event of its own
+	RequestReplayed             Action = "request_replayed"              // a rejected request is to be checked again
+	ConflictAccepted            Action = "conflict_accepted"             // another payload is an event of its own now
 )
 
 // Actions returns all actions, in the order of the enum.

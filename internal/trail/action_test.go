@@ -32,14 +32,20 @@ func TestActionsAreTheSameInGoSQLAndPage(t *testing.T) {
 	page := readFile(t, pageFile)
 	require.Equal(t, actions, words(submatch(t, page, `(?s)const actions = new Set\(\[(.*?)\]`), `[a-z_]+`),
 		"the page knows the actions")
-	require.ElementsMatch(t, actions, quoted(page, `case '([a-z]+_[a-z_]+)'`), "the page has a sentence for each action")
+	require.ElementsMatch(
+		t,
+		actions,
+		quoted(page, `case '([a-z]+_[a-z_]+)'`),
+		"the page has a sentence for each action",
+	)
 }
 
 func TestActionsSucceedOrFailAsTheViewSays(t *testing.T) {
 	t.Parallel()
 	view := submatch(t, readFile(t, viewsFile), `(?s)(create or replace view spine\.audit_log as.*?;)`)
 	success := map[trail.Action]string{}
-	for _, branch := range regexp.MustCompile(`when\s+a\.action\s+in\s+\(([^)]*)\)\s+then\s+'([a-z]+)'`).FindAllStringSubmatch(view, -1) {
+	branches := regexp.MustCompile(`when\s+a\.action\s+in\s+\(([^)]*)\)\s+then\s+'([a-z]+)'`)
+	for _, branch := range branches.FindAllStringSubmatch(view, -1) {
 		for _, action := range words(branch[1], `[a-z_]+`) {
 			success[action] = branch[2]
 		}

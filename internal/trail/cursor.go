@@ -1,5 +1,8 @@
-// Package trail is the audit log as something to follow: a Step is one row of it, a Cursor a place in it, a Filter a choice
-// of rows. It promises that whoever reads on from a cursor misses no step and sees none twice. It does not know the database.
+// Package trail is the audit log as something to follow. A Step is one row of it, and an Action says what the step
+// records. A Cursor is a place in the log, a Filter chooses steps, and a Follower reads the log as it grows.
+//
+// It promises that a reader who goes on from a cursor misses no step and sees none twice. It does not know the
+// database: it reads through the interface Reader.
 package trail
 
 import (
@@ -12,56 +15,54 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// Cursor is a place in the audit log from which reading goes on. It
-// misses nothing and repeats nothing, even where transactions commit in another
-// order than they began, since it is the set of transactions whose rows were
-// read. It outlives connections, restarts and crashes of the database.
+// Cursor is a place in the audit log from which reading goes on. Nothing is missed or repeated, even where transactions
+// commit in another order than they began: a cursor is the set of transactions whose steps were read. It outlives
+// connections, restarts and crashes of the database.
 type Cursor struct {
-	Live bool         // false in the past that CursorSince asks for
-	Seen Transactions // whose rows were read; empty in the past
+	Live bool         // false in the past, which begins at the time given to CursorSince
+	Seen Transactions // whose steps were read; empty in the past
 
 	// While pages are being read:
-	Until *Transactions // up to where; nil where none are
-	Late  bool          // it is the turn of those that have ended since Seen excepted them
+	Until *Transactions // up to where; nil between two readings
+	Late  bool          // the pages are those of transactions that have ended since Seen excepted them
 	Last  Key           // where the last page ended
 }
 
-// Transactions are those with numbers below End, but for some.
+// Transactions are the transactions with numbers below End, without some.
 type Transactions struct {
 	End    uint64
 	Except []uint64 // below End, ascending: in progress when End was taken
 }
 
-// Key is the place of a row among pages, which go by timestamp and id in
-// the past, by xid, timestamp and id from there on.
+// Key is the place of a step among pages. In the past pages go by timestamp and id, afterwards by xid, timestamp and
+// id.
 type Key struct {
 	XID       uint64
 	Timestamp event.Timestamp
 	ID        int64
 }
 
-// Filter chooses audit rows: those that one value of each field fits.
-// Empty fields choose all. The past of EventIDs is that of the events that are
-// still stored.
+// Filter chooses the steps that match one value of each field. Empty fields choose all.
 type Filter struct {
-	EventIDs []string
+	EventIDs []string // with these, the past has only events that are still stored
 	Sources  []string
-	Types    []string // of the events, as long as those are stored
+	Types    []string // of events that are still stored
 	Actions  []Action
-	Statuses []string // that the step brings its event into
+	Statuses []string // into which the step brings its event
 }
 
-// ErrCursorAhead says that a cursor has seen transactions that the database
-// has not reached: it is of another database, or of a time that this one was
-// put back behind.
-var ErrCursorAhead = errors.New("the cursor is ahead of the audit log: it is of another database, or this one was restored")
+// ErrCursorAhead says that a cursor has seen transactions that the database has not reached. It is of another database,
+// or this one was put back to an earlier state.
+var ErrCursorAhead = errors.New(
+	"the cursor is ahead of the audit log: it is of another database, or this one was restored",
+)
 
-// CursorSince returns a cursor before all audit rows of time t and later.
+// CursorSince returns a cursor before all steps of time t and later.
 func CursorSince(t time.Time) Cursor {
 	return Cursor{Last: Key{Timestamp: event.Timestamp{Time: t.UTC()}}}
 }
 
-// CursorAt returns a cursor after the rows of seen.
+// CursorAt returns a cursor after the steps of seen.
 func CursorAt(seen Transactions) Cursor { return Cursor{Live: true, Seen: seen} }
 
 // Has reports whether the transaction xid is one of t.
@@ -73,18 +74,17 @@ func (t Transactions) Has(xid uint64) bool {
 	return !excepted
 }
 
-// Contains reports whether all transactions of o are in t. It takes those at
-// the end of o for transactions of o, though all of them may be excepted.
+// Contains reports whether all transactions of o are in t. It may report false where the last numbers below o.End are
+// all excepted.
 func (t Transactions) Contains(o Transactions) bool {
 	return o.End <= t.End && !slices.ContainsFunc(t.Except, o.Has)
 }
 
-// Settled reports whether no page is left to be read up to where c was to be
-// read, so that Seen is all there is to it.
+// Settled reports whether all pages up to Until were read. Seen is all that a settled cursor holds.
 func (c Cursor) Settled() bool { return c.Live && c.Until == nil }
 
-// ReadingTo returns c at the start of the pages up to now, or after them where
-// there can be none. Where c is settled, now must contain what it has seen.
+// ReadingTo returns c before the first page up to now, or settled where there can be no page. If c is settled, now must
+// contain what it has seen.
 func (c Cursor) ReadingTo(now Transactions) Cursor {
 	c.Until = &now
 	if !c.Live {
@@ -98,11 +98,10 @@ func (c Cursor) ReadingTo(now Transactions) Cursor {
 	return c
 }
 
-// firstKey is before all rows, also of the transactions whose turn it is next.
+// firstKey is before all steps.
 var firstKey = Key{Timestamp: event.Timestamp{Infinity: -1}}
 
-// EndedLate returns the transactions that were in progress when Seen was taken
-// and are read now.
+// EndedLate returns the transactions that were in progress when Seen was taken and have ended before Until was taken.
 func (c Cursor) EndedLate() (late []uint64) {
 	for _, xid := range c.Seen.Except {
 		if c.Until.Has(xid) {
@@ -112,9 +111,8 @@ func (c Cursor) EndedLate() (late []uint64) {
 	return late
 }
 
-// After returns the cursor after a page that ends with last. A page that is not
-// full is the last one of the past, of those that ended late, or of the new
-// ones, in this order.
+// After returns the cursor after a page that ends with last. A page that is not full is the last one of its kind: of
+// the past, of transactions that ended late, or of new ones, in this order.
 func (c Cursor) After(last Key, full bool) Cursor {
 	switch {
 	case full:
@@ -127,9 +125,8 @@ func (c Cursor) After(last Key, full bool) Cursor {
 	return c
 }
 
-// The text of a cursor is base64url over a version, flags, and then numbers as
-// encoding/binary has them. Its length depends on how many transactions are in
-// progress: a dozen characters where none are, two more or so for each.
+// The text of a cursor is base64url over a version, flags, and numbers as encoding/binary writes them. It has a dozen
+// characters, and about two more for each transaction in progress.
 const (
 	cursorVersion = 1
 
@@ -137,15 +134,15 @@ const (
 	cursorUntil = 2
 	cursorLate  = 4
 
-	// maxCursor is below what servers and proxies take as one header, and room
-	// for thousands of transactions in progress.
+	// maxCursor is less than servers and proxies take as one header. It has room for thousands of transactions in
+	// progress.
 	maxCursor = 32 << 10
 )
 
-// ErrBadCursor says that a text is no Cursor.
-var ErrBadCursor = errors.New("this is no cursor of the audit log")
+// ErrBadCursor says that a text is not a Cursor.
+var ErrBadCursor = errors.New("this is not a cursor of the audit log")
 
-// String returns c as text that may stand in a URL or header as it is.
+// String returns c as text that needs no escaping in a URL or header.
 func (c Cursor) String() string {
 	flags := byte(0)
 	if c.Live {
@@ -176,8 +173,7 @@ func (c Cursor) String() string {
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-// append writes the exceptions from the last one down, by their distances,
-// which are short.
+// append writes the exceptions from the last one down, as distances, which are short.
 func (t Transactions) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, t.End)
 	b = binary.AppendUvarint(b, uint64(len(t.Except)))
@@ -189,9 +185,8 @@ func (t Transactions) append(b []byte) []byte {
 	return b
 }
 
-// ParseCursor reads what String wrote, and nothing else. The error is
-// ErrBadCursor. Whether the cursor is one of this database only the
-// database can tell.
+// ParseCursor reads a text that String wrote, and no other. The error is ErrBadCursor. Only the database can tell
+// whether the cursor is one of its own.
 func ParseCursor(text string) (Cursor, error) {
 	if len(text) > maxCursor {
 		return Cursor{}, ErrBadCursor
@@ -214,7 +209,7 @@ func ParseCursor(text string) (Cursor, error) {
 		c.Last = in.key()
 	}
 	switch {
-	case in.bad || len(in.rest) > 0 || c.String() != text: // more than one text for a cursor is one too many
+	case in.bad || len(in.rest) > 0 || c.String() != text: // each cursor has one text
 	case c.Until != nil && c.Until.End < c.Seen.End:
 	case c.Late && (!c.Live || c.Until == nil || len(c.EndedLate()) == 0):
 	default:
@@ -231,17 +226,17 @@ type cursorReader struct {
 
 func (r *cursorReader) uvarint() uint64 {
 	v, n := binary.Uvarint(r.rest)
-	r.took(n)
+	r.advance(n)
 	return v
 }
 
 func (r *cursorReader) varint() int64 {
 	v, n := binary.Varint(r.rest)
-	r.took(n)
+	r.advance(n)
 	return v
 }
 
-func (r *cursorReader) took(n int) {
+func (r *cursorReader) advance(n int) {
 	if n <= 0 {
 		r.bad, r.rest = true, nil
 		return
@@ -270,7 +265,7 @@ func (r *cursorReader) transactions() (t Transactions) {
 	return t
 }
 
-// lastYear is the last one that Postgres knows.
+// lastYear is the last year that Postgres knows.
 const lastYear = 294276
 
 func (r *cursorReader) key() (k Key) {

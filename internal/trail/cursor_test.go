@@ -31,7 +31,9 @@ func timestamp(t *rapid.T) event.Timestamp {
 	if infinity := rapid.SampledFrom([]int{0, 0, -1, 1}).Draw(t, "infinity"); infinity != 0 {
 		return event.Timestamp{Infinity: infinity}
 	}
-	seconds := rapid.Int64Range(time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC).Unix(), time.Date(294276, 12, 31, 0, 0, 0, 0, time.UTC).Unix()).Draw(t, "seconds")
+	first, last := time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(294276, 12, 31, 0, 0, 0, 0, time.UTC)
+	seconds := rapid.Int64Range(first.Unix(), last.Unix()).
+		Draw(t, "seconds")
 	return event.Timestamp{Time: time.Unix(seconds, rapid.Int64Range(0, 999_999_999).Draw(t, "nanoseconds")).UTC()}
 }
 
@@ -81,7 +83,7 @@ func TestACursorIsShort(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestWhatIsNoCursorIsRefused(t *testing.T) {
+func TestATextThatIsNotACursorIsRejected(t *testing.T) {
 	t.Parallel()
 	raw := func(b ...byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 	good := trail.CursorAt(trail.Transactions{End: 100, Except: []uint64{7}}).String()
@@ -113,7 +115,9 @@ func TestWhatIsNoCursorIsRefused(t *testing.T) {
 func FuzzParseAuditCursor(f *testing.F) {
 	busy := trail.CursorAt(trail.Transactions{End: 1000, Except: []uint64{3, 500, 999}})
 	for _, c := range []trail.Cursor{
-		trail.CursorSince(time.Unix(1_700_000_000, 0)), busy, busy.ReadingTo(trail.Transactions{End: 2000, Except: []uint64{500, 1500}}),
+		trail.CursorSince(time.Unix(1_700_000_000, 0)),
+		busy,
+		busy.ReadingTo(trail.Transactions{End: 2000, Except: []uint64{500, 1500}}),
 	} {
 		f.Add(c.String())
 	}
@@ -128,8 +132,7 @@ func FuzzParseAuditCursor(f *testing.F) {
 	})
 }
 
-// auditLog is a model of the log: transactions that write rows and commit in
-// any order. Each has the xid of its place.
+// auditLog is a model of the log: transactions write rows and commit in any order. The xid of each is its index.
 type auditLog struct {
 	rows  [][]int64 // ids by xid
 	state []string  // open, committed, aborted; by xid
@@ -164,7 +167,8 @@ func (l *auditLog) read(c trail.Cursor) (ids []int64, next trail.Cursor) {
 	late := c.EndedLate()
 	for xid := range l.rows {
 		x := uint64(xid)
-		if l.state[xid] != "committed" || !c.Until.Has(x) || c.Late != (x < c.Seen.End) || c.Late && !slices.Contains(late, x) {
+		if l.state[xid] != "committed" || !c.Until.Has(x) || c.Late != (x < c.Seen.End) ||
+			c.Late && !slices.Contains(late, x) {
 			continue
 		}
 		for _, id := range l.rows[xid] {
@@ -180,8 +184,8 @@ func (l *auditLog) read(c trail.Cursor) (ids []int64, next trail.Cursor) {
 	return ids, c.After(last, len(ids) == page)
 }
 
-// A viewer that is cut at any page, reads what it missed, joins a hub that has
-// read other pages, and is cut again, is told each row once.
+// A viewer is cut at any page, reads what it missed, joins a hub that has read other pages, and is cut again. It is
+// told each row once.
 func TestAViewerThatResumesAndJoinsSeesEachRowOnce(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -274,8 +278,8 @@ func TestAViewerThatResumesAndJoinsSeesEachRowOnce(t *testing.T) {
 			log.state[xid] = "committed"
 		}
 		if !joined {
-			// A run of the hub that begins now contains what the viewer reads
-			// before: the order in which a stream does it.
+			// A run of the hub that begins now contains what the viewer has read before it. A stream does it in this
+			// order.
 			for tell(log.read(viewer)); !viewer.Settled(); {
 				tell(log.read(viewer))
 			}

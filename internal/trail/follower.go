@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// PageSteps is how many steps a page of the audit log has at most: some 100 kB as JSON, which a viewer of the stream
-	// takes as one message.
+	// PageSteps is the most steps that a page of the audit log has. They are some 100 kB as JSON: one message of the
+	// stream.
 	PageSteps = 500
 
 	// pollInterval is how soon a Follower looks for new steps without a ring: a notification is a hint and may be lost.
@@ -30,7 +30,8 @@ type Reader interface {
 	// ReadSteps returns the page after c of the steps that match f, ordered by timestamp and id, and the cursor after
 	// the page. A page may be empty. Pages reach up to where c is reading to or, where it is not, up to what is
 	// committed now. The cursor after the last of them is settled. The error is ErrCursorAhead where the log has not
-	// got as far as c. With any error next is c, which is reading to somewhere as soon as the database has said how far.
+	// got as far as c. With any error next is c, which is reading to somewhere as soon as the database has said how
+	// far.
 	ReadSteps(ctx context.Context, c Cursor, f Filter) (steps []Step, next Cursor, err error)
 }
 

@@ -74,7 +74,11 @@ func (l *logReader) CurrentCursor(context.Context) (trail.Cursor, error) {
 	return trail.CursorAt(l.now()), l.err
 }
 
-func (l *logReader) ReadSteps(ctx context.Context, c trail.Cursor, _ trail.Filter) (steps []trail.Step, next trail.Cursor, err error) {
+func (l *logReader) ReadSteps(
+	ctx context.Context,
+	c trail.Cursor,
+	_ trail.Filter,
+) (steps []trail.Step, next trail.Cursor, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.count()
@@ -249,7 +253,11 @@ func TestAFollowerWaitsForADatabaseThatIsAway(t *testing.T) {
 			waits = append(waits, all.reads[i]-all.reads[i-1])
 		}
 		const ms = time.Millisecond
-		require.Equal(t, []time.Duration{50 * ms, 100 * ms, 200 * ms, 400 * ms, 800 * ms, 1600 * ms, 2000 * ms, 2000 * ms}, waits[:8])
+		require.Equal(
+			t,
+			[]time.Duration{50 * ms, 100 * ms, 200 * ms, 400 * ms, 800 * ms, 1600 * ms, 2000 * ms, 2000 * ms},
+			waits[:8],
+		)
 		require.Len(t, all.told.errors, len(waits)+1, "each attempt that failed is told")
 		require.ErrorIs(t, all.told.errors[0], errAway)
 
@@ -326,7 +334,11 @@ func (r *auditReader) CurrentCursor(context.Context) (trail.Cursor, error) {
 	return trail.CursorAt(r.auditLog.now(0)), r.err
 }
 
-func (r *auditReader) ReadSteps(_ context.Context, c trail.Cursor, _ trail.Filter) (steps []trail.Step, next trail.Cursor, err error) {
+func (r *auditReader) ReadSteps(
+	_ context.Context,
+	c trail.Cursor,
+	_ trail.Filter,
+) (steps []trail.Step, next trail.Cursor, err error) {
 	if r.err != nil {
 		return nil, c, r.err
 	}
@@ -346,7 +358,8 @@ func TestAFollowerTellsEachStepOnce(t *testing.T) {
 			log := &auditReader{auditLog: &auditLog{rows: [][]int64{nil}, state: []string{"aborted"}}}
 			told := map[int64]int{}
 			runs := rapid.IntRange(1, 10).Draw(t, "runs")
-			for page, err := range (trail.Follower{Reader: log, From: beginning(), Bell: bell.New()}).Follow(context.Background()) {
+			follower := trail.Follower{Reader: log, From: beginning(), Bell: bell.New()}
+			for page, err := range follower.Follow(context.Background()) {
 				for i := range page.Steps {
 					told[page.Steps[i].ID]++
 				}

@@ -18,7 +18,7 @@ type ConflictRow struct {
 	Source      string          `json:"source"`
 	StoredAt    event.Timestamp `json:"stored_at"`   // when the event came
 	First       Content         `json:"first"`       // what stays
-	AcceptedAs  *string         `json:"accepted_as"` // id of the event that was made of the other payload; null if none was
+	AcceptedAs  *string         `json:"accepted_as"` // id of the event made of the other payload; null if none was
 	Differences []Difference    `json:"differences"` // null where one of the two cannot be queried
 	OtherPayload
 }

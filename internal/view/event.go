@@ -30,8 +30,8 @@ type StoredEvent struct {
 	Content
 }
 
-// Content is a payload as it is kept: as JSON, as bytes where Postgres cannot query it, or as both, where the JSON is
-// what a form says.
+// Content is a payload as it is kept: as JSON, or as bytes where Postgres cannot query it. A form is kept as both: as
+// bytes, and as JSON that says the same.
 type Content struct {
 	Payload     json.RawMessage `json:"payload"` // exact text; null where Unqueryable is set
 	Unqueryable string          `json:"unqueryable,omitempty"`
@@ -63,5 +63,5 @@ type Origin struct {
 	// Headers of the request are an object of names and lists of values, without secrets; null for an envelope.
 	Headers    json.RawMessage `json:"headers"`
 	IDDerived  bool            `json:"id_derived"`   // the sender gave no id: it was made from the body
-	SameBodyAs *string         `json:"same_body_as"` // event_id of an earlier event with the same payload, where ids are not signed
+	SameBodyAs *string         `json:"same_body_as"` // where ids are not signed: an earlier event with the same payload
 }
