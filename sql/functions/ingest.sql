@@ -17,8 +17,8 @@
 -- what is stored. Rows are upserted in the order of their key, so that two batches cannot deadlock. The trail gets its
 -- time afterwards, once every row is locked. Of two batches with one key, the one that waited for the other is then
 -- also the later one in the trail. Raises 23514 for an event that breaks a rule of the contract. The rules are checked
--- here once for a batch. As checks of the table, Postgres would parse them for each statement and run them for each
--- row: a tenth of the cost. Raises 55P03 when somebody else keeps one of the rows locked. The caller then tries that
+-- here once for a batch. Postgres would parse a CHECK of the table for each statement and run it for each row, which
+-- was a tenth of the cost of storing. Raises 55P03 when somebody else keeps one of the rows locked. The caller then tries that
 -- event apart from the others. Relies on events_event_id_source_key and events_same_body. A crash before the commit
 -- leaves nothing behind. When the answer to the commit is lost, the caller may send the same batch again and gets
 -- deduplicated.
