@@ -332,12 +332,12 @@ func (w browser) seesALife(t *testing.T) {
 	overview.show("#/attempts?outcome=failure")
 	overview.sees(`document.querySelectorAll('` + rowOf("life-3") + `').length === 2 && document.querySelectorAll('` + rowOf("life-2") + `').length === 2`)
 
-	// What is refused says why.
+	// A rejection says why.
 	desk.enter("[name=payload]", "[1]")
 	desk.sees(`document.querySelector('.field-problem').innerText.includes('must be a JSON object')`)
 	desk.mayFail() // browsers log every answer that is a refusal
 	desk.press("#desk-send")
-	desk.sees(`document.querySelector('[data-answer=refused]').innerText.includes('must be an object')`)
+	desk.sees(`document.querySelector('[data-answer=rejected]').innerText.includes('must be an object')`)
 
 	for _, b := range []*tab{desk, events, overview} {
 		b.requireNotReloaded()
@@ -625,7 +625,7 @@ func (w browser) worksByKeyboard(t *testing.T) {
 	b.enter("[name=action]", "conflict_detected")
 	b.sees(`location.hash === '#/audit?action=conflict_detected' && document.querySelectorAll('tbody tr').length === 1`)
 	b.enter("[name=source]", "nobody")
-	b.sees(`document.querySelector('main .empty:not([hidden])').innerText.includes('Nothing here is as the filters say')`)
+	b.sees(`document.querySelector('main .empty:not([hidden])').innerText.includes('Nothing matches the filters')`)
 	b.press("main .empty button")
 	b.sees(`location.hash === '#/audit' && document.querySelectorAll('tbody tr').length > 5`)
 	b.requireNotReloaded()
@@ -657,7 +657,7 @@ func (w browser) saysWhatItDoesNotKnow(t *testing.T) {
 			return new Response(JSON.stringify(overview), {headers: {'Content-Type': 'application/json'}});
 		};
 	})()`)
-	b.sees(`document.querySelector('#verdict').innerText.includes('What waits is not known yet')`)
+	b.sees(`document.querySelector('#verdict').innerText.includes('The queue is not counted yet')`)
 	b.sees(`[...document.querySelectorAll('.tile-value, .legend b')].every((e) => e.innerText === '—')`)
 	b.sees(`document.querySelector('.as-of').innerText.includes('not known yet')`)
 	b.requireNotReloaded()

@@ -31,7 +31,7 @@ var mayBeWide = []string{
 	"sql/schema.sql", // pg_dump makes it
 
 	// To be wrapped; this list is to become empty.
-	"internal/command/", "internal/dashboard/", "internal/service/",
+	"internal/command/", "internal/service/",
 	"internal/store/", "internal/systemtest/", "internal/terminal/",
 	"internal/worker/",
 }

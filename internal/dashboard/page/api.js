@@ -1,8 +1,6 @@
-// Asking the server. Addresses are relative to the page, so that it works
-// under any path that a proxy gives it.
+// Requests to the server. Addresses are relative to the page, so that it works under any path that a proxy gives it.
 
-// Problem is a refusal in the words of the server (RFC 9457), or in ours where
-// there was no answer at all: then status is 0.
+// Problem is an error in the words of the server (RFC 9457). Where there was no answer it is in ours, and status is 0.
 export class Problem extends Error {
 	constructor(status, detail, more = {}) {
 		super(detail);
@@ -12,7 +10,7 @@ export class Problem extends Error {
 	}
 }
 
-const limit = 20000; // ms; the server itself gives up on a question after 5 s
+const limit = 20000; // ms; the server itself gives up after 5 s
 
 export function query(parameters) {
 	const q = new URLSearchParams();
@@ -23,13 +21,13 @@ export function query(parameters) {
 	return text ? `?${text}` : '';
 }
 
-// read gets a path: what was answered as data and as text, and of a list the
-// query of its next page and how far back it has looked.
+// read gets a path. It returns the answer as data and as text, and for a list the query of the next page and how far
+// back the page has scanned.
 export async function read(path, signal) {
 	return ask(path, { headers: { Accept: 'application/json' } }, signal);
 }
 
-// post sends a body and returns the answer, refusals included.
+// post sends a body and returns the answer. It throws a Problem like read.
 export async function post(path, body) {
 	const options = { method: 'POST' };
 	if (body !== undefined) Object.assign(options, { body, headers: { 'Content-Type': 'application/json' } });
@@ -62,8 +60,8 @@ async function ask(path, options, signal) {
 	} catch {
 		/* said below, by its status */
 	}
-	if (!response.ok) throw refusal(response, data);
-	if (data === null) throw new Problem(response.status, 'What was answered is not JSON. Is there a proxy in between?');
+	if (!response.ok) throw problemOf(response, data);
+	if (data === null) throw new Problem(response.status, 'The answer is not JSON. Is there a proxy in between?');
 	const next = /<[^>]*\?([^>]*)>;\s*rel="next"/.exec(response.headers.get('Link') ?? '');
 	return {
 		data,
@@ -74,35 +72,34 @@ async function ask(path, options, signal) {
 	};
 }
 
-function refusal(response, data) {
+function problemOf(response, data) {
 	const detail =
 		typeof data?.detail === 'string' ? data.detail : `The answer was ${response.status} ${response.statusText}.`;
 	return new Problem(response.status, detail, data ?? {});
 }
 
-// advice is what to do about a problem.
+// advice says what to do about a problem.
 export function advice(problem) {
 	switch (problem.status) {
 		case 0:
-			return 'It is tried again by itself. Is the server running, and the network there?';
+			return 'The page tries again by itself. Is the server running, and the network up?';
 		case 401:
 			return 'Reload the page and give the admin token as the password.';
 		case 403:
-			return 'Open the page on the machine that Spine runs on, or set ADMIN_TOKEN.';
+			return 'Open the page on the machine on which Spine runs, or set ADMIN_TOKEN.';
 		case 404:
 			return '';
 		case 400:
 		case 422:
 			return 'Change the filters, or start again without them.';
 		default:
-			return 'It is tried again by itself.';
+			return 'The page tries again by itself.';
 	}
 }
 
-// Refresher reads again whenever it is asked to, at most once in every
-// milliseconds and never twice at a time; what was asked for meanwhile is read
-// once more at the end. After a failure it tries again by itself, each time a
-// little later. In a hidden tab it waits until somebody looks.
+// Refresher calls load whenever it is asked to, at most once in `every` milliseconds and never twice at a time.
+// Requests that come meanwhile make it load once more at the end. After a failure it tries again by itself, each time a
+// little later. In a hidden tab it waits until the tab is shown.
 export class Refresher {
 	#load;
 	#every;
@@ -137,7 +134,7 @@ export class Refresher {
 		else this.#run();
 	}
 
-	// now reads at once, whatever was read or failed just before.
+	// now loads at once, whatever was loaded or failed just before.
 	now() {
 		clearTimeout(this.#timer);
 		this.#timer = 0;

@@ -1,6 +1,5 @@
-// Figures over time as lines, each chart with its latest values in words and a
-// table for who cannot see it. They are drawn as SVG, so that the style sheet
-// gives them their colours.
+// Numbers over time as lines. Each chart has its latest values in words, and a table for readers who cannot see it.
+// Charts are drawn as SVG, so that the style sheet gives them their colours.
 
 import { fill, h } from './dom.js';
 import { local, unknown } from './format.js';
@@ -18,8 +17,8 @@ function svg(tag, attributes, ...children) {
 	return element;
 }
 
-// Chart draws lines: [{label, colour, fill}], colour being a class of the style
-// sheet. show puts a value in words; duration says that values are seconds.
+// Chart draws lines: [{label, colour, fill}], where colour is a class of the style sheet. show puts a value in words;
+// duration says that values are seconds.
 export class Chart {
 	#title;
 	#lines;
@@ -88,8 +87,7 @@ export class Chart {
 		all.add(this);
 	}
 
-	// set draws data: the times in seconds, and for each line its values, null
-	// where they are not known.
+	// set draws data: the times in seconds, and for each line its values, null where they are unknown.
 	set(data) {
 		this.#data = data;
 		this.#draw();
@@ -144,7 +142,7 @@ export class Chart {
 		this.#mark(null);
 	}
 
-	// path is a line with gaps where nothing is known, and the area below it.
+	// path is a line with gaps where values are unknown, and the area below it.
 	#path(times, values, filled) {
 		let line = '';
 		let area = '';
@@ -253,8 +251,7 @@ function marks(most, duration) {
 const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' });
 const day = new Intl.DateTimeFormat(undefined, { weekday: 'short', day: 'numeric' });
 
-// hours are round times of the reader's zone between two, at most so many, and
-// their names.
+// hours are round times of the reader's zone between from and to, at most so many, and their names.
 function hours(from, to, most) {
 	const step =
 		[60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800].find(

@@ -1,5 +1,4 @@
-// The test desk: send a webhook as any sender would, again, and changed, and
-// follow it to its end.
+// The test desk. It sends a webhook as any sender would, again, and changed, and follows it to its end.
 
 import { post, query, read, Refresher } from './api.js';
 import { badge, fill, foreign, h, icon, say } from './dom.js';
@@ -7,15 +6,15 @@ import { span, time } from './format.js';
 import { standing, Timeline } from './event.js';
 import { eventLink } from './search.js';
 
-// What the mock API does if a payload asks it to (member mock_api): one query
-// for each of the first attempts. Any other destination passes it over.
+// The mock API does what the member mock_api of a payload asks: one query for each of the first attempts. Other
+// destinations ignore it.
 const wishes = [
 	{ name: '', label: 'Nothing special', asks: null },
-	{ name: 'twice', label: 'Fail twice (503), then take it', asks: ['status=503', 'status=503', 'failure_rate=0'] },
-	{ name: 'later', label: 'Ask to come back after 3 s (429)', asks: ['status=429&retry_after=3', 'failure_rate=0'] },
+	{ name: 'twice', label: 'Fail twice (503), then succeed', asks: ['status=503', 'status=503', 'failure_rate=0'] },
+	{ name: 'later', label: 'Ask for a retry after 3 s (429)', asks: ['status=429&retry_after=3', 'failure_rate=0'] },
 	{ name: 'cut', label: 'Cut the connection once', asks: ['cut=true', 'failure_rate=0'] },
 	{ name: 'slow', label: 'Take 3 s to answer', asks: ['delay=3s&failure_rate=0'] },
-	{ name: 'never', label: 'Refuse it for good (422): a dead letter', asks: ['status=422'] },
+	{ name: 'never', label: 'Reject it for good (422): a dead letter', asks: ['status=422'] },
 ];
 
 const newID = () => `test-${Math.random().toString(36).slice(2, 8)}`;
@@ -70,7 +69,7 @@ export function desk(app) {
 	const other = h('button', { type: 'button', class: 'quiet', id: 'desk-new', click: fresh }, 'New event');
 	const answers = h('ol', { class: 'answers', 'aria-label': 'Answers' });
 	const followed = h('div', { class: 'followed' });
-	let last = null; // what was sent last, as new
+	let last = null; // the last webhook sent with Send
 	let follow = null; // the event that is followed
 	let busy = false;
 
@@ -102,7 +101,7 @@ export function desk(app) {
 			h('code', {}, 'spine dev'),
 			' and compose does what the payload asks in ',
 			h('code', {}, 'mock_api'),
-			'; other destinations pass it over.',
+			'; other destinations ignore it.',
 		),
 		h('div', { class: 'actions' }, send, again, changed, other),
 	);
@@ -131,7 +130,7 @@ export function desk(app) {
 				h(
 					'section',
 					{ class: 'card', 'aria-labelledby': 'h-follow' },
-					h('h2', { id: 'h-follow' }, 'What becomes of it'),
+					h('h2', { id: 'h-follow' }, 'What happens to it'),
 					followed,
 				),
 			),
@@ -140,13 +139,16 @@ export function desk(app) {
 	fill(answers, h('li', { class: 'none' }, 'Nothing sent yet.'));
 	fill(followed, h('p', { class: 'none' }, 'Send a webhook, and follow it here to its end.'));
 
-	// The text of the payload goes out as it stands but for what is asked of the
-	// mock API.
+	// payloadText is the payload exactly as typed, with the member for the mock API added.
 	function payloadText() {
 		const text = payload.value.trim();
 		const asks = wishes.find((w) => w.name === wish.value)?.asks;
 		if (!asks) return text;
-		const member = `"mock_api": ${JSON.stringify(asks)}`;
+		return withMember(text, `"mock_api": ${JSON.stringify(asks)}`);
+	}
+
+	// withMember is the text of an object with one more member.
+	function withMember(text, member) {
 		return /^\{\s*\}$/.test(text) ? `{${member}}` : text.replace(/^\{/, `{${member}, `);
 	}
 
@@ -155,9 +157,9 @@ export function desk(app) {
 		try {
 			const value = JSON.parse(payload.value);
 			if (value === null || typeof value !== 'object' || Array.isArray(value))
-				words = 'It must be a JSON object; Spine will refuse this.';
+				words = 'It must be a JSON object; Spine will reject this.';
 		} catch (error) {
-			words = `This is not JSON; Spine will refuse it. (${error.message})`;
+			words = `This is not JSON; Spine will reject it. (${error.message})`;
 		}
 		if (problem.textContent !== words) problem.textContent = words;
 	}
@@ -173,20 +175,14 @@ export function desk(app) {
 
 	async function go(how) {
 		if (busy) return;
+		const now = JSON.stringify(new Date().toISOString());
 		const sent =
 			how === 'new'
-				? { id: eventID.value, type: eventType.value, at: new Date().toISOString(), payload: payloadText() }
-				: {
-						...last,
-						payload:
-							how === 'changed'
-								? last.payload.replace(
-										/^\s*\{/,
-										`{"changed_at": ${JSON.stringify(new Date().toISOString())}${/^\s*\{\s*\}\s*$/.test(last.payload) ? '' : ', '}`,
-									)
-								: last.payload,
-					};
-		const body = `{"event_id": ${JSON.stringify(sent.id)}, "event_type": ${JSON.stringify(sent.type)}, "occurred_at": ${JSON.stringify(sent.at)}, "payload": ${sent.payload || 'null'}}`;
+				? { id: eventID.value, type: eventType.value, at: now, payload: payloadText() }
+				: { ...last, payload: how === 'changed' ? withMember(last.payload, `"changed_at": ${now}`) : last.payload };
+		const body =
+			`{"event_id": ${JSON.stringify(sent.id)}, "event_type": ${JSON.stringify(sent.type)}, ` +
+			`"occurred_at": ${sent.at}, "payload": ${sent.payload || 'null'}}`;
 		busy = true;
 		const start = performance.now();
 		let result;
@@ -194,13 +190,13 @@ export function desk(app) {
 			const { data, status } = await post('webhook', body);
 			result = { tone: data.status, code: status, words: data.message, errors: [] };
 		} catch (error) {
-			result = { tone: 'refused', code: error.status, words: error.message, errors: error.errors ?? [] };
+			result = { tone: 'rejected', code: error.status, words: error.message, errors: error.errors ?? [] };
 		}
 		busy = false;
 		result.seconds = (performance.now() - start) / 1000;
 		result.what = { new: 'Sent', again: 'Sent again', changed: 'Sent changed' }[how];
 		show(sent, result);
-		if (result.tone === 'refused') return;
+		if (result.tone === 'rejected') return;
 		if (how === 'new') last = sent;
 		again.disabled = !last;
 		changed.disabled = !last;
@@ -219,7 +215,7 @@ export function desk(app) {
 					{ class: 'answer-head' },
 					known
 						? badge(r.tone)
-						: h('span', { class: 'badge bad' }, icon('cross'), r.code ? `refused, ${r.code}` : 'no answer'),
+						: h('span', { class: 'badge bad' }, icon('cross'), r.code ? `rejected, ${r.code}` : 'no answer'),
 					h(
 						'span',
 						{},
@@ -251,7 +247,7 @@ export function desk(app) {
 			),
 		);
 		while (answers.children.length > 20) answers.lastElementChild.remove();
-		say(`${r.what}: ${known ? r.tone : 'refused'}. ${r.words}`);
+		say(`${r.what}: ${known ? r.tone : 'rejected'}. ${r.words}`);
 	}
 
 	function watch(id) {

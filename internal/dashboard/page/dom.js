@@ -1,13 +1,11 @@
-// Making elements. Whatever senders and destinations said becomes text nodes
-// and attributes that are no code, and nothing else: there is no way from here
-// to parse markup.
+// Elements. Text from senders and destinations becomes text nodes and attributes that are not code. No function here
+// parses markup.
 
 const names = { class: 'className', for: 'htmlFor' };
 const forbidden = /^(on|style$|srcdoc$)/i;
 
-// h makes an element. Properties that are functions listen to the event of
-// that name; true and false set and leave out an attribute; children are
-// elements, texts, arrays of these, or nothing.
+// h makes an element. A property that is a function listens to the event of that name. True sets an attribute, false
+// leaves it out. Children are elements, texts, arrays of these, or nothing.
 export function h(tag, properties, ...children) {
 	const element = document.createElement(tag);
 	for (const [name, value] of Object.entries(properties ?? {})) set(element, name, value);
@@ -40,10 +38,18 @@ export function fill(element, ...children) {
 	return element;
 }
 
-// What cannot be seen, or changes how what stands beside it is seen: control
-// characters, changes of writing direction, joiners, halves of characters.
-const unseen =
-	/[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
+// Characters that are invisible, or that change how their neighbours look: control characters, changes of writing
+// direction, joiners, halves of characters.
+const unseen = new RegExp(
+	[
+		/[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/,
+		/[\ud800-\udbff](?![\udc00-\udfff])/,
+		/(?<![\ud800-\udbff])[\udc00-\udfff]/,
+	]
+		.map((part) => part.source)
+		.join('|'),
+	'g',
+);
 const unseenButLines = new RegExp(`(?![\\n\\t])(?:${unseen.source})`, 'g');
 
 function seen(character) {
@@ -53,15 +59,13 @@ function seen(character) {
 	return `\\u${code.toString(16).padStart(4, '0')}`;
 }
 
-// visible is text in which nothing is hidden, for where there are no elements
-// (titles, labels).
+// visible is text without invisible characters, for titles and labels, which cannot hold elements.
 export function visible(text) {
 	return String(text).replace(unseen, seen);
 }
 
-// foreign shows text from outside: apart from the text around it (bdi), with
-// everything to be seen, and cut to limit characters; the whole text is shown
-// on demand.
+// foreign shows text from outside: apart from the text around it (bdi), without invisible characters, and cut to limit
+// characters. A button shows the whole text.
 export function foreign(text, { limit = 200, lines = false } = {}) {
 	const whole = String(text ?? '');
 	const element = h('bdi', { class: 'foreign' });
@@ -83,7 +87,7 @@ export function foreign(text, { limit = 200, lines = false } = {}) {
 	return h('span', {}, element, ' ', more);
 }
 
-// end is where to cut text so that no character is halved.
+// end is where to cut text so that no character is split.
 function end(text, limit) {
 	const code = text.charCodeAt(limit - 1);
 	return code >= 0xd800 && code <= 0xdbff ? limit - 1 : limit;
@@ -124,7 +128,7 @@ const shapes = {
 	send: 'M14 2 7.2 8.8M14 2 9.8 14 7.2 8.8 2 6.2z',
 };
 
-// icon draws a small sign; the word beside it says the same.
+// icon draws a small sign. The word beside it says the same.
 export function icon(name) {
 	const space = 'http://www.w3.org/2000/svg';
 	const svg = document.createElementNS(space, 'svg');
@@ -162,7 +166,7 @@ export function badge(status) {
 	return h('span', { class: `badge ${tone}`, 'data-status': status }, icon(sign), foreign(status.replaceAll('_', ' ')));
 }
 
-// say has a screen reader speak a sentence.
+// say makes a screen reader speak a sentence.
 export function say(sentence) {
 	const region = document.getElementById('say');
 	region.textContent = '';
@@ -189,8 +193,8 @@ export function toast(sentence, tone = 'good') {
 	setTimeout(() => box.remove(), 8000);
 }
 
-// copyButton puts text on the clipboard. Browsers offer theirs only to pages
-// that came over TLS or from this machine; the older way works elsewhere.
+// copyButton puts text on the clipboard. Browsers offer their clipboard only to pages that came over TLS or from this
+// machine. The older way works elsewhere.
 export function copyButton(text, label = 'Copy') {
 	const button = h('button', { type: 'button', class: 'quiet small', click: copy }, icon('copy'), h('span', {}, label));
 	async function copy() {

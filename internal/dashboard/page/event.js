@@ -1,5 +1,4 @@
-// One event: where it stands, what happened to it step by step, what it
-// carries, and what came under its id beside.
+// One event: where it stands, its trail, its payload, and other payloads that came under its id.
 
 import { advice, post, query, read, Refresher } from './api.js';
 import { badge, copyButton, fill, foreign, h, icon, say, toast } from './dom.js';
@@ -9,8 +8,8 @@ import { outcome, outlook, rest, sentence } from './words.js';
 
 const longText = 20000; // characters of a payload that are shown at first
 
-// replayButton offers to deliver an event again, asks whether that is meant, and
-// says what came of it. p is a row of the queue.
+// replayButton delivers an event again after the reader has confirmed it, and says how that went. p is a row of the
+// queue.
 export function replayButton(app, p, { small = false, done } = {}) {
 	const button = h(
 		'button',
@@ -34,7 +33,7 @@ export function replayButton(app, p, { small = false, done } = {}) {
 					{ class: 'muted' },
 					'It goes to ',
 					h('strong', {}, foreign(to)),
-					' at once, with all its attempts before it. The destination may get it twice; that you asked for it is recorded.',
+					' at once, and has all its attempts again. The destination may get it twice. The audit log says who asked.',
 				),
 				h('div', { class: 'actions' }, h('button', { type: 'submit', value: '' }, 'Cancel'), go),
 			),
@@ -68,8 +67,8 @@ export function replayButton(app, p, { small = false, done } = {}) {
 	return button;
 }
 
-// acceptButton offers to make an event of another payload that came under a known
-// id, or leads to the event that was made of it. c is a conflict.
+// acceptButton makes another payload that came under a known id an event of its own, or links to that event. c is a
+// conflict.
 export function acceptButton(c, done) {
 	if (c.accepted_as)
 		return h(
@@ -110,7 +109,7 @@ export function acceptButton(c, done) {
 	return button;
 }
 
-// Timeline draws the steps of an event, and adds those that come.
+// Timeline draws the steps of an event, and adds new ones.
 export class Timeline {
 	#first = null;
 	#drawn = new Map();
@@ -182,7 +181,7 @@ function offsetOf(first, at) {
 	return seconds < 60 ? `+${seconds.toFixed(3)} s` : `+${coarse(seconds)}`;
 }
 
-// standing is a card on where an event stands with one destination.
+// standing is a card that says where an event stands with one destination.
 export function standing(app, p, paused, done) {
 	const held = paused.find((x) => x.destination === p.destination);
 	const waits = p.status === 'pending' || p.status === 'failed';
@@ -215,7 +214,7 @@ function fact(name, value) {
 	return [h('dt', {}, name), h('dd', {}, value)];
 }
 
-// payloadCard shows JSON text in lines, and as it came.
+// payloadCard shows JSON text indented, and as it came.
 function payloadCard(title, raw, content, id) {
 	if (raw === undefined || raw === 'null' || content.payload === null) {
 		const base64 = content.payload_base64 ?? '';
@@ -230,7 +229,7 @@ function payloadCard(title, raw, content, id) {
 				h('strong', {}, foreign(content.unqueryable ?? 'no reason is known')),
 				'. It is delivered exactly as it came.',
 			),
-			h('h3', {}, 'What can be read of it'),
+			h('h3', {}, 'As text'),
 			h(
 				'pre',
 				{ class: 'code-block', tabindex: '0', role: 'region', 'aria-label': 'Payload as text' },
@@ -287,7 +286,7 @@ function decoded(base64) {
 	}
 }
 
-// Side by side: lines that the other has not got are marked.
+// conflictCard shows two payloads side by side, and marks lines that the other does not have.
 function conflictCard(stored, conflict, i) {
 	const text = (raw, content) => (raw && raw !== 'null' ? pretty(raw) : decoded(content.payload_base64 ?? ''));
 	const a = text(stored.raw, stored.content).split('\n');
@@ -413,12 +412,12 @@ export function event(app, parameters) {
 			if (signal.aborted) throw error;
 			failure = error;
 			requestAnimationFrame(draw);
-			if (error.status === 404 || error.status === 400) return; // no use in trying again
+			if (error.status === 404 || error.status === 400) return; // another try would not help
 			throw error;
 		}
 		requestAnimationFrame(draw);
 	});
-	// For the sake of "paused", and of the database's clock for countdowns.
+	// The overview knows what is paused, and the database's clock for countdowns.
 	const context = new Refresher(async (signal) => {
 		const { data } = await read(`api/overview${query({ range: '15m' })}`, signal);
 		setNow(data.at);
@@ -478,7 +477,7 @@ export function event(app, parameters) {
 							),
 						)
 					: null,
-				d.id_derived ? facet('id', 'made from the body: the sender gives none') : null,
+				d.id_derived ? facet('id', 'made from the body: the sender gave none') : null,
 				facet('hash', h('code', { class: 'hash', title: d.payload_hash }, `${d.payload_hash.slice(0, 12)}…`)),
 			);
 		}
@@ -490,7 +489,7 @@ export function event(app, parameters) {
 				stands,
 				d.processing.length
 					? d.processing.map((p) => standing(app, p, paused, () => refresher.now()))
-					: h('p', { class: 'none' }, 'It is queued for no destination: it is only stored.'),
+					: h('p', { class: 'none' }, 'It is stored, and queued for no destination.'),
 			);
 		}
 		// The payload never changes; conflicts only grow, and are counted.
@@ -543,9 +542,12 @@ export function event(app, parameters) {
 						h(
 							'strong',
 							{},
-							foreign(choices.length ? 'Several sources have an event of this id. Which is meant?' : failure.message, {
-								limit: 500,
-							}),
+							foreign(
+								choices.length ? 'Several sources have an event with this id. Which one do you mean?' : failure.message,
+								{
+									limit: 500,
+								},
+							),
 						),
 					),
 					choices.length
@@ -558,7 +560,7 @@ export function event(app, parameters) {
 					h(
 						'p',
 						{},
-						history ? ['What is shown is as of ', age(new Date(readAt).toISOString()), '. '] : null,
+						history ? ['This is as of ', age(new Date(readAt).toISOString()), '. '] : null,
 						failure.status === 404
 							? 'It appears here by itself once it is stored.'
 							: choices.length

@@ -7,7 +7,7 @@ const one = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
 const two = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
 const compact = new Intl.NumberFormat(undefined, { notation: 'compact', maximumFractionDigits: 1 });
 
-// unknown stands for what nobody knows; it is never 0.
+// unknown stands for a value that nobody knows. It is never 0.
 export const unknown = '—';
 
 const known = (n) => typeof n === 'number' && Number.isFinite(n);
@@ -26,12 +26,12 @@ export function rate(n) {
 	return n !== 0 && Math.abs(n) < 1 ? two.format(n) : short(n);
 }
 
-// counted is a number with its noun, of which the plural adds an s.
+// counted is a number with its noun, whose plural ends in s.
 export function counted(n, noun) {
 	return `${count(n)} ${noun}${n === 1 ? '' : 's'}`;
 }
 
-// span is a duration with the digits that matter, from seconds.
+// span is a duration in seconds, with the digits that matter.
 export function span(seconds) {
 	if (!known(seconds)) return unknown;
 	const s = Math.abs(seconds);
@@ -43,7 +43,7 @@ export function span(seconds) {
 	return coarse(s);
 }
 
-// coarse is a duration in whole units, for what ticks.
+// coarse is a duration in whole units, for texts that count on.
 export function coarse(seconds) {
 	const s = Math.max(0, Math.round(Math.abs(seconds)));
 	if (s < 60) return `${s} s`;
@@ -61,8 +61,7 @@ export function bytes(n) {
 	return n < 1e6 ? `${one.format(n / 1000)} kB` : `${one.format(n / 1e6)} MB`;
 }
 
-// The database's clock is the one that counts; skew is how far it is ahead of
-// this machine's.
+// The database's clock counts. skew is how far it is ahead of this machine's.
 let skew = 0;
 export function setNow(at) {
 	const t = Date.parse(at);
@@ -86,8 +85,7 @@ const minuteFormat = new Intl.DateTimeFormat(undefined, {
 	hourCycle: 'h23',
 });
 
-// local is a moment to the millisecond in the reader's zone, with its day
-// where that is not today.
+// local is a moment to the millisecond in the reader's zone, with its day if that is not today.
 export function local(at, { precise = true } = {}) {
 	const d = new Date(at);
 	const today = new Date(now());
@@ -111,8 +109,7 @@ export function time(at, options) {
 	return h('time', { datetime: at, title: utc(at) }, local(at, options));
 }
 
-// age shows how long ago a moment was, or how long it is until then, and goes
-// on counting by tick.
+// age shows how long ago a moment was, or how long it is until then. tick keeps it up to date.
 export function age(at) {
 	if (at === null || at === undefined) return h('span', { class: 'none' }, unknown);
 	if (endless[at]) return h('span', {}, endless[at]);
@@ -135,7 +132,7 @@ export function tick() {
 	}
 }
 
-// since is the time that lies a range such as 15m before now.
+// since is the time that lies a range, such as 15m, before now.
 export const ranges = { '15m': 900, '1h': 3600, '6h': 21600, '24h': 86400, '7d': 604800 };
 export const rangeNames = {
 	'15m': 'Last 15 minutes',

@@ -1,12 +1,10 @@
-// JSON text as text. JSON.parse rounds large numbers, reorders names that are
-// numbers and forgets how a string was escaped; what a sender sent is shown
-// without passing through it.
+// JSON text as text. JSON.parse rounds large numbers, reorders names that are numbers, and forgets how a string was
+// escaped. Payloads are shown without it.
 
-// Tokens of valid JSON: strings, what holds no white space, and punctuation.
+// Tokens of valid JSON: strings, punctuation, and words and numbers.
 const token = /"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/gs;
 
-// members are the members of an object at the top of text, each as its own
-// text.
+// members are the members of an object at the top of text, each as its own text.
 export function members(text) {
 	const found = {};
 	walk(text, '{', (part, name) => {
@@ -55,7 +53,7 @@ function walk(text, open, each) {
 	}
 }
 
-// pretty sets JSON text in lines; its tokens stay as they are.
+// pretty indents JSON text. Its tokens stay as they are.
 export function pretty(text) {
 	let out = '';
 	let depth = 0;

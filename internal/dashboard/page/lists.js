@@ -1,6 +1,5 @@
-// The lists: events, attempts, audit, dead letters. All work alike: filters that
-// stand in the address, pages that follow one another without end, and rows that
-// change and arrive while one looks.
+// The lists: events, attempts, audit log, dead letters, rejected requests, conflicts. All work alike: filters stand in
+// the address, pages follow one another without end, and rows change and arrive while the reader looks.
 
 import { advice, query, read, Refresher } from './api.js';
 import { badge, fill, foreign, h, icon, say } from './dom.js';
@@ -11,9 +10,9 @@ import { acceptButton, replayButton } from './event.js';
 import { againButton } from './rejected.js';
 
 const pageRows = 50;
-const mostRows = 1000; // in the document; older ones are a narrower question
-const mostSilent = 5; // pages without a row that are passed over by themselves
-const windowEvery = 5000; // ms between two looks at all rows that are shown
+const mostRows = 1000; // in the document; for older rows the reader narrows the time
+const mostSilent = 5; // pages without a row, after which the reader must ask for more
+const windowEvery = 5000; // ms between two reads of all rows that are shown
 
 const statuses = ['pending', 'processing', 'failed', 'dead', 'completed'];
 const id = (row) =>
@@ -46,7 +45,7 @@ const kinds = {
 			column('long', 'payload', (r) => preview(r)),
 		],
 		none: ['No event has been stored yet.', h('a', { class: 'button', href: '#/test' }, 'Send a first webhook')],
-		// Ids are searched for by the index on them, and the few that are found sifted here.
+		// An id is searched by its index. The other filters are applied here, to the few events that were found.
 		search: true,
 	},
 	attempts: {
@@ -66,7 +65,7 @@ const kinds = {
 			),
 			column('took', 'took', (r) => (r.duration_ms === null ? '' : span(r.duration_ms / 1000)), { number: true }),
 			column('source', 'source', named),
-			column('long', 'what was said', (r) => [
+			column('long', 'error, answer', (r) => [
 				r.error ? h('span', { class: 'error' }, foreign(r.error, { limit: 120 })) : null,
 				' ',
 				r.answer ? foreign(r.answer, { limit: 120 }) : null,
@@ -122,7 +121,7 @@ const kinds = {
 		],
 		none: [
 			'No dead letters.',
-			'Events end here once their attempts are used up, or a destination refuses them for good.',
+			'Events end here once their attempts are used up, or a destination rejects them for good.',
 		],
 		good: true,
 	},
@@ -150,7 +149,7 @@ const kinds = {
 		],
 		none: [
 			'Nothing was rejected.',
-			'Requests to a source that are refused are kept here for a while, so that what was refused by mistake can be taken in.',
+			'Spine keeps rejected requests for a while. You can replay them after you mended a wrong setting.',
 		],
 		good: true,
 	},
@@ -198,7 +197,7 @@ function preview(r) {
 	return h('code', { class: 'preview' }, foreign(text.length > 120 ? `${text.slice(0, 119)}…` : text, { limit: 130 }));
 }
 
-// list is the view of one kind.
+// list is the view of one kind of rows.
 export function list(app, name, parameters) {
 	const kind = kinds[name];
 	let filters = take(parameters);
@@ -206,8 +205,8 @@ export function list(app, name, parameters) {
 	let next = '';
 	let lookedBackTo = null;
 	let silent = 0; // pages without a row, one after the other
-	let fresh = 0; // new rows that are held back while one reads
-	let uncounted = false; // that there are more of them than a page
+	let fresh = 0; // new rows that are held back while the reader is further down
+	let uncounted = false; // there are more new rows than a page has
 	let loadedOnce = false;
 	let failure = null;
 	let readAt = 0;
@@ -308,7 +307,7 @@ export function list(app, name, parameters) {
 		return taken;
 	}
 
-	// The question, as the API takes it.
+	// question is the query, as the API takes it.
 	function question(limit) {
 		const q = { ...kind.fixed };
 		for (const f of [
@@ -350,8 +349,7 @@ export function list(app, name, parameters) {
 		return read(`${kind.path}${query(question(limit))}`, signal);
 	}
 
-	// Held: somebody reads further down, or stands in the table. Nothing may move
-	// under them.
+	// held says that the reader is further down, or has the focus in the table. Then no row may move.
 	function held() {
 		return table.getBoundingClientRect().top < -20 || body.contains(document.activeElement);
 	}
@@ -375,7 +373,7 @@ export function list(app, name, parameters) {
 		if (rows.length > pageRows && !whole) later();
 	});
 
-	// Rows beyond the first page are looked at again in a while.
+	// Rows beyond the first page are read again in a while.
 	let laterTimer = 0;
 	function later() {
 		if (!laterTimer)
@@ -385,9 +383,8 @@ export function list(app, name, parameters) {
 			}, windowEvery);
 	}
 
-	// merge puts the newest rows above those that are shown already. Whether
-	// there is a gap between the two shows in whether the last of the newest is
-	// known.
+	// merge puts the newest rows above the rows that are shown already. If the last of the newest is not among those,
+	// there is a gap between the two.
 	function merge({ data, next: following, lookedBackTo: backTo }) {
 		const key = kind.key;
 		const known = new Map(rows.map((r, i) => [key(r), i]));
@@ -423,7 +420,7 @@ export function list(app, name, parameters) {
 		}
 	}
 
-	// cut keeps the newest rows; what is cut off is read again if one goes there.
+	// cut keeps the newest rows. The others are read again if the reader goes there.
 	function cut() {
 		rows = rows.slice(0, mostRows);
 		next = '';
@@ -447,7 +444,7 @@ export function list(app, name, parameters) {
 		} catch (error) {
 			if (abort.signal.aborted) return;
 			failure = error;
-			silent = mostSilent; // the button is there to try again
+			silent = mostSilent; // the reader may try again with the button
 		} finally {
 			if (more === abort) more = null;
 		}
@@ -498,7 +495,7 @@ export function list(app, name, parameters) {
 					h(
 						'p',
 						{},
-						loadedOnce ? ['What is shown is as of ', age(new Date(readAt).toISOString()), '. '] : null,
+						loadedOnce ? ['This is as of ', age(new Date(readAt).toISOString()), '. '] : null,
 						advice(failure),
 					),
 				),
@@ -507,8 +504,7 @@ export function list(app, name, parameters) {
 		);
 	}
 
-	// drawRows touches only what has changed: rows keep their elements, and cells
-	// theirs, and with them the focus.
+	// drawRows changes only what is new: rows and cells keep their elements, and with them the focus.
 	function drawRows() {
 		const keys = new Set();
 		const animate = elements.size > 0;
@@ -556,7 +552,7 @@ export function list(app, name, parameters) {
 			empty.dataset.filtered = String(filtered);
 			const words = filtered
 				? [
-						'Nothing here is as the filters say.',
+						'Nothing matches the filters.',
 						h('button', { type: 'button', click: () => app.go(`#/${name}`) }, 'Show all'),
 					]
 				: kind.none;
@@ -597,7 +593,7 @@ export function list(app, name, parameters) {
 			fill(
 				ending,
 				kind.search && filters.id
-					? `${count(shown)} found; at most 20 are.`
+					? `${count(shown)} found; a search finds at most 20.`
 					: shown > 10
 						? `That is all: ${count(shown)} rows.`
 						: '',

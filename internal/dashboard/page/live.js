@@ -1,13 +1,11 @@
-// The live stream: one for the page, whatever is shown. It is a doorbell for
-// most views, which then read what they show anew: what is shown is what the
-// tables hold, whether or not every message came.
+// The live stream: one for the page, whichever view is shown. It is a doorbell for most views: they then read again,
+// and so show what the tables hold even if a message was lost.
 
 const maxRows = 200; // a second; beyond that the server sends counts
-const farewell = 60000; // ms a tab is hidden before it hangs up
+const farewell = 60000; // ms after which a hidden tab closes the stream
 
-// Live calls listeners with {kind: 'audit', rows}, {kind: 'summary', …} and
-// {kind: 'reset'}: the last also after the connection was away, since what is
-// shown may be old then. {kind: 'poll'} comes by the clock.
+// Live calls listeners with {kind: 'audit', rows}, {kind: 'summary', …} and {kind: 'reset'}. A reset also comes after
+// the connection was lost, since views may be old then. {kind: 'poll'} comes by the clock.
 export class Live {
 	#source = null;
 	#cursor = '';
@@ -24,7 +22,7 @@ export class Live {
 		window.addEventListener('online', () => {
 			if (!this.#source) this.start();
 		});
-		// Without a stream one has to look; with one, now and then, since a doorbell may be broken.
+		// Without a stream views must poll. With one they poll now and then, since a doorbell may be broken.
 		let turn = 0;
 		setInterval(() => {
 			if (++turn % 3 === 0 || this.#state !== 'live') this.#tell({ kind: 'poll' });
@@ -62,7 +60,7 @@ export class Live {
 		source.onerror = () => {
 			if (source !== this.#source) return;
 			this.#set('reconnecting');
-			// The browser connects again by itself unless it was refused.
+			// The browser connects again by itself, unless the server answered with an error.
 			if (source.readyState !== EventSource.CLOSED) return;
 			this.#source = null;
 			this.#timer = setTimeout(() => this.start(), Math.min(10000, 1000 * 2 ** this.#failures++));
@@ -80,7 +78,7 @@ export class Live {
 	#receive(message, read) {
 		if (message.lastEventId) this.#cursor = message.lastEventId;
 		if (document.hidden) {
-			this.#slept = true; // nobody looks: what is shown is read anew afterwards
+			this.#slept = true; // nobody looks: views read again afterwards
 			return;
 		}
 		this.#tell(read(JSON.parse(message.data)));

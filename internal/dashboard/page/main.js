@@ -1,5 +1,4 @@
-// The page: which view is shown stands in the address after #, so that a view
-// can be shared and Back works.
+// The page. The view stands in the address, after #, so that it can be shared and Back works.
 
 import { read } from './api.js';
 import { desk } from './desk.js';
@@ -37,7 +36,7 @@ const app = {
 	go(hash) {
 		location.hash = hash;
 	},
-	// replace changes the address without a step in the history.
+	// replace changes the address without a new entry in the history.
 	replace(name, parameters) {
 		history.replaceState(history.state, '', `#/${name}?${new URLSearchParams(parameters)}`);
 	},
@@ -45,7 +44,7 @@ const app = {
 };
 
 let shown = null; // {name, hash, view}
-const kept = new Map(); // name → the same, with scroll: views that one comes back to
+const kept = new Map(); // name → the same, with scroll: views to which the reader may come back
 
 function parse() {
 	const hash = location.hash.replace(/^#\/?/, '');

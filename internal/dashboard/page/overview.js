@@ -1,5 +1,4 @@
-// The overview: how things stand in one sentence, what waits, how fast it comes
-// and goes, and what has just happened.
+// The overview: the state in one sentence, what waits, rates and latency, and the latest steps.
 
 import { advice, query, read, Refresher } from './api.js';
 import { Chart } from './charts.js';
@@ -8,9 +7,9 @@ import { age, coarse, count, now, rangeNames, rate, setNow, short, span, time, u
 import { eventLink } from './search.js';
 import { depths, oldest, outcome, sentence, verdict } from './words.js';
 
-const steps = 12; // rows of what has just happened
-const oldDepth = 20; // s after which a depth is said to be as of then
-const recent = 30; // s over which the present rates are taken
+const steps = 12; // rows of the feed
+const oldDepth = 20; // s after which the page says how old a depth sample is
+const recent = 30; // s over which the present rates are computed
 
 export function overview(app, parameters) {
 	let range = rangeNames[parameters.get('range')] ? parameters.get('range') : '15m';
@@ -136,7 +135,7 @@ export function overview(app, parameters) {
 					h(
 						'table',
 						{ class: 'plain' },
-						h('caption', { class: 'visually-hidden' }, 'What waits for each destination'),
+						h('caption', { class: 'visually-hidden' }, 'Events that wait for each destination'),
 						h(
 							'thead',
 							{},
@@ -159,7 +158,7 @@ export function overview(app, parameters) {
 					h(
 						'table',
 						{ class: 'plain' },
-						h('caption', { class: 'visually-hidden' }, 'When each source sent something last'),
+						h('caption', { class: 'visually-hidden' }, 'Last arrival from each source'),
 						h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'source'), h('th', { scope: 'col' }, 'last arrival'))),
 						sources,
 					),
@@ -225,12 +224,7 @@ export function overview(app, parameters) {
 					'div',
 					{},
 					h('p', {}, h('strong', {}, failure.message)),
-					h(
-						'p',
-						{},
-						last ? ['What is shown is as of ', age(new Date(readAt).toISOString()), '. '] : null,
-						advice(failure),
-					),
+					h('p', {}, last ? ['This is as of ', age(new Date(readAt).toISOString()), '. '] : null, advice(failure)),
 				),
 				h('button', { type: 'button', click: () => numbers.now() }, 'Try again now'),
 			),
@@ -238,16 +232,14 @@ export function overview(app, parameters) {
 	}
 
 	function drawState() {
-		const v = last
-			? verdict(last)
-			: { tone: 'wait', sentence: failure ? 'How things stand is not known.' : 'Looking…' };
+		const v = last ? verdict(last) : { tone: 'wait', sentence: failure ? 'The state is not known.' : 'Loading…' };
 		const sign = { good: 'check', wait: 'clock', warn: 'pause', bad: 'alert' }[failure && !last ? 'bad' : v.tone];
 		const text = failure && last ? `${v.sentence} That was ${coarse((now() - readAt) / 1000)} ago.` : v.sentence;
 		const tone = `verdict ${failure ? 'wait' : v.tone}`;
 		if (state.className !== tone) state.className = tone;
 		if (state.dataset.text === text && state.dataset.sign === sign) return;
 		state.dataset.text = text;
-		// What only counts on is not spoken again.
+		// A text that only counts on is not spoken again.
 		if (state.dataset.sign && state.dataset.tone !== tone) say(text);
 		state.dataset.tone = tone;
 		state.dataset.sign = sign;
@@ -287,7 +279,7 @@ export function overview(app, parameters) {
 			present.p95 === null ? (present.seconds ? 'nothing delivered' : 'not known') : `p99 ${span(present.p99 / 1000)}`,
 		);
 		const notes = [];
-		if (Number.isFinite(lag) && lag > oldDepth) notes.push(`What waits is as of ${coarse(lag)} ago.`);
+		if (Number.isFinite(lag) && lag > oldDepth) notes.push(`The queue was counted ${coarse(lag)} ago.`);
 		const covered = Date.parse(last.covered_to ?? '');
 		if (!last.covered_to) notes.push('Rates and latency are not known yet.');
 		else if ((now() - covered) / 1000 > Math.max(60, 3 * last.step_seconds))
@@ -300,7 +292,7 @@ export function overview(app, parameters) {
 		const at = s.at ?? [];
 		const none = at.map(() => null);
 		const column = (name) => (Array.isArray(s[name]) && s[name].length === at.length ? s[name] : none);
-		// The last step is still under way: its counts cover only a part of it.
+		// The last step is still under way: its counts cover a part of it.
 		const end = Date.parse(last.covered_to ?? last.at) / 1000;
 		const perSecond = (name) =>
 			column(name).map((v, i) => {
@@ -396,7 +388,7 @@ export function overview(app, parameters) {
 		numbers.request();
 		if (message.kind === 'audit' && feed) {
 			const ids = new Set(feed.map((r) => r.id));
-			// What comes live is merged at once; at a high rate the list is read anew.
+			// Live steps are merged at once. At a high rate the list is read again.
 			feed = [...message.rows.filter((r) => !ids.has(r.id)), ...feed].sort((a, b) => b.id - a.id).slice(0, steps);
 			requestAnimationFrame(drawFeed);
 			if (message.rows.length > steps) history.request();
@@ -404,7 +396,7 @@ export function overview(app, parameters) {
 			history.request();
 		}
 	});
-	// Time goes by also where nothing happens; charts move on by their step.
+	// Time passes even if nothing happens: ages count on, and charts move on by their step.
 	const timer = setInterval(() => {
 		if (document.hidden || !last) return;
 		drawState();
@@ -444,7 +436,7 @@ function recently(o) {
 	let from = -1;
 	for (let i = at.length - 2; i >= 0 && seconds < recent; i--) {
 		if (s.received?.[i] === null || s.received?.[i] === undefined) {
-			if (seconds === 0 && at.length - i < 4) continue; // what the rollups have not come to yet
+			if (seconds === 0 && at.length - i < 4) continue; // not yet counted in the rollups
 			break;
 		}
 		received += s.received[i];

@@ -1,5 +1,4 @@
-// Requests that were refused: one of them as it came, and taking it in after
-// all.
+// Rejected requests: the view of one, and the button that replays it.
 
 import { advice, post, query, read, Refresher } from './api.js';
 import { badge, copyButton, fill, foreign, h, icon, toast } from './dom.js';
@@ -7,9 +6,9 @@ import { bytes, time } from './format.js';
 import { eventLink } from './search.js';
 
 const longText = 20000; // characters of a body that are shown at first
-const patience = 10000; // ms for somebody to look at a request again
+const patience = 10000; // ms to wait for a replay
 
-// again has a request looked at again and says what came of it.
+// again replays a request and says how that went.
 async function again(r, trust, done) {
 	try {
 		await post(`api/rejected/${r.id}/replay${query({ trust: trust ? '1' : '' })}`);
@@ -21,24 +20,24 @@ async function again(r, trust, done) {
 				toast(
 					data.event_id
 						? [
-								'It is taken in as ',
+								'It is stored as ',
 								h('a', { href: eventLink(data.event_id, data.source) }, foreign(data.event_id, { limit: 60 })),
 								'.',
 							]
-						: 'It is taken in.',
+						: 'It is stored.',
 				);
-			else toast(`It was refused again. ${data.note ?? ''}`, 'warn');
+			else toast(`It was rejected again. ${data.note ?? ''}`, 'warn');
 			return;
 		}
-		toast('Nobody has looked at it yet: is a process running that takes webhooks in?', 'warn');
+		toast('It was not replayed yet. Is a process running that takes in webhooks?', 'warn');
 	} catch (error) {
-		toast(`Not looked at again. ${error.message}`, 'bad');
+		toast(`Not replayed. ${error.message}`, 'bad');
 	} finally {
 		done?.();
 	}
 }
 
-// againButton offers to have a request looked at again, as if it came now.
+// againButton replays a request, as if it came now.
 export function againButton(r, { small = false, trust = false, done } = {}) {
 	const button = h(
 		'button',
@@ -53,7 +52,7 @@ export function againButton(r, { small = false, trust = false, done } = {}) {
 			},
 		},
 		icon('retry'),
-		trust ? 'Take in unverified' : 'Replay',
+		trust ? 'Replay unverified' : 'Replay',
 	);
 	return button;
 }
@@ -122,17 +121,18 @@ export function request(app, parameters) {
 					{ class: 'facts' },
 					fact('answer', [h('span', { class: 'code' }, String(r.status)), ' ', h('code', {}, r.cause)]),
 					fact('source', h('a', { href: `#/rejected${query({ source: r.source })}` }, foreign(r.source))),
-					fact('came', time(r.at)),
+					fact('received', time(r.at)),
 					fact('from', foreign(r.remote)),
 					fact('state', badge(r.state)),
-					r.settled_at ? fact('looked at', time(r.settled_at)) : null,
-					r.note ? fact('then', foreign(r.note, { limit: 500 })) : null,
+					r.settled_at ? fact('replayed', time(r.settled_at)) : null,
+					r.note ? fact('result', foreign(r.note, { limit: 500 })) : null,
 					r.event_id ? fact('event', h('a', { href: eventLink(r.event_id, r.source) }, foreign(r.event_id))) : null,
 				),
 				h(
 					'p',
 					{ class: 'muted' },
-					'Replay verifies it with the settings and secrets of now. Tokens and passwords are not kept: what carried one can only be taken in unverified, if you are sure who sent it.',
+					'Replay verifies it with the present settings and secrets. Spine does not keep tokens and passwords: ',
+					'a request that carried one can only be replayed unverified, if you are sure who sent it.',
 				),
 				h('div', { class: 'actions' }, againButton(r, { done }), againButton(r, { trust: true, done })),
 			),

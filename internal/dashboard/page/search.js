@@ -1,5 +1,5 @@
-// The search for an event by the beginning of its id, with suggestions: the
-// combobox pattern of ARIA, with a list of options.
+// The search for an event by the beginning of its id. It makes suggestions: the combobox pattern of ARIA, with a list
+// of options.
 
 import { read, query } from './api.js';
 import { badge, fill, foreign, h, icon } from './dom.js';
@@ -9,8 +9,7 @@ let boxes = 0;
 
 export const eventLink = (id, source) => `#/event${query({ id, source })}`;
 
-// searchBox calls chosen with an event, or with the text as it stands: {event_id,
-// source} or {text}.
+// searchBox calls chosen with an event, {event_id, source}, or with the text as it stands, {text}.
 export function searchBox({ label, placeholder, chosen, value = '', hint }) {
 	const name = `search-${++boxes}`;
 	const list = h('ul', { class: 'options', role: 'listbox', id: `${name}-list`, 'aria-label': 'Events', hidden: true });
@@ -63,7 +62,7 @@ export function searchBox({ label, placeholder, chosen, value = '', hint }) {
 				list,
 				rows.length
 					? rows.map(option)
-					: h('li', { class: 'none', role: 'option', 'aria-disabled': 'true' }, 'No event has an id that begins so.'),
+					: h('li', { class: 'none', role: 'option', 'aria-disabled': 'true' }, 'No id begins like this.'),
 			);
 			open();
 		} catch (error) {

@@ -1,12 +1,12 @@
-// Who may send: whether a source can be used, what it sent last and how fast,
-// what was refused, and what to enter at its provider.
+// Sources: whether each can be used, its last arrival and rate, its rejected requests, and what to enter at its
+// provider.
 
 import { advice, post, query, read, Refresher } from './api.js';
 import { badge, copyButton, fill, foreign, h, icon, toast } from './dom.js';
 import { age, coarse, count, counted, now, short } from './format.js';
 import { eventLink } from './search.js';
 
-const sample = 50; // newest events from which a source's rate is taken
+const sample = 50; // newest events from which a source's rate is computed
 
 export const webhookURL = (source) =>
 	new URL(source === 'default' ? 'webhook' : `webhook/${encodeURIComponent(source)}`, document.baseURI).href;
@@ -22,7 +22,7 @@ export function sources(app) {
 		h(
 			'p',
 			{ class: 'lead' },
-			'A source is whoever sends webhooks to one address. An event is stored once for each id within its source. Add one with ',
+			'A source is the settings for one sender. Each id is stored once within its source. Add one with ',
 			h('code', {}, 'spine source add'),
 			' or ',
 			h('code', {}, 'spine apply'),
@@ -104,7 +104,7 @@ export function sources(app) {
 	};
 }
 
-// rateOf says how fast the newest events came, from the time that they span.
+// rateOf says how fast the newest events came.
 function rateOf(rows, next) {
 	if (!rows.length) return null;
 	const seconds = Math.max(0.001, (now() - Date.parse(rows[rows.length - 1].created_at)) / 1000);
@@ -125,7 +125,7 @@ function sourceCard(source, changed) {
 	const state = h('span', {});
 	const last = h('dd', {}, '—');
 	const rate = h('dd', {}, '—');
-	const refused = h('dd', {}, '—');
+	const rejected = h('dd', {}, '—');
 	const problems = h('div', {});
 	const steps = h('div', {});
 	const actions = h('div', { class: 'actions' });
@@ -151,7 +151,7 @@ function sourceCard(source, changed) {
 			h('dt', {}, 'rate'),
 			rate,
 			h('dt', {}, 'rejected'),
-			refused,
+			rejected,
 		),
 		h('h3', {}, 'Address ', copyButton(url)),
 		h('pre', { class: 'code-block wrap', tabindex: '0', role: 'region', 'aria-label': label('Address') }, url),
@@ -191,7 +191,7 @@ function sourceCard(source, changed) {
 	function enable(e) {
 		const disabled = element.dataset.state === 'disabled';
 		act(e.currentTarget, disabled ? 'enable' : 'disable', () =>
-			toast(disabled ? 'Events are taken from it again.' : 'Nothing more is taken from it.'),
+			toast(disabled ? 'The source is enabled.' : 'The source is disabled: its requests are rejected.'),
 		);
 	}
 
@@ -205,10 +205,10 @@ function sourceCard(source, changed) {
 			const text = words ?? (s.last_arrival_at ? '—' : 'nothing yet');
 			if (rate.textContent !== text) rate.textContent = text;
 			const causes = Object.entries(s.rejected ?? {}).sort((a, b) => b[1] - a[1]);
-			if (refused.dataset.sign !== JSON.stringify(causes)) {
-				refused.dataset.sign = JSON.stringify(causes);
+			if (rejected.dataset.sign !== JSON.stringify(causes)) {
+				rejected.dataset.sign = JSON.stringify(causes);
 				fill(
-					refused,
+					rejected,
 					causes.length
 						? causes.map(([cause, n], i) => [
 								i ? ', ' : '',
@@ -250,7 +250,7 @@ function sourceCard(source, changed) {
 										'strong',
 										{},
 										s.state === 'broken'
-											? 'It cannot be used: what comes is answered 503, and most providers send it again.'
+											? 'It cannot be used. Its requests get 503, and most providers send them again.'
 											: 'Look at this:',
 									),
 								),
@@ -280,7 +280,7 @@ function sourceCard(source, changed) {
 					'button',
 					{ type: 'button', disabled: s.state !== 'open' && s.state !== 'verified', click: sample },
 					icon('send'),
-					s.state === 'open' ? 'Send a sample' : 'Send signed sample',
+					s.state === 'open' ? 'Send a demo request' : 'Send a signed demo request',
 				),
 				h(
 					'button',

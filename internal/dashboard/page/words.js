@@ -1,4 +1,4 @@
-// What happened, in words: the same as those of `spine trace`.
+// Steps and states in words. The sentences are those of `spine trace`.
 
 import { foreign, h } from './dom.js';
 import { coarse, count, now, span } from './format.js';
@@ -6,12 +6,12 @@ import { coarse, count, now, span } from './format.js';
 const text = (value) => (typeof value === 'string' ? value : JSON.stringify(value));
 const ms = (value) => (typeof value === 'number' ? span(value / 1000) : text(value));
 
-// where names a destination unless it is the one that everything goes to.
+// where names a destination, unless it is the default one.
 function where(d) {
 	return d.destination && d.destination !== 'default' ? [' at ', foreign(d.destination)] : [];
 }
 
-// sentence is a step of an event's life as parts of a line.
+// sentence is a step as parts of a line.
 export function sentence(action, details) {
 	const d = details !== null && typeof details === 'object' && !Array.isArray(details) ? details : { details };
 	const at = where(d);
@@ -86,8 +86,7 @@ export function sentence(action, details) {
 const upper = (s) => s.charAt(0).toUpperCase() + s.slice(1);
 const visibleWords = (s) => String(s).replaceAll('_', ' ');
 
-// outcome is what a destination answered, as parts; empty where a step has no
-// answer.
+// outcome is a destination's answer, as parts; empty where a step has none.
 export function outcome(d, { limit = 200 } = {}) {
 	if (d === null || typeof d !== 'object') return [];
 	const parts = [];
@@ -124,7 +123,7 @@ const said = new Set([
 	'trust',
 ]);
 
-// rest is what details hold beside what sentence and outcome say.
+// rest is the details that sentence and outcome do not say.
 export function rest(action, d) {
 	if (d === null || typeof d !== 'object' || Array.isArray(d)) return d === null ? [] : [['details', text(d)]];
 	const known = sentenceKnows(action);
@@ -171,7 +170,7 @@ export function outlook(p) {
 		case 'completed':
 			return 'Delivered; nothing more to do.';
 		case 'dead':
-			return 'Not tried again by itself.';
+			return 'Spine will not try again by itself.';
 		case 'processing':
 			return `Attempt ${p.attempt_count} is under way.`;
 		case 'failed':
@@ -181,8 +180,7 @@ export function outlook(p) {
 	}
 }
 
-// depths sums the depth of all destinations by status. A status is null where
-// it is not known.
+// depths sums the depth of all destinations by status. A sum is null where it is not known.
 export function depths(overview) {
 	const sums = { pending: 0, processing: 0, failed: 0, dead: 0 };
 	if (!overview?.depth?.at) return { pending: null, processing: null, failed: null, dead: null };
@@ -190,7 +188,7 @@ export function depths(overview) {
 	return sums;
 }
 
-// oldest is when the oldest event was stored that waits, in one of statuses.
+// oldest is when the oldest waiting event in one of statuses was stored.
 export function oldest(overview, statuses) {
 	const times = (overview?.depth?.rows ?? [])
 		.filter((r) => statuses.includes(r.status) && r.oldest_created_at)
@@ -199,10 +197,10 @@ export function oldest(overview, statuses) {
 	return finite.length ? Math.min(...finite) : null;
 }
 
-// verdict is how things stand, in one sentence and a tone.
+// verdict is the state in one sentence and a tone.
 export function verdict(overview) {
 	const d = depths(overview);
-	if (d.pending === null) return { tone: 'wait', sentence: 'What waits is not known yet.' };
+	if (d.pending === null) return { tone: 'wait', sentence: 'The queue is not counted yet.' };
 	const waiting = d.pending + d.processing + d.failed;
 	const parts = [];
 	let tone = 'good';
@@ -223,6 +221,6 @@ export function verdict(overview) {
 		if (tone === 'good') tone = 'wait';
 	}
 	if (!parts.length) parts.push('All delivered');
-	else if (!waiting && d.dead) parts.push('all else is delivered');
+	else if (!waiting && d.dead) parts.push('everything else is delivered');
 	return { tone, sentence: `${parts.join('; ')}.` };
 }
