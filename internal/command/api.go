@@ -10,7 +10,7 @@ func apiCommand(env environ, b build) *cobra.Command {
 	var s service.Settings
 	return serviceCommand(env, b, &s, service.Roles{API: true}, &cobra.Command{
 		Use:     "api",
-		Short:   "Take webhooks in and answer reads, any number of processes",
+		Short:   "Receive webhooks and answer reads; run any number of processes",
 		Example: `  DATABASE_URL=postgres://spine@db/spine spine api --listen :8000`,
 	}, needs{
 		groups: []any{&s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep, &s.Listen, &s.Intake, &s.Admin, &s.Stop, &s.Log},

@@ -27,10 +27,10 @@ func applyCommand(env environ) *cobra.Command {
 	var dryRun, prune, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE",
-		Short: "Bring the sources to what a file says",
-		Long: `Apply gives each source in a file the settings that it has there, adds those that
-are missing, and leaves the others alone, or removes them with --prune: all in
-one transaction, and nothing where it is so already. The file is YAML or JSON:
+		Short: "Make the sources as a file says",
+		Long: `Apply gives each source the settings that a file has for it, and adds sources that
+are missing. It leaves other sources alone, or removes them with --prune. All of it
+is one transaction, which changes only what differs. The file is YAML or JSON:
 
   sources:
     github:
@@ -49,13 +49,13 @@ one transaction, and nothing where it is so already. The file is YAML or JSON:
 	flags.SortFlags = false
 	flags.StringVarP(&file, "file", "f", "", "read the sources from `FILE`; - is the standard input (required)")
 	flags.BoolVar(&dryRun, "dry-run", false, "only say what would change")
-	flags.BoolVar(&prune, "prune", false, "remove the sources that are not in the file, but for default; their events stay")
+	flags.BoolVar(&prune, "prune", false, "remove sources that the file lacks, except default; their events stay")
 	flags.BoolVar(&asJSON, "json", false, "print one JSON array of the changes")
 	completeFiles(cmd, "file")
 	if err := cmd.MarkFlagRequired("file"); err != nil {
 		panic(err) // the flag is defined above
 	}
-	return onDatabase(env, cmd, false, func(cmd *cobra.Command, s *store.Store, _ string) error {
+	return onDatabase(env, cmd, func(cmd *cobra.Command, s *store.Store, _ []string) error {
 		text, err := readFile(file, cmd.InOrStdin())
 		if err != nil {
 			return err
@@ -68,8 +68,10 @@ one transaction, and nothing where it is so already. The file is YAML or JSON:
 	})
 }
 
-// applySources brings the sources to puts and prints what that changes.
-func applySources(ctx context.Context, s *store.Store, puts map[string]json.RawMessage, prune, dryRun, asJSON bool, caller string, out io.Writer) error {
+// applySources makes the sources as puts says and prints what that changes.
+func applySources(
+	ctx context.Context, s *store.Store, puts map[string]json.RawMessage, prune, dryRun, asJSON bool, caller string, out io.Writer,
+) error {
 	changes, err := s.ApplySources(ctx, puts, prune, dryRun, caller)
 	if err != nil {
 		return err
@@ -81,8 +83,8 @@ func applySources(ctx context.Context, s *store.Store, puts map[string]json.RawM
 	return err
 }
 
-// parseSourceFile reads the settings of sources from YAML, which JSON is as well.
-// Each must make sense.
+// parseSourceFile reads the settings of sources from YAML, and so from JSON too. The settings of each source must make
+// sense.
 func parseSourceFile(text []byte) (map[string]json.RawMessage, error) {
 	var file struct {
 		Sources map[string]any `yaml:"sources"`
@@ -91,7 +93,7 @@ func parseSourceFile(text []byte) (map[string]json.RawMessage, error) {
 	decoder.KnownFields(true)
 	if err := decoder.Decode(&file); err != nil {
 		if errors.Is(err, io.EOF) {
-			return nil, errors.New("the file is empty: it should have sources")
+			return nil, errors.New("the file is empty: it must have sources")
 		}
 		return nil, fmt.Errorf("reading the file: %w", yamlError(err))
 	}
@@ -122,7 +124,7 @@ func parseSourceFile(text []byte) (map[string]json.RawMessage, error) {
 		case err != nil:
 			return nil, fmt.Errorf("sources.%s: %w", name, err)
 		}
-		// As they are written elsewhere, so that what is the same compares so.
+		// Written as everywhere else, so that equal settings compare as equal.
 		if puts[name], err = json.Marshal(c); err != nil {
 			return nil, fmt.Errorf("sources.%s: %w", name, err)
 		}
@@ -135,8 +137,7 @@ func parseSourceFile(text []byte) (map[string]json.RawMessage, error) {
 
 var yamlLine = regexp.MustCompile(`line \d+: `)
 
-// yamlError says where a file is not what it should be, and repeats nothing of
-// it: somebody may have written a secret there.
+// yamlError says where a file is wrong. It quotes nothing of the file, because somebody may have written a secret there.
 func yamlError(err error) error {
 	text := err.Error()
 	var several *yaml.TypeError
@@ -145,12 +146,12 @@ func yamlError(err error) error {
 	}
 	what := "this is not YAML"
 	for _, of := range []struct{ part, say string }{
-		{"unknown anchor", "a value that begins with * must be quoted, or it stands for an anchor, and there is none of this name"},
+		{"unknown anchor", "a value that begins with * must be quoted: it stands for an anchor, and no anchor has this name"},
 		{"already defined", "a key comes twice"},
-		{"not found in type", "there is only sources at the top"},
+		{"not found in type", "only sources may stand at the top"},
 		{"cannot unmarshal", "sources must be an object of names and their settings"},
-		{"did not find expected", "something is left open above, or a line does not stand where it should"},
-		{"could not find expected", "a key without a colon, or a quote that is not closed"},
+		{"did not find expected", "something is left open above, or a line is indented wrongly"},
+		{"could not find expected", "a key lacks its colon, or a quote is not closed"},
 		{"cannot start any token", "a value that begins with a special character must be quoted"},
 		{"mapping values", "a value that holds a colon and a space must be quoted"},
 		{"control characters", "there are control characters"},
@@ -165,8 +166,7 @@ func yamlError(err error) error {
 	return errors.New(yamlLine.FindString(text) + what)
 }
 
-// describeChanges prints changes of sources, and of those that were changed what
-// was and what is.
+// describeChanges tells which sources change, and for each setting what it was and what it is.
 func describeChanges(changes []view.SourceChange, dryRun bool) string {
 	var b strings.Builder
 	changed := 0
@@ -204,7 +204,7 @@ func describeChanges(changes []view.SourceChange, dryRun bool) string {
 	return b.String()
 }
 
-// canonicalJSON is a JSON text in one form, whoever has written it.
+// canonicalJSON is a JSON text in one form, whoever wrote it.
 func canonicalJSON(text json.RawMessage) string {
 	if len(text) == 0 {
 		return ""

@@ -58,9 +58,9 @@ func benchE2ECommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "e2e",
-		Short: "Post events, take their deliveries, and measure the time from one to the other",
-		Long: `E2e posts events and is their destination at the same time, so that it sees what
-was lost or repeated, and how long each event took from POST to arrival.`,
+		Short: "Post events, receive their deliveries, and measure the time in between",
+		Long: `E2e posts events and is their destination at the same time. So it sees which events
+were lost or repeated, and how long each took from POST to arrival.`,
 		Example: `  DESTINATION_URL=http://127.0.0.1:8009/ spine serve &
   spine bench e2e --rate 50 --duration 1m`,
 		Args: cobra.NoArgs,
@@ -76,8 +76,8 @@ was lost or repeated, and how long each event took from POST to arrival.`,
 	}
 	bindLoad(cmd.Flags(), &run.Load)
 	bindSpan(cmd.Flags(), &run.Load)
-	cmd.Flags().StringVar(&listen, "sink", "127.0.0.1:8009", "take deliveries on `HOST:PORT`")
-	cmd.Flags().DurationVar(&run.Drain, "drain", 30*time.Second, "wait at most this `DURATION` at the end for what has not arrived")
+	cmd.Flags().StringVar(&listen, "sink", "127.0.0.1:8009", "receive deliveries on `HOST:PORT`")
+	cmd.Flags().DurationVar(&run.Drain, "drain", 30*time.Second, "wait at most this `DURATION` at the end for missing deliveries")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -88,10 +88,10 @@ func benchDrainCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "drain",
-		Short: "Let a backlog gather, then measure how fast it is delivered",
-		Long: `Drain posts events and is their destination, which answers nothing until all of
-them were taken in. Then it answers, and the rate is counted from that moment.
-DELIVERY_TIMEOUT of the server must be longer than the posting takes.`,
+		Short: "Build up a backlog, then measure how fast it is delivered",
+		Long: `Drain posts events and is their destination. It answers no delivery until the
+server has acknowledged all events. Then it answers, and counts the rate from that
+moment. DELIVERY_TIMEOUT of the server must be longer than the posting takes.`,
 		Example: `  DESTINATION_URL=http://127.0.0.1:8009/ spine serve &
   spine bench drain --count 50000`,
 		Args: cobra.NoArgs,
@@ -107,7 +107,7 @@ DELIVERY_TIMEOUT of the server must be longer than the posting takes.`,
 	}
 	bindLoad(cmd.Flags(), &run.Load)
 	cmd.Flags().Int64Var(&run.Count, "count", 20_000, "`NUMBER` of events in the backlog")
-	cmd.Flags().StringVar(&listen, "sink", "127.0.0.1:8009", "take deliveries on `HOST:PORT`")
+	cmd.Flags().StringVar(&listen, "sink", "127.0.0.1:8009", "receive deliveries on `HOST:PORT`")
 	cmd.Flags().DurationVar(&run.Patience, "patience", 30*time.Second, "wait at most this `DURATION` for the next delivery")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -120,22 +120,24 @@ func benchSoakCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "soak",
-		Short: "Put on a constant rate for long, and see whether anything grows",
-		Long: `Soak is e2e at a constant rate that also takes samples: how fast events are
-acknowledged and delivered, the backlog, the latencies of each interval alone, and
-what the server uses, as its /metrics say. With --pid it watches other processes of
-this machine as well (Linux). With --database it reads PostgreSQL's statistics: dead
-tuples, bytes of WAL, commits and growth for each event, statements where
-pg_stat_statements is installed in that database; and where the server runs on this
-machine its processes are watched too, without their shared memory.
+		Short: "Send at a constant rate for long, and see whether anything grows",
+		Long: `Soak is e2e at a constant rate that also takes samples. A sample has the rates of
+acknowledged and delivered events, the backlog, the latencies of its interval, and
+what the server uses, as its /metrics say.
 
-In the end the first third of the samples is compared with the last by their
-medians. A figure is flat if the last is at most 1.2 times the first, or at most
-1 ms or 4 MB more, or as many dead tuples more as autovacuum waits for. A figure that
-is not flat is told as such, and is no failure.
+With --pid it watches other processes of this machine too (Linux). With --database
+it reads PostgreSQL's statistics: dead tuples; bytes of WAL, commits and growth for
+each event; and statements, if that database has pg_stat_statements. If PostgreSQL
+runs on this machine, it watches PostgreSQL's processes too, without their shared
+memory.
 
-The URL of the database is never taken from the environment: what is measured is
-named. The password may be in PGPASSWORD or ~/.pgpass.`,
+At the end it compares the medians of the first and the last third of the samples.
+A figure is flat if the last is at most 1.2 times the first, or at most 1 ms or
+4 MB more, or as many dead tuples more as autovacuum waits for. A figure that is
+not flat is marked, and is no failure.
+
+Soak never takes the URL of the database from the environment: you name what you
+measure. The password may be in PGPASSWORD or ~/.pgpass.`,
 		Example: `  DESTINATION_URL=http://127.0.0.1:8009/ spine serve &
   spine bench soak --rate 3000 --duration 10m
   spine bench soak --rate 500 --duration 8h --interval 1m --database postgres://spine@db/spine --json > soak.json`,
@@ -155,15 +157,16 @@ named. The password may be in PGPASSWORD or ~/.pgpass.`,
 	}
 	flags := cmd.Flags()
 	bindTarget(flags, &run.Load)
-	flags.Float64Var(&run.Rate, "rate", 1000, "offer this `NUMBER` of events a second, whatever becomes of them")
+	flags.Float64Var(&run.Rate, "rate", 1000, "offer this `NUMBER` of events a second, even if the server is slower")
 	flags.DurationVar(&run.Duration, "duration", 10*time.Minute, "send for this `DURATION`")
 	flags.DurationVar(&run.WarmUp, "warm-up", 10*time.Second, "send for this `DURATION` before anything is counted")
-	flags.DurationVar(&run.Interval, "interval", 0, "take a sample after each such `DURATION`, at most a third of --duration; 0 stands for 10 s or, if that is less, a tenth of --duration")
+	flags.DurationVar(&run.Interval, "interval", 0,
+		"time between samples, a `DURATION` of at most a third of --duration; 0 is 10 s or, if less, a tenth of --duration")
 	flags.StringVar(&run.Database, "database", "", "`URL` of the server's database, to read its statistics; any role will do")
 	flags.IntSliceVar(&pids, "pid", nil, "watch the process with this `NUMBER`; may be given several times")
 	bindEvents(flags, &run.Load)
-	flags.StringVar(&listen, "sink", "127.0.0.1:8009", "take deliveries on `HOST:PORT`")
-	flags.DurationVar(&run.Drain, "drain", 30*time.Second, "wait at most this `DURATION` at the end for what has not arrived")
+	flags.StringVar(&listen, "sink", "127.0.0.1:8009", "receive deliveries on `HOST:PORT`")
+	flags.DurationVar(&run.Drain, "drain", 30*time.Second, "wait at most this `DURATION` at the end for missing deliveries")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -173,8 +176,8 @@ func benchSinkCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "sink",
-		Short:   "Take deliveries and count them, until interrupted",
-		Long:    "Sink answers every delivery with 200. GET /stats and /stats/ID tell what it has seen.",
+		Short:   "Receive deliveries and count them, until interrupted",
+		Long:    "Sink answers every delivery with 200. GET /stats and /stats/ID count what it has received.",
 		Example: "  spine bench sink --listen :8009",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -182,44 +185,45 @@ func benchSinkCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(cmd.ErrOrStderr(), "taking deliveries at", observe.URL(l))
+			fmt.Fprintln(cmd.ErrOrStderr(), "receiving deliveries at", observe.URL(l))
 			report, err := bench.RunSink(cmd.Context(), l, bench.SinkOptions{Progress: showSink(cmd.ErrOrStderr())})
 			return errors.Join(printReport(cmd.OutOrStdout(), report, "sink", asJSON), err)
 		},
 	}
-	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:8009", "take deliveries on `HOST:PORT`")
+	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:8009", "receive deliveries on `HOST:PORT`")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
 func bindLoad(flags *pflag.FlagSet, load *bench.Load) {
 	bindTarget(flags, load)
-	flags.Float64Var(&load.Rate, "rate", 0, "offer this `NUMBER` of events a second, whatever becomes of them; 0 sends the next when the last is answered")
+	flags.Float64Var(&load.Rate, "rate", 0,
+		"offer this `NUMBER` of events a second, even if the server is slower; 0 sends the next when the last is answered")
 	bindEvents(flags, load)
 }
 
 func bindTarget(flags *pflag.FlagSet, load *bench.Load) {
 	flags.SortFlags = false
 	flags.StringVar(&load.Target, "url", "http://127.0.0.1:8000", "base `URL` of the server")
-	flags.IntVar(&load.Connections, "connections", 64, "at most this `NUMBER` of requests in the air at once")
+	flags.IntVar(&load.Connections, "connections", 64, "send at most this `NUMBER` of requests at once")
 }
 
-// bindEvents binds what is sent.
+// bindEvents binds the flags that say what is sent.
 func bindEvents(flags *pflag.FlagSet, load *bench.Load) {
 	flags.IntVar(&load.BodySize, "body", 1024, "`NUMBER` of bytes in a request's body")
 	flags.Float64Var(&load.DuplicateRatio, "duplicates", 0, "share of requests that repeat an event, a `NUMBER` from 0 to 1")
 	flags.Float64Var(&load.ConflictRatio, "conflicts", 0, "share of requests that repeat an event with another payload, a `NUMBER` from 0 to 1")
-	flags.Uint64Var(&load.Seed, "seed", 0, "`NUMBER` that makes the choice of these repeatable")
+	flags.Uint64Var(&load.Seed, "seed", 0, "`NUMBER` that makes the choice of duplicates and conflicts repeatable")
 }
 
-// bindSpan binds how long a load lasts.
+// bindSpan binds the flags that say how long a load lasts.
 func bindSpan(flags *pflag.FlagSet, load *bench.Load) {
 	flags.DurationVar(&load.Duration, "duration", 10*time.Second, "send for this `DURATION`; 0 sends --count")
 	flags.Int64Var(&load.Count, "count", 0, "send this `NUMBER` of events; 0 sends for --duration")
 	flags.DurationVar(&load.WarmUp, "warm-up", time.Second, "send for this `DURATION` before anything is counted")
 }
 
-// showLoad shows on a terminal how far a run has come; nobody else is told.
+// showLoad shows on a terminal how far a run has come, and writes nothing elsewhere.
 func showLoad(w io.Writer) func(bench.Snapshot) {
 	if !terminal.IsTerminal(w) {
 		return nil
@@ -229,7 +233,8 @@ func showLoad(w io.Writer) func(bench.Snapshot) {
 		if s.Delivered > 0 {
 			delivered = fmt.Sprintf(", %d delivered", s.Delivered)
 		}
-		fmt.Fprintf(w, "%4.0f s  %d acknowledged, %.0f/s, %d errors%s\n", s.Elapsed.Seconds(), s.Acknowledged, s.PerSecond, s.Errors, delivered)
+		fmt.Fprintf(w, "%4.0f s  %d acknowledged, %.0f/s, %d errors%s\n",
+			s.Elapsed.Seconds(), s.Acknowledged, s.PerSecond, s.Errors, delivered)
 	}
 }
 
@@ -249,8 +254,10 @@ func showSample(w io.Writer) func(bench.Sample) {
 		return nil
 	}
 	return func(s bench.Sample) {
-		fmt.Fprintf(w, "%5.0f s  %.0f acknowledged/s, %.0f delivered/s, backlog %d, %d errors, p50 and p99 %.1f and %.1f ms, to arrival %.1f and %.1f ms",
-			s.Seconds, s.AcknowledgedPerSecond, s.DeliveredPerSecond, s.Backlog, s.Errors, s.Acknowledge.P50, s.Acknowledge.P99, s.Arrive.P50, s.Arrive.P99)
+		fmt.Fprintf(w, "%5.0f s  %.0f acknowledged/s, %.0f delivered/s, backlog %d, %d errors, "+
+			"p50 and p99 %.1f and %.1f ms, to arrival %.1f and %.1f ms",
+			s.Seconds, s.AcknowledgedPerSecond, s.DeliveredPerSecond, s.Backlog, s.Errors,
+			s.Acknowledge.P50, s.Acknowledge.P99, s.Arrive.P50, s.Arrive.P99)
 		for _, p := range s.Processes {
 			fmt.Fprintf(w, ", %s %.2f cores %.0f MB", p.Name, p.CPU, p.MemoryMB)
 		}
@@ -261,7 +268,7 @@ func showSample(w io.Writer) func(bench.Sample) {
 	}
 }
 
-// printReport prints what was measured; a run that never began has no scenario.
+// printReport prints what was measured. A run that never began has no scenario.
 func printReport(w io.Writer, r interface{ WriteTable(w io.Writer) error }, scenario string, asJSON bool) error {
 	switch {
 	case scenario == "":

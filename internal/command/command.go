@@ -1,6 +1,10 @@
-// Package command has the subcommands of spine, one file each. It parses their
-// flags and arguments, drives a service or asks the database, and puts in words
-// what came of it. It wires no stages: package service does.
+// Package command is the command line of spine, a file for each subcommand.
+//
+// A subcommand parses its flags and arguments, drives a service or asks the database, and tells in words or as JSON what
+// came of it. Run promises an exit code for every call: 0, 1 if the command failed, 2 if the call was wrong. An error is
+// one line on the standard error. Text from outside cannot drive the terminal, because package terminal prints it.
+//
+// This package wires no stages; package service does. It must not know how a stage works.
 package command
 
 import (
@@ -19,28 +23,26 @@ import (
 	"github.com/webhookspine/spine/internal/terminal"
 )
 
-// gcPercent lets the heap grow to five times what is in use before garbage is
-// collected, where GOGC does not say otherwise. Little is in use at any time
-// and much of it is short-lived: at Go's default a sixth of the CPU time of
-// ingest was collecting.
+// gcPercent lets the heap grow to five times what is in use before garbage is collected, unless GOGC says otherwise.
+// Little is in use at any time, and most of it is short-lived. At Go's default, ingest spent a sixth of its processor
+// time on collecting.
 const gcPercent = 400
 
-// Main runs the command line of this process and returns its exit code. ctx is
-// cut short by the first SIGINT or SIGTERM.
+// Main runs the command line of this process and returns its exit code. version is what the linker knows of it, or
+// empty. The first SIGINT or SIGTERM stops the command gently.
 func Main(ctx context.Context, version string) int {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 	ctx, restore := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	// The first signal stops gently. From then on signals act as they do by
-	// default, so that a second one ends the process at once.
-	context.AfterFunc(ctx, restore)
+	context.AfterFunc(ctx, restore) // so that a second signal ends the process at once
 	return Run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr, version)
 }
 
-// Run runs one command line and returns its exit code: 0, 1 where the command
-// failed, 2 where it was called wrongly.
-func Run(ctx context.Context, args, environment []string, stdin io.Reader, stdout, stderr io.Writer, version string) int {
+// Run runs one command line and returns its exit code: 0, 1 if the command failed, 2 if the call was wrong.
+func Run(
+	ctx context.Context, args, environment []string, stdin io.Reader, stdout, stderr io.Writer, version string,
+) int {
 	root := rootCommand(newEnviron(environment), thisBuild(version))
 	root.SetArgs(args)
 	root.SetIn(stdin)
@@ -54,16 +56,15 @@ func Run(ctx context.Context, args, environment []string, stdin io.Reader, stdou
 		return 0
 	}
 	fmt.Fprintln(stderr, "spine:", terminal.OneLine(err.Error()))
-	_, called := errors.AsType[misuseError](err)
-	_, set := errors.AsType[service.SettingError](err)
-	if called || set || !ran {
+	_, badCall := errors.AsType[misuseError](err)
+	_, badSetting := errors.AsType[service.SettingError](err)
+	if badCall || badSetting || !ran {
 		return 2
 	}
 	return 1
 }
 
-// noteRun has every command below cmd set ran when its own code begins: what
-// is found wrong before that is wrong with the call.
+// noteRun makes every subcommand set ran as it starts. An error from before that is one of the call.
 func noteRun(cmd *cobra.Command, ran *bool) {
 	for _, sub := range cmd.Commands() {
 		noteRun(sub, ran)
@@ -76,11 +77,12 @@ func noteRun(cmd *cobra.Command, ran *bool) {
 	}
 }
 
-// misuseError is a fault of the call, not of what was done.
+// misuseError says that the call is wrong, and not that the command failed.
 type misuseError struct{ error }
 
 func (e misuseError) Unwrap() error { return e.error }
 
+// misuse makes a misuseError as fmt.Errorf does.
 func misuse(format string, args ...any) error {
 	return misuseError{fmt.Errorf(format, args...)}
 }
@@ -88,16 +90,17 @@ func misuse(format string, args ...any) error {
 func rootCommand(env environ, b build) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "spine",
-		Short: "Webhooks in, stored once, delivered; Postgres is all it needs",
-		Long: `Spine takes webhooks in, stores each exactly once in PostgreSQL, delivers it
-with retries until the destination has it, and keeps a trail of every step.
+		Short: "Receive webhooks, store each once in Postgres, deliver them with retries",
+		Long: `Spine receives webhooks, checks their signatures, stores each exactly once in
+your PostgreSQL, and delivers it to your app with retries. It keeps a trail of
+every step.
 
 Every setting is an environment variable and a flag: DATABASE_URL, --database-url.
 Flags win. Durations are seconds (30, 0.5) or have a unit (500ms, 2m).
 
-The shell completes commands, flags, and from the database the ids of events in
-flight, sources, types and destinations: source <(spine completion bash), and
-spine completion --help for zsh, fish and PowerShell.`,
+Your shell can complete commands, flags, sources, types, destinations and the ids
+of events that are not completed yet: source <(spine completion bash). For zsh,
+fish and PowerShell see spine completion --help.`,
 		Version:       b.String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -130,7 +133,7 @@ spine completion --help for zsh, fish and PowerShell.`,
 	return root
 }
 
-// checkHelp has the help command refuse what is no command.
+// checkHelp makes the help command reject a word that is no command.
 func checkHelp(root *cobra.Command) {
 	root.InitDefaultHelpCmd()
 	for _, help := range root.Commands() {

@@ -13,15 +13,14 @@ import (
 	"github.com/webhookspine/spine/internal/terminal"
 )
 
-// A shell waits for its completions: not longer than completionTimeout, and for
-// no more than completionMost of them.
+// Limits of what a shell waits for while somebody types.
 const (
 	completionTimeout = 2 * time.Second
 	completionMost    = 50
 )
 
-// addCompletion adds the completion command to root, whose output must be set.
-// Files are offered only to flags that ask for them.
+// addCompletion adds the completion command to root, whose output must be set. Only flags that ask for files are
+// completed by files.
 func addCompletion(root *cobra.Command) {
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	root.InitDefaultCompletionCmd()
@@ -29,13 +28,14 @@ func addCompletion(root *cobra.Command) {
 		if cmd.Name() != "completion" {
 			continue
 		}
-		cmd.Short = "Have the shell complete commands, flags, and ids of events"
+		cmd.Short = "Make the shell complete commands, flags, and ids of events"
 		cmd.Long = `Completion prints a script for a shell, which then completes the command line of
-spine: commands and flags, and from the database that DATABASE_URL or
---database-url names the ids of events that are not completed (for trace, replay
-and tail --event), sources, types and destinations. An id with characters that a
-shell would take apart is not offered. Where the database cannot be asked within
-two seconds, nothing is.`
+spine: commands and flags, and with DATABASE_URL or --database-url also sources,
+types, destinations, and the ids of events that are not completed (for trace,
+replay and tail --event).
+
+An id is not offered if it has characters that a shell would take apart. If the
+database does not answer within two seconds, nothing is offered.`
 		cmd.Example = `  source <(spine completion bash)                                  # in ~/.bashrc
   source <(spine completion zsh)                                   # in ~/.zshrc, after compinit
   spine completion fish > ~/.config/fish/completions/spine.fish
@@ -44,43 +44,45 @@ two seconds, nothing is.`
 	}
 }
 
-// completeFlag has the values of a flag completed by f.
+// completeFlag completes the values of a flag by f.
 func completeFlag(cmd *cobra.Command, flag string, f cobra.CompletionFunc) {
 	if err := cmd.RegisterFlagCompletionFunc(flag, f); err != nil {
 		panic(err) // there is no such flag
 	}
 }
 
-// completeFiles has the values of a flag completed by the names of files.
+// completeFiles completes the values of a flag by the names of files.
 func completeFiles(cmd *cobra.Command, flag string) {
 	completeFlag(cmd, flag, func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		return nil, cobra.ShellCompDirectiveDefault
 	})
 }
 
-// completeFolders has the values of a flag completed by the names of folders.
+// completeFolders completes the values of a flag by the names of folders.
 func completeFolders(cmd *cobra.Command, flag string) {
 	completeFlag(cmd, flag, func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		return nil, cobra.ShellCompDirectiveFilterDirs
 	})
 }
 
-// fixedValues completes by those of values that begin as what was typed.
+// fixedValues completes by those of values that begin with what was typed.
 func fixedValues(values []string) cobra.CompletionFunc {
-	return func(_ *cobra.Command, _ []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		return withPrefix(begun, values), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
+	return func(_ *cobra.Command, _ []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		return withPrefix(prefix, values), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 	}
 }
 
-func withPrefix(begun string, values []string) []cobra.Completion {
-	return slices.DeleteFunc(slices.Clone(values), func(value string) bool { return !strings.HasPrefix(value, begun) })
+func withPrefix(prefix string, values []string) []cobra.Completion {
+	return slices.DeleteFunc(slices.Clone(values), func(value string) bool { return !strings.HasPrefix(value, prefix) })
 }
 
-// fromDatabase completes by what list finds in the database that the command is told
-// of. Where that cannot be had at once it says nothing: what is amiss is told by
-// the command itself.
-func fromDatabase(database *service.DatabaseSettings, list func(ctx context.Context, s *store.Store, cmd *cobra.Command, begun string) ([]cobra.Completion, error)) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, _ []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
+// completionList finds completions in the database.
+type completionList func(ctx context.Context, s *store.Store, cmd *cobra.Command, prefix string) ([]cobra.Completion, error)
+
+// fromDatabase completes by what list finds in the database that the command would use. It says nothing of errors: the
+// command itself will.
+func fromDatabase(database *service.DatabaseSettings, list completionList) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, _ []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		const directive = cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
 		defer cancel()
@@ -92,7 +94,7 @@ func fromDatabase(database *service.DatabaseSettings, list func(ctx context.Cont
 			return nil, directive
 		}
 		defer s.Close()
-		found, err := list(ctx, s, cmd, begun)
+		found, err := list(ctx, s, cmd, prefix)
 		if err != nil {
 			return nil, directive
 		}
@@ -103,23 +105,25 @@ func fromDatabase(database *service.DatabaseSettings, list func(ctx context.Cont
 	}
 }
 
-// inFlightIDs completes by the ids of events that are not completed, newest first.
-// Where the flag --source is given, they are of that source.
+// inFlightIDs completes by the ids of events that are not completed, newest first, and only of the source in the flag
+// --source, if that is given.
 func inFlightIDs(database *service.DatabaseSettings) cobra.CompletionFunc {
-	return fromDatabase(database, func(ctx context.Context, s *store.Store, cmd *cobra.Command, begun string) (found []cobra.Completion, err error) {
+	return fromDatabase(database, func(ctx context.Context, s *store.Store, cmd *cobra.Command, prefix string) ([]cobra.Completion, error) {
 		source := ""
 		if flag := cmd.Flags().Lookup("source"); flag != nil && flag.Value.Type() == "string" {
 			source = flag.Value.String()
 		}
-		rows, err := s.InFlight(ctx, begun, source, completionMost)
+		rows, err := s.InFlight(ctx, prefix, source, completionMost)
 		if err != nil {
 			return nil, err
 		}
+		var found []cobra.Completion
 		seen := make(map[string]bool)
 		for _, r := range rows {
 			if !seen[r.EventID] {
 				seen[r.EventID] = true
-				found = append(found, cobra.CompletionWithDesc(r.EventID, terminal.Printable(r.Status)+", "+terminal.Plural(int64(r.AttemptCount), "attempt")))
+				state := terminal.Printable(r.Status) + ", " + terminal.Plural(int64(r.AttemptCount), "attempt")
+				found = append(found, cobra.CompletionWithDesc(r.EventID, state))
 			}
 		}
 		return found, nil
@@ -128,11 +132,11 @@ func inFlightIDs(database *service.DatabaseSettings) cobra.CompletionFunc {
 
 // onlyFirstArgument completes only the first argument.
 func onlyFirstArgument(f cobra.CompletionFunc) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		return f(cmd, args, begun)
+		return f(cmd, args, prefix)
 	}
 }
 
@@ -148,22 +152,23 @@ func typeNames(database *service.DatabaseSettings) cobra.CompletionFunc {
 	return namesInDatabase(database, (*store.Store).RecentTypes)
 }
 
-// namesInDatabase completes by those of names that begin as what was typed.
-func namesInDatabase(database *service.DatabaseSettings, names func(s *store.Store, ctx context.Context) ([]string, error)) cobra.CompletionFunc {
-	return fromDatabase(database, func(ctx context.Context, s *store.Store, _ *cobra.Command, begun string) ([]cobra.Completion, error) {
+// namesInDatabase completes by those of names that begin with what was typed.
+func namesInDatabase(
+	database *service.DatabaseSettings, names func(s *store.Store, ctx context.Context) ([]string, error),
+) cobra.CompletionFunc {
+	return fromDatabase(database, func(ctx context.Context, s *store.Store, _ *cobra.Command, prefix string) ([]cobra.Completion, error) {
 		all, err := names(s, ctx)
 		if err != nil {
 			return nil, err
 		}
-		all = withPrefix(begun, all)
+		all = withPrefix(prefix, all)
 		return all[:min(len(all), completionMost)], nil
 	})
 }
 
-// isShellWord reports whether a shell takes s for one word as it stands. Quoting what
-// is not differs between shells, and senders choose their ids: those are left
-// for a person to type. A colon breaks words in bash, for which the script of
-// the completion command provides.
+// isShellWord reports whether a shell takes s for one word without quotes. Shells differ in how they quote, and senders
+// choose their ids, so other ids are left for a person to type. The script for bash handles colons, which break words
+// there.
 func isShellWord(s string) bool {
 	const safe = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+"
 	return s != "" && s[0] != '-' && strings.Trim(s, safe) == ""

@@ -17,11 +17,12 @@ import (
 func conflictsCommand(env environ) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "conflicts",
-		Short: "Compare payloads that came under one id, and accept the newer",
-		Long: `A conflict is another payload under an id that is stored already: the first stays
-and was delivered, the other is kept as evidence. List shows where they
-differ, show both in full. Accept makes an event of the other one, whose id is the first one's with a
-tilde and the beginning of its hash, and delivers it.`,
+		Short: "Compare payloads that came under one id, and accept a newer one",
+		Long: `A conflict is another payload under an id that is stored already. The first payload
+stays and is delivered; the other one is kept as evidence. List shows where they
+differ. Show prints both in full. Accept makes an event of the other payload and
+delivers it. The id of that event is the first id, a tilde, and the beginning of
+the other payload's hash.`,
 		Example: `  spine conflicts list --since 1d
   spine conflicts list --event test-001 --json
   spine conflicts show test-001
@@ -38,16 +39,19 @@ func conflictsListCommand(env environ) *cobra.Command {
 	var since, until timeFlag
 	var limit int
 	var asJSON bool
-	cmd := &cobra.Command{Use: "list", Short: "List conflicts, newest first, with their differences", Example: "  spine conflicts list --source stripe"}
+	cmd := &cobra.Command{
+		Use: "list", Short: "List conflicts, newest first, with their differences",
+		Example: "  spine conflicts list --source stripe",
+	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.StringVar(&filter.EventID, "event", "", "only of the event of this `ID`")
-	flags.StringVar(&filter.Source, "source", "", "only of this `SOURCE`")
-	flags.Var(&since, "since", "that came at this `TIME` or later: ago, as 2h or 7d, or RFC 3339")
-	flags.Var(&until, "until", "that came before this `TIME`")
+	flags.StringVar(&filter.EventID, "event", "", "only those of the event with this `ID`")
+	flags.StringVar(&filter.Source, "source", "", "only those of this `SOURCE`")
+	flags.Var(&since, "since", "only those that came at this `TIME` or later: ago, as 2h or 7d, or RFC 3339")
+	flags.Var(&until, "until", "only those that came before this `TIME`")
 	flags.IntVar(&limit, "limit", 20, "at most this `NUMBER`")
 	flags.BoolVar(&asJSON, "json", false, "print one JSON array, with both payloads")
-	return onDatabase(env, cmd, false, func(cmd *cobra.Command, s *store.Store, _ string) error {
+	return onDatabase(env, cmd, func(cmd *cobra.Command, s *store.Store, _ []string) error {
 		if limit < 1 || limit > 1000 {
 			return misuse("--limit must be 1 to 1000")
 		}
@@ -70,7 +74,8 @@ func describeConflicts(rows []view.ConflictRow) string {
 	}
 	var b strings.Builder
 	for _, r := range rows {
-		fmt.Fprintf(&b, "%s  source %s, hash %.8s, came %s", terminal.Printable(r.EventID), r.Source, r.PayloadHash, r.CreatedAt)
+		fmt.Fprintf(&b, "%s  source %s, hash %.8s, came %s",
+			terminal.Printable(r.EventID), r.Source, r.PayloadHash, r.CreatedAt)
 		if r.SeenCount > 1 {
 			fmt.Fprintf(&b, ", %d times", r.SeenCount)
 		}
@@ -82,7 +87,7 @@ func describeConflicts(rows []view.ConflictRow) string {
 		case r.Differences == nil && (r.Unqueryable != "" || r.First.Unqueryable != ""):
 			b.WriteString("    one of the two cannot be compared: it is kept as bytes\n")
 		case r.Differences == nil:
-			b.WriteString("    they differ in how numbers are written\n")
+			b.WriteString("    they differ only in how they write numbers\n")
 		}
 		for _, d := range r.Differences {
 			path := d.Path
@@ -100,19 +105,18 @@ func conflictsShowCommand(env environ) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "show ID", Short: "Show the payloads that came under an id, and their differences",
+		Args:    oneArgument("give the ID of one event, as in: spine conflicts show test-001"),
 		Example: "  spine conflicts show test-001\n  spine conflicts show evt_1 --source stripe --json | jq '.[].payload'",
 	}
-	cmd.Flags().StringVar(&from, "source", "", "the `SOURCE` that sent it, where several have an event of this id")
+	cmd.Flags().StringVar(&from, "source", "", "`SOURCE` that sent the event, if several have an event with this id")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON array")
-	return onRequest(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
-		if len(args) != 1 {
-			return misuse("give the ID of one event, as in: spine conflicts show test-001")
-		}
-		h, err := s.Event(cmd.Context(), args[0], from) // which says what is wrong with an id
+	return onDatabase(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
+		h, err := s.Event(cmd.Context(), args[0], from) // its error says what is wrong with an id
 		if err != nil {
 			return nameSource(err)
 		}
-		rows, _, err := s.Conflicts(cmd.Context(), view.Page{Limit: mostConflicts}, view.ConflictFilter{EventID: h.EventID, Source: h.Source})
+		filter := view.ConflictFilter{EventID: h.EventID, Source: h.Source}
+		rows, _, err := s.Conflicts(cmd.Context(), view.Page{Limit: mostConflicts}, filter)
 		if err != nil {
 			return err
 		}
@@ -146,7 +150,7 @@ func payloadText(c view.Content) string {
 	return terminal.PrintableLines(indented.String())
 }
 
-// mostConflicts is above how many payloads of one event are kept.
+// mostConflicts is more than the payloads that are kept of one event.
 const mostConflicts = 100
 
 // sideText is one side of a difference.
@@ -162,15 +166,13 @@ func conflictsAcceptCommand(env environ) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "accept ID", Short: "Deliver the other payload that came under an id, as an event of its own",
+		Args:    oneArgument("give the ID of one event, as in: spine conflicts accept test-001"),
 		Example: "  spine conflicts accept test-001\n  spine conflicts accept evt_1 --source stripe --hash 3f9a11c0",
 	}
-	cmd.Flags().StringVar(&from, "source", "", "the `SOURCE` that sent it, where several have an event of this id")
-	cmd.Flags().StringVar(&hash, "hash", "", "the payload whose hash begins so, in `HEX` (default the newest)")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object: the id of the event that was made of it")
-	return onRequest(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
-		if len(args) != 1 {
-			return misuse("give the ID of one event, as in: spine conflicts accept test-001")
-		}
+	cmd.Flags().StringVar(&from, "source", "", "`SOURCE` that sent the event, if several have an event with this id")
+	cmd.Flags().StringVar(&hash, "hash", "", "accept the payload whose hash begins with this `HEX` (default the newest)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object: the id of the new event")
+	return onDatabase(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
 		id, err := s.AcceptConflict(cmd.Context(), args[0], from, hash, auditCaller(cmd))
 		if err != nil {
 			return nameSource(err)

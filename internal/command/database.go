@@ -18,10 +18,9 @@ import (
 // operatorConns are enough for one command: one works, one sends a ping.
 const operatorConns = 2
 
-// openDatabase connects for commands that look at the database or set something right
-// there, and do no work of their own. It checks the schema: one that is newer
-// than this binary is fine, as for processes that run during an upgrade. The
-// caller closes the store.
+// openDatabase connects for a command that reads or changes something in the database and does no work of its own. It
+// checks the schema. One that is newer than this binary is fine, as for processes that run during an upgrade. The caller
+// closes the store.
 func openDatabase(ctx context.Context, d service.DatabaseSettings) (*store.Store, error) {
 	s, err := store.Open(ctx, store.Config{URL: string(d.URL), MaxConns: operatorConns, AppName: "spine operator"})
 	if err != nil {
@@ -34,63 +33,67 @@ func openDatabase(ctx context.Context, d service.DatabaseSettings) (*store.Store
 	return s, nil
 }
 
-// nameSource tells whoever gave an ambiguous id what to do about it.
-func nameSource(err error) error {
-	if ambiguous, ok := errors.AsType[*view.AmbiguousError](err); ok {
-		return fmt.Errorf("the id exists in the sources %s: name one with --source", strings.Join(ambiguous.Sources, ", "))
-	}
-	return err
+// databaseRun is what a command does on the database.
+type databaseRun func(cmd *cobra.Command, s *store.Store, args []string) error
+
+// onDatabase completes a command that works on the database. It takes no arguments unless cmd.Args says so. more are
+// groups of settings that it needs besides.
+func onDatabase(env environ, cmd *cobra.Command, run databaseRun, more ...any) *cobra.Command {
+	bindDatabase(env, cmd, run, more...)
+	return cmd
 }
 
-// onRequest is onDatabase for commands that take numbers of requests.
-func onRequest(env environ, cmd *cobra.Command, run func(cmd *cobra.Command, s *store.Store, args []string) error) *cobra.Command {
-	var given []string
-	completed := onDatabase(env, cmd, false, func(cmd *cobra.Command, s *store.Store, _ string) error { return run(cmd, s, given) })
-	completed.Args = func(_ *cobra.Command, args []string) error {
-		given = args
-		return nil
-	}
-	return completed
+// onSource is onDatabase for a command whose one argument is the name of a source.
+func onSource(
+	env environ, cmd *cobra.Command, run func(cmd *cobra.Command, s *store.Store, name string) error, more ...any,
+) *cobra.Command {
+	cmd.Args = oneArgument("give the NAME of one source")
+	database := bindDatabase(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
+		return run(cmd, s, args[0])
+	}, more...)
+	cmd.ValidArgsFunction = onlyFirstArgument(sourceNames(database))
+	return cmd
 }
 
-// onDatabase completes a command that works on the database. named says that its
-// one argument is the name of a source; more are groups of settings that it needs
-// besides.
-func onDatabase(env environ, cmd *cobra.Command, named bool, run func(cmd *cobra.Command, s *store.Store, name string) error, more ...any) *cobra.Command {
-	var database service.DatabaseSettings
-	cmd.Args = cobra.NoArgs
-	if named {
-		cmd.Args = func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return misuse("give the NAME of one source")
-			}
-			return nil
-		}
-		cmd.ValidArgsFunction = onlyFirstArgument(sourceNames(&database))
+// bindDatabase makes cmd open the database and then run. It returns the settings by which cmd will know the database.
+func bindDatabase(env environ, cmd *cobra.Command, run databaseRun, more ...any) *service.DatabaseSettings {
+	database := &service.DatabaseSettings{}
+	if cmd.Args == nil {
+		cmd.Args = cobra.NoArgs
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		s, err := openDatabase(cmd.Context(), database)
+		s, err := openDatabase(cmd.Context(), *database)
 		if err != nil {
 			return err
 		}
 		defer s.Close()
-		return run(cmd, s, strings.Join(args, ""))
+		return run(cmd, s, args)
 	}
-	env.bind(cmd, needs{groups: append([]any{&database}, more...), required: []string{"DATABASE_URL"}})
-	if flag := cmd.Flags().Lookup("source"); flag != nil {
-		completeFlag(cmd, "source", sourceNames(&database))
+	env.bind(cmd, needs{groups: append([]any{database}, more...), required: []string{"DATABASE_URL"}})
+	if cmd.Flags().Lookup("source") != nil {
+		completeFlag(cmd, "source", sourceNames(database))
 	}
-	if flag := cmd.Flags().Lookup("cause"); flag != nil {
-		completeFlag(cmd, "cause", namesInDatabase(&database, rejectedCauses))
+	if cmd.Flags().Lookup("cause") != nil {
+		completeFlag(cmd, "cause", namesInDatabase(database, rejectedCauses))
 	}
-	return cmd
+	return database
 }
 
-// rejectedCauses are those of the requests that are kept.
+// oneArgument says hint to whoever gives no argument or several.
+func oneArgument(hint string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return misuse("%s", hint)
+		}
+		return nil
+	}
+}
+
+// rejectedCauses are the causes of the rejected requests that are kept.
 func rejectedCauses(s *store.Store, ctx context.Context) ([]string, error) {
-	of, err := s.RejectedCauses(ctx)
+	bySource, err := s.RejectedCauses(ctx)
 	var all []string
-	for _, causes := range of {
+	for _, causes := range bySource {
 		all = slices.AppendSeq(all, maps.Keys(causes))
 	}
 	slices.Sort(all)
@@ -99,3 +102,11 @@ func rejectedCauses(s *store.Store, ctx context.Context) ([]string, error) {
 
 // auditCaller is who a command acts as, in the audit log.
 func auditCaller(cmd *cobra.Command) string { return cmd.CommandPath() }
+
+// nameSource tells whoever gave an ambiguous id what to do about it.
+func nameSource(err error) error {
+	if ambiguous, ok := errors.AsType[*view.AmbiguousError](err); ok {
+		return fmt.Errorf("the id exists in the sources %s: name one with --source", strings.Join(ambiguous.Sources, ", "))
+	}
+	return err
+}

@@ -17,8 +17,7 @@ import (
 	"github.com/webhookspine/spine/internal/service"
 )
 
-// postgresStopTimeout is how long the private Postgres may take to stop before
-// it is told more firmly.
+// postgresStopTimeout is how long the private Postgres may take to stop before it is told more firmly.
 const postgresStopTimeout = 2 * time.Second
 
 func devCommand(env environ, b build) *cobra.Command {
@@ -30,8 +29,8 @@ func devCommand(env environ, b build) *cobra.Command {
 		Short: "Run all of Spine on this machine: Postgres, API, worker and a mock destination",
 		Long: `Dev starts a private PostgreSQL, brings its schema up to date, and runs the API,
 the worker and a mock destination that fails half of all deliveries on purpose.
-There is nothing to install or configure. Data is kept in .spine; Ctrl-C stops
-everything. Where DATABASE_URL is set, that database is used instead.`,
+You need not install or configure anything. Dev keeps its data in .spine. Ctrl-C
+stops everything. If DATABASE_URL is set, dev uses that database instead.`,
 		Example: `  spine dev
   spine dev --ephemeral                                  # keep nothing
   spine dev --destination-url http://127.0.0.1:3000/hooks # deliver to your own program
@@ -46,7 +45,8 @@ everything. Where DATABASE_URL is set, that database is used instead.`,
 	}
 	env.bind(cmd, needs{
 		groups: []any{
-			&s.Listen, &s.Dev, &s.Mock, &s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep, &s.Destination, &s.Retry, &s.Worker, &s.Intake, &s.Admin, &s.Stop, &s.Log,
+			&s.Listen, &s.Dev, &s.Mock, &s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep,
+			&s.Destination, &s.Retry, &s.Worker, &s.Intake, &s.Admin, &s.Stop, &s.Log,
 		},
 		defaults: map[string]string{"LISTEN": "127.0.0.1:8000", "SHUTDOWN_TIMEOUT": "1s"},
 	})
@@ -57,8 +57,8 @@ everything. Where DATABASE_URL is set, that database is used instead.`,
 	return cmd
 }
 
-// runDev runs everything on this machine until ctx ends. What is started first is
-// stopped last: the database outlives the processes that use it.
+// runDev runs everything on this machine until ctx ends. The database starts first and stops last, so that it outlives
+// the processes that use it.
 func runDev(ctx context.Context, s *service.Settings, b build, dir string, stdout, stderr io.Writer) (err error) {
 	log := s.Log.Logger(stderr)
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -83,7 +83,7 @@ func runDev(ctx context.Context, s *service.Settings, b build, dir string, stdou
 		}()
 		s.Database.URL = service.PostgresURL(server.URL())
 	} else {
-		log.Info().Msg("DATABASE_URL is set: working on that database, without a private PostgreSQL")
+		log.Info().Msg("DATABASE_URL is set: using that database and no private PostgreSQL")
 	}
 
 	mock, err := service.NewMockAPI(ctx, s.Dev.MockListen, s.Mock, s.Stop, log)
@@ -118,7 +118,7 @@ func runDev(ctx context.Context, s *service.Settings, b build, dir string, stdou
 	return err
 }
 
-// printGreeting says where everything is and what to try.
+// printGreeting says where everything is, and what to try.
 func printGreeting(w io.Writer, api, mock, database string) {
 	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 	_, _ = fmt.Fprintf(w, `

@@ -15,8 +15,7 @@ import (
 	"github.com/webhookspine/spine/internal/service"
 )
 
-// healthTimeout is just above the server's own limit on its checks, so that
-// the answer of a sick server still arrives.
+// healthTimeout is just above the server's own limit on its checks, so that the answer of a sick server still arrives.
 const healthTimeout = 3 * time.Second
 
 func healthCommand(env environ) *cobra.Command {
@@ -24,10 +23,10 @@ func healthCommand(env environ) *cobra.Command {
 	var base string
 	cmd := &cobra.Command{
 		Use:   "health",
-		Short: "Ask a running spine whether it can do its work (a container's probe)",
+		Short: "Ask a running spine whether it is ready (a container's probe)",
 		Long: `Health asks /readyz of the process that listens on LISTEN on this machine, or of
-the server at --url, and prints the answer. It exits with 0 where that is ready,
-else with 1.`,
+the server at --url, and prints the answer. It exits with 0 if the process is
+ready, else with 1.`,
 		Example: `  spine health
   spine health --listen :8002
   spine health --url https://spine.example.com`,
@@ -38,13 +37,12 @@ else with 1.`,
 		},
 	}
 	env.bind(cmd, needs{groups: []any{&s.Listen}})
-	cmd.Flags().Lookup("listen").Usage = "where the process listens, which is asked on this machine [LISTEN]"
-	cmd.Flags().StringVar(&base, "url", "", "base `URL` of the server to ask instead, or the full one of another check than /readyz")
+	cmd.Flags().Lookup("listen").Usage = "where the process on this machine listens [LISTEN]"
+	cmd.Flags().StringVar(&base, "url", "", "base `URL` of the server to ask instead, or the full URL of a check other than /readyz")
 	return cmd
 }
 
-// localAddress is where a server that listens on address is reached from its own
-// machine.
+// localAddress is where to reach a server that listens on address from its own machine.
 func localAddress(address string) string {
 	host, port, err := net.SplitHostPort(address)
 	if ip := net.ParseIP(host); err != nil || host != "" && !ip.IsUnspecified() {
@@ -53,7 +51,7 @@ func localAddress(address string) string {
 	return net.JoinHostPort("127.0.0.1", port)
 }
 
-// checkHealth asks the server at base for /readyz, or for base's own path.
+// checkHealth asks the server at base for /readyz, or for the path of base if it has one.
 func checkHealth(ctx context.Context, base string, out io.Writer) error {
 	address, err := url.Parse(base)
 	if err != nil {

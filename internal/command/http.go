@@ -13,10 +13,10 @@ import (
 	"github.com/webhookspine/spine/internal/terminal"
 )
 
-// maxAnswer bounds how much of a server's answer is read.
+// maxAnswer limits how many bytes of a server's answer are read.
 const maxAnswer = 1 << 20
 
-// sendRequest sends one request on a connection of its own and reads the answer.
+// sendRequest sends a request on a connection of its own and reads the answer.
 func sendRequest(req *http.Request) (code int, body []byte, err error) {
 	req.Close = true
 	resp, err := http.DefaultClient.Do(req)
@@ -31,8 +31,7 @@ func sendRequest(req *http.Request) (code int, body []byte, err error) {
 	return resp.StatusCode, body, nil
 }
 
-// writeAnswer writes what a server answered: JSON on one line, and anything
-// else as text on one line.
+// writeAnswer writes a server's answer on one line, as JSON if it is JSON.
 func writeAnswer(w io.Writer, answer []byte) error {
 	switch {
 	case len(answer) == 0:
@@ -44,7 +43,7 @@ func writeAnswer(w io.Writer, answer []byte) error {
 	return err
 }
 
-// postRequest sends a request and prints the server's answer, in words or as it came.
+// postRequest sends a webhook and prints the server's answer, in words or as it came.
 func postRequest(req *http.Request, out io.Writer, asJSON bool) error {
 	start := time.Now()
 	code, answer, err := sendRequest(req)
@@ -61,21 +60,21 @@ func postRequest(req *http.Request, out io.Writer, asJSON bool) error {
 	if code != http.StatusOK {
 		return rejectionError(code, answer)
 	}
-	var said struct {
+	var receipt struct {
 		Status  string `json:"status"`
 		EventID string `json:"event_id"`
 	}
-	if err := json.Unmarshal(answer, &said); err != nil {
+	if err := json.Unmarshal(answer, &receipt); err != nil {
 		return fmt.Errorf("the server's answer is not Spine's: %w", err)
 	}
 	if asJSON {
 		return nil
 	}
-	_, err = fmt.Fprintf(out, "%s %s in %s\n", terminal.Printable(said.Status), terminal.Printable(said.EventID), took)
+	_, err = fmt.Fprintf(out, "%s %s in %s\n", terminal.Printable(receipt.Status), terminal.Printable(receipt.EventID), took)
 	return err
 }
 
-// rejectionError puts a server's refusal (RFC 9457 problem details) in one line.
+// rejectionError puts a server's problem details (RFC 9457) on one line.
 func rejectionError(code int, answer []byte) error {
 	var problem struct {
 		Title  string `json:"title"`
@@ -85,14 +84,15 @@ func rejectionError(code int, answer []byte) error {
 			Detail string `json:"detail"`
 		} `json:"errors"`
 	}
-	_ = json.Unmarshal(answer, &problem) // what is not a problem has none of it
-	why := cmp.Or(problem.Title, http.StatusText(code))
+	_ = json.Unmarshal(answer, &problem) // an answer of another kind has no details
+	reason := cmp.Or(problem.Title, http.StatusText(code))
 	if problem.Detail != "" {
-		why += ": " + problem.Detail
+		reason += ": " + problem.Detail
 	}
-	faults := make([]string, len(problem.Errors))
+	details := make([]string, len(problem.Errors))
 	for i, e := range problem.Errors {
-		faults[i] = strings.TrimSpace(e.Field + " " + e.Detail)
+		details[i] = strings.TrimSpace(e.Field + " " + e.Detail)
 	}
-	return errors.New(strings.TrimSpace(fmt.Sprintf("the server refused: %d %s %s", code, why, strings.Join(faults, "; "))))
+	text := fmt.Sprintf("the server rejected it: %d %s %s", code, reason, strings.Join(details, "; "))
+	return errors.New(strings.TrimSpace(text))
 }

@@ -15,11 +15,11 @@ func migrateCommand(env environ) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "migrate",
-		Short: "Bring the database up to this version's schema",
-		Long: `Migrate makes or updates the schema named spine. It needs a role that may create
-it or that owns it: no superuser, no extension. Running processes go on
-meanwhile, and two migrations at once are fine. Processes that serve migrate as
-they start, unless MIGRATE is false.`,
+		Short: "Bring the schema in the database up to date",
+		Long: `Migrate creates or updates the schema spine. Its role must own the schema or be
+allowed to create it; it needs no superuser and no extension. Running processes go
+on meanwhile, and several migrations may run at once. serve, api, worker and dev
+migrate as they start, unless MIGRATE is false.`,
 		Example: `  DATABASE_URL=postgres://spine@db/spine spine migrate`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -30,12 +30,12 @@ they start, unless MIGRATE is false.`,
 			if asJSON {
 				return terminal.WriteJSON(cmd.OutOrStdout(), m)
 			}
-			functions := "as they were"
+			functions := "unchanged"
 			if m.Functions {
-				functions = "put in place"
+				functions = "updated"
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "The schema is at version %d: %s applied, functions %s, %s made.\n",
-				m.Version, terminal.Plural(int64(len(m.Applied)), "migration"), functions, terminal.Plural(int64(m.Partitions), "audit partition"))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "The schema is at version %d: %s applied, functions %s, %s created.\n", m.Version,
+				terminal.Plural(int64(len(m.Applied)), "migration"), functions, terminal.Plural(int64(m.Partitions), "audit partition"))
 			return err
 		},
 	}

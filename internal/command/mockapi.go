@@ -11,9 +11,10 @@ func mockAPICommand(env environ) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "mock-api",
 		Short: "Run a destination that fails on purpose",
-		Long: `Mock-api takes deliveries at /third_party/mock and fails a share of them. A
-request's own query may ask for another behaviour (failure_rate, status, hang,
-cut, delay, retry_after). /stats tells which ids came, and which more than once.`,
+		Long: `Mock-api receives deliveries at /third_party/mock and fails a share of them. The
+query of a request may ask for another behaviour: failure_rate, status, hang, cut,
+delay or retry_after. /stats counts the ids that came, and those that came more
+than once.`,
 		Example: `  spine mock-api
   spine mock-api --mock-api-failure-rate 0.2 --listen 127.0.0.1:9001
   spine mock-api --mock-api-failure-rate 1 --mock-api-status 503 --mock-api-retry-after 2

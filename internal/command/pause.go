@@ -14,17 +14,19 @@ import (
 func pauseCommand(env environ) *cobra.Command {
 	return claimsCommand(env, "paused", (*store.Store).Pause, &cobra.Command{
 		Use:   "pause",
-		Short: "Stop deliveries; events go on being stored",
-		Long: `Pause stops every worker from claiming events, until spine resume, for all
-destinations or the one named. Deliveries under way are finished.`,
+		Short: "Stop deliveries; Spine goes on storing events",
+		Long: `Pause stops every worker from claiming events, for all destinations or for one,
+until spine resume. Deliveries that have begun are finished.`,
 		Example: `  spine pause
   spine pause --destination default`,
 	})
 }
 
-// claimsCommand completes a command that pauses or resumes claims, and prints
-// for how many destinations it did so. done is the word for that.
-func claimsCommand(env environ, done string, change func(s *store.Store, ctx context.Context, destination string) (int64, error), cmd *cobra.Command) *cobra.Command {
+// claimsCommand completes a command that pauses or resumes claims, and prints for how many destinations it did so. done
+// is the word for that.
+func claimsCommand(
+	env environ, done string, change func(s *store.Store, ctx context.Context, destination string) (int64, error), cmd *cobra.Command,
+) *cobra.Command {
 	var database service.DatabaseSettings
 	var destination string
 	var asJSON bool

@@ -22,11 +22,11 @@ import (
 func rejectedCommand(env environ) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rejected",
-		Short: "Look into requests that were refused, and take them in after all",
-		Long: `Requests to a source that are refused are kept for a while, within a budget of
-rows and bytes for each source, so that what was refused by mistake is not lost:
-after a secret was corrected, replay has them looked at again as if they came
-now. Values of headers that are secrets are not kept.`,
+		Short: "Look into rejected requests, and replay them",
+		Long: `Spine keeps rejected requests for a while, within a budget of rows and bytes for
+each source. So a request that was rejected by mistake is not lost: after you
+corrected a secret, replay verifies it again. Spine does not keep the values of
+headers that hold secrets.`,
 		Example: `  spine rejected list --source github
   spine rejected show 12
   spine rejected replay --all --source github --cause signature_wrong`,
@@ -48,15 +48,15 @@ func rejectedListCommand(env environ) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.StringVar(&filter.Source, "source", "", "only of this `SOURCE`")
-	flags.StringVar(&filter.Cause, "cause", "", "only for this `CAUSE`, such as signature_wrong")
-	flags.StringVar(&filter.State, "state", "", "only in this `STATE`: kept, requested, taken_in or refused")
-	flags.Var(&since, "since", "that came at this `TIME` or later: ago, as 2h or 7d, or RFC 3339")
-	flags.Var(&until, "until", "that came before this `TIME`")
+	flags.StringVar(&filter.Source, "source", "", "only those of this `SOURCE`")
+	flags.StringVar(&filter.Cause, "cause", "", "only those with this `CAUSE`, such as signature_wrong")
+	flags.StringVar(&filter.State, "state", "", "only those in this `STATE`: kept, requested, taken_in or refused")
+	flags.Var(&since, "since", "only those that came at this `TIME` or later: ago, as 2h or 7d, or RFC 3339")
+	flags.Var(&until, "until", "only those that came before this `TIME`")
 	flags.IntVar(&limit, "limit", 50, "at most this `NUMBER`")
 	flags.BoolVar(&asJSON, "json", false, "print one JSON array")
 	completeFlag(cmd, "state", fixedValues([]string{event.RejectedKept, event.RejectedRequested, event.RejectedTakenIn, event.RejectedAgain}))
-	return onDatabase(env, cmd, false, func(cmd *cobra.Command, s *store.Store, _ string) error {
+	return onDatabase(env, cmd, func(cmd *cobra.Command, s *store.Store, _ []string) error {
 		if limit < 1 || limit > 10_000 {
 			return misuse("--limit must be 1 to 10000")
 		}
@@ -74,35 +74,37 @@ func rejectedListCommand(env environ) *cobra.Command {
 
 func listRejected(out io.Writer, rows []event.RejectedRequest) error {
 	if len(rows) == 0 {
-		_, err := fmt.Fprintln(out, "nothing was rejected and kept")
+		_, err := fmt.Fprintln(out, "no rejected requests are kept")
 		return err
 	}
-	w := terminal.Table(out)
-	fmt.Fprintln(w, "ID\tAT\tSOURCE\tSTATUS\tCAUSE\tFROM\tBYTES\tSTATE")
+	table := terminal.Table(out)
+	fmt.Fprintln(table, "ID\tAT\tSOURCE\tSTATUS\tCAUSE\tFROM\tBYTES\tSTATE")
 	for _, r := range rows {
-		fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\t%s\t%d\t%s\n", r.ID, r.At, terminal.Printable(r.Source), r.Status, terminal.Printable(r.Cause), terminal.Printable(r.Remote), r.Size, r.State)
+		fmt.Fprintf(table, "%d\t%s\t%s\t%d\t%s\t%s\t%d\t%s\n", r.ID, r.At, terminal.Printable(r.Source), r.Status,
+			terminal.Printable(r.Cause), terminal.Printable(r.Remote), r.Size, r.State)
 	}
-	return w.Flush()
+	return table.Flush()
 }
 
-// parseRequestID reads the one argument of a command.
-func parseRequestID(args []string) (int64, error) {
-	if len(args) != 1 {
-		return 0, misuse("give the ID of one rejected request, a number from spine rejected list")
-	}
-	id, err := strconv.ParseInt(args[0], 10, 64)
+// parseRequestID reads the ID of a rejected request.
+func parseRequestID(text string) (int64, error) {
+	id, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
-		return 0, misuse("the ID of a rejected request is a number, got %q", args[0])
+		return 0, misuse("the ID of a rejected request is a number, got %q", text)
 	}
 	return id, nil
 }
 
 func rejectedShowCommand(env environ) *cobra.Command {
 	var asJSON bool
-	cmd := &cobra.Command{Use: "show ID", Short: "Show a rejected request: headers, body, and why", Example: "  spine rejected show 12"}
+	cmd := &cobra.Command{
+		Use: "show ID", Short: "Show a rejected request: its headers, its body, and the cause",
+		Args:    oneArgument("give the ID of one rejected request, a number from spine rejected list"),
+		Example: "  spine rejected show 12",
+	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
-	return onRequest(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
-		id, err := parseRequestID(args)
+	return onDatabase(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
+		id, err := parseRequestID(args[0])
 		if err != nil {
 			return err
 		}
@@ -120,8 +122,9 @@ func rejectedShowCommand(env environ) *cobra.Command {
 
 func describeRejected(r event.RejectedRequest) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "request   %d\nsource    %s\ncame      %s from %s\nanswered  %d %s: %s\nstate     %s", r.ID, terminal.Printable(r.Source), r.At, terminal.Printable(r.Remote),
-		r.Status, terminal.Printable(r.Cause), terminal.Printable(r.Detail), r.State)
+	fmt.Fprintf(&b, "request   %d\nsource    %s\ncame      %s from %s\nanswered  %d %s: %s\nstate     %s",
+		r.ID, terminal.Printable(r.Source), r.At, terminal.Printable(r.Remote), r.Status, terminal.Printable(r.Cause),
+		terminal.Printable(r.Detail), r.State)
 	if r.SettledAt != nil {
 		fmt.Fprintf(&b, " %s", r.SettledAt)
 	}
@@ -133,7 +136,7 @@ func describeRejected(r event.RejectedRequest) string {
 	}
 	fmt.Fprintf(&b, "\n\n%s %s\n", terminal.Printable(r.Method), terminal.Printable(r.Target))
 	var headers map[string][]string
-	_ = json.Unmarshal(r.Headers, &headers) // it was made by us
+	_ = json.Unmarshal(r.Headers, &headers) // Spine wrote it
 	names := make([]string, 0, len(headers))
 	for name := range headers {
 		names = append(names, name)
@@ -152,39 +155,40 @@ func describeRejected(r event.RejectedRequest) string {
 	return b.String()
 }
 
-// replayPoll is how often it is looked what came of a request.
+// replayPoll is how often replay asks what became of a request.
 const replayPoll = 100 * time.Millisecond
 
 func rejectedReplayCommand(env environ) *cobra.Command {
 	var filter view.RejectedFilter
 	var since, until timeFlag
 	var trust, all, asJSON bool
-	wait := durationFlag(10 * time.Second)
+	wait := durationFlag{Duration: 10 * time.Second}
 	cmd := &cobra.Command{
-		Use: "replay (ID | --all)", Short: "Have rejected requests looked at again, as if they came now",
-		Long: `Replay has a rejected request, or with --all those that the flags choose, verified
-and taken in as if it came now, but judged by the time at which it came. A process
-that takes webhooks in does it, with the settings and secrets of now; replay waits
-for what comes of it. It exits with 1 where the request is refused again.
+		Use: "replay (ID | --all)", Short: "Verify rejected requests again, and store them",
+		Args: cobra.ArbitraryArgs,
+		Long: `Replay verifies a rejected request again and stores its events. With --all it does
+so for all requests that the flags choose. A process that receives webhooks does
+the work, with its settings and secrets of now, and judges signatures by the time
+at which the request came. Replay waits for the outcome and exits with 1 if the
+request is rejected again.
 
-Bearer tokens, passwords and the like are not kept, so that requests with them
-cannot be verified again. With --trust they are taken in without that: be sure
-who sent them.`,
+Spine keeps no bearer tokens or passwords, so requests that had one cannot be
+verified again. --trust stores them without verifying: be sure who sent them.`,
 		Example: `  spine rejected replay 12
   spine rejected replay --all --source github --cause signature_wrong --since 2h
   spine rejected replay 13 --trust`,
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.BoolVar(&all, "all", false, "all that the flags choose and that were not taken in")
-	flags.StringVar(&filter.Source, "source", "", "of this `SOURCE`")
-	flags.StringVar(&filter.Cause, "cause", "", "for this `CAUSE`")
-	flags.Var(&since, "since", "that came at this `TIME` or later: ago, as 2h or 7d, or RFC 3339")
-	flags.Var(&until, "until", "that came before this `TIME`")
-	flags.BoolVar(&trust, "trust", false, "take in without verifying")
-	flags.Var(&wait, "wait", "how long to wait for what comes of one; 0 does not wait")
+	flags.BoolVar(&all, "all", false, "all that the flags choose and that were not replayed yet")
+	flags.StringVar(&filter.Source, "source", "", "only those of this `SOURCE`")
+	flags.StringVar(&filter.Cause, "cause", "", "only those with this `CAUSE`")
+	flags.Var(&since, "since", "only those that came at this `TIME` or later: ago, as 2h or 7d, or RFC 3339")
+	flags.Var(&until, "until", "only those that came before this `TIME`")
+	flags.BoolVar(&trust, "trust", false, "store without verifying")
+	flags.Var(&wait, "wait", "how long to wait for the outcome of one; 0 does not wait")
 	flags.BoolVar(&asJSON, "json", false, "print one JSON object: the request, or with --all how many")
-	return onRequest(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
+	return onDatabase(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
 		filter.Since, filter.Until = since.Time, until.Time
 		if all != (len(args) == 0) {
 			return misuse("give either the ID of a rejected request or --all")
@@ -202,30 +206,33 @@ who sent them.`,
 			if asJSON {
 				return terminal.WriteJSON(cmd.OutOrStdout(), map[string]int64{"requested": n})
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s will be looked at again: spine rejected list --state requested\n", terminal.Plural(n, "request"))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s to be replayed: see spine rejected list --state requested\n", terminal.Plural(n, "request"))
 			return err
 		}
-		id, err := parseRequestID(args)
+		if len(args) != 1 {
+			return misuse("give the ID of one rejected request, a number from spine rejected list")
+		}
+		id, err := parseRequestID(args[0])
 		if err != nil {
 			return err
 		}
 		if err := s.ReplayRejected(cmd.Context(), id, trust, auditCaller(cmd)); err != nil {
 			return err
 		}
-		r, err := awaitReplayed(cmd.Context(), s, id, time.Duration(wait))
+		r, err := awaitReplayed(cmd.Context(), s, id, wait.Duration)
 		if err == nil && asJSON {
 			err = terminal.WriteJSON(cmd.OutOrStdout(), r)
-		} else if err == nil && wait > 0 {
+		} else if err == nil && wait.Duration > 0 {
 			err = describeReplayed(cmd.OutOrStdout(), r)
 		}
 		if err == nil && r.State == event.RejectedAgain {
-			err = fmt.Errorf("it was refused again: %s", textOrEmpty(r.Note))
+			err = fmt.Errorf("it was rejected again: %s", textOrEmpty(r.Note))
 		}
 		return err
 	})
 }
 
-// awaitReplayed waits until it is known what came of a request.
+// awaitReplayed waits until a request is settled: stored, or rejected again.
 func awaitReplayed(ctx context.Context, s *store.Store, id int64, patience time.Duration) (event.RejectedRequest, error) {
 	for deadline := time.Now().Add(patience); ; {
 		r, err := s.RejectedRequest(ctx, id)
@@ -233,7 +240,7 @@ func awaitReplayed(ctx context.Context, s *store.Store, id int64, patience time.
 			return r, err
 		}
 		if time.Now().After(deadline) {
-			return r, errors.New("nobody has looked at it yet: is a spine api or serve running?")
+			return r, errors.New("no process has replayed it yet: is a spine api or serve running?")
 		}
 		select {
 		case <-ctx.Done():
@@ -243,7 +250,7 @@ func awaitReplayed(ctx context.Context, s *store.Store, id int64, patience time.
 	}
 }
 
-// describeReplayed prints what came of a request that was taken in.
+// describeReplayed prints what became of a request, unless an error tells it.
 func describeReplayed(out io.Writer, r event.RejectedRequest) error {
 	if r.State != event.RejectedTakenIn {
 		return nil
@@ -256,6 +263,7 @@ func describeReplayed(out io.Writer, r event.RejectedRequest) error {
 	return err
 }
 
+// textOrEmpty is the text, or nothing if it is nil.
 func textOrEmpty(s *string) string {
 	if s == nil {
 		return ""

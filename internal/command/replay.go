@@ -17,7 +17,7 @@ import (
 	"github.com/webhookspine/spine/internal/terminal"
 )
 
-// countMost is how far the question before a replay counts.
+// countMost is how far the question before a replay counts dead letters.
 const countMost = 100_000
 
 func replayCommand(env environ) *cobra.Command {
@@ -27,12 +27,12 @@ func replayCommand(env environ) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "replay (ID | --dead)",
-		Short: "Deliver an event again, or all that are dead",
-		Long: `Replay puts events back into the queue with all their attempts before them, and
-prints how many. Given an ID, that event is delivered again, also where it was
-delivered before; while it is pending or processing it is left alone. With
---dead it is all events that were given up, oldest first, or those that the
-flags choose; a terminal is asked first, a script says --yes.`,
+		Short: "Deliver an event again, or all dead letters",
+		Long: `Replay queues events anew, with their full number of attempts, and prints how many.
+With an ID it queues that event, even if it was delivered before. It leaves an
+event alone that is pending or processing. With --dead it queues all dead letters,
+oldest first, or those that the flags choose. On a terminal it asks first; a script
+gives --yes.`,
 		Example: `  spine replay test-001
   spine replay 72d3162e --source github --destination default
   spine replay --dead --since 2h
@@ -79,9 +79,9 @@ flags choose; a terminal is asked first, a script says --yes.`,
 	flags := cmd.Flags()
 	flags.StringVar(&r.filter.Source, "source", "", "only events of this `SOURCE`")
 	flags.StringVar(&r.filter.Destination, "destination", "", "only to this `DESTINATION`")
-	flags.BoolVar(&r.dead, "dead", false, "all that were given up")
-	flags.Var(&since, "since", "that died at this `TIME` or later: ago, as 2h or 7d, or RFC 3339")
-	flags.Var(&until, "until", "that died before this `TIME`")
+	flags.BoolVar(&r.dead, "dead", false, "all dead letters")
+	flags.Var(&since, "since", "only those that died at this `TIME` or later: ago, as 2h or 7d, or RFC 3339")
+	flags.Var(&until, "until", "only those that died before this `TIME`")
 	flags.StringVar(&r.filter.EventType, "type", "", "only events of this `TYPE`")
 	flags.Int64Var(&r.limit, "limit", 0, "at most this `NUMBER` (default all)")
 	flags.BoolVar(&r.yes, "yes", false, "do not ask")
@@ -103,7 +103,7 @@ type replayRun struct {
 	stderr io.Writer
 }
 
-// run replays what is asked for and returns how many deliveries that were.
+// run queues the deliveries that are asked for and returns how many they were.
 func (r *replayRun) run(ctx context.Context, s *store.Store, args []string) (int64, error) {
 	if !r.dead {
 		n, err := s.Replay(ctx, args[0], r.filter.Source, r.filter.Destination, "spine replay")
@@ -130,11 +130,11 @@ func (r *replayRun) run(ctx context.Context, s *store.Store, args []string) (int
 	return n, err
 }
 
-// confirm asks whoever sits at the terminal.
+// confirm asks the person at the terminal.
 func (r *replayRun) confirm(ctx context.Context, s *store.Store) error {
 	keyboard, ok := r.stdin.(*os.File)
 	if !ok || !terminal.IsTerminal(keyboard) {
-		return misuse("nobody is there to be asked: give --yes")
+		return misuse("there is no terminal to ask on: give --yes")
 	}
 	n, err := s.CountDead(ctx, r.filter, countMost+1)
 	if err != nil {
@@ -150,7 +150,7 @@ func (r *replayRun) confirm(ctx context.Context, s *store.Store) error {
 	fmt.Fprintf(r.stderr, "Deliver %s again? [y/N] ", many)
 	answers := make(chan string, 1)
 	go func() {
-		answer, _ := bufio.NewReader(keyboard).ReadString('\n') // what is no yes is a no
+		answer, _ := bufio.NewReader(keyboard).ReadString('\n') // anything but a yes is a no
 		answers <- strings.ToLower(strings.TrimSpace(answer))
 	}()
 	select {

@@ -9,7 +9,7 @@ import (
 func resumeCommand(env environ) *cobra.Command {
 	return claimsCommand(env, "resumed", (*store.Store).Resume, &cobra.Command{
 		Use:     "resume",
-		Short:   "Take up deliveries again after a pause",
+		Short:   "Go on with deliveries after a pause",
 		Example: "  spine resume",
 	})
 }

@@ -18,11 +18,10 @@ import (
 	"github.com/webhookspine/spine/internal/source"
 )
 
-// sendTimeout is above the time for which a server tries to store an event
-// before it says that it cannot.
+// sendTimeout is longer than a server tries to store an event before it answers that it cannot.
 const sendTimeout = 30 * time.Second
 
-// envelope is what send posts, but for the payload, whose bytes go as given.
+// envelope is what send posts, without the payload, whose bytes are sent as given.
 type envelope struct {
 	ID         string `json:"event_id"`
 	Type       string `json:"event_type"`
@@ -38,14 +37,14 @@ func sendCommand(env environ) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "send",
 		Short: "Post one webhook to a running spine",
-		Long: `Send posts one event to /webhook and prints what became of it. It exits with 0
-where the server has stored or knows the event, else with 1.
+		Long: `Send posts one event to /webhook and prints the server's answer. It exits with 0
+if the server stored the event or knows it already, else with 1.
 
-With --source it posts to /webhook/SOURCE what the source's provider would send, a
-small sample or the body that is given, and with --sign it signs that, with the
-secrets that the source names, read from this environment. The source's settings
-are read from DATABASE_URL where that is set; otherwise the name is taken for that
-of a preset, and --secret names the secret.`,
+With --source it posts to /webhook/SOURCE as the source's provider would: a small
+sample, or the body that you give. With --sign it signs the request with the
+secrets that the source names, which it reads from this environment. The source's
+settings come from the database at DATABASE_URL. Without that variable the name is
+taken for that of a preset, and --secret names the secret.`,
 		Example: `  spine send --source github --sign
   GITHUB_SECRET=… spine send --source github --sign --secret env:GITHUB_SECRET --url https://hooks.example.com
   spine send --source stripe --sign --file event.json
@@ -95,9 +94,9 @@ of a preset, and --secret names the secret.`,
 	flags.StringVar(&e.ID, "id", "", "`ID` of the event (default a new one)")
 	flags.StringVar(&e.OccurredAt, "occurred-at", "", "RFC 3339 `TIME` of the event (default now)")
 	flags.StringVar(&url, "url", "http://127.0.0.1:8000", "base `URL` of the server")
-	flags.BoolVar(&asJSON, "json", false, "print the server's answer")
+	flags.BoolVar(&asJSON, "json", false, "print the server's answer as it came")
 	flags.StringVar(&from, "source", "", "post as this `SOURCE` does")
-	flags.BoolVar(&sign, "sign", false, "sign it, as the source's provider does")
+	flags.BoolVar(&sign, "sign", false, "sign the request, as the source's provider does")
 	flags.StringVar(&preset, "preset", "", "`PRESET` of the source, whatever the database says")
 	flags.StringArrayVar(&secrets, "secret", nil, "`REFERENCE` to the secret to sign with: env:NAME or file:/absolute/path (default the source's)")
 	completeFiles(cmd, "file")
@@ -110,7 +109,7 @@ of a preset, and --secret names the secret.`,
 	return cmd
 }
 
-// postEnvelope posts the event and prints the server's answer.
+// postEnvelope posts an event and prints the server's answer.
 func postEnvelope(ctx context.Context, url string, e envelope, payload []byte, out io.Writer, asJSON bool) error {
 	head, err := json.Marshal(e)
 	if err != nil {
@@ -128,8 +127,8 @@ func postEnvelope(ctx context.Context, url string, e envelope, payload []byte, o
 	return postRequest(req, out, asJSON)
 }
 
-// postSample posts what a source's provider would send: a sample, with another body
-// where one is given, signed where the source is one that signs.
+// postSample posts what a source's provider would send: its sample, with body instead of the sample's own if body is not
+// nil. The request is signed if the source's requests are.
 func postSample(ctx context.Context, url string, s *source.Source, body []byte, out io.Writer, asJSON bool) error {
 	now := time.Now()
 	sample, err := s.Sample(now)
@@ -156,10 +155,11 @@ func postSample(ctx context.Context, url string, s *source.Source, body []byte, 
 	return postRequest(req, out, asJSON)
 }
 
-// compiledSource is a source of the database where there is one, or else one
-// that a preset makes, with the secrets of this environment, or without where
-// nothing is to be signed.
-func compiledSource(ctx context.Context, database service.DatabaseSettings, name, preset string, secrets []string, sign bool) (*source.Source, error) {
+// compiledSource is a source from the database, or one that a preset makes if no database or a preset is given. It has
+// the secrets of this environment, but none if nothing is to be signed.
+func compiledSource(
+	ctx context.Context, database service.DatabaseSettings, name, preset string, secrets []string, sign bool,
+) (*source.Source, error) {
 	c := source.Config{Preset: preset}
 	if database.URL != "" && preset == "" {
 		s, err := openDatabase(ctx, database)
@@ -167,11 +167,11 @@ func compiledSource(ctx context.Context, database service.DatabaseSettings, name
 			return nil, err
 		}
 		defer s.Close()
-		one, err := s.Source(ctx, name)
+		settings, err := s.Source(ctx, name)
 		if err != nil {
 			return nil, err
 		}
-		if c, err = source.ParseConfig(one.Settings); err != nil {
+		if c, err = source.ParseConfig(settings.Settings); err != nil {
 			return nil, err
 		}
 	} else if preset == "" {
@@ -186,7 +186,7 @@ func compiledSource(ctx context.Context, database service.DatabaseSettings, name
 			c.Secrets = append(c.Secrets, source.Secret{Ref: ref})
 		}
 	}
-	if !sign { // which needs no secret
+	if !sign { // without a secret
 		c.Secrets, c.VerifyToken, c.Handshake, c.Verify = nil, "", "none", []source.Method{{Scheme: "none"}}
 	}
 	return source.Compile(name, c, source.ResolveSecret)

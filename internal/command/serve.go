@@ -13,12 +13,13 @@ func serveCommand(env environ, b build) *cobra.Command {
 	var s service.Settings
 	return serviceCommand(env, b, &s, service.Roles{API: true, Worker: true}, &cobra.Command{
 		Use:   "serve",
-		Short: "Take webhooks in and deliver them: api and worker in one process",
+		Short: "Receive webhooks and deliver them: api and worker in one process",
 		Example: `  DATABASE_URL=postgres://spine@db/spine DESTINATION_URL=https://app.example.com/hooks spine serve
   spine serve --destination-url none    # only store`,
 	}, needs{
 		groups: []any{
-			&s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep, &s.Listen, &s.Intake, &s.Admin, &s.Destination, &s.Retry, &s.Worker, &s.Stop, &s.Log,
+			&s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep, &s.Listen, &s.Intake, &s.Admin,
+			&s.Destination, &s.Retry, &s.Worker, &s.Stop, &s.Log,
 		},
 	})
 }

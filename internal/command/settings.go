@@ -10,14 +10,13 @@ import (
 	"github.com/webhookspine/spine/internal/service"
 )
 
-// environ is the environment as a map of the variables that are set to
-// something.
+// environ is the environment: the variables that are set and not empty.
 type environ map[string]string
 
-func newEnviron(vars []string) environ {
-	e := make(environ, len(vars))
-	for _, v := range vars {
-		if name, text, _ := strings.Cut(v, "="); text != "" {
+func newEnviron(variables []string) environ {
+	e := make(environ, len(variables))
+	for _, variable := range variables {
+		if name, text, _ := strings.Cut(variable, "="); text != "" {
 			e[name] = text
 		}
 	}
@@ -26,13 +25,13 @@ func newEnviron(vars []string) environ {
 
 // needs says which settings a subcommand has.
 type needs struct {
-	groups   []any             // pointers to groups of a settings value, filled in before RunE
-	defaults map[string]string // by variable, where the subcommand's default is its own
+	groups   []any             // pointers to groups of service.Settings, which are filled before RunE
+	defaults map[string]string // by variable, if the subcommand has a default of its own
 	required []string          // variables that must be set
 }
 
-// bind gives cmd a flag for each setting in its groups. Before RunE it lays
-// the flags over the environment and reads both, by one parser, into them.
+// bind gives cmd a flag for each setting in its groups. Before RunE it lays the flags over the environment, and reads
+// the texts of both by one parser into the groups.
 func (e environ) bind(cmd *cobra.Command, n needs) {
 	flags := cmd.Flags()
 	flags.SortFlags = false
@@ -78,8 +77,7 @@ func (e environ) bind(cmd *cobra.Command, n needs) {
 	}
 }
 
-// flagText is a setting's flag: the text as given, to be read with the
-// environment.
+// flagText is a setting's flag: its text as given, to be read together with the environment.
 type flagText struct {
 	text, placeholder string
 	given             bool

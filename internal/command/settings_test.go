@@ -150,7 +150,7 @@ func TestRetention(t *testing.T) {
 func TestRetentionIsAFlagOfEveryProcess(t *testing.T) {
 	for _, command := range []string{"serve", "api", "worker", "dev"} {
 		_, help, _ := runLine(t, nil, command, "--help")
-		require.Regexp(t, `--retention DURATION +how long .* \[RETENTION\] \(default 0s\)\n`, help, command)
+		require.Regexp(t, `--retention DURATION +keep .* \[RETENTION\] \(default 0s\)\n`, help, command)
 	}
 }
 

@@ -19,36 +19,46 @@ import (
 func sourceCommand(env environ) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "source",
-		Short: "Say who may send: providers, their signatures and secrets",
-		Long: `Source lists, adds and changes who may send. POST /webhook/NAME takes what the
-source NAME sends, verified as its settings say, and POST /webhook what the
-source default does. A preset knows how a provider signs and where it puts ids
-and types (spine source presets); settings change that. Changes reach every
-running process at once, and each is audited.
+		Short: "Say who may send: sources, their signatures and secrets",
+		Long: `Source lists, adds and changes the sources: who may send, and how their requests
+are verified. POST /webhook/NAME receives what the source NAME sends, and POST
+/webhook what the source default sends. A preset knows how a provider signs, and
+where it puts ids and types: see spine source presets. Settings change that. Each
+change is audited and reaches every running process at once.
 
-Secrets are never stored: a source names them as env:NAME, a variable of the
-processes that take webhooks in, or file:/absolute/path, which is read again
-when it changes.`,
+Spine stores no secret. A source names its secrets: env:NAME is a variable of the
+processes that receive webhooks; file:/absolute/path is a file, which they read
+again when it changes.`,
 		Example: `  spine source add github --preset github --secret env:GITHUB_SECRET
-  spine source test github                  # with a signed sample, here
-  spine send --source github --sign         # the same to a running server
+  spine source test github                  # try a signed sample in this process
+  spine send --source github --sign         # send it to a running server
   spine source rotate github --secret file:/run/secrets/github-2 --keep 1h`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
-		sourceListCommand(env), sourceShowCommand(env), sourcePutCommand(env, "add"), sourcePutCommand(env, "set"),
-		sourceEnableCommand(env, "disable"), sourceEnableCommand(env, "enable"), sourceRotateCommand(env), sourceRemoveCommand(env),
-		sourceTestCommand(env), sourcePresetsCommand(),
+		sourceListCommand(env),
+		sourceShowCommand(env),
+		sourceSetCommand(env, "add"),
+		sourceSetCommand(env, "set"),
+		sourceEnableCommand(env, "disable"),
+		sourceEnableCommand(env, "enable"),
+		sourceRotateCommand(env),
+		sourceRemoveCommand(env),
+		sourceTestCommand(env),
+		sourcePresetsCommand(),
 	)
 	return cmd
 }
 
 func sourceListCommand(env environ) *cobra.Command {
 	var asJSON bool
-	cmd := &cobra.Command{Use: "list", Short: "List the sources", Example: "  spine source list\n  spine source list --json | jq -r '.[].source'"}
+	cmd := &cobra.Command{
+		Use: "list", Short: "List the sources",
+		Example: "  spine source list\n  spine source list --json | jq -r '.[].source'",
+	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON array")
-	return onDatabase(env, cmd, false, func(cmd *cobra.Command, s *store.Store, _ string) error {
+	return onDatabase(env, cmd, func(cmd *cobra.Command, s *store.Store, _ []string) error {
 		all, err := s.Sources(cmd.Context())
 		if err != nil {
 			return err
@@ -60,28 +70,33 @@ func sourceListCommand(env environ) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		w := terminal.Table(cmd.OutOrStdout())
-		fmt.Fprintln(w, "SOURCE\tPRESET\tSTATE\tLAST EVENT\tREJECTED (24H)")
-		for _, one := range all {
-			c, err := source.ParseConfig(one.Settings)
-			last := "never"
-			if one.LastArrival != nil {
-				last = one.LastArrival.String()
-			}
+		table := terminal.Table(cmd.OutOrStdout())
+		fmt.Fprintln(table, "SOURCE\tPRESET\tSTATE\tLAST EVENT\tREJECTED (24H)")
+		for _, settings := range all {
+			c, err := source.ParseConfig(settings.Settings)
 			rejected := int64(0)
-			for _, n := range causes[one.Source] {
-				rejected += n
+			for _, count := range causes[settings.Source] {
+				rejected += count
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\n", one.Source, terminal.Printable(c.Preset), sourceState(one, c, err), last, rejected)
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\n",
+				settings.Source, terminal.Printable(c.Preset), sourceState(settings, c, err), lastArrival(settings), rejected)
 		}
-		return w.Flush()
+		return table.Flush()
 	})
 }
 
-// sourceState is how a source is as far as its settings say. Whether its secrets can be read
-// only the processes know that take webhooks in.
-func sourceState(one event.SourceSettings, c source.Config, err error) string {
-	if one.DisabledAt != nil {
+// lastArrival is when a source last sent an event.
+func lastArrival(settings event.SourceSettings) string {
+	if settings.LastArrival == nil {
+		return "never"
+	}
+	return settings.LastArrival.String()
+}
+
+// sourceState is the state of a source as its settings tell it. c and err are what ParseConfig made of them. Only the
+// processes that receive webhooks know whether its secrets can be read.
+func sourceState(settings event.SourceSettings, c source.Config, err error) string {
+	if settings.DisabledAt != nil {
 		return "disabled"
 	}
 	if err == nil {
@@ -103,50 +118,46 @@ func sourceShowCommand(env environ) *cobra.Command {
 		Example: "  spine source show github",
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
-	return onDatabase(env, cmd, true, func(cmd *cobra.Command, s *store.Store, name string) error {
-		one, err := s.Source(cmd.Context(), name)
+	return onSource(env, cmd, func(cmd *cobra.Command, s *store.Store, name string) error {
+		settings, err := s.Source(cmd.Context(), name)
 		if err != nil {
 			return err
 		}
 		if asJSON {
-			return terminal.WriteJSON(cmd.OutOrStdout(), one)
+			return terminal.WriteJSON(cmd.OutOrStdout(), settings)
 		}
-		return describeSource(cmd.OutOrStdout(), one)
+		return describeSource(cmd.OutOrStdout(), settings)
 	})
 }
 
-// describeSource prints what is known of a source.
-func describeSource(out io.Writer, one event.SourceSettings) error {
-	c, err := source.ParseConfig(one.Settings)
+// describeSource prints a source's state, its settings, and what to enter at the provider.
+func describeSource(out io.Writer, settings event.SourceSettings) error {
+	c, err := source.ParseConfig(settings.Settings)
 	var b strings.Builder
-	fmt.Fprintf(&b, "source    %s\nstate     %s\n", one.Source, sourceState(one, c, err))
-	if one.DisabledAt != nil {
-		fmt.Fprintf(&b, "disabled  %s\n", one.DisabledAt)
+	fmt.Fprintf(&b, "source    %s\nstate     %s\n", settings.Source, sourceState(settings, c, err))
+	if settings.DisabledAt != nil {
+		fmt.Fprintf(&b, "disabled  %s\n", settings.DisabledAt)
 	}
-	last := "never"
-	if one.LastArrival != nil {
-		last = one.LastArrival.String()
-	}
-	fmt.Fprintf(&b, "last      %s\nchanged   %s", last, one.UpdatedAt)
-	if one.UpdatedBy != nil {
-		fmt.Fprintf(&b, " by %s", terminal.Printable(*one.UpdatedBy))
+	fmt.Fprintf(&b, "last      %s\nchanged   %s", lastArrival(settings), settings.UpdatedAt)
+	if settings.UpdatedBy != nil {
+		fmt.Fprintf(&b, " by %s", terminal.Printable(*settings.UpdatedBy))
 	}
 	var pretty bytes.Buffer
-	if json.Indent(&pretty, one.Settings, "          ", "  ") == nil {
+	if json.Indent(&pretty, settings.Settings, "          ", "  ") == nil {
 		fmt.Fprintf(&b, "\nsettings  %s\n", terminal.PrintableLines(pretty.String()))
 	}
 	if err == nil {
 		if _, err = c.Resolve(); err == nil {
 			if preset, ok := source.PresetOf(c.Preset); ok {
 				b.WriteString("\n")
-				for i, step := range preset.StepsFor(one.Source, c) {
+				for i, step := range preset.StepsFor(settings.Source, c) {
 					fmt.Fprintf(&b, "%d. %s\n", i+1, terminal.Printable(step))
 				}
 			}
 		}
 	}
 	if err != nil {
-		fmt.Fprintf(&b, "\nIt cannot be used: %s\n", terminal.OneLine(err.Error()))
+		fmt.Fprintf(&b, "\nThe source cannot be used: %s\n", terminal.OneLine(err.Error()))
 	}
 	_, err = io.WriteString(out, b.String())
 	return err
@@ -155,7 +166,7 @@ func describeSource(out io.Writer, one event.SourceSettings) error {
 func sourcePresetsCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "presets", Short: "List the presets: providers whose requests are known", Args: cobra.NoArgs,
+		Use: "presets", Short: "List the presets: the providers that Spine knows", Args: cobra.NoArgs,
 		Example: "  spine source presets\n  spine source presets --json | jq '.[] | select(.name == \"stripe\")'",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var all []source.Preset
@@ -166,11 +177,11 @@ func sourcePresetsCommand() *cobra.Command {
 			if asJSON {
 				return terminal.WriteJSON(cmd.OutOrStdout(), all)
 			}
-			w := terminal.Table(cmd.OutOrStdout())
-			for _, p := range all {
-				fmt.Fprintf(w, "%s\t%s\n", p.Name, p.Title)
+			table := terminal.Table(cmd.OutOrStdout())
+			for _, preset := range all {
+				fmt.Fprintf(table, "%s\t%s\n", preset.Name, preset.Title)
 			}
-			return w.Flush()
+			return table.Flush()
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON array, with settings and steps")

@@ -14,14 +14,14 @@ import (
 func sourceEnableCommand(env environ, verb string) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: verb + " NAME", Short: "Take nothing more from a source; what it sent is delivered all the same",
+		Use: verb + " NAME", Short: "Reject what a source sends from now on; events that it sent before are still delivered",
 		Example: "  spine source disable github",
 	}
 	if verb == "enable" {
-		cmd.Short, cmd.Example = "Take events from a source again", "  spine source enable github"
+		cmd.Short, cmd.Example = "Receive from a source again", "  spine source enable github"
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object: the source")
-	return onDatabase(env, cmd, true, func(cmd *cobra.Command, s *store.Store, name string) error {
+	return onSource(env, cmd, func(cmd *cobra.Command, s *store.Store, name string) error {
 		changed, err := s.EnableSource(cmd.Context(), name, verb == "enable", auditCaller(cmd))
 		if err != nil {
 			return err
@@ -40,54 +40,55 @@ func sourceEnableCommand(env environ, verb string) *cobra.Command {
 
 // writeSource prints a source as JSON.
 func writeSource(cmd *cobra.Command, s *store.Store, name string) error {
-	now, err := s.Source(cmd.Context(), name)
+	settings, err := s.Source(cmd.Context(), name)
 	if err != nil {
 		return err
 	}
-	return terminal.WriteJSON(cmd.OutOrStdout(), now)
+	return terminal.WriteJSON(cmd.OutOrStdout(), settings)
 }
 
 func sourceRotateCommand(env environ) *cobra.Command {
 	var secret string
 	var asJSON bool
-	keep := durationFlag(24 * time.Hour)
+	keep := durationFlag{Duration: 24 * time.Hour}
 	cmd := &cobra.Command{
-		Use: "rotate NAME", Short: "Give a source a new secret, and let the one before hold for a while",
-		Long: `Rotate has a source take a new secret, and those before only for as long as --keep
-says. Enter the new one at the provider meanwhile; nothing is refused.`,
+		Use: "rotate NAME", Short: "Give a source a new secret; the old one stays valid for a while",
+		Long: `Rotate gives a source a new secret. The old secrets stay valid for as long as
+--keep says. Enter the new one at the provider within that time, and no request is
+rejected.`,
 		Example: `  spine source rotate github --secret env:GITHUB_SECRET_2
   spine source rotate github --secret file:/run/secrets/github-2 --keep 1h
-  spine source rotate github --secret env:GITHUB_SECRET_3 --keep 0   # the others are known to somebody: at once`,
+  spine source rotate github --secret env:GITHUB_SECRET_3 --keep 0   # the old one has leaked: at once`,
 	}
 	cmd.Flags().StringVar(&secret, "secret", "", "`REFERENCE` to the new secret: env:NAME or file:/absolute/path (required)")
-	cmd.Flags().Var(&keep, "keep", "how long the secrets before go on to hold")
+	cmd.Flags().Var(&keep, "keep", "how long the old secrets stay valid")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object: the source")
 	if err := cmd.MarkFlagRequired("secret"); err != nil {
 		panic(err) // the flag is defined above
 	}
-	return onDatabase(env, cmd, true, func(cmd *cobra.Command, s *store.Store, name string) error {
+	return onSource(env, cmd, func(cmd *cobra.Command, s *store.Store, name string) error {
 		if err := checkReference("--secret", secret); err != nil {
 			return err
 		}
-		now, err := s.RotateSource(cmd.Context(), name, secret, time.Duration(keep), auditCaller(cmd))
+		settings, err := s.RotateSource(cmd.Context(), name, secret, keep.Duration, auditCaller(cmd))
 		if err != nil {
 			return err
 		}
 		if asJSON {
-			return terminal.WriteJSON(cmd.OutOrStdout(), now)
+			return terminal.WriteJSON(cmd.OutOrStdout(), settings)
 		}
-		return describeSource(cmd.OutOrStdout(), now)
+		return describeSource(cmd.OutOrStdout(), settings)
 	})
 }
 
 func sourceRemoveCommand(env environ) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "remove NAME", Short: "Remove a source, and its rejected requests; its events stay",
+		Use: "remove NAME", Short: "Remove a source and its rejected requests; its events stay",
 		Example: "  spine source remove github",
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
-	return onDatabase(env, cmd, true, func(cmd *cobra.Command, s *store.Store, name string) error {
+	return onSource(env, cmd, func(cmd *cobra.Command, s *store.Store, name string) error {
 		if err := s.RemoveSource(cmd.Context(), name, auditCaller(cmd)); err != nil {
 			return err
 		}

@@ -21,7 +21,7 @@ import (
 // statusRows is how many stuck rows and dead letters status lists.
 const statusRows = 5
 
-// The least and the usual time between two looks of status --watch.
+// The least and the usual time between two readings of status --watch.
 const (
 	watchLeast = 100 * time.Millisecond
 	watchUsual = time.Second
@@ -30,23 +30,22 @@ const (
 func statusCommand(env environ) *cobra.Command {
 	var database service.DatabaseSettings
 	var asJSON, watch bool
-	interval := intervalFlag(watchUsual)
+	interval := durationFlag{Duration: watchUsual, least: watchLeast}
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what waits, what is stuck and what is dead",
-		Long: `Status shows the queue as it is in the database: how much waits, for how long,
-what should have been delivered and is not, what was given up, who last sent
-something, and how much comes in and goes out. It works also where no other part
-of Spine does. It exits with 1 where the database cannot be read or lacks the
-schema.
+		Long: `Status shows the queue as it is in the database: how many events wait and how long,
+which are late, which are dead letters, when each source last sent something, and
+how much comes in and goes out. It works even if no other part of Spine runs. It
+exits with 1 if it cannot read the database, or if the database lacks the schema.
 
-With --watch it shows that over and over until q or Ctrl-C: in place on a
-terminal, a line of figures each time in a pipe, an object a line with --json. The
-depth is then the one that Spine itself samples, so that looking costs the same
-however long the queue is. Where the database goes away it says so and goes on.
+With --watch it shows this over and over until q or Ctrl-C: in place on a terminal,
+as a line of figures in a pipe, as an object a line with --json. It then reads the
+depth that Spine itself samples, so that a long queue makes it no slower. If the
+database goes away, it says so and goes on.
 
 Rates are a second: now (about the last ten seconds), and over the last 1, 5 and
-15 minutes. What is not known is shown as ? and, in JSON, as null: it is never 0.
+15 minutes. A figure that is not known is ? and, in JSON, null; it is never 0.
 Latency is from stored to delivered, retries included.`,
 		Example: `  spine status
   spine status --watch
@@ -66,7 +65,7 @@ Latency is from stored to delivered, retries included.`,
 			if watch {
 				w := watcher{
 					read:     func(ctx context.Context) (overview, error) { return readSampled(ctx, s) },
-					interval: time.Duration(interval), now: time.Now, stderr: cmd.ErrOrStderr(),
+					interval: interval.Duration, now: time.Now, stderr: cmd.ErrOrStderr(),
 				}
 				return w.run(cmd.Context(), cmd.InOrStdin(), out, asJSON, env)
 			}
@@ -86,12 +85,12 @@ Latency is from stored to delivered, retries included.`,
 	}
 	env.bind(cmd, needs{groups: []any{&database}, required: []string{"DATABASE_URL"}})
 	cmd.Flags().BoolVar(&watch, "watch", false, "show it over and over")
-	cmd.Flags().Var(&interval, "interval", "look again after each such `DURATION`, with --watch")
+	cmd.Flags().Var(&interval, "interval", "read again after each such `DURATION`, with --watch")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object, or with --watch one a line")
 	return cmd
 }
 
-// overview is what status shows. What is null in JSON, or nil, is not known.
+// overview is what status shows. A figure that is nil, or null in JSON, is not known.
 type overview struct {
 	At          event.Timestamp      `json:"at"`     // by the database's clock
 	Schema      string               `json:"schema"` // current, or newer than this binary
@@ -108,8 +107,7 @@ type overview struct {
 	series view.Series
 }
 
-// count is how many rows of the queue are in a status, to a destination or, where
-// that is empty, to all.
+// count is how many rows of the queue are in a status, for one destination, or for all if it is empty.
 func (o *overview) count(destination, status string) (n int64) {
 	for _, r := range o.Backlog {
 		if r.Status == status && (destination == "" || r.Destination == destination) {
@@ -119,11 +117,7 @@ func (o *overview) count(destination, status string) (n int64) {
 	return n
 }
 
-// unfinishedStatuses are the statuses that are counted.
-func unfinishedStatuses() []string { return []string{"pending", "processing", "failed", "dead"} }
-
-// readOverview reads how things are. It counts the queue itself, and so is true
-// also where nothing of Spine runs.
+// readOverview reads the state of things. It counts the queue itself, and so is right even if nothing of Spine runs.
 func readOverview(ctx context.Context, s *store.Store) (overview, error) {
 	o, err := readSampled(ctx, s)
 	if err != nil {
@@ -139,8 +133,7 @@ func readOverview(ctx context.Context, s *store.Store) (overview, error) {
 	return o, err
 }
 
-// readSampled reads how things are as Spine last sampled them, at the same cost
-// however long the queue is.
+// readSampled reads the state of things as Spine last sampled it. A long queue makes it no slower.
 func readSampled(ctx context.Context, s *store.Store) (o overview, err error) {
 	version := "current"
 	if err := s.CheckSchema(ctx); errors.Is(err, store.ErrTooNew) {
@@ -148,19 +141,22 @@ func readSampled(ctx context.Context, s *store.Store) (o overview, err error) {
 	} else if err != nil {
 		return o, err
 	}
-	seen, err := s.Overview(ctx, flowRange)
+	sampled, err := s.Overview(ctx, flowRange)
 	if err != nil {
 		return o, err
 	}
 	o = overview{
-		At: seen.At, Schema: version, OldestReady: seen.OldestReady, DepthAt: seen.Depth.At, Paused: seen.Paused,
-		LastArrival: map[string]time.Time{}, Rates: ratesOf(&seen), Latency: latencyOf(&seen), series: seen.Series,
+		At: sampled.At, Schema: version, OldestReady: sampled.OldestReady, DepthAt: sampled.Depth.At, Paused: sampled.Paused,
+		LastArrival: map[string]time.Time{}, Rates: ratesOf(&sampled), Latency: latencyOf(&sampled), series: sampled.Series,
 	}
-	if seen.Depth.At != nil {
+	if sampled.Depth.At != nil {
 		o.Backlog = []view.BacklogRow{}
-		for _, r := range seen.Depth.Rows {
-			row := view.BacklogRow{Destination: r.Destination, Status: r.Status, Count: r.Count, NextAttemptAt: r.NextAttemptAt, OldestCreatedAt: r.OldestCreatedAt}
-			for _, p := range seen.Paused {
+		for _, r := range sampled.Depth.Rows {
+			row := view.BacklogRow{
+				Destination: r.Destination, Status: r.Status, Count: r.Count,
+				NextAttemptAt: r.NextAttemptAt, OldestCreatedAt: r.OldestCreatedAt,
+			}
+			for _, p := range sampled.Paused {
 				if p.Destination == r.Destination {
 					row.PausedAt = &p.PausedAt
 				}
@@ -168,7 +164,7 @@ func readSampled(ctx context.Context, s *store.Store) (o overview, err error) {
 			o.Backlog = append(o.Backlog, row)
 		}
 	}
-	for _, a := range seen.Sources {
+	for _, a := range sampled.Sources {
 		if a.LastArrivalAt != nil {
 			o.LastArrival[a.Source] = a.LastArrivalAt.Time
 		}
@@ -180,14 +176,14 @@ func readSampled(ctx context.Context, s *store.Store) (o overview, err error) {
 	return o, err
 }
 
-// write prints all of it, on a terminal room cells wide or, where that is 0, for
-// a pipe.
+// write prints all of it on a terminal that is room cells wide, or for a pipe if room is 0.
 func (o *overview) write(w io.Writer, now time.Time, room int) error {
 	table := terminal.Table(w)
 	fmt.Fprintf(table, "schema\t%s\n", o.Schema)
 	for _, source := range slices.Sorted(maps.Keys(o.LastArrival)) {
 		last := event.Timestamp{Time: o.LastArrival[source]}
-		fmt.Fprintf(table, "last arrival\t%s\t(%s)\tfrom %s\n", exactTime(last), relativeTime(last, now), terminal.Printable(source))
+		fmt.Fprintf(table, "last arrival\t%s\t(%s)\tfrom %s\n",
+			exactTime(last), relativeTime(last, now), terminal.Printable(source))
 	}
 	if o.OldestReady != nil && *o.OldestReady > 0 {
 		fmt.Fprintf(table, "oldest waiting\tdue for %s\n", terminal.ShortDuration(secondsToDuration(*o.OldestReady)))
@@ -207,19 +203,22 @@ func (o *overview) write(w io.Writer, now time.Time, room int) error {
 		if r.NextAttemptAt != nil {
 			next = relativeTime(*r.NextAttemptAt, now)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\n", terminal.Printable(r.Destination), terminal.Printable(r.Status), r.Count, relativeTime(r.OldestCreatedAt, now), next)
+		fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\n", terminal.Printable(r.Destination), terminal.Printable(r.Status), r.Count,
+			relativeTime(r.OldestCreatedAt, now), next)
 	}
 	if len(o.Stuck) > 0 {
 		fmt.Fprintf(table, "\nSTUCK\tDUE\tWHY\n")
 	}
 	for _, r := range o.Stuck {
-		fmt.Fprintf(table, "%s\t%s\t%s\n", terminal.Printable(r.EventID)+destinationSuffix(r.Destination), relativeTime(r.DueAt, now), terminal.Printable(r.Reason))
+		fmt.Fprintf(table, "%s\t%s\t%s\n", terminal.Printable(r.EventID)+destinationSuffix(r.Destination),
+			relativeTime(r.DueAt, now), terminal.Printable(r.Reason))
 	}
 	if len(o.DeadLetters) > 0 {
 		fmt.Fprintf(table, "\nLAST DIED\tWHEN\tWHY\n")
 	}
 	for _, r := range o.DeadLetters {
-		fmt.Fprintf(table, "%s\t%s\t%s\n", terminal.Printable(r.EventID)+destinationSuffix(r.Destination), relativeTime(r.UpdatedAt, now), whyDead(r))
+		fmt.Fprintf(table, "%s\t%s\t%s\n", terminal.Printable(r.EventID)+destinationSuffix(r.Destination),
+			relativeTime(r.UpdatedAt, now), whyDead(r))
 	}
 	if err := table.Flush(); err != nil {
 		return err
@@ -228,14 +227,16 @@ func (o *overview) write(w io.Writer, now time.Time, room int) error {
 	return err
 }
 
+// pausedSince says since when a destination is paused, and by whom.
 func pausedSince(p view.PauseRow) string {
-	by := ""
+	text := "since " + exactTime(p.PausedAt)
 	if p.PausedBy != nil {
-		by = " by " + terminal.Printable(*p.PausedBy)
+		text += " by " + terminal.Printable(*p.PausedBy)
 	}
-	return "since " + exactTime(p.PausedAt) + by
+	return text
 }
 
+// whyDead is the error of a dead letter.
 func whyDead(r view.ProcessingRow) string {
 	if r.ErrorMessage == nil {
 		return "-"

@@ -17,11 +17,10 @@ import (
 const (
 	rateTitle  = 12
 	rateColumn = 8
-	sparkLeast = 8 // what is shorter shows nothing
+	sparkLeast = 8 // a shorter sparkline shows nothing
 )
 
-// rateLines is the table of rates and latency, with sparklines where they have
-// room, or in brief the most telling of it.
+// rateLines is the table of rates and latency, with sparklines if they have room. In brief it has only the vital rates.
 func (o *overview) rateLines(room int, brief bool) []terminal.Line {
 	columns := []string{"now", "1 min", "5 min", "15 min"}
 	for room > 0 && len(columns) > 1 && rateTitle+rateColumn*len(columns) > room {
@@ -76,48 +75,48 @@ func (o *overview) rateLines(room int, brief bool) []terminal.Line {
 	return append(lines, l)
 }
 
-// staleAfter is how old a count of the queue may be before its age is told.
+// staleAfter is the age from which on a count of the queue is shown with its age.
 const staleAfter = 15 * time.Second
 
-// leastDepth is how many lines the table of what waits gets, if it needs them,
-// before the dead letters get any.
+// leastDepth is how many lines the table of the backlog gets, if it needs them, before the dead letters get any.
 const leastDepth = 4
 
-// depthLines is the table of what waits, by destination and status, in at most
-// most lines.
+// depthLines is the table of the backlog, by destination and status, in at most so many lines.
 func (o *overview) depthLines(now time.Time, most int) []terminal.Line {
 	if o.Backlog == nil {
-		return []terminal.Line{terminal.PlainLine("What waits is not known yet: nothing of Spine that counts it has run.")}
+		return []terminal.Line{terminal.PlainLine("What waits is not known yet: no process of Spine has counted it.")}
 	}
 	head := fmt.Sprintf("%-16s%9s%12s%9s%9s  %s", "DESTINATION", "PENDING", "PROCESSING", "FAILED", "DEAD", "OLDEST QUEUED")
 	if o.DepthAt != nil && o.DepthAt.Infinity == 0 && now.Sub(o.DepthAt.Time) > staleAfter {
 		head += " (counted " + steadyTime(*o.DepthAt, now) + ")"
 	}
 	if len(o.Backlog) == 0 {
-		return []terminal.Line{terminal.ColouredLine(terminal.Dim, head), terminal.PlainLine("nothing waits and nothing is dead")}
-	}
-	oldest := make(map[string]event.Timestamp)
-	for _, r := range o.Backlog {
-		if t, ok := oldest[r.Destination]; r.Status != "dead" && (!ok || r.OldestCreatedAt.UnixMicro() < t.UnixMicro()) {
-			oldest[r.Destination] = r.OldestCreatedAt
+		return []terminal.Line{
+			terminal.ColouredLine(terminal.Dim, head), terminal.PlainLine("nothing waits and nothing is dead"),
 		}
 	}
+	oldest := make(map[string]event.Timestamp)
 	var names []string
 	for _, r := range o.Backlog {
 		if !slices.Contains(names, r.Destination) {
 			names = append(names, r.Destination)
 		}
+		t, ok := oldest[r.Destination]
+		if r.Status != event.StatusDead && (!ok || r.OldestCreatedAt.UnixMicro() < t.UnixMicro()) {
+			oldest[r.Destination] = r.OldestCreatedAt
+		}
 	}
 	lines := []terminal.Line{terminal.ColouredLine(terminal.Dim, head)}
 	for i, name := range names {
 		if len(lines) == most-1 && i < len(names)-1 {
-			return append(lines, terminal.ColouredLine(terminal.Dim, fmt.Sprintf("… and %d more destinations", len(names)-i)))
+			more := fmt.Sprintf("… and %d more destinations", len(names)-i)
+			return append(lines, terminal.ColouredLine(terminal.Dim, more))
 		}
 		l := terminal.PlainLine(terminal.Pad(terminal.Fit(terminal.Printable(name), 15), 16))
-		for j, status := range unfinishedStatuses() {
+		for j, status := range event.UnfinishedStatuses() {
 			n := o.count(name, status)
 			colour := terminal.Plain
-			if n > 0 && (status == "failed" || status == "dead") {
+			if n > 0 && (status == event.StatusFailed || status == event.StatusDead) {
 				colour = statusColour(status)
 			}
 			l = l.And(colour, fmt.Sprintf("%*s", []int{9, 12, 9, 9}[j], strconv.FormatInt(n, 10)))
@@ -131,7 +130,7 @@ func (o *overview) depthLines(now time.Time, most int) []terminal.Line {
 	return lines
 }
 
-// noticeLines says what a person should know of: in few lines, the worst first.
+// noticeLines says in few lines what a person should know.
 func (o *overview) noticeLines(now time.Time) (lines []terminal.Line) {
 	field := func(colour terminal.Colour, name, text string) {
 		lines = append(lines, terminal.ColouredLine(colour, terminal.Pad(name, 16)).And(terminal.Plain, text))
@@ -159,13 +158,15 @@ func (o *overview) noticeLines(now time.Time) (lines []terminal.Line) {
 		} else if n > 1 {
 			more = fmt.Sprintf(" (first of %d)", n)
 		}
-		field(terminal.Red, "stuck", terminal.Printable(s.EventID)+destinationSuffix(s.Destination)+", due "+steadyTime(s.DueAt, now)+": "+terminal.Printable(s.Reason)+more)
+		name := terminal.Printable(s.EventID) + destinationSuffix(s.Destination)
+		field(terminal.Red, "stuck", name+", due "+steadyTime(s.DueAt, now)+": "+terminal.Printable(s.Reason)+more)
 	}
 	var arrivals []string
 	names := slices.Collect(maps.Keys(o.LastArrival))
 	slices.SortFunc(names, func(a, b string) int { return o.LastArrival[b].Compare(o.LastArrival[a]) })
 	for _, name := range names {
-		arrivals = append(arrivals, terminal.Printable(name)+" "+steadyTime(event.Timestamp{Time: o.LastArrival[name]}, now))
+		last := event.Timestamp{Time: o.LastArrival[name]}
+		arrivals = append(arrivals, terminal.Printable(name)+" "+steadyTime(last, now))
 	}
 	if len(arrivals) == 0 {
 		arrivals = []string{"nothing has arrived yet"}
@@ -180,29 +181,38 @@ func (o *overview) deadLines(now time.Time) []terminal.Line {
 		return nil
 	}
 	width := 16
-	for _, r := range o.DeadLetters {
-		width = max(width, min(terminal.Cells(terminal.Printable(r.EventID)+destinationSuffix(r.Destination)), longestName)+1)
+	names := make([]string, len(o.DeadLetters))
+	for i, r := range o.DeadLetters {
+		names[i] = terminal.Printable(r.EventID) + destinationSuffix(r.Destination)
+		width = max(width, min(terminal.Cells(names[i]), longestName)+1)
 	}
-	lines := []terminal.Line{terminal.ColouredLine(terminal.Dim, terminal.Pad("LAST DIED", width)+" "+terminal.Pad("WHEN", 12)+"WHY")}
-	for _, r := range o.DeadLetters {
-		id := terminal.Fit(terminal.Printable(r.EventID)+destinationSuffix(r.Destination), width-1)
-		lines = append(lines, terminal.PlainLine(terminal.Pad(id, width)+" "+terminal.Pad(steadyTime(r.UpdatedAt, now), 12)).And(terminal.Red, whyDead(r)))
+	head := terminal.Pad("LAST DIED", width) + " " + terminal.Pad("WHEN", 12) + "WHY"
+	lines := []terminal.Line{terminal.ColouredLine(terminal.Dim, head)}
+	for i, r := range o.DeadLetters {
+		name := terminal.Pad(terminal.Fit(names[i], width-1), width)
+		line := terminal.PlainLine(name + " " + terminal.Pad(steadyTime(r.UpdatedAt, now), 12))
+		lines = append(lines, line.And(terminal.Red, whyDead(r)))
 	}
 	return lines
 }
 
 // frame is one picture of status --watch.
 type frame struct {
-	seen     *overview // nil before the first look succeeded
-	at       time.Time // of that look
-	away     time.Time // since when looks have failed; zero while they do not
-	failure  string    // why
+	overview *overview // nil before the first reading succeeded
+	readAt   time.Time // when that was
+	away     time.Time // since when readings have failed; zero while they succeed
+	failure  string    // why they fail
 	interval time.Duration
 }
 
-// lines draws a frame of so many columns and rows, by the clock of this machine.
+// lowScreen is the number of rows below which a frame is brief.
+const lowScreen = 20
+
+// lines draws a frame of so many columns and rows. now is by the clock of this machine.
 func (f *frame) lines(columns, rows int, now time.Time) []terminal.Line {
-	left, right := "spine status  "+now.UTC().Format("2006-01-02 15:04:05 UTC"), "every "+f.interval.String()+", q ends it"
+	const clock = "15:04:05 UTC"
+	left := "spine status  " + now.UTC().Format(time.DateOnly+" "+clock)
+	right := "every " + f.interval.String() + ", q ends it"
 	if room := columns - terminal.Cells(left); room >= 2+terminal.Cells(right) {
 		left += fmt.Sprintf("%*s", room, right)
 	}
@@ -210,31 +220,33 @@ func (f *frame) lines(columns, rows int, now time.Time) []terminal.Line {
 	if f.away.IsZero() {
 		lines = append(lines, nil)
 	} else {
-		lines = append(lines, terminal.ColouredLine(terminal.Red, "the database is away since "+f.away.UTC().Format("15:04:05 UTC")+", trying again: "+f.failure))
+		outage := "the database is away since " + f.away.UTC().Format(clock) + ", trying again: " + f.failure
+		lines = append(lines, terminal.ColouredLine(terminal.Red, outage))
 	}
-	if f.seen == nil {
+	if f.overview == nil {
 		if f.away.IsZero() {
-			lines = append(lines, terminal.PlainLine("looking …"))
+			lines = append(lines, terminal.PlainLine("reading …"))
 		}
 		return lines[:min(len(lines), max(0, rows))]
 	}
 	if !f.away.IsZero() {
-		lines = append(lines, terminal.ColouredLine(terminal.Yellow, "what follows was so at "+f.at.UTC().Format("15:04:05 UTC")))
+		lines = append(lines, terminal.ColouredLine(terminal.Yellow, "as it was at "+f.readAt.UTC().Format(clock)))
 	}
-	o := f.seen
-	// Ages go by the database's clock, which need not be this machine's, as it
-	// was when it was asked and as time has passed since.
+	o := f.overview
+	// Ages go by the database's clock, which may differ from this machine's: its time at the reading, and the time that
+	// has passed since.
 	then := now
 	if o.At.Infinity == 0 && !o.At.Time.IsZero() {
-		then = o.At.Time.Add(max(0, now.Sub(f.at)))
+		then = o.At.Time.Add(max(0, now.Sub(f.readAt)))
 	}
-	low := rows < 20
+	low := rows < lowScreen
 	lines = append(lines, o.rateLines(columns, low)...)
 	notices, dead := o.noticeLines(then), o.deadLines(then)
 	if !low {
 		lines = append(lines, nil)
 	}
-	lines = append(lines, o.depthLines(then, max(leastDepth, rows-len(lines)-len(notices)-min(len(dead), 3)))...)
+	depth := max(leastDepth, rows-len(lines)-len(notices)-min(len(dead), 3))
+	lines = append(lines, o.depthLines(then, depth)...)
 	lines = append(lines, notices...)
 	if !low && len(dead) > 0 && len(lines)+4 <= rows {
 		lines = append(lines, nil)
@@ -244,7 +256,8 @@ func (f *frame) lines(columns, rows int, now time.Time) []terminal.Line {
 	}
 	if len(lines) > rows && rows > 0 {
 		hidden := len(lines) - rows + 1
-		lines = append(lines[:rows-1], terminal.ColouredLine(terminal.Dim, fmt.Sprintf("… %d more lines: the window is too low for them", hidden)))
+		more := fmt.Sprintf("… %d more lines: the window is too low for them", hidden)
+		lines = append(lines[:rows-1], terminal.ColouredLine(terminal.Dim, more))
 	}
 	return lines
 }

@@ -6,23 +6,24 @@ import (
 	"strings"
 	"time"
 
+	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/terminal"
 	"github.com/webhookspine/spine/internal/view"
 )
 
-// flowRange is how far back status looks.
+// flowRange is the span of the rates that status shows.
 const flowRange = 15 * time.Minute
 
-// flow names what is counted, in an view.Series and in JSON.
+// flow is one kind of what comes in and goes out.
 type flow struct {
 	name   string // in JSON
-	title  string // for a person; what is part of the line above is indented
+	title  string // for a person; indented if it is part of the line above
 	series func(s *view.Series) []*int64
-	bad    bool // whether it should be none
-	vital  bool // whether it is shown also where there is little room
+	bad    bool // it should be 0
+	vital  bool // a small screen shows it too
 }
 
-// flows are what comes in and goes out.
+// flows are all kinds, in the order in which status shows them.
 func flows() []flow {
 	return []flow{
 		{"received", "received", func(s *view.Series) []*int64 { return s.Received }, false, true},
@@ -37,8 +38,8 @@ func flows() []flow {
 	}
 }
 
-// flowRate is how often something happened a second: in about the last ten seconds,
-// and on average over the minutes before now. Null is not known; 0 is never.
+// flowRate is how often something happened a second: in about the last ten seconds, and on average over the minutes
+// before now. Null is not known.
 type flowRate struct {
 	Now *float64 `json:"now"`
 	M1  *float64 `json:"1m"`
@@ -48,7 +49,9 @@ type flowRate struct {
 
 // latency is how long events took from stored to delivered, in milliseconds.
 type latency struct {
-	P50 *float64 `json:"p50"` // these three of the last step in which something was delivered; null where nothing was or it is not known
+	// These three are of the last step in which something was delivered. They are null if nothing was, or if that is not
+	// known.
+	P50 *float64 `json:"p50"`
 	P95 *float64 `json:"p95"`
 	P99 *float64 `json:"p99"`
 	Max *float64 `json:"p99_most"` // the largest p99 of a step within the last 15 minutes
@@ -66,12 +69,11 @@ func ratesOf(o *view.Overview) map[string]flowRate {
 	return rates
 }
 
-// rollupLag is how many steps the rollups may be late before what is known counts as
-// the past.
+// rollupLag is how many steps the rollups may be late before their last figure is no longer that of now.
 const rollupLag = 2
 
-// averageRate is the average over a number of whole steps and the one under way.
-// It is nil where one of the whole ones is not known.
+// averageRate is the average over a number of whole steps and the step under way. It is nil if one of the whole steps is
+// not known.
 func averageRate(o *view.Overview, series []*int64, steps int) *float64 {
 	last := len(series) - 1
 	for late := 0; late < rollupLag && last >= 0 && series[last] == nil; late++ {
@@ -80,7 +82,7 @@ func averageRate(o *view.Overview, series []*int64, steps int) *float64 {
 	if last < steps || last >= len(o.Series.At) || series[last] == nil {
 		return nil
 	}
-	// Of the last step only what the rollups cover has been counted.
+	// The last step has been counted only as far as the rollups cover it.
 	covered := float64(o.StepSeconds)
 	if o.CoveredTo != nil && o.CoveredTo.Infinity == 0 {
 		covered = min(covered, float64(o.CoveredTo.Time.UnixMilli())/1000-float64(o.Series.At[last]))
@@ -100,9 +102,10 @@ func averageRate(o *view.Overview, series []*int64, steps int) *float64 {
 	return &average
 }
 
-// latencyNow is for how long a latency stands, where nothing was delivered since.
+// latencyNow is how long a latency counts as that of now, if nothing was delivered since.
 const latencyNow = time.Minute
 
+// latencyOf reads the latency off an overview.
 func latencyOf(o *view.Overview) (l latency) {
 	s := &o.Series
 	for i, p99 := range s.LatencyP99 {
@@ -112,7 +115,8 @@ func latencyOf(o *view.Overview) (l latency) {
 		if l.Max == nil || *p99 > *l.Max {
 			l.Max = p99
 		}
-		if i < len(s.At) && o.At.Time.Sub(time.Unix(s.At[i], 0)) <= latencyNow && i < len(s.LatencyP50) && i < len(s.LatencyP95) {
+		recent := i < len(s.At) && o.At.Time.Sub(time.Unix(s.At[i], 0)) <= latencyNow
+		if recent && i < len(s.LatencyP50) && i < len(s.LatencyP95) {
 			l.P50, l.P95, l.P99 = s.LatencyP50[i], s.LatencyP95[i], p99
 		}
 	}
@@ -122,7 +126,7 @@ func latencyOf(o *view.Overview) (l latency) {
 // unknownFigure stands for a number that is not known.
 const unknownFigure = "?"
 
-// rateText shows a rate with the digits that matter.
+// rateText is a rate with the digits that matter.
 func rateText(r *float64) string {
 	switch {
 	case r == nil:
@@ -140,8 +144,7 @@ func rateText(r *float64) string {
 	}
 }
 
-// latencyText shows a latency. Where there is none, that is because nothing was
-// delivered, or because nothing is known.
+// latencyText is a latency. There is none if nothing was delivered, or if that is not known.
 func latencyText(ms *float64, known bool) string {
 	switch {
 	case ms != nil:
@@ -163,7 +166,7 @@ func (o *overview) figures() string {
 		fmt.Fprintf(&b, "%s=%s ", f.name, rateText(o.Rates[f.name].Now))
 	}
 	known := o.Rates["delivered"].Now != nil
-	for _, status := range unfinishedStatuses() {
+	for _, status := range event.UnfinishedStatuses() {
 		count := unknownFigure
 		if o.Backlog != nil {
 			count = strconv.FormatInt(o.count("", status), 10)
@@ -174,6 +177,7 @@ func (o *overview) figures() string {
 	if o.OldestReady != nil {
 		oldest = terminal.ShortDuration(secondsToDuration(*o.OldestReady))
 	}
-	fmt.Fprintf(&b, "oldest_ready=%s p50=%s p95=%s p99=%s", oldest, latencyText(o.Latency.P50, known), latencyText(o.Latency.P95, known), latencyText(o.Latency.P99, known))
+	fmt.Fprintf(&b, "oldest_ready=%s p50=%s p95=%s p99=%s", oldest,
+		latencyText(o.Latency.P50, known), latencyText(o.Latency.P95, known), latencyText(o.Latency.P99, known))
 	return b.String()
 }

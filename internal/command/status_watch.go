@@ -11,14 +11,13 @@ import (
 	"github.com/webhookspine/spine/internal/terminal"
 )
 
-// readTimeout is how long one look may take before the database counts as away.
+// readTimeout is how long one reading may take before the database counts as away.
 const readTimeout = 5 * time.Second
 
-// redrawInterval is how often a terminal is asked for its size, and how often the
-// clock on it may move.
+// redrawInterval is how often the terminal is asked for its size, and how often the clock on it may move.
 const redrawInterval = 250 * time.Millisecond
 
-// watcher looks again and again, and shows what it saw.
+// watcher reads the overview again and again, and shows it.
 type watcher struct {
 	read     func(ctx context.Context) (overview, error)
 	interval time.Duration
@@ -26,63 +25,50 @@ type watcher struct {
 	stderr   io.Writer
 }
 
-// display shows frames. A look that failed is in the frame as well. refresh is
-// called between looks.
+// display shows frames, those of failed readings too. refresh is called between readings.
 type display interface {
 	show(f *frame) error
 	refresh(f *frame) error
 }
 
-// run looks and shows until ctx ends, someone types q, or nobody takes what is
-// shown.
+// run reads and shows until ctx ends, somebody types q, or out takes no more.
 func (w *watcher) run(ctx context.Context, in io.Reader, out io.Writer, asJSON bool, env environ) error {
 	if asJSON || !terminal.IsTerminal(out) || env["TERM"] == "dumb" {
 		return w.loop(ctx, &lineDisplay{out: out, stderr: w.stderr, json: asJSON}, nil)
 	}
-	keys, restore, err := terminal.WatchKeys(in)
+	quit, restore, err := terminal.WatchKeys(in)
 	if err != nil {
 		return err
 	}
-	defer restore() // also where something panics
-	s := &screenDisplay{terminal.NewScreen(out, terminal.ColoursFor(out, env)), w.now}
-	if err := s.screen.Open(); err != nil {
+	defer restore() // after a panic too
+	d := &screenDisplay{terminal.NewScreen(out, terminal.ColoursFor(out, env)), w.now}
+	if err := d.screen.Open(); err != nil {
 		return err
 	}
-	defer s.screen.Close()
-	return w.loop(ctx, s, keys)
+	defer d.screen.Close()
+	return w.loop(ctx, d, quit)
 }
 
-// loop looks and shows. quit is closed where it is to end.
+// reading is what one read returned.
+type reading struct {
+	overview overview
+	err      error
+	panicked string // what it panicked with
+}
+
+// loop reads and shows until quit is closed.
 func (w *watcher) loop(ctx context.Context, d display, quit <-chan struct{}) error {
 	ctx, cancel := context.WithCancel(ctx)
-	type look struct {
-		seen     overview
-		err      error
-		panicked string
-	}
-	looks := make(chan look, 1)
-	looking := false
+	readings := make(chan reading, 1)
+	underWay := false
 	begin := func() {
-		looking = true
-		go func() {
-			ctx, cancel := context.WithTimeoutCause(ctx, readTimeout, errors.New("the database does not answer"))
-			defer cancel()
-			defer func() { // the loop panics in its place, so that the terminal is restored
-				if p := recover(); p != nil {
-					looks <- look{panicked: fmt.Sprintf("%v\n\n%s", p, debug.Stack())}
-				}
-			}()
-			seen, err := w.read(ctx)
-			if cause := context.Cause(ctx); err != nil && cause != nil {
-				err = cause
-			}
-			looks <- look{seen: seen, err: err}
-		}()
+		underWay = true
+		go func() { readings <- w.readOnce(ctx) }()
 	}
 	defer func() {
 		cancel()
-		if looking {
-			<-looks
+		if underWay {
+			<-readings
 		}
 	}()
 
@@ -98,24 +84,24 @@ func (w *watcher) loop(ctx context.Context, d display, quit <-chan struct{}) err
 			return nil
 		case <-quit:
 			return nil
-		case l := <-looks:
-			looking = false
+		case r := <-readings:
+			underWay = false
 			switch {
-			case l.panicked != "":
-				panic(l.panicked)
+			case r.panicked != "":
+				panic(r.panicked) // here, where run restores the terminal
 			case ctx.Err() != nil:
 				return nil
-			case l.err == nil:
-				f.seen, f.at, f.away = &l.seen, w.now(), time.Time{}
+			case r.err == nil:
+				f.overview, f.readAt, f.away = &r.overview, w.now(), time.Time{}
 			case f.away.IsZero():
 				f.away = w.now()
 			}
-			if l.err != nil {
-				f.failure = terminal.OneLine(l.err.Error())
+			if r.err != nil {
+				f.failure = terminal.OneLine(r.err.Error())
 			}
 			err = d.show(&f)
 		case <-again.C:
-			if !looking {
+			if !underWay {
 				begin()
 			}
 		case <-redraw.C:
@@ -125,31 +111,48 @@ func (w *watcher) loop(ctx context.Context, d display, quit <-chan struct{}) err
 	return fmt.Errorf("printing: %w", err)
 }
 
-// lineDisplay shows each look as a line: figures, or JSON. That the database is away is
-// said beside them, once.
+// readOnce reads within readTimeout.
+func (w *watcher) readOnce(ctx context.Context) (r reading) {
+	ctx, cancel := context.WithTimeoutCause(ctx, readTimeout, errors.New("the database does not answer"))
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			r.panicked = fmt.Sprintf("%v\n\n%s", p, debug.Stack())
+		}
+	}()
+	o, err := w.read(ctx)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	return reading{overview: o, err: err}
+}
+
+// lineDisplay shows each reading as a line: figures, or JSON. On the standard error it says once that the database is
+// away.
 type lineDisplay struct {
 	out, stderr io.Writer
 	json, away  bool
 }
 
-func (l *lineDisplay) refresh(*frame) error { return nil }
+func (d *lineDisplay) refresh(*frame) error { return nil }
 
-func (l *lineDisplay) show(f *frame) error {
+func (d *lineDisplay) show(f *frame) error {
 	if !f.away.IsZero() {
-		if !l.away {
-			fmt.Fprintf(l.stderr, "spine: the database is away since %s, trying again: %s\n", f.away.UTC().Format(exactLayout), f.failure)
+		if !d.away {
+			fmt.Fprintf(d.stderr, "spine: the database is away since %s, trying again: %s\n",
+				f.away.UTC().Format(exactLayout), f.failure)
 		}
-		l.away = true
+		d.away = true
 		return nil
 	}
-	if l.away {
-		fmt.Fprintln(l.stderr, "spine: the database is back")
-		l.away = false
+	if d.away {
+		fmt.Fprintln(d.stderr, "spine: the database is back")
+		d.away = false
 	}
-	if l.json {
-		return terminal.WriteJSON(l.out, f.seen)
+	if d.json {
+		return terminal.WriteJSON(d.out, f.overview)
 	}
-	_, err := fmt.Fprintf(l.out, "%s %s\n", exactTime(f.seen.At), f.seen.figures())
+	_, err := fmt.Fprintf(d.out, "%s %s\n", exactTime(f.overview.At), f.overview.figures())
 	return err
 }
 
@@ -159,8 +162,8 @@ type screenDisplay struct {
 	now    func() time.Time
 }
 
-func (s *screenDisplay) refresh(f *frame) error { return s.show(f) }
+func (d *screenDisplay) refresh(f *frame) error { return d.show(f) }
 
-func (s *screenDisplay) show(f *frame) error {
-	return s.screen.Show(func(columns, rows int) []terminal.Line { return f.lines(columns, rows, s.now()) })
+func (d *screenDisplay) show(f *frame) error {
+	return d.screen.Show(func(columns, rows int) []terminal.Line { return f.lines(columns, rows, d.now()) })
 }

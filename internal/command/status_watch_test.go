@@ -91,7 +91,7 @@ func frameText(f *frame, columns, rows int) string {
 }
 
 func TestWatchFitsAnOrdinaryTerminal(t *testing.T) {
-	f := frame{seen: overviewOf(busyOverview(watchedAt)), at: watchedAt, interval: time.Second}
+	f := frame{overview: overviewOf(busyOverview(watchedAt)), readAt: watchedAt, interval: time.Second}
 	require.Equal(t, `spine status  2024-01-30 12:00:05 UTC                        every 1s, q ends it
 
 PER SECOND       now   1 min   5 min  15 min   THE LAST 15 MINUTES
@@ -120,7 +120,7 @@ LAST DIED                             WHEN        WHY
 }
 
 func TestWatchOnASmallTerminal(t *testing.T) {
-	f := frame{seen: overviewOf(busyOverview(watchedAt)), at: watchedAt, interval: time.Second}
+	f := frame{overview: overviewOf(busyOverview(watchedAt)), readAt: watchedAt, interval: time.Second}
 	require.Equal(t, `spine status  2024-01-30 12:00:05 UTC
 
 PER SECOND       now   1 min   5 min
@@ -143,7 +143,7 @@ func TestWatchKeepsWithinEveryTerminal(t *testing.T) {
 	}
 	for _, seen := range []*overview{nil, {}, full} {
 		for _, away := range []time.Time{{}, watchedAt} {
-			f := frame{seen: seen, at: watchedAt, away: away, failure: strings.Repeat("refused ", 30), interval: time.Second}
+			f := frame{overview: seen, readAt: watchedAt, away: away, failure: strings.Repeat("refused ", 30), interval: time.Second}
 			for columns := 1; columns < 160; columns += 3 {
 				for rows := 1; rows < 60; rows++ {
 					lines := f.lines(columns, rows, watchedAt)
@@ -160,10 +160,10 @@ func TestWatchKeepsWithinEveryTerminal(t *testing.T) {
 // What is not known is never shown as 0, nor what is old as new.
 func TestWatchSaysWhatItDoesNotKnow(t *testing.T) {
 	f := frame{interval: time.Second}
-	require.Contains(t, frameText(&f, 80, 24), "looking …")
+	require.Contains(t, frameText(&f, 80, 24), "reading …")
 
-	f = frame{seen: overviewOf(view.Overview{At: event.Timestamp{Time: watchedAt}, StepSeconds: 10}), at: watchedAt, interval: time.Second}
-	f.seen.Backlog, f.seen.OldestReady, f.seen.Stuck, f.seen.DeadLetters = nil, nil, nil, nil
+	f = frame{overview: overviewOf(view.Overview{At: event.Timestamp{Time: watchedAt}, StepSeconds: 10}), readAt: watchedAt, interval: time.Second}
+	f.overview.Backlog, f.overview.OldestReady, f.overview.Stuck, f.overview.DeadLetters = nil, nil, nil, nil
 	text := frameText(&f, 80, 24)
 	require.NotRegexp(t, `(?m)^[a-z ]+\b0\b`, text)
 	require.Contains(t, text, "received           ?       ?       ?       ?\n")
@@ -171,16 +171,16 @@ func TestWatchSaysWhatItDoesNotKnow(t *testing.T) {
 	require.Contains(t, text, "What waits is not known yet")
 	require.Contains(t, text, "oldest waiting  ?\n")
 	require.Equal(t, "received=? accepted=? deduplicated=? conflicts=? rejected=? attempts=? attempts_failed=? delivered=? died=? "+
-		"pending=? processing=? failed=? dead=? oldest_ready=? p50=? p95=? p99=?", f.seen.figures())
+		"pending=? processing=? failed=? dead=? oldest_ready=? p50=? p95=? p99=?", f.overview.figures())
 	var machine strings.Builder
-	require.NoError(t, terminal.WriteJSON(&machine, f.seen))
+	require.NoError(t, terminal.WriteJSON(&machine, f.overview))
 	require.Contains(t, machine.String(), `"backlog":null`)
 	require.Contains(t, machine.String(), `"received":{"now":null,"1m":null,"5m":null,"15m":null}`)
 
-	f = frame{seen: overviewOf(busyOverview(watchedAt)), at: watchedAt.Add(-time.Minute), away: watchedAt.Add(-50 * time.Second), failure: "connection refused", interval: time.Second}
-	f.seen.DepthAt.Time = watchedAt.Add(-time.Hour)
+	f = frame{overview: overviewOf(busyOverview(watchedAt)), readAt: watchedAt.Add(-time.Minute), away: watchedAt.Add(-50 * time.Second), failure: "connection refused", interval: time.Second}
+	f.overview.DepthAt.Time = watchedAt.Add(-time.Hour)
 	text = frameText(&f, 80, 24)
-	require.Contains(t, text, "the database is away since 11:59:15 UTC, trying again: connection refused\nwhat follows was so at 11:59:05 UTC\n")
+	require.Contains(t, text, "the database is away since 11:59:15 UTC, trying again: connection refused\nas it was at 11:59:05 UTC\n")
 	require.Contains(t, text, "OLDEST QUEUED (counted…")
 
 	// Where the rollups lag, what they know goes on being the present for a
@@ -222,13 +222,13 @@ func TestWatchGoesOnThroughAnOutage(t *testing.T) {
 		answers <- err
 		return <-frames
 	}
-	require.Nil(t, look(errors.New("gone\x1b[2J")).seen)
+	require.Nil(t, look(errors.New("gone\x1b[2J")).overview)
 	require.Equal(t, watchedAt, look(errors.New("still gone")).away)
 	f := look(nil)
-	require.NotNil(t, f.seen)
+	require.NotNil(t, f.overview)
 	require.Zero(t, f.away)
 	f = look(errors.New("gone\nagain"))
-	require.NotNil(t, f.seen, "what was seen last stays")
+	require.NotNil(t, f.overview, "what was seen last stays")
 	require.Equal(t, "gone again", f.failure)
 	close(quit)
 	require.NoError(t, <-ended)

@@ -29,39 +29,40 @@ func eventName(r *trail.Step) string {
 	return name
 }
 
-// successColour is the colour of an audit row's success.
+// successColour is the colour of a step's mark.
 func successColour(success string) terminal.Colour {
 	switch success {
-	case "success":
+	case trail.Success:
 		return terminal.Green
-	case "failure":
+	case trail.Failure:
 		return terminal.Red
 	default:
 		return terminal.Yellow
 	}
 }
 
-// failureColour is the colour of what is said of an audit row: only failures stand out.
+// failureColour is the colour of a step's sentence: only failures stand out.
 func failureColour(success string) terminal.Colour {
-	if success == "failure" {
+	if success == trail.Failure {
 		return terminal.Red
 	}
 	return terminal.Plain
 }
 
-// auditDetails are an audit row's details.
-type auditDetails map[string]json.RawMessage
+// stepDetails are the members of a step's details.
+type stepDetails map[string]json.RawMessage
 
-func readDetails(text json.RawMessage) auditDetails {
-	var d auditDetails
+// readDetails reads the details of a step. They are an object, unless somebody wrote the row by hand.
+func readDetails(text json.RawMessage) stepDetails {
+	var d stepDetails
 	if json.Unmarshal(text, &d) != nil {
-		return auditDetails{"details": text} // a hand wrote something else than an object
+		return stepDetails{"details": text}
 	}
 	return d
 }
 
-// text is a member as a string: the string that it is, or else its JSON text.
-func (d auditDetails) text(name string) string {
+// text is a member as a string: its own text if it is a string, else its JSON.
+func (d stepDetails) text(name string) string {
 	var s string
 	if json.Unmarshal(d[name], &s) == nil {
 		return s
@@ -70,7 +71,7 @@ func (d auditDetails) text(name string) string {
 }
 
 // duration is a member that counts milliseconds.
-func (d auditDetails) duration(name string) string {
+func (d stepDetails) duration(name string) string {
 	ms, err := strconv.ParseFloat(string(d[name]), 64)
 	if err != nil {
 		return d.text(name)
@@ -78,18 +79,18 @@ func (d auditDetails) duration(name string) string {
 	return terminal.ShortDuration(time.Duration(ms * float64(time.Millisecond)))
 }
 
-// pairs shows the members as name=value, those first that a reader looks for.
-// Some say nothing new to most readers; --json has them.
-func (d auditDetails) pairs() string {
-	first := []string{"attempt", "status", "duration_ms", "error", "answer", "delay_ms"}
+// pairs shows the members as name=value. Those that readers look for come first. It leaves out what tells most readers
+// nothing new; --json has it.
+func (d stepDetails) pairs() string {
+	foremost := []string{"attempt", "status", "duration_ms", "error", "answer", "delay_ms"}
 	rank := func(name string) int {
-		if i := slices.Index(first, name); i >= 0 {
+		if i := slices.Index(foremost, name); i >= 0 {
 			return i
 		}
-		return len(first)
+		return len(foremost)
 	}
 	names := slices.SortedFunc(maps.Keys(d), func(a, b string) int { return cmp.Or(rank(a)-rank(b), cmp.Compare(a, b)) })
-	var shown []string
+	var pairs []string
 	for _, name := range names {
 		value := d.text(name)
 		if name == "lease" || name == "next_attempt_at" || name == "destination" && value == event.DefaultDestination {
@@ -98,12 +99,12 @@ func (d auditDetails) pairs() string {
 		if short, ok := strings.CutSuffix(name, "_ms"); ok {
 			name, value = short, d.duration(name)
 		}
-		shown = append(shown, terminal.Word(name)+"="+terminal.Word(terminal.Shorten(value)))
+		pairs = append(pairs, terminal.Word(name)+"="+terminal.Word(terminal.Shorten(value)))
 	}
-	return strings.Join(shown, " ")
+	return strings.Join(pairs, " ")
 }
 
-// destinationSuffix names a destination unless it is the one that everything goes to.
+// destinationSuffix names a destination, unless it is the default.
 func destinationSuffix(destination string) string {
 	if destination == "" || destination == event.DefaultDestination {
 		return ""
@@ -111,18 +112,19 @@ func destinationSuffix(destination string) string {
 	return " at " + terminal.Word(destination)
 }
 
+// statusColour is the colour of a status.
 func statusColour(status string) terminal.Colour {
 	switch status {
-	case "completed":
+	case event.StatusCompleted:
 		return terminal.Green
-	case "failed", "dead":
+	case event.StatusFailed, event.StatusDead:
 		return terminal.Red
 	default:
 		return terminal.Yellow
 	}
 }
 
-// successMark stands before a step, so that its success is seen without colour too.
+// successMark stands before a step, so that one sees its success without colours too.
 func successMark(success string) string {
 	switch success {
 	case trail.Success:
@@ -134,9 +136,9 @@ func successMark(success string) string {
 	}
 }
 
-// stepSentence puts a step in words. The attempt that it belongs to is not named
-// where it stands within what is told of that.
-func stepSentence(action trail.Action, d auditDetails, within bool) string {
+// stepSentence puts a step in words. within says that it stands below the start of its attempt, which it then does not
+// name.
+func stepSentence(action trail.Action, d stepDetails, within bool) string {
 	text := func(name string) string { return terminal.Printable(d.text(name)) }
 	attempt, after, colon := "attempt "+text("attempt")+" ", " after attempt "+text("attempt"), ": "
 	if within {
@@ -158,8 +160,10 @@ func stepSentence(action trail.Action, d auditDetails, within bool) string {
 	case trail.EventDeduped:
 		return "known already, with this payload"
 	case trail.ConflictDetected:
-		kept := map[string]string{"kept": "kept as evidence", "known": "as kept before", "full": "not kept, there are ten"}[d.text("evidence")]
-		return strings.TrimSuffix("known already, with another payload: "+kept, ": ")
+		evidence := map[string]string{
+			"kept": "kept as evidence", "known": "as kept before", "full": "not kept, there are ten",
+		}[d.text("evidence")]
+		return strings.TrimSuffix("known already, with another payload: "+evidence, ": ")
 	case trail.EventQueued:
 		return "queued by hand" + by + " as " + text("status") + where
 	case trail.ProcessingAttemptStarted:
@@ -181,11 +185,11 @@ func stepSentence(action trail.Action, d auditDetails, within bool) string {
 	case trail.SourceEnabled, trail.SourceDisabled, trail.SourceRemoved:
 		return strings.ReplaceAll(string(action), "_", " ") + by
 	case trail.RequestReplayed:
-		trusted := ""
+		unverified := ""
 		if d["trust"] != nil {
-			trusted = ", without being verified"
+			unverified = ", without being verified"
 		}
-		return "rejected request " + text("request") + " (" + text("cause") + ") to be looked at again" + by + trusted
+		return "rejected request " + text("request") + " (" + text("cause") + ") to be replayed" + by + unverified
 	case trail.LeaseLost:
 		return "a late result (" + text("outcome") + ") changed nothing, its lease was lost" + where
 	case trail.StatusChanged:
@@ -196,8 +200,8 @@ func stepSentence(action trail.Action, d auditDetails, within bool) string {
 	return strings.TrimSpace(terminal.Word(string(action)) + " " + d.pairs())
 }
 
-// attemptAnswer is what a destination said to an attempt, after how long.
-func attemptAnswer(d auditDetails) string {
+// attemptAnswer is what a destination answered to an attempt, and after how long.
+func attemptAnswer(d stepDetails) string {
 	var b strings.Builder
 	if d["duration_ms"] != nil {
 		b.WriteString(" after " + terminal.Printable(d.duration("duration_ms")))
@@ -208,13 +212,13 @@ func attemptAnswer(d auditDetails) string {
 	case d["status"] != nil:
 		b.WriteString(": HTTP " + terminal.Printable(d.text("status")))
 	}
-	if said := strings.TrimSpace(d.text("answer")); said != "" {
-		b.WriteString(", answer " + terminal.Printable(terminal.Shorten(said)))
+	if answer := strings.TrimSpace(d.text("answer")); answer != "" {
+		b.WriteString(", answer " + terminal.Printable(terminal.Shorten(answer)))
 	}
 	return b.String()
 }
 
-// currentStates says where an event stands, in a line for each destination.
+// currentStates says where an event stands, in one line for each destination.
 func currentStates(h view.History, paused []view.PauseRow, now time.Time) string {
 	var b strings.Builder
 	for i := range h.Processing {
@@ -223,8 +227,7 @@ func currentStates(h view.History, paused []view.PauseRow, now time.Time) string
 	return b.String()
 }
 
-// currentState says where an event stands with a destination and what comes
-// next.
+// currentState says where an event stands with a destination, and what comes next.
 func currentState(p *view.ProcessingRow, paused []view.PauseRow, now time.Time) string {
 	where := destinationSuffix(p.Destination)
 	next := "at no set time"
@@ -236,30 +239,31 @@ func currentState(p *view.ProcessingRow, paused []view.PauseRow, now time.Time) 
 		why = ": " + terminal.Printable(terminal.Shorten(*p.ErrorMessage))
 	}
 	switch p.Status {
-	case "completed":
-		done := "completed" + where
+	case event.StatusCompleted:
+		text := "completed" + where
 		if p.CompletedAt != nil {
-			done += " " + exactTime(*p.CompletedAt)
-			if took := p.CompletedAt.Time.Sub(p.CreatedAt.Time); p.CompletedAt.Infinity == 0 && p.CreatedAt.Infinity == 0 && took >= 0 {
-				done += ", " + terminal.ShortDuration(took) + " after it was queued"
+			text += " " + exactTime(*p.CompletedAt)
+			took := p.CompletedAt.Time.Sub(p.CreatedAt.Time)
+			if p.CompletedAt.Infinity == 0 && p.CreatedAt.Infinity == 0 && took >= 0 {
+				text += ", " + terminal.ShortDuration(took) + " after it was queued"
 			}
 		}
-		return done + ", nothing more to do"
-	case "dead":
+		return text + ", nothing more to do"
+	case event.StatusDead:
 		return "dead" + where + ", not tried again by itself (spine replay)" + why
-	case "processing":
+	case event.StatusProcessing:
 		worker := "a worker"
 		if p.Worker != nil {
 			worker = terminal.Printable(*p.Worker)
 		}
 		return fmt.Sprintf("attempt %d%s is in the hands of %s, whose lease ends %s", p.AttemptCount, where, worker, next)
 	default:
-		held := ""
+		pause := ""
 		for _, row := range paused {
 			if row.Destination == p.Destination {
-				held = "; claims are paused since " + exactTime(row.PausedAt) + ": spine resume"
+				pause = "; claims are paused since " + exactTime(row.PausedAt) + ": spine resume"
 			}
 		}
-		return fmt.Sprintf("attempt %d%s is due %s%s%s", p.AttemptCount+1, where, next, why, held)
+		return fmt.Sprintf("attempt %d%s is due %s%s%s", p.AttemptCount+1, where, next, why, pause)
 	}
 }

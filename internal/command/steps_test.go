@@ -76,7 +76,7 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 	}
 	require.NoError(t, o.write(&out, time.Now(), 0))
 	require.NotRegexp(t, unprintable, out.String())
-	f := frame{seen: &o, at: time.Now(), away: time.Now(), failure: terminal.OneLine(hostile)}
+	f := frame{overview: &o, readAt: time.Now(), away: time.Now(), failure: terminal.OneLine(hostile)}
 	require.NotRegexp(t, unprintable, terminal.JoinLines(f.lines(200, 100, time.Now()), 0, false))
 	h := view.History{StoredEvent: view.StoredEvent{EventID: hostile, EventType: hostile, Source: hostile, Content: view.Content{Unqueryable: hostile}}}
 	h.Processing, h.Timeline = []view.ProcessingRow{p}, []trail.Step{row}

@@ -69,7 +69,7 @@ are still stored. --status chooses the steps that bring an event into a status:
 			}
 			for _, status := range filter.Statuses {
 				if !event.ValidStatus(status) {
-					return misuse("--status: there is no %q, known are %s", status, strings.Join(statuses(), ", "))
+					return misuse("--status: there is no %q, known are %s", status, strings.Join(event.Statuses(), ", "))
 				}
 			}
 			s, err := openDatabase(cmd.Context(), set.Database)
@@ -100,21 +100,17 @@ are still stored. --status chooses the steps that bring an event into a status:
 	flags.StringArrayVar(&filter.EventIDs, "event", nil, "only the event of this `ID`; may be given several times, as those below")
 	flags.StringSliceVar(&filter.Sources, "source", nil, "only events of this `SOURCE`")
 	flags.StringArrayVar(&filter.Types, "type", nil, "only events of this `TYPE`, such as user.created")
-	flags.StringSliceVar(&filter.Statuses, "status", nil, "only steps that bring an event into this `STATUS`: "+strings.Join(statuses(), ", "))
+	flags.StringSliceVar(&filter.Statuses, "status", nil, "only steps that bring an event into this `STATUS`: "+strings.Join(event.Statuses(), ", "))
 	flags.StringSliceVar(&onlyActions, "action", nil, "only this `ACTION`, such as retry_scheduled")
 	flags.Var(&since, "since", "begin with what happened since this `TIME`: ago, as 10m or 7d, or RFC 3339")
 	flags.BoolVar(&asJSON, "json", false, "print a JSON object a line")
 	completeFlag(cmd, "event", inFlightIDs(&set.Database))
 	completeFlag(cmd, "source", sourceNames(&set.Database))
 	completeFlag(cmd, "type", typeNames(&set.Database))
-	completeFlag(cmd, "status", fixedValues(statuses()))
+	completeFlag(cmd, "status", fixedValues(event.Statuses()))
 	completeFlag(cmd, "action", fixedValues(actions()))
 	return cmd
 }
-
-// statuses are those that an event has on its way to a destination, in the
-// order in which it may come to them.
-func statuses() []string { return []string{"pending", "processing", "completed", "failed", "dead"} }
 
 // actions are the names of all actions.
 func actions() []string {

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"encoding/json"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -104,11 +105,24 @@ func TestTailPrintsWhatCameBeforeItWasDone(t *testing.T) {
 	require.Equal(t, []string{"just before"}, seen)
 }
 
-// The names that tail accepts are those of a migrated database.
+// The names that tail accepts are those of the database.
 func TestActionsAreThoseOfTheSchema(t *testing.T) {
 	t.Parallel()
 	db := databases.Pool(t)
 	var known []string
 	require.NoError(t, db.QueryRow(t.Context(), "select enum_range(null::spine.audit_action)::text[]").Scan(&known))
 	require.Equal(t, actions(), known)
+}
+
+func TestStatusesAreThoseOfTheSchema(t *testing.T) {
+	t.Parallel()
+	db := databases.Pool(t)
+	var constraint string
+	require.NoError(t, db.QueryRow(t.Context(), `select pg_get_constraintdef(oid) from pg_constraint
+		where conrelid = 'spine.processing_state'::regclass and conname = 'processing_state_status_check'`).Scan(&constraint))
+	var known []string
+	for _, match := range regexp.MustCompile(`'([a-z]+)'`).FindAllStringSubmatch(constraint, -1) {
+		known = append(known, match[1])
+	}
+	require.Equal(t, event.Statuses(), known)
 }

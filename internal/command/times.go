@@ -8,23 +8,9 @@ import (
 	"github.com/webhookspine/spine/internal/terminal"
 )
 
-func secondsToDuration(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
-
-// steadyTime is fromNow without digits that only flicker.
-func steadyTime(t event.Timestamp, now time.Time) string {
-	if t.Infinity == 0 {
-		digits := 100 * time.Millisecond
-		if d := now.Sub(t.Time).Abs(); d >= 10*time.Second {
-			digits = time.Second
-		}
-		t.Time, now = t.Time.Truncate(digits), now.Truncate(digits)
-	}
-	return relativeTime(t, now)
-}
-
 const exactLayout = "2006-01-02T15:04:05.000Z"
 
-// exactTime shows a moment to the millisecond, in UTC.
+// exactTime is a time to the millisecond, in UTC.
 func exactTime(t event.Timestamp) string {
 	if t.Infinity != 0 {
 		return t.String()
@@ -32,7 +18,7 @@ func exactTime(t event.Timestamp) string {
 	return t.Time.UTC().Format(exactLayout)
 }
 
-// relativeTime shows how far a moment is from now: "in 3s", "3s ago".
+// relativeTime is how far a time is from now: "in 3s", "3s ago".
 func relativeTime(t event.Timestamp, now time.Time) string {
 	switch {
 	case t.Infinity > 0:
@@ -46,7 +32,19 @@ func relativeTime(t event.Timestamp, now time.Time) string {
 	}
 }
 
-// stepOffset is how long after first a step was made.
+// steadyTime is relativeTime without the digits that would only flicker on a screen.
+func steadyTime(t event.Timestamp, now time.Time) string {
+	if t.Infinity == 0 {
+		digits := 100 * time.Millisecond
+		if d := now.Sub(t.Time).Abs(); d >= 10*time.Second {
+			digits = time.Second
+		}
+		t.Time, now = t.Time.Truncate(digits), now.Truncate(digits)
+	}
+	return relativeTime(t, now)
+}
+
+// stepOffset is how long after the first step an event took another: "+13 ms".
 func stepOffset(first, t event.Timestamp) string {
 	if first.Infinity != 0 || t.Infinity != 0 {
 		return t.String()
@@ -64,3 +62,6 @@ func stepOffset(first, t event.Timestamp) string {
 		return "+" + terminal.ShortDuration(d)
 	}
 }
+
+// secondsToDuration is a duration that JSON or SQL gives in seconds.
+func secondsToDuration(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

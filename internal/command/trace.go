@@ -189,7 +189,7 @@ func (t *traceRun) follow(ctx context.Context, direct string) error {
 		err = t.show(ctx, h)
 	}
 	for i := range h.Processing {
-		if p := &h.Processing[i]; p.Status == "dead" && err == nil {
+		if p := &h.Processing[i]; p.Status == event.StatusDead && err == nil {
 			err = fmt.Errorf("the event is dead%s", destinationSuffix(p.Destination))
 		}
 	}
@@ -199,7 +199,7 @@ func (t *traceRun) follow(ctx context.Context, direct string) error {
 // isFinished reports whether nothing more will happen to an event by itself.
 func isFinished(h view.History) bool {
 	for i := range h.Processing {
-		if status := h.Processing[i].Status; status != "completed" && status != "dead" {
+		if status := h.Processing[i].Status; status != event.StatusCompleted && status != event.StatusDead {
 			return false
 		}
 	}

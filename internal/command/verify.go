@@ -19,16 +19,16 @@ func verifyCommand(env environ) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "verify",
-		Short: "Check that nothing is lost: what is stored against its audit trail",
-		Long: `Verify checks the promises in the database itself, for the events that were stored
-in a span of time: each has its rows in the queue, each row is due or done with,
-the audit trail of each is a legal path that ends where the row stands, no lease
-counted twice, and what was received, known and conflicting adds up. It reads
-only, locks no row, and goes by the hour or 200,000 events, so that it may run on
-a database at work; an event costs some 60 µs. It exits with 1 where something
-does not hold.
+		Short: "Check that nothing is lost: the stored events against their trails",
+		Long: `Verify checks Spine's promises in the database itself, for the events that were
+stored in a span of time. Each event has its rows in the queue. Each row is due or
+finished. The trail of each event is a legal path that ends at the row's status. No
+lease counts twice. The counts of received, known and conflicting requests add up.
+It exits with 1 if one of these does not hold.
 
-Trails are checked of events whose first steps the audit log still has. In psql:
+You can run it on a database at work: it only reads, locks no row, and goes on by
+the hour or by 200,000 events. An event takes some 60 µs. It checks only trails
+whose first steps the audit log still has. In psql:
 select invariant, violations, examples from spine.verify(now() - interval '1 hour');`,
 		Example: `  spine verify
   spine verify --since 30d --json | jq '.[] | select(.violations > 0)'
@@ -36,11 +36,11 @@ select invariant, violations, examples from spine.verify(now() - interval '1 hou
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.Var(&since, "since", "of events stored at this `TIME` or later: ago, as 2h or 7d, or RFC 3339 (default 24h)")
-	flags.Var(&until, "until", "of events stored before this `TIME` (default now)")
-	flags.IntVar(&examples, "examples", 5, "tell at most this `NUMBER` of violations of each invariant")
+	flags.Var(&since, "since", "check events stored at this `TIME` or later: ago, as 2h or 7d, or RFC 3339 (default 24h)")
+	flags.Var(&until, "until", "check events stored before this `TIME` (default now)")
+	flags.IntVar(&examples, "examples", 5, "print at most this `NUMBER` of violations of each invariant")
 	flags.BoolVar(&asJSON, "json", false, "print one JSON array of the invariants")
-	return onDatabase(env, cmd, false, func(cmd *cobra.Command, s *store.Store, _ string) error {
+	return onDatabase(env, cmd, func(cmd *cobra.Command, s *store.Store, _ []string) error {
 		if examples < 0 || examples > 10_000 {
 			return misuse("--examples must be 0 to 10000")
 		}
@@ -69,26 +69,28 @@ select invariant, violations, examples from spine.verify(now() - interval '1 hou
 	})
 }
 
+// listInvariants prints each invariant with its outcome, and then the violations.
 func listInvariants(out io.Writer, invariants []view.Invariant) error {
 	var b strings.Builder
-	w := terminal.Table(&b)
+	table := terminal.Table(&b)
 	for _, i := range invariants {
 		outcome := "holds"
 		if i.Violations > 0 {
 			outcome = fmt.Sprintf("BROKEN %d", i.Violations)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\n", i.Name, outcome, i.Meaning)
+		fmt.Fprintf(table, "%s\t%s\t%s\n", i.Name, outcome, i.Meaning)
 	}
-	if err := w.Flush(); err != nil {
+	if err := table.Flush(); err != nil {
 		return err
 	}
 	for _, i := range invariants {
 		for _, v := range i.Examples {
-			fmt.Fprintf(&b, "%s: %s of %s: %s\n", i.Name, terminal.Printable(v.EventID), terminal.Printable(v.Source), terminal.Printable(v.Detail))
+			fmt.Fprintf(&b, "%s: %s of %s: %s\n",
+				i.Name, terminal.Printable(v.EventID), terminal.Printable(v.Source), terminal.Printable(v.Detail))
 		}
 	}
 	if len(invariants) > 0 {
-		fmt.Fprintf(&b, "%s looked at\n", terminal.Plural(invariants[0].Checked, "event"))
+		fmt.Fprintf(&b, "%s checked\n", terminal.Plural(invariants[0].Checked, "event"))
 	}
 	_, err := io.WriteString(out, b.String())
 	return err

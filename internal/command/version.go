@@ -10,11 +10,7 @@ import (
 	"github.com/webhookspine/spine/internal/terminal"
 )
 
-// version is set by the linker (see the Makefile). It is empty in a binary
-// made by go install or go run, which know their version by themselves.
-var version string
-
-// build says what this binary is.
+// build says which binary this is.
 type build struct {
 	Version string `json:"version"`
 	Commit  string `json:"commit,omitempty"`
@@ -23,6 +19,7 @@ type build struct {
 	Arch    string `json:"arch"`
 }
 
+// thisBuild is the build of this binary. version is what the linker set; without it, Go's own build information tells.
 func thisBuild(version string) build {
 	b := build{Version: version, Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH}
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -49,7 +46,7 @@ func versionCommand(b build) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "version",
-		Short:   "Say which version this is",
+		Short:   "Print the version",
 		Example: "  spine version\n  spine version --json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -10,7 +10,7 @@ func workerCommand(env environ, b build) *cobra.Command {
 	var s service.Settings
 	return serviceCommand(env, b, &s, service.Roles{Worker: true}, &cobra.Command{
 		Use:     "worker",
-		Short:   "Deliver what was taken in, any number of processes",
+		Short:   "Deliver stored events; run any number of processes",
 		Example: `  DATABASE_URL=postgres://spine@db/spine DESTINATION_URL=https://app.example.com/hooks spine worker`,
 	}, needs{
 		groups:   []any{&s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep, &s.Listen, &s.Destination, &s.Retry, &s.Worker, &s.Stop, &s.Log},

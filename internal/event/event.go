@@ -115,9 +115,9 @@ type Disposition string
 
 // The dispositions of a queued event.
 const (
-	Completed Disposition = "completed" // delivered
-	Failed    Disposition = "failed"    // tried again after a delay
-	Dead      Disposition = "dead"      // a dead letter: not tried again
+	Completed Disposition = StatusCompleted // delivered
+	Failed    Disposition = StatusFailed    // tried again after a delay
+	Dead      Disposition = StatusDead      // a dead letter: not tried again
 )
 
 // Settlement records the end of a delivery attempt and what follows from it.
@@ -189,13 +189,4 @@ type Expired struct {
 type Sample struct {
 	OldestReady  time.Duration        // how long the oldest claimable event has been due; 0 when there is none
 	LastArrivals map[string]time.Time // by source; a source without any event is absent
-}
-
-// ValidStatus reports whether s is a status of spine.processing_state.
-func ValidStatus(s string) bool {
-	switch s {
-	case "pending", "processing", "completed", "failed", "dead":
-		return true
-	}
-	return false
 }

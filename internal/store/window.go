@@ -76,9 +76,9 @@ func (s *Store) isRare(ctx context.Context, status string, alone bool) (bool, er
 	}
 	var partial string
 	switch status {
-	case "dead":
+	case event.StatusDead:
 		partial = "p.status = 'dead' order by p.updated_at"
-	case "pending", "processing", "failed":
+	case event.StatusPending, event.StatusProcessing, event.StatusFailed:
 		partial = "p.status in ('pending', 'failed', 'processing') order by p.destination, p.next_attempt_at"
 	default:
 		return false, nil

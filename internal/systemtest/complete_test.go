@@ -102,7 +102,7 @@ func TestCompletionScripts(t *testing.T) {
 	t.Parallel()
 	_, stdout, _ := spine(t, nil, "help")
 	require.Contains(t, stdout, "source <(spine completion bash)")
-	require.Regexp(t, `\n  completion +Have the shell`, stdout)
+	require.Regexp(t, `\n  completion +Make the shell`, stdout)
 	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
 		code, stdout, stderr := spine(t, nil, "completion", shell)
 		require.Zero(t, code, stderr)

@@ -526,7 +526,7 @@ func TestReplayCommand(t *testing.T) {
 	require.Equal(t, "1 replayed\n", stdout)
 
 	_, stderr = replay(2, "--dead")
-	require.Equal(t, "spine: nobody is there to be asked: give --yes\n", stderr)
+	require.Equal(t, "spine: there is no terminal to ask on: give --yes\n", stderr)
 	require.Equal(t, 2, value[int](t, db, "select count(*) from spine.processing_state where status = 'dead'"), "nothing was done unasked")
 	die()
 	stdout, _ = replay(0, "--dead", "--yes", "--since", "150m", "--until", "90m", "--type", "user.created")
@@ -577,7 +577,7 @@ func TestMigrateCommand(t *testing.T) {
 	env := []string{"DATABASE_URL=postgres://spine@127.0.0.1:1/spine", "DIRECT_DATABASE_URL=" + databases.Empty(t)}
 	code, stdout, stderr := spine(t, env, "migrate")
 	require.Zero(t, code, stderr)
-	require.Regexp(t, `^The schema is at version \d+: \d+ migrations? applied, functions put in place, 8 audit partitions made\.\n$`, stdout)
+	require.Regexp(t, `^The schema is at version \d+: \d+ migrations? applied, functions updated, 8 audit partitions created\.\n$`, stdout)
 	code, stdout, stderr = spine(t, env, "migrate", "--json")
 	require.Zero(t, code, stderr)
 	require.Regexp(t, `^{"version":\d+,"applied":\[\],"functions":false,"partitions":0}\n$`, stdout)

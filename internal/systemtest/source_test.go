@@ -94,7 +94,7 @@ func TestSourceCommands(t *testing.T) {
 	id := jsonNumber(listed[0].ID)
 	require.Contains(t, c.ok("rejected", "list"), "signature_missing")
 	require.Contains(t, c.ok("rejected", "show", id), `{"id":"lost-1"}`)
-	require.Contains(t, c.refused(1, "rejected", "replay", id), "refused again")
+	require.Contains(t, c.refused(1, "rejected", "replay", id), "rejected again")
 	c.refused(1, "rejected", "show", "99999")
 	c.refused(2, "rejected", "show", "x")
 	c.refused(2, "rejected", "replay")
@@ -167,14 +167,14 @@ sources:
 	require.Contains(t, said, `+ secrets: ["env:OTHER"]`)
 	for text, problem := range map[string]string{
 		"sources: {a: {preset: github, secrets: [*words-not-to-repeat]}}": "no",
-		"words-not-to-repeat: 1":                  "only sources at the top",
+		"words-not-to-repeat: 1":                  "only sources may stand at the top",
 		"sources: words-not-to-repeat":            "must be an object",
 		"sources: {a: 1, a: words-not-to-repeat}": "comes twice",
 		"sources: {{a: words-not-to-repeat}: 1}":  "",
 		"sources: !!int words-not-to-repeat":      "",
 		"":                                        "empty",
 		"sources:":                                "no sources",
-		"source: 1":                               "line 1: there is only sources",
+		"source: 1":                               "line 1: only sources may stand",
 		"sources: {a: {preset: none, x: 1}, b: {preset: nothing}}":          "sources.a.x",
 		"sources: {a: {preset: github, secrets: [words-not-to-repeat]}}":    "sources.a.secrets[0]",
 		"sources: {A: {preset: none}}":                                      "lower-case",
@@ -312,14 +312,14 @@ func TestVerifyCommand(t *testing.T) {
 	database := databases.New(t)
 	c := commandLine{t: t, env: []string{"DATABASE_URL=" + database}}
 	require.Contains(t, c.ok("migrate"), "")
-	require.Contains(t, c.ok("verify"), "0 events looked at")
+	require.Contains(t, c.ok("verify"), "0 events checked")
 	db := open(t, database, nil)
 	execute(t, db, `select spine.ingest('v-1', 'user.created', '{}')`)
 	execute(t, db, `select spine.ingest('v-\' || chr(120), 'user.created', '{}')`)
 	said := c.ok("verify")
-	require.Contains(t, said, "2 events looked at")
+	require.Contains(t, said, "2 events checked")
 	require.Equal(t, 13, strings.Count(said, "  holds  "))
-	require.Contains(t, c.ok("verify", "--until", "1h"), "0 events looked at")
+	require.Contains(t, c.ok("verify", "--until", "1h"), "0 events checked")
 	c.refused(2, "verify", "--since", "1h", "--until", "2h")
 	c.refused(2, "verify", "--examples", "-1")
 

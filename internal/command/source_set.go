@@ -25,36 +25,40 @@ type sourceFlags struct {
 	burst, addressBurst        int
 }
 
+// register gives cmd its flags.
 func (f *sourceFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.StringVar(&f.preset, "preset", "", "`PRESET` of its provider: see spine source presets")
-	flags.StringArrayVar(&f.secrets, "secret", nil, "`REFERENCE` to its secret: env:NAME or file:/absolute/path; several hold at once")
-	flags.StringVar(&f.verifyToken, "verify-token", "", "`REFERENCE` to the word that Meta asks for")
-	flags.StringVar(&f.url, "public-url", "", "`URL` as the provider knows it, where it signs that (Twilio, Square)")
+	flags.StringVar(&f.preset, "preset", "", "`PRESET` of the provider: see spine source presets")
+	flags.StringArrayVar(&f.secrets, "secret", nil,
+		"`REFERENCE` to the secret: env:NAME or file:/absolute/path; several may be valid at once")
+	flags.StringVar(&f.verifyToken, "verify-token", "", "`REFERENCE` to the token that Meta asks for")
+	flags.StringVar(&f.url, "public-url", "", "`URL` as the provider knows it, if the provider signs it (Twilio, Square)")
 	flags.StringVar(&f.format, "format", "", "`FORMAT`: envelope, body or cloudevents")
-	flags.StringArrayVar(&f.ids, "id", nil, "`TEMPLATE` of ids, such as {header:X-Request-Id} or {body:/data/id}; the first that fits")
+	flags.StringArrayVar(&f.ids, "id", nil,
+		"`TEMPLATE` of ids, such as {header:X-Request-Id} or {body:/data/id}; the first that fits counts")
 	flags.StringArrayVar(&f.types, "type", nil, "`TEMPLATE` of types")
 	flags.StringArrayVar(&f.times, "time", nil, "`TEMPLATE` of times")
-	flags.StringArrayVar(&f.volatile, "volatile", nil, "JSON `POINTER` to what changes with each attempt of the provider")
-	flags.StringVar(&f.conflicts, "conflicts", "", "keep: answer 200 to another payload under a known id; refuse: 409")
-	flags.Float64Var(&f.rate, "rate", 0, "verified requests a second at most, `NUMBER`")
-	flags.IntVar(&f.burst, "burst", 0, "of them at once, `NUMBER`")
-	flags.Float64Var(&f.addressRate, "address-rate", 0, "requests a second of one client address at most, `NUMBER`")
-	flags.IntVar(&f.addressBurst, "address-burst", 0, "of them at once, `NUMBER`")
-	flags.StringVar(&f.file, "settings", "", "read the settings from `FILE`, a JSON object; - is the standard input; other flags change it")
+	flags.StringArrayVar(&f.volatile, "volatile", nil, "JSON `POINTER` to a value that changes with each attempt of the provider")
+	flags.StringVar(&f.conflicts, "conflicts", "", "answer to another payload under a known id: keep is 200, refuse is 409")
+	flags.Float64Var(&f.rate, "rate", 0, "most verified requests a second, a `NUMBER`")
+	flags.IntVar(&f.burst, "burst", 0, "most of them at once, a `NUMBER`")
+	flags.Float64Var(&f.addressRate, "address-rate", 0, "most requests a second of one client address, a `NUMBER`")
+	flags.IntVar(&f.addressBurst, "address-burst", 0, "most of them at once, a `NUMBER`")
+	flags.StringVar(&f.file, "settings", "",
+		"read all settings from `FILE`, a JSON object; - is the standard input; other flags change them")
 	completeFlag(cmd, "preset", fixedValues(source.Presets()))
 	completeFlag(cmd, "conflicts", fixedValues([]string{"keep", "refuse"}))
 	completeFlag(cmd, "format", fixedValues([]string{"envelope", "body", "cloudevents"}))
 	completeFiles(cmd, "settings")
 }
 
-// applyTo lays the flags that were given over settings.
+// applyTo lays the flags that were given over the settings c.
 func (f *sourceFlags) applyTo(cmd *cobra.Command, c source.Config) (source.Config, error) {
 	given := cmd.Flags().Changed
 	if given("secret") {
 		c.Secrets = nil
-		for _, ref := range flagValues(f.secrets) {
+		for _, ref := range listValues(f.secrets) {
 			if err := checkReference("--secret", ref); err != nil {
 				return c, err
 			}
@@ -67,18 +71,24 @@ func (f *sourceFlags) applyTo(cmd *cobra.Command, c source.Config) (source.Confi
 		}
 	}
 	for name, text := range map[string]struct{ to, from *string }{
-		"preset": {&c.Preset, &f.preset}, "public-url": {&c.URL, &f.url}, "format": {&c.Format, &f.format},
-		"conflicts": {&c.Conflicts, &f.conflicts}, "verify-token": {&c.VerifyToken, &f.verifyToken},
+		"preset":       {&c.Preset, &f.preset},
+		"public-url":   {&c.URL, &f.url},
+		"format":       {&c.Format, &f.format},
+		"conflicts":    {&c.Conflicts, &f.conflicts},
+		"verify-token": {&c.VerifyToken, &f.verifyToken},
 	} {
 		if given(name) {
 			*text.to = *text.from
 		}
 	}
 	for name, list := range map[string]struct{ to, from *[]string }{
-		"id": {&c.ID, &f.ids}, "type": {&c.Type, &f.types}, "time": {&c.Time, &f.times}, "volatile": {&c.Volatile, &f.volatile},
+		"id":       {&c.ID, &f.ids},
+		"type":     {&c.Type, &f.types},
+		"time":     {&c.Time, &f.times},
+		"volatile": {&c.Volatile, &f.volatile},
 	} {
 		if given(name) {
-			*list.to = flagValues(*list.from)
+			*list.to = listValues(*list.from)
 		}
 	}
 	if given("rate") {
@@ -96,16 +106,16 @@ func (f *sourceFlags) applyTo(cmd *cobra.Command, c source.Config) (source.Confi
 	return c, nil
 }
 
-// checkReference refuses a secret that is given by value, which it does not
-// repeat.
+// checkReference rejects a secret that is given by value. Its error does not repeat the secret.
 func checkReference(flag, ref string) error {
 	if !strings.HasPrefix(ref, "env:") && !strings.HasPrefix(ref, "file:/") {
-		return misuse("%s: must be env:NAME or file:/absolute/path: a secret is named and never given", flag)
+		return misuse("%s: must be env:NAME or file:/absolute/path: name the secret, never give it", flag)
 	}
 	return nil
 }
 
-func sourcePutCommand(env environ, verb string) *cobra.Command {
+// sourceSetCommand is add or set, as verb says.
+func sourceSetCommand(env environ, verb string) *cobra.Command {
 	var f sourceFlags
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -116,22 +126,24 @@ func sourcePutCommand(env environ, verb string) *cobra.Command {
 	}
 	if verb == "set" {
 		cmd.Use, cmd.Short = "set NAME", "Change the settings of a source"
-		cmd.Long = "Set changes the settings that are given and leaves the others as they are; with\n--settings it replaces all of them. A setting that is given empty, as in\n--volatile '', is taken back: the preset's holds again."
+		cmd.Long = `Set changes the settings that you give and leaves the others as they are. With
+--settings it replaces all of them. An empty setting, as in --volatile '', is
+removed, so that the preset's own holds again.`
 		cmd.Example = `  spine source set default --preset standard-webhooks --format envelope --secret env:SENDER_SECRET
   spine source set github --rate 100 --conflicts refuse`
 	}
 	f.register(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
-	return onDatabase(env, cmd, true, func(cmd *cobra.Command, s *store.Store, name string) error {
-		now, err := s.Source(cmd.Context(), name)
+	return onSource(env, cmd, func(cmd *cobra.Command, s *store.Store, name string) error {
+		current, err := s.Source(cmd.Context(), name)
 		_, missing := errors.AsType[*event.NoSourceError](err)
 		switch {
 		case verb == "add" && err == nil:
-			return fmt.Errorf("the source %s exists: spine source set changes it", name)
+			return fmt.Errorf("the source %s exists already: spine source set changes it", name)
 		case err != nil && (verb == "set" || !missing):
 			return err
 		}
-		settings := []byte(now.Settings)
+		settings := []byte(current.Settings)
 		if f.file != "" {
 			if settings, err = readFile(f.file, cmd.InOrStdin()); err != nil {
 				return err
@@ -161,9 +173,9 @@ func sourcePutCommand(env environ, verb string) *cobra.Command {
 			return terminal.WriteJSON(cmd.OutOrStdout(), change)
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n\n", name, change.Change)
-		if now, err = s.Source(cmd.Context(), name); err != nil {
+		if current, err = s.Source(cmd.Context(), name); err != nil {
 			return err
 		}
-		return describeSource(cmd.OutOrStdout(), now)
+		return describeSource(cmd.OutOrStdout(), current)
 	})
 }
