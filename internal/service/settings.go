@@ -210,7 +210,7 @@ type (
 	LogLevel       zerolog.Level
 	Address        string // HOST:PORT, HOST may be empty
 	HTTPURL        string // absolute, http or https
-	DestinationURL string // an httpURL, or "none"
+	DestinationURL string // an HTTPURL, or "none"
 	PostgresURL    string // what pgx can connect to; may hold a password
 	adminAuth      string // "" or "none"
 	trustedProxies []netip.Prefix

@@ -87,8 +87,8 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 		asked := time.Now()
 		low = w.takeDue(low)
 		from := low
-		// A worker that is never idle, too, must find rows below the watermark in time. One scan that took long may
-		// have met a slow disk: the quicker of two counts.
+		// Also a worker that is never idle must find rows below the watermark in time. One slow scan may have met a
+		// slow disk, so the interval goes by the quicker of the last two.
 		interval := w.scanInterval(min(scanning, scanningBefore), cause == SlotFreed)
 		all := cause.scansAll() || cause == Swept && interval <= w.config.Sweep || asked.Sub(scanned) >= interval
 		if all {
