@@ -20,6 +20,8 @@ ORACLES := internal/source/oracles
 PKG ?= ./...
 RUN ?=
 PG  ?=
+# The whole suite leaves out two thirds of the places where a connection may break (-short). `make proof` tries all.
+SHORT ?= $(if $(RUN)$(filter-out ./...,$(PKG)),,-short)
 # The race detector makes tests two to five times slower and needs a C compiler: RACE=-race, as in `make proof`.
 RACE ?=
 
@@ -54,7 +56,7 @@ build: ## build bin/spine: static, reproducible
 .PHONY: test
 test: ## the tests, on one PostgreSQL; one test by PKG=./internal/store RUN=TestX PG=18
 	@$(with-postgres); echo "testing on $$("$$POSTGRES_BIN/postgres" --version)"; \
-		$(GOTEST) $(if $(RUN),-run '$(RUN)') $(PKG) | $(PROGRESS)
+		$(GOTEST) $(SHORT) $(if $(RUN),-run '$(RUN)') $(PKG) | $(PROGRESS)
 
 .PHONY: test-peers
 test-peers:

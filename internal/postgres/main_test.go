@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -24,7 +25,10 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(cluster.dir) // nothing, where no test has needed it
+		os.Exit(code)
+	}))
 }
 
 func help(ctx context.Context, dir string) error {
@@ -69,19 +73,60 @@ func crash(cmd *exec.Cmd) {
 	_ = cmd.Wait()
 }
 
-// reachableFolder makes a folder that the server's user can reach, unlike t.TempDir. It is in memory
-// if possible: on a busy disk an fsync takes seconds.
+// reachableFolder makes a folder that the server's user can reach, unlike t.TempDir.
 func reachableFolder(t *testing.T) string {
 	t.Helper()
+	dir, err := makeReachableFolder()
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	return dir
+}
+
+// makeReachableFolder makes it in memory if possible: on a busy disk an fsync takes seconds.
+func makeReachableFolder() (string, error) {
 	parent := "/dev/shm"
 	if _, err := os.Stat(parent); err != nil {
 		parent = "/var/tmp"
 	}
 	dir, err := os.MkdirTemp(parent, "spine-test-")
-	require.NoError(t, err)
-	require.NoError(t, os.Chmod(dir, 0o755)) //nolint:gosec // that is the purpose
-	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	if err != nil {
+		return "", err
+	}
+	return dir, os.Chmod(dir, 0o755) //nolint:gosec // that is the purpose
+}
+
+// cluster is a stopped cluster. It is made once, since initdb takes seconds on a busy machine.
+var cluster struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+// clusterFolder is reachableFolder with a copy of the cluster, whose server takes any free port.
+func clusterFolder(t *testing.T) string {
+	t.Helper()
+	cluster.once.Do(func() { cluster.dir, cluster.err = makeCluster(context.WithoutCancel(t.Context())) })
+	require.NoError(t, cluster.err)
+	dir := reachableFolder(t)
+	cmd := exec.CommandContext(t.Context(), "cp", "-a", cluster.dir+"/data", dir) //nolint:gosec // the tests' own folders
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
 	return dir
+}
+
+func makeCluster(ctx context.Context) (dir string, err error) {
+	if dir, err = makeReachableFolder(); err != nil {
+		return dir, err
+	}
+	s, err := Start(ctx, Options{Dir: dir, BinDir: os.Getenv("POSTGRES_BIN")})
+	if err != nil {
+		return dir, err
+	}
+	if err = s.Stop(ctx); err != nil {
+		return dir, err
+	}
+	s.state.Port = 0
+	return dir, s.saveState(s.home.data())
 }
 
 // start starts a server in o.Dir and stops it when t ends.

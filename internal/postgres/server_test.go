@@ -103,7 +103,7 @@ func TestStopAndStartAgain(t *testing.T) {
 
 func TestStopWaitsForNobodyWhenTimeIsUp(t *testing.T) {
 	t.Parallel()
-	s := start(t, Options{Dir: reachableFolder(t)})
+	s := start(t, Options{Dir: clusterFolder(t)})
 	conn, err := pgx.Connect(t.Context(), s.URL())
 	require.NoError(t, err)
 	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
@@ -117,7 +117,7 @@ func TestStopWaitsForNobodyWhenTimeIsUp(t *testing.T) {
 
 func TestPortThatIsAskedFor(t *testing.T) {
 	t.Parallel()
-	dir := reachableFolder(t)
+	dir := clusterFolder(t)
 	taken, err := listen(t.Context(), 0)
 	require.NoError(t, err)
 	port := taken.Addr().(*net.TCPAddr).Port
@@ -131,7 +131,7 @@ func TestPortThatIsAskedFor(t *testing.T) {
 
 func TestFailedStartShowsTheLog(t *testing.T) {
 	t.Parallel()
-	dir := reachableFolder(t)
+	dir := clusterFolder(t)
 	_, err := Start(t.Context(), Options{
 		Dir: dir, BinDir: os.Getenv("POSTGRES_BIN"), Settings: map[string]string{"no_such_setting": "1"},
 	})
@@ -145,7 +145,7 @@ func TestFailedStartShowsTheLog(t *testing.T) {
 
 func TestKillLosesNothing(t *testing.T) {
 	t.Parallel()
-	s := start(t, Options{Dir: reachableFolder(t)})
+	s := start(t, Options{Dir: clusterFolder(t)})
 	execute(t, s.URL(), "create table kept as select 1 as n")
 	address := s.URL()
 	for range 3 { // with no pause: what the dead server held is still being freed
@@ -161,7 +161,7 @@ func TestKillLosesNothing(t *testing.T) {
 
 func TestSessionThatOutlivesTheServer(t *testing.T) {
 	t.Parallel()
-	s := start(t, Options{Dir: reachableFolder(t)})
+	s := start(t, Options{Dir: clusterFolder(t)})
 	config, err := pgx.ParseConfig(s.URL())
 	require.NoError(t, err)
 	busy, ended := make(chan struct{}), make(chan struct{})
@@ -185,7 +185,7 @@ func TestSessionThatOutlivesTheServer(t *testing.T) {
 
 func TestFolderInUse(t *testing.T) {
 	t.Parallel()
-	s := start(t, Options{Dir: reachableFolder(t)})
+	s := start(t, Options{Dir: clusterFolder(t)})
 	_, err := Start(t.Context(), Options{Dir: s.Dir()})
 	require.True(t, isLocked(err), err)
 	require.ErrorContains(t, err, strconv.Itoa(os.Getpid()))
@@ -195,7 +195,7 @@ func TestFolderInUse(t *testing.T) {
 
 func TestServerLeftRunning(t *testing.T) {
 	t.Parallel()
-	dir := reachableFolder(t)
+	dir := clusterFolder(t)
 	left, err := Start(t.Context(), Options{Dir: dir, BinDir: os.Getenv("POSTGRES_BIN")})
 	require.NoError(t, err)
 	execute(t, left.URL(), "create table kept as select 7 as n")
@@ -209,7 +209,7 @@ func TestServerLeftRunning(t *testing.T) {
 
 func TestOurProcessKilled(t *testing.T) {
 	t.Parallel()
-	dir := reachableFolder(t)
+	dir := clusterFolder(t)
 	helper, said := startHelper(t, dir)
 	require.Equal(t, dir, <-said)
 	before := readFile(t, filepath.Join(dir, "data/postmaster.pid"))
@@ -249,7 +249,7 @@ func TestKilledInTheMiddleOfInitdb(t *testing.T) {
 
 func TestStalePidFiles(t *testing.T) {
 	t.Parallel()
-	dir := reachableFolder(t)
+	dir := clusterFolder(t)
 	s := start(t, Options{Dir: dir})
 	execute(t, s.URL(), "create table kept as select 7 as n")
 	path := filepath.Join(dir, "data/postmaster.pid")
@@ -278,7 +278,7 @@ func TestStalePidFiles(t *testing.T) {
 
 func TestDataOfAnotherVersion(t *testing.T) {
 	t.Parallel()
-	dir := reachableFolder(t)
+	dir := clusterFolder(t)
 	s := start(t, Options{Dir: dir})
 	major := s.Binaries().Major
 	require.NoError(t, s.Stop(t.Context()))
@@ -295,7 +295,7 @@ func TestDataOfAnotherVersion(t *testing.T) {
 
 func TestClusterOfSomebodyElse(t *testing.T) {
 	t.Parallel()
-	dir := reachableFolder(t)
+	dir := clusterFolder(t)
 	s := start(t, Options{Dir: dir})
 	require.NoError(t, s.Stop(t.Context()))
 	require.NoError(t, os.Remove(filepath.Join(dir, "data/spine.json")))

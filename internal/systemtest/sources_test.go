@@ -607,7 +607,7 @@ func flood() {
 		panic(err)
 	}
 	body := `{"x":"` + strings.Repeat("x", 1000) + `"}`
-	var left atomic.Int64
+	var left, unanswered atomic.Int64
 	left.Store(count)
 	var senders sync.WaitGroup
 	for range connections {
@@ -622,7 +622,11 @@ func flood() {
 				}
 				r, err := client.Do(req) //nolint:gosec // the test says where
 				if err != nil {
-					panic(err)
+					// On a busy machine this process, which yields to all others, is late with a header now and then.
+					if left.Add(1); unanswered.Add(1) > connections {
+						panic(err)
+					}
+					continue
 				}
 				_, err = io.Copy(io.Discard, r.Body)
 				_ = r.Body.Close()

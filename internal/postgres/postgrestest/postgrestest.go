@@ -172,6 +172,8 @@ func startServer(ctx context.Context, dir string) (*postgres.Server, error) {
 			"shared_buffers":   "64MB",
 			// Plans and counts of a test must not depend on when autovacuum runs.
 			"autovacuum": "off",
+			// Compiling a query takes longer than running it on a few rows.
+			"jit": "off",
 		},
 	})
 }
