@@ -12,7 +12,12 @@ import (
 
 // registerArrays makes arrayCodec encode the arrays that make up nearly all bytes that a connection sends.
 func registerArrays(m *pgtype.Map) {
-	for _, oid := range []uint32{pgtype.TextArrayOID, pgtype.ByteaArrayOID, pgtype.TimestamptzArrayOID, pgtype.Int8ArrayOID} {
+	for _, oid := range []uint32{
+		pgtype.TextArrayOID,
+		pgtype.ByteaArrayOID,
+		pgtype.TimestamptzArrayOID,
+		pgtype.Int8ArrayOID,
+	} {
 		known, _ := m.TypeForOID(oid)
 		m.RegisterType(&pgtype.Type{Name: known.Name, OID: oid, Codec: arrayCodec{known.Codec.(*pgtype.ArrayCodec)}})
 	}

@@ -13,8 +13,8 @@ import (
 func TestClassify(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		err             pgconn.PgError
-		refused, locked bool
+		err              pgconn.PgError
+		rejected, locked bool
 	}{
 		{pgconn.PgError{Code: "22P02"}, true, false},
 		{pgconn.PgError{Code: "23514", TableName: "events"}, true, false},
@@ -25,7 +25,7 @@ func TestClassify(t *testing.T) {
 		{pgconn.PgError{Code: "57P01"}, false, false},
 	} {
 		err := classify(&c.err)
-		require.Equal(t, c.refused, errors.Is(err, event.ErrInvalidData), c.err)
+		require.Equal(t, c.rejected, errors.Is(err, event.ErrInvalidData), c.err)
 		require.Equal(t, c.locked, errors.Is(err, event.ErrLocked), c.err)
 	}
 }

@@ -13,8 +13,8 @@ import (
 )
 
 // conflictColumns are the columns of view.OtherPayload.
-const conflictColumns = `encode(c.payload_hash, 'hex') as payload_hash, c.event_type, c.occurred_at, c.created_at, c.seen_count,
-	c.payload, coalesce(c.unqueryable, '') as unqueryable, c.raw_body`
+const conflictColumns = `encode(c.payload_hash, 'hex') as payload_hash, c.event_type, c.occurred_at,
+	c.created_at, c.seen_count, c.payload, coalesce(c.unqueryable, '') as unqueryable, c.raw_body`
 
 // conflictsList names the list in its cursors.
 const conflictsList = "conflicts"
@@ -54,9 +54,11 @@ func (s *Store) Conflicts(
 	found, err := list[row](ctx, s, "listing conflicts", `select c.event_id, c.source, e.created_at as stored_at,
 			e.payload, coalesce(e.unqueryable, '') as unqueryable, e.raw_body, c.accepted_as,
 			case when e.payload is not null and c.payload is not null then (
-				select json_agg(json_build_object('path', d.path, 'was', d.was, 'is', d."is")) from spine.differences(e.payload, c.payload) d) end as differences,
+				select json_agg(json_build_object('path', d.path, 'was', d.was, 'is', d."is"))
+				from spine.differences(e.payload, c.payload) d) end as differences,
 			c.event, `+conflictColumns+`
-		from (select c.* from spine.conflicts c`+q.conditions()+` order by c.created_at desc, c.event desc, c.payload_hash desc limit `+q.arg(page.Limit+1)+`) c
+		from (select c.* from spine.conflicts c`+q.conditions()+
+		` order by c.created_at desc, c.event desc, c.payload_hash desc limit `+q.arg(page.Limit+1)+`) c
 		join spine.events e on e.id = c.event
 		order by c.created_at desc, c.event desc, c.payload_hash desc`, q.args...)
 	if err != nil {

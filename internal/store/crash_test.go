@@ -49,14 +49,19 @@ func jobOf(ctx context.Context, s *store.Store) (event.Job, error) {
 }
 
 var writings = func() map[string]writing {
-	const queue = "select event_id, status, attempt_count, lease_token, next_attempt_at is null, next_attempt_at > now() + interval '1 min' from spine.processing_state order by event_id"
+	const queue = `
+		select event_id, status, attempt_count, lease_token, next_attempt_at is null,
+			next_attempt_at > now() + interval '1 min'
+		from spine.processing_state
+		order by event_id`
 	claim := event.Claim{Destination: event.DefaultDestination, Limit: 10, Lease: time.Hour, Worker: "me"}
 	stored := func(d *database) { d.ingest(webhook("x", payloadA)) }
 	leased := func(d *database) { stored(d); d.run("select spine.claim('default', 1, '1 h', 'me')") }
 	died := func(d *database) { stored(d); d.run("update spine.processing_state set status = 'dead'") }
 	sourced := func(d *database) { d.run("select spine.put_source('github', '" + githubSettings + "')") }
 	const kept = "select cause, state, trust from spine.rejected_requests"
-	const partitions = "select inhrelid::regclass from pg_inherits where inhparent = 'spine.audit_trail'::regclass order by 1"
+	const partitions = `
+		select inhrelid::regclass from pg_inherits where inhparent = 'spine.audit_trail'::regclass order by 1`
 	requests := rejected("github", "c", 1, 10)
 	keeping := func(d *database) {
 		sourced(d)
@@ -237,7 +242,7 @@ var writings = func() map[string]writing {
 		}, func(ctx context.Context, s *store.Store) error {
 			return s.NoteArrivals(ctx)
 		}, "select event, next_event from spine.arrivals_watermark", "", false},
-		"take a request to look at again": {
+		"take a request to replay": {
 			"spine.take_requested(",
 			func(d *database) { keeping(d); d.run("update spine.rejected_requests set state = 'requested'") },
 			func(ctx context.Context, s *store.Store) error {
@@ -249,17 +254,21 @@ var writings = func() map[string]writing {
 			false,
 		},
 		"make partitions": {"spine.ensure_audit_partitions(", func(d *database) {
-			d.run(
-				"do $$ begin execute format('drop table spine.%I', (select max(c.relname) from pg_class c where c.relnamespace = 'spine'::regnamespace and c.relname ~ '^audit_trail_[0-9]+$')); end $$",
-			)
+			d.run(`do $$ begin
+				execute format('drop table spine.%I', (
+					select max(c.relname)
+					from pg_class c
+					where c.relnamespace = 'spine'::regnamespace and c.relname ~ '^audit_trail_[0-9]+$'));
+			end $$`)
 		}, func(ctx context.Context, s *store.Store) error {
 			_, err := s.EnsurePartitions(ctx)
 			return err
 		}, partitions, "", false},
 		"drop a partition": {"spine.drop_audit_partition(", func(d *database) {
-			d.run(
-				"create table spine.audit_trail_20200101 partition of spine.audit_trail for values from ('2020-01-01') to ('2020-01-02')",
-			)
+			d.run(`
+				create table spine.audit_trail_20200101
+				partition of spine.audit_trail
+				for values from ('2020-01-01') to ('2020-01-02')`)
 		}, func(ctx context.Context, s *store.Store) error {
 			_, err := s.DropAuditPartition(ctx, time.Hour)
 			return err
@@ -368,7 +377,8 @@ func TestCrashPoints(t *testing.T) {
 							if m.SQL != "commit" {
 								return pgproxy.Pass
 							}
-						case m.Type == 'Q' && strings.Contains(m.SQL, w.statement): // it has no arguments, and is one message
+						// it has no arguments, and is one message
+						case m.Type == 'Q' && strings.Contains(m.SQL, w.statement):
 						case m.Type == 'E' && strings.Contains(m.SQL, w.statement):
 							conn = m.Conn
 							if m.Type != kind {
@@ -406,9 +416,13 @@ func TestCrashPoints(t *testing.T) {
 					// It may go on without its client for a moment, and the proxy may stall it only now.
 					require.Eventually(t, func() bool {
 						proxy.Resume()
-						return d.value(
-							"select count(*) from pg_stat_activity where datname = current_database() and state <> 'idle' and query like '%spine.%' and pid <> pg_backend_pid()",
-						) == "0"
+						return d.value(`
+							select count(*)
+							from pg_stat_activity
+							where datname = current_database()
+								and state <> 'idle'
+								and query like '%spine.%'
+								and pid <> pg_backend_pid()`) == "0"
 					}, patience, 5*time.Millisecond)
 
 					is := d.rows(w.state)
@@ -438,7 +452,11 @@ func TestCrashPoints(t *testing.T) {
 func lockTables(t *testing.T, psql *pgx.Conn) {
 	run(t, psql, "begin")
 	run(t, psql, `do $$ declare _table regclass; begin
-		for _table in select c.oid from pg_class c where c.relnamespace = 'spine'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition loop
+		for _table in
+			select c.oid
+			from pg_class c
+			where c.relnamespace = 'spine'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+		loop
 			execute format('lock table %s in access exclusive mode', _table);
 		end loop;
 	end $$`)
@@ -447,7 +465,8 @@ func lockTables(t *testing.T, psql *pgx.Conn) {
 // meetWaiting does what act says to every session that waits for a lock.
 func meetWaiting(d *database, act string, over *atomic.Bool) {
 	for !over.Load() {
-		for _, pid := range d.rows("select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'") {
+		for _, pid := range d.rows(`
+			select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) {
 			d.run(strings.ReplaceAll(act, "$1", pid))
 		}
 		time.Sleep(2 * time.Millisecond)

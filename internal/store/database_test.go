@@ -100,8 +100,8 @@ func value(t *testing.T, on session, sql string, args ...any) string {
 	return lines[0]
 }
 
-// refused returns the error with which the database refuses a statement.
-func refused(t *testing.T, on session, sql string) *pgconn.PgError {
+// statementError returns the error with which the database rejects a statement.
+func statementError(t *testing.T, on session, sql string) *pgconn.PgError {
 	t.Helper()
 	_, err := on.Exec(t.Context(), sql)
 	var pgErr *pgconn.PgError

@@ -24,18 +24,32 @@ func TestEverythingInTheSchemaIsDescribed(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	for kind, undescribed := range map[string]string{
-		"schema": "select nspname from pg_namespace where nspname = 'spine' and obj_description(oid, 'pg_namespace') is null",
+		"schema": `
+			select nspname from pg_namespace where nspname = 'spine' and obj_description(oid, 'pg_namespace') is null`,
 		"tables and views": `select relname from pg_class
-			where relnamespace = 'spine'::regnamespace and relkind in ('r', 'p', 'v') and obj_description(oid, 'pg_class') is null`,
+			where relnamespace = 'spine'::regnamespace
+				and relkind in ('r', 'p', 'v')
+				and obj_description(oid, 'pg_class') is null`,
 		"indexes": `select relname from pg_class
-			where relnamespace = 'spine'::regnamespace and relkind in ('i', 'I') and not relispartition and obj_description(oid, 'pg_class') is null`,
+			where relnamespace = 'spine'::regnamespace
+				and relkind in ('i', 'I')
+				and not relispartition
+				and obj_description(oid, 'pg_class') is null`,
 		"columns": `select c.relname || '.' || a.attname from pg_class c join pg_attribute a on a.attrelid = c.oid
 			where c.relnamespace = 'spine'::regnamespace and c.relkind in ('r', 'p', 'v') and not c.relispartition
 				and a.attnum > 0 and not a.attisdropped and col_description(c.oid, a.attnum) is null`,
-		"functions": `select oid::regprocedure from pg_proc where pronamespace = 'spine'::regnamespace and obj_description(oid, 'pg_proc') is null`,
+		"functions": `
+			select oid::regprocedure
+			from pg_proc
+			where pronamespace = 'spine'::regnamespace and obj_description(oid, 'pg_proc') is null`,
 		"triggers": `select t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid
-			where c.relnamespace = 'spine'::regnamespace and not t.tgisinternal and obj_description(t.oid, 'pg_trigger') is null`,
-		"types": `select typname from pg_type where typnamespace = 'spine'::regnamespace and typtype = 'e' and obj_description(oid, 'pg_type') is null`,
+			where c.relnamespace = 'spine'::regnamespace
+				and not t.tgisinternal
+				and obj_description(t.oid, 'pg_trigger') is null`,
+		"types": `
+			select typname
+			from pg_type
+			where typnamespace = 'spine'::regnamespace and typtype = 'e' and obj_description(oid, 'pg_type') is null`,
 	} {
 		require.Empty(t, d.rows(undescribed), kind)
 	}
@@ -163,11 +177,11 @@ func TestEveryTransitionIsDescribed(t *testing.T) {
 
 	d.run("create table public.seen (xid xid8, event bigint, was text, becomes text)")
 	d.run(`create function public.see() returns trigger language plpgsql as $$ begin
-		insert into public.seen values (pg_current_xact_id(), new.event, case when tg_op = 'INSERT' then 'new' else old.status end, new.status);
+		insert into public.seen
+		values (pg_current_xact_id(), new.event, case when tg_op = 'INSERT' then 'new' else old.status end, new.status);
 		return null; end $$`)
-	d.run(
-		"create trigger see after insert or update on spine.processing_state for each row execute function public.see()",
-	)
+	d.run(`
+		create trigger see after insert or update on spine.processing_state for each row execute function public.see()`)
 	claim := "select spine.claim('default', 1, '1 h', 'me')"
 	settle := func(outcome string) string {
 		return `select spine.settle(array[p.event], array['default'], array[p.lease_token], array['` + outcome + `'],
@@ -175,10 +189,12 @@ func TestEveryTransitionIsDescribed(t *testing.T) {
 	}
 	const (
 		replay   = "select spine.replay('x')"
-		giveBack = "select spine.give_back(array[p.event], array['default'], array[p.lease_token]) from spine.processing_state p"
-		lose     = "select spine.claim('default', 1, '0 s', 'me')"
-		retry    = "select spine.claim('default', 1, '1 h', 'me', array['0 s', '0 s', '0 s', '0 s', '0 s']::interval[])"
-		die      = "select spine.claim('default', 1, '1 h', 'me', array[]::interval[])"
+		giveBack = `
+			select spine.give_back(array[p.event], array['default'], array[p.lease_token])
+			from spine.processing_state p`
+		lose  = "select spine.claim('default', 1, '0 s', 'me')"
+		retry = "select spine.claim('default', 1, '1 h', 'me', array['0 s', '0 s', '0 s', '0 s', '0 s']::interval[])"
+		die   = "select spine.claim('default', 1, '1 h', 'me', array[]::interval[])"
 	)
 	for _, statement := range []string{
 		"select spine.ingest('x', 'a', '{}')",
@@ -278,11 +294,15 @@ func (d *database) columns(sql string, args ...any) [][]string {
 func (d *database) describeRelations(kinds string) string {
 	var b strings.Builder
 	for _, relation := range d.columns(`select c.oid, c.relname, obj_description(c.oid, 'pg_class') from pg_class c
-		where c.relnamespace = 'spine'::regnamespace and strpos($1, c.relkind::text) > 0 and not c.relispartition order by c.oid`, kinds) {
+		where c.relnamespace = 'spine'::regnamespace and strpos($1, c.relkind::text) > 0 and not c.relispartition
+		order by c.oid`, kinds) {
 		fmt.Fprintf(&b, "\n### %s\n\n%s\n\n", relation[1], strings.ReplaceAll(relation[2], ". ", ".\n"))
 		b.WriteString("| column | type | what it says |\n|---|---|---|\n")
-		for _, c := range d.columns(`select a.attname, format_type(a.atttypid, a.atttypmod), col_description(a.attrelid, a.attnum)
-			from pg_attribute a where a.attrelid = $1::text::oid and a.attnum > 0 and not a.attisdropped order by a.attnum`, relation[0]) {
+		for _, c := range d.columns(`
+			select a.attname, format_type(a.atttypid, a.atttypmod), col_description(a.attrelid, a.attnum)
+			from pg_attribute a
+			where a.attrelid = $1::text::oid and a.attnum > 0 and not a.attisdropped
+			order by a.attnum`, relation[0]) {
 			b.WriteString(
 				row(
 					d.t,
@@ -293,8 +313,9 @@ func (d *database) describeRelations(kinds string) string {
 			)
 		}
 		indexes := d.columns(
-			`select c.relname, obj_description(c.oid, 'pg_class') from pg_index i join pg_class c on c.oid = i.indexrelid
-			where i.indrelid = $1::text::oid order by c.oid`,
+			`select c.relname, obj_description(c.oid, 'pg_class')
+				from pg_index i join pg_class c on c.oid = i.indexrelid
+				where i.indrelid = $1::text::oid order by c.oid`,
 			relation[0],
 		)
 		if len(indexes) > 0 {
@@ -385,8 +406,11 @@ func (d *database) describeFunctions(internal string) string {
 	var b strings.Builder
 	b.WriteString("| function | file | what it does |\n|---|---|---|\n")
 	files := functionFiles(d.t)
-	for _, f := range d.columns(`select p.proname, array_to_string((p.proargnames)[1:p.pronargs], ', '), obj_description(p.oid, 'pg_proc')
-		from pg_proc p where p.pronamespace = 'spine'::regnamespace and obj_description(p.oid, 'pg_proc') ` + internal + ` 'Internal.%' order by p.proname, p.pronargs`) {
+	for _, f := range d.columns(`
+		select p.proname, array_to_string((p.proargnames)[1:p.pronargs], ', '), obj_description(p.oid, 'pg_proc')
+		from pg_proc p
+		where p.pronamespace = 'spine'::regnamespace
+			and obj_description(p.oid, 'pg_proc')` + internal + ` 'Internal.%' order by p.proname, p.pronargs`) {
 		parameters := f[1]
 		if names := strings.Split(parameters, ", "); len(parameters) > 50 {
 			parameters = strings.Join(names[:2], ", ") + ", …"

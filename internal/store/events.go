@@ -16,7 +16,8 @@ const (
 		from spine.processing_state p where p.event = e.id)] as status` // without a sort, as inIndexOrder needs it
 
 	eventColumns = `e.id, e.event_id, e.source, e.event_type, e.occurred_at, e.created_at, ` + eventStatus + `,
-	e.seen_count, encode(e.payload_hash, 'hex') as payload_hash, e.payload, coalesce(e.unqueryable, '') as unqueryable, e.raw_body`
+	e.seen_count, encode(e.payload_hash, 'hex') as payload_hash, e.payload,
+	coalesce(e.unqueryable, '') as unqueryable, e.raw_body`
 )
 
 // maxPageBytes is the limit on the payload bytes of one page of events, except for the last event on it. So a page of
@@ -82,7 +83,11 @@ func (s *Store) Events(
 	}
 	err = readWindows(page, most, func(n int) (bool, error) {
 		end, err := s.windowEnd(ctx, `select e.id, e.created_at from spine.events e where e.id = (
-			select e.id from spine.events e where e.id >= $1 and e.id < $2 order by e.id desc offset $3 limit 1)`, ids.from, ids.before, n-1)
+			select e.id
+			from spine.events e
+			where e.id >= $1 and e.id < $2
+			order by e.id desc offset $3
+			limit 1)`, ids.from, ids.before, n-1)
 		if err != nil {
 			return false, err
 		}
@@ -111,8 +116,11 @@ func (s *Store) eventsPage(
 	// their size, one by one, and does not send them.
 	sql := `select ` + eventColumns + `, e.found from (
 		select e.*, count(*) over () as found,
-			sum(coalesce(octet_length(e.payload::text), octet_length(e.raw_body))) over (order by e.id desc rows between unbounded preceding and 1 preceding) as bytes
-		from (select e.* from spine.events e` + q.conditions() + ` order by e.id desc limit ` + q.arg(page.Limit+1) + `) e) e
+			sum(coalesce(octet_length(e.payload::text), octet_length(e.raw_body)))
+				over (order by e.id desc rows between unbounded preceding and 1 preceding) as bytes
+		from (
+			select e.* from spine.events e` + q.conditions() + `
+			order by e.id desc limit ` + q.arg(page.Limit+1) + `) e) e
 	where coalesce(e.bytes, 0) < ` + q.arg(maxPageBytes) + ` order by e.id desc`
 	type row struct {
 		view.StoredEvent

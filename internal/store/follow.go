@@ -166,7 +166,8 @@ func (s *Store) stepsAfter(
 			strconv.FormatUint(c.Last.XID, 10), after, c.Last.ID)
 		order = "a.xid, " + order
 	}
-	sql := "select " + stepColumns + ", a.xid::text from " + from + " a" + q.conditions() + " order by " + order + " limit " + q.arg(
+	sql := "select " + stepColumns + ", a.xid::text from " + from + " a" + q.conditions() +
+		" order by " + order + " limit " + q.arg(
 		trail.PageSteps,
 	)
 

@@ -29,7 +29,9 @@ func TestStatementsOfTheContract(t *testing.T) {
 		rows(
 			t,
 			psql,
-			"SELECT event_id, action, success FROM (SELECT event_id, action, success, timestamp FROM audit_log ORDER BY timestamp DESC LIMIT 20) shown ORDER BY action",
+			"SELECT event_id, action, success FROM ("+
+				"SELECT event_id, action, success, timestamp FROM audit_log ORDER BY timestamp DESC LIMIT 20"+
+				") shown ORDER BY action",
 		),
 	)
 	require.Equal(
@@ -38,13 +40,13 @@ func TestStatementsOfTheContract(t *testing.T) {
 		value(t, psql, "SELECT event_id, status, attempt_count, last_attempt_at FROM processing_state"),
 	)
 
-	err := refused(
+	err := statementError(
 		t,
 		psql,
 		"INSERT INTO processing_state (event_id, status, attempt_count) VALUES ('test-001','pending',0)",
 	)
 	require.Equal(t, "23505", err.Code)
-	err = refused(
+	err = statementError(
 		t,
 		psql,
 		"INSERT INTO processing_state (event_id, status, attempt_count) VALUES ('test-002','pending',0)",
@@ -55,20 +57,20 @@ func TestStatementsOfTheContract(t *testing.T) {
 	require.Equal(
 		t,
 		"23503",
-		refused(t, psql, "INSERT INTO processing_state (event_id, source) VALUES ('test-001','github')").Code,
+		statementError(t, psql, "INSERT INTO processing_state (event_id, source) VALUES ('test-001','github')").Code,
 	)
 	require.Equal(
 		t,
 		"23503",
-		refused(t, psql, "INSERT INTO processing_state (event, event_id) VALUES (999999,'test-001')").Code,
+		statementError(t, psql, "INSERT INTO processing_state (event, event_id) VALUES (999999,'test-001')").Code,
 		"an event of another number",
 	)
 	require.Equal(
 		t,
 		"23503",
-		refused(t, psql, "INSERT INTO processing_state (event, event_id) VALUES (1,'ghost')").Code,
+		statementError(t, psql, "INSERT INTO processing_state (event, event_id) VALUES (1,'ghost')").Code,
 	)
-	require.Equal(t, "23514", refused(t, psql, "UPDATE processing_state SET status = 'done'").Code)
+	require.Equal(t, "23514", statementError(t, psql, "UPDATE processing_state SET status = 'done'").Code)
 }
 
 // Whoever is at the keyboard, and whatever their session is like.
@@ -120,8 +122,10 @@ func TestFunctionsAndTriggersUnderAnySession(t *testing.T) {
 				`select spine.replay('x')`,
 				`select spine.claim('default', 10, '30 s', 'me')`,
 				`select spine.renew(array[1], array['default'], array[7], '30 s')`,
-				`select spine.settle(array[1], array['default'], array[7], array['completed'], array[null]::interval[], array[null], array['{}'])`,
-				`select spine.settle(array[1], array['default'], array[5], array['completed'], array[null]::interval[], array[null], array['{}'])`,
+				`select spine.settle(array[1], array['default'], array[7], array['completed'],
+					array[null]::interval[], array[null], array['{}'])`,
+				`select spine.settle(array[1], array['default'], array[5], array['completed'],
+					array[null]::interval[], array[null], array['{}'])`,
 				`select spine.pause()`, `select spine.resume()`,
 				`select spine.trace('x'), spine.event('x'), spine.id_of('x'), spine.oldest_ready(), spine.arrivals()`,
 				`select * from spine.depth, spine.stuck, spine.dead_letters`,
@@ -133,9 +137,9 @@ func TestFunctionsAndTriggersUnderAnySession(t *testing.T) {
 			require.Equal(
 				t,
 				"23503",
-				refused(t, psql, "insert into spine.processing_state (event_id) values ('y')").Code,
+				statementError(t, psql, "insert into spine.processing_state (event_id) values ('y')").Code,
 			)
-			require.Equal(t, "P0002", refused(t, psql, "select spine.trace('y')").Code)
+			require.Equal(t, "P0002", statementError(t, psql, "select spine.trace('y')").Code)
 			require.Equal(t, []string{
 				"event_received",
 				"event_inserted",
@@ -171,7 +175,9 @@ func TestRowQueuedByHandFindsItsEvent(t *testing.T) {
 	d.ingest(webhook("x", payloadA), other)
 	d.run("insert into spine.processing_state (event_id, source, destination) values ('x', 'github', 'other')")
 	require.Equal(t, "t|pending|0", d.value(`select p.event = e.id, p.status, p.attempt_count
-		from spine.processing_state p join spine.events e using (event_id, source) where p.destination = 'other' and source = 'github'`))
+		from spine.processing_state p
+		join spine.events e using (event_id, source)
+		where p.destination = 'other' and source = 'github'`))
 	require.Equal(
 		t,
 		[]string{"event_received", "event_inserted"},
@@ -180,9 +186,9 @@ func TestRowQueuedByHandFindsItsEvent(t *testing.T) {
 	require.Equal(
 		t,
 		"event_queued|success|other|pending|t",
-		d.value(
-			"select action, success, details ->> 'destination', details ->> 'status', details ->> 'by' = session_user from spine.trace('x', 'github') offset 2",
-		),
+		d.value(`
+			select action, success, details ->> 'destination', details ->> 'status', details ->> 'by' = session_user
+			from spine.trace('x', 'github') offset 2`),
 	)
 
 	claimed, err := d.Claim(
@@ -248,7 +254,9 @@ func TestStatusChangedByHandWins(t *testing.T) {
 					fmt.Sprintf("%s|%s|%t|%t|%t", to, token, due, done, !due),
 					d.value(
 						`select status, lease_token - 1, coalesce(next_attempt_at <= clock_timestamp(), false)::text,
-						(completed_at is not null)::text, (next_attempt_at is null)::text from spine.processing_state where event_id = $1`,
+						(completed_at is not null)::text, (next_attempt_at is null)::text
+						from spine.processing_state
+						where event_id = $1`,
 						id,
 					),
 				)
@@ -260,7 +268,8 @@ func TestStatusChangedByHandWins(t *testing.T) {
 					t,
 					fmt.Sprintf("status_changed|success|%s|%s|%s|default|t", from, to, voided),
 					d.value(
-						`select action, success, details ->> 'from', details ->> 'to', details ->> 'lease_voided', details ->> 'destination', details ->> 'by' = session_user
+						`select action, success, details ->> 'from', details ->> 'to', details ->> 'lease_voided',
+							details ->> 'destination', details ->> 'by' = session_user
 						from spine.trace($1) order by id desc limit 1`,
 						id,
 					),
@@ -291,7 +300,8 @@ func TestStatusChangedByHandWins(t *testing.T) {
 func TestStatusChangedByHandKeepsWhatElseWasSaid(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
-	const state = "select status, next_attempt_at, completed_at, error_message, attempt_count from spine.processing_state"
+	const state = `
+		select status, next_attempt_at, completed_at, error_message, attempt_count from spine.processing_state`
 	d.bring("x", "dead")
 	d.run("update spine.processing_state set status = 'failed', next_attempt_at = '2100-01-01', attempt_count = 2")
 	require.Equal(t, "failed|2100-01-01 00:00:00+00||HTTP 410|2", d.value(state))
@@ -330,9 +340,10 @@ func TestManyStatusesChangedByHand(t *testing.T) {
 	require.Equal(
 		t,
 		"1000|0",
-		d.value(
-			"select count(*), count(next_attempt_at) from spine.processing_state where status = 'dead' and lease_token = 1",
-		),
+		d.value(`
+			select count(*), count(next_attempt_at)
+			from spine.processing_state
+			where status = 'dead' and lease_token = 1`),
 	)
 	require.Equal(t, "1000", d.value("select count(*) from spine.audit_log where action = 'status_changed'"))
 }
@@ -345,9 +356,9 @@ func TestRowDeletedAndInsertedAgain(t *testing.T) {
 	for range 3 {
 		job := d.claim(1)[0]
 		d.run("delete from spine.processing_state where event_id = 'x'")
-		d.run(
-			"insert into spine.processing_state (event_id, status, attempt_count, next_attempt_at) values ('x', 'pending', 0, null)",
-		)
+		d.run(`
+			insert into spine.processing_state (event_id, status, attempt_count, next_attempt_at)
+			values ('x', 'pending', 0, null)`)
 		require.Equal(t, []event.LeaseState{event.LeaseLost}, d.settle(completed(job)))
 		require.Equal(
 			t,
@@ -355,7 +366,7 @@ func TestRowDeletedAndInsertedAgain(t *testing.T) {
 			d.value("select status, attempt_count, next_attempt_at <= clock_timestamp() from spine.processing_state"),
 		)
 	}
-	require.Equal(t, "23514", refused(t, d.Pool(), "update spine.processing_state set attempt_count = 2147483647").Code,
+	require.Equal(t, "23514", statementError(t, d.Pool(), "update spine.processing_state set attempt_count = 2147483647").Code,
 		"a count that could not be raised would stop every claim")
 }
 

@@ -39,13 +39,10 @@ func (s *Store) Event(ctx context.Context, eventID, source string) (history view
 			batch.Queue(string(byEvent))
 			queue(batch, pgx.CollectExactlyOneRow[view.StoredEvent], &history.StoredEvent,
 				"select "+eventColumns+" from spine.events e where e.id = $1", id)
-			queue(
-				batch,
-				pgx.CollectExactlyOneRow[view.Origin],
-				&history.Origin,
-				"select e.headers, coalesce(e.id_derived, false) as id_derived, e.same_body_as from spine.events e where e.id = $1",
-				id,
-			)
+			queue(batch, pgx.CollectExactlyOneRow[view.Origin], &history.Origin, `
+				select e.headers, coalesce(e.id_derived, false) as id_derived, e.same_body_as
+				from spine.events e
+				where e.id = $1`, id)
 			queue(
 				batch,
 				pgx.CollectRows[view.ProcessingRow],
@@ -69,7 +66,8 @@ func (s *Store) Event(ctx context.Context, eventID, source string) (history view
 				batch,
 				pgx.CollectRows[view.OtherPayload],
 				&history.Conflicts,
-				"select "+conflictColumns+" from spine.conflicts c where c.event = $1 order by c.created_at, c.payload_hash",
+				"select "+conflictColumns+
+					" from spine.conflicts c where c.event = $1 order by c.created_at, c.payload_hash",
 				id,
 			)
 			return tx.SendBatch(ctx, batch).Close()

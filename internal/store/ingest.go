@@ -12,7 +12,8 @@ import (
 )
 
 const ingestSQL = `select spine.ingest_events(
-	$1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::text[], $9::text[], $10::boolean[], $11::boolean[])`
+	$1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::text[], $9::text[],
+	$10::boolean[], $11::boolean[])`
 
 // Ingest stores events in one transaction and returns their receipts in the same order. When it returns without an
 // error, the events are committed. After an error they may or may not be; ingesting them again is safe.

@@ -175,12 +175,10 @@ func (d *database) awaitBlocked(pattern string) {
 	d.t.Helper()
 	conn := d.psql()
 	require.Eventually(d.t, func() bool {
-		return value(
-			d.t,
-			conn,
-			"select count(*) > 0 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like $1",
-			pattern,
-		) == "t"
+		return value(d.t, conn, `
+			select count(*) > 0
+			from pg_stat_activity
+			where datname = current_database() and wait_event_type = 'Lock' and query like $1`, pattern) == "t"
 	}, patience, time.Millisecond, "nothing waits for a lock")
 }
 
@@ -216,9 +214,12 @@ func TestEvidenceIsBoundedUnderConcurrency(t *testing.T) {
 	require.Equal(
 		t,
 		[]string{"full|20", "kept|10"},
-		d.rows(
-			"select details ->> 'evidence', count(*) from spine.trace('x') where action = 'conflict_detected' group by 1 order by 1",
-		),
+		d.rows(`
+			select details ->> 'evidence', count(*)
+			from spine.trace('x')
+			where action = 'conflict_detected'
+			group by 1
+			order by 1`),
 	)
 
 	known := d.value("select payload from spine.conflicts limit 1")
@@ -243,9 +244,10 @@ func TestUnqueryablePayloadIsKeptToTheByte(t *testing.T) {
 	require.Equal(
 		t,
 		"4",
-		d.value(
-			"select count(*) from spine.events where payload is null and unqueryable = 'a reason' and payload_hash = sha256(raw_body)",
-		),
+		d.value(`
+			select count(*)
+			from spine.events
+			where payload is null and unqueryable = 'a reason' and payload_hash = sha256(raw_body)`),
 	)
 
 	jobs := d.claim(len(events))
@@ -276,22 +278,32 @@ func TestQueryablePayloadIsKeptToTheByte(t *testing.T) {
 	require.False(t, job.Unqueryable)
 }
 
-func TestIngestRefusesBadDataAsAWhole(t *testing.T) {
+func TestIngestRejectsBadDataAsAWhole(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	for name, spoil := range map[string]func(*event.Event){
-		"id too long":                    func(e *event.Event) { e.ID = strings.Repeat("é", 256) },
-		"id empty":                       func(e *event.Event) { e.ID = "" },
-		"NUL in the id":                  func(e *event.Event) { e.ID = "a\x00b" },
-		"invalid UTF-8 in the type":      func(e *event.Event) { e.Type = "\xff" },
-		"payload that is not JSON":       func(e *event.Event) { e.Payload = []byte(`{"a":`) },
-		"payload empty":                  func(e *event.Event) { e.Payload = nil },
-		"invalid UTF-8 in the payload":   func(e *event.Event) { e.Payload = []byte("{\"a\":\"\xff\"}") },
-		"payload nested beyond measure":  func(e *event.Event) { e.Payload = []byte(strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000)) },
-		"time that no RFC 3339 can say":  func(e *event.Event) { e.OccurredAt = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) },
-		"time before the common era":     func(e *event.Event) { e.OccurredAt = time.Date(0, 12, 31, 0, 0, 0, 0, time.UTC) },
-		"conflict that is not JSON":      func(e *event.Event) { e.ID, e.Payload, e.Hash = "known", []byte("no"), [32]byte{1} },
-		"known twice, the second is bad": func(e *event.Event) { e.ID, e.Payload, e.Hash = "x-1", []byte("no"), [32]byte{1} },
+		"id too long":                  func(e *event.Event) { e.ID = strings.Repeat("é", 256) },
+		"id empty":                     func(e *event.Event) { e.ID = "" },
+		"NUL in the id":                func(e *event.Event) { e.ID = "a\x00b" },
+		"invalid UTF-8 in the type":    func(e *event.Event) { e.Type = "\xff" },
+		"payload that is not JSON":     func(e *event.Event) { e.Payload = []byte(`{"a":`) },
+		"payload empty":                func(e *event.Event) { e.Payload = nil },
+		"invalid UTF-8 in the payload": func(e *event.Event) { e.Payload = []byte("{\"a\":\"\xff\"}") },
+		"payload nested beyond measure": func(e *event.Event) {
+			e.Payload = []byte(strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000))
+		},
+		"time that no RFC 3339 can say": func(e *event.Event) {
+			e.OccurredAt = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
+		},
+		"time before the common era": func(e *event.Event) {
+			e.OccurredAt = time.Date(0, 12, 31, 0, 0, 0, 0, time.UTC)
+		},
+		"conflict that is not JSON": func(e *event.Event) {
+			e.ID, e.Payload, e.Hash = "known", []byte("no"), [32]byte{1}
+		},
+		"known twice, the second is bad": func(e *event.Event) {
+			e.ID, e.Payload, e.Hash = "x-1", []byte("no"), [32]byte{1}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d.run("truncate spine.events, spine.conflicts, spine.processing_state, spine.audit_trail")
@@ -337,11 +349,13 @@ func (d *database) speakAtCommit(level string) {
 	d.t.Helper()
 	d.run("drop trigger if exists commits on spine.events")
 	d.run(
-		`create or replace function public.speak() returns trigger language plpgsql as $$ begin raise ` + level + ` 'canceling the wait'; return null; end $$`,
+		`create or replace function public.speak() returns trigger language plpgsql as $$ begin raise ` + level +
+			` 'canceling the wait'; return null; end $$`,
 	)
-	d.run(
-		"create constraint trigger commits after insert or update on spine.events deferrable initially deferred for each row execute function public.speak()",
-	)
+	d.run(`
+		create constraint trigger commits after insert or update on spine.events
+		deferrable initially deferred for each row
+		execute function public.speak()`)
 }
 
 // A wait for a synchronous standby that is cut short ends in a commit with
@@ -407,7 +421,7 @@ func TestIngestByHand(t *testing.T) {
 		"spine.ingest('z', 'a', '{}', 'infinity'::timestamptz)":      "23514",
 		"spine.ingest('z', 'a', '{}', '0001-01-01 BC'::timestamptz)": "23514",
 	} {
-		assert.Equal(t, code, refused(t, d.Pool(), "select "+call).Code, call)
+		assert.Equal(t, code, statementError(t, d.Pool(), "select "+call).Code, call)
 	}
 }
 
@@ -424,7 +438,9 @@ func TestRejectionsAreSummaries(t *testing.T) {
 		"|default|request_rejected|failure|invalid|422|7|2024-01-30T12:00:00+00:00",
 		"||request_rejected|failure|no such source|404|1|2024-01-30T12:00:00+00:00",
 	}
-	const query = `select event_id, source, action, success, details ->> 'cause', details ->> 'status', details ->> 'count', details ->> 'since'
+	const query = `
+		select event_id, source, action, success, details ->> 'cause', details ->> 'status', details ->> 'count',
+			details ->> 'since'
 		from spine.audit_log order by id`
 	require.Equal(t, audited, d.rows(query))
 	require.NoError(t, d.Reject(t.Context(), nil, false))
@@ -448,7 +464,7 @@ func TestRejectionsAreSummaries(t *testing.T) {
 	)
 }
 
-// What HTTP refuses does not come in by hand either.
+// What HTTP rejects does not come in by hand either.
 func TestIngestByHandHoldsTheRules(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
@@ -463,8 +479,8 @@ func TestIngestByHandHoldsTheRules(t *testing.T) {
 		`'x', 'a', '{}', _source => 'NO such!'`,
 		`'x', 'a', '{}', _occurred_at => 'infinity'`,
 	} {
-		require.Equal(t, "23514", refused(t, d.Pool(), "select spine.ingest("+call+")").Code, call)
+		require.Equal(t, "23514", statementError(t, d.Pool(), "select spine.ingest("+call+")").Code, call)
 	}
-	require.Equal(t, "22P02", refused(t, d.Pool(), "select spine.ingest('x', 'a', 'nonsense')").Code)
+	require.Equal(t, "22P02", statementError(t, d.Pool(), "select spine.ingest('x', 'a', 'nonsense')").Code)
 	require.Equal(t, "accepted", d.value(`select spine.ingest('ü€😀', 'ü', ' {}')`))
 }

@@ -183,10 +183,9 @@ func applyFunctionsOnce(ctx context.Context, db *sql.DB, script, digest string) 
 		return false, err
 	}
 	defer func() { _ = tx.Rollback() }()
-	if _, err := tx.ExecContext(
-		ctx,
-		"select pg_advisory_xact_lock(hashtextextended('spine.schema_functions', 0)), set_config('lock_timeout', '2s', true)",
-	); err != nil {
+	if _, err := tx.ExecContext(ctx, `
+		select pg_advisory_xact_lock(hashtextextended('spine.schema_functions', 0)),
+			set_config('lock_timeout', '2s', true)`); err != nil {
 		return false, err
 	}
 	var current string
@@ -230,7 +229,8 @@ begin
             and p.xmin <> pg_current_xact_id()::xid
     loop
         if _old.retired is null then
-            execute format('comment on function %%s is %%L', _old.signature, 'Retired in version %[1]d. The next version drops it.');
+            execute format('comment on function %%s is %%L', _old.signature,
+                'Retired in version %[1]d. The next version drops it.');
         elsif _old.retired < %[1]d then
             begin
                 execute format('drop function %%s', _old.signature);

@@ -65,10 +65,10 @@ func TestMigrateInASchemaMadeByAnother(t *testing.T) {
 	t.Parallel()
 	d := openDatabase(t, databases.Empty(t), 1)
 	d.run("create schema spine")
-	d.run(
-		"do $$ begin execute format('revoke create on database %I from %I, public', current_database(), current_user); end $$",
-	)
-	require.Equal(t, "42501", refused(t, d.Pool(), "create schema other").Code)
+	d.run(`do $$ begin
+		execute format('revoke create on database %I from %I, public', current_database(), current_user);
+	end $$`)
+	require.Equal(t, "42501", statementError(t, d.Pool(), "create schema other").Code)
 	_, err := store.Migrate(t.Context(), d.url)
 	require.NoError(t, err)
 	require.NoError(t, d.CheckSchema(t.Context()))
@@ -77,9 +77,9 @@ func TestMigrateInASchemaMadeByAnother(t *testing.T) {
 func TestMigrateWithoutTheRight(t *testing.T) {
 	t.Parallel()
 	d := openDatabase(t, databases.Empty(t), 1)
-	d.run(
-		"do $$ begin execute format('revoke create on database %I from %I, public', current_database(), current_user); end $$",
-	)
+	d.run(`do $$ begin
+		execute format('revoke create on database %I from %I, public', current_database(), current_user);
+	end $$`)
 	_, err := store.Migrate(t.Context(), d.url)
 	require.ErrorContains(t, err, "creating schema spine")
 	require.ErrorContains(t, err, "42501")
@@ -100,9 +100,9 @@ func TestMigrateLeavesANewerSchemaAlone(t *testing.T) {
 func TestMigratePutsItsFunctionsInPlace(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
-	d.run(
-		"create or replace function spine.id_of(_event_id text, _source text default null) returns bigint language sql as 'select 42::bigint'",
-	)
+	d.run(`
+		create or replace function spine.id_of(_event_id text, _source text default null) returns bigint
+		language sql as 'select 42::bigint'`)
 	d.run("drop view spine.stuck")
 	m, err := store.Migrate(t.Context(), d.url)
 	require.NoError(t, err)
@@ -111,7 +111,7 @@ func TestMigratePutsItsFunctionsInPlace(t *testing.T) {
 	m, err = store.Migrate(t.Context(), d.url)
 	require.NoError(t, err)
 	require.True(t, m.Functions)
-	require.Equal(t, "P0002", refused(t, d.Pool(), "select spine.id_of('x')").Code)
+	require.Equal(t, "P0002", statementError(t, d.Pool(), "select spine.id_of('x')").Code)
 	require.Empty(t, d.rows("select from spine.stuck"))
 }
 
@@ -224,11 +224,19 @@ func release(t *testing.T, version int, more fstest.MapFS) (migrations, function
 }
 
 const (
-	signatures = "select proname || '(' || oidvectortypes(proargtypes) || ')' from pg_proc where pronamespace = 'spine'::regnamespace order by 1"
+	signatures = `
+		select proname || '(' || oidvectortypes(proargtypes) || ')'
+		from pg_proc
+		where pronamespace = 'spine'::regnamespace
+		order by 1`
 	// retired is a file of a release whose functions the next one no longer has.
-	retired = `create or replace function spine.old(_n integer) returns integer language sql set search_path = spine, pg_temp as 'select _n';
+	retired = `create or replace function spine.old(_n integer) returns integer
+		language sql
+		set search_path = spine, pg_temp as 'select _n';
 		comment on function spine.old(integer) is 'Internal. Goes.';
-		create or replace function spine.pause(_destination text, _why text) returns bigint language sql set search_path = spine, pg_temp as 'select pause(_destination)';
+		create or replace function spine.pause(_destination text, _why text) returns bigint
+		language sql
+		set search_path = spine, pg_temp as 'select pause(_destination)';
 		comment on function spine.pause(text, text) is 'Goes too.';`
 )
 
@@ -256,9 +264,10 @@ func TestMigrateDropsFunctionsOneVersionLater(t *testing.T) {
 	require.Equal(
 		t,
 		[]string{"Retired in version 9000. The next version drops it."},
-		d.rows(
-			"select distinct obj_description(oid, 'pg_proc') from pg_proc where oid in ('spine.old(integer)'::regprocedure, 'spine.pause(text, text)'::regprocedure)",
-		),
+		d.rows(`
+			select distinct obj_description(oid, 'pg_proc')
+			from pg_proc
+			where oid in ('spine.old(integer)'::regprocedure, 'spine.pause(text, text)'::regprocedure)`),
 	)
 	_, err := store.Migrate(t.Context(), d.url)
 	require.ErrorIs(t, err, store.ErrTooNew)
@@ -298,7 +307,11 @@ func TestMigrateADatabaseOfFiveMigrations(t *testing.T) {
 	d := newDatabase(t, 1)
 	d.run("insert into spine.schema_version (version_id, is_applied) select n, true from generate_series(1, 4) n")
 	d.run("select spine.ingest('x', 'a', '{}')")
-	const tables = `select c.relname, c.oid, c.relfilenode from pg_class c where c.relnamespace = 'spine'::regnamespace and c.relkind in ('r', 'p', 'i', 'I') order by 1`
+	const tables = `
+		select c.relname, c.oid, c.relfilenode
+		from pg_class c
+		where c.relnamespace = 'spine'::regnamespace and c.relkind in ('r', 'p', 'i', 'I')
+		order by 1`
 	before := d.rows(tables)
 	m, err := store.Migrate(t.Context(), d.url)
 	require.NoError(t, err)
@@ -346,18 +359,31 @@ func TestMigrationThatIsHalfDone(t *testing.T) {
 func TestMigrationCutAnywhere(t *testing.T) {
 	t.Parallel()
 	const made = `
-		select 'column', regexp_replace(a.attrelid::regclass::text, '_[0-9]{8}', ''), a.attname::text, format_type(a.atttypid, a.atttypmod) || a.attnotnull::text || coalesce(pg_get_expr(d.adbin, d.adrelid), '')
-		from pg_attribute a join pg_class c on c.oid = a.attrelid left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-		where c.relnamespace = 'spine'::regnamespace and c.relkind in ('r', 'p', 'v') and a.attnum > 0 and not a.attisdropped
+		select 'column', regexp_replace(a.attrelid::regclass::text, '_[0-9]{8}', ''), a.attname::text,
+			format_type(a.atttypid, a.atttypmod) || a.attnotnull::text || coalesce(pg_get_expr(d.adbin, d.adrelid), '')
+		from pg_attribute a
+		join pg_class c on c.oid = a.attrelid
+		left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+		where c.relnamespace = 'spine'::regnamespace
+			and c.relkind in ('r', 'p', 'v')
+			and a.attnum > 0
+			and not a.attisdropped
 		union all
 		select 'index', regexp_replace(pg_get_indexdef(i.indexrelid), '_[0-9]{8}', '', 'g'), '', i.indisvalid::text
 		from pg_index i join pg_class c on c.oid = i.indrelid where c.relnamespace = 'spine'::regnamespace
 		union all
-		select 'constraint', regexp_replace(k.conrelid::regclass::text, '_[0-9]{8}', ''), regexp_replace(k.conname, '_[0-9]{8}', ''), pg_get_constraintdef(k.oid) from pg_constraint k where k.connamespace = 'spine'::regnamespace
+		select 'constraint', regexp_replace(k.conrelid::regclass::text, '_[0-9]{8}', ''),
+			regexp_replace(k.conname, '_[0-9]{8}', ''), pg_get_constraintdef(k.oid)
+		from pg_constraint k
+		where k.connamespace = 'spine'::regnamespace
 		union all
-		select 'function', p.oid::regprocedure::text, md5(p.prosrc), '' from pg_proc p where p.pronamespace = 'spine'::regnamespace
+		select 'function', p.oid::regprocedure::text, md5(p.prosrc), ''
+		from pg_proc p
+		where p.pronamespace = 'spine'::regnamespace
 		union all
-		select 'trigger', t.tgname, regexp_replace(t.tgrelid::regclass::text, '_[0-9]{8}', ''), t.tgenabled::text from pg_trigger t where not t.tgisinternal
+		select 'trigger', t.tgname, regexp_replace(t.tgrelid::regclass::text, '_[0-9]{8}', ''), t.tgenabled::text
+		from pg_trigger t
+		where not t.tgisinternal
 		union all
 		select 'version', v.version_id::text, '', '' from spine.schema_version v
 		union all
@@ -422,7 +448,8 @@ func TestMigrationCutAnywhere(t *testing.T) {
 		require.NoError(t, d.CheckSchema(t.Context()))
 		require.Equal(t, want, d.rows(made))
 	})
-	for at := 5; at < len(statements); at++ { // the first are said again by database/sql, the last one lets go of the lock
+	// the first are said again by database/sql, the last one releases the lock
+	for at := 5; at < len(statements); at++ {
 		if at >= first && at < last {
 			continue
 		}

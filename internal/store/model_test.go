@@ -168,9 +168,15 @@ func (m *model) compare(t *rapid.T) {
 	}
 	slices.Sort(want)
 	got := m.d.rows(`select e.source, e.event_id, e.payload, e.seen_count,
-			(select string_agg(format('%s %s %s', c.payload, c.seen_count, c.accepted_as), ', ' order by c.payload::text collate "C") from spine.conflicts c where c.event = e.id),
+			(select string_agg(
+				format('%s %s %s', c.payload, c.seen_count, c.accepted_as), ', ' order by c.payload::text collate "C")
+				from spine.conflicts c
+				where c.event = e.id),
 			p.status, p.attempt_count, p.lease_token,
-			case when p.next_attempt_at <= clock_timestamp() then 'now' when p.next_attempt_at > clock_timestamp() then 'later' else 'never' end,
+			case
+				when p.next_attempt_at <= clock_timestamp() then 'now'
+				when p.next_attempt_at > clock_timestamp() then 'later'
+				else 'never' end,
 			(p.completed_at is not null)::text,
 			(select string_agg(a.action::text, ' ' order by a.id) from spine.audit_trail a where a.event = e.id)
 		from spine.events e left join spine.processing_state p on p.event = e.id`)
@@ -498,11 +504,10 @@ func (m *model) replayDead(t *rapid.T) {
 // makeDue lets time pass for one row: a retry falls due, a lease runs out.
 func (m *model) makeDue(t *rapid.T) {
 	k, e := m.draw(t)
-	m.d.run(
-		"update spine.processing_state set next_attempt_at = clock_timestamp() where source = $1 and event_id = $2 and next_attempt_at is not null",
-		k.source,
-		k.id,
-	)
+	m.d.run(`
+		update spine.processing_state
+		set next_attempt_at = clock_timestamp()
+		where source = $1 and event_id = $2 and next_attempt_at is not null`, k.source, k.id)
 	if e.due != never {
 		e.due, e.since = now, m.step
 	}
@@ -679,7 +684,9 @@ func (c *crew) checkStored(all []work) {
 		want = append(want, fmt.Sprintf("%s|%d", what, n))
 	}
 	require.ElementsMatch(c.d.t, want, c.d.rows(`with known as (
-			select e.*, e.seen_count - 1 - coalesce((select sum(c.seen_count) from spine.conflicts c where c.event = e.id), 0) as again from spine.events e
+			select e.*, e.seen_count - 1
+				- coalesce((select sum(c.seen_count) from spine.conflicts c where c.event = e.id), 0) as again
+			from spine.events e
 		)
 		select event_id, payload::text, 'accepted', 1 from known
 		union all select event_id, payload::text, 'deduplicated', again from known where again <> 0
@@ -702,10 +709,14 @@ func (c *crew) checkQueue(all []work) {
 		want = append(want, fmt.Sprintf("%s|%d|t", id, n))
 	}
 	require.ElementsMatch(c.d.t, want, c.d.rows(`select p.event_id, count(*), p.attempt_count <= count(*)
-		from spine.processing_state p join spine.audit_trail a on a.event = p.event and a.action = 'processing_attempt_started'
+		from spine.processing_state p
+		join spine.audit_trail a on a.event = p.event and a.action = 'processing_attempt_started'
 		group by p.event, p.destination`))
 	results := map[string]string{}
-	for _, line := range c.d.rows(`select event_id, details ->> 'lease', action from spine.audit_trail where action in ('processing_succeeded', 'processing_attempt_failed')`) {
+	for _, line := range c.d.rows(`
+		select event_id, details ->> 'lease', action
+		from spine.audit_trail
+		where action in ('processing_succeeded', 'processing_attempt_failed')`) {
 		at := strings.LastIndex(line, "|")
 		require.Empty(c.d.t, results[line[:at]], "%s was settled twice", line)
 		results[line[:at]] = line[at+1:]

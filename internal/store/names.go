@@ -22,18 +22,23 @@ const (
 func (s *Store) InFlight(ctx context.Context, prefix, source string, limit int) ([]view.ProcessingRow, error) {
 	return list[view.ProcessingRow](ctx, s, "listing what is in flight", `
 		with newest as materialized (
-			select p.event, p.destination, p.status from spine.processing_state p order by p.event desc, p.destination desc limit $1
+			select p.event, p.destination, p.status from spine.processing_state p
+			order by p.event desc, p.destination desc limit $1
 		), due as materialized (
 			select d.* from `+queuedDestinations+` n cross join lateral (
 				select p.event, p.destination, p.status from spine.processing_state p
-				where p.status in ('pending', 'failed', 'processing') and p.destination = n.name order by p.next_attempt_at limit $2) d
+				where p.status in ('pending', 'failed', 'processing') and p.destination = n.name
+				order by p.next_attempt_at limit $2) d
 		), dead as materialized (
-			select p.event, p.destination, p.status from spine.processing_state p where p.status = 'dead' order by p.updated_at desc limit $3
+			select p.event, p.destination, p.status from spine.processing_state p
+			where p.status = 'dead'
+			order by p.updated_at desc limit $3
 		), found as materialized (
 			select event, destination from newest where status <> 'completed'
 			union select event, destination from due union select event, destination from dead
 		)
-		select `+processingColumns+` from found f join spine.processing_state p on p.event = f.event and p.destination = f.destination
+		select `+processingColumns+` from found f
+		join spine.processing_state p on p.event = f.event and p.destination = f.destination
 		where starts_with(p.event_id, $4) and ($5 = '' or p.source = $5) and p.status <> 'completed'
 		order by p.event desc, p.destination limit $6`,
 		inFlightNewest, inFlightDue, inFlightDead, prefix, source, limit)
@@ -51,11 +56,10 @@ func (s *Store) DestinationNames(ctx context.Context) ([]string, error) {
 
 // RecentTypes lists the types of the newest thousand events. It relies on events_pkey.
 func (s *Store) RecentTypes(ctx context.Context) ([]string, error) {
-	return s.names(
-		ctx,
-		"listing types",
-		"select distinct e.event_type from (select event_type from spine.events order by id desc limit 1000) e order by 1",
-	)
+	return s.names(ctx, "listing types", `
+		select distinct e.event_type
+		from (select event_type from spine.events order by id desc limit 1000) e
+		order by 1`)
 }
 
 func (s *Store) names(ctx context.Context, doing, sql string) ([]string, error) {

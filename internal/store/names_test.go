@@ -13,16 +13,20 @@ func TestInFlight(t *testing.T) {
 	exec(
 		t,
 		s.Pool(),
-		`update spine.processing_state set status = case event_id when 'e1' then 'dead' when 'e2' then 'failed' when 'e3' then 'completed' else status end,
+		`update spine.processing_state
+		set status = case event_id
+			when 'e1' then 'dead'
+			when 'e2' then 'failed'
+			when 'e3' then 'completed'
+			else status end,
 		lease_token = lease_token + 1`,
 	)
 	// What is old is found by when it falls due, or died.
 	ingest(t, s, "default", "'later' || n", 3000)
-	exec(
-		t,
-		s.Pool(),
-		"update spine.processing_state set status = 'completed', lease_token = lease_token + 1, next_attempt_at = null where event_id like 'later%'",
-	)
+	exec(t, s.Pool(), `
+		update spine.processing_state
+		set status = 'completed', lease_token = lease_token + 1, next_attempt_at = null
+		where event_id like 'later%'`)
 	found := func(prefix, source string, limit int) (ids []string) {
 		t.Helper()
 		rows, err := s.InFlight(t.Context(), prefix, source, limit)

@@ -35,10 +35,13 @@ type StuckRow struct {
 // also where they are not known otherwise, by a skip scan of
 // processing_state_due.
 const queuedDestinations = `(with recursive queued (name) as (
-		(select p.destination from spine.processing_state p where p.status in ('pending', 'failed', 'processing') order by p.destination limit 1)
+		(select p.destination from spine.processing_state p
+			where p.status in ('pending', 'failed', 'processing')
+			order by p.destination limit 1)
 		union all
 		select (select p.destination from spine.processing_state p
-			where p.status in ('pending', 'failed', 'processing') and p.destination > q.name order by p.destination limit 1)
+			where p.status in ('pending', 'failed', 'processing') and p.destination > q.name
+			order by p.destination limit 1)
 		from queued q where q.name is not null
 	) select name from queued where name is not null)`
 

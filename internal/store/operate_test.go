@@ -125,15 +125,14 @@ func TestFollowSinceShowsThePastInOrder(t *testing.T) {
 	s := open(t)
 	exec(t, s.Pool(), `insert into spine.audit_trail (event_id, timestamp, action) values
 		('too old', now() - interval '1 hour', 'event_queued'), ('b', now() - interval '1 minute', 'event_queued'),
-		('a', now() - interval '2 minutes', 'event_queued'), ('never ends', 'infinity', 'event_queued'), ('never began', '-infinity', 'event_queued')`)
+		('a', now() - interval '2 minutes', 'event_queued'), ('never ends', 'infinity', 'event_queued'),
+		('never began', '-infinity', 'event_queued')`)
 	c := trail.CursorSince(time.Now().Add(-10 * time.Minute))
 	require.Equal(t, []string{"a", "b", "never ends"}, followed(t, s, &c, trail.Filter{}))
 	note(t, s.Pool(), "live")
-	exec(
-		t,
-		s.Pool(),
-		"insert into spine.audit_trail (event_id, timestamp, action) values ('written late', now() - interval '1 hour', 'event_queued')",
-	)
+	exec(t, s.Pool(), `
+		insert into spine.audit_trail (event_id, timestamp, action)
+		values ('written late', now() - interval '1 hour', 'event_queued')`)
 	require.Equal(t, []string{"written late", "live"}, followed(t, s, &c, trail.Filter{}))
 }
 
@@ -151,9 +150,12 @@ func TestFollowPages(t *testing.T) {
 			// Both a transaction larger than a page and many small ones, all of
 			// one moment, among others that do not match.
 			exec(t, s.Pool(), `do $$ declare at timestamptz := clock_timestamp(); begin
-				insert into spine.audit_trail (timestamp, event_id, action) select at, n, 'event_queued' from generate_series(1, 2500) n;
+				insert into spine.audit_trail (timestamp, event_id, action)
+				select at, n, 'event_queued'
+				from generate_series(1, 2500) n;
 				for n in 2501..3000 loop
-					insert into spine.audit_trail (timestamp, event_id, action) values (at, n, 'event_queued'), (at, n, 'event_replayed');
+					insert into spine.audit_trail (timestamp, event_id, action)
+					values (at, n, 'event_queued'), (at, n, 'event_replayed');
 					commit;
 				end loop;
 			end $$`)
@@ -195,7 +197,8 @@ func TestFollowWhereALargeTransactionEndsLate(t *testing.T) {
 	s := open(t)
 	c, err := s.CurrentCursor(t.Context())
 	require.NoError(t, err)
-	const many = `insert into spine.audit_trail (event_id, action) select 'large', 'event_queued' from generate_series(1, 2500)`
+	const many = `
+		insert into spine.audit_trail (event_id, action) select 'large', 'event_queued' from generate_series(1, 2500)`
 	large, failing, late := begin(t, s), begin(t, s), begin(t, s)
 	exec(t, large, many)
 	exec(t, failing, many)
@@ -231,12 +234,19 @@ func TestFollowFilters(t *testing.T) {
 		"[e1 e2 e1 e2 e1 e1]":           {EventIDs: []string{"e1", "e2", "never"}},
 		"[]":                            {EventIDs: []string{"never"}},
 		"[- e1 e1]":                     {Sources: []string{"other", "nowhere"}},
-		"[e1]":                          {EventIDs: []string{"e1"}, Sources: []string{"default"}, Actions: []trail.Action{"event_inserted"}},
-		"[e1 e2 e3 e1]":                 {Actions: []trail.Action{"event_inserted", "event_replayed"}},
-		"[e2 e2]":                       {Types: []string{"t0", "nothing like it"}},
-		"[e1 e3 e1 e3]":                 {Types: []string{"t1"}, Sources: []string{"default"}},
+		"[e1]": {
+			EventIDs: []string{"e1"},
+			Sources:  []string{"default"},
+			Actions:  []trail.Action{"event_inserted"},
+		},
+		"[e1 e2 e3 e1]": {Actions: []trail.Action{"event_inserted", "event_replayed"}},
+		"[e2 e2]":       {Types: []string{"t0", "nothing like it"}},
+		"[e1 e3 e1 e3]": {Types: []string{"t1"}, Sources: []string{"default"}},
 	} {
-		for name, c := range map[string]trail.Cursor{"past": trail.CursorSince(time.Now().Add(-time.Hour)), "live": live} {
+		for name, c := range map[string]trail.Cursor{
+			"past": trail.CursorSince(time.Now().Add(-time.Hour)),
+			"live": live,
+		} {
 			require.ElementsMatch(t, strings.Fields(strings.Trim(want, "[]")), followed(t, s, &c, f), "%s %+v", name, f)
 			require.Empty(t, followed(t, s, &c, f))
 		}
@@ -247,14 +257,22 @@ func TestFollowByTheStatusThatAStepLeadsTo(t *testing.T) {
 	t.Parallel()
 	s := open(t)
 	exec(t, s.Pool(), `insert into spine.audit_trail (event_id, action, details) values
-		('new', 'event_inserted', null), ('queued', 'event_queued', '{"status":"pending"}'), ('queued dead', 'event_queued', '{"status":"dead"}'),
-		('replayed', 'event_replayed', null), ('returned', 'lease_returned', '{"attempt":1}'), ('returned again', 'lease_returned', '{"attempt":2}'),
-		('started', 'processing_attempt_started', null), ('done', 'processing_succeeded', null), ('failed', 'retry_scheduled', null),
-		('died', 'processing_failed_permanently', null), ('by hand', 'status_changed', '{"from":"dead","to":"completed"}'),
-		('stays', 'processing_attempt_failed', null), ('received', 'event_received', null), ('late', 'lease_lost', null)`)
+		('new', 'event_inserted', null), ('queued', 'event_queued', '{"status":"pending"}'),
+		('queued dead', 'event_queued', '{"status":"dead"}'),
+		('replayed', 'event_replayed', null), ('returned', 'lease_returned', '{"attempt":1}'),
+		('returned again', 'lease_returned', '{"attempt":2}'),
+		('started', 'processing_attempt_started', null), ('done', 'processing_succeeded', null),
+		('failed', 'retry_scheduled', null),
+		('died', 'processing_failed_permanently', null),
+		('by hand', 'status_changed', '{"from":"dead","to":"completed"}'),
+		('stays', 'processing_attempt_failed', null), ('received', 'event_received', null),
+		('late', 'lease_lost', null)`)
 	for status, want := range map[string][]string{
-		"pending": {"new", "queued", "replayed", "returned"}, "processing": {"started"}, "completed": {"done", "by hand"},
-		"failed": {"returned again", "failed"}, "dead": {"queued dead", "died"},
+		"pending":    {"new", "queued", "replayed", "returned"},
+		"processing": {"started"},
+		"completed":  {"done", "by hand"},
+		"failed":     {"returned again", "failed"},
+		"dead":       {"queued dead", "died"},
 	} {
 		c := trail.CursorSince(time.Now().Add(-time.Hour))
 		require.Equal(t, want, followed(t, s, &c, trail.Filter{Statuses: []string{status}}), status)
@@ -324,7 +342,8 @@ func TestFollowGoesOnFromTheTextOfItsCursor(t *testing.T) {
 	c, err := s.CurrentCursor(t.Context())
 	require.NoError(t, err)
 	large, open := begin(t, s), begin(t, s)
-	const many = `insert into spine.audit_trail (event_id, action) select n, 'event_queued' from generate_series(1, 1500) n`
+	const many = `
+		insert into spine.audit_trail (event_id, action) select n, 'event_queued' from generate_series(1, 1500) n`
 	exec(t, large, many)
 	note(t, open, "open")
 	note(t, s.Pool(), "a")
@@ -358,7 +377,7 @@ func TestFollowGoesOnFromTheTextOfItsCursor(t *testing.T) {
 	}
 }
 
-func TestACursorAheadOfTheDatabaseIsRefused(t *testing.T) {
+func TestACursorAheadOfTheDatabaseIsRejected(t *testing.T) {
 	t.Parallel()
 	s := open(t)
 	c, err := s.CurrentCursor(t.Context())
@@ -385,7 +404,8 @@ func TestFollowKeepsItsCursorThroughAnError(t *testing.T) {
 func ingest(t *testing.T, s *store.Store, source, sql string, count int) {
 	t.Helper()
 	exec(t, s.Pool(), `select count(*) from (
-		select spine.ingest_events(array_agg((`+sql+`)::text), array_agg('t' || n % 2), array_agg(now()), array_agg('{}'::text), array_agg($1::text))
+		select spine.ingest_events(array_agg((`+sql+`)::text),
+			array_agg('t' || n % 2), array_agg(now()), array_agg('{}'::text), array_agg($1::text))
 		from generate_series(1, $2) n) i`, source, count)
 }
 
@@ -395,7 +415,8 @@ func kill(t *testing.T, s *store.Store) {
 	exec(
 		t,
 		s.Pool(),
-		`update spine.processing_state set status = 'dead', next_attempt_at = null, attempt_count = 5, lease_token = lease_token + 1,
+		`update spine.processing_state
+		set status = 'dead', next_attempt_at = null, attempt_count = 5, lease_token = lease_token + 1,
 		updated_at = clock_timestamp() - event * interval '1 second'`,
 	)
 }
@@ -457,7 +478,12 @@ func TestReplayDeadChooses(t *testing.T) {
 		{"before all", store.DeadFilter{Until: now.Add(-time.Hour)}, 0, 0},
 		{"after all", store.DeadFilter{Since: now.Add(time.Hour)}, 0, 0},
 		{"a limit above a chunk", store.DeadFilter{Source: "default", Destination: "default"}, 1001, 1001},
-		{"one type of those that are left", store.DeadFilter{EventType: "t1", Since: now.Add(-30 * time.Minute)}, 0, 100},
+		{
+			"one type of those that are left",
+			store.DeadFilter{EventType: "t1", Since: now.Add(-30 * time.Minute)},
+			0,
+			100,
+		},
 		{"the rest", store.DeadFilter{}, 200, 99},
 	} {
 		counted, err := s.CountDead(t.Context(), tc.f, 1_000_000)
@@ -590,9 +616,12 @@ func TestAReplaySaysWhoAskedForIt(t *testing.T) {
 		require.Equal(
 			t,
 			want,
-			d.value(
-				"select coalesce(details ->> 'caller', '') from spine.audit_log where action = 'event_replayed' order by id desc limit 1",
-			),
+			d.value(`
+				select coalesce(details ->> 'caller', '')
+				from spine.audit_log
+				where action = 'event_replayed'
+				order by id desc
+				limit 1`),
 		)
 	}
 	d.run("update spine.processing_state set status = 'dead'")

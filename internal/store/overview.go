@@ -34,10 +34,12 @@ func (s *Store) Overview(ctx context.Context, over time.Duration) (o view.Overvi
 	batch := &pgx.Batch{}
 	batch.Queue("select set_config('enable_seqscan', 'off', true)")
 	batch.Queue(`select clock_timestamp(), s.covered_from, spine.rolled_up_to(), d.at,
-			case when d.sampled_at is not null then extract(epoch from d.oldest_ready + case when d.oldest_ready > '0' then d.at - d.sampled_at else '0' end)::float8 end
+			case when d.sampled_at is not null then extract(epoch
+				from d.oldest_ready + case when d.oldest_ready > '0' then d.at - d.sampled_at else '0' end)::float8 end
 		from spine.rollup_state s cross join (
 			select d.sampled_at, d.oldest_ready, case
-				when d.sampled_at > clock_timestamp() - interval '15 s' and not spine.audited_beyond(d.next_xid, d.in_progress) then clock_timestamp()
+				when d.sampled_at > clock_timestamp() - interval '15 s'
+					and not spine.audited_beyond(d.next_xid, d.in_progress) then clock_timestamp()
 				else d.sampled_at end as at
 			from spine.depth_state d) d`).
 		QueryRow(func(row pgx.Row) error {
@@ -49,7 +51,9 @@ func (s *Store) Overview(ctx context.Context, over time.Duration) (o view.Overvi
 		&o.Depth.Rows,
 		`select d.destination, d.status, d.count, d.oldest_created_at, d.next_attempt_at
 		from spine.depth_state s cross join jsonb_to_recordset(s.rows)
-			as d(destination text, status text, count bigint, oldest_created_at timestamptz, next_attempt_at timestamptz)
+			as d(
+				destination text, status text, count bigint, oldest_created_at timestamptz, next_attempt_at timestamptz
+			)
 		order by d.destination, d.status`,
 	)
 	queue(batch, pgx.CollectRows[view.PauseRow], &o.Paused, pausedSQL)
@@ -62,8 +66,10 @@ func (s *Store) Overview(ctx context.Context, over time.Duration) (o view.Overvi
 	// now() and not clock_timestamp(), which no index condition may hold. Summed
 	// here, so that a thousand sources are no more to send than one.
 	queue(batch, pgx.CollectRows[rollup], &counts, `select extract(epoch from r.at)::bigint,
-			sum(r.received)::bigint, sum(r.accepted)::bigint, sum(r.deduplicated)::bigint, sum(r.conflicts)::bigint, sum(r.rejected)::bigint,
-			sum(r.attempts)::bigint, sum(r.attempts_failed)::bigint, sum(r.delivered)::bigint, sum(r.died)::bigint, coalesce(l.latency, '{}')
+			sum(r.received)::bigint, sum(r.accepted)::bigint, sum(r.deduplicated)::bigint, sum(r.conflicts)::bigint,
+			sum(r.rejected)::bigint,
+			sum(r.attempts)::bigint, sum(r.attempts_failed)::bigint, sum(r.delivered)::bigint, sum(r.died)::bigint,
+			coalesce(l.latency, '{}')
 		from spine.rollups r left join (
 				select b.at, array_agg(b.n order by b.bucket) as latency
 				from (
@@ -94,9 +100,11 @@ func (s *Store) Overview(ctx context.Context, over time.Duration) (o view.Overvi
 
 // rollup is what happened in one step, over all sources.
 type rollup struct {
-	At                                                                                               int64 // Unix seconds
-	Received, Accepted, Deduplicated, Conflicts, Rejected, Attempts, AttemptsFailed, Delivered, Died int64
-	Latency                                                                                          []int64
+	At                                          int64 // Unix seconds
+	Received, Accepted, Deduplicated, Conflicts int64
+	Rejected                                    int64
+	Attempts, AttemptsFailed, Delivered, Died   int64
+	Latency                                     []int64
 }
 
 // depthSample is the state of the queue as last sampled in a step.

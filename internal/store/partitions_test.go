@@ -37,16 +37,17 @@ func TestPartitionsAreMadeAWeekAhead(t *testing.T) {
 	d.ensurePartitions() // the template may be of yesterday
 	require.Equal(
 		t,
-		d.rows(
-			"select 'audit_trail_' || to_char(d, 'YYYYMMDD') from generate_series(current_date, current_date + 7, interval '1 day') d",
-		),
+		d.rows(`
+			select 'audit_trail_' || to_char(d, 'YYYYMMDD')
+			from generate_series(current_date, current_date + 7, interval '1 day') d`),
 		d.rows(partitions),
 	)
 	require.Zero(t, d.ensurePartitions())
 	require.Equal(t, "3", d.value("select spine.ensure_audit_partitions(10)"))
 
 	d.run(`insert into spine.audit_trail (timestamp, action)
-		select current_date + d + t, 'event_queued' from generate_series(0, 10) d, unnest(array['00:00', '23:59:59.999999']::interval[]) t`)
+		select current_date + d + t, 'event_queued'
+		from generate_series(0, 10) d, unnest(array['00:00', '23:59:59.999999']::interval[]) t`)
 	require.Empty(t, d.rows("select from spine.audit_trail_default"))
 	require.Len(
 		t,
@@ -64,9 +65,9 @@ func TestPartitionsAreOfUTCDays(t *testing.T) {
 	run(t, psql, "select spine.ensure_audit_partitions()")
 	require.Equal(
 		t,
-		d.rows(
-			"select 'audit_trail_' || to_char(d, 'YYYYMMDD') from generate_series(current_date, current_date + 7, interval '1 day') d",
-		),
+		d.rows(`
+			select 'audit_trail_' || to_char(d, 'YYYYMMDD')
+			from generate_series(current_date, current_date + 7, interval '1 day') d`),
 		d.rows(partitions),
 	)
 	d.run("insert into spine.audit_trail (timestamp, action) values (current_date + interval '1 s', 'event_queued')")

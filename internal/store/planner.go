@@ -16,10 +16,12 @@ const (
 	withIndex planHints = "select set_config('enable_seqscan', 'off', true)"
 	// inIndexOrder reads rows in the order of an index until there are enough. It helps only a query that needs no
 	// sort: where a sort cannot be avoided, all plans look equally bad.
-	inIndexOrder planHints = `select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
-		set_config('enable_sort', 'off', true), set_config('max_parallel_workers_per_gather', '0', true), ` + customPlan
+	inIndexOrder planHints = `select set_config('enable_seqscan', 'off', true),
+		set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true),
+		set_config('max_parallel_workers_per_gather', '0', true), ` + customPlan
 	// byEvent finds trails by their event.
-	byEvent planHints = `select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), ` + customPlan
+	byEvent planHints = `select set_config('enable_seqscan', 'off', true),
+		set_config('enable_bitmapscan', 'off', true), ` + customPlan
 
 	// customPlan plans each call for the partitions of its time. Otherwise the planner tries a plan for any time at the
 	// sixth call, which takes 0.3 s with 400 partitions.

@@ -18,8 +18,9 @@ import (
 // statement is one whose cost must not grow with what is stored.
 type statement struct {
 	name string
-	rows int    // that one call handles
-	uses string // indexes of the tables that grow, in the order of their names; with a ? where it depends on how old things are
+	rows int // that one call handles
+	// indexes of the tables that grow, in the order of their names; with a ? where it depends on how old things are
+	uses string
 	call func()
 }
 
@@ -361,18 +362,27 @@ func (d *database) fillLong() {
 		`delete from spine.audit_trail`, // which says so, today
 		`insert into spine.destinations (name) values ('rare')`,
 		`insert into spine.events (event_id, source, event_type, occurred_at, payload, payload_hash, created_at)
-			select 'stored-' || n, case when n % 7000 = 3 then 'rare' else 'default' end, case when n % 7000 = 3 then 'rare' else 'common' end,
+			select 'stored-' || n, case when n % 7000 = 3 then 'rare' else 'default' end,
+				case when n % 7000 = 3 then 'rare' else 'common' end,
 				$1::timestamptz, '{"a":1}', '\x00', $1 + (n - 1) * interval '1 second'
 			from generate_series(1, 70000) n where n % 7000 <> 3 or n < 30000`,
-		`insert into spine.processing_state (event, event_id, source, destination, status, lease_token, next_attempt_at, completed_at, created_at)
+		`insert into spine.processing_state (
+				event, event_id, source, destination, status, lease_token, next_attempt_at, completed_at, created_at
+			)
 			select id, event_id, source, source, 'completed', 0, null, created_at, created_at from (
-				select id, event_id, case source when 'rare' then 'rare' else 'default' end as source, created_at, $1::timestamptz from spine.events) e`,
+				select id, event_id, case source when 'rare' then 'rare' else 'default' end as source, created_at,
+					$1::timestamptz
+				from spine.events) e`,
 		`insert into spine.audit_trail (timestamp, event, event_id, source, action, details)
-			select e.created_at, e.id, e.event_id, nullif(e.source, 'default'), s.action::spine.audit_action, s.details::json
-			from spine.events e, (values ('event_received', null), ('processing_succeeded', '{"attempt":1,"status":200,"duration_ms":1.5}')) s(action, details)
+			select e.created_at, e.id, e.event_id, nullif(e.source, 'default'), s.action::spine.audit_action,
+				s.details::json
+			from spine.events e, (values
+				('event_received', null),
+				('processing_succeeded', '{"attempt":1,"status":200,"duration_ms":1.5}')) s(action, details)
 			where e.created_at >= $1 order by e.id, s.action`,
 		`insert into spine.audit_trail (timestamp, event, event_id, source, action, details)
-			select e.created_at, e.id, e.event_id, nullif(e.source, 'default'), s.action::spine.audit_action, '{"attempt":1}'
+			select e.created_at, e.id, e.event_id, nullif(e.source, 'default'), s.action::spine.audit_action,
+				'{"attempt":1}'
 			from spine.events e, (values ('claims_paused'), ('processing_attempt_failed')) s(action)
 			where e.created_at >= $1 and e.source = 'rare' order by e.id, s.action`,
 	} {
@@ -416,9 +426,10 @@ func retention(d *database) []statement {
 			require.NoError(t, err)
 		}},
 		{"old audit rows", 100, "", func() {
-			d.run(
-				"insert into spine.audit_trail (timestamp, action) select '2020-01-01', 'event_queued' from generate_series(1, 100)",
-			)
+			d.run(`
+				insert into spine.audit_trail (timestamp, action)
+				select '2020-01-01', 'event_queued'
+				from generate_series(1, 100)`)
 		}},
 		{"expiry of audit rows", 100, "audit_trail_timestamp", func() {
 			n, err := d.ExpireAudit(t.Context(), time.Hour, 100)
@@ -437,13 +448,16 @@ func (d *database) read() (sequential, all int, scans map[string]int) {
 		select sum(t.seq_tup_read) filter (where t.relname <> 'conflicts'),
 			sum(t.seq_tup_read + (select sum(i.idx_tup_read) from pg_stat_user_indexes i where i.relid = t.relid))
 		from pg_stat_user_tables t
-		where t.schemaname = 'spine' and t.relname ~ '^(events|processing_state|conflicts|audit_trail.*)$'`).Scan(&sequential, &all)
+		where t.schemaname = 'spine'
+			and t.relname ~ '^(events|processing_state|conflicts|audit_trail.*)$'`).Scan(&sequential, &all)
 	require.NoError(d.t, err)
 	scans = map[string]int{}
 	// Partitions name theirs audit_trail_20240130_event_idx.
 	for _, line := range d.rows(`
 		select regexp_replace(indexrelname, '^audit_trail_(\d+|default)_(.*)_idx$', 'audit_trail_\2'), sum(idx_scan)
-		from pg_stat_user_indexes where schemaname = 'spine' and relname ~ '^(events|processing_state|audit_trail.*)$' group by 1`) {
+		from pg_stat_user_indexes
+		where schemaname = 'spine' and relname ~ '^(events|processing_state|audit_trail.*)$'
+		group by 1`) {
 		name, count, _ := strings.Cut(line, "|")
 		scans[name], err = strconv.Atoi(count)
 		require.NoError(d.t, err)
@@ -491,7 +505,8 @@ func (d *database) fill() {
 	d.t.Helper()
 	d.ingest(webhooks("stored", 20_000)...)
 	d.run(
-		`update spine.processing_state set status = 'completed', lease_token = lease_token + 1, next_attempt_at = null, completed_at = now()
+		`update spine.processing_state
+		set status = 'completed', lease_token = lease_token + 1, next_attempt_at = null, completed_at = now()
 		where event_id like 'stored-%' and event % 10 <> 0`,
 	)
 	d.rollUp()
@@ -558,9 +573,14 @@ func TestPlansOverManyPartitions(t *testing.T) {
 	d.run(`do $$ declare _day date; begin
 		set local timezone = 'UTC';
 		for _day in select current_date - n from generate_series(1, 300) n loop
-			execute format('create table spine.audit_trail_%s partition of spine.audit_trail for values from (%L) to (%L)', to_char(_day, 'YYYYMMDD'), _day, _day + 1);
+			execute format(
+				'create table spine.audit_trail_%s partition of spine.audit_trail for values from (%L) to (%L)',
+				to_char(_day, 'YYYYMMDD'), _day, _day + 1
+			);
 		end loop;
-		insert into spine.audit_trail (timestamp, action) select current_date - n + interval '12 hours', 'event_queued' from generate_series(1, 300) n, generate_series(1, 10);
+		insert into spine.audit_trail (timestamp, action)
+		select current_date - n + interval '12 hours', 'event_queued'
+		from generate_series(1, 300) n, generate_series(1, 10);
 	end $$`)
 	d.ingest(webhooks("young", 1000)...)
 	d.run("vacuum analyze")
@@ -577,7 +597,9 @@ func TestPlansOverManyPartitions(t *testing.T) {
 				require.Len(t, rows, 10)
 			},
 			"audit of a time": func() {
-				rows, _, err := d.Audit(t.Context(), view.Page{Limit: 5}, view.StepFilter{Span: view.Span{Until: time.Now().AddDate(0, 0, -200)}})
+				rows, _, err := d.Audit(t.Context(), view.Page{Limit: 5}, view.StepFilter{
+					Span: view.Span{Until: time.Now().AddDate(0, 0, -200)},
+				})
 				require.NoError(t, err)
 				require.Len(t, rows, 5)
 			},

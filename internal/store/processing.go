@@ -9,8 +9,8 @@ import (
 )
 
 // processingColumns are the columns of view.ProcessingRow.
-const processingColumns = `p.event, p.event_id, p.source, p.destination, p.status, p.attempt_count, p.next_attempt_at, p.last_attempt_at,
-	p.completed_at, p.error_message, p.worker, p.created_at, p.updated_at`
+const processingColumns = `p.event, p.event_id, p.source, p.destination, p.status, p.attempt_count,
+	p.next_attempt_at, p.last_attempt_at, p.completed_at, p.error_message, p.worker, p.created_at, p.updated_at`
 
 // processingList names the list in its cursors.
 const processingList = "processing"
@@ -70,7 +70,8 @@ func (s *Store) Processing(
 	err = readWindows(page, most, func(n int) (bool, error) {
 		end, err := s.windowEnd(ctx, `select p.event, coalesce(`+storedAt("p.event")+`, p.created_at)
 			from spine.processing_state p where (p.event, p.destination) = (
-			select p.event, p.destination from spine.processing_state p where (p.event, p.destination) < ($1, $2) and p.event >= $3
+			select p.event, p.destination from spine.processing_state p
+			where (p.event, p.destination) < ($1, $2) and p.event >= $3
 			order by p.event desc, p.destination desc offset $4 limit 1)`,
 			after.Event, after.Destination, ids.from, n-1)
 		if err != nil {
@@ -107,12 +108,10 @@ func (s *Store) processingPage(
 // Backlog counts the rows of the queue that are not completed, by destination and status. It reads a whole partial
 // index: on a long queue that takes seconds.
 func (s *Store) Backlog(ctx context.Context) ([]view.BacklogRow, error) {
-	return collect[view.BacklogRow](
-		ctx,
-		s,
-		"counting the backlog",
-		"select destination, status, count, next_attempt_at, oldest_created_at, paused_at from spine.depth order by destination, status",
-	)
+	return collect[view.BacklogRow](ctx, s, "counting the backlog", `
+		select destination, status, count, next_attempt_at, oldest_created_at, paused_at
+		from spine.depth
+		order by destination, status`)
 }
 
 // Dead lists at most limit dead letters, last died first. It relies on processing_state_dead.
@@ -121,7 +120,8 @@ func (s *Store) Dead(ctx context.Context, limit int) ([]view.ProcessingRow, erro
 		ctx,
 		s,
 		"listing dead letters",
-		"select "+processingColumns+" from spine.processing_state p where p.status = 'dead' order by p.updated_at desc limit $1",
+		"select "+processingColumns+
+			" from spine.processing_state p where p.status = 'dead' order by p.updated_at desc limit $1",
 		limit,
 	)
 }

@@ -12,7 +12,7 @@ func TestIDOf(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	d.run("insert into spine.sources (name) values ('github')")
-	err := refused(t, d.Pool(), "select spine.id_of('x')")
+	err := statementError(t, d.Pool(), "select spine.id_of('x')")
 	require.Equal(t, "P0002", err.Code)
 	require.Equal(
 		t,
@@ -27,32 +27,35 @@ func TestIDOf(t *testing.T) {
 	d.ingest(other)
 	require.Equal(t, "1|2", d.value("select spine.id_of('x', 'default'), spine.id_of('x', 'github')"))
 
-	err = refused(t, d.Pool(), "select spine.id_of('x')")
+	err = statementError(t, d.Pool(), "select spine.id_of('x')")
 	require.Equal(t, "21000", err.Code)
 	require.Equal(t, `event "x" exists in the sources default, github: name one`, err.Message)
 	require.Equal(t, "For example: id_of('x', 'default')", err.Hint)
 
 	for call, message := range map[string]string{
-		"spine.id_of('y')":            `event "y" was never stored. Source default: last arrival 20..-..-.. .* Source github: last arrival 20`,
-		"spine.id_of('y', 'github')":  `event "y" was never stored in source "github". Source github: last arrival 20`,
-		"spine.id_of('x', 'nowhere')": `event "x" was never stored in source "nowhere". There is no source named "nowhere"`,
-		"spine.trace('y')":            "was never stored",
-		"spine.event('y')":            "was never stored",
-		"spine.replay('y')":           "was never stored",
+		"spine.id_of('y')": `event "y" was never stored. Source default: last arrival 20..-..-.. .* ` +
+			`Source github: last arrival 20`,
+		"spine.id_of('y', 'github')": `event "y" was never stored in source "github". Source github: last arrival 20`,
+		"spine.id_of('x', 'nowhere')": `event "x" was never stored in source "nowhere". ` +
+			`There is no source named "nowhere"`,
+		"spine.trace('y')":  "was never stored",
+		"spine.event('y')":  "was never stored",
+		"spine.replay('y')": "was never stored",
 	} {
-		err := refused(t, d.Pool(), "select "+call)
+		err := statementError(t, d.Pool(), "select "+call)
 		require.Equal(t, "P0002", err.Code, call)
 		require.Regexp(t, message, err.Message, call)
 	}
 	for _, call := range []string{"spine.trace('x')", "spine.event('x')", "spine.replay('x')"} {
-		require.Equal(t, "21000", refused(t, d.Pool(), "select "+call).Code, call)
+		require.Equal(t, "21000", statementError(t, d.Pool(), "select "+call).Code, call)
 	}
 	require.Equal(
 		t,
 		"2|t",
-		d.value(
-			"select event, event = spine.id_of('x', 'github') from spine.processing_state where event = spine.id_of('x', 'github')",
-		),
+		d.value(`
+			select event, event = spine.id_of('x', 'github')
+			from spine.processing_state
+			where event = spine.id_of('x', 'github')`),
 	)
 }
 
@@ -68,9 +71,9 @@ func TestEventInOneLook(t *testing.T) {
 			`x|default|user.created|{"a":1}|3|1|default|completed|1`,
 			`x|default|user.created|{"a":1}|3|1|other|pending|0`,
 		},
-		d.rows(
-			"select event_id, source, event_type, payload, seen_count, conflicts, destination, status, attempt_count from spine.event('x')",
-		),
+		d.rows(`
+			select event_id, source, event_type, payload, seen_count, conflicts, destination, status, attempt_count
+			from spine.event('x')`),
 	)
 	d.run("delete from spine.processing_state")
 	require.Equal(t, "x|", d.value("select event_id, status from spine.event('x')"), "also when it is queued nowhere")
@@ -79,7 +82,13 @@ func TestEventInOneLook(t *testing.T) {
 func TestReplayPutsBackWhatIsDone(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
-	for status, replayed := range map[string]string{"pending": "0", "processing": "0", "completed": "1", "failed": "1", "dead": "1"} {
+	for status, replayed := range map[string]string{
+		"pending":    "0",
+		"processing": "0",
+		"completed":  "1",
+		"failed":     "1",
+		"dead":       "1",
+	} {
 		d.bring(status, status)
 		before := d.trail(status)
 		require.Equal(t, replayed, d.value("select spine.replay($1)", status), status)
@@ -97,14 +106,17 @@ func TestReplayPutsBackWhatIsDone(t *testing.T) {
 			t,
 			"event_replayed|success|"+status+"|1|default|t",
 			d.value(`select action, success, details ->> 'from', details ->> 'attempts',
-			details ->> 'destination', details ->> 'by' = session_user from spine.trace($1) order by id desc limit 1`, status),
+			details ->> 'destination', details ->> 'by' = session_user
+			from spine.trace($1)
+			order by id desc
+			limit 1`, status),
 		)
 		d.run("delete from spine.processing_state where event_id = $1", status)
 	}
 	require.Equal(
 		t,
 		`event "dead" is queued for no destination`,
-		refused(t, d.Pool(), "select spine.replay('dead')").Message,
+		statementError(t, d.Pool(), "select spine.replay('dead')").Message,
 	)
 }
 
@@ -122,7 +134,7 @@ func TestReplayOfOneDestination(t *testing.T) {
 	require.Equal(t, "1", d.value("select spine.replay('x', 'default')"), "all that can be")
 	require.Contains(
 		t,
-		refused(t, d.Pool(), "select spine.replay('x', _destination => 'nowhere')").Message,
+		statementError(t, d.Pool(), "select spine.replay('x', _destination => 'nowhere')").Message,
 		"'nowhere'",
 	)
 }
@@ -157,7 +169,8 @@ func TestReplayDeadFilters(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	for i, c := range []struct{ source, kind, died string }{
-		{"default", "a", "2024-01-01"}, {"default", "b", "2024-01-02"}, {"github", "a", "2024-01-03"}, {"github", "b", "2024-01-04"},
+		{"default", "a", "2024-01-01"}, {"default", "b", "2024-01-02"}, {"github", "a", "2024-01-03"},
+		{"github", "b", "2024-01-04"},
 	} {
 		e := webhook("x", payloadA)
 		e.Source, e.Type = c.source, c.kind
@@ -222,9 +235,10 @@ func TestPauseAndResume(t *testing.T) {
 		require.Equal(
 			t,
 			c.paused,
-			d.value(
-				"select string_agg(name, ',' order by name) from spine.destinations where paused_at is not null and paused_by = session_user",
-			),
+			d.value(`
+				select string_agg(name, ',' order by name)
+				from spine.destinations
+				where paused_at is not null and paused_by = session_user`),
 			c.call,
 		)
 	}
@@ -233,9 +247,12 @@ func TestPauseAndResume(t *testing.T) {
 		"claims_paused|success|default|t",
 		"claims_resumed|success|other|t",
 		"claims_resumed|success|default|t",
-	}, d.rows("select action, success, details ->> 'destination', details ->> 'by' = session_user from spine.audit_log order by timestamp, id"))
+	}, d.rows(`
+		select action, success, details ->> 'destination', details ->> 'by' = session_user
+		from spine.audit_log
+		order by timestamp, id`))
 	for _, call := range []string{"spine.pause('nowhere')", "spine.resume('nowhere')"} {
-		err := refused(t, d.Pool(), "select "+call)
+		err := statementError(t, d.Pool(), "select "+call)
 		require.Equal(t, "P0002", err.Code)
 		require.Equal(t, "Known: default, other", err.Hint)
 	}
@@ -244,7 +261,11 @@ func TestPauseAndResume(t *testing.T) {
 func TestViewsOfWhatIsNotDone(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
-	const depth = "select destination, status, count, next_attempt_at is not null, oldest_created_at is not null, paused_at is not null from spine.depth order by status"
+	const depth = `
+		select destination, status, count, next_attempt_at is not null, oldest_created_at is not null,
+			paused_at is not null
+		from spine.depth
+		order by status`
 	const stuck = "select event_id, status, overdue between '59 s' and '90 s', reason from spine.stuck"
 	require.Empty(t, d.rows(depth))
 	d.ingest(webhooks("x", 9)...)
@@ -263,18 +284,17 @@ func TestViewsOfWhatIsNotDone(t *testing.T) {
 	require.Equal(
 		t,
 		jobs[3].ID+"|default|user.created|default|t|1|HTTP 410",
-		d.value(
-			"select event_id, source, event_type, destination, died_at <= now(), attempt_count, error_message from spine.dead_letters",
-		),
+		d.value(`
+			select event_id, source, event_type, destination, died_at <= now(), attempt_count, error_message
+			from spine.dead_letters`),
 	)
 
 	require.Empty(t, d.rows(stuck))
 	for id, at := range map[string]string{jobs[4].ID: "61 s", jobs[1].ID: "60 s"} {
-		d.run(
-			"update spine.processing_state set next_attempt_at = now() - $2::interval, updated_at = now() - interval '2 h' where event_id = $1",
-			id,
-			at,
-		)
+		d.run(`
+			update spine.processing_state
+			set next_attempt_at = now() - $2::interval, updated_at = now() - interval '2 h'
+			where event_id = $1`, id, at)
 	}
 	require.Equal(t, []string{
 		jobs[4].ID + "|processing|t|the lease of worker-1 ran out and no worker took it back: is a worker running?",

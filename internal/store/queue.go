@@ -203,7 +203,8 @@ func (s *Store) settle(ctx context.Context, settlements []event.Settlement) ([]e
 	var held []*bool
 	err := s.pool.QueryRow(
 		ctx,
-		"select spine.settle($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::interval[], $6::text[], $7::text[])",
+		`select spine.settle(
+			$1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::interval[], $6::text[], $7::text[])`,
 		events,
 		destinations,
 		leases,

@@ -23,9 +23,10 @@ func TestTrailOfTwoFailuresAndASuccess(t *testing.T) {
 		require.Equal(
 			t,
 			fmt.Sprintf("failed|%d|HTTP 503|%s||worker-1", attempt+1, delay),
-			d.value(
-				`select status, attempt_count, error_message, extract(epoch from next_attempt_at - updated_at)::integer || 's', completed_at, worker from spine.processing_state`,
-			),
+			d.value(`
+				select status, attempt_count, error_message,
+					extract(epoch from next_attempt_at - updated_at)::integer || 's', completed_at, worker
+				from spine.processing_state`),
 		)
 		require.Empty(t, d.look(10).Jobs, "it waits for its time")
 		d.due()
@@ -34,16 +35,17 @@ func TestTrailOfTwoFailuresAndASuccess(t *testing.T) {
 	require.Equal(
 		t,
 		"processing|3|t|t",
-		d.value(
-			"select status, attempt_count, last_attempt_at = updated_at, next_attempt_at = updated_at + interval '30 s' from spine.processing_state",
-		),
+		d.value(`
+			select status, attempt_count, last_attempt_at = updated_at, next_attempt_at = updated_at + interval '30 s'
+			from spine.processing_state`),
 	)
 	require.Equal(t, []event.LeaseState{event.LeaseHeld}, d.settle(completed(job)))
 	require.Equal(
 		t,
 		"completed|3||t|t|",
 		d.value(
-			`select status, attempt_count, error_message, completed_at = updated_at, last_attempt_at < completed_at, next_attempt_at
+			`select status, attempt_count, error_message, completed_at = updated_at, last_attempt_at < completed_at,
+			next_attempt_at
 		from spine.processing_state`,
 		),
 	)
@@ -59,7 +61,8 @@ func TestTrailOfTwoFailuresAndASuccess(t *testing.T) {
 		"retry_scheduled|pending|2||||2000|",
 		"processing_attempt_started|pending|3|worker-1||||",
 		"processing_succeeded|success|3||200|||thank you",
-	}, d.rows(`select action, success, details ->> 'attempt', details ->> 'worker', details ->> 'status', details ->> 'error',
+	}, d.rows(`
+		select action, success, details ->> 'attempt', details ->> 'worker', details ->> 'status', details ->> 'error',
 		(details ->> 'delay_ms')::numeric::integer, details ->> 'answer' from spine.trace('x')`))
 	require.Equal(
 		t,
@@ -77,7 +80,9 @@ func TestTheLastFailureIsNotFollowedByARetry(t *testing.T) {
 		"processing_attempt_started|pending|1||",
 		"processing_attempt_failed|failure|1|410|HTTP 410",
 		"processing_failed_permanently|failure|1||HTTP 410",
-	}, d.rows("select action, success, details ->> 'attempt', details ->> 'status', details ->> 'error' from spine.trace('x') offset 2"))
+	}, d.rows(`
+		select action, success, details ->> 'attempt', details ->> 'status', details ->> 'error'
+		from spine.trace('x') offset 2`))
 	require.Equal(
 		t,
 		"dead|1||HTTP 410|",
@@ -117,7 +122,12 @@ func TestClaimTakesTheOldestFirst(t *testing.T) {
 	d := newDatabase(t, 1)
 	d.ingest(webhooks("x", 6)...)
 	for id, at := range map[string]string{
-		"x-1": "infinity", "x-2": "now() + interval '1 h'", "x-3": "now() - interval '1 s'", "x-4": "-infinity", "x-5": "now() - interval '1 h'", "x-6": "now() - interval '2 s'",
+		"x-1": "infinity",
+		"x-2": "now() + interval '1 h'",
+		"x-3": "now() - interval '1 s'",
+		"x-4": "-infinity",
+		"x-5": "now() - interval '1 h'",
+		"x-6": "now() - interval '2 s'",
 	} {
 		if !strings.Contains(at, "now") {
 			at = "'" + at + "'"
@@ -356,11 +366,11 @@ func TestExpiredLeaseSpendsItsAttempt(t *testing.T) {
 				attempt+1,
 				int(delay.Seconds()),
 			),
-			d.value(
-				"select status, attempt_count, error_message, extract(epoch from next_attempt_at - updated_at)::integer from spine.processing_state",
-			),
+			d.value(`
+				select status, attempt_count, error_message, extract(epoch from next_attempt_at - updated_at)::integer
+				from spine.processing_state`),
 		)
-		require.Equal(t, []event.LeaseState{event.LeaseLost}, d.settle(completed(job)), "the late result is refused")
+		require.Equal(t, []event.LeaseState{event.LeaseLost}, d.settle(completed(job)), "the late result is rejected")
 		want = append(want,
 			fmt.Sprintf("processing_attempt_started|pending|%d|worker-1|", attempt+1),
 			fmt.Sprintf("lease_expired|success|%d|worker-1|", attempt+1),
@@ -383,9 +393,10 @@ func TestExpiredLeaseSpendsItsAttempt(t *testing.T) {
 	require.Equal(
 		t,
 		want,
-		d.rows(
-			`select action, success, details ->> 'attempt', details ->> 'worker', (details ->> 'delay_ms')::numeric::integer from spine.trace('x') offset 2`,
-		),
+		d.rows(`
+			select action, success, details ->> 'attempt', details ->> 'worker',
+				(details ->> 'delay_ms')::numeric::integer
+			from spine.trace('x') offset 2`),
 	)
 	require.Equal(t, "dead|5|", d.value("select status, attempt_count, next_attempt_at from spine.processing_state"))
 	d.due()
@@ -448,7 +459,9 @@ func TestSettlingTwiceCountsAndChangesNothing(t *testing.T) {
 	jobs := d.claim(3)
 	batch := []event.Settlement{completed(jobs[0]), failed(jobs[1], time.Hour), dead(jobs[2])}
 	require.Equal(t, []event.LeaseState{event.LeaseHeld, event.LeaseHeld, event.LeaseHeld}, d.settle(batch...))
-	const state = "select (select jsonb_agg(p order by event) from spine.processing_state p), (select jsonb_agg(a order by id) from spine.audit_log a)"
+	const state = `
+		select (select jsonb_agg(p order by event) from spine.processing_state p),
+			(select jsonb_agg(a order by id) from spine.audit_log a)`
 	before := d.value(state)
 	require.Equal(
 		t,
@@ -515,7 +528,8 @@ func TestSettleUnderALostLease(t *testing.T) {
 		t,
 		[]string{"lease_lost|success|1|default|dead", "lease_lost|success|99|default|completed"},
 		d.rows(
-			`select action, success, details ->> 'lease', details ->> 'destination', details ->> 'outcome' from spine.trace($1)
+			`select action, success, details ->> 'lease', details ->> 'destination', details ->> 'outcome'
+			from spine.trace($1)
 			where action = 'lease_lost' order by details ->> 'lease'`,
 			lost.ID,
 		),
@@ -570,10 +584,10 @@ func TestSettleKeepsBadTextFromItsNeighbours(t *testing.T) {
 	)
 	require.Equal(t, "8", d.value("select count(*) from spine.processing_state where status = 'failed'"))
 	details := func(i int) string {
-		return d.value(
-			"select details ->> 'status', details ->> 'answer', details ->> 'error' from spine.trace($1) where action = 'processing_attempt_failed'",
-			batch[i].Job.ID,
-		)
+		return d.value(`
+			select details ->> 'status', details ->> 'answer', details ->> 'error'
+			from spine.trace($1)
+			where action = 'processing_attempt_failed'`, batch[i].Job.ID)
 	}
 	require.Equal(t, "503|not now|HTTP 503", details(0))
 	require.Equal(t, "503||HTTP 503, and the rest cannot be stored", details(1))
@@ -604,9 +618,10 @@ func TestRenewProlongsWhatIsHeld(t *testing.T) {
 	require.Equal(
 		t,
 		"2|2",
-		d.value(
-			"select count(*), count(*) filter (where next_attempt_at > now() + interval '50 min') from spine.processing_state where status = 'processing'",
-		),
+		d.value(`
+			select count(*), count(*) filter (where next_attempt_at > now() + interval '50 min')
+			from spine.processing_state
+			where status = 'processing'`),
 	)
 	require.Equal(
 		t,
@@ -628,15 +643,17 @@ func TestGiveBackSpendsNoAttempt(t *testing.T) {
 	require.Equal(
 		t,
 		[]string{"x-1|pending|0|t", "x-2|failed|2|t", "x-3|completed|1|"},
-		d.rows(
-			"select event_id, status, attempt_count, next_attempt_at <= clock_timestamp() from spine.processing_state order by event_id",
-		),
+		d.rows(`
+			select event_id, status, attempt_count, next_attempt_at <= clock_timestamp()
+			from spine.processing_state
+			order by event_id`),
 	)
 	require.Equal(
 		t,
 		[]string{"x-1|success|1|1|worker-1|default", "x-2|success|3|2|worker-1|default"},
 		d.rows(
-			`select event_id, success, details ->> 'attempt', details ->> 'lease', details ->> 'worker', details ->> 'destination'
+			`select event_id, success, details ->> 'attempt', details ->> 'lease', details ->> 'worker',
+				details ->> 'destination'
 			from spine.audit_log where action = 'lease_returned' order by event_id`,
 		),
 	)
@@ -696,9 +713,10 @@ func TestSample(t *testing.T) {
 	require.Equal(t, event.Sample{LastArrivals: map[string]time.Time{}}, sample)
 
 	d.ingest(webhooks("x", 3)...)
-	d.run(
-		"update spine.processing_state set next_attempt_at = now() - interval '1 h', updated_at = now() - interval '3 h' where event_id = 'x-2'",
-	)
+	d.run(`
+		update spine.processing_state
+		set next_attempt_at = now() - interval '1 h', updated_at = now() - interval '3 h'
+		where event_id = 'x-2'`)
 	d.run("update spine.processing_state set next_attempt_at = '-infinity' where event_id = 'x-3'")
 	sample, err = d.Sample(t.Context())
 	require.NoError(t, err)

@@ -54,9 +54,11 @@ func TestListsByStatus(t *testing.T) {
 		e.Type, e.Source = fmt.Sprint("type-", i%3), []string{"default", "other"}[i%2]
 		d.ingest(e)
 	}
-	d.run(
-		"insert into spine.processing_state (event_id, source, destination) select event_id, source, 'second' from spine.events where id % 4 = 0",
-	)
+	d.run(`
+		insert into spine.processing_state (event_id, source, destination)
+		select event_id, source, 'second'
+		from spine.events
+		where id % 4 = 0`)
 	for i, status := range statuses {
 		d.run("update spine.processing_state set status = $1 where (event + length(destination)) % 5 = $2", status, i)
 	}
@@ -95,7 +97,9 @@ func TestListsByStatus(t *testing.T) {
 							p,
 							view.EventFilter{Status: status, Source: source, Type: eventType},
 						)
-					}, func(r view.StoredEvent) string { return fmt.Sprint(r.ID) }), "events, %s, limit %d", where, limit)
+					}, func(r view.StoredEvent) string {
+						return fmt.Sprint(r.ID)
+					}), "events, %s, limit %d", where, limit)
 				}
 			}
 		}
@@ -174,7 +178,9 @@ func TestFilteredListsAreWhole(t *testing.T) {
 				pages(
 					t,
 					3,
-					func(p view.Page) ([]view.ProcessingRow, view.Next, error) { return d.Processing(t.Context(), p, f) },
+					func(p view.Page) ([]view.ProcessingRow, view.Next, error) {
+						return d.Processing(t.Context(), p, f)
+					},
 					func(r view.ProcessingRow) string { return fmt.Sprint(r.Event) },
 				),
 				"processing, %s, %s",
@@ -231,12 +237,14 @@ func at(t time.Time) string { return t.Format(time.RFC3339Nano) }
 func TestAListByAStatusThatManyHave(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
-	d.run(
-		"insert into spine.events (event_id, event_type, occurred_at, payload, payload_hash) select 'e-' || n, 'common', now(), '{}', '\\x00' from generate_series(1, 50020) n",
-	)
-	d.run(
-		"insert into spine.processing_state (event, event_id, status, lease_token) select id, event_id, case when id % 8000 = 5 then 'failed' else 'pending' end, 0 from spine.events",
-	)
+	d.run(`
+		insert into spine.events (event_id, event_type, occurred_at, payload, payload_hash)
+		select 'e-' || n, 'common', now(), '{}', '\x00'
+		from generate_series(1, 50020) n`)
+	d.run(`
+		insert into spine.processing_state (event, event_id, status, lease_token)
+		select id, event_id, case when id % 8000 = 5 then 'failed' else 'pending' end, 0
+		from spine.events`)
 	want := d.rows("select event from spine.processing_state where status = 'failed' order by event desc")
 	require.Len(t, want, 7)
 	require.Equal(t, want, pages(t, 5, func(p view.Page) ([]view.ProcessingRow, view.Next, error) {
@@ -258,10 +266,10 @@ func TestEventsWithin(t *testing.T) {
 		)
 	}
 	require.Equal(t, "(,)", within("2024-01-01Z", "2024-01-02Z"), "no events")
-	d.run(
-		"insert into spine.events (event_id, event_type, occurred_at, payload, payload_hash, created_at) select 'e-' || n, 't', now(), '{}', '\\x00', $1::timestamptz + n * interval '1 minute' from generate_series(1, 1000) n",
-		longAgo,
-	)
+	d.run(`
+		insert into spine.events (event_id, event_type, occurred_at, payload, payload_hash, created_at)
+		select 'e-' || n, 't', now(), '{}', '\x00', $1::timestamptz + n * interval '1 minute'
+		from generate_series(1, 1000) n`, longAgo)
 	d.run("delete from spine.events where id between 300 and 399") // as retention leaves gaps
 	require.Equal(t, "(,)", within("", ""))
 	require.Equal(t, "(1,)", within("2023-01-01Z", ""))
@@ -318,9 +326,29 @@ func TestSearch(t *testing.T) {
 	)
 	d.run("update spine.processing_state set status = 'dead', next_attempt_at = null where event_id = 'b'")
 	for text, want := range map[string][]string{
-		"a": {"a default", "a other", "a% default", "a%b default", `a\ default`, "a_ default", "a" + beyond + " default", "a" + beyond + "x default"},
-		"A": {"A default"}, "a%": {"a% default", "a%b default"}, "a_": {"a_ default"}, `a\`: {`a\ default`}, "a" + beyond: {"a" + beyond + " default", "a" + beyond + "x default"},
-		beyond: {beyond + " default", beyond + beyond + "z default"}, "\uD7FF": {"\uD7FF default", "\uD7FFx default"}, "é": {"é default"}, "c": nil, strings.Repeat("a", 300): nil,
+		"a": {
+			"a default",
+			"a other",
+			"a% default",
+			"a%b default",
+			`a\ default`,
+			"a_ default",
+			"a" + beyond + " default",
+			"a" + beyond + "x default",
+		},
+		"A":          {"A default"},
+		"a%":         {"a% default", "a%b default"},
+		"a_":         {"a_ default"},
+		`a\`:         {`a\ default`},
+		"a" + beyond: {"a" + beyond + " default", "a" + beyond + "x default"},
+		beyond:       {beyond + " default", beyond + beyond + "z default"},
+		"\uD7FF": {
+			"\uD7FF default",
+			"\uD7FFx default",
+		},
+		"é":                      {"é default"},
+		"c":                      nil,
+		strings.Repeat("a", 300): nil,
 	} {
 		found, err := d.Search(t.Context(), text)
 		require.NoError(t, err)
@@ -350,7 +378,10 @@ func TestAttempts(t *testing.T) {
 	d.due()
 	d.settle(completed(d.claim(1)[0]))
 	d.run(`insert into spine.audit_trail (action, event_id, source, details) values
-		('processing_attempt_failed', 'by hand', 'other', '{"attempt":"first","status":1.5,"destination":"second","error":null,"duration_ms":2}'),
+		(
+			'processing_attempt_failed', 'by hand', 'other',
+			'{"attempt":"first","status":1.5,"destination":"second","error":null,"duration_ms":2}'
+		),
 		('processing_attempt_failed', null, null, null), ('processing_attempt_failed', null, null, '[1]')`)
 	all, next, err := d.Attempts(t.Context(), view.Page{Limit: 10}, view.AttemptFilter{})
 	require.NoError(t, err)
@@ -449,12 +480,14 @@ func TestAttemptsWhoseLeaseRanOut(t *testing.T) {
 func TestAListByAStatusAndWhatAnotherTableHas(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
-	d.run(
-		"insert into spine.events (event_id, event_type, occurred_at, payload, payload_hash) select 'e-' || n, case n when 7 then 'rare' else 'common' end, now(), '{}', '\\x00' from generate_series(1, 10020) n",
-	)
-	d.run(
-		"insert into spine.processing_state (event, event_id, status, lease_token, next_attempt_at) select id, event_id, 'dead', 0, null from spine.events",
-	)
+	d.run(`
+		insert into spine.events (event_id, event_type, occurred_at, payload, payload_hash)
+		select 'e-' || n, case n when 7 then 'rare' else 'common' end, now(), '{}', '\x00'
+		from generate_series(1, 10020) n`)
+	d.run(`
+		insert into spine.processing_state (event, event_id, status, lease_token, next_attempt_at)
+		select id, event_id, 'dead', 0, null
+		from spine.events`)
 	_, next, err := d.Events(t.Context(), view.Page{Limit: 5}, view.EventFilter{Status: "dead", Type: "rare"})
 	require.NoError(t, err)
 	require.NotNil(t, next.LookedBackTo)
@@ -475,7 +508,9 @@ func TestAnAmbiguousEventThatIsGone(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	d.run(
-		`create or replace function spine.id_of(_event_id text, _source text default null) returns bigint language plpgsql as $$
+		`
+		create or replace function spine.id_of(_event_id text, _source text default null) returns bigint
+		language plpgsql as $$
 		begin raise exception 'several' using errcode = 'cardinality_violation'; end $$`,
 	)
 	_, err := d.Event(t.Context(), "a", "")
@@ -492,22 +527,28 @@ func TestTheAuditLogOverAllTimes(t *testing.T) {
 	d := newDatabase(t, 1)
 	d.ingest(webhook("a", payloadA), webhook("b", payloadA), webhook("c", payloadA))
 	d.run(`insert into spine.audit_trail (timestamp, event, event_id, action)
-		select t.at, e.id, e.event_id, 'event_queued' from spine.events e, (values ('infinity'::timestamptz), ('-infinity'), ('0044-03-15 BC'), ('2024-01-30'), ('9999-01-01'),
-			(now() - interval '23 hours'), (now() - interval '25 hours'), (now() - interval '15 days'), (now() - interval '17 days'), (now() - interval '3 years')) t(at), generate_series(1, 3)`)
-	d.run(
-		"update spine.events set created_at = case event_id when 'a' then now() + interval '2 days' else 'infinity' end where event_id <> 'b'",
-	)
-	d.run(
-		"delete from spine.audit_trail where event_id = 'b' and (timestamp < now() - interval '1 hour' or action <> 'event_queued')",
-	)
+		select t.at, e.id, e.event_id, 'event_queued'
+		from spine.events e, (values
+			('infinity'::timestamptz), ('-infinity'), ('0044-03-15 BC'), ('2024-01-30'), ('9999-01-01'),
+			(now() - interval '23 hours'), (now() - interval '25 hours'), (now() - interval '15 days'),
+			(now() - interval '17 days'), (now() - interval '3 years')) t(at), generate_series(1, 3)`)
+	d.run(`
+		update spine.events
+		set created_at = case event_id when 'a' then now() + interval '2 days' else 'infinity' end
+		where event_id <> 'b'`)
+	d.run(`
+		delete from spine.audit_trail
+		where event_id = 'b' and (timestamp < now() - interval '1 hour' or action <> 'event_queued')`)
 	for _, limit := range []int{1, 4, 10, 1000} {
 		for where, f := range map[string]view.StepFilter{
-			"true":                                   {},
-			"action = 'event_queued'":                {Action: "event_queued"},
-			"event_id = 'a'":                         {EventID: "a"},
-			"event_id = 'b'":                         {EventID: "b"},
-			"event_id = 'c'":                         {EventID: "c"},
-			"timestamp < '2024-01-30'":               {Span: view.Span{Until: time.Date(2024, 1, 30, 0, 0, 0, 0, time.UTC)}},
+			"true":                    {},
+			"action = 'event_queued'": {Action: "event_queued"},
+			"event_id = 'a'":          {EventID: "a"},
+			"event_id = 'b'":          {EventID: "b"},
+			"event_id = 'c'":          {EventID: "c"},
+			"timestamp < '2024-01-30'": {
+				Span: view.Span{Until: time.Date(2024, 1, 30, 0, 0, 0, 0, time.UTC)},
+			},
 			"timestamp >= now() - interval '1 year'": {Span: view.Span{Since: time.Now().AddDate(-1, 0, 0)}},
 		} {
 			require.Equal(

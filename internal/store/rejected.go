@@ -18,8 +18,8 @@ import (
 )
 
 // rejectedColumns are those of a list, in the order of rejectedRow's fields.
-const rejectedColumns = `r.id, r.source, r.at, r.cause, r.status, r.detail, r.remote, r.method, r.target, octet_length(r.body)::bigint as size,
-	r.state, r.note, r.event_id, r.settled_at, r.trust`
+const rejectedColumns = `r.id, r.source, r.at, r.cause, r.status, r.detail, r.remote, r.method, r.target,
+	octet_length(r.body)::bigint as size, r.state, r.note, r.event_id, r.settled_at, r.trust`
 
 // rejectedRow is a rejected request in a list.
 type rejectedRow struct {
@@ -75,20 +75,11 @@ func (s *Store) KeepRejected(
 		bodies                   = make([][]byte, n)
 	)
 	for i, r := range requests {
-		sources[i], causes[i], details[i], remotes[i], methods[i], targets[i] = r.Source, r.Cause, storable(
-			r.Detail,
-		), storable(
-			r.Remote,
-		), storable(
-			r.Method,
-		), storable(
-			r.Target,
-		)
-		times[i], statuses[i], headers[i] = r.At.Time, int32(
-			r.Status,
-		), string(
-			r.Headers,
-		) //nolint:gosec // an HTTP status is below 1000
+		sources[i], times[i], causes[i] = r.Source, r.At.Time, r.Cause
+		statuses[i] = int32(r.Status) //nolint:gosec // an HTTP status is below 1000
+		details[i], remotes[i] = storable(r.Detail), storable(r.Remote)
+		methods[i], targets[i] = storable(r.Method), storable(r.Target)
+		headers[i] = string(r.Headers)
 		if bodies[i] = r.Body; r.Body == nil {
 			bodies[i] = []byte{}
 		}
@@ -96,9 +87,8 @@ func (s *Store) KeepRejected(
 	names := slices.Sorted(maps.Keys(budgets))
 	rows, bytes, ages := make([]int32, len(names)), make([]int64, len(names)), make([]time.Duration, len(names))
 	for i, name := range names {
-		rows[i], bytes[i], ages[i] = int32(
-			min(budgets[name].Rows, 1<<30),
-		), budgets[name].Bytes, budgets[name].Age //nolint:gosec // bounded
+		rows[i] = int32(min(budgets[name].Rows, 1<<30)) //nolint:gosec // bounded
+		bytes[i], ages[i] = budgets[name].Bytes, budgets[name].Age
 	}
 	_, err := s.pool.Exec(
 		ctx,
@@ -199,12 +189,11 @@ func (s *Store) RejectedCauses(ctx context.Context) (map[string]map[string]int64
 		Source, Cause string
 		Count         int64
 	}
-	rows, err := list[row](
-		ctx,
-		s,
-		"counting rejected requests",
-		"select r.source, r.cause, count(*) from spine.rejected_requests r where r.at > now() - interval '24 hours' group by r.source, r.cause",
-	)
+	rows, err := list[row](ctx, s, "counting rejected requests", `
+		select r.source, r.cause, count(*)
+		from spine.rejected_requests r
+		where r.at > now() - interval '24 hours'
+		group by r.source, r.cause`)
 	if err != nil {
 		return nil, err
 	}
@@ -257,15 +246,10 @@ func (s *Store) ReplayAllRejected(
 		if err := callFor(ctx, tx, caller); err != nil {
 			return err
 		}
-		return tx.QueryRow(
-			ctx,
-			"select spine.replay_rejected(nullif($1::text, ''), nullif($2, ''), $3::text::timestamptz, $4::text::timestamptz, $5)",
-			filter.Source,
-			filter.Cause,
-			since.String(),
-			until.String(),
-			trust,
-		).Scan(
+		return tx.QueryRow(ctx, `
+			select spine.replay_rejected(
+				nullif($1::text, ''), nullif($2, ''), $3::text::timestamptz, $4::text::timestamptz, $5
+			)`, filter.Source, filter.Cause, since.String(), until.String(), trust).Scan(
 			&count,
 		)
 	})
@@ -283,7 +267,7 @@ func (s *Store) TakeRequested(ctx context.Context, limit int) ([]event.RejectedR
 		Headers json.RawMessage
 		Body    []byte
 	}
-	rows, err := collect[row](ctx, s, "taking requests to look at again",
+	rows, err := collect[row](ctx, s, "taking requests to replay",
 		"select "+rejectedColumns+", r.headers, r.body from spine.take_requested($1) r order by r.id", limit)
 	if err != nil {
 		return nil, err
@@ -316,7 +300,8 @@ func (s *Store) SettleRejected(ctx context.Context, id int64, trust bool, state,
 // RejectedLike lists kept requests that contain eventID, newest first: of one source, or of all where source is empty.
 func (s *Store) RejectedLike(ctx context.Context, eventID, source string, limit int) ([]event.RejectedRequest, error) {
 	rows, err := collect[rejectedRow](ctx, s, "looking for rejected requests", "select "+rejectedColumns+
-		" from spine.rejected_like($1, nullif($2, ''), $3) l join spine.rejected_requests r on r.id = l.id order by r.id desc", eventID, source, limit)
+		" from spine.rejected_like($1, nullif($2, ''), $3) l join spine.rejected_requests r on r.id = l.id order by "+
+		"r.id desc", eventID, source, limit)
 	if err != nil {
 		return nil, err
 	}

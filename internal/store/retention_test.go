@@ -35,10 +35,10 @@ func (d *database) finish() {
 func (d *database) grow(pattern string) {
 	d.t.Helper()
 	d.run("update spine.events set created_at = created_at - interval '2 days' where event_id like $1", pattern)
-	d.run(
-		"update spine.processing_state set updated_at = updated_at - interval '2 days', completed_at = completed_at - interval '2 days' where event_id like $1",
-		pattern,
-	)
+	d.run(`
+		update spine.processing_state
+		set updated_at = updated_at - interval '2 days', completed_at = completed_at - interval '2 days'
+		where event_id like $1`, pattern)
 }
 
 // expire walks all events in batches, and returns how many old ones it looked
@@ -63,7 +63,8 @@ func (d *database) stored() []string {
 	return d.rows("select event_id from spine.events order by id")
 }
 
-const orphans = `select event from (select event from spine.processing_state union select event from spine.conflicts) rows
+const orphans = `
+	select event from (select event from spine.processing_state union select event from spine.conflicts) rows
 	where not exists (select from spine.events e where e.id = event)`
 
 func TestOnlyWhatIsDoneWithAndOldExpires(t *testing.T) {
@@ -78,13 +79,19 @@ func TestOnlyWhatIsDoneWithAndOldExpires(t *testing.T) {
 	}
 	d.ingest(webhook("completed", payloadB), webhook("pending", payloadB)) // conflicts
 	d.run("insert into spine.destinations (name) values ('other')")
-	d.run(
-		"insert into spine.processing_state (event_id, destination) values ('half-done', 'other'), ('both-done', 'other')",
-	)
+	d.run(`
+		insert into spine.processing_state (event_id, destination)
+		values ('half-done', 'other'), ('both-done', 'other')`)
 	d.run("delete from spine.processing_state where event_id in ('unqueued', 'unqueued-today')")
 	for name, status := range map[string]string{
-		"completed": "completed", "dead": "dead", "failed": "failed", "processing": "processing", "both-done": "completed", "replayed": "completed",
-		"old-but-completed-today": "completed", "today": "completed",
+		"completed":               "completed",
+		"dead":                    "dead",
+		"failed":                  "failed",
+		"processing":              "processing",
+		"both-done":               "completed",
+		"replayed":                "completed",
+		"old-but-completed-today": "completed",
+		"today":                   "completed",
 	} {
 		d.run("update spine.processing_state set status = $2 where event_id = $1", name, status)
 	}
@@ -146,7 +153,12 @@ func TestExpiryIsAudited(t *testing.T) {
 	d := newDatabase(t, 1)
 	d.ingest(webhooks("x", 7)...)
 	d.expire(3)
-	const audited = "select success, event_id, details->>'count', details->>'oldest' <= details->>'newest', details->>'newest' < details->>'before' from spine.audit_log where action = 'events_expired' order by id"
+	const audited = `
+		select success, event_id, details->>'count', details->>'oldest' <= details->>'newest',
+			details->>'newest' < details->>'before'
+		from spine.audit_log
+		where action = 'events_expired'
+		order by id`
 	require.Empty(t, d.rows(audited), "a batch without any says nothing")
 	d.finish()
 	d.grow("%")
@@ -248,9 +260,10 @@ func TestIngestAndExpiryAtOnce(t *testing.T) {
 	require.Equal(
 		t,
 		d.value("select count(*) from spine.audit_log where action = 'event_inserted'"),
-		d.value(
-			"select (select count(*) from spine.events) + sum((details->>'count')::int) from spine.audit_log where action = 'events_expired'",
-		),
+		d.value(`
+			select (select count(*) from spine.events) + sum((details->>'count')::int)
+			from spine.audit_log
+			where action = 'events_expired'`),
 	)
 }
 
@@ -332,11 +345,9 @@ func TestExpiryByManyAtOnce(t *testing.T) {
 	require.Equal(
 		t,
 		"100|100|t",
-		value(
-			t,
-			tx,
-			"select looked_at, deleted, last is not null from spine.expire_events(now() - interval '1 day', _limit => 100)",
-		),
+		value(t, tx, `
+			select looked_at, deleted, last is not null
+			from spine.expire_events(now() - interval '1 day', _limit => 100)`),
 	)
 	e, err := d.ExpireEvents(t.Context(), age, 0, 100)
 	require.NoError(t, err)
@@ -369,15 +380,18 @@ func (d *database) ago(days int) (name string) {
 	d.t.Helper()
 	name = d.value("select 'audit_trail_' || to_char(current_date - $1::integer, 'YYYYMMDD')", days)
 	d.run(
-		"create table spine." + name + " (like spine.audit_trail including defaults including constraints including comments)",
+		"create table spine." + name +
+			" (like spine.audit_trail including defaults including constraints including comments)",
 	)
 	d.run(fmt.Sprintf(`do $$ begin
-		execute format('alter table spine.audit_trail attach partition spine.%s for values from (%%L) to (%%L)', current_date - %d, current_date - %d + 1);
+		execute format(
+			'alter table spine.audit_trail attach partition spine.%s for values from (%%L) to (%%L)', current_date - %d,
+			current_date - %d + 1
+		);
 	end $$`, name, days, days))
-	d.run(
-		"insert into spine.audit_trail (timestamp, event_id, action) values (current_date - $1::integer, 'old', 'event_queued')",
-		days,
-	)
+	d.run(`
+		insert into spine.audit_trail (timestamp, event_id, action)
+		values (current_date - $1::integer, 'old', 'event_queued')`, days)
 	return name
 }
 
@@ -404,9 +418,11 @@ func TestOldAuditPartitionsAreDropped(t *testing.T) {
 	require.Equal(
 		t,
 		[]string{"success||" + oldest, "success||" + older},
-		d.rows(
-			"select success, event_id, details->>'partition' from spine.audit_log where action = 'audit_expired' order by id",
-		),
+		d.rows(`
+			select success, event_id, details->>'partition'
+			from spine.audit_log
+			where action = 'audit_expired'
+			order by id`),
 	)
 	d.ingest(webhook("x", payloadA))
 	require.Zero(t, d.ensurePartitions())
@@ -479,15 +495,15 @@ func TestOldRowsOfTheDefaultPartitionAreDeleted(t *testing.T) {
 	d := newDatabase(t, 2)
 	d.run(`insert into spine.audit_trail (timestamp, action)
 		select now() - interval '2 days' - n * interval '1 day', 'event_queued' from generate_series(1, 10) n`)
-	d.run(
-		"insert into spine.audit_trail (timestamp, action) values (now() - interval '20 hours', 'event_queued'), (now() + interval '30 days', 'event_queued')",
-	)
+	d.run(`
+		insert into spine.audit_trail (timestamp, action)
+		values (now() - interval '20 hours', 'event_queued'), (now() + interval '30 days', 'event_queued')`)
 	tx := begin(t, d.Store)
-	run(
-		t,
-		tx,
-		"select from spine.audit_trail_default where timestamp = (select min(timestamp) from spine.audit_trail_default) for update",
-	)
+	run(t, tx, `
+		select
+		from spine.audit_trail_default
+		where timestamp = (select min(timestamp) from spine.audit_trail_default)
+		for update`)
 
 	var batches []int
 	for {
@@ -507,7 +523,10 @@ func TestOldRowsOfTheDefaultPartitionAreDeleted(t *testing.T) {
 		t,
 		"0",
 		d.value(
-			"select count(*) from spine.audit_log where action = 'event_queued' and timestamp < now() - interval '1 day'",
+			`
+				select count(*)
+				from spine.audit_log
+				where action = 'event_queued' and timestamp < now() - interval '1 day'`,
 		),
 	)
 	require.Equal(t, "2", d.value("select count(*) from spine.audit_log where action = 'event_queued'"))

@@ -34,9 +34,9 @@ func (s *Store) RollUp(ctx context.Context) (lag time.Duration, elsewhere bool, 
 	}
 	var wrote bool
 	err = s.unhurried(ctx, func(batch *pgx.Batch) {
-		batch.Queue(
-			"select coalesce(lag, greatest(clock_timestamp() - spine.rolled_up_to(), '0')), lag is null from spine.roll_up() lag",
-		).
+		batch.Queue(`
+			select coalesce(lag, greatest(clock_timestamp() - spine.rolled_up_to(), '0')), lag is null
+			from spine.roll_up() lag`).
 			QueryRow(
 				func(row pgx.Row) error { return row.Scan(&lag, &elsewhere) },
 			)

@@ -24,9 +24,11 @@ func (d *database) rollUp() {
 func (d *database) happened(step int) string {
 	d.t.Helper()
 	return d.value(
-		`select format('received %s accepted %s deduplicated %s conflicts %s rejected %s attempts %s failed %s delivered %s died %s',
-			coalesce(sum(received), 0), coalesce(sum(accepted), 0), coalesce(sum(deduplicated), 0), coalesce(sum(conflicts), 0), coalesce(sum(rejected), 0),
-			coalesce(sum(attempts), 0), coalesce(sum(attempts_failed), 0), coalesce(sum(delivered), 0), coalesce(sum(died), 0))
+		`select format('received %s accepted %s deduplicated %s conflicts %s rejected %s '
+			|| 'attempts %s failed %s delivered %s died %s',
+			coalesce(sum(received), 0), coalesce(sum(accepted), 0), coalesce(sum(deduplicated), 0),
+			coalesce(sum(conflicts), 0), coalesce(sum(rejected), 0), coalesce(sum(attempts), 0),
+			coalesce(sum(attempts_failed), 0), coalesce(sum(delivered), 0), coalesce(sum(died), 0))
 		from spine.rollups where step = $1`,
 		step,
 	)
@@ -68,9 +70,9 @@ func TestRollupsCountWhatHappened(t *testing.T) {
 	}, false))
 	d.due()
 	require.Len(t, d.look(10).Expired, 1)
-	d.run(
-		"insert into spine.audit_trail (action, details) values ('request_rejected', '{\"count\": \"many\"}'), ('claims_paused', null)",
-	)
+	d.run(`
+		insert into spine.audit_trail (action, details)
+		values ('request_rejected', '{"count": "many"}'), ('claims_paused', null)`)
 	d.rollUp()
 	for _, step := range []int{10, 60, 300, 3600} {
 		require.Equal(
@@ -88,9 +90,10 @@ func TestRollupsCountWhatHappened(t *testing.T) {
 	require.Equal(
 		t,
 		"1",
-		d.value(
-			"select sum(n) from spine.rates, unnest(array[delivered]) n where source = 'default' and latency_p50 < '1 minute'",
-		),
+		d.value(`
+			select sum(n)
+			from spine.rates, unnest(array[delivered]) n
+			where source = 'default' and latency_p50 < '1 minute'`),
 	)
 }
 
@@ -147,7 +150,12 @@ func TestRollupsOutliveOddRows(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	d.ingest(webhooks("x", 7)...)
-	for id, at := range map[string]string{"x-1": "-infinity", "x-2": "infinity", "x-3": "4713-11-24 BC", "x-4": "294276-12-31"} {
+	for id, at := range map[string]string{
+		"x-1": "-infinity",
+		"x-2": "infinity",
+		"x-3": "4713-11-24 BC",
+		"x-4": "294276-12-31",
+	} {
 		d.run("update spine.events set created_at = $2::text::timestamptz where event_id = $1", id, at)
 	}
 	for _, job := range d.claim(7) {
@@ -156,17 +164,25 @@ func TestRollupsOutliveOddRows(t *testing.T) {
 		}
 	}
 	d.run("update spine.events set created_at = created_at - interval '1 hour' where event_id = 'x-5'")
-	for _, details := range []string{`{"attempt":1,"lease":3,"answer":"\u0000"}`, `{"attempt":1,"lease":3,"destination":"\ud800"}`, `{"lease":"\u0000"}`} {
-		d.run(
-			"insert into spine.audit_trail (timestamp, event, event_id, action, details) select clock_timestamp(), id, event_id, 'processing_succeeded', $1::text::json from spine.events where event_id = 'x-5'",
-			details,
-		)
+	for _, details := range []string{
+		`{"attempt":1,"lease":3,"answer":"\u0000"}`,
+		`{"attempt":1,"lease":3,"destination":"\ud800"}`,
+		`{"lease":"\u0000"}`,
+	} {
+		d.run(`
+			insert into spine.audit_trail (timestamp, event, event_id, action, details)
+			select clock_timestamp(), id, event_id, 'processing_succeeded', $1::text::json
+			from spine.events
+			where event_id = 'x-5'`, details)
 	}
-	d.run(
-		"insert into spine.audit_trail (timestamp, event, event_id, action) select at, id, event_id, 'processing_succeeded' from spine.events, unnest('{infinity,-infinity,294276-12-31}'::timestamptz[]) at where event_id in ('x-3', 'x-6')",
-	)
+	d.run(`
+		insert into spine.audit_trail (timestamp, event, event_id, action)
+		select at, id, event_id, 'processing_succeeded'
+		from spine.events, unnest('{infinity,-infinity,294276-12-31}'::timestamptz[]) at
+		where event_id in ('x-3', 'x-6')`)
 	d.run(`insert into spine.audit_trail (action, details) values
-		('request_rejected', '{"count":"\u0000"}'), ('request_rejected', '{"count":3,"path":"\ud800"}'), ('request_rejected', '{"count":3,"path":"\u003c"}'), ('request_rejected', '7')`)
+		('request_rejected', '{"count":"\u0000"}'), ('request_rejected', '{"count":3,"path":"\ud800"}'),
+		('request_rejected', '{"count":3,"path":"\u003c"}'), ('request_rejected', '7')`)
 	d.rollUp()
 	require.Equal(
 		t,
@@ -214,7 +230,9 @@ func TestManyRollUpAtOnce(t *testing.T) {
 		for range rows {
 			sql := "select spine.roll_up(7)"
 			if i < writers {
-				sql = "with a as (insert into spine.audit_trail (event_id, action) values ('x', 'event_inserted')) select pg_notify('x', '')"
+				sql = `
+					with a as (insert into spine.audit_trail (event_id, action) values ('x', 'event_inserted'))
+					select pg_notify('x', '')`
 			}
 			if _, err := d.Pool().Exec(t.Context(), sql); err != nil {
 				return nil, err
@@ -285,9 +303,9 @@ func TestRollUpWritesNothingWhereNothingHappened(t *testing.T) {
 	require.Equal(
 		t,
 		"t",
-		d.value(
-			"select spine.rolled_up_to() > covered_to and spine.rolled_up_to() > clock_timestamp() - interval '1 minute' from spine.rollup_state",
-		),
+		d.value(`
+			select spine.rolled_up_to() > covered_to and spine.rolled_up_to() > clock_timestamp() - interval '1 minute'
+			from spine.rollup_state`),
 		"all there is is counted up to now",
 	)
 }
@@ -417,9 +435,10 @@ func TestLatencyIsFromStoredToDelivered(t *testing.T) {
 func TestOfOldPartitionsNoneIsAskedForAYoungEvent(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
-	d.run(
-		"create table spine.audit_trail_20200101 partition of spine.audit_trail for values from ('2020-01-01 00:00+00') to ('2020-01-02 00:00+00')",
-	)
+	d.run(`
+		create table spine.audit_trail_20200101
+		partition of spine.audit_trail
+		for values from ('2020-01-01 00:00+00') to ('2020-01-02 00:00+00')`)
 	d.ingest(webhook("x", payloadA))
 	scans := func(createdAt string) string {
 		for range 8 {
@@ -439,9 +458,15 @@ func TestLatencyPercentiles(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	// A histogram of what took 1 to 1000 ms.
-	d.run(
-		"create temp table h as select array_agg(coalesce(n, 0) order by i) as h from generate_series(1, 40) i left join (select least(1 + ceil(ln(ms) / ln(1.2)), 130)::integer as i, count(*) as n from generate_series(1, 1000) ms group by 1) c using (i)",
-	)
+	d.run(`
+		create temp table h as
+		select array_agg(coalesce(n, 0) order by i) as h
+		from generate_series(1, 40) i
+		left join (
+			select least(1 + ceil(ln(ms) / ln(1.2)), 130)::integer as i, count(*) as n
+			from generate_series(1, 1000) ms
+			group by 1
+		) c using (i)`)
 	for fraction, want := range map[float64]float64{0: 1, 0.5: 500, 0.95: 950, 0.99: 990, 1: 1000} {
 		var ms float64
 		require.NoError(
@@ -466,9 +491,10 @@ func TestLatencyPercentiles(t *testing.T) {
 func TestRollupsDoNotCountWhatIsOlderThanTheyAre(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
-	d.run(
-		"insert into spine.audit_trail (event_id, action, timestamp) values ('x', 'event_inserted', '-infinity'), ('x', 'event_inserted', now() - interval '1 day'), ('x', 'event_inserted', 'infinity')",
-	)
+	d.run(`
+		insert into spine.audit_trail (event_id, action, timestamp)
+		values ('x', 'event_inserted', '-infinity'), ('x', 'event_inserted', now() - interval '1 day'),
+			('x', 'event_inserted', 'infinity')`)
 	d.rollUp()
 	d.requireAccepted(1)
 	require.Equal(t, "t", d.value("select bool_and(at <= now()) from spine.rollups"))
@@ -509,14 +535,14 @@ func TestOldStepsAreDeleted(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	for _, age := range []string{"1 hour", "3 hours", "1 day", "4 days", "91 days"} {
-		d.run(
-			"insert into spine.rollups (step, at, source) select step, date_bin('1 hour', now() - $1::interval, 'epoch'), 'x' from spine.rollup_steps()",
-			age,
-		)
-		d.run(
-			"insert into spine.depth_samples select step, date_bin('1 hour', now() - $1::interval, 'epoch'), 0, 0, 0, 0, '0' from spine.rollup_steps()",
-			age,
-		)
+		d.run(`
+			insert into spine.rollups (step, at, source)
+			select step, date_bin('1 hour', now() - $1::interval, 'epoch'), 'x'
+			from spine.rollup_steps()`, age)
+		d.run(`
+			insert into spine.depth_samples
+			select step, date_bin('1 hour', now() - $1::interval, 'epoch'), 0, 0, 0, 0, '0'
+			from spine.rollup_steps()`, age)
 	}
 	d.run("update spine.rollup_state set tidied_at = now() - interval '2 minutes'")
 	d.run("update spine.depth_state set tidied_at = now() - interval '2 minutes'")
@@ -532,16 +558,19 @@ func TestOldStepsAreDeleted(t *testing.T) {
 	require.Equal(
 		t,
 		want,
-		d.rows(
-			"select step, count(*) from spine.depth_samples where at < date_bin('1 hour', now(), 'epoch') group by step order by step",
-		),
+		d.rows(`
+			select step, count(*)
+			from spine.depth_samples
+			where at < date_bin('1 hour', now(), 'epoch')
+			group by step
+			order by step`),
 	)
 	require.Equal(
 		t,
 		"t|t",
-		d.value(
-			"select r.tidied_at > now() - interval '1 minute', d.tidied_at > now() - interval '1 minute' from spine.rollup_state r, spine.depth_state d",
-		),
+		d.value(`
+			select r.tidied_at > now() - interval '1 minute', d.tidied_at > now() - interval '1 minute'
+			from spine.rollup_state r, spine.depth_state d`),
 	)
 }
 
@@ -626,7 +655,21 @@ func TestOverview(t *testing.T) {
 		require.Zero(t, at%10)
 		require.Equal(t, s.At[0]+int64(i)*10, at)
 	}
-	for _, column := range [][]*int64{s.Received, s.Accepted, s.Deduplicated, s.Conflicts, s.Rejected, s.Attempts, s.AttemptsFailed, s.Delivered, s.Died, s.Pending, s.Processing, s.Failed, s.Dead} {
+	for _, column := range [][]*int64{
+		s.Received,
+		s.Accepted,
+		s.Deduplicated,
+		s.Conflicts,
+		s.Rejected,
+		s.Attempts,
+		s.AttemptsFailed,
+		s.Delivered,
+		s.Died,
+		s.Pending,
+		s.Processing,
+		s.Failed,
+		s.Dead,
+	} {
 		require.Len(t, column, 90)
 	}
 	for _, column := range [][]*float64{s.LatencyP50, s.LatencyP95, s.LatencyP99, s.OldestReady} {
@@ -648,10 +691,16 @@ func TestOverviewOfEachRange(t *testing.T) {
 	// As of two sources, one event a step, and each took a second.
 	d.run(`insert into spine.rollups (step, at, source, accepted, delivered, latency)
 		select s.step, at, source, 1, 1, array_append(array_fill(0::bigint, array[38]), 1)
-		from spine.rollup_steps() s, generate_series(date_bin(s.step * interval '1 s', now(), 'epoch') - least(s.kept, '8 days') + interval '1 hour',
+		from spine.rollup_steps() s,
+			generate_series(
+				date_bin(s.step * interval '1 s', now(), 'epoch') - least(s.kept, '8 days') + interval '1 hour',
 			now(), s.step * interval '1 s') at, unnest(array['a', 'b']) source`)
 	for over, want := range map[time.Duration]struct{ step, each int64 }{
-		15 * time.Minute: {10, 2}, time.Hour: {10, 2}, 6 * time.Hour: {60, 2}, 24 * time.Hour: {300, 2}, 7 * 24 * time.Hour: {3600, 2},
+		15 * time.Minute:   {10, 2},
+		time.Hour:          {10, 2},
+		6 * time.Hour:      {60, 2},
+		24 * time.Hour:     {300, 2},
+		7 * 24 * time.Hour: {3600, 2},
 	} {
 		o, err := d.Overview(t.Context(), over)
 		require.NoError(t, err)
@@ -677,9 +726,9 @@ func TestOverviewOfEachRange(t *testing.T) {
 func TestOverviewDoesNotPassOffWhatIsNotCountedYet(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
-	d.run(
-		"update spine.rollup_state set covered_from = now() - interval '1 hour', covered_to = now() - interval '1 minute'",
-	)
+	d.run(`
+		update spine.rollup_state
+		set covered_from = now() - interval '1 hour', covered_to = now() - interval '1 minute'`)
 	o := d.overview()
 	require.NotNil(t, o.Series.Received[89], "nothing is left to be counted")
 	require.Zero(t, *o.Series.Received[89])
@@ -694,9 +743,10 @@ func TestOverviewDoesNotPassOffWhatIsNotCountedYet(t *testing.T) {
 func TestOverviewDoesNotPassOffAPartOfAStepAsTheWhole(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
-	d.run(
-		"update spine.rollup_state set covered_from = date_bin('10 s', now(), 'epoch') - interval '299 s', covered_to = date_bin('10 s', now(), 'epoch') - interval '41 s'",
-	)
+	d.run(`
+		update spine.rollup_state
+		set covered_from = date_bin('10 s', now(), 'epoch') - interval '299 s',
+			covered_to = date_bin('10 s', now(), 'epoch') - interval '41 s'`)
 	insert(t, d.Pool())
 	o := d.overview()
 	at := func(back time.Duration) *int64 {
@@ -722,11 +772,13 @@ func TestOverviewReadsItsRangeOnly(t *testing.T) {
 	d := newDatabase(t, 1)
 	d.run(`insert into spine.rollups (step, at, source, received, latency)
 		select s.step, at, 'source-' || source, 1, '{0,1}'
-		from spine.rollup_steps() s, generate_series(now() - s.kept, now(), s.step * interval '1 s') at, generate_series(1, $1::integer) source
+		from spine.rollup_steps() s, generate_series(now() - s.kept, now(), s.step * interval '1 s') at,
+			generate_series(1, $1::integer) source
 		where s.step <= 60`, sources)
-	d.run(
-		"insert into spine.depth_samples select 10, at, 0, 0, 0, 0, '0' from generate_series(now() - interval '2 hours', now(), '10 s') at",
-	)
+	d.run(`
+		insert into spine.depth_samples
+		select 10, at, 0, 0, 0, 0, '0'
+		from generate_series(now() - interval '2 hours', now(), '10 s') at`)
 	d.run("analyze spine.rollups, spine.depth_samples")
 	read := func(call func()) (rows int) {
 		for range 8 { // until plans are cached
@@ -736,10 +788,11 @@ func TestOverviewReadsItsRangeOnly(t *testing.T) {
 			d.run("select pg_stat_force_next_flush()")
 			require.NoError(
 				t,
-				d.Pool().QueryRow(
-					t.Context(),
-					"select sum(idx_tup_read + seq_tup_read) from pg_stat_user_tables t join pg_stat_user_indexes i using (relid) where t.relname in ('rollups', 'depth_samples')",
-				).Scan(
+				d.Pool().QueryRow(t.Context(), `
+					select sum(idx_tup_read + seq_tup_read)
+					from pg_stat_user_tables t
+					join pg_stat_user_indexes i using (relid)
+					where t.relname in ('rollups', 'depth_samples')`).Scan(
 					&n,
 				),
 			)

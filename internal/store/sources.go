@@ -18,7 +18,8 @@ import (
 )
 
 // sourceColumns are in the order of the fields of event.SourceSettings.
-const sourceColumns = "s.name, s.settings, s.disabled_at, s.created_at, s.updated_at, s.updated_by, spine.last_arrival(s.name) as last_arrival_at"
+const sourceColumns = "s.name, s.settings, s.disabled_at, s.created_at, s.updated_at, s.updated_by, " +
+	"spine.last_arrival(s.name) as last_arrival_at"
 
 // Sources lists the sources by name.
 func (s *Store) Sources(ctx context.Context) ([]event.SourceSettings, error) {
@@ -211,8 +212,9 @@ func sourceError(doing string, err error) error {
 			return &event.BadSettingsError{
 				Problems: []event.Problem{
 					{
-						Field:  "source",
-						Detail: "must be lower-case letters, digits, - and _, at most 63, and begin with a letter or digit",
+						Field: "source",
+						Detail: "must be lower-case letters, digits, - and _, at most 63, and begin with a letter or " +
+							"digit",
 					},
 				},
 			}

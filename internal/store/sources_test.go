@@ -40,10 +40,17 @@ func TestSources(t *testing.T) {
 
 	const hidden = "the-secret-itself"
 	for name, settings := range map[string]string{
-		"not an object": `[]`, "no preset": `{}`, "no text": `{"preset":1}`, "unknown": `{"preset":"none","x":1}`,
-		"a secret by value": `{"preset":"github","secrets":["` + hidden + `"]}`, "one in an object": `{"preset":"github","secrets":[{"ref":"` + hidden + `"}]}`,
-		"no list": `{"preset":"github","secrets":"` + hidden + `"}`, "a number": `{"preset":"github","secrets":[1]}`, "null": `{"preset":"github","secrets":null}`,
-		"a word by value": `{"preset":"meta","verify_token":"` + hidden + `"}`, "a relative file": `{"preset":"github","secrets":["file:a"]}`,
+		"not an object":     `[]`,
+		"no preset":         `{}`,
+		"no text":           `{"preset":1}`,
+		"unknown":           `{"preset":"none","x":1}`,
+		"a secret by value": `{"preset":"github","secrets":["` + hidden + `"]}`,
+		"one in an object":  `{"preset":"github","secrets":[{"ref":"` + hidden + `"}]}`,
+		"no list":           `{"preset":"github","secrets":"` + hidden + `"}`,
+		"a number":          `{"preset":"github","secrets":[1]}`,
+		"null":              `{"preset":"github","secrets":null}`,
+		"a word by value":   `{"preset":"meta","verify_token":"` + hidden + `"}`,
+		"a relative file":   `{"preset":"github","secrets":["file:a"]}`,
 	} {
 		_, err := put("github", settings)
 		var bad *event.BadSettingsError
@@ -245,7 +252,7 @@ func TestRejectedRequests(t *testing.T) {
 	_, err = d.RejectedRequest(t.Context(), 999)
 	require.ErrorIs(t, err, event.ErrNotKept)
 
-	// Looked at again: handed out once at a time.
+	// A replay hands each out once at a time.
 	require.ErrorIs(t, d.ReplayRejected(t.Context(), 999, false, "x"), event.ErrNotKept)
 	require.NoError(t, d.ReplayRejected(t.Context(), page[0].ID, true, "x"))
 	taken, err := d.TakeRequested(t.Context(), 10)
@@ -369,7 +376,14 @@ func TestRequestsOfProviders(t *testing.T) {
 		"plain||{\"a\":1}||||",
 		"4||[1]|||t|1",
 		"5||[1]|||t|",
-	}, d.rows(`select concat_ws('|', event_id, coalesce(unqueryable, ''), coalesce(payload::text, ''), coalesce(encode(raw_body, 'escape'), ''), coalesce(left(id_derived::text, 1), ''), coalesce(left(id_unsigned::text, 1), ''), coalesce(same_body_as, '')) from spine.events order by id`))
+	}, d.rows(`
+		select concat_ws(
+			'|', event_id, coalesce(unqueryable, ''), coalesce(payload::text, ''),
+			coalesce(encode(raw_body, 'escape'), ''), coalesce(left(id_derived::text, 1), ''),
+			coalesce(left(id_unsigned::text, 1), ''), coalesce(same_body_as, '')
+		)
+		from spine.events
+		order by id`))
 	require.Equal(
 		t,
 		[]string{`{"same_body_as": "1"}`},
@@ -455,9 +469,10 @@ func TestConflicts(t *testing.T) {
 	require.Equal(
 		t,
 		[]string{"2"},
-		d.rows(
-			"select count(*) from spine.audit_log where action = 'conflict_accepted' and event_id = 'c' and details->>'caller' = 'me'",
-		),
+		d.rows(`
+			select count(*)
+			from spine.audit_log
+			where action = 'conflict_accepted' and event_id = 'c' and details->>'caller' = 'me'`),
 	)
 	var missing *view.NotStoredError
 	_, err = d.AcceptConflict(t.Context(), "c", "", "ffffffffffff", "me")

@@ -228,7 +228,8 @@ func (s *Store) stepPage(
 		}
 	}
 	for _, w := range windows {
-		sql := "select " + stepColumns + " from " + from + w.conditions() + " order by a.timestamp desc, a.id desc limit " + w.arg(
+		sql := "select " + stepColumns + " from " + from + w.conditions() +
+			" order by a.timestamp desc, a.id desc limit " + w.arg(
 			page.Limit+1,
 		)
 		if rows, err = readRows[trail.Step](ctx, s, hints, "listing the audit log", sql, w.args...); err != nil {
@@ -256,13 +257,10 @@ func trailRows(event, since string) string {
 // trailStart is a time before the trails of the events with these ids, in all sources. It is read beforehand, because
 // the planner leaves out partitions only by a known value.
 func (s *Store) trailStart(ctx context.Context, eventIDs ...string) (pgtype.Timestamptz, error) {
-	starts, err := list[struct{ Start pgtype.Timestamptz }](
-		ctx,
-		s,
-		"finding the beginning of a trail",
-		"select coalesce(min(spine.trail_start(e.id)), '-infinity') from spine.events e where e.event_id = any ($1::text[])",
-		eventIDs,
-	)
+	starts, err := list[struct{ Start pgtype.Timestamptz }](ctx, s, "finding the beginning of a trail", `
+		select coalesce(min(spine.trail_start(e.id)), '-infinity')
+		from spine.events e
+		where e.event_id = any ($1::text[])`, eventIDs)
 	if err != nil {
 		return pgtype.Timestamptz{}, err
 	}

@@ -94,7 +94,10 @@ func configure(c *pgx.ConnConfig, appName string) {
 func configureDirect(c *pgx.ConnConfig, appName string) {
 	configure(c, appName)
 	for name, value := range map[string]string{
-		"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3", "idle_in_transaction_session_timeout": "10s",
+		"tcp_keepalives_idle":                 "10",
+		"tcp_keepalives_interval":             "5",
+		"tcp_keepalives_count":                "3",
+		"idle_in_transaction_session_timeout": "10s",
 	} {
 		if c.RuntimeParams[name] == "" {
 			c.RuntimeParams[name] = value
@@ -128,8 +131,12 @@ func (s *Store) Pool() *pgxpool.Pool { return s.pool }
 // hours.
 func tune(ctx context.Context, conn *pgx.Conn) error {
 	_, err := conn.Exec(ctx, `select set_config('jit', 'off', false),
-		set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false),
-		case when current_setting('idle_in_transaction_session_timeout') = '0' then set_config('idle_in_transaction_session_timeout', '10s', false) end,
+		set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
+		set_config('tcp_keepalives_count', '3', false),
+		case
+		when current_setting('idle_in_transaction_session_timeout') = '0' then set_config(
+			'idle_in_transaction_session_timeout', '10s', false
+		) end,
 		case when current_setting('synchronous_commit') = 'off' then set_config('synchronous_commit', 'on', false) end`)
 	if err != nil {
 		return fmt.Errorf("setting up a connection: %w", err)

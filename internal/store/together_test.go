@@ -93,8 +93,8 @@ func TestIngestAndClaimIsAllOrNothing(t *testing.T) {
 		payload string
 		limit   int
 	}{
-		"an event is refused": {`{"a":`, 2},
-		"the claim fails":     {payloadA, -1},
+		"an event is rejected": {`{"a":`, 2},
+		"the claim fails":      {payloadA, -1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			receipts, claimed, err := d.IngestAndClaim(

@@ -33,23 +33,38 @@ func lived(t *testing.T) *database {
 	for _, statement := range []string{
 		// Of z: given back, failed, its lease ran out twice and it died, replayed, a late result, completed.
 		`select spine.claim('default', 10, '1 h', 'me')`,
-		`select spine.give_back(array_agg(event), array_agg(destination), array_agg(lease_token)) from spine.processing_state where event_id = 'z'`,
-		`select spine.settle(array_agg(event), array_agg(destination), array_agg(lease_token), array_agg('completed'::text), array_agg(null::interval), array_agg(null::text), array_agg('{}'::text))
+		`
+			select spine.give_back(array_agg(event), array_agg(destination), array_agg(lease_token))
+			from spine.processing_state
+			where event_id = 'z'`,
+		`select spine.settle(
+				array_agg(event), array_agg(destination), array_agg(lease_token), array_agg('completed'::text),
+				array_agg(null::interval), array_agg(null::text), array_agg('{}'::text)
+			)
 			from spine.processing_state where status = 'processing' and event_id <> 'z'`,
 		`select spine.claim('default', 10, '1 h', 'me')`,
-		`select spine.settle(array_agg(event), array_agg(destination), array_agg(lease_token), array_agg('failed'::text), array_agg('0 s'::interval), array_agg('HTTP 500'::text), array_agg('{"status":500}'::text))
+		`select spine.settle(
+				array_agg(event), array_agg(destination), array_agg(lease_token), array_agg('failed'::text),
+				array_agg('0 s'::interval), array_agg('HTTP 500'::text), array_agg('{"status":500}'::text)
+			)
 			from spine.processing_state where status = 'processing'`,
 		`select spine.claim('default', 10, '0 s', 'me')`,
 		`select spine.claim('default', 10, '0 s', 'me', array['0 s', '0 s', '0 s']::interval[])`,
 		`select spine.claim('default', 10, '0 s', 'me', array['0 s', '0 s', '0 s']::interval[])`,
 		`select spine.claim('default', 10, '0 s', 'me', array[]::interval[])`,
-		`select spine.settle(array_agg(event), array_agg(destination), array_agg(lease_token - 1), array_agg('completed'::text), array_agg(null::interval), array_agg(null::text), array_agg('{}'::text))
+		`select spine.settle(
+				array_agg(event), array_agg(destination), array_agg(lease_token - 1), array_agg('completed'::text),
+				array_agg(null::interval), array_agg(null::text), array_agg('{}'::text)
+			)
 			from spine.processing_state where event_id = 'z'`,
 		`select spine.replay('z')`,
 		`select spine.claim('default', 10, '1 h', 'me')`,
 		// By hand: of y at another destination, whose attempts a hand has set.
 		`select spine.claim('other', 10, '1 h', 'me')`,
-		`select spine.settle(array_agg(event), array_agg(destination), array_agg(lease_token), array_agg('failed'::text), array_agg('0 s'::interval), array_agg('HTTP 500'::text), array_agg('{}'::text))
+		`select spine.settle(
+				array_agg(event), array_agg(destination), array_agg(lease_token), array_agg('failed'::text),
+				array_agg('0 s'::interval), array_agg('HTTP 500'::text), array_agg('{}'::text)
+			)
 			from spine.processing_state where destination = 'other'`,
 		`select spine.claim('other', 10, '1 h', 'me')`,
 		`update spine.processing_state set status = 'dead' where destination = 'other'`,
@@ -87,9 +102,9 @@ func TestVerifyFindsNothingWhereAllIsWell(t *testing.T) {
 
 	// What is inserted by hand is brought into order.
 	d.run("insert into spine.destinations (name) values ('third'), ('fourth')")
-	d.run(
-		"insert into spine.processing_state (event_id, destination, status) values ('y', 'third', 'completed'), ('y', 'fourth', 'dead')",
-	)
+	d.run(`
+		insert into spine.processing_state (event_id, destination, status)
+		values ('y', 'third', 'completed'), ('y', 'fourth', 'dead')`)
 	require.Empty(t, d.rows(broken))
 
 	// The second of two steps did not name its destination at first.
@@ -139,37 +154,91 @@ func TestVerifyFindsWhatIsWrong(t *testing.T) {
 		invariant string
 		do        []string
 	}{
-		"an event that nobody queued":                  {"event_queued", []string{"delete from spine.processing_state" + of + "waits')"}},
-		"an event that is gone":                        {"row_has_event", []string{"delete from spine.events where event_id = 'y'"}},
-		"evidence of nothing":                          {"row_has_event", []string{"delete from spine.events where event_id = 'x' and source = 'default'", "delete from spine.processing_state where event_id = 'x' and source = 'default'"}},
-		"an event that is gone, and all that is of it": {"event_kept", []string{"delete from spine.events where event_id = 'waits'", "delete from spine.processing_state where event_id = 'waits'"}},
-		"an event that is gone, and retention took others": {"event_kept", []string{
-			"insert into spine.audit_trail (action, details) values ('events_expired', '{\"oldest\":\"2026-01-30T12:00:00Z\",\"newest\":\"2026-01-30T13:00:00Z\"}')",
-			"delete from spine.events where event_id = 'waits'", "delete from spine.processing_state where event_id = 'waits'",
+		"an event that nobody queued": {
+			"event_queued",
+			[]string{"delete from spine.processing_state" + of + "waits')"},
+		},
+		"an event that is gone": {"row_has_event", []string{"delete from spine.events where event_id = 'y'"}},
+		"evidence of nothing": {
+			"row_has_event",
+			[]string{"delete from spine.events where event_id = 'x' and source = 'default'", `
+			delete from spine.processing_state where event_id = 'x' and source = 'default'`},
+		},
+		"an event that is gone, and all that is of it": {"event_kept", []string{
+			"delete from spine.events where event_id = 'waits'",
+			"delete from spine.processing_state where event_id = 'waits'",
 		}},
-		"a row of the newest event, which is gone":    {"row_has_event", []string{"insert into spine.processing_state (event, event_id) values (1000000000, 'none')"}},
-		"a row of the oldest event, which is gone":    {"row_has_event", []string{"insert into spine.processing_state (event, event_id) values (0, 'none')"}},
-		"a destination that is queued no more":        {"row_as_told", []string{"delete from spine.processing_state where destination = 'other'"}},
-		"a row of another name":                       {"row_names_event", []string{"update spine.processing_state set event_id = 'a'" + of + "y')"}},
-		"evidence of another name":                    {"row_names_event", []string{"update spine.conflicts set source = 'a'"}},
-		"never due":                                   {"row_claimable", []string{"update spine.processing_state set next_attempt_at = null" + of + "waits')"}},
-		"no such destination":                         {"row_claimable", []string{"update spine.processing_state set destination = 'nowhere'" + of + "waits')"}},
-		"completed and due":                           {"row_at_rest", []string{"update spine.processing_state set next_attempt_at = now() where status = 'completed'"}},
-		"completed at no time":                        {"row_at_rest", []string{"update spine.processing_state set completed_at = null where status = 'completed'"}},
-		"a token that fell back":                      {"lease_current", []string{"update spine.processing_state set lease_token = 1" + of + "z')"}},
-		"a result that counted twice":                 {"lease_spent_once", []string{"insert into spine.audit_trail (event, event_id, action, details) select event, event_id, action, details from spine.audit_trail where action = 'processing_succeeded' and event_id = 'y'"}},
-		"a delivery that nobody began":                {"path_legal", []string{"delete from spine.audit_trail where action = 'processing_attempt_started' and event_id = 'y'"}},
-		"an attempt that came to nothing, silently":   {"path_legal", []string{"delete from spine.audit_trail where action = 'processing_attempt_failed'"}},
-		"a trail without a beginning":                 {"path_legal", []string{"delete from spine.audit_trail where action = 'event_inserted' and event_id = 'y'"}},
-		"an attempt left out":                         {"attempts_counted", []string{`update spine.audit_trail set details = replace(details::text, '"attempt":1', '"attempt":2')::json where event_id = 'y'`}},
-		"a step that is not told":                     {"row_as_told", []string{"delete from spine.audit_trail where action = 'processing_succeeded' and event_id = 'y'"}},
-		"attempts beyond those told":                  {"row_as_told", []string{"update spine.processing_state set attempt_count = 9 where status = 'completed'"}},
-		"a row without a trail":                       {"row_as_told", []string{"delete from spine.audit_trail where event_id = 'waits' and action = 'event_inserted'"}},
-		"seen more often than received":               {"receipts_counted", []string{"update spine.events set seen_count = seen_count + 1 where event_id = 'waits'"}},
-		"a duplicate that is not told":                {"receipts_counted", []string{"delete from spine.audit_trail where action = 'event_deduped' and event_id = 'y'"}},
-		"stored twice, by the trail":                  {"receipts_counted", []string{"insert into spine.audit_trail (event, event_id, action) select event, event_id, action from spine.audit_trail where action = 'event_inserted' and event_id = 'waits'"}},
-		"evidence that is gone":                       {"evidence_counted", []string{"delete from spine.conflicts"}},
-		"evidence that was seen more often than told": {"evidence_counted", []string{"update spine.conflicts set seen_count = 7"}},
+		"an event that is gone, and retention took others": {"event_kept", []string{
+			`
+				insert into spine.audit_trail (action, details)
+				values ('events_expired', '{"oldest":"2026-01-30T12:00:00Z","newest":"2026-01-30T13:00:00Z"}')`,
+			"delete from spine.events where event_id = 'waits'",
+			"delete from spine.processing_state where event_id = 'waits'",
+		}},
+		"a row of the newest event, which is gone": {"row_has_event", []string{`
+			insert into spine.processing_state (event, event_id) values (1000000000, 'none')`}},
+		"a row of the oldest event, which is gone": {"row_has_event", []string{`
+			insert into spine.processing_state (event, event_id) values (0, 'none')`}},
+		"a destination that is queued no more": {
+			"row_as_told",
+			[]string{"delete from spine.processing_state where destination = 'other'"},
+		},
+		"a row of another name": {
+			"row_names_event",
+			[]string{"update spine.processing_state set event_id = 'a'" + of + "y')"},
+		},
+		"evidence of another name": {"row_names_event", []string{"update spine.conflicts set source = 'a'"}},
+		"never due": {
+			"row_claimable",
+			[]string{"update spine.processing_state set next_attempt_at = null" + of + "waits')"},
+		},
+		"no such destination": {
+			"row_claimable",
+			[]string{"update spine.processing_state set destination = 'nowhere'" + of + "waits')"},
+		},
+		"completed and due": {"row_at_rest", []string{`
+			update spine.processing_state set next_attempt_at = now() where status = 'completed'`}},
+		"completed at no time": {"row_at_rest", []string{`
+			update spine.processing_state set completed_at = null where status = 'completed'`}},
+		"a token that fell back": {
+			"lease_current",
+			[]string{"update spine.processing_state set lease_token = 1" + of + "z')"},
+		},
+		"a result that counted twice": {"lease_spent_once", []string{`
+			insert into spine.audit_trail (event, event_id, action, details)
+			select event, event_id, action, details
+			from spine.audit_trail
+			where action = 'processing_succeeded' and event_id = 'y'`}},
+		"a delivery that nobody began": {"path_legal", []string{`
+			delete from spine.audit_trail where action = 'processing_attempt_started' and event_id = 'y'`}},
+		"an attempt that came to nothing, silently": {"path_legal", []string{`
+			delete from spine.audit_trail where action = 'processing_attempt_failed'`}},
+		"a trail without a beginning": {"path_legal", []string{`
+			delete from spine.audit_trail where action = 'event_inserted' and event_id = 'y'`}},
+		"an attempt left out": {"attempts_counted", []string{`
+			update spine.audit_trail
+			set details = replace(details::text, '"attempt":1', '"attempt":2')::json
+			where event_id = 'y'`}},
+		"a step that is not told": {"row_as_told", []string{`
+			delete from spine.audit_trail where action = 'processing_succeeded' and event_id = 'y'`}},
+		"attempts beyond those told": {"row_as_told", []string{`
+			update spine.processing_state set attempt_count = 9 where status = 'completed'`}},
+		"a row without a trail": {"row_as_told", []string{`
+			delete from spine.audit_trail where event_id = 'waits' and action = 'event_inserted'`}},
+		"seen more often than received": {"receipts_counted", []string{`
+			update spine.events set seen_count = seen_count + 1 where event_id = 'waits'`}},
+		"a duplicate that is not told": {"receipts_counted", []string{`
+			delete from spine.audit_trail where action = 'event_deduped' and event_id = 'y'`}},
+		"stored twice, by the trail": {"receipts_counted", []string{`
+			insert into spine.audit_trail (event, event_id, action)
+			select event, event_id, action
+			from spine.audit_trail
+			where action = 'event_inserted' and event_id = 'waits'`}},
+		"evidence that is gone": {"evidence_counted", []string{"delete from spine.conflicts"}},
+		"evidence that was seen more often than told": {
+			"evidence_counted",
+			[]string{"update spine.conflicts set seen_count = 7"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			psql := d.psql()
@@ -211,10 +280,18 @@ func BenchmarkVerify(b *testing.B) {
 	defer s.Close()
 	const n = 10_000
 	for _, statement := range []string{
-		`select spine.ingest_events(array['first'], array['t'], array[now()], array['{}'])`, // the audit log may not have its beginning
-		`select spine.ingest_events(array_agg('v-' || n), array_agg('t'::text), array_agg(now()), array_agg('{"n":' || n || '}')) from generate_series(1, 10000) n`,
+		// the audit log may not have its beginning
+		`select spine.ingest_events(array['first'], array['t'], array[now()], array['{}'])`,
+		`
+			select spine.ingest_events(
+				array_agg('v-' || n), array_agg('t'::text), array_agg(now()), array_agg('{"n":' || n || '}')
+			)
+			from generate_series(1, 10000) n`,
 		`select count(*) from spine.claim('default', 10001, '1 h', 'me')`,
-		`select spine.settle(array_agg(event), array_agg(destination), array_agg(lease_token), array_agg('completed'::text), array_agg(null::interval), array_agg(null::text), array_agg('{"status":200}'::text))
+		`select spine.settle(
+				array_agg(event), array_agg(destination), array_agg(lease_token), array_agg('completed'::text),
+				array_agg(null::interval), array_agg(null::text), array_agg('{"status":200}'::text)
+			)
 			from spine.processing_state`,
 	} {
 		_, err := s.Pool().Exec(ctx, statement)

@@ -84,19 +84,51 @@ func TestWhatWakesWorkers(t *testing.T) {
 	}{
 		{"a duplicate", "select spine.ingest('x-1', 'a', '{\"a\":1}')", nil},
 		{"a conflict", "select spine.ingest('x-1', 'a', '{\"a\":2}')", nil},
-		{"no rows inserted", "insert into spine.processing_state (event_id) select event_id from spine.events where false", nil},
+		{"no rows inserted", `
+			insert into spine.processing_state (event_id) select event_id from spine.events where false`, nil},
 		{"no rows updated", "update spine.processing_state set next_attempt_at = now() where false", nil},
-		{"a row inserted by hand", "insert into spine.processing_state (event_id, destination) values ('x-1', 'other')", one("x-1")},
-		{"due long after", "insert into spine.processing_state (event_id, destination, next_attempt_at) values ('x-1', 'later', now() + interval '2 h')", nil},
-		{"due soon, perhaps before the commit", "insert into spine.processing_state (event_id, destination, next_attempt_at) values ('x-1', 'soon', now() + interval '1 s')", one("x-1")},
-		{"nothing to do", "insert into spine.processing_state (event_id, destination, status) values ('x-1', 'done', 'completed')", nil},
-		{"a status set to pending", "update spine.processing_state set status = 'pending'" + where(jobs[2]), one(jobs[2].ID)},
-		{"a status set to failed", "update spine.processing_state set status = 'failed'" + where(jobs[3]), one(jobs[3].ID)},
+		{"a row inserted by hand", `
+			insert into spine.processing_state (event_id, destination) values ('x-1', 'other')`, one("x-1")},
+		{"due long after", `
+			insert into spine.processing_state (event_id, destination, next_attempt_at)
+			values ('x-1', 'later', now() + interval '2 h')`, nil},
+		{"due soon, perhaps before the commit", `
+			insert into spine.processing_state (event_id, destination, next_attempt_at)
+			values ('x-1', 'soon', now() + interval '1 s')`, one("x-1")},
+		{"nothing to do", `
+			insert into spine.processing_state (event_id, destination, status)
+			values ('x-1', 'done', 'completed')`, nil},
+		{
+			"a status set to pending",
+			"update spine.processing_state set status = 'pending'" + where(jobs[2]),
+			one(jobs[2].ID),
+		},
+		{
+			"a status set to failed",
+			"update spine.processing_state set status = 'failed'" + where(jobs[3]),
+			one(jobs[3].ID),
+		},
 		{"a lease voided", "update spine.processing_state set status = 'pending'" + where(jobs[6]), one(jobs[6].ID)},
-		{"a retry put off", "update spine.processing_state set next_attempt_at = now() + interval '2 h'" + where(jobs[4]), nil},
-		{"a retry to come soon", "update spine.processing_state set next_attempt_at = now() + interval '1 s'" + where(jobs[4]), one(jobs[4].ID)},
-		{"a retry brought forward", "update spine.processing_state set next_attempt_at = now()" + where(jobs[4]), one(jobs[4].ID)},
-		{"a retry brought forward to the infinite past", "update spine.processing_state set next_attempt_at = '-infinity'" + where(jobs[1]), one(jobs[1].ID)},
+		{
+			"a retry put off",
+			"update spine.processing_state set next_attempt_at = now() + interval '2 h'" + where(jobs[4]),
+			nil,
+		},
+		{
+			"a retry to come soon",
+			"update spine.processing_state set next_attempt_at = now() + interval '1 s'" + where(jobs[4]),
+			one(jobs[4].ID),
+		},
+		{
+			"a retry brought forward",
+			"update spine.processing_state set next_attempt_at = now()" + where(jobs[4]),
+			one(jobs[4].ID),
+		},
+		{
+			"a retry brought forward to the infinite past",
+			"update spine.processing_state set next_attempt_at = '-infinity'" + where(jobs[1]),
+			one(jobs[1].ID),
+		},
 		{"another column", "update spine.processing_state set error_message = 'a note'" + where(jobs[1]), nil},
 		{"replay", "select spine.replay('x-1', _destination => 'default')", one("x-1")},
 		{"replay of what is pending", "select spine.replay('x-1', _destination => 'default')", nil},
@@ -128,7 +160,11 @@ func TestWakeUpsSaySinceWhenRowsAreDue(t *testing.T) {
 	d.run("update spine.processing_state set next_attempt_at = '-infinity' where event_id = 'x-1'")
 	require.Equal(t, []string{"-infinity"}, due())
 	d.run(`update spine.processing_state p set next_attempt_at = '2024-01-01Z'::timestamptz + interval '1 day' * n
-		from (values ('x-1', 5), ('x-2', 6), ('x-3', 7), ('x-4', 8), ('x-5', 9), ('x-6', 6), ('x-7', 4), ('x-8', 8), ('x-9', 3)) as d(id, n) where p.event_id = d.id`)
+		from (
+			values ('x-1', 5), ('x-2', 6), ('x-3', 7), ('x-4', 8), ('x-5', 9), ('x-6', 6), ('x-7', 4), ('x-8', 8),
+				('x-9', 3)
+		) as d(id, n)
+		where p.event_id = d.id`)
 	heard := due()
 	require.GreaterOrEqual(t, len(heard), 5)
 	require.Contains(t, heard, "2024-01-04T00:00:00+00:00", "the oldest, however late it comes")
@@ -185,15 +221,20 @@ func TestWakeUpsFitIntoANotification(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	l := listen(d)
-	for name, character := range map[string]string{"quote": `"`, "backslash": `\`, "emoji": "\U0001F600", "last": "\U0010FFFF"} {
+	for name, character := range map[string]string{
+		"quote":     `"`,
+		"backslash": `\`,
+		"emoji":     "\U0001F600",
+		"last":      "\U0010FFFF",
+	} {
 		var want []string
 		for i := range 5 {
 			want = append(want, strings.Repeat(character, 254)+fmt.Sprint(i))
 		}
-		d.run(
-			"select spine.ingest_events($1, array_fill('a'::text, array[5]), array_fill(now(), array[5]), array_fill('{}'::text, array[5]))",
-			want,
-		)
+		d.run(`
+			select spine.ingest_events(
+				$1, array_fill('a'::text, array[5]), array_fill(now(), array[5]), array_fill('{}'::text, array[5])
+			)`, want)
 		heard := l.heard()
 		require.Len(t, heard, 1, name)
 		require.Equal(t, 5, heard[0].Count)

@@ -15,8 +15,9 @@ import (
 // on tables of any size (DESIGN_NOTES section 10).
 const (
 	windowOfEvents = 20_000 // rows of events or of the queue
-	windowOfSteps  = 30_000 // rows of the audit log, and all others of the time of the last one: its index ends with the time
-	windowOfBoth   = 10_000 // rows of either, where each row is looked up in another table
+	// rows of the audit log, and all others of the time of the last one: its index ends with the time
+	windowOfSteps = 30_000
+	windowOfBoth  = 10_000 // rows of either, where each row is looked up in another table
 
 	// A common value fills a page from the first rows. So a first window holds this many times the rows of a page.
 	firstWindow = 20
