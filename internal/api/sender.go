@@ -13,11 +13,12 @@ import (
 )
 
 const (
-	retryMillis   = 1000                   // after which a browser connects again
-	summaryGap    = 250 * time.Millisecond // between two summaries to a client that asked for few steps
-	cursorGap     = 5 * time.Second        // before a client is told a cursor alone, where it wants none of the steps
-	streamChunk   = 16 << 10               // bytes that a client must take within StreamConfig.Patience
-	closePatience = time.Second            // for a client to take the end of what it is being sent, where the stream ends
+	retryMillis = 1000                   // after which a browser connects again
+	summaryGap  = 250 * time.Millisecond // between two summaries to a client that asked for few steps
+	cursorGap   = 5 * time.Second        // before a client is told a cursor alone, where it wants none of the steps
+	streamChunk = 16 << 10               // bytes that a client must take within StreamConfig.Patience
+	// for a client to take the end of what it is being sent, where the stream ends
+	closePatience = time.Second
 )
 
 // errTookNothing says that a client was sent a chunk and did not take it.
