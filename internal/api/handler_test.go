@@ -132,7 +132,8 @@ func TestAQuestionThatIsNotUnderstoodIs400(t *testing.T) {
 		"/api/events?limit=":               "limit must not be empty",
 		"/api/events?limit=5&limit=6":      "limit came more than once",
 
-		"/api/events?offset=10": "offset is not known here; known are cursor, limit, since, source, status, type, until",
+		"/api/events?offset=10": "offset is not known here; " +
+			"known are cursor, limit, since, source, status, type, until",
 
 		"/api/events?Limit=5":                  "Limit is not known here",
 		"/api/events?source=":                  "source must not be empty",
@@ -161,9 +162,10 @@ func TestAQuestionThatIsNotUnderstoodIs400(t *testing.T) {
 		"/api/attempts?since=":                                                     "since must not be empty",
 		"/api/attempts?since=2024-01-30T12:00:00Z&until=2024-01-30T12:00:00Z":      "until must be later than since",
 		"/api/events?since=2024-01-30T12:00:00Z&until=2024-01-30T13:00:00%2B02:00": "until must be later than since",
-		"/api/attempts?outcome=pending":                                            "outcome must be success or failure",
-		"/api/attempts?status=dead":                                                "status is not known here",
-		"/api/attempts?cursor=" + auditCursor:                                      "cursor was not given by this list",
+
+		"/api/attempts?outcome=pending":       "outcome must be success or failure",
+		"/api/attempts?status=dead":           "status is not known here",
+		"/api/attempts?cursor=" + auditCursor: "cursor was not given by this list",
 
 		"/api/search":             "q must be an event_id or the beginning of one",
 		"/api/search?q=":          "q must not be empty",

@@ -125,7 +125,8 @@ func statisticsQuery(extension string) string {
 		)
 		select
 			count(*) > 0,
-			coalesce(sum(live), 0)::bigint, coalesce(sum(dead), 0)::bigint, coalesce(sum(threshold) filter (where dead > 0), 0),
+			coalesce(sum(live), 0)::bigint, coalesce(sum(dead), 0)::bigint,
+			coalesce(sum(threshold) filter (where dead > 0), 0),
 			coalesce(sum(live) filter (where queue), 0)::bigint, coalesce(sum(dead) filter (where queue), 0)::bigint,
 			coalesce(sum(threshold) filter (where queue), 0),
 			(select xact_commit from pg_stat_database where datname = current_database()),

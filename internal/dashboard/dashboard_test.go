@@ -139,7 +139,8 @@ func TestThePageIsLight(t *testing.T) {
 func TestTextFromOutsideCannotBecomeMarkup(t *testing.T) {
 	// All ways that a script has to turn text into elements or code.
 	forbidden := regexp.MustCompile(
-		`innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|setHTML|parseFromString|` +
+		`innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|` +
+			`setHTML|parseFromString|` +
 			`\beval\(|new Function|javascript:|setAttribute\('on|srcdoc=`,
 	)
 	inline := regexp.MustCompile(

@@ -152,8 +152,8 @@ type Claim struct {
 	Limit       int           // most events, those whose lease has run out included: the worker's free slots
 	Lease       time.Duration // of each event
 	Worker      string        // the worker's name in the audit log
-	// Delays is the retry policy for leases that have run out: Delays[0] is the delay after the first failed attempt, and
-	// there are len(Delays)+1 attempts in all.
+	// Delays is the retry policy for leases that have run out: Delays[0] is the delay after the first failed attempt,
+	// and there are len(Delays)+1 attempts in all.
 	Delays []time.Duration
 	Low    time.Time // the claim passes over events that fell due before; the zero time passes over none
 }

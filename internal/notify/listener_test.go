@@ -435,9 +435,10 @@ func TestDue(t *testing.T) {
 	noon := time.Date(2024, 1, 30, 12, 0, 0, 0, time.UTC)
 	for payload, want := range map[string]time.Time{
 		`{"count":1,"event_ids":["x"],"due":"2024-01-30T12:00:00.123456+00:00"}`: noon.Add(123456 * time.Microsecond),
-		`{"due":"2024-01-30T12:00:00+05:30"}`:                                    noon.Add(-5*time.Hour - 30*time.Minute),
-		`{"due":"-infinity"}`:                                                    {},
-		`{"due":"0044-03-15T12:00:00+00:00 BC"}`:                                 {},
+
+		`{"due":"2024-01-30T12:00:00+05:30"}`:    noon.Add(-5*time.Hour - 30*time.Minute),
+		`{"due":"-infinity"}`:                    {},
+		`{"due":"0044-03-15T12:00:00+00:00 BC"}`: {},
 	} {
 		since, ok := Notification{Payload: payload}.Due()
 		require.True(t, ok, payload)

@@ -439,7 +439,8 @@ func (s *Server) complete(ctx context.Context) error {
 	for _, step := range []struct{ missing, make string }{
 		{
 			"select not exists (select from pg_roles where rolname = '" + Role + "')",
-			"create role " + Role + " login nosuperuser nocreatedb nocreaterole password '" + s.state.OwnerPassword + "'",
+			"create role " + Role + " login nosuperuser nocreatedb nocreaterole password '" +
+				s.state.OwnerPassword + "'",
 		},
 		{
 			"select not exists (select from pg_database where datname = '" + Database + "')",

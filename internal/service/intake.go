@@ -19,7 +19,11 @@ import (
 type intake struct {
 	store interface {
 		Ingest(ctx context.Context, events []event.Event) ([]event.Receipt, error)
-		IngestAndClaim(ctx context.Context, events []event.Event, claim event.Claim) ([]event.Receipt, event.Claimed, error)
+		IngestAndClaim(
+			ctx context.Context,
+			events []event.Event,
+			claim event.Claim,
+		) ([]event.Receipt, event.Claimed, error)
 	}
 	worker *worker.Worker
 	log    zerolog.Logger

@@ -120,11 +120,21 @@ func TestIntakeStoresAlone(t *testing.T) {
 		attempts int
 	}{
 		"more than one event": {n: 2, outcome: event.Accepted, attempts: 1},
-		"the claim fails":     {fault: func(*faultyStore) error { return errAway }, n: 1, joint: 1, outcome: event.Accepted, attempts: 1},
+		"the claim fails": {
+			fault:    func(*faultyStore) error { return errAway },
+			n:        1,
+			joint:    1,
+			outcome:  event.Accepted,
+			attempts: 1,
+		},
 		// The leases that nobody knows of run out, and cost an attempt.
 		"the answer to the commit is lost": {fault: func(s *faultyStore) error {
 			_, _, err := s.Store.IngestAndClaim(t.Context(), events(1), event.Claim{
-				Destination: event.DefaultDestination, Limit: 2, Lease: time.Second, Worker: "tester", Delays: []time.Duration{0, 0},
+				Destination: event.DefaultDestination,
+				Limit:       2,
+				Lease:       time.Second,
+				Worker:      "tester",
+				Delays:      []time.Duration{0, 0},
 			})
 			return errors.Join(err, errAway)
 		}, n: 1, joint: 1, outcome: event.Deduplicated, attempts: 2},

@@ -40,8 +40,9 @@ type Roles struct {
 // Intervals of the worker and of the summaries. The sweep keeps the promise that a due event is claimed within one
 // second although its wake-up was lost. Only while a sweep is expensive it comes less often (worker, scanInterval).
 const (
-	sweepInterval    = 500 * time.Millisecond
-	watermarkMargin  = 250 * time.Millisecond // at 20,000 events/s a claim walks 5,000 dead entries while a snapshot is held
+	sweepInterval = 500 * time.Millisecond
+	// at 20,000 events/s a claim walks 5,000 dead entries while a snapshot is held
+	watermarkMargin  = 250 * time.Millisecond
 	activityInterval = 200 * time.Millisecond
 	bodyTimeout      = 10 * time.Second
 	readTimeout      = 5 * time.Second // of one request to the API that is not a webhook

@@ -366,8 +366,12 @@ func TestRowDeletedAndInsertedAgain(t *testing.T) {
 			d.value("select status, attempt_count, next_attempt_at <= clock_timestamp() from spine.processing_state"),
 		)
 	}
-	require.Equal(t, "23514", statementError(t, d.Pool(), "update spine.processing_state set attempt_count = 2147483647").Code,
-		"a count that could not be raised would stop every claim")
+	require.Equal(
+		t,
+		"23514",
+		statementError(t, d.Pool(), "update spine.processing_state set attempt_count = 2147483647").Code,
+		"a count that could not be raised would stop every claim",
+	)
 }
 
 // Somebody's open transaction on one event is told apart from a failure.

@@ -29,7 +29,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}),
 		swept: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "spine_worker_swept_total",
-			Help: "Due events that only the sweeper found: a wake-up was lost, or they were committed late, or set to the far past by hand. Normally 0.",
+			Help: "Due events that only the sweeper found: a wake-up was lost, or they were committed late, or set " +
+				"to the far past by hand. Normally 0.",
 		}),
 		expired: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "spine_worker_leases_expired_total",

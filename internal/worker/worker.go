@@ -86,7 +86,8 @@ type Config struct {
 	Lease       time.Duration // how long a claim holds; renewed while a delivery lasts
 	Sweep       time.Duration // interval of the sweep; below one second, so that a due event is claimed within one
 	Hears       func() bool   // whether notifications are proven to arrive; they name what is due below the watermark
-	Margin      time.Duration // how far the low watermark trails; a commit later than its own clock by less is found without a sweep
+	// how far the low watermark trails; a commit later than its own clock by less is found without a sweep
+	Margin      time.Duration
 	StopTimeout time.Duration // how long deliveries in hand may go on after a stop
 	Policy      Policy
 }

@@ -246,9 +246,13 @@ func TestNextDueIsMetToTheMoment(t *testing.T) {
 
 func TestRetriesComeWhenTheyAreDue(t *testing.T) {
 	for name, policy := range map[string]Policy{
-		"standard":               standard,
-		"shorter than the sweep": {MaxAttempts: 5, InitialDelay: 10 * time.Millisecond, MaxDelay: 40 * time.Millisecond},
-		"around the sweep":       {MaxAttempts: 5, InitialDelay: 450 * time.Millisecond, MaxDelay: time.Second},
+		"standard": standard,
+		"shorter than the sweep": {
+			MaxAttempts:  5,
+			InitialDelay: 10 * time.Millisecond,
+			MaxDelay:     40 * time.Millisecond,
+		},
+		"around the sweep": {MaxAttempts: 5, InitialDelay: 450 * time.Millisecond, MaxDelay: time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -743,7 +747,10 @@ func TestDeliveriesInHandMayFinishAfterTheStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &modelQueue{}
 		q.add(time.Now(), 1)
-		q.beforeSettle = func(context.Context, []event.Settlement) error { <-time.After(100 * time.Millisecond); return nil }
+		q.beforeSettle = func(context.Context, []event.Settlement) error {
+			<-time.After(100 * time.Millisecond)
+			return nil
+		}
 		r := start(t, config, q, take(3*time.Second))
 		q.add(time.Now(), 2)
 		require.Equal(t, 3100*time.Millisecond, r.stop())

@@ -18,10 +18,10 @@
 -- time afterwards, once every row is locked. Of two batches with one key, the one that waited for the other is then
 -- also the later one in the trail. Raises 23514 for an event that breaks a rule of the contract. The rules are checked
 -- here once for a batch. Postgres would parse a CHECK of the table for each statement and run it for each row, which
--- was a tenth of the cost of storing. Raises 55P03 when somebody else keeps one of the rows locked. The caller then tries that
--- event apart from the others. Relies on events_event_id_source_key and events_same_body. A crash before the commit
--- leaves nothing behind. When the answer to the commit is lost, the caller may send the same batch again and gets
--- deduplicated.
+-- was a tenth of the cost of storing. Raises 55P03 when somebody else keeps one of the rows locked. The caller then
+-- tries that event apart from the others. Relies on events_event_id_source_key and events_same_body. A crash before the
+-- commit leaves nothing behind. When the answer to the commit is lost, the caller may send the same batch again and
+-- gets deduplicated.
 create or replace function spine.ingest_events(
     _event_id text[],
     _event_type text[],

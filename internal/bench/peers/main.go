@@ -109,7 +109,8 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 		&o.short,
 		"short",
 		false,
-		"run one round with small counts, whatever the other flags say; it shows that everything works, and measures little",
+		"run one round with small counts, whatever the other flags say; it shows that everything works, "+
+			"and measures little",
 	)
 	flags.Int64Var(&o.stored, "stored", 10_000_000,
 		"store this `NUMBER` of events before S8 measures; ten million take 30 GB of disk")

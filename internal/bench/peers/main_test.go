@@ -40,7 +40,8 @@ func TestPeers(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, tr.start(t.Context(), together, tr.sinkURL()))
 			front := tr.fronts()[0]
-			const event = `{"event_id":"e-1","event_type":"test","occurred_at":"2024-01-30T12:00:00Z","payload":{"n":1}}`
+			const event = `{"event_id":"e-1","event_type":"test","occurred_at":"2024-01-30T12:00:00Z",` +
+				`"payload":{"n":1}}`
 			for _, request := range []struct {
 				body, answer string
 				code         int
@@ -195,7 +196,8 @@ func TestVerify(t *testing.T) {
 	require.NoError(t, err)
 	_, err = tr.pool.Exec(ctx, `
 		insert into events (event_id, event_type, occurred_at, payload, payload_hash)
-		select id, 'test', now(), '{}', '' from unnest('{r-0000000000,r-0000000001,r2-0000000000,q-0000000000}'::text[]) id`)
+		select id, 'test', now(), '{}', ''
+		from unnest('{r-0000000000,r-0000000001,r2-0000000000,q-0000000000}'::text[]) id`)
 	require.NoError(t, err)
 	delivery := func(delivered, lost int64) *bench.Delivery { return &bench.Delivery{Delivered: delivered, Lost: lost} }
 

@@ -60,7 +60,8 @@ func runPlain(ctx context.Context, s settings) error {
 		var id int64
 		err := pool.QueryRow(ctx, `
 			with stored as (
-				insert into events (event_id, event_type, occurred_at, payload, payload_hash) values ($1, $2, $3, $4, $5)
+				insert into events (event_id, event_type, occurred_at, payload, payload_hash)
+				values ($1, $2, $3, $4, $5)
 				on conflict (event_id) do nothing returning id
 			)
 			insert into jobs (event) select id from stored returning event`,
@@ -106,7 +107,8 @@ func workPlain(ctx context.Context, pool *pgxpool.Pool, d deliverer) {
 				finishing := context.WithoutCancel(ctx)
 				statement := "update jobs set done_at = now() where event = $1"
 				if d.deliver(finishing, job.event) != nil {
-					statement = "update jobs set run_at = now() + interval '1 second' * 2 ^ least(attempts, 10) where event = $1"
+					statement = `
+						update jobs set run_at = now() + interval '1 second' * 2 ^ least(attempts, 10) where event = $1`
 				}
 				_, _ = pool.Exec(finishing, statement, job.id) // if it fails, the job comes up again
 			})

@@ -107,7 +107,8 @@ func runRiver(ctx context.Context, s settings) (err error) {
 		err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 			var id int64
 			err := tx.QueryRow(ctx, `
-				insert into events (event_id, event_type, occurred_at, payload, payload_hash) values ($1, $2, $3, $4, $5)
+				insert into events (event_id, event_type, occurred_at, payload, payload_hash)
+				values ($1, $2, $3, $4, $5)
 				on conflict (event_id) do nothing returning id`,
 				e.EventID, e.EventType, e.OccurredAt, e.Payload, hashOf(e.Payload)).Scan(&id)
 			switch {

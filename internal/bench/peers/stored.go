@@ -49,7 +49,8 @@ const (
 			case status when 'completed' then settled_at end,
 			case when status <> 'completed' then 'the destination answered 500' end, 2, at, settled_at
 		from generate_series($1::bigint, $2::bigint - 1) n, lateral (
-			select $3::timestamptz + $4::interval * n as at, $3::timestamptz + $4::interval * n + interval '4 ms' as settled_at,
+			select $3::timestamptz + $4::interval * n as at,
+				$3::timestamptz + $4::interval * n + interval '4 ms' as settled_at,
 				case n % 2000 when 777 then 'dead' when 1777 then 'failed' else 'completed' end as status) p`
 
 	storeReceipts = `
@@ -86,7 +87,9 @@ const (
 		begin
 			for _back in 1 .. %d loop
 				_name := 'spine.audit_trail_' || to_char(timezone('UTC', now())::date - _back, 'YYYYMMDD');
-				execute format('create table %%s (like spine.audit_trail including defaults including constraints)', _name);
+				execute format(
+					'create table %%s (like spine.audit_trail including defaults including constraints)', _name
+				);
 				execute format('alter table %%s owner to %%s', _name,
 					(select relowner::regrole from pg_class where oid = 'spine.audit_trail'::regclass));
 				execute format('set timezone = ''UTC''; alter table spine.audit_trail'
