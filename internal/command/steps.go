@@ -196,8 +196,9 @@ func stepSentence(action trail.Action, d stepDetails, within bool) string {
 		return "status changed by hand from " + text("from") + " to " + text("to") + by + where
 	case trail.EventReplayed:
 		return "replayed" + by + ", was " + text("from") + where
+	default:
+		return strings.TrimSpace(terminal.Word(string(action)) + " " + d.pairs())
 	}
-	return strings.TrimSpace(terminal.Word(string(action)) + " " + d.pairs())
 }
 
 // attemptAnswer is what a destination answered to an attempt, and after how long.

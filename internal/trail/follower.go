@@ -73,11 +73,16 @@ func (f Follower) Follow(ctx context.Context) iter.Seq2[Page, error] {
 				continue
 			}
 			at, outage = &page.After, Backoff{}
-			if at.Settled() && !(pause(ctx, nil, readGap) && pause(ctx, f.Bell.C(), pollInterval)) {
+			if at.Settled() && !f.awaitSteps(ctx) {
 				return
 			}
 		}
 	}
+}
+
+// awaitSteps waits until there may be new steps, and reports false where ctx ends first.
+func (f Follower) awaitSteps(ctx context.Context) bool {
+	return pause(ctx, nil, readGap) && pause(ctx, f.Bell.C(), pollInterval)
 }
 
 // read reads the page after at. It goes to the end of the log where at is nil, or is ahead of the log.

@@ -305,8 +305,8 @@ func TestAReadTakesNoLongerThanTheTimeout(t *testing.T) {
 
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		for range follower.Follow(ctx) {
-			t.Error("a read that was ended is no outage")
+		for _, err := range follower.Follow(ctx) {
+			t.Errorf("a read that was ended is not an outage: %v", err)
 		}
 	})
 }
@@ -331,7 +331,7 @@ type auditReader struct {
 }
 
 func (r *auditReader) CurrentCursor(context.Context) (trail.Cursor, error) {
-	return trail.CursorAt(r.auditLog.now(0)), r.err
+	return trail.CursorAt(r.now(0)), r.err
 }
 
 func (r *auditReader) ReadSteps(
@@ -342,7 +342,7 @@ func (r *auditReader) ReadSteps(
 	if r.err != nil {
 		return nil, c, r.err
 	}
-	ids, next := r.auditLog.read(c)
+	ids, next := r.read(c)
 	for _, id := range ids {
 		steps = append(steps, trail.Step{ID: id})
 	}
