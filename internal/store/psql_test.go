@@ -169,7 +169,9 @@ func TestReplayDeadFilters(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	for i, c := range []struct{ source, kind, died string }{
-		{"default", "a", "2024-01-01"}, {"default", "b", "2024-01-02"}, {"github", "a", "2024-01-03"},
+		{"default", "a", "2024-01-01"},
+		{"default", "b", "2024-01-02"},
+		{"github", "a", "2024-01-03"},
 		{"github", "b", "2024-01-04"},
 	} {
 		e := webhook("x", payloadA)

@@ -41,8 +41,24 @@ func TestBenchSoak(t *testing.T) {
 	_, ok = report.Trend(bench.TrendMemory, "target")
 	assert.True(t, ok, "%v", report.Remarks)
 
-	code, stdout, stderr = spine(t, []string{"DATABASE_URL=" + database}, "bench", "soak", "--url", s.url, "--sink", sink,
-		"--rate", "50", "--duration", "3s", "--warm-up", "0s", "--interval", "200ms")
+	code, stdout, stderr = spine(
+		t,
+		[]string{"DATABASE_URL=" + database},
+		"bench",
+		"soak",
+		"--url",
+		s.url,
+		"--sink",
+		sink,
+		"--rate",
+		"50",
+		"--duration",
+		"3s",
+		"--warm-up",
+		"0s",
+		"--interval",
+		"200ms",
+	)
 	require.Zero(t, code, stderr)
 	assert.Contains(t, stdout, "memory of target, MB")
 	assert.NotContains(t, stdout, "dead tuples", "the database is not named")

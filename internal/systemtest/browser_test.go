@@ -44,7 +44,9 @@ func browserPath(t *testing.T) string {
 			return path
 		}
 	}
-	t.Skip("*** NO BROWSER ON THIS MACHINE: THE DASHBOARD IS NOT TESTED. Install chromium, or name one in SPINE_TEST_BROWSER. ***")
+	t.Skip(
+		"*** NO BROWSER ON THIS MACHINE: THE DASHBOARD IS NOT TESTED. Install chromium, or name one in SPINE_TEST_BROWSER. ***",
+	)
 	return ""
 }
 
@@ -68,11 +70,30 @@ type browser struct{ ctx context.Context }
 func startBrowser(t *testing.T) browser {
 	t.Helper()
 	options := []chromedp.ExecAllocatorOption{
-		chromedp.ExecPath(browserPath(t)), chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck, chromedp.DisableGPU,
-		chromedp.Flag("headless", "new"), chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
-		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.Flag("disable-extensions", true),
-		chromedp.Flag("disable-dev-shm-usage", true), chromedp.Flag("disable-background-timer-throttling", true),
-		chromedp.Flag("disable-renderer-backgrounding", true), chromedp.Flag("disable-hang-monitor", true), chromedp.Flag("enable-automation", true),
+		chromedp.ExecPath(browserPath(t)),
+		chromedp.NoFirstRun,
+		chromedp.NoDefaultBrowserCheck,
+		chromedp.DisableGPU,
+		chromedp.Flag(
+			"headless",
+			"new",
+		),
+		chromedp.Flag("disable-quic", true),
+		chromedp.Flag("disable-background-networking", true),
+		chromedp.Flag(
+			"disable-component-update",
+			true,
+		),
+		chromedp.Flag("disable-sync", true),
+		chromedp.Flag("disable-extensions", true),
+		chromedp.Flag("disable-dev-shm-usage", true),
+		chromedp.Flag("disable-background-timer-throttling", true),
+		chromedp.Flag(
+			"disable-renderer-backgrounding",
+			true,
+		),
+		chromedp.Flag("disable-hang-monitor", true),
+		chromedp.Flag("enable-automation", true),
 		chromedp.Flag("hide-scrollbars", true),
 	}
 	if os.Getuid() == 0 {
@@ -123,7 +144,8 @@ func (b *tab) hear(event any) {
 	defer b.mu.Unlock()
 	switch e := event.(type) {
 	case *runtime.EventConsoleAPICalled:
-		if e.Type == runtime.ConsoleAPICalledTypeError || e.Type == runtime.ConsoleAPICalledTypeWarning || e.Type == runtime.ConsoleAPICalledTypeAssert {
+		if e.Type == runtime.ConsoleAPICalledTypeError || e.Type == runtime.ConsoleAPICalledTypeWarning ||
+			e.Type == runtime.ConsoleAPICalledTypeAssert {
 			for _, argument := range e.Args {
 				b.faults = append(b.faults, fmt.Sprintf("console: %s %s", argument.Value, argument.Description))
 			}
@@ -135,7 +157,8 @@ func (b *tab) hear(event any) {
 		}
 	case *log.EventEntryAdded:
 		// Violations of the policy are among these.
-		if e.Entry.Level != log.EntryLevelError && e.Entry.Level != log.EntryLevelWarning || b.awayOK && e.Entry.Source == log.EntrySourceNetwork {
+		if e.Entry.Level != log.EntryLevelError && e.Entry.Level != log.EntryLevelWarning ||
+			b.awayOK && e.Entry.Source == log.EntrySourceNetwork {
 			return
 		}
 		b.faults = append(b.faults, fmt.Sprintf("log: %s %s", e.Entry.Text, e.Entry.URL))
@@ -156,7 +179,10 @@ func (b *tab) resize(width, height int64) {
 func (b *tab) colours(scheme string) {
 	b.t.Helper()
 	_, err := chromedp.Call(b.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"}},
+		Features: []*emulation.MediaFeature{
+			{Name: "prefers-color-scheme", Value: scheme},
+			{Name: "prefers-reduced-motion", Value: "reduce"},
+		},
 	})
 	require.NoError(b.t, err)
 }
@@ -173,7 +199,11 @@ func (b *tab) open(base, hash string) {
 func (b *tab) show(hash string) {
 	b.t.Helper()
 	b.run(`location.hash = ` + quoted(hash))
-	b.sees(`location.hash === ` + quoted(hash) + ` && document.querySelector('main h1') && !document.querySelector('.skeletons:not([hidden])')`)
+	b.sees(
+		`location.hash === ` + quoted(
+			hash,
+		) + ` && document.querySelector('main h1') && !document.querySelector('.skeletons:not([hidden])')`,
+	)
 }
 
 func (b *tab) requireNotReloaded() {
@@ -216,15 +246,26 @@ func (b *tab) sees(expression string) {
 // press clicks on an element as a mouse would.
 func (b *tab) press(selector string) {
 	b.t.Helper()
-	b.sees(`document.querySelector(` + quoted(selector) + `) && !document.querySelector(` + quoted(selector) + `).disabled`)
+	b.sees(
+		`document.querySelector(` + quoted(
+			selector,
+		) + `) && !document.querySelector(` + quoted(
+			selector,
+		) + `).disabled`,
+	)
 	require.NoError(b.t, chromedp.Do(b.ctx, chromedp.Click(chromedp.CSS(selector))), selector)
 }
 
 // enter replaces the text of a field.
 func (b *tab) enter(selector, text string) {
 	b.t.Helper()
-	b.run(fmt.Sprintf(`(() => { const e = document.querySelector(%s); e.focus(); e.value = %s; e.dispatchEvent(new Event('input', {bubbles: true})); e.dispatchEvent(new Event('change', {bubbles: true})); })()`,
-		quoted(selector), quoted(text)))
+	b.run(
+		fmt.Sprintf(
+			`(() => { const e = document.querySelector(%s); e.focus(); e.value = %s; e.dispatchEvent(new Event('input', {bubbles: true})); e.dispatchEvent(new Event('change', {bubbles: true})); })()`,
+			quoted(selector),
+			quoted(text),
+		),
+	)
 }
 
 func (b *tab) key(keys string) {
@@ -298,24 +339,45 @@ func (w browser) seesALife(t *testing.T) {
 	desk.enter("[name=event_id]", "life-2")
 	desk.enter("[name=wish]", "twice")
 	desk.press("#desk-send")
-	desk.steps("processing_attempt_failed", "retry_scheduled", "processing_attempt_failed", "retry_scheduled", "processing_succeeded")
+	desk.steps(
+		"processing_attempt_failed",
+		"retry_scheduled",
+		"processing_attempt_failed",
+		"retry_scheduled",
+		"processing_succeeded",
+	)
 	events.sees(`document.querySelector('` + rowOf("life-2") + ` [data-status=completed]')`)
-	require.Equal(t, "life-2", get[string](events, `document.querySelector('tbody tr').dataset.eventId`), "the newest comes first")
+	require.Equal(
+		t,
+		"life-2",
+		get[string](events, `document.querySelector('tbody tr').dataset.eventId`),
+		"the newest comes first",
+	)
 
 	// The event's own page: both payloads, and a replay that is announced.
 	events.press(rowOf("life-1") + " a.id")
 	events.steps("conflict_detected")
-	events.sees(`document.querySelectorAll('#conflicts .sides pre').length === 2 && document.querySelector('#conflicts').innerText.includes('changed_at')`)
+	events.sees(
+		`document.querySelectorAll('#conflicts .sides pre').length === 2 && document.querySelector('#conflicts').innerText.includes('changed_at')`,
+	)
 	events.press("main [data-replay]")
 	events.sees(`document.querySelector('dialog[open]')`)
 	events.key(kb.Escape)
 	events.sees(`!document.querySelector('dialog')`)
-	require.Zero(t, value[int](t, s.db, "select count(*) from spine.audit_log where action = 'event_replayed'"), "Escape is no yes")
+	require.Zero(
+		t,
+		value[int](t, s.db, "select count(*) from spine.audit_log where action = 'event_replayed'"),
+		"Escape is no yes",
+	)
 	events.press("main [data-replay]")
 	events.press("dialog button.primary")
 	events.sees(`document.querySelector('#say').textContent.includes('queued again')`)
 	events.steps("conflict_detected", "event_replayed", "processing_attempt_started", "processing_succeeded")
-	require.Contains(t, value[string](t, s.db, "select details->>'caller' from spine.audit_log where action = 'event_replayed'"), "127.0.0.1")
+	require.Contains(
+		t,
+		value[string](t, s.db, "select details->>'caller' from spine.audit_log where action = 'event_replayed'"),
+		"127.0.0.1",
+	)
 
 	// Given up, and replayed from among the dead letters, in vain.
 	desk.press("#desk-new")
@@ -330,7 +392,13 @@ func (w browser) seesALife(t *testing.T) {
 	overview.press("dialog button.primary")
 	desk.steps("processing_failed_permanently", "event_replayed", "processing_failed_permanently")
 	overview.show("#/attempts?outcome=failure")
-	overview.sees(`document.querySelectorAll('` + rowOf("life-3") + `').length === 2 && document.querySelectorAll('` + rowOf("life-2") + `').length === 2`)
+	overview.sees(
+		`document.querySelectorAll('` + rowOf(
+			"life-3",
+		) + `').length === 2 && document.querySelectorAll('` + rowOf(
+			"life-2",
+		) + `').length === 2`,
+	)
 
 	// A rejection says why.
 	desk.enter("[name=payload]", "[1]")
@@ -363,7 +431,9 @@ func (w browser) outlivesAServer(t *testing.T) {
 	first.signal(t, syscall.SIGKILL)
 	<-first.exited
 	b.sees(`document.querySelector('#live').dataset.state === 'reconnecting'`)
-	b.sees(`document.querySelector('.notice').innerText.includes('cannot be reached') && document.querySelectorAll('tbody tr').length === 5`)
+	b.sees(
+		`document.querySelector('.notice').innerText.includes('cannot be reached') && document.querySelectorAll('tbody tr').length === 5`,
+	)
 	for i := range 70 { // by another way, more than a page
 		execute(t, s.db, "select spine.ingest($1, 'by.hand', '{}')", fmt.Sprintf("away-%d", i))
 	}
@@ -377,7 +447,10 @@ func (w browser) outlivesAServer(t *testing.T) {
 	// Read to its end, the list is what the table holds.
 	b.sees(`(scrollTo(0, document.body.scrollHeight), document.querySelectorAll('tbody tr').length === 76)`)
 	var want []string
-	require.NoError(t, s.db.QueryRow(t.Context(), "select array_agg(event_id order by id desc) from spine.events").Scan(&want))
+	require.NoError(
+		t,
+		s.db.QueryRow(t.Context(), "select array_agg(event_id order by id desc) from spine.events").Scan(&want),
+	)
 	require.Equal(t, want, get[[]string](b, `[...document.querySelectorAll('tbody tr')].map((r) => r.dataset.eventId)`))
 
 	// Further down nothing moves; what is new says so.
@@ -407,9 +480,18 @@ func (w browser) showsText(t *testing.T) {
 	t.Cleanup(hostile.Close)
 	s := startService(t, both, databases.New(t), "DESTINATION_URL="+hostile.URL)
 	body := func(payload string) string {
-		return fmt.Sprintf(`{"event_id":%s,"event_type":%s,"occurred_at":"2024-01-30T12:00:00Z","payload":%s}`, quoted(evil), quoted("\x07"+evil), payload)
+		return fmt.Sprintf(
+			`{"event_id":%s,"event_type":%s,"occurred_at":"2024-01-30T12:00:00Z","payload":%s}`,
+			quoted(evil),
+			quoted("\x07"+evil),
+			payload,
+		)
 	}
-	require.Equal(t, "accepted", s.post(t, body(`{"big":12345678901234567890,"text":`+quoted("\x1b"+evil)+`}`)).status())
+	require.Equal(
+		t,
+		"accepted",
+		s.post(t, body(`{"big":12345678901234567890,"text":`+quoted("\x1b"+evil)+`}`)).status(),
+	)
 	require.Equal(t, "conflict", s.post(t, body(`{"other":`+quoted(evil)+`}`)).status())
 	s.awaitStatus(t, evil, "dead")
 	// By hand more is allowed than by HTTP.
@@ -424,9 +506,22 @@ func (w browser) showsText(t *testing.T) {
 		for _, text := range contains {
 			b.sees(`document.body.innerText.includes(` + quoted(text) + `)`)
 		}
-		require.Zero(t, get[int](b, `document.querySelectorAll('main script, main img, main iframe, main [onerror], bdi *:not(.ctl)').length`), where)
+		require.Zero(
+			t,
+			get[int](
+				b,
+				`document.querySelectorAll('main script, main img, main iframe, main [onerror], bdi *:not(.ctl)').length`,
+			),
+			where,
+		)
 		require.False(t, get[bool](b, `window.wasPwned === true`), where)
-		require.NotContains(t, get[string](b, `document.body.innerText`), "\u202e", "%s: a change of direction is shown, not made", where)
+		require.NotContains(
+			t,
+			get[string](b, `document.body.innerText`),
+			"\u202e",
+			"%s: a change of direction is shown, not made",
+			where,
+		)
 		require.NotContains(t, get[string](b, `document.body.innerText`), "\x1b", where)
 	}
 	const markup = `"'><script>pwned()</script>`
@@ -440,7 +535,16 @@ func (w browser) showsText(t *testing.T) {
 	b.show("#/dead")
 	check("dead letters", markup, "\u2401\u240a"+markup)
 	b.show("#/event?id=" + url.QueryEscape(evil) + "&source=default")
-	check("event", markup, "\u2407"+markup, "12345678901234567890", `"\u001b\"'>`, "\u2401\u240a"+markup, "\u241b[31m"+markup, "{{1}}&amp;")
+	check(
+		"event",
+		markup,
+		"\u2407"+markup,
+		"12345678901234567890",
+		`"\u001b\"'>`,
+		"\u2401\u240a"+markup,
+		"\u241b[31m"+markup,
+		"{{1}}&amp;",
+	)
 	b.show("#/event?id=unqueryable")
 	check("unqueryable", "Kept as bytes", "<script>pwned()</script>")
 	b.show("#/test")
@@ -454,7 +558,19 @@ func (w browser) showsText(t *testing.T) {
 }
 
 // views are the addresses of all views of a page that has these events.
-var views = []string{"#/", "#/events", "#/attempts", "#/audit", "#/dead", "#/sources", "#/rejected", "#/conflicts", "#/test", "#/event?id=dead&source=default", "#/event?id=nobody"}
+var views = []string{
+	"#/",
+	"#/events",
+	"#/attempts",
+	"#/audit",
+	"#/dead",
+	"#/sources",
+	"#/rejected",
+	"#/conflicts",
+	"#/test",
+	"#/event?id=dead&source=default",
+	"#/event?id=nobody",
+}
 
 // furnished is a service on which every view has something to show.
 func furnished(t *testing.T) *target {
@@ -564,13 +680,20 @@ func (w browser) isReadable(t *testing.T) {
 	b.press("#theme")
 	require.Equal(t, "rgb(245, 246, 248)", get[string](b, `getComputedStyle(document.body).backgroundColor`))
 	b.open(s.url, "#/")
-	require.Equal(t, "rgb(245, 246, 248)", get[string](b, `getComputedStyle(document.body).backgroundColor`), "it is remembered")
+	require.Equal(
+		t,
+		"rgb(245, 246, 248)",
+		get[string](b, `getComputedStyle(document.body).backgroundColor`),
+		"it is remembered",
+	)
 }
 
 // settled waits until a view shows what it has read.
 func (b *tab) settled() {
 	b.t.Helper()
-	b.sees(`!document.querySelector('main .loading') && (document.querySelector('main table.rows tbody tr, main .verdict[data-text], main .event-parts:not([hidden]), main .notice, main .source, main .desk-form'))`)
+	b.sees(
+		`!document.querySelector('main .loading') && (document.querySelector('main table.rows tbody tr, main .verdict[data-text], main .event-parts:not([hidden]), main .notice, main .source, main .desk-form'))`,
+	)
 }
 
 // reachable are the controls that are shown.
@@ -594,9 +717,18 @@ func (w browser) worksByKeyboard(t *testing.T) {
 		require.Greater(t, count, 10, view)
 		for range count + 10 {
 			b.key(kb.Tab)
-			b.run(`(() => { const e = document.activeElement; reached.add(e); if (e.type === 'radio') document.getElementsByName(e.name).forEach((r) => reached.add(r)); })()`)
+			b.run(
+				`(() => { const e = document.activeElement; reached.add(e); if (e.type === 'radio') document.getElementsByName(e.name).forEach((r) => reached.add(r)); })()`,
+			)
 		}
-		require.Empty(t, get[[]string](b, `controls.filter((e) => e.isConnected && e.checkVisibility() && !reached.has(e)).map((e) => e.outerHTML.slice(0, 160))`), view)
+		require.Empty(
+			t,
+			get[[]string](
+				b,
+				`controls.filter((e) => e.isConnected && e.checkVisibility() && !reached.has(e)).map((e) => e.outerHTML.slice(0, 160))`,
+			),
+			view,
+		)
 		require.True(t, get[bool](b, `[...reached].some((e) => e.id === 'skip')`))
 	}
 
@@ -640,8 +772,12 @@ func (w browser) saysWhatItDoesNotKnow(t *testing.T) {
 	// A part that cannot be read: what is shown stays, and says how old it is.
 	b.mayFail()
 	execute(t, s.db, "alter table spine.depth_state rename to depth_state_away")
-	b.sees(`document.querySelector('.notice').innerText.includes('cannot be read now') && document.querySelector('.notice').innerText.includes('as of')`)
-	b.sees(`document.querySelector('#verdict').innerText.includes('That was') && document.querySelector('.overview').classList.contains('stale')`)
+	b.sees(
+		`document.querySelector('.notice').innerText.includes('cannot be read now') && document.querySelector('.notice').innerText.includes('as of')`,
+	)
+	b.sees(
+		`document.querySelector('#verdict').innerText.includes('That was') && document.querySelector('.overview').classList.contains('stale')`,
+	)
 	execute(t, s.db, "alter table spine.depth_state_away rename to depth_state")
 	b.sees(`!document.querySelector('.notice') && !document.querySelector('#verdict').innerText.includes('That was')`)
 

@@ -87,7 +87,12 @@ func TestReadmeCommands(t *testing.T) {
 			require.Equal(t, comparableOutput(command.output), comparableOutput(string(output)), command.text)
 		}
 		// A reader is slower than a test: by the time of the next command nothing is under way.
-		await(t, d.spine.db, int64(0), "select count(*) from processing_state where status not in ('completed', 'dead')")
+		await(
+			t,
+			d.spine.db,
+			int64(0),
+			"select count(*) from processing_state where status not in ('completed', 'dead')",
+		)
 	}
 }
 

@@ -44,15 +44,35 @@ func TestCompletions(t *testing.T) {
 	ingested(t, db, "default", "done", "dead", "waits", "order:7")
 	ingested(t, db, "github", "waits", "72d3162e-cc78")
 	// What a shell would take apart or obey.
-	ingested(t, db, "default", "%self", "50%", `$(touch /tmp/x)`, "a b", `"`, "'", "`id`", "--dead", "a;b", "ünï", "a=b", `back\slash`)
+	ingested(
+		t,
+		db,
+		"default",
+		"%self",
+		"50%",
+		`$(touch /tmp/x)`,
+		"a b",
+		`"`,
+		"'",
+		"`id`",
+		"--dead",
+		"a;b",
+		"ünï",
+		"a=b",
+		`back\slash`,
+	)
 	execute(t, db, "select spine.ingest('typed', 'order.paid', '{}')")
 	execute(t, db, "select spine.ingest('odd', 'a b', '{}')")
 	execute(t, db, `update spine.processing_state set status = 'completed' where event_id = 'done'`)
 	execute(t, db, `update spine.processing_state set status = 'dead', attempt_count = 5 where event_id = 'dead'`)
 
 	inFlight := []string{
-		"odd\tpending, 0 attempts", "typed\tpending, 0 attempts", "72d3162e-cc78\tpending, 0 attempts", "waits\tpending, 0 attempts",
-		"order:7\tpending, 0 attempts", "dead\tdead, 5 attempts",
+		"odd\tpending, 0 attempts",
+		"typed\tpending, 0 attempts",
+		"72d3162e-cc78\tpending, 0 attempts",
+		"waits\tpending, 0 attempts",
+		"order:7\tpending, 0 attempts",
+		"dead\tdead, 5 attempts",
 	}
 	offered(t, inFlight, env, "trace", "")
 	offered(t, inFlight, env, "replay", "")
@@ -68,10 +88,25 @@ func TestCompletions(t *testing.T) {
 	offered(t, []string{"billing", "default"}, env, "pause", "--destination", "")
 	offered(t, []string{"order.paid", "user.created"}, env, "tail", "--type", "")
 	offered(t, []string{"pending", "processing", "completed", "failed", "dead"}, nil, "tail", "--status", "")
-	offered(t, []string{"processing_attempt_started", "processing_attempt_failed", "processing_succeeded", "processing_failed_permanently"},
-		nil, "tail", "--action", "processing_")
+	offered(
+		t,
+		[]string{
+			"processing_attempt_started",
+			"processing_attempt_failed",
+			"processing_succeeded",
+			"processing_failed_permanently",
+		},
+		nil,
+		"tail",
+		"--action",
+		"processing_",
+	)
 
-	execute(t, db, "select spine.ingest_events(array_agg('e' || 100 + n), array_agg('t'::text), array_agg(now()), array_agg('{}'::text)) from generate_series(1, 60) n")
+	execute(
+		t,
+		db,
+		"select spine.ingest_events(array_agg('e' || 100 + n), array_agg('t'::text), array_agg(now()), array_agg('{}'::text)) from generate_series(1, 60) n",
+	)
 	var newest []string
 	for n := range 50 {
 		newest = append(newest, fmt.Sprintf("e%d\tpending, 0 attempts", 160-n))
@@ -133,7 +168,13 @@ for CUR in '' order: ot; do
 	done
 	echo "$CUR>" "${COMPREPLY[@]%% *}"
 done`
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), bash, "--norc", "-c", script) //nolint:gosec // bash, with the script above
+	cmd := exec.CommandContext(
+		context.WithoutCancel(t.Context()),
+		bash,
+		"--norc",
+		"-c",
+		script,
+	) //nolint:gosec // bash, with the script above
 	cmd.Env = append(cmd.Environ(), "DATABASE_URL="+database)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

@@ -63,7 +63,13 @@ func TestContractHealth(t *testing.T) {
 	require.NoError(t, err)
 	require.WithinDuration(t, time.Now(), moment, time.Minute)
 	for _, path := range []string{"/", "/healthz", "/readyz", "/metrics"} {
-		require.Equal(t, http.StatusOK, s.request(t, http.MethodGet, path, "", "X-Forwarded-For", "192.0.2.1").code, "%s is open", path)
+		require.Equal(
+			t,
+			http.StatusOK,
+			s.request(t, http.MethodGet, path, "", "X-Forwarded-For", "192.0.2.1").code,
+			"%s is open",
+			path,
+		)
 		r := s.request(t, http.MethodPost, path, "")
 		require.Equal(t, http.StatusMethodNotAllowed, r.code)
 		require.Contains(t, r.header.Get("Allow"), "GET")
@@ -126,14 +132,22 @@ func TestContractLists(t *testing.T) {
 					listed = append(listed, id)
 				}
 				if i > 0 {
-					require.False(t, momentOf(t, row, list.order).After(momentOf(t, all[i-1], list.order)), "newest first")
+					require.False(
+						t,
+						momentOf(t, row, list.order).After(momentOf(t, all[i-1], list.order)),
+						"newest first",
+					)
 				}
 			}
 			require.ElementsMatch(t, ids, listed, "every one of them")
 			if list.path != "/api/audit" {
 				require.Len(t, all, n, "and each once")
 			} else {
-				require.Len(t, all, value[int](t, s.db, "select count(*) from spine.audit_log where event_id = any($1)", ids))
+				require.Len(
+					t,
+					all,
+					value[int](t, s.db, "select count(*) from spine.audit_log where event_id = any($1)", ids),
+				)
 			}
 			short, _ := s.rows(t, list.path+"?limit=3&type="+kind)
 			require.Equal(t, all[:3], short)
@@ -194,7 +208,11 @@ func TestContractOneEvent(t *testing.T) {
 	shared := newID("shared")
 	s.accept(t, shared, `{}`)
 	execute(t, s.db, "insert into spine.sources (name) values ('contract-test') on conflict do nothing")
-	require.Equal(t, "accepted", value[string](t, s.db, "select spine.ingest($1, 'a', '{}', _source => 'contract-test')", shared))
+	require.Equal(
+		t,
+		"accepted",
+		value[string](t, s.db, "select spine.ingest($1, 'a', '{}', _source => 'contract-test')", shared),
+	)
 	requireProblem(t, s.read(t, "/api/events/"+shared), http.StatusBadRequest)
 	for _, source := range []string{"default", "contract-test"} {
 		require.Equal(t, source, get("/api/events/"+shared+"?source="+source).Source)
@@ -206,7 +224,16 @@ func TestContractOneEvent(t *testing.T) {
 func TestAdmin(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)
-	paths := []string{"/api/events", "/api/audit", "/api/processing", "/api/attempts", "/api/search?q=nobody", "/api/events/nobody", "/api/overview", "/dashboard"}
+	paths := []string{
+		"/api/events",
+		"/api/audit",
+		"/api/processing",
+		"/api/attempts",
+		"/api/search?q=nobody",
+		"/api/events/nobody",
+		"/api/overview",
+		"/dashboard",
+	}
 	may := func(t *testing.T, s *target, header ...string) (codes map[int]bool) {
 		t.Helper()
 		codes = map[int]bool{}
@@ -254,7 +281,12 @@ func TestAdmin(t *testing.T) {
 		require.Equal(t, ok, may(t, s, "Authorization", basic("secret")))
 		r := s.request(t, http.MethodGet, "/dashboard", "")
 		requireProblem(t, r, http.StatusUnauthorized)
-		require.Contains(t, strings.Join(r.header.Values("WWW-Authenticate"), ","), "Basic", "so that a browser can ask for it")
+		require.Contains(
+			t,
+			strings.Join(r.header.Values("WWW-Authenticate"), ","),
+			"Basic",
+			"so that a browser can ask for it",
+		)
 		s.accept(t, newID("open"), `{}`) // who sends needs none
 	})
 	t.Run("none, openly", func(t *testing.T) {

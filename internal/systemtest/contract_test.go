@@ -106,7 +106,11 @@ func TestContractIdempotency(t *testing.T) {
 		} {
 			require.Equal(t, "deduplicated", s.post(t, same).status(), same)
 		}
-		require.Equal(t, "user.created", value[string](t, s.db, "select event_type from spine.events where event_id = $1", id))
+		require.Equal(
+			t,
+			"user.created",
+			value[string](t, s.db, "select event_type from spine.events where event_id = $1", id),
+		)
 	})
 }
 
@@ -144,9 +148,18 @@ func TestContractPayloadConflictDetection(t *testing.T) {
 			statuses = append(statuses, r.status())
 		}
 		require.Equal(t, []string{"accepted", "conflict", "deduplicated", "conflict"}, statuses)
-		require.JSONEq(t, `{"a":1}`, value[string](t, s.db, "select payload::text from spine.events where event_id = $1", id), "the first stays")
-		require.Equal(t, []string{`{"a":2} 2`}, value[[]string](t, s.db,
-			"select array_agg(payload::text || ' ' || seen_count) from spine.conflicts where event_id = $1", id), "evidence is kept once")
+		require.JSONEq(
+			t,
+			`{"a":1}`,
+			value[string](t, s.db, "select payload::text from spine.events where event_id = $1", id),
+			"the first stays",
+		)
+		require.Equal(t, []string{`{"a":2} 2`}, value[[]string](
+			t,
+			s.db,
+			"select array_agg(payload::text || ' ' || seen_count) from spine.conflicts where event_id = $1",
+			id,
+		), "evidence is kept once")
 		var intake []string
 		for _, step := range s.trail(t, id) {
 			switch step.Action {
@@ -224,8 +237,11 @@ func TestContractRetryWithEventualSuccess(t *testing.T) {
 		var attempted int
 		var completed bool
 		var lastError *string
-		require.NoError(t, s.db.QueryRow(t.Context(), `select status, attempt_count, completed_at is not null, error_message
-			from spine.processing_state where event_id = $1`, id).Scan(&status, &attempted, &completed, &lastError))
+		require.NoError(
+			t,
+			s.db.QueryRow(t.Context(), `select status, attempt_count, completed_at is not null, error_message
+			from spine.processing_state where event_id = $1`, id).Scan(&status, &attempted, &completed, &lastError),
+		)
 		failed := attempted
 		if status == "completed" {
 			failed--
@@ -281,8 +297,18 @@ func TestContractNoDoubleProcessing(t *testing.T) {
 		ids = append(ids, id)
 		bodies = append(bodies, slices.Repeat([]string{webhook(id, `{"user_id":123}`)}, times)...)
 	}
-	require.Equal(t, map[string]int{"accepted": events, "deduplicated": (times - 1) * events}, tally(s.postAtOnce(t, bodies)))
-	await(t, s.db, events, "select count(*) from spine.processing_state where event_id = any($1) and status in ('completed', 'dead')", ids)
+	require.Equal(
+		t,
+		map[string]int{"accepted": events, "deduplicated": (times - 1) * events},
+		tally(s.postAtOnce(t, bodies)),
+	)
+	await(
+		t,
+		s.db,
+		events,
+		"select count(*) from spine.processing_state where event_id = any($1) and status in ('completed', 'dead')",
+		ids,
+	)
 
 	require.Zero(t, value[int](t, s.db, `
 		select count(*) from spine.processing_state p
@@ -293,7 +319,11 @@ func TestContractNoDoubleProcessing(t *testing.T) {
 		ids), "every attempt is counted once, and no event succeeds twice")
 	for _, id := range ids {
 		answers := s.answers(t, id)
-		require.Len(t, answers, value[int](t, s.db, "select attempt_count from spine.processing_state where event_id = $1", id))
+		require.Len(
+			t,
+			answers,
+			value[int](t, s.db, "select attempt_count from spine.processing_state where event_id = $1", id),
+		)
 		require.NotContains(t, answers[:len(answers)-1], 200, "nothing is delivered again after it was taken")
 	}
 }
@@ -402,15 +432,26 @@ func TestContractFields(t *testing.T) {
 	s := contractTarget(t)
 	long := func(n int) string { return strings.Repeat("ü", n) }
 	accepted := map[string]string{
-		"an id of 255 characters":   webhook(long(200)+newID("fieldsfieldsfields-")[:55], `{}`),
-		"an id of many scripts":     webhook("ид/🧾 \\\"'<>;--"+newID(""), `{}`),
-		"a type of 100 characters":  strings.Replace(webhook(newID("type"), `{}`), "user.created", long(100), 1),
-		"anything else at the top":  strings.Replace(webhook(newID("extra"), `{}`), "{", `{"more":[1,{"event_id":"x"}],"EVENT_ID":7,"":null,`, 1),
-		"members in another order":  fmt.Sprintf(`{"payload":{},"occurred_at":"2024-01-30T12:00:00Z","event_type":"a","event_id":%q}`, newID("order")),
+		"an id of 255 characters":  webhook(long(200)+newID("fieldsfieldsfields-")[:55], `{}`),
+		"an id of many scripts":    webhook("ид/🧾 \\\"'<>;--"+newID(""), `{}`),
+		"a type of 100 characters": strings.Replace(webhook(newID("type"), `{}`), "user.created", long(100), 1),
+		"anything else at the top": strings.Replace(
+			webhook(newID("extra"), `{}`),
+			"{",
+			`{"more":[1,{"event_id":"x"}],"EVENT_ID":7,"":null,`,
+			1,
+		),
+		"members in another order": fmt.Sprintf(
+			`{"payload":{},"occurred_at":"2024-01-30T12:00:00Z","event_type":"a","event_id":%q}`,
+			newID("order"),
+		),
 		"white space all around it": " \t\r\n" + webhook(newID("space"), `{}`) + " \t\r\n",
 		"an escaped member name":    strings.Replace(webhook(newID("name"), `{}`), "event_id", `event\u005fid`, 1),
 		"an exponent of 1000":       webhook(newID("exponent"), `{"n":1e1000,"m":-1E-1000}`),
-		"a nesting of 512":          webhook(newID("nesting"), `{"n":`+strings.Repeat("[", 511)+strings.Repeat("]", 511)+`}`),
+		"a nesting of 512": webhook(
+			newID("nesting"),
+			`{"n":`+strings.Repeat("[", 511)+strings.Repeat("]", 511)+`}`,
+		),
 	}
 	for name, body := range accepted {
 		t.Run(name, func(t *testing.T) {
@@ -420,7 +461,12 @@ func TestContractFields(t *testing.T) {
 
 	with := func(field, value string) string {
 		fields := map[string]string{
-			"event_id": `"` + newID("bad") + `"`, "event_type": `"user.created"`, "occurred_at": `"2024-01-30T12:00:00Z"`, "payload": `{}`,
+			"event_id": `"` + newID(
+				"bad",
+			) + `"`,
+			"event_type":  `"user.created"`,
+			"occurred_at": `"2024-01-30T12:00:00Z"`,
+			"payload":     `{}`,
 		}
 		fields[field] = value
 		if value == "" {
@@ -487,8 +533,23 @@ func TestContractTimes(t *testing.T) {
 		"9999-12-31T23:59:59.999999Z":    "9999-12-31 23:59:59.999999",
 	} {
 		id := newID("time")
-		require.Equal(t, "accepted", s.post(t, strings.Replace(webhook(id, `{}`), "2024-01-30T12:00:00Z", given, 1)).status(), given)
-		require.Equal(t, want, value[string](t, s.db, "select (occurred_at at time zone 'UTC')::text from spine.events where event_id = $1", id), given)
+		require.Equal(
+			t,
+			"accepted",
+			s.post(t, strings.Replace(webhook(id, `{}`), "2024-01-30T12:00:00Z", given, 1)).status(),
+			given,
+		)
+		require.Equal(
+			t,
+			want,
+			value[string](
+				t,
+				s.db,
+				"select (occurred_at at time zone 'UTC')::text from spine.events where event_id = $1",
+				id,
+			),
+			given,
+		)
 	}
 }
 
@@ -507,11 +568,25 @@ func TestContractBodies(t *testing.T) {
 
 	t.Run("types", func(t *testing.T) {
 		for _, media := range []string{"application/json", "application/json; charset=utf-8", "APPLICATION/JSON", "application/cloudevents+json", "application/vnd.a.b+json"} {
-			require.Equal(t, "accepted", s.request(t, http.MethodPost, "/webhook", webhook(newID("type"), `{}`), "Content-Type", media).status(), media)
+			require.Equal(
+				t,
+				"accepted",
+				s.request(t, http.MethodPost, "/webhook", webhook(newID("type"), `{}`), "Content-Type", media).status(),
+				media,
+			)
 		}
-		require.Equal(t, "accepted", s.request(t, http.MethodPost, "/webhook", webhook(newID("type"), `{}`)).status(), "no type")
+		require.Equal(
+			t,
+			"accepted",
+			s.request(t, http.MethodPost, "/webhook", webhook(newID("type"), `{}`)).status(),
+			"no type",
+		)
 		for _, media := range []string{"text/plain", "text/json", "application/x-www-form-urlencoded", "application/jsonp", "json", "application/json;;", "*/*"} {
-			requireProblem(t, s.request(t, http.MethodPost, "/webhook", webhook(newID("type"), `{}`), "Content-Type", media), http.StatusUnsupportedMediaType)
+			requireProblem(
+				t,
+				s.request(t, http.MethodPost, "/webhook", webhook(newID("type"), `{}`), "Content-Type", media),
+				http.StatusUnsupportedMediaType,
+			)
 		}
 	})
 
@@ -526,25 +601,41 @@ func TestContractBodies(t *testing.T) {
 				s.request(t, http.MethodPost, "/webhook", body, "Content-Encoding", encoding).status())
 		}
 		for _, encoding := range []string{"br", "deflate", "gzip, gzip", "zstd"} {
-			requireProblem(t, s.request(t, http.MethodPost, "/webhook", webhook(newID("never"), `{}`), "Content-Encoding", encoding), http.StatusUnsupportedMediaType)
+			requireProblem(
+				t,
+				s.request(t, http.MethodPost, "/webhook", webhook(newID("never"), `{}`), "Content-Encoding", encoding),
+				http.StatusUnsupportedMediaType,
+			)
 		}
 		whole := zipped(t, webhook(newID("never"), `{}`))
 		for name, body := range map[string]string{"not gzip": webhook(newID("never"), `{}`), "cut short": whole[:len(whole)-9], "bad sum": whole[:len(whole)-8] + "\x00\x00\x00\x00" + whole[len(whole)-4:], "none": ""} {
 			t.Run(name, func(t *testing.T) {
-				requireProblem(t, s.request(t, http.MethodPost, "/webhook", body, "Content-Encoding", "gzip"), http.StatusBadRequest)
+				requireProblem(
+					t,
+					s.request(t, http.MethodPost, "/webhook", body, "Content-Encoding", "gzip"),
+					http.StatusBadRequest,
+				)
 			})
 		}
 	})
 
 	t.Run("a header twice", func(t *testing.T) {
 		for _, name := range []string{"Content-Type", "Content-Encoding", "webhook-id", "webhook-timestamp", "webhook-signature", "Authorization"} {
-			r := s.raw(t, "POST /webhook HTTP/1.1\r\nHost: spine\r\nContent-Length: 2\r\n"+name+": application/json\r\n"+name+": application/json\r\n\r\n{}")
+			r := s.raw(
+				t,
+				"POST /webhook HTTP/1.1\r\nHost: spine\r\nContent-Length: 2\r\n"+name+": application/json\r\n"+name+": application/json\r\n\r\n{}",
+			)
 			requireProblem(t, r, http.StatusBadRequest)
 		}
 	})
 
 	t.Run("byte by byte", func(t *testing.T) {
-		r, err := s.do(t.Context(), http.MethodPost, "/webhook", iotest.OneByteReader(strings.NewReader(webhook(newID("slow"), `{"user_id":123}`))))
+		r, err := s.do(
+			t.Context(),
+			http.MethodPost,
+			"/webhook",
+			iotest.OneByteReader(strings.NewReader(webhook(newID("slow"), `{"user_id":123}`))),
+		)
 		require.NoError(t, err)
 		require.Equal(t, "accepted", r.status())
 	})
@@ -553,7 +644,12 @@ func TestContractBodies(t *testing.T) {
 		id := newID("cut")
 		body := webhook(id, `{}`)
 		conn := s.dial(t)
-		_, err := fmt.Fprintf(conn, "POST /webhook HTTP/1.1\r\nHost: spine\r\nContent-Length: %d\r\n\r\n%s", len(body)+1, body)
+		_, err := fmt.Fprintf(
+			conn,
+			"POST /webhook HTTP/1.1\r\nHost: spine\r\nContent-Length: %d\r\n\r\n%s",
+			len(body)+1,
+			body,
+		)
 		require.NoError(t, err)
 		require.NoError(t, conn.(*net.TCPConn).CloseWrite())
 		requireProblem(t, readReply(t, conn), http.StatusBadRequest)
@@ -593,11 +689,26 @@ func TestContractLargeBodies(t *testing.T) {
 	id := newID("larger")
 	larger := sized(id, limit+1)
 	requireProblem(t, s.post(t, larger), http.StatusRequestEntityTooLarge)
-	requireProblem(t, s.request(t, http.MethodPost, "/webhook", zipped(t, larger), "Content-Encoding", "gzip"), http.StatusRequestEntityTooLarge)
-	r, err := s.do(t.Context(), http.MethodPost, "/webhook", io.MultiReader(strings.NewReader(larger))) // of a length that is not announced
+	requireProblem(
+		t,
+		s.request(t, http.MethodPost, "/webhook", zipped(t, larger), "Content-Encoding", "gzip"),
+		http.StatusRequestEntityTooLarge,
+	)
+	r, err := s.do(
+		t.Context(),
+		http.MethodPost,
+		"/webhook",
+		io.MultiReader(strings.NewReader(larger)),
+	) // of a length that is not announced
 	require.NoError(t, err)
 	requireProblem(t, r, http.StatusRequestEntityTooLarge)
-	r = s.raw(t, fmt.Sprintf("POST /webhook HTTP/1.1\r\nHost: spine\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", limit+1))
+	r = s.raw(
+		t,
+		fmt.Sprintf(
+			"POST /webhook HTTP/1.1\r\nHost: spine\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n",
+			limit+1,
+		),
+	)
 	requireProblem(t, r, http.StatusRequestEntityTooLarge) // and not 100
 	require.Zero(t, s.count(t, "events", id))
 }
@@ -620,12 +731,28 @@ func TestContractUnqueryablePayloads(t *testing.T) {
 			id := newID("unqueryable")
 			s.accept(t, id, payload)
 			require.Equal(t, "deduplicated", s.post(t, webhook(id, payload)).status())
-			require.Equal(t, "conflict", s.post(t, webhook(id, strings.Replace(payload, ":", ": ", 1))).status(), "the hash is over the exact bytes")
+			require.Equal(
+				t,
+				"conflict",
+				s.post(t, webhook(id, strings.Replace(payload, ":", ": ", 1))).status(),
+				"the hash is over the exact bytes",
+			)
 			var queryable bool
 			var why string
 			var kept []byte
-			require.NoError(t, s.db.QueryRow(t.Context(), "select payload is not null, unqueryable, raw_body from spine.events where event_id = $1", id).
-				Scan(&queryable, &why, &kept))
+			require.NoError(
+				t,
+				s.db.QueryRow(
+					t.Context(),
+					"select payload is not null, unqueryable, raw_body from spine.events where event_id = $1",
+					id,
+				).
+					Scan(
+						&queryable,
+						&why,
+						&kept,
+					),
+			)
 			require.False(t, queryable)
 			require.NotEmpty(t, why)
 			require.Equal(t, payload, string(kept))
@@ -634,7 +761,11 @@ func TestContractUnqueryablePayloads(t *testing.T) {
 	t.Run("an escaped backslash is no escape", func(t *testing.T) {
 		id := newID("queryable")
 		s.accept(t, id, `{"a":"\\u0000","b":"\\ud800"}`)
-		require.Equal(t, `\u0000`, value[string](t, s.db, "select payload->>'a' from spine.events where event_id = $1", id))
+		require.Equal(
+			t,
+			`\u0000`,
+			value[string](t, s.db, "select payload->>'a' from spine.events where event_id = $1", id),
+		)
 	})
 }
 
@@ -671,8 +802,19 @@ func TestContractRejectionsAreAudited(t *testing.T) {
 	}
 	require.Equal(t, http.StatusNotFound, s.request(t, http.MethodPost, "/webhook/nosuch", "{}").code)
 	const rejected = "from spine.audit_log where action = 'request_rejected' and event_id is null and timestamp >= $1"
-	await(t, s.db, true, "select coalesce(sum((details->>'count')::int) filter (where details->>'status' = '400'), 0) >= 50 and bool_or(details->>'status' = '404') "+rejected, since)
-	require.LessOrEqual(t, value[int](t, s.db, "select count(*) filter (where details->>'status' = '400') "+rejected, since), 40, "summaries, not one row each")
+	await(
+		t,
+		s.db,
+		true,
+		"select coalesce(sum((details->>'count')::int) filter (where details->>'status' = '400'), 0) >= 50 and bool_or(details->>'status' = '404') "+rejected,
+		since,
+	)
+	require.LessOrEqual(
+		t,
+		value[int](t, s.db, "select count(*) filter (where details->>'status' = '400') "+rejected, since),
+		40,
+		"summaries, not one row each",
+	)
 	require.True(t, value[bool](t, s.db, "select bool_and(success = 'failure' and details ? 'cause') "+rejected, since))
 }
 
@@ -687,7 +829,15 @@ func TestContractAuditVocabulary(t *testing.T) {
 			when action in ('processing_attempt_started', 'retry_scheduled') then 'pending'
 			when action = 'conflict_detected' or action like '%\_failed%' or action like '%\_rejected' then 'failure'
 			else 'success' end`))
-	require.True(t, value[bool](t, s.db, "select bool_and(jsonb_typeof(details::jsonb) = 'object') from spine.audit_log where event_id = $1", id))
+	require.True(
+		t,
+		value[bool](
+			t,
+			s.db,
+			"select bool_and(jsonb_typeof(details::jsonb) = 'object') from spine.audit_log where event_id = $1",
+			id,
+		),
+	)
 }
 
 // TestContractSQL runs the statements of the contract as they stand.
@@ -731,7 +881,16 @@ func TestContractSQL(t *testing.T) {
 
 	require.False(t, value[bool](t, s.db, "select exists (select from pg_extension where extname <> 'plpgsql')"))
 	for _, table := range []string{"events", "processing_state", "audit_log"} {
-		require.Equal(t, "spine", value[string](t, s.db, "select relnamespace::regnamespace::text from pg_class where oid = to_regclass($1)", table))
+		require.Equal(
+			t,
+			"spine",
+			value[string](
+				t,
+				s.db,
+				"select relnamespace::regnamespace::text from pg_class where oid = to_regclass($1)",
+				table,
+			),
+		)
 	}
 }
 
@@ -763,7 +922,11 @@ func TestContractLookups(t *testing.T) {
 	shared := newID("shared")
 	s.accept(t, shared, `{}`)
 	execute(t, s.db, "insert into spine.sources (name) values ('contract-test') on conflict do nothing")
-	require.Equal(t, "accepted", value[string](t, s.db, "select spine.ingest($1, 'a', '{}', _source => 'contract-test')", shared))
+	require.Equal(
+		t,
+		"accepted",
+		value[string](t, s.db, "select spine.ingest($1, 'a', '{}', _source => 'contract-test')", shared),
+	)
 	for _, call := range []string{"spine.trace($1)", "spine.event($1)", "spine.id_of($1)", "spine.replay($1)"} {
 		err := refusal(call, shared)
 		require.Equal(t, "21000", err.Code)
@@ -772,7 +935,11 @@ func TestContractLookups(t *testing.T) {
 	require.NotEqual(t,
 		value[int64](t, s.db, "select spine.id_of($1, 'default')", shared),
 		value[int64](t, s.db, "select spine.id_of($1, 'contract-test')", shared))
-	require.Equal(t, "contract-test", value[string](t, s.db, "select source from spine.event($1, 'contract-test')", shared))
+	require.Equal(
+		t,
+		"contract-test",
+		value[string](t, s.db, "select source from spine.event($1, 'contract-test')", shared),
+	)
 }
 
 // TestContractChannels listens as psql does.

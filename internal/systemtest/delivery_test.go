@@ -63,10 +63,21 @@ func TestTrail(t *testing.T) {
 	arrivals := d.await(t, id, 3)
 	for n, delay := range []time.Duration{time.Second, 2 * time.Second} {
 		scheduled := trail[4+3*n]
-		require.InDelta(t, delay.Milliseconds(), scheduled.Details["delay_ms"], float64(delay.Milliseconds())/10, "jitter is small")
+		require.InDelta(
+			t,
+			delay.Milliseconds(),
+			scheduled.Details["delay_ms"],
+			float64(delay.Milliseconds())/10,
+			"jitter is small",
+		)
 		require.GreaterOrEqual(t, scheduled.Details["delay_ms"], float64(delay.Milliseconds()), "and only ever adds")
 		require.GreaterOrEqual(t, trail[5+3*n].Timestamp.Sub(scheduled.Timestamp), delay)
-		require.GreaterOrEqual(t, arrivals[n+1].at.Sub(arrivals[n].at), delay-50*time.Millisecond, "but for the way of the answer")
+		require.GreaterOrEqual(
+			t,
+			arrivals[n+1].at.Sub(arrivals[n].at),
+			delay-50*time.Millisecond,
+			"but for the way of the answer",
+		)
 	}
 	require.Equal(t, 3, value[int](t, s.db, "select attempt_count from spine.processing_state where event_id = $1", id))
 }
@@ -99,7 +110,17 @@ func TestAnswers(t *testing.T) {
 
 	for id, status := range want {
 		s.awaitDone(t, id)
-		require.Equal(t, status, value[string](t, s.db, "select status || ' ' || attempt_count from spine.processing_state where event_id = $1", id), answer[id])
+		require.Equal(
+			t,
+			status,
+			value[string](
+				t,
+				s.db,
+				"select status || ' ' || attempt_count from spine.processing_state where event_id = $1",
+				id,
+			),
+			answer[id],
+		)
 		failed, end := 0, "completed"
 		if _, err := fmt.Sscan(strings.Fields(status)[1], &failed); strings.HasPrefix(status, "completed") {
 			require.NoError(t, err)
@@ -109,7 +130,10 @@ func TestAnswers(t *testing.T) {
 		}
 		require.Equal(t, attempts(failed, end), s.actions(t, id), answer[id])
 		if end == "dead" {
-			require.NotEmpty(t, value[string](t, s.db, "select error_message from spine.processing_state where event_id = $1", id))
+			require.NotEmpty(
+				t,
+				value[string](t, s.db, "select error_message from spine.processing_state where event_id = $1", id),
+			)
 			require.Equal(t, 1, value[int](t, s.db, "select count(*) from spine.dead_letters where event_id = $1", id))
 		}
 	}
@@ -150,14 +174,25 @@ func TestRetryAfter(t *testing.T) {
 		s.accept(t, ids[what], do(what))
 	}
 	for what, limits := range between {
-		await(t, s.db, 1, "select count(*) from spine.audit_log where event_id = $1 and action = 'retry_scheduled'", ids[what])
+		await(
+			t,
+			s.db,
+			1,
+			"select count(*) from spine.audit_log where event_id = $1 and action = 'retry_scheduled'",
+			ids[what],
+		)
 		trail := s.trail(t, ids[what])
 		delay := trail[4].Details["delay_ms"].(float64)
 		require.GreaterOrEqual(t, delay, limits[0], what)
 		require.LessOrEqual(t, delay, limits[1], what)
 		if delay < 60_000 {
 			arrivals := d.await(t, ids[what], 2)
-			require.GreaterOrEqual(t, arrivals[1].at.Sub(arrivals[0].at), time.Duration(limits[0]-50)*time.Millisecond, what)
+			require.GreaterOrEqual(
+				t,
+				arrivals[1].at.Sub(arrivals[0].at),
+				time.Duration(limits[0]-50)*time.Millisecond,
+				what,
+			)
 		}
 	}
 }
@@ -220,7 +255,11 @@ func TestDelivery(t *testing.T) {
 		require.Contains(t, string(got.body), `"event_id":"é /%\"🧾`)
 		require.Equal(t, signature(key, got), got.header.Get("webhook-signature"))
 		execute(t, s.db, "insert into spine.sources (name) values ('other')")
-		require.Equal(t, "accepted", value[string](t, s.db, "select spine.ingest('an-id', 'a', '{}', _source => 'other')"))
+		require.Equal(
+			t,
+			"accepted",
+			value[string](t, s.db, "select spine.ingest('an-id', 'a', '{}', _source => 'other')"),
+		)
 		require.Contains(t, string(d.await(t, "other/an-id", 1)[0].body), `"source":"other"`)
 	})
 }
@@ -249,7 +288,16 @@ func TestStoreOnly(t *testing.T) {
 	s.accept(t, id, `{}`)
 	// A worker that there must not be would have been woken by now: its
 	// wake-up leaves with the commit, and the answer came after that.
-	require.Equal(t, "pending 0", value[string](t, s.db, "select status || ' ' || attempt_count from spine.processing_state where event_id = $1", id))
+	require.Equal(
+		t,
+		"pending 0",
+		value[string](
+			t,
+			s.db,
+			"select status || ' ' || attempt_count from spine.processing_state where event_id = $1",
+			id,
+		),
+	)
 	require.Equal(t, []string{"event_received", "event_inserted"}, s.actions(t, id))
 	require.Zero(t, d.count(id))
 }
@@ -267,8 +315,17 @@ func TestReplay(t *testing.T) {
 	require.Zero(t, replay(dead), "what is processing is not replayed")
 	d.release()
 	s.awaitStatus(t, dead, "completed")
-	require.Equal(t, append(attempts(2, "dead"), "event_replayed", "processing_attempt_started", "processing_succeeded"), s.actions(t, dead))
-	require.Equal(t, 1, value[int](t, s.db, "select attempt_count from spine.processing_state where event_id = $1", dead), "counted anew")
+	require.Equal(
+		t,
+		append(attempts(2, "dead"), "event_replayed", "processing_attempt_started", "processing_succeeded"),
+		s.actions(t, dead),
+	)
+	require.Equal(
+		t,
+		1,
+		value[int](t, s.db, "select attempt_count from spine.processing_state where event_id = $1", dead),
+		"counted anew",
+	)
 
 	require.EqualValues(t, 1, replay(dead), "what is completed is")
 	d.await(t, dead, 4)
@@ -299,7 +356,12 @@ func TestReplayOverHTTPWakesTheWorker(t *testing.T) {
 		d.await(t, id, n+2)
 		s.awaitStatus(t, id, "completed")
 	}
-	require.Less(t, s.metric(t, "spine_worker_swept_total"), 5.0, "none of the five, unless the machine stalls between a commit and its wake-up")
+	require.Less(
+		t,
+		s.metric(t, "spine_worker_swept_total"),
+		5.0,
+		"none of the five, unless the machine stalls between a commit and its wake-up",
+	)
 }
 
 // TestStatusByHand changes the status under a worker's hand: the hand wins.
@@ -325,14 +387,30 @@ func TestStatusByHand(t *testing.T) {
 			}
 			d.release()
 			await(t, s.db, 1, "select count(*) from spine.audit_log where event_id = $1 and action = 'lease_lost'", id)
-			require.Equal(t, want, value[string](t, s.db, "select status from spine.processing_state where event_id = $1", id))
-			require.Equal(t,
-				append(append([]string{"event_received", "event_inserted", "processing_attempt_started", "status_changed"}, more...), "lease_lost"),
-				s.actions(t, id))
+			require.Equal(
+				t,
+				want,
+				value[string](t, s.db, "select status from spine.processing_state where event_id = $1", id),
+			)
+			require.Equal(
+				t,
+				append(
+					append(
+						[]string{"event_received", "event_inserted", "processing_attempt_started", "status_changed"},
+						more...),
+					"lease_lost",
+				),
+				s.actions(t, id),
+			)
 		})
 	}
 	// The metric follows the commit.
-	require.Eventually(t, func() bool { return s.metric(t, "spine_worker_leases_lost_total") == 4 }, patience, 10*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return s.metric(t, "spine_worker_leases_lost_total") == 4 },
+		patience,
+		10*time.Millisecond,
+	)
 }
 
 // busySecond is a second, and what a busy machine may add to it.
@@ -349,7 +427,12 @@ func TestClaimedWithinASecond(t *testing.T) {
 	claimed := func(t *testing.T, id string, committed time.Time) {
 		t.Helper()
 		s.awaitStatus(t, id, "completed")
-		claimedAt := value[time.Time](t, s.db, "select last_attempt_at from spine.processing_state where event_id = $1", id)
+		claimedAt := value[time.Time](
+			t,
+			s.db,
+			"select last_attempt_at from spine.processing_state where event_id = $1",
+			id,
+		)
 		require.Less(t, claimedAt.Sub(committed), busySecond)
 	}
 
@@ -374,7 +457,12 @@ func TestClaimedWithinASecond(t *testing.T) {
 		id := newID("infinity")
 		s.accept(t, id, do("status=503&retry_after=3600"))
 		s.awaitStatus(t, id, "failed")
-		now := value[time.Time](t, s.db, "update spine.processing_state set next_attempt_at = '-infinity' where event_id = $1 returning clock_timestamp()", id)
+		now := value[time.Time](
+			t,
+			s.db,
+			"update spine.processing_state set next_attempt_at = '-infinity' where event_id = $1 returning clock_timestamp()",
+			id,
+		)
 		claimed(t, id, now)
 	})
 
@@ -383,7 +471,12 @@ func TestClaimedWithinASecond(t *testing.T) {
 		s.accept(t, id, do("status=503&retry_after=3600"))
 		s.awaitStatus(t, id, "failed")
 		execute(t, s.db, "alter table spine.processing_state disable trigger user")
-		now := value[time.Time](t, s.db, "update spine.processing_state set next_attempt_at = '-infinity' where event_id = $1 returning clock_timestamp()", id)
+		now := value[time.Time](
+			t,
+			s.db,
+			"update spine.processing_state set next_attempt_at = '-infinity' where event_id = $1 returning clock_timestamp()",
+			id,
+		)
 		claimed(t, id, now)
 		execute(t, s.db, "alter table spine.processing_state enable trigger user")
 	})
@@ -393,7 +486,12 @@ func TestClaimedWithinASecond(t *testing.T) {
 		s.accept(t, id, `{}`)
 		s.awaitStatus(t, id, "completed")
 		execute(t, s.db, "delete from spine.processing_state where event_id = $1", id)
-		now := value[time.Time](t, s.db, "insert into spine.processing_state (event_id, status, attempt_count) values ($1, 'pending', 0) returning clock_timestamp()", id)
+		now := value[time.Time](
+			t,
+			s.db,
+			"insert into spine.processing_state (event_id, status, attempt_count) values ($1, 'pending', 0) returning clock_timestamp()",
+			id,
+		)
 		claimed(t, id, now)
 	})
 }
@@ -433,7 +531,13 @@ func TestSearchPath(t *testing.T) {
 	d := newDestination(t)
 	for _, path := range []string{"spine", "public", "pg_catalog", `""`} {
 		t.Run(path, func(t *testing.T) {
-			s := startService(t, both, as(t, database, "search_path", path), "MOCK_API_URL="+d.url, "INITIAL_RETRY_DELAY=10ms")
+			s := startService(
+				t,
+				both,
+				as(t, database, "search_path", path),
+				"MOCK_API_URL="+d.url,
+				"INITIAL_RETRY_DELAY=10ms",
+			)
 			id := newID("path")
 			s.accept(t, id, do("status=500"))
 			s.awaitStatus(t, id, "completed")

@@ -25,7 +25,14 @@ type devProcess struct {
 
 func startDev(t *testing.T, args ...string) devProcess {
 	t.Helper()
-	p := startProcess(t, []string{"POSTGRES_BIN=" + os.Getenv("POSTGRES_BIN"), "LISTEN=127.0.0.1:0", "MOCK_LISTEN=127.0.0.1:0", "MOCK_API_FAILURE_RATE=0"},
+	p := startProcess(
+		t,
+		[]string{
+			"POSTGRES_BIN=" + os.Getenv("POSTGRES_BIN"),
+			"LISTEN=127.0.0.1:0",
+			"MOCK_LISTEN=127.0.0.1:0",
+			"MOCK_API_FAILURE_RATE=0",
+		},
 		append([]string{"dev"}, args...)...)
 	told := func(what, pattern string) string {
 		return p.says(t, what, func(out string) string {
@@ -35,7 +42,14 @@ func startDev(t *testing.T, args ...string) devProcess {
 			return ""
 		})
 	}
-	d := devProcess{process: p, spine: newTarget(t, told("where to post", `POST (http://\S+)/webhook`), told("the database", `psql '(postgres://[^']+)'`))}
+	d := devProcess{
+		process: p,
+		spine: newTarget(
+			t,
+			told("where to post", `POST (http://\S+)/webhook`),
+			told("the database", `psql '(postgres://[^']+)'`),
+		),
+	}
 	d.spine.mock = told("the mock API", `(http://\S+)/stats`)
 	require.NoError(t, json.Unmarshal([]byte(told("the folder", `"dir":("[^"]+")`)), &d.folder))
 	pid, err := os.ReadFile(filepath.Join(d.folder, "data", "postmaster.pid"))
@@ -85,7 +99,11 @@ func TestDevKeepsItsData(t *testing.T) {
 
 	d = startDev(t, "--dir", dir)
 	require.Equal(t, "deduplicated", d.spine.post(t, webhook(id, `{"user_id":123}`)).status())
-	require.Equal(t, "completed", value[string](t, d.spine.db, "SELECT status FROM processing_state WHERE event_id = $1", id))
+	require.Equal(
+		t,
+		"completed",
+		value[string](t, d.spine.db, "SELECT status FROM processing_state WHERE event_id = $1", id),
+	)
 	d.deliver(t)
 
 	// Killed, it leaves a database that the next start has to recover.

@@ -134,7 +134,15 @@ func TestDocumentLinks(t *testing.T) {
 				if !assert.NoError(t, err, "%s:%d links to %s", document, line.number, found[2]) || anchor == "" {
 					continue
 				}
-				assert.Contains(t, anchors(textOf(t, root, at)), anchor, "%s:%d links to %s", document, line.number, found[2])
+				assert.Contains(
+					t,
+					anchors(textOf(t, root, at)),
+					anchor,
+					"%s:%d links to %s",
+					document,
+					line.number,
+					found[2],
+				)
 			}
 		}
 	}
@@ -166,7 +174,14 @@ func TestDocumentWidths(t *testing.T) {
 		text := textOf(t, root, document)
 		for _, line := range proseLines(text) {
 			if !line.inTable() {
-				assert.LessOrEqual(t, utf8.RuneCountInString(line.text), maxColumns, "%s:%d is too wide", document, line.number)
+				assert.LessOrEqual(
+					t,
+					utf8.RuneCountInString(line.text),
+					maxColumns,
+					"%s:%d is too wide",
+					document,
+					line.number,
+				)
 			}
 		}
 		if most, limited := documentLines[document]; limited {
@@ -261,6 +276,12 @@ func TestDocumentTour(t *testing.T) {
 	folders, err := fs.ReadDir(root, "internal")
 	require.NoError(t, err)
 	for _, folder := range folders {
-		assert.Contains(t, readme, "`internal/"+folder.Name()+"`", "README.md does not say what is in internal/%s", folder.Name())
+		assert.Contains(
+			t,
+			readme,
+			"`internal/"+folder.Name()+"`",
+			"README.md does not say what is in internal/%s",
+			folder.Name(),
+		)
 	}
 }

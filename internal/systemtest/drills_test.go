@@ -42,7 +42,11 @@ type drill struct {
 
 func newDrill(t *testing.T, name string) *drill {
 	t.Helper()
-	return newDrillOn(t, name, func(destination string) *cluster { return newProxiedCluster(t, postgrestest.Server(t), destination) })
+	return newDrillOn(
+		t,
+		name,
+		func(destination string) *cluster { return newProxiedCluster(t, postgrestest.Server(t), destination) },
+	)
 }
 
 // newDrillOn is newDrill on a cluster that is made otherwise.
@@ -60,7 +64,12 @@ func newDrillOn(t *testing.T, name string, cluster func(destination string) *clu
 func (d *drill) flows() {
 	d.t.Helper()
 	from := d.senders.acked.Load()
-	require.Eventually(d.t, func() bool { return d.senders.acked.Load() >= from+50 && len(d.cluster.unwell(d.senders.http)) == 0 }, patience, 5*time.Millisecond)
+	require.Eventually(
+		d.t,
+		func() bool { return d.senders.acked.Load() >= from+50 && len(d.cluster.unwell(d.senders.http)) == 0 },
+		patience,
+		5*time.Millisecond,
+	)
 }
 
 // load sends at some 25 requests a second for each sender, until stop is called.
@@ -123,7 +132,16 @@ func workerDies(t *testing.T) {
 	awaitAttempts := func(attempt int) {
 		require.EventuallyWithT(t, func(c *assert.CollectT) {
 			var n int
-			require.NoError(c, db.QueryRow(t.Context(), "select count(*) from spine.audit_log where action = 'processing_attempt_started' and (details ->> 'attempt')::int = $1", attempt).Scan(&n))
+			require.NoError(
+				c,
+				db.QueryRow(
+					t.Context(),
+					"select count(*) from spine.audit_log where action = 'processing_attempt_started' and (details ->> 'attempt')::int = $1",
+					attempt,
+				).Scan(
+					&n,
+				),
+			)
 			require.Equal(c, events, n)
 		}, patience, 10*time.Millisecond)
 	}
@@ -139,7 +157,15 @@ func workerDies(t *testing.T) {
 		return ""
 	})
 	var other time.Time
-	require.NoError(t, db.QueryRow(t.Context(), "select max(timestamp) from spine.audit_log where action = 'processing_attempt_started'").Scan(&other))
+	require.NoError(
+		t,
+		db.QueryRow(
+			t.Context(),
+			"select max(timestamp) from spine.audit_log where action = 'processing_attempt_started'",
+		).Scan(
+			&other,
+		),
+	)
 	took := other.Sub(d.history.done[0].start)
 	t.Logf("in other hands %.2f s after a worker's death, with leases of %s", took.Seconds(), faultLease)
 	require.Less(t, took, faultLease+time.Second)
@@ -161,11 +187,21 @@ func TestDrillPostgresComesBack(t *testing.T) {
 			time.Sleep(away)
 			require.NoError(t, d.cluster.server.Restart(t.Context()))
 			back := time.Now()
-			require.Eventually(t, func() bool { return len(d.cluster.unwell(d.senders.http)) == 0 }, patience, 5*time.Millisecond)
+			require.Eventually(
+				t,
+				func() bool { return len(d.cluster.unwell(d.senders.http)) == 0 },
+				patience,
+				5*time.Millisecond,
+			)
 			heard := time.Since(back)
 			d.flows()
 			at, _ := d.senders.firstAck(back)
-			t.Logf("away for %s: acknowledged %.2f s after it was back, all listeners %.2f s after", away, at.Sub(back).Seconds(), heard.Seconds())
+			t.Logf(
+				"away for %s: acknowledged %.2f s after it was back, all listeners %.2f s after",
+				away,
+				at.Sub(back).Seconds(),
+				heard.Seconds(),
+			)
 			require.Less(t, at.Sub(back), 2*time.Second)
 			require.Less(t, heard, 3*time.Second)
 			return away.String()
@@ -190,9 +226,16 @@ create index events_tomorrow on spine.events (tomorrow) where tomorrow is not nu
 // while somebody's transaction holds the migration up: nobody notices.
 func TestDrillUpgrade(t *testing.T) {
 	drills(t)
-	next := rebuild(t, tomorrow, sabotage{file: "sql/functions/retention.sql", from: "-- Retention: ", to: "-- Retention, tomorrow: "})
+	next := rebuild(
+		t,
+		tomorrow,
+		sabotage{file: "sql/functions/retention.sql", from: "-- Retention: ", to: "-- Retention, tomorrow: "},
+	)
 	d := newDrill(t, "upgrade")
-	d.cluster.settings = append(d.cluster.settings, "SHUTDOWN_DELAY=500ms") // as behind a load balancer, that hears of it
+	d.cluster.settings = append(
+		d.cluster.settings,
+		"SHUTDOWN_DELAY=500ms",
+	) // as behind a load balancer, that hears of it
 	d.cluster.startAll()
 	stop := d.load(16)
 	time.Sleep(2 * time.Second)
@@ -251,7 +294,13 @@ func TestDrillOverload(t *testing.T) {
 	d := newDrill(t, "overload")
 	d.cluster.startAll()
 	// A database that takes its time, so that the load fits beside it.
-	rewrite(t, d.cluster, "ingest_events", "return _outcome;", "perform pg_sleep(0.01 * cardinality(_event_id)); return _outcome;")
+	rewrite(
+		t,
+		d.cluster,
+		"ingest_events",
+		"return _outcome;",
+		"perform pg_sleep(0.01 * cardinality(_event_id)); return _outcome;",
+	)
 	offer := func(rate float64, lasts time.Duration) {
 		load, stop := context.WithTimeout(t.Context(), lasts)
 		defer stop()
@@ -270,8 +319,16 @@ func TestDrillOverload(t *testing.T) {
 	before := d.senders.answered()
 	offer(5*sustainable, lasts)
 	taken := d.senders.answered() - before
-	t.Logf("%.0f/s can be stored, %.0f/s were offered for %s: %d acknowledged (p50 %.2f s, p99 %.2f s), the others %v", sustainable, 5*sustainable, lasts,
-		taken, d.senders.slowest(before, 0.5).Seconds(), d.senders.slowest(before, 0.99).Seconds(), d.senders.kinds)
+	t.Logf(
+		"%.0f/s can be stored, %.0f/s were offered for %s: %d acknowledged (p50 %.2f s, p99 %.2f s), the others %v",
+		sustainable,
+		5*sustainable,
+		lasts,
+		taken,
+		d.senders.slowest(before, 0.5).Seconds(),
+		d.senders.slowest(before, 0.99).Seconds(),
+		d.senders.kinds,
+	)
 	for _, p := range d.cluster.processes["api"] {
 		t.Logf("%.0f MB at most", float64(p.peakMemory(t))/1e6)
 		require.Less(t, p.peakMemory(t), int64(600<<20))

@@ -48,7 +48,11 @@ func (p *pair) follow(port int) {
 func (p *pair) url() string {
 	u, err := url.Parse(p.primary.URL())
 	require.NoError(p.t, err)
-	u.Host = fmt.Sprintf("127.0.0.1:%d,127.0.0.1:%d", min(p.primary.Port(), p.standby.Port()), max(p.primary.Port(), p.standby.Port()))
+	u.Host = fmt.Sprintf(
+		"127.0.0.1:%d,127.0.0.1:%d",
+		min(p.primary.Port(), p.standby.Port()),
+		max(p.primary.Port(), p.standby.Port()),
+	)
 	query := u.Query()
 	query.Set("target_session_attrs", "read-write")
 	u.RawQuery = query.Encode()
@@ -77,7 +81,16 @@ func (p *pair) waitFor() {
 		require.NoError(c, err)
 		defer func() { _ = conn.Close(context.WithoutCancel(p.t.Context())) }()
 		var state string
-		require.NoError(c, conn.QueryRow(p.t.Context(), "select sync_state from pg_stat_replication where application_name = $1", standbyName).Scan(&state))
+		require.NoError(
+			c,
+			conn.QueryRow(
+				p.t.Context(),
+				"select sync_state from pg_stat_replication where application_name = $1",
+				standbyName,
+			).Scan(
+				&state,
+			),
+		)
 		require.Equal(c, "sync", state)
 	}, patience, 10*time.Millisecond)
 }
@@ -93,7 +106,16 @@ func (p *pair) fail(lag, after time.Duration) (dead *postgres.Server) {
 			conn, err := pgx.Connect(p.t.Context(), p.primary.SuperuserURL())
 			require.NoError(c, err)
 			defer func() { _ = conn.Close(context.WithoutCancel(p.t.Context())) }()
-			require.NoError(c, conn.QueryRow(p.t.Context(), "select pid from pg_stat_replication where application_name = $1", standbyName).Scan(&sender))
+			require.NoError(
+				c,
+				conn.QueryRow(
+					p.t.Context(),
+					"select pid from pg_stat_replication where application_name = $1",
+					standbyName,
+				).Scan(
+					&sender,
+				),
+			)
 		}, patience, 10*time.Millisecond)
 		require.NoError(p.t, syscall.Kill(sender, syscall.SIGSTOP))
 		time.Sleep(lag)
@@ -115,7 +137,11 @@ func (p *pair) fail(lag, after time.Duration) (dead *postgres.Server) {
 func failovers(t *testing.T, times int, synchronous bool) (acked int64, differences []string) {
 	t.Helper()
 	p := newPair(t)
-	d := newDrillOn(t, "failover", func(destination string) *cluster { return newCluster(t, p.primary, p.url(), destination) })
+	d := newDrillOn(
+		t,
+		"failover",
+		func(destination string) *cluster { return newCluster(t, p.primary, p.url(), destination) },
+	)
 	d.cluster.startAll()
 	if synchronous {
 		p.waitFor()
@@ -128,7 +154,12 @@ func failovers(t *testing.T, times int, synchronous bool) (acked int64, differen
 			dead := p.fail(lag, after)
 			promoted := time.Now()
 			d.cluster.server = p.primary
-			require.Eventually(t, func() bool { return len(d.cluster.unwell(d.senders.http)) == 0 }, patience, 5*time.Millisecond)
+			require.Eventually(
+				t,
+				func() bool { return len(d.cluster.unwell(d.senders.http)) == 0 },
+				patience,
+				5*time.Millisecond,
+			)
 			heard := time.Since(promoted)
 			d.flows()
 			acknowledged, _ := d.senders.firstAck(promoted)
@@ -138,8 +169,13 @@ func failovers(t *testing.T, times int, synchronous bool) (acked int64, differen
 			if synchronous {
 				p.waitFor()
 			}
-			return fmt.Sprintf("%.1f s behind, promoted after %.1f s; the first acknowledgement %.2f s later, all listeners back %.2f s later",
-				lag.Seconds(), after.Seconds(), acknowledged.Sub(promoted).Seconds(), heard.Seconds())
+			return fmt.Sprintf(
+				"%.1f s behind, promoted after %.1f s; the first acknowledgement %.2f s later, all listeners back %.2f s later",
+				lag.Seconds(),
+				after.Seconds(),
+				acknowledged.Sub(promoted).Seconds(),
+				heard.Seconds(),
+			)
 		})
 		t.Log(d.history.done[n].detail)
 	}

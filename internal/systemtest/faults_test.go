@@ -67,10 +67,34 @@ func TestTwoWorkers(t *testing.T) {
 	const n = 1000
 	ids := s.acceptMany(t, n, `{"user_id":123}`)
 	await(t, s.db, n, "select count(*) from spine.processing_state where status = 'completed' and attempt_count = 1")
-	require.Equal(t, n, value[int](t, s.db, "select count(*) from spine.audit_log where action = 'processing_succeeded'"))
-	require.Equal(t, n, value[int](t, s.db, "select count(distinct event_id) from spine.audit_log where action = 'processing_succeeded'"))
-	require.Zero(t, value[int](t, s.db, "select count(*) from spine.audit_log where action in ('lease_lost', 'lease_expired', 'lease_returned', 'processing_attempt_failed')"))
-	require.Equal(t, 2, value[int](t, s.db, "select count(distinct worker) from spine.processing_state"), "both had their share")
+	require.Equal(
+		t,
+		n,
+		value[int](t, s.db, "select count(*) from spine.audit_log where action = 'processing_succeeded'"),
+	)
+	require.Equal(
+		t,
+		n,
+		value[int](
+			t,
+			s.db,
+			"select count(distinct event_id) from spine.audit_log where action = 'processing_succeeded'",
+		),
+	)
+	require.Zero(
+		t,
+		value[int](
+			t,
+			s.db,
+			"select count(*) from spine.audit_log where action in ('lease_lost', 'lease_expired', 'lease_returned', 'processing_attempt_failed')",
+		),
+	)
+	require.Equal(
+		t,
+		2,
+		value[int](t, s.db, "select count(distinct worker) from spine.processing_state"),
+		"both had their share",
+	)
 	for _, id := range ids {
 		require.Equal(t, 1, d.count(id))
 	}
@@ -100,9 +124,19 @@ func TestWorkerKilled(t *testing.T) {
 			"processing_attempt_started", "processing_succeeded",
 		}, s.actions(t, id))
 		require.Equal(t, 2, d.count(id), "the destination gets it again")
-		require.Equal(t, 2, value[int](t, s.db, "select attempt_count from spine.processing_state where event_id = $1", id), "the lease spent its attempt")
+		require.Equal(
+			t,
+			2,
+			value[int](t, s.db, "select attempt_count from spine.processing_state where event_id = $1", id),
+			"the lease spent its attempt",
+		)
 		trail := s.trail(t, id)
-		require.GreaterOrEqual(t, trail[3].Timestamp.Sub(trail[2].Timestamp), 4*time.Second, "not before the lease ended")
+		require.GreaterOrEqual(
+			t,
+			trail[3].Timestamp.Sub(trail[2].Timestamp),
+			4*time.Second,
+			"not before the lease ended",
+		)
 	}
 }
 
@@ -111,7 +145,13 @@ func TestPoisonEvent(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)
 	d := newDestination(t)
-	settings := quiet("DATABASE_URL="+database, "MOCK_API_URL="+d.url, "LEASE_DURATION=3s", "INITIAL_RETRY_DELAY=10ms", "MAX_RETRY_ATTEMPTS=2")
+	settings := quiet(
+		"DATABASE_URL="+database,
+		"MOCK_API_URL="+d.url,
+		"LEASE_DURATION=3s",
+		"INITIAL_RETRY_DELAY=10ms",
+		"MAX_RETRY_ATTEMPTS=2",
+	)
 	s := startService(t, service.Roles{API: true}, database)
 	id := newID("poison")
 	s.accept(t, id, do("hold", "hold", "hold"))
@@ -155,7 +195,16 @@ func TestLateResult(t *testing.T) {
 		"event_received", "event_inserted", "processing_attempt_started", "lease_expired", "retry_scheduled",
 		"processing_attempt_started", "processing_succeeded", "lease_lost",
 	}, s.actions(t, id))
-	require.Equal(t, settled, value[time.Time](t, s.db, "select completed_at from spine.processing_state where event_id = $1 and status = 'completed'", id))
+	require.Equal(
+		t,
+		settled,
+		value[time.Time](
+			t,
+			s.db,
+			"select completed_at from spine.processing_state where event_id = $1 and status = 'completed'",
+			id,
+		),
+	)
 	require.Equal(t, 2, d.count(id))
 	const lost = "spine_worker_leases_lost_total"
 	first := &target{url: slow.url(t), http: s.http}
@@ -198,9 +247,33 @@ func TestGracefulStop(t *testing.T) {
 	}, patience, 10*time.Millisecond)
 	d.release()
 	require.Zero(t, worker.awaitExit(t, patience))
-	require.Equal(t, 4, value[int](t, s.db, "select count(*) from spine.processing_state where status = 'completed' and attempt_count = 1"))
-	require.Equal(t, 16, value[int](t, s.db, "select count(*) from spine.processing_state where status = 'pending' and attempt_count = 0"), "no lease is left, no attempt spent")
-	require.Zero(t, value[int](t, s.db, "select count(*) from spine.audit_log where action in ('lease_expired', 'lease_lost', 'processing_attempt_failed')"))
+	require.Equal(
+		t,
+		4,
+		value[int](
+			t,
+			s.db,
+			"select count(*) from spine.processing_state where status = 'completed' and attempt_count = 1",
+		),
+	)
+	require.Equal(
+		t,
+		16,
+		value[int](
+			t,
+			s.db,
+			"select count(*) from spine.processing_state where status = 'pending' and attempt_count = 0",
+		),
+		"no lease is left, no attempt spent",
+	)
+	require.Zero(
+		t,
+		value[int](
+			t,
+			s.db,
+			"select count(*) from spine.audit_log where action in ('lease_expired', 'lease_lost', 'processing_attempt_failed')",
+		),
+	)
 }
 
 // TestStopThatCannotWait is over after SHUTDOWN_TIMEOUT, whatever is in hand.
@@ -209,14 +282,27 @@ func TestStopThatCannotWait(t *testing.T) {
 	database := databases.New(t)
 	d := newDestination(t)
 	s := startService(t, service.Roles{API: true}, database)
-	worker := startProcess(t, quiet("DATABASE_URL="+database, "MOCK_API_URL="+d.url, "SHUTDOWN_TIMEOUT=200ms"), "worker")
+	worker := startProcess(
+		t,
+		quiet("DATABASE_URL="+database, "MOCK_API_URL="+d.url, "SHUTDOWN_TIMEOUT=200ms"),
+		"worker",
+	)
 	id := newID("held")
 	s.accept(t, id, do("hold"))
 	d.await(t, id, 1)
 	worker.signal(t, syscall.SIGTERM)
 	require.Zero(t, worker.awaitExit(t, patience))
-	require.Equal(t, "failed", value[string](t, s.db, "select status from spine.processing_state where event_id = $1", id), "its attempt is settled")
-	require.Contains(t, value[string](t, s.db, "select error_message from spine.processing_state where event_id = $1", id), "stopped")
+	require.Equal(
+		t,
+		"failed",
+		value[string](t, s.db, "select status from spine.processing_state where event_id = $1", id),
+		"its attempt is settled",
+	)
+	require.Contains(
+		t,
+		value[string](t, s.db, "select error_message from spine.processing_state where event_id = $1", id),
+		"stopped",
+	)
 }
 
 // TestPostgresRestarted starts Spine before its database is there, and then
@@ -226,7 +312,11 @@ func TestPostgresRestarted(t *testing.T) {
 	server := postgrestest.Server(t)
 	server.Kill()
 	d := newDestination(t)
-	p := startProcess(t, quiet("DATABASE_URL="+server.URL(), "MOCK_API_URL="+d.url, "INITIAL_RETRY_DELAY=10ms", "LEASE_DURATION=2s"), "serve")
+	p := startProcess(
+		t,
+		quiet("DATABASE_URL="+server.URL(), "MOCK_API_URL="+d.url, "INITIAL_RETRY_DELAY=10ms", "LEASE_DURATION=2s"),
+		"serve",
+	)
 	p.says(t, "that it waits for the database", func(out string) string {
 		if strings.Contains(out, "the database cannot be reached") {
 			return out
@@ -246,7 +336,12 @@ func TestPostgresRestarted(t *testing.T) {
 		senders.Go(func() {
 			for load.Err() == nil {
 				id := newID("restart")
-				r, err := s.do(context.WithoutCancel(load), http.MethodPost, "/webhook", strings.NewReader(webhook(id, `{}`)))
+				r, err := s.do(
+					context.WithoutCancel(load),
+					http.MethodPost,
+					"/webhook",
+					strings.NewReader(webhook(id, `{}`)),
+				)
 				if err != nil {
 					t.Error(err)
 					return
@@ -308,7 +403,11 @@ func TestListenerTerminated(t *testing.T) {
 	database := databases.New(t)
 	d := newDestination(t)
 	way := newPassage(t, database)
-	worker := startProcess(t, quiet("DATABASE_URL="+database, "DIRECT_DATABASE_URL="+way.url, "MOCK_API_URL="+d.url), "worker")
+	worker := startProcess(
+		t,
+		quiet("DATABASE_URL="+database, "DIRECT_DATABASE_URL="+way.url, "MOCK_API_URL="+d.url),
+		"worker",
+	)
 	s := newTarget(t, worker.ready(t), database)
 
 	const times = 5
@@ -316,13 +415,18 @@ func TestListenerTerminated(t *testing.T) {
 		require.InDelta(t, n+1, s.metric(t, "spine_listener_connections_total"), 0)
 		id := newID("meanwhile")
 		way.hold()
-		require.Equal(t, 1, value[int](t, s.db, `select count(*) filter (where pg_terminate_backend(pid, 5000)) from pg_stat_activity
-			where datname = current_database() and application_name = 'spine listener'`))
+		require.Equal(
+			t,
+			1,
+			value[int](t, s.db, `select count(*) filter (where pg_terminate_backend(pid, 5000)) from pg_stat_activity
+			where datname = current_database() and application_name = 'spine listener'`),
+		)
 		require.Equal(t, "accepted", value[string](t, s.db, "select spine.ingest($1, 'a', '{}')", id))
 		way.release()
 		s.awaitStatus(t, id, "completed")
 		require.Eventually(t, func() bool {
-			return s.metric(t, "spine_listener_connections_total") == float64(n+2) && s.metric(t, "spine_listener_up") == 1
+			return s.metric(t, "spine_listener_connections_total") == float64(n+2) &&
+				s.metric(t, "spine_listener_up") == 1
 		}, patience, 10*time.Millisecond)
 		require.InDelta(t, n+2, s.metric(t, `spine_worker_wakes_total{cause="reconnect"}`), 0)
 	}
@@ -438,15 +542,29 @@ func TestClocksThatDiffer(t *testing.T) {
 			t.Parallel()
 			database := databases.New(t)
 			d := newDestination(t)
-			settings := quiet("DATABASE_URL="+database, "MOCK_API_URL="+d.url, "LEASE_DURATION=4s", "INITIAL_RETRY_DELAY=100ms")
+			settings := quiet(
+				"DATABASE_URL="+database,
+				"MOCK_API_URL="+d.url,
+				"LEASE_DURATION=4s",
+				"INITIAL_RETRY_DELAY=100ms",
+			)
 			execute(t, open(t, database, nil), fmt.Sprintf(shiftClock, by))
 			s := startService(t, service.Roles{API: true}, database)
 			first := startProcess(t, settings, "worker")
 			first.ready(t)
 			plain := s.acceptMany(t, 20, `{}`)
 			for _, at := range []string{"created_at from spine.events", "timestamp from spine.audit_log", "updated_at from spine.processing_state"} {
-				require.InDelta(t, map[string]float64{"1 hour": 3600, "-1 hour": -3600}[by],
-					value[float64](t, s.db, "select extract(epoch from max(x) - now()) from (select "+at+") as a(x)"), 60, "it is shifted")
+				require.InDelta(
+					t,
+					map[string]float64{"1 hour": 3600, "-1 hour": -3600}[by],
+					value[float64](
+						t,
+						s.db,
+						"select extract(epoch from max(x) - now()) from (select "+at+") as a(x)",
+					),
+					60,
+					"it is shifted",
+				)
 			}
 			again, long := newID("again"), newID("long")
 			s.accept(t, again, do("status=503", "status=503"))
@@ -457,7 +575,12 @@ func TestClocksThatDiffer(t *testing.T) {
 			}
 			s.awaitStatus(t, again, "completed")
 			got := d.await(t, again, 3)
-			require.Less(t, got[2].at.Sub(got[0].at), patience, "its retries were due in 100 and 200 ms, and not in an hour")
+			require.Less(
+				t,
+				got[2].at.Sub(got[0].at),
+				patience,
+				"its retries were due in 100 and 200 ms, and not in an hour",
+			)
 			s.awaitStatus(t, long, "completed")
 			require.Equal(t, attempts(0, "completed"), s.actions(t, long), "its lease was renewed")
 
@@ -470,7 +593,12 @@ func TestClocksThatDiffer(t *testing.T) {
 			s.awaitStatus(t, held, "completed")
 			trail := s.trail(t, held)
 			require.Equal(t, "lease_expired", trail[3].Action)
-			require.GreaterOrEqual(t, trail[3].Timestamp.Sub(trail[2].Timestamp), 4*time.Second, "not before the lease ended")
+			require.GreaterOrEqual(
+				t,
+				trail[3].Timestamp.Sub(trail[2].Timestamp),
+				4*time.Second,
+				"not before the lease ended",
+			)
 		})
 	}
 }
@@ -483,8 +611,13 @@ func TestDestinationThatHangs(t *testing.T) {
 	s.acceptMany(t, 200, do("hold"))
 	await(t, s.db, 64, "select count(*) from spine.processing_state where status = 'processing'")
 	s.acceptMany(t, 200, do("hold"))
-	await(t, s.db, 0, `select count(*) from pg_stat_activity where datname = current_database() and application_name like 'spine%'
-		and state <> 'idle' and clock_timestamp() - state_change > interval '100 ms'`)
+	await(
+		t,
+		s.db,
+		0,
+		`select count(*) from pg_stat_activity where datname = current_database() and application_name like 'spine%'
+		and state <> 'idle' and clock_timestamp() - state_change > interval '100 ms'`,
+	)
 	require.Eventually(t, func() bool {
 		d.release()
 		return value[int](t, s.db, "select count(*) from spine.processing_state where status = 'completed'") == 400

@@ -135,7 +135,10 @@ func verified(t *testing.T, database string) {
 		return
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	found, err := conn.Query(ctx, "select invariant, examples::text from spine.verify(now() - interval '1 day') where violations > 0")
+	found, err := conn.Query(
+		ctx,
+		"select invariant, examples::text from spine.verify(now() - interval '1 day') where violations > 0",
+	)
 	if assert.NoError(t, err) {
 		broken, err := pgx.CollectRows(found, pgx.RowToStructByPos[struct{ Invariant, Examples string }])
 		assert.NoError(t, err)
@@ -242,7 +245,11 @@ func webhook(id, payload string) string {
 	if err != nil {
 		panic(err) // a string is always fine
 	}
-	return fmt.Sprintf(`{"event_id":%s,"event_type":"user.created","occurred_at":"2024-01-30T12:00:00Z","payload":%s}`, quoted, payload)
+	return fmt.Sprintf(
+		`{"event_id":%s,"event_type":"user.created","occurred_at":"2024-01-30T12:00:00Z","payload":%s}`,
+		quoted,
+		payload,
+	)
 }
 
 // value reads one value from the database.
@@ -466,8 +473,18 @@ func startProcess(t *testing.T, environment []string, args ...string) *process {
 func startBinary(t *testing.T, path string, environment []string, args ...string) *process {
 	t.Helper()
 	p := &process{exited: make(chan struct{}), changed: make(chan struct{})}
-	p.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), path, args...) //nolint:gosec // made by this test, or it itself under the name of spine
-	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.Getenv("TMPDIR"), "LOG_FORMAT=json"}, environment...)
+	p.cmd = exec.CommandContext(
+		context.WithoutCancel(t.Context()),
+		path,
+		args...) //nolint:gosec // made by this test, or it itself under the name of spine
+	p.cmd.Env = append(
+		[]string{
+			"PATH=" + os.Getenv("PATH"),
+			"HOME=" + os.Getenv("HOME"),
+			"TMPDIR=" + os.Getenv("TMPDIR"),
+			"LOG_FORMAT=json",
+		},
+		environment...)
 	p.cmd.Dir = t.TempDir()
 	read, write, err := os.Pipe()
 	require.NoError(t, err)

@@ -79,7 +79,12 @@ func standIn(w http.ResponseWriter, r *http.Request) {
 		OccurredAt string          `json:"occurred_at"`
 		Payload    json.RawMessage `json:"payload"`
 	}
-	if err := json.NewDecoder(r.Body).Decode(&e); err != nil || r.URL.Path != "/webhook" || r.Method != http.MethodPost {
+	if err := json.NewDecoder(
+		r.Body,
+	).Decode(
+		&e,
+	); err != nil || r.URL.Path != "/webhook" ||
+		r.Method != http.MethodPost {
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
@@ -87,8 +92,11 @@ func standIn(w http.ResponseWriter, r *http.Request) {
 	case "refuse":
 		w.Header().Set("Content-Type", "application/problem+json")
 		w.WriteHeader(http.StatusUnprocessableEntity)
-		fmt.Fprintln(w, `{"title":"Unprocessable Entity","detail":"The body is JSON, but not a valid event: see errors.",`+
-			`"errors":[{"field":"event_id","detail":"is too long\u001b[2J"},{"detail":"must be an object"}]}`)
+		fmt.Fprintln(
+			w,
+			`{"title":"Unprocessable Entity","detail":"The body is JSON, but not a valid event: see errors.",`+
+				`"errors":[{"field":"event_id","detail":"is too long\u001b[2J"},{"detail":"must be an object"}]}`,
+		)
 	case "away":
 		w.WriteHeader(http.StatusServiceUnavailable)
 	case "stranger":

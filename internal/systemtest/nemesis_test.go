@@ -50,7 +50,12 @@ const snapshotHeld = "a snapshot is held open for a third of the run"
 
 // harmless faults lose no result of a delivery that arrived.
 var harmless = []string{
-	snapshotHeld, "a snapshot is held open", "an API is killed", "an API stands still", "the wake-up trigger is off", "the listeners are kept away",
+	snapshotHeld,
+	"a snapshot is held open",
+	"an API is killed",
+	"an API stands still",
+	"the wake-up trigger is off",
+	"the listeners are kept away",
 	"the listeners' sessions are ended",
 }
 
@@ -58,12 +63,14 @@ var harmless = []string{
 // arrived at first, so that there was another: while a lease runs the first fault
 // may long be over.
 func (f fault) explains(first, again time.Time) bool {
-	return !slices.Contains(harmless, f.kind) && !strings.HasPrefix(f.kind, misdone) && f.start.Before(again) && f.end.After(first.Add(-time.Second))
+	return !slices.Contains(harmless, f.kind) && !strings.HasPrefix(f.kind, misdone) && f.start.Before(again) &&
+		f.end.After(first.Add(-time.Second))
 }
 
 // silences is true of a fault during which an API may leave a request unanswered.
 func (f fault) silences(request silence) bool {
-	return (strings.Contains(f.kind, "API") || f.kind == replaced) && f.start.Before(request.to) && f.end.After(request.from)
+	return (strings.Contains(f.kind, "API") || f.kind == replaced) && f.start.Before(request.to) &&
+		f.end.After(request.from)
 }
 
 // misdone begins the names of what the destination does.
@@ -92,11 +99,16 @@ type cluster struct {
 func newCluster(t *testing.T, server *postgres.Server, database, destination string) *cluster {
 	t.Helper()
 	return &cluster{
-		t: t, server: server,
+		t:      t,
+		server: server,
 		settings: quiet("DATABASE_URL="+database, "DESTINATION_URL="+destination, "LEASE_DURATION="+faultLease.String(),
 			"DELIVERY_TIMEOUT="+faultDelivery.String(), "INITIAL_RETRY_DELAY=100ms", "MAX_RETRY_DELAY=1s",
 			"MAX_RETRY_ATTEMPTS="+strconv.Itoa(faultBudget), "SHUTDOWN_TIMEOUT=5s"),
-		processes: map[string][]*process{"api": make([]*process, 2), "worker": make([]*process, 2)}, urls: make([]string, 2),
+		processes: map[string][]*process{
+			"api":    make([]*process, 2),
+			"worker": make([]*process, 2),
+		},
+		urls: make([]string, 2),
 	}
 }
 
@@ -210,7 +222,11 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 		return c.freeze("api", random.IntN(2), between(random, 200*time.Millisecond, 2*time.Second))
 	},
 	"a worker stands still for longer than its lease": func(c *cluster, random *rand.Rand) string {
-		return c.freeze("worker", random.IntN(2), between(random, faultLease+500*time.Millisecond, faultLease+2*time.Second))
+		return c.freeze(
+			"worker",
+			random.IntN(2),
+			between(random, faultLease+500*time.Millisecond, faultLease+2*time.Second),
+		)
 	},
 	replaced: func(c *cluster, _ *rand.Rand) string {
 		for _, command := range commands {
@@ -227,10 +243,21 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 		defer func() { _ = conn.Close(ctx) }()
 		for killed := false; !killed; time.Sleep(10 * time.Millisecond) {
 			var pid int
-			err := conn.QueryRow(ctx, "select pid from pg_stat_activity where application_name like 'spine%' and pid <> pg_backend_pid() order by random() limit 1").Scan(&pid)
+			err := conn.QueryRow(
+				ctx,
+				"select pid from pg_stat_activity where application_name like 'spine%' and pid <> pg_backend_pid() order by random() limit 1",
+			).Scan(
+				&pid,
+			)
 			killed = err == nil && syscall.Kill(pid, syscall.SIGKILL) == nil // it may have been about to end
 		}
-		require.Eventually(c.t, func() bool { return conn.Ping(ctx) != nil }, patience, 10*time.Millisecond, "all sessions are ended with it")
+		require.Eventually(
+			c.t,
+			func() bool { return conn.Ping(ctx) != nil },
+			patience,
+			10*time.Millisecond,
+			"all sessions are ended with it",
+		)
 		c.awaitServer()
 		return ""
 	},
@@ -305,7 +332,9 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 		return lasts.String()
 	},
 	"every session is ended": func(c *cluster, _ *rand.Rand) string {
-		c.psql("select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'spine%' and pid <> pg_backend_pid()")
+		c.psql(
+			"select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'spine%' and pid <> pg_backend_pid()",
+		)
 		return ""
 	},
 	"the wake-up trigger is off": func(c *cluster, random *rand.Rand) string {
@@ -316,7 +345,12 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 	},
 	"the audit log is locked": func(c *cluster, random *rand.Rand) string {
 		lasts := between(random, 200*time.Millisecond, 2*time.Second)
-		c.psql(fmt.Sprintf("begin; lock table spine.audit_trail in exclusive mode; select pg_sleep(%f); commit", lasts.Seconds()))
+		c.psql(
+			fmt.Sprintf(
+				"begin; lock table spine.audit_trail in exclusive mode; select pg_sleep(%f); commit",
+				lasts.Seconds(),
+			),
+		)
 		return lasts.String()
 	},
 	diskFull: func(c *cluster, random *rand.Rand) string {
@@ -345,12 +379,26 @@ func smallDisk(t *testing.T, bytes int64) (dir string) {
 	dir, err := os.MkdirTemp("/var/tmp", "spine-disk-")
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, os.Remove(dir)) })
-	if out, err := exec.CommandContext(t.Context(), "mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%d,mode=755", bytes), "tmpfs", dir).CombinedOutput(); err != nil { //nolint:gosec // a test's own folder
+	if out, err := exec.CommandContext(
+		t.Context(),
+		"mount",
+		"-t",
+		"tmpfs",
+		"-o",
+		fmt.Sprintf("size=%d,mode=755", bytes),
+		"tmpfs",
+		dir,
+	).CombinedOutput(); err != nil { //nolint:gosec // a test's own folder
 		t.Logf("*** No disk is filled: a file system for that cannot be mounted: %s ***", out)
 		return ""
 	}
 	t.Cleanup(func() {
-		out, err := exec.CommandContext(context.WithoutCancel(t.Context()), "umount", "--lazy", dir).CombinedOutput() //nolint:gosec // as above
+		out, err := exec.CommandContext(
+			context.WithoutCancel(t.Context()),
+			"umount",
+			"--lazy",
+			dir,
+		).CombinedOutput() //nolint:gosec // as above
 		assert.NoError(t, err, "%s", out)
 	})
 	return dir
@@ -379,7 +427,10 @@ func (c *cluster) holdSnapshot(ctx context.Context, until time.Time) (times int)
 		ctx, cancel := context.WithDeadline(ctx, until)
 		if conn, err := pgx.Connect(ctx, c.server.URL()); err == nil {
 			times++
-			_, _ = conn.Exec(ctx, "begin isolation level repeatable read; select count(*) from spine.events; select pg_sleep(3600)")
+			_, _ = conn.Exec(
+				ctx,
+				"begin isolation level repeatable read; select count(*) from spine.events; select pg_sleep(3600)",
+			)
 			_ = conn.Close(context.WithoutCancel(ctx))
 		}
 		cancel()
@@ -533,7 +584,10 @@ func (run trialRun) do(t *testing.T) aftermath {
 		background.Go(func() {
 			select {
 			case <-time.After(run.duration / 3):
-				history.note(snapshotHeld, func() string { return fmt.Sprintf("%d times", c.holdSnapshot(load, until.Add(-run.duration/3))) })
+				history.note(
+					snapshotHeld,
+					func() string { return fmt.Sprintf("%d times", c.holdSnapshot(load, until.Add(-run.duration/3))) },
+				)
 			case <-load.Done():
 			}
 		})
@@ -541,7 +595,10 @@ func (run trialRun) do(t *testing.T) aftermath {
 	random := source(3)
 	kinds := run.kinds
 	if kinds == nil {
-		kinds = slices.DeleteFunc(slices.Collect(maps.Keys(nemesis)), func(kind string) bool { return kind == diskFull && disk == "" })
+		kinds = slices.DeleteFunc(
+			slices.Collect(maps.Keys(nemesis)),
+			func(kind string) bool { return kind == diskFull && disk == "" },
+		)
 	}
 	next := deck(kinds, random)
 	for time.Now().Before(until) {
@@ -567,7 +624,14 @@ func (run trialRun) do(t *testing.T) aftermath {
 	require.NoError(t, err)
 	defer func() { _ = db.Close(context.WithoutCancel(t.Context())) }()
 	awaitRest(t, db, run.patience)
-	o := aftermath{run: run, done: history.done, acked: s.acked.Load(), refused: s.kinds, events: len(s.events), quiet: time.Since(ended)}
+	o := aftermath{
+		run:     run,
+		done:    history.done,
+		acked:   s.acked.Load(),
+		refused: s.kinds,
+		events:  len(s.events),
+		quiet:   time.Since(ended),
+	}
 	for i, f := range o.done {
 		t.Logf("%s %s: %s, for %.1f s", f.start.Format(time.TimeOnly), f.kind, f.detail, f.end.Sub(f.start).Seconds())
 		if at, ok := s.firstAck(o.done[i].end); ok {
@@ -583,7 +647,15 @@ func (run trialRun) do(t *testing.T) aftermath {
 	o.differences = check(t, db, s, d, o.done, faultBudget)
 	for _, f := range o.done {
 		if f.end.Before(ended) && (f.normal == 0 || f.normal > normalWithin) {
-			o.differences = append(o.differences, fmt.Sprintf("after %q at %s nothing was acknowledged for %s", f.kind, f.end.Format(time.TimeOnly), normalWithin))
+			o.differences = append(
+				o.differences,
+				fmt.Sprintf(
+					"after %q at %s nothing was acknowledged for %s",
+					f.kind,
+					f.end.Format(time.TimeOnly),
+					normalWithin,
+				),
+			)
 		}
 	}
 	problems := c.unwell(s.http)
@@ -623,7 +695,15 @@ func awaitRest(t *testing.T, db *pgx.Conn, patience time.Duration) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		var left bool
-		require.NoError(t, db.QueryRow(t.Context(), "select exists (select from spine.processing_state where status in ('pending', 'failed', 'processing'))").Scan(&left))
+		require.NoError(
+			t,
+			db.QueryRow(
+				t.Context(),
+				"select exists (select from spine.processing_state where status in ('pending', 'failed', 'processing'))",
+			).Scan(
+				&left,
+			),
+		)
 		if !left {
 			return
 		}
@@ -639,14 +719,31 @@ func repeatable(seed, stream uint64) *rand.Rand {
 // seen.
 func (o aftermath) report() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Seed %d, %s: %d faults of %d kinds, %d acknowledged, %d not (%v), %d events, %d deliveries of which %d were not the first. ",
-		o.run.seed, o.run.duration, len(o.done), len(o.kinds()), o.acked, func() (n int) {
+	fmt.Fprintf(
+		&b,
+		"Seed %d, %s: %d faults of %d kinds, %d acknowledged, %d not (%v), %d events, %d deliveries of which %d were not the first. ",
+		o.run.seed,
+		o.run.duration,
+		len(o.done),
+		len(o.kinds()),
+		o.acked,
+		func() (n int) {
 			for _, k := range o.refused {
 				n += k
 			}
 			return n
-		}(), o.refused, o.events, o.deliveries, o.repeated)
-	fmt.Fprintf(&b, "All was delivered or dead %.1f s after the last fault. %d differences.\n\n", o.quiet.Seconds(), len(o.differences))
+		}(),
+		o.refused,
+		o.events,
+		o.deliveries,
+		o.repeated,
+	)
+	fmt.Fprintf(
+		&b,
+		"All was delivered or dead %.1f s after the last fault. %d differences.\n\n",
+		o.quiet.Seconds(),
+		len(o.differences),
+	)
 	fmt.Fprintf(&b, "| what was done | times | longest until the next acknowledgement |\n|---|---|---|\n")
 	kinds := o.kinds()
 	for _, kind := range slices.Sorted(maps.Keys(kinds)) {

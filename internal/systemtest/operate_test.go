@@ -27,7 +27,13 @@ import (
 func ingested(t *testing.T, db *pgxpool.Pool, source string, ids ...string) {
 	t.Helper()
 	for _, id := range ids {
-		execute(t, db, "select spine.ingest($1, 'user.created', '{}', timestamptz '2024-01-30T12:00:00Z', $2)", id, source)
+		execute(
+			t,
+			db,
+			"select spine.ingest($1, 'user.created', '{}', timestamptz '2024-01-30T12:00:00Z', $2)",
+			id,
+			source,
+		)
 	}
 }
 
@@ -146,7 +152,12 @@ func withoutTime(line string) []byte {
 
 func noted(t *testing.T, db *pgxpool.Pool, id string) {
 	t.Helper()
-	execute(t, db, "insert into spine.audit_trail (event_id, source, action) values ($1, 'default', 'status_changed')", id)
+	execute(
+		t,
+		db,
+		"insert into spine.audit_trail (event_id, source, action) values ($1, 'default', 'status_changed')",
+		id,
+	)
 }
 
 func TestTailOutlivesTheDatabase(t *testing.T) {
@@ -165,11 +176,18 @@ func TestTailOutlivesTheDatabase(t *testing.T) {
 
 	tx, err := db.Begin(t.Context())
 	require.NoError(t, err)
-	_, err = tx.Exec(t.Context(), "insert into spine.audit_trail (event_id, action) values ('began early', 'status_changed')")
+	_, err = tx.Exec(
+		t.Context(),
+		"insert into spine.audit_trail (event_id, action) values ('began early', 'status_changed')",
+	)
 	require.NoError(t, err)
 	noted(t, db, "meanwhile")
 	require.Equal(t, []string{"meanwhile"}, tail.until(t, "meanwhile"))
-	killed := value[int](t, db, "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name in ('spine tail', 'spine operator')")
+	killed := value[int](
+		t,
+		db,
+		"select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name in ('spine tail', 'spine operator')",
+	)
 	require.GreaterOrEqual(t, killed, 2)
 	require.NoError(t, tx.Commit(t.Context()))
 	noted(t, db, "after the loss")
@@ -177,7 +195,12 @@ func TestTailOutlivesTheDatabase(t *testing.T) {
 
 	server.Kill()
 	isAway := regexp.MustCompile(`away.*\n\z`)
-	require.Eventually(t, func() bool { return isAway.MatchString(tail.stderr.String()) }, patience, 10*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return isAway.MatchString(tail.stderr.String()) },
+		patience,
+		10*time.Millisecond,
+	)
 	require.NoError(t, server.Restart(t.Context()))
 	db = reconnect()
 	noted(t, db, "after the crash")
@@ -185,7 +208,11 @@ func TestTailOutlivesTheDatabase(t *testing.T) {
 	require.Equal(t, []string{"after the crash", "last"}, tail.until(t, "last"))
 
 	require.Zero(t, tail.stop())
-	require.Regexp(t, `\A(spine: the database is away, trying again: .+\nspine: the database is back, nothing was missed\n)+\z`, tail.stderr.String())
+	require.Regexp(
+		t,
+		`\A(spine: the database is away, trying again: .+\nspine: the database is back, nothing was missed\n)+\z`,
+		tail.stderr.String(),
+	)
 }
 
 // A database that is put back lacks what was printed, and gives the numbers of
@@ -199,7 +226,13 @@ func TestTailAndTraceOutliveARestore(t *testing.T) {
 	ingested(t, open(t, server.URL(), nil), "default", "waits")
 	data, backup := filepath.Join(server.Dir(), "data"), filepath.Join(server.Dir(), "backup")
 	server.Kill()
-	copied, err := exec.CommandContext(t.Context(), "cp", "-a", data, backup).CombinedOutput() //nolint:gosec // folders of our own
+	copied, err := exec.CommandContext(
+		t.Context(),
+		"cp",
+		"-a",
+		data,
+		backup,
+	).CombinedOutput() //nolint:gosec // folders of our own
 	require.NoError(t, err, "%s", copied)
 	require.NoError(t, server.Restart(t.Context()))
 	db := open(t, server.URL(), nil)
@@ -223,14 +256,23 @@ func TestTailAndTraceOutliveARestore(t *testing.T) {
 	require.NoError(t, server.Restart(t.Context()))
 	putBack := regexp.MustCompile(`(?m)^spine: the database was put back .*from now.*\n`)
 	for _, command := range []tailing{tail, trace} {
-		require.Eventually(t, func() bool { return putBack.MatchString(command.stderr.String()) }, patience, 10*time.Millisecond)
+		require.Eventually(
+			t,
+			func() bool { return putBack.MatchString(command.stderr.String()) },
+			patience,
+			10*time.Millisecond,
+		)
 	}
 	db = open(t, server.URL(), nil)
 	noted(t, db, "waits")
 	require.Regexp(t, "status changed by hand", trace.next(t))
 	noted(t, db, "last")
 	require.Equal(t, []string{"waits", "last"}, tail.until(t, "last"))
-	execute(t, db, "update spine.processing_state set status = 'completed', completed_at = now(), next_attempt_at = null")
+	execute(
+		t,
+		db,
+		"update spine.processing_state set status = 'completed', completed_at = now(), next_attempt_at = null",
+	)
 	require.Regexp(t, "status changed by hand from pending to completed", trace.next(t))
 	require.Empty(t, trace.next(t))
 	require.Regexp(t, "^completed .+, nothing more to do$", trace.next(t))
@@ -248,9 +290,24 @@ func TestTailChooses(t *testing.T) {
 	database := databases.New(t)
 	db := open(t, database, nil)
 	ingested(t, db, "default", "past")
-	tail := startTail(t, database, "--json", "--action", "event_inserted,status_changed", "--source", "default", "--source", "none")
+	tail := startTail(
+		t,
+		database,
+		"--json",
+		"--action",
+		"event_inserted,status_changed",
+		"--source",
+		"default",
+		"--source",
+		"none",
+	)
 	// The listener is the last that tail starts.
-	await(t, db, true, "select count(*) > 0 from pg_stat_activity where application_name = 'spine tail' and datname = current_database()")
+	await(
+		t,
+		db,
+		true,
+		"select count(*) > 0 from pg_stat_activity where application_name = 'spine tail' and datname = current_database()",
+	)
 	execute(t, db, "insert into spine.sources (name) values ('other')")
 	ingested(t, db, "other", "not asked for")
 	ingested(t, db, "default", "one", "two")
@@ -275,12 +332,22 @@ func TestTrace(t *testing.T) {
 	for _, outcome := range []string{"failed", "completed"} {
 		execute(t, db, "update spine.processing_state set next_attempt_at = '-infinity' where status <> 'completed'")
 		execute(t, db, "select spine.claim('default', 10, '1 minute', 'worker-1')")
-		execute(t, db, `select spine.settle(array[event], array[destination], array[lease_token], array[$1], array['2 s'::interval], array[$2], array[$3])
-			from spine.processing_state`, outcome, map[string]any{"failed": "HTTP 503 Service Unavailable"}[outcome],
-			map[string]string{"failed": `{"status":503,"duration_ms":12.4,"answer":"no\u001b[31m"}`, "completed": `{"status":200,"duration_ms":3.5,"answer":"ok"}`}[outcome])
+		execute(
+			t,
+			db,
+			`select spine.settle(array[event], array[destination], array[lease_token], array[$1], array['2 s'::interval], array[$2], array[$3])
+			from spine.processing_state`,
+			outcome,
+			map[string]any{"failed": "HTTP 503 Service Unavailable"}[outcome],
+			map[string]string{"failed": `{"status":503,"duration_ms":12.4,"answer":"no\u001b[31m"}`, "completed": `{"status":200,"duration_ms":3.5,"answer":"ok"}`}[outcome],
+		)
 	}
 	execute(t, db, "update spine.audit_log set timestamp = '2024-01-30T12:00:00Z'::timestamptz + id * interval '13 ms'")
-	execute(t, db, "update spine.processing_state set created_at = '2024-01-30T12:00:00.1Z', completed_at = '2024-01-30T12:00:02Z'")
+	execute(
+		t,
+		db,
+		"update spine.processing_state set created_at = '2024-01-30T12:00:00.1Z', completed_at = '2024-01-30T12:00:02Z'",
+	)
 
 	code, stdout, stderr = spine(t, env, "trace", "test-001")
 	require.Zero(t, code, stderr)
@@ -344,10 +411,22 @@ func TestTraceFollows(t *testing.T) {
 	ingested(t, db, "default", "test-001", "other", "dies")
 	attempt := func(id, outcome string) {
 		t.Helper()
-		execute(t, db, "update spine.processing_state set next_attempt_at = case event_id when $1 then '-infinity'::timestamptz else 'infinity' end", id)
+		execute(
+			t,
+			db,
+			"update spine.processing_state set next_attempt_at = case event_id when $1 then '-infinity'::timestamptz else 'infinity' end",
+			id,
+		)
 		execute(t, db, "select spine.claim('default', 10, '1 minute', 'worker-1')")
-		execute(t, db, `select spine.settle(array[event], array[destination], array[lease_token], array[$1], array['2 s'::interval], array[$2], array['{"status":503}'])
-			from spine.processing_state where event_id = $3`, outcome, map[string]any{"failed": "HTTP 503", "dead": "HTTP 410"}[outcome], id)
+		execute(
+			t,
+			db,
+			`select spine.settle(array[event], array[destination], array[lease_token], array[$1], array['2 s'::interval], array[$2], array['{"status":503}'])
+			from spine.processing_state where event_id = $3`,
+			outcome,
+			map[string]any{"failed": "HTTP 503", "dead": "HTTP 410"}[outcome],
+			id,
+		)
 	}
 	attempt("test-001", "failed")
 
@@ -396,7 +475,12 @@ func TestTraceThatEndsBeforeItsEventFails(t *testing.T) {
 	ingested(t, db, "default", "interrupted", "deleted")
 	listening := func(n int) {
 		t.Helper()
-		await(t, db, n, "select count(*) from pg_stat_activity where application_name = 'spine tail' and datname = current_database()")
+		await(
+			t,
+			db,
+			n,
+			"select count(*) from pg_stat_activity where application_name = 'spine tail' and datname = current_database()",
+		)
 	}
 
 	inWords := startLines(t, database, "trace", "interrupted", "--follow")
@@ -449,8 +533,16 @@ received +(0|\?) +(0|\?) +(0|\?) +(0|\?)
 \z`, stdout, "what was before the hour in which the database was made is not known")
 
 	ingested(t, db, "default", "stuck", "dead", "waits")
-	execute(t, db, "update spine.processing_state set next_attempt_at = '-infinity', updated_at = now() - interval '1 hour' where event_id = 'stuck'")
-	execute(t, db, "update spine.processing_state set status = 'dead', error_message = 'HTTP 410 Gone' where event_id = 'dead'")
+	execute(
+		t,
+		db,
+		"update spine.processing_state set next_attempt_at = '-infinity', updated_at = now() - interval '1 hour' where event_id = 'stuck'",
+	)
+	execute(
+		t,
+		db,
+		"update spine.processing_state set status = 'dead', error_message = 'HTTP 410 Gone' where event_id = 'dead'",
+	)
 	execute(t, db, "update spine.processing_state set next_attempt_at = 'infinity' where event_id = 'waits'")
 	code, stdout, stderr = spine(t, env, "status")
 	require.Zero(t, code, stderr)
@@ -512,7 +604,11 @@ func TestReplayCommand(t *testing.T) {
 	}
 	die := func() {
 		t.Helper()
-		execute(t, db, "update spine.processing_state set status = 'dead', updated_at = now() - event * interval '1 hour'")
+		execute(
+			t,
+			db,
+			"update spine.processing_state set status = 'dead', updated_at = now() - event * interval '1 hour'",
+		)
 	}
 
 	_, stderr := replay(1, "never")
@@ -527,7 +623,12 @@ func TestReplayCommand(t *testing.T) {
 
 	_, stderr = replay(2, "--dead")
 	require.Equal(t, "spine: there is no terminal to ask on: give --yes\n", stderr)
-	require.Equal(t, 2, value[int](t, db, "select count(*) from spine.processing_state where status = 'dead'"), "nothing was done unasked")
+	require.Equal(
+		t,
+		2,
+		value[int](t, db, "select count(*) from spine.processing_state where status = 'dead'"),
+		"nothing was done unasked",
+	)
 	die()
 	stdout, _ = replay(0, "--dead", "--yes", "--since", "150m", "--until", "90m", "--type", "user.created")
 	require.Equal(t, "1 replayed\n", stdout)
@@ -577,7 +678,11 @@ func TestMigrateCommand(t *testing.T) {
 	env := []string{"DATABASE_URL=postgres://spine@127.0.0.1:1/spine", "DIRECT_DATABASE_URL=" + databases.Empty(t)}
 	code, stdout, stderr := spine(t, env, "migrate")
 	require.Zero(t, code, stderr)
-	require.Regexp(t, `^The schema is at version \d+: \d+ migrations? applied, functions updated, 8 audit partitions created\.\n$`, stdout)
+	require.Regexp(
+		t,
+		`^The schema is at version \d+: \d+ migrations? applied, functions updated, 8 audit partitions created\.\n$`,
+		stdout,
+	)
 	code, stdout, stderr = spine(t, env, "migrate", "--json")
 	require.Zero(t, code, stderr)
 	require.Regexp(t, `^{"version":\d+,"applied":\[\],"functions":false,"partitions":0}\n$`, stdout)

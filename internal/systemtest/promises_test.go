@@ -80,7 +80,13 @@ func (s *senders) time(n int) time.Time {
 
 // body is a request.
 func (s *senders) body(n, variant int) string {
-	return fmt.Sprintf(`{"event_id":%q,"event_type":%q,"occurred_at":%q,"payload":%s}`, s.id(n), s.kind(n), s.time(n).Format(time.RFC3339), s.payload(n, variant))
+	return fmt.Sprintf(
+		`{"event_id":%q,"event_type":%q,"occurred_at":%q,"payload":%s}`,
+		s.id(n),
+		s.kind(n),
+		s.time(n).Format(time.RFC3339),
+		s.payload(n, variant),
+	)
 }
 
 // payload is what an event is sent with: words of many kinds, of which each byte
@@ -100,7 +106,12 @@ func (s *senders) post(ctx context.Context, n, variant int) {
 	s.events[n].tries[variant]++
 	s.mu.Unlock()
 	began := time.Now()
-	r, err := (&target{url: s.api(), http: s.http}).do(ctx, http.MethodPost, "/webhook", strings.NewReader(s.body(n, variant)))
+	r, err := (&target{url: s.api(), http: s.http}).do(
+		ctx,
+		http.MethodPost,
+		"/webhook",
+		strings.NewReader(s.body(n, variant)),
+	)
 	at := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -267,7 +278,9 @@ func (d *record) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	err = json.Unmarshal(body, &sent)
 	n, ours := d.senders.number(sent.EventID)
-	ours = ours && sent.EventType == d.senders.kind(n) && sent.OccurredAt.Equal(d.senders.time(n)) && sent.Source == event.DefaultSource && r.Header.Get("Webhook-Id") == sent.EventID
+	ours = ours && sent.EventType == d.senders.kind(n) && sent.OccurredAt.Equal(d.senders.time(n)) &&
+		sent.Source == event.DefaultSource &&
+		r.Header.Get("Webhook-Id") == sent.EventID
 	d.mu.Lock()
 	if err != nil || !ours {
 		d.foreign = append(d.foreign, string(body))
@@ -407,10 +420,17 @@ func check(t *testing.T, db *pgx.Conn, s *senders, d *record, done []fault, budg
 	}
 	for _, silence := range s.silences {
 		if !slices.ContainsFunc(done, func(f fault) bool { return f.silences(silence) }) {
-			differ("a request at %s was not answered within %s, and no fault explains it", silence.from.Format(time.StampMilli), silence.to.Sub(silence.from))
+			differ(
+				"a request at %s was not answered within %s, and no fault explains it",
+				silence.from.Format(time.StampMilli),
+				silence.to.Sub(silence.from),
+			)
 		}
 	}
-	broken, err := db.Query(t.Context(), "select invariant || ' (' || violations || '): ' || examples::text from spine.verify('-infinity', _examples => 3) where violations > 0")
+	broken, err := db.Query(
+		t.Context(),
+		"select invariant || ' (' || violations || '): ' || examples::text from spine.verify('-infinity', _examples => 3) where violations > 0",
+	)
 	require.NoError(t, err)
 	lines, err := pgx.CollectRows(broken, pgx.RowTo[string])
 	require.NoError(t, err)
@@ -423,7 +443,15 @@ func check(t *testing.T, db *pgx.Conn, s *senders, d *record, done []fault, budg
 // checkAnswers holds the answers about an event against what is stored: variant is
 // the payload that is, and other the one that is not. calm says that nothing
 // went wrong, so that nothing was tried twice.
-func checkAnswers(differ func(string, ...any), id string, p *promised, e *stored, variant int, other string, calm bool) {
+func checkAnswers(
+	differ func(string, ...any),
+	id string,
+	p *promised,
+	e *stored,
+	variant int,
+	other string,
+	calm bool,
+) {
 	answers, tries := 0, 0
 	for v := range variants {
 		answers += p.accepted[v] + p.deduplicated[v] + p.conflict[v]
@@ -447,7 +475,13 @@ func checkAnswers(differ func(string, ...any), id string, p *promised, e *stored
 		}
 	}
 	if calm && (e.Seen != int64(tries) || p.accepted[variant] != 1) {
-		differ("%s was sent %d times, accepted %d times and is counted as seen %d times", id, tries, p.accepted[variant], e.Seen)
+		differ(
+			"%s was sent %d times, accepted %d times and is counted as seen %d times",
+			id,
+			tries,
+			p.accepted[variant],
+			e.Seen,
+		)
 	}
 	// A request without an answer may have been stored, and the intake tries again after a lost answer.
 	if e.Seen < int64(answers) {
@@ -456,7 +490,15 @@ func checkAnswers(differ func(string, ...any), id string, p *promised, e *stored
 }
 
 // checkDeliveries holds what arrived against what is stored.
-func checkDeliveries(differ func(string, ...any), id string, e *stored, variant int, arrived []arrival, done []fault, budget int) {
+func checkDeliveries(
+	differ func(string, ...any),
+	id string,
+	e *stored,
+	variant int,
+	arrived []arrival,
+	done []fault,
+	budget int,
+) {
 	if e.Counts > 0 {
 		differ("%s has %d leases that ended more than once", id, e.Counts)
 	}
@@ -483,10 +525,21 @@ func checkDeliveries(differ func(string, ...any), id string, e *stored, variant 
 		}
 		// A worker that stood still may send what it had begun when others have delivered the event already.
 		if before.attempt != a.attempt && !slices.Contains(e.Lost, min(before.attempt, a.attempt)) {
-			differ("%s was delivered as attempt %d after attempt %d, and its trail does not say why the lower one did not count", id, a.attempt, before.attempt)
+			differ(
+				"%s was delivered as attempt %d after attempt %d, and its trail does not say why the lower one did not count",
+				id,
+				a.attempt,
+				before.attempt,
+			)
 		}
 		if !slices.ContainsFunc(done, func(f fault) bool { return f.explains(before.at, a.at) }) {
-			differ("%s was delivered again as attempt %d after attempt %d (%s), and no fault explains it", id, a.attempt, before.attempt, before.did)
+			differ(
+				"%s was delivered again as attempt %d after attempt %d (%s), and no fault explains it",
+				id,
+				a.attempt,
+				before.attempt,
+				before.did,
+			)
 		}
 	}
 	switch e.Status {
@@ -495,7 +548,10 @@ func checkDeliveries(differ func(string, ...any), id string, e *stored, variant 
 			differ("%s is completed with attempt %d, which did not arrive: %v", id, e.Attempts, arrived)
 		}
 	case "dead":
-		refused := slices.ContainsFunc(arrived, func(a arrival) bool { return a.did == "410" && a.attempt == e.Attempts })
+		refused := slices.ContainsFunc(
+			arrived,
+			func(a arrival) bool { return a.did == "410" && a.attempt == e.Attempts },
+		)
 		if e.Error == "" || !refused && e.Attempts < budget {
 			differ("%s is dead after %d attempts without a reason: %q", id, e.Attempts, e.Error)
 		}

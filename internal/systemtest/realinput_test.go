@@ -44,7 +44,12 @@ func githubEvents(t *testing.T) []githubEvent {
 }
 
 func (e githubEvent) body(payload []byte) string {
-	return fmt.Sprintf(`{"event_id":%q,"event_type":%q,"occurred_at":"2024-01-30T12:00:00Z","payload":%s}`, e.id, e.kind, payload)
+	return fmt.Sprintf(
+		`{"event_id":%q,"event_type":%q,"occurred_at":"2024-01-30T12:00:00Z","payload":%s}`,
+		e.id,
+		e.kind,
+		payload,
+	)
 }
 
 // compact is a payload without white space: the same payload in other bytes.
@@ -88,7 +93,14 @@ func TestRealGitHubPayloads(t *testing.T) {
 					want[2] = "conflict"
 				}
 				for i, payload := range [][]byte{e.payload, compact(e.payload), third} {
-					r, err := s.do(t.Context(), http.MethodPost, "/webhook", strings.NewReader(e.body(payload)), "Content-Type", "application/json")
+					r, err := s.do(
+						t.Context(),
+						http.MethodPost,
+						"/webhook",
+						strings.NewReader(e.body(payload)),
+						"Content-Type",
+						"application/json",
+					)
 					if err != nil {
 						t.Error(err)
 						continue
@@ -116,7 +128,17 @@ func TestRealGitHubPayloads(t *testing.T) {
 	require.Equal(t, conflicts, value[int](t, s.db, "select count(*) from spine.conflicts"))
 	for _, e := range events {
 		var payload, kind string
-		require.NoError(t, s.db.QueryRow(t.Context(), "select payload::text, event_type from spine.events where event_id = $1", e.id).Scan(&payload, &kind))
+		require.NoError(
+			t,
+			s.db.QueryRow(
+				t.Context(),
+				"select payload::text, event_type from spine.events where event_id = $1",
+				e.id,
+			).Scan(
+				&payload,
+				&kind,
+			),
+		)
 		require.Equal(t, string(e.payload), payload, "the first stays, as it was sent")
 		require.Equal(t, e.kind, kind)
 	}
@@ -135,8 +157,14 @@ func TestRealGitHubPayloads(t *testing.T) {
 	failures := audited["processing_attempt_failed"]
 	require.NotZero(t, failures)
 	require.Equal(t, map[string]int{
-		"event_received": 3 * n, "event_inserted": n, "event_deduped": 2*n - conflicts, "conflict_detected": conflicts,
-		"processing_attempt_started": n + failures, "processing_attempt_failed": failures, "retry_scheduled": failures, "processing_succeeded": n,
+		"event_received":             3 * n,
+		"event_inserted":             n,
+		"event_deduped":              2*n - conflicts,
+		"conflict_detected":          conflicts,
+		"processing_attempt_started": n + failures,
+		"processing_attempt_failed":  failures,
+		"retry_scheduled":            failures,
+		"processing_succeeded":       n,
 	}, audited)
 
 	var stats struct {

@@ -25,7 +25,11 @@ type sabotage struct {
 }
 
 // noSweep leaves a worker without its safety net.
-var noSweep = sabotage{file: "internal/service/service.go", from: "Sweep: sweepInterval,", to: "Sweep: 1000 * time.Hour,"}
+var noSweep = sabotage{
+	file: "internal/service/service.go",
+	from: "Sweep: sweepInterval,",
+	to:   "Sweep: 1000 * time.Hour,",
+}
 
 // rebuild makes a spine with changes, which are nowhere but in it, and returns its
 // path.
@@ -54,7 +58,16 @@ func rebuild(t *testing.T, changes ...sabotage) string {
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "overlay.json"), text, 0o600))
 	binary := filepath.Join(dir, "spine")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", binary, "./cmd/spine") //nolint:gosec // all of it is ours
+	cmd := exec.CommandContext(
+		t.Context(),
+		"go",
+		"build",
+		"-overlay",
+		filepath.Join(dir, "overlay.json"),
+		"-o",
+		binary,
+		"./cmd/spine",
+	) //nolint:gosec // all of it is ours
 	cmd.Dir = root
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
@@ -68,7 +81,16 @@ func rewrite(t *testing.T, c *cluster, function, from, to string) {
 	require.NoError(t, err)
 	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
 	var text string
-	require.NoError(t, conn.QueryRow(t.Context(), "select pg_get_functiondef(p.oid) from pg_proc p where p.pronamespace = 'spine'::regnamespace and p.proname = $1", function).Scan(&text))
+	require.NoError(
+		t,
+		conn.QueryRow(
+			t.Context(),
+			"select pg_get_functiondef(p.oid) from pg_proc p where p.pronamespace = 'spine'::regnamespace and p.proname = $1",
+			function,
+		).Scan(
+			&text,
+		),
+	)
 	require.Contains(t, text, from)
 	_, err = conn.Exec(t.Context(), strings.ReplaceAll(text, from, to))
 	require.NoError(t, err)
@@ -102,22 +124,42 @@ func TestSabotageIsFound(t *testing.T) {
 				update events e set payload = e.payload::jsonb::json where e.event_id = _event_id[1];
 			end if; return _outcome;`)
 		}}, []string{"is stored with bytes that nobody sent"}},
-		"results of lost leases count": {trialRun{kinds: []string{}, misdeed: "late", sabotage: func(t *testing.T, c *cluster) {
-			rewrite(t, c, "claim", "_now + _lease", "_now + interval '50 ms'") // or a worker would have given up by itself
-			rewrite(t, c, "settle", "p.lease_token = i.lease", "true")
-		}}, []string{"leases that ended more than once", "lease_spent_once"}},
-		"a lease is shorter than the delivery": {trialRun{kinds: []string{}, misdeed: "late", sabotage: func(t *testing.T, c *cluster) {
-			rewrite(t, c, "claim", "_now + _lease", "_now + interval '50 ms'")
-		}}, []string{"and no fault explains it"}},
-		"failures count as successes": {trialRun{kinds: []string{}, misdeed: "500", sabotage: func(t *testing.T, c *cluster) {
-			rewrite(t, c, "settle", "status = i.outcome", "status = 'completed'")
-		}}, []string{"which did not arrive"}},
+		"results of lost leases count": {
+			trialRun{kinds: []string{}, misdeed: "late", sabotage: func(t *testing.T, c *cluster) {
+				rewrite(
+					t,
+					c,
+					"claim",
+					"_now + _lease",
+					"_now + interval '50 ms'",
+				) // or a worker would have given up by itself
+				rewrite(t, c, "settle", "p.lease_token = i.lease", "true")
+			}},
+			[]string{"leases that ended more than once", "lease_spent_once"},
+		},
+		"a lease is shorter than the delivery": {
+			trialRun{kinds: []string{}, misdeed: "late", sabotage: func(t *testing.T, c *cluster) {
+				rewrite(t, c, "claim", "_now + _lease", "_now + interval '50 ms'")
+			}},
+			[]string{"and no fault explains it"},
+		},
+		"failures count as successes": {
+			trialRun{kinds: []string{}, misdeed: "500", sabotage: func(t *testing.T, c *cluster) {
+				rewrite(t, c, "settle", "status = i.outcome", "status = 'completed'")
+			}},
+			[]string{"which did not arrive"},
+		},
 		"neither wake-up nor sweep finds some": {trialRun{kinds: []string{}, sabotage: func(t *testing.T, c *cluster) {
-			c.psql(`create function spine.sabotage() returns trigger language plpgsql as 'begin if random() < 0.01 then new.next_attempt_at := null; end if; return new; end'`,
-				"create trigger sabotage before insert on spine.processing_state for each row execute function spine.sabotage()")
+			c.psql(
+				`create function spine.sabotage() returns trigger language plpgsql as 'begin if random() < 0.01 then new.next_attempt_at := null; end if; return new; end'`,
+				"create trigger sabotage before insert on spine.processing_state for each row execute function spine.sabotage()",
+			)
 		}}, []string{"is pending, and nothing goes on", "row_claimable"}},
-		"acknowledged before the commit": {trialRun{kinds: []string{"an API is killed"}, changes: []sabotage{{
-			file: "internal/ingest/commit.go", from: "	select {\n	case <-w.done:", to: `	receipts := make([]event.Receipt, len(events))
+		"acknowledged before the commit": {trialRun{kinds: []string{"an API is killed"}, changes: []sabotage{
+			{
+				file: "internal/ingest/commit.go",
+				from: "	select {\n	case <-w.done:",
+				to: `	receipts := make([]event.Receipt, len(events))
 				for i := range receipts {
 					receipts[i].Outcome = event.Accepted
 				}
@@ -126,35 +168,89 @@ func TestSabotageIsFound(t *testing.T) {
 				}
 				select {
 				case <-w.done:`,
-		}, { // plenty waits when an API is killed, however slow the machine
-			file: "internal/store/ingest.go", from: "	err := s.acknowledged(ctx, func(conn *pgx.Conn) error {\n		return conn.QueryRow(ctx, ingestSQL, ",
-			to: "	time.Sleep(300 * time.Millisecond)\n	err := s.acknowledged(ctx, func(conn *pgx.Conn) error {\n		return conn.QueryRow(ctx, ingestSQL, ",
-		}}}, []string{"was acknowledged, and is lost"}},
+			},
+			{ // plenty waits when an API is killed, however slow the machine
+				file: "internal/store/ingest.go",
+				from: "	err := s.acknowledged(ctx, func(conn *pgx.Conn) error {\n		return conn.QueryRow(ctx, ingestSQL, ",
+				to:   "	time.Sleep(300 * time.Millisecond)\n	err := s.acknowledged(ctx, func(conn *pgx.Conn) error {\n		return conn.QueryRow(ctx, ingestSQL, ",
+			},
+		}}, []string{"was acknowledged, and is lost"}},
 		"no sweep after notifications that never were": {
 			trialRun{kinds: []string{}, last: "the wake-up trigger is off", changes: []sabotage{noSweep}},
 			[]string{"is pending, and nothing goes on"},
 		},
-		"no look at what is there after a reconnect, and no sweep": {trialRun{kinds: []string{}, last: "the listeners are kept away", changes: []sabotage{noSweep, {
-			file: "internal/notify/listener.go", from: "	f(Notification{Missed: true})\n", to: "",
-		}}}, []string{"is pending, and nothing goes on"}},
-		"a refusal for good is tried again": {trialRun{kinds: []string{}, misdeed: "410", sabotage: func(t *testing.T, c *cluster) {
-			rewrite(t, c, "settle", "status = i.outcome", "status = case when i.outcome = 'dead' then 'failed' else i.outcome end")
-			rewrite(t, c, "settle", "case when i.outcome = 'failed' then _now + i.delay end", "_now + coalesce(i.delay, '10 ms')")
-		}}, []string{"and no fault explains it"}},
+		"no look at what is there after a reconnect, and no sweep": {
+			trialRun{kinds: []string{}, last: "the listeners are kept away", changes: []sabotage{noSweep, {
+				file: "internal/notify/listener.go", from: "	f(Notification{Missed: true})\n", to: "",
+			}}},
+			[]string{"is pending, and nothing goes on"},
+		},
+		"a refusal for good is tried again": {
+			trialRun{kinds: []string{}, misdeed: "410", sabotage: func(t *testing.T, c *cluster) {
+				rewrite(
+					t,
+					c,
+					"settle",
+					"status = i.outcome",
+					"status = case when i.outcome = 'dead' then 'failed' else i.outcome end",
+				)
+				rewrite(
+					t,
+					c,
+					"settle",
+					"case when i.outcome = 'failed' then _now + i.delay end",
+					"_now + coalesce(i.delay, '10 ms')",
+				)
+			}},
+			[]string{"and no fault explains it"},
+		},
 		"some successes are tried again": {trialRun{kinds: []string{}, sabotage: func(t *testing.T, c *cluster) {
-			rewrite(t, c, "settle", "status = i.outcome", "status = case when random() < 0.02 then 'failed' else i.outcome end")
-			rewrite(t, c, "settle", "case when i.outcome = 'failed' then _now + i.delay end", "_now + coalesce(i.delay, '10 ms')")
+			rewrite(
+				t,
+				c,
+				"settle",
+				"status = i.outcome",
+				"status = case when random() < 0.02 then 'failed' else i.outcome end",
+			)
+			rewrite(
+				t,
+				c,
+				"settle",
+				"case when i.outcome = 'failed' then _now + i.delay end",
+				"_now + coalesce(i.delay, '10 ms')",
+			)
 		}}, []string{"and no fault explains it"}},
 		"evidence is lost": {trialRun{kinds: []string{}, sabotage: func(t *testing.T, c *cluster) {
-			rewrite(t, c, "ingest_events", "return _outcome;", "delete from conflicts where random() < 0.1; return _outcome;")
+			rewrite(
+				t,
+				c,
+				"ingest_events",
+				"return _outcome;",
+				"delete from conflicts where random() < 0.1; return _outcome;",
+			)
 		}}, []string{"has no evidence of a conflict that was acknowledged"}},
 		"what is known is called new": {trialRun{kinds: []string{}, sabotage: func(t *testing.T, c *cluster) {
 			rewrite(t, c, "ingest_events", "return _outcome;", "_outcome[1] := 'accepted'; return _outcome;")
 		}}, []string{"was accepted 2 times"}},
-		"attempts beyond the budget": {trialRun{kinds: []string{}, misdeed: "500", sabotage: func(t *testing.T, c *cluster) {
-			rewrite(t, c, "settle", "status = i.outcome", "status = case when i.outcome = 'dead' then 'failed' else i.outcome end")
-			rewrite(t, c, "settle", "case when i.outcome = 'failed' then _now + i.delay end", "_now + coalesce(i.delay, '10 ms')")
-		}}, []string{"of 12 at most"}},
+		"attempts beyond the budget": {
+			trialRun{kinds: []string{}, misdeed: "500", sabotage: func(t *testing.T, c *cluster) {
+				rewrite(
+					t,
+					c,
+					"settle",
+					"status = i.outcome",
+					"status = case when i.outcome = 'dead' then 'failed' else i.outcome end",
+				)
+				rewrite(
+					t,
+					c,
+					"settle",
+					"case when i.outcome = 'failed' then _now + i.delay end",
+					"_now + coalesce(i.delay, '10 ms')",
+				)
+			}},
+			[]string{"of 12 at most"},
+		},
 	}
 	for i, name := range slices.Sorted(maps.Keys(trials)) {
 		if i%shares != share-1 {

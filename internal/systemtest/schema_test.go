@@ -24,12 +24,25 @@ func TestSchemaDump(t *testing.T) {
 	server, err := postgres.Start(t.Context(), postgres.Options{BinDir: os.Getenv("POSTGRES_BIN")})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, server.Stop(context.WithoutCancel(t.Context()))) })
-	require.Equal(t, 15, server.Binaries().Major, "the schema is dumped from PostgreSQL 15; install it or set POSTGRES_BIN")
+	require.Equal(
+		t,
+		15,
+		server.Binaries().Major,
+		"the schema is dumped from PostgreSQL 15; install it or set POSTGRES_BIN",
+	)
 	_, err = store.Migrate(t.Context(), server.URL())
 	require.NoError(t, err)
 
-	dump := exec.CommandContext(t.Context(), filepath.Join(server.Binaries().Dir, "pg_dump"), //nolint:gosec // beside the server that runs
-		"--schema-only", "--schema=spine", "--no-owner", "--no-privileges", "--exclude-table=spine.audit_trail_2*", server.URL())
+	dump := exec.CommandContext(
+		t.Context(),
+		filepath.Join(server.Binaries().Dir, "pg_dump"), //nolint:gosec // beside the server that runs
+		"--schema-only",
+		"--schema=spine",
+		"--no-owner",
+		"--no-privileges",
+		"--exclude-table=spine.audit_trail_2*",
+		server.URL(),
+	)
 	dump.Stderr = t.Output()
 	text, err := dump.Output()
 	require.NoError(t, err)

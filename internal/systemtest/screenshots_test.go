@@ -32,7 +32,9 @@ import (
 // which a small shop's webhooks are sent for a minute. What the charts show of
 // the time before is made to be like it.
 func TestScreenshots(t *testing.T) {
-	mock, err := mockapi.New(mockapi.Config{Behaviour: mockapi.Behaviour{FailureRate: 0.02, Delay: 15 * time.Millisecond}})
+	mock, err := mockapi.New(
+		mockapi.Config{Behaviour: mockapi.Behaviour{FailureRate: 0.02, Delay: 15 * time.Millisecond}},
+	)
 	require.NoError(t, err)
 	server := httptest.NewServer(mock)
 	t.Cleanup(server.Close)
@@ -69,7 +71,9 @@ func TestScreenshots(t *testing.T) {
 		b.show(p.hash)
 		b.settled()
 		if p.name == "event" {
-			b.sees(`document.querySelector('.event-status [data-status=completed]') && document.querySelector('#conflicts')`)
+			b.sees(
+				`document.querySelector('.event-status [data-status=completed]') && document.querySelector('#conflicts')`,
+			)
 		}
 		shot, err := chromedp.Call(b.ctx, page.CaptureScreenshot, page.CaptureScreenshotParams{})
 		require.NoError(t, err)
@@ -77,7 +81,10 @@ func TestScreenshots(t *testing.T) {
 		require.NoError(t, err)
 		name := fmt.Sprintf("%s-%d-%s.png", p.name, p.width, p.scheme)
 		require.Less(t, len(small), 120_000, name)
-		require.NoError(t, os.WriteFile(filepath.Join("..", "..", "internal", "dashboard", "screenshots", name), small, 0o644)) //nolint:gosec // for everyone to read
+		require.NoError(
+			t,
+			os.WriteFile(filepath.Join("..", "..", "internal", "dashboard", "screenshots", name), small, 0o644),
+		) //nolint:gosec // for everyone to read
 	}
 }
 
@@ -119,11 +126,22 @@ func trade(ctx context.Context, s *target, shown string) {
 		pick := func(of int) int { return (n*7919 + n*n*31) % of } // as if by chance, and always the same
 		who := names[pick(len(names))]
 		payload := map[string]any{
-			"customer": map[string]any{"name": who, "email": who + "@example.com"}, "amount": 990 + pick(20011), "currency": "EUR",
+			"customer": map[string]any{
+				"name":  who,
+				"email": who + "@example.com",
+			},
+			"amount":   990 + pick(20011),
+			"currency": "EUR",
 		}
 		event := map[string]any{
-			"event_id": fmt.Sprintf("%s-%d", []string{"order", "cust", "inv"}[pick(3)], 10500+n), "event_type": types[pick(len(types))],
-			"occurred_at": time.Now().Format(time.RFC3339), "payload": payload,
+			"event_id": fmt.Sprintf(
+				"%s-%d",
+				[]string{"order", "cust", "inv"}[pick(3)],
+				10500+n,
+			),
+			"event_type":  types[pick(len(types))],
+			"occurred_at": time.Now().Format(time.RFC3339),
+			"payload":     payload,
 		}
 		switch {
 		case n == 120:

@@ -26,7 +26,11 @@ func TestServiceAnswersBeforeItsDatabaseDoes(t *testing.T) {
 	address := closed.Addr().(*net.TCPAddr).String()
 	require.NoError(t, closed.Close())
 
-	set, err := readSettings("DATABASE_URL=postgres://nobody@"+address+"/nothing", "DESTINATION_URL=none", "LOG_LEVEL=error")
+	set, err := readSettings(
+		"DATABASE_URL=postgres://nobody@"+address+"/nothing",
+		"DESTINATION_URL=none",
+		"LOG_LEVEL=error",
+	)
 	require.NoError(t, err)
 	p, err := service.New(t.Context(), &set, both, "test", set.Log.Logger(t.Output()))
 	require.NoError(t, err)
@@ -67,12 +71,24 @@ func TestServiceLetsGoOfWhatIsOld(t *testing.T) {
 			execute(t, db, "select spine.ingest(id, 'a', '{}') from unnest(array['old', 'waiting', 'young']) id")
 			execute(t, db, "update spine.processing_state set status = 'completed' where event_id <> 'waiting'")
 			execute(t, db, "update spine.events set created_at = now() - interval '2 days' where event_id <> 'young'")
-			execute(t, db, "update spine.processing_state set updated_at = now() - interval '2 days' where event_id <> 'young'")
-			execute(t, db, "update spine.audit_trail set timestamp = timestamp - interval '2 days' where event_id <> 'young'")
+			execute(
+				t,
+				db,
+				"update spine.processing_state set updated_at = now() - interval '2 days' where event_id <> 'young'",
+			)
+			execute(
+				t,
+				db,
+				"update spine.audit_trail set timestamp = timestamp - interval '2 days' where event_id <> 'young'",
+			)
 
 			s := startService(t, r, database, "DESTINATION_URL=none", "RETENTION=1d")
 			await(t, s.db, int64(1), "select count(*) from spine.audit_log where action = 'events_expired'")
-			require.Equal(t, "waiting,young", value[string](t, s.db, "select string_agg(event_id, ',' order by id) from spine.events"))
+			require.Equal(
+				t,
+				"waiting,young",
+				value[string](t, s.db, "select string_agg(event_id, ',' order by id) from spine.events"),
+			)
 			require.EventuallyWithT(t, func(c *assert.CollectT) {
 				require.InDelta(c, 1, s.metric(t, "spine_retention_events_deleted_total"), 0)
 			}, patience, 10*time.Millisecond)

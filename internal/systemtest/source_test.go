@@ -64,7 +64,11 @@ func TestSourceCommands(t *testing.T) {
 	c := commandLine{t: t, env: []string{"DATABASE_URL=" + database}}
 
 	require.Contains(t, c.ok("source", "list"), "default")
-	require.NotContains(t, c.refused(2, "source", "add", "github", "--preset", "github", "--secret", "first-secret"), "first-secret")
+	require.NotContains(
+		t,
+		c.refused(2, "source", "add", "github", "--preset", "github", "--secret", "first-secret"),
+		"first-secret",
+	)
 	c.refused(2, "source", "add", "github", "--preset", "githb", "--secret", "env:X")
 	c.refused(2, "source", "add", "github", "--preset", "github")
 	c.refused(2, "source", "add")
@@ -78,7 +82,23 @@ func TestSourceCommands(t *testing.T) {
 	require.Contains(t, c.ok("source", "test", "github"), "issues.opened")
 	require.Contains(t, c.ok("send", "--source", "github", "--sign", "--url", s.url), "accepted")
 	require.Contains(t, c.refused(1, "send", "--source", "github", "--url", s.url), "401")
-	require.Contains(t, c.refused(1, "send", "--source", "github", "--sign", "--secret", "file:"+filepath.Join(dir, "other"), "--payload", `{"id":"lost-1"}`, "--url", s.url), "401")
+	require.Contains(
+		t,
+		c.refused(
+			1,
+			"send",
+			"--source",
+			"github",
+			"--sign",
+			"--secret",
+			"file:"+filepath.Join(dir, "other"),
+			"--payload",
+			`{"id":"lost-1"}`,
+			"--url",
+			s.url,
+		),
+		"401",
+	)
 
 	// What is lost is found, and taken in after the secret was corrected.
 	await(t, s.db, 1, "select count(*) from spine.rejected_requests where cause = 'signature_wrong'")
@@ -89,7 +109,13 @@ func TestSourceCommands(t *testing.T) {
 		ID    int64
 		Cause string
 	}
-	require.NoError(t, json.Unmarshal([]byte(c.ok("rejected", "list", "--source", "github", "--cause", "signature_wrong", "--json")), &listed))
+	require.NoError(
+		t,
+		json.Unmarshal(
+			[]byte(c.ok("rejected", "list", "--source", "github", "--cause", "signature_wrong", "--json")),
+			&listed,
+		),
+	)
 	require.Len(t, listed, 1)
 	id := jsonNumber(listed[0].ID)
 	require.Contains(t, c.ok("rejected", "list"), "signature_missing")
@@ -107,10 +133,20 @@ func TestSourceCommands(t *testing.T) {
 		code, out, _ := c.run("rejected", "replay", id)
 		return code == 0 && strings.Contains(out, "taken in as")
 	}, patience, 100*time.Millisecond)
-	require.Contains(t, c.ok("send", "--source", "github", "--sign", "--url", s.url, "--secret", "file:"+secret), "accepted", "the one before holds on")
+	require.Contains(
+		t,
+		c.ok("send", "--source", "github", "--sign", "--url", s.url, "--secret", "file:"+secret),
+		"accepted",
+		"the one before holds on",
+	)
 
 	require.Contains(t, c.ok("source", "disable", "github"), "disabled")
-	require.Eventually(t, func() bool { return s.request(t, http.MethodPost, "/webhook/github", "{}").code == http.StatusNotFound }, patience, 10*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return s.request(t, http.MethodPost, "/webhook/github", "{}").code == http.StatusNotFound },
+		patience,
+		10*time.Millisecond,
+	)
 	require.Contains(t, c.ok("source", "list"), "disabled")
 	require.Contains(t, c.ok("source", "enable", "github"), "enabled")
 
@@ -208,7 +244,12 @@ func TestTryCaptured(t *testing.T) {
 	github := func(body string) []string {
 		mac := hmac.New(sha256.New, []byte("first-secret"))
 		mac.Write([]byte(body))
-		return []string{"X-GitHub-Event: push", "X-GitHub-Delivery: d-1", "Content-Type: application/json", "X-Hub-Signature-256: sha256=" + hex.EncodeToString(mac.Sum(nil))}
+		return []string{
+			"X-GitHub-Event: push",
+			"X-GitHub-Delivery: d-1",
+			"Content-Type: application/json",
+			"X-Hub-Signature-256: sha256=" + hex.EncodeToString(mac.Sum(nil)),
+		}
 	}
 	var zipped bytes.Buffer
 	w := gzip.NewWriter(&zipped)
@@ -258,7 +299,14 @@ func TestTryCaptured(t *testing.T) {
 	body, then := `{"type":"event_callback","event_id":"Ev1","event_time":1767225600,"event":{"type":"message"}}`, "1767225600" // 2026-01-01
 	mac := hmac.New(sha256.New, []byte("first-secret"))
 	mac.Write([]byte("v0:" + then + ":" + body))
-	c.stdin = captured(lf, body, "", "Content-Type: application/json", "X-Slack-Request-Timestamp: "+then, "X-Slack-Signature: v0="+hex.EncodeToString(mac.Sum(nil)))
+	c.stdin = captured(
+		lf,
+		body,
+		"",
+		"Content-Type: application/json",
+		"X-Slack-Request-Timestamp: "+then,
+		"X-Slack-Signature: v0="+hex.EncodeToString(mac.Sum(nil)),
+	)
 	require.Contains(t, c.refused(1, "source", "test", "slack", "--request", "-"), "401")
 	var tried struct {
 		Status int
@@ -266,7 +314,13 @@ func TestTryCaptured(t *testing.T) {
 			EventID string `json:"event_id"`
 		}
 	}
-	require.NoError(t, json.Unmarshal([]byte(c.ok("source", "test", "slack", "--request", "-", "--at", "2026-01-01T00:00:10Z", "--json")), &tried))
+	require.NoError(
+		t,
+		json.Unmarshal(
+			[]byte(c.ok("source", "test", "slack", "--request", "-", "--at", "2026-01-01T00:00:10Z", "--json")),
+			&tried,
+		),
+	)
 	require.Equal(t, http.StatusOK, tried.Status)
 	require.Len(t, tried.Events, 1)
 	require.Equal(t, "Ev1", tried.Events[0].EventID)

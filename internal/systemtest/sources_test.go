@@ -50,7 +50,11 @@ func secretOf(preset string, seed byte) (signs, verifies string) {
 		return fmt.Sprintf("user:secret-%d-of-basic", seed), fmt.Sprintf("user:secret-%d-of-basic", seed)
 	case "discord":
 		private := ed25519.NewKeyFromSeed(key)
-		return hex.EncodeToString(private), hex.EncodeToString(private.Public().(ed25519.PublicKey)) //nolint:forcetypeassert // it is one
+		return hex.EncodeToString(
+				private,
+			), hex.EncodeToString(
+				private.Public().(ed25519.PublicKey),
+			) //nolint:forcetypeassert // it is one
 	}
 	s := fmt.Sprintf("secret-%d-of-%s", seed, preset)
 	return s, s
@@ -192,11 +196,21 @@ func TestPresets(t *testing.T) {
 			p.write("second", second)
 			p.c.Secrets = append(p.c.Secrets, source.Secret{Ref: "file:" + filepath.Join(p.dir, "second")})
 			p.put(s)
-			require.Eventually(t, func() bool { return s.deliver(t, preset, p.sample(2, time.Now())).code == http.StatusOK }, patience, 20*time.Millisecond)
+			require.Eventually(
+				t,
+				func() bool { return s.deliver(t, preset, p.sample(2, time.Now())).code == http.StatusOK },
+				patience,
+				20*time.Millisecond,
+			)
 			require.Equal(t, "accepted", s.deliver(t, preset, p.sample(1, time.Now())).status())
 			p.c.Secrets = p.c.Secrets[1:]
 			p.put(s)
-			require.Eventually(t, func() bool { return s.deliver(t, preset, p.sample(1, time.Now())).code == http.StatusUnauthorized }, patience, 20*time.Millisecond)
+			require.Eventually(
+				t,
+				func() bool { return s.deliver(t, preset, p.sample(1, time.Now())).code == http.StatusUnauthorized },
+				patience,
+				20*time.Millisecond,
+			)
 			require.Equal(t, "accepted", s.deliver(t, preset, p.sample(2, time.Now())).status())
 		})
 	}
@@ -213,8 +227,14 @@ func TestGitHubExamples(t *testing.T) {
 	for _, want := range []string{"accepted", "deduplicated"} {
 		for _, e := range examples {
 			r := &event.Request{
-				Method: http.MethodPost, Wire: e.payload,
-				Header: http.Header{"Content-Type": {"application/json"}, "X-Github-Event": {e.kind}, "X-Github-Delivery": {e.id}, "X-Github-Hook-Id": {"7"}},
+				Method: http.MethodPost,
+				Wire:   e.payload,
+				Header: http.Header{
+					"Content-Type":      {"application/json"},
+					"X-Github-Event":    {e.kind},
+					"X-Github-Delivery": {e.id},
+					"X-Github-Hook-Id":  {"7"},
+				},
 			}
 			require.NoError(t, sender.Sign(r, time.Now()))
 			require.Equal(t, want, s.deliver(t, "github", r).status(), e.id)
@@ -223,8 +243,19 @@ func TestGitHubExamples(t *testing.T) {
 	for _, e := range examples {
 		var payload, kind string
 		var derived *bool
-		require.NoError(t, s.db.QueryRow(t.Context(), "select payload::text, event_type, id_derived from spine.events where source = 'github' and event_id = $1", e.id+"/7").
-			Scan(&payload, &kind, &derived))
+		require.NoError(
+			t,
+			s.db.QueryRow(
+				t.Context(),
+				"select payload::text, event_type, id_derived from spine.events where source = 'github' and event_id = $1",
+				e.id+"/7",
+			).
+				Scan(
+					&payload,
+					&kind,
+					&derived,
+				),
+		)
 		require.Equal(t, string(e.payload), payload)
 		require.Nil(t, derived)
 		var action struct{ Action *string }
@@ -244,7 +275,11 @@ func TestHabitsOfProviders(t *testing.T) {
 	p := newProvider(t, s, "github", nil)
 	sender := p.sender(1)
 	github := func(body string, header ...string) *event.Request {
-		r := &event.Request{Method: http.MethodPost, Wire: []byte(body), Header: http.Header{"Content-Type": {"application/json"}, "X-Github-Event": {"push"}}}
+		r := &event.Request{
+			Method: http.MethodPost,
+			Wire:   []byte(body),
+			Header: http.Header{"Content-Type": {"application/json"}, "X-Github-Event": {"push"}},
+		}
 		for i := 0; i < len(header); i += 2 {
 			r.Header.Set(header[i], header[i+1])
 		}
@@ -255,22 +290,70 @@ func TestHabitsOfProviders(t *testing.T) {
 	// An organisation's hook and a repository's share a delivery: both are kept.
 	body := `{"ref":"refs/heads/main","n":1}`
 	for _, hook := range []string{"1", "2"} {
-		require.Equal(t, "accepted", s.deliver(t, "github", github(body, "X-GitHub-Delivery", "guid", "X-GitHub-Hook-ID", hook)).status())
+		require.Equal(
+			t,
+			"accepted",
+			s.deliver(t, "github", github(body, "X-GitHub-Delivery", "guid", "X-GitHub-Hook-ID", hook)).status(),
+		)
 	}
 	// The second has the same body under another id, which is not signed: it says so.
-	require.Equal(t, []string{"guid/1|", "guid/2|guid/1"}, rows(t, s, "select event_id || '|' || coalesce(same_body_as, '') from spine.events order by id"))
-	require.Equal(t, "guid/1", value[string](t, s.db, "select details->>'same_body_as' from spine.audit_log where event_id = 'guid/2' and action = 'event_inserted'"))
+	require.Equal(
+		t,
+		[]string{"guid/1|", "guid/2|guid/1"},
+		rows(t, s, "select event_id || '|' || coalesce(same_body_as, '') from spine.events order by id"),
+	)
+	require.Equal(
+		t,
+		"guid/1",
+		value[string](
+			t,
+			s.db,
+			"select details->>'same_body_as' from spine.audit_log where event_id = 'guid/2' and action = 'event_inserted'",
+		),
+	)
 
 	// A form, whose signature is over its bytes; the payload can be queried all the same.
 	form := "payload=" + url.QueryEscape(`{"ref":"form"}`)
-	require.Equal(t, "accepted", s.deliver(t, "github", github(form, "Content-Type", "application/x-www-form-urlencoded", "X-GitHub-Delivery", "form")).status())
+	require.Equal(
+		t,
+		"accepted",
+		s.deliver(
+			t,
+			"github",
+			github(form, "Content-Type", "application/x-www-form-urlencoded", "X-GitHub-Delivery", "form"),
+		).status(),
+	)
 	require.Equal(t, "form", value[string](t, s.db, "select payload->>'ref' from spine.events where event_id = 'form'"))
-	require.Equal(t, form, value[string](t, s.db, "select convert_from(raw_body, 'UTF8') from spine.events where event_id = 'form'"))
+	require.Equal(
+		t,
+		form,
+		value[string](t, s.db, "select convert_from(raw_body, 'UTF8') from spine.events where event_id = 'form'"),
+	)
 
 	// XML and bytes.
-	require.Equal(t, "accepted", s.deliver(t, "github", github("<a/>", "Content-Type", "text/xml", "X-GitHub-Delivery", "xml")).status())
-	require.Equal(t, "accepted", s.deliver(t, "github", github("\x00\xff", "Content-Type", "application/octet-stream", "X-GitHub-Delivery", "bytes")).status())
-	require.Equal(t, "\\x00ff", value[string](t, s.db, "select raw_body::text from spine.events where event_id = 'bytes' and payload is null and unqueryable is not null"))
+	require.Equal(
+		t,
+		"accepted",
+		s.deliver(t, "github", github("<a/>", "Content-Type", "text/xml", "X-GitHub-Delivery", "xml")).status(),
+	)
+	require.Equal(
+		t,
+		"accepted",
+		s.deliver(
+			t,
+			"github",
+			github("\x00\xff", "Content-Type", "application/octet-stream", "X-GitHub-Delivery", "bytes"),
+		).status(),
+	)
+	require.Equal(
+		t,
+		"\\x00ff",
+		value[string](
+			t,
+			s.db,
+			"select raw_body::text from spine.events where event_id = 'bytes' and payload is null and unqueryable is not null",
+		),
+	)
 
 	// Compressed: the signature is over the wire.
 	var zipped bytes.Buffer
@@ -278,16 +361,42 @@ func TestHabitsOfProviders(t *testing.T) {
 	_, err := w.Write([]byte(`{"zip":1}`))
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
-	require.Equal(t, "accepted", s.deliver(t, "github", github(zipped.String(), "Content-Encoding", "gzip", "X-GitHub-Delivery", "zip")).status())
-	require.Equal(t, `{"zip":1}`, value[string](t, s.db, "select payload::text from spine.events where event_id = 'zip'"))
+	require.Equal(
+		t,
+		"accepted",
+		s.deliver(
+			t,
+			"github",
+			github(zipped.String(), "Content-Encoding", "gzip", "X-GitHub-Delivery", "zip"),
+		).status(),
+	)
+	require.Equal(
+		t,
+		`{"zip":1}`,
+		value[string](t, s.db, "select payload::text from spine.events where event_id = 'zip'"),
+	)
 
 	// No id at all: one is made of the body.
 	require.Equal(t, "accepted", s.deliver(t, "github", github(`{"no":"id"}`)).status())
 	require.Equal(t, "deduplicated", s.deliver(t, "github", github(`{"no":"id"}`)).status())
-	require.Equal(t, 1, value[int](t, s.db, "select count(*) from spine.events where id_derived and event_id like 'sha256:%'"))
+	require.Equal(
+		t,
+		1,
+		value[int](t, s.db, "select count(*) from spine.events where id_derived and event_id like 'sha256:%'"),
+	)
 
 	// Headers are kept, but for secrets.
-	r := github(`{}`, "X-GitHub-Delivery", "headers", "Authorization", "Bearer hidden-thing", "Cookie", "a=hidden-thing", "X-Custom", "shown")
+	r := github(
+		`{}`,
+		"X-GitHub-Delivery",
+		"headers",
+		"Authorization",
+		"Bearer hidden-thing",
+		"Cookie",
+		"a=hidden-thing",
+		"X-Custom",
+		"shown",
+	)
 	require.Equal(t, "accepted", s.deliver(t, "github", r).status())
 	headers := value[string](t, s.db, "select headers::text from spine.events where event_id = 'headers'")
 	require.Contains(t, headers, "shown")
@@ -297,8 +406,14 @@ func TestHabitsOfProviders(t *testing.T) {
 	stripe := newProvider(t, s, "stripe", func(c *source.Config) { c.Conflicts = "refuse" })
 	post := func(pending, amount int) reply {
 		r := &event.Request{
-			Method: http.MethodPost, Header: http.Header{"Content-Type": {"application/json"}},
-			Wire: fmt.Appendf(nil, `{"id":"evt_1","type":"a","created":1706616000,"pending_webhooks":%d,"amount":%d}`, pending, amount),
+			Method: http.MethodPost,
+			Header: http.Header{"Content-Type": {"application/json"}},
+			Wire: fmt.Appendf(
+				nil,
+				`{"id":"evt_1","type":"a","created":1706616000,"pending_webhooks":%d,"amount":%d}`,
+				pending,
+				amount,
+			),
 		}
 		require.NoError(t, stripe.sender(1).Sign(r, time.Now()))
 		return s.deliver(t, "stripe", r)
@@ -308,8 +423,24 @@ func TestHabitsOfProviders(t *testing.T) {
 	conflict := post(0, 2)
 	require.Equal(t, http.StatusConflict, conflict.code)
 	require.Contains(t, string(conflict.body), `"status":"conflict"`)
-	require.Equal(t, "2024-01-30 12:00:00+00", value[string](t, s.db, "select (occurred_at at time zone 'UTC')::text || '+00' from spine.events where event_id = 'evt_1'"))
-	require.Equal(t, []string{"/amount", "/pending_webhooks"}, rows(t, s, "select d->>'path' from spine.conflicting, json_array_elements(differences) d where event_id = 'evt_1'"))
+	require.Equal(
+		t,
+		"2024-01-30 12:00:00+00",
+		value[string](
+			t,
+			s.db,
+			"select (occurred_at at time zone 'UTC')::text || '+00' from spine.events where event_id = 'evt_1'",
+		),
+	)
+	require.Equal(
+		t,
+		[]string{"/amount", "/pending_webhooks"},
+		rows(
+			t,
+			s,
+			"select d->>'path' from spine.conflicting, json_array_elements(differences) d where event_id = 'evt_1'",
+		),
+	)
 	require.Regexp(t, "^evt_1~[0-9a-f]{8}$", value[string](t, s.db, "select spine.accept_conflict('evt_1')"))
 	require.Equal(t, 2, value[int](t, s.db, "select count(*) from spine.processing_state where event_id like 'evt_1%'"))
 
@@ -332,15 +463,31 @@ func TestHabitsOfProviders(t *testing.T) {
 		`{"id":"a"`: http.StatusBadRequest, "": http.StatusBadRequest, "\ufeff{}": http.StatusBadRequest,
 		`{"id":"nul","x":"\u0000"}`: http.StatusOK, `{"id":"half","x":"\ud800"}`: http.StatusOK, "{\"id\":\"bytes\",\"x\":\"\xff\"}": http.StatusOK, `{"id":"twice","x":1,"x":2}`: http.StatusOK,
 	} {
-		r := &event.Request{Method: http.MethodPost, Header: http.Header{"Content-Type": {"application/json"}}, Wire: []byte(body)}
+		r := &event.Request{
+			Method: http.MethodPost,
+			Header: http.Header{"Content-Type": {"application/json"}},
+			Wire:   []byte(body),
+		}
 		require.NoError(t, stripe.sender(1).Sign(r, time.Now()))
 		require.Equal(t, code, s.deliver(t, "stripe", r).code, "%.60q", body)
 	}
-	require.Equal(t, 4, value[int](t, s.db, "select count(*) from spine.events where source = 'stripe' and event_id in ('nul', 'half', 'bytes', 'twice') and payload is null and unqueryable is not null"))
+	require.Equal(
+		t,
+		4,
+		value[int](
+			t,
+			s.db,
+			"select count(*) from spine.events where source = 'stripe' and event_id in ('nul', 'half', 'bytes', 'twice') and payload is null and unqueryable is not null",
+		),
+	)
 
 	// Slack asks first, signed.
 	slack := newProvider(t, s, "slack", nil)
-	ask := &event.Request{Method: http.MethodPost, Header: http.Header{"Content-Type": {"application/json"}}, Wire: []byte(`{"type":"url_verification","challenge":"c-1"}`)}
+	ask := &event.Request{
+		Method: http.MethodPost,
+		Header: http.Header{"Content-Type": {"application/json"}},
+		Wire:   []byte(`{"type":"url_verification","challenge":"c-1"}`),
+	}
 	require.Equal(t, http.StatusUnauthorized, s.deliver(t, "slack", ask).code)
 	require.NoError(t, slack.sender(1).Sign(ask, time.Now()))
 	answer := s.deliver(t, "slack", ask)
@@ -371,7 +518,12 @@ func TestRejectedRequestsAreTakenIn(t *testing.T) {
 	_, wrong := secretOf("github", 2)
 	_, right := secretOf("github", 1)
 	p.write("secret", wrong) // read again within a second
-	require.Eventually(t, func() bool { return s.deliver(t, "github", p.sample(2, time.Now())).code == http.StatusOK }, patience, 50*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return s.deliver(t, "github", p.sample(2, time.Now())).code == http.StatusOK },
+		patience,
+		50*time.Millisecond,
+	)
 	r := p.sample(1, time.Now())
 	require.Equal(t, http.StatusUnauthorized, s.deliver(t, "github", r).code)
 	for range 20 {
@@ -393,13 +545,35 @@ func TestRejectedRequestsAreTakenIn(t *testing.T) {
 	}
 	require.Equal(t, event.RejectedAgain, replay())
 	p.write("secret", right)
-	require.Eventually(t, func() bool { return s.deliver(t, "github", p.sample(1, time.Now())).code == http.StatusOK }, patience, 50*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return s.deliver(t, "github", p.sample(1, time.Now())).code == http.StatusOK },
+		patience,
+		50*time.Millisecond,
+	)
 	require.Equal(t, event.RejectedTakenIn, replay())
-	require.Equal(t, r.Header.Get("X-GitHub-Delivery")+"/1", value[string](t, s.db, "select event_id from spine.rejected_requests where id = $1", id))
-	require.Equal(t, string(r.Wire), value[string](t, s.db, "select e.payload::text from spine.events e join spine.rejected_requests r on r.event_id = e.event_id where r.id = $1", id))
+	require.Equal(
+		t,
+		r.Header.Get("X-GitHub-Delivery")+"/1",
+		value[string](t, s.db, "select event_id from spine.rejected_requests where id = $1", id),
+	)
+	require.Equal(
+		t,
+		string(r.Wire),
+		value[string](
+			t,
+			s.db,
+			"select e.payload::text from spine.events e join spine.rejected_requests r on r.event_id = e.event_id where r.id = $1",
+			id,
+		),
+	)
 
 	// An id that never came is looked for among them.
-	require.Equal(t, 1, value[int](t, s.db, "select count(*) from spine.rejected_like($1)", r.Header.Get("X-GitHub-Delivery")))
+	require.Equal(
+		t,
+		1,
+		value[int](t, s.db, "select count(*) from spine.rejected_like($1)", r.Header.Get("X-GitHub-Delivery")),
+	)
 }
 
 // TestChangesUnderLoad changes a source that is sent to without a pause, on two
@@ -470,7 +644,12 @@ func TestChangesUnderLoad(t *testing.T) {
 					ok[code] = true
 				}
 				mu.Unlock()
-				answer, err := s.do(context.WithoutCancel(ctx), http.MethodPost, "/webhook/github", bytes.NewReader(r.Wire), header...)
+				answer, err := s.do(
+					context.WithoutCancel(ctx),
+					http.MethodPost,
+					"/webhook/github",
+					bytes.NewReader(r.Wire),
+					header...)
 				if err != nil {
 					mu.Lock()
 					wrong = append(wrong, err.Error())
@@ -499,7 +678,12 @@ func TestChangesUnderLoad(t *testing.T) {
 		do()
 		// It holds within a second, or later where the machine is busy.
 		for _, s := range []*target{one, two} {
-			require.Eventually(t, func() bool { return slices.Contains(after, s.deliver(t, "github", p.sample(1, time.Now())).code) }, patience, 10*time.Millisecond)
+			require.Eventually(
+				t,
+				func() bool { return slices.Contains(after, s.deliver(t, "github", p.sample(1, time.Now())).code) },
+				patience,
+				10*time.Millisecond,
+			)
 		}
 		set(after)
 		time.Sleep(700 * time.Millisecond)
@@ -516,7 +700,12 @@ func TestChangesUnderLoad(t *testing.T) {
 		execute(t, one.db, "select spine.rotate_source('github', $1, '0')", "file:"+filepath.Join(p.dir, "second"))
 	})
 	change("back", []int{ok, no}, []int{ok}, func() { p.put(one) })
-	change("disabled", []int{ok, gone}, []int{gone}, func() { execute(t, one.db, "select spine.disable_source('github')") })
+	change(
+		"disabled",
+		[]int{ok, gone},
+		[]int{gone},
+		func() { execute(t, one.db, "select spine.disable_source('github')") },
+	)
 	change("enabled", []int{ok, gone}, []int{ok}, func() { execute(t, one.db, "select spine.enable_source('github')") })
 	change("limited", []int{ok, many}, []int{ok, many}, func() {
 		p.c.Limits = source.Limits{Rate: 5, Burst: 5}
@@ -530,7 +719,11 @@ func TestChangesUnderLoad(t *testing.T) {
 	stop()
 	load.Wait()
 	require.Empty(t, wrong)
-	t.Logf("%d requests answered as they should be, %.0f/s", sent.Load(), float64(sent.Load())/time.Since(start).Seconds())
+	t.Logf(
+		"%d requests answered as they should be, %.0f/s",
+		sent.Load(),
+		float64(sent.Load())/time.Since(start).Seconds(),
+	)
 }
 
 // TestFlood sends unsigned requests beside signed ones: those come through, and
@@ -564,7 +757,15 @@ func TestFlood(t *testing.T) {
 	}
 	quiet50, quiet99 := signed(func(n int) bool { return n < samples })
 
-	flood := exec.CommandContext(t.Context(), "nice", "-n", "19", "flood", s.url+"/webhook/github", strconv.Itoa(count)) //nolint:gosec // this test binary under another name
+	flood := exec.CommandContext(
+		t.Context(),
+		"nice",
+		"-n",
+		"19",
+		"flood",
+		s.url+"/webhook/github",
+		strconv.Itoa(count),
+	) //nolint:gosec // this test binary under another name
 	var said bytes.Buffer
 	flood.Stdout, flood.Stderr = &said, &said
 	began := time.Now()
@@ -588,15 +789,34 @@ func TestFlood(t *testing.T) {
 	rate := float64(count) / time.Since(began).Seconds()
 	require.Less(t, rate, 2000.0, "it is slowed down")
 	grown := api.peakMemory(t) - early
-	await(t, s.db, 1, fmt.Sprintf("select count(*) from (select sum((details->>'count')::bigint) as n from spine.audit_log where action = 'request_rejected' and details->>'cause' = 'signature_missing') a where n >= %d", count))
+	await(
+		t,
+		s.db,
+		1,
+		fmt.Sprintf(
+			"select count(*) from (select sum((details->>'count')::bigint) as n from spine.audit_log where action = 'request_rejected' and details->>'cause' = 'signature_missing') a where n >= %d",
+			count,
+		),
+	)
 	kept := value[int](t, s.db, "select count(*) from spine.rejected_requests")
 	require.LessOrEqual(t, kept, 200)
 	require.Positive(t, kept)
 	if os.Getenv("SPINE_TEST_FLOOD") != "" { // alone, and without the race detector, which multiplies it
 		require.Less(t, grown, int64(64<<20))
 	}
-	t.Logf("%d unsigned requests at %.0f/s; signed p50, p99: %v, %v without and %v, %v beside them, %.2f times; %d kept, %d kB of memory, and %d kB more in its second half",
-		count, rate, quiet50, quiet99, loud50, loud99, loud99.Seconds()/quiet99.Seconds(), kept, early>>10, grown>>10)
+	t.Logf(
+		"%d unsigned requests at %.0f/s; signed p50, p99: %v, %v without and %v, %v beside them, %.2f times; %d kept, %d kB of memory, and %d kB more in its second half",
+		count,
+		rate,
+		quiet50,
+		quiet99,
+		loud50,
+		loud99,
+		loud99.Seconds()/quiet99.Seconds(),
+		kept,
+		early>>10,
+		grown>>10,
+	)
 }
 
 // flood posts unsigned requests: its arguments say where and how many.
@@ -616,7 +836,12 @@ func flood() {
 			// a connection on which no header has come for five seconds.
 			client := &http.Client{Transport: &http.Transport{}}
 			for left.Add(-1) >= 0 {
-				req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, os.Args[1], strings.NewReader(body)) //nolint:gosec // the test says where
+				req, err := http.NewRequestWithContext(
+					context.Background(),
+					http.MethodPost,
+					os.Args[1],
+					strings.NewReader(body),
+				) //nolint:gosec // the test says where
 				if err != nil {
 					panic(err)
 				}
@@ -674,9 +899,21 @@ func TestNoSecretIsShown(t *testing.T) {
 			}
 			s.deliver(t, preset, p.sample(seed+1, time.Now()))
 		}
-		s.request(t, http.MethodGet, "/webhook/"+preset+"?hub.mode=subscribe&hub.verify_token=verify-word-of-meta&hub.challenge=1", "")
+		s.request(
+			t,
+			http.MethodGet,
+			"/webhook/"+preset+"?hub.mode=subscribe&hub.verify_token=verify-word-of-meta&hub.challenge=1",
+			"",
+		)
 	}
-	_, err = s.do(t.Context(), http.MethodPost, "/webhook/bearer?token="+secrets[1], strings.NewReader("x"), "Authorization", "Bearer "+secrets[1])
+	_, err = s.do(
+		t.Context(),
+		http.MethodPost,
+		"/webhook/bearer?token="+secrets[1],
+		strings.NewReader("x"),
+		"Authorization",
+		"Bearer "+secrets[1],
+	)
 	require.NoError(t, err)
 	execute(t, s.db, "select spine.replay_rejected(null::text)")
 	await(t, s.db, 0, "select count(*) from spine.rejected_requests where state = 'requested'")
@@ -689,14 +926,21 @@ func TestNoSecretIsShown(t *testing.T) {
 	}
 	ids := value[int64](t, s.db, "select max(id) from spine.rejected_requests")
 	for id := range ids {
-		shown[fmt.Sprintf("/api/rejected/%d", id+1)] = string(s.request(t, http.MethodGet, fmt.Sprintf("/api/rejected/%d", id+1), "").body)
+		shown[fmt.Sprintf("/api/rejected/%d", id+1)] = string(
+			s.request(t, http.MethodGet, fmt.Sprintf("/api/rejected/%d", id+1), "").body,
+		)
 	}
 	stop()
 	require.NoError(t, <-ended)
 	shown["the log"] = log.String()
 	if dump, err := exec.LookPath("pg_dump"); err == nil {
-		text, err := exec.CommandContext(t.Context(), dump, "--data-only", database).Output() //nolint:gosec // the dump of this test's database
-		if err == nil {                                                                       // one that is older than the server refuses
+		text, err := exec.CommandContext(
+			t.Context(),
+			dump,
+			"--data-only",
+			database,
+		).Output() //nolint:gosec // the dump of this test's database
+		if err == nil { // one that is older than the server refuses
 			shown["a dump"] = string(text)
 		}
 	}
@@ -740,13 +984,21 @@ func TestSourcesAPI(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "s"), []byte("very-secret"), 0o600))
 	settings := `{"preset":"github","secrets":["file:` + filepath.Join(dir, "s") + `"]}`
 
-	require.Equal(t, http.StatusForbidden, s.request(t, http.MethodPut, "/api/sources/github", settings, reader...).code)
+	require.Equal(
+		t,
+		http.StatusForbidden,
+		s.request(t, http.MethodPut, "/api/sources/github", settings, reader...).code,
+	)
 	require.Equal(t, http.StatusUnauthorized, s.request(t, http.MethodPut, "/api/sources/github", settings).code)
 	r := s.request(t, http.MethodPut, "/api/sources/github", settings, admin...)
 	require.Equal(t, http.StatusOK, r.code, "%s", r.body)
 	require.Contains(t, string(r.body), `"change":"added"`)
 	s.awaitSource(t, "github")
-	require.Contains(t, string(s.request(t, http.MethodPut, "/api/sources/github", settings, admin...).body), `"change":"unchanged"`)
+	require.Contains(
+		t,
+		string(s.request(t, http.MethodPut, "/api/sources/github", settings, admin...).body),
+		`"change":"unchanged"`,
+	)
 	for body, field := range map[string]string{
 		`{"preset":"githb"}`: "preset", `{"preset":"github","secrets":["very-secret"]}`: "secrets[0]", `{"preset":"github","x":1}`: "x", `[]`: "",
 	} {
@@ -755,7 +1007,11 @@ func TestSourcesAPI(t *testing.T) {
 		require.Contains(t, string(r.body), field)
 		require.NotContains(t, string(r.body), "very-secret")
 	}
-	require.Equal(t, http.StatusUnprocessableEntity, s.request(t, http.MethodPut, "/api/sources/No-Slug", settings, admin...).code)
+	require.Equal(
+		t,
+		http.StatusUnprocessableEntity,
+		s.request(t, http.MethodPut, "/api/sources/No-Slug", settings, admin...).code,
+	)
 	require.Equal(t, http.StatusOK, s.request(t, http.MethodGet, "/api/sources", "", reader...).code)
 	one := s.request(t, http.MethodGet, "/api/sources/github", "", reader...)
 	require.Contains(t, string(one.body), `"state":"verified"`)
@@ -765,17 +1021,45 @@ func TestSourcesAPI(t *testing.T) {
 	sample := s.request(t, http.MethodPost, "/api/sources/github/sample", "", admin...)
 	require.Equal(t, http.StatusOK, sample.code, "%s", sample.body)
 	require.Contains(t, string(sample.body), `"status":"accepted"`)
-	require.Equal(t, http.StatusForbidden, s.request(t, http.MethodPost, "/api/sources/github/sample", "", reader...).code)
+	require.Equal(
+		t,
+		http.StatusForbidden,
+		s.request(t, http.MethodPost, "/api/sources/github/sample", "", reader...).code,
+	)
 
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "t"), []byte("other-secret"), 0o600))
-	rotated := s.request(t, http.MethodPost, "/api/sources/github/rotate", `{"secret":"file:`+filepath.Join(dir, "t")+`","keep_seconds":60}`, admin...)
+	rotated := s.request(
+		t,
+		http.MethodPost,
+		"/api/sources/github/rotate",
+		`{"secret":"file:`+filepath.Join(dir, "t")+`","keep_seconds":60}`,
+		admin...)
 	require.Equal(t, http.StatusOK, rotated.code, "%s", rotated.body)
 	require.Contains(t, string(rotated.body), `"until"`)
-	require.Equal(t, http.StatusUnprocessableEntity, s.request(t, http.MethodPost, "/api/sources/github/rotate", `{"secret":"other-secret"}`, admin...).code)
+	require.Equal(
+		t,
+		http.StatusUnprocessableEntity,
+		s.request(t, http.MethodPost, "/api/sources/github/rotate", `{"secret":"other-secret"}`, admin...).code,
+	)
 
-	require.Equal(t, http.StatusUnauthorized, s.request(t, http.MethodPost, "/webhook/github", `{"id":"looked-for"}`, "Content-Type", "application/json").code)
+	require.Equal(
+		t,
+		http.StatusUnauthorized,
+		s.request(
+			t,
+			http.MethodPost,
+			"/webhook/github",
+			`{"id":"looked-for"}`,
+			"Content-Type",
+			"application/json",
+		).code,
+	)
 	await(t, s.db, 2, "select count(*) from spine.rejected_requests") // one is of waiting for the source
-	require.Contains(t, string(s.request(t, http.MethodGet, "/api/rejected?source=github&cause=signature_missing", "", reader...).body), `"state":"kept"`)
+	require.Contains(
+		t,
+		string(s.request(t, http.MethodGet, "/api/rejected?source=github&cause=signature_missing", "", reader...).body),
+		`"state":"kept"`,
+	)
 	id := value[int64](t, s.db, "select id from spine.rejected_like('looked-for')")
 	path := fmt.Sprintf("/api/rejected/%d", id)
 	require.Contains(t, string(s.request(t, http.MethodGet, path, "", reader...).body), "looked-for")
@@ -785,12 +1069,34 @@ func TestSourcesAPI(t *testing.T) {
 	require.Equal(t, http.StatusNotFound, s.request(t, http.MethodGet, "/api/rejected/999999", "", reader...).code)
 
 	require.Equal(t, http.StatusOK, s.request(t, http.MethodPost, "/api/sources/github/disable", "", admin...).code)
-	require.Eventually(t, func() bool { return s.request(t, http.MethodPost, "/webhook/github", "{}").code == http.StatusNotFound }, patience, 10*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return s.request(t, http.MethodPost, "/webhook/github", "{}").code == http.StatusNotFound },
+		patience,
+		10*time.Millisecond,
+	)
 	require.Equal(t, http.StatusOK, s.request(t, http.MethodDelete, "/api/sources/github", "", admin...).code)
-	require.Equal(t, http.StatusUnprocessableEntity, s.request(t, http.MethodDelete, "/api/sources/default", "", admin...).code)
+	require.Equal(
+		t,
+		http.StatusUnprocessableEntity,
+		s.request(t, http.MethodDelete, "/api/sources/default", "", admin...).code,
+	)
 	require.Equal(t, []string{
 		"source_added", "source_changed", "request_replayed", "source_disabled", "source_removed",
 	}, rows(t, s, "select action from spine.audit_log where source = 'github' and (action like 'source_%' or action = 'request_replayed') order by timestamp, id"))
-	require.Equal(t, 5, value[int](t, s.db, "select count(*) from spine.audit_log where source = 'github' and details->>'caller' = '127.0.0.1' and action in ('source_added', 'source_changed', 'request_replayed', 'source_disabled', 'source_removed')"))
-	require.Equal(t, 2, value[int](t, s.db, "select count(*) from spine.events where source = 'github'"), "its events stay")
+	require.Equal(
+		t,
+		5,
+		value[int](
+			t,
+			s.db,
+			"select count(*) from spine.audit_log where source = 'github' and details->>'caller' = '127.0.0.1' and action in ('source_added', 'source_changed', 'request_replayed', 'source_disabled', 'source_removed')",
+		),
+	)
+	require.Equal(
+		t,
+		2,
+		value[int](t, s.db, "select count(*) from spine.events where source = 'github'"),
+		"its events stay",
+	)
 }

@@ -28,7 +28,11 @@ func TestStatusWatchInAPipe(t *testing.T) {
 	require.NoError(t, s.SampleDepth(t.Context()))
 
 	line := startLines(t, server.URL(), "status", "--watch", "--interval", "100ms")
-	require.Regexp(t, `^\d{4}-\S+Z received=\S+ .* pending=2 processing=0 failed=0 dead=0 oldest_ready=\S+ p50=`, line.next(t))
+	require.Regexp(
+		t,
+		`^\d{4}-\S+Z received=\S+ .* pending=2 processing=0 failed=0 dead=0 oldest_ready=\S+ p50=`,
+		line.next(t),
+	)
 	machine := startLines(t, server.URL(), "status", "--watch", "--interval", "0.1", "--json")
 	var o struct {
 		Schema  string
@@ -50,9 +54,19 @@ func TestStatusWatchInAPipe(t *testing.T) {
 
 	server.Kill()
 	isAway := regexp.MustCompile(`(?m)^spine: the database is away since \S+Z, trying again: `)
-	require.Eventually(t, func() bool { return isAway.MatchString(line.stderr.String()) }, patience, 10*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return isAway.MatchString(line.stderr.String()) },
+		patience,
+		10*time.Millisecond,
+	)
 	require.NoError(t, server.Restart(t.Context()))
-	require.Eventually(t, func() bool { return strings.HasSuffix(line.stderr.String(), "spine: the database is back\n") }, patience, 10*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return strings.HasSuffix(line.stderr.String(), "spine: the database is back\n") },
+		patience,
+		10*time.Millisecond,
+	)
 	for range cap(line.lines) { // what it said before
 		select {
 		case <-line.lines:

@@ -39,7 +39,10 @@ func onTerminal(t *testing.T, columns, rows uint16, environment []string, args .
 
 	path, err := exec.LookPath("spine")
 	require.NoError(t, err)
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), path, args...) //nolint:gosec // this test binary, under the name of spine
+	cmd := exec.CommandContext(
+		context.WithoutCancel(t.Context()),
+		path,
+		args...) //nolint:gosec // this test binary, under the name of spine
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TERM=xterm"}, environment...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = side, side, side
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
@@ -62,7 +65,14 @@ func onTerminal(t *testing.T, columns, rows uint16, environment []string, args .
 
 func (e *console) awaitText(t *testing.T, want string) {
 	t.Helper()
-	require.Eventually(t, func() bool { return strings.Contains(e.output.String(), want) }, patience, 10*time.Millisecond, "%q", want)
+	require.Eventually(
+		t,
+		func() bool { return strings.Contains(e.output.String(), want) },
+		patience,
+		10*time.Millisecond,
+		"%q",
+		want,
+	)
 }
 
 func (e *console) settings(t *testing.T) unix.Termios {

@@ -171,7 +171,15 @@ func (p *progress) packageEnd(r *packageRun, e event, now time.Time) {
 		}
 	}
 	if e.Action != "skip" { // it has no tests
-		fmt.Fprintf(p.out, "%s  %-4s  %-34s %5d tests %7.1fs\n", p.clock(now), map[string]string{"pass": "ok", "fail": "FAIL"}[e.Action], short(e.Package), r.tests, e.Elapsed)
+		fmt.Fprintf(
+			p.out,
+			"%s  %-4s  %-34s %5d tests %7.1fs\n",
+			p.clock(now),
+			map[string]string{"pass": "ok", "fail": "FAIL"}[e.Action],
+			short(e.Package),
+			r.tests,
+			e.Elapsed,
+		)
 	}
 	p.tests += r.tests
 	delete(p.packages, e.Package)
@@ -249,7 +257,14 @@ func (p *progress) summary(now time.Time) bool {
 		fmt.Fprintln(p.out, "FAILED   no test has run")
 		return false
 	}
-	fmt.Fprintf(p.out, "%s  %d tests passed, %d failed, %d skipped\n", p.clock(now), p.tests, len(p.failed), len(p.skipped))
+	fmt.Fprintf(
+		p.out,
+		"%s  %d tests passed, %d failed, %d skipped\n",
+		p.clock(now),
+		p.tests,
+		len(p.failed),
+		len(p.skipped),
+	)
 	return len(p.failed) == 0
 }
 

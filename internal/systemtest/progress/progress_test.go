@@ -44,8 +44,20 @@ func says(test, output string) string {
 
 func TestPackagePasses(t *testing.T) {
 	t.Parallel()
-	output, ok := run(t, "beat", started, action("run", "TestA"), says("TestA", "chatter"), action("run", "TestA/b"), "beat",
-		action("pass", "TestA/b"), action("pass", "TestA"), action("run", "TestS"), action("skip", "TestS"), passed)
+	output, ok := run(
+		t,
+		"beat",
+		started,
+		action("run", "TestA"),
+		says("TestA", "chatter"),
+		action("run", "TestA/b"),
+		"beat",
+		action("pass", "TestA/b"),
+		action("pass", "TestA"),
+		action("run", "TestS"),
+		action("skip", "TestS"),
+		passed,
+	)
 	require.True(t, ok)
 	require.Equal(t, "  0m01s  ...   building\n"+
 		"  0m06s  ...   internal/a: TestA/b (1s)\n"+
@@ -56,15 +68,35 @@ func TestPackagePasses(t *testing.T) {
 
 func TestLongestRunningTestsAreNamed(t *testing.T) {
 	t.Parallel()
-	output, _ := run(t, started, action("run", "TestA"), action("pause", "TestA"), action("run", "TestB"), action("run", "TestC"), action("run", "TestD"),
-		action("cont", "TestA"), action("pass", "TestB"), "beat", passed)
+	output, _ := run(
+		t,
+		started,
+		action("run", "TestA"),
+		action("pause", "TestA"),
+		action("run", "TestB"),
+		action("run", "TestC"),
+		action("run", "TestD"),
+		action("cont", "TestA"),
+		action("pass", "TestB"),
+		"beat",
+		passed,
+	)
 	require.Contains(t, output, "  0m09s  ...   internal/a: TestC (4s), TestD (3s) and 1 more\n")
 }
 
 func TestFailurePrintsAllThatTheTestSaid(t *testing.T) {
 	t.Parallel()
-	output, ok := run(t, started, action("run", "TestA"), says("TestA", "reason"), action("run", "TestB"), says("TestB", "chatter"),
-		action("fail", "TestA"), action("pass", "TestB"), failed)
+	output, ok := run(
+		t,
+		started,
+		action("run", "TestA"),
+		says("TestA", "reason"),
+		action("run", "TestB"),
+		says("TestB", "chatter"),
+		action("fail", "TestA"),
+		action("pass", "TestB"),
+		failed,
+	)
 	require.False(t, ok)
 	require.Contains(t, output, "reason\n")
 	require.NotContains(t, output, "chatter")
@@ -91,7 +123,12 @@ func TestRunThatBreaksOffFails(t *testing.T) {
 
 func TestBuildFailureIsPrinted(t *testing.T) {
 	t.Parallel()
-	output, ok := run(t, `{"ImportPath":"x/a","Action":"build-output","Output":"a.go:1: wrong\n"}`, `{"ImportPath":"x/a","Action":"build-fail"}`, "go: no such module")
+	output, ok := run(
+		t,
+		`{"ImportPath":"x/a","Action":"build-output","Output":"a.go:1: wrong\n"}`,
+		`{"ImportPath":"x/a","Action":"build-fail"}`,
+		"go: no such module",
+	)
 	require.False(t, ok)
 	require.Contains(t, output, "a.go:1: wrong\n")
 	require.Contains(t, output, "go: no such module\n")
