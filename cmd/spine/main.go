@@ -1,5 +1,5 @@
-// Command spine takes webhooks in, stores each exactly once in PostgreSQL and
-// delivers it at least once. Package command has its subcommands.
+// Command spine receives webhooks, stores each exactly once in PostgreSQL, and delivers it at least once. Package
+// command has its subcommands.
 package main
 
 import (
@@ -9,8 +9,8 @@ import (
 	"github.com/webhookspine/spine/internal/command"
 )
 
-// version is set by the linker (see the Makefile). It is empty in a binary
-// made by go install or go run, which know their version by themselves.
+// version is set by the linker (see the Makefile). It is empty after go install and go run, whose binaries know their
+// version from Go itself.
 var version string
 
 func main() {

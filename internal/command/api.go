@@ -13,6 +13,17 @@ func apiCommand(env environ, b build) *cobra.Command {
 		Short:   "Receive webhooks and answer reads; run any number of processes",
 		Example: `  DATABASE_URL=postgres://spine@db/spine spine api --listen :8000`,
 	}, needs{
-		groups: []any{&s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep, &s.Listen, &s.Intake, &s.Admin, &s.Stop, &s.Log},
+		groups: []any{
+			&s.Database,
+			&s.Direct,
+			&s.Pool,
+			&s.Schema,
+			&s.Upkeep,
+			&s.Listen,
+			&s.Intake,
+			&s.Admin,
+			&s.Stop,
+			&s.Log,
+		},
 	})
 }

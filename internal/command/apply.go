@@ -70,7 +70,12 @@ is one transaction, which changes only what differs. The file is YAML or JSON:
 
 // applySources makes the sources as puts says and prints what that changes.
 func applySources(
-	ctx context.Context, s *store.Store, puts map[string]json.RawMessage, prune, dryRun, asJSON bool, caller string, out io.Writer,
+	ctx context.Context,
+	s *store.Store,
+	puts map[string]json.RawMessage,
+	prune, dryRun, asJSON bool,
+	caller string,
+	out io.Writer,
 ) error {
 	changes, err := s.ApplySources(ctx, puts, prune, dryRun, caller)
 	if err != nil {
@@ -118,7 +123,8 @@ func parseSourceFile(text []byte) (map[string]json.RawMessage, error) {
 		switch {
 		case errors.As(err, &bad):
 			for _, p := range bad.Problems {
-				problems = append(problems, event.Problem{Field: strings.TrimSuffix("sources."+name+"."+p.Field, "."), Detail: p.Detail})
+				problems = append(problems,
+					event.Problem{Field: strings.TrimSuffix("sources."+name+"."+p.Field, "."), Detail: p.Detail})
 			}
 			continue
 		case err != nil:
@@ -135,9 +141,8 @@ func parseSourceFile(text []byte) (map[string]json.RawMessage, error) {
 	return puts, nil
 }
 
-var yamlLine = regexp.MustCompile(`line \d+: `)
-
-// yamlError says where a file is wrong. It quotes nothing of the file, because somebody may have written a secret there.
+// yamlError says where a file is wrong. It quotes nothing of the file, because somebody may have written a secret
+// there.
 func yamlError(err error) error {
 	text := err.Error()
 	var several *yaml.TypeError
@@ -146,7 +151,7 @@ func yamlError(err error) error {
 	}
 	what := "this is not YAML"
 	for _, of := range []struct{ part, say string }{
-		{"unknown anchor", "a value that begins with * must be quoted: it stands for an anchor, and no anchor has this name"},
+		{"unknown anchor", "a value that begins with * must be quoted: else it names an anchor, and there is none"},
 		{"already defined", "a key comes twice"},
 		{"not found in type", "only sources may stand at the top"},
 		{"cannot unmarshal", "sources must be an object of names and their settings"},
@@ -163,7 +168,7 @@ func yamlError(err error) error {
 			break
 		}
 	}
-	return errors.New(yamlLine.FindString(text) + what)
+	return errors.New(regexp.MustCompile(`line \d+: `).FindString(text) + what)
 }
 
 // describeChanges tells which sources change, and for each setting what it was and what it is.
@@ -197,7 +202,8 @@ func describeChanges(changes []view.SourceChange, dryRun bool) string {
 		}
 	}
 	if dryRun {
-		fmt.Fprintf(&b, "%s would change, %d unchanged\n", terminal.Plural(int64(changed), "source"), len(changes)-changed)
+		fmt.Fprintf(&b, "%s would change, %d unchanged\n", terminal.Plural(int64(changed), "source"),
+			len(changes)-changed)
 	} else {
 		fmt.Fprintf(&b, "%s changed, %d unchanged\n", terminal.Plural(int64(changed), "source"), len(changes)-changed)
 	}

@@ -77,7 +77,8 @@ were lost or repeated, and how long each took from POST to arrival.`,
 	bindLoad(cmd.Flags(), &run.Load)
 	bindSpan(cmd.Flags(), &run.Load)
 	cmd.Flags().StringVar(&listen, "sink", "127.0.0.1:8009", "receive deliveries on `HOST:PORT`")
-	cmd.Flags().DurationVar(&run.Drain, "drain", 30*time.Second, "wait at most this `DURATION` at the end for missing deliveries")
+	cmd.Flags().DurationVar(&run.Drain, "drain", 30*time.Second,
+		"wait at most this `DURATION` at the end for missing deliveries")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -108,7 +109,8 @@ moment. DELIVERY_TIMEOUT of the server must be longer than the posting takes.`,
 	bindLoad(cmd.Flags(), &run.Load)
 	cmd.Flags().Int64Var(&run.Count, "count", 20_000, "`NUMBER` of events in the backlog")
 	cmd.Flags().StringVar(&listen, "sink", "127.0.0.1:8009", "receive deliveries on `HOST:PORT`")
-	cmd.Flags().DurationVar(&run.Patience, "patience", 30*time.Second, "wait at most this `DURATION` for the next delivery")
+	cmd.Flags().DurationVar(&run.Patience, "patience", 30*time.Second,
+		"wait at most this `DURATION` for the next delivery")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -161,12 +163,14 @@ measure. The password may be in PGPASSWORD or ~/.pgpass.`,
 	flags.DurationVar(&run.Duration, "duration", 10*time.Minute, "send for this `DURATION`")
 	flags.DurationVar(&run.WarmUp, "warm-up", 10*time.Second, "send for this `DURATION` before anything is counted")
 	flags.DurationVar(&run.Interval, "interval", 0,
-		"time between samples, a `DURATION` of at most a third of --duration; 0 is 10 s or, if less, a tenth of --duration")
-	flags.StringVar(&run.Database, "database", "", "`URL` of the server's database, to read its statistics; any role will do")
+		"time between samples, a `DURATION`; 0 is 10 s or, if less, a tenth of --duration")
+	flags.StringVar(&run.Database, "database", "",
+		"`URL` of the server's database, to read its statistics; any role will do")
 	flags.IntSliceVar(&pids, "pid", nil, "watch the process with this `NUMBER`; may be given several times")
 	bindEvents(flags, &run.Load)
 	flags.StringVar(&listen, "sink", "127.0.0.1:8009", "receive deliveries on `HOST:PORT`")
-	flags.DurationVar(&run.Drain, "drain", 30*time.Second, "wait at most this `DURATION` at the end for missing deliveries")
+	flags.DurationVar(&run.Drain, "drain", 30*time.Second,
+		"wait at most this `DURATION` at the end for missing deliveries")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -198,7 +202,7 @@ func benchSinkCommand() *cobra.Command {
 func bindLoad(flags *pflag.FlagSet, load *bench.Load) {
 	bindTarget(flags, load)
 	flags.Float64Var(&load.Rate, "rate", 0,
-		"offer this `NUMBER` of events a second, even if the server is slower; 0 sends the next when the last is answered")
+		"offer this `NUMBER` of events a second, even if the server is slower; 0 waits for each answer")
 	bindEvents(flags, load)
 }
 
@@ -211,8 +215,10 @@ func bindTarget(flags *pflag.FlagSet, load *bench.Load) {
 // bindEvents binds the flags that say what is sent.
 func bindEvents(flags *pflag.FlagSet, load *bench.Load) {
 	flags.IntVar(&load.BodySize, "body", 1024, "`NUMBER` of bytes in a request's body")
-	flags.Float64Var(&load.DuplicateRatio, "duplicates", 0, "share of requests that repeat an event, a `NUMBER` from 0 to 1")
-	flags.Float64Var(&load.ConflictRatio, "conflicts", 0, "share of requests that repeat an event with another payload, a `NUMBER` from 0 to 1")
+	flags.Float64Var(&load.DuplicateRatio, "duplicates", 0,
+		"share of requests that repeat an event, a `NUMBER` from 0 to 1")
+	flags.Float64Var(&load.ConflictRatio, "conflicts", 0,
+		"share of requests that repeat an event with another payload, a `NUMBER` from 0 to 1")
 	flags.Uint64Var(&load.Seed, "seed", 0, "`NUMBER` that makes the choice of duplicates and conflicts repeatable")
 }
 

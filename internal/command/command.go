@@ -1,8 +1,9 @@
 // Package command is the command line of spine, a file for each subcommand.
 //
-// A subcommand parses its flags and arguments, drives a service or asks the database, and tells in words or as JSON what
-// came of it. Run promises an exit code for every call: 0, 1 if the command failed, 2 if the call was wrong. An error is
-// one line on the standard error. Text from outside cannot drive the terminal, because package terminal prints it.
+// A subcommand parses its flags and arguments, drives a service or asks the database, and tells in words or as JSON
+// what came of it. Run promises an exit code for every call: 0, 1 if the command failed, 2 if the call was wrong. An
+// error is one line on the standard error. Text from outside cannot drive the terminal, because package terminal
+// prints it.
 //
 // This package wires no stages; package service does. It must not know how a stage works.
 package command

@@ -77,7 +77,9 @@ func withPrefix(prefix string, values []string) []cobra.Completion {
 }
 
 // completionList finds completions in the database.
-type completionList func(ctx context.Context, s *store.Store, cmd *cobra.Command, prefix string) ([]cobra.Completion, error)
+type completionList func(
+	ctx context.Context, s *store.Store, cmd *cobra.Command, prefix string,
+) ([]cobra.Completion, error)
 
 // fromDatabase completes by what list finds in the database that the command would use. It says nothing of errors: the
 // command itself will.
@@ -105,29 +107,32 @@ func fromDatabase(database *service.DatabaseSettings, list completionList) cobra
 	}
 }
 
-// inFlightIDs completes by the ids of events that are not completed, newest first, and only of the source in the flag
-// --source, if that is given.
+// inFlightIDs completes by the ids of events that are not completed, newest first. The flag --source limits them to one
+// source.
 func inFlightIDs(database *service.DatabaseSettings) cobra.CompletionFunc {
-	return fromDatabase(database, func(ctx context.Context, s *store.Store, cmd *cobra.Command, prefix string) ([]cobra.Completion, error) {
-		source := ""
-		if flag := cmd.Flags().Lookup("source"); flag != nil && flag.Value.Type() == "string" {
-			source = flag.Value.String()
-		}
-		rows, err := s.InFlight(ctx, prefix, source, completionMost)
-		if err != nil {
-			return nil, err
-		}
-		var found []cobra.Completion
-		seen := make(map[string]bool)
-		for _, r := range rows {
-			if !seen[r.EventID] {
-				seen[r.EventID] = true
-				state := terminal.Printable(r.Status) + ", " + terminal.Plural(int64(r.AttemptCount), "attempt")
-				found = append(found, cobra.CompletionWithDesc(r.EventID, state))
+	return fromDatabase(
+		database,
+		func(ctx context.Context, s *store.Store, cmd *cobra.Command, prefix string) ([]cobra.Completion, error) {
+			from := ""
+			if flag := cmd.Flags().Lookup("source"); flag != nil && flag.Value.Type() == "string" {
+				from = flag.Value.String()
 			}
-		}
-		return found, nil
-	})
+			rows, err := s.InFlight(ctx, prefix, from, completionMost)
+			if err != nil {
+				return nil, err
+			}
+			var found []cobra.Completion
+			seen := make(map[string]bool)
+			for _, r := range rows {
+				if !seen[r.EventID] {
+					seen[r.EventID] = true
+					state := terminal.Printable(r.Status) + ", " + terminal.Plural(int64(r.AttemptCount), "attempt")
+					found = append(found, cobra.CompletionWithDesc(r.EventID, state))
+				}
+			}
+			return found, nil
+		},
+	)
 }
 
 // onlyFirstArgument completes only the first argument.
@@ -156,14 +161,17 @@ func typeNames(database *service.DatabaseSettings) cobra.CompletionFunc {
 func namesInDatabase(
 	database *service.DatabaseSettings, names func(s *store.Store, ctx context.Context) ([]string, error),
 ) cobra.CompletionFunc {
-	return fromDatabase(database, func(ctx context.Context, s *store.Store, _ *cobra.Command, prefix string) ([]cobra.Completion, error) {
-		all, err := names(s, ctx)
-		if err != nil {
-			return nil, err
-		}
-		all = withPrefix(prefix, all)
-		return all[:min(len(all), completionMost)], nil
-	})
+	return fromDatabase(
+		database,
+		func(ctx context.Context, s *store.Store, _ *cobra.Command, prefix string) ([]cobra.Completion, error) {
+			all, err := names(s, ctx)
+			if err != nil {
+				return nil, err
+			}
+			all = withPrefix(prefix, all)
+			return all[:min(len(all), completionMost)], nil
+		},
+	)
 }
 
 // isShellWord reports whether a shell takes s for one word without quotes. Shells differ in how they quote, and senders

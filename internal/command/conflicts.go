@@ -104,7 +104,8 @@ func conflictsShowCommand(env environ) *cobra.Command {
 	var from string
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "show ID", Short: "Show the payloads that came under an id, and their differences",
+		Use:     "show ID",
+		Short:   "Show the payloads that came under an id, and their differences",
 		Args:    oneArgument("give the ID of one event, as in: spine conflicts show test-001"),
 		Example: "  spine conflicts show test-001\n  spine conflicts show evt_1 --source stripe --json | jq '.[].payload'",
 	}
@@ -170,7 +171,8 @@ func conflictsAcceptCommand(env environ) *cobra.Command {
 		Example: "  spine conflicts accept test-001\n  spine conflicts accept evt_1 --source stripe --hash 3f9a11c0",
 	}
 	cmd.Flags().StringVar(&from, "source", "", "`SOURCE` that sent the event, if several have an event with this id")
-	cmd.Flags().StringVar(&hash, "hash", "", "accept the payload whose hash begins with this `HEX` (default the newest)")
+	cmd.Flags().StringVar(&hash, "hash", "",
+		"accept the payload whose hash begins with this `HEX` (default the newest)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object: the id of the new event")
 	return onDatabase(env, cmd, func(cmd *cobra.Command, s *store.Store, args []string) error {
 		id, err := s.AcceptConflict(cmd.Context(), args[0], from, hash, auditCaller(cmd))

@@ -19,8 +19,8 @@ import (
 const operatorConns = 2
 
 // openDatabase connects for a command that reads or changes something in the database and does no work of its own. It
-// checks the schema. One that is newer than this binary is fine, as for processes that run during an upgrade. The caller
-// closes the store.
+// checks the schema. One that is newer than this binary is fine, as for processes that run during an upgrade. The
+// caller closes the store.
 func openDatabase(ctx context.Context, d service.DatabaseSettings) (*store.Store, error) {
 	s, err := store.Open(ctx, store.Config{URL: string(d.URL), MaxConns: operatorConns, AppName: "spine operator"})
 	if err != nil {
@@ -36,14 +36,14 @@ func openDatabase(ctx context.Context, d service.DatabaseSettings) (*store.Store
 // databaseRun is what a command does on the database.
 type databaseRun func(cmd *cobra.Command, s *store.Store, args []string) error
 
-// onDatabase completes a command that works on the database. It takes no arguments unless cmd.Args says so. more are
-// groups of settings that it needs besides.
-func onDatabase(env environ, cmd *cobra.Command, run databaseRun, more ...any) *cobra.Command {
-	bindDatabase(env, cmd, run, more...)
+// onDatabase completes a command that works on the database. It takes no arguments unless cmd.Args says so.
+func onDatabase(env environ, cmd *cobra.Command, run databaseRun) *cobra.Command {
+	bindDatabase(env, cmd, run)
 	return cmd
 }
 
-// onSource is onDatabase for a command whose one argument is the name of a source.
+// onSource is onDatabase for a command whose one argument is the name of a source. more are groups of settings that it
+// needs besides.
 func onSource(
 	env environ, cmd *cobra.Command, run func(cmd *cobra.Command, s *store.Store, name string) error, more ...any,
 ) *cobra.Command {
@@ -56,6 +56,7 @@ func onSource(
 }
 
 // bindDatabase makes cmd open the database and then run. It returns the settings by which cmd will know the database.
+// more are groups of settings that cmd needs besides.
 func bindDatabase(env environ, cmd *cobra.Command, run databaseRun, more ...any) *service.DatabaseSettings {
 	database := &service.DatabaseSettings{}
 	if cmd.Args == nil {
@@ -106,7 +107,8 @@ func auditCaller(cmd *cobra.Command) string { return cmd.CommandPath() }
 // nameSource tells whoever gave an ambiguous id what to do about it.
 func nameSource(err error) error {
 	if ambiguous, ok := errors.AsType[*view.AmbiguousError](err); ok {
-		return fmt.Errorf("the id exists in the sources %s: name one with --source", strings.Join(ambiguous.Sources, ", "))
+		return fmt.Errorf("the id exists in the sources %s: name one with --source",
+			strings.Join(ambiguous.Sources, ", "))
 	}
 	return err
 }

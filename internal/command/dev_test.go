@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What the greeting offers can be pasted into a shell.
+// The commands in the greeting can be pasted into a shell.
 func TestGreeting(t *testing.T) {
 	var out strings.Builder
 	printGreeting(&out, "http://127.0.0.1:1", "http://127.0.0.1:2", "postgres:///x?user=o'neil")

@@ -38,7 +38,8 @@ ready, else with 1.`,
 	}
 	env.bind(cmd, needs{groups: []any{&s.Listen}})
 	cmd.Flags().Lookup("listen").Usage = "where the process on this machine listens [LISTEN]"
-	cmd.Flags().StringVar(&base, "url", "", "base `URL` of the server to ask instead, or the full URL of a check other than /readyz")
+	cmd.Flags().StringVar(&base, "url", "",
+		"base `URL` of the server to ask instead, or the full URL of a check other than /readyz")
 	return cmd
 }
 

@@ -70,7 +70,8 @@ func postRequest(req *http.Request, out io.Writer, asJSON bool) error {
 	if asJSON {
 		return nil
 	}
-	_, err = fmt.Fprintf(out, "%s %s in %s\n", terminal.Printable(receipt.Status), terminal.Printable(receipt.EventID), took)
+	_, err = fmt.Fprintf(out, "%s %s in %s\n", terminal.Printable(receipt.Status),
+		terminal.Printable(receipt.EventID), took)
 	return err
 }
 

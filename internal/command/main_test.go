@@ -1,7 +1,6 @@
 package command
 
 import (
-	"bytes"
 	"context"
 	"strings"
 	"testing"
@@ -20,9 +19,9 @@ var databases = postgrestest.Databases{Migrate: func(ctx context.Context, url st
 func TestMain(m *testing.M) { goleak.VerifyTestMain(databases.Main(m)) }
 
 // runLine runs one command line.
-func runLine(t *testing.T, environment []string, args ...string) (code int, stdout, stderr string) {
+func runLine(t *testing.T, environment []string, args ...string) (code int, stdout string) {
 	t.Helper()
-	var out, err bytes.Buffer
-	code = Run(t.Context(), args, environment, strings.NewReader(""), &out, &err, "")
-	return code, out.String(), err.String()
+	var out strings.Builder
+	code = Run(t.Context(), args, environment, strings.NewReader(""), &out, t.Output(), "")
+	return code, out.String()
 }

@@ -34,8 +34,10 @@ migrate as they start, unless MIGRATE is false.`,
 			if m.Functions {
 				functions = "updated"
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "The schema is at version %d: %s applied, functions %s, %s created.\n", m.Version,
-				terminal.Plural(int64(len(m.Applied)), "migration"), functions, terminal.Plural(int64(m.Partitions), "audit partition"))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(),
+				"The schema is at version %d: %s applied, functions %s, %s created.\n", m.Version,
+				terminal.Plural(int64(len(m.Applied)), "migration"), functions,
+				terminal.Plural(int64(m.Partitions), "audit partition"))
 			return err
 		},
 	}

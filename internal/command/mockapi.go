@@ -21,7 +21,8 @@ than once.`,
   curl -X POST 'http://127.0.0.1:8001/third_party/mock?status=503' -d '{"event_id":"a"}'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			server, err := service.NewMockAPI(cmd.Context(), s.Listen.Address, s.Mock, s.Stop, s.Log.Logger(cmd.ErrOrStderr()))
+			server, err := service.NewMockAPI(cmd.Context(), s.Listen.Address, s.Mock, s.Stop,
+				s.Log.Logger(cmd.ErrOrStderr()))
 			if err != nil {
 				return err
 			}

@@ -25,7 +25,10 @@ until spine resume. Deliveries that have begun are finished.`,
 // claimsCommand completes a command that pauses or resumes claims, and prints for how many destinations it did so. done
 // is the word for that.
 func claimsCommand(
-	env environ, done string, change func(s *store.Store, ctx context.Context, destination string) (int64, error), cmd *cobra.Command,
+	env environ,
+	done string,
+	change func(s *store.Store, ctx context.Context, destination string) (int64, error),
+	cmd *cobra.Command,
 ) *cobra.Command {
 	var database service.DatabaseSettings
 	var destination string

@@ -43,7 +43,8 @@ func rejectedListCommand(env environ) *cobra.Command {
 	var limit int
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "list", Short: "List rejected requests, newest first",
+		Use:     "list",
+		Short:   "List rejected requests, newest first",
 		Example: "  spine rejected list --since 1h\n  spine rejected list --source github --cause signature_wrong --json",
 	}
 	flags := cmd.Flags()
@@ -55,7 +56,8 @@ func rejectedListCommand(env environ) *cobra.Command {
 	flags.Var(&until, "until", "only those that came before this `TIME`")
 	flags.IntVar(&limit, "limit", 50, "at most this `NUMBER`")
 	flags.BoolVar(&asJSON, "json", false, "print one JSON array")
-	completeFlag(cmd, "state", fixedValues([]string{event.RejectedKept, event.RejectedRequested, event.RejectedTakenIn, event.RejectedAgain}))
+	completeFlag(cmd, "state",
+		fixedValues([]string{event.RejectedKept, event.RejectedRequested, event.RejectedTakenIn, event.RejectedAgain}))
 	return onDatabase(env, cmd, func(cmd *cobra.Command, s *store.Store, _ []string) error {
 		if limit < 1 || limit > 10_000 {
 			return misuse("--limit must be 1 to 10000")
@@ -206,7 +208,8 @@ verified again. --trust stores them without verifying: be sure who sent them.`,
 			if asJSON {
 				return terminal.WriteJSON(cmd.OutOrStdout(), map[string]int64{"requested": n})
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s to be replayed: see spine rejected list --state requested\n", terminal.Plural(n, "request"))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s to be replayed: see spine rejected list --state requested\n",
+				terminal.Plural(n, "request"))
 			return err
 		}
 		if len(args) != 1 {
@@ -233,7 +236,12 @@ verified again. --trust stores them without verifying: be sure who sent them.`,
 }
 
 // awaitReplayed waits until a request is settled: stored, or rejected again.
-func awaitReplayed(ctx context.Context, s *store.Store, id int64, patience time.Duration) (event.RejectedRequest, error) {
+func awaitReplayed(
+	ctx context.Context,
+	s *store.Store,
+	id int64,
+	patience time.Duration,
+) (event.RejectedRequest, error) {
 	for deadline := time.Now().Add(patience); ; {
 		r, err := s.RejectedRequest(ctx, id)
 		if err != nil || patience == 0 || r.State == event.RejectedTakenIn || r.State == event.RejectedAgain {

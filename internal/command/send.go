@@ -98,7 +98,8 @@ taken for that of a preset, and --secret names the secret.`,
 	flags.StringVar(&from, "source", "", "post as this `SOURCE` does")
 	flags.BoolVar(&sign, "sign", false, "sign the request, as the source's provider does")
 	flags.StringVar(&preset, "preset", "", "`PRESET` of the source, whatever the database says")
-	flags.StringArrayVar(&secrets, "secret", nil, "`REFERENCE` to the secret to sign with: env:NAME or file:/absolute/path (default the source's)")
+	flags.StringArrayVar(&secrets, "secret", nil,
+		"`REFERENCE` to the secret to sign with: env:NAME or file:/absolute/path (default the source's)")
 	completeFiles(cmd, "file")
 	completeFlag(cmd, "source", sourceNames(&database))
 	completeFlag(cmd, "preset", fixedValues(source.Presets()))
@@ -119,7 +120,8 @@ func postEnvelope(ctx context.Context, url string, e envelope, payload []byte, o
 
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimRight(url, "/")+"/webhook", bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimRight(url, "/")+"/webhook",
+		bytes.NewReader(body))
 	if err != nil {
 		return misuse("--url: %w", err)
 	}
@@ -127,8 +129,8 @@ func postEnvelope(ctx context.Context, url string, e envelope, payload []byte, o
 	return postRequest(req, out, asJSON)
 }
 
-// postSample posts what a source's provider would send: its sample, with body instead of the sample's own if body is not
-// nil. The request is signed if the source's requests are.
+// postSample posts what a source's provider would send: its sample, with body instead of the sample's own if body is
+// not nil. The request is signed if the source's requests are.
 func postSample(ctx context.Context, url string, s *source.Source, body []byte, out io.Writer, asJSON bool) error {
 	now := time.Now()
 	sample, err := s.Sample(now)
@@ -147,7 +149,8 @@ func postSample(ctx context.Context, url string, s *source.Source, body []byte, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimRight(url, "/")+path, bytes.NewReader(sample.Wire))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimRight(url, "/")+path,
+		bytes.NewReader(sample.Wire))
 	if err != nil {
 		return misuse("--url: %w", err)
 	}

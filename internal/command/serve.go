@@ -25,7 +25,14 @@ func serveCommand(env environ, b build) *cobra.Command {
 }
 
 // serviceCommand completes a command that runs a service.
-func serviceCommand(env environ, b build, s *service.Settings, r service.Roles, cmd *cobra.Command, n needs) *cobra.Command {
+func serviceCommand(
+	env environ,
+	b build,
+	s *service.Settings,
+	r service.Roles,
+	cmd *cobra.Command,
+	n needs,
+) *cobra.Command {
 	n.required = []string{"DATABASE_URL"}
 	cmd.Args = cobra.NoArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -13,11 +13,15 @@ import (
 	"github.com/webhookspine/spine/internal/service"
 )
 
-// parse reads settings as a subcommand that has all of them does.
+// parse reads all settings as a subcommand does.
 func parse(environment []string, n needs, args ...string) (service.Settings, error) {
 	var s service.Settings
 	n.groups = service.Groups(&s)
-	cmd := &cobra.Command{RunE: func(*cobra.Command, []string) error { return nil }, SilenceErrors: true, SilenceUsage: true}
+	cmd := &cobra.Command{
+		RunE:          func(*cobra.Command, []string) error { return nil },
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
 	newEnviron(environment).bind(cmd, n)
 	cmd.SetArgs(args)
 	return s, cmd.Execute()
@@ -85,7 +89,7 @@ func TestSettingsThatMakeNoSense(t *testing.T) {
 
 func TestSettingsThatContradict(t *testing.T) {
 	_, err := parse([]string{"ADMIN_AUTH=none", "ADMIN_TOKEN=sesame"}, needs{})
-	require.EqualError(t, err, `ADMIN_AUTH: must be unset where ADMIN_TOKEN is set, got "none"`)
+	require.EqualError(t, err, `ADMIN_AUTH: must be unset if ADMIN_TOKEN is set, got "none"`)
 }
 
 func TestSettingThatMustBeSet(t *testing.T) {
@@ -149,7 +153,7 @@ func TestRetention(t *testing.T) {
 
 func TestRetentionIsAFlagOfEveryProcess(t *testing.T) {
 	for _, command := range []string{"serve", "api", "worker", "dev"} {
-		_, help, _ := runLine(t, nil, command, "--help")
+		_, help := runLine(t, nil, command, "--help")
 		require.Regexp(t, `--retention DURATION +keep .* \[RETENTION\] \(default 0s\)\n`, help, command)
 	}
 }
@@ -163,7 +167,7 @@ func TestValuesAreReadWhateverTheirCase(t *testing.T) {
 }
 
 func TestHelpShowsVariableAndDefaultButNoValue(t *testing.T) {
-	code, help, _ := runLine(t, []string{"LISTEN=:9999"}, "mock-api", "--help")
+	code, help := runLine(t, []string{"LISTEN=:9999"}, "mock-api", "--help")
 	require.Zero(t, code)
 	require.Regexp(t, `--mock-api-failure-rate NUMBER +share .* \[MOCK_API_FAILURE_RATE\] \(default 0\.5\)\n`, help)
 	require.Regexp(t, `--listen HOST:PORT +where .* \[LISTEN\] \(default :8001\)\n`, help)

@@ -78,8 +78,8 @@ func sourceListCommand(env environ) *cobra.Command {
 			for _, count := range causes[settings.Source] {
 				rejected += count
 			}
-			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\n",
-				settings.Source, terminal.Printable(c.Preset), sourceState(settings, c, err), lastArrival(settings), rejected)
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\n", settings.Source, terminal.Printable(c.Preset),
+				sourceState(settings, c, err), lastArrival(settings), rejected)
 		}
 		return table.Flush()
 	})

@@ -14,7 +14,8 @@ import (
 func sourceEnableCommand(env environ, verb string) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: verb + " NAME", Short: "Reject what a source sends from now on; events that it sent before are still delivered",
+		Use:     verb + " NAME",
+		Short:   "Reject what a source sends from now on; events that it sent before are still delivered",
 		Example: "  spine source disable github",
 	}
 	if verb == "enable" {
@@ -60,7 +61,8 @@ rejected.`,
   spine source rotate github --secret file:/run/secrets/github-2 --keep 1h
   spine source rotate github --secret env:GITHUB_SECRET_3 --keep 0   # the old one has leaked: at once`,
 	}
-	cmd.Flags().StringVar(&secret, "secret", "", "`REFERENCE` to the new secret: env:NAME or file:/absolute/path (required)")
+	cmd.Flags().StringVar(&secret, "secret", "",
+		"`REFERENCE` to the new secret: env:NAME or file:/absolute/path (required)")
 	cmd.Flags().Var(&keep, "keep", "how long the old secrets stay valid")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object: the source")
 	if err := cmd.MarkFlagRequired("secret"); err != nil {

@@ -39,7 +39,8 @@ holds a time grows old: --at says when the request came.`,
   spine source test stripe --request captured.http --at 2026-01-30T12:00:00Z`,
 	}
 	cmd.Flags().StringVar(&file, "request", "", "read an HTTP request as text from `FILE`; - is the standard input")
-	cmd.Flags().Var(&arrival, "at", "judge the request as if it came at this `TIME`: ago, as 2h or 7d, or RFC 3339 (default now)")
+	cmd.Flags().Var(&arrival, "at",
+		"judge the request as if it came at this `TIME`: ago, as 2h or 7d, or RFC 3339 (default now)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	completeFiles(cmd, "request")
 	return onSource(env, cmd, func(cmd *cobra.Command, s *store.Store, name string) error {
@@ -78,7 +79,7 @@ holds a time grows old: --at says when the request came.`,
 	}, &intake)
 }
 
-// errNoRequest says what a request looks like. What net/http says would quote a line, which may hold a secret.
+// errNoRequest says what a request looks like. The error of net/http would quote a line, which may hold a secret.
 var errNoRequest = errors.New("reading the request: it must begin as in POST /webhook/github HTTP/1.1, " +
 	"then headers, an empty line, and the body")
 
@@ -86,7 +87,8 @@ var errNoRequest = errors.New("reading the request: it must begin as in POST /we
 // carriage returns.
 func readRequest(text []byte) (*event.Request, error) {
 	head, body := text, []byte{}
-	for _, end := range []string{"\r\n\r\n", "\n\n"} { // the first empty line, of either kind: the body may have the other
+	// The head ends at the first empty line, of either kind. The body may hold the other kind.
+	for _, end := range []string{"\r\n\r\n", "\n\n"} {
 		if before, after, found := bytes.Cut(text, []byte(end)); found && len(before) < len(head) {
 			head, body = before, after
 		}
@@ -103,7 +105,8 @@ func readRequest(text []byte) (*event.Request, error) {
 		}
 	case r.Header.Get("Content-Length") == "": // all that follows
 	case int64(len(body)) < r.ContentLength, len(bytes.Trim(body[r.ContentLength:], "\r\n")) > 0:
-		return nil, fmt.Errorf("reading the request: the body has %d bytes, but Content-Length says %d", len(body), r.ContentLength)
+		return nil, fmt.Errorf("reading the request: the body has %d bytes, but Content-Length says %d", len(body),
+			r.ContentLength)
 	default: // an editor has ended the last line of the file
 		body = body[:r.ContentLength]
 	}

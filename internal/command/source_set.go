@@ -33,14 +33,17 @@ func (f *sourceFlags) register(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.secrets, "secret", nil,
 		"`REFERENCE` to the secret: env:NAME or file:/absolute/path; several may be valid at once")
 	flags.StringVar(&f.verifyToken, "verify-token", "", "`REFERENCE` to the token that Meta asks for")
-	flags.StringVar(&f.url, "public-url", "", "`URL` as the provider knows it, if the provider signs it (Twilio, Square)")
+	flags.StringVar(&f.url, "public-url", "",
+		"`URL` as the provider knows it, if the provider signs it (Twilio, Square)")
 	flags.StringVar(&f.format, "format", "", "`FORMAT`: envelope, body or cloudevents")
 	flags.StringArrayVar(&f.ids, "id", nil,
 		"`TEMPLATE` of ids, such as {header:X-Request-Id} or {body:/data/id}; the first that fits counts")
 	flags.StringArrayVar(&f.types, "type", nil, "`TEMPLATE` of types")
 	flags.StringArrayVar(&f.times, "time", nil, "`TEMPLATE` of times")
-	flags.StringArrayVar(&f.volatile, "volatile", nil, "JSON `POINTER` to a value that changes with each attempt of the provider")
-	flags.StringVar(&f.conflicts, "conflicts", "", "answer to another payload under a known id: keep is 200, refuse is 409")
+	flags.StringArrayVar(&f.volatile, "volatile", nil,
+		"JSON `POINTER` to a value that changes with each attempt of the provider")
+	flags.StringVar(&f.conflicts, "conflicts", "",
+		"answer to another payload under a known id: keep is 200, refuse is 409")
 	flags.Float64Var(&f.rate, "rate", 0, "most verified requests a second, a `NUMBER`")
 	flags.IntVar(&f.burst, "burst", 0, "most of them at once, a `NUMBER`")
 	flags.Float64Var(&f.addressRate, "address-rate", 0, "most requests a second of one client address, a `NUMBER`")

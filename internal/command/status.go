@@ -146,8 +146,15 @@ func readSampled(ctx context.Context, s *store.Store) (o overview, err error) {
 		return o, err
 	}
 	o = overview{
-		At: sampled.At, Schema: version, OldestReady: sampled.OldestReady, DepthAt: sampled.Depth.At, Paused: sampled.Paused,
-		LastArrival: map[string]time.Time{}, Rates: ratesOf(&sampled), Latency: latencyOf(&sampled), series: sampled.Series,
+		At:          sampled.At,
+		Schema:      version,
+		OldestReady: sampled.OldestReady,
+		DepthAt:     sampled.Depth.At,
+		Paused:      sampled.Paused,
+		LastArrival: map[string]time.Time{},
+		Rates:       ratesOf(&sampled),
+		Latency:     latencyOf(&sampled),
+		series:      sampled.Series,
 	}
 	if sampled.Depth.At != nil {
 		o.Backlog = []view.BacklogRow{}
@@ -203,8 +210,8 @@ func (o *overview) write(w io.Writer, now time.Time, room int) error {
 		if r.NextAttemptAt != nil {
 			next = relativeTime(*r.NextAttemptAt, now)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\n", terminal.Printable(r.Destination), terminal.Printable(r.Status), r.Count,
-			relativeTime(r.OldestCreatedAt, now), next)
+		fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\n", terminal.Printable(r.Destination), terminal.Printable(r.Status),
+			r.Count, relativeTime(r.OldestCreatedAt, now), next)
 	}
 	if len(o.Stuck) > 0 {
 		fmt.Fprintf(table, "\nSTUCK\tDUE\tWHY\n")

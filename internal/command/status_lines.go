@@ -56,7 +56,8 @@ func (o *overview) rateLines(room int, brief bool) []terminal.Line {
 		}
 		l := terminal.ColouredLine(colour, text)
 		if spark >= sparkLeast {
-			l = l.And(cmp.Or(colour, terminal.Green), "   "+terminal.Sparkline(finishedSteps(f.series(&o.series)), spark))
+			l = l.And(cmp.Or(colour, terminal.Green),
+				"   "+terminal.Sparkline(finishedSteps(f.series(&o.series)), spark))
 		}
 		lines = append(lines, l)
 	}
@@ -86,7 +87,8 @@ func (o *overview) depthLines(now time.Time, most int) []terminal.Line {
 	if o.Backlog == nil {
 		return []terminal.Line{terminal.PlainLine("What waits is not known yet: no process of Spine has counted it.")}
 	}
-	head := fmt.Sprintf("%-16s%9s%12s%9s%9s  %s", "DESTINATION", "PENDING", "PROCESSING", "FAILED", "DEAD", "OLDEST QUEUED")
+	head := fmt.Sprintf("%-16s%9s%12s%9s%9s  %s", "DESTINATION", "PENDING", "PROCESSING", "FAILED", "DEAD",
+		"OLDEST QUEUED")
 	if o.DepthAt != nil && o.DepthAt.Infinity == 0 && now.Sub(o.DepthAt.Time) > staleAfter {
 		head += " (counted " + steadyTime(*o.DepthAt, now) + ")"
 	}

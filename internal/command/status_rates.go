@@ -49,8 +49,8 @@ type flowRate struct {
 
 // latency is how long events took from stored to delivered, in milliseconds.
 type latency struct {
-	// These three are of the last step in which something was delivered. They are null if nothing was, or if that is not
-	// known.
+	// These three are of the last step in which something was delivered. They are null if nothing was, or if that is
+	// not known.
 	P50 *float64 `json:"p50"`
 	P95 *float64 `json:"p95"`
 	P99 *float64 `json:"p99"`
@@ -72,8 +72,8 @@ func ratesOf(o *view.Overview) map[string]flowRate {
 // rollupLag is how many steps the rollups may be late before their last figure is no longer that of now.
 const rollupLag = 2
 
-// averageRate is the average over a number of whole steps and the step under way. It is nil if one of the whole steps is
-// not known.
+// averageRate is the average over a number of whole steps and the step under way. It is nil if one of the whole steps
+// is not known.
 func averageRate(o *view.Overview, series []*int64, steps int) *float64 {
 	last := len(series) - 1
 	for late := 0; late < rollupLag && last >= 0 && series[last] == nil; late++ {

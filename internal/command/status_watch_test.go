@@ -17,8 +17,7 @@ import (
 	"github.com/webhookspine/spine/internal/view"
 )
 
-// sameNumbers are steps in which n things happened each; of the first ones it is not
-// known.
+// sameNumbers are steps with n each. The first unknown of them are not known.
 func sameNumbers[N int64 | float64](steps, unknown int, n N) []*N {
 	series := make([]*N, steps)
 	for i := unknown; i < steps; i++ {
@@ -27,11 +26,16 @@ func sameNumbers[N int64 | float64](steps, unknown int, n N) []*N {
 	return series
 }
 
-// busyOverview is a quarter of an hour of which the last ten minutes are known: 512
-// events a second came in, the last step is half over.
+// busyOverview is a quarter of an hour with 512 events a second. Only the last ten minutes are known, and the last step
+// is half over.
 func busyOverview(now time.Time) view.Overview {
 	const steps, unknown = 90, 30
-	o := view.Overview{At: event.Timestamp{Time: now}, RangeSeconds: 900, StepSeconds: 10, CoveredTo: &event.Timestamp{Time: now}}
+	o := view.Overview{
+		At:           event.Timestamp{Time: now},
+		RangeSeconds: 900,
+		StepSeconds:  10,
+		CoveredTo:    &event.Timestamp{Time: now},
+	}
 	start := now.Truncate(10 * time.Second)
 	for i := range steps {
 		o.Series.At = append(o.Series.At, start.Add(time.Duration(i-steps+1)*10*time.Second).Unix())
@@ -44,7 +48,8 @@ func busyOverview(now time.Time) view.Overview {
 		return series
 	}
 	s := &o.Series
-	s.Received, s.Accepted, s.Deduplicated, s.Conflicts, s.Rejected = count(5120), count(5000), count(120), count(0), count(4)
+	s.Received, s.Accepted, s.Deduplicated = count(5120), count(5000), count(120)
+	s.Conflicts, s.Rejected = count(0), count(4)
 	s.Attempts, s.AttemptsFailed, s.Delivered, s.Died = count(5500), count(500), count(5000), count(0)
 	for i := unknown; i < steps; i++ { // rising
 		n := int64((i - unknown) * 100)
@@ -52,7 +57,8 @@ func busyOverview(now time.Time) view.Overview {
 			s.Delivered[i] = &n
 		}
 	}
-	s.LatencyP50, s.LatencyP95, s.LatencyP99 = sameNumbers(steps, unknown, 1.7), sameNumbers(steps, unknown, 6.66), sameNumbers(steps, unknown, 12.4)
+	s.LatencyP50, s.LatencyP95 = sameNumbers(steps, unknown, 1.7), sameNumbers(steps, unknown, 6.66)
+	s.LatencyP99 = sameNumbers(steps, unknown, 12.4)
 	slow := 840.0
 	s.LatencyP99[50] = &slow
 	return o
@@ -67,19 +73,28 @@ func overviewOf(seen view.Overview) *overview {
 	}
 	depthAt := at(time.Second)
 	return &overview{
-		At: seen.At, OldestReady: &oldest, DepthAt: &depthAt, Rates: ratesOf(&seen), Latency: latencyOf(&seen), series: seen.Series,
+		At:          seen.At,
+		OldestReady: &oldest,
+		DepthAt:     &depthAt,
+		Rates:       ratesOf(&seen),
+		Latency:     latencyOf(&seen),
+		series:      seen.Series,
 		Backlog: []view.BacklogRow{
 			{Destination: "billing", Status: "failed", Count: 3, OldestCreatedAt: at(90 * time.Second)},
 			{Destination: "default", Status: "dead", Count: 1200, OldestCreatedAt: at(48 * time.Hour)},
 			{Destination: "default", Status: "pending", Count: 1_234_567, OldestCreatedAt: at(2300 * time.Millisecond)},
 			{Destination: "default", Status: "processing", Count: 64, OldestCreatedAt: at(time.Second)},
 		},
-		Paused:      []view.PauseRow{{Destination: "billing", PausedAt: at(time.Minute), PausedBy: &worker}},
-		Stuck:       []store.StuckRow{{EventID: "inv-7", Destination: "billing", DueAt: at(80 * time.Second), Reason: "claims are paused"}},
+		Paused: []view.PauseRow{{Destination: "billing", PausedAt: at(time.Minute), PausedBy: &worker}},
+		Stuck: []store.StuckRow{
+			{EventID: "inv-7", Destination: "billing", DueAt: at(80 * time.Second), Reason: "claims are paused"},
+		},
 		LastArrival: map[string]time.Time{"default": at(2 * time.Second).Time, "github": at(4 * time.Minute).Time},
 		DeadLetters: []view.ProcessingRow{
-			dead("72d3162e-cc78-11e3-81ab-4c9367dc0958", "HTTP 410 Gone", 3*time.Second), dead("受注-001", "HTTP 422 Unprocessable Entity: "+strings.Repeat("no ", 40), time.Hour),
-			dead("c", "HTTP 400", 2*time.Hour), dead("d", "HTTP 400", 3*time.Hour),
+			dead("72d3162e-cc78-11e3-81ab-4c9367dc0958", "HTTP 410 Gone", 3*time.Second),
+			dead("受注-001", "HTTP 422 Unprocessable Entity: "+strings.Repeat("no ", 40), time.Hour),
+			dead("c", "HTTP 400", 2*time.Hour),
+			dead("d", "HTTP 400", 3*time.Hour),
 		},
 	}
 }
@@ -139,11 +154,18 @@ default           1234567          64  …
 func TestWatchKeepsWithinEveryTerminal(t *testing.T) {
 	full := overviewOf(busyOverview(watchedAt))
 	for i := range 30 {
-		full.Backlog = append(full.Backlog, view.BacklogRow{Destination: fmt.Sprintf("destination-%d-of-many", i), Status: "pending", Count: 1})
+		full.Backlog = append(full.Backlog,
+			view.BacklogRow{Destination: fmt.Sprintf("destination-%d-of-many", i), Status: "pending", Count: 1})
 	}
 	for _, seen := range []*overview{nil, {}, full} {
 		for _, away := range []time.Time{{}, watchedAt} {
-			f := frame{overview: seen, readAt: watchedAt, away: away, failure: strings.Repeat("refused ", 30), interval: time.Second}
+			f := frame{
+				overview: seen,
+				readAt:   watchedAt,
+				away:     away,
+				failure:  strings.Repeat("refused ", 30),
+				interval: time.Second,
+			}
 			for columns := 1; columns < 160; columns += 3 {
 				for rows := 1; rows < 60; rows++ {
 					lines := f.lines(columns, rows, watchedAt)
@@ -157,12 +179,16 @@ func TestWatchKeepsWithinEveryTerminal(t *testing.T) {
 	}
 }
 
-// What is not known is never shown as 0, nor what is old as new.
+// An unknown figure is never shown as 0, nor an old one as new.
 func TestWatchSaysWhatItDoesNotKnow(t *testing.T) {
 	f := frame{interval: time.Second}
 	require.Contains(t, frameText(&f, 80, 24), "reading …")
 
-	f = frame{overview: overviewOf(view.Overview{At: event.Timestamp{Time: watchedAt}, StepSeconds: 10}), readAt: watchedAt, interval: time.Second}
+	f = frame{
+		overview: overviewOf(view.Overview{At: event.Timestamp{Time: watchedAt}, StepSeconds: 10}),
+		readAt:   watchedAt,
+		interval: time.Second,
+	}
 	f.overview.Backlog, f.overview.OldestReady, f.overview.Stuck, f.overview.DeadLetters = nil, nil, nil, nil
 	text := frameText(&f, 80, 24)
 	require.NotRegexp(t, `(?m)^[a-z ]+\b0\b`, text)
@@ -170,21 +196,31 @@ func TestWatchSaysWhatItDoesNotKnow(t *testing.T) {
 	require.Contains(t, text, "latency      p50 ?       p95 ?       p99 ?       worst p99 ?\n")
 	require.Contains(t, text, "What waits is not known yet")
 	require.Contains(t, text, "oldest waiting  ?\n")
-	require.Equal(t, "received=? accepted=? deduplicated=? conflicts=? rejected=? attempts=? attempts_failed=? delivered=? died=? "+
-		"pending=? processing=? failed=? dead=? oldest_ready=? p50=? p95=? p99=?", f.overview.figures())
+	require.Equal(
+		t,
+		"received=? accepted=? deduplicated=? conflicts=? rejected=? attempts=? attempts_failed=? delivered=? died=? "+
+			"pending=? processing=? failed=? dead=? oldest_ready=? p50=? p95=? p99=?",
+		f.overview.figures(),
+	)
 	var machine strings.Builder
 	require.NoError(t, terminal.WriteJSON(&machine, f.overview))
 	require.Contains(t, machine.String(), `"backlog":null`)
 	require.Contains(t, machine.String(), `"received":{"now":null,"1m":null,"5m":null,"15m":null}`)
 
-	f = frame{overview: overviewOf(busyOverview(watchedAt)), readAt: watchedAt.Add(-time.Minute), away: watchedAt.Add(-50 * time.Second), failure: "connection refused", interval: time.Second}
+	f = frame{
+		overview: overviewOf(busyOverview(watchedAt)),
+		readAt:   watchedAt.Add(-time.Minute),
+		away:     watchedAt.Add(-50 * time.Second),
+		failure:  "connection refused",
+		interval: time.Second,
+	}
 	f.overview.DepthAt.Time = watchedAt.Add(-time.Hour)
 	text = frameText(&f, 80, 24)
-	require.Contains(t, text, "the database is away since 11:59:15 UTC, trying again: connection refused\nas it was at 11:59:05 UTC\n")
+	require.Contains(t, text,
+		"the database is away since 11:59:15 UTC, trying again: connection refused\nas it was at 11:59:05 UTC\n")
 	require.Contains(t, text, "OLDEST QUEUED (counted…")
 
-	// Where the rollups lag, what they know goes on being the present for a
-	// moment, and no longer.
+	// If the rollups lag, their last figure counts as that of now for a moment, and no longer.
 	o := busyOverview(watchedAt)
 	received := o.Series.Received
 	for late, want := range []string{"512", "512", "512", "?"} {
@@ -193,11 +229,11 @@ func TestWatchSaysWhatItDoesNotKnow(t *testing.T) {
 	}
 	require.Equal(t, "?", rateText(averageRate(&o, nil, 1)))
 	require.Equal(t, "?", rateText(averageRate(&o, sameNumbers(1, 0, int64(7)), 1)))
-	// Nothing was delivered: that is no latency, but it is known.
+	// Without a delivery there is no latency, but that is known.
 	require.Equal(t, "-", latencyText(nil, true))
 }
 
-// frameChannel are the frames that a loop shows.
+// frameChannel gets the frames that a loop shows.
 type frameChannel chan frame
 
 func (s frameChannel) show(f *frame) error    { s <- *f; return nil }
@@ -235,13 +271,21 @@ func TestWatchGoesOnThroughAnOutage(t *testing.T) {
 }
 
 func TestWatchEndsWhereNobodyTakesWhatItShows(t *testing.T) {
-	w := watcher{read: func(context.Context) (overview, error) { return overview{}, nil }, interval: time.Millisecond, now: time.Now}
+	w := watcher{
+		read:     func(context.Context) (overview, error) { return overview{}, nil },
+		interval: time.Millisecond,
+		now:      time.Now,
+	}
 	out, in := io.Pipe()
 	require.NoError(t, out.Close())
 	require.ErrorIs(t, w.loop(t.Context(), &lineDisplay{out: in, json: true}, nil), io.ErrClosedPipe)
 }
 
 func TestWatchPanicsWhereTheTerminalIsRestored(t *testing.T) {
-	w := watcher{read: func(context.Context) (overview, error) { panic("a bug") }, interval: time.Millisecond, now: time.Now}
+	w := watcher{
+		read:     func(context.Context) (overview, error) { panic("a bug") },
+		interval: time.Millisecond,
+		now:      time.Now,
+	}
 	require.Panics(t, func() { _ = w.loop(t.Context(), &lineDisplay{}, nil) })
 }

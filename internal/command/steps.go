@@ -16,15 +16,15 @@ import (
 	"github.com/webhookspine/spine/internal/view"
 )
 
-// eventName is what a row is about: event_id, or source/event_id for other
-// sources than the default; - for no event.
-func eventName(r *trail.Step) string {
+// eventName is the event that a step is about: event_id, or source/event_id if the source is not the default. It is -
+// if there is no event.
+func eventName(s *trail.Step) string {
 	name := "-"
-	if r.EventID != nil {
-		name = terminal.Word(*r.EventID)
+	if s.EventID != nil {
+		name = terminal.Word(*s.EventID)
 	}
-	if r.Source != nil && *r.Source != event.DefaultSource {
-		name = terminal.Word(*r.Source) + "/" + name
+	if s.Source != nil && *s.Source != event.DefaultSource {
+		name = terminal.Word(*s.Source) + "/" + name
 	}
 	return name
 }
@@ -79,8 +79,8 @@ func (d stepDetails) duration(name string) string {
 	return terminal.ShortDuration(time.Duration(ms * float64(time.Millisecond)))
 }
 
-// pairs shows the members as name=value. Those that readers look for come first. It leaves out what tells most readers
-// nothing new; --json has it.
+// pairs shows the members as name=value. The ones that readers look for come first. It leaves out what tells most
+// readers nothing new; --json has it.
 func (d stepDetails) pairs() string {
 	foremost := []string{"attempt", "status", "duration_ms", "error", "answer", "delay_ms"}
 	rank := func(name string) int {
@@ -89,7 +89,8 @@ func (d stepDetails) pairs() string {
 		}
 		return len(foremost)
 	}
-	names := slices.SortedFunc(maps.Keys(d), func(a, b string) int { return cmp.Or(rank(a)-rank(b), cmp.Compare(a, b)) })
+	names := slices.SortedFunc(maps.Keys(d),
+		func(a, b string) int { return cmp.Or(rank(a)-rank(b), cmp.Compare(a, b)) })
 	var pairs []string
 	for _, name := range names {
 		value := d.text(name)
@@ -196,7 +197,7 @@ func stepSentence(action trail.Action, d stepDetails, within bool) string {
 		return "status changed by hand from " + text("from") + " to " + text("to") + by + where
 	case trail.EventReplayed:
 		return "replayed" + by + ", was " + text("from") + where
-	default:
+	default: // the others have no words of their own
 		return strings.TrimSpace(terminal.Word(string(action)) + " " + d.pairs())
 	}
 }
@@ -257,7 +258,8 @@ func currentState(p *view.ProcessingRow, paused []view.PauseRow, now time.Time) 
 		if p.Worker != nil {
 			worker = terminal.Printable(*p.Worker)
 		}
-		return fmt.Sprintf("attempt %d%s is in the hands of %s, whose lease ends %s", p.AttemptCount, where, worker, next)
+		return fmt.Sprintf("attempt %d%s is in the hands of %s, whose lease ends %s", p.AttemptCount, where, worker,
+			next)
 	default:
 		pause := ""
 		for _, row := range paused {

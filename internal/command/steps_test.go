@@ -15,25 +15,32 @@ import (
 	"github.com/webhookspine/spine/internal/view"
 )
 
-// hostile is text that would move the cursor, ring, set a title, and change
-// the direction of writing, by control characters of seven and of eight bits.
+// hostile is text with control characters of seven and of eight bits. They would move the cursor, ring, set a title,
+// and change the direction of writing.
 const hostile = "a\x1b[2J\x07\r\n\x9b\u009b31m\u202eb\u2028\"\\"
 
 var unprintable = regexp.MustCompile(`[\x00-\x09\x0b-\x1f\x7f-\x{9f}\x{202e}\x{2028}]`)
 
 func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 	name, source := hostile, "default"
-	details, err := json.Marshal(map[string]string{hostile: hostile, "error": hostile, "answer": hostile, "attempt": hostile, "duration_ms": hostile})
+	details, err := json.Marshal(
+		map[string]string{
+			hostile:       hostile,
+			"error":       hostile,
+			"answer":      hostile,
+			"attempt":     hostile,
+			"duration_ms": hostile,
+		},
+	)
 	require.NoError(t, err)
 	row := trail.Step{EventID: &name, Source: &source, Action: hostile, Success: hostile, Details: details}
 
-	for _, action := range []trail.Action{
-		hostile, "conflict_detected", "event_queued", "processing_attempt_started", "processing_attempt_failed", "processing_succeeded", "retry_scheduled",
-		"processing_failed_permanently", "lease_expired", "lease_returned", "lease_lost", "status_changed", "event_replayed",
-	} {
+	for _, action := range append(trail.Actions(), hostile) {
+
 		all := map[string]json.RawMessage{}
 		for _, member := range []string{
-			"attempt", "destination", "by", "caller", "evidence", "status", "worker", "error", "answer", "duration_ms", "delay_ms", "outcome", "from", "to",
+			"attempt", "destination", "by", "caller", "evidence", "status", "worker", "error", "answer", "duration_ms",
+			"delay_ms", "outcome", "from", "to",
 		} {
 			all[member], err = json.Marshal(hostile)
 			require.NoError(t, err)
@@ -45,17 +52,17 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 	}
 
 	var out strings.Builder
-	require.NoError(t, printRows(&out)([]trail.Step{row}))
+	require.NoError(t, printSteps(&out)([]trail.Step{row}))
 	require.NotRegexp(t, unprintable, out.String())
 	require.Equal(t, 1, strings.Count(out.String(), "\n"), "one line")
 
 	out.Reset()
-	require.NoError(t, tellRows(&out, func() int { return 500 }, false)([]trail.Step{row}))
+	require.NoError(t, printSentences(&out, func() int { return 500 }, false)([]trail.Step{row}))
 	require.NotRegexp(t, unprintable, out.String())
 	require.Equal(t, 2, strings.Count(out.String(), "\n"), "the day and one line")
 
 	out.Reset()
-	require.NoError(t, printJSONRows(&out)([]trail.Step{row}))
+	require.NoError(t, printStepsAsJSON(&out)([]trail.Step{row}))
 	require.NotRegexp(t, unprintable, out.String())
 	require.Equal(t, 1, strings.Count(out.String(), "\n"), "one line")
 	var back struct {
@@ -70,17 +77,31 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 	}
 	out.Reset()
 	o := overview{
-		Backlog: []view.BacklogRow{{Destination: hostile, Status: hostile}}, Paused: []view.PauseRow{{Destination: hostile, PausedBy: &name}},
-		Stuck:       []store.StuckRow{{EventID: hostile, Destination: hostile, Reason: hostile}},
-		DeadLetters: []view.ProcessingRow{{EventID: hostile, Destination: hostile, ErrorMessage: &name}}, LastArrival: map[string]time.Time{hostile: {}},
+		Backlog: []view.BacklogRow{
+			{Destination: hostile, Status: hostile},
+		},
+		Paused: []view.PauseRow{{Destination: hostile, PausedBy: &name}},
+		Stuck:  []store.StuckRow{{EventID: hostile, Destination: hostile, Reason: hostile}},
+		DeadLetters: []view.ProcessingRow{
+			{EventID: hostile, Destination: hostile, ErrorMessage: &name},
+		},
+		LastArrival: map[string]time.Time{hostile: {}},
 	}
 	require.NoError(t, o.write(&out, time.Now(), 0))
 	require.NotRegexp(t, unprintable, out.String())
 	f := frame{overview: &o, readAt: time.Now(), away: time.Now(), failure: terminal.OneLine(hostile)}
 	require.NotRegexp(t, unprintable, terminal.JoinLines(f.lines(200, 100, time.Now()), 0, false))
-	h := view.History{StoredEvent: view.StoredEvent{EventID: hostile, EventType: hostile, Source: hostile, Content: view.Content{Unqueryable: hostile}}}
+	h := view.History{
+		StoredEvent: view.StoredEvent{
+			EventID:   hostile,
+			EventType: hostile,
+			Source:    hostile,
+			Content:   view.Content{Unqueryable: hostile},
+		},
+	}
 	h.Processing, h.Timeline = []view.ProcessingRow{p}, []trail.Step{row}
-	require.NotRegexp(t, unprintable, (&timeline{}).draw(h, time.Now())+currentStates(h, []view.PauseRow{{Destination: hostile}}, time.Now()))
+	require.NotRegexp(t, unprintable,
+		(&timeline{}).draw(h, time.Now())+currentStates(h, []view.PauseRow{{Destination: hostile}}, time.Now()))
 	require.Equal(t, `failed: a b\x1b`, terminal.OneLine("failed:\n\ta b\x1b"))
 }
 

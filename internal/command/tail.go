@@ -1,7 +1,6 @@
 package command
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -27,41 +26,42 @@ import (
 const askInterval = 5 * time.Second
 
 func tailCommand(env environ) *cobra.Command {
-	var set service.Settings
+	var settings service.Settings
 	var filter trail.Filter
-	var onlyActions []string
+	var actionNames []string
 	var since timeFlag
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "tail",
 		Short: "Follow everything that happens, live",
 		Long: `Tail prints each step of each event as it is committed: received, stored,
-attempted, failed, delivered. It misses nothing and repeats nothing, also where
-the database goes away and comes back meanwhile. Where the database is put back
-to an earlier state, it says so and goes on from then. Ctrl-C ends it.
+attempted, failed, delivered. It misses nothing and repeats nothing, even if the
+database goes away and comes back. If the database is put back to an earlier
+state, tail says so and goes on from then. Ctrl-C ends it.
 
-A person reads sentences; a pipe gets a line a step with its action and details,
-and with --json an object a line.
+On a terminal it prints sentences. In a pipe it prints a line a step, with its
+action and details, or with --json an object a line.
 
-The flags narrow it down. One given several times asks for any of its values,
-several flags for what fits all of them. --event and --type go by the events that
-are still stored. --status chooses the steps that bring an event into a status:
+The flags choose steps. A flag that is given several times asks for any of its
+values; several flags ask for steps that fit all of them. --event and --type know
+only events that are still stored. --status chooses the steps that bring an event
+into a status:
 
   pending     event_inserted, event_queued, event_replayed, lease_returned (unstarted)
   processing  processing_attempt_started
   completed   processing_succeeded
   failed      retry_scheduled, lease_returned (after earlier attempts)
   dead        processing_failed_permanently
-  any         status_changed, by hand, where it is changed to that status`,
+  any         status_changed, by hand, to that status`,
 		Example: `  spine tail
-  spine tail --since 10m                       # first what happened since, then on
+  spine tail --since 10m                       # first the last 10 minutes, then on
   spine tail --since 7d --event test-001 --event test-002
   spine tail --status failed --status dead --type order.paid
   spine tail --action processing_attempt_failed --action conflict_detected --source github
   spine tail --json | jq -r 'select(.success == "failure") | .event_id'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			for _, action := range onlyActions {
+			for _, action := range actionNames {
 				if !slices.Contains(actions(), action) {
 					return misuse("--action: there is no %q, known are %s", action, strings.Join(actions(), ", "))
 				}
@@ -69,21 +69,22 @@ are still stored. --status chooses the steps that bring an event into a status:
 			}
 			for _, status := range filter.Statuses {
 				if !event.ValidStatus(status) {
-					return misuse("--status: there is no %q, known are %s", status, strings.Join(event.Statuses(), ", "))
+					return misuse("--status: there is no %q, known are %s", status,
+						strings.Join(event.Statuses(), ", "))
 				}
 			}
-			s, err := openDatabase(cmd.Context(), set.Database)
+			s, err := openDatabase(cmd.Context(), settings.Database)
 			if err != nil {
 				return err
 			}
 			defer s.Close()
 			out := cmd.OutOrStdout()
-			t := tail{store: s, filter: filter, print: printRows(out), stderr: cmd.ErrOrStderr()}
+			t := tail{store: s, filter: filter, print: printSteps(out), stderr: cmd.ErrOrStderr()}
 			switch {
 			case asJSON:
-				t.print = printJSONRows(out)
+				t.print = printStepsAsJSON(out)
 			case terminal.IsTerminal(out):
-				t.print = tellRows(out, func() int { return terminal.Width(out) }, terminal.ColoursFor(out, env))
+				t.print = printSentences(out, func() int { return terminal.Width(out) }, terminal.ColoursFor(out, env))
 			}
 			if since.IsZero() {
 				if t.cursor, err = s.CurrentCursor(cmd.Context()); err != nil {
@@ -92,21 +93,23 @@ are still stored. --status chooses the steps that bring an event into a status:
 			} else {
 				t.cursor = trail.CursorSince(since.Time)
 			}
-			return t.run(cmd.Context(), set.DirectURL())
+			return t.run(cmd.Context(), settings.DirectURL())
 		},
 	}
-	env.bind(cmd, needs{groups: []any{&set.Database, &set.Direct}, required: []string{"DATABASE_URL"}})
+	env.bind(cmd, needs{groups: []any{&settings.Database, &settings.Direct}, required: []string{"DATABASE_URL"}})
 	flags := cmd.Flags()
-	flags.StringArrayVar(&filter.EventIDs, "event", nil, "only the event of this `ID`; may be given several times, as those below")
+	flags.StringArrayVar(&filter.EventIDs, "event", nil,
+		"only the event with this `ID`; may be given several times, as the flags below")
 	flags.StringSliceVar(&filter.Sources, "source", nil, "only events of this `SOURCE`")
 	flags.StringArrayVar(&filter.Types, "type", nil, "only events of this `TYPE`, such as user.created")
-	flags.StringSliceVar(&filter.Statuses, "status", nil, "only steps that bring an event into this `STATUS`: "+strings.Join(event.Statuses(), ", "))
-	flags.StringSliceVar(&onlyActions, "action", nil, "only this `ACTION`, such as retry_scheduled")
-	flags.Var(&since, "since", "begin with what happened since this `TIME`: ago, as 10m or 7d, or RFC 3339")
+	flags.StringSliceVar(&filter.Statuses, "status", nil,
+		"only steps that bring an event into this `STATUS`: "+strings.Join(event.Statuses(), ", "))
+	flags.StringSliceVar(&actionNames, "action", nil, "only steps with this `ACTION`, such as retry_scheduled")
+	flags.Var(&since, "since", "begin with the steps since this `TIME`: ago, as 10m or 7d, or RFC 3339")
 	flags.BoolVar(&asJSON, "json", false, "print a JSON object a line")
-	completeFlag(cmd, "event", inFlightIDs(&set.Database))
-	completeFlag(cmd, "source", sourceNames(&set.Database))
-	completeFlag(cmd, "type", typeNames(&set.Database))
+	completeFlag(cmd, "event", inFlightIDs(&settings.Database))
+	completeFlag(cmd, "source", sourceNames(&settings.Database))
+	completeFlag(cmd, "type", typeNames(&settings.Database))
 	completeFlag(cmd, "status", fixedValues(event.Statuses()))
 	completeFlag(cmd, "action", fixedValues(actions()))
 	return cmd
@@ -130,16 +133,16 @@ type tail struct {
 	// done, if set, is asked at first, after each page that was printed, and every askInterval. Once it says so, tail
 	// prints what was committed before that answer, and ends. Its error is one of the database.
 	done func(ctx context.Context) (bool, error)
-	// putBack, if set, is called where the database was put back to an earlier state: from then on it gives out the ids
-	// of steps again.
+	// putBack, if set, is called when the database was put back to an earlier state. From then on it gives out the
+	// ids of steps again.
 	putBack func()
 	stderr  io.Writer
 
-	away bool // the database
+	away bool // whether the database is away
 }
 
-// run prints until ctx ends, done says so, or printing fails. It listens at the database of the URL direct. Where it
-// cannot listen it polls.
+// run prints until ctx ends, done says so, or printing fails. It listens at the database of the URL direct. While it
+// cannot listen, it polls.
 func (t *tail) run(ctx context.Context, direct string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	ring, wait, err := t.listen(ctx, direct)
@@ -200,12 +203,13 @@ func (t *tail) listen(ctx context.Context, direct string) (ring *bell.Bell, wait
 		return nil, nil, err
 	}
 	ring = bell.New()
-	listener := notify.NewListener(notify.DefaultListenerConfig(connect), t.store, zerolog.Nop(), prometheus.NewRegistry())
+	listener := notify.NewListener(notify.DefaultListenerConfig(connect), t.store, zerolog.Nop(),
+		prometheus.NewRegistry())
 	for _, channel := range []string{notify.ActivityChannel, notify.ReadyChannel} {
 		listener.Handle(channel, func(notify.Notification) { ring.Ring() })
 	}
 	var listening sync.WaitGroup
-	listening.Go(func() { _ = listener.Run(ctx) }) // where it fails, the follower polls
+	listening.Go(func() { _ = listener.Run(ctx) }) // if it fails, the follower polls
 	return ring, listening.Wait, nil
 }
 
@@ -223,82 +227,12 @@ func (t *tail) sayBack() {
 	t.away = false
 }
 
-// sayPutBack says that the log was restarted: somebody restored the database, or a standby that is behind took its place.
+// sayPutBack says that the log was restarted: somebody restored the database, or a standby that is behind took its
+// place.
 func (t *tail) sayPutBack() {
 	t.away = false
 	if t.putBack != nil {
 		t.putBack()
 	}
 	fmt.Fprintln(t.stderr, "spine: the database was put back to an earlier state, going on from now")
-}
-
-// printRows returns a function that writes audit rows for a pipe, a line each:
-// time, event, action, details.
-func printRows(w io.Writer) func([]trail.Step) error {
-	out := bufio.NewWriter(w)
-	return func(rows []trail.Step) error {
-		for i := range rows {
-			r := &rows[i]
-			line := exactTime(r.Timestamp) + " " + eventName(r) + " " + terminal.Word(string(r.Action)) + " " + readDetails(r.Details).pairs()
-			fmt.Fprintln(out, strings.TrimRight(line, " "))
-		}
-		return out.Flush()
-	}
-}
-
-// longestName is how far the column of events grows: to a UUID.
-const longestName = 36
-
-// narrowestSentence is the room below which a sentence goes on under its event rather
-// than under its own beginning.
-const narrowestSentence = 40
-
-// tellRows returns a function that tells a person of audit rows, in sentences
-// that are aligned and wrapped on a terminal as wide as width says. Days are
-// named where they begin.
-func tellRows(w io.Writer, width func() int, on terminal.Colours) func([]trail.Step) error {
-	out := bufio.NewWriter(w)
-	const left = len("15:04:05.000 ✓ ") - len("✓") + 1
-	names, day := 0, "" // names is as wide as what was seen
-	return func(rows []trail.Step) error {
-		for i := range rows {
-			names = max(names, min(terminal.Cells(eventName(&rows[i])), longestName))
-		}
-		for i := range rows {
-			r := &rows[i]
-			moment := exactTime(r.Timestamp)
-			if date, rest, ok := strings.Cut(strings.TrimSuffix(moment, "Z"), "T"); ok {
-				if moment = rest; date != day {
-					day = date
-					fmt.Fprintln(out, on.Paint(terminal.Dim, day+" UTC"))
-				}
-			}
-			name := terminal.Pad(eventName(r), names)
-			begin := left + terminal.Cells(name) + 1
-			indent := begin
-			if width()-begin < narrowestSentence {
-				indent = left + 2
-			}
-			told := terminal.Wrap(stepSentence(r.Action, readDetails(r.Details), false), width()-begin, width()-indent)
-			fmt.Fprintf(out, "%s %s %s %s\n", on.Paint(terminal.Dim, terminal.Pad(moment, len("15:04:05.000"))),
-				on.Paint(successColour(r.Success), successMark(r.Success)), on.Paint(terminal.Bold, name), on.Paint(failureColour(r.Success), told[0]))
-			for _, more := range told[1:] {
-				fmt.Fprintf(out, "%*s%s\n", indent, "", on.Paint(failureColour(r.Success), more))
-			}
-		}
-		return out.Flush()
-	}
-}
-
-// printJSONRows returns a function that writes audit rows as JSON, one a line.
-func printJSONRows(w io.Writer) func([]trail.Step) error {
-	out := bufio.NewWriter(w)
-	return func(rows []trail.Step) error {
-		for i := range rows {
-			if err := terminal.WriteJSON(out, &rows[i]); err != nil {
-				return err
-			}
-		}
-		return out.Flush()
-	}
 }

@@ -19,41 +19,73 @@ func TestRowsAreAlignedForAPersonAndPlainInAPipe(t *testing.T) {
 	at := event.Timestamp{Time: time.Date(2024, 1, 30, 12, 0, 0, 123456789, time.UTC)}
 	id, source, other := "a", "default", "github"
 	rows := []trail.Step{
-		{Timestamp: at, EventID: &id, Source: &source, Action: "event_received", Success: "success", Details: json.RawMessage(`{}`)},
 		{
-			Timestamp: at, EventID: &id, Source: &other, Action: "processing_attempt_failed", Success: "failure",
-			Details: json.RawMessage(`{"worker":"w","lease":7,"destination":"default","duration_ms":12.3456,"error":"HTTP 503","attempt":1}`),
+			Timestamp: at,
+			EventID:   &id,
+			Source:    &source,
+			Action:    "event_received",
+			Success:   "success",
+			Details:   json.RawMessage(`{}`),
 		},
-		{Timestamp: event.Timestamp{Infinity: 1}, Action: "claims_paused", Success: "success", Details: json.RawMessage(`[1]`)},
+		{
+			Timestamp: at,
+			EventID:   &id,
+			Source:    &other,
+			Action:    "processing_attempt_failed",
+			Success:   "failure",
+			Details: json.RawMessage(
+				`{"worker":"w","lease":7,"destination":"default","duration_ms":12.3456,"error":"HTTP 503","attempt":1}`,
+			),
+		},
+		{
+			Timestamp: event.Timestamp{Infinity: 1},
+			Action:    "claims_paused",
+			Success:   "success",
+			Details:   json.RawMessage(`[1]`),
+		},
 	}
 	var out strings.Builder
-	require.NoError(t, printRows(&out)(rows))
+	require.NoError(t, printSteps(&out)(rows))
 	require.Equal(t, `2024-01-30T12:00:00.123Z a event_received
 2024-01-30T12:00:00.123Z github/a processing_attempt_failed attempt=1 duration=12ms error="HTTP 503" worker=w
 infinity - claims_paused details=[1]
 `, out.String())
 
 	out.Reset()
-	require.NoError(t, tellRows(&out, func() int { return 80 }, true)(rows[:2]))
+	require.NoError(t, printSentences(&out, func() int { return 80 }, true)(rows[:2]))
 	require.Equal(t, "\x1b[2m2024-01-30 UTC\x1b[0m\n"+
 		"\x1b[2m12:00:00.123\x1b[0m \x1b[32m✓\x1b[0m \x1b[1ma       \x1b[0m received\n"+
-		"\x1b[2m12:00:00.123\x1b[0m \x1b[31m✗\x1b[0m \x1b[1mgithub/a\x1b[0m \x1b[31mattempt 1 failed after 12ms: HTTP 503\x1b[0m\n", out.String())
+		"\x1b[2m12:00:00.123\x1b[0m \x1b[31m✗\x1b[0m \x1b[1mgithub/a\x1b[0m "+
+		"\x1b[31mattempt 1 failed after 12ms: HTTP 503\x1b[0m\n", out.String())
 }
 
-// On a narrow terminal what is said goes on in further lines, each as wide as it
-// may be. A long id is never cut: people copy it.
+// On a narrow terminal a sentence goes on in further lines. A long id is never cut: people copy it.
 func TestLinesAreWrappedToTheTerminal(t *testing.T) {
 	day := time.Date(2024, 1, 30, 23, 59, 59, 0, time.UTC)
 	id, short, source := "72d3162e-cc78-11e3-81ab-4c9367dc0958", "受注-001", "default"
-	failed := json.RawMessage(`{"attempt":1,"duration_ms":12,"error":"HTTP 503 Service Unavailable","answer":"{\"error\":\"the database is down\",\"status\":\"error\"}"}`)
+	failed := json.RawMessage(`{"attempt":1,"duration_ms":12,"error":"HTTP 503 Service Unavailable",` +
+		`"answer":"{\"error\":\"the database is down\",\"status\":\"error\"}"}`)
 	rows := []trail.Step{
-		{Timestamp: event.Timestamp{Time: day}, EventID: &id, Source: &source, Action: "processing_attempt_failed", Success: "failure", Details: failed},
-		{Timestamp: event.Timestamp{Time: day.Add(time.Second)}, EventID: &short, Source: &source, Action: "event_deduped", Success: "success"},
+		{
+			Timestamp: event.Timestamp{Time: day},
+			EventID:   &id,
+			Source:    &source,
+			Action:    "processing_attempt_failed",
+			Success:   "failure",
+			Details:   failed,
+		},
+		{
+			Timestamp: event.Timestamp{Time: day.Add(time.Second)},
+			EventID:   &short,
+			Source:    &source,
+			Action:    "event_deduped",
+			Success:   "success",
+		},
 	}
 	for width, want := range map[int]string{
-		140: `2024-01-30 UTC
-23:59:59.000 ✗ 72d3162e-cc78-11e3-81ab-4c9367dc0958 attempt 1 failed after 12ms: HTTP 503 Service Unavailable, answer {"error":"the database
-                                                    is down","status":"error"}
+		120: `2024-01-30 UTC
+23:59:59.000 ✗ 72d3162e-cc78-11e3-81ab-4c9367dc0958 attempt 1 failed after 12ms: HTTP 503 Service Unavailable, answer
+                                                    {"error":"the database is down","status":"error"}
 2024-01-31 UTC
 00:00:00.000 ✓ 受注-001                             known already, with this payload
 `,
@@ -67,17 +99,17 @@ func TestLinesAreWrappedToTheTerminal(t *testing.T) {
 `,
 	} {
 		var out strings.Builder
-		require.NoError(t, tellRows(&out, func() int { return width }, false)(rows))
+		require.NoError(t, printSentences(&out, func() int { return width }, false)(rows))
 		require.Equal(t, want, out.String())
 	}
 	for width := range 100 {
 		var out strings.Builder
-		require.NoError(t, tellRows(&out, func() int { return width }, false)(rows))
+		require.NoError(t, printSentences(&out, func() int { return width }, false)(rows))
 		require.Contains(t, out.String(), id)
 	}
 }
 
-// What was committed before tail learned that it is done is printed all the same.
+// Tail prints the steps that were committed before it learned that it is done.
 func TestTailPrintsWhatCameBeforeItWasDone(t *testing.T) {
 	t.Parallel()
 	db := databases.Pool(t)
@@ -97,7 +129,10 @@ func TestTailPrintsWhatCameBeforeItWasDone(t *testing.T) {
 			return nil
 		},
 		done: func(ctx context.Context) (bool, error) {
-			_, err := db.Exec(ctx, "insert into spine.audit_trail (event_id, source, action) values ('just before', 'default', 'status_changed')")
+			_, err := db.Exec(
+				ctx,
+				"insert into spine.audit_trail (event_id, source, action) values ('just before', 'default', 'status_changed')",
+			)
 			return true, err
 		},
 	}

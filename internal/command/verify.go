@@ -36,7 +36,8 @@ select invariant, violations, examples from spine.verify(now() - interval '1 hou
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.Var(&since, "since", "check events stored at this `TIME` or later: ago, as 2h or 7d, or RFC 3339 (default 24h)")
+	flags.Var(&since, "since",
+		"check events stored at this `TIME` or later: ago, as 2h or 7d, or RFC 3339 (default 24h)")
 	flags.Var(&until, "until", "check events stored before this `TIME` (default now)")
 	flags.IntVar(&examples, "examples", 5, "print at most this `NUMBER` of violations of each invariant")
 	flags.BoolVar(&asJSON, "json", false, "print one JSON array of the invariants")

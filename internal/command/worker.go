@@ -13,7 +13,19 @@ func workerCommand(env environ, b build) *cobra.Command {
 		Short:   "Deliver stored events; run any number of processes",
 		Example: `  DATABASE_URL=postgres://spine@db/spine DESTINATION_URL=https://app.example.com/hooks spine worker`,
 	}, needs{
-		groups:   []any{&s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep, &s.Listen, &s.Destination, &s.Retry, &s.Worker, &s.Stop, &s.Log},
+		groups: []any{
+			&s.Database,
+			&s.Direct,
+			&s.Pool,
+			&s.Schema,
+			&s.Upkeep,
+			&s.Listen,
+			&s.Destination,
+			&s.Retry,
+			&s.Worker,
+			&s.Stop,
+			&s.Log,
+		},
 		defaults: map[string]string{"LISTEN": ":8002"},
 	})
 }

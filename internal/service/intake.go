@@ -8,14 +8,12 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/webhookspine/spine/internal/event"
-	"github.com/webhookspine/spine/internal/store"
 	"github.com/webhookspine/spine/internal/worker"
 )
 
-// intake is the store of a process that has a worker too. An event that comes
-// alone while that worker is idle is stored and claimed in one transaction.
-// Others are stored, and the worker is woken without the way through the
-// database: they claim while the next are stored.
+// intake is the store of a process that has a worker too. It stores and claims an event in one transaction if the event
+// comes alone and the worker is idle. It stores other events and wakes the worker without the way through the database,
+// so that the worker claims while the next events are stored.
 type intake struct {
 	store interface {
 		Ingest(ctx context.Context, events []event.Event) ([]event.Receipt, error)
@@ -29,14 +27,13 @@ type intake struct {
 	log    zerolog.Logger
 }
 
-// Ingest keeps the promises of ingest.Store. Only storing alone can fail: after
-// any error of the joint transaction the event is stored once more without a
-// claim. Where only the answer to its commit was lost, it comes back as
-// deduplicated, and is delivered when the lease that nobody knows of runs out.
+// Ingest keeps the promises of ingest.Store. Only storing alone can fail: after any error of the joint transaction the
+// event is stored once more without a claim. If only the answer to the joint commit was lost, the event comes back as
+// deduplicated. It is delivered when the lease that nobody knows of runs out.
 func (i intake) Ingest(ctx context.Context, events []event.Event) ([]event.Receipt, error) {
 	if len(events) == 1 {
 		var receipts []event.Receipt
-		// The second slot shows whether that was all that is due.
+		// The second slot shows whether another event was due.
 		err := i.worker.Lend(ctx, 2, func(claim event.Claim) (claimed event.Claimed, err error) {
 			receipts, claimed, err = i.store.IngestAndClaim(ctx, events, claim)
 			return claimed, err
@@ -50,10 +47,7 @@ func (i intake) Ingest(ctx context.Context, events []event.Event) ([]event.Recei
 		default:
 			i.log.Warn().Err(
 				err,
-			).Str(
-				"event_id",
-				events[0].ID,
-			).Msg(
+			).Str("event_id", events[0].ID).Msg(
 				"storing and claiming at once failed, storing alone",
 			)
 		}
@@ -63,29 +57,4 @@ func (i intake) Ingest(ctx context.Context, events []event.Event) ([]event.Recei
 		i.worker.Wake(worker.Ingested)
 	}
 	return receipts, err
-}
-
-// operator does what the API is asked to do. It wakes the worker of its process,
-// which takes notifications of the store's connections for the intake's.
-type operator struct {
-	*store.Store
-	worker *worker.Worker // nil where there is none
-}
-
-// AcceptConflict keeps the promises of api.SourceOperator.
-func (o operator) AcceptConflict(ctx context.Context, eventID, source, hash, caller string) (newID string, err error) {
-	newID, err = o.Store.AcceptConflict(ctx, eventID, source, hash, caller)
-	if err == nil && o.worker != nil {
-		o.worker.Wake(worker.Notified)
-	}
-	return newID, err
-}
-
-// Replay keeps the promises of api.Operator.
-func (o operator) Replay(ctx context.Context, eventID, source, destination, caller string) (replayed int64, err error) {
-	replayed, err = o.Store.Replay(ctx, eventID, source, destination, caller)
-	if replayed > 0 && o.worker != nil {
-		o.worker.Wake(worker.Notified)
-	}
-	return replayed, err
 }

@@ -49,11 +49,11 @@ type deliverFunc func(ctx context.Context, job event.Job) event.Result
 
 func (f deliverFunc) Deliver(ctx context.Context, job event.Job) event.Result { return f(ctx, job) }
 
-// never is a time between two sweeps: the worker looks only when it is woken.
+// never is a sweep interval with which the worker claims only when it is woken.
 const never = time.Hour
 
-// startIntake runs a worker whose deliveries succeed, and returns an intake
-// beside it, once slots are lent.
+// startIntake runs a worker whose deliveries succeed. It returns an intake beside that worker, once the worker lends
+// slots.
 func startIntake(t *testing.T, s *faultyStore, sweep time.Duration) intake {
 	t.Helper()
 	w := worker.New(worker.Config{
@@ -75,8 +75,7 @@ func startIntake(t *testing.T, s *faultyStore, sweep time.Duration) intake {
 	return i
 }
 
-// awaitIdle waits until all slots are free and are lent, and stay so for a
-// while: a wake-up may have been on its way.
+// awaitIdle waits until the worker lends all slots, and does so for a while: a wake-up may have been on its way.
 func (i intake) awaitIdle(t *testing.T) {
 	t.Helper()
 	const rest, while = 10 * time.Millisecond, 3 // longer than the worker's own
@@ -92,7 +91,7 @@ func (i intake) awaitIdle(t *testing.T) {
 	<-time.After(rest)
 }
 
-func events(n int) []event.Event {
+func newEvents(n int) []event.Event {
 	all := make([]event.Event, n)
 	for i := range all {
 		all[i] = event.Event{
@@ -108,7 +107,7 @@ func events(n int) []event.Event {
 
 var acceptedOne = []event.Receipt{{Outcome: event.Accepted}}
 
-// Whatever fails in the joint transaction, the events are stored without it.
+// If the joint transaction fails, the events are stored without it.
 func TestIntakeStoresAlone(t *testing.T) {
 	t.Parallel()
 	errAway := errors.New("the connection was lost")
@@ -121,20 +120,14 @@ func TestIntakeStoresAlone(t *testing.T) {
 	}{
 		"more than one event": {n: 2, outcome: event.Accepted, attempts: 1},
 		"the claim fails": {
-			fault:    func(*faultyStore) error { return errAway },
-			n:        1,
-			joint:    1,
-			outcome:  event.Accepted,
-			attempts: 1,
+			fault: func(*faultyStore) error { return errAway },
+			n:     1, joint: 1, outcome: event.Accepted, attempts: 1,
 		},
 		// The leases that nobody knows of run out, and cost an attempt.
 		"the answer to the commit is lost": {fault: func(s *faultyStore) error {
-			_, _, err := s.Store.IngestAndClaim(t.Context(), events(1), event.Claim{
-				Destination: event.DefaultDestination,
-				Limit:       2,
-				Lease:       time.Second,
-				Worker:      "tester",
-				Delays:      []time.Duration{0, 0},
+			_, _, err := s.Store.IngestAndClaim(t.Context(), newEvents(1), event.Claim{
+				Destination: event.DefaultDestination, Limit: 2, Lease: time.Second, Worker: "tester",
+				Delays: []time.Duration{0, 0},
 			})
 			return errors.Join(err, errAway)
 		}, n: 1, joint: 1, outcome: event.Deduplicated, attempts: 2},
@@ -150,22 +143,20 @@ func TestIntakeStoresAlone(t *testing.T) {
 					return c.fault(s)
 				}
 			}
-			receipts, err := i.Ingest(t.Context(), events(c.n))
+			receipts, err := i.Ingest(t.Context(), newEvents(c.n))
 			require.NoError(t, err)
 			require.Len(t, receipts, c.n)
 			require.Equal(t, c.outcome, receipts[0].Outcome)
 			require.Equal(t, c.joint, s.joint.Load())
 			i.awaitIdle(t)
 			require.EventuallyWithT(t, func(collect *assert.CollectT) {
-				i.worker.Wake(worker.Recovered) // it looks at everything, as it does within a second
+				i.worker.Wake(worker.Recovered) // it claims everything, as it does within a second
 				var n int
 				require.NoError(
 					collect,
-					db.QueryRow(
-						t.Context(),
+					db.QueryRow(t.Context(),
 						"select count(*) from spine.processing_state where status = 'completed' and attempt_count = $1",
-						c.attempts,
-					).Scan(
+						c.attempts).Scan(
 						&n,
 					),
 				)
@@ -175,13 +166,13 @@ func TestIntakeStoresAlone(t *testing.T) {
 	}
 }
 
-// What the database refuses is refused, and takes no slot with it.
-func TestIntakeRefusesBadData(t *testing.T) {
+// Data that the database rejects is rejected, and takes no slot with it.
+func TestIntakeRejectsBadData(t *testing.T) {
 	t.Parallel()
 	db := databases.Pool(t)
 	s := &faultyStore{Store: openTestStore(t, db)}
 	i := startIntake(t, s, never)
-	bad := events(1)
+	bad := newEvents(1)
 	bad[0].Payload = []byte(`{"a":`)
 	receipts, err := i.Ingest(t.Context(), bad)
 	require.ErrorIs(t, err, event.ErrInvalidData)
@@ -191,13 +182,13 @@ func TestIntakeRefusesBadData(t *testing.T) {
 	require.NoError(t, db.QueryRow(t.Context(), "select count(*) from spine.events").Scan(&stored))
 	require.Zero(t, stored)
 	i.awaitIdle(t)
-	receipts, err = i.Ingest(t.Context(), events(1))
+	receipts, err = i.Ingest(t.Context(), newEvents(1))
 	require.NoError(t, err)
 	require.Equal(t, acceptedOne, receipts)
 	awaitCompleted(t, db, 1)
 }
 
-// A table that somebody alters holds up what claims, not what stores.
+// If somebody alters a table, claims wait for the lock, but storing does not.
 func TestIntakeDoesNotWaitForAClaim(t *testing.T) {
 	t.Parallel()
 	db := databases.Pool(t)
@@ -227,10 +218,8 @@ func awaitCompleted(t *testing.T, db *pgxpool.Pool, n int) {
 		var completed int
 		require.NoError(
 			c,
-			db.QueryRow(
-				t.Context(),
-				"select count(*) from spine.processing_state where status = 'completed' and attempt_count = 1",
-			).Scan(
+			db.QueryRow(t.Context(),
+				"select count(*) from spine.processing_state where status = 'completed' and attempt_count = 1").Scan(
 				&completed,
 			),
 		)

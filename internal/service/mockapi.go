@@ -9,14 +9,9 @@ import (
 	"github.com/webhookspine/spine/internal/observe"
 )
 
-// NewMockAPI binds listen and returns the server that is to Run there, with
-// the same ctx.
+// NewMockAPI binds an address and returns the mock API's server, which is to Run with the same ctx.
 func NewMockAPI(
-	ctx context.Context,
-	listen Address,
-	m MockSettings,
-	stop StopSettings,
-	log zerolog.Logger,
+	ctx context.Context, listen Address, m MockSettings, stop StopSettings, log zerolog.Logger,
 ) (observe.Server, error) {
 	mock, err := mockapi.New(mockapi.Config{
 		Behaviour: mockapi.Behaviour{

@@ -9,7 +9,7 @@ import (
 	"github.com/webhookspine/spine/internal/deliver"
 )
 
-// Viewers that come back cannot take all that others read by.
+// Viewers that come back cannot take all the connections that others read by.
 func TestConnectionsForReading(t *testing.T) {
 	t.Parallel()
 	for conns, want := range map[int]struct{ reading, catchUps int }{
@@ -21,7 +21,7 @@ func TestConnectionsForReading(t *testing.T) {
 	}
 }
 
-// The package that delivers does not know the names of settings; whoever starts the service does.
+// Package deliver does not know the names of settings. The service names them.
 func TestBadDeliverySettingIsNamed(t *testing.T) {
 	good := deliver.Config{URL: "http://localhost/", Timeout: time.Second, Concurrency: 1}
 	for setting, spoil := range map[string]func(c *deliver.Config){

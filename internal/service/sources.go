@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/url"
 	"time"
 
@@ -11,22 +12,22 @@ import (
 	"github.com/webhookspine/spine/internal/source"
 )
 
-// sourcesOf are the sources of a registry, as the intake sees them.
-type sourcesOf struct{ *source.Registry }
+// intakeSources are the sources of a registry, as package ingest sees them.
+type intakeSources struct{ *source.Registry }
 
 // Lookup keeps the promises of ingest.Sources.
-func (s sourcesOf) Lookup(name string) (ingest.Source, error) {
-	found, err := s.Registry.Lookup(name)
+func (s intakeSources) Lookup(name string) (ingest.Source, error) {
+	compiled, err := s.Registry.Lookup(name)
 	if err != nil {
 		return nil, err
 	}
-	return intakeSource{found}, nil
+	return intakeSource{compiled}, nil
 }
 
-// intakeSource is a source, as the intake sees it.
+// intakeSource is a source, as package ingest sees it.
 type intakeSource struct{ *source.Source }
 
-// Policy is what its settings say of how it is treated.
+// Policy is how the source's settings want its requests to be treated.
 func (s intakeSource) Policy() ingest.Policy {
 	c := s.Config()
 	return ingest.Policy{
@@ -37,13 +38,22 @@ func (s intakeSource) Policy() ingest.Policy {
 	}
 }
 
-// DryRun says what would become of a request to a source, and stores nothing.
+// RedactTarget is the address of a request without its secrets.
+func (s intakeSource) RedactTarget(u *url.URL) string { return source.RedactTarget(u) }
+
+// DryRun says what a server would do with a request to a source, and stores nothing. lookup is the error of looking the
+// source up.
 func DryRun(s *source.Source, lookup error, r *event.Request, maxBody int64) ingest.Trial {
 	return ingest.DryRun(intakeSource{s}, lookup, r, maxBody)
 }
 
-// RedactTarget is the address of a request, without secrets.
-func (s intakeSource) RedactTarget(u *url.URL) string { return source.RedactTarget(u) }
+// checkSources reports whether the sources have been read.
+func (s *Service) checkSources(context.Context) error {
+	if _, err := s.sources.Lookup(event.DefaultSource); errors.Is(err, event.ErrSourcesUnknown) {
+		return err
+	}
+	return nil
+}
 
 // sourceProcess keeps the promises of api.SourceProcess.
 type sourceProcess struct {
@@ -51,7 +61,7 @@ type sourceProcess struct {
 	handler *ingest.Handler
 }
 
-// Check returns settings in the form in which they are stored.
+// Check checks settings and returns them in the form in which they are stored.
 func (p sourceProcess) Check(settings []byte) (json.RawMessage, error) {
 	c, err := source.ParseConfig(settings)
 	if err != nil {
@@ -63,7 +73,7 @@ func (p sourceProcess) Check(settings []byte) (json.RawMessage, error) {
 	return json.Marshal(c)
 }
 
-// Presets are all that there are.
+// Presets are all presets.
 func (p sourceProcess) Presets() any {
 	var all []source.Preset
 	for _, name := range source.Presets() {
@@ -73,7 +83,7 @@ func (p sourceProcess) Presets() any {
 	return all
 }
 
-// Sample has a signed sample taken in.
+// Sample sends a signed sample through the same path as a request from the network.
 func (p sourceProcess) Sample(ctx context.Context, name string) (status int, body []byte, err error) {
 	s, err := p.Lookup(name)
 	if err != nil {

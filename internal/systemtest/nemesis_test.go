@@ -181,7 +181,7 @@ func (c *cluster) psql(statements ...string) {
 	for _, statement := range statements {
 		var err error
 		for began := time.Now(); time.Since(began) < patience; time.Sleep(20 * time.Millisecond) {
-			if err = c.try(statement); err == nil || !service.Unreachable(err) {
+			if err = c.try(statement); err == nil || !service.IsUnreachable(err) {
 				break
 			}
 		}

@@ -25,11 +25,7 @@ type sabotage struct {
 }
 
 // noSweep leaves a worker without its safety net.
-var noSweep = sabotage{
-	file: "internal/service/service.go",
-	from: "Sweep: sweepInterval,",
-	to:   "Sweep: 1000 * time.Hour,",
-}
+var noSweep = sabotage{file: "internal/service/service.go", from: "sweepInterval,", to: "1000 * time.Hour,"}
 
 // rebuild makes a spine with changes, which are nowhere but in it, and returns its
 // path.

@@ -12,8 +12,8 @@ import (
 // quitKeys are q, Ctrl-C and Ctrl-D. A terminal that hands over each key does not turn Ctrl-C into a signal.
 const quitKeys = "qQ\x03\x04"
 
-// WatchKeys makes the terminal in hand over each key as it is typed, until restore is called. quit is closed when
-// somebody types q, Ctrl-C or Ctrl-D. If in is no terminal, quit is nil: nobody types.
+// WatchKeys makes a terminal hand over each key as it is typed, until restore is called. quit is closed by q, Ctrl-C or
+// Ctrl-D. If in is no terminal, quit is nil: nobody types.
 func WatchKeys(in io.Reader) (quit <-chan struct{}, restore func(), err error) {
 	f, ok := in.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// What a terminal is told. Each picture is written over the one before, within a synchronized update if the terminal
-// knows that, so that nothing flickers. A line is erased before it is written. After it would be too late: the cursor
-// stays on the last column when that is filled, and what erases the rest of the line erases that column as well.
+// Control sequences. Each picture is written over the one before, within a synchronized update if the terminal knows
+// that, so that nothing flickers. A line is erased before it is written. Afterwards it would be too late: the cursor
+// stays on a filled last column, and erasing the rest of the line would erase that column too.
 const (
 	alternateScreen = "\x1b[?1049h\x1b[?25l" // and no cursor
 	normalScreen    = "\x1b[?25h\x1b[?1049l"

@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// emulator is a terminal of so many columns, as xterm and the Linux console are: a character in the last column leaves
-// the cursor there until the next one comes, and what erases to the end of the line erases that character too.
+// emulator is a terminal as xterm and the Linux console are. A character in the last column leaves the cursor there
+// until the next one comes. Erasing to the end of the line erases that character too.
 type emulator struct {
 	columns  int
 	cells    [][]rune

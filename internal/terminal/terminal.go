@@ -1,9 +1,9 @@
-// Package terminal shows text to a person: colours, tables, lines cut and wrapped by the cells that they take,
-// sparklines, a screen that is drawn over, and keys as they are typed.
+// Package terminal shows text to a person. It has colours, tables and sparklines. It cuts and wraps lines by the cells
+// that they take. It draws over a whole screen, and reads keys as they are typed.
 //
-// What webhooks, destinations and servers say is text from outside, and a terminal obeys control characters. So nothing
-// of it is printed but by way of Printable, PrintableLines, OneLine, Word or WriteJSON, which escape whatever cannot be
-// seen.
+// A terminal obeys control characters, and senders, destinations and servers may put some into their texts. So such a
+// text is printed only by way of Printable, PrintableLines, OneLine, Word or WriteJSON. They promise to escape whatever
+// cannot be seen.
 //
 // This package knows nothing of Spine.
 package terminal

@@ -1,0 +1,128 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/rs/zerolog"
+
+	"github.com/webhookspine/spine/internal/api"
+	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/terminal"
+)
+
+// openStores makes the pools: one for the work and, if reading is not 0, one of so many connections for reads.
+func (s *Service) openStores(ctx context.Context, reading int) (err error) {
+	working := s.settings.Pool.MaxConns
+	if reading > 0 {
+		working = max(1, working-reading)
+		if s.reads, err = openStore(ctx, s.settings, reading, "spine reads"); err != nil {
+			return err
+		}
+	}
+	s.store, err = openStore(ctx, s.settings, working, "spine")
+	return err
+}
+
+// openStore makes a pool of conns connections.
+func openStore(ctx context.Context, settings *Settings, conns int, name string) (*store.Store, error) {
+	config := store.Config{URL: string(settings.Database.URL), AppName: name}
+	config.MaxConns = int32(conns) //nolint:gosec // at most 1000
+	return store.Open(ctx, config)
+}
+
+func (s *Service) closeStores() {
+	for _, pool := range []*store.Store{s.store, s.reads} {
+		if pool != nil {
+			pool.Close()
+		}
+	}
+}
+
+// readingConns is how many of conns connections are for reads: a quarter, but two if that leaves as many for the work.
+// With two, one is free while the other reads what a viewer of the stream has missed.
+func readingConns(conns int) int {
+	if conns < 4 {
+		return 1
+	}
+	return max(2, conns/4)
+}
+
+// streamConfig limits the stream where so many connections are for reads. However many viewers come back, one of two
+// connections is left to the lists and to the hub.
+func streamConfig(reading int) api.StreamConfig {
+	config := api.DefaultStreamConfig()
+	config.CatchUps = max(1, min(config.CatchUps, reading-1))
+	return config
+}
+
+func (s *Service) checkDatabase(ctx context.Context) error { return s.store.Pool().Ping(ctx) }
+
+// checkSchema accepts a schema that is newer than this binary. During an upgrade old processes go on until they are
+// replaced.
+func (s *Service) checkSchema(ctx context.Context) error {
+	if err := s.store.CheckSchema(ctx); !errors.Is(err, store.ErrTooNew) {
+		return err
+	}
+	return nil
+}
+
+const (
+	// outagePause is the wait between two attempts to reach a database that is away.
+	outagePause = time.Second
+	// outageAttempts is how many attempts share one log line.
+	outageAttempts = 15
+)
+
+// awaitSchema migrates, or checks that somebody else has. It waits for a database that is away, because in a new
+// deployment the database may come up last.
+func (s *Service) awaitSchema(ctx context.Context) error {
+	for attempt := 0; ; attempt++ {
+		err := s.ensureSchema(ctx)
+		if err == nil || !IsUnreachable(err) {
+			return err
+		}
+		if attempt%outageAttempts == 0 {
+			s.log.Warn().Str("error", terminal.OneLine(err.Error())).
+				Msg("the database cannot be reached, trying again every second")
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(outagePause):
+		}
+	}
+}
+
+func (s *Service) ensureSchema(ctx context.Context) error {
+	if !s.settings.Schema.Migrate {
+		return s.store.CheckSchema(ctx)
+	}
+	migrated, err := store.Migrate(ctx, s.settings.DirectURL())
+	if err != nil {
+		return err
+	}
+	logMigrated(s.log, migrated)
+	return nil
+}
+
+func logMigrated(log zerolog.Logger, m store.Migrated) {
+	log.Info().Int64("version", m.Version).Ints64("applied", m.Applied).
+		Bool("functions", m.Functions).Int("partitions", m.Partitions).Msg("the schema is up to date")
+}
+
+// IsUnreachable reports whether an error says that the database cannot be reached now. It does not if the database
+// rejects us.
+func IsUnreachable(err error) bool {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch pgErr.Code[:2] {
+		case "57", "08", "53": // shutting down or starting up, connection exceptions, too many connections
+			return true
+		}
+		return false
+	}
+	_, ok := errors.AsType[*pgconn.ConnectError](err)
+	return ok
+}

@@ -1,0 +1,33 @@
+package service
+
+import (
+	"context"
+
+	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/worker"
+)
+
+// operator makes the changes that the API is asked for. It wakes the worker of its process, because heardReady ignores
+// the notifications of the store's own connections.
+type operator struct {
+	*store.Store
+	worker *worker.Worker // nil if there is none
+}
+
+// AcceptConflict keeps the promises of api.SourceOperator.
+func (o operator) AcceptConflict(ctx context.Context, eventID, source, hash, caller string) (newID string, err error) {
+	newID, err = o.Store.AcceptConflict(ctx, eventID, source, hash, caller)
+	if err == nil && o.worker != nil {
+		o.worker.Wake(worker.Notified)
+	}
+	return newID, err
+}
+
+// Replay keeps the promises of api.Operator.
+func (o operator) Replay(ctx context.Context, eventID, source, destination, caller string) (replayed int64, err error) {
+	replayed, err = o.Store.Replay(ctx, eventID, source, destination, caller)
+	if replayed > 0 && o.worker != nil {
+		o.worker.Wake(worker.Notified)
+	}
+	return replayed, err
+}

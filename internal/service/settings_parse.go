@@ -1,0 +1,144 @@
+package service
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"net/url"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/rs/zerolog"
+
+	"github.com/webhookspine/spine/internal/observe"
+	"github.com/webhookspine/spine/internal/source"
+)
+
+// These types are read by parsers of their own.
+type (
+	// LogLevel is the name of a level.
+	LogLevel zerolog.Level
+	// Address is HOST:PORT. HOST may be empty.
+	Address string
+	// HTTPURL is an absolute URL, http or https.
+	HTTPURL string
+	// DestinationURL is an HTTPURL, or "none".
+	DestinationURL string
+	// PostgresURL is a connection string. It may hold a password.
+	PostgresURL string
+	// AdminAuth is empty, or "none".
+	AdminAuth string
+	// TrustedProxies are networks and addresses, separated by commas.
+	TrustedProxies []netip.Prefix
+)
+
+// parsers read the text of a setting by its type. Their errors say what the text must be, and never quote it.
+func parsers() map[reflect.Type]env.ParserFunc {
+	return map[reflect.Type]env.ParserFunc{
+		reflect.TypeFor[time.Duration](): func(s string) (any, error) { return ParseDuration(s) },
+		reflect.TypeFor[int]():           must("be a whole number", strconv.Atoi),
+		reflect.TypeFor[int64](): must("be a whole number",
+			func(s string) (int64, error) { return strconv.ParseInt(s, 10, 64) }),
+		reflect.TypeFor[float64](): must("be a number",
+			func(s string) (float64, error) { return strconv.ParseFloat(s, 64) }),
+		reflect.TypeFor[bool](): must("be true or false", strconv.ParseBool),
+		reflect.TypeFor[LogLevel](): must(
+			"be trace, debug, info, warn, error, fatal, panic or disabled",
+			func(s string) (LogLevel, error) {
+				level, err := zerolog.ParseLevel(s)
+				return LogLevel(level), err
+			},
+		),
+		reflect.TypeFor[observe.Format](): must("be auto, json or text", observe.ParseFormat),
+		reflect.TypeFor[Address](): must(
+			"be HOST:PORT, such as 127.0.0.1:8000 or :8000",
+			func(s string) (Address, error) {
+				_, port, err := net.SplitHostPort(s)
+				if err == nil {
+					_, err = strconv.ParseUint(port, 10, 16)
+				}
+				return Address(s), err
+			},
+		),
+		reflect.TypeFor[HTTPURL](): must("be an absolute http or https URL", func(s string) (HTTPURL, error) {
+			return HTTPURL(s), checkHTTP(s)
+		}),
+		reflect.TypeFor[DestinationURL](): must(
+			"be an absolute http or https URL, or none",
+			func(s string) (DestinationURL, error) {
+				if s == "none" {
+					return "none", nil
+				}
+				return DestinationURL(s), checkHTTP(s)
+			},
+		),
+		reflect.TypeFor[PostgresURL](): must(
+			"be a PostgreSQL connection string, such as postgres://user:password@host:5432/database",
+			func(s string) (PostgresURL, error) {
+				_, err := pgconn.ParseConfig(s)
+				return PostgresURL(s), err
+			},
+		),
+		reflect.TypeFor[TrustedProxies](): must("be networks or addresses, such as 10.0.0.0/8,192.0.2.1",
+			parseNetworks),
+		reflect.TypeFor[AdminAuth](): must("be none or unset", func(s string) (AdminAuth, error) {
+			if s != "none" {
+				return "", errUnreadable
+			}
+			return "none", nil
+		}),
+	}
+}
+
+// parseNetworks reads networks and addresses, separated by commas.
+func parseNetworks(text string) (TrustedProxies, error) {
+	var networks TrustedProxies
+	for part := range strings.SplitSeq(text, ",") {
+		part = strings.TrimSpace(part)
+		network, err := netip.ParsePrefix(part)
+		if err != nil {
+			address, err := netip.ParseAddr(part)
+			if err != nil {
+				return nil, err
+			}
+			address = address.Unmap()
+			network = netip.PrefixFrom(address, address.BitLen())
+		}
+		networks = append(networks, network.Masked())
+	}
+	return networks, nil
+}
+
+// errUnreadable is for parsers that are wrapped in must, which says what is wrong.
+var errUnreadable = errors.New("unreadable")
+
+// must wraps a parser so that its error is the phrase alone. The parser's own error may quote a secret.
+func must[T any](phrase string, parse func(string) (T, error)) env.ParserFunc {
+	return func(s string) (any, error) {
+		v, err := parse(s)
+		if err != nil {
+			return nil, errors.New("must " + phrase)
+		}
+		return v, nil
+	}
+}
+
+// ParseDuration reads a number of seconds (30, 0.5), Go's form (500ms), or a number of days of 24 hours each (30d). The
+// settings of a source have the same form.
+func ParseDuration(s string) (time.Duration, error) { return source.ParseDuration(s) }
+
+// checkHTTP checks an absolute URL of http or https.
+func checkHTTP(s string) error {
+	u, err := url.Parse(s)
+	if err != nil {
+		return err
+	}
+	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+		return errUnreadable
+	}
+	return nil
+}

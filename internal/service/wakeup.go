@@ -1,0 +1,43 @@
+package service
+
+import (
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/notify"
+	"github.com/webhookspine/spine/internal/trail"
+	"github.com/webhookspine/spine/internal/worker"
+)
+
+// heardReady gets every notification that work has arrived, and wakes the worker and the stream.
+func (s *Service) heardReady(n notify.Notification) {
+	if s.stream != nil {
+		s.stream.Ring()
+	}
+	if s.worker == nil {
+		return
+	}
+	if since, ok := n.Due(); ok {
+		s.worker.Due(since)
+	}
+	switch {
+	case n.Missed:
+		s.worker.Wake(worker.Reconnected)
+	case s.committer != nil && s.store.Owns(n.PID): // intake and operator have woken the worker already
+	default:
+		s.worker.Wake(worker.Notified)
+	}
+}
+
+// noteCommitted gets every batch that was stored, and tells the viewers of the stream.
+func (s *Service) noteCommitted(events []event.Event, receipts []event.Receipt) {
+	for i := range events {
+		s.activity.Add(trail.EventReceived, events[i].ID)
+		switch receipts[i].Outcome {
+		case event.Accepted:
+			s.activity.Add(trail.EventInserted, events[i].ID)
+		case event.Deduplicated:
+			s.activity.Add(trail.EventDeduped, events[i].ID)
+		case event.Conflict:
+			s.activity.Add(trail.ConflictDetected, events[i].ID)
+		}
+	}
+}
