@@ -45,7 +45,8 @@ func browserPath(t *testing.T) string {
 		}
 	}
 	t.Skip(
-		"*** NO BROWSER ON THIS MACHINE: THE DASHBOARD IS NOT TESTED. Install chromium, or name one in SPINE_TEST_BROWSER. ***",
+		"*** NO BROWSER ON THIS MACHINE: THE DASHBOARD IS NOT TESTED. " +
+			"Install chromium, or name one in SPINE_TEST_BROWSER. ***",
 	)
 	return ""
 }
@@ -261,7 +262,13 @@ func (b *tab) enter(selector, text string) {
 	b.t.Helper()
 	b.run(
 		fmt.Sprintf(
-			`(() => { const e = document.querySelector(%s); e.focus(); e.value = %s; e.dispatchEvent(new Event('input', {bubbles: true})); e.dispatchEvent(new Event('change', {bubbles: true})); })()`,
+			`(() => {
+				const e = document.querySelector(%s);
+				e.focus();
+				e.value = %s;
+				e.dispatchEvent(new Event('input', {bubbles: true}));
+				e.dispatchEvent(new Event('change', {bubbles: true}));
+			})()`,
 			quoted(selector),
 			quoted(text),
 		),
@@ -358,7 +365,8 @@ func (w browser) seesALife(t *testing.T) {
 	events.press(rowOf("life-1") + " a.id")
 	events.steps("conflict_detected")
 	events.sees(
-		`document.querySelectorAll('#conflicts .sides pre').length === 2 && document.querySelector('#conflicts').innerText.includes('changed_at')`,
+		`document.querySelectorAll('#conflicts .sides pre').length === 2 &&
+			document.querySelector('#conflicts').innerText.includes('changed_at')`,
 	)
 	events.press("main [data-replay]")
 	events.sees(`document.querySelector('dialog[open]')`)
@@ -432,7 +440,8 @@ func (w browser) outlivesAServer(t *testing.T) {
 	<-first.exited
 	b.sees(`document.querySelector('#live').dataset.state === 'reconnecting'`)
 	b.sees(
-		`document.querySelector('.notice').innerText.includes('cannot be reached') && document.querySelectorAll('tbody tr').length === 5`,
+		`document.querySelector('.notice').innerText.includes('cannot be reached') &&
+			document.querySelectorAll('tbody tr').length === 5`,
 	)
 	for i := range 70 { // by another way, more than a page
 		execute(t, s.db, "select spine.ingest($1, 'by.hand', '{}')", fmt.Sprintf("away-%d", i))
@@ -627,7 +636,10 @@ const contrast = `(() => {
 		const size = parseFloat(style.fontSize);
 		const needed = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700) ? 3 : 4.5;
 		checked++;
-		if (ratio < needed) short.add(ratio.toFixed(2) + ' ' + e.tagName + '.' + (e.className.baseVal ?? e.className) + ' ' + what.trim().slice(0, 30));
+		if (ratio < needed) {
+			const kind = e.tagName + '.' + (e.className.baseVal ?? e.className);
+			short.add(ratio.toFixed(2) + ' ' + kind + ' ' + what.trim().slice(0, 30));
+		}
 	};
 	const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 	for (let node = walker.nextNode(); node; node = walker.nextNode()) {
@@ -645,16 +657,22 @@ const contrast = `(() => {
 // unnamed finds what a screen reader could not name, and ids that stand twice.
 const unnamed = `(() => {
 	const found = [];
-	const name = (e) => (e.getAttribute('aria-label') || (e.getAttribute('aria-labelledby') ?? '').split(' ').map((id) => document.getElementById(id)?.textContent ?? '').join('')
+	const named = (id) => document.getElementById(id)?.textContent ?? '';
+	const name = (e) => (e.getAttribute('aria-label')
+		|| (e.getAttribute('aria-labelledby') ?? '').split(' ').map(named).join('')
 		|| [...(e.labels ?? [])].map((l) => l.textContent).join('') || e.textContent || e.title || '').trim();
-	for (const e of document.querySelectorAll('a[href], button, input, select, textarea, summary, [role=img], [role=region], nav, search, dialog')) {
+	const controls = 'a[href], button, input, select, textarea, summary, ';
+	for (const e of document.querySelectorAll(controls + '[role=img], [role=region], nav, search, dialog')) {
 		if (e.checkVisibility() && e.tagName !== 'SEARCH' && !name(e)) found.push('no name: ' + e.outerHTML.slice(0, 120));
 	}
-	for (const table of document.querySelectorAll('table')) if (!table.caption) found.push('no caption: ' + table.className);
+	for (const table of document.querySelectorAll('table')) {
+		if (!table.caption) found.push('no caption: ' + table.className);
+	}
 	const ids = [...document.querySelectorAll('[id]')].map((e) => e.id);
 	found.push(...ids.filter((id, i) => ids.indexOf(id) !== i).map((id) => 'twice: ' + id));
 	if (document.querySelectorAll('main h1').length !== 1) found.push('not one h1');
-	if (document.documentElement.scrollWidth > innerWidth) found.push('wider than the window: ' + document.documentElement.scrollWidth);
+	const width = document.documentElement.scrollWidth;
+	if (width > innerWidth) found.push('wider than the window: ' + width);
 	return found;
 })()`
 
@@ -692,7 +710,8 @@ func (w browser) isReadable(t *testing.T) {
 func (b *tab) settled() {
 	b.t.Helper()
 	b.sees(
-		`!document.querySelector('main .loading') && (document.querySelector('main table.rows tbody tr, main .verdict[data-text], main .event-parts:not([hidden]), main .notice, main .source, main .desk-form'))`,
+		`!document.querySelector('main .loading') && (document.querySelector('main table.rows tbody tr, ' +
+			'main .verdict[data-text], main .event-parts:not([hidden]), main .notice, main .source, main .desk-form'))`,
 	)
 }
 
@@ -718,14 +737,19 @@ func (w browser) worksByKeyboard(t *testing.T) {
 		for range count + 10 {
 			b.key(kb.Tab)
 			b.run(
-				`(() => { const e = document.activeElement; reached.add(e); if (e.type === 'radio') document.getElementsByName(e.name).forEach((r) => reached.add(r)); })()`,
+				`(() => {
+					const e = document.activeElement;
+					reached.add(e);
+					if (e.type === 'radio') document.getElementsByName(e.name).forEach((r) => reached.add(r));
+				})()`,
 			)
 		}
 		require.Empty(
 			t,
 			get[[]string](
 				b,
-				`controls.filter((e) => e.isConnected && e.checkVisibility() && !reached.has(e)).map((e) => e.outerHTML.slice(0, 160))`,
+				`controls.filter((e) => e.isConnected && e.checkVisibility() && !reached.has(e))
+					.map((e) => e.outerHTML.slice(0, 160))`,
 			),
 			view,
 		)
@@ -773,10 +797,12 @@ func (w browser) saysWhatItDoesNotKnow(t *testing.T) {
 	b.mayFail()
 	execute(t, s.db, "alter table spine.depth_state rename to depth_state_away")
 	b.sees(
-		`document.querySelector('.notice').innerText.includes('cannot be read now') && document.querySelector('.notice').innerText.includes('as of')`,
+		`document.querySelector('.notice').innerText.includes('cannot be read now') &&
+			document.querySelector('.notice').innerText.includes('as of')`,
 	)
 	b.sees(
-		`document.querySelector('#verdict').innerText.includes('That was') && document.querySelector('.overview').classList.contains('stale')`,
+		`document.querySelector('#verdict').innerText.includes('That was') &&
+			document.querySelector('.overview').classList.contains('stale')`,
 	)
 	execute(t, s.db, "alter table spine.depth_state_away rename to depth_state")
 	b.sees(`!document.querySelector('.notice') && !document.querySelector('#verdict').innerText.includes('That was')`)

@@ -105,7 +105,9 @@ func TestCompletions(t *testing.T) {
 	execute(
 		t,
 		db,
-		"select spine.ingest_events(array_agg('e' || 100 + n), array_agg('t'::text), array_agg(now()), array_agg('{}'::text)) from generate_series(1, 60) n",
+		`select spine.ingest_events(
+			array_agg('e' || 100 + n), array_agg('t'::text), array_agg(now()), array_agg('{}'::text))
+		from generate_series(1, 60) n`,
 	)
 	var newest []string
 	for n := range 50 {
@@ -158,12 +160,14 @@ func TestBashCompletesIDs(t *testing.T) {
 	database := databases.New(t)
 	ingested(t, open(t, database, nil), "default", "order:7", "order:8", "other", "$(exit)")
 	script := `
-_get_comp_words_by_ref() { cur=$CUR prev=trace words=(spine trace "$CUR") cword=2; } # of bash-completion, as COMP_WORDBREAKS without a colon has it
+# of bash-completion, as COMP_WORDBREAKS without a colon has it
+_get_comp_words_by_ref() { cur=$CUR prev=trace words=(spine trace "$CUR") cword=2; }
 source <(spine completion bash)
 for CUR in '' order: ot; do
 	COMPREPLY=() tries=0
 	until [[ ${COMPREPLY[*]} ]] || ((tries++ == 20)); do # on a busy machine an answer may come too late
-	COMPREPLY=() COMP_TYPE=9 COMP_LINE="spine trace $CUR" COMP_POINT=${#COMP_LINE} COMP_WORDS=(spine trace "$CUR") COMP_CWORD=2
+	COMPREPLY=() COMP_TYPE=9 COMP_LINE="spine trace $CUR" COMP_POINT=${#COMP_LINE}
+	COMP_WORDS=(spine trace "$CUR") COMP_CWORD=2
 	__start_spine spine "$CUR" trace 2>/dev/null
 	done
 	echo "$CUR>" "${COMPREPLY[@]%% *}"

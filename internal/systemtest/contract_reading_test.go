@@ -81,8 +81,15 @@ func TestContractHealth(t *testing.T) {
 	s.accept(t, newID("metric"), `{}`)
 	require.GreaterOrEqual(t, s.metric(t, series), accepted+1)
 	for _, name := range []string{
-		"spine_ingest_batch_events_count", "spine_ingest_flush_seconds_count", "spine_delivery_seconds_count", "spine_worker_wakes_total",
-		"spine_worker_swept_total", "spine_worker_leases_lost_total", "spine_queue_oldest_ready_seconds", "spine_rollup_lag_seconds", "spine_listener_round_trip_seconds_count",
+		"spine_ingest_batch_events_count",
+		"spine_ingest_flush_seconds_count",
+		"spine_delivery_seconds_count",
+		"spine_worker_wakes_total",
+		"spine_worker_swept_total",
+		"spine_worker_leases_lost_total",
+		"spine_queue_oldest_ready_seconds",
+		"spine_rollup_lag_seconds",
+		"spine_listener_round_trip_seconds_count",
 	} {
 		s.metric(t, name)
 	}
@@ -109,9 +116,23 @@ func TestContractLists(t *testing.T) {
 		size        int
 		members     []string
 	}{
-		{"/api/events", "created_at", 50, []string{"event_id", "source", "event_type", "occurred_at", "created_at", "payload"}},
+		{"/api/events", "created_at", 50, []string{
+			"event_id",
+			"source",
+			"event_type",
+			"occurred_at",
+			"created_at",
+			"payload",
+		}},
 		{"/api/audit", "timestamp", 100, []string{"timestamp", "event_id", "action", "details", "success"}},
-		{"/api/processing", "created_at", 50, []string{"event_id", "status", "attempt_count", "last_attempt_at", "completed_at", "error_message"}},
+		{"/api/processing", "created_at", 50, []string{
+			"event_id",
+			"status",
+			"attempt_count",
+			"last_attempt_at",
+			"completed_at",
+			"error_message",
+		}},
 	} {
 		t.Run(list.path, func(t *testing.T) {
 			first, next := s.rows(t, list.path+"?type="+kind)
@@ -262,7 +283,13 @@ func TestAdmin(t *testing.T) {
 		for _, header := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Forwarded", "Via"} {
 			require.Equal(t, forbidden, may(t, s, header, "127.0.0.1"), header)
 		}
-		for _, host := range []string{"example.com", "spine:8000", "127.0.0.1.example.com", "192.0.2.1", "localhost.example.com"} {
+		for _, host := range []string{
+			"example.com",
+			"spine:8000",
+			"127.0.0.1.example.com",
+			"192.0.2.1",
+			"localhost.example.com",
+		} {
 			r := s.raw(t, "GET /api/events HTTP/1.1\r\nHost: "+host+"\r\n\r\n")
 			requireProblem(t, r, http.StatusForbidden)
 		}

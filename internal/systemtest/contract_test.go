@@ -101,8 +101,18 @@ func TestContractIdempotency(t *testing.T) {
 		for _, same := range []string{
 			webhook(id, ` { "z" : "𝄞", "name":"é/\n" ,"a":{"y":[ true, null ],"x":1}}`),
 			webhook(id, `{"a":{"x":1,"y":[true,null]},"n\u0061me":"\u00e9\/\u000a","z":"\ud834\udd1E"}`),
-			strings.Replace(webhook(id, `{"a":{"x":1,"y":[true,null]},"name":"é/\n","z":"𝄞"}`), "user.created", "user.deleted", 1),
-			strings.Replace(webhook(id, `{"a":{"x":1,"y":[true,null]},"name":"é/\n","z":"𝄞"}`), "2024-01-30", "2023-01-30", 1),
+			strings.Replace(
+				webhook(id, `{"a":{"x":1,"y":[true,null]},"name":"é/\n","z":"𝄞"}`),
+				"user.created",
+				"user.deleted",
+				1,
+			),
+			strings.Replace(
+				webhook(id, `{"a":{"x":1,"y":[true,null]},"name":"é/\n","z":"𝄞"}`),
+				"2024-01-30",
+				"2023-01-30",
+				1,
+			),
 		} {
 			require.Equal(t, "deduplicated", s.post(t, same).status(), same)
 		}
@@ -313,9 +323,19 @@ func TestContractNoDoubleProcessing(t *testing.T) {
 	require.Zero(t, value[int](t, s.db, `
 		select count(*) from spine.processing_state p
 		where p.event_id = any($1) and (
-			(select count(*) from spine.audit_log a where a.event = p.event and a.action = 'processing_attempt_started') <> p.attempt_count
-			or (select count(*) from spine.audit_log a where a.event = p.event and a.action = 'processing_succeeded') <> (p.status = 'completed')::int
-			or (select count(*) from spine.audit_log a where a.event = p.event and a.action = 'processing_attempt_failed') <> p.attempt_count - (p.status = 'completed')::int)`,
+			(
+				select count(*) from spine.audit_log a
+				where a.event = p.event and a.action = 'processing_attempt_started'
+			) <> p.attempt_count
+			or (
+				select count(*) from spine.audit_log a
+				where a.event = p.event and a.action = 'processing_succeeded'
+			) <> (p.status = 'completed')::int
+			or (
+				select count(*) from spine.audit_log a
+				where a.event = p.event and a.action = 'processing_attempt_failed'
+			) <> p.attempt_count - (p.status = 'completed')::int
+		)`,
 		ids), "every attempt is counted once, and no event succeeds twice")
 	for _, id := range ids {
 		answers := s.answers(t, id)
@@ -359,8 +379,19 @@ func TestContractSources(t *testing.T) {
 	}
 
 	for _, path := range []string{
-		"/webhook/nosuch", "/webhook/Default", "/webhook/%00", "/webhook/%ff", "/webhook/defaul%74%00", "/webhook/default/more", "/webhook/",
-		"/webhook//default", "//webhook", "/webhook/..", "/webhook/%2e%2e", "/webhook/../webhook", "/nosuch",
+		"/webhook/nosuch",
+		"/webhook/Default",
+		"/webhook/%00",
+		"/webhook/%ff",
+		"/webhook/defaul%74%00",
+		"/webhook/default/more",
+		"/webhook/",
+		"/webhook//default",
+		"//webhook",
+		"/webhook/..",
+		"/webhook/%2e%2e",
+		"/webhook/../webhook",
+		"/nosuch",
 	} {
 		r := s.raw(t, "POST "+path+" HTTP/1.1\r\nHost: spine\r\nContent-Length: 2\r\n\r\n{}")
 		requireProblem(t, r, http.StatusNotFound)
@@ -420,7 +451,14 @@ func requireProblem(t *testing.T, r reply, status int) refusalBody {
 func TestContractMethods(t *testing.T) {
 	s := contractTarget(t)
 	for _, path := range []string{"/webhook", "/webhook/default"} {
-		for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions, "BREW"} {
+		for _, method := range []string{
+			http.MethodGet,
+			http.MethodPut,
+			http.MethodPatch,
+			http.MethodDelete,
+			http.MethodOptions,
+			"BREW",
+		} {
 			r := s.request(t, method, path, "")
 			requireProblem(t, r, http.StatusMethodNotAllowed)
 			require.Equal(t, "POST", r.header.Get("Allow"), method+" "+path)
@@ -481,13 +519,40 @@ func TestContractFields(t *testing.T) {
 	quote := func(s string) string { return `"` + s + `"` }
 	for field, values := range map[string][]string{
 		"event_id": {
-			"", "null", "7", "[]", "{}", "true", `""`, quote(long(256)), `"a\nb"`, `"a\u0000"`, `"\u007f"`, `"\u0085"`, `"\ud800"`, "\"\xff\"",
-			`"a","event_id":"b"`, `"a","event\u005fid":"a"`,
+			"",
+			"null",
+			"7",
+			"[]",
+			"{}",
+			"true",
+			`""`,
+			quote(long(256)),
+			`"a\nb"`,
+			`"a\u0000"`,
+			`"\u007f"`,
+			`"\u0085"`,
+			`"\ud800"`,
+			"\"\xff\"",
+			`"a","event_id":"b"`,
+			`"a","event\u005fid":"a"`,
 		},
 		"event_type": {"", "null", "7", `""`, quote(long(101)), `"\u0000"`, `"\udc00"`, `"a","event_type":"a"`},
 		"occurred_at": {
-			"", "null", "1706616000", `""`, `"yesterday"`, `"2024-01-30"`, `"2024-02-30T12:00:00Z"`, `"2024-01-30T12:00:60Z"`, `"2024-01-30T24:00:00Z"`,
-			`"10000-01-01T00:00:00Z"`, `"infinity"`, `"0000-01-01T00:00:00Z"`, `"9999-12-31T23:59:59-01:00"`, `"2024-01-30T12:00:00+24:00"`, `"2024-01-30T12:00:00,5Z"`,
+			"",
+			"null",
+			"1706616000",
+			`""`,
+			`"yesterday"`,
+			`"2024-01-30"`,
+			`"2024-02-30T12:00:00Z"`,
+			`"2024-01-30T12:00:60Z"`,
+			`"2024-01-30T24:00:00Z"`,
+			`"10000-01-01T00:00:00Z"`,
+			`"infinity"`,
+			`"0000-01-01T00:00:00Z"`,
+			`"9999-12-31T23:59:59-01:00"`,
+			`"2024-01-30T12:00:00+24:00"`,
+			`"2024-01-30T12:00:00,5Z"`,
 		},
 		"payload": {
 			"", "null", "7", `"{}"`, "[]", "true", `{"n":1e1001}`, `{"n":[-1E-1001]}`, `{"n":1e400000}`,
@@ -507,8 +572,9 @@ func TestContractFields(t *testing.T) {
 	t.Run("all of them are listed", func(t *testing.T) {
 		for body, want := range map[string][]string{
 			`{}`: {"event_id", "event_type", "occurred_at", "payload"},
-			`{"event_id":"","event_type":"a","occurred_at":1,"payload":[]}`:                                      {"event_id", "occurred_at", "payload"},
-			`{"Event_Id":"a","event_type":"a","occurred_at":"2024-01-30T12:00:00Z","payload":{},"extra":1e1001}`: {"event_id", ""},
+			`{"event_id":"","event_type":"a","occurred_at":1,"payload":[]}`: {"event_id", "occurred_at", "payload"},
+			`{"Event_Id":"a","event_type":"a","occurred_at":"2024-01-30T12:00:00Z",` +
+				`"payload":{},"extra":1e1001}`: {"event_id", ""},
 			`[]`: {""}, `"a"`: {""}, `null`: {""}, `1`: {""},
 		} {
 			var fields []string
@@ -559,15 +625,43 @@ func TestContractBodies(t *testing.T) {
 	t.Run("not JSON", func(t *testing.T) {
 		good := webhook(newID("never"), `{}`)
 		for _, body := range []string{
-			"", " ", "{", good[:len(good)-1], good + "x", good + good, good + ",", "\ufeff" + good, `{"a":NaN}`, `{"a":Infinity}`, `{"a":1,}`,
-			`{/* no */}`, "// no\n" + good, `{'a':1}`, `{a:1}`, "{\"a\":\"\t\"}", `{"a":"\x"}`, `{"a":01}`, `{"a":.5}`, `{"a":1e}`, `{"a":"\ud8"}`, "hello", "\x00", "\xff\xfe",
+			"",
+			" ",
+			"{",
+			good[:len(good)-1],
+			good + "x",
+			good + good,
+			good + ",",
+			"\ufeff" + good,
+			`{"a":NaN}`,
+			`{"a":Infinity}`,
+			`{"a":1,}`,
+			`{/* no */}`,
+			"// no\n" + good,
+			`{'a':1}`,
+			`{a:1}`,
+			"{\"a\":\"\t\"}",
+			`{"a":"\x"}`,
+			`{"a":01}`,
+			`{"a":.5}`,
+			`{"a":1e}`,
+			`{"a":"\ud8"}`,
+			"hello",
+			"\x00",
+			"\xff\xfe",
 		} {
 			requireProblem(t, s.post(t, body), http.StatusBadRequest)
 		}
 	})
 
 	t.Run("types", func(t *testing.T) {
-		for _, media := range []string{"application/json", "application/json; charset=utf-8", "APPLICATION/JSON", "application/cloudevents+json", "application/vnd.a.b+json"} {
+		for _, media := range []string{
+			"application/json",
+			"application/json; charset=utf-8",
+			"APPLICATION/JSON",
+			"application/cloudevents+json",
+			"application/vnd.a.b+json",
+		} {
 			require.Equal(
 				t,
 				"accepted",
@@ -581,7 +675,15 @@ func TestContractBodies(t *testing.T) {
 			s.request(t, http.MethodPost, "/webhook", webhook(newID("type"), `{}`)).status(),
 			"no type",
 		)
-		for _, media := range []string{"text/plain", "text/json", "application/x-www-form-urlencoded", "application/jsonp", "json", "application/json;;", "*/*"} {
+		for _, media := range []string{
+			"text/plain",
+			"text/json",
+			"application/x-www-form-urlencoded",
+			"application/jsonp",
+			"json",
+			"application/json;;",
+			"*/*",
+		} {
 			requireProblem(
 				t,
 				s.request(t, http.MethodPost, "/webhook", webhook(newID("type"), `{}`), "Content-Type", media),
@@ -608,7 +710,12 @@ func TestContractBodies(t *testing.T) {
 			)
 		}
 		whole := zipped(t, webhook(newID("never"), `{}`))
-		for name, body := range map[string]string{"not gzip": webhook(newID("never"), `{}`), "cut short": whole[:len(whole)-9], "bad sum": whole[:len(whole)-8] + "\x00\x00\x00\x00" + whole[len(whole)-4:], "none": ""} {
+		for name, body := range map[string]string{
+			"not gzip":  webhook(newID("never"), `{}`),
+			"cut short": whole[:len(whole)-9],
+			"bad sum":   whole[:len(whole)-8] + "\x00\x00\x00\x00" + whole[len(whole)-4:],
+			"none":      "",
+		} {
 			t.Run(name, func(t *testing.T) {
 				requireProblem(
 					t,
@@ -620,10 +727,18 @@ func TestContractBodies(t *testing.T) {
 	})
 
 	t.Run("a header twice", func(t *testing.T) {
-		for _, name := range []string{"Content-Type", "Content-Encoding", "webhook-id", "webhook-timestamp", "webhook-signature", "Authorization"} {
+		for _, name := range []string{
+			"Content-Type",
+			"Content-Encoding",
+			"webhook-id",
+			"webhook-timestamp",
+			"webhook-signature",
+			"Authorization",
+		} {
 			r := s.raw(
 				t,
-				"POST /webhook HTTP/1.1\r\nHost: spine\r\nContent-Length: 2\r\n"+name+": application/json\r\n"+name+": application/json\r\n\r\n{}",
+				"POST /webhook HTTP/1.1\r\nHost: spine\r\nContent-Length: 2\r\n"+
+					name+": application/json\r\n"+name+": application/json\r\n\r\n{}",
 			)
 			requireProblem(t, r, http.StatusBadRequest)
 		}
@@ -806,7 +921,8 @@ func TestContractRejectionsAreAudited(t *testing.T) {
 		t,
 		s.db,
 		true,
-		"select coalesce(sum((details->>'count')::int) filter (where details->>'status' = '400'), 0) >= 50 and bool_or(details->>'status' = '404') "+rejected,
+		`select coalesce(sum((details->>'count')::int) filter (where details->>'status' = '400'), 0) >= 50
+			and bool_or(details->>'status' = '404') `+rejected,
 		since,
 	)
 	require.LessOrEqual(
@@ -850,7 +966,8 @@ func TestContractSQL(t *testing.T) {
 		"SELECT event_id, action, success, timestamp FROM audit_log ORDER BY timestamp DESC LIMIT 20",
 		"SELECT event_id, status, attempt_count, last_attempt_at FROM processing_state",
 		"SELECT event_id, source, event_type, occurred_at, payload, payload_hash, created_at FROM events",
-		"SELECT event_id, source, destination, status, attempt_count, next_attempt_at, last_attempt_at, completed_at, error_message, created_at, updated_at FROM processing_state",
+		"SELECT event_id, source, destination, status, attempt_count, next_attempt_at, last_attempt_at, " +
+			"completed_at, error_message, created_at, updated_at FROM processing_state",
 		"SELECT timestamp, event_id, source, action, details, success FROM audit_log ORDER BY timestamp, id LIMIT 1",
 		"SELECT * FROM processing_state WHERE event = id_of('" + id + "')",
 		"SELECT * FROM trace('" + id + "')",

@@ -99,7 +99,29 @@ func TestAnswers(t *testing.T) {
 	for _, code := range []int{300, 301, 302, 303, 304, 307, 308, 399, 400, 405, 410, 413, 414, 415, 422, 501} {
 		post("dead 1", do(fmt.Sprintf("status=%d", code)))
 	}
-	for _, code := range []int{401, 402, 403, 404, 406, 407, 408, 409, 411, 418, 423, 425, 429, 431, 451, 500, 502, 503, 504, 505, 599} {
+	for _, code := range []int{
+		401,
+		402,
+		403,
+		404,
+		406,
+		407,
+		408,
+		409,
+		411,
+		418,
+		423,
+		425,
+		429,
+		431,
+		451,
+		500,
+		502,
+		503,
+		504,
+		505,
+		599,
+	} {
 		post("completed 2", do(fmt.Sprintf("status=%d", code)))
 	}
 	post("completed 2", do("cut=true"))
@@ -204,7 +226,8 @@ func TestDelivery(t *testing.T) {
 
 	t.Run("body and headers", func(t *testing.T) {
 		id := newID("delivery")
-		payload := "{\n  \"n\" : 1.10, \"e\":1E2,\"z\": -0, \"big\":12345678901234567890123,\t\"s\":\"\\u00e9\\/<>&\", \"b\":1, \"a\":{ } }"
+		payload := "{\n  \"n\" : 1.10, \"e\":1E2,\"z\": -0, \"big\":12345678901234567890123,\t" +
+			"\"s\":\"\\u00e9\\/<>&\", \"b\":1, \"a\":{ } }"
 		began := time.Now()
 		s.accept(t, id, payload)
 		got := d.await(t, id, 1)[0]
@@ -489,7 +512,9 @@ func TestClaimedWithinASecond(t *testing.T) {
 		now := value[time.Time](
 			t,
 			s.db,
-			"insert into spine.processing_state (event_id, status, attempt_count) values ($1, 'pending', 0) returning clock_timestamp()",
+			`insert into spine.processing_state (event_id, status, attempt_count)
+			values ($1, 'pending', 0)
+			returning clock_timestamp()`,
 			id,
 		)
 		claimed(t, id, now)
@@ -519,8 +544,11 @@ func TestPollOnly(t *testing.T) {
 	for _, id := range ids {
 		api.awaitStatus(t, id, "completed")
 	}
-	require.Less(t, value[float64](t, api.db, `select extract(epoch from max(p.last_attempt_at - e.created_at))::float8
-		from spine.processing_state p join spine.events e on e.id = p.event where p.event_id = any($1)`, ids), busySecond.Seconds())
+	require.Less(t, value[float64](t, api.db, `
+		select extract(epoch from max(p.last_attempt_at - e.created_at))::float8
+		from spine.processing_state p
+		join spine.events e on e.id = p.event
+		where p.event_id = any($1)`, ids), busySecond.Seconds())
 	require.NotZero(t, worker.metric(t, "spine_worker_swept_total"), "only looking has found them")
 }
 
@@ -547,8 +575,14 @@ func TestSearchPath(t *testing.T) {
 			s.awaitStatus(t, id, "completed")
 			require.Len(t, s.trail(t, id), 10)
 			for _, call := range []string{
-				"spine.trace($1)", "spine.event($1)", "spine.id_of($1)", "(select spine.pause()) p, (select spine.resume()) r where $1 <> ''",
-				"spine.depth where $1 <> 'a'", "spine.stuck where $1 <> 'a'", "spine.dead_letters where $1 <> 'a'", "spine.replay_dead() where $1 <> 'a'",
+				"spine.trace($1)",
+				"spine.event($1)",
+				"spine.id_of($1)",
+				"(select spine.pause()) p, (select spine.resume()) r where $1 <> ''",
+				"spine.depth where $1 <> 'a'",
+				"spine.stuck where $1 <> 'a'",
+				"spine.dead_letters where $1 <> 'a'",
+				"spine.replay_dead() where $1 <> 'a'",
 			} {
 				rows, err := psql.Query(t.Context(), "select * from "+call, id)
 				require.NoError(t, err)

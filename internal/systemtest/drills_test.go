@@ -136,7 +136,8 @@ func workerDies(t *testing.T) {
 				c,
 				db.QueryRow(
 					t.Context(),
-					"select count(*) from spine.audit_log where action = 'processing_attempt_started' and (details ->> 'attempt')::int = $1",
+					`select count(*) from spine.audit_log
+					where action = 'processing_attempt_started' and (details ->> 'attempt')::int = $1`,
 					attempt,
 				).Scan(
 					&n,

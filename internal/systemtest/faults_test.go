@@ -86,7 +86,8 @@ func TestTwoWorkers(t *testing.T) {
 		value[int](
 			t,
 			s.db,
-			"select count(*) from spine.audit_log where action in ('lease_lost', 'lease_expired', 'lease_returned', 'processing_attempt_failed')",
+			`select count(*) from spine.audit_log
+			where action in ('lease_lost', 'lease_expired', 'lease_returned', 'processing_attempt_failed')`,
 		),
 	)
 	require.Equal(
@@ -525,10 +526,14 @@ begin
 	end loop;
 	for _f in
 		select a.attrelid::regclass as of, a.attname as name, pg_get_expr(d.adbin, d.adrelid) as value
-		from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum join pg_class c on c.oid = d.adrelid
+		from pg_attrdef d
+		join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
+		join pg_class c on c.oid = d.adrelid
 		where c.relnamespace = 'spine'::regnamespace and pg_get_expr(d.adbin, d.adrelid) ~ _clock
 	loop
-		execute format('alter table %%s alter column %%I set default %%s', _f.of, _f.name, regexp_replace(_f.value, _clock, _shifted, 'g'));
+		execute format(
+			'alter table %%s alter column %%I set default %%s',
+			_f.of, _f.name, regexp_replace(_f.value, _clock, _shifted, 'g'));
 	end loop;
 end $$`
 
@@ -553,7 +558,11 @@ func TestClocksThatDiffer(t *testing.T) {
 			first := startProcess(t, settings, "worker")
 			first.ready(t)
 			plain := s.acceptMany(t, 20, `{}`)
-			for _, at := range []string{"created_at from spine.events", "timestamp from spine.audit_log", "updated_at from spine.processing_state"} {
+			for _, at := range []string{
+				"created_at from spine.events",
+				"timestamp from spine.audit_log",
+				"updated_at from spine.processing_state",
+			} {
 				require.InDelta(
 					t,
 					map[string]float64{"1 hour": 3600, "-1 hour": -3600}[by],

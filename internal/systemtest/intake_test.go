@@ -20,8 +20,11 @@ func TestStoredAndClaimedAtOnce(t *testing.T) {
 	}
 	require.Positive(
 		t,
-		value[int](t, s.db, `select count(*) from spine.audit_log a join spine.audit_log b using (event_id, xid)
-		where a.action = 'event_inserted' and b.action = 'processing_attempt_started' and a.timestamp <= b.timestamp and a.id < b.id`),
+		value[int](t, s.db, `
+			select count(*) from spine.audit_log a
+			join spine.audit_log b using (event_id, xid)
+			where a.action = 'event_inserted' and b.action = 'processing_attempt_started'
+				and a.timestamp <= b.timestamp and a.id < b.id`),
 	)
 	require.Positive(t, s.metric(t, `spine_worker_wakes_total{cause="lent"}`))
 	require.Less(

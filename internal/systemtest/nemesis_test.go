@@ -245,7 +245,9 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 			var pid int
 			err := conn.QueryRow(
 				ctx,
-				"select pid from pg_stat_activity where application_name like 'spine%' and pid <> pg_backend_pid() order by random() limit 1",
+				`select pid from pg_stat_activity
+				where application_name like 'spine%' and pid <> pg_backend_pid()
+				order by random() limit 1`,
 			).Scan(
 				&pid,
 			)
@@ -333,7 +335,8 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 	},
 	"every session is ended": func(c *cluster, _ *rand.Rand) string {
 		c.psql(
-			"select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'spine%' and pid <> pg_backend_pid()",
+			`select pg_terminate_backend(pid) from pg_stat_activity
+			where application_name like 'spine%' and pid <> pg_backend_pid()`,
 		)
 		return ""
 	},
@@ -721,7 +724,8 @@ func (o aftermath) report() string {
 	var b strings.Builder
 	fmt.Fprintf(
 		&b,
-		"Seed %d, %s: %d faults of %d kinds, %d acknowledged, %d not (%v), %d events, %d deliveries of which %d were not the first. ",
+		"Seed %d, %s: %d faults of %d kinds, %d acknowledged, %d not (%v), "+
+			"%d events, %d deliveries of which %d were not the first. ",
 		o.run.seed,
 		o.run.duration,
 		len(o.done),

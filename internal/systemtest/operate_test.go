@@ -186,7 +186,8 @@ func TestTailOutlivesTheDatabase(t *testing.T) {
 	killed := value[int](
 		t,
 		db,
-		"select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name in ('spine tail', 'spine operator')",
+		`select count(pg_terminate_backend(pid)) from pg_stat_activity
+		where application_name in ('spine tail', 'spine operator')`,
 	)
 	require.GreaterOrEqual(t, killed, 2)
 	require.NoError(t, tx.Commit(t.Context()))
@@ -335,11 +336,16 @@ func TestTrace(t *testing.T) {
 		execute(
 			t,
 			db,
-			`select spine.settle(array[event], array[destination], array[lease_token], array[$1], array['2 s'::interval], array[$2], array[$3])
+			`select spine.settle(
+				array[event], array[destination], array[lease_token],
+				array[$1], array['2 s'::interval], array[$2], array[$3])
 			from spine.processing_state`,
 			outcome,
 			map[string]any{"failed": "HTTP 503 Service Unavailable"}[outcome],
-			map[string]string{"failed": `{"status":503,"duration_ms":12.4,"answer":"no\u001b[31m"}`, "completed": `{"status":200,"duration_ms":3.5,"answer":"ok"}`}[outcome],
+			map[string]string{
+				"failed":    `{"status":503,"duration_ms":12.4,"answer":"no\u001b[31m"}`,
+				"completed": `{"status":200,"duration_ms":3.5,"answer":"ok"}`,
+			}[outcome],
 		)
 	}
 	execute(t, db, "update spine.audit_log set timestamp = '2024-01-30T12:00:00Z'::timestamptz + id * interval '13 ms'")
@@ -414,15 +420,19 @@ func TestTraceFollows(t *testing.T) {
 		execute(
 			t,
 			db,
-			"update spine.processing_state set next_attempt_at = case event_id when $1 then '-infinity'::timestamptz else 'infinity' end",
+			`update spine.processing_state
+			set next_attempt_at = case event_id when $1 then '-infinity'::timestamptz else 'infinity' end`,
 			id,
 		)
 		execute(t, db, "select spine.claim('default', 10, '1 minute', 'worker-1')")
 		execute(
 			t,
 			db,
-			`select spine.settle(array[event], array[destination], array[lease_token], array[$1], array['2 s'::interval], array[$2], array['{"status":503}'])
-			from spine.processing_state where event_id = $3`,
+			`select spine.settle(
+				array[event], array[destination], array[lease_token],
+				array[$1], array['2 s'::interval], array[$2], array['{"status":503}'])
+			from spine.processing_state
+			where event_id = $3`,
 			outcome,
 			map[string]any{"failed": "HTTP 503", "dead": "HTTP 410"}[outcome],
 			id,
@@ -441,7 +451,12 @@ func TestTraceFollows(t *testing.T) {
 	attempt("other", "completed")
 	ingested(t, db, "default", "test-001")
 	attempt("test-001", "completed")
-	for _, want := range []string{"✓ received", "✓ known already, with this payload", "· attempt 2 started by worker-1", "✓   delivered: HTTP 503"} {
+	for _, want := range []string{
+		"✓ received",
+		"✓ known already, with this payload",
+		"· attempt 2 started by worker-1",
+		"✓   delivered: HTTP 503",
+	} {
 		require.Regexp(t, `^ +\+\S+( m?s)?  `+want+`$`, trace.next(t))
 	}
 	require.Empty(t, trace.next(t))
@@ -536,7 +551,9 @@ received +(0|\?) +(0|\?) +(0|\?) +(0|\?)
 	execute(
 		t,
 		db,
-		"update spine.processing_state set next_attempt_at = '-infinity', updated_at = now() - interval '1 hour' where event_id = 'stuck'",
+		`update spine.processing_state
+		set next_attempt_at = '-infinity', updated_at = now() - interval '1 hour'
+		where event_id = 'stuck'`,
 	)
 	execute(
 		t,

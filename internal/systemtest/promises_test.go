@@ -352,20 +352,32 @@ func check(t *testing.T, db *pgx.Conn, s *senders, d *record, done []fault, budg
 	differ := func(format string, values ...any) { differences = append(differences, fmt.Sprintf(format, values...)) }
 	found, err := db.Query(t.Context(), `
 		with trail as (
-			select a.event, a.action, (a.details ->> 'attempt')::int as attempt, (a.details ->> 'lease')::bigint as lease from spine.audit_trail a
-			where a.action in ('lease_expired', 'lease_lost', 'processing_attempt_failed', 'processing_succeeded', 'lease_returned')
+			select a.event, a.action,
+				(a.details ->> 'attempt')::int as attempt,
+				(a.details ->> 'lease')::bigint as lease
+			from spine.audit_trail a
+			where a.action in (
+				'lease_expired', 'lease_lost', 'processing_attempt_failed', 'processing_succeeded', 'lease_returned')
 		), twice as (
 			select l.event, count(*) as n from (
 				select t.event from trail t where t.action <> 'lease_lost' group by t.event, t.lease having count(*) > 1
 			) l group by l.event
 		), lost as (
-			select t.event, array_agg(t.attempt) filter (where t.action in ('lease_expired', 'processing_attempt_failed', 'lease_returned')) as attempts
-			from trail t group by t.event
+			select t.event,
+				array_agg(t.attempt) filter (
+					where t.action in ('lease_expired', 'processing_attempt_failed', 'lease_returned')
+				) as attempts
+			from trail t
+			group by t.event
 		)
 		select e.event_id, e.event_type, e.occurred_at, coalesce(e.payload::text, ''), e.seen_count,
-			array(select c.payload::text from spine.conflicts c where c.event = e.id), coalesce(p.status, 'not queued'), coalesce(p.attempt_count, 0), coalesce(p.error_message, ''),
+			array(select c.payload::text from spine.conflicts c where c.event = e.id),
+			coalesce(p.status, 'not queued'), coalesce(p.attempt_count, 0), coalesce(p.error_message, ''),
 			coalesce(l.attempts, '{}'), coalesce(w.n, 0)
-		from spine.events e left join spine.processing_state p on p.event = e.id left join lost l on l.event = e.id left join twice w on w.event = e.id`)
+		from spine.events e
+		left join spine.processing_state p on p.event = e.id
+		left join lost l on l.event = e.id
+		left join twice w on w.event = e.id`)
 	require.NoError(t, err)
 	all, err := pgx.CollectRows(found, pgx.RowToStructByPos[stored])
 	require.NoError(t, err)
@@ -429,7 +441,9 @@ func check(t *testing.T, db *pgx.Conn, s *senders, d *record, done []fault, budg
 	}
 	broken, err := db.Query(
 		t.Context(),
-		"select invariant || ' (' || violations || '): ' || examples::text from spine.verify('-infinity', _examples => 3) where violations > 0",
+		`select invariant || ' (' || violations || '): ' || examples::text
+		from spine.verify('-infinity', _examples => 3)
+		where violations > 0`,
 	)
 	require.NoError(t, err)
 	lines, err := pgx.CollectRows(broken, pgx.RowTo[string])

@@ -102,8 +102,12 @@ func TestSabotageIsFound(t *testing.T) {
 	}
 	// One after the other: they must find nothing, and so need the machine.
 	for name, c := range map[string]trial{
-		"nothing":                              {trialRun{kinds: []string{}}, nil},
-		"no sweep, and a reconnect that looks": {trialRun{kinds: []string{}, last: "the listeners are kept away", changes: []sabotage{noSweep}}, nil},
+		"nothing": {trialRun{kinds: []string{}}, nil},
+		"no sweep, and a reconnect that looks": {trialRun{
+			kinds:   []string{},
+			last:    "the listeners are kept away",
+			changes: []sabotage{noSweep},
+		}, nil},
 	} {
 		t.Run(name, func(t *testing.T) { sabotaged(t, c.run, c.finds) })
 	}
@@ -147,7 +151,10 @@ func TestSabotageIsFound(t *testing.T) {
 		},
 		"neither wake-up nor sweep finds some": {trialRun{kinds: []string{}, sabotage: func(t *testing.T, c *cluster) {
 			c.psql(
-				`create function spine.sabotage() returns trigger language plpgsql as 'begin if random() < 0.01 then new.next_attempt_at := null; end if; return new; end'`,
+				`create function spine.sabotage() returns trigger language plpgsql as 'begin
+					if random() < 0.01 then new.next_attempt_at := null; end if;
+					return new;
+				end'`,
 				"create trigger sabotage before insert on spine.processing_state for each row execute function spine.sabotage()",
 			)
 		}}, []string{"is pending, and nothing goes on", "row_claimable"}},
@@ -168,7 +175,8 @@ func TestSabotageIsFound(t *testing.T) {
 			{ // plenty waits when an API is killed, however slow the machine
 				file: "internal/store/ingest.go",
 				from: "	err := s.acknowledged(ctx, func(conn *pgx.Conn) error {\n		return conn.QueryRow(ctx, ingestSQL, ",
-				to:   "	time.Sleep(300 * time.Millisecond)\n	err := s.acknowledged(ctx, func(conn *pgx.Conn) error {\n		return conn.QueryRow(ctx, ingestSQL, ",
+				to: "	time.Sleep(300 * time.Millisecond)\n" +
+					"	err := s.acknowledged(ctx, func(conn *pgx.Conn) error {\n		return conn.QueryRow(ctx, ingestSQL, ",
 			},
 		}}, []string{"was acknowledged, and is lost"}},
 		"no sweep after notifications that never were": {

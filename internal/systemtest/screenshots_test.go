@@ -90,14 +90,26 @@ func TestScreenshots(t *testing.T) {
 
 // before makes the quarter of an hour before the test one like that of the test.
 var before = []string{
-	`insert into spine.rollups (step, at, source, received, accepted, deduplicated, attempts, attempts_failed, delivered, latency)
-	select 10, date_bin('10 s', now(), 'epoch') - n * interval '10 s', 'default', i.received, i.received - 1, 1, i.received + i.failed, i.failed, i.received - 1, l.latency
+	`insert into spine.rollups (
+		step, at, source, received, accepted, deduplicated,
+		attempts, attempts_failed, delivered, latency)
+	select 10, date_bin('10 s', now(), 'epoch') - n * interval '10 s', 'default', i.received, i.received - 1, 1,
+		i.received + i.failed, i.failed, i.received - 1, l.latency
 	from generate_series(5, 100) n
-		cross join lateral (select round(36 + 14 * sin(n / 13.0) + 7 * random())::bigint as received, round(2 * random())::bigint as failed) i
-		cross join lateral (select r.latency from spine.rollups r where r.step = 10 and r.delivered > 5 order by random() + n * 0 limit 1) l
+		cross join lateral (
+			select round(36 + 14 * sin(n / 13.0) + 7 * random())::bigint as received,
+				round(2 * random())::bigint as failed
+		) i
+		cross join lateral (
+			select r.latency from spine.rollups r
+			where r.step = 10 and r.delivered > 5
+			order by random() + n * 0
+			limit 1
+		) l
 	on conflict do nothing`,
 	`insert into spine.depth_samples (step, at, pending, processing, failed, dead, oldest_ready)
-	select 10, date_bin('10 s', now(), 'epoch') - n * interval '10 s', (2 * random())::int, (2 * random())::int, greatest(0, 1 + 2 * random() + sin(n / 13.0))::int, 0, random() * interval '20 ms'
+	select 10, date_bin('10 s', now(), 'epoch') - n * interval '10 s', (2 * random())::int, (2 * random())::int,
+		greatest(0, 1 + 2 * random() + sin(n / 13.0))::int, 0, random() * interval '20 ms'
 	from generate_series(1, 100) n
 	on conflict do nothing`,
 	`update spine.rollup_state set covered_from = now() - interval '1 hour'`,

@@ -261,27 +261,42 @@ func TestTryCaptured(t *testing.T) {
 	const crlf, lf = "\r\n", "\n"
 	empty, spaced := "{}", "{\"a\":1,\r\n\r\n\"b\":2}"
 	for name, text := range map[string]string{
-		"as it came":                 captured(crlf, empty, "", append(github(empty), length(empty))...),
-		"the file ends its line":     captured(crlf, empty, "\n", append(github(empty), length(empty))...),
-		"without a length":           captured(lf, empty, "", github(empty)...),
-		"an empty line in the body":  captured(lf, spaced, "", github(spaced)...),
-		"zipped":                     captured(crlf, zipped.String(), "", append(github(zipped.String()), "Content-Encoding: gzip")...),
-		"in chunks":                  captured(crlf, "2\r\n{}\r\n0\r\n\r\n", "", append(github(empty), "Transfer-Encoding: chunked")...),
+		"as it came":                captured(crlf, empty, "", append(github(empty), length(empty))...),
+		"the file ends its line":    captured(crlf, empty, "\n", append(github(empty), length(empty))...),
+		"without a length":          captured(lf, empty, "", github(empty)...),
+		"an empty line in the body": captured(lf, spaced, "", github(spaced)...),
+		"zipped": captured(
+			crlf,
+			zipped.String(),
+			"",
+			append(github(zipped.String()), "Content-Encoding: gzip")...,
+		),
+		"in chunks": captured(
+			crlf,
+			"2\r\n{}\r\n0\r\n\r\n",
+			"",
+			append(github(empty), "Transfer-Encoding: chunked")...,
+		),
 		"the other kind in the body": captured(crlf, "{\n\n}", "", github("{\n\n}")...),
 	} {
 		c.stdin = text
 		require.Contains(t, c.ok("source", "test", "github", "--request", "-"), "push", name)
 	}
 	for text, problem := range map[string]string{
-		captured(lf, empty, "", "X-GitHub-Event: push"):                                               "signature_missing",
-		captured(lf, empty, "", append(github(empty), "Content-Type: text/plain")...):                 "400 (repeated_header)",
-		captured(lf, empty, "", append(github(empty), "X-Hub-Signature-256: sha256=00")...):           "came more than once",
-		captured(lf, empty, "", append(github(empty), "Content-Encoding: br")...):                     "415",
-		captured(lf, empty, "", append(github(empty), "Content-Encoding: gzip")...):                   "cut_short",
-		captured(lf, empty, "", append(github(empty), "Content-Length: 3")...):                        "Content-Length says 3",
-		captured(lf, "{}x", "", append(github(empty), "Content-Length: 2")...):                        "Content-Length says 2",
-		strings.Replace(captured(lf, empty, "", github(empty)...), "POST", "PUT", 1):                  "405",
-		captured(lf, strings.Repeat(" ", 1<<20)+"{}", "", github(strings.Repeat(" ", 1<<20)+"{}")...): "413",
+		captured(lf, empty, "", "X-GitHub-Event: push"):                                     "signature_missing",
+		captured(lf, empty, "", append(github(empty), "Content-Type: text/plain")...):       "400 (repeated_header)",
+		captured(lf, empty, "", append(github(empty), "X-Hub-Signature-256: sha256=00")...): "came more than once",
+		captured(lf, empty, "", append(github(empty), "Content-Encoding: br")...):           "415",
+		captured(lf, empty, "", append(github(empty), "Content-Encoding: gzip")...):         "cut_short",
+		captured(lf, empty, "", append(github(empty), "Content-Length: 3")...):              "Content-Length says 3",
+		captured(lf, "{}x", "", append(github(empty), "Content-Length: 2")...):              "Content-Length says 2",
+		strings.Replace(captured(lf, empty, "", github(empty)...), "POST", "PUT", 1):        "405",
+		captured(
+			lf,
+			strings.Repeat(" ", 1<<20)+"{}",
+			"",
+			github(strings.Repeat(" ", 1<<20)+"{}")...,
+		): "413",
 		"hello words": "POST /webhook/github HTTP/1.1",
 		captured(lf, empty, "", "words without a colon"): "POST /webhook/github HTTP/1.1",
 	} {
@@ -296,7 +311,8 @@ func TestTryCaptured(t *testing.T) {
 	c.ok("source", "enable", "github")
 
 	// A signature with a time in it holds when it came.
-	body, then := `{"type":"event_callback","event_id":"Ev1","event_time":1767225600,"event":{"type":"message"}}`, "1767225600" // 2026-01-01
+	body := `{"type":"event_callback","event_id":"Ev1","event_time":1767225600,"event":{"type":"message"}}`
+	then := "1767225600" // 2026-01-01
 	mac := hmac.New(sha256.New, []byte("first-secret"))
 	mac.Write([]byte("v0:" + then + ":" + body))
 	c.stdin = captured(

@@ -446,7 +446,16 @@ func TestHabitsOfProviders(t *testing.T) {
 
 	// A time that is none, or too far away, is the sender's fault and no event.
 	timed := newProvider(t, s, "standard-webhooks", nil)
-	for _, junk := range []string{"", "x", "-1", "1e9", "9223372036854775807", "9223372036854775808", "1706616000.5", " 1"} {
+	for _, junk := range []string{
+		"",
+		"x",
+		"-1",
+		"1e9",
+		"9223372036854775807",
+		"9223372036854775808",
+		"1706616000.5",
+		" 1",
+	} {
 		r := timed.sample(1, time.Now())
 		r.Header.Set("Webhook-Timestamp", junk)
 		require.Equal(t, http.StatusUnauthorized, s.deliver(t, "standard-webhooks", r).code, "%q", junk)
@@ -457,11 +466,18 @@ func TestHabitsOfProviders(t *testing.T) {
 
 	// What no JSON is allowed to be, and what no id may be, from a provider too.
 	for body, code := range map[string]int{
-		`{"id":"a","type":"t","x":1e400000}`: http.StatusUnprocessableEntity, `{"id":"a","id":"b"}`: http.StatusUnprocessableEntity,
-		`{"id":"a\u0000"}`: http.StatusUnprocessableEntity, `{"id":"` + strings.Repeat("a", 256) + `"}`: http.StatusUnprocessableEntity,
+		`{"id":"a","type":"t","x":1e400000}`:                                 http.StatusUnprocessableEntity,
+		`{"id":"a","id":"b"}`:                                                http.StatusUnprocessableEntity,
+		`{"id":"a\u0000"}`:                                                   http.StatusUnprocessableEntity,
+		`{"id":"` + strings.Repeat("a", 256) + `"}`:                          http.StatusUnprocessableEntity,
 		`{"id":` + strings.Repeat("[", 600) + strings.Repeat("]", 600) + `}`: http.StatusUnprocessableEntity,
-		`{"id":"a"`: http.StatusBadRequest, "": http.StatusBadRequest, "\ufeff{}": http.StatusBadRequest,
-		`{"id":"nul","x":"\u0000"}`: http.StatusOK, `{"id":"half","x":"\ud800"}`: http.StatusOK, "{\"id\":\"bytes\",\"x\":\"\xff\"}": http.StatusOK, `{"id":"twice","x":1,"x":2}`: http.StatusOK,
+		`{"id":"a"`:                         http.StatusBadRequest,
+		"":                                  http.StatusBadRequest,
+		"\ufeff{}":                          http.StatusBadRequest,
+		`{"id":"nul","x":"\u0000"}`:         http.StatusOK,
+		`{"id":"half","x":"\ud800"}`:        http.StatusOK,
+		"{\"id\":\"bytes\",\"x\":\"\xff\"}": http.StatusOK,
+		`{"id":"twice","x":1,"x":2}`:        http.StatusOK,
 	} {
 		r := &event.Request{
 			Method: http.MethodPost,
@@ -477,7 +493,9 @@ func TestHabitsOfProviders(t *testing.T) {
 		value[int](
 			t,
 			s.db,
-			"select count(*) from spine.events where source = 'stripe' and event_id in ('nul', 'half', 'bytes', 'twice') and payload is null and unqueryable is not null",
+			`select count(*) from spine.events
+			where source = 'stripe' and event_id in ('nul', 'half', 'bytes', 'twice')
+				and payload is null and unqueryable is not null`,
 		),
 	)
 
@@ -563,7 +581,9 @@ func TestRejectedRequestsAreTakenIn(t *testing.T) {
 		value[string](
 			t,
 			s.db,
-			"select e.payload::text from spine.events e join spine.rejected_requests r on r.event_id = e.event_id where r.id = $1",
+			`select e.payload::text from spine.events e
+			join spine.rejected_requests r on r.event_id = e.event_id
+			where r.id = $1`,
 			id,
 		),
 	)
@@ -794,7 +814,11 @@ func TestFlood(t *testing.T) {
 		s.db,
 		1,
 		fmt.Sprintf(
-			"select count(*) from (select sum((details->>'count')::bigint) as n from spine.audit_log where action = 'request_rejected' and details->>'cause' = 'signature_missing') a where n >= %d",
+			`select count(*) from (
+				select sum((details->>'count')::bigint) as n from spine.audit_log
+				where action = 'request_rejected' and details->>'cause' = 'signature_missing'
+			) a
+			where n >= %d`,
 			count,
 		),
 	)
@@ -805,7 +829,8 @@ func TestFlood(t *testing.T) {
 		require.Less(t, grown, int64(64<<20))
 	}
 	t.Logf(
-		"%d unsigned requests at %.0f/s; signed p50, p99: %v, %v without and %v, %v beside them, %.2f times; %d kept, %d kB of memory, and %d kB more in its second half",
+		"%d unsigned requests at %.0f/s; signed p50, p99: %v, %v without and %v, %v beside them, %.2f times; "+
+			"%d kept, %d kB of memory, and %d kB more in its second half",
 		count,
 		rate,
 		quiet50,
@@ -919,7 +944,16 @@ func TestNoSecretIsShown(t *testing.T) {
 	await(t, s.db, 0, "select count(*) from spine.rejected_requests where state = 'requested'")
 
 	shown := map[string]string{}
-	for _, path := range []string{"/api/sources", "/api/rejected?limit=1000", "/api/audit?limit=1000", "/api/events?limit=1000", "/api/conflicts", "/api/presets", "/metrics", "/api/overview"} {
+	for _, path := range []string{
+		"/api/sources",
+		"/api/rejected?limit=1000",
+		"/api/audit?limit=1000",
+		"/api/events?limit=1000",
+		"/api/conflicts",
+		"/api/presets",
+		"/metrics",
+		"/api/overview",
+	} {
 		r := s.request(t, http.MethodGet, path, "")
 		require.Equal(t, http.StatusOK, r.code, path)
 		shown[path] = string(r.body)
@@ -1000,7 +1034,10 @@ func TestSourcesAPI(t *testing.T) {
 		`"change":"unchanged"`,
 	)
 	for body, field := range map[string]string{
-		`{"preset":"githb"}`: "preset", `{"preset":"github","secrets":["very-secret"]}`: "secrets[0]", `{"preset":"github","x":1}`: "x", `[]`: "",
+		`{"preset":"githb"}`:                            "preset",
+		`{"preset":"github","secrets":["very-secret"]}`: "secrets[0]",
+		`{"preset":"github","x":1}`:                     "x",
+		`[]`:                                            "",
 	} {
 		r := s.request(t, http.MethodPut, "/api/sources/github", body, admin...)
 		require.Equal(t, http.StatusUnprocessableEntity, r.code, "%s", r.body)
@@ -1083,14 +1120,20 @@ func TestSourcesAPI(t *testing.T) {
 	)
 	require.Equal(t, []string{
 		"source_added", "source_changed", "request_replayed", "source_disabled", "source_removed",
-	}, rows(t, s, "select action from spine.audit_log where source = 'github' and (action like 'source_%' or action = 'request_replayed') order by timestamp, id"))
+	}, rows(t, s, `
+		select action from spine.audit_log
+		where source = 'github' and (action like 'source_%' or action = 'request_replayed')
+		order by timestamp, id`))
 	require.Equal(
 		t,
 		5,
 		value[int](
 			t,
 			s.db,
-			"select count(*) from spine.audit_log where source = 'github' and details->>'caller' = '127.0.0.1' and action in ('source_added', 'source_changed', 'request_replayed', 'source_disabled', 'source_removed')",
+			`select count(*) from spine.audit_log
+			where source = 'github' and details->>'caller' = '127.0.0.1'
+				and action in (
+					'source_added', 'source_changed', 'request_replayed', 'source_disabled', 'source_removed')`,
 		),
 	)
 	require.Equal(
