@@ -113,7 +113,8 @@ func TestNewRejects(t *testing.T) {
 		tc.change(&cfg)
 		_, err := New(cfg)
 		require.EqualError(t, err, tc.want)
-		require.IsType(t, &ConfigError{}, err)
+		var bad *ConfigError
+		require.ErrorAs(t, err, &bad)
 	}
 	_, err := New(valid)
 	require.NoError(t, err)

@@ -81,10 +81,8 @@ func TestFindOrder(t *testing.T) {
 func TestFindThroughALinkOnPath(t *testing.T) {
 	o := emptyMachine(t)
 	target := fakeServer(t, filepath.Join(o.root, "somewhere/bin"), "17.1")
-	require.NoError(
-		t,
-		os.MkdirAll(filepath.Join(o.root, "path"), 0o755),
-	) //nolint:gosec // the server's user must reach it
+	err := os.MkdirAll(filepath.Join(o.root, "path"), 0o755) //nolint:gosec // the server's user must reach it
+	require.NoError(t, err)
 	require.NoError(t, os.Symlink(filepath.Join(target, "postgres"), filepath.Join(o.root, "path/postgres")))
 	found, err := Find(t.Context(), o)
 	require.NoError(t, err)

@@ -108,13 +108,14 @@ func clusterFolder(t *testing.T) string {
 	cluster.once.Do(func() { cluster.dir, cluster.err = makeCluster(context.WithoutCancel(t.Context())) })
 	require.NoError(t, cluster.err)
 	dir := reachableFolder(t)
+	//nolint:gosec // the tests' own folders
 	cmd := exec.CommandContext(
 		t.Context(),
 		"cp",
 		"-a",
 		cluster.dir+"/data",
 		dir,
-	) //nolint:gosec // the tests' own folders
+	)
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	return dir

@@ -159,9 +159,8 @@ func (s *Store) Reject(ctx context.Context, rejections []event.Rejection, again 
 		if r.Source != "" {
 			sources[i] = &rejections[i].Source
 		}
-		causes[i], statuses[i], counts[i], since[i] = r.Cause, int32(
-			r.Status,
-		), r.Count, r.Since //nolint:gosec // an HTTP status is below 1000
+		causes[i], counts[i], since[i] = r.Cause, r.Count, r.Since
+		statuses[i] = int32(r.Status) //nolint:gosec // an HTTP status is below 1000
 	}
 	_, err := s.pool.Exec(
 		ctx,

@@ -419,7 +419,7 @@ func TestMigrationCutAnywhere(t *testing.T) {
 		statements,
 		func(s string) bool { return strings.HasPrefix(s, "comment on index spine.schema_version_pkey ") },
 	)
-	require.Greater(t, first, 0)
+	require.Positive(t, first)
 	require.Greater(t, last, first+60)
 
 	// The migration is one transaction: nothing of it stays, wherever it is cut.

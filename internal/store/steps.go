@@ -74,7 +74,7 @@ func attemptOf(a trail.Step) view.AttemptRow {
 		Error:      member[string](details, "error"),
 		Answer:     member[string](details, "answer"),
 	}
-	switch a.Action {
+	switch a.Action { //nolint:exhaustive // the other steps that end an attempt say all by themselves
 	case trail.ProcessingSucceeded:
 		row.Outcome = "success"
 	case trail.LeaseExpired: // nobody knows what became of it

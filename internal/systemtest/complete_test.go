@@ -172,13 +172,14 @@ for CUR in '' order: ot; do
 	done
 	echo "$CUR>" "${COMPREPLY[@]%% *}"
 done`
+	//nolint:gosec // bash, with the script above
 	cmd := exec.CommandContext(
 		context.WithoutCancel(t.Context()),
 		bash,
 		"--norc",
 		"-c",
 		script,
-	) //nolint:gosec // bash, with the script above
+	)
 	cmd.Env = append(cmd.Environ(), "DATABASE_URL="+database)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

@@ -75,7 +75,7 @@ func (d devProcess) deliver(t *testing.T) string {
 func (d devProcess) interrupt(t *testing.T) {
 	t.Helper()
 	d.signal(t, syscall.SIGINT)
-	require.Zero(t, d.awaitExit(t, patience))
+	require.Zero(t, d.awaitExit(t))
 	require.ErrorIs(t, syscall.Kill(d.postmaster, 0), syscall.ESRCH, "PostgreSQL is gone")
 	_, err := d.spine.do(t.Context(), http.MethodGet, "/healthz", nil)
 	require.Error(t, err)

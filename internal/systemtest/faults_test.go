@@ -247,7 +247,7 @@ func TestGracefulStop(t *testing.T) {
 		return err != nil || r.code == http.StatusServiceUnavailable
 	}, patience, 10*time.Millisecond)
 	d.release()
-	require.Zero(t, worker.awaitExit(t, patience))
+	require.Zero(t, worker.awaitExit(t))
 	require.Equal(
 		t,
 		4,
@@ -292,7 +292,7 @@ func TestStopThatCannotWait(t *testing.T) {
 	s.accept(t, id, do("hold"))
 	d.await(t, id, 1)
 	worker.signal(t, syscall.SIGTERM)
-	require.Zero(t, worker.awaitExit(t, patience))
+	require.Zero(t, worker.awaitExit(t))
 	require.Equal(
 		t,
 		"failed",
@@ -509,7 +509,7 @@ func TestMigratingTogether(t *testing.T) {
 	}
 	for _, p := range []*process{one, two} {
 		p.signal(t, syscall.SIGTERM)
-		require.Zero(t, p.awaitExit(t, patience))
+		require.Zero(t, p.awaitExit(t))
 	}
 }
 

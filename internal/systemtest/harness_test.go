@@ -473,10 +473,11 @@ func startProcess(t *testing.T, environment []string, args ...string) *process {
 func startBinary(t *testing.T, path string, environment []string, args ...string) *process {
 	t.Helper()
 	p := &process{exited: make(chan struct{}), changed: make(chan struct{})}
+	//nolint:gosec // made by this test, or it itself under the name of spine
 	p.cmd = exec.CommandContext(
 		context.WithoutCancel(t.Context()),
 		path,
-		args...) //nolint:gosec // made by this test, or it itself under the name of spine
+		args...)
 	p.cmd.Env = append(
 		[]string{
 			"PATH=" + os.Getenv("PATH"),
@@ -605,12 +606,12 @@ func (p *process) peakMemory(t *testing.T) int64 {
 }
 
 // awaitExit waits for the process to end by itself and returns its exit code.
-func (p *process) awaitExit(t *testing.T, limit time.Duration) int {
+func (p *process) awaitExit(t *testing.T) int {
 	t.Helper()
 	select {
 	case <-p.exited:
-	case <-time.After(limit):
-		require.FailNow(t, "spine does not end", "within %s; it said:\n%s", limit, p.output())
+	case <-time.After(patience):
+		require.FailNow(t, "spine does not end", "within %s; it said:\n%s", patience, p.output())
 	}
 	return p.code
 }

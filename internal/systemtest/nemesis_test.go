@@ -141,7 +141,7 @@ func (c *cluster) replace(command string, i int) {
 	old := c.process(command, i)
 	c.start(command, i)
 	old.signal(c.t, syscall.SIGTERM)
-	require.Zero(c.t, old.awaitExit(c.t, patience))
+	require.Zero(c.t, old.awaitExit(c.t))
 }
 
 // start puts a new process in a place, and waits until it is ready.
@@ -382,6 +382,7 @@ func smallDisk(t *testing.T, bytes int64) (dir string) {
 	dir, err := os.MkdirTemp("/var/tmp", "spine-disk-")
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, os.Remove(dir)) })
+	//nolint:gosec // a test's own folder
 	if out, err := exec.CommandContext(
 		t.Context(),
 		"mount",
@@ -391,17 +392,18 @@ func smallDisk(t *testing.T, bytes int64) (dir string) {
 		fmt.Sprintf("size=%d,mode=755", bytes),
 		"tmpfs",
 		dir,
-	).CombinedOutput(); err != nil { //nolint:gosec // a test's own folder
+	).CombinedOutput(); err != nil {
 		t.Logf("*** No disk is filled: a file system for that cannot be mounted: %s ***", out)
 		return ""
 	}
 	t.Cleanup(func() {
+		//nolint:gosec // as above
 		out, err := exec.CommandContext(
 			context.WithoutCancel(t.Context()),
 			"umount",
 			"--lazy",
 			dir,
-		).CombinedOutput() //nolint:gosec // as above
+		).CombinedOutput()
 		assert.NoError(t, err, "%s", out)
 	})
 	return dir

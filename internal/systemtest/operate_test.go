@@ -227,13 +227,14 @@ func TestTailAndTraceOutliveARestore(t *testing.T) {
 	ingested(t, open(t, server.URL(), nil), "default", "waits")
 	data, backup := filepath.Join(server.Dir(), "data"), filepath.Join(server.Dir(), "backup")
 	server.Kill()
+	//nolint:gosec // folders of our own
 	copied, err := exec.CommandContext(
 		t.Context(),
 		"cp",
 		"-a",
 		data,
 		backup,
-	).CombinedOutput() //nolint:gosec // folders of our own
+	).CombinedOutput()
 	require.NoError(t, err, "%s", copied)
 	require.NoError(t, server.Restart(t.Context()))
 	db := open(t, server.URL(), nil)

@@ -54,6 +54,7 @@ func rebuild(t *testing.T, changes ...sabotage) string {
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "overlay.json"), text, 0o600))
 	binary := filepath.Join(dir, "spine")
+	//nolint:gosec // all of it is ours
 	cmd := exec.CommandContext(
 		t.Context(),
 		"go",
@@ -63,7 +64,7 @@ func rebuild(t *testing.T, changes ...sabotage) string {
 		"-o",
 		binary,
 		"./cmd/spine",
-	) //nolint:gosec // all of it is ours
+	)
 	cmd.Dir = root
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)

@@ -33,9 +33,10 @@ func TestSchemaDump(t *testing.T) {
 	_, err = store.Migrate(t.Context(), server.URL())
 	require.NoError(t, err)
 
+	//nolint:gosec // beside the server that runs
 	dump := exec.CommandContext(
 		t.Context(),
-		filepath.Join(server.Binaries().Dir, "pg_dump"), //nolint:gosec // beside the server that runs
+		filepath.Join(server.Binaries().Dir, "pg_dump"),
 		"--schema-only",
 		"--schema=spine",
 		"--no-owner",

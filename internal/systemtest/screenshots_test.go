@@ -81,10 +81,11 @@ func TestScreenshots(t *testing.T) {
 		require.NoError(t, err)
 		name := fmt.Sprintf("%s-%d-%s.png", p.name, p.width, p.scheme)
 		require.Less(t, len(small), 120_000, name)
+		//nolint:gosec // for everyone to read
 		require.NoError(
 			t,
 			os.WriteFile(filepath.Join("..", "..", "internal", "dashboard", "screenshots", name), small, 0o644),
-		) //nolint:gosec // for everyone to read
+		)
 	}
 }
 

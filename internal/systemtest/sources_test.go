@@ -777,6 +777,7 @@ func TestFlood(t *testing.T) {
 	}
 	quiet50, quiet99 := signed(func(n int) bool { return n < samples })
 
+	//nolint:gosec // this test binary under another name
 	flood := exec.CommandContext(
 		t.Context(),
 		"nice",
@@ -785,7 +786,7 @@ func TestFlood(t *testing.T) {
 		"flood",
 		s.url+"/webhook/github",
 		strconv.Itoa(count),
-	) //nolint:gosec // this test binary under another name
+	)
 	var said bytes.Buffer
 	flood.Stdout, flood.Stderr = &said, &said
 	began := time.Now()
@@ -861,12 +862,13 @@ func flood() {
 			// a connection on which no header has come for five seconds.
 			client := &http.Client{Transport: &http.Transport{}}
 			for left.Add(-1) >= 0 {
+				//nolint:gosec // the test says where
 				req, err := http.NewRequestWithContext(
 					context.Background(),
 					http.MethodPost,
 					os.Args[1],
 					strings.NewReader(body),
-				) //nolint:gosec // the test says where
+				)
 				if err != nil {
 					panic(err)
 				}
@@ -968,12 +970,13 @@ func TestNoSecretIsShown(t *testing.T) {
 	require.NoError(t, <-ended)
 	shown["the log"] = log.String()
 	if dump, err := exec.LookPath("pg_dump"); err == nil {
+		//nolint:gosec // the dump of this test's database
 		text, err := exec.CommandContext(
 			t.Context(),
 			dump,
 			"--data-only",
 			database,
-		).Output() //nolint:gosec // the dump of this test's database
+		).Output()
 		if err == nil { // one that is older than the server refuses
 			shown["a dump"] = string(text)
 		}

@@ -39,10 +39,11 @@ func onTerminal(t *testing.T, columns, rows uint16, environment []string, args .
 
 	path, err := exec.LookPath("spine")
 	require.NoError(t, err)
+	//nolint:gosec // this test binary, under the name of spine
 	cmd := exec.CommandContext(
 		context.WithoutCancel(t.Context()),
 		path,
-		args...) //nolint:gosec // this test binary, under the name of spine
+		args...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TERM=xterm"}, environment...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = side, side, side
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
