@@ -133,8 +133,8 @@ SCHEMA_TEST = go test -count 1 -tags schema -run '^TestSchemaDump$$' $(SYSTEMTES
 
 # Links, section numbers, widths, tables; the width of code.
 .PHONY: documents
-documents:
-	go test -count 1 -run '^(TestDocument|TestCodeWidths)' ./internal/systemtest
+documents: # and widths of code, and the one list of actions
+	go test -count 1 -run '^(TestDocument|TestCodeWidths|TestActions)' ./internal/systemtest ./internal/trail
 
 .PHONY: screenshots
 screenshots: ## make the pictures of README anew, with a browser
