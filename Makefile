@@ -131,9 +131,9 @@ tidy:
 # sql/schema.sql is what pg_dump 15 makes of a migrated database.
 SCHEMA_TEST = go test -count 1 -tags schema -run '^TestSchemaDump$$' $(SYSTEMTEST)
 
-# Links, section numbers, widths, tables; the width of code.
+# Links, section numbers, tables and widths of documents; the width of code; the one list of actions.
 .PHONY: documents
-documents: # and widths of code, and the one list of actions
+documents:
 	go test -count 1 -run '^(TestDocument|TestCodeWidths|TestActions)' ./internal/systemtest ./internal/trail
 
 .PHONY: screenshots

@@ -1214,7 +1214,8 @@ begin
             order by g.ord
             rows between unbounded preceding and unbounded following)
     ), stored as (
-        -- The update is there so that RETURNING sees the row that stays, locked: payload_hash is the first one's.
+        -- ON CONFLICT updates seen_count and never the hash. It locks the stored row, and RETURNING shows its hash: the
+        -- hash of the payload that came first.
         insert into events as e (
             event_id,
             source,
