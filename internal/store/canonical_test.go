@@ -192,6 +192,9 @@ func TestDatabaseAndEdgeAgreeOnPayloads(t *testing.T) {
 	fixed := unqueryable
 	require.Equal(t, 6, fixed)
 	rapid.Check(t, func(t *rapid.T) { agree(t, jsonObject(t, 4)) })
+	if testing.Short() {
+		return // too few were drawn for all kinds to come up
+	}
 	require.Greater(t, unqueryable, fixed, "the property was put to the test on unqueryable payloads as well")
 	require.Greater(t, n-unqueryable, 25, "and on queryable ones")
 }

@@ -96,8 +96,8 @@ type progress struct {
 
 // packageRun is what is known of a package whose tests are running.
 type packageRun struct {
-	began   time.Time
 	started map[string]time.Time // tests that are running now
+	paused  map[string]bool      // tests that wait for their turn
 	output  map[string][]string  // of tests that have not passed; of the package itself under ""
 	tests   int                  // that passed
 	failed  bool
@@ -122,7 +122,7 @@ func (p *progress) line(line string, now time.Time) {
 	default:
 		r := p.packages[e.Package]
 		if r == nil {
-			r = &packageRun{began: now, started: map[string]time.Time{}, output: map[string][]string{}}
+			r = &packageRun{started: map[string]time.Time{}, paused: map[string]bool{}, output: map[string][]string{}}
 			p.packages[e.Package] = r
 			p.order = append(p.order, e.Package)
 		}
@@ -136,8 +136,10 @@ func (p *progress) event(r *packageRun, e event, now time.Time) {
 		r.output[e.Test] = append(r.output[e.Test], e.Output)
 	case "run", "cont":
 		r.started[e.Test] = now
+		delete(r.paused, e.Test)
 	case "pause":
 		delete(r.started, e.Test)
+		r.paused[e.Test] = true
 	case "pass", "skip", "fail":
 		delete(r.started, e.Test)
 		if e.Test == "" {
@@ -221,22 +223,23 @@ type runningTest struct {
 
 // running returns the tests that run now, but for those that wait for a test of
 // their own. The longest come first.
-func (r *packageRun) running() (tests []runningTest) {
+func (r *packageRun) running() (running []runningTest) {
 	waiting := map[string]bool{}
-	for test := range r.started {
+	tests := slices.AppendSeq(slices.Collect(maps.Keys(r.started)), maps.Keys(r.paused))
+	for _, test := range tests {
 		for i := strings.LastIndex(test, "/"); i > 0; i = strings.LastIndex(test[:i], "/") {
 			waiting[test[:i]] = true
 		}
 	}
 	for test, began := range r.started {
 		if !waiting[test] {
-			tests = append(tests, runningTest{test, began})
+			running = append(running, runningTest{test, began})
 		}
 	}
-	slices.SortFunc(tests, func(a, b runningTest) int {
+	slices.SortFunc(running, func(a, b runningTest) int {
 		return cmp.Or(a.began.Compare(b.began), strings.Compare(a.name, b.name))
 	})
-	return tests
+	return running
 }
 
 // summary prints the last lines, and says whether all is well.

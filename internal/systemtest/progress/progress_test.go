@@ -84,6 +84,12 @@ func TestLongestRunningTestsAreNamed(t *testing.T) {
 	require.Contains(t, output, "  0m09s  ...   internal/a: TestC (4s), TestD (3s) and 1 more\n")
 }
 
+func TestTestsThatWaitForTheirOwnAreNotNamed(t *testing.T) {
+	t.Parallel()
+	output, _ := run(t, started, action("run", "TestA"), action("run", "TestA/b"), action("pause", "TestA/b"), action("run", "TestC"), "beat", passed)
+	require.Contains(t, output, "internal/a: TestC (1s)\n")
+}
+
 func TestFailurePrintsAllThatTheTestSaid(t *testing.T) {
 	t.Parallel()
 	output, ok := run(
