@@ -17,11 +17,13 @@ PEERS   := internal/bench/peers
 ORACLES := internal/source/oracles
 
 # `make test PKG=./internal/store RUN=TestX PG=18` runs one test on PostgreSQL 18. PG is 15, 16, 17 or 18.
-PKG ?= ./...
+PKG ?=
 RUN ?=
 PG  ?=
 # The whole suite leaves out two thirds of the places where a connection may break (-short). `make proof` tries all.
-SHORT ?= $(if $(RUN)$(filter-out ./...,$(PKG)),,-short)
+SHORT ?= $(if $(RUN)$(PKG),,-short)
+# These two packages take longer than all others together. They begin first.
+LONGEST := ./internal/store $(SYSTEMTEST)
 # The race detector makes tests two to five times slower and needs a C compiler: RACE=-race, as in `make proof`.
 RACE ?=
 
@@ -56,7 +58,7 @@ build: ## build bin/spine: static, reproducible
 .PHONY: test
 test: ## the tests, on one PostgreSQL; one test by PKG=./internal/store RUN=TestX PG=18
 	@$(with-postgres); echo "testing on $$("$$POSTGRES_BIN/postgres" --version)"; \
-		$(GOTEST) $(SHORT) $(if $(RUN),-run '$(RUN)') $(PKG) | $(PROGRESS)
+		$(GOTEST) $(SHORT) $(if $(RUN),-run '$(RUN)') $(or $(PKG),$(LONGEST) ./...) | $(PROGRESS)
 
 .PHONY: test-peers
 test-peers:

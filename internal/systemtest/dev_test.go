@@ -84,7 +84,7 @@ func (d devProcess) interrupt(t *testing.T) {
 func TestDevKeepsItsData(t *testing.T) {
 	t.Parallel()
 	// Where root runs the tests, the user who runs PostgreSQL must get there.
-	parent, err := os.MkdirTemp("/var/tmp", "spine-dev-test-")
+	parent, err := os.MkdirTemp(memoryFolder(), "spine-dev-test-")
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(parent)) })
 	require.NoError(t, os.Chmod(parent, 0o755)) //nolint:gosec // as said

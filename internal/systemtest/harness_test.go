@@ -616,6 +616,15 @@ func (p *process) awaitExit(t *testing.T) int {
 	return p.code
 }
 
+// memoryFolder is a folder that every user may enter, in memory if possible: on a busy disk an fsync takes seconds.
+func memoryFolder() string {
+	const memory = "/dev/shm"
+	if _, err := os.Stat(memory); err != nil {
+		return "/var/tmp"
+	}
+	return memory
+}
+
 // as returns address with a parameter of the connection set, such as search_path.
 func as(t *testing.T, address, parameter, value string) string {
 	t.Helper()
