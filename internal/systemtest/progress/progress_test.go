@@ -86,7 +86,16 @@ func TestLongestRunningTestsAreNamed(t *testing.T) {
 
 func TestTestsThatWaitForTheirOwnAreNotNamed(t *testing.T) {
 	t.Parallel()
-	output, _ := run(t, started, action("run", "TestA"), action("run", "TestA/b"), action("pause", "TestA/b"), action("run", "TestC"), "beat", passed)
+	output, _ := run(
+		t,
+		started,
+		action("run", "TestA"),
+		action("run", "TestA/b"),
+		action("pause", "TestA/b"),
+		action("run", "TestC"),
+		"beat",
+		passed,
+	)
 	require.Contains(t, output, "internal/a: TestC (1s)\n")
 }
 
