@@ -213,7 +213,7 @@ func TestDrillPostgresComesBack(t *testing.T) {
 }
 
 // tomorrow is a release after this one, with another schema.
-var tomorrow = sabotage{file: "sql/migrations/9000_tomorrow.sql", to: `-- +goose Up
+var tomorrow = sourceChange{file: "sql/migrations/9000_tomorrow.sql", to: `-- +goose Up
 set local lock_timeout = '2s';
 alter table spine.events add column tomorrow text;
 alter table spine.processing_state add column tomorrow integer not null default 7;
@@ -230,7 +230,7 @@ func TestDrillUpgrade(t *testing.T) {
 	next := rebuild(
 		t,
 		tomorrow,
-		sabotage{file: "sql/functions/retention.sql", from: "-- Retention: ", to: "-- Retention, tomorrow: "},
+		sourceChange{file: "sql/functions/retention.sql", from: "-- Retention: ", to: "-- Retention, tomorrow: "},
 	)
 	d := newDrill(t, "upgrade")
 	d.cluster.settings = append(
@@ -295,13 +295,9 @@ func TestDrillOverload(t *testing.T) {
 	d := newDrill(t, "overload")
 	d.cluster.startAll()
 	// A database that takes its time, so that the load fits beside it.
-	rewrite(
-		t,
-		d.cluster,
-		"ingest_events",
-		"return _outcome;",
-		"perform pg_sleep(0.01 * cardinality(_event_id)); return _outcome;",
-	)
+	d.cluster.rewrite(functionChange{
+		"ingest_events", "return _outcome;", "perform pg_sleep(0.01 * cardinality(_event_id)); return _outcome;",
+	})
 	offer := func(rate float64, lasts time.Duration) {
 		load, stop := context.WithTimeout(t.Context(), lasts)
 		defer stop()

@@ -511,13 +511,16 @@ func deck(names []string, random *rand.Rand) func() string {
 type trialRun struct {
 	seed     uint64
 	duration time.Duration
-	senders  uint64                         // 25 requests a second each, at most
-	patience time.Duration                  // for what is left to be delivered at the end
-	kinds    []string                       // of the nemesis; nil for all, and misdeeds of the destination
-	last     string                         // one of the nemesis that outlasts the load; empty for none
-	misdeed  string                         // of the destination in any case
-	changes  []sabotage                     // of the source of the spine under test
-	sabotage func(t *testing.T, c *cluster) // breaks Spine beforehand
+	senders  uint64        // 25 requests a second each, at most
+	patience time.Duration // for the deliveries that are left at the end
+	kinds    []string      // of the nemesis; nil for all, and misdeeds of the destination
+	last     string        // one of the nemesis that outlasts the load; empty for none
+	misdeed  string        // of the destination in any case
+
+	// These break Spine beforehand.
+	changes    []sourceChange
+	rewrites   []functionChange
+	statements []string
 }
 
 // aftermath is what came of it.
@@ -553,9 +556,8 @@ func (run trialRun) do(t *testing.T) aftermath {
 	}
 	c.startAll()
 	s.api = c.api
-	if run.sabotage != nil {
-		run.sabotage(t, c)
-	}
+	c.rewrite(run.rewrites...)
+	c.psql(run.statements...)
 	d.misbehave(run.misdeed, 1)
 
 	load, stopLoad := context.WithCancel(t.Context())
