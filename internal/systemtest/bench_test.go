@@ -13,8 +13,8 @@ import (
 	"github.com/webhookspine/spine/internal/observe"
 )
 
-// TestBenchSoak does not run beside others: samples that a busy machine is
-// late for are left out, and three are needed.
+// TestBenchSoak does not run beside other tests. A busy machine is late for samples and leaves them out, and the test
+// needs three.
 func TestBenchSoak(t *testing.T) {
 	l, err := observe.Listen(t.Context(), "127.0.0.1:0")
 	require.NoError(t, err)

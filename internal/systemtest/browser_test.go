@@ -26,8 +26,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// slowBrowser is how long a test waits for what a browser does at once on an
-// idle machine.
+// slowBrowser limits waits for what a browser does at once on an idle machine.
 const slowBrowser = 2 * time.Minute
 
 // browserPath finds a browser. Without one the test is skipped, unless
@@ -51,8 +50,8 @@ func browserPath(t *testing.T) string {
 	return ""
 }
 
-// tab is a page in a browser. All that goes wrong in it fails the test: errors
-// in the console, violations of its policy, requests to another host.
+// tab is a page in a browser. Errors in the console, violations of its policy and requests to another host fail the
+// test.
 type tab struct {
 	ctx context.Context
 	t   *testing.T
@@ -100,7 +99,7 @@ func startBrowser(t *testing.T) browser {
 	if os.Getuid() == 0 {
 		options = append(options, chromedp.NoSandbox) // it does not work for root
 	}
-	// It outlives the test's own context, so that it is closed in good order.
+	// The browser outlives the test's own context, so that it can be closed properly.
 	allocator, stopAllocator := chromedp.NewExecAllocator(context.WithoutCancel(t.Context()), options...)
 	ctx, closeBrowser := chromedp.NewContext(allocator)
 	t.Cleanup(func() {
@@ -133,7 +132,7 @@ func (w browser) tab(t *testing.T) *tab {
 	return b
 }
 
-// mayFail says that from now on failed requests are no fault of the page.
+// mayFail says that from now on failed requests do not fail the test.
 func (b *tab) mayFail() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -462,7 +461,7 @@ func (w browser) outlivesAServer(t *testing.T) {
 	)
 	require.Equal(t, want, get[[]string](b, `[...document.querySelectorAll('tbody tr')].map((r) => r.dataset.eventId)`))
 
-	// Further down nothing moves; what is new says so.
+	// Further down nothing moves. A note says that there are new rows.
 	post("later")
 	b.sees(`document.querySelector('.fresh-button:not([hidden])').innerText.includes('1 new')`)
 	require.Equal(t, "after", get[string](b, `document.querySelector('tbody tr').dataset.eventId`))
@@ -470,7 +469,7 @@ func (w browser) outlivesAServer(t *testing.T) {
 	b.sees(`scrollY === 0 && document.querySelector('tbody tr').dataset.eventId === 'later'`)
 }
 
-// unusedAddress is one that nobody listens on at the moment.
+// unusedAddress is an address on which nobody listens at the moment.
 func unusedAddress(t *testing.T) string {
 	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -599,8 +598,8 @@ func furnished(t *testing.T) *target {
 	return s
 }
 
-// contrast computes the contrast of all text that is shown with what lies
-// behind it (WCAG 2.2, success criterion 1.4.3), and returns what falls short.
+// contrast computes the contrast of all visible text with its background (WCAG 2.2, success criterion 1.4.3), and
+// returns what falls short.
 const contrast = `(() => {
 	const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
 	const rgba = (colour) => {
@@ -654,7 +653,7 @@ const contrast = `(() => {
 	return checked < 10 ? ['hardly any text was found'] : [...short];
 })()`
 
-// unnamed finds what a screen reader could not name, and ids that stand twice.
+// unnamed finds elements that a screen reader could not name, and ids that stand twice.
 const unnamed = `(() => {
 	const found = [];
 	const named = (id) => document.getElementById(id)?.textContent ?? '';
@@ -773,7 +772,7 @@ func (w browser) worksByKeyboard(t *testing.T) {
 	b.key(kb.Enter)
 	b.sees(`location.hash.startsWith('#/event?id=dead') && document.activeElement.tagName === 'H1'`)
 
-	// Back leads where one was.
+	// Back leads to the view before.
 	b.run(`history.back()`)
 	b.sees(`location.hash === '#/audit' && document.querySelector('h1').innerText === 'Audit'`)
 
@@ -793,7 +792,7 @@ func (w browser) saysWhatItDoesNotKnow(t *testing.T) {
 	b.open(s.url, "#/")
 	b.sees(`document.querySelector('#verdict').innerText.includes('Claims are paused; 1 dead letter needs you')`)
 
-	// A part that cannot be read: what is shown stays, and says how old it is.
+	// If a part cannot be read, the old one stays and says how old it is.
 	b.mayFail()
 	execute(t, s.db, "alter table spine.depth_state rename to depth_state_away")
 	b.sees(
@@ -807,7 +806,7 @@ func (w browser) saysWhatItDoesNotKnow(t *testing.T) {
 	execute(t, s.db, "alter table spine.depth_state_away rename to depth_state")
 	b.sees(`!document.querySelector('.notice') && !document.querySelector('#verdict').innerText.includes('That was')`)
 
-	// What is not known is not 0.
+	// An unknown figure is not 0.
 	b.run(`(() => {
 		const real = window.fetch;
 		window.fetch = async (...request) => {

@@ -14,8 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// completions are what a shell is offered after a command line whose last word
-// is begun.
+// completions are offered to a shell after a command line whose last word is begun.
 func completions(t *testing.T, environment []string, words ...string) []string {
 	t.Helper()
 	code, stdout, stderr := spine(t, environment, append([]string{"__complete"}, words...)...)
@@ -26,8 +25,8 @@ func completions(t *testing.T, environment []string, words ...string) []string {
 	return lines[:len(lines)-1]
 }
 
-// offered waits until a shell is offered what is wanted: on a busy machine an
-// answer may come too late at first.
+// offered waits until a shell is offered the right completions. On a busy machine an answer may come too late at
+// first.
 func offered(t *testing.T, want, environment []string, words ...string) {
 	t.Helper()
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
@@ -43,7 +42,7 @@ func TestCompletions(t *testing.T) {
 	execute(t, db, "insert into spine.destinations (name) values ('billing')")
 	ingested(t, db, "default", "done", "dead", "waits", "order:7")
 	ingested(t, db, "github", "waits", "72d3162e-cc78")
-	// What a shell would take apart or obey.
+	// Ids that a shell would take apart or obey.
 	ingested(
 		t,
 		db,
@@ -117,7 +116,7 @@ func TestCompletions(t *testing.T) {
 	offered(t, inFlight[2:4], env, "trace", "--source", "github", "") // however many of other sources are newer
 }
 
-// A shell that asks gets an answer soon and no word of what is wrong.
+// A shell gets an answer soon, and no error.
 func TestCompletionsWithoutADatabase(t *testing.T) {
 	t.Parallel()
 	silent, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0") // accepts, and never says anything

@@ -17,8 +17,7 @@ import (
 	"github.com/webhookspine/spine/internal/service"
 )
 
-// read gets what may need the admin token, which SPINE_ADMIN_TOKEN holds for
-// the Spine at SPINE_URL.
+// read gets a path that may need the admin token. SPINE_ADMIN_TOKEN is that of the Spine at SPINE_URL.
 func (s *target) read(t *testing.T, path string) reply {
 	t.Helper()
 	var header []string
@@ -28,7 +27,7 @@ func (s *target) read(t *testing.T, path string) reply {
 	return s.request(t, http.MethodGet, path, "", header...)
 }
 
-// rows gets a list and the path of its next page, empty where there is none.
+// rows gets a list and the path of its next page, which is empty on the last page.
 func (s *target) rows(t *testing.T, path string) (rows []map[string]any, next string) {
 	t.Helper()
 	r := s.read(t, path)
@@ -240,8 +239,7 @@ func TestContractOneEvent(t *testing.T) {
 	}
 }
 
-// TestAdmin says who may read, by the settings. Every request comes from this
-// machine; what else it says of itself decides.
+// TestAdmin says who may read, by the settings. Every request comes from this machine. Its headers decide.
 func TestAdmin(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)

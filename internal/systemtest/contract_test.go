@@ -23,10 +23,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The tests in this file hold any Spine to its contract: the one at SPINE_URL
-// with the database SPINE_TEST_DATABASE_URL and the mock API SPINE_MOCK_URL,
-// which has to fail some of the deliveries; or, where SPINE_URL is not set, one
-// of the test's own. They leave their events behind.
+// The tests in this file hold any Spine to its contract. It is the one at SPINE_URL, with the database
+// SPINE_TEST_DATABASE_URL and the mock API SPINE_MOCK_URL, which must fail some of the deliveries. Without SPINE_URL
+// it is one of the test's own. The tests leave their events behind.
 
 func contractTarget(t *testing.T) *target {
 	t.Helper()
@@ -219,8 +218,7 @@ func TestContractPayloadConflictDetection(t *testing.T) {
 	})
 }
 
-// attempts is how a trail of attempts must read that failed so often before
-// its event came to status.
+// attempts are the actions of a trail with so many failed attempts before its event came to status.
 func attempts(failed int, status string) []string {
 	trail := []string{"event_received", "event_inserted"}
 	for n := range failed {
@@ -428,7 +426,7 @@ func readReply(t *testing.T, conn net.Conn) reply {
 	return reply{resp.StatusCode, resp.Header, body}
 }
 
-// problem is a refusal's body (RFC 9457).
+// problem is the body of a rejection (RFC 9457).
 type refusalBody struct {
 	Type, Title, Detail string
 	Status              int
@@ -790,7 +788,7 @@ func zipped(t *testing.T, text string) string {
 	return b.String()
 }
 
-// limit is the largest body that is taken, unless MAX_BODY_BYTES says otherwise.
+// limit is the largest body that Spine accepts, unless MAX_BODY_BYTES says otherwise.
 const limit = 1 << 20
 
 func TestContractLargeBodies(t *testing.T) {
@@ -828,8 +826,7 @@ func TestContractLargeBodies(t *testing.T) {
 	require.Zero(t, s.count(t, "events", id))
 }
 
-// TestContractUnqueryablePayloads holds for payloads that JSON allows and
-// Postgres cannot query.
+// TestContractUnqueryablePayloads sends payloads that JSON allows and Postgres cannot query.
 func TestContractUnqueryablePayloads(t *testing.T) {
 	s := contractTarget(t)
 	for name, payload := range map[string]string{
@@ -884,8 +881,7 @@ func TestContractUnqueryablePayloads(t *testing.T) {
 	})
 }
 
-// TestContractBadNeighbours holds that bad requests disturb nobody, whatever
-// they are stored or refused together with.
+// TestContractBadNeighbours holds that bad requests disturb no other request in the same batch.
 func TestContractBadNeighbours(t *testing.T) {
 	s := contractTarget(t)
 	var bodies, want []string
@@ -1011,8 +1007,7 @@ func TestContractSQL(t *testing.T) {
 	}
 }
 
-// awaitDone waits until an event is completed, or dead: the mock API may fail
-// it every time.
+// awaitDone waits until an event is completed or dead. The mock API may fail it every time.
 func (s *target) awaitDone(t *testing.T, id string) {
 	t.Helper()
 	await(t, s.db, true, "select status in ('completed', 'dead') from spine.processing_state where event_id = $1", id)
@@ -1093,7 +1088,7 @@ func TestContractChannels(t *testing.T) {
 			require.NotZero(t, message.At)
 			require.NotEmpty(t, message.Counts)
 		}
-		// On a busy Spine others may have taken the five places.
+		// On a busy Spine others may have the five places.
 		if slices.Contains(message.EventIDs, id) || len(message.EventIDs) == 5 {
 			heard[n.Channel] = true
 		}

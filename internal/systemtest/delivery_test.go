@@ -28,8 +28,7 @@ func do(what ...string) string {
 	return string(text)
 }
 
-// TestTrail holds the audit trail of two failures and a success to the letter,
-// with the delays that are in force where nobody set any.
+// TestTrail holds the trail of two failures and a success to the letter, with the default delays.
 func TestTrail(t *testing.T) {
 	t.Parallel()
 	s, d := startWithDestination(t)
@@ -82,7 +81,7 @@ func TestTrail(t *testing.T) {
 	require.Equal(t, 3, value[int](t, s.db, "select attempt_count from spine.processing_state where event_id = $1", id))
 }
 
-// TestAnswers says for each answer of a destination what becomes of the event.
+// TestAnswers says what each answer of a destination does to the event.
 func TestAnswers(t *testing.T) {
 	t.Parallel()
 	s, _ := startWithDestination(t, "INITIAL_RETRY_DELAY=10ms", "MAX_RETRY_ATTEMPTS=3", "DELIVERY_TIMEOUT=3s")
@@ -309,8 +308,8 @@ func TestStoreOnly(t *testing.T) {
 	s := startService(t, both, databases.New(t), "DESTINATION_URL=none", "MOCK_API_URL="+d.url)
 	id := newID("none")
 	s.accept(t, id, `{}`)
-	// A worker that there must not be would have been woken by now: its
-	// wake-up leaves with the commit, and the answer came after that.
+	// If there were a worker, it would be awake by now: its wake-up leaves with the commit, and the answer came after
+	// that.
 	require.Equal(
 		t,
 		"pending 0",
@@ -364,8 +363,7 @@ func TestReplay(t *testing.T) {
 	require.Len(t, d.await(t, paused, 1), 1)
 }
 
-// What is replayed over HTTP is delivered at once too, by the worker of the very
-// process that was asked: no sweep has to find it.
+// A replay over HTTP is delivered at once too, by the worker of the same process. It needs no sweep.
 func TestReplayOverHTTPWakesTheWorker(t *testing.T) {
 	t.Parallel()
 	s, d := startWithDestination(t)
@@ -387,7 +385,7 @@ func TestReplayOverHTTPWakesTheWorker(t *testing.T) {
 	)
 }
 
-// TestStatusByHand changes the status under a worker's hand: the hand wins.
+// TestStatusByHand changes the status of a row that a worker holds. The hand wins.
 func TestStatusByHand(t *testing.T) {
 	t.Parallel()
 	s, d := startWithDestination(t)
@@ -436,7 +434,7 @@ func TestStatusByHand(t *testing.T) {
 	)
 }
 
-// busySecond is a second, and what a busy machine may add to it.
+// busySecond is a second, and the delay that a busy machine may add.
 const busySecond = 20 * time.Second
 
 // TestClaimedWithinASecond commits rows in ways that no wake-up and no low
@@ -521,7 +519,7 @@ func TestClaimedWithinASecond(t *testing.T) {
 	})
 }
 
-// TestPollOnly takes the wake-up away: events are found by looking.
+// TestPollOnly takes the wake-up away: the sweep finds events.
 func TestPollOnly(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)

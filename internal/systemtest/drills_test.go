@@ -17,11 +17,10 @@ import (
 	"github.com/webhookspine/spine/internal/postgres/postgrestest"
 )
 
-// Drills go through what an operator goes through with Spine: how long it takes to
-// recover, an upgrade, more load than it can take. `make drills` runs them. Their
-// limits are what README promises.
+// Drills go through what an operator goes through: recovery, an upgrade, overload. `make drills` runs them. Their
+// limits are what the documents promise.
 
-// drills is how often each is gone through.
+// drills is how often each drill is repeated.
 func drills(t *testing.T) int {
 	t.Helper()
 	times, err := strconv.Atoi(os.Getenv("SPINE_DRILLS"))
@@ -49,7 +48,7 @@ func newDrill(t *testing.T, name string) *drill {
 	)
 }
 
-// newDrillOn is newDrill on a cluster that is made otherwise.
+// newDrillOn is newDrill on another cluster.
 func newDrillOn(t *testing.T, name string, cluster func(destination string) *cluster) *drill {
 	t.Helper()
 	s := &senders{run: name, http: newClient(t), kinds: map[string]int{}}
@@ -95,13 +94,13 @@ func (d *drill) database() *pgx.Conn {
 	return db
 }
 
-// keeps holds what was promised against what is there.
+// keeps requires that there are no differences.
 func (d *drill) keeps() {
 	d.t.Helper()
 	require.Empty(d.t, d.differences())
 }
 
-// differences are all that there are between the two, once all is at rest.
+// differences are those between promises and what is stored, once all is at rest.
 func (d *drill) differences() []string {
 	d.t.Helper()
 	db := d.database()
@@ -109,8 +108,7 @@ func (d *drill) differences() []string {
 	return check(d.t, db, d.senders, d.record, d.history.done, faultBudget)
 }
 
-// TestDrillWorkerDies: what a worker had in hand is in other hands within its lease
-// and one second.
+// TestDrillWorkerDies kills a worker. Others have claimed its events within the lease and one second.
 func TestDrillWorkerDies(t *testing.T) {
 	for n := range min(drills(t), 3) {
 		t.Run(strconv.Itoa(n), workerDies)
@@ -173,8 +171,8 @@ func workerDies(t *testing.T) {
 	d.keeps()
 }
 
-// TestDrillPostgresComesBack: 200 within two seconds, notifications within three,
-// however long it was away.
+// TestDrillPostgresComesBack restarts PostgreSQL. Spine answers 200 within two seconds and hears notifications within
+// three, however long the database was away.
 func TestDrillPostgresComesBack(t *testing.T) {
 	times := drills(t)
 	d := newDrill(t, "back")
@@ -212,7 +210,7 @@ func TestDrillPostgresComesBack(t *testing.T) {
 	d.keeps()
 }
 
-// tomorrow is a release after this one, with another schema.
+// tomorrow is the schema of a release after this one.
 var tomorrow = sourceChange{file: "sql/migrations/9000_tomorrow.sql", to: `-- +goose Up
 set local lock_timeout = '2s';
 alter table spine.events add column tomorrow text;
@@ -223,8 +221,8 @@ alter table spine.sources add column tomorrow text;
 create index events_tomorrow on spine.events (tomorrow) where tomorrow is not null;
 `}
 
-// TestDrillUpgrade replaces each process by one of the next release, under load,
-// while somebody's transaction holds the migration up: nobody notices.
+// TestDrillUpgrade replaces each process by one of the next release, under load, while somebody's transaction delays
+// the migration. No client notices.
 func TestDrillUpgrade(t *testing.T) {
 	drills(t)
 	next := rebuild(
@@ -288,13 +286,13 @@ func TestDrillUpgrade(t *testing.T) {
 	d.keeps()
 }
 
-// TestDrillOverload offers five times what can be stored, for a minute or for three
-// seconds a drill: what is taken is stored, and the others are told to come again.
+// TestDrillOverload offers five times what Spine can store, for a minute or for three seconds a drill. Spine stores
+// what it accepts, and tells the others to come again.
 func TestDrillOverload(t *testing.T) {
 	lasts := min(time.Minute, time.Duration(drills(t))*3*time.Second)
 	d := newDrill(t, "overload")
 	d.cluster.startAll()
-	// A database that takes its time, so that the load fits beside it.
+	// A slow database, so that the load fits beside it.
 	d.cluster.rewrite(functionChange{
 		"ingest_events", "return _outcome;", "perform pg_sleep(0.01 * cardinality(_event_id)); return _outcome;",
 	})
@@ -335,7 +333,7 @@ func TestDrillOverload(t *testing.T) {
 	require.Greater(t, float64(taken), 0.6*sustainable*lasts.Seconds(), "it goes on at its rate")
 	require.Less(t, d.senders.slowest(before, 0.99), 5*time.Second)
 
-	// As soon as it is over, it is as before.
+	// As soon as the overload is over, all is as before.
 	over := time.Now()
 	require.Eventually(t, func() bool {
 		from := d.senders.answered()

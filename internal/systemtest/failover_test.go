@@ -33,7 +33,7 @@ func newPair(t *testing.T) *pair {
 	return p
 }
 
-// follow makes a standby on port, or on any where that is 0.
+// follow makes a standby on port, or on a free one if that is 0.
 func (p *pair) follow(port int) {
 	p.t.Helper()
 	var err error
@@ -43,8 +43,7 @@ func (p *pair) follow(port int) {
 	p.t.Cleanup(func() { assert.NoError(p.t, standby.Stop(context.WithoutCancel(p.t.Context()))) })
 }
 
-// url names both, in the order of their ports, which stay: whoever connects finds
-// the one that can be written to.
+// url names both, in the order of their ports, which stay. A client finds the one that accepts writes.
 func (p *pair) url() string {
 	u, err := url.Parse(p.primary.URL())
 	require.NoError(p.t, err)
@@ -71,8 +70,7 @@ func (p *pair) superuser(s *postgres.Server, statements ...string) {
 	}
 }
 
-// waitFor has every commit on the primary wait for its standby, and returns when
-// that is so.
+// waitFor makes every commit on the primary wait for its standby. It returns when that is in force.
 func (p *pair) waitFor() {
 	p.t.Helper()
 	p.superuser(p.primary, "alter system set synchronous_standby_names = '"+standbyName+"'", "select pg_reload_conf()")
@@ -95,9 +93,8 @@ func (p *pair) waitFor() {
 	}, patience, 10*time.Millisecond)
 }
 
-// fail kills the primary and has the standby take its place, as whoever watches
-// over them would, after a while. For as long as lag before, what sends the log to
-// the standby stands still.
+// fail kills the primary and, after a while, promotes the standby, as a supervisor would. Before that, the process
+// that sends the log to the standby stands still for lag.
 func (p *pair) fail(lag, after time.Duration) (dead *postgres.Server) {
 	p.t.Helper()
 	sender := 0
@@ -131,9 +128,8 @@ func (p *pair) fail(lag, after time.Duration) (dead *postgres.Server) {
 	return dead
 }
 
-// failovers kills the primary again and again, under load, and returns what differs
-// in the end. synchronous says whether commits wait for the standby. Every other
-// time the standby has stood behind for a while when that happens.
+// failovers kills the primary again and again, under load, and returns the differences at the end. synchronous says
+// whether commits wait for the standby. Every other time the standby is behind when the primary dies.
 func failovers(t *testing.T, times int, synchronous bool) (acked int64, differences []string) {
 	t.Helper()
 	p := newPair(t)
@@ -184,8 +180,8 @@ func failovers(t *testing.T, times int, synchronous bool) (acked int64, differen
 	return d.senders.acked.Load(), d.differences()
 }
 
-// TestDrillFailover kills a primary SPINE_DRILLS times, and half as often where
-// commits do not wait for its standby: what is lost then is found.
+// TestDrillFailover kills a primary SPINE_DRILLS times. It does so half as often while commits do not wait for the
+// standby, and then the check finds what was lost.
 func TestDrillFailover(t *testing.T) {
 	times := drills(t)
 	t.Run("commits wait for the standby", func(t *testing.T) {
@@ -201,7 +197,7 @@ func TestDrillFailover(t *testing.T) {
 				lost++
 				continue
 			}
-			// What is lost may have been delivered, sent again, and have another history by then.
+			// A lost event may have been delivered and sent again, and so have another history.
 			require.NotContains(t, difference, "stored twice")
 			require.NotContains(t, difference, "is stored with bytes")
 			require.NotContains(t, difference, "verify")

@@ -22,7 +22,7 @@ import (
 	"github.com/webhookspine/spine/internal/service"
 )
 
-// quiet are settings of processes that are to take any free port.
+// quiet adds the settings of a process that listens on a free port and logs no debug lines.
 func quiet(environment ...string) []string {
 	return append(environment, "LISTEN=127.0.0.1:0", "LOG_LEVEL=info")
 }
@@ -101,7 +101,7 @@ func TestTwoWorkers(t *testing.T) {
 	}
 }
 
-// TestWorkerKilled kills a worker in mid-delivery: another takes its events up.
+// TestWorkerKilled kills a worker in mid-delivery. Another worker delivers its events.
 func TestWorkerKilled(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)
@@ -141,7 +141,7 @@ func TestWorkerKilled(t *testing.T) {
 	}
 }
 
-// TestPoisonEvent kills every worker that delivers an event: it dies in the end.
+// TestPoisonEvent kills every worker that delivers an event. In the end the event is dead.
 func TestPoisonEvent(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)
@@ -171,8 +171,8 @@ func TestPoisonEvent(t *testing.T) {
 	require.Equal(t, 2, d.count(id))
 }
 
-// TestLateResult stops a worker in mid-delivery until its lease has ended and
-// another has delivered: what the first then reports changes nothing.
+// TestLateResult stops a worker in mid-delivery until its lease has ended and another worker has delivered. The
+// result of the first worker then changes nothing.
 func TestLateResult(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)
@@ -213,7 +213,7 @@ func TestLateResult(t *testing.T) {
 	require.InDelta(t, 0, (&target{url: other.url(t), http: s.http}).metric(t, lost), 0)
 }
 
-// TestLongDelivery outlasts its lease several times over, which is renewed.
+// TestLongDelivery outlasts its lease several times. The worker renews it.
 func TestLongDelivery(t *testing.T) {
 	t.Parallel()
 	s, d := startWithDestination(t, "LEASE_DURATION=3s")
@@ -277,7 +277,7 @@ func TestGracefulStop(t *testing.T) {
 	)
 }
 
-// TestStopThatCannotWait is over after SHUTDOWN_TIMEOUT, whatever is in hand.
+// TestStopThatCannotWait holds that a stop takes no longer than SHUTDOWN_TIMEOUT, whatever is in hand.
 func TestStopThatCannotWait(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)
@@ -350,7 +350,7 @@ func TestPostgresRestarted(t *testing.T) {
 				mu.Lock()
 				switch r.code {
 				case http.StatusOK:
-					// After a lost answer to COMMIT a new event may be called deduplicated.
+					// After a lost answer to COMMIT a new event may be answered as deduplicated.
 					assert.Contains(t, []string{"accepted", "deduplicated"}, r.status())
 					acknowledged[id] = true
 				default:
@@ -397,9 +397,8 @@ func TestPostgresRestarted(t *testing.T) {
 		select from spine.audit_log where action = 'processing_succeeded' group by event having count(*) > 1) twice`))
 }
 
-// TestListenerTerminated ends the listener's session and stores events before
-// it is back: they are found at the reconnect, not by the sweeper. It runs
-// alone, since a sweep may be quicker where the machine is busy, and is, now and then.
+// TestListenerTerminated ends the listener's session and stores events before it is back. The claim at the reconnect
+// finds them, not the sweep. The test runs alone: on a busy machine a sweep is sometimes quicker.
 func TestListenerTerminated(t *testing.T) {
 	database := databases.New(t)
 	d := newDestination(t)
@@ -434,8 +433,7 @@ func TestListenerTerminated(t *testing.T) {
 	require.Less(t, s.metric(t, "spine_worker_swept_total"), float64(times), "the sweep does not find all")
 }
 
-// passage is a way to a database that can be held: connections made meanwhile
-// wait, those that are there go on.
+// passage is a way to a database that can be held. New connections then wait; those that exist go on.
 type passage struct {
 	url  string
 	gate sync.RWMutex
@@ -513,8 +511,7 @@ func TestMigratingTogether(t *testing.T) {
 	}
 }
 
-// shiftClock has the database's clock differ from that of this machine, as far as
-// Spine can see.
+// shiftClock makes the database's clock differ from this machine's, as far as Spine can see.
 const shiftClock = `do $$
 declare
 	_clock constant text := '\m(clock_timestamp|now|statement_timestamp|transaction_timestamp)\(\)';
@@ -537,9 +534,8 @@ begin
 	end loop;
 end $$`
 
-// TestClocksThatDiffer: leases, retries and all that is due go by the database's
-// clock alone, so that a process whose clock is an hour off, to either side, does
-// what every other does.
+// TestClocksThatDiffer holds that leases, retries and due times go by the database's clock alone. A process whose
+// clock is an hour off does the same as any other.
 func TestClocksThatDiffer(t *testing.T) {
 	t.Parallel()
 	for _, by := range []string{"1 hour", "-1 hour"} {
@@ -612,8 +608,7 @@ func TestClocksThatDiffer(t *testing.T) {
 	}
 }
 
-// TestDestinationThatHangs keeps every slot of a worker, and neither holds up what
-// comes in nor keeps a connection of the database.
+// TestDestinationThatHangs takes every slot of a worker. It delays no ingest and keeps no connection of the database.
 func TestDestinationThatHangs(t *testing.T) {
 	t.Parallel()
 	s, d := startWithDestination(t, "DELIVERY_CONCURRENCY=64", "DB_MAX_CONNS=2", "DELIVERY_TIMEOUT=1m")

@@ -35,8 +35,8 @@ import (
 	"github.com/webhookspine/spine/internal/store"
 )
 
-// patience is how long a test waits for what takes milliseconds on an idle
-// machine. It ends only a wait for something that never comes.
+// patience limits waits that take milliseconds on an idle machine. It ends only a wait for something that never
+// comes.
 const patience = 3 * time.Minute
 
 var databases = postgrestest.Databases{Migrate: func(ctx context.Context, url string) error {
@@ -83,16 +83,15 @@ func newClient(t testing.TB) *http.Client {
 	}
 }
 
-// startService runs Spine in this process, until the test ends, on database
-// and with settings such as "MAX_RETRY_ATTEMPTS=3".
+// startService runs Spine in this process until the test ends, with settings such as "MAX_RETRY_ATTEMPTS=3". At the
+// end it verifies the database.
 func startService(t *testing.T, r service.Roles, database string, environment ...string) *target {
 	t.Helper()
 	t.Cleanup(func() { verified(t, database) })
 	return newTarget(t, runService(t, r, database, environment...), database)
 }
 
-// runService is startService without a look at what is left behind. It returns
-// the URL of the service.
+// runService is startService without the verification at the end. It returns the URL of the service.
 func runService(t testing.TB, r service.Roles, database string, environment ...string) (base string) {
 	t.Helper()
 	set, err := readSettings(append(environment, "DATABASE_URL="+database, "LOG_LEVEL=warn")...)
@@ -110,8 +109,7 @@ func runService(t testing.TB, r service.Roles, database string, environment ...s
 	return p.URL()
 }
 
-// readSettings reads settings as a process does, but that it listens on a port of
-// its own.
+// readSettings reads settings as a process does. The process listens on a free port.
 func readSettings(environment ...string) (s service.Settings, err error) {
 	texts := map[string]string{"LISTEN": "127.0.0.1:0"}
 	for _, variable := range environment {
@@ -124,8 +122,7 @@ func readSettings(environment ...string) (s service.Settings, err error) {
 	return s, err
 }
 
-// verified holds what a test leaves behind against what Spine promises, where its
-// database is still there.
+// verified checks Spine's promises in the database that a test leaves behind, if it is still there.
 func verified(t *testing.T, database string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -146,7 +143,7 @@ func verified(t *testing.T, database string) {
 	}
 }
 
-// awaitReady waits until it says that it can do its work.
+// awaitReady waits until /readyz answers 200.
 func (s *target) awaitReady(t testing.TB) {
 	t.Helper()
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
@@ -224,8 +221,8 @@ func (s *target) accept(t *testing.T, id, payload string) {
 	require.Equal(t, "accepted", r.status())
 }
 
-// send posts an event as senders do: again while the answer is 503, as it is
-// where a busy machine has not stored the event within seconds.
+// send posts an event as senders do: again while the answer is 503. A busy machine may not store the event within
+// seconds.
 func (s *target) send(ctx context.Context, body string) (reply, error) {
 	for began := time.Now(); ; {
 		r, err := s.do(ctx, http.MethodPost, "/webhook", strings.NewReader(body), "Content-Type", "application/json")
@@ -309,7 +306,7 @@ func (s *target) actions(t *testing.T, id string) []string {
 	return actions
 }
 
-// metric reads a metric: one of its series where name has labels, else their sum.
+// metric reads a metric: one of its series if name has labels, else their sum.
 func (s *target) metric(t *testing.T, name string) float64 {
 	t.Helper()
 	value, err := s.tryMetric(t.Context(), name)
@@ -317,7 +314,7 @@ func (s *target) metric(t *testing.T, name string) float64 {
 	return value
 }
 
-// tryMetric is metric for where it may fail.
+// tryMetric is metric, but may fail.
 func (s *target) tryMetric(ctx context.Context, name string) (sum float64, err error) {
 	r, err := s.do(ctx, http.MethodGet, "/metrics", nil)
 	if err != nil {
@@ -347,10 +344,9 @@ type delivery struct {
 	body   []byte
 }
 
-// destination is a third party that does what an event's payload asks of it:
-// the member "do" lists what to do with the first attempts, as queries of the
-// mock API ("status=503&retry_after=2"), or "hold": wait for release and then
-// succeed. After the list everything succeeds. It remembers what it was sent.
+// destination is a third party that does what an event's payload asks of it. The member "do" lists what to do with
+// the first attempts: a query of the mock API ("status=503&retry_after=2"), or "hold", which waits for release and
+// then succeeds. After the list everything succeeds. It remembers its deliveries.
 type destination struct {
 	url  string
 	mock *mockapi.Server
@@ -438,7 +434,7 @@ func (d *destination) count(id string) int {
 	return len(d.got[id])
 }
 
-// startWithDestination is Spine with a destination that does as it is asked.
+// startWithDestination is Spine with a destination that does what payloads ask.
 func startWithDestination(t *testing.T, environment ...string) (*target, *destination) {
 	t.Helper()
 	d := newDestination(t)
@@ -589,8 +585,7 @@ func (p *process) signal(t *testing.T, s syscall.Signal) {
 	require.NoError(t, p.cmd.Process.Signal(s))
 }
 
-// peakMemory is the most memory that the process ever had, in bytes; 0 where this
-// is not Linux.
+// peakMemory is the most memory that the process ever had, in bytes. It is 0 if this is not Linux.
 func (p *process) peakMemory(t *testing.T) int64 {
 	t.Helper()
 	status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid), "status"))

@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What is stored while the worker is idle is claimed by the same transaction.
+// An event that is stored while the worker is idle is claimed in the same transaction.
 func TestStoredAndClaimedAtOnce(t *testing.T) {
 	t.Parallel()
 	d := newDestination(t)

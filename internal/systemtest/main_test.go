@@ -20,8 +20,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Tests mostly wait for delays and leases to pass, and can do so together.
-	// The command line, which is read later, still wins.
+	// Tests mostly wait for delays and leases to pass, and can do so together. The flag is read later and still wins.
 	if err := flag.Set("test.parallel", "12"); err != nil {
 		panic(err)
 	}
@@ -43,9 +42,8 @@ func (l leakChecked) Run() int {
 	return code
 }
 
-// TestScripts runs the real binary as testdata/*.txtar say. $SERVER is a
-// stand-in for a running Spine that answers as the event's type asks, and
-// $SICK one that is not ready.
+// TestScripts runs the real binary as testdata/*.txtar say. $SERVER stands in for a running Spine and answers as the
+// event's type asks. $SICK stands in for one that is not ready.
 func TestScripts(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(standIn))
 	t.Cleanup(server.Close)

@@ -27,10 +27,10 @@ import (
 	"github.com/webhookspine/spine/internal/service"
 )
 
-// Faults on purpose: real processes on a real PostgreSQL behind a proxy that can
-// break, under load, while everything fails that may. `make faults` runs it.
+// Faults on purpose: real processes under load, on a real PostgreSQL behind a proxy that can break. Everything that
+// may fail does. `make faults` runs it.
 
-// fault is what was done to the system, and when.
+// fault is one thing that was done to the system, and when.
 type fault struct {
 	kind, detail string
 	start, end   time.Time
@@ -44,8 +44,7 @@ const (
 	faultBudget   = 12          // attempts
 )
 
-// snapshotHeld is a fault beside all others: what needs dead rows to be gone, for
-// minutes where a run is long.
+// snapshotHeld is a fault beside all others. It keeps dead rows from being removed, for minutes in a long run.
 const snapshotHeld = "a snapshot is held open for a third of the run"
 
 // harmless faults lose no result of a delivery that arrived.
@@ -59,28 +58,26 @@ var harmless = []string{
 	"the listeners' sessions are ended",
 }
 
-// explains is true of a fault that may have lost the result of a delivery which
-// arrived at first, so that there was another: while a lease runs the first fault
-// may long be over.
+// explains reports whether a fault may have lost the result of the first delivery, and so caused the other. The fault
+// may be long over while the lease still runs.
 func (f fault) explains(first, again time.Time) bool {
 	return !slices.Contains(harmless, f.kind) && !strings.HasPrefix(f.kind, misdone) && f.start.Before(again) &&
 		f.end.After(first.Add(-time.Second))
 }
 
-// silences is true of a fault during which an API may leave a request unanswered.
+// silences reports whether an API may leave a request unanswered during a fault.
 func (f fault) silences(request silence) bool {
 	return (strings.Contains(f.kind, "API") || f.kind == replaced) && f.start.Before(request.to) &&
 		f.end.After(request.from)
 }
 
-// misdone begins the names of what the destination does.
+// misdone begins the names of the destination's misdeeds.
 const misdone = "the destination answers with: "
 
 // replaced is a rolling deploy.
 const replaced = "all processes are replaced, one by one"
 
-// cluster is Spine as it is deployed: two processes of each kind, and PostgreSQL,
-// which they reach by a proxy.
+// cluster is Spine as it is deployed: two processes of each kind, which reach PostgreSQL by a proxy.
 type cluster struct {
 	t        *testing.T
 	server   *postgres.Server // the primary, where there are several
@@ -94,8 +91,7 @@ type cluster struct {
 	urls      []string              // of the APIs
 }
 
-// newCluster is a cluster whose processes are not started yet. They know
-// PostgreSQL as database.
+// newCluster is a cluster whose processes are not started yet. They reach PostgreSQL at database.
 func newCluster(t *testing.T, server *postgres.Server, database, destination string) *cluster {
 	t.Helper()
 	return &cluster{
@@ -135,7 +131,7 @@ func (c *cluster) startAll() {
 	}
 }
 
-// replace puts a new process in the place of another, which then ends in peace.
+// replace puts a new process in the place of another, which then stops gently.
 func (c *cluster) replace(command string, i int) {
 	c.t.Helper()
 	old := c.process(command, i)
@@ -214,7 +210,7 @@ func between(random *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(random.Int64N(int64(most-least)))
 }
 
-// nemesis is what is done to a cluster, by name. Each returns when it is undone.
+// nemesis is all that is done to a cluster, by name. Each returns when it is undone.
 var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 	"an API is killed":   func(c *cluster, random *rand.Rand) string { return c.kill("api", random) },
 	"a worker is killed": func(c *cluster, random *rand.Rand) string { return c.kill("worker", random) },
@@ -375,8 +371,7 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 // diskFull needs a disk that may be filled.
 const diskFull = "the disk of PostgreSQL is full"
 
-// smallDisk makes a file system of its own for a server, and returns where it is;
-// nowhere, where that is not allowed.
+// smallDisk makes a small file system for a server and returns its folder, or "" if this user may not mount one.
 func smallDisk(t *testing.T, bytes int64) (dir string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("/var/tmp", "spine-disk-")
@@ -409,7 +404,7 @@ func smallDisk(t *testing.T, bytes int64) (dir string) {
 	return dir
 }
 
-// fillDisk takes all room that there is, and returns the file that has it.
+// fillDisk fills the disk and returns the file that did it.
 func (c *cluster) fillDisk() (path string) {
 	c.t.Helper()
 	path = filepath.Join(c.disk, "filled")
@@ -426,7 +421,7 @@ func (c *cluster) fillDisk() (path string) {
 	return path
 }
 
-// holdSnapshot keeps a snapshot open until a time, again where it is ended.
+// holdSnapshot keeps a snapshot open until a time, and opens another if it is ended.
 func (c *cluster) holdSnapshot(ctx context.Context, until time.Time) (times int) {
 	for ; time.Now().Before(until) && ctx.Err() == nil; time.Sleep(100 * time.Millisecond) {
 		ctx, cancel := context.WithDeadline(ctx, until)
@@ -453,7 +448,7 @@ func (c *cluster) kill(command string, random *rand.Rand) string {
 	return ""
 }
 
-// meet has some statements of one kind come to grief on their way.
+// meet breaks some statements of one kind on their way.
 func (c *cluster) meet(random *rand.Rand, how pgproxy.Action, d time.Duration) string {
 	what := []string{"spine.ingest_events", "spine.claim", "spine.settle", "spine."}[random.IntN(4)]
 	left := 1 + random.IntN(5)
@@ -492,7 +487,7 @@ func (h *chronicle) note(kind string, do func() string) {
 	h.done = append(h.done, f)
 }
 
-// deck deals the names in random order, each once before any comes again.
+// deck deals the names in random order. Each comes once before any comes again.
 func deck(names []string, random *rand.Rand) func() string {
 	names = slices.Sorted(slices.Values(names))
 	var left []string
@@ -523,7 +518,7 @@ type trialRun struct {
 	statements []string
 }
 
-// aftermath is what came of it.
+// aftermath is the outcome of a run.
 type aftermath struct {
 	run         trialRun
 	done        []fault
@@ -673,8 +668,7 @@ func (run trialRun) do(t *testing.T) aftermath {
 	return o
 }
 
-// normalWithin is how long after a fault the next acknowledgement must have come,
-// whatever else has begun meanwhile.
+// normalWithin is how soon after a fault the next acknowledgement must come, whatever else has begun meanwhile.
 const normalWithin = 15 * time.Second
 
 // unwell says which processes do not work as they should.
@@ -696,8 +690,8 @@ func (c *cluster) unwell(client *http.Client) (problems []string) {
 	return problems
 }
 
-// awaitRest waits until every event is delivered or dead, but not for long: what is
-// neither by then is found by check.
+// awaitRest waits until every event is delivered or dead, but not for long. check finds those that are neither by
+// then.
 func awaitRest(t *testing.T, db *pgx.Conn, patience time.Duration) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
@@ -722,8 +716,7 @@ func repeatable(seed, stream uint64) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, stream)) //nolint:gosec // is to be repeatable
 }
 
-// report is a page that says what was done to it, what was promised, and what was
-// seen.
+// report is a page that says what was done, what was promised, and what was seen.
 func (o aftermath) report() string {
 	var b strings.Builder
 	fmt.Fprintf(

@@ -44,7 +44,7 @@ type tailing struct {
 	stop   func() (code int)
 }
 
-// complaints are what a command says beside its output.
+// complaints are what a command writes on the standard error.
 type complaints struct {
 	mu   sync.Mutex
 	text []byte
@@ -145,7 +145,7 @@ func (tail tailing) until(t *testing.T, last string) (seen []string) {
 	}
 }
 
-// withoutTime drops the timestamp, which its type does not read.
+// withoutTime drops the timestamp, because its type does not read JSON.
 func withoutTime(line string) []byte {
 	return regexp.MustCompile(`"timestamp":"[^"]*",`).ReplaceAll([]byte(line), nil)
 }
@@ -165,7 +165,7 @@ func TestTailOutlivesTheDatabase(t *testing.T) {
 	server := postgrestest.Server(t)
 	_, err := store.Migrate(t.Context(), server.URL())
 	require.NoError(t, err)
-	// The session of a transaction that must survive is another's.
+	// A transaction that must survive has a session of its own.
 	reconnect := func() *pgxpool.Pool { return open(t, server.URL(), nil) }
 	db := reconnect()
 	noted(t, db, "before")
@@ -216,9 +216,8 @@ func TestTailOutlivesTheDatabase(t *testing.T) {
 	)
 }
 
-// A database that is put back lacks what was printed, and gives the numbers of
-// transactions and rows out again. Nothing of what happens in it from then on may
-// be taken for seen.
+// A database that is put back to an earlier state lacks what was printed. It gives out the numbers of transactions
+// and rows again. No later step may count as printed already.
 func TestTailAndTraceOutliveARestore(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Server(t)
@@ -482,8 +481,7 @@ func TestTraceFollows(t *testing.T) {
 	require.Equal(t, 1, strings.Count(stdout, "nothing more to do"))
 }
 
-// 0 means delivered. Whoever waits for that in a script is not told so because
-// the waiting was ended, or because there is nothing left to wait for.
+// Exit code 0 means delivered. A script must not get 0 because somebody ended trace, or because the event is gone.
 func TestTraceThatEndsBeforeItsEventFails(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)

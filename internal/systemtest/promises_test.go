@@ -25,14 +25,13 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// What Spine was asked and what it promised, what reached the destination, and
-// whether that agrees with what is stored. See nemesis_test.go for what goes on
-// meanwhile.
+// The record of what Spine was asked, what it promised and what reached the destination, and the check against what
+// is stored. nemesis_test.go breaks things meanwhile.
 
 // variants is how many payloads an event may be sent with: its own and another.
 const variants = 2
 
-// promised is what clients were told about an event, by payload.
+// promised is what clients were answered about an event, by payload.
 type promised struct {
 	tries                            [variants]int // requests, whatever became of them
 	accepted, deduplicated, conflict [variants]int // answers
@@ -65,7 +64,7 @@ type senders struct {
 
 func (s *senders) id(n int) string { return s.run + "-" + strconv.Itoa(n) }
 
-// number is that of an event, by its id, where it is one of these senders'.
+// number is the number of an event by its id, if it is one of these senders'.
 func (s *senders) number(id string) (n int, ok bool) {
 	n, err := strconv.Atoi(strings.TrimPrefix(id, s.run+"-"))
 	return n, err == nil && n >= 0 && s.id(n) == id
@@ -98,7 +97,7 @@ func (s *senders) payload(n, variant int) string {
 		n, variant, h.Sum64(), h.Sum64(), strings.Repeat("x", int(h.Sum64()%500)))
 }
 
-// post sends an event once, and takes down what is said of it.
+// post sends an event once and records the answer.
 func (s *senders) post(ctx context.Context, n, variant int) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -145,8 +144,8 @@ func (s *senders) post(ctx context.Context, n, variant int) {
 	}
 }
 
-// send goes on posting until ctx ends: of ten requests some eight are new, and the
-// others repeat one of the last hundred, every other with another payload.
+// send goes on posting until ctx ends. Of ten requests some eight are new. The others repeat one of the last hundred,
+// every other time with another payload.
 func (s *senders) send(ctx context.Context, random *rand.Rand, pause time.Duration) {
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -175,8 +174,8 @@ func (s *senders) next() int {
 	return len(s.events) - 1
 }
 
-// sendAt posts new events at a rate, a second, whatever becomes of them, until ctx
-// ends, and returns when all are answered.
+// sendAt posts new events at a rate a second until ctx ends, even if Spine is slower. It returns when all are
+// answered.
 func (s *senders) sendAt(ctx context.Context, rate float64) {
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -199,8 +198,7 @@ func (s *senders) sendAt(ctx context.Context, rate float64) {
 // answered is how many acknowledgements there have been.
 func (s *senders) answered() int { return int(s.acked.Load()) }
 
-// slowest is the share-quantile of how long acknowledgements took, from the given
-// one on.
+// slowest is the quantile share of how long acknowledgements took, from the given one on.
 func (s *senders) slowest(from int, share float64) time.Duration {
 	s.mu.Lock()
 	took := slices.Sorted(slices.Values(s.took[from:]))
@@ -255,8 +253,7 @@ func newRecord(t *testing.T, s *senders, random *rand.Rand) *record {
 // Misbehaviours of a destination.
 var misdeeds = []string{"hang", "reset", "500", "429", "410", "half a body"}
 
-// misbehave has a share of the deliveries come to grief, until it is called with
-// none.
+// misbehave makes a share of the deliveries fail, until it is called with none.
 func (d *record) misbehave(how string, share float64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -289,7 +286,7 @@ func (d *record) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	a := arrival{at: time.Now(), attempt: sent.Attempt, variant: -1, did: "ok"}
 	for v := range variants {
-		// It may have been read by a JSON decoder on the way here, but not changed.
+		// A JSON decoder may have read it on the way here, but must not have changed it.
 		if bytes.Equal(sent.Payload, []byte(d.senders.payload(n, v))) {
 			a.variant = v
 		}
@@ -345,8 +342,8 @@ type stored struct {
 	Counts int   // results of lost leases, or of leases that had a result, that were counted
 }
 
-// check holds what was promised against what is stored and what arrived, and
-// returns every difference. budget is the most attempts that an event may have.
+// check compares the promises with what is stored and what arrived, and returns every difference. budget is the most
+// attempts that an event may have.
 func check(t *testing.T, db *pgx.Conn, s *senders, d *record, done []fault, budget int) (differences []string) {
 	t.Helper()
 	differ := func(format string, values ...any) { differences = append(differences, fmt.Sprintf(format, values...)) }
@@ -454,9 +451,8 @@ func check(t *testing.T, db *pgx.Conn, s *senders, d *record, done []fault, budg
 	return differences
 }
 
-// checkAnswers holds the answers about an event against what is stored: variant is
-// the payload that is, and other the one that is not. calm says that nothing
-// went wrong, so that nothing was tried twice.
+// checkAnswers compares the answers about an event with what is stored. variant is the payload that is stored, and
+// other the one that is not. calm says that nothing failed, so that nothing was tried twice.
 func checkAnswers(
 	differ func(string, ...any),
 	id string,
@@ -497,13 +493,13 @@ func checkAnswers(
 			e.Seen,
 		)
 	}
-	// A request without an answer may have been stored, and the intake tries again after a lost answer.
+	// A request without an answer may have been stored, and Spine tries again after a lost answer.
 	if e.Seen < int64(answers) {
 		differ("%s was seen %d times, and acknowledged %d times", id, e.Seen, answers)
 	}
 }
 
-// checkDeliveries holds what arrived against what is stored.
+// checkDeliveries compares what arrived with what is stored.
 func checkDeliveries(
 	differ func(string, ...any),
 	id string,
@@ -537,7 +533,7 @@ func checkDeliveries(
 		if slices.Contains([]string{"hang", "reset", "500", "429"}, before.did) && before.attempt != a.attempt {
 			continue // it was due again
 		}
-		// A worker that stood still may send what it had begun when others have delivered the event already.
+		// A worker that stood still may finish its delivery after others have delivered the event.
 		if before.attempt != a.attempt && !slices.Contains(e.Lost, min(before.attempt, a.attempt)) {
 			differ(
 				"%s was delivered as attempt %d after attempt %d, and its trail does not say why the lower one did not count",

@@ -61,8 +61,8 @@ func compact(payload []byte) []byte {
 	return b.Bytes()
 }
 
-// TestRealGitHubPayloads posts each payload three times, every fifth of them
-// changed at the third, to a Spine whose destination fails half the time.
+// TestRealGitHubPayloads posts each payload three times. Every fifth payload is changed the third time. The
+// destination fails half of the deliveries.
 func TestRealGitHubPayloads(t *testing.T) {
 	t.Parallel()
 	events := githubEvents(t)

@@ -16,9 +16,9 @@ import (
 	"github.com/webhookspine/spine/internal/store"
 )
 
-// TestSchemaDump holds sql/schema.sql to be what pg_dump 15 makes of a
-// migrated database, but for what changes by itself: pg_dump's own version and
-// tokens, and the daily partitions. With UPDATE_SCHEMA set it writes the file.
+// TestSchemaDump holds sql/schema.sql equal to what pg_dump 15 makes of a migrated database. It leaves out what
+// changes by itself: pg_dump's own version and tokens, and the daily partitions. With UPDATE_SCHEMA set it writes the
+// file.
 func TestSchemaDump(t *testing.T) {
 	const file = "../../sql/schema.sql"
 	server, err := postgres.Start(t.Context(), postgres.Options{BinDir: os.Getenv("POSTGRES_BIN")})

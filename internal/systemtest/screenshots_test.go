@@ -28,9 +28,8 @@ import (
 	"github.com/webhookspine/spine/internal/mockapi"
 )
 
-// TestScreenshots makes the pictures of README anew: of the real program, to
-// which a small shop's webhooks are sent for a minute. What the charts show of
-// the time before is made to be like it.
+// TestScreenshots makes the pictures of README anew. They show the real program, which receives the webhooks of a
+// small shop for a minute. The charts of the time before are filled with the like.
 func TestScreenshots(t *testing.T) {
 	mock, err := mockapi.New(
 		mockapi.Config{Behaviour: mockapi.Behaviour{FailureRate: 0.02, Delay: 15 * time.Millisecond}},
@@ -116,8 +115,8 @@ var before = []string{
 	`update spine.rollup_state set covered_from = now() - interval '1 hour'`,
 }
 
-// trade sends what a shop sends, some of it twice or changed, and the event that
-// is shown as its hundred and twentieth.
+// trade sends the webhooks of a shop, some of them twice or changed. The event that is shown is the hundred and
+// twentieth.
 func trade(ctx context.Context, s *target, shown string) {
 	types := []string{"order.created", "order.paid", "order.shipped", "customer.updated", "invoice.sent"}
 	names := []string{"mara", "jonas", "aiko", "luis", "priya", "tom"}
@@ -170,7 +169,7 @@ func trade(ctx context.Context, s *target, shown string) {
 	}
 }
 
-// shrink makes a picture one of the 256 colours that it has most of.
+// shrink reduces a picture to its 256 most frequent colours.
 func shrink(text []byte) ([]byte, error) {
 	picture, err := png.Decode(bytes.NewReader(text))
 	if err != nil {

@@ -17,8 +17,8 @@ import (
 	"github.com/webhookspine/spine/internal/service"
 )
 
-// A process that starts before its database answers from the start: it is up,
-// it is not ready, and senders are told to come again.
+// A process that starts before its database answers from the start. It is alive but not ready, and tells senders to
+// come again.
 func TestServiceAnswersBeforeItsDatabaseDoes(t *testing.T) {
 	t.Parallel()
 	closed, err := observe.Listen(t.Context(), "127.0.0.1:0")
@@ -60,7 +60,7 @@ func TestServiceAnswersBeforeItsDatabaseDoes(t *testing.T) {
 	require.NoError(t, <-ended, "told to stop, it stops")
 }
 
-// Every process that is given RETENTION lets go of what is old.
+// Every process with RETENTION deletes old events.
 func TestServiceLetsGoOfWhatIsOld(t *testing.T) {
 	t.Parallel()
 	for name, r := range map[string]service.Roles{"api": {API: true}, "worker": {Worker: true}} {
@@ -96,8 +96,7 @@ func TestServiceLetsGoOfWhatIsOld(t *testing.T) {
 	}
 }
 
-// A process with the API alone hears what happens, streams it, and is not held
-// up by whoever watches when it is told to stop.
+// A process with the API alone streams what happens. Its viewers do not delay its stop.
 func TestServiceStreamsAndStops(t *testing.T) {
 	t.Parallel()
 	set, err := readSettings("DATABASE_URL="+databases.New(t), "SHUTDOWN_TIMEOUT=5m", "LOG_LEVEL=warn")
@@ -140,9 +139,8 @@ func TestServiceStreamsAndStops(t *testing.T) {
 	}
 }
 
-// BenchmarkServe takes events in and delivers them over HTTP, with the load and
-// the destination in this process too. Its profile is what `make build`
-// optimizes for: `make profile` records it.
+// BenchmarkServe receives events and delivers them over HTTP, with the load and the destination in this process too.
+// `make profile` records its profile, for which `make build` optimizes.
 func BenchmarkServe(b *testing.B) {
 	destination, err := observe.Listen(b.Context(), "127.0.0.1:0")
 	require.NoError(b, err)

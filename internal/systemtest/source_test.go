@@ -21,7 +21,7 @@ import (
 	"github.com/webhookspine/spine/internal/service"
 )
 
-// commandLine runs commands on a database and, where they send, a server.
+// commandLine runs commands on a database, and on a server if they send.
 type commandLine struct {
 	t     *testing.T
 	env   []string
@@ -43,8 +43,8 @@ func (c commandLine) ok(args ...string) string {
 	return out
 }
 
-// refused runs a command that must fail.
-func (c commandLine) refused(code int, args ...string) string {
+// fails runs a command that must fail.
+func (c commandLine) fails(code int, args ...string) string {
 	c.t.Helper()
 	got, out, errs := c.run(args...)
 	require.Equal(c.t, code, got, "%v: %s%s", args, out, errs)
@@ -52,7 +52,7 @@ func (c commandLine) refused(code int, args ...string) string {
 	return errs
 }
 
-// An operator adds a source, tries it, looks at what was refused, and mends it.
+// An operator adds a source, tries it, looks at its rejected requests, and mends it.
 func TestSourceCommands(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)
@@ -66,25 +66,25 @@ func TestSourceCommands(t *testing.T) {
 	require.Contains(t, c.ok("source", "list"), "default")
 	require.NotContains(
 		t,
-		c.refused(2, "source", "add", "github", "--preset", "github", "--secret", "first-secret"),
+		c.fails(2, "source", "add", "github", "--preset", "github", "--secret", "first-secret"),
 		"first-secret",
 	)
-	c.refused(2, "source", "add", "github", "--preset", "githb", "--secret", "env:X")
-	c.refused(2, "source", "add", "github", "--preset", "github")
-	c.refused(2, "source", "add")
-	c.refused(1, "source", "set", "github", "--preset", "github", "--secret", "env:X")
+	c.fails(2, "source", "add", "github", "--preset", "githb", "--secret", "env:X")
+	c.fails(2, "source", "add", "github", "--preset", "github")
+	c.fails(2, "source", "add")
+	c.fails(1, "source", "set", "github", "--preset", "github", "--secret", "env:X")
 	added := c.ok("source", "add", "github", "--preset", "github", "--secret", "file:"+secret, "--rate", "1000")
 	require.Contains(t, added, "github added")
 	require.Contains(t, added, "/webhook/github")
-	c.refused(1, "source", "add", "github", "--preset", "github", "--secret", "file:"+secret)
+	c.fails(1, "source", "add", "github", "--preset", "github", "--secret", "file:"+secret)
 	s.awaitSource(t, "github")
 	require.Contains(t, c.ok("source", "list"), "verified")
 	require.Contains(t, c.ok("source", "test", "github"), "issues.opened")
 	require.Contains(t, c.ok("send", "--source", "github", "--sign", "--url", s.url), "accepted")
-	require.Contains(t, c.refused(1, "send", "--source", "github", "--url", s.url), "401")
+	require.Contains(t, c.fails(1, "send", "--source", "github", "--url", s.url), "401")
 	require.Contains(
 		t,
-		c.refused(
+		c.fails(
 			1,
 			"send",
 			"--source",
@@ -100,9 +100,9 @@ func TestSourceCommands(t *testing.T) {
 		"401",
 	)
 
-	// What is lost is found, and taken in after the secret was corrected.
+	// A lost request is found, and stored by a replay after the secret was corrected.
 	await(t, s.db, 1, "select count(*) from spine.rejected_requests where cause = 'signature_wrong'")
-	trace := c.refused(1, "trace", "lost-1")
+	trace := c.fails(1, "trace", "lost-1")
 	require.Contains(t, trace, "was never stored")
 	require.Contains(t, trace, "signature_wrong")
 	var listed []struct {
@@ -120,12 +120,12 @@ func TestSourceCommands(t *testing.T) {
 	id := jsonNumber(listed[0].ID)
 	require.Contains(t, c.ok("rejected", "list"), "signature_missing")
 	require.Contains(t, c.ok("rejected", "show", id), `{"id":"lost-1"}`)
-	require.Contains(t, c.refused(1, "rejected", "replay", id), "rejected again")
-	c.refused(1, "rejected", "show", "99999")
-	c.refused(2, "rejected", "show", "x")
-	c.refused(2, "rejected", "replay")
-	require.Contains(t, c.refused(2, "rejected", "replay", id, "--source", "github"), "--source goes with --all")
-	require.Contains(t, c.refused(1, "trace", "lost-1", "--follow"), "signature_wrong")
+	require.Contains(t, c.fails(1, "rejected", "replay", id), "rejected again")
+	c.fails(1, "rejected", "show", "99999")
+	c.fails(2, "rejected", "show", "x")
+	c.fails(2, "rejected", "replay")
+	require.Contains(t, c.fails(2, "rejected", "replay", id, "--source", "github"), "--source goes with --all")
+	require.Contains(t, c.fails(1, "trace", "lost-1", "--follow"), "signature_wrong")
 	require.JSONEq(t, `{"requested":0}`, c.ok("rejected", "replay", "--all", "--cause", "no_such_cause", "--json"))
 	rotated := c.ok("source", "rotate", "github", "--secret", "file:"+filepath.Join(dir, "other"), "--keep", "1h")
 	require.Contains(t, rotated, `"until"`)
@@ -150,7 +150,7 @@ func TestSourceCommands(t *testing.T) {
 	require.Contains(t, c.ok("source", "list"), "disabled")
 	require.Contains(t, c.ok("source", "enable", "github"), "enabled")
 
-	// A setting is taken back.
+	// A setting is removed.
 	require.Contains(t, c.ok("source", "set", "github", "--volatile", "/pushed_at"), "pushed_at")
 	require.NotContains(t, c.ok("source", "set", "github", "--volatile", ""), "pushed_at")
 
@@ -159,7 +159,7 @@ func TestSourceCommands(t *testing.T) {
 	require.Contains(t, c.ok("source", "enable", "github", "--json"), `"disabled_at":null`)
 	require.Contains(t, c.ok("source", "rotate", "github", "--secret", "file:"+secret, "--json"), `"until"`)
 	require.Contains(t, c.ok("source", "remove", "github", "--json"), `"change":"removed"`)
-	c.refused(1, "source", "remove", "default")
+	c.fails(1, "source", "remove", "default")
 	require.Contains(t, c.ok("source", "presets"), "stripe")
 }
 
@@ -225,7 +225,7 @@ sources:
 	}
 }
 
-// TestTryCaptured tries requests from files as a server would take them.
+// TestTryCaptured tries requests from files as a server would read them.
 func TestTryCaptured(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)
@@ -301,16 +301,16 @@ func TestTryCaptured(t *testing.T) {
 		captured(lf, empty, "", "words without a colon"): "POST /webhook/github HTTP/1.1",
 	} {
 		c.stdin = text
-		said := c.refused(1, "source", "test", "github", "--request", "-")
+		said := c.fails(1, "source", "test", "github", "--request", "-")
 		require.Contains(t, said, problem)
 		require.NotContains(t, said, "words")
 	}
 	c.stdin = captured(lf, empty, "", github(empty)...)
 	c.ok("source", "disable", "github")
-	require.Contains(t, c.refused(1, "source", "test", "github", "--request", "-"), "404 (source_disabled)")
+	require.Contains(t, c.fails(1, "source", "test", "github", "--request", "-"), "404 (source_disabled)")
 	c.ok("source", "enable", "github")
 
-	// A signature with a time in it holds when it came.
+	// A signature that holds a time is judged by when the request came.
 	body := `{"type":"event_callback","event_id":"Ev1","event_time":1767225600,"event":{"type":"message"}}`
 	then := "1767225600" // 2026-01-01
 	mac := hmac.New(sha256.New, []byte("first-secret"))
@@ -323,7 +323,7 @@ func TestTryCaptured(t *testing.T) {
 		"X-Slack-Request-Timestamp: "+then,
 		"X-Slack-Signature: v0="+hex.EncodeToString(mac.Sum(nil)),
 	)
-	require.Contains(t, c.refused(1, "source", "test", "slack", "--request", "-"), "401")
+	require.Contains(t, c.fails(1, "source", "test", "slack", "--request", "-"), "401")
 	var tried struct {
 		Status int
 		Events []struct {
@@ -341,13 +341,13 @@ func TestTryCaptured(t *testing.T) {
 	require.Len(t, tried.Events, 1)
 	require.Equal(t, "Ev1", tried.Events[0].EventID)
 
-	// What is not signed needs no secret.
+	// An unsigned request needs no secret.
 	c.stdin = ""
 	require.NoError(t, os.Remove(secret))
-	require.Contains(t, c.refused(1, "send", "--source", "github", "--url", "http://127.0.0.1:1"), "refused")
-	require.NotContains(t, c.refused(1, "send", "--source", "github", "--url", "http://127.0.0.1:1"), "secret")
+	require.Contains(t, c.fails(1, "send", "--source", "github", "--url", "http://127.0.0.1:1"), "refused")
+	require.NotContains(t, c.fails(1, "send", "--source", "github", "--url", "http://127.0.0.1:1"), "secret")
 	c.ok("source", "add", "meta", "--preset", "meta", "--secret", "file:"+secret, "--verify-token", "file:"+secret)
-	require.Contains(t, c.refused(1, "send", "--source", "meta", "--url", "http://127.0.0.1:1"), "refused")
+	require.Contains(t, c.fails(1, "send", "--source", "meta", "--url", "http://127.0.0.1:1"), "refused")
 }
 
 func TestConflictCommands(t *testing.T) {
@@ -366,15 +366,15 @@ func TestConflictCommands(t *testing.T) {
 	require.Contains(t, shown, "  \"a\": 2,\n")
 	require.NotContains(t, shown, "\x1b")
 	require.Contains(t, c.ok("conflicts", "show", "c-1", "--json"), `"first":{"payload":{"a":1`)
-	c.refused(1, "conflicts", "show", "never")
-	c.refused(2, "conflicts", "show")
+	c.fails(1, "conflicts", "show", "never")
+	c.fails(2, "conflicts", "show")
 	require.Contains(t, c.ok("conflicts", "accept", "c-1"), "accepted as c-1~")
 	trace := c.ok("trace", "c-1")
 	require.Contains(t, trace, "another payload accepted by")
 	require.Contains(t, trace, " as c-1~")
 	require.Contains(t, c.ok("conflicts", "list"), "accepted as c-1~")
-	c.refused(1, "conflicts", "accept", "never")
-	c.refused(2, "conflicts", "accept")
+	c.fails(1, "conflicts", "accept", "never")
+	c.fails(2, "conflicts", "accept")
 }
 
 func TestVerifyCommand(t *testing.T) {
@@ -390,8 +390,8 @@ func TestVerifyCommand(t *testing.T) {
 	require.Contains(t, said, "2 events checked")
 	require.Equal(t, 13, strings.Count(said, "  holds  "))
 	require.Contains(t, c.ok("verify", "--until", "1h"), "0 events checked")
-	c.refused(2, "verify", "--since", "1h", "--until", "2h")
-	c.refused(2, "verify", "--examples", "-1")
+	c.fails(2, "verify", "--since", "1h", "--until", "2h")
+	c.fails(2, "verify", "--examples", "-1")
 
 	execute(t, db, "delete from spine.processing_state where event_id = 'v-1'")
 	code, out, errs := c.run("verify")

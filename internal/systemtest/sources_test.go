@@ -30,7 +30,7 @@ import (
 	"github.com/webhookspine/spine/internal/source"
 )
 
-// provider is who sends to a source of a test. Its secrets are in files.
+// provider sends to a source of a test. Its secrets are in files.
 type provider struct {
 	t    *testing.T
 	name string
@@ -38,8 +38,8 @@ type provider struct {
 	c    source.Config
 }
 
-// secretOf is a secret as a preset's provider makes them. Discord's is a pair of
-// keys, of which the receiver has the public one.
+// secretOf is a secret as the provider of a preset makes it. Discord has a pair of keys; the receiver has the public
+// one.
 func secretOf(preset string, seed byte) (signs, verifies string) {
 	key := bytes.Repeat([]byte{seed}, 32)
 	switch preset {
@@ -216,7 +216,7 @@ func TestPresets(t *testing.T) {
 	}
 }
 
-// TestGitHubExamples takes all real payloads in as GitHub sends them, twice.
+// TestGitHubExamples sends all real payloads as GitHub does, twice.
 func TestGitHubExamples(t *testing.T) {
 	t.Parallel()
 	s := startService(t, service.Roles{API: true}, databases.New(t))
@@ -296,7 +296,7 @@ func TestHabitsOfProviders(t *testing.T) {
 			s.deliver(t, "github", github(body, "X-GitHub-Delivery", "guid", "X-GitHub-Hook-ID", hook)).status(),
 		)
 	}
-	// The second has the same body under another id, which is not signed: it says so.
+	// The second has the same body under another id. The id is not signed, and the answer says so.
 	require.Equal(
 		t,
 		[]string{"guid/1|", "guid/2|guid/1"},
@@ -355,7 +355,7 @@ func TestHabitsOfProviders(t *testing.T) {
 		),
 	)
 
-	// Compressed: the signature is over the wire.
+	// Compressed: the signature covers the bytes on the wire.
 	var zipped bytes.Buffer
 	w := gzip.NewWriter(&zipped)
 	_, err := w.Write([]byte(`{"zip":1}`))
@@ -528,7 +528,7 @@ func rows(t *testing.T, s *target, query string) (all []string) {
 	return all
 }
 
-// What was refused is kept, and is taken in after the secret was corrected.
+// A rejected request is kept, and is stored by a replay after the secret was corrected.
 func TestRejectedRequestsAreTakenIn(t *testing.T) {
 	t.Parallel()
 	s := startService(t, service.Roles{API: true}, databases.New(t))
@@ -552,7 +552,7 @@ func TestRejectedRequestsAreTakenIn(t *testing.T) {
 	await(t, s.db, 5, "select count(*) from spine.rejected_requests where source = 'github'")
 	time.Sleep(time.Second) // in which more might be kept
 	require.Equal(t, 5, value[int](t, s.db, "select count(*) from spine.rejected_requests where source = 'github'"))
-	// A flood of another cause does not push it out; more of its own would.
+	// A flood with another cause does not push it out. One with the same cause would.
 	p.c.Rejected.Rows = 1000
 	p.put(s)
 	id := value[int64](t, s.db, "select id "+like)
@@ -588,7 +588,7 @@ func TestRejectedRequestsAreTakenIn(t *testing.T) {
 		),
 	)
 
-	// An id that never came is looked for among them.
+	// Trace looks among them for an id that never came.
 	require.Equal(
 		t,
 		1,
@@ -596,9 +596,8 @@ func TestRejectedRequestsAreTakenIn(t *testing.T) {
 	)
 }
 
-// TestChangesUnderLoad changes a source that is sent to without a pause, on two
-// processes: each answer is one that the settings allow, and within a second
-// after a change the new ones hold.
+// TestChangesUnderLoad changes a source under constant load, on two processes. Each answer is one that the settings
+// allow. A change holds within a second.
 func TestChangesUnderLoad(t *testing.T) {
 	t.Parallel()
 	perSecond := 300
@@ -614,8 +613,7 @@ func TestChangesUnderLoad(t *testing.T) {
 	_, second := secretOf("github", 2)
 	p.write("second", second)
 
-	// What is sent is right or wrong by the settings of when it is sent; around a
-	// change both answers are.
+	// A request is right or wrong by the settings at the time it is sent. Around a change both answers are right.
 	var mu sync.Mutex
 	allowed := map[int]bool{http.StatusOK: true} // codes of requests signed with the first secret
 	var wrong []string
@@ -635,7 +633,7 @@ func TestChangesUnderLoad(t *testing.T) {
 			case <-ctx.Done():
 				return
 			}
-			// By the clock: a ticker leaves out what it is late for.
+			// By the clock: a ticker drops ticks when it is late.
 			for due := int(time.Since(began).Seconds() * float64(perSecond)); n < due; n++ {
 				select {
 				case queue <- struct{}{}:
@@ -696,7 +694,7 @@ func TestChangesUnderLoad(t *testing.T) {
 		}
 		set(during)
 		do()
-		// It holds within a second, or later where the machine is busy.
+		// It holds within a second, or later on a busy machine.
 		for _, s := range []*target{one, two} {
 			require.Eventually(
 				t,
@@ -746,10 +744,9 @@ func TestChangesUnderLoad(t *testing.T) {
 	)
 }
 
-// TestFlood sends unsigned requests beside signed ones: those come through, and
-// neither memory nor the table grows. The flood is as fast as it is answered. Who
-// makes it is a process that yields to all others, as if it came from elsewhere:
-// what it does to Spine counts, and not what it costs to make.
+// TestFlood sends unsigned requests beside signed ones. The signed ones come through, and neither memory nor the
+// table grows. The flood is as fast as Spine answers it. A process makes it that yields to all others, as if it came
+// from elsewhere. So only its effect on Spine counts, not its own cost.
 func TestFlood(t *testing.T) {
 	t.Parallel()
 	count, samples := 5_000, 200
