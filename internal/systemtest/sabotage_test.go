@@ -30,7 +30,7 @@ func (c sourceChange) apply(t *testing.T, root string) string {
 	if c.from == "" {
 		return c.to
 	}
-	original, err := os.ReadFile(filepath.Join(root, c.file))
+	original, err := os.ReadFile(filepath.Join(root, c.file)) //nolint:gosec // a file of this repository
 	require.NoError(t, err)
 	require.Equal(t, 1, strings.Count(string(original), c.from), "%s: %s", c.file, c.from)
 	return strings.Replace(string(original), c.from, c.to, 1)
