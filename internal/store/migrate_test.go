@@ -456,11 +456,11 @@ func TestMigrationCutAnywhere(t *testing.T) {
 		t.Run(fmt.Sprint("statement ", at), func(t *testing.T) {
 			t.Parallel()
 			d := openDatabase(t, databases.Empty(t), 1)
-			// How many statements there are depends on whether goose had to wait for its lock. It asks for the lock again
-			// when the answer is lost.
+			// How many statements there are depends on whether goose had to wait for its lock, and the pool pings what was
+			// idle. After a lost answer, both try again by themselves.
 			met, err := migrate(t, d.url, func(now []string) bool { return len(now) == at })
 			if err == nil && len(met) >= at {
-				require.Contains(t, met[at-1], "advisory", "any other lost answer is an error")
+				require.Regexp(t, `advisory|^-- ping$`, met[at-1], "any other lost answer is an error")
 			}
 			_, err = store.Migrate(t.Context(), d.url)
 			require.NoError(t, err)
