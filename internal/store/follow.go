@@ -121,8 +121,8 @@ func (s *Store) committedNow(ctx context.Context, least uint64) (t trail.Transac
 // by xid it reads each backlog once, however long it is, and nothing again because a transaction stays open.
 //
 // It relies on audit_trail_xid. In the past it relies on audit_trail_timestamp, or on audit_trail_event where events
-// are named: no step of an event is committed before the event, so the index finds its past whatever was committed
-// since c.Until was taken.
+// are named. No step of an event commits before the event does, so the index finds its past. Commits since c.Until was
+// taken do not change that.
 func (s *Store) stepsAfter(
 	ctx context.Context,
 	c trail.Cursor,

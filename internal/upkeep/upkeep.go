@@ -26,9 +26,8 @@ type Store interface {
 	// Sample reads the values of the gauges. It is cheap on large tables.
 	Sample(ctx context.Context) (event.Sample, error)
 
-	// RollUp counts a bounded number of rows that are new in the audit log since the last call of any process. lag is
-	// how far the numbers are behind after that, 0 when every row is counted. elsewhere says that another process is
-	// rolling up, so that this call did nothing.
+	// RollUp counts a bounded number of new steps of the audit log. lag is by how much the numbers are then behind; it
+	// is 0 when every step is counted. elsewhere says that another process is counting, and that this call did nothing.
 	RollUp(ctx context.Context) (lag time.Duration, elsewhere bool, err error)
 	// SampleDepth counts the events in the queue. On a queue of ten million events that takes about ten seconds.
 	SampleDepth(ctx context.Context) error
