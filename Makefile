@@ -10,7 +10,6 @@ ARGS ?=
 
 # Where the tests are that have targets of their own.
 SYSTEMTEST := ./internal/systemtest
-COMMAND    := ./cmd/spine
 # Modules of their own, so that what they need stays out of Spine's go.mod: what Spine is measured beside, and the
 # providers' libraries that its signatures are held against.
 PEERS   := internal/bench/peers
@@ -57,7 +56,7 @@ build: ## build bin/spine: static, reproducible
 
 .PHONY: test
 test: ## the tests, on one PostgreSQL; one test by PKG=./internal/store RUN=TestX PG=18
-	@$(with-postgres); echo "testing on $$("$$POSTGRES_BIN/postgres" --version)"; \
+	@$(with-postgres); \
 		$(GOTEST) $(SHORT) $(if $(RUN),-run '$(RUN)') $(or $(PKG),$(LONGEST) ./...) | $(PROGRESS)
 
 .PHONY: test-peers

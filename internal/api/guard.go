@@ -45,35 +45,13 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 			reads := c.Token != "" && c.ReadToken != "" && knows(r, readToken)
 			switch {
 			case reads && changes(r):
-				log.Warn().Str(
-					"cause",
-					"read_token",
-				).Str(
-					"path",
-					r.URL.Path,
-				).Str(
-					"remote",
-					r.RemoteAddr,
-				).Msg(
-					"request rejected",
-				)
+				noteRejected(log, r, "read_token")
 				respond.Reject(w, respond.Problem{
 					Status: http.StatusForbidden,
 					Detail: "This token may only read. Use the admin token to change something.",
 				})
 			case c.Token != "" && !reads && !knows(r, token):
-				log.Warn().Str(
-					"cause",
-					"admin_token",
-				).Str(
-					"path",
-					r.URL.Path,
-				).Str(
-					"remote",
-					r.RemoteAddr,
-				).Msg(
-					"request rejected",
-				)
+				noteRejected(log, r, "admin_token")
 				w.Header().Add("WWW-Authenticate", `Basic realm="spine", charset="UTF-8"`)
 				w.Header().Add("WWW-Authenticate", `Bearer realm="spine"`)
 				respond.Reject(w, respond.Problem{
@@ -82,18 +60,7 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 						"Send it as bearer, or as the password of HTTP Basic with any user name.",
 				})
 			case c.Token == "" && !c.Open && !local(r):
-				log.Warn().Str(
-					"cause",
-					"not_local",
-				).Str(
-					"path",
-					r.URL.Path,
-				).Str(
-					"remote",
-					r.RemoteAddr,
-				).Msg(
-					"request rejected",
-				)
+				noteRejected(log, r, "not_local")
 				respond.Reject(w, respond.Problem{
 					Status: http.StatusForbidden,
 					Detail: "Without an admin token Spine answers only this machine, " +
@@ -101,18 +68,7 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 						"Set ADMIN_TOKEN to ask for a token, or ADMIN_AUTH=none to answer everyone.",
 				})
 			case c.Token == "" && c.Open && changes(r) && fromBrowser(r) && !loopbackName(r.Host) && !isAddress(r.Host):
-				log.Warn().Str(
-					"cause",
-					"host_name",
-				).Str(
-					"path",
-					r.URL.Path,
-				).Str(
-					"remote",
-					r.RemoteAddr,
-				).Msg(
-					"request rejected",
-				)
+				noteRejected(log, r, "host_name")
 				respond.Reject(w, respond.Problem{
 					Status: http.StatusForbidden,
 					Detail: "Without an admin token a browser may change something " +
@@ -124,6 +80,11 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 			}
 		})
 	}
+}
+
+// noteRejected leaves a line about a request that a guard rejects.
+func noteRejected(log zerolog.Logger, r *http.Request, cause string) {
+	log.Warn().Str("cause", cause).Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request rejected")
 }
 
 // changes reports whether a request's method may change something (RFC 9110, 9.2.1).
@@ -143,18 +104,7 @@ func SameOrigin(log zerolog.Logger) mux.MiddlewareFunc {
 	log = log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 	protection := http.NewCrossOriginProtection()
 	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		log.Warn().Str(
-			"cause",
-			"cross_origin",
-		).Str(
-			"path",
-			r.URL.Path,
-		).Str(
-			"remote",
-			r.RemoteAddr,
-		).Msg(
-			"request rejected",
-		)
+		noteRejected(log, r, "cross_origin")
 		respond.Reject(w, respond.Problem{
 			Status: http.StatusForbidden,
 			Detail: "A page of another origin sent this. " +

@@ -124,12 +124,8 @@ func jsonString(t *rapid.T) string {
 	)
 	text := strings.Join(rapid.SliceOfN(character, 0, 4).Draw(t, "text"), "")
 	if rapid.IntRange(0, 30).Draw(t, "unqueryable") == 0 {
-		text += rapid.SampledFrom(
-			[]string{`\u0000`, `\ud800`, `\udc00`, `\udc00\ud800`, `\ud800a`, `\ud83d\ud83d\ude00`},
-		).Draw(
-			t,
-			"escape",
-		)
+		escapes := []string{`\u0000`, `\ud800`, `\udc00`, `\udc00\ud800`, `\ud800a`, `\ud83d\ud83d\ude00`}
+		text += rapid.SampledFrom(escapes).Draw(t, "escape")
 	}
 	return `"` + text + `"`
 }
@@ -148,14 +144,8 @@ func TestDatabaseAndEdgeAgreeOnPayloads(t *testing.T) {
 		var reason string
 		_, err = d.Pool().Exec(d.t.Context(), "select spine.ingest($1, 'a', $2)", fmt.Sprint(n), payload)
 		require.NoError(t, err, payload)
-		err = d.Pool().QueryRow(
-			d.t.Context(),
-			"select payload_hash, coalesce(unqueryable, '') from spine.events where event_id = $1",
-			fmt.Sprint(n),
-		).Scan(
-			&hash,
-			&reason,
-		)
+		const stored = "select payload_hash, coalesce(unqueryable, '') from spine.events where event_id = $1"
+		err = d.Pool().QueryRow(d.t.Context(), stored, fmt.Sprint(n)).Scan(&hash, &reason)
 		require.NoError(t, err, payload)
 		require.Equal(
 			t,

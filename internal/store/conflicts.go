@@ -105,15 +105,8 @@ func (s *Store) AcceptConflict(ctx context.Context, eventID, source, hash, calle
 		if err := callFor(ctx, tx, caller); err != nil {
 			return err
 		}
-		return tx.QueryRow(
-			ctx,
-			"select spine.accept_conflict($1, nullif($2, ''), nullif($3, ''))",
-			eventID,
-			source,
-			hash,
-		).Scan(
-			&newID,
-		)
+		return tx.QueryRow(ctx, "select spine.accept_conflict($1, nullif($2, ''), nullif($3, ''))", eventID, source, hash).
+			Scan(&newID)
 	})
 	if err != nil {
 		return "", s.lookupError(ctx, "accepting a conflict", eventID, err)

@@ -35,16 +35,9 @@ type writing struct {
 // jobOf is a lease of the one event that there is, as its worker holds it.
 func jobOf(ctx context.Context, s *store.Store) (event.Job, error) {
 	j := event.Job{Destination: event.DefaultDestination}
-	err := s.Pool().QueryRow(
-		ctx,
-		"select event, event_id, source, attempt_count, 1 from spine.processing_state where event_id = 'x'",
-	).Scan(
-		&j.Event,
-		&j.ID,
-		&j.Source,
-		&j.Attempt,
-		&j.Lease,
-	)
+	err := s.Pool().
+		QueryRow(ctx, "select event, event_id, source, attempt_count, 1 from spine.processing_state where event_id = 'x'").
+		Scan(&j.Event, &j.ID, &j.Source, &j.Attempt, &j.Lease)
 	return j, err
 }
 

@@ -24,15 +24,8 @@ func (s *Store) Event(ctx context.Context, eventID, source string) (history view
 		func(tx pgx.Tx) error {
 			var id int64
 			var since pgtype.Timestamptz
-			if err := tx.QueryRow(
-				ctx,
-				"select id, spine.trail_start(id) from spine.id_of($1, nullif($2, '')) id",
-				eventID,
-				source,
-			).Scan(
-				&id,
-				&since,
-			); err != nil {
+			const start = "select id, spine.trail_start(id) from spine.id_of($1, nullif($2, '')) id"
+			if err := tx.QueryRow(ctx, start, eventID, source).Scan(&id, &since); err != nil {
 				return err
 			}
 			batch := &pgx.Batch{}

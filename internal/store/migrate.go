@@ -270,13 +270,8 @@ func functionsScript(files fs.FS, version int64) (script, digest string, err err
 func (s *Store) CheckSchema(ctx context.Context) error {
 	var version int64
 	var functions bool
-	err := s.pool.QueryRow(
-		ctx,
-		"select max(version_id), exists (select from spine.schema_functions) from "+versionTable,
-	).Scan(
-		&version,
-		&functions,
-	)
+	err := s.pool.QueryRow(ctx, "select max(version_id), exists (select from spine.schema_functions) from "+versionTable).
+		Scan(&version, &functions)
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "3F000") {
 		return ErrNotMigrated

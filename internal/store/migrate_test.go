@@ -307,6 +307,10 @@ func TestMigrateADatabaseOfFiveMigrations(t *testing.T) {
 	d := newDatabase(t, 1)
 	d.run("insert into spine.schema_version (version_id, is_applied) select n, true from generate_series(1, 4) n")
 	d.run("select spine.ingest('x', 'a', '{}')")
+	d.run(`create function spine.claim(
+			text, integer, interval, text, interval[] default array['1 s']::interval[], timestamptz default '-infinity')
+		returns integer language sql set search_path = spine, pg_temp as 'select 1'`)
+	d.run("update spine.schema_functions set digest = 'of an older one'")
 	const tables = `
 		select c.relname, c.oid, c.relfilenode
 		from pg_class c
@@ -315,10 +319,12 @@ func TestMigrateADatabaseOfFiveMigrations(t *testing.T) {
 	before := d.rows(tables)
 	m, err := store.Migrate(t.Context(), d.url)
 	require.NoError(t, err)
-	require.Equal(t, store.Migrated{Version: 5, Applied: []int64{}}, m)
+	require.Equal(t, store.Migrated{Version: 5, Applied: []int64{}, Functions: true}, m)
 	require.NoError(t, d.CheckSchema(t.Context()))
 	require.Equal(t, before, d.rows(tables))
 	require.Equal(t, []string{"event_received", "event_inserted"}, d.trail("x"))
+	// A call by hand has only one function to mean.
+	require.Equal(t, "1", d.value("select count(*) from spine.claim('default', 10, '1 min', 'by hand')"))
 }
 
 // A database that has only some of them is told what to do, and left alone.

@@ -173,13 +173,8 @@ func (s *Store) ReplayDead(
 ) (replayed int64, err error) {
 	args := f.args()
 	var until string
-	if err := s.pool.QueryRow(
-		ctx,
-		"select least(clock_timestamp(), $1::text::timestamptz)::text",
-		args[1],
-	).Scan(
-		&until,
-	); err != nil {
+	if err := s.pool.QueryRow(ctx, "select least(clock_timestamp(), $1::text::timestamptz)::text", args[1]).
+		Scan(&until); err != nil {
 		return 0, fmt.Errorf("reading the database's clock: %w", err)
 	}
 	args[1] = until

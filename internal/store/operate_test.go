@@ -436,22 +436,16 @@ func TestReplayDead(t *testing.T) {
 	var transactions, pending int
 	require.NoError(
 		t,
-		s.Pool().QueryRow(
-			t.Context(),
-			"select count(distinct xid) from spine.audit_log where action = 'event_replayed'",
-		).Scan(
-			&transactions,
-		),
+		s.Pool().
+			QueryRow(t.Context(), "select count(distinct xid) from spine.audit_log where action = 'event_replayed'").
+			Scan(&transactions),
 	)
 	require.Equal(t, 4, transactions)
 	require.NoError(
 		t,
-		s.Pool().QueryRow(
-			t.Context(),
-			"select count(*) from spine.processing_state where status = 'pending' and attempt_count = 0",
-		).Scan(
-			&pending,
-		),
+		s.Pool().
+			QueryRow(t.Context(), "select count(*) from spine.processing_state where status = 'pending' and attempt_count = 0").
+			Scan(&pending),
 	)
 	require.Equal(t, 3500, pending)
 

@@ -104,16 +104,9 @@ func keys(jobs []event.Job) (events []int64, destinations []string, leases []int
 func (s *Store) Renew(ctx context.Context, jobs []event.Job, lease time.Duration) ([]event.LeaseState, error) {
 	var held []*bool
 	events, destinations, leases := keys(jobs)
-	err := s.pool.QueryRow(
-		ctx,
+	err := s.pool.QueryRow(ctx,
 		"select spine.renew($1::bigint[], $2::text[], $3::bigint[], $4::interval)",
-		events,
-		destinations,
-		leases,
-		lease,
-	).Scan(
-		&held,
-	)
+		events, destinations, leases, lease).Scan(&held)
 	if err == nil && len(held) != len(jobs) {
 		err = fmt.Errorf("got %d answers", len(held))
 	}
@@ -201,20 +194,10 @@ func (s *Store) settle(ctx context.Context, settlements []event.Settlement) ([]e
 	}
 	events, destinations, leases := keys(jobs)
 	var held []*bool
-	err := s.pool.QueryRow(
-		ctx,
+	err := s.pool.QueryRow(ctx,
 		`select spine.settle(
 			$1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::interval[], $6::text[], $7::text[])`,
-		events,
-		destinations,
-		leases,
-		outcomes,
-		delays,
-		failures,
-		details,
-	).Scan(
-		&held,
-	)
+		events, destinations, leases, outcomes, delays, failures, details).Scan(&held)
 	if err == nil && len(held) != n {
 		err = fmt.Errorf("got %d answers", len(held))
 	}

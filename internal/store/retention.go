@@ -39,13 +39,8 @@ func (s *Store) ExpireEvents(ctx context.Context, age time.Duration, after int64
 // partition's name, or an empty text where there is none. Ingests wait behind it for 100 ms at most. The error is
 // event.ErrLocked where somebody reads the log.
 func (s *Store) DropAuditPartition(ctx context.Context, age time.Duration) (name string, err error) {
-	err = s.pool.QueryRow(
-		ctx,
-		"select coalesce(spine.drop_audit_partition(clock_timestamp() - $1::interval), '')",
-		age,
-	).Scan(
-		&name,
-	)
+	err = s.pool.QueryRow(ctx, "select coalesce(spine.drop_audit_partition(clock_timestamp() - $1::interval), '')", age).
+		Scan(&name)
 	if err != nil {
 		return "", fmt.Errorf("dropping an audit partition: %w", classify(err))
 	}
@@ -55,14 +50,8 @@ func (s *Store) DropAuditPartition(ctx context.Context, age time.Duration) (name
 // ExpireAudit deletes up to limit rows older than age that stand in no daily partition of the audit log, and returns
 // how many.
 func (s *Store) ExpireAudit(ctx context.Context, age time.Duration, limit int) (deleted int, err error) {
-	err = s.pool.QueryRow(
-		ctx,
-		"select spine.expire_audit(clock_timestamp() - $1::interval, $2)",
-		age,
-		limit,
-	).Scan(
-		&deleted,
-	)
+	err = s.pool.QueryRow(ctx, "select spine.expire_audit(clock_timestamp() - $1::interval, $2)", age, limit).
+		Scan(&deleted)
 	if err != nil {
 		return 0, fmt.Errorf("deleting old audit rows: %w", classify(err))
 	}

@@ -40,11 +40,8 @@ func (s *Store) RollUp(ctx context.Context) (lag time.Duration, elsewhere bool, 
 			QueryRow(
 				func(row pgx.Row) error { return row.Scan(&lag, &elsewhere) },
 			)
-		batch.Queue(
-			"select pg_current_xact_id_if_assigned() is not null",
-		).QueryRow(
-			func(row pgx.Row) error { return row.Scan(&wrote) },
-		)
+		batch.Queue("select pg_current_xact_id_if_assigned() is not null").
+			QueryRow(func(row pgx.Row) error { return row.Scan(&wrote) })
 	})
 	if err != nil {
 		return 0, false, fmt.Errorf("rolling up the audit log: %w", err)

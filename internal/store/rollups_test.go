@@ -471,13 +471,9 @@ func TestLatencyPercentiles(t *testing.T) {
 		var ms float64
 		require.NoError(
 			t,
-			d.Pool().QueryRow(
-				t.Context(),
-				"select extract(epoch from spine.latency_percentile(h, $1)) * 1000 from h",
-				fraction,
-			).Scan(
-				&ms,
-			),
+			d.Pool().
+				QueryRow(t.Context(), "select extract(epoch from spine.latency_percentile(h, $1)) * 1000 from h", fraction).
+				Scan(&ms),
 		)
 		require.InEpsilon(t, want, ms, 0.12, "%v", fraction)
 	}

@@ -96,14 +96,8 @@ func (s *Store) ApplySources(
 		}
 		for _, name := range slices.Sorted(maps.Keys(puts)) {
 			c := view.SourceChange{Source: name, From: before[name], To: puts[name]}
-			if err := tx.QueryRow(
-				ctx,
-				"select spine.put_source($1, $2)",
-				name,
-				puts[name],
-			).Scan(
-				&c.Change,
-			); err != nil {
+			if err := tx.QueryRow(ctx, "select spine.put_source($1, $2)", name, puts[name]).
+				Scan(&c.Change); err != nil {
 				return fmt.Errorf("source %s: %w", name, err)
 			}
 			changes = append(changes, c)

@@ -30,13 +30,8 @@ func (s *Store) verifyInSteps(
 	examples, events int,
 ) ([]view.Invariant, error) {
 	var first, now time.Time
-	if err := s.pool.QueryRow(
-		ctx,
-		"select coalesce((select e.created_at from spine.events e order by e.id limit 1), now()), now()",
-	).Scan(
-		&first,
-		&now,
-	); err != nil {
+	const span = "select coalesce((select e.created_at from spine.events e order by e.id limit 1), now()), now()"
+	if err := s.pool.QueryRow(ctx, span).Scan(&first, &now); err != nil {
 		return nil, fmt.Errorf("looking for the first event: %w", err)
 	}
 	// Clocks are set back: what is first may not be the oldest.
@@ -89,14 +84,9 @@ func (s *Store) verifyStep(ctx context.Context, since, until time.Time, events i
 		end = until
 	}
 	var reached time.Time
-	err := s.pool.QueryRow(
-		ctx,
+	err := s.pool.QueryRow(ctx,
 		"select e.created_at from spine.events e where e.id > spine.first_id_since($1) + $2 order by e.id limit 1",
-		since,
-		events,
-	).Scan(
-		&reached,
-	)
+		since, events).Scan(&reached)
 	switch {
 	case err != nil && !errors.Is(err, pgx.ErrNoRows):
 		return end, fmt.Errorf("looking for the end of a step: %w", err)

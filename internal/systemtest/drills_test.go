@@ -130,17 +130,10 @@ func workerDies(t *testing.T) {
 	awaitAttempts := func(attempt int) {
 		require.EventuallyWithT(t, func(c *assert.CollectT) {
 			var n int
-			require.NoError(
-				c,
-				db.QueryRow(
-					t.Context(),
-					`select count(*) from spine.audit_log
-					where action = 'processing_attempt_started' and (details ->> 'attempt')::int = $1`,
-					attempt,
-				).Scan(
-					&n,
-				),
-			)
+			require.NoError(c, db.QueryRow(t.Context(),
+				`select count(*) from spine.audit_log
+				where action = 'processing_attempt_started' and (details ->> 'attempt')::int = $1`,
+				attempt).Scan(&n))
 			require.Equal(c, events, n)
 		}, patience, 10*time.Millisecond)
 	}
@@ -158,12 +151,8 @@ func workerDies(t *testing.T) {
 	var other time.Time
 	require.NoError(
 		t,
-		db.QueryRow(
-			t.Context(),
-			"select max(timestamp) from spine.audit_log where action = 'processing_attempt_started'",
-		).Scan(
-			&other,
-		),
+		db.QueryRow(t.Context(), "select max(timestamp) from spine.audit_log where action = 'processing_attempt_started'").
+			Scan(&other),
 	)
 	took := other.Sub(d.history.done[0].start)
 	t.Logf("in other hands %.2f s after a worker's death, with leases of %s", took.Seconds(), faultLease)

@@ -81,13 +81,8 @@ func (p *pair) waitFor() {
 		var state string
 		require.NoError(
 			c,
-			conn.QueryRow(
-				p.t.Context(),
-				"select sync_state from pg_stat_replication where application_name = $1",
-				standbyName,
-			).Scan(
-				&state,
-			),
+			conn.QueryRow(p.t.Context(), "select sync_state from pg_stat_replication where application_name = $1", standbyName).
+				Scan(&state),
 		)
 		require.Equal(c, "sync", state)
 	}, patience, 10*time.Millisecond)
@@ -105,13 +100,8 @@ func (p *pair) fail(lag, after time.Duration) (dead *postgres.Server) {
 			defer func() { _ = conn.Close(context.WithoutCancel(p.t.Context())) }()
 			require.NoError(
 				c,
-				conn.QueryRow(
-					p.t.Context(),
-					"select pid from pg_stat_replication where application_name = $1",
-					standbyName,
-				).Scan(
-					&sender,
-				),
+				conn.QueryRow(p.t.Context(), "select pid from pg_stat_replication where application_name = $1", standbyName).
+					Scan(&sender),
 			)
 		}, patience, 10*time.Millisecond)
 		require.NoError(p.t, syscall.Kill(sender, syscall.SIGSTOP))

@@ -239,14 +239,10 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 		defer func() { _ = conn.Close(ctx) }()
 		for killed := false; !killed; time.Sleep(10 * time.Millisecond) {
 			var pid int
-			err := conn.QueryRow(
-				ctx,
+			err := conn.QueryRow(ctx,
 				`select pid from pg_stat_activity
 				where application_name like 'spine%' and pid <> pg_backend_pid()
-				order by random() limit 1`,
-			).Scan(
-				&pid,
-			)
+				order by random() limit 1`).Scan(&pid)
 			killed = err == nil && syscall.Kill(pid, syscall.SIGKILL) == nil // it may have been about to end
 		}
 		require.Eventually(
@@ -698,12 +694,9 @@ func awaitRest(t *testing.T, db *pgx.Conn, patience time.Duration) {
 		var left bool
 		require.NoError(
 			t,
-			db.QueryRow(
-				t.Context(),
-				"select exists (select from spine.processing_state where status in ('pending', 'failed', 'processing'))",
-			).Scan(
-				&left,
-			),
+			db.QueryRow(t.Context(),
+				`select exists (
+					select from spine.processing_state where status in ('pending', 'failed', 'processing'))`).Scan(&left),
 		)
 		if !left {
 			return

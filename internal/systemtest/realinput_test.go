@@ -130,14 +130,8 @@ func TestRealGitHubPayloads(t *testing.T) {
 		var payload, kind string
 		require.NoError(
 			t,
-			s.db.QueryRow(
-				t.Context(),
-				"select payload::text, event_type from spine.events where event_id = $1",
-				e.id,
-			).Scan(
-				&payload,
-				&kind,
-			),
+			s.db.QueryRow(t.Context(), "select payload::text, event_type from spine.events where event_id = $1", e.id).
+				Scan(&payload, &kind),
 		)
 		require.Equal(t, string(e.payload), payload, "the first stays, as it was sent")
 		require.Equal(t, e.kind, kind)

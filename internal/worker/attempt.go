@@ -62,21 +62,12 @@ func (w *Worker) attempt(ctx context.Context, job event.Job) (result event.Resul
 	start := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
-			w.log.Error().Str(
-				"event_id",
-				job.ID,
-			).Str(
-				"source",
-				job.Source,
-			).Any(
-				"panic",
-				p,
-			).Bytes(
-				"stack",
-				debug.Stack(),
-			).Msg(
-				"a delivery panicked",
-			)
+			w.log.Error().
+				Str("event_id", job.ID).
+				Str("source", job.Source).
+				Any("panic", p).
+				Bytes("stack", debug.Stack()).
+				Msg("a delivery panicked")
 			result = event.Result{
 				Class:    event.TryAgain,
 				Error:    fmt.Sprintf("panic: %v", p),

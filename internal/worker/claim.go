@@ -204,18 +204,11 @@ func (w *Worker) noteClaim(claimed event.Claimed, cause Cause) {
 	w.metrics.expired.Add(float64(len(claimed.Expired)))
 	for _, job := range claimed.Expired {
 		w.activity.Add(trail.LeaseExpired, job.ID)
-		w.log.Warn().Str(
-			"event_id",
-			job.ID,
-		).Str(
-			"source",
-			job.Source,
-		).Int(
-			"attempt",
-			job.Attempt,
-		).Msg(
-			"a lease ran out and was taken back",
-		)
+		w.log.Warn().
+			Str("event_id", job.ID).
+			Str("source", job.Source).
+			Int("attempt", job.Attempt).
+			Msg("a lease ran out and was taken back")
 	}
 	for _, job := range claimed.Jobs {
 		wait := claimed.Now.Sub(job.DueAt)

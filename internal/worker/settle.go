@@ -140,12 +140,9 @@ func (w *Worker) settle(ctx context.Context, batch []event.Settlement) (locked [
 
 // leave gives up results that cannot be recorded before the worker ends. Their leases run out.
 func (w *Worker) leave(batch []event.Settlement) {
-	w.log.Error().Int(
-		"events",
-		len(batch),
-	).Msg(
-		"results could not be recorded; the events are delivered again when their leases run out",
-	)
+	w.log.Error().
+		Int("events", len(batch)).
+		Msg("results could not be recorded; the events are delivered again when their leases run out")
 	w.release(batch)
 }
 
@@ -155,25 +152,12 @@ func (w *Worker) noteSettled(batch []event.Settlement, counted []bool) {
 		s := &batch[i]
 		w.metrics.duration.Observe(s.Result.Duration.Seconds())
 		line := func(l zerolog.Logger, level zerolog.Level) *zerolog.Event {
-			return l.WithLevel(
-				level,
-			).Str(
-				"event_id",
-				s.Job.ID,
-			).Str(
-				"source",
-				s.Job.Source,
-			).Int(
-				"attempt",
-				s.Job.Attempt,
-			).
-				Int(
-					"status",
-					s.Result.Status,
-				).Dur(
-				"duration_ms",
-				s.Result.Duration,
-			)
+			return l.WithLevel(level).
+				Str("event_id", s.Job.ID).
+				Str("source", s.Job.Source).
+				Int("attempt", s.Job.Attempt).
+				Int("status", s.Result.Status).
+				Dur("duration_ms", s.Result.Duration)
 		}
 		if !counted[i] {
 			w.metrics.lost.Inc()
@@ -193,33 +177,19 @@ func (w *Worker) noteSettled(batch []event.Settlement, counted []bool) {
 			line(
 				w.failures,
 				zerolog.InfoLevel,
-			).Str(
-				"outcome",
-				"failed",
-			).Str(
-				"error",
-				s.Result.Error,
-			).Dur(
-				"retry_in_ms",
-				s.Delay,
-			).Msg(
-				"delivery failed, to be tried again",
-			)
+			).Str("outcome", "failed").
+				Str("error", s.Result.Error).
+				Dur("retry_in_ms", s.Delay).
+				Msg("delivery failed, to be tried again")
 		case event.Dead:
 			w.activity.Add(trail.ProcessingAttemptFailed, s.Job.ID)
 			w.activity.Add(trail.ProcessingFailedPermanently, s.Job.ID)
 			line(
 				w.failures,
 				zerolog.WarnLevel,
-			).Str(
-				"outcome",
-				"dead",
-			).Str(
-				"error",
-				s.Result.Error,
-			).Msg(
-				"delivery given up",
-			)
+			).Str("outcome", "dead").
+				Str("error", s.Result.Error).
+				Msg("delivery given up")
 		}
 	}
 	// A retry that falls due before the next sweep is in no claim's NextDue yet.

@@ -832,12 +832,8 @@ func TestNothingDueIsForgotten(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		arrivals := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) arrival {
 			committed := rapid.Int64Range(0, 10_000).Draw(rt, "committed")
-			due := committed + rapid.SampledFrom(
-				[]int64{0, 0, 0, -1, -500, -1500, -5000, -1 << 30, 1, 700, 3000},
-			).Draw(
-				rt,
-				"due",
-			)
+			due := committed + rapid.SampledFrom([]int64{0, 0, 0, -1, -500, -1500, -5000, -1 << 30, 1, 700, 3000}).
+				Draw(rt, "due")
 			return arrival{
 				time.Duration(committed) * time.Millisecond, time.Duration(due) * time.Millisecond,
 				rapid.Bool().Draw(rt, "announced"),

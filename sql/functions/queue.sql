@@ -21,6 +21,9 @@
 -- nobody's rows, and at most 250 ms for a table, such as destinations while somebody alters it. Relies on
 -- processing_state_due, processing_state_pkey and events_pkey. A crash before the commit leaves nothing behind. A crash
 -- after it leaves leases that run out.
+-- It took the place of one without _ahead, which may not wait for the next version to go (retireFunctions): with the
+-- defaults, a call by hand would fit both.
+drop function if exists spine.claim(text, integer, interval, text, interval[], timestamptz);
 create or replace function spine.claim(
     _destination text,
     _limit integer,

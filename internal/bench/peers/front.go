@@ -58,11 +58,8 @@ func serve(ctx context.Context, address string, store storeFunc) error {
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(
-			w,
-		).Encode(
-			map[string]string{"status": answer, "event_id": e.EventID},
-		) // the client may be gone
+		body := map[string]string{"status": answer, "event_id": e.EventID}
+		_ = json.NewEncoder(w).Encode(body) // the client may be gone
 	})
 	return serveHTTP(ctx, address, routes)
 }

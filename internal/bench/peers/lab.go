@@ -71,15 +71,15 @@ func compare(ctx context.Context, o options, stdout, progress io.Writer) (err er
 }
 
 // openLab starts a private server. The returned function stops it and removes what the lab has made.
-func openLab(ctx context.Context, o options, progress io.Writer) (l *lab, closeLab func() error, err error) {
+func openLab(ctx context.Context, o options, progress io.Writer) (_ *lab, _ func() error, err error) {
 	for flag, binary := range map[string]string{"-spine": o.spine, "-base": o.base} {
 		if _, err := os.Stat(binary); err != nil && binary != "" && slices.Contains(o.systems, "spine") {
 			return nil, nil, fmt.Errorf("%s: %w", flag, err)
 		}
 	}
-	l = &lab{options: o, progress: progress, sustained: map[string]float64{}}
+	l := &lab{options: o, progress: progress, sustained: map[string]float64{}}
 	var steps []func() error // of closing, last one first
-	closeLab = func() error {
+	closeLab := func() error {
 		var all error
 		for _, step := range slices.Backward(steps) {
 			all = errors.Join(all, step())
