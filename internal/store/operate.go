@@ -105,14 +105,9 @@ func (s *Store) lookupError(ctx context.Context, doing, eventID string, err erro
 			return &view.NotStoredError{Detail: pgErr.Message}
 		case "21000":
 			ambiguous := &view.AmbiguousError{Detail: pgErr.Message}
-			err := s.pool.QueryRow(
-				ctx,
-				"select array_agg(e.source order by e.source) from spine.events e where e.event_id = $1",
-				eventID,
-			).
-				Scan(
-					&ambiguous.Sources,
-				)
+			err := s.pool.QueryRow(ctx,
+				"select array_agg(e.source order by e.source) from spine.events e where e.event_id = $1", eventID).
+				Scan(&ambiguous.Sources)
 			if err == nil && len(ambiguous.Sources) > 1 { // or else events have gone since
 				return ambiguous
 			}

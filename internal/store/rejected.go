@@ -249,9 +249,7 @@ func (s *Store) ReplayAllRejected(
 		return tx.QueryRow(ctx, `
 			select spine.replay_rejected(
 				nullif($1::text, ''), nullif($2, ''), $3::text::timestamptz, $4::text::timestamptz, $5
-			)`, filter.Source, filter.Cause, since.String(), until.String(), trust).Scan(
-			&count,
-		)
+			)`, filter.Source, filter.Cause, since.String(), until.String(), trust).Scan(&count)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("replaying rejected requests: %w", err)

@@ -14,18 +14,9 @@ import (
 func (s *Store) ExpireEvents(ctx context.Context, age time.Duration, after int64, limit int) (event.Expired, error) {
 	var e event.Expired
 	var last *int64
-	err := s.pool.QueryRow(
-		ctx,
+	err := s.pool.QueryRow(ctx,
 		"select looked_at, deleted, last from spine.expire_events(clock_timestamp() - $1::interval, $2, $3)",
-		age,
-		after,
-		limit,
-	).
-		Scan(
-			&e.LookedAt,
-			&e.Deleted,
-			&last,
-		)
+		age, after, limit).Scan(&e.LookedAt, &e.Deleted, &last)
 	if err != nil {
 		return event.Expired{}, fmt.Errorf("deleting old events: %w", classify(err))
 	}

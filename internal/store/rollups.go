@@ -37,9 +37,7 @@ func (s *Store) RollUp(ctx context.Context) (lag time.Duration, elsewhere bool, 
 		batch.Queue(`
 			select coalesce(lag, greatest(clock_timestamp() - spine.rolled_up_to(), '0')), lag is null
 			from spine.roll_up() lag`).
-			QueryRow(
-				func(row pgx.Row) error { return row.Scan(&lag, &elsewhere) },
-			)
+			QueryRow(func(row pgx.Row) error { return row.Scan(&lag, &elsewhere) })
 		batch.Queue("select pg_current_xact_id_if_assigned() is not null").
 			QueryRow(func(row pgx.Row) error { return row.Scan(&wrote) })
 	})
@@ -72,13 +70,8 @@ func (s *Store) SampleDepth(ctx context.Context) error {
 	}
 	var rested bool
 	err = s.unhurried(ctx, func(batch *pgx.Batch) {
-		batch.Queue(
-			"select coalesce(clock_timestamp() >= sampled_at + took * $1, true) from spine.depth_state",
-			depthRest,
-		).
-			QueryRow(
-				func(row pgx.Row) error { return row.Scan(&rested) },
-			)
+		batch.Queue("select coalesce(clock_timestamp() >= sampled_at + took * $1, true) from spine.depth_state",
+			depthRest).QueryRow(func(row pgx.Row) error { return row.Scan(&rested) })
 		batch.Queue("select spine.sample_depth($1)", depthRest)
 	})
 	if err != nil {

@@ -77,8 +77,8 @@ func standIn(w http.ResponseWriter, r *http.Request) {
 		OccurredAt string          `json:"occurred_at"`
 		Payload    json.RawMessage `json:"payload"`
 	}
-	if err := json.NewDecoder(r.Body).Decode(&e); err != nil || r.URL.Path != "/webhook" ||
-		r.Method != http.MethodPost {
+	err := json.NewDecoder(r.Body).Decode(&e)
+	if err != nil || r.URL.Path != "/webhook" || r.Method != http.MethodPost {
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
