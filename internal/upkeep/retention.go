@@ -18,8 +18,8 @@ const (
 	restFactor = 9
 	minRest    = 50 * time.Millisecond
 
-	// Time limit of a batch. The first one of a round walks the dead index entries that vacuum has not removed yet,
-	// which are many while an old snapshot is open.
+	// Time limit of a batch. The first one of a round walks the dead index entries that vacuum has not removed yet.
+	// These are many while an old snapshot is open.
 	retentionPatience = time.Minute
 )
 
@@ -79,12 +79,12 @@ func (u *Upkeep) expireEvents(ctx context.Context) {
 	}
 }
 
-// batches calls step until it has no more to do, it fails, or ctx ends, and rests after each call. After a failure the
+// batches calls batch until it has no more to do, it fails, or ctx ends, and rests after each call. After a failure the
 // next round goes on.
-func (u *Upkeep) batches(ctx context.Context, doing string, step func(ctx context.Context) (more bool, err error)) {
+func (u *Upkeep) batches(ctx context.Context, doing string, batch func(ctx context.Context) (more bool, err error)) {
 	for ctx.Err() == nil {
 		began := time.Now()
-		more, err := withTimeLimit(ctx, retentionPatience, step)
+		more, err := withTimeLimit(ctx, retentionPatience, batch)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -105,9 +105,9 @@ func (u *Upkeep) batches(ctx context.Context, doing string, step func(ctx contex
 func withTimeLimit(
 	ctx context.Context,
 	limit time.Duration,
-	step func(ctx context.Context) (more bool, err error),
+	batch func(ctx context.Context) (more bool, err error),
 ) (more bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return step(ctx)
+	return batch(ctx)
 }

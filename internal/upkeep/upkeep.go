@@ -1,9 +1,10 @@
-// Package upkeep does the periodic work that no sender waits for. It makes the audit log's partitions ahead of time,
-// notes the sources' last arrivals, rolls up the audit log, samples the queue's depth and the gauges, and deletes data
-// that is older than the retention.
+// Package upkeep does the periodic work that no sender waits for. It makes the audit log's partitions ahead of time and
+// notes the sources' last arrivals. It rolls up the audit log, and samples the queue's depth and the gauges. It deletes
+// data that is older than the retention, and rejected requests that have become too old.
 //
-// It promises that any number of processes may do this at once, and that a failure of one task delays no other. It must
-// not know SQL: each task is one call of Store.
+// It promises that any number of processes may do this at once, and that a failed task ends no other. A task delays
+// others at most by its time limit, and RollUp and SampleDepth take turns. The package must not know SQL: each task is
+// one call of Store.
 package upkeep
 
 import (
@@ -26,10 +27,10 @@ type Store interface {
 	// Sample reads the values of the gauges. It is cheap on large tables.
 	Sample(ctx context.Context) (event.Sample, error)
 
-	// RollUp counts a bounded number of new steps of the audit log. lag is by how much the numbers are then behind; it
-	// is 0 when every step is counted. elsewhere says that another process is counting, and that this call did nothing.
+	// RollUp counts a bounded number of new steps of the audit log. It returns how far the numbers then lag behind: 0
+	// when every step is counted. While another process counts it counts nothing, and elsewhere is true.
 	RollUp(ctx context.Context) (lag time.Duration, elsewhere bool, err error)
-	// SampleDepth counts the events in the queue. On a queue of ten million events that takes about ten seconds.
+	// SampleDepth counts the events in the queue. On a long queue that takes seconds: see depthPatience.
 	SampleDepth(ctx context.Context) error
 	// ExpireRejected deletes rejected requests that are older than their source's budget allows.
 	ExpireRejected(ctx context.Context) error
@@ -130,7 +131,7 @@ func New(config Config, store Store, log zerolog.Logger, reg prometheus.Register
 // Run does its rounds until ctx ends. A failed task is counted and tried again in the next round. Even without new
 // partitions no row is lost: the default partition takes it.
 func (u *Upkeep) Run(ctx context.Context) error {
-	// Tasks that may take long have loops of their own, so that they delay no other.
+	// Tasks that may take long have loops of their own. They do not delay the quick tasks, which share one loop.
 	var others sync.WaitGroup
 	defer others.Wait()
 	if u.config.Retention > 0 {
