@@ -22,7 +22,7 @@ type Store interface {
 	Ingest(ctx context.Context, events []event.Event) ([]event.Receipt, error)
 }
 
-// ErrFull says that as many events wait as may wait: try again soon.
+// ErrFull says that the limit on waiting events is reached: try again soon.
 var ErrFull = errors.New("the intake is full")
 
 // ErrUnavailable says that the event could not be stored in time. It may have been stored all the same, if only the
@@ -109,7 +109,7 @@ func NewCommitter(store Store, config CommitterConfig, log zerolog.Logger, metri
 	}
 }
 
-// Submit hands in the events of one request, one or more, and waits until one transaction has committed all of them or
+// Submit hands in the events of one request, one or more. It waits until one transaction has committed all of them, or
 // they cannot be stored. It returns a receipt for each.
 //
 // The error is ErrFull at once when too many events or bytes wait. It is ErrUnavailable when they could not be stored

@@ -20,14 +20,15 @@ type Trial struct {
 	Events   []event.Event   // that would be stored
 }
 
-// DryRun takes a request through the same gate as one from the network and stores nothing. source and lookup are the
-// two results of Sources.Lookup. The request counts as received at its At. Rate limits do not apply. maxBody is the
+// DryRun takes a request through the same gate as one from the network and stores nothing. source and lookupErr are
+// the two results of Sources.Lookup. The request counts as received at its At. Rate limits do not apply. maxBody is the
 // limit on the bytes of its body, before and after decompression.
-func DryRun(source Source, lookup error, r *event.Request, maxBody int64) Trial {
+func DryRun(source Source, lookupErr error, r *event.Request, maxBody int64) Trial {
 	g := &gate{
-		sources: oneSource{source, lookup}, maxBody: maxBody, inFlight: semaphore.NewWeighted(math.MaxInt64),
+		sources: oneSource{source, lookupErr}, maxBody: maxBody, inFlight: semaphore.NewWeighted(math.MaxInt64),
 		log: zerolog.Nop(), rejectionLog: zerolog.Nop(),
 	}
+	// oneSource ignores the name that is asked for, and a Trial has none.
 	v, rej := g.judge(&arrival{asked: event.DefaultSource, request: *r}, options{})
 	switch {
 	case rej != nil:

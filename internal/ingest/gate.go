@@ -64,7 +64,7 @@ type verdict struct {
 	answer answer // only where there are no events: a handshake or an empty batch
 }
 
-// judge takes a request through all checks, the cheap ones first: before it is verified, a request costs no more than
+// judge takes a request through all checks, the cheap ones first. Before it is verified, a request costs no more than
 // reading and hashing its body. A source's rate limit comes after verification, so that strangers cannot use it up.
 func (g *gate) judge(a *arrival, o options) (verdict, *rejection) {
 	if rej := g.find(a); rej != nil {

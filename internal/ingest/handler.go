@@ -109,9 +109,9 @@ func (h *Handler) admit(ctx context.Context, a *arrival, o options) (admission, 
 		return admission{answer: v.answer}, rej
 	}
 	if o.upload.request != nil {
-		// The request's context also ends when a stop cuts the requests in hand, and for a sender that has closed its
-		// own half of the connection and waits for the answer. If the handler then returned without an answer,
-		// net/http would send an empty 200. The committer's patience bounds the wait.
+		// The request's context also ends when a stop cuts the requests in hand. It ends too for a sender that has
+		// closed its own half of the connection and waits for the answer. If the handler then returned without an
+		// answer, net/http would send an empty 200. The committer's patience bounds the wait.
 		ctx = context.WithoutCancel(ctx)
 	}
 	receipts, err := h.committer.Submit(ctx, v.events...)

@@ -21,7 +21,7 @@ type RejectedStore interface {
 	) error
 }
 
-// Limits of the Keeper. They make a flood of requests cheap: the database holds a thousand of a source by default, and
+// Limits of the Keeper. They make a flood of requests cheap: the database keeps only what a source's budget allows, and
 // the audit log has the sums of all.
 const (
 	keptPerSecond = 20       // requests of one source and cause

@@ -2,8 +2,6 @@ package ingest
 
 import (
 	"context"
-	"errors"
-	"io"
 	"math"
 	"net"
 	"net/http"
@@ -15,8 +13,6 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/time/rate"
-
-	"github.com/webhookspine/spine/internal/event"
 )
 
 // maxAddresses limits how many client addresses have a rate of their own; they take about 10 MB. Beyond it the address
@@ -203,46 +199,4 @@ func (b *brake) wait(ctx context.Context) {
 		}
 	}
 	b.waiting.Add(-1)
-}
-
-// errInFlight says that there is no room for more bytes now.
-var errInFlight = errors.New("too many bytes in flight")
-
-// reserveStep is how many bytes a request reserves at a time.
-const reserveStep = 32 << 10
-
-// reserve reserves room for n more bytes of a request, and reports whether there was any. It is called for bytes that
-// have arrived, never for bytes that a sender only announces.
-func (g *gate) reserve(a *arrival, n int64) bool {
-	a.bytes += n
-	if a.bytes <= a.reserved {
-		return true
-	}
-	more := (a.bytes - a.reserved + reserveStep - 1) / reserveStep * reserveStep
-	if !g.inFlight.TryAcquire(more) {
-		return false
-	}
-	a.reserved += more
-	return true
-}
-
-// release gives back the room that a request has reserved, and drops its bytes.
-func (g *gate) release(a *arrival) {
-	g.inFlight.Release(a.reserved)
-	a.reserved, a.request = 0, event.Request{}
-}
-
-// reservingReader reserves room for the bytes that it reads.
-type reservingReader struct {
-	io.Reader
-	gate    *gate
-	arrival *arrival
-}
-
-func (r *reservingReader) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	if n > 0 && !r.gate.reserve(r.arrival, int64(n)) {
-		return 0, errInFlight
-	}
-	return n, err
 }
