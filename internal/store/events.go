@@ -143,8 +143,8 @@ func (s *Store) eventsPage(
 // maxFound is the limit on the events that a search returns.
 const maxFound = 20
 
-// Search returns at most 20 events whose event_id begins with text, in the order of event_id, so that exact matches
-// come first. It relies on events_event_id_source_key.
+// Search returns up to maxFound events whose event_id begins with text. They come in the order of event_id, so exact
+// matches come first. It relies on events_event_id_source_key.
 func (s *Store) Search(ctx context.Context, text string) ([]view.SearchHit, error) {
 	var q query
 	q.where("e.event_id >= ?", text)
