@@ -62,19 +62,6 @@ func (s *Store) Stuck(ctx context.Context, limit int) ([]StuckRow, error) {
 	)
 }
 
-// collect reads all rows of a query into structs, field by column.
-func collect[T any](ctx context.Context, s *Store, doing, sql string, args ...any) ([]T, error) {
-	rows, err := s.pool.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", doing, err)
-	}
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[T])
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", doing, err)
-	}
-	return all, nil
-}
-
 // Replay delivers an event again, to every destination or to the one named,
 // and returns how many rows were replayed: none where they are pending or
 // processing. source and destination may be empty. The error is an

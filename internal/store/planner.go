@@ -30,16 +30,30 @@ const (
 
 // noIndexNumber and noIndexText are expressions with the value of a column that no index of the column fits. A
 // condition on them filters the rows of the index that the query walks. With the bare column the planner might choose
-// the column's own index, and read and sort all of its rows for the sake of a page.
+// the column's own index. It would then read and sort all of its rows for the sake of a page.
 func noIndexNumber(column string) string { return column + " + 0" }
 func noIndexText(column string) string   { return column + " || ''" }
 
-// list reads all rows of a query, with an index.
+// collect reads all rows of a query without hints. It reads the first column into the first field of a T, the second
+// into the second, and so on. doing begins the text of an error.
+func collect[T any](ctx context.Context, s *Store, doing, sql string, args ...any) ([]T, error) {
+	rows, err := s.pool.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", doing, err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[T])
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", doing, err)
+	}
+	return all, nil
+}
+
+// list is collect with the hints withIndex.
 func list[T any](ctx context.Context, s *Store, doing, sql string, args ...any) ([]T, error) {
 	return readRows[T](ctx, s, withIndex, doing, sql, args...)
 }
 
-// readRows reads all rows of a query under hints. doing begins the text of an error.
+// readRows is collect with hints.
 func readRows[T any](
 	ctx context.Context,
 	s *Store,
@@ -56,16 +70,16 @@ func readRows[T any](
 	return all, nil
 }
 
-// queue adds a query to a batch. Its rows are read into target by position.
+// queue adds a query to a batch. It reads the rows into target by position, as collect does.
 func queue[Row, Target any](
 	batch *pgx.Batch,
-	collect func(pgx.Rows, pgx.RowToFunc[Row]) (Target, error),
+	read func(pgx.Rows, pgx.RowToFunc[Row]) (Target, error),
 	target *Target,
 	sql string,
 	args ...any,
 ) {
 	batch.Queue(sql, args...).Query(func(rows pgx.Rows) (err error) {
-		*target, err = collect(rows, pgx.RowToStructByPos[Row])
+		*target, err = read(rows, pgx.RowToStructByPos[Row])
 		return err
 	})
 }

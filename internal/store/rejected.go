@@ -56,6 +56,31 @@ func (r rejectedRow) request() event.RejectedRequest {
 	}
 }
 
+// wholeRejectedColumns are those of one request as a whole, in the order of wholeRejectedRow's fields.
+const wholeRejectedColumns = rejectedColumns + ", r.headers, r.body"
+
+// wholeRejectedRow is a rejected request with its headers and its body.
+type wholeRejectedRow struct {
+	rejectedRow
+	Headers json.RawMessage
+	Body    []byte
+}
+
+func (r wholeRejectedRow) request() event.RejectedRequest {
+	request := r.rejectedRow.request()
+	request.Headers, request.Body = r.Headers, r.Body
+	return request
+}
+
+// rejectedRequests returns the requests of rows, whole or not.
+func rejectedRequests[R interface{ request() event.RejectedRequest }](rows []R) []event.RejectedRequest {
+	requests := make([]event.RejectedRequest, len(rows))
+	for i, r := range rows {
+		requests[i] = r.request()
+	}
+	return requests
+}
+
 // KeepRejected keeps rejected requests and holds their sources to budgets. It keeps none of a source that is gone.
 // again says that a call with some of them ended with an error before. An error that wraps event.ErrInvalidData lies in
 // the data.
@@ -152,22 +177,13 @@ func (s *Store) RejectedRequests(
 		rows = rows[:n]
 		next.Cursor, err = encodeCursor(rejectedList, rejectedCursor{rows[n-1].ID})
 	}
-	requests = make([]event.RejectedRequest, len(rows))
-	for i, r := range rows {
-		requests[i] = r.request()
-	}
-	return requests, next, err
+	return rejectedRequests(rows), next, err
 }
 
 // RejectedRequest returns one kept request as a whole, or event.ErrNotKept.
 func (s *Store) RejectedRequest(ctx context.Context, id int64) (event.RejectedRequest, error) {
-	type row struct {
-		rejectedRow
-		Headers json.RawMessage
-		Body    []byte
-	}
-	rows, err := collect[row](ctx, s, "reading a rejected request",
-		"select "+rejectedColumns+", r.headers, r.body from spine.rejected_requests r where r.id = $1", id)
+	rows, err := collect[wholeRejectedRow](ctx, s, "reading a rejected request",
+		"select "+wholeRejectedColumns+" from spine.rejected_requests r where r.id = $1", id)
 	if err != nil {
 		return event.RejectedRequest{}, err
 	}
@@ -175,7 +191,6 @@ func (s *Store) RejectedRequest(ctx context.Context, id int64) (event.RejectedRe
 		return event.RejectedRequest{}, event.ErrNotKept
 	}
 	r := rows[0].request()
-	r.Headers, r.Body = rows[0].Headers, rows[0].Body
 	if utf8.Valid(r.Body) {
 		text := string(r.Body)
 		r.Text = &text
@@ -260,22 +275,12 @@ func (s *Store) ReplayAllRejected(
 // TakeRequested returns up to limit requests that somebody asked to replay. Another call returns a request again after
 // 30 seconds, unless it was settled by then.
 func (s *Store) TakeRequested(ctx context.Context, limit int) ([]event.RejectedRequest, error) {
-	type row struct {
-		rejectedRow
-		Headers json.RawMessage
-		Body    []byte
-	}
-	rows, err := collect[row](ctx, s, "taking requests to replay",
-		"select "+rejectedColumns+", r.headers, r.body from spine.take_requested($1) r order by r.id", limit)
+	rows, err := collect[wholeRejectedRow](ctx, s, "taking requests to replay",
+		"select "+wholeRejectedColumns+" from spine.take_requested($1) r order by r.id", limit)
 	if err != nil {
 		return nil, err
 	}
-	requests := make([]event.RejectedRequest, len(rows))
-	for i, r := range rows {
-		requests[i] = r.request()
-		requests[i].Headers, requests[i].Body = r.Headers, r.Body
-	}
-	return requests, nil
+	return rejectedRequests(rows), nil
 }
 
 // SettleRejected notes what came of a replay. trust says whether the request was replayed without verifying it. note
@@ -303,9 +308,5 @@ func (s *Store) RejectedLike(ctx context.Context, eventID, source string, limit 
 	if err != nil {
 		return nil, err
 	}
-	requests := make([]event.RejectedRequest, len(rows))
-	for i, r := range rows {
-		requests[i] = r.request()
-	}
-	return requests, nil
+	return rejectedRequests(rows), nil
 }
