@@ -589,7 +589,7 @@ func TestTheRowsHaveWhatTheContractNames(t *testing.T) {
 		t,
 		s.store.Reject(
 			t.Context(),
-			[]event.Rejection{{Cause: "not_json", Status: 400, Count: 1, Since: time.Now()}},
+			[]event.RejectionSummary{{Cause: "not_json", Status: 400, Count: 1, Since: time.Now()}},
 			false,
 		),
 	)

@@ -168,8 +168,8 @@ type Claimed struct {
 	NextDue time.Duration
 }
 
-// Rejection sums up rejected requests of one kind.
-type Rejection struct {
+// RejectionSummary sums up rejected requests of one kind.
+type RejectionSummary struct {
 	Source string    // slug; empty where the requests named no source that exists
 	Cause  string    // a short word for why
 	Status int       // HTTP status of their answers

@@ -14,7 +14,7 @@ import (
 // Rejector writes summaries of rejected requests to the audit log.
 type Rejector interface {
 	// Reject audits summaries. again says that the same ones were handed in before, with an unknown result.
-	Reject(ctx context.Context, rejections []event.Rejection, again bool) error
+	Reject(ctx context.Context, summaries []event.RejectionSummary, again bool) error
 }
 
 // quietPeriod is the shortest time between two summaries of one cause of one source. It bounds the rows that a flood of
@@ -31,8 +31,8 @@ type Rejections struct {
 	log      zerolog.Logger
 	now      func() time.Time
 
-	doubtful []event.Rejection // handed in with an error, and audited or not
-	failed   time.Time         // when they were handed in
+	doubtful []event.RejectionSummary // handed in with an error, and audited or not
+	failed   time.Time                // when they were handed in
 
 	mu    sync.Mutex
 	kinds map[rejectionKind]*rejectionCount
@@ -104,7 +104,7 @@ func (r *Rejections) audit(ctx context.Context, all bool) {
 }
 
 // due takes the counts of each kind that was not audited within the quiet period, or of all.
-func (r *Rejections) due(all bool) (due []event.Rejection) {
+func (r *Rejections) due(all bool) (due []event.RejectionSummary) {
 	now := r.now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -112,7 +112,7 @@ func (r *Rejections) due(all bool) (due []event.Rejection) {
 		if c.count > 0 && (all || now.Sub(c.audited) >= quietPeriod) {
 			due = append(
 				due,
-				event.Rejection{
+				event.RejectionSummary{
 					Source: kind.source,
 					Cause:  kind.cause,
 					Status: kind.status,
@@ -127,15 +127,15 @@ func (r *Rejections) due(all bool) (due []event.Rejection) {
 }
 
 // reject hands in summaries, and remembers them where that fails.
-func (r *Rejections) reject(ctx context.Context, rejections []event.Rejection, again bool) (done bool) {
-	err := r.rejector.Reject(ctx, rejections, again)
+func (r *Rejections) reject(ctx context.Context, summaries []event.RejectionSummary, again bool) (done bool) {
+	err := r.rejector.Reject(ctx, summaries, again)
 	if errors.Is(err, event.ErrInvalidData) { // every further try would fail too
-		r.log.Error().Err(err).Int("summaries", len(rejections)).Msg("rejected requests cannot be audited")
+		r.log.Error().Err(err).Int("summaries", len(summaries)).Msg("rejected requests cannot be audited")
 		err = nil
 	}
 	if err != nil {
 		r.log.Warn().Err(err).Msg("auditing rejected requests failed, trying again later")
-		r.doubtful, r.failed = rejections, r.now()
+		r.doubtful, r.failed = summaries, r.now()
 		return false
 	}
 	r.doubtful = nil

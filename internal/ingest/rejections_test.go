@@ -16,16 +16,16 @@ import (
 
 // audited is a call to a Rejector.
 type audited struct {
-	after      time.Duration // since the start
-	rejections []event.Rejection
-	again      bool
+	after     time.Duration // since the start
+	summaries []event.RejectionSummary
+	again     bool
 }
 
 // rejectorFunc is a Rejector.
-type rejectorFunc func(ctx context.Context, rejections []event.Rejection, again bool) error
+type rejectorFunc func(ctx context.Context, summaries []event.RejectionSummary, again bool) error
 
-func (f rejectorFunc) Reject(ctx context.Context, rejections []event.Rejection, again bool) error {
-	return f(ctx, rejections, again)
+func (f rejectorFunc) Reject(ctx context.Context, summaries []event.RejectionSummary, again bool) error {
+	return f(ctx, summaries, again)
 }
 
 // audit runs f beside Rejections at work, stops them, and returns what was
@@ -34,17 +34,18 @@ func audit(t *testing.T, fail func(call int) error, f func(r *Rejections)) (call
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		r := NewRejections(rejectorFunc(func(ctx context.Context, rejections []event.Rejection, again bool) error {
+		reject := func(ctx context.Context, summaries []event.RejectionSummary, again bool) error {
 			if err := ctx.Err(); err != nil {
 				t.Error("a call that could not succeed")
 				return err
 			}
-			calls = append(calls, audited{time.Since(began), slices.Clone(rejections), again})
+			calls = append(calls, audited{time.Since(began), slices.Clone(summaries), again})
 			if fail != nil {
 				return fail(len(calls) - 1)
 			}
 			return nil
-		}), time.Now, zerolog.Nop())
+		}
+		r := NewRejections(rejectorFunc(reject), time.Now, zerolog.Nop())
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- r.Run(ctx) }()
@@ -66,8 +67,8 @@ func TestFirstRejectionIsAuditedWithinASecondAndThenEveryTen(t *testing.T) {
 	var total int64
 	for _, c := range calls {
 		at = append(at, c.after.Round(100*time.Millisecond))
-		require.Len(t, c.rejections, 1)
-		total += c.rejections[0].Count
+		require.Len(t, c.summaries, 1)
+		total += c.summaries[0].Count
 	}
 	require.Equal(
 		t,
@@ -91,15 +92,15 @@ func TestRejectionsAreCountedByKind(t *testing.T) {
 		<-time.After(time.Minute)
 	})
 	require.Len(t, calls, 3)
-	require.ElementsMatch(t, []event.Rejection{
+	require.ElementsMatch(t, []event.RejectionSummary{
 		{Source: event.DefaultSource, Cause: "not_json", Status: 400, Count: 2, Since: began},
 		{Source: "", Cause: "no_such_source", Status: 404, Count: 1, Since: began},
-	}, calls[0].rejections)
+	}, calls[0].summaries)
 	later := began.Add(1500 * time.Millisecond)
-	require.Equal(t, audited{2 * time.Second, []event.Rejection{
+	require.Equal(t, audited{2 * time.Second, []event.RejectionSummary{
 		{Source: event.DefaultSource, Cause: "too_large", Status: 413, Count: 1, Since: later},
 	}, false}, calls[1], "another kind does not wait for the first")
-	require.Equal(t, audited{11 * time.Second, []event.Rejection{
+	require.Equal(t, audited{11 * time.Second, []event.RejectionSummary{
 		{Source: event.DefaultSource, Cause: "not_json", Status: 400, Count: 1, Since: later},
 	}, false}, calls[2])
 }
@@ -120,8 +121,10 @@ func TestRejectionsThatCannotBeAuditedAreKept(t *testing.T) {
 		r.add(event.DefaultSource, "not_json", 400)
 		<-time.After(time.Minute)
 	})
-	first := []event.Rejection{{Source: event.DefaultSource, Cause: "not_json", Status: 400, Count: 1, Since: began}}
-	second := []event.Rejection{
+	first := []event.RejectionSummary{
+		{Source: event.DefaultSource, Cause: "not_json", Status: 400, Count: 1, Since: began},
+	}
+	second := []event.RejectionSummary{
 		{Source: event.DefaultSource, Cause: "not_json", Status: 400, Count: 1, Since: began.Add(5 * time.Second)},
 	}
 	require.Equal(t, []audited{
@@ -147,7 +150,7 @@ func TestRejectionsThatTheDatabaseRejectsAreDropped(t *testing.T) {
 		<-time.After(time.Minute)
 	})
 	require.Len(t, calls, 2)
-	require.Equal(t, "not_json", calls[1].rejections[0].Cause)
+	require.Equal(t, "not_json", calls[1].summaries[0].Cause)
 	require.Equal(t, 2*time.Second, calls[1].after)
 }
 

@@ -201,7 +201,8 @@ var writings = func() map[string]writing {
 			true,
 		},
 		"reject": {"spine.reject(", func(*database) {}, func(ctx context.Context, s *store.Store) error {
-			return s.Reject(ctx, []event.Rejection{{Cause: "invalid", Status: 422, Count: 1, Since: occurredAt}}, true)
+			summary := event.RejectionSummary{Cause: "invalid", Status: 422, Count: 1, Since: occurredAt}
+			return s.Reject(ctx, []event.RejectionSummary{summary}, true)
 		}, "select action from spine.audit_log", "", false},
 		"keep what is rejected": {"spine.keep_rejected(", sourced, func(ctx context.Context, s *store.Store) error {
 			return s.KeepRejected(

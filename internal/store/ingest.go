@@ -146,8 +146,8 @@ func receiptsOf(events []event.Event, outcomes []string) ([]event.Receipt, error
 
 // Reject audits summaries of rejected requests. again says that a call with the same ones ended with an error before.
 // An error that wraps event.ErrInvalidData lies in the data.
-func (s *Store) Reject(ctx context.Context, rejections []event.Rejection, again bool) error {
-	n := len(rejections)
+func (s *Store) Reject(ctx context.Context, summaries []event.RejectionSummary, again bool) error {
+	n := len(summaries)
 	var (
 		sources  = make([]*string, n)
 		causes   = make([]string, n)
@@ -155,9 +155,9 @@ func (s *Store) Reject(ctx context.Context, rejections []event.Rejection, again 
 		counts   = make([]int64, n)
 		since    = make([]time.Time, n)
 	)
-	for i, r := range rejections {
+	for i, r := range summaries {
 		if r.Source != "" {
-			sources[i] = &rejections[i].Source
+			sources[i] = &summaries[i].Source
 		}
 		causes[i], counts[i], since[i] = r.Cause, r.Count, r.Since
 		statuses[i] = int32(r.Status) //nolint:gosec // an HTTP status is below 1000

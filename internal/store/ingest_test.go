@@ -429,7 +429,7 @@ func TestRejectionsAreSummaries(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	since := time.Date(2024, 1, 30, 12, 0, 0, 0, time.UTC)
-	rejections := []event.Rejection{
+	rejections := []event.RejectionSummary{
 		{Source: "default", Cause: "invalid", Status: 422, Count: 7, Since: since},
 		{Cause: "no such source", Status: 404, Count: 1, Since: since},
 	}
@@ -446,15 +446,15 @@ func TestRejectionsAreSummaries(t *testing.T) {
 	require.NoError(t, d.Reject(t.Context(), nil, false))
 
 	// Handed in once more, of which one half is new, by a process whose clock is ahead.
-	ahead := event.Rejection{Cause: "clock", Status: 400, Count: 1, Since: time.Now().Add(2 * time.Hour)}
+	ahead := event.RejectionSummary{Cause: "clock", Status: 400, Count: 1, Since: time.Now().Add(2 * time.Hour)}
 	for _, again := range []bool{false, true} {
-		require.NoError(t, d.Reject(t.Context(), []event.Rejection{ahead}, again))
+		require.NoError(t, d.Reject(t.Context(), []event.RejectionSummary{ahead}, again))
 	}
 	require.Equal(t, "1", d.value("select count(*) from spine.audit_log where details ->> 'cause' = 'clock'"))
 	d.run("delete from spine.audit_trail where details ->> 'cause' = 'clock'")
 	rejections = append(
 		rejections[1:],
-		event.Rejection{Cause: "no such source", Status: 404, Count: 1, Since: since.Add(time.Second)},
+		event.RejectionSummary{Cause: "no such source", Status: 404, Count: 1, Since: since.Add(time.Second)},
 	)
 	require.NoError(t, d.Reject(t.Context(), rejections, true))
 	require.Equal(

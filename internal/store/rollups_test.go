@@ -64,7 +64,7 @@ func TestRollupsCountWhatHappened(t *testing.T) {
 	d.ingest(other, webhook("x-1", `{"a":1}`), webhook("x-2", payloadB))
 	jobs := d.claim(4)
 	d.settle(completed(jobs[0]), failed(jobs[1], 0), dead(jobs[2]))
-	require.NoError(t, d.Reject(t.Context(), []event.Rejection{
+	require.NoError(t, d.Reject(t.Context(), []event.RejectionSummary{
 		{Source: event.DefaultSource, Cause: "bad_json", Status: 400, Count: 41, Since: time.Now()},
 		{Cause: "no_such_source", Status: 404, Count: 7, Since: time.Now()},
 	}, false))
