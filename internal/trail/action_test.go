@@ -40,24 +40,15 @@ func TestActionsAreTheSameInGoSQLAndPage(t *testing.T) {
 	)
 }
 
-func TestActionsSucceedOrFailAsTheViewSays(t *testing.T) {
+// The contract's tests hold which action has which.
+func TestSuccessHasTheValuesOfTheView(t *testing.T) {
 	t.Parallel()
-	view := submatch(t, readFile(t, viewsFile), `(?s)(create or replace view spine\.audit_log as.*?;)`)
-	success := map[trail.Action]string{}
-	branches := regexp.MustCompile(`when\s+a\.action\s+in\s+\(([^)]*)\)\s+then\s+'([a-z]+)'`)
-	for _, branch := range branches.FindAllStringSubmatch(view, -1) {
-		for _, action := range words(branch[1], `[a-z_]+`) {
-			success[action] = branch[2]
-		}
+	branches := submatch(t, readFile(t, viewsFile), `(?s)a\.action::text as action,(.*?)end as success`)
+	var values []string
+	for _, branch := range regexp.MustCompile(`(?:then|else)\s+'([a-z]+)'`).FindAllStringSubmatch(branches, -1) {
+		values = append(values, branch[1])
 	}
-	require.NotEmpty(t, success)
-	for _, action := range trail.Actions() {
-		want := success[action]
-		if want == "" {
-			want = submatch(t, view, `else\s+'([a-z]+)'\s+end\s+as\s+success`)
-		}
-		require.Equal(t, want, action.Success(), action)
-	}
+	require.ElementsMatch(t, []string{trail.Pending, trail.Failure, trail.Success}, values)
 }
 
 // constants are the values of the constants of type Action, in their order.

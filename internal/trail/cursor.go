@@ -15,8 +15,8 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// Cursor is a place in the audit log from which reading goes on. Nothing is missed or repeated, even where transactions
-// commit in another order than they began: a cursor is the set of transactions whose steps were read. It outlives
+// Cursor is a place in the audit log from which reading goes on. It is the set of transactions whose steps were read.
+// Nothing is missed or repeated, even where transactions commit in another order than they began. A cursor outlives
 // connections, restarts and crashes of the database.
 type Cursor struct {
 	Live bool         // false in the past, which begins at the time given to CursorSince
@@ -111,8 +111,8 @@ func (c Cursor) EndedLate() (late []uint64) {
 	return late
 }
 
-// After returns the cursor after a page that ends with last. A page that is not full is the last one of its kind: of
-// the past, of transactions that ended late, or of new ones, in this order.
+// After returns the cursor after a page that ends with last. There are three kinds of pages, in this order: of the
+// past, of transactions that ended late, and of new ones. A page that is not full is the last one of its kind.
 func (c Cursor) After(last Key, full bool) Cursor {
 	switch {
 	case full:

@@ -30,8 +30,7 @@ type Reader interface {
 	// ReadSteps returns the page after c of the steps that match f, ordered by timestamp and id, and the cursor after
 	// the page. A page may be empty. Pages reach up to where c is reading to or, where it is not, up to what is
 	// committed now. The cursor after the last of them is settled. The error is ErrCursorAhead where the log has not
-	// got as far as c. With any error next is c, which is reading to somewhere as soon as the database has said how
-	// far.
+	// got as far as c. After an error next is c; its Until may be set by then. A Follower ignores that next.
 	ReadSteps(ctx context.Context, c Cursor, f Filter) (steps []Step, next Cursor, err error)
 }
 
@@ -41,7 +40,7 @@ type Follower struct {
 	Reader  Reader
 	Filter  Filter
 	From    *Cursor       // where to begin; nil for the end of the log
-	Bell    *bell.Bell    // rung when there may be new steps
+	Bell    *bell.Bell    // required; rung when there may be new steps
 	Timeout time.Duration // for one read; 0 for no limit
 }
 
