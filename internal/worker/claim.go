@@ -49,7 +49,7 @@ func (w *Worker) claimLoop(ctx, claims context.Context, start func(job event.Job
 	due := time.NewTimer(w.config.Sweep)
 	defer due.Stop()
 
-	var low time.Time                          // every row due before has been claimed, except those committed late
+	var low time.Time                          // the low watermark, as watermark returns it
 	var scanned time.Time                      // when the last full scan began
 	var scanning, scanningBefore time.Duration // how long it took, and the one before
 	cause, again := Started, true
@@ -152,10 +152,11 @@ func (w *Worker) scanInterval(took time.Duration, busy bool) time.Duration {
 	return min(max(share*took, w.config.Sweep), maxScanInterval)
 }
 
-// watermark returns the new low watermark: every row due before it has been claimed. The claim read from on what was
-// due at the time until. If it was full, the watermark trails the last row claimed by a margin; otherwise it trails
-// until. A full scan may take the watermark back, for below it there may be more rows than one claim can hold: after a
-// pause, after a large transaction, or after the database's clock was set back.
+// watermark returns the new low watermark. Every row due before it has been claimed, except rows committed late or
+// locked. The claim has read what was due between the times from and until. If it was full, the watermark trails the
+// last row claimed by a margin; otherwise it trails until. A full scan may take the watermark back. Below it there may
+// be more rows than one claim can hold. That is so after a pause, after a large transaction, or after the database's
+// clock was set back.
 func (w *Worker) watermark(low, from time.Time, full bool, claimed event.Claimed, until time.Time) time.Time {
 	reached := until
 	if full {

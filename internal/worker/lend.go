@@ -17,7 +17,7 @@ const restTime = 2 * time.Millisecond
 
 // loan is the terms on which somebody else claims for the worker.
 type loan struct {
-	low     time.Time // the low watermark: every row due before has been claimed
+	low     time.Time // the low watermark: every row due before has been claimed, except those committed late or locked
 	since   time.Time // when the last claim ended
 	start   func(job event.Job, asked time.Time)
 	stopped <-chan struct{}
@@ -31,10 +31,13 @@ func (w *Worker) lend(terms *loan) {
 }
 
 // Lend lets somebody else claim up to slots jobs for the worker, which delivers them as if it had claimed them itself.
-// It returns ErrBusy without calling claim unless the worker has been idle for restTime. It also returns ErrBusy where
-// an event has a single attempt, because a claim whose answer is lost would spend it. It returns an error of claim as
-// it is; then the worker lends nothing until its own next claim has succeeded, and leases that claim took all the same
-// run out. A stop waits for claims under way and gives back what they lease.
+//
+// It returns ErrBusy without calling claim for one of these reasons. The worker is not waiting for work: it claims, is
+// stopped, or has not claimed yet. Its last claim ended less than restTime ago. Fewer than slots slots are free. An
+// event has a single attempt, and a claim whose answer is lost would spend it.
+//
+// It returns an error of claim as it is. The worker then lends nothing until its own next claim has succeeded. The
+// leases of a claim whose answer was lost run out. A stop waits for claims under way and gives back what they lease.
 func (w *Worker) Lend(ctx context.Context, slots int, claim func(event.Claim) (event.Claimed, error)) error {
 	w.mu.Lock()
 	terms := w.loan

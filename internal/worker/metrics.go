@@ -22,14 +22,14 @@ type Metrics struct {
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		wakes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "spine_worker_wakes_total", Help: "Looks at the queue, by what caused them.",
+			Name: "spine_worker_wakes_total", Help: "Claims, by what woke the worker.",
 		}, []string{"cause"}),
 		claimed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "spine_worker_claimed_total", Help: "Events claimed.",
 		}),
 		swept: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "spine_worker_swept_total",
-			Help: "Due events that only the sweeper found: a wake-up was lost, or they were committed late, or set " +
+			Help: "Due events that only a sweep found: a wake-up was lost, or they were committed late, or set " +
 				"to the far past by hand. Normally 0.",
 		}),
 		expired: prometheus.NewCounter(prometheus.CounterOpts{

@@ -6,8 +6,7 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// jitterShare is how much of a delay jitter adds at most: enough that retries
-// of one outage do not come back in step.
+// jitterShare is how much of a delay jitter adds at most. It is enough to spread the retries after an outage.
 const jitterShare = 0.1
 
 // Policy says whether and when a failed delivery is tried again.
@@ -29,8 +28,8 @@ func (p Policy) Delay(n int) time.Duration {
 	return min(delay, p.MaxDelay)
 }
 
-// Delays returns the delay after each attempt that another may follow: the
-// form in which the queue wants the policy for leases that run out.
+// Delays returns the delay after each attempt that another may follow. The queue wants the policy in this form, for
+// leases that run out.
 func (p Policy) Delays() []time.Duration {
 	delays := make([]time.Duration, p.MaxAttempts-1)
 	for i := range delays {
@@ -39,9 +38,8 @@ func (p Policy) Delays() []time.Duration {
 	return delays
 }
 
-// Decide says what becomes of a job after an attempt. jitter is a random number
-// from 0 to 1; it only ever adds to the delay. The delay is the larger of the
-// policy's and of what the destination asked for.
+// Decide says what becomes of a job after an attempt. The delay is the larger of the policy's and the destination's.
+// jitter is a random number from 0 to 1. It only ever adds to the delay.
 func (p Policy) Decide(attempt int, result event.Result, jitter float64) (event.Disposition, time.Duration) {
 	switch result.Class {
 	case event.Done:

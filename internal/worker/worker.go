@@ -57,7 +57,7 @@ const (
 	Reconnected Cause = "reconnect" // the listener has a new connection and may have missed notifications
 	TimerFired  Cause = "timer"     // a retry fell due or a lease ended
 	SlotFreed   Cause = "slot"      // the last claim took all it could, and there is room again
-	Swept       Cause = "sweep"     // none but time: the safety net
+	Swept       Cause = "sweep"     // no wake-up came for a while; it finds a due row whose wake-up was lost
 	Started     Cause = "start"
 	Recovered   Cause = "recover" // the last claim failed
 )
@@ -86,7 +86,8 @@ type Config struct {
 	Lease       time.Duration // how long a claim holds; renewed while a delivery lasts
 	Sweep       time.Duration // interval of the sweep; below one second, so that a due event is claimed within one
 	Hears       func() bool   // whether notifications are proven to arrive; they name what is due below the watermark
-	// how far the low watermark trails; a commit later than its own clock by less is found without a sweep
+	// Margin is how far the low watermark trails. A row committed less than Margin after its due time is found without
+	// a sweep.
 	Margin      time.Duration
 	StopTimeout time.Duration // how long deliveries in hand may go on after a stop
 	Policy      Policy

@@ -273,7 +273,7 @@ func TestRetriesComeWhenTheyAreDue(t *testing.T) {
 					require.InDelta(t, policy.Delay(i), q.settled[i-1][0].Delay, float64(policy.Delay(i)/10)+1)
 				}
 				require.Equal(t, 1, q.count(event.Dead))
-				require.Zero(t, r.swept(), "no retry waits for the sweeper")
+				require.Zero(t, r.swept(), "no retry waits for the sweep")
 				require.Equal(t, map[string]int{
 					"processing_attempt_started":    5,
 					"processing_attempt_failed":     5,
