@@ -1,7 +1,7 @@
 package store
 
-// VerifyInSteps is Verify with the greatest number of events that a step takes.
-var VerifyInSteps = (*Store).verifyInSteps
+// VerifySpans is Verify with the greatest number of events that a step takes.
+var VerifySpans = (*Store).verifySpans
 
 // MigrateTo is Migrate with the files of another release.
 var MigrateTo = migrate

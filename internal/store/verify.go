@@ -11,20 +11,21 @@ import (
 	"github.com/webhookspine/spine/internal/view"
 )
 
-// How much is checked in one statement, so that none holds a snapshot for long:
-// events of a span of time, and no more than a number of them.
+// Limits on the events that one statement checks: those of a span of time, and no more than a number of them. They keep
+// a statement from holding a snapshot for long.
 const (
 	verifySpan   = time.Hour
 	verifyEvents = 200_000
 )
 
 // Verify checks the invariants of the events that were stored from since to until. It returns each invariant with its
-// violations and up to examples of them. It only reads, in steps, each as of one moment of its own.
+// violations and up to examples of them. It only reads. It checks one span of time after another, each as of one moment
+// of its own.
 func (s *Store) Verify(ctx context.Context, since, until time.Time, examples int) ([]view.Invariant, error) {
-	return s.verifyInSteps(ctx, since, until, examples, verifyEvents)
+	return s.verifySpans(ctx, since, until, examples, verifyEvents)
 }
 
-func (s *Store) verifyInSteps(
+func (s *Store) verifySpans(
 	ctx context.Context,
 	since, until time.Time,
 	examples, events int,
@@ -34,7 +35,7 @@ func (s *Store) verifyInSteps(
 	if err := s.pool.QueryRow(ctx, span).Scan(&first, &now); err != nil {
 		return nil, fmt.Errorf("looking for the first event: %w", err)
 	}
-	// Clocks are set back: what is first may not be the oldest.
+	// Clocks are set back: the first event may not be the oldest.
 	if first = first.Add(-24 * time.Hour); since.Before(first) {
 		since = first
 	}
@@ -43,7 +44,7 @@ func (s *Store) verifyInSteps(
 	}
 	var all []view.Invariant
 	for {
-		end, err := s.verifyStep(ctx, since, until, events)
+		end, err := s.verifySpanEnd(ctx, since, until, events)
 		if err != nil {
 			return nil, err
 		}
@@ -77,8 +78,8 @@ func (s *Store) verifyInSteps(
 	}
 }
 
-// verifyStep returns the end of the span that one statement checks from since on.
-func (s *Store) verifyStep(ctx context.Context, since, until time.Time, events int) (time.Time, error) {
+// verifySpanEnd returns the end of the span that one statement checks from since on.
+func (s *Store) verifySpanEnd(ctx context.Context, since, until time.Time, events int) (time.Time, error) {
 	end := since.Add(verifySpan)
 	if end.After(until) {
 		end = until
@@ -89,7 +90,7 @@ func (s *Store) verifyStep(ctx context.Context, since, until time.Time, events i
 		since, events).Scan(&reached)
 	switch {
 	case err != nil && !errors.Is(err, pgx.ErrNoRows):
-		return end, fmt.Errorf("looking for the end of a step: %w", err)
+		return end, fmt.Errorf("looking for the end of a span: %w", err)
 	case err == nil && reached.After(since) && reached.Before(end):
 		end = reached
 	}

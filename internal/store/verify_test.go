@@ -134,7 +134,7 @@ func TestVerifyStepByStep(t *testing.T) {
 	}
 	d.run("update spine.events set created_at = created_at - (6 - id % 10) * interval '40 min'")
 	d.run("delete from spine.processing_state where event_id in ('a', 'c', 'e')")
-	invariants, err := store.VerifyInSteps(d.Store, t.Context(), time.Now().Add(-24*time.Hour), time.Time{}, 2, 1)
+	invariants, err := store.VerifySpans(d.Store, t.Context(), time.Now().Add(-24*time.Hour), time.Time{}, 2, 1)
 	require.NoError(t, err)
 	for _, i := range invariants {
 		require.EqualValues(t, 5, i.Checked)
