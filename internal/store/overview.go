@@ -11,9 +11,9 @@ import (
 	"github.com/webhookspine/spine/internal/view"
 )
 
-// steps are the ranges that Overview knows, with the length of the steps in which it shows each. spine.rollup_steps()
-// keeps rollups of these lengths for long enough.
-var steps = map[time.Duration]time.Duration{
+// overviewSteps has the ranges that Overview knows, each with the length of the time steps in which it is shown. Spine
+// keeps rollups of these lengths for long enough: see spine.rollup_steps().
+var overviewSteps = map[time.Duration]time.Duration{
 	15 * time.Minute:   10 * time.Second,
 	time.Hour:          10 * time.Second,
 	6 * time.Hour:      time.Minute,
@@ -24,7 +24,7 @@ var steps = map[time.Duration]time.Duration{
 // Overview returns the totals of all events, and their series over a range: 15 minutes, 1, 6 or 24 hours, or 7 days. It
 // reads rollups and samples in one round trip. Of the tables that grow it reads only an end of audit_trail_xid.
 func (s *Store) Overview(ctx context.Context, over time.Duration) (o view.Overview, err error) {
-	step, ok := steps[over]
+	step, ok := overviewSteps[over]
 	if !ok {
 		return o, fmt.Errorf("there is no overview of %s", over)
 	}
@@ -63,8 +63,8 @@ func (s *Store) Overview(ctx context.Context, over time.Duration) (o view.Overvi
 		&o.Sources,
 		"select name, last_arrival_at from spine.sources order by name",
 	)
-	// now() and not clock_timestamp(), which no index condition may hold. Summed
-	// here, so that a thousand sources are no more to send than one.
+	// now() and not clock_timestamp(), which no index condition may hold. The database sums, so that a thousand sources
+	// are no more to send than one.
 	queue(batch, pgx.CollectRows[rollup], &counts, `select extract(epoch from r.at)::bigint,
 			sum(r.received)::bigint, sum(r.accepted)::bigint, sum(r.deduplicated)::bigint, sum(r.conflicts)::bigint,
 			sum(r.rejected)::bigint,
@@ -98,7 +98,7 @@ func (s *Store) Overview(ctx context.Context, over time.Duration) (o view.Overvi
 	return o, nil
 }
 
-// rollup is what happened in one step, over all sources.
+// rollup is what happened in one time step, over all sources.
 type rollup struct {
 	At                                          int64 // Unix seconds
 	Received, Accepted, Deduplicated, Conflicts int64
@@ -107,21 +107,21 @@ type rollup struct {
 	Latency                                     []int64
 }
 
-// depthSample is the state of the queue as last sampled in a step.
+// depthSample is the state of the queue as last sampled in a time step.
 type depthSample struct {
 	At                                int64 // Unix seconds
 	Pending, Processing, Failed, Dead int64
 	OldestReady                       float64 // seconds
 }
 
-// carried is for how long a sample stands for the steps after it. With a million waiting rows there is one about every
+// carried is how long a sample stands for the time steps after it. With a million waiting rows there is one about every
 // 20 seconds, and fewer on a busy machine.
 const carried = time.Minute
 
 // behind is the lag of rollups that count as up to date: they are made once a second, and that takes a moment.
 const behind = 3 * time.Second
 
-// series puts counts and samples, sorted by time, into the steps of o.
+// series puts counts and samples, sorted by time, into the time steps of o.
 func series(o view.Overview, counts []rollup, depths []depthSample) (s view.Series) {
 	step := int64(o.StepSeconds)
 	n := int64(o.RangeSeconds) / step
@@ -134,10 +134,10 @@ func series(o view.Overview, counts []rollup, depths []depthSample) (s view.Seri
 			sums[i] = c
 		}
 	}
-	// Where the rollups are as good as up to date, a step that has just ended is
-	// shown as the one under way is: as far as it is counted.
+	// A time step that has just ended may not be counted to its end. Where the rollups lag less than behind, it is
+	// shown as the one under way is: with the numbers that there are.
 	current := o.At.Time.Sub(o.CoveredTo.Time) < behind
-	sampled := 0 // how many samples were taken before the end of the step
+	sampled := 0 // how many samples were taken before the end of the time step
 	for i, sum := range sums {
 		at := first + int64(i)*step
 		s.At = append(s.At, at)

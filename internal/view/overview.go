@@ -48,12 +48,12 @@ type SourceArrival struct {
 	LastArrivalAt *event.Timestamp `json:"last_arrival_at"` // null when it never did
 }
 
-// Series are numbers over time, with an element for each step of time. The last step is still under way. Null means
+// Series are numbers over time, with an element for each time step. The last time step is still under way. Null means
 // unknown, and 0 means none.
 type Series struct {
-	At []int64 `json:"at"` // beginning of each step in Unix seconds, ascending
+	At []int64 `json:"at"` // beginning of each time step in Unix seconds, ascending
 
-	// Counts of what happened in the step.
+	// Counts of what happened in the time step.
 	Received       []*int64 `json:"received"` // accepted, deduplicated and conflicts
 	Accepted       []*int64 `json:"accepted"`
 	Deduplicated   []*int64 `json:"deduplicated"`
@@ -70,7 +70,7 @@ type Series struct {
 	LatencyP95 []*float64 `json:"latency_p95_ms"`
 	LatencyP99 []*float64 `json:"latency_p99_ms"`
 
-	// The last depth sample in the step or, where a sample takes long, up to a minute before it.
+	// The last depth sample in the time step or, where a sample takes long, up to a minute before it.
 	Pending     []*int64   `json:"pending"`
 	Processing  []*int64   `json:"processing"`
 	Failed      []*int64   `json:"failed"`
