@@ -1,8 +1,12 @@
-// Package store makes every call of Spine into Postgres: one Go method for each SQL function.
+// Package store has Spine's calls into Postgres. A method that writes calls a function of sql/functions. A method that
+// reads has its own query.
 //
-// It promises that a method that returned without an error was committed. A method that returned an error may be called
-// again with the same arguments: nothing is stored or counted twice. The package knows nothing of HTTP, of retries or
-// of its callers.
+// It promises that what a method wrote is committed once the method returns without an error. RollUp and SampleDepth
+// are the exception: a crash may take back what they wrote, and they write it again.
+//
+// After an error a method may be called again with the same arguments: nothing is stored or counted twice. Reject and
+// KeepRejected must then be called with again set. The package leaves retries to its callers, but for Migrate, which
+// tries again while somebody else holds its locks. It knows nothing of HTTP or of its callers.
 package store
 
 import (
@@ -73,8 +77,8 @@ func (s *Store) Owns(pid uint32) bool {
 
 // configure sets what all connections have in common.
 func configure(c *pgx.ConnConfig, appName string) {
-	// A host that vanishes without closing its sockets is noticed by
-	// keepalive; one that does not answer at all, by the time-out.
+	// Keepalive notices a host that vanishes without closing its sockets. The time-out notices one that does not
+	// answer.
 	dialer := &net.Dialer{Timeout: 3 * time.Second, KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3,
 	}}
@@ -90,7 +94,7 @@ func configure(c *pgx.ConnConfig, appName string) {
 }
 
 // configureDirect is configure for a connection without a pooler in front. Such a connection takes settings as it
-// begins, by which the server, too, soon notices a client that is gone without a word.
+// begins. By these the server, too, soon notices a client that is gone without a word.
 func configureDirect(c *pgx.ConnConfig, appName string) {
 	configure(c, appName)
 	for name, value := range map[string]string{
@@ -109,7 +113,7 @@ func configureDirect(c *pgx.ConnConfig, appName string) {
 // longer.
 const closePatience = time.Second
 
-// Close closes the pool. It waits for connections in use, a second at most: their users must have ended before.
+// Close closes the pool. It waits for connections in use, up to closePatience: their users must have ended before.
 func (s *Store) Close() {
 	closed := make(chan struct{})
 	go func() {
@@ -157,9 +161,10 @@ func noteWarning(conn *pgconn.PgConn, n *pgconn.Notice) {
 
 // classify wraps errors that lie in the data with event.ErrInvalidData: SQLSTATE classes 22 (data exception), 23
 // (integrity constraint violation) and 54 (program limit exceeded). It wraps 55P03, a row that somebody else has
-// locked, with event.ErrLocked. Every other error may pass when the call is tried again. So may two errors of these
-// classes: 54000, which also says that the notify queue is full, and 23514 of the audit log's default partition, which
-// says that the day got its own partition meanwhile.
+// locked, with event.ErrLocked. Every other error may pass when the call is tried again.
+//
+// Two errors of these classes may pass too, and are not wrapped. 54000 also says that the notify queue is full. 23514
+// of the audit log's default partition says that the day got its own partition meanwhile.
 func classify(err error) error {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
@@ -171,15 +176,15 @@ func classify(err error) error {
 	case pgErr.Code == "54000":
 		return err
 	case pgErr.Code == "23514" && pgErr.TableName == "audit_trail_default":
-		return err // the day got a partition of its own just then
+		return err
 	case slices.Contains([]string{"22", "23", "54"}, pgErr.Code[:2]):
 		return fmt.Errorf("%w: %w", event.ErrInvalidData, err)
 	}
 	return err
 }
 
-// leaseStates reads what the functions that write under a lease return: true where the lease was held, false where it
-// was lost, NULL where the row was locked.
+// leaseStates reads the answers of the functions that write under a lease. true says that the lease was held, false
+// that it was lost, and NULL that the row was locked.
 func leaseStates(answers []*bool) []event.LeaseState {
 	states := make([]event.LeaseState, len(answers))
 	for i, held := range answers {
