@@ -79,9 +79,9 @@ type encodeArray[T any] struct {
 	append  func(buf []byte, v T) (grown []byte) // writes as many
 }
 
-// Encode is part of pgtype.EncodePlan. It writes what array_recv() reads: the
-// number of dimensions, whether there are NULLs, the type of the elements; of
-// the one dimension its length and lower bound; then each element behind its length.
+// Encode is part of pgtype.EncodePlan. It writes what array_recv() reads. First come the number of dimensions, whether
+// there are NULLs, and the type of the elements. The length and the lower bound of the one dimension follow. At the end
+// comes each element, behind its length.
 func (e encodeArray[T]) Encode(value any, buf []byte) ([]byte, error) {
 	elements := value.([]T)
 	size, nulls := 20, uint32(0)

@@ -24,9 +24,9 @@ const (
 // large events is short, not large.
 const maxPageBytes = 8 << 20
 
-// Events lists events, newest first. A page may have fewer rows than its limit although more follow: where payloads are
-// large, and with a filter where few rows of its window match. It relies on events_pkey, and for a status on the
-// partial indexes of the queue. Other filters have no index.
+// Events lists events, newest first. A page may have fewer rows than its limit although more follow. That is so where
+// payloads are large, and with a filter that few rows of its window match. It relies on events_pkey, and for a status
+// on the partial indexes of the queue. Other filters have no index.
 func (s *Store) Events(
 	ctx context.Context,
 	page view.Page,

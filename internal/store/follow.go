@@ -79,9 +79,9 @@ const snapshotTimeout = 5 * time.Second
 // audit_trail_xid.
 //
 // The newest row gives the end, although pg_current_snapshot() knows higher numbers. After a crash Postgres gives out
-// those numbers again that had not reached the disk: numbers of transactions that failed, and of those that only
-// notified, whose commit nobody waits for. The commit of the newest row was waited for, so no number up to it comes
-// again.
+// those numbers again that had not reached the disk. These are the numbers of transactions that failed, and of those
+// that only notified: nobody waits for their commit. The commit of the newest row was waited for, so no number up to it
+// comes again.
 //
 // Rows of the future are passed over: a dump restored into a younger server has numbers that this one has not reached.
 func (s *Store) committedNow(ctx context.Context, least uint64) (t trail.Transactions, err error) {

@@ -23,19 +23,17 @@ import (
 // versionTable is where goose notes the migrations that were applied.
 const versionTable = "spine.schema_version"
 
-// oldestVersion is the number of the first migration. Databases with a lower
-// version were made before the first release.
+// oldestVersion is the number of the first migration. Databases with a lower version were made before the first
+// release.
 const oldestVersion = 5
 
-// ErrTooNew says that a newer Spine migrated the database. This one must not
-// touch it.
+// ErrTooNew says that a newer Spine migrated the database. This one must not touch it.
 var ErrTooNew = errors.New("the database belongs to a newer version of Spine")
 
 // ErrNotMigrated says that the database lacks Spine's schema, or a part of it.
 var ErrNotMigrated = errors.New("the database is not migrated: run spine migrate")
 
-// ErrTooOld says that the database was made before the first release, and what
-// to do about it.
+// ErrTooOld says that the database was made before the first release, and how to go on.
 var ErrTooOld = errors.New("the database was made before the first release of Spine: " +
 	"migrate it to schema version 5 with commit c7dd129, or begin with an empty database")
 
@@ -47,11 +45,10 @@ type Migrated struct {
 	Partitions int     `json:"partitions"` // daily partitions of the audit log made ahead
 }
 
-// Migrate brings the database at url up to this binary's schema: migrations
-// under goose's session lock, then the functions, then the partitions of the
-// audit log. It needs a direct connection and a role that may create the
-// schema, or that owns it; no superuser, no extension. Two processes may
-// migrate at once. After a crash it may simply be run again.
+// Migrate brings the database at url up to this binary's schema. It applies migrations under goose's session lock, then
+// the functions, and then makes the partitions of the audit log. It needs a direct connection and a role that owns the
+// schema, or may create it. It needs no superuser and no extension. Two processes may migrate at once. After a crash,
+// call it again.
 func Migrate(ctx context.Context, url string) (Migrated, error) {
 	return migrate(ctx, url, schema.Migrations, schema.Functions)
 }
@@ -106,8 +103,7 @@ func migrate(ctx context.Context, url string, migrations, functions fs.FS) (m Mi
 	return m, nil
 }
 
-// createSchema makes the schema where it is missing. Where it exists, the role
-// needs no right to create one.
+// createSchema makes the schema where it is missing. Where it exists, the role needs no right to create one.
 func createSchema(ctx context.Context, db *sql.DB) error {
 	_, err := db.ExecContext(ctx, `do $$ begin
 		if to_regnamespace('spine') is null then
@@ -140,10 +136,8 @@ func newProvider(db *sql.DB, files fs.FS) (*goose.Provider, error) {
 	return provider, nil
 }
 
-// applyFunctions puts functions, triggers and views in place where they differ
-// from this binary's, in one transaction: other processes see all or nothing.
-// It waits a bounded time for locks, so that it never holds up inserts behind
-// a long transaction, and then tries again.
+// applyFunctions puts functions, triggers and views in place where they differ from this binary's. It does so in one
+// transaction: other processes see all or nothing.
 func applyFunctions(ctx context.Context, db *sql.DB, files fs.FS, version int64) (applied bool, err error) {
 	script, digest, err := functionsScript(files, version)
 	if err != nil {
@@ -159,9 +153,8 @@ func applyFunctions(ctx context.Context, db *sql.DB, files fs.FS, version int64)
 	return applied, nil
 }
 
-// retryLocked calls do until it gets its locks, ten times at most. do waits a
-// bounded time for them, so that it never holds up inserts behind a long
-// transaction.
+// retryLocked calls do until it gets its locks, ten times at most. do waits a bounded time for them. Otherwise it could
+// wait behind a long transaction and hold up inserts meanwhile.
 func retryLocked(ctx context.Context, do func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := do()
@@ -207,13 +200,12 @@ func applyFunctionsOnce(ctx context.Context, db *sql.DB, script, digest string) 
 	return true, tx.Commit()
 }
 
-// retireFunctions drops functions that no file has any more, one version later:
-// processes of the version before may still call them. The version that no
-// longer makes a function notes that in its comment, and the next one drops it.
-// The script has made all others anew, so that their rows in pg_proc are of this
-// transaction. Functions that somebody else added to the schema do not set the
-// search path as Spine's do, and stay. So does a function that something of the
-// user's depends on.
+// retireFunctions drops functions that no file has any more, one version later: processes of the version before may
+// still call them. The version that no longer makes a function notes that in its comment, and the next one drops it.
+//
+// The script has made all other functions anew, so that their rows in pg_proc are of this transaction. Functions that
+// somebody else added to the schema do not set the search path as Spine's do, and stay. So does a function that
+// something of the user's depends on.
 const retireFunctions = `
 do $$
 declare
@@ -242,9 +234,8 @@ begin
 end $$;
 `
 
-// functionsScript returns the files of functions as one script, and its digest.
-// It names the version, so that each version puts its functions in place and
-// drops those that the one before retired.
+// functionsScript returns the files of functions as one script, and its digest. The script names the version. Each
+// version therefore puts its functions in place and drops those that the one before retired.
 func functionsScript(files fs.FS, version int64) (script, digest string, err error) {
 	names, err := fs.Glob(files, "functions/*.sql")
 	if err != nil {
@@ -265,8 +256,8 @@ func functionsScript(files fs.FS, version int64) (script, digest string, err err
 	return b.String(), hex.EncodeToString(sum[:]), nil
 }
 
-// CheckSchema says whether the database has the schema that this binary
-// needs: nil, ErrNotMigrated, ErrTooOld, ErrTooNew, or why it could not tell.
+// CheckSchema says whether the database has the schema that this binary needs. It returns nil, ErrNotMigrated,
+// ErrTooOld, ErrTooNew, or why it could not tell.
 func (s *Store) CheckSchema(ctx context.Context) error {
 	var version int64
 	var functions bool
@@ -311,8 +302,7 @@ func newestMigration(files fs.FS) (int64, error) {
 	return version, nil
 }
 
-// EnsurePartitions makes the audit log's daily partitions ahead of time and
-// returns how many it made.
+// EnsurePartitions makes the audit log's daily partitions ahead of time and returns how many it made.
 func (s *Store) EnsurePartitions(ctx context.Context) (made int, err error) {
 	if err := s.pool.QueryRow(ctx, "select spine.ensure_audit_partitions()").Scan(&made); err != nil {
 		return 0, fmt.Errorf("making audit partitions: %w", err)

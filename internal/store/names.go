@@ -6,21 +6,20 @@ import (
 	"github.com/webhookspine/spine/internal/view"
 )
 
-// How many rows InFlight looks at: of the newest events, of those due first, and
-// of those that died last. Together that takes a few milliseconds, however long
-// the queue is.
+// Limits on the rows that InFlight reads: of the newest events, of those due first, and of those that died last. All
+// together take a few milliseconds, however long the queue is.
 const (
 	inFlightNewest = 2000
 	inFlightDue    = 500
 	inFlightDead   = 500
 )
 
-// InFlight lists at most limit unfinished rows of the queue whose event_id begins with prefix, newest event first: of
-// one source, or of all where source is empty. It finds them among the newest events, those that fall due next, and
-// those that died last, not among all. It relies on processing_state_pkey, processing_state_due and
+// InFlight lists up to limit unfinished rows of the queue whose event_id begins with prefix, newest event first. They
+// are of one source, or of all where source is empty. InFlight looks only among the newest events, those that fall due
+// next, and those that died last. It relies on processing_state_pkey, processing_state_due and
 // processing_state_dead.
 func (s *Store) InFlight(ctx context.Context, prefix, source string, limit int) ([]view.ProcessingRow, error) {
-	return list[view.ProcessingRow](ctx, s, "listing what is in flight", `
+	return list[view.ProcessingRow](ctx, s, "listing unfinished rows", `
 		with newest as materialized (
 			select p.event, p.destination, p.status from spine.processing_state p
 			order by p.event desc, p.destination desc limit $1

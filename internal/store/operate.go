@@ -17,8 +17,7 @@ const pausedSQL = "select name, paused_at, paused_by from spine.destinations whe
 
 // Paused lists the destinations whose claims are paused.
 func (s *Store) Paused(ctx context.Context) ([]view.PauseRow, error) {
-	return collect[view.PauseRow](ctx, s, "listing what is paused",
-		pausedSQL)
+	return collect[view.PauseRow](ctx, s, "listing paused destinations", pausedSQL)
 }
 
 // StuckRow is a row of the queue that should have been claimed some time ago.
@@ -31,9 +30,8 @@ type StuckRow struct {
 	Reason      string          `json:"reason"` // what may hold it up
 }
 
-// queuedDestinations are the destinations that the queue holds something for,
-// also where they are not known otherwise, by a skip scan of
-// processing_state_due.
+// queuedDestinations are the destinations that the queue holds something for, also where they are not known otherwise.
+// It is a skip scan of processing_state_due.
 const queuedDestinations = `(with recursive queued (name) as (
 		(select p.destination from spine.processing_state p
 			where p.status in ('pending', 'failed', 'processing')
@@ -45,14 +43,13 @@ const queuedDestinations = `(with recursive queued (name) as (
 		from queued q where q.name is not null
 	) select name from queued where name is not null)`
 
-// Stuck lists what has been due for ten seconds or longer, longest first, at
-// most limit rows. It relies on processing_state_due, and reads no more of it
-// than limit rows for each destination, however much is stuck.
+// Stuck lists up to limit rows that have been due for ten seconds or longer, longest first. It relies on
+// processing_state_due. It reads no more of it than limit rows for each destination, however much is stuck.
 func (s *Store) Stuck(ctx context.Context, limit int) ([]StuckRow, error) {
 	return list[StuckRow](
 		ctx,
 		s,
-		"listing what is stuck",
+		"listing stuck rows",
 		`select s.* from `+queuedDestinations+` n cross join lateral (
 		-- The view goes by a clock that moves on, for which no index can be used.
 		select event_id, source, destination, status, due_at, reason from spine.stuck
@@ -62,15 +59,13 @@ func (s *Store) Stuck(ctx context.Context, limit int) ([]StuckRow, error) {
 	)
 }
 
-// Replay delivers an event again, to every destination or to the one named,
-// and returns how many rows were replayed: none where they are pending or
-// processing. source and destination may be empty. The error is an
-// *view.NotStoredError (also where the event was never queued for
-// destination), an *view.AmbiguousError, or that of the database. Called
-// again after a lost answer it finds the rows pending and changes nothing.
+// Replay delivers an event again, to every destination or to the one named. It returns how many rows were replayed. A
+// pending or processing row is not. source and destination may be empty. The error is a *view.NotStoredError, a
+// *view.AmbiguousError, or the database's. It is a NotStoredError also where the event was never queued for
+// destination. Called again after a lost answer, it finds the rows pending and changes nothing.
 //
-// caller says who asks, for the audit log, which keeps its first 300
-// characters. What Postgres does not take as text is replaced.
+// caller says who asks, for the audit log, which keeps its first 300 characters. Characters that Postgres does not take
+// as text are replaced.
 func (s *Store) Replay(ctx context.Context, eventID, source, destination, caller string) (replayed int64, err error) {
 	batch := &pgx.Batch{} // one transaction
 	batch.Queue("select set_config('spine.caller', $1, true)", storable(caller))
@@ -82,8 +77,8 @@ func (s *Store) Replay(ctx context.Context, eventID, source, destination, caller
 	return replayed, nil
 }
 
-// lookupError tells what spine.id_of() and its callers say of an event from
-// the errors of the database, which it wraps.
+// lookupError returns what spine.id_of() and its callers say of an event, as an error of package view. It wraps every
+// other error of the database.
 func (s *Store) lookupError(ctx context.Context, doing, eventID string, err error) error {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
@@ -112,8 +107,7 @@ type DeadFilter struct {
 	Destination string
 }
 
-// args are $1 to $5 of the statements on dead rows. Both ends of the time are
-// text, for infinity.
+// args are $1 to $5 of the statements on dead rows. Both ends of the time are text, since they may be infinite.
 func (f DeadFilter) args() []any {
 	since, until := event.Timestamp{Infinity: -1}, event.Timestamp{Infinity: 1}
 	if !f.Since.IsZero() {
@@ -125,8 +119,7 @@ func (f DeadFilter) args() []any {
 	return []any{since.String(), until.String(), f.Source, f.EventType, f.Destination}
 }
 
-// CountDead counts the dead rows that f chooses, up to most. It relies on
-// processing_state_dead.
+// CountDead counts the dead rows that f chooses, up to most. It relies on processing_state_dead.
 func (s *Store) CountDead(ctx context.Context, f DeadFilter, most int64) (count int64, err error) {
 	err = s.pool.QueryRow(ctx, `select count(*) from (
 		select from spine.processing_state p join spine.events e on e.id = p.event
@@ -134,7 +127,7 @@ func (s *Store) CountDead(ctx context.Context, f DeadFilter, most int64) (count 
 			and ($3 = '' or p.source = $3) and ($4 = '' or e.event_type = $4) and ($5 = '' or p.destination = $5)
 		limit $6) d`, append(f.args(), most)...).Scan(&count)
 	if err != nil {
-		return 0, fmt.Errorf("counting what is dead: %w", err)
+		return 0, fmt.Errorf("counting dead letters: %w", err)
 	}
 	return count, nil
 }
@@ -142,11 +135,10 @@ func (s *Store) CountDead(ctx context.Context, f DeadFilter, most int64) (count 
 // replayChunk is how many rows one transaction of ReplayDead puts back.
 const replayChunk = 1000
 
-// ReplayDead delivers again the dead rows that f chooses, oldest first, at
-// most limit or all where that is 0. It returns how many it replayed, with an
-// error too: each chunk is a transaction, after which progress is told the
-// count. What dies meanwhile stays dead; an event that no destination takes
-// would else come round for ever.
+// ReplayDead delivers again the dead rows that f chooses, oldest first: up to limit, or all where limit is 0. It
+// returns how many it replayed, also with an error. Each chunk is a transaction, after which it calls progress with the
+// count so far. A row that dies meanwhile stays dead. Otherwise an event that no destination takes would come round for
+// ever.
 func (s *Store) ReplayDead(
 	ctx context.Context,
 	f DeadFilter,
@@ -169,7 +161,7 @@ func (s *Store) ReplayDead(
 		err := s.pool.QueryRow(ctx, `select spine.replay_dead($1::text::timestamptz, $2::text::timestamptz,
 			nullif($3, ''), nullif($4, ''), nullif($5, ''), $6)`, append(args, chunk)...).Scan(&n)
 		if err != nil {
-			return replayed, fmt.Errorf("replaying what is dead: %w", err)
+			return replayed, fmt.Errorf("replaying dead letters: %w", err)
 		}
 		if n == 0 {
 			break
@@ -183,15 +175,14 @@ func (s *Store) ReplayDead(
 // ErrNoDestination says that a destination was named that does not exist.
 var ErrNoDestination = errors.New("there is no such destination")
 
-// Pause stops claims for a destination, or for all where it is empty. What is
-// in hand is finished, and events go on being stored and queued. It returns
-// how many destinations it changed. Errors: ErrNoDestination, or that of the
-// database.
+// Pause stops claims for a destination, or for all where it is empty. Deliveries in hand are finished, and events go on
+// being stored and queued. It returns how many destinations it changed. The error is ErrNoDestination or the
+// database's.
 func (s *Store) Pause(ctx context.Context, destination string) (changed int64, err error) {
 	return s.setPaused(ctx, "pausing claims", "select spine.pause(nullif($1, ''))", destination)
 }
 
-// Resume takes up claims again that Pause stopped, and returns as Pause does.
+// Resume lets claims go on that Pause stopped. It returns the same as Pause.
 func (s *Store) Resume(ctx context.Context, destination string) (changed int64, err error) {
 	return s.setPaused(ctx, "resuming claims", "select spine.resume(nullif($1, ''))", destination)
 }

@@ -34,8 +34,8 @@ const (
 func noIndexNumber(column string) string { return column + " + 0" }
 func noIndexText(column string) string   { return column + " || ''" }
 
-// collect reads all rows of a query without hints. It reads the first column into the first field of a T, the second
-// into the second, and so on. doing begins the text of an error.
+// collect reads all rows of a query without hints. Columns go into the fields of a T by position, whatever their names.
+// doing begins the text of an error.
 func collect[T any](ctx context.Context, s *Store, doing, sql string, args ...any) ([]T, error) {
 	rows, err := s.pool.Query(ctx, sql, args...)
 	if err != nil {

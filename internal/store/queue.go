@@ -140,7 +140,7 @@ type attemptDetails struct {
 
 // Settle records results of attempts, and returns the state of each lease. The result of a lost lease changes nothing.
 // That of a locked row must be settled again later. Settling the same result twice counts once and succeeds twice.
-// Where the database rejects a batch, Settle halves it, so that no result fails its neighbours; a single result that is
+// Where the database rejects a batch, Settle halves it, so that no result fails its neighbours. A single result that is
 // still rejected is settled without its answer.
 func (s *Store) Settle(ctx context.Context, settlements []event.Settlement) ([]event.LeaseState, error) {
 	held, err := s.settle(ctx, settlements)

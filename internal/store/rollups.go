@@ -21,8 +21,8 @@ func (s *Store) glance(ctx context.Context) (g glance, err error) {
 	return g, s.pool.QueryRow(ctx, "select pg_current_snapshot()::text").Scan(&g.snapshot)
 }
 
-// RollUp counts new steps of the audit log in the rollups, a bounded number in one call. It returns by how much the
-// rollups lag, 0 where they hold all committed steps. While another process counts it counts nothing, and elsewhere is
+// RollUp counts new steps of the audit log in the rollups, a bounded number in one call. It returns how far the rollups
+// lag behind: 0 where they hold all committed steps. While another process counts it counts nothing, and elsewhere is
 // true.
 func (s *Store) RollUp(ctx context.Context) (lag time.Duration, elsewhere bool, err error) {
 	now, err := s.glance(ctx)
@@ -44,7 +44,7 @@ func (s *Store) RollUp(ctx context.Context) (lag time.Duration, elsewhere bool, 
 	if err != nil {
 		return 0, false, fmt.Errorf("rolling up the audit log: %w", err)
 	}
-	// What was written a crash may take back.
+	// A crash may take back what was written.
 	if lag == 0 && !wrote {
 		s.idle.Store(&now)
 	}
@@ -77,7 +77,7 @@ func (s *Store) SampleDepth(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("sampling the depth of the queue: %w", err)
 	}
-	if rested { // or it was not looked
+	if rested { // otherwise sample_depth has not counted
 		s.sampled.Store(&now)
 	}
 	return nil

@@ -23,14 +23,14 @@ const (
 	firstWindow = 20
 )
 
-// Up to so many unfinished rows a page by status finds them all by their partial index, and sorts them.
+// Limits on unfinished rows. Up to these, a page by status finds all rows by their partial index, and sorts them.
 const (
 	shortQueue     = 50_000
 	shortQueueBoth = 1_500 // where each row is looked up in another table, at 20 µs each among ten million
 )
 
-// readWindows reads a page from a small window and, where that was not enough, from one of most rows. read reads the
-// page from a window of n rows and reports whether it was enough.
+// readWindows reads a page from a small window. Where that was not enough, it reads one of most rows. The function read
+// reads the page from a window of n rows and reports whether it was enough.
 func readWindows(page view.Page, most int, read func(n int) (enough bool, err error)) error {
 	if n := firstWindow * (page.Limit + 1); n < most {
 		if enough, err := read(n); enough || err != nil {
@@ -68,8 +68,8 @@ func (w windowEnd) next(cursor string) view.Next {
 	return view.Next{Cursor: cursor, LookedBackTo: w.at}
 }
 
-// isRare reports whether so few rows have a status that a page can read all of them. alone says that the status is the
-// only filter. It relies on the partial indexes, and asks for their order so that the planner reads no other.
+// isRare reports whether so few rows have a status that a page can read all of them. With alone the status is the only
+// filter. It relies on the partial indexes, and asks for their order so that the planner reads no other.
 func (s *Store) isRare(ctx context.Context, status string, alone bool) (bool, error) {
 	most := shortQueueBoth
 	if alone {
