@@ -2,8 +2,8 @@
 
 -- ensure_audit_partitions: makes the daily partitions (UTC) ahead of time. Returns how many it made.
 --   _days  up to how many days from today
--- It moves the rows that the default partition had to take meanwhile. It fills a partition on its own and then attaches
--- it, which does not hold up inserts. Two callers take turns.
+-- It moves the rows that the default partition had to take meanwhile.
+-- Locks: two callers take turns. It fills a partition on its own and then attaches it, which does not hold up inserts.
 -- A crash leaves whole partitions or nothing.
 create or replace function spine.ensure_audit_partitions(_days integer default 7) returns integer
 language plpgsql
@@ -56,9 +56,10 @@ comment on function spine.ensure_audit_partitions(integer) is
 --   _source, _cause, _status  what the requests of a summary have in common
 --   _count, _since            how many there were, and since when
 --   _again  true where the caller handed in the same summaries before and does not know the outcome. It leaves out
---           those that the log has, from a day before _since on, since that time is of the caller's clock.
--- Callers take turns, since the first may still be at work. The search reads the steps of the log that concern no
--- event. A crash before the commit leaves nothing behind.
+--           those that the log has. It looks from a day before _since on, since that time is of the caller's clock.
+-- Locks: callers take turns, since the first may still be at work.
+-- With _again it reads the steps of the log that concern no event.
+-- A crash before the commit leaves nothing behind.
 create or replace function spine.reject(
     _source text[],
     _cause text[],

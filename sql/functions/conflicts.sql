@@ -81,7 +81,7 @@ comment on column spine.conflicting.event is 'events.id of the event that stays.
 -- accept_conflict: makes an event of another payload that arrived under a known id. Returns the new event_id.
 --   _event_id, _source  the known id
 --   _payload_hash       first hex digits of the payload's hash; the newest evidence where left out
--- The first event stays: it was delivered, and a destination that goes by the id would drop the other payload under the
+-- The first event stays, for it was delivered. A destination that goes by the id would drop the other payload under the
 -- same one. The new event_id is the old one, a tilde, and eight digits of the hash. A second call changes nothing.
 -- Raises P0002 where there is no such evidence, and 21000 where the digits fit several.
 -- Relies on events_pkey and conflicts_pkey. A crash before the commit leaves nothing behind.

@@ -174,8 +174,8 @@ end $$;
 comment on function spine.event(text, text) is
     'One event and where it stands. Example: select * from spine.event(''test-001'').';
 
--- trail_start: the beginning of the day (UTC) on which an event's trail begins, so that a query can leave out the
--- partitions before it. Without retention there are hundreds, and a plan over all of them takes 50 ms.
+-- trail_start: the beginning of the day (UTC) on which an event's trail begins. With it a query can leave out the
+-- partitions before. Without retention there are hundreds, and a plan over all of them takes 50 ms.
 --   _event  events.id
 -- Returns '-infinity' where no step stored the event after its created_at, less a minute for transactions. Then
 -- somebody chose created_at by hand, or retention has dropped the step. A step that somebody adds by hand with an

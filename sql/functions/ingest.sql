@@ -1,6 +1,8 @@
 -- Storing events: one statement, one transaction, any number of events.
 
--- ingest_events: stores each event once, queues the new ones, keeps other payloads as evidence, and audits each step.
+-- ingest_events: stores each event once and queues the new ones. It keeps other payloads as evidence, and audits each
+-- step. A key may stand in a batch several times. Its first row goes to the table, and the others are compared with
+-- what is stored.
 --   arrays, one element an event:
 --   _event_id, _event_type, _occurred_at   as the sender gave them
 --   _payload      exact JSON text; NULL where _raw_body holds the bytes instead
@@ -10,18 +12,19 @@
 --   _unqueryable  why Postgres cannot query the payload
 --   _headers      a JSON object for a request without an envelope, whose payload may be any JSON; NULL for an envelope
 --   _id_derived   whether Spine made the id from the body
---   _id_unsigned  whether the signature does not cover the id: then same_body_as names an earlier event with this body;
---                 two in one batch do not see each other
+--   _id_unsigned  whether the signature does not cover the id. Then same_body_as names an earlier event with this body.
+--                 Two in one batch do not see each other.
 -- Returns for each event, by position: accepted (new), deduplicated (known id, same hash), conflict (known id, other
--- hash). A key may stand in a batch several times: its first row goes to the table, and the others are compared with
--- what is stored. Rows are upserted in the order of their key, so that two batches cannot deadlock. The trail gets its
--- time afterwards, once every row is locked. Of two batches with one key, the one that waited for the other is then
--- also the later one in the trail. Raises 23514 for an event that breaks a rule of the contract. The rules are checked
--- here once for a batch. Postgres would parse a CHECK of the table for each statement and run it for each row, which
--- was a tenth of the cost of storing. Raises 55P03 when somebody else keeps one of the rows locked. The caller then
--- tries that event apart from the others. Relies on events_event_id_source_key and events_same_body. A crash before the
--- commit leaves nothing behind. When the answer to the commit is lost, the caller may send the same batch again and
--- gets deduplicated.
+-- hash).
+-- Raises 23514 for an event that breaks a rule of the contract. The rules are checked here once for a batch. Postgres
+-- would parse a CHECK of the table for each statement and run it for each row. That was a tenth of the cost of storing.
+-- Raises 55P03 when somebody else keeps one of the rows locked. The caller then tries that event apart from the others.
+-- Locks rows in the order of their key, so that two batches cannot deadlock. The trail gets its time afterwards, once
+-- every row is locked. Of two batches with one key, the one that waited for the other is therefore also the later one
+-- in the trail.
+-- Relies on events_event_id_source_key and events_same_body.
+-- A crash before the commit leaves nothing behind. When the answer to the commit is lost, the caller may send the same
+-- batch again and gets deduplicated.
 create or replace function spine.ingest_events(
     _event_id text[],
     _event_type text[],
@@ -260,7 +263,8 @@ comment on function spine.reject_event(text) is
 -- ingest: stores one event by hand, as ingest_events() does.
 --   _event_id, _event_type, _payload  as a sender gives them
 --   _occurred_at, _source             now and 'default' where left out
--- Relies on what ingest_events() relies on. A crash before the commit leaves nothing behind.
+-- Relies on what ingest_events() relies on.
+-- A crash before the commit leaves nothing behind.
 create or replace function spine.ingest(
     _event_id text,
     _event_type text,
@@ -285,9 +289,11 @@ comment on function spine.ingest(text, text, text, timestamptz, text) is
 -- keep_evidence: keeps another payload, once for each distinct hash and at most ten an event.
 --   _event  events.id of the event that stays
 --   _hash, _event_id, _source, _event_type, _occurred_at, _payload, _unqueryable, _raw_body  as they came with it
--- Returns kept, known (this payload was kept before) or full. The caller holds the lock on the event's row. This
--- function is volatile, so it sees what others committed before the caller got that lock. Ten is therefore ten under
--- concurrency. Relies on conflicts_pkey. A crash before the commit leaves nothing behind.
+-- Returns kept, known (this payload was kept before) or full.
+-- The caller holds the lock on the event's row. This function is volatile, so it sees what others committed before the
+-- caller got that lock. Ten is therefore ten under concurrency.
+-- Relies on conflicts_pkey.
+-- A crash before the commit leaves nothing behind.
 create or replace function spine.keep_evidence(
     _event bigint,
     _hash bytea,

@@ -1,4 +1,4 @@
--- What an operator does: replay, pause, resume.
+-- Calls for an operator: replay, pause, resume.
 
 -- replay_rows: puts rows back to pending with attempt_count 0. Returns how many.
 --   arrays, one element a row: _event, _destination

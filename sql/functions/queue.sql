@@ -3,24 +3,26 @@
 -- waits for a row that somebody else has locked. A transaction left open in psql therefore holds up its own rows alone,
 -- and nothing here can deadlock.
 
--- claim: leases due rows, oldest first, and takes back leases that ran out.
+-- claim: leases due rows, oldest first, and takes back leases that ran out. Such a lease has spent its attempt: the row
+-- backs off or dies. Rows due at a paused destination stay.
 --   _destination  whose events
 --   _limit        how many at most: the caller's free slots
 --   _lease        how long the lease lasts
 --   _worker       who claims, as audited
---   _delays       the retry policy: element n is the delay after failed attempt n; there are cardinality + 1 attempts
---   _low          low watermark: rows due before it are not read, which spares a walk over dead index entries. No row
---                 is lost as long as the caller now and then claims without it
---   _ahead        how far to look for the next due time; NULL for not at all
--- Returns the rows that a delivery needs. A lease that ran out spends its attempt: the row backs off or dies. It counts
--- against _limit and comes back with lease NULL, so that the caller knows how many rows were read. Rows due at a paused
--- destination stay. With _ahead a last row comes back whose event is NULL. Its occurred_at is the clock after the
--- claim. Its due_at is when the next row falls due, a retry or the end of a lease, if that is within _ahead and the
--- claim was not full. Looking further ahead would mean walking the dead entries of all leases that were settled before
--- their end. The transaction that stored the events may claim them too, and this must not hold it up. It waits for
--- nobody's rows, and at most 250 ms for a table, such as destinations while somebody alters it. Relies on
--- processing_state_due, processing_state_pkey and events_pkey. A crash before the commit leaves nothing behind. A crash
--- after it leaves leases that run out.
+--   _delays       the retry policy: element n is the delay after failed attempt n. There are cardinality + 1 attempts.
+--   _low          low watermark: rows due before it are not read. This spares a walk over dead index entries. No row is
+--                 lost as long as the caller now and then claims without it.
+--   _ahead        how far to look for the next due time; NULL for not at all. With it a last row comes back whose event
+--                 is NULL. Its occurred_at is the clock after the claim. Its due_at is when the next row falls due: a
+--                 retry, or the end of a lease. It is NULL where that is not within _ahead, or where the claim was
+--                 full. To look further would mean walking the dead entries of all leases that were settled before
+--                 their end.
+-- Returns the rows that a delivery needs. A lease that ran out counts against _limit too. It comes back with lease
+-- NULL, so that the caller knows how many rows were read.
+-- Locks: it waits for nobody's rows. It waits up to 250 ms for a table, such as destinations while somebody alters it.
+-- The transaction that stored the events may claim them too, and this must not hold it up.
+-- Relies on processing_state_due, processing_state_pkey and events_pkey.
+-- A crash before the commit leaves nothing behind. A crash after it leaves leases that run out.
 -- It took the place of one without _ahead, which may not wait for the next version to go (retireFunctions): with the
 -- defaults, a call by hand would fit both.
 drop function if exists spine.claim(text, integer, interval, text, interval[], timestamptz);
@@ -195,8 +197,8 @@ comment on function spine.claim(text, integer, interval, text, interval[], times
     'With _ahead a last row has the clock after the claim (occurred_at) and the next due time (due_at).';
 
 -- oldest_ready: how long the oldest claimable row has been due, over all destinations that are not paused. 0 without
--- one. A row that was made due in the infinite past counts from its last change. Relies on processing_state_due, of
--- which it reads the beginning for each destination. Reads only.
+-- one. A row that was made due in the infinite past counts from its last change.
+-- Relies on processing_state_due, of which it reads the beginning for each destination. Reads only.
 create or replace function spine.oldest_ready() returns interval
 language plpgsql stable
 set search_path = spine, pg_temp
@@ -227,8 +229,9 @@ comment on function spine.oldest_ready() is
 -- renew: prolongs leases to _lease from now.
 --   arrays, one element a lease: _event, _destination, _lease_token
 -- Returns for each, by position, whether it is still held. On false the caller must stop at once. NULL means that
--- somebody else has the row locked: as far as can be seen the lease is held, but it could not be prolonged. Relies on
--- processing_state_pkey. A crash before the commit leaves the leases as they were.
+-- somebody else has the row locked. The lease is held then, by all that can be seen, but it could not be prolonged.
+-- Relies on processing_state_pkey.
+-- A crash before the commit leaves the leases as they were.
 create or replace function spine.renew(
     _event bigint[],
     _destination text[],
@@ -310,11 +313,12 @@ comment on function spine.locked_by_others(bigint[], text[], bigint[], bigint[])
 --   _delay     until the next attempt; only for failed
 --   _error     why it was not completed
 --   _details   a JSON object for the audit log: status, answer, duration_ms
--- Returns for each, by position, whether it counts. It counts if its lease was still held, or if the same result was
--- settled under it before and the answer to that commit was lost. A result of a lost lease changes nothing and is
--- audited as lease_lost. NULL means that somebody else has the row locked: nothing is decided, and the caller repeats
--- the call. Relies on processing_state_pkey. Relies on audit_trail_event for results that come late. A crash before the
--- commit leaves the leases as they were.
+-- Returns for each, by position, whether it counts. It counts if its lease was still held. It counts too if the same
+-- result was settled under it before, and the answer to that commit was lost. A result of a lost lease changes nothing
+-- and is audited as lease_lost. NULL means that somebody else has the row locked: nothing is decided, and the caller
+-- repeats the call.
+-- Relies on processing_state_pkey, and on audit_trail_event for results that come late.
+-- A crash before the commit leaves the leases as they were.
 create or replace function spine.settle(
     _event bigint[],
     _destination text[],
@@ -471,7 +475,8 @@ comment on function spine.settle(bigint[], text[], bigint[], text[], interval[],
 -- give_back: returns leases of deliveries that never started, and with each its attempt. Returns how many were held.
 --   arrays, one element a lease: _event, _destination, _lease_token
 -- A row that somebody else has locked keeps its lease until it runs out.
--- Relies on processing_state_pkey. A crash before the commit leaves leases that run out.
+-- Relies on processing_state_pkey.
+-- A crash before the commit leaves leases that run out.
 create or replace function spine.give_back(_event bigint[], _destination text[], _lease_token bigint[]) returns bigint
 language plpgsql
 set search_path = spine, pg_temp

@@ -1,19 +1,19 @@
 -- Rejected requests, as far as Spine keeps them, and how they are read again.
 
--- keep_rejected: keeps rejected requests and holds their sources to their budgets.
+-- keep_rejected: keeps rejected requests and holds their sources to their budgets. Over the budget, the oldest of the
+-- most frequent cause go first. A flood of one kind therefore leaves those of another.
 --   arrays, one element a request:
 --   _source, _at, _cause, _status, _detail, _remote, _method, _target, _body  as in rejected_requests
---   _headers  JSON objects as text; other text becomes an empty object, so that one request does not fail the others
+--   _headers  JSON objects as text. Other text becomes an empty object, so that one request does not fail the others.
 --   arrays, one element a source:
 --   _of       the sources whose budgets follow
 --   _rows     requests at most
 --   _bytes    bytes of bodies and headers at most
 --   _age      how long to keep them
 --   _again    true where the caller handed in some before and does not know the outcome: known ones are left out
--- Over the budget, the oldest of the most frequent cause go first, so that a flood of one kind leaves those of another.
--- Two callers take turns for each source.
--- Relies on rejected_requests_source. A budget has some thousand rows, so that counting it is cheap. A crash before the
--- commit leaves nothing behind.
+-- Locks: two callers take turns for each source.
+-- Relies on rejected_requests_source. A budget has some thousand rows, so that counting it is cheap.
+-- A crash before the commit leaves nothing behind.
 create or replace function spine.keep_rejected(
     _source text[],
     _at timestamptz[],
@@ -133,10 +133,11 @@ comment on function spine.keep_rejected(
 
 -- request_replay: marks rejected requests to be read again, audits that, and tells the API processes. Returns how many.
 --   _ids    the requests
---   _trust  whether to take them in without verifying them
--- It leaves those alone that were taken in. It leaves marked ones alone too, unless _trust differs. Relies on
--- rejected_requests_pkey. A crash before the commit leaves nothing behind. Where the notification is lost, the poll of
--- an API process finds the requests.
+--   _trust  whether to accept them without verifying them
+-- It leaves those alone that were accepted since. It leaves marked ones alone too, unless _trust differs.
+-- Relies on rejected_requests_pkey.
+-- A crash before the commit leaves nothing behind. Where the notification is lost, the poll of an API process finds the
+-- requests.
 create or replace function spine.request_replay(_ids bigint[], _trust boolean) returns bigint
 language plpgsql
 set search_path = spine, pg_temp as $$
@@ -171,10 +172,11 @@ comment on function spine.request_replay(bigint[], boolean) is
 
 -- replay_rejected: marks one rejected request to be read again, for example after a secret was corrected.
 --   _id     the request
---   _trust  whether to take it in without verifying it
+--   _trust  whether to accept it without verifying it
 -- An API process (NOTIFY spine_sources) reads it as if it came now, with the time at which it came. It notes the result
--- in the row. A request that was taken in stays as it is. Raises P0002 where there is no such request. Relies on
--- rejected_requests_pkey. A crash before the commit leaves nothing behind.
+-- in the row. A request that was accepted since stays as it is. Raises P0002 where there is no such request.
+-- Relies on rejected_requests_pkey.
+-- A crash before the commit leaves nothing behind.
 create or replace function spine.replay_rejected(_id bigint, _trust boolean default false) returns void
 language plpgsql
 set search_path = spine, pg_temp as $$
@@ -191,9 +193,10 @@ comment on function spine.replay_rejected(bigint, boolean) is
 -- replay_rejected: marks the rejected requests of a source to be read again. Returns how many.
 --   _source, _cause  only these; NULL for all
 --   _since, _until   when they arrived: from (inclusive), to (exclusive)
---   _trust           whether to take them in without verifying them
--- Requests that were taken in stay as they are. Relies on rejected_requests_source. A crash before the commit leaves
--- nothing behind.
+--   _trust           whether to accept them without verifying them
+-- Requests that were accepted since stay as they are.
+-- Relies on rejected_requests_source.
+-- A crash before the commit leaves nothing behind.
 create or replace function spine.replay_rejected(
     _source text,
     _cause text default null,
@@ -243,8 +246,9 @@ comment on function spine.take_requested(integer) is 'Internal. Hands out reject
 --   _state     taken_in, or refused
 --   _note      the result in words
 --   _event_id  the event that it became
---   _trust     how it was read: a rejection does not count where somebody has asked with another _trust meanwhile
--- Relies on rejected_requests_pkey. A crash before the commit leaves the request to be handed out again.
+--   _trust     how it was read. Somebody may have asked with another _trust meanwhile: then a rejection does not count.
+-- Relies on rejected_requests_pkey.
+-- A crash before the commit leaves the request to be handed out again.
 create or replace function spine.settle_rejected(
     _id bigint,
     _state text,

@@ -1,19 +1,20 @@
 -- Retention: finished events that are older than a cutoff go, in short steps that hold nobody up. The rounds of upkeep
 -- call these functions. Anybody may call each by hand at any time too.
 
--- expire_events: deletes finished events, with their rows of the queue and their evidence: one batch of a walk up the
--- ids.
+-- expire_events: deletes finished events, with their rows of the queue and their evidence. A call is one batch of a
+-- walk up the ids.
 --   _before  cutoff. An event goes when each of its rows is completed or dead and last changed before it. Without a
 --            row it goes when it was stored before the cutoff. A pending, failed or processing event always stays.
---   _after   events.id to go on from: 0 at first, then the id that the last call returned. It spares each batch
---            the walk over the dead index entries of earlier batches, and over old events that stay.
+--   _after   events.id to go on from: 0 at first, then the id that the last call returned. This spares a batch the walk
+--            over the dead index entries of earlier batches, and over old events that stay.
 --   _limit   how many events to read, at most
 -- Returns how many events stored before the cutoff it read, how many it deleted, and the id that it reached. That is
--- NULL when the walk is over: it has reached younger events, or another session is at work. It waits for nothing: an
--- event with a row that somebody else has locked is left to the next walk. It locks the event first. That holds off a
--- duplicate and a row inserted by hand. Each statement sees what was committed before it, so the later ones see what
--- came in before the lock. A duplicate that meets the delete waits for it and is new. Relies on events_pkey,
--- processing_state_pkey and conflicts_pkey. A crash before the commit leaves everything as it was.
+-- NULL when the walk is over: it has reached younger events, or another session is at work.
+-- Locks: it waits for nothing. An event with a row that somebody else has locked is left to the next walk. It locks the
+-- event first. That holds off a duplicate and a row inserted by hand. Each statement sees what was committed before it,
+-- so the later ones see what came in before the lock. A duplicate that meets the delete waits for it and is new.
+-- Relies on events_pkey, processing_state_pkey and conflicts_pkey.
+-- A crash before the commit leaves everything as it was.
 create or replace function spine.expire_events(
     _before timestamptz,
     _after bigint default 0,
@@ -97,13 +98,14 @@ comment on function spine.expire_events(timestamptz, bigint, integer) is
     'Returns how many it read, how many it deleted, and the _after of the next call. '
     'That is NULL at the end of the walk.';
 
--- drop_audit_partition: drops the audit log's oldest partition, if all of it is older than the cutoff. Returns its
--- name.
+-- drop_audit_partition: drops the audit log's oldest partition, if all of it is older than the cutoff. Its trails go,
+-- those of events that stay included.
 --   _before  the cutoff
--- NULL when there is none, or when another session is at work. Its trails go, those of events that stay included. It
--- needs the audit log for itself. It waits 100 ms for readers, and inserts wait behind it meanwhile. Then it raises
--- 55P03, and the caller tries again much later. (DETACH CONCURRENTLY would hold nobody up, but Postgres rejects it
--- where there is a default partition.) A crash before the commit leaves the partition as it was.
+-- Returns its name. NULL when there is none, or when another session is at work.
+-- Raises 55P03 when somebody reads the log for longer than 100 ms. The caller tries again much later.
+-- Locks: it needs the audit log for itself. It waits 100 ms for readers, and inserts wait behind it meanwhile. DETACH
+-- CONCURRENTLY would hold nobody up, but Postgres rejects it where there is a default partition.
+-- A crash before the commit leaves the partition as it was.
 create or replace function spine.drop_audit_partition(_before timestamptz) returns text
 language plpgsql
 set search_path = spine, pg_temp
@@ -146,7 +148,8 @@ comment on function spine.drop_audit_partition(timestamptz) is
 -- expire_audit: deletes old rows from the default partition, which is never dropped. Returns how many.
 --   _before  the cutoff
 --   _limit   how many at most
--- Relies on the default partition's audit_trail_timestamp. A crash before the commit leaves the rows as they were.
+-- Relies on the default partition's audit_trail_timestamp.
+-- A crash before the commit leaves the rows as they were.
 create or replace function spine.expire_audit(_before timestamptz, _limit integer default 500) returns integer
 language plpgsql
 set search_path = spine, pg_temp
@@ -183,7 +186,8 @@ comment on function spine.expire_audit(timestamptz, integer) is
 -- expire_rejected: deletes rejected requests that are older than their source keeps them. Returns how many.
 -- The age is settings -> rejected ->> age. It is 7 days where that is missing or is no interval. spine.keep_rejected()
 -- does the same for sources that still send.
--- Relies on rejected_requests_source. A crash before the commit leaves the requests as they were.
+-- Relies on rejected_requests_source.
+-- A crash before the commit leaves the requests as they were.
 create or replace function spine.expire_rejected() returns bigint
 language plpgsql
 set search_path = spine, pg_temp

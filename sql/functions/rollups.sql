@@ -1,10 +1,11 @@
 -- Numbers over time. Everything counted stands in the audit log. Storing and delivering therefore need not count: Spine
 -- reads the log a second later, out of their way.
 
--- audited_now: of which transactions the audit log shows the rows: those before next_xid, except those in in_progress.
--- in_progress has all transactions in progress, and the caller's own. A reader that goes by both misses no row and
--- reads none twice, in whichever order transactions commit. It ends with the newest row and not with
--- pg_current_snapshot(), as store.Follow does. Relies on audit_trail_xid. Reads only.
+-- audited_now: the transactions whose rows the audit log shows. They are those before next_xid, except those in
+-- in_progress. in_progress has all transactions in progress, and the caller's own. A reader that goes by both misses no
+-- row and reads none twice, in whichever order transactions commit. It ends with the newest row and not with
+-- pg_current_snapshot(), as committedNow in internal/store/follow.go does.
+-- Relies on audit_trail_xid. Reads only.
 create or replace function spine.audited_now(out next_xid xid8, out in_progress xid8[])
 language sql stable
 set search_path = spine, pg_temp
@@ -61,17 +62,18 @@ begin
 end $$;
 comment on function spine.rolled_up_to() is 'Up to when spine.rollups has all that was committed.';
 
--- roll_up: counts in spine.rollups the steps that the audit log has got since the last call.
---   _limit   how many rows of the log at most. It counts each transaction as a whole, so it goes beyond the limit for
---            the last one and for those that ended late. 50,000 rows take some 0.1 s.
+-- roll_up: counts in spine.rollups the steps that the audit log has got since the last call. Every process calls it
+-- once a second, and one of several at once does the work.
+--   _limit   how many rows of the log at most. It counts each transaction as a whole, so the last one, and those that
+--            ended late, may go beyond the limit. 50,000 rows take some 0.1 s.
 -- Returns how far the rollups lag behind: 0 when they have all that is committed, NULL when another call is at work.
--- Every process calls it once a second, and one of several at once does the work. The lock is an advisory one: where
--- there is nothing to count, it writes nothing and takes no transaction number. Counts and cursor change in one
--- transaction. A crash loses both or neither, and each row counts once. The caller may therefore turn
--- synchronous_commit off: Spine counts again what a crash takes back. A dump may be restored into a server whose
--- transaction numbers are lower than the cursor. Then it begins anew at the present. Older rows stay uncounted, so that
--- none counts twice when the server's numbers reach theirs. Relies on audit_trail_xid and events_pkey. It asks whether
--- an event was replayed only where delivery took longer than 10 seconds.
+-- Locks: an advisory lock. Where there is nothing to count, it writes nothing and takes no transaction number.
+-- Relies on audit_trail_xid and events_pkey. It asks whether an event was replayed only where delivery took longer than
+-- 10 seconds.
+-- A crash loses counts and cursor or neither, since both change in one transaction. Each row therefore counts once. The
+-- caller may turn synchronous_commit off: Spine counts again what a crash takes back.
+-- A dump may be restored into a server whose transaction numbers are lower than the cursor. Then it begins anew at the
+-- present. Older rows stay uncounted, so that none counts twice when the server's numbers reach theirs.
 create or replace function spine.roll_up(_limit integer default 50000) returns interval
 language plpgsql
 set search_path = spine, pg_temp
@@ -307,9 +309,10 @@ comment on function spine.roll_up(integer) is
 --   _at          when it was delivered
 --   _details     the details of the step processing_succeeded
 -- The fencing token tells it in most cases. Each attempt and each returned lease raises it by 2, each replay and each
--- change by hand by 1, and the attempts then begin anew. Otherwise the trail tells it, from the day (UTC) on which the
--- event was stored, with a minute for clocks that are set back. trail_start() says why the bound is a whole day with an
--- "or". Relies on audit_trail_event. Reads only.
+-- change by hand by 1, and the attempts then begin anew. Otherwise the trail tells it. It is read from the day (UTC) on
+-- which the event was stored, with a minute for clocks that are set back. trail_start() says why the bound is a whole
+-- day with an "or".
+-- Relies on audit_trail_event. Reads only.
 create or replace function spine.replayed(
     _event bigint,
     _created_at timestamptz,
@@ -352,8 +355,8 @@ comment on function spine.replayed(bigint, timestamptz, timestamptz, json) is
 
 -- detail: a member of a step's details as text. NULL where it has none.
 --   _details, _name  the details, and the member
--- Also NULL where the details hold \u0000 or half of a character: json takes these, and ->> raises an error. Reads no
--- table.
+-- Also NULL where the details hold \u0000 or half of a character: json takes these, and ->> raises an error.
+-- Reads no table.
 create or replace function spine.detail(_details json, _name text) returns text
 language sql immutable
 set search_path = spine, pg_temp as $$
@@ -362,7 +365,7 @@ $$;
 comment on function spine.detail(json, text) is
     'Internal. A member of a step''s details as text. NULL where it has none or cannot be text.';
 
--- rollup_steps: the lengths of steps in seconds, and how long Spine keeps them. Reads no table.
+-- rollup_steps: the lengths of time steps in seconds, and how long Spine keeps them. Reads no table.
 create or replace function spine.rollup_steps() returns table (step integer, kept interval)
 language sql immutable rows 4
 set search_path = spine, pg_temp as $$
@@ -374,7 +377,7 @@ comment on function spine.rollup_steps() is
 -- latency_percentile: within which time the fastest _fraction of the deliveries in a histogram were done.
 --   _latency   a histogram of spine.rollups; elements of several may be added up
 --   _fraction  0.95 for the 95th percentile
--- To within a tenth. NULL where the histogram counts none. Reads no table.
+-- Returns it to within a tenth. NULL where the histogram counts none. Reads no table.
 create or replace function spine.latency_percentile(_latency bigint[], _fraction double precision) returns interval
 language sql immutable
 set search_path = spine, pg_temp as $$
@@ -392,11 +395,11 @@ comment on function spine.latency_percentile(bigint[], double precision) is
     'Example, the 95th: spine.latency_percentile(latency, 0.95).';
 
 -- sample_depth: counts the unfinished rows of the queue exactly, and keeps the result in depth_state and depth_samples.
---   _rest  how many times as long as the last count to wait until the next: a million rows take about a second
--- Every process calls it every second, and one of several at once does the work. It writes a sample that equals the one
--- before only every ten seconds.
--- Relies on processing_state_due and processing_state_dead, which it reads as a whole, and on audit_trail_xid. A crash
--- loses one sample, and the next call takes another.
+-- Every process calls it every second, and one of several at once does the work.
+--   _rest  how many times as long as the last count to wait until the next. A million rows take about a second.
+-- It writes a sample that equals the one before only every ten seconds.
+-- Relies on processing_state_due and processing_state_dead, which it reads as a whole, and on audit_trail_xid.
+-- A crash loses one sample, and the next call takes another.
 create or replace function spine.sample_depth(_rest double precision default 20) returns void
 language plpgsql
 set search_path = spine, pg_temp

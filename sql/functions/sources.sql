@@ -78,8 +78,8 @@ create or replace trigger sources_check
 comment on trigger sources_check on spine.sources is
     'Rejects wrong settings and secrets by value, and notes who changed a source.';
 
--- who: who makes a change, in words for a column: the database role, and on whose behalf, where the transaction says
--- so. Reads no table.
+-- who: names who makes a change, in words for a column. That is the database role, and on whose behalf it acts, where
+-- the transaction says so. Reads no table.
 create or replace function spine.who() returns text
 language sql stable
 set search_path = spine, pg_temp as $$
@@ -140,7 +140,7 @@ create or replace trigger sources_changed
 comment on trigger sources_changed on spine.sources is
     'Audits a change and tells all processes of it (NOTIFY spine_sources).';
 
--- sources_kept: keeps the source default. To close it, disable it: without the row, events stored by hand had no
+-- sources_kept: keeps the source default. To close it, disable it: without the row, events stored by hand would have no
 -- source.
 create or replace function spine.sources_kept() returns trigger
 language plpgsql

@@ -4,9 +4,10 @@
 -- announce: sends NOTIFY spine_ready, a hint that work has arrived.
 --   _count      rows that became claimable
 --   _event_ids  up to five of their event ids
---   _due        since when the oldest of them has been due: workers do not always read rows that fell due long ago, and
---               this tells them to
--- Postgres sends it with the commit. A crash before that sends nothing, and the sweep finds the rows. Reads no table.
+--   _due        since when the oldest of them has been due. Workers do not always read rows that fell due long ago, and
+--               _due tells them to.
+-- Postgres sends it with the commit. Reads no table.
+-- A crash before the commit sends nothing, and the sweep finds the rows.
 create or replace function spine.announce(_count bigint, _event_ids text[], _due timestamptz) returns void
 language plpgsql
 set search_path = spine, pg_temp as $$
@@ -77,9 +78,11 @@ comment on trigger processing_state_claimable on spine.processing_state is
     'Wakes the workers when an UPDATE makes a row claimable.';
 
 -- processing_state_find_event: gives a row inserted by hand its key, by event_id and source.
--- Rows of spine.ingest_events() start with lease token 0, rows by hand with a higher default: that tells them apart.
--- Raises 23503 where there is no such event. It locks the event until the commit, so that it does not expire meanwhile.
--- Relies on events_event_id_source_key. A crash before the commit leaves nothing behind.
+-- Rows of spine.ingest_events() start with lease token 0, and rows by hand with a higher default. That tells them
+-- apart. Raises 23503 where there is no such event.
+-- Locks the event until the commit, so that it does not expire meanwhile.
+-- Relies on events_event_id_source_key.
+-- A crash before the commit leaves nothing behind.
 create or replace function spine.processing_state_find_event() returns trigger
 language plpgsql
 set search_path = spine, pg_temp as $$
@@ -139,10 +142,11 @@ create or replace trigger processing_state_queued
 comment on trigger processing_state_queued on spine.processing_state is 'Audits a row queued by hand.';
 
 -- processing_state_changed_by_hand: a status that somebody changes by hand wins, and is audited.
--- The functions of the queue raise lease_token with every change of status, and a hand does not: that tells them apart.
+-- The functions of the queue raise lease_token with every change of status, and a hand does not. That tells them apart.
 -- The trigger raises the token, so that a worker that still holds the row finds its lease void. A row set to pending or
 -- failed with its next_attempt_at left alone is due at once.
--- Relies on processing_state_pkey. A crash before the commit leaves the row as it was.
+-- Relies on processing_state_pkey.
+-- A crash before the commit leaves the row as it was.
 create or replace function spine.processing_state_changed_by_hand() returns trigger
 language plpgsql
 set search_path = spine, pg_temp as $$

@@ -30,13 +30,14 @@ end $$;
 comment on function spine.first_id_since(timestamptz) is
     'Internal. The least events.id that may have been stored at a time or later.';
 
--- verify: checks the events that were stored in a span of time, with all rows that belong to them: a row an invariant.
+-- verify: checks the events that were stored in a span of time, with all rows that belong to them.
 --   _since, _until  when the event was stored: from (inclusive), to (exclusive)
 --   _examples       how many violations of each invariant to return
--- It reads all as of one moment and locks no row. It delays only the drop of a partition of the audit log, which waits
--- 100 ms and is tried again later. It costs some 60 µs an event: give a day in steps of an hour and of 200,000 events,
--- as the command does. It checks the trails of events whose first steps the log still has, in the order of its ids.
--- Each step is written under the row's lock, so that this is the order of the steps of a row whatever the clock does.
+-- Returns a row an invariant. It reads all as of one moment, and costs some 60 µs an event. Give a day in short spans,
+-- as the command does (internal/store/verify.go). It checks the trails of events whose first steps the log still has,
+-- in the order of its ids. Each step is written under the row's lock. This is therefore the order of a row's steps,
+-- whatever the clock does.
+-- Locks no row. It delays only the drop of a partition of the audit log, which waits 100 ms and is tried again later.
 -- Reads only. Relies on events_pkey, processing_state_pkey, conflicts_pkey, audit_trail_event and
 -- audit_trail_timestamp.
 create or replace function spine.verify(
