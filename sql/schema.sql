@@ -2713,7 +2713,7 @@ $$;
 -- Name: FUNCTION rollup_steps(); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.rollup_steps() IS 'Internal. The lengths of steps in seconds, and how long Spine keeps them.';
+COMMENT ON FUNCTION spine.rollup_steps() IS 'Internal. The lengths of time steps in seconds, and how long Spine keeps them.';
 
 
 --
@@ -4916,21 +4916,21 @@ WITH (fillfactor='50');
 -- Name: TABLE depth_samples; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.depth_samples IS 'How long the queue was: its last sample in each step of time. spine.sample_depth() writes them. They stay as long as spine.rollups. A step without a sample has no row.';
+COMMENT ON TABLE spine.depth_samples IS 'How long the queue was: its last sample in each time step. spine.sample_depth() writes them. They stay as long as spine.rollups. A time step without a sample has no row.';
 
 
 --
 -- Name: COLUMN depth_samples.step; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.depth_samples.step IS 'Length of the step in seconds: 10, 60, 300 or 3600.';
+COMMENT ON COLUMN spine.depth_samples.step IS 'Length of the time step in seconds: 10, 60, 300 or 3600.';
 
 
 --
 -- Name: COLUMN depth_samples.at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.depth_samples.at IS 'Beginning of the step.';
+COMMENT ON COLUMN spine.depth_samples.at IS 'Beginning of the time step.';
 
 
 --
@@ -5089,21 +5089,21 @@ WITH (fillfactor='50');
 -- Name: TABLE rollups; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON TABLE spine.rollups IS 'Counts from the audit log, by step of time and source. spine.roll_up() adds to them. Steps of 10 seconds stay for 2 hours, steps of a minute for 12 hours. Steps of 5 minutes stay for 2 days, steps of an hour for 90 days. A step without events has no row. The view spine.rates shows the last hour.';
+COMMENT ON TABLE spine.rollups IS 'Counts from the audit log, by time step and source. spine.roll_up() adds to them. Time steps of 10 seconds stay for 2 hours, those of a minute for 12 hours. Time steps of 5 minutes stay for 2 days, those of an hour for 90 days. A time step without events has no row. The view spine.rates shows the last hour.';
 
 
 --
 -- Name: COLUMN rollups.step; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rollups.step IS 'Length of the step in seconds: 10, 60, 300 or 3600. Each step of the log counts once in each length.';
+COMMENT ON COLUMN spine.rollups.step IS 'Length of the time step in seconds: 10, 60, 300 or 3600. Each step of the log counts once in each length.';
 
 
 --
 -- Name: COLUMN rollups.at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rollups.at IS 'Beginning of the step.';
+COMMENT ON COLUMN spine.rollups.at IS 'Beginning of the time step.';
 
 
 --
@@ -5420,7 +5420,7 @@ COMMENT ON COLUMN spine.schema_functions.only_row IS 'Holds the table to one row
 -- Name: COLUMN schema_functions.digest; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.schema_functions.digest IS 'SHA-256 of the files in sql/functions, in hex.';
+COMMENT ON COLUMN spine.schema_functions.digest IS 'SHA-256, in hex, of the script that spine migrate runs.';
 
 
 --
@@ -5886,7 +5886,7 @@ COMMENT ON INDEX spine.conflicts_pkey IS 'Evidence of one event, one row for eac
 -- Name: INDEX depth_samples_pkey; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.depth_samples_pkey IS 'The steps of a span of time.';
+COMMENT ON INDEX spine.depth_samples_pkey IS 'The time steps of a span.';
 
 
 --
@@ -6012,7 +6012,7 @@ COMMENT ON INDEX spine.rollup_state_pkey IS 'Holds the table to one row.';
 -- Name: INDEX rollups_pkey; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON INDEX spine.rollups_pkey IS 'The steps of a span of time, and where spine.roll_up() adds to them.';
+COMMENT ON INDEX spine.rollups_pkey IS 'The time steps of a span, and where spine.roll_up() adds to them.';
 
 
 --

@@ -372,7 +372,7 @@ set search_path = spine, pg_temp as $$
     values (10, interval '2 hours'), (60, interval '12 hours'), (300, interval '2 days'), (3600, interval '90 days')
 $$;
 comment on function spine.rollup_steps() is
-    'Internal. The lengths of steps in seconds, and how long Spine keeps them.';
+    'Internal. The lengths of time steps in seconds, and how long Spine keeps them.';
 
 -- latency_percentile: within which time the fastest _fraction of the deliveries in a histogram were done.
 --   _latency   a histogram of spine.rollups; elements of several may be added up

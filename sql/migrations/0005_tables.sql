@@ -4,7 +4,7 @@
 
 -- +goose Up
 
--- Who sends, and where events go.
+-- Sources and destinations.
 
 create table spine.sources (
     name text collate "C" primary key check (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
@@ -173,8 +173,8 @@ comment on index spine.conflicts_pkey is 'Evidence of one event, one row for eac
 create index conflicts_created_at on spine.conflicts (created_at, event, payload_hash);
 comment on index spine.conflicts_created_at is 'Newest first: spine conflicts, GET /api/conflicts.';
 
--- The queue. Every claim and every settle moves a row from one partial index entry to another, so its updates are never
--- HOT, and autovacuum must come early.
+-- The queue. Every claim and every settle moves a row from one partial index entry to another. Its updates are
+-- therefore never HOT, and autovacuum must come early.
 -- A claim adds an index entry for each new version of a row before vacuum can remove the old ones. Room on the pages of
 -- the primary key saves splitting them: 46 instead of 63 bytes an event.
 
@@ -251,8 +251,8 @@ create index processing_state_dead on spine.processing_state (updated_at) where 
 comment on index spine.processing_state_dead is
     'The view dead_letters and spine.replay_dead(): dead rows by the time they died.';
 
--- The audit log. People read it as the view spine.audit_log. Its rows are in spine.audit_trail, which is kept compact:
--- a row has at most eight columns, so that NULLs take no room, and the fixed ones come first, so that none is padded.
+-- The audit log. People read it as the view spine.audit_log. Its rows are in spine.audit_trail, which is kept compact.
+-- A row has at most eight columns, so that NULLs take no room. The fixed ones come first, so that none is padded.
 
 create type spine.audit_action as enum (
     'event_received',                -- no transition: a request was stored, the next step says how
@@ -333,7 +333,8 @@ create index audit_trail_xid on spine.audit_trail (xid) with (fillfactor = 100);
 comment on index spine.audit_trail_xid is 'spine tail: the steps committed since it last read.';
 
 -- Numbers over time, so that nobody must count events. spine.roll_up() and spine.sample_depth() fill them.
--- Spine updates the rows of the current steps every second. With room on their page, such an update touches no index.
+-- Spine updates the rows of the current time steps every second. With room on their page, such an update touches no
+-- index.
 
 create table spine.rollups (
     step integer not null check (step in (10, 60, 300, 3600)),
@@ -352,13 +353,13 @@ create table spine.rollups (
     primary key (step, at, source)
 ) with (fillfactor = 50);
 comment on table spine.rollups is
-    'Counts from the audit log, by step of time and source. spine.roll_up() adds to them. '
-    'Steps of 10 seconds stay for 2 hours, steps of a minute for 12 hours. '
-    'Steps of 5 minutes stay for 2 days, steps of an hour for 90 days. '
-    'A step without events has no row. The view spine.rates shows the last hour.';
+    'Counts from the audit log, by time step and source. spine.roll_up() adds to them. '
+    'Time steps of 10 seconds stay for 2 hours, those of a minute for 12 hours. '
+    'Time steps of 5 minutes stay for 2 days, those of an hour for 90 days. '
+    'A time step without events has no row. The view spine.rates shows the last hour.';
 comment on column spine.rollups.step is
-    'Length of the step in seconds: 10, 60, 300 or 3600. Each step of the log counts once in each length.';
-comment on column spine.rollups.at is 'Beginning of the step.';
+    'Length of the time step in seconds: 10, 60, 300 or 3600. Each step of the log counts once in each length.';
+comment on column spine.rollups.at is 'Beginning of the time step.';
 comment on column spine.rollups.source is 'Who sent it. Empty for rejected requests that belong to no source.';
 comment on column spine.rollups.received is 'Events that arrived: accepted, deduplicated and conflicts.';
 comment on column spine.rollups.accepted is 'New events.';
@@ -373,7 +374,7 @@ comment on column spine.rollups.latency is
     'Histogram of the time from stored to delivered, retries included. Element 1 counts up to 1 ms, '
     'element n up to 1.2 ^ (n - 1) ms, element 130 all above. The array ends with its last element that is not 0. '
     'Replayed events are left out, unless the whole took less than ten seconds. See spine.latency_percentile().';
-comment on index spine.rollups_pkey is 'The steps of a span of time, and where spine.roll_up() adds to them.';
+comment on index spine.rollups_pkey is 'The time steps of a span, and where spine.roll_up() adds to them.';
 
 create table spine.rollup_state (
     only_row boolean primary key default true check (only_row),
@@ -395,7 +396,7 @@ comment on column spine.rollup_state.covered_to is
     'Up to this time all committed steps were counted. spine.rolled_up_to() says up to when that is so now.';
 comment on column spine.rollup_state.tidied_at is 'When old rollups were last deleted.';
 comment on index spine.rollup_state_pkey is 'Holds the table to one row.';
--- The current steps count as covered from their beginning: a new database has numbers from its first second on.
+-- The current time steps count as covered from their beginning: a new database has numbers from its first second on.
 insert into spine.rollup_state (next_xid, in_progress, covered_from, covered_to, tidied_at)
 values ('0', '{}', date_bin('1 hour', clock_timestamp(), 'epoch'), clock_timestamp(), clock_timestamp());
 
@@ -410,17 +411,17 @@ create table spine.depth_samples (
     primary key (step, at)
 ) with (fillfactor = 50);
 comment on table spine.depth_samples is
-    'How long the queue was: its last sample in each step of time. spine.sample_depth() writes them. '
-    'They stay as long as spine.rollups. A step without a sample has no row.';
-comment on column spine.depth_samples.step is 'Length of the step in seconds: 10, 60, 300 or 3600.';
-comment on column spine.depth_samples.at is 'Beginning of the step.';
+    'How long the queue was: its last sample in each time step. spine.sample_depth() writes them. '
+    'They stay as long as spine.rollups. A time step without a sample has no row.';
+comment on column spine.depth_samples.step is 'Length of the time step in seconds: 10, 60, 300 or 3600.';
+comment on column spine.depth_samples.at is 'Beginning of the time step.';
 comment on column spine.depth_samples.pending is 'Pending rows of all destinations.';
 comment on column spine.depth_samples.processing is 'Rows that workers held.';
 comment on column spine.depth_samples.failed is 'Rows that waited for a retry.';
 comment on column spine.depth_samples.dead is 'Dead rows.';
 comment on column spine.depth_samples.oldest_ready is
     'How long the oldest claimable row had been due. 0 when there was none. Paused destinations do not count.';
-comment on index spine.depth_samples_pkey is 'The steps of a span of time.';
+comment on index spine.depth_samples_pkey is 'The time steps of a span.';
 
 create table spine.depth_state (
     only_row boolean primary key default true check (only_row),
@@ -501,7 +502,7 @@ comment on index spine.rejected_requests_source is
 create index rejected_requests_requested on spine.rejected_requests (id) where state = 'requested';
 comment on index spine.rejected_requests_requested is 'spine.take_requested(): requests to be read again.';
 
--- What the database is at.
+-- The version of the database.
 
 create table spine.schema_functions (
     only_row boolean primary key default true check (only_row),
@@ -510,7 +511,7 @@ create table spine.schema_functions (
 );
 comment on table spine.schema_functions is 'Which set of functions, triggers and views is in place.';
 comment on column spine.schema_functions.only_row is 'Holds the table to one row.';
-comment on column spine.schema_functions.digest is 'SHA-256 of the files in sql/functions, in hex.';
+comment on column spine.schema_functions.digest is 'SHA-256, in hex, of the script that spine migrate runs.';
 comment on column spine.schema_functions.applied_at is 'When they were last put in place.';
 comment on index spine.schema_functions_pkey is 'Holds the table to one row.';
 
