@@ -74,14 +74,7 @@ func (p sourceProcess) Check(settings []byte) (json.RawMessage, error) {
 }
 
 // Presets are all presets.
-func (p sourceProcess) Presets() any {
-	var all []source.Preset
-	for _, name := range source.Presets() {
-		preset, _ := source.PresetOf(name)
-		all = append(all, preset)
-	}
-	return all
-}
+func (p sourceProcess) Presets() any { return source.AllPresets() }
 
 // Sample sends a signed sample through the same path as a request from the network.
 func (p sourceProcess) Sample(ctx context.Context, name string) (status int, body []byte, err error) {

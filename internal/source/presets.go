@@ -70,11 +70,22 @@ func pathOf(name string) string {
 }
 
 // Presets returns the names of the presets, sorted.
-func Presets() []string { return slices.Sorted(maps.Keys(allPresets())) }
+func Presets() []string { return slices.Sorted(maps.Keys(presetsByName())) }
+
+// AllPresets returns the presets, sorted by their names. The caller may change
+// them.
+func AllPresets() []Preset {
+	var all []Preset
+	for _, name := range Presets() {
+		preset, _ := PresetOf(name)
+		all = append(all, preset)
+	}
+	return all
+}
 
 // PresetOf returns the preset of a name. The caller may change it.
 func PresetOf(name string) (Preset, bool) {
-	p, known := allPresets()[name]
+	p, known := presetsByName()[name]
 	p.Config = p.Config.clone()
 	p.Steps = slices.Clone(p.Steps)
 	return p, known
@@ -83,10 +94,10 @@ func PresetOf(name string) (Preset, bool) {
 //go:embed presets/*.yaml
 var presetFiles embed.FS
 
-// allPresets returns the presets by name, from files that are read once. Nobody
-// may change them. It panics where a file is wrong: the files are part of the
-// binary, and a test reads them all.
-var allPresets = sync.OnceValue(func() map[string]Preset {
+// presetsByName returns the presets by name, from files that are read once.
+// Nobody may change them. It panics where a file is wrong: the files are part
+// of the binary, and a test reads them all.
+var presetsByName = sync.OnceValue(func() map[string]Preset {
 	entries, err := presetFiles.ReadDir("presets")
 	if err != nil {
 		panic(err)
@@ -106,7 +117,7 @@ var allPresets = sync.OnceValue(func() map[string]Preset {
 })
 
 // presetSettings are the settings that a preset may have. The others belong to
-// one source alone, and a preset's would count for nothing; see Config.over.
+// one source alone, and a preset's would count for nothing: see Config.overlay.
 var presetSettings = []string{"format", "handshake", "id", "time", "type", "verify", "volatile"}
 
 // parsePreset reads the file of a preset. It accepts no field that it does not
