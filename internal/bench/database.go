@@ -20,7 +20,7 @@ const (
 const statisticsTimeout = 5 * time.Second
 
 // statistics are PostgreSQL's cumulative statistics at one moment. Sessions report to them at most
-// deliverOnce a second, except WAL and statements.
+// once a second, except WAL and statements.
 type statistics struct {
 	tables, queue tuples
 	hasTables     bool

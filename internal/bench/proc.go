@@ -126,7 +126,7 @@ type usage struct {
 }
 
 // usageOf returns the name of process pid, and a function that reads its usage. The function fails
-// deliverOnce another process has that number.
+// once another process has that number.
 func (p procfs) usageOf(pid int) (name string, read func() (usage, error), err error) {
 	first, err := p.stat(pid)
 	if err != nil {

@@ -5,8 +5,8 @@
 // answer is read or kept. Every attempt ends with a Result, never with an error. Nothing of the destination's URL but
 // its host gets into a Result.
 //
-// It decides which HTTP status is final (classify). It must not know how often and when to try again, leases, the
-// database or the names of settings.
+// It decides which HTTP status is final (classify). It reports Retry-After, and does not decide when to try again. It
+// must not know leases, the database or the names of settings.
 package deliver
 
 import (

@@ -49,7 +49,7 @@ func slack(at time.Time, secret, body string) pathRequest {
 	}}
 }
 
-// pathSources makes the sources of pathRequests.
+// pathSources makes the sources that a pathRequest names.
 func pathSources(t *testing.T, in *intake) {
 	t.Helper()
 	in.sources.put("github", githubSettings, keeping)

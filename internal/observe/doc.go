@@ -5,5 +5,6 @@
 // It promises that a process that must stop says so on /readyz before it stops accepting requests. It cuts no request
 // in hand before the time limit.
 //
-// It must not know any stage: checks are handed in, and each stage defines its own metrics.
+// It must not know any stage: checks are handed in, and each stage defines its own metrics. It is no command line. It
+// uses package terminal for one thing: whether log lines go to a terminal.
 package observe

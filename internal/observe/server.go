@@ -14,8 +14,8 @@ import (
 )
 
 // Limits on slow clients. A body of the largest size arrives well within readTimeout. writeTimeout leaves the handler
-// time to answer that a body was too slow. idleTimeout is above the minute after which common load balancers close idle
-// connections: if Spine closed first, their next request could meet a closed connection. Streams extend their own
+// time to answer that a body was too slow. Common load balancers close idle connections after a minute, and idleTimeout
+// is longer. If Spine closed first, their next request could meet a closed connection. Streams extend their own
 // deadlines with http.ResponseController.
 const (
 	readHeaderTimeout = 5 * time.Second

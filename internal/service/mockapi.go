@@ -9,7 +9,7 @@ import (
 	"github.com/webhookspine/spine/internal/observe"
 )
 
-// NewMockAPI binds an address and returns the mock API's server, which is to Run with the same ctx.
+// NewMockAPI binds an address and returns the mock API's server. Call its Run with the same ctx.
 func NewMockAPI(
 	ctx context.Context, listen Address, m MockSettings, stop StopSettings, log zerolog.Logger,
 ) (observe.Server, error) {

@@ -5,7 +5,8 @@
 // its context ends, and returns when all work in hand is settled. Settings are data with the tags that describe them;
 // Read checks them, and an error of theirs is a SettingError.
 //
-// This package knows no command line and prints nothing.
+// This package knows no command line and prints nothing. It uses package terminal for one thing: to put an error on one
+// line of the log.
 package service
 
 import (
@@ -193,7 +194,7 @@ func (s *Service) addNotifications() error {
 	return nil
 }
 
-// addAPI makes what receives webhooks, and what reads and operates, and adds their routes.
+// addAPI makes the intake, the API and the page, and adds their routes.
 func (s *Service) addAPI(router *mux.Router) error {
 	settings := s.settings
 	config := ingest.DefaultCommitterConfig()

@@ -126,7 +126,8 @@ func (f Field) inRange(v reflect.Value) error {
 	return nil
 }
 
-// Groups are pointers to all groups of s.
+// Groups are pointers to all groups of s. They are for tests, such as the one that holds the table of settings in
+// deploy/README.md.
 func Groups(s *Settings) []any {
 	v := reflect.ValueOf(s).Elem()
 	all := make([]any, v.NumField())
