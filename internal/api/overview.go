@@ -18,10 +18,11 @@ type overviewRange struct {
 
 // overviewRanges are the ranges for which the store has rollups. The first one is the default.
 var overviewRanges = []overviewRange{
-	{
-		"15m",
-		15 * time.Minute,
-	}, {"1h", time.Hour}, {"6h", 6 * time.Hour}, {"24h", 24 * time.Hour}, {"7d", 7 * 24 * time.Hour},
+	{"15m", 15 * time.Minute},
+	{"1h", time.Hour},
+	{"6h", 6 * time.Hour},
+	{"24h", 24 * time.Hour},
+	{"7d", 7 * 24 * time.Hour},
 }
 
 func (h *Handler) overview(w http.ResponseWriter, r *http.Request) {

@@ -45,11 +45,8 @@ func (i intake) Ingest(ctx context.Context, events []event.Event) ([]event.Recei
 			return nil, err
 		case errors.Is(err, worker.ErrBusy), errors.Is(err, event.ErrLocked):
 		default:
-			i.log.Warn().Err(
-				err,
-			).Str("event_id", events[0].ID).Msg(
-				"storing and claiming at once failed, storing alone",
-			)
+			i.log.Warn().Err(err).Str("event_id", events[0].ID).
+				Msg("storing and claiming at once failed, storing alone")
 		}
 	}
 	receipts, err := i.store.Ingest(ctx, events)
