@@ -6,16 +6,11 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
-	"github.com/webhookspine/spine/internal/bell"
 	"github.com/webhookspine/spine/internal/event"
-	"github.com/webhookspine/spine/internal/notify"
 	"github.com/webhookspine/spine/internal/service"
 	"github.com/webhookspine/spine/internal/store"
 	"github.com/webhookspine/spine/internal/terminal"
@@ -145,7 +140,7 @@ type tail struct {
 // cannot listen, it polls.
 func (t *tail) run(ctx context.Context, direct string) error {
 	ctx, cancel := context.WithCancel(ctx)
-	ring, wait, err := t.listen(ctx, direct)
+	ring, wait, err := service.ListenForSteps(ctx, t.store, direct, "spine tail")
 	if err != nil {
 		cancel()
 		return err
@@ -194,23 +189,6 @@ func (t *tail) run(ctx context.Context, direct string) error {
 		t.sayBack()
 	}
 	return nil
-}
-
-// listen rings a bell whenever the database notifies that something happened, until ctx ends. wait waits for the end.
-func (t *tail) listen(ctx context.Context, direct string) (ring *bell.Bell, wait func(), err error) {
-	connect, err := store.Connector(direct, "spine tail")
-	if err != nil {
-		return nil, nil, err
-	}
-	ring = bell.New()
-	listener := notify.NewListener(notify.DefaultListenerConfig(connect), t.store, zerolog.Nop(),
-		prometheus.NewRegistry())
-	for _, channel := range []string{notify.ActivityChannel, notify.ReadyChannel} {
-		listener.Handle(channel, func(notify.Notification) { ring.Ring() })
-	}
-	var listening sync.WaitGroup
-	listening.Go(func() { _ = listener.Run(ctx) }) // if it fails, the follower polls
-	return ring, listening.Wait, nil
 }
 
 func (t *tail) sayAway(err error) {

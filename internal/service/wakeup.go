@@ -1,8 +1,16 @@
 package service
 
 import (
+	"context"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/webhookspine/spine/internal/bell"
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/notify"
+	"github.com/webhookspine/spine/internal/store"
 	"github.com/webhookspine/spine/internal/trail"
 	"github.com/webhookspine/spine/internal/worker"
 )
@@ -40,4 +48,25 @@ func (s *Service) noteCommitted(events []event.Event, receipts []event.Receipt) 
 			s.activity.Add(trail.ConflictDetected, events[i].ID)
 		}
 	}
+}
+
+// ListenForSteps rings a bell whenever the database notifies that something happened, until ctx ends. It is for a
+// process that only follows the audit log. direct is the URL at which it listens, and name is what the database calls
+// the connection. wait returns when the listener has ended. A listener that fails leaves the follower to poll.
+func ListenForSteps(
+	ctx context.Context, s *store.Store, direct, name string,
+) (ring *bell.Bell, wait func(), err error) {
+	connect, err := store.Connector(direct, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	ring = bell.New()
+	config := notify.DefaultListenerConfig(connect)
+	listener := notify.NewListener(config, s, zerolog.Nop(), prometheus.NewRegistry())
+	for _, channel := range []string{notify.ActivityChannel, notify.ReadyChannel} {
+		listener.Handle(channel, func(notify.Notification) { ring.Ring() })
+	}
+	var listening sync.WaitGroup
+	listening.Go(func() { _ = listener.Run(ctx) })
+	return ring, listening.Wait, nil
 }
