@@ -153,6 +153,19 @@ func stepSentence(action trail.Action, d stepDetails, within bool) string {
 			by += " (" + terminal.Printable(terminal.Shorten(d.text("caller"))) + ")"
 		}
 	}
+	// count is how many of something the step sums up. more adds a member, if there is one.
+	count := func(noun string) string {
+		if n, err := strconv.ParseInt(string(d["count"]), 10, 64); err == nil {
+			return terminal.Plural(n, noun)
+		}
+		return noun + "s"
+	}
+	more := func(before, name string) string {
+		if d[name] == nil {
+			return ""
+		}
+		return before + terminal.Printable(terminal.Shorten(d.text(name)))
+	}
 	switch action {
 	case trail.EventReceived:
 		return "received"
@@ -197,7 +210,19 @@ func stepSentence(action trail.Action, d stepDetails, within bool) string {
 		return "status changed by hand from " + text("from") + " to " + text("to") + by + where
 	case trail.EventReplayed:
 		return "replayed" + by + ", was " + text("from") + where
-	default: // the others have no words of their own
+	case trail.RequestRejected:
+		return count("request") + " rejected" + more(": HTTP ", "status") + more(", ", "cause") +
+			more(", since ", "since")
+	case trail.ClaimsPaused, trail.ClaimsResumed:
+		return strings.ReplaceAll(string(action), "_", " ") + more(" for ", "destination") + by
+	case trail.EventsExpired:
+		return count("old event") + " deleted" + more(", stored ", "oldest") + more(" to ", "newest") +
+			more(", unchanged since ", "before")
+	case trail.AuditExpired:
+		return count("old step") + " deleted" + more(" from ", "partition") + more(", before ", "before")
+	case trail.SourceAdded, trail.SourceChanged:
+		return strings.ReplaceAll(string(action), "_", " ") + by + more(": ", "changes")
+	default: // an action of a newer version
 		return strings.TrimSpace(terminal.Word(string(action)) + " " + d.pairs())
 	}
 }

@@ -40,7 +40,8 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 		all := map[string]json.RawMessage{}
 		for _, member := range []string{
 			"attempt", "destination", "by", "caller", "evidence", "status", "worker", "error", "answer", "duration_ms",
-			"delay_ms", "outcome", "from", "to",
+			"delay_ms", "outcome", "from", "to", "accepted_as", "request", "cause", "trust", "count", "since", "before",
+			"oldest", "newest", "partition", "changes",
 		} {
 			all[member], err = json.Marshal(hostile)
 			require.NoError(t, err)
@@ -103,6 +104,49 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 	require.NotRegexp(t, unprintable,
 		(&timeline{}).draw(h, time.Now())+currentStates(h, []view.PauseRow{{Destination: hostile}}, time.Now()))
 	require.Equal(t, `failed: a b\x1b`, terminal.OneLine("failed:\n\ta b\x1b"))
+}
+
+func TestEveryActionHasASentence(t *testing.T) {
+	for _, action := range trail.Actions() {
+		for _, within := range []bool{false, true} {
+			require.NotContains(t, stepSentence(action, stepDetails{}, within), "_", action)
+		}
+	}
+	require.Equal(t, "event_sung to=me", stepSentence("event_sung", readDetails(json.RawMessage(`{"to":"me"}`)), false),
+		"an action of a newer version")
+}
+
+func TestStepsThatSumUpAreToldWithTheirCounts(t *testing.T) {
+	for _, step := range []struct {
+		action         trail.Action
+		details, words string
+	}{
+		{
+			trail.RequestRejected,
+			`{"cause":"invalid","status":422,"count":7,"since":"2024-01-30T12:00:00+00:00"}`,
+			"7 requests rejected: HTTP 422, invalid, since 2024-01-30T12:00:00+00:00",
+		},
+		{trail.RequestRejected, `{"count":"many"}`, "requests rejected"},
+		{trail.ClaimsPaused, `{"destination":"default","by":"spine"}`, "claims paused for default by spine"},
+		{trail.ClaimsResumed, `{"destination":"other"}`, "claims resumed for other"},
+		{
+			trail.EventsExpired,
+			`{"count":1,"oldest":"2024-01-01","newest":"2024-01-02","before":"2024-02-01"}`,
+			"1 old event deleted, stored 2024-01-01 to 2024-01-02, unchanged since 2024-02-01",
+		},
+		{
+			trail.AuditExpired,
+			`{"partition":"audit_trail_2024_01","before":"2024-02-01"}`,
+			"old steps deleted from audit_trail_2024_01, before 2024-02-01",
+		},
+		{
+			trail.SourceChanged,
+			`{"by":"spine","caller":"spine source set","changes":{"conflicts":{"to":"refuse"}}}`,
+			`source changed by spine (spine source set): {"conflicts":{"to":"refuse"}}`,
+		},
+	} {
+		require.Equal(t, step.words, stepSentence(step.action, readDetails(json.RawMessage(step.details)), false))
+	}
 }
 
 func TestAReplayIsToldWithWhoAskedForIt(t *testing.T) {
