@@ -267,7 +267,7 @@ func describeReplayed(out io.Writer, r event.RejectedRequest) error {
 	if r.EventID != nil {
 		as = " as " + terminal.Printable(*r.EventID)
 	}
-	_, err := fmt.Fprintf(out, "taken in%s: %s\n", as, terminal.Printable(textOrEmpty(r.Note)))
+	_, err := fmt.Fprintf(out, "stored%s: %s\n", as, terminal.Printable(textOrEmpty(r.Note)))
 	return err
 }
 

@@ -131,7 +131,7 @@ func TestSourceCommands(t *testing.T) {
 	require.Contains(t, rotated, `"until"`)
 	require.Eventually(t, func() bool {
 		code, out, _ := c.run("rejected", "replay", id)
-		return code == 0 && strings.Contains(out, "taken in as")
+		return code == 0 && strings.Contains(out, "stored as")
 	}, patience, 100*time.Millisecond)
 	require.Contains(
 		t,

@@ -1,6 +1,6 @@
 // Rejected requests: the view of one, and the button that replays it.
 
-import { advice, post, query, read, Refresher } from './api.js';
+import { failureNotice, post, query, read, Refresher } from './api.js';
 import { badge, copyButton, fill, foreign, h, icon, toast } from './dom.js';
 import { bytes, time } from './format.js';
 import { eventLink } from './search.js';
@@ -29,7 +29,7 @@ async function again(r, trust, done) {
 			else toast(`It was rejected again. ${data.note ?? ''}`, 'warn');
 			return;
 		}
-		toast('It was not replayed yet. Is a process running that takes in webhooks?', 'warn');
+		toast('It was not replayed yet. Is a process running that receives webhooks?', 'warn');
 	} catch (error) {
 		toast(`Not replayed. ${error.message}`, 'bad');
 	} finally {
@@ -82,15 +82,7 @@ export function request(app, parameters) {
 			draw(data);
 		} catch (error) {
 			if (signal.aborted) throw error;
-			fill(
-				notice,
-				h(
-					'div',
-					{ class: `notice ${error.status === 404 ? 'warn' : 'bad'}`, role: 'alert' },
-					icon('alert'),
-					h('div', {}, h('p', {}, h('strong', {}, error.message)), h('p', {}, advice(error))),
-				),
-			);
+			fill(notice, failureNotice(error, 0, null, { tone: error.status === 404 ? 'warn' : 'bad' }));
 			if (error.status !== 404) throw error;
 		}
 	});
