@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -64,15 +65,11 @@ were lost or repeated, and how long each took from POST to arrival.`,
 		Example: `  DESTINATION_URL=http://127.0.0.1:8009/ spine serve &
   spine bench e2e --rate 50 --duration 1m`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			l, err := observe.Listen(cmd.Context(), listen)
-			if err != nil {
-				return err
-			}
+		RunE: withSink(&listen, func(cmd *cobra.Command, l net.Listener) error {
 			run.Progress = showLoad(cmd.ErrOrStderr())
 			report, err := bench.RunE2E(cmd.Context(), l, run)
 			return errors.Join(printReport(cmd.OutOrStdout(), report, report.Scenario, asJSON), err)
-		},
+		}),
 	}
 	bindLoad(cmd.Flags(), &run.Load)
 	bindSpan(cmd.Flags(), &run.Load)
@@ -96,15 +93,11 @@ moment. DELIVERY_TIMEOUT of the server must be longer than the posting takes.`,
 		Example: `  DESTINATION_URL=http://127.0.0.1:8009/ spine serve &
   spine bench drain --count 50000`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			l, err := observe.Listen(cmd.Context(), listen)
-			if err != nil {
-				return err
-			}
+		RunE: withSink(&listen, func(cmd *cobra.Command, l net.Listener) error {
 			run.Progress = showLoad(cmd.ErrOrStderr())
 			report, err := bench.RunDrain(cmd.Context(), l, run)
 			return errors.Join(printReport(cmd.OutOrStdout(), report, report.Scenario, asJSON), err)
-		},
+		}),
 	}
 	bindLoad(cmd.Flags(), &run.Load)
 	cmd.Flags().Int64Var(&run.Count, "count", 20_000, "`NUMBER` of events in the backlog")
@@ -144,18 +137,14 @@ measure. The password may be in PGPASSWORD or ~/.pgpass.`,
   spine bench soak --rate 3000 --duration 10m
   spine bench soak --rate 500 --duration 8h --interval 1m --database postgres://spine@db/spine --json > soak.json`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: withSink(&listen, func(cmd *cobra.Command, l net.Listener) error {
 			for _, pid := range pids {
 				run.Processes = append(run.Processes, bench.Process{PID: pid})
-			}
-			l, err := observe.Listen(cmd.Context(), listen)
-			if err != nil {
-				return err
 			}
 			run.Sampled = showSample(cmd.ErrOrStderr())
 			report, err := bench.RunSoak(cmd.Context(), l, run)
 			return errors.Join(printReport(cmd.OutOrStdout(), report, report.Scenario, asJSON), err)
-		},
+		}),
 	}
 	flags := cmd.Flags()
 	bindTarget(flags, &run.Load)
@@ -184,19 +173,28 @@ func benchSinkCommand() *cobra.Command {
 		Long:    "Sink answers every delivery with 200. GET /stats and /stats/ID count what it has received.",
 		Example: "  spine bench sink --listen :8009",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			l, err := observe.Listen(cmd.Context(), listen)
-			if err != nil {
-				return err
-			}
+		RunE: withSink(&listen, func(cmd *cobra.Command, l net.Listener) error {
 			fmt.Fprintln(cmd.ErrOrStderr(), "receiving deliveries at", observe.URL(l))
 			report, err := bench.RunSink(cmd.Context(), l, bench.SinkOptions{Progress: showSink(cmd.ErrOrStderr())})
 			return errors.Join(printReport(cmd.OutOrStdout(), report, "sink", asJSON), err)
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:8009", "receive deliveries on `HOST:PORT`")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// withSink returns the code of a command that takes deliveries at an address, HOST:PORT. run closes the listener.
+func withSink(
+	address *string, run func(cmd *cobra.Command, l net.Listener) error,
+) func(cmd *cobra.Command, args []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		l, err := observe.Listen(cmd.Context(), *address)
+		if err != nil {
+			return err
+		}
+		return run(cmd, l)
+	}
 }
 
 func bindLoad(flags *pflag.FlagSet, load *bench.Load) {

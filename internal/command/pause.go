@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/webhookspine/spine/internal/service"
 	"github.com/webhookspine/spine/internal/store"
 	"github.com/webhookspine/spine/internal/terminal"
 )
@@ -30,16 +29,9 @@ func claimsCommand(
 	change func(s *store.Store, ctx context.Context, destination string) (int64, error),
 	cmd *cobra.Command,
 ) *cobra.Command {
-	var database service.DatabaseSettings
 	var destination string
 	var asJSON bool
-	cmd.Args = cobra.NoArgs
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := openDatabase(cmd.Context(), database)
-		if err != nil {
-			return err
-		}
-		defer s.Close()
+	database := bindDatabase(env, cmd, func(cmd *cobra.Command, s *store.Store, _ []string) error {
 		n, err := change(s, cmd.Context(), destination)
 		if err != nil {
 			return err
@@ -49,10 +41,9 @@ func claimsCommand(
 		}
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", terminal.Plural(n, "destination"), done)
 		return err
-	}
-	env.bind(cmd, needs{groups: []any{&database}, required: []string{"DATABASE_URL"}})
+	})
 	cmd.Flags().StringVar(&destination, "destination", "", "only this `DESTINATION` (default all)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
-	completeFlag(cmd, "destination", destinationNames(&database))
+	completeFlag(cmd, "destination", destinationNames(database))
 	return cmd
 }

@@ -123,11 +123,16 @@ func sourceShowCommand(env environ) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if asJSON {
-			return terminal.WriteJSON(cmd.OutOrStdout(), settings)
-		}
-		return describeSource(cmd.OutOrStdout(), settings)
+		return printSource(cmd, settings, asJSON)
 	})
+}
+
+// printSource prints a source, as JSON or for a person.
+func printSource(cmd *cobra.Command, settings event.SourceSettings, asJSON bool) error {
+	if asJSON {
+		return terminal.WriteJSON(cmd.OutOrStdout(), settings)
+	}
+	return describeSource(cmd.OutOrStdout(), settings)
 }
 
 // describeSource prints a source's state, its settings, and what to enter at the provider.
@@ -169,11 +174,7 @@ func sourcePresetsCommand() *cobra.Command {
 		Use: "presets", Short: "List the presets: the providers that Spine knows", Args: cobra.NoArgs,
 		Example: "  spine source presets\n  spine source presets --json | jq '.[] | select(.name == \"stripe\")'",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var all []source.Preset
-			for _, name := range source.Presets() {
-				preset, _ := source.PresetOf(name)
-				all = append(all, preset)
-			}
+			all := source.AllPresets()
 			if asJSON {
 				return terminal.WriteJSON(cmd.OutOrStdout(), all)
 			}

@@ -76,10 +76,7 @@ rejected.`,
 		if err != nil {
 			return err
 		}
-		if asJSON {
-			return terminal.WriteJSON(cmd.OutOrStdout(), settings)
-		}
-		return describeSource(cmd.OutOrStdout(), settings)
+		return printSource(cmd, settings, asJSON)
 	})
 }
 

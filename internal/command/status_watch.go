@@ -56,7 +56,7 @@ type reading struct {
 	panicked string // what it panicked with
 }
 
-// loop reads and shows until quit is closed.
+// loop reads and shows until ctx ends or quit is closed. It returns an error only where printing fails.
 func (w *watcher) loop(ctx context.Context, d display, quit <-chan struct{}) error {
 	ctx, cancel := context.WithCancel(ctx)
 	readings := make(chan reading, 1)
