@@ -1,4 +1,4 @@
-// Steps and states in words. The sentences are those of `spine trace`.
+// Steps and states in words. The sentences are much like those of `spine trace`.
 
 import { foreign, h } from './dom.js';
 import { coarse, count, now, span } from './format.js';
@@ -67,7 +67,7 @@ export function sentence(action, details) {
 		case 'audit_expired':
 			return ['Old steps deleted'];
 		case 'request_replayed':
-			return [`Rejected request ${d.request ?? ''} to be looked at again`, d.trust ? ', unverified' : '', by];
+			return [`Rejected request ${d.request ?? ''} to be replayed`, d.trust ? ', unverified' : '', by];
 		case 'conflict_accepted':
 			return ['Other payload accepted as ', foreign(text(d.accepted_as)), by];
 		case 'source_added':
