@@ -56,7 +56,7 @@ type SourceProcess interface {
 	// Check returns settings as they are stored, or an *event.BadSettingsError.
 	Check(settings []byte) (json.RawMessage, error)
 	Presets() any // as JSON
-	// Sample sends a demo request to the source, signed as its provider signs, and returns the answer.
+	// Sample sends a sample to the source, signed as its provider signs, and returns the answer.
 	Sample(ctx context.Context, name string) (status int, body []byte, err error)
 }
 
@@ -307,7 +307,7 @@ func (h *SourceHandler) rotate(w http.ResponseWriter, r *http.Request) {
 	h.answerSource(w, r, name)
 }
 
-// sample sends a demo request, and answers 200 with its answer, whatever that is.
+// sample sends a sample, and answers 200 with its answer, whatever that is.
 func (h *SourceHandler) sample(w http.ResponseWriter, r *http.Request) {
 	if _, faults := parameters(r); rejectQuery(w, faults) {
 		return
@@ -316,7 +316,7 @@ func (h *SourceHandler) sample(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		respond.Reject(
 			w,
-			respond.Problem{Status: http.StatusConflict, Detail: "No demo request can be sent: " + err.Error() + "."},
+			respond.Problem{Status: http.StatusConflict, Detail: "No sample can be sent: " + err.Error() + "."},
 		)
 		return
 	}

@@ -280,7 +280,7 @@ function sourceCard(source, changed) {
 					'button',
 					{ type: 'button', disabled: s.state !== 'open' && s.state !== 'verified', click: sample },
 					icon('send'),
-					s.state === 'open' ? 'Send a demo request' : 'Send a signed demo request',
+					s.state === 'open' ? 'Send a sample' : 'Send a signed sample',
 				),
 				h(
 					'button',
