@@ -9,8 +9,7 @@ import (
 )
 
 const (
-	// of reading to now: a client that takes less than comes in gets a summary from its queue
-	catchUpRounds = 3
+	catchUpRounds = 3           // rounds of reading up to now. A slower client then gets a summary.
 	catchUpRecent = time.Second // a round that took no longer is the last: the queue holds what came in meanwhile
 	catchUpSteps  = 20_000      // read for a client that asked for few a second: as many as a queue holds
 )

@@ -26,8 +26,8 @@ type GuardConfig struct {
 
 // Guard returns a middleware for what only the operator may see.
 //
-// With a token it asks for it, as bearer (RFC 6750) or as the password of HTTP Basic (RFC 7617) under any user name,
-// and answers 401 to other requests. A request with the token for reading that may change something gets 403.
+// With a token it asks for it, as bearer (RFC 6750) or as the password of HTTP Basic (RFC 7617) under any user name.
+// It answers 401 to other requests, and 403 to a request with the token for reading that may change something.
 //
 // With neither token nor Open it answers 403, unless the peer's address and the Host header are loopback and the
 // headers show no proxy. So a page in a browser cannot reach it by a name of its own (DNS rebinding), nor a stranger
@@ -42,15 +42,15 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			respond.Secure(w.Header())
-			reads := c.Token != "" && c.ReadToken != "" && knows(r, readToken)
+			reads := c.Token != "" && c.ReadToken != "" && carriesToken(r, readToken)
 			switch {
-			case reads && changes(r):
+			case reads && mayChange(r):
 				noteRejected(log, r, "read_token")
 				respond.Reject(w, respond.Problem{
 					Status: http.StatusForbidden,
 					Detail: "This token may only read. Use the admin token to change something.",
 				})
-			case c.Token != "" && !reads && !knows(r, token):
+			case c.Token != "" && !reads && !carriesToken(r, token):
 				noteRejected(log, r, "admin_token")
 				w.Header().Add("WWW-Authenticate", `Basic realm="spine", charset="UTF-8"`)
 				w.Header().Add("WWW-Authenticate", `Bearer realm="spine"`)
@@ -67,7 +67,7 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 						"under localhost or a loopback address, and not through a proxy. " +
 						"Set ADMIN_TOKEN to ask for a token, or ADMIN_AUTH=none to answer everyone.",
 				})
-			case c.Token == "" && c.Open && changes(r) && fromBrowser(r) && !loopbackName(r.Host) && !isAddress(r.Host):
+			case c.Token == "" && c.Open && mayChange(r) && fromBrowser(r) && !loopbackName(r.Host) && !isAddress(r.Host):
 				noteRejected(log, r, "host_name")
 				respond.Reject(w, respond.Problem{
 					Status: http.StatusForbidden,
@@ -82,13 +82,13 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 	}
 }
 
-// noteRejected leaves a line about a request that a guard rejects.
+// noteRejected logs a request that a guard rejects.
 func noteRejected(log zerolog.Logger, r *http.Request, cause string) {
 	log.Warn().Str("cause", cause).Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request rejected")
 }
 
-// changes reports whether a request's method may change something (RFC 9110, 9.2.1).
-func changes(r *http.Request) bool {
+// mayChange reports whether a request's method may change something (RFC 9110, 9.2.1).
+func mayChange(r *http.Request) bool {
 	return r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodOptions
 }
 
@@ -133,9 +133,9 @@ func caller(r *http.Request) string {
 // maxUser is how many characters of a user name go into the audit log.
 const maxUser = 60
 
-// knows reports whether a request carries the token with this hash. All hashes have one length, so the comparison tells
-// nothing about the token's length.
-func knows(r *http.Request, token [sha256.Size]byte) bool {
+// carriesToken reports whether a request carries the token with this hash. All hashes have one length, so the
+// comparison tells nothing about the token's length.
+func carriesToken(r *http.Request, token [sha256.Size]byte) bool {
 	if len(r.Header.Values("Authorization")) != 1 {
 		return false
 	}
@@ -178,21 +178,28 @@ func hostname(host string) string {
 	return strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 }
 
+// proxyHeaders are the headers that proxies add, besides those with a prefix of their own.
+var proxyHeaders = []string{
+	"forwarded",
+	"via",
+	"x-real-ip",
+	"x-client-ip",
+	"x-cluster-client-ip",
+	"true-client-ip",
+	"fastly-client-ip",
+	"fly-client-ip",
+	"x-envoy-external-address",
+	"x-proxyuser-ip",
+	"x-azure-clientip",
+	"cdn-loop",
+}
+
 // forwarded reports whether a request's header shows that it came through a proxy.
 func forwarded(header http.Header) bool {
 	for name := range header {
 		name = strings.ToLower(name)
 		if strings.HasPrefix(name, "x-forwarded") || strings.HasPrefix(name, "x-original-") ||
-			strings.HasPrefix(name, "cf-") ||
-			slices.Contains([]string{
-				"forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip",
-				"fastly-client-ip",
-				"fly-client-ip",
-				"x-envoy-external-address",
-				"x-proxyuser-ip",
-				"x-azure-clientip",
-				"cdn-loop",
-			}, name) {
+			strings.HasPrefix(name, "cf-") || slices.Contains(proxyHeaders, name) {
 			return true
 		}
 	}

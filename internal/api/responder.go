@@ -51,11 +51,11 @@ func (p responder) answer(w http.ResponseWriter, r *http.Request, body any, next
 	case errors.As(err, &notStored):
 		respond.Reject(w, respond.Problem{Status: http.StatusNotFound, Detail: notStored.Detail})
 	case errors.As(err, &ambiguous):
+		example := "?source=" + url.QueryEscape(ambiguous.Sources[0])
 		respond.Reject(w, respond.Problem{
-			Status: http.StatusBadRequest, Sources: ambiguous.Sources,
-			Detail: "This event_id exists in several sources: name one, as in ?source=" + url.QueryEscape(
-				ambiguous.Sources[0],
-			) + ".",
+			Status:  http.StatusBadRequest,
+			Sources: ambiguous.Sources,
+			Detail:  "This event_id exists in several sources: name one, as in " + example + ".",
 		})
 	case errors.Is(err, event.ErrNotKept):
 		respond.Reject(
@@ -106,7 +106,7 @@ func (p responder) answer(w http.ResponseWriter, r *http.Request, body any, next
 
 // verb says what a request would do with the database.
 func verb(r *http.Request) string {
-	if changes(r) {
+	if mayChange(r) {
 		return "written to"
 	}
 	return "read"

@@ -17,7 +17,7 @@ const (
 	summaryGap  = 250 * time.Millisecond // between two summaries to a client that asked for few steps
 	cursorGap   = 5 * time.Second        // before a client is told a cursor alone, where it wants none of the steps
 	streamChunk = 16 << 10               // bytes that a client must take within StreamConfig.Patience
-	// for a client to take the end of what it is being sent, where the stream ends
+	// closePatience is how long a client may take for the rest of a message when the stream ends.
 	closePatience = time.Second
 )
 
@@ -52,9 +52,8 @@ func (s *sender) interruptible(ctx context.Context) (done func()) {
 	interrupted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(interrupted)
-		_ = s.conn.SetWriteDeadline(
-			time.Now().Add(closePatience),
-		) // write has ended the stream of a connection without deadlines
+		// An error tells nothing new: write has ended the stream of a connection without deadlines.
+		_ = s.conn.SetWriteDeadline(time.Now().Add(closePatience))
 	})
 	return func() {
 		if !stop() {

@@ -173,7 +173,8 @@ func (h *SourceHandler) rows(ctx context.Context, stored ...event.SourceSettings
 			CreatedAt:   s.CreatedAt,
 			UpdatedAt:   s.UpdatedAt,
 			UpdatedBy:   s.UpdatedBy,
-			LastArrival: s.LastArrival, Rejected: causes[s.Source],
+			LastArrival: s.LastArrival,
+			Rejected:    causes[s.Source],
 		}
 	}
 	return rows, nil
@@ -222,7 +223,7 @@ func (h *SourceHandler) put(w http.ResponseWriter, r *http.Request) {
 	if _, faults := parameters(r); rejectQuery(w, faults) {
 		return
 	}
-	body, ok := bodyOf(w, r)
+	body, ok := readSmallBody(w, r)
 	if !ok {
 		return
 	}
@@ -234,8 +235,8 @@ func (h *SourceHandler) put(w http.ResponseWriter, r *http.Request) {
 	h.answer(w, r, change, view.Next{}, err)
 }
 
-// bodyOf reads a small body, or rejects the request.
-func bodyOf(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
+// readSmallBody reads a small body, or rejects the request.
+func readSmallBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, event.MaxSettings))
 	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
 		respond.Reject(
@@ -279,7 +280,7 @@ func (h *SourceHandler) rotate(w http.ResponseWriter, r *http.Request) {
 	if _, faults := parameters(r); rejectQuery(w, faults) {
 		return
 	}
-	body, ok := bodyOf(w, r)
+	body, ok := readSmallBody(w, r)
 	if !ok {
 		return
 	}
@@ -314,10 +315,10 @@ func (h *SourceHandler) sample(w http.ResponseWriter, r *http.Request) {
 	}
 	status, body, err := h.process.Sample(r.Context(), mux.Vars(r)["source"])
 	if err != nil {
-		respond.Reject(
-			w,
-			respond.Problem{Status: http.StatusConflict, Detail: "No sample can be sent: " + err.Error() + "."},
-		)
+		respond.Reject(w, respond.Problem{
+			Status: http.StatusConflict,
+			Detail: "No sample can be sent: " + err.Error() + ".",
+		})
 		return
 	}
 	h.answer(w, r, struct {
@@ -341,7 +342,7 @@ func (h *SourceHandler) rejectedRequest(w http.ResponseWriter, r *http.Request) 
 	if _, faults := parameters(r); rejectQuery(w, faults) {
 		return
 	}
-	id, ok := number(w, r)
+	id, ok := requestNumber(w, r)
 	if !ok {
 		return
 	}
@@ -349,8 +350,8 @@ func (h *SourceHandler) rejectedRequest(w http.ResponseWriter, r *http.Request) 
 	h.answer(w, r, request, view.Next{}, err)
 }
 
-// number reads the number in a path. It answers 404 to a text that is not a number.
-func number(w http.ResponseWriter, r *http.Request) (int64, bool) {
+// requestNumber reads the number of a rejected request in a path. It answers 404 to a text that is not a number.
+func requestNumber(w http.ResponseWriter, r *http.Request) (int64, bool) {
 	id, err := strconv.ParseInt(mux.Vars(r)["id"], 10, 64)
 	if err != nil {
 		respond.Reject(
@@ -369,7 +370,7 @@ func (h *SourceHandler) replayRejected(w http.ResponseWriter, r *http.Request) {
 	if rejectQuery(w, faults) {
 		return
 	}
-	id, ok := number(w, r)
+	id, ok := requestNumber(w, r)
 	if !ok {
 		return
 	}

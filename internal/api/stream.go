@@ -21,7 +21,8 @@ import (
 type StreamConfig struct {
 	Viewers int // at a time; the next one gets 503
 	Queue   int // steps that wait for a viewer before they become a summary
-	// CatchUps is how many pages of the past are read at a time, for all viewers. There must be more connections.
+	// CatchUps is how many pages of the past are read at a time, for all viewers. It must be less than the pool's
+	// connections.
 	CatchUps int
 	// Patience is how long a client may take for 16 kB of what it is sent, or for all where that is less. Then the
 	// client is dropped.
@@ -43,8 +44,8 @@ func DefaultStreamConfig() StreamConfig {
 	}
 }
 
-// maxMaxRows is how many steps a second a viewer may ask for.
-const maxMaxRows = 10_000
+// maxStepsPerSecond is how many steps a second a viewer may ask for, as max_rows.
+const maxStepsPerSecond = 10_000
 
 // Stream answers GET /api/stream: the audit log as it grows, as server-sent events (WHATWG HTML, section 9.2).
 //
@@ -136,14 +137,11 @@ func readStreamQuery(r *http.Request) (q streamQuery, faults []respond.Fault) {
 	values, faults := parameters(r, "event_id", "source", "action", "success", "max_rows", "last_event_id")
 	if text, ok := values["max_rows"]; ok {
 		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 || n > maxMaxRows {
-			faults = append(
-				faults,
-				respond.Fault{
-					Parameter: "max_rows",
-					Detail:    "must be a whole number from 1 to " + strconv.Itoa(maxMaxRows),
-				},
-			)
+		if err != nil || n < 1 || n > maxStepsPerSecond {
+			faults = append(faults, respond.Fault{
+				Parameter: "max_rows",
+				Detail:    "must be a whole number from 1 to " + strconv.Itoa(maxStepsPerSecond),
+			})
 		}
 		q.maxRows = n
 	}
