@@ -1,7 +1,10 @@
 // Requests to the server. Addresses are relative to the page, so that it works under any path that a proxy gives it.
 
+import { foreign, h, icon } from './dom.js';
+import { age } from './format.js';
+
 // Problem is an error in the words of the server (RFC 9457). Where there was no answer it is in ours, and status is 0.
-export class Problem extends Error {
+class Problem extends Error {
 	constructor(status, detail, more = {}) {
 		super(detail);
 		this.status = status;
@@ -79,7 +82,7 @@ function problemOf(response, data) {
 }
 
 // advice says what to do about a problem.
-export function advice(problem) {
+function advice(problem) {
 	switch (problem.status) {
 		case 0:
 			return 'The page tries again by itself. Is the server running, and the network up?';
@@ -95,6 +98,29 @@ export function advice(problem) {
 		default:
 			return 'The page tries again by itself.';
 	}
+}
+
+// failureNotice says what failed, how old the rest of the view is, and what to do. readAt is 0 where the view shows
+// nothing yet. retry, if given, gets a button.
+export function failureNotice(
+	failure,
+	readAt,
+	retry,
+	{ tone = 'bad', words = failure.message, choices = null, todo = advice(failure) } = {},
+) {
+	return h(
+		'div',
+		{ class: `notice ${tone}`, role: 'alert' },
+		icon('alert'),
+		h(
+			'div',
+			{},
+			h('p', {}, h('strong', {}, foreign(words, { limit: 500 }))),
+			choices,
+			h('p', {}, readAt ? ['This is as of ', age(new Date(readAt).toISOString()), '. '] : null, todo),
+		),
+		retry ? h('button', { type: 'button', click: retry }, 'Try again now') : null,
+	);
 }
 
 // Refresher calls load whenever it is asked to, at most once in `every` milliseconds and never twice at a time.

@@ -59,11 +59,6 @@ function seen(character) {
 	return `\\u${code.toString(16).padStart(4, '0')}`;
 }
 
-// visible is text without invisible characters, for titles and labels, which cannot hold elements.
-export function visible(text) {
-	return String(text).replace(unseen, seen);
-}
-
 // foreign shows text from outside: apart from the text around it (bdi), without invisible characters, and cut to limit
 // characters. A button shows the whole text.
 export function foreign(text, { limit = 200, lines = false } = {}) {

@@ -1,6 +1,6 @@
 // One event: where it stands, its trail, its payload, and other payloads that came under its id.
 
-import { advice, post, query, read, Refresher } from './api.js';
+import { failureNotice, post, query, read, Refresher } from './api.js';
 import { badge, copyButton, fill, foreign, h, icon, say, toast } from './dom.js';
 import { age, bytes, coarse, count, counted, now, setNow, time } from './format.js';
 import { elements, members, pretty } from './json.js';
@@ -526,50 +526,29 @@ export function event(app, parameters) {
 
 	function drawNotice() {
 		if (!failure) return fill(notice);
-		const choices = failure.sources;
+		const missing = failure.status === 404;
+		const again = () => refresher.now();
+		if (!failure.sources.length)
+			return fill(
+				notice,
+				failureNotice(failure, readAt, again, {
+					tone: missing ? 'warn' : 'bad',
+					todo: missing ? 'It appears here by itself once it is stored.' : undefined,
+				}),
+			);
+		const links = failure.sources.map((s) => h('a', { href: `#/event${query({ id, source: s })}` }, foreign(s)));
 		fill(
 			notice,
-			h(
-				'div',
-				{ class: `notice ${failure.status === 404 || choices.length ? 'warn' : 'bad'}`, role: 'alert' },
-				icon('alert'),
-				h(
-					'div',
-					{},
-					h(
-						'p',
-						{},
-						h(
-							'strong',
-							{},
-							foreign(
-								choices.length ? 'Several sources have an event with this id. Which one do you mean?' : failure.message,
-								{
-									limit: 500,
-								},
-							),
-						),
-					),
-					choices.length
-						? h(
-								'ul',
-								{ class: 'inline' },
-								choices.map((s) => h('li', {}, h('a', { href: `#/event${query({ id, source: s })}` }, foreign(s)))),
-							)
-						: null,
-					h(
-						'p',
-						{},
-						history ? ['This is as of ', age(new Date(readAt).toISOString()), '. '] : null,
-						failure.status === 404
-							? 'It appears here by itself once it is stored.'
-							: choices.length
-								? ''
-								: advice(failure),
-					),
+			failureNotice(failure, readAt, null, {
+				tone: 'warn',
+				words: 'Several sources have an event with this id. Which one do you mean?',
+				choices: h(
+					'ul',
+					{ class: 'inline' },
+					links.map((link) => h('li', {}, link)),
 				),
-				choices.length ? null : h('button', { type: 'button', click: () => refresher.now() }, 'Try again now'),
-			),
+				todo: '',
+			}),
 		);
 	}
 

@@ -95,7 +95,7 @@ export function local(at, { precise = true } = {}) {
 	return `${day.format(d)}, ${clock}`;
 }
 
-export function utc(at) {
+function utc(at) {
 	return `${new Date(at).toISOString().replace('T', ' ').replace('Z', '')} UTC`;
 }
 
@@ -118,7 +118,7 @@ export function age(at) {
 	return element;
 }
 
-export function distance(at) {
+function distance(at) {
 	const seconds = (now() - at) / 1000;
 	if (seconds < -0.5) return `in ${coarse(Math.ceil(-seconds))}`;
 	return seconds < 1 ? 'just now' : `${coarse(seconds)} ago`;

@@ -1,9 +1,9 @@
 // The lists: events, attempts, audit log, dead letters, rejected requests, conflicts. All work alike: filters stand in
 // the address, pages follow one another without end, and rows change and arrive while the reader looks.
 
-import { advice, query, read, Refresher } from './api.js';
+import { failureNotice, query, read, Refresher } from './api.js';
 import { badge, fill, foreign, h, icon, say } from './dom.js';
-import { age, count, local, now, rangeNames, ranges, since, span, time } from './format.js';
+import { count, local, now, rangeNames, ranges, since, span, time } from './format.js';
 import { eventLink, searchBox } from './search.js';
 import { knownActions, outcome, rest, sentence } from './words.js';
 import { acceptButton, replayButton } from './event.js';
@@ -14,20 +14,33 @@ const mostRows = 1000; // in the document; for older rows the reader narrows the
 const mostSilent = 5; // pages without a row, after which the reader must ask for more
 const windowEvery = 5000; // ms between two reads of all rows that are shown
 
+// filterNames are the filters that the API knows by the same names.
+const filterNames = [
+	'status',
+	'type',
+	'source',
+	'destination',
+	'outcome',
+	'action',
+	'success',
+	'cause',
+	'state',
+	'since',
+	'until',
+];
 const statuses = ['pending', 'processing', 'failed', 'dead', 'completed'];
 const id = (row) =>
 	row.event_id === null || row.event_id === undefined
 		? h('span', { class: 'none' }, '—')
 		: h('a', { class: 'id', href: eventLink(row.event_id, row.source) }, foreign(row.event_id, { limit: 64 }));
 const column = (name, title, value, options = {}) => ({ name, title, value, ...options });
-const named = (row) => foreign(row.source ?? '', { limit: 63 });
+const sourceCell = (row) => foreign(row.source ?? '', { limit: 63 });
 
 const kinds = {
 	events: {
 		title: 'Events',
 		path: 'api/events',
 		key: (r) => r.id,
-		limit: pageRows,
 		at: (r) => r.created_at,
 		filters: ['id', 'status', 'type', 'source', 'range'],
 		columns: [
@@ -37,7 +50,7 @@ const kinds = {
 				of: (r) => r.status,
 			}),
 			column('type', 'type', (r) => foreign(r.event_type, { limit: 60 })),
-			column('source', 'source', named),
+			column('source', 'source', sourceCell),
 			column('times', 'received', (r) => (r.seen_count === undefined ? '' : `${count(r.seen_count)}×`), {
 				of: (r) => r.seen_count,
 				number: true,
@@ -52,7 +65,6 @@ const kinds = {
 		title: 'Attempts',
 		path: 'api/attempts',
 		key: (r) => r.id,
-		limit: pageRows,
 		at: (r) => r.timestamp,
 		filters: ['id', 'outcome', 'type', 'source', 'range'],
 		columns: [
@@ -64,7 +76,7 @@ const kinds = {
 				r.status === null ? h('span', { class: 'muted' }, 'none') : h('span', { class: 'code' }, String(r.status)),
 			),
 			column('took', 'took', (r) => (r.duration_ms === null ? '' : span(r.duration_ms / 1000)), { number: true }),
-			column('source', 'source', named),
+			column('source', 'source', sourceCell),
 			column('long', 'error, answer', (r) => [
 				r.error ? h('span', { class: 'error' }, foreign(r.error, { limit: 120 })) : null,
 				' ',
@@ -77,7 +89,6 @@ const kinds = {
 		title: 'Audit',
 		path: 'api/audit',
 		key: (r) => r.id,
-		limit: pageRows,
 		at: (r) => r.timestamp,
 		filters: ['id', 'action', 'success', 'type', 'source', 'range'],
 		columns: [
@@ -86,7 +97,7 @@ const kinds = {
 			column('status', 'outcome', (r) => badge(r.success), { of: (r) => r.success }),
 			column('what', 'step', (r) => h('span', {}, sentence(r.action, r.details))),
 			column('action', 'action', (r) => h('code', {}, foreign(r.action))),
-			column('source', 'source', named),
+			column('source', 'source', sourceCell),
 			column('long', 'details', (r) => [
 				outcome(r.details, { limit: 120 }).map((p) => [p, ' ']),
 				rest(r.action, r.details).map(([name, value]) => [
@@ -103,7 +114,6 @@ const kinds = {
 		path: 'api/processing',
 		fixed: { status: 'dead' },
 		key: (r) => `${r.event} ${r.destination}`,
-		limit: pageRows,
 		at: (r) => r.created_at,
 		filters: ['id', 'type', 'source', 'destination', 'range'],
 		rangeOf: 'stored',
@@ -112,7 +122,7 @@ const kinds = {
 			column('id', 'event', id),
 			column('status', 'status', (r) => badge(r.status), { of: (r) => r.status }),
 			column('times', 'attempts', (r) => count(r.attempt_count), { number: true }),
-			column('source', 'source', named),
+			column('source', 'source', sourceCell),
 			column('dest', 'destination', (r) => foreign(r.destination)),
 			column('long', 'last error', (r) =>
 				r.error_message ? h('span', { class: 'error' }, foreign(r.error_message, { limit: 160 })) : '',
@@ -129,7 +139,6 @@ const kinds = {
 		title: 'Rejected requests',
 		path: 'api/rejected',
 		key: (r) => r.id,
-		limit: pageRows,
 		at: (r) => r.at,
 		filters: ['source', 'cause', 'state', 'range'],
 		columns: [
@@ -140,7 +149,7 @@ const kinds = {
 			column('status', 'state', (r) => badge(r.state), { of: (r) => r.state }),
 			column('code', 'answer', (r) => h('span', { class: 'code' }, String(r.status))),
 			column('type', 'cause', (r) => foreign(r.cause.replaceAll('_', ' '), { limit: 60 })),
-			column('source', 'source', named),
+			column('source', 'source', sourceCell),
 			column('dest', 'from', (r) => foreign(r.remote)),
 			column('long', 'why', (r) => [foreign(r.detail, { limit: 160 }), r.event_id ? [' ', id(r)] : null]),
 			column('do', 'what to do', (r) => (r.state === 'taken_in' ? '' : againButton(r, { small: true })), {
@@ -157,13 +166,12 @@ const kinds = {
 		title: 'Conflicts',
 		path: 'api/conflicts',
 		key: (r) => `${r.source} ${r.event_id} ${r.payload_hash}`,
-		limit: pageRows,
 		at: (r) => r.created_at,
 		filters: ['source', 'range'],
 		columns: [
 			column('time', 'came', (r) => time(r.created_at), { sorted: true }),
 			column('id', 'event', id),
-			column('source', 'source', named),
+			column('source', 'source', sourceCell),
 			column('times', 'seen', (r) => `${count(r.seen_count)}×`, { number: true }),
 			column('long', 'differences', (r) =>
 				r.differences
@@ -200,7 +208,7 @@ function preview(r) {
 // list is the view of one kind of rows.
 export function list(app, name, parameters) {
 	const kind = kinds[name];
-	let filters = take(parameters);
+	let filters = readFilters(parameters);
 	let rows = [];
 	let next = '';
 	let lookedBackTo = null;
@@ -284,45 +292,19 @@ export function list(app, name, parameters) {
 		if (!loadedOnce && !failure) wait.hidden = false;
 	}, 150);
 
-	function take(p) {
-		const taken = {};
-		for (const key of [
-			'id',
-			'status',
-			'type',
-			'source',
-			'destination',
-			'outcome',
-			'action',
-			'success',
-			'cause',
-			'state',
-			'range',
-			'since',
-			'until',
-		]) {
+	function readFilters(p) {
+		const chosen = {};
+		for (const key of ['id', ...filterNames, 'range']) {
 			const value = p.get(key);
-			if (value) taken[key] = value;
+			if (value) chosen[key] = value;
 		}
-		return taken;
+		return chosen;
 	}
 
 	// question is the query, as the API takes it.
 	function question(limit) {
 		const q = { ...kind.fixed };
-		for (const f of [
-			'status',
-			'type',
-			'source',
-			'destination',
-			'outcome',
-			'action',
-			'success',
-			'cause',
-			'state',
-			'since',
-			'until',
-		]) {
+		for (const f of filterNames) {
 			if (filters[f] && !(f in q)) q[f] = filters[f];
 		}
 		if (filters.id) q.event_id = filters.id;
@@ -349,8 +331,8 @@ export function list(app, name, parameters) {
 		return read(`${kind.path}${query(question(limit))}`, signal);
 	}
 
-	// held says that the reader is further down, or has the focus in the table. Then no row may move.
-	function held() {
+	// mustNotMove says that the reader is further down, or has the focus in the table. Then no row may move.
+	function mustNotMove() {
 		return table.getBoundingClientRect().top < -20 || body.contains(document.activeElement);
 	}
 
@@ -392,7 +374,7 @@ export function list(app, name, parameters) {
 		const last = data.length ? known.get(key(data[data.length - 1])) : undefined;
 		const gap = following !== '' && last === undefined;
 		const newest = new Map(data.map((r) => [key(r), r]));
-		if (!first && held()) {
+		if (!first && mustNotMove()) {
 			rows = rows
 				.filter((r, i) => newest.has(key(r)) || gap || (following !== '' && i > last))
 				.map((r) => newest.get(key(r)) ?? r);
@@ -473,35 +455,11 @@ export function list(app, name, parameters) {
 		clearTimeout(skeleton);
 		wait.hidden = loadedOnce || Boolean(failure);
 		element.classList.toggle('stale', Boolean(failure) && loadedOnce);
-		drawNotice();
+		fill(notice, failure ? failureNotice(failure, loadedOnce ? readAt : 0, () => refresher.now()) : null);
 		drawRows();
 		drawFoot();
 		button.hidden = !fresh;
 		if (fresh) fill(button, icon('inbox'), uncounted ? `${count(fresh)}+ new` : `${count(fresh)} new`);
-	}
-
-	function drawNotice() {
-		if (!failure) return fill(notice);
-		fill(
-			notice,
-			h(
-				'div',
-				{ class: 'notice bad', role: 'alert' },
-				icon('alert'),
-				h(
-					'div',
-					{},
-					h('p', {}, h('strong', {}, failure.message)),
-					h(
-						'p',
-						{},
-						loadedOnce ? ['This is as of ', age(new Date(readAt).toISOString()), '. '] : null,
-						advice(failure),
-					),
-				),
-				h('button', { type: 'button', click: () => refresher.now() }, 'Try again now'),
-			),
-		);
 	}
 
 	// drawRows changes only what is new: rows and cells keep their elements, and with them the focus.
@@ -559,7 +517,7 @@ export function list(app, name, parameters) {
 			fill(
 				empty,
 				kind.good && !filtered ? h('p', { class: 'mark good' }, icon('check')) : null,
-				words.map((w) => (typeof w === 'string' ? h('p', {}, w) : h('p', {}, w))),
+				words.map((w) => h('p', {}, w)),
 			);
 		}
 	}
@@ -613,10 +571,18 @@ export function list(app, name, parameters) {
 	);
 	observer.observe(foot);
 	const scrolled = () => {
-		if (fresh && !held()) refresher.request();
+		if (fresh && !mustNotMove()) refresher.request();
 	};
-	window.addEventListener('scroll', scrolled, { passive: true });
-	let stopListening = app.live.listen(() => refresher.request());
+	let stopListening;
+	function startListening() {
+		const stop = app.live.listen(() => refresher.request());
+		window.addEventListener('scroll', scrolled, { passive: true });
+		stopListening = () => {
+			stop();
+			window.removeEventListener('scroll', scrolled);
+		};
+	}
+	startListening();
 
 	// Filters.
 	function drawForm() {
@@ -780,7 +746,7 @@ export function list(app, name, parameters) {
 		title: kind.title,
 		keeps: true,
 		update(p) {
-			const wanted = take(p);
+			const wanted = readFilters(p);
 			if (JSON.stringify(wanted) === JSON.stringify(filters)) return;
 			filters = wanted;
 			rows = [];
@@ -799,12 +765,9 @@ export function list(app, name, parameters) {
 		},
 		rest() {
 			stopListening();
-			stopListening = () => {};
-			window.removeEventListener('scroll', scrolled);
 		},
 		wake() {
-			stopListening = app.live.listen(() => refresher.request());
-			window.addEventListener('scroll', scrolled, { passive: true });
+			startListening();
 			refresher.request();
 		},
 		leave() {
@@ -813,7 +776,6 @@ export function list(app, name, parameters) {
 			clearTimeout(laterTimer);
 			stopListening();
 			observer.disconnect();
-			window.removeEventListener('scroll', scrolled);
 			refresher.stop();
 			more?.abort();
 		},

@@ -1,6 +1,6 @@
 // The overview: the state in one sentence, what waits, rates and latency, and the latest steps.
 
-import { advice, query, read, Refresher } from './api.js';
+import { failureNotice, query, read, Refresher } from './api.js';
 import { Chart } from './charts.js';
 import { fill, foreign, h, icon, say } from './dom.js';
 import { age, coarse, count, now, rangeNames, rate, setNow, short, span, time, unknown } from './format.js';
@@ -204,31 +204,12 @@ export function overview(app, parameters) {
 		element.classList.remove('loading');
 		element.classList.toggle('stale', Boolean(failure) && Boolean(last));
 		drawState();
-		drawNotice();
+		fill(notice, failure ? failureNotice(failure, readAt, () => numbers.now()) : null);
 		if (last) {
 			drawTiles();
 			drawCharts();
 			drawTables();
 		}
-	}
-
-	function drawNotice() {
-		if (!failure) return fill(notice);
-		fill(
-			notice,
-			h(
-				'div',
-				{ class: 'notice bad', role: 'alert' },
-				icon('alert'),
-				h(
-					'div',
-					{},
-					h('p', {}, h('strong', {}, failure.message)),
-					h('p', {}, last ? ['This is as of ', age(new Date(readAt).toISOString()), '. '] : null, advice(failure)),
-				),
-				h('button', { type: 'button', click: () => numbers.now() }, 'Try again now'),
-			),
-		);
 	}
 
 	function drawState() {
@@ -454,7 +435,6 @@ function recently(o) {
 		seconds,
 		received: seconds ? received / seconds : null,
 		delivered: seconds ? delivered / seconds : null,
-		p50: quantile('latency_p50_ms'),
 		p95,
 		p99: quantile('latency_p99_ms'),
 	};
@@ -481,7 +461,7 @@ function tile(label, sign, href) {
 	};
 }
 
-export function feedRow(row, fresh) {
+function feedRow(row, fresh) {
 	const tone = { success: 'good', failure: 'bad', pending: 'wait' }[row.success] ?? 'wait';
 	return h(
 		'li',

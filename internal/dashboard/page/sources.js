@@ -1,14 +1,14 @@
 // Sources: whether each can be used, its last arrival and rate, its rejected requests, and what to enter at its
 // provider.
 
-import { advice, post, query, read, Refresher } from './api.js';
+import { failureNotice, post, query, read, Refresher } from './api.js';
 import { badge, copyButton, fill, foreign, h, icon, toast } from './dom.js';
 import { age, coarse, count, counted, now, short } from './format.js';
 import { eventLink } from './search.js';
 
 const sample = 50; // newest events from which a source's rate is computed
 
-export const webhookURL = (source) =>
+const webhookURL = (source) =>
 	new URL(source === 'default' ? 'webhook' : `webhook/${encodeURIComponent(source)}`, document.baseURI).href;
 
 export function sources(app) {
@@ -61,18 +61,7 @@ export function sources(app) {
 	}, 3000);
 
 	function draw() {
-		fill(
-			notice,
-			failure
-				? h(
-						'div',
-						{ class: 'notice bad', role: 'alert' },
-						icon('alert'),
-						h('div', {}, h('p', {}, h('strong', {}, failure.message)), h('p', {}, advice(failure))),
-						h('button', { type: 'button', click: () => refresher.now() }, 'Try again now'),
-					)
-				: null,
-		);
+		fill(notice, failure ? failureNotice(failure, 0, () => refresher.now()) : null);
 		if (!all) return;
 		for (const [name, card] of drawn) {
 			if (all.some((s) => s.source === name)) continue;
