@@ -34,7 +34,9 @@ PROGRESS = go run ./internal/systemtest/progress
 
 GOLANGCI_VERSION    := v2.15.0
 STATICCHECK_VERSION := v0.8.2
-GOLANGCI := $(CURDIR)/.cache/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
+GOLANGCI     := $(CURDIR)/.cache/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
+# Another checkout on this machine may be linted at the same time.
+GOLANGCI_RUN := '$(GOLANGCI)' run --allow-parallel-runners
 
 # How long each target is fuzzed.
 FUZZTIME ?= 20s
@@ -107,7 +109,7 @@ lint: ## vet, linters and formatting
 	cd $(PEERS) && go vet ./...
 	cd $(ORACLES) && go vet ./...
 	@if [[ -x '$(GOLANGCI)' ]] || $(MAKE) --no-print-directory golangci-lint; then \
-		'$(GOLANGCI)' fmt --diff && '$(GOLANGCI)' run && cd $(PEERS) && '$(GOLANGCI)' run; \
+		'$(GOLANGCI)' fmt --diff && $(GOLANGCI_RUN) && cd $(PEERS) && $(GOLANGCI_RUN); \
 	else \
 		$(call loud,'golangci-lint cannot be installed: only go vet with staticcheck and gofmt'); \
 		go run honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION) ./...; \

@@ -131,11 +131,11 @@ Spine is running. Ctrl-C stops it.
 
 Try:
 
-  curl %[1]s/webhook -H 'content-type: application/json' -d '{"event_id":"test-001","event_type":"user.created",`+
+  curl %[1]s/webhook -H 'content-type: application/json' -d '{"event_id":"hello-001","event_type":"user.created",`+
 		`"occurred_at":"2024-01-30T12:00:00Z","payload":{"user_id":123}}'
-  curl %[1]s/api/events/test-001
+  curl %[1]s/api/events/hello-001
   export DATABASE_URL=%[3]s
-  %[4]s trace test-001
+  %[4]s trace hello-001
   %[4]s tail
 
 `, api, mock, quote(database), os.Args[0]) // nobody may be reading

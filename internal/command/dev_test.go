@@ -15,6 +15,6 @@ func TestGreeting(t *testing.T) {
 	_, lines, found := strings.Cut(out.String(), "  export ")
 	require.True(t, found, out.String())
 	require.Equal(t, `DATABASE_URL='postgres:///x?user=o'\''neil'
-  `+os.Args[0]+` trace test-001
+  `+os.Args[0]+` trace hello-001
   `+os.Args[0]+" tail\n\n", lines)
 }

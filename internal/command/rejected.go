@@ -171,8 +171,9 @@ func rejectedReplayCommand(env environ) *cobra.Command {
 		Long: `Replay verifies a rejected request again and stores its events. With --all it does
 so for all requests that the flags choose. A process that receives webhooks does
 the work, with its settings and secrets of now, and judges signatures by the time
-at which the request came. Replay waits for the outcome and exits with 1 if the
-request is rejected again.
+at which the request came. For one request, replay waits for the outcome and exits
+with 1 if it is rejected again. With --all it does not wait: spine rejected list
+shows what became of them.
 
 Spine keeps no bearer tokens or passwords, so requests that had one cannot be
 verified again. --trust stores them without verifying: be sure who sent them.`,
@@ -182,7 +183,7 @@ verified again. --trust stores them without verifying: be sure who sent them.`,
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.BoolVar(&all, "all", false, "all that the flags choose and that were not replayed yet")
+	flags.BoolVar(&all, "all", false, "all that the flags choose, except those whose replay stored an event")
 	flags.StringVar(&filter.Source, "source", "", "only those of this `SOURCE`")
 	flags.StringVar(&filter.Cause, "cause", "", "only those with this `CAUSE`")
 	flags.Var(&since, "since", "only those that came at this `TIME` or later: ago, as 2h or 7d, or RFC 3339")
