@@ -3,6 +3,7 @@ package trail_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -63,6 +64,13 @@ func (l *logReader) count() {
 	}
 }
 
+// readTimes returns when each read was, since the first one.
+func (l *logReader) readTimes() []time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.reads)
+}
+
 func (l *logReader) now() trail.Transactions {
 	return trail.Transactions{End: uint64(len(l.steps)) + 1}
 }
@@ -108,18 +116,21 @@ func beginning() *trail.Cursor {
 	return &c
 }
 
-// followed is what a Follower in a bubble has told.
+// told is what a Follower has told.
+type told struct {
+	ids      []int64
+	pages    []int // steps in each
+	restarts int
+	errors   []error
+}
+
+// followed is a Follower in a bubble.
 type followed struct {
 	*logReader
 	bell *bell.Bell
 
-	told struct {
-		sync.Mutex
-		ids      []int64
-		pages    []int // steps in each
-		restarts int
-		errors   []error
-	}
+	guard sync.Mutex
+	told  told
 }
 
 // follow runs f beside a Follower of an empty log that begins at from. Within f, settle lets the Follower come to rest.
@@ -144,8 +155,8 @@ func follow(t *testing.T, from *trail.Cursor, f func(t *testing.T, all *followed
 }
 
 func (f *followed) tell(page trail.Page, err error) {
-	f.told.Lock()
-	defer f.told.Unlock()
+	f.guard.Lock()
+	defer f.guard.Unlock()
 	if err != nil {
 		f.told.errors = append(f.told.errors, err)
 		return
@@ -159,11 +170,26 @@ func (f *followed) tell(page trail.Page, err error) {
 	}
 }
 
+// elapse lets time pass in the bubble, and then lets everything in it come to rest.
+func elapse(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// heard returns what was told up to now.
+func (f *followed) heard() told {
+	f.guard.Lock()
+	defer f.guard.Unlock()
+	all := f.told
+	all.pages, all.errors = slices.Clone(all.pages), slices.Clone(all.errors)
+	return all
+}
+
 // newIDs returns the ids of the steps that were told since it was called before.
 func (f *followed) newIDs() (ids []int64) {
 	synctest.Wait()
-	f.told.Lock()
-	defer f.told.Unlock()
+	f.guard.Lock()
+	defer f.guard.Unlock()
 	ids, f.told.ids = f.told.ids, nil
 	return ids
 }
@@ -173,10 +199,10 @@ func TestAFollowerReadsPageAfterPageAtOnce(t *testing.T) {
 	follow(t, beginning(), func(t *testing.T, all *followed) {
 		all.write(2*trail.PageSteps + 7)
 		all.bell.Ring()
-		time.Sleep(100 * time.Millisecond) // in a bubble
+		elapse(100 * time.Millisecond)
 		require.Len(t, all.newIDs(), 2*trail.PageSteps+7)
-		require.Equal(t, []int{0, trail.PageSteps, trail.PageSteps, 7}, all.told.pages)
-		require.Equal(t, all.reads[1], all.reads[3], "nothing waits between the pages")
+		require.Equal(t, []int{0, trail.PageSteps, trail.PageSteps, 7}, all.heard().pages)
+		require.Equal(t, all.readTimes()[1], all.readTimes()[3], "nothing waits between the pages")
 	})
 }
 
@@ -199,7 +225,7 @@ func TestAFollowerPollsWhereNothingRings(t *testing.T) {
 	follow(t, beginning(), func(t *testing.T, all *followed) {
 		all.write(1)
 		require.Empty(t, all.newIDs())
-		time.Sleep(1100 * time.Millisecond) // in a bubble
+		elapse(1100 * time.Millisecond)
 		require.Equal(t, []int64{1}, all.newIDs())
 	})
 }
@@ -209,28 +235,27 @@ func TestRingsBoundHowSoonAndNotHowOftenAFollowerReads(t *testing.T) {
 	follow(t, beginning(), func(t *testing.T, all *followed) {
 		for range 1000 {
 			all.bell.Ring()
-			time.Sleep(time.Millisecond) // in a bubble
+			elapse(time.Millisecond)
 		}
-		require.InDelta(t, 20, len(all.reads), 2, "in a second")
+		require.InDelta(t, 20, len(all.readTimes()), 2, "in a second")
 	})
 }
 
 func TestARingDuringAReadIsHeardAfterIt(t *testing.T) {
 	t.Parallel()
 	follow(t, beginning(), func(t *testing.T, all *followed) {
-		time.Sleep(10 * time.Second) // in a bubble
+		elapse(10 * time.Second)
+		before := len(all.readTimes())
 		all.mu.Lock()
-		before := len(all.reads)
 		all.onRead = sync.OnceFunc(func() {
 			all.steps = append(all.steps, trail.Step{ID: 1}) // committed when this read has begun
 			all.bell.Ring()
 		})
 		all.mu.Unlock()
 		all.bell.Ring()
-		time.Sleep(60 * time.Millisecond) // in a bubble
-		synctest.Wait()
-		require.Len(t, all.reads, before+2)
-		require.Equal(t, 50*time.Millisecond, all.reads[before+1]-all.reads[before])
+		elapse(60 * time.Millisecond)
+		require.Len(t, all.readTimes(), before+2)
+		require.Equal(t, 50*time.Millisecond, all.readTimes()[before+1]-all.readTimes()[before])
 		require.Equal(t, []int64{1}, all.newIDs())
 	})
 }
@@ -240,17 +265,18 @@ func TestAFollowerWaitsForADatabaseThatIsAway(t *testing.T) {
 	follow(t, beginning(), func(t *testing.T, all *followed) {
 		all.write(2)
 		all.bell.Ring()
-		time.Sleep(100 * time.Millisecond) // in a bubble
+		elapse(100 * time.Millisecond)
 		require.Equal(t, []int64{1, 2}, all.newIDs())
 
 		all.fail(errAway)
 		all.write(3)
-		before := len(all.reads)
+		before := len(all.readTimes())
 		all.bell.Ring()
-		time.Sleep(time.Minute) // in a bubble
+		elapse(time.Minute)
 		var waits []time.Duration
-		for i := before + 1; i < len(all.reads); i++ {
-			waits = append(waits, all.reads[i]-all.reads[i-1])
+		reads := all.readTimes()
+		for i := before + 1; i < len(reads); i++ {
+			waits = append(waits, reads[i]-reads[i-1])
 		}
 		const ms = time.Millisecond
 		require.Equal(
@@ -258,18 +284,16 @@ func TestAFollowerWaitsForADatabaseThatIsAway(t *testing.T) {
 			[]time.Duration{50 * ms, 100 * ms, 200 * ms, 400 * ms, 800 * ms, 1600 * ms, 2000 * ms, 2000 * ms},
 			waits[:8],
 		)
-		require.Len(t, all.told.errors, len(waits)+1, "each attempt that failed is told")
-		require.ErrorIs(t, all.told.errors[0], errAway)
+		require.Len(t, all.heard().errors, len(waits)+1, "each attempt that failed is told")
+		require.ErrorIs(t, all.heard().errors[0], errAway)
 
 		all.fail(nil)
-		time.Sleep(2 * time.Second) // in a bubble
+		elapse(2 * time.Second)
 		require.Equal(t, []int64{3, 4, 5}, all.newIDs())
 		all.fail(errAway)
-		before = len(all.reads)
-		time.Sleep(1200 * time.Millisecond) // in a bubble
-		all.mu.Lock()
-		defer all.mu.Unlock()
-		require.Equal(t, 50*ms, all.reads[before+1]-all.reads[before], "the next outage begins with a short wait")
+		before = len(all.readTimes())
+		elapse(1200 * time.Millisecond)
+		require.Equal(t, 50*ms, all.readTimes()[before+1]-all.readTimes()[before], "the next outage begins with a short wait")
 	})
 }
 
@@ -278,17 +302,17 @@ func TestAFollowerOfALogThatWasPutBackGoesOnFromItsEnd(t *testing.T) {
 	follow(t, beginning(), func(t *testing.T, all *followed) {
 		all.write(10)
 		all.bell.Ring()
-		time.Sleep(100 * time.Millisecond) // in a bubble
+		elapse(100 * time.Millisecond)
 		require.Len(t, all.newIDs(), 10)
 		all.putBack(4)
 		all.bell.Ring()
-		time.Sleep(100 * time.Millisecond) // in a bubble
+		elapse(100 * time.Millisecond)
 		require.Empty(t, all.newIDs())
-		require.Equal(t, 1, all.told.restarts)
+		require.Equal(t, 1, all.heard().restarts)
 		all.write(2)
-		time.Sleep(1100 * time.Millisecond) // in a bubble
+		elapse(1100 * time.Millisecond)
 		require.Equal(t, []int64{5, 6}, all.newIDs())
-		require.Equal(t, 1, all.told.restarts)
+		require.Equal(t, 1, all.heard().restarts)
 	})
 }
 
@@ -356,12 +380,12 @@ func TestAFollowerTellsEachStepOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rapid.Check(withoutDeadline{t}, func(t *rapid.T) {
 			log := &auditReader{auditLog: &auditLog{rows: [][]int64{nil}, state: []string{"aborted"}}}
-			told := map[int64]int{}
+			times := map[int64]int{} // that each step was told
 			runs := rapid.IntRange(1, 10).Draw(t, "runs")
 			follower := trail.Follower{Reader: log, From: beginning(), Bell: bell.New()}
 			for page, err := range follower.Follow(context.Background()) {
 				for i := range page.Steps {
-					told[page.Steps[i].ID]++
+					times[page.Steps[i].ID]++
 				}
 				if err == nil && page.After.Settled() {
 					runs--
@@ -381,8 +405,8 @@ func TestAFollowerTellsEachStepOnce(t *testing.T) {
 			}
 			for xid, state := range log.state {
 				for _, id := range log.rows[xid] {
-					if want := map[bool]int{true: 1}[state == "committed"]; told[id] != want {
-						t.Fatalf("step %d of a transaction that is %s was told %d times", id, state, told[id])
+					if want := map[bool]int{true: 1}[state == "committed"]; times[id] != want {
+						t.Fatalf("step %d of a transaction that is %s was told %d times", id, state, times[id])
 					}
 				}
 			}
