@@ -58,7 +58,8 @@ CREATE TYPE spine.audit_action AS ENUM (
     'source_enabled',
     'source_removed',
     'request_replayed',
-    'conflict_accepted'
+    'conflict_accepted',
+    'delivery_deferred'
 );
 
 
@@ -403,7 +404,8 @@ begin
                     when x.status = 'dead' then jsonb_build_object('error', x.error_message)
                     else jsonb_build_object(
                         'delay_ms', trim_scale(extract(epoch from x.next_attempt_at - _now) * 1000),
-                        'next_attempt_at', x.next_attempt_at)
+                        'next_attempt_at', x.next_attempt_at,
+                        'reason', 'policy')
                 end as details
             from expired x cross join (values (1), (2)) as step(n)
             order by x.event, step.n
@@ -1718,6 +1720,8 @@ CREATE FUNCTION spine.processing_state_changed_by_hand() RETURNS trigger
 begin
     update processing_state p set
         lease_token = p.lease_token + 1,
+        deferrals = null,
+        requeued_at = clock_timestamp(),
         next_attempt_at = case
             when new.status in ('completed', 'dead') then null
             when new.next_attempt_at is not distinct from old.next_attempt_at then clock_timestamp()
@@ -2215,6 +2219,8 @@ begin
         update processing_state p set
             status = 'pending',
             attempt_count = 0,
+            deferrals = null,
+            requeued_at = _now,
             lease_token = p.lease_token + 1,
             next_attempt_at = _now,
             completed_at = null,
@@ -2554,6 +2560,7 @@ begin
                 'processing_attempt_started',
                 'processing_attempt_failed',
                 'lease_expired',
+                'delivery_deferred',
                 'processing_succeeded',
                 'processing_failed_permanently')
         ) r
@@ -2581,7 +2588,8 @@ begin
             coalesce(sum(s.n) filter (where s.action = 'request_rejected'), 0) as rejected,
             coalesce(sum(s.n) filter (where s.action = 'processing_attempt_started'), 0) as attempts,
             coalesce(
-                sum(s.n) filter (where s.action in ('processing_attempt_failed', 'lease_expired')),
+                sum(s.n) filter (
+                    where s.action in ('processing_attempt_failed', 'lease_expired', 'delivery_deferred')),
                 0) as attempts_failed,
             coalesce(sum(s.n) filter (where s.action = 'processing_succeeded'), 0) as delivered,
             coalesce(sum(s.n) filter (where s.action = 'processing_failed_permanently'), 0) as died,
@@ -2875,6 +2883,7 @@ CREATE FUNCTION spine.settle(_event bigint[], _destination text[], _lease_token 
     AS $$
 declare
     _now timestamptz := clock_timestamp();
+    _patience constant interval := '72 hours';
     _counted bigint[];
     _locked bigint[];
     _known bigint[];
@@ -2888,13 +2897,41 @@ begin
         from unnest(_event, _destination, _lease_token, _outcome, _delay, _error, _details)
             with ordinality as i(event, destination, lease, outcome, delay, error, details, ord)
     ), held as materialized (
-        select i.*
+        select
+            i.ord,
+            i.event,
+            i.destination,
+            i.lease,
+            case
+                when i.outcome is distinct from 'deferred' then i.outcome
+                when coalesce(p.requeued_at, p.created_at) > _now - _patience then 'failed'
+                else 'dead'
+            end as outcome,
+            case
+                when i.outcome is distinct from 'deferred' then i.delay
+                else least(i.delay * (1 << least(coalesce(p.deferrals, 0), 16)), '1 min')
+            end as delay,
+            case
+                when i.outcome = 'deferred' and coalesce(p.requeued_at, p.created_at) > _now - _patience
+                then coalesce(p.deferrals, 0) + 1
+            end as deferrals, -- NULL where the attempt counts
+            case
+                when i.outcome = 'deferred' and coalesce(p.requeued_at, p.created_at) <= _now - _patience
+                then i.error || ' (the destination was not reached for 72 hours)'
+                else i.error
+            end as error,
+            i.details
         from input i join processing_state p on p.event = i.event and p.destination = i.destination
         where p.lease_token = i.lease
         for update of p skip locked
     ), settled as (
         update processing_state p set
             status = i.outcome,
+            attempt_count = case
+                when i.deferrals is null then p.attempt_count
+                else greatest(p.attempt_count - 1, 0)
+            end,
+            deferrals = i.deferrals,
             lease_token = p.lease_token + 1,
             next_attempt_at = case when i.outcome = 'failed' then _now + i.delay end,
             completed_at = case when i.outcome = 'completed' then _now end,
@@ -2908,10 +2945,10 @@ begin
             p.event_id,
             p.source,
             p.destination,
-            p.attempt_count,
+            p.attempt_count + case when i.deferrals is null then 0 else 1 end as attempt,
             p.next_attempt_at,
             i.lease,
-            i.outcome,
+            case when i.deferrals is null then i.outcome else 'deferred' end as outcome,
             i.delay,
             i.error,
             i.details
@@ -2927,6 +2964,7 @@ begin
                 s.source,
                 case
                     when s.outcome = 'completed' then 'processing_succeeded'::audit_action
+                    when s.outcome = 'deferred' then 'delivery_deferred'
                     when step.n = 1 then 'processing_attempt_failed'
                     when s.outcome = 'failed' then 'retry_scheduled'
                     else 'processing_failed_permanently'
@@ -2938,28 +2976,37 @@ begin
                             when s.details ~ '^\s*{\s*}' then '{'
                             else left(rtrim(s.details, E' \t\r\n'), -1) || ','
                         end
-                        || '"attempt":' || s.attempt_count
+                        || '"attempt":' || s.attempt
                         || ',"lease":' || s.lease
                         || case
                             when s.destination = 'default' then ''
                             else ',"destination":' || to_json(s.destination)
                         end
                         || case when s.error is null then '' else ',"error":' || to_json(s.error) end
+                        || case
+                            when s.outcome <> 'deferred' then ''
+                            else ',"delay_ms":' || trim_scale(extract(epoch from s.delay) * 1000)
+                                || ',"next_attempt_at":' || to_json(s.next_attempt_at)
+                        end
                         || '}'
                     else (
                         case
                             when s.outcome = 'failed' then jsonb_build_object(
-                                'attempt', s.attempt_count,
+                                'attempt', s.attempt,
                                 'delay_ms', trim_scale(extract(epoch from s.delay) * 1000),
-                                'next_attempt_at', s.next_attempt_at)
-                            else jsonb_build_object('attempt', s.attempt_count, 'error', s.error)
+                                'next_attempt_at', s.next_attempt_at,
+                                'reason', case
+                                    when s.details::json ->> 'retry_after_ms' is null then 'policy'
+                                    else 'Retry-After'
+                                end)
+                            else jsonb_build_object('attempt', s.attempt, 'error', s.error)
                         end
                         || case
                             when s.destination = 'default' then '{}'
                             else jsonb_build_object('destination', s.destination)
                         end)::text
                 end as details
-            from settled s join (values (1), (2)) as step(n) on step.n = 1 or s.outcome <> 'completed'
+            from settled s join (values (1), (2)) as step(n) on step.n = 1 or s.outcome in ('failed', 'dead')
             order by s.ord, step.n
         ) a
     )
@@ -2980,10 +3027,14 @@ begin
                 select
                 from audit_trail a
                 where a.event = l.event
-                    and a.action = case
-                        when l.outcome = 'completed' then 'processing_succeeded'::audit_action
-                        else 'processing_attempt_failed'
-                    end
+                    and (
+                        a.action = case l.outcome
+                            when 'completed' then 'processing_succeeded'::audit_action
+                            when 'deferred' then 'delivery_deferred'
+                            else 'processing_attempt_failed'
+                        end
+                        -- it was deferred for too long
+                        or l.outcome = 'deferred' and a.action = 'processing_attempt_failed')
                     and a.details ->> 'lease' = l.lease::text
                     and coalesce(a.details ->> 'destination', 'default') = l.destination)
         ), audited as (
@@ -3600,10 +3651,11 @@ begin
                 when 'processing_failed_permanently' then 'dead'
                 when 'processing_succeeded' then 'completed'
                 when 'lease_returned' then case when t.attempt <= 1 then 'pending' else 'failed' end
+                when 'delivery_deferred' then 'failed'
             end as status,
             -- NULL where a hand may have set it.
             case when t.action in ('event_inserted', 'event_replayed') then 0
-                when t.action = 'lease_returned' then t.attempt - 1
+                when t.action in ('lease_returned', 'delivery_deferred') then t.attempt - 1
                 when t.action not in ('event_queued', 'status_changed') then t.attempt end as attempts
         from trail t
         where t.action in (
@@ -3617,7 +3669,8 @@ begin
             'retry_scheduled',
             'processing_failed_permanently',
             'processing_succeeded',
-            'lease_returned')
+            'lease_returned',
+            'delivery_deferred')
     ), path as materialized (
         select
             s.*,
@@ -3784,6 +3837,7 @@ begin
                 'processing_attempt_failed',
                 'lease_expired',
                 'lease_returned',
+                'delivery_deferred',
                 'status_changed')
         group by t.event, t.event_id, t.source, t.destination, t.lease
         having count(*) > 1
@@ -3802,6 +3856,7 @@ begin
             when 'lease_expired' then p.before = 'processing'
             when 'processing_succeeded' then p.before = 'processing'
             when 'lease_returned' then p.before = 'processing'
+            when 'delivery_deferred' then p.before = 'processing'
             when 'retry_scheduled' then p.before = 'ending'
             when 'processing_failed_permanently' then p.before = 'ending'
             when 'event_replayed' then p.before in ('completed', 'failed', 'dead')
@@ -4040,7 +4095,7 @@ COMMENT ON COLUMN spine.audit_trail.source IS 'Who sent it. NULL stands for defa
 -- Name: COLUMN audit_trail.details; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_trail.details IS 'JSON object with what applies, NULL where empty. Members: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others. The destination of an attempt stands there only where it is not default. The worker of an attempt stands in the step that started it.';
+COMMENT ON COLUMN spine.audit_trail.details IS 'JSON object with what applies, NULL where empty. Members: attempt, lease, worker, status, answer, error, duration_ms, retry_after_ms, delay_ms, reason (of the delay) and others. The destination of an attempt stands there only where it is not default. The worker of an attempt stands in the step that started it.';
 
 
 --
@@ -4559,6 +4614,8 @@ CREATE TABLE spine.processing_state (
     lease_token bigint DEFAULT (EXTRACT(epoch FROM clock_timestamp()) * (1000000)::numeric) NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deferrals integer,
+    requeued_at timestamp with time zone,
     CONSTRAINT processing_state_attempt_count_check CHECK (((attempt_count >= 0) AND (attempt_count <= 1000000))),
     CONSTRAINT processing_state_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'processing'::text, 'completed'::text, 'failed'::text, 'dead'::text])))
 )
@@ -4610,6 +4667,7 @@ new -> pending: ingest_events() writes event_inserted
 pending|failed -> processing: claim() writes processing_attempt_started
 processing -> completed: settle() writes processing_succeeded
 processing -> failed: settle() writes processing_attempt_failed, retry_scheduled
+processing -> failed: settle() writes delivery_deferred
 processing -> dead: settle() writes processing_attempt_failed, processing_failed_permanently
 processing -> failed: claim() writes lease_expired, retry_scheduled
 processing -> dead: claim() writes lease_expired, processing_failed_permanently
@@ -4622,7 +4680,7 @@ An INSERT by hand writes event_queued. Any other change of status by hand writes
 -- Name: COLUMN processing_state.attempt_count; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.processing_state.attempt_count IS 'Attempts since it was stored or replayed. The claim counts them.';
+COMMENT ON COLUMN spine.processing_state.attempt_count IS 'Attempts since it was stored or replayed. The claim counts them. An attempt that did not reach the destination is taken off again.';
 
 
 --
@@ -4679,6 +4737,20 @@ COMMENT ON COLUMN spine.processing_state.created_at IS 'When it was queued.';
 --
 
 COMMENT ON COLUMN spine.processing_state.updated_at IS 'When it last changed.';
+
+
+--
+-- Name: COLUMN processing_state.deferrals; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.processing_state.deferrals IS 'Attempts in a row that did not reach the destination. They are not in attempt_count. NULL for none.';
+
+
+--
+-- Name: COLUMN processing_state.requeued_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.processing_state.requeued_at IS 'When it was last replayed, or its status set by hand. NULL for never. From then on, else from created_at on, Spine tries for 72 hours to reach the destination.';
 
 
 --
@@ -5159,7 +5231,7 @@ COMMENT ON COLUMN spine.rollups.attempts IS 'Delivery attempts that started.';
 -- Name: COLUMN rollups.attempts_failed; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rollups.attempts_failed IS 'Attempts that failed, expired leases included.';
+COMMENT ON COLUMN spine.rollups.attempts_failed IS 'Attempts that failed, expired leases and deferred ones included.';
 
 
 --
@@ -5274,7 +5346,7 @@ COMMENT ON COLUMN spine.rates.attempts IS 'Delivery attempts that started.';
 -- Name: COLUMN rates.attempts_failed; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rates.attempts_failed IS 'Attempts that failed, expired leases included.';
+COMMENT ON COLUMN spine.rates.attempts_failed IS 'Attempts that failed, expired leases and deferred ones included.';
 
 
 --

@@ -20,6 +20,7 @@ func apiCommand(env environ, b build) *cobra.Command {
 			&s.Schema,
 			&s.Upkeep,
 			&s.Listen,
+			&s.Server,
 			&s.Intake,
 			&s.Admin,
 			&s.Stop,

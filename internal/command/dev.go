@@ -45,7 +45,7 @@ stops everything. If DATABASE_URL is set, dev uses that database instead.`,
 	}
 	env.bind(cmd, needs{
 		groups: []any{
-			&s.Listen, &s.Dev, &s.Mock, &s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep,
+			&s.Listen, &s.Server, &s.Dev, &s.Mock, &s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep,
 			&s.Destination, &s.Retry, &s.Worker, &s.Intake, &s.Admin, &s.Stop, &s.Log,
 		},
 		defaults: map[string]string{"LISTEN": "127.0.0.1:8000", "SHUTDOWN_TIMEOUT": "1s"},

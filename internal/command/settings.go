@@ -38,7 +38,7 @@ func (e environ) bind(cmd *cobra.Command, n needs) {
 	values := make(map[string]*flagText)
 	for _, group := range n.groups {
 		for _, f := range service.Fields(group) {
-			v := &flagText{text: f.Default, placeholder: f.Placeholder}
+			v := &flagText{text: f.Default, placeholder: f.Placeholder, also: f.Also}
 			if own, ok := n.defaults[f.Name]; ok {
 				v.text = own
 			}
@@ -58,6 +58,8 @@ func (e environ) bind(cmd *cobra.Command, n needs) {
 				texts[name] = v.text
 			case e[name] != "":
 				texts[name] = e[name]
+			case e[v.also] != "":
+				texts[name] = e[v.also]
 			}
 			if texts[name] == "" {
 				texts[name] = n.defaults[name]
@@ -81,6 +83,7 @@ func (e environ) bind(cmd *cobra.Command, n needs) {
 type flagText struct {
 	text, placeholder string
 	given             bool
+	also              string // another spelling of the variable
 }
 
 func (v *flagText) String() string { return v.text }

@@ -110,6 +110,7 @@ func TestDefaults(t *testing.T) {
 		Pool:        service.PoolSettings{MaxConns: 8},
 		Schema:      service.SchemaSettings{Migrate: true},
 		Listen:      service.ListenSettings{Address: ":8000"},
+		Server:      service.ServerSettings{IdleTimeout: 11 * time.Minute},
 		Stop:        service.StopSettings{Timeout: 20 * time.Second},
 		Intake:      service.IntakeSettings{MaxBodyBytes: 1 << 20, MaxInFlightBytes: 256 << 20},
 		Worker:      service.WorkerSettings{Concurrency: 64, Lease: 15 * time.Second},

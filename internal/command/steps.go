@@ -125,6 +125,15 @@ func statusColour(status string) terminal.Colour {
 	}
 }
 
+// stepOutcome is what the mark of a step says. The audit log calls everything a success that is no failure; here only
+// good news is one.
+func stepOutcome(s *trail.Step) string {
+	if s.Action == trail.DeliveryDeferred {
+		return trail.Pending
+	}
+	return s.Success
+}
+
 // successMark stands before a step, so that one sees its success without colours too.
 func successMark(success string) string {
 	switch success {
@@ -187,7 +196,10 @@ func stepSentence(action trail.Action, d stepDetails, within bool) string {
 	case trail.ProcessingSucceeded:
 		return attempt + "delivered" + attemptAnswer(d) + where
 	case trail.RetryScheduled:
-		return "next attempt in " + terminal.Printable(d.duration("delay_ms")) + where
+		return "next attempt in " + terminal.Printable(d.duration("delay_ms")) + delayReason(d) + where
+	case trail.DeliveryDeferred:
+		return attempt + "not counted, the destination was not reached" + attemptAnswer(d) +
+			"; next attempt in " + terminal.Printable(d.duration("delay_ms")) + where
 	case trail.ProcessingFailedPermanently:
 		return "given up" + after + ": " + text("error") + where
 	case trail.LeaseExpired:
@@ -225,6 +237,17 @@ func stepSentence(action trail.Action, d stepDetails, within bool) string {
 	default: // an action of a newer version
 		return strings.TrimSpace(terminal.Word(string(action)) + " " + d.pairs())
 	}
+}
+
+// delayReason says why the next attempt waits as long as it does. Steps of older versions do not know.
+func delayReason(d stepDetails) string {
+	switch d.text("reason") {
+	case "Retry-After":
+		return ", as the destination asked (Retry-After)"
+	case "policy":
+		return ", by the retry policy"
+	}
+	return ""
 }
 
 // attemptAnswer is what a destination answered to an attempt, and after how long.

@@ -41,7 +41,7 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 		for _, member := range []string{
 			"attempt", "destination", "by", "caller", "evidence", "status", "worker", "error", "answer", "duration_ms",
 			"delay_ms", "outcome", "from", "to", "accepted_as", "request", "cause", "trust", "count", "since", "before",
-			"oldest", "newest", "partition", "changes",
+			"oldest", "newest", "partition", "changes", "reason",
 		} {
 			all[member], err = json.Marshal(hostile)
 			require.NoError(t, err)
@@ -147,6 +147,23 @@ func TestStepsThatSumUpAreToldWithTheirCounts(t *testing.T) {
 	} {
 		require.Equal(t, step.words, stepSentence(step.action, readDetails(json.RawMessage(step.details)), false))
 	}
+}
+
+// F6: a step says why the next attempt waits.
+func TestADelayIsToldWithItsReason(t *testing.T) {
+	for details, want := range map[string]string{
+		`{"attempt":1,"delay_ms":3600000,"reason":"Retry-After"}`: "next attempt in 1h, as the destination asked (Retry-After)",
+		`{"attempt":1,"delay_ms":2000,"reason":"policy"}`:         "next attempt in 2s, by the retry policy",
+		`{"attempt":1,"delay_ms":2000}`:                           "next attempt in 2s",
+	} {
+		require.Equal(t, want, stepSentence(trail.RetryScheduled, readDetails(json.RawMessage(details)), true))
+	}
+	d := readDetails(json.RawMessage(
+		`{"attempt":1,"lease":1,"error":"connection refused","duration_ms":0.5,"delay_ms":1000}`))
+	require.Equal(t, "attempt 1 not counted, the destination was not reached after 500µs: connection refused; "+
+		"next attempt in 1s", stepSentence(trail.DeliveryDeferred, d, false))
+	s := trail.Step{Action: trail.DeliveryDeferred, Success: trail.Success}
+	require.Equal(t, "·", successMark(stepOutcome(&s)), "no good news")
 }
 
 func TestAReplayIsToldWithWhoAskedForIt(t *testing.T) {

@@ -77,9 +77,17 @@ func printSentences(w io.Writer, width func() int, colours terminal.Colours) fun
 			sentence := stepSentence(s.Action, readDetails(s.Details), false)
 			lines := terminal.Wrap(sentence, width()-begin, width()-indent)
 			colour := failureColour(s.Success)
-			fmt.Fprintf(out, "%s %s %s %s\n", colours.Paint(terminal.Dim, terminal.Pad(clock, len(clockLayout))),
-				colours.Paint(successColour(s.Success), successMark(s.Success)), colours.Paint(terminal.Bold, name),
-				colours.Paint(colour, lines[0]))
+			fmt.Fprintf(
+				out,
+				"%s %s %s %s\n",
+				colours.Paint(terminal.Dim, terminal.Pad(clock, len(clockLayout))),
+				colours.Paint(
+					successColour(stepOutcome(s)),
+					successMark(stepOutcome(s)),
+				),
+				colours.Paint(terminal.Bold, name),
+				colours.Paint(colour, lines[0]),
+			)
 			for _, line := range lines[1:] {
 				fmt.Fprintf(out, "%*s%s\n", indent, "", colours.Paint(colour, line))
 			}

@@ -86,9 +86,17 @@ func (l *timeline) step(s *trail.Step) string {
 	}
 	colour := failureColour(s.Success)
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s  %s %s%s\n",
+	fmt.Fprintf(
+		&b,
+		"%s  %s %s%s\n",
 		l.colours.Paint(terminal.Dim, fmt.Sprintf("%10s", stepOffset(l.first, s.Timestamp))),
-		l.colours.Paint(successColour(s.Success), successMark(s.Success)), indent, l.colours.Paint(colour, lines[0]))
+		l.colours.Paint(
+			successColour(stepOutcome(s)),
+			successMark(stepOutcome(s)),
+		),
+		indent,
+		l.colours.Paint(colour, lines[0]),
+	)
 	for _, line := range lines[1:] {
 		fmt.Fprintf(&b, "%*s%s\n", sentenceColumn+len(indent)+2, "", l.colours.Paint(colour, line))
 	}

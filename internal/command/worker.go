@@ -20,6 +20,7 @@ func workerCommand(env environ, b build) *cobra.Command {
 			&s.Schema,
 			&s.Upkeep,
 			&s.Listen,
+			&s.Server,
 			&s.Destination,
 			&s.Retry,
 			&s.Worker,

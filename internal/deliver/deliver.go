@@ -43,8 +43,10 @@ const (
 	// maxRetryAfter is the longest wait that a destination can ask for.
 	maxRetryAfter = time.Hour
 	// idleTimeout is just below the 5 s after which Node.js and Apache close an idle connection. A delivery sent at
-	// that moment would fail.
+	// that moment would have to be sent again.
 	idleTimeout = 4 * time.Second
+	// maxAge is how long a connection is used, so that a new address of the destination's name is noticed.
+	maxAge = time.Minute
 )
 
 // Config says where and how to deliver.
@@ -52,6 +54,9 @@ type Config struct {
 	// URL receives the events. Its scheme is http or https. Its user and password are sent as HTTP Basic
 	// authentication.
 	URL string
+	// Proxy is where to connect instead: http://, https:// or socks5://, with a user and password if need be. It looks
+	// up the destination's name. nil means none.
+	Proxy *url.URL
 	// Secret signs the deliveries by Standard Webhooks (v1): base64 of 24 to 64 bytes, with or without the prefix
 	// "whsec_". Without a secret they are not signed.
 	Secret string
@@ -65,9 +70,9 @@ type Config struct {
 	Now func() time.Time
 }
 
-// ConfigError says which part of a Config New does not accept. It repeats neither the URL nor the secret.
+// ConfigError says which part of a Config New does not accept. It repeats neither a URL nor the secret.
 type ConfigError struct {
-	Field  string // the name of a field of Config: URL, Secret, Timeout or Concurrency
+	Field  string // the name of a field of Config: URL, Proxy, Secret, Timeout or Concurrency
 	Detail string // what it must be, such as "must begin with http:// or https://"
 }
 
@@ -80,6 +85,7 @@ type Client struct {
 	timeout   time.Duration
 	now       func() time.Time
 	transport *transport
+	forwarded bool // a proxy reads the requests and sends requests of its own
 }
 
 // New makes a Client. Its error is a *ConfigError.
@@ -111,15 +117,24 @@ func New(cfg Config) (*Client, error) {
 	}
 	header := http.Header{"Content-Type": {"application/json"}, "User-Agent": {cfg.UserAgent}}
 	if u.User != nil {
-		password, _ := u.User.Password()
-		header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password)))
+		header.Set("Authorization", basicAuth(u.User))
 		u.User = nil
 	}
+	var via *relay
+	if cfg.Proxy != nil {
+		if via, err = newRelay(cfg.Proxy); err != nil {
+			return nil, &ConfigError{"Proxy", err.Error()}
+		}
+	}
+	c.forwarded = via != nil && via.forwards(u.Scheme)
+	if c.forwarded && via.auth != "" {
+		header.Set("Proxy-Authorization", via.auth)
+	}
 	var host string
-	if c.head, host, err = head(u, header); err != nil {
+	if c.head, host, err = head(u, header, c.forwarded); err != nil {
 		return nil, &ConfigError{"URL", "cannot be requested"}
 	}
-	c.transport = newTransport(u, host, cfg.Concurrency)
+	c.transport = newTransport(u, host, via, cfg.Concurrency)
 	return c, nil
 }
 
@@ -129,8 +144,8 @@ func (c *Client) Close() { c.transport.closeIdle() }
 // Deliver makes one attempt. It returns within the timeout, and soon after ctx ends; the Result's Error then has the
 // cause of that.
 //
-// The status line decides. An answer whose body breaks off or does not end in time counts by its status, and the
-// Result's Answer has the part that had arrived.
+// The status line decides. An answer whose header is malformed or whose body breaks off or does not end in time counts
+// by its status, and the Result's Answer has the part that had arrived.
 func (c *Client) Deliver(ctx context.Context, job event.Job) event.Result {
 	start := c.now()
 	result := c.attempt(ctx, job, start)
@@ -157,27 +172,37 @@ func (c *Client) attempt(ctx context.Context, job event.Job, now time.Time) (res
 	}()
 	*buffer = c.appendRequest((*buffer)[:0], job, now)
 	if ctx.Err() != nil { // too late already
-		return event.Result{Class: event.TryAgain, Error: c.explain(ctx, ctx.Err())}
+		return event.Result{Class: event.Unreached, Error: c.explain(ctx, ctx.Err())}
 	}
-	err := c.transport.roundTrip(ctx, time.Now().Add(c.timeout), *buffer, func(response *http.Response) (ended bool) {
-		result = event.Result{Class: classify(response.StatusCode), Status: response.StatusCode}
-		if response.StatusCode != http.StatusSwitchingProtocols { // what follows 101 is no answer
-			result.Answer, ended = readAnswer(response.Body)
-		}
-		if result.Class != event.Done {
-			result.Error = strings.TrimSpace(
-				"HTTP " + strconv.Itoa(response.StatusCode) + " " + http.StatusText(response.StatusCode),
-			)
-		}
-		if result.Class == event.TryAgain {
-			result.RetryAfter = retryAfter(response.Header, c.now())
-		}
+	err := c.transport.roundTrip(ctx, time.Now().Add(c.timeout), *buffer, func(a *answer, body io.Reader) (ended bool) {
+		result, ended = c.result(a, body)
 		return ended
 	})
 	if err != nil {
-		return event.Result{Class: event.TryAgain, Error: c.explain(ctx, err)}
+		result = event.Result{Class: event.TryAgain, Error: c.explain(ctx, err)}
+		if _, unreached := errors.AsType[unreachedError](err); unreached {
+			result.Class = event.Unreached
+		}
 	}
 	return result
+}
+
+// result is what an answer means. ended says whether its body was read to the end.
+func (c *Client) result(a *answer, body io.Reader) (result event.Result, ended bool) {
+	if c.forwarded && a.status == http.StatusProxyAuthRequired { // the destination never saw the request
+		return event.Result{Class: event.Unreached, Error: "the proxy answered " + statusText(a.status)}, false
+	}
+	result = event.Result{Class: classify(a.status), Status: a.status}
+	if a.status != http.StatusSwitchingProtocols { // what follows 101 is no answer
+		result.Answer, ended = readAnswer(body, a.codings)
+	}
+	if result.Class != event.Done {
+		result.Error = statusText(a.status)
+	}
+	if result.Class == event.TryAgain {
+		result.RetryAfter = retryAfter(a.retryAfter, a.date, c.now())
+	}
+	return result, ended
 }
 
 // appendRequest appends the request of one attempt at the time now.
@@ -261,28 +286,6 @@ func classify(status int) event.Class {
 	return event.TryAgain
 }
 
-// readAnswer returns the beginning of an answer's body as text. It reads on a little, so that the connection can be
-// used again; ended says that it can.
-func readAnswer(body io.Reader) (text string, ended bool) {
-	buf := answers.Get().(*[maxAnswer]byte) //nolint:forcetypeassert // nothing else is in the pool
-	defer answers.Put(buf)
-	n := 0
-	var err error
-	for n < len(buf) && err == nil {
-		var more int
-		more, err = body.Read(buf[n:])
-		n += more
-	}
-	kept := buf[:n]
-	ended = errors.Is(err, io.EOF)
-	if err == nil { // there may be more
-		kept = trimCutRune(kept)
-		ended = drain(body)
-	}
-	text = strings.ToValidUTF8(string(kept), "\uFFFD")
-	return strings.ReplaceAll(text, "\x00", "\uFFFD"), ended // Postgres text holds no NUL
-}
-
 // trimCutRune removes the beginning of a UTF-8 sequence from the end of b.
 func trimCutRune(b []byte) []byte {
 	for i := len(b) - 1; i >= 0 && i >= len(b)-utf8.UTFMax; i-- {
@@ -298,8 +301,7 @@ func trimCutRune(b []byte) []byte {
 
 // retryAfter reads Retry-After (RFC 9110, section 10.2.3) in both of its forms. It subtracts the answer's own Date from
 // a date, if there is one, so that the two clocks need not agree.
-func retryAfter(header http.Header, now time.Time) time.Duration {
-	value := header.Get("Retry-After")
+func retryAfter(value, date string, now time.Time) time.Duration {
 	if value == "" {
 		return 0
 	}
@@ -307,7 +309,7 @@ func retryAfter(header http.Header, now time.Time) time.Duration {
 	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
 		wait = time.Duration(min(max(seconds, 0), int64(maxRetryAfter/time.Second))) * time.Second
 	} else if until, err := http.ParseTime(value); err == nil {
-		if date, err := http.ParseTime(header.Get("Date")); err == nil {
+		if date, err := http.ParseTime(date); err == nil {
 			now = date
 		}
 		wait = until.Sub(now)
@@ -320,7 +322,18 @@ func (c *Client) explain(ctx context.Context, err error) string {
 	if cause := context.Cause(ctx); cause != nil {
 		return oneLine("cancelled: " + cause.Error())
 	}
+	if _, ok := errors.AsType[proxyError](err); ok {
+		return "no connection through the proxy: " + c.reason(err)
+	}
+	return c.reason(err)
+}
+
+// reason is an error in one line.
+func (c *Client) reason(err error) string {
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		if _, unreached := errors.AsType[unreachedError](err); unreached {
+			return "no connection within " + c.timeout.String()
+		}
 		return "timeout after " + c.timeout.String()
 	}
 	var errno syscall.Errno

@@ -20,15 +20,18 @@ import (
 )
 
 // transport posts requests over HTTP/1.1 and keeps connections for use again. It replaces http.Transport, which has two
-// goroutines for each connection: without them one delivery costs half as much.
+// goroutines for each connection: without them one delivery costs half as much. Besides, http.Transport does not tell
+// the status of an answer whose header it rejects, and it never repeats a POST that met the end of an idle connection.
 //
 // It speaks HTTP/1.1 only, so that an attempt that times out closes only its own connection. The next attempt then
 // never waits on the same dead one.
 type transport struct {
-	address string      // HOST:PORT to dial
+	address string      // HOST:PORT of the destination
 	tls     *tls.Config // nil for plain HTTP
+	relay   *relay      // nil without a proxy
 	dialer  net.Dialer
 	slots   chan struct{} // one for each connection that may be open
+	maxAge  time.Duration // how long after its opening a connection may be used
 
 	mu     sync.Mutex
 	idle   []*connection // the one used last is at the end
@@ -49,11 +52,13 @@ var past = time.Unix(1, 0)
 var errHeaderTooLarge = fmt.Errorf("the answer's header is larger than %d bytes", maxAnswerHeader)
 
 // newTransport returns a transport to the host of u that opens at most connections at once. host is the host and port
-// as a request names them.
-func newTransport(u *url.URL, host string, connections int) *transport {
+// as a request names them. via is the proxy, if there is one.
+func newTransport(u *url.URL, host string, via *relay, connections int) *transport {
 	t := &transport{
+		relay:  via,
 		dialer: net.Dialer{KeepAlive: 30 * time.Second},
 		slots:  make(chan struct{}, connections),
+		maxAge: maxAge,
 	}
 	name := (&url.URL{Host: host}).Hostname()
 	if strings.Contains(u.Hostname(), "%") {
@@ -74,7 +79,12 @@ type connection struct {
 	tcp      net.Conn        // below TLS; without TLS the same
 	raw      syscall.RawConn // to see whether the destination has closed it; nil where that cannot be seen
 	reader   *bufio.Reader
-	allowed  int64     // bytes that may still be read
+	measured measured // the body of an answer whose length is known
+	answer   answer   // the last answer
+	allowed  int64    // bytes that may still be read
+	got      bool     // whether a byte was read since the request
+	used     bool     // whether it has carried a request before
+	opened   time.Time
 	since    time.Time // when it became idle
 }
 
@@ -89,17 +99,18 @@ func (c *connection) Read(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(p[:min(int64(len(p)), c.allowed)])
 	c.allowed -= int64(n)
+	c.got = c.got || n > 0
 	return n, err //nolint:wrapcheck // explained by Client.explain
 }
 
+// reading gets an answer and its body. It returns whether it has seen the end of the body.
+type reading func(a *answer, body io.Reader) (ended bool)
+
 // roundTrip sends a request, head and body, and hands the answer to read while its body can be read. It returns by the
-// deadline, and soon after ctx ends. read returns whether it has seen the end of the body.
-func (t *transport) roundTrip(
-	ctx context.Context,
-	deadline time.Time,
-	wire []byte,
-	read func(*http.Response) (ended bool),
-) error {
+// deadline, and soon after ctx ends. An unreachedError says that the request was never sent. The destination may close
+// an idle connection at any time, also just as a request is on its way. Such a request is sent once more at once, on a
+// new connection.
+func (t *transport) roundTrip(ctx context.Context, deadline time.Time, wire []byte, read reading) error {
 	select {
 	case t.slots <- struct{}{}:
 	default:
@@ -108,37 +119,61 @@ func (t *transport) roundTrip(
 		select {
 		case t.slots <- struct{}{}:
 		case <-wait.Done():
-			return os.ErrDeadlineExceeded
+			return unreachedError{os.ErrDeadlineExceeded}
 		}
 	}
 	defer func() { <-t.slots }()
 
 	c := t.takeIdle(deadline)
-	if c == nil {
-		var err error
-		if c, err = t.dial(ctx, deadline); err != nil {
+	if c != nil {
+		closed, err := t.exchange(ctx, c, deadline, wire, read)
+		if !closed {
 			return err
 		}
 	}
-	_ = c.SetDeadline(deadline) // fails only on a closed connection, which the exchange finds out
-	release := context.AfterFunc(ctx, func() { _ = c.SetDeadline(past) })
-	again, err := c.exchange(wire, read)
-	if release() && err == nil && again {
-		t.putIdle(c)
-	} else {
-		c.abandon()
+	c, err := t.dial(ctx, deadline)
+	if err != nil {
+		return err
 	}
+	_, err = t.exchange(ctx, c, deadline, wire, read)
 	return err
 }
 
+// exchange sends a request and reads its answer, and keeps or closes the connection. closed says that the destination
+// had closed the connection, which it was free to do, before the request came.
+func (t *transport) exchange(
+	ctx context.Context, c *connection, deadline time.Time, wire []byte, read reading,
+) (closed bool, err error) {
+	_ = c.SetDeadline(deadline) // fails only on a closed connection, which the exchange finds out
+	release := context.AfterFunc(ctx, func() { _ = c.SetDeadline(past) })
+	again, err := c.exchange(ctx, deadline, wire, read)
+	if release() && err == nil && again {
+		t.putIdle(c)
+		return false, nil
+	}
+	c.abandon()
+	if errors.Is(err, errTimedOutIdle) {
+		return true, nil
+	}
+	timeout, ok := errors.AsType[net.Error](err)
+	return err != nil && c.used && !c.got && !(ok && timeout.Timeout()) && ctx.Err() == nil, err
+}
+
+// errTimedOutIdle says that an answer is for no request: the destination waited for one for too long. Some servers and
+// load balancers say so before they close an idle connection.
+var errTimedOutIdle = errors.New("the idle connection timed out")
+
 // exchange sends a request and reads its answer. again says whether the connection can be used again.
-func (c *connection) exchange(wire []byte, read func(*http.Response) bool) (again bool, err error) {
+func (c *connection) exchange(
+	ctx context.Context, deadline time.Time, wire []byte, read reading,
+) (again bool, err error) {
 	var writeErr error // once written is closed
 	written := make(chan struct{})
 	write := func() {
 		defer close(written)
 		_, writeErr = c.Write(wire)
 	}
+	c.got, c.allowed = false, maxAnswerHeader
 	if len(wire) < largeRequest {
 		write()
 	} else {
@@ -151,9 +186,8 @@ func (c *connection) exchange(wire []byte, read func(*http.Response) bool) (agai
 			}
 		}()
 	}
-	c.allowed = maxAnswerHeader
-	response, err := c.readAnswer() //nolint:bodyclose // read reads it, and its result ends the connection or not
-	if err != nil {
+	a := &c.answer
+	if err := c.readAnswer(a); err != nil {
 		// An answer counts even if the destination has not read all of the request. Without one the first error is the
 		// reason.
 		select {
@@ -163,8 +197,11 @@ func (c *connection) exchange(wire []byte, read func(*http.Response) bool) (agai
 			return false, err
 		}
 	}
+	if c.used && a.status == http.StatusRequestTimeout {
+		return false, errTimedOutIdle
+	}
 	c.allowed = 1 << 62
-	if ended := read(response); !ended || response.Close || c.reader.Buffered() > 0 {
+	if !read(a, c.body(ctx, deadline, a)) || !c.endOf(a) {
 		return false, nil
 	}
 	select {
@@ -173,48 +210,6 @@ func (c *connection) exchange(wire []byte, read func(*http.Response) bool) (agai
 	default: // the answer came before the end of the request
 		return false, nil
 	}
-}
-
-// posted is all that http.ReadResponse needs to know of the request.
-var posted = &http.Request{Method: http.MethodPost}
-
-// readAnswer reads the header of the final answer.
-func (c *connection) readAnswer() (*http.Response, error) {
-	for range maxInterim + 1 {
-		response, err := http.ReadResponse(c.reader, posted)
-		if err != nil {
-			return nil, err //nolint:wrapcheck // explained by Client.explain
-		}
-		if response.StatusCode < 100 || response.StatusCode >= 200 ||
-			response.StatusCode == http.StatusSwitchingProtocols {
-			return response, nil
-		}
-	}
-	return nil, errors.New("too many interim answers")
-}
-
-// dial opens a connection.
-func (t *transport) dial(ctx context.Context, deadline time.Time) (*connection, error) {
-	ctx, cancel := context.WithDeadline(ctx, deadline)
-	defer cancel()
-	conn, err := t.dialer.DialContext(ctx, "tcp", t.address)
-	if err != nil {
-		return nil, err //nolint:wrapcheck // explained by Client.explain
-	}
-	c := &connection{Conn: conn, tcp: conn}
-	if tcp, ok := conn.(syscall.Conn); ok {
-		c.raw, _ = tcp.SyscallConn() // fails only on a closed connection
-	}
-	if t.tls != nil {
-		secure := tls.Client(conn, t.tls)
-		if err := secure.HandshakeContext(ctx); err != nil {
-			_ = conn.Close()
-			return nil, err //nolint:wrapcheck // explained by Client.explain
-		}
-		c.Conn = secure
-	}
-	c.reader = bufio.NewReader(c)
-	return c, nil
 }
 
 // takeIdle returns the idle connection that was used last, so that the others grow old and are closed. It returns nil
@@ -232,7 +227,8 @@ func (t *transport) takeIdle(deadline time.Time) *connection {
 		t.mu.Unlock()
 		// Outside of the lock: silent makes a system call, which other deliveries need not wait for. The new deadline
 		// comes first, since after the old one the call would fail.
-		if time.Since(c.since) < idleTimeout && c.SetDeadline(deadline) == nil && c.silent() {
+		if time.Since(c.since) < idleTimeout && time.Since(c.opened) < t.maxAge &&
+			c.SetDeadline(deadline) == nil && c.silent() {
 			return c
 		}
 		c.abandon()
@@ -242,7 +238,7 @@ func (t *transport) takeIdle(deadline time.Time) *connection {
 func (t *transport) putIdle(c *connection) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c.since = time.Now()
+	c.since, c.used = time.Now(), true
 	t.idle = append(t.idle, c)
 	if t.reaper == nil {
 		t.reaper = time.AfterFunc(idleTimeout, t.reap)
@@ -295,11 +291,15 @@ func (c *connection) silent() bool {
 }
 
 // head returns the beginning of every request: the request line and the headers that do not change. host is the host
-// and port that it names.
-func head(u *url.URL, header http.Header) (text []byte, host string, err error) {
+// and port that it names. A request that a proxy forwards names the whole URL.
+func head(u *url.URL, header http.Header, forwarded bool) (text []byte, host string, err error) {
 	r := &http.Request{Method: http.MethodPost, URL: u, Header: header, ContentLength: 0}
 	var b bytes.Buffer
-	if err := r.Write(&b); err != nil {
+	write := r.Write
+	if forwarded {
+		write = r.WriteProxy
+	}
+	if err := write(&b); err != nil {
 		return nil, "", fmt.Errorf("writing a request: %w", err)
 	}
 	written, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b.Bytes())))
@@ -308,10 +308,4 @@ func head(u *url.URL, header http.Header) (text []byte, host string, err error) 
 	}
 	text = bytes.TrimSuffix(b.Bytes(), []byte("\r\n"))
 	return bytes.Replace(text, []byte("Content-Length: 0\r\n"), nil, 1), written.Host, nil
-}
-
-// drain reads up to maxDrain more bytes, and reports whether the body ended.
-func drain(body io.Reader) bool {
-	n, err := io.CopyN(io.Discard, body, maxDrain)
-	return n < maxDrain && errors.Is(err, io.EOF)
 }

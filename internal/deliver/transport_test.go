@@ -33,7 +33,7 @@ func TestTLS(t *testing.T) {
 	c := client(t, Config{URL: server.URL})
 
 	got := c.Deliver(t.Context(), job)
-	require.Equal(t, event.TryAgain, got.Class)
+	require.Equal(t, event.Unreached, got.Class)
 	require.Contains(t, got.Error, "certificate signed by unknown authority")
 
 	opened.Store(0)
@@ -85,6 +85,7 @@ func TestRequestThatIsNotReadTimesOut(t *testing.T) {
 	c := client(t, Config{URL: "http://" + listener.Addr().String(), Timeout: 50 * time.Millisecond})
 	got := c.Deliver(t.Context(), large())
 	require.Equal(t, "timeout after 50ms", got.Error)
+	require.Equal(t, event.TryAgain, got.Class)
 }
 
 func TestLargeRequestIsReceived(t *testing.T) {

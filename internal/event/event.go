@@ -82,9 +82,10 @@ type Class int
 
 // The classes of a Result.
 const (
-	Done     Class = iota // the destination accepted the event (any 2xx)
-	TryAgain              // it may accept the event later
-	GiveUp                // no retry can change the answer
+	Done      Class = iota // the destination accepted the event (any 2xx)
+	TryAgain               // it may accept the event later
+	GiveUp                 // no retry can change the answer
+	Unreached              // the event was not sent, since there was no connection to the destination
 )
 
 func (c Class) String() string {
@@ -95,6 +96,8 @@ func (c Class) String() string {
 		return "try again"
 	case GiveUp:
 		return "give up"
+	case Unreached:
+		return "unreached"
 	}
 	return "unknown"
 }
@@ -118,6 +121,9 @@ const (
 	Completed Disposition = StatusCompleted // delivered
 	Failed    Disposition = StatusFailed    // tried again after a delay
 	Dead      Disposition = StatusDead      // a dead letter: not tried again
+	// Deferred is tried again after a delay, and the attempt is not counted. spine.settle makes the delay longer each
+	// time in a row, and makes the event dead once it has waited for too long.
+	Deferred Disposition = "deferred"
 )
 
 // Settlement records the end of a delivery attempt and what follows from it.
@@ -125,7 +131,8 @@ type Settlement struct {
 	Job         Job
 	Result      Result
 	Disposition Disposition
-	Delay       time.Duration // until the next attempt; only where Failed
+	Delay       time.Duration // until the next attempt; only where Failed or Deferred
+	Asked       bool          // the delay is what the destination asked for (Result.RetryAfter), and not the policy's
 }
 
 // LeaseState says what became of a write under a lease.

@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -333,6 +334,48 @@ func TestServerCutsWhatOutlivesTheTimeout(t *testing.T) {
 		require.Zero(t, <-code)
 		require.Contains(t, log.String(), "cutting the requests still in hand")
 	})
+}
+
+// D6: a load balancer in front keeps idle connections for 600 s, or longer where a setting says so. A request just
+// before is answered, on the same connection.
+func TestIdleConnectionsOutlastTheLoadBalancer(t *testing.T) {
+	for name, tc := range map[string]struct{ timeout, idle time.Duration }{
+		"a request after 120 s":                   {0, 120 * time.Second},
+		"what keeps connections for 600 s":        {11 * time.Minute, 620 * time.Second},
+		"what keeps connections for over an hour": {2 * time.Hour, 4000 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPipes()
+				stop, ended := running(t, Server{
+					Listener: p, Log: zerolog.Nop(), IdleTimeout: tc.timeout,
+					Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}),
+				})
+				near, far := net.Pipe()
+				p.conns <- far
+				ask := func() error {
+					if _, err := io.WriteString(near, "GET / HTTP/1.1\r\nHost: spine\r\n\r\n"); err != nil {
+						return err
+					}
+					resp, err := http.ReadResponse(bufio.NewReader(near), nil)
+					if err != nil {
+						return err
+					}
+					return resp.Body.Close()
+				}
+				require.NoError(t, ask())
+				<-time.After(tc.idle)
+				require.NoError(t, ask())
+				if tc.timeout > 0 {
+					<-time.After(tc.timeout + time.Second)
+					require.Error(t, ask(), "an idle connection is not kept for ever")
+				}
+				_ = near.Close()
+				stop()
+				require.NoError(t, <-ended)
+			})
+		})
+	}
 }
 
 func TestServerReportsABrokenListener(t *testing.T) {

@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,15 +15,13 @@ import (
 )
 
 // Limits on slow clients. A body of the largest size arrives well within readTimeout. writeTimeout leaves the handler
-// time to answer that a body was too slow. Common load balancers close idle connections after a minute, and idleTimeout
-// is longer. If Spine closed first, their next request could meet a closed connection. Streams extend their own
-// deadlines with http.ResponseController.
+// time to answer that a body was too slow. Streams extend their own deadlines with http.ResponseController.
 const (
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 15 * time.Second
 	writeTimeout      = 30 * time.Second
-	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 64 << 10
+	endless           = 1 << 62 * time.Nanosecond // net/http takes 0 for readTimeout
 )
 
 // Listen binds address, HOST:PORT. Port 0 takes a free one, which the listener's Addr tells.
@@ -64,6 +63,9 @@ type Server struct {
 	// Delay is how long new requests are still accepted after the stop, while /readyz already answers 503. It is the
 	// time that a load balancer needs to notice.
 	Delay time.Duration
+	// IdleTimeout is how long a connection may be without a request. The load balancer in front must close idle
+	// connections first: where Spine does, a request may meet a closed connection. 0 is no limit.
+	IdleTimeout time.Duration
 	// Timeout is how long requests in hand may then take. After it their contexts are cancelled and their connections
 	// closed.
 	Timeout time.Duration
@@ -79,7 +81,7 @@ func (s Server) Run(ctx context.Context) error {
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
-		IdleTimeout:       idleTimeout,
+		IdleTimeout:       cmp.Or(s.IdleTimeout, endless),
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          stdlog.New(warnings{s.Log}, "", 0),
 		BaseContext:       func(net.Listener) context.Context { return requests },

@@ -144,8 +144,13 @@ func New(
 // addWorker makes the worker that delivers to destination.
 func (s *Service) addWorker(destination, version string) error {
 	settings := s.settings
+	proxy, err := settings.Destination.proxy(destination)
+	if err != nil {
+		return err
+	}
 	client, err := deliver.New(deliver.Config{
 		URL:         destination,
+		Proxy:       proxy,
 		Secret:      settings.Destination.Secret,
 		Timeout:     settings.Destination.Timeout,
 		Concurrency: settings.Worker.Concurrency,
@@ -164,9 +169,10 @@ func (s *Service) addWorker(destination, version string) error {
 		Margin:      watermarkMargin,
 		StopTimeout: settings.Stop.Timeout,
 		Policy: worker.Policy{
-			MaxAttempts:  settings.Retry.MaxAttempts,
-			InitialDelay: settings.Retry.InitialDelay,
-			MaxDelay:     settings.Retry.MaxDelay,
+			MaxAttempts:    settings.Retry.MaxAttempts,
+			InitialDelay:   settings.Retry.InitialDelay,
+			MaxDelay:       settings.Retry.MaxDelay,
+			CountUnreached: settings.Retry.CountUnreached,
 		},
 	}
 	s.worker = worker.New(config, s.store, client, s.activity, s.log, worker.NewMetrics(s.metrics))
@@ -243,7 +249,7 @@ func (s *Service) addServer(ctx context.Context, router http.Handler) (err error
 	health := observe.NewHealth(s.log, s.metrics, s.checks...)
 	s.server = observe.Server{
 		Listener: s.listener, Handler: health.Around(router), Health: health, Log: s.log,
-		Delay: s.settings.Stop.Delay, Timeout: s.settings.Stop.Timeout,
+		Delay: s.settings.Stop.Delay, Timeout: s.settings.Stop.Timeout, IdleTimeout: s.settings.Server.IdleTimeout,
 	}
 	return nil
 }
@@ -256,6 +262,7 @@ func deliverySetting(err error) error {
 	}
 	setting := map[string]string{
 		"URL":         "DESTINATION_URL",
+		"Proxy":       "HTTPS_PROXY, HTTP_PROXY",
 		"Secret":      "DESTINATION_SECRET",
 		"Timeout":     "DELIVERY_TIMEOUT",
 		"Concurrency": "DELIVERY_CONCURRENCY",

@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/net/http/httpproxy"
 
 	"github.com/webhookspine/spine/internal/observe"
 )
@@ -32,6 +34,7 @@ func settingError(format string, args ...any) error {
 //	help        its line in --help
 //	arg         what --help calls the value, if the type does not say it
 //	min, max    the range, of numbers and durations
+//	also        another spelling of the variable, which is read where the first is unset
 //	secret      its value is never shown
 //
 // A rule for one field is its type's parser (see parsers). A rule for several fields is the group's check method.
@@ -43,6 +46,7 @@ type Settings struct {
 	Schema      SchemaSettings
 	Upkeep      UpkeepSettings
 	Listen      ListenSettings
+	Server      ServerSettings
 	Stop        StopSettings
 	Intake      IntakeSettings
 	Admin       AdminSettings
@@ -105,6 +109,11 @@ type ListenSettings struct {
 	Address Address `env:"LISTEN" envDefault:":8000" arg:"HOST:PORT" help:"where to serve HTTP; without HOST on every interface, port 0 takes a free one"`
 }
 
+// ServerSettings say how to serve HTTP.
+type ServerSettings struct {
+	IdleTimeout time.Duration `env:"IDLE_TIMEOUT" envDefault:"11m" min:"1s" max:"24h" help:"how long a connection may idle; longer than the load balancer keeps its own"`
+}
+
 // StopSettings say how a process stops.
 type StopSettings struct {
 	Delay   time.Duration `env:"SHUTDOWN_DELAY" envDefault:"0s" min:"0s" help:"how long to go on serving after a stop signal, with /readyz at 503"`
@@ -158,6 +167,20 @@ type DestinationSettings struct {
 	MockURL HTTPURL        `env:"MOCK_API_URL" secret:"true" arg:"URL" help:"base address of a mock API, the destination if DESTINATION_URL is unset"`
 	Secret  string         `env:"DESTINATION_SECRET" secret:"true" arg:"SECRET" help:"signs deliveries as Standard Webhooks says (whsec_ and base64); unset: unsigned"`
 	Timeout time.Duration  `env:"DELIVERY_TIMEOUT" envDefault:"10s" min:"1ms" max:"24h" help:"limit on one delivery attempt"`
+
+	HTTPSProxy ProxyURL `env:"HTTPS_PROXY" also:"https_proxy" secret:"true" arg:"URL" help:"proxy on the way to an https destination: http, https or socks5"`
+	HTTPProxy  ProxyURL `env:"HTTP_PROXY" also:"http_proxy" secret:"true" arg:"URL" help:"proxy on the way to an http destination: http, https or socks5"`
+	NoProxy    string   `env:"NO_PROXY" also:"no_proxy" arg:"HOSTS" help:"destinations without a proxy, such as .internal,10.0.0.0/8; * for all"`
+}
+
+// proxy is the proxy on the way to a destination. It is nil where there is none.
+func (d DestinationSettings) proxy(destination string) (*url.URL, error) {
+	to, err := url.Parse(destination)
+	if err != nil {
+		return nil, settingError("DESTINATION_URL: must be an absolute http or https URL")
+	}
+	proxies := httpproxy.Config{HTTPProxy: string(d.HTTPProxy), HTTPSProxy: string(d.HTTPSProxy), NoProxy: d.NoProxy}
+	return proxies.ProxyFunc()(to) //nolint:wrapcheck // fails only under CGI
 }
 
 // resolve is where events are delivered. It is empty if they are only stored.
@@ -178,6 +201,8 @@ type RetrySettings struct {
 	MaxAttempts  int           `env:"MAX_RETRY_ATTEMPTS" envDefault:"5" min:"1" max:"1000" help:"most attempts at one delivery, the first included"`
 	InitialDelay time.Duration `env:"INITIAL_RETRY_DELAY" envDefault:"1" min:"0s" help:"delay after the first failed attempt; it doubles after each further one"`
 	MaxDelay     time.Duration `env:"MAX_RETRY_DELAY" envDefault:"60" min:"0s" help:"where the doubling ends"`
+
+	CountUnreached bool `env:"COUNT_UNREACHED" envDefault:"false" help:"count attempts that did not reach the destination (DNS, refused, TLS), too"`
 }
 
 func (r *RetrySettings) check() error {

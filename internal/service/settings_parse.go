@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"net/url"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +29,8 @@ type (
 	HTTPURL string
 	// DestinationURL is an HTTPURL, or "none".
 	DestinationURL string
+	// ProxyURL is the URL of a proxy, or its HOST:PORT. It may hold a password.
+	ProxyURL string
 	// PostgresURL is a connection string. It may hold a password.
 	PostgresURL string
 	// AdminAuth is empty, or "none".
@@ -74,6 +77,22 @@ func parsers() map[reflect.Type]env.ParserFunc {
 					return "none", nil
 				}
 				return DestinationURL(s), checkHTTP(s)
+			},
+		),
+		reflect.TypeFor[ProxyURL](): must(
+			"be HOST:PORT, or a URL that begins with http://, https:// or socks5://",
+			func(s string) (ProxyURL, error) {
+				if !strings.Contains(s, "://") {
+					s = "http://" + s
+				}
+				u, err := url.Parse(s)
+				if err != nil {
+					return "", err
+				}
+				if !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) || u.Hostname() == "" {
+					return "", errUnreadable
+				}
+				return ProxyURL(s), nil
 			},
 		),
 		reflect.TypeFor[PostgresURL](): must(

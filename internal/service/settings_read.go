@@ -48,6 +48,7 @@ func Read(group any, texts map[string]string) error {
 // Field is one setting as its tags describe it.
 type Field struct {
 	Name        string // the variable
+	Also        string // another spelling of it; empty without one
 	Flag        string // without --
 	Help        string
 	Default     string
@@ -68,6 +69,7 @@ func Fields(group any) []Field {
 		name := f.Tag.Get("env")
 		fields[i] = Field{
 			Name:        name,
+			Also:        f.Tag.Get("also"),
 			Flag:        strings.TrimPrefix(FlagName(name), "--"),
 			Help:        f.Tag.Get("help"),
 			Default:     f.Tag.Get("envDefault"),

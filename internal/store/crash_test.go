@@ -156,6 +156,13 @@ var writings = func() map[string]writing {
 			}
 			return err
 		}, queue, "", false},
+		"settle a deferral": {"spine.settle(", leased, func(ctx context.Context, s *store.Store) error {
+			j, err := jobOf(ctx, s)
+			if err == nil {
+				_, err = s.Settle(ctx, []event.Settlement{deferred(j, time.Hour)})
+			}
+			return err
+		}, queue, "", false},
 		"renew": {
 			"spine.renew(",
 			func(d *database) { stored(d); d.run("select spine.claim('default', 1, '10 s', 'me')") },

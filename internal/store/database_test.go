@@ -216,6 +216,14 @@ func dead(job event.Job) event.Settlement {
 	}
 }
 
+// deferred is the settlement of an attempt that did not reach the destination.
+func deferred(job event.Job, delay time.Duration) event.Settlement {
+	return event.Settlement{
+		Job: job, Disposition: event.Deferred, Delay: delay,
+		Result: event.Result{Class: event.Unreached, Error: "connection refused", Duration: time.Millisecond},
+	}
+}
+
 // settle settles, and returns for each whether it counted.
 func (d *database) settle(settlements ...event.Settlement) []event.LeaseState {
 	d.t.Helper()

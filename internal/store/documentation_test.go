@@ -200,6 +200,7 @@ func TestEveryTransitionIsDescribed(t *testing.T) {
 		"select spine.ingest('x', 'a', '{}')",
 		claim, giveBack,
 		claim, settle("failed"),
+		claim, settle("deferred"),
 		claim, giveBack,
 		lose, retry,
 		lose, die,

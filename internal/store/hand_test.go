@@ -126,6 +126,10 @@ func TestFunctionsAndTriggersUnderAnySession(t *testing.T) {
 					array[null]::interval[], array[null], array['{}'])`,
 				`select spine.settle(array[1], array['default'], array[5], array['completed'],
 					array[null]::interval[], array[null], array['{}'])`,
+				`select spine.claim('other', 1, '30 s', 'me')`,
+				`select spine.settle(array[1], array['other'], array[p.lease_token], array['deferred'],
+					array['1 s'::interval], array['refused'], array['{}'])
+					from spine.processing_state p where p.destination = 'other'`,
 				`select spine.pause()`, `select spine.resume()`,
 				`select spine.trace('x'), spine.event('x'), spine.id_of('x'), spine.oldest_ready(), spine.arrivals()`,
 				`select * from spine.depth, spine.stuck, spine.dead_letters`,
@@ -156,10 +160,12 @@ func TestFunctionsAndTriggersUnderAnySession(t *testing.T) {
 				"processing_attempt_started",
 				"processing_succeeded",
 				"lease_lost",
+				"processing_attempt_started",
+				"delivery_deferred",
 			}, d.trail("x"))
 			require.Equal(
 				t,
-				[]string{"completed", "pending"},
+				[]string{"completed", "failed"},
 				d.rows("select status from spine.processing_state order by destination"),
 			)
 			require.Len(t, l.heard(), 5, "ingest, insert, replay_dead, replay, resume")

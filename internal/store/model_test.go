@@ -65,11 +65,13 @@ type known struct {
 	seen     int
 	evidence map[string]*evidence // by payload
 
-	status   string
-	attempts int
-	token    int64
-	due      string
-	since    int // the step at which it fell due
+	status    string
+	attempts  int
+	deferrals int  // in a row
+	old       bool // it was queued so long ago that it is deferred no more
+	token     int64
+	due       string
+	since     int // the step at which it fell due
 
 	trail []string
 }
@@ -129,6 +131,7 @@ func TestModel(t *testing.T) {
 			"replay":           m.replay,
 			"replay dead":      m.replayDead,
 			"make due":         m.makeDue,
+			"make old":         m.makeOld,
 			"set by hand":      m.setByHand,
 		})
 		require.Empty(rt, d.rows(broken))
@@ -151,7 +154,7 @@ func (m *model) compare(t *rapid.T) {
 		want = append(
 			want,
 			fmt.Sprintf(
-				"%s|%s|%s|%d|%s|%s|%d|%d|%s|%t|%s",
+				"%s|%s|%s|%d|%s|%s|%d|%d|%d|%s|%t|%s",
 				k.source,
 				k.id,
 				e.payload,
@@ -159,6 +162,7 @@ func (m *model) compare(t *rapid.T) {
 				strings.Join(others, ", "),
 				e.status,
 				e.attempts,
+				e.deferrals,
 				e.token,
 				e.due,
 				e.status == "completed",
@@ -172,7 +176,7 @@ func (m *model) compare(t *rapid.T) {
 				format('%s %s %s', c.payload, c.seen_count, c.accepted_as), ', ' order by c.payload::text collate "C")
 				from spine.conflicts c
 				where c.event = e.id),
-			p.status, p.attempt_count, p.lease_token,
+			p.status, p.attempt_count, coalesce(p.deferrals, 0), p.lease_token,
 			case
 				when p.next_attempt_at <= clock_timestamp() then 'now'
 				when p.next_attempt_at > clock_timestamp() then 'later'
@@ -185,7 +189,7 @@ func (m *model) compare(t *rapid.T) {
 		t,
 		want,
 		got,
-		"source, id, payload, seen, other payloads, status, attempts, token, due, completed, trail",
+		"source, id, payload, seen, other payloads, status, attempts, deferrals, token, due, completed, trail",
 	)
 }
 
@@ -396,6 +400,7 @@ func (m *model) settle(t *rapid.T) {
 		if l.result == nil {
 			l.result = rapid.SampledFrom([]*event.Settlement{
 				new(completed(l.job)), new(failed(l.job, 0)), new(failed(l.job, time.Hour)), new(dead(l.job)),
+				new(deferred(l.job, 0)), new(deferred(l.job, time.Hour)),
 			}).Draw(t, "result")
 		}
 		settlements[i] = *l.result
@@ -417,6 +422,8 @@ func (m *model) settle(t *rapid.T) {
 }
 
 func (m *model) settled(e *known, s *event.Settlement) {
+	deferrals := e.deferrals
+	e.deferrals = 0
 	switch s.Disposition {
 	case event.Completed:
 		m.become(e, "completed", never)
@@ -424,6 +431,15 @@ func (m *model) settled(e *known, s *event.Settlement) {
 	case event.Failed:
 		m.become(e, "failed", dueIn(s.Delay))
 		e.at("processing_attempt_failed", "retry_scheduled")
+	case event.Deferred:
+		if e.old {
+			m.become(e, "dead", never)
+			e.at("processing_attempt_failed", "processing_failed_permanently")
+			return
+		}
+		m.become(e, "failed", dueIn(s.Delay))
+		e.attempts, e.deferrals = max(e.attempts-1, 0), deferrals+1
+		e.at("delivery_deferred")
 	case event.Dead:
 		m.become(e, "dead", never)
 		e.at("processing_attempt_failed", "processing_failed_permanently")
@@ -470,7 +486,7 @@ func (m *model) giveBack(t *rapid.T) {
 
 func (m *model) replayed(e *known) {
 	m.become(e, "pending", now)
-	e.attempts = 0
+	e.attempts, e.deferrals, e.old = 0, 0, false
 	e.at("event_replayed")
 }
 
@@ -513,6 +529,16 @@ func (m *model) makeDue(t *rapid.T) {
 	}
 }
 
+// makeOld lets 72 hours pass since a row was queued.
+func (m *model) makeOld(t *rapid.T) {
+	k, e := m.draw(t)
+	m.d.run(`
+		update spine.processing_state
+		set created_at = created_at - interval '72 h', requeued_at = requeued_at - interval '72 h'
+		where source = $1 and event_id = $2`, k.source, k.id)
+	e.old = true
+}
+
 // setByHand sets a status as one does in psql.
 func (m *model) setByHand(t *rapid.T) {
 	k, e := m.draw(t)
@@ -522,6 +548,7 @@ func (m *model) setByHand(t *rapid.T) {
 		return
 	}
 	m.become(e, status, now)
+	e.deferrals, e.old = 0, false
 	if status == "completed" || status == "dead" {
 		e.due = never
 	}
@@ -648,11 +675,13 @@ func (c *crew) pick(random *rand.Rand) (picked []event.Job) {
 
 // resultOf is the one result of a job, whoever reports it.
 func resultOf(job event.Job) event.Settlement {
-	switch job.Lease % 3 {
+	switch job.Lease % 4 {
 	case 0:
 		return completed(job)
 	case 1:
 		return failed(job, 0)
+	case 2:
+		return deferred(job, 0)
 	default:
 		return dead(job)
 	}
@@ -716,7 +745,7 @@ func (c *crew) checkQueue(all []work) {
 	for _, line := range c.d.rows(`
 		select event_id, details ->> 'lease', action
 		from spine.audit_trail
-		where action in ('processing_succeeded', 'processing_attempt_failed')`) {
+		where action in ('processing_succeeded', 'processing_attempt_failed', 'delivery_deferred')`) {
 		at := strings.LastIndex(line, "|")
 		require.Empty(c.d.t, results[line[:at]], "%s was settled twice", line)
 		results[line[:at]] = line[at+1:]
@@ -726,8 +755,11 @@ func (c *crew) checkQueue(all []work) {
 			switch w.holds[i] {
 			case event.LeaseHeld:
 				action := "processing_attempt_failed"
-				if s.Disposition == event.Completed {
+				switch s.Disposition { //nolint:exhaustive // the others have failed
+				case event.Completed:
 					action = "processing_succeeded"
+				case event.Deferred:
+					action = "delivery_deferred"
 				}
 				require.Equal(c.d.t, action, results[name(s.Job)], "%s counts", name(s.Job))
 			case event.LeaseLost:

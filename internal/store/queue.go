@@ -136,6 +136,8 @@ type attemptDetails struct {
 	Status     int     `json:"status,omitempty"`
 	Answer     string  `json:"answer,omitempty"`
 	DurationMS float64 `json:"duration_ms"`
+	// RetryAfterMS is there where it decides when the next attempt is. spine.settle then names it as the reason.
+	RetryAfterMS float64 `json:"retry_after_ms,omitempty"`
 }
 
 // Settle records results of attempts, and returns the state of each lease. The result of a lost lease changes nothing.
@@ -179,14 +181,21 @@ func (s *Store) settle(ctx context.Context, settlements []event.Settlement) ([]e
 	for i := range settlements {
 		v := &settlements[i]
 		jobs[i], outcomes[i] = v.Job, string(v.Disposition)
-		if v.Disposition == event.Failed {
+		if v.Disposition == event.Failed || v.Disposition == event.Deferred {
 			delays[i] = &v.Delay
 		}
 		if v.Disposition != event.Completed {
 			failures[i] = &v.Result.Error
 		}
-		ms := float64(v.Result.Duration.Microseconds()) / 1000
-		text, err := json.Marshal(attemptDetails{Status: v.Result.Status, Answer: v.Result.Answer, DurationMS: ms})
+		about := attemptDetails{
+			Status:     v.Result.Status,
+			Answer:     v.Result.Answer,
+			DurationMS: float64(v.Result.Duration.Microseconds()) / 1000,
+		}
+		if v.Asked {
+			about.RetryAfterMS = float64(v.Result.RetryAfter.Milliseconds())
+		}
+		text, err := json.Marshal(about)
 		if err != nil {
 			return nil, fmt.Errorf("describing an attempt: %w", err)
 		}

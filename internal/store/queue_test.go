@@ -452,6 +452,126 @@ func TestExpiredLeasesCountAgainstTheLimit(t *testing.T) {
 	require.Len(t, claimed.Jobs, 1)
 }
 
+// An attempt that did not reach the destination is not counted. The event backs off, further each time in a row, a
+// minute at most.
+func TestDeferral(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.ingest(webhook("x", payloadA))
+	const state = `
+		select status, attempt_count, deferrals, error_message,
+			round(extract(epoch from next_attempt_at - updated_at) * 1000)
+		from spine.processing_state`
+	for n, delay := range []int{1500, 3000, 6000, 12000, 24000, 48000, 60000, 60000} {
+		job := d.claim(1)[0]
+		require.Equal(t, 1, job.Attempt)
+		require.Equal(t, []event.LeaseState{event.LeaseHeld}, d.settle(deferred(job, 1500*time.Millisecond)))
+		require.Equal(t, fmt.Sprintf("failed|0|%d|connection refused|%d", n+1, delay), d.value(state))
+		require.Equal(
+			t,
+			fmt.Sprintf("delivery_deferred|success|1|%d|connection refused|1|%d|t", job.Lease, delay),
+			d.value(`
+				select a.action, a.success, a.details ->> 'attempt', a.details ->> 'lease', a.details ->> 'error',
+					a.details ->> 'duration_ms', a.details ->> 'delay_ms',
+					(a.details ->> 'next_attempt_at')::timestamptz = p.next_attempt_at
+				from spine.audit_log a join spine.processing_state p using (event)
+				order by a.id desc limit 1`),
+		)
+		require.Equal(t, []event.LeaseState{event.LeaseHeld}, d.settle(deferred(job, time.Second)), "told twice")
+		d.due()
+	}
+	// One that counts ends the row.
+	job := d.claim(1)[0]
+	d.settle(failed(job, time.Hour))
+	require.Equal(t, "failed|1||HTTP 503|3600000", d.value(state))
+	d.due()
+	job = d.claim(1)[0]
+	require.Equal(t, 2, job.Attempt)
+	d.settle(deferred(job, 1500*time.Millisecond))
+	require.Equal(t, "failed|1|1|connection refused|1500", d.value(state))
+	d.due()
+	d.settle(completed(d.claim(1)[0]))
+	require.Equal(t, "completed|2|||", d.value(state))
+	require.Empty(t, d.rows(broken))
+	d.run("select spine.roll_up()")
+	require.Equal(t, "11|10|1", d.value(`
+		select sum(attempts), sum(attempts_failed), sum(delivered) from spine.rollups where step = 10`))
+}
+
+// What could not be reached for 72 hours is dead. A replay, and a status set by hand, begin anew.
+func TestDeferralEnds(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.ingest(webhooks("x", 3)...)
+	defers := func(want string) {
+		t.Helper()
+		job := d.claim(1)[0]
+		require.Equal(t, []event.LeaseState{event.LeaseHeld}, d.settle(deferred(job, 0)))
+		require.Equal(t, want, d.value(`
+			select status || ' ' || attempt_count from spine.processing_state where event = $1`, job.Event))
+		require.Equal(t, []event.LeaseState{event.LeaseHeld}, d.settle(deferred(job, 0)), "told twice")
+	}
+	later := func(what string) {
+		d.run(`
+			update spine.processing_state
+			set next_attempt_at = next_attempt_at + interval '1 h' where next_attempt_at is not null`)
+		d.run("update spine.processing_state set next_attempt_at = clock_timestamp() where event_id = $1", what)
+	}
+	ages := func(what, interval string) {
+		d.run(`
+			update spine.processing_state
+			set created_at = now() - $2::interval, requeued_at = requeued_at - $2::interval
+			where event_id = $1`, what, interval)
+	}
+	later("x-1")
+	ages("x-1", "71 h 59 min")
+	defers("failed 0")
+	ages("x-1", "72 h")
+	defers("dead 1")
+	require.Equal(
+		t,
+		[]string{
+			"event_received", "event_inserted", "processing_attempt_started", "delivery_deferred",
+			"processing_attempt_started", "processing_attempt_failed", "processing_failed_permanently",
+		},
+		d.trail("x-1"),
+	)
+	require.Equal(t, "connection refused (the destination was not reached for 72 hours)",
+		d.value("select error_message from spine.dead_letters"))
+
+	d.run("select spine.replay('x-1')")
+	defers("failed 0")
+	ages("x-1", "72 h")
+	defers("dead 1")
+	d.run("update spine.processing_state set status = 'pending' where event_id = 'x-1'")
+	defers("failed 1")
+	require.Empty(t, d.rows(broken))
+}
+
+// F6: the reason of a delay stands in the step.
+func TestReasonOfADelay(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.ingest(webhooks("x", 2)...)
+	jobs := d.claim(2)
+	asked := failed(jobs[0], time.Hour)
+	asked.Asked, asked.Result.RetryAfter = true, time.Hour
+	d.settle(asked, failed(jobs[1], time.Second))
+	const reasons = `
+		select event_id, details ->> 'reason', details ->> 'delay_ms'
+		from spine.audit_log where action = 'retry_scheduled' order by id`
+	require.Equal(t, []string{"x-1|Retry-After|3600000", "x-2|policy|1000"}, d.rows(reasons))
+	require.Equal(t, []string{"3600000", ""}, d.rows(`
+		select details ->> 'retry_after_ms' from spine.audit_log where action = 'processing_attempt_failed' order by id`))
+	d.due()
+	d.claim(2)
+	d.due()
+	require.Len(t, d.look(10).Expired, 2)
+	require.Equal(t, []string{"policy|2000", "policy|2000"}, d.rows(`
+		select details ->> 'reason', details ->> 'delay_ms'
+		from spine.audit_log where action = 'retry_scheduled' order by id offset 2`))
+}
+
 func TestSettlingTwiceCountsAndChangesNothing(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)

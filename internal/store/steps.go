@@ -35,7 +35,12 @@ func (s *Store) Attempts(
 	filter view.AttemptFilter,
 ) (rows []view.AttemptRow, next view.Next, err error) {
 	// By action: the audit log calls it a success that a lease was taken back.
-	actions := []trail.Action{trail.ProcessingSucceeded, trail.ProcessingAttemptFailed, trail.LeaseExpired}
+	actions := []trail.Action{
+		trail.ProcessingSucceeded,
+		trail.ProcessingAttemptFailed,
+		trail.LeaseExpired,
+		trail.DeliveryDeferred,
+	}
 	switch filter.Outcome {
 	case "success":
 		actions = actions[:1]

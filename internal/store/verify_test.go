@@ -30,6 +30,11 @@ func lived(t *testing.T) *database {
 	d.run("insert into spine.processing_state (event_id, destination, attempt_count) values ('y', 'other', 3)")
 	d.run("update spine.processing_state set next_attempt_at = now() + interval '1 h' where event_id = 'waits'")
 	psql := d.psql()
+	const unreached = `select spine.settle(
+			array_agg(event), array_agg(destination), array_agg(lease_token), array_agg('deferred'::text),
+			array_agg('0 s'::interval), array_agg('connection refused'::text), array_agg('{}'::text)
+		)
+		from spine.processing_state where status = 'processing'`
 	for _, statement := range []string{
 		// Of z: given back, failed, its lease ran out twice and it died, replayed, a late result, completed.
 		`select spine.claim('default', 10, '1 h', 'me')`,
@@ -48,6 +53,11 @@ func lived(t *testing.T) *database {
 				array_agg('0 s'::interval), array_agg('HTTP 500'::text), array_agg('{"status":500}'::text)
 			)
 			from spine.processing_state where status = 'processing'`,
+		// Its destination was not reached, twice.
+		`select spine.claim('default', 10, '1 h', 'me')`,
+		unreached,
+		`select spine.claim('default', 10, '1 h', 'me')`,
+		unreached,
 		`select spine.claim('default', 10, '0 s', 'me')`,
 		`select spine.claim('default', 10, '0 s', 'me', array['0 s', '0 s', '0 s']::interval[])`,
 		`select spine.claim('default', 10, '0 s', 'me', array['0 s', '0 s', '0 s']::interval[])`,
@@ -86,6 +96,7 @@ func TestVerifyFindsNothingWhereAllIsWell(t *testing.T) {
 	require.Contains(t, d.trail("z"), "lease_lost")
 	require.Contains(t, d.trail("z"), "lease_expired")
 	require.Contains(t, d.trail("z"), "processing_failed_permanently")
+	require.Contains(t, d.trail("z"), "delivery_deferred")
 
 	invariants, err := d.Verify(t.Context(), time.Now().Add(-3*time.Hour), time.Time{}, 5)
 	require.NoError(t, err)
@@ -213,6 +224,13 @@ func TestVerifyFindsWhatIsWrong(t *testing.T) {
 			delete from spine.audit_trail where action = 'processing_attempt_started' and event_id = 'y'`}},
 		"an attempt that came to nothing, silently": {"path_legal", []string{`
 			delete from spine.audit_trail where action = 'processing_attempt_failed'`}},
+		"a deferral, silently": {"path_legal", []string{`
+			delete from spine.audit_trail where action = 'delivery_deferred'`}},
+		"a deferral that is told twice": {"lease_spent_once", []string{`
+			insert into spine.audit_trail (event, event_id, action, details)
+			select event, event_id, action, details
+			from spine.audit_trail
+			where action = 'delivery_deferred'`}},
 		"a trail without a beginning": {"path_legal", []string{`
 			delete from spine.audit_trail where action = 'event_inserted' and event_id = 'y'`}},
 		"an attempt left out": {"attempts_counted", []string{`

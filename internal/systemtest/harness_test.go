@@ -348,8 +348,9 @@ type delivery struct {
 // the first attempts: a query of the mock API ("status=503&retry_after=2"), or "hold", which waits for release and
 // then succeeds. After the list everything succeeds. It remembers its deliveries.
 type destination struct {
-	url  string
-	mock *mockapi.Server
+	url    string
+	mock   *mockapi.Server
+	server *httptest.Server
 
 	mu      sync.Mutex
 	got     map[string][]delivery // by webhook-id
@@ -362,9 +363,9 @@ func newDestination(t *testing.T) *destination {
 	mock, err := mockapi.New(mockapi.Config{})
 	require.NoError(t, err)
 	d := &destination{mock: mock, got: map[string][]delivery{}, changed: make(chan struct{}), gate: make(chan struct{})}
-	server := httptest.NewServer(d)
-	t.Cleanup(server.Close)
-	d.url = server.URL
+	d.server = httptest.NewServer(d)
+	t.Cleanup(d.server.Close)
+	d.url = d.server.URL
 	return d
 }
 

@@ -34,6 +34,7 @@ const (
 	SourceRemoved               Action = "source_removed"                // its settings are gone
 	RequestReplayed             Action = "request_replayed"              // a rejected request is to be checked again
 	ConflictAccepted            Action = "conflict_accepted"             // another payload is an event of its own now
+	DeliveryDeferred            Action = "delivery_deferred"             // processing → failed: not reached, not counted
 )
 
 // Actions returns all actions, in the order of the enum.
@@ -66,6 +67,7 @@ func Actions() []Action {
 		SourceRemoved,
 		RequestReplayed,
 		ConflictAccepted,
+		DeliveryDeferred,
 	}
 }
 

@@ -60,7 +60,7 @@ type Series struct {
 	Conflicts      []*int64 `json:"conflicts"`
 	Rejected       []*int64 `json:"rejected"`
 	Attempts       []*int64 `json:"attempts"`
-	AttemptsFailed []*int64 `json:"attempts_failed"` // with those whose lease expired
+	AttemptsFailed []*int64 `json:"attempts_failed"` // with those whose lease expired, and deferred ones
 	Delivered      []*int64 `json:"delivered"`
 	Died           []*int64 `json:"died"`
 

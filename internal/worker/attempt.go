@@ -52,8 +52,8 @@ func (w *Worker) deliver(ctx context.Context, job event.Job, asked time.Time) {
 	result := w.attempt(ctx, job)
 	l.expiry.Stop()
 	jitter := rand.Float64() //nolint:gosec // it needs no secrecy
-	disposition, delay := w.config.Policy.Decide(job.Attempt, result, jitter)
-	w.results <- event.Settlement{Job: job, Result: result, Disposition: disposition, Delay: delay}
+	disposition, delay, byRetryAfter := w.config.Policy.Decide(job.Attempt, result, jitter)
+	w.results <- event.Settlement{Job: job, Result: result, Disposition: disposition, Delay: delay, Asked: byRetryAfter}
 	w.freeSlots(1)
 }
 

@@ -20,6 +20,11 @@ func TestDecide(t *testing.T) {
 		return event.Result{Class: event.TryAgain, Status: 429, RetryAfter: d}
 	}
 	many := Policy{MaxAttempts: math.MaxInt, InitialDelay: time.Second, MaxDelay: time.Minute}
+	unreached := event.Result{Class: event.Unreached, Error: "connection refused"}
+	single := Policy{MaxAttempts: 1, InitialDelay: time.Second, MaxDelay: time.Minute}
+	hourly := Policy{MaxAttempts: 5, InitialDelay: time.Hour, MaxDelay: time.Hour}
+	counting := standard
+	counting.CountUnreached = true
 	for name, c := range map[string]struct {
 		policy      Policy
 		attempt     int
@@ -41,7 +46,7 @@ func TestDecide(t *testing.T) {
 		"attempt 65: no overflow":       {many, 65, tryAgain, 0, event.Failed, time.Minute},
 		"a huge attempt: no overflow":   {many, math.MaxInt32, tryAgain, 0, event.Failed, time.Minute},
 		"a huge cap: no overflow": {
-			Policy{math.MaxInt, time.Second, math.MaxInt64},
+			Policy{MaxAttempts: math.MaxInt, InitialDelay: time.Second, MaxDelay: math.MaxInt64},
 			math.MaxInt32,
 			tryAgain,
 			0,
@@ -49,7 +54,7 @@ func TestDecide(t *testing.T) {
 			math.MaxInt64,
 		},
 		"a cap of an odd length": {
-			Policy{9, time.Second, 2*time.Second + 1},
+			Policy{MaxAttempts: 9, InitialDelay: time.Second, MaxDelay: 2*time.Second + 1},
 			2,
 			tryAgain,
 			0,
@@ -57,14 +62,20 @@ func TestDecide(t *testing.T) {
 			2 * time.Second,
 		},
 		"a cap below the first delay": {
-			Policy{9, time.Minute, time.Second},
+			Policy{MaxAttempts: 9, InitialDelay: time.Minute, MaxDelay: time.Second},
 			1,
 			tryAgain,
 			0,
 			event.Failed,
 			time.Second,
 		},
-		"only one attempt":                  {Policy{1, time.Second, time.Minute}, 1, tryAgain, 0, event.Dead, 0},
+		"only one attempt":                  {single, 1, tryAgain, 0, event.Dead, 0},
+		"not reached":                       {standard, 1, unreached, 0, event.Deferred, time.Second},
+		"not reached at the last attempt":   {single, 1, unreached, 1, event.Deferred, 1100 * time.Millisecond},
+		"not reached, without a delay":      {Policy{MaxAttempts: 5}, 1, unreached, 0, event.Deferred, minDeferral},
+		"not reached, with a long delay":    {hourly, 1, unreached, 1, event.Deferred, 55 * time.Second},
+		"not reached, which is to count":    {counting, 4, unreached, 0, event.Failed, 8 * time.Second},
+		"not reached, which counts as last": {counting, 5, unreached, 0, event.Dead, 0},
 		"Retry-After is larger":             {standard, 1, after(30 * time.Second), 0, event.Failed, 30 * time.Second},
 		"Retry-After is beyond the cap":     {standard, 1, after(time.Hour), 0, event.Failed, time.Hour},
 		"Retry-After is smaller":            {standard, 4, after(2 * time.Second), 0, event.Failed, 8 * time.Second},
@@ -107,9 +118,10 @@ func TestDecide(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			disposition, delay := c.policy.Decide(c.attempt, c.result, c.jitter)
+			disposition, delay, asked := c.policy.Decide(c.attempt, c.result, c.jitter)
 			require.Equal(t, c.disposition, disposition)
 			require.Equal(t, c.delay, delay)
+			require.Equal(t, disposition == event.Failed && c.result.RetryAfter > c.policy.Delay(c.attempt), asked)
 		})
 	}
 }
@@ -132,8 +144,9 @@ func TestDelayIsTheDoublingWithinItsCap(t *testing.T) {
 
 		asked := time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "asked"))
 		jitter := rapid.Float64Range(0, 1).Draw(t, "jitter")
-		disposition, delay := p.Decide(n, event.Result{Class: event.TryAgain, RetryAfter: asked}, jitter)
+		disposition, delay, reason := p.Decide(n, event.Result{Class: event.TryAgain, RetryAfter: asked}, jitter)
 		require.Equal(t, event.Failed, disposition)
+		require.Equal(t, asked > p.Delay(n), reason)
 		least := max(p.Delay(n), asked)
 		require.GreaterOrEqual(t, delay, least)
 		require.LessOrEqual(t, delay, least+least/10+1)

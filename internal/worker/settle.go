@@ -117,7 +117,9 @@ func (w *Worker) settle(ctx context.Context, batch []event.Settlement) (locked [
 			}
 			took := time.Since(start)
 			if took > w.config.Margin/2 &&
-				slices.ContainsFunc(done, func(s event.Settlement) bool { return s.Disposition == event.Failed }) {
+				slices.ContainsFunc(done, func(s event.Settlement) bool {
+					return s.Disposition == event.Failed || s.Disposition == event.Deferred
+				}) {
 				w.Due(time.Time{}) // the retries may have fallen due long before the commit
 				w.Wake(TimerFired)
 			}
@@ -181,6 +183,15 @@ func (w *Worker) noteSettled(batch []event.Settlement, counted []bool) {
 				Str("error", s.Result.Error).
 				Dur("retry_in_ms", s.Delay).
 				Msg("delivery failed, to be tried again")
+		case event.Deferred:
+			soonest = min(soonest, s.Delay)
+			w.activity.Add(trail.DeliveryDeferred, s.Job.ID)
+			line(
+				w.failures,
+				zerolog.InfoLevel,
+			).Str("outcome", "deferred").
+				Str("error", s.Result.Error).
+				Msg("the destination was not reached, to be tried again")
 		case event.Dead:
 			w.activity.Add(trail.ProcessingAttemptFailed, s.Job.ID)
 			w.activity.Add(trail.ProcessingFailedPermanently, s.Job.ID)

@@ -32,6 +32,8 @@ begin
         update processing_state p set
             status = 'pending',
             attempt_count = 0,
+            deferrals = null,
+            requeued_at = _now,
             lease_token = p.lease_token + 1,
             next_attempt_at = _now,
             completed_at = null,

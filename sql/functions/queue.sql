@@ -144,7 +144,8 @@ begin
                     when x.status = 'dead' then jsonb_build_object('error', x.error_message)
                     else jsonb_build_object(
                         'delay_ms', trim_scale(extract(epoch from x.next_attempt_at - _now) * 1000),
-                        'next_attempt_at', x.next_attempt_at)
+                        'next_attempt_at', x.next_attempt_at,
+                        'reason', 'policy')
                 end as details
             from expired x cross join (values (1), (2)) as step(n)
             order by x.event, step.n
@@ -309,10 +310,12 @@ comment on function spine.locked_by_others(bigint[], text[], bigint[], bigint[])
 -- settle: records the results of delivery attempts.
 --   arrays, one element an attempt:
 --   _event, _destination, _lease_token   the lease under which it was made
---   _outcome   completed, failed (to be tried again after _delay) or dead
---   _delay     until the next attempt; only for failed
+--   _outcome   completed, failed (to be tried again after _delay), dead, or deferred: the destination was not reached
+--   _delay     until the next attempt; only for failed and deferred
 --   _error     why it was not completed
---   _details   a JSON object for the audit log: status, answer, duration_ms
+--   _details   a JSON object for the audit log: status, answer, duration_ms; retry_after_ms where _delay goes by it
+-- A deferred attempt is not counted. The row is tried again after _delay, doubled for each deferred attempt in a row
+-- before it, one minute at most. A row that was queued more than 72 hours ago is dead instead, and the attempt counts.
 -- Returns for each, by position, whether it counts. It counts if its lease was still held. It counts too if the same
 -- result was settled under it before, and the answer to that commit was lost. A result of a lost lease changes nothing
 -- and is audited as lease_lost. NULL means that somebody else has the row locked: nothing is decided, and the caller
@@ -337,6 +340,7 @@ set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan as $$
 declare
     _now timestamptz := clock_timestamp();
+    _patience constant interval := '72 hours';
     _counted bigint[];
     _locked bigint[];
     _known bigint[];
@@ -350,13 +354,41 @@ begin
         from unnest(_event, _destination, _lease_token, _outcome, _delay, _error, _details)
             with ordinality as i(event, destination, lease, outcome, delay, error, details, ord)
     ), held as materialized (
-        select i.*
+        select
+            i.ord,
+            i.event,
+            i.destination,
+            i.lease,
+            case
+                when i.outcome is distinct from 'deferred' then i.outcome
+                when coalesce(p.requeued_at, p.created_at) > _now - _patience then 'failed'
+                else 'dead'
+            end as outcome,
+            case
+                when i.outcome is distinct from 'deferred' then i.delay
+                else least(i.delay * (1 << least(coalesce(p.deferrals, 0), 16)), '1 min')
+            end as delay,
+            case
+                when i.outcome = 'deferred' and coalesce(p.requeued_at, p.created_at) > _now - _patience
+                then coalesce(p.deferrals, 0) + 1
+            end as deferrals, -- NULL where the attempt counts
+            case
+                when i.outcome = 'deferred' and coalesce(p.requeued_at, p.created_at) <= _now - _patience
+                then i.error || ' (the destination was not reached for 72 hours)'
+                else i.error
+            end as error,
+            i.details
         from input i join processing_state p on p.event = i.event and p.destination = i.destination
         where p.lease_token = i.lease
         for update of p skip locked
     ), settled as (
         update processing_state p set
             status = i.outcome,
+            attempt_count = case
+                when i.deferrals is null then p.attempt_count
+                else greatest(p.attempt_count - 1, 0)
+            end,
+            deferrals = i.deferrals,
             lease_token = p.lease_token + 1,
             next_attempt_at = case when i.outcome = 'failed' then _now + i.delay end,
             completed_at = case when i.outcome = 'completed' then _now end,
@@ -370,10 +402,10 @@ begin
             p.event_id,
             p.source,
             p.destination,
-            p.attempt_count,
+            p.attempt_count + case when i.deferrals is null then 0 else 1 end as attempt,
             p.next_attempt_at,
             i.lease,
-            i.outcome,
+            case when i.deferrals is null then i.outcome else 'deferred' end as outcome,
             i.delay,
             i.error,
             i.details
@@ -389,6 +421,7 @@ begin
                 s.source,
                 case
                     when s.outcome = 'completed' then 'processing_succeeded'::audit_action
+                    when s.outcome = 'deferred' then 'delivery_deferred'
                     when step.n = 1 then 'processing_attempt_failed'
                     when s.outcome = 'failed' then 'retry_scheduled'
                     else 'processing_failed_permanently'
@@ -400,28 +433,37 @@ begin
                             when s.details ~ '^\s*{\s*}' then '{'
                             else left(rtrim(s.details, E' \t\r\n'), -1) || ','
                         end
-                        || '"attempt":' || s.attempt_count
+                        || '"attempt":' || s.attempt
                         || ',"lease":' || s.lease
                         || case
                             when s.destination = 'default' then ''
                             else ',"destination":' || to_json(s.destination)
                         end
                         || case when s.error is null then '' else ',"error":' || to_json(s.error) end
+                        || case
+                            when s.outcome <> 'deferred' then ''
+                            else ',"delay_ms":' || trim_scale(extract(epoch from s.delay) * 1000)
+                                || ',"next_attempt_at":' || to_json(s.next_attempt_at)
+                        end
                         || '}'
                     else (
                         case
                             when s.outcome = 'failed' then jsonb_build_object(
-                                'attempt', s.attempt_count,
+                                'attempt', s.attempt,
                                 'delay_ms', trim_scale(extract(epoch from s.delay) * 1000),
-                                'next_attempt_at', s.next_attempt_at)
-                            else jsonb_build_object('attempt', s.attempt_count, 'error', s.error)
+                                'next_attempt_at', s.next_attempt_at,
+                                'reason', case
+                                    when s.details::json ->> 'retry_after_ms' is null then 'policy'
+                                    else 'Retry-After'
+                                end)
+                            else jsonb_build_object('attempt', s.attempt, 'error', s.error)
                         end
                         || case
                             when s.destination = 'default' then '{}'
                             else jsonb_build_object('destination', s.destination)
                         end)::text
                 end as details
-            from settled s join (values (1), (2)) as step(n) on step.n = 1 or s.outcome <> 'completed'
+            from settled s join (values (1), (2)) as step(n) on step.n = 1 or s.outcome in ('failed', 'dead')
             order by s.ord, step.n
         ) a
     )
@@ -442,10 +484,14 @@ begin
                 select
                 from audit_trail a
                 where a.event = l.event
-                    and a.action = case
-                        when l.outcome = 'completed' then 'processing_succeeded'::audit_action
-                        else 'processing_attempt_failed'
-                    end
+                    and (
+                        a.action = case l.outcome
+                            when 'completed' then 'processing_succeeded'::audit_action
+                            when 'deferred' then 'delivery_deferred'
+                            else 'processing_attempt_failed'
+                        end
+                        -- it was deferred for too long
+                        or l.outcome = 'deferred' and a.action = 'processing_attempt_failed')
                     and a.details ->> 'lease' = l.lease::text
                     and coalesce(a.details ->> 'destination', 'default') = l.destination)
         ), audited as (

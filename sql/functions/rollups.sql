@@ -189,6 +189,7 @@ begin
                 'processing_attempt_started',
                 'processing_attempt_failed',
                 'lease_expired',
+                'delivery_deferred',
                 'processing_succeeded',
                 'processing_failed_permanently')
         ) r
@@ -216,7 +217,8 @@ begin
             coalesce(sum(s.n) filter (where s.action = 'request_rejected'), 0) as rejected,
             coalesce(sum(s.n) filter (where s.action = 'processing_attempt_started'), 0) as attempts,
             coalesce(
-                sum(s.n) filter (where s.action in ('processing_attempt_failed', 'lease_expired')),
+                sum(s.n) filter (
+                    where s.action in ('processing_attempt_failed', 'lease_expired', 'delivery_deferred')),
                 0) as attempts_failed,
             coalesce(sum(s.n) filter (where s.action = 'processing_succeeded'), 0) as delivered,
             coalesce(sum(s.n) filter (where s.action = 'processing_failed_permanently'), 0) as died,
@@ -308,10 +310,10 @@ comment on function spine.roll_up(integer) is
 --   _created_at  when it was stored
 --   _at          when it was delivered
 --   _details     the details of the step processing_succeeded
--- The fencing token tells it in most cases. Each attempt and each returned lease raises it by 2, each replay and each
--- change by hand by 1, and the attempts then begin anew. Otherwise the trail tells it. It is read from the day (UTC) on
--- which the event was stored, with a minute for clocks that are set back. trail_start() says why the bound is a whole
--- day with an "or".
+-- The fencing token tells it in most cases. Each attempt, counted or deferred, and each returned lease raises it by 2.
+-- Each replay and each change by hand raises it by 1, and the attempts then begin anew. Otherwise the trail tells it.
+-- It is read from the day (UTC) on which the event was stored, with a minute for clocks that are set back.
+-- trail_start() says why the bound is a whole day with an "or".
 -- Relies on audit_trail_event. Reads only.
 create or replace function spine.replayed(
     _event bigint,

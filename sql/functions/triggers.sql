@@ -153,6 +153,8 @@ set search_path = spine, pg_temp as $$
 begin
     update processing_state p set
         lease_token = p.lease_token + 1,
+        deferrals = null,
+        requeued_at = clock_timestamp(),
         next_attempt_at = case
             when new.status in ('completed', 'dead') then null
             when new.next_attempt_at is not distinct from old.next_attempt_at then clock_timestamp()

@@ -110,10 +110,11 @@ begin
                 when 'processing_failed_permanently' then 'dead'
                 when 'processing_succeeded' then 'completed'
                 when 'lease_returned' then case when t.attempt <= 1 then 'pending' else 'failed' end
+                when 'delivery_deferred' then 'failed'
             end as status,
             -- NULL where a hand may have set it.
             case when t.action in ('event_inserted', 'event_replayed') then 0
-                when t.action = 'lease_returned' then t.attempt - 1
+                when t.action in ('lease_returned', 'delivery_deferred') then t.attempt - 1
                 when t.action not in ('event_queued', 'status_changed') then t.attempt end as attempts
         from trail t
         where t.action in (
@@ -127,7 +128,8 @@ begin
             'retry_scheduled',
             'processing_failed_permanently',
             'processing_succeeded',
-            'lease_returned')
+            'lease_returned',
+            'delivery_deferred')
     ), path as materialized (
         select
             s.*,
@@ -294,6 +296,7 @@ begin
                 'processing_attempt_failed',
                 'lease_expired',
                 'lease_returned',
+                'delivery_deferred',
                 'status_changed')
         group by t.event, t.event_id, t.source, t.destination, t.lease
         having count(*) > 1
@@ -312,6 +315,7 @@ begin
             when 'lease_expired' then p.before = 'processing'
             when 'processing_succeeded' then p.before = 'processing'
             when 'lease_returned' then p.before = 'processing'
+            when 'delivery_deferred' then p.before = 'processing'
             when 'retry_scheduled' then p.before = 'ending'
             when 'processing_failed_permanently' then p.before = 'ending'
             when 'event_replayed' then p.before in ('completed', 'failed', 'dead')

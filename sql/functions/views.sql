@@ -160,7 +160,7 @@ comment on column spine.rates.deduplicated is 'Events of a known id with the sam
 comment on column spine.rates.conflicts is 'Events of a known id with another payload.';
 comment on column spine.rates.rejected is 'Rejected requests.';
 comment on column spine.rates.attempts is 'Delivery attempts that started.';
-comment on column spine.rates.attempts_failed is 'Attempts that failed, expired leases included.';
+comment on column spine.rates.attempts_failed is 'Attempts that failed, expired leases and deferred ones included.';
 comment on column spine.rates.delivered is 'Events that a destination accepted.';
 comment on column spine.rates.died is 'Events that became dead.';
 comment on column spine.rates.latency_p50 is

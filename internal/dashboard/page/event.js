@@ -4,7 +4,7 @@ import { failureNotice, post, query, read, Refresher } from './api.js';
 import { badge, copyButton, fill, foreign, h, icon, say, toast } from './dom.js';
 import { age, bytes, coarse, count, counted, now, setNow, time } from './format.js';
 import { elements, members, pretty } from './json.js';
-import { outcome, outlook, rest, sentence } from './words.js';
+import { outcome, outlook, rest, sentence, toneOf } from './words.js';
 
 const longText = 20000; // characters of a payload that are shown at first
 
@@ -136,7 +136,7 @@ export class Timeline {
 	}
 
 	#step(step, fresh) {
-		const tone = { success: 'good', failure: 'bad', pending: 'wait' }[step.success] ?? 'wait';
+		const tone = toneOf(step);
 		const said = outcome(step.details, { limit: 240 });
 		const others = rest(step.action, step.details);
 		const offset = this.#first === null ? '' : offsetOf(this.#first, step.timestamp);

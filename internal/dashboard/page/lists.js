@@ -80,7 +80,7 @@ const kinds = {
 			column('long', 'error, answer', (r) => [
 				r.error ? h('span', { class: 'error' }, foreign(r.error, { limit: 120 })) : null,
 				' ',
-				r.answer ? foreign(r.answer, { limit: 120 }) : null,
+				r.answer ? foreign(r.answer.trim(), { limit: 120 }) : null,
 			]),
 		],
 		none: ['No delivery has been attempted yet.'],

@@ -5,7 +5,7 @@ import { Chart } from './charts.js';
 import { fill, foreign, h, icon, say } from './dom.js';
 import { age, coarse, count, now, rangeNames, rate, setNow, short, span, time, unknown } from './format.js';
 import { eventLink } from './search.js';
-import { depths, oldest, outcome, sentence, verdict } from './words.js';
+import { depths, oldest, outcome, sentence, toneOf, verdict } from './words.js';
 
 const steps = 12; // rows of the feed
 const oldDepth = 20; // s after which the page says how old a depth sample is
@@ -462,7 +462,7 @@ function tile(label, sign, href) {
 }
 
 function feedRow(row, fresh) {
-	const tone = { success: 'good', failure: 'bad', pending: 'wait' }[row.success] ?? 'wait';
+	const tone = toneOf(row);
 	return h(
 		'li',
 		{ 'data-key': String(row.id), class: fresh ? 'fresh' : '' },

@@ -38,7 +38,9 @@ export function sentence(action, details) {
 		case 'processing_succeeded':
 			return [upper(attempt), ' delivered', at];
 		case 'retry_scheduled':
-			return ['Next attempt in ', ms(d.delay_ms), at];
+			return ['Next attempt in ', ms(d.delay_ms), delayReasons[d.reason] ?? '', at];
+		case 'delivery_deferred':
+			return [upper(attempt), ' not counted: the destination was not reached; next in ', ms(d.delay_ms), at];
 		case 'processing_failed_permanently':
 			return ['Given up after ', attempt, at];
 		case 'lease_expired':
@@ -83,8 +85,18 @@ export function sentence(action, details) {
 	}
 }
 
+const delayReasons = {
+	'Retry-After': ', as the destination asked (Retry-After)',
+	policy: ', by the retry policy',
+};
 const upper = (s) => s.charAt(0).toUpperCase() + s.slice(1);
 const visibleWords = (s) => String(s).replaceAll('_', ' ');
+
+// toneOf is how a step is marked. The audit log calls everything a success that is no failure; only good news is good.
+export function toneOf(step) {
+	if (step.action === 'delivery_deferred') return 'wait';
+	return { success: 'good', failure: 'bad', pending: 'wait' }[step.success] ?? 'wait';
+}
 
 // outcome is a destination's answer, as parts; empty where a step has none.
 export function outcome(d, { limit = 200 } = {}) {
@@ -108,6 +120,8 @@ const said = new Set([
 	'duration_ms',
 	'answer',
 	'delay_ms',
+	'retry_after_ms',
+	'reason',
 	'destination',
 	'worker',
 	'by',
@@ -160,6 +174,7 @@ const actions = new Set([
 	'source_removed',
 	'request_replayed',
 	'conflict_accepted',
+	'delivery_deferred',
 ]);
 export const knownActions = [...actions];
 const sentenceKnows = (action) => actions.has(action);
@@ -174,6 +189,7 @@ export function outlook(p) {
 		case 'processing':
 			return `Attempt ${p.attempt_count} is under way.`;
 		case 'failed':
+			if (!p.attempt_count) return 'The destination was not reached; the next attempt comes by itself.';
 			return `Attempt ${p.attempt_count} failed; attempt ${p.attempt_count + 1} comes by itself.`;
 		default:
 			return p.attempt_count ? `Attempt ${p.attempt_count + 1} comes next.` : 'Waits for its first attempt.';
