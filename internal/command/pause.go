@@ -21,7 +21,7 @@ an event waits is told who paused, when, and the reason.`,
 		Example: `  spine pause
   spine pause --destination default --reason "deploying billing, back at 15:00"`,
 	}
-	cmd.Flags().StringVar(&reason, "reason", "", "`WHY`, for those who ask later: spine trace, status and the page tell it")
+	cmd.Flags().StringVar(&reason, "reason", "", "`WHY`, for those who ask later: spine trace and status tell it")
 	return claimsCommand(env, "paused", func(ctx context.Context, s *store.Store, destination string) (int64, error) {
 		return s.Pause(ctx, destination, reason, auditCaller(cmd))
 	}, cmd)

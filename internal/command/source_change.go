@@ -22,7 +22,7 @@ func sourceEnableCommand(env environ, verb string) *cobra.Command {
 	if verb == "enable" {
 		cmd.Short, cmd.Example = "Receive from a source again", "  spine source enable github"
 	} else {
-		cmd.Flags().StringVar(&reason, "reason", "", "`WHY`, for those who ask later: spine trace and the audit log tell it")
+		cmd.Flags().StringVar(&reason, "reason", "", "`WHY`, for those who ask later: spine trace tells it")
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object: the source")
 	return onSource(env, cmd, func(cmd *cobra.Command, s *store.Store, name string) error {

@@ -230,7 +230,8 @@ func stepSentence(action trail.Action, d stepDetails, within bool) string {
 	case trail.ClaimsPaused, trail.ClaimsResumed:
 		return strings.ReplaceAll(string(action), "_", " ") + more(" for ", "destination") + by + because
 	case trail.RequestRejected:
-		return count("request") + " rejected" + more(": HTTP ", "status") + more(", ", "cause") + more(", since ", "since")
+		return count("request") + " rejected" + more(": HTTP ", "status") + more(", ", "cause") +
+			more(", since ", "since")
 	case trail.EventsExpired:
 		return count("old event") + " deleted" + more(", stored ", "oldest") + more(" to ", "newest") +
 			more(", unchanged since ", "before")
@@ -271,8 +272,8 @@ func attemptAnswer(d stepDetails) string {
 	return b.String()
 }
 
-// currentStates says where an event stands, and every cause for which it waits: the sentences of spine.explain() that do
-// not stand above the timeline.
+// currentStates says where an event stands, and every cause for which it waits. These are the sentences of
+// spine.explain() that do not stand above the timeline.
 func currentStates(h *view.History) string {
 	var b strings.Builder
 	for _, s := range h.Explanation {

@@ -58,7 +58,8 @@ func (s *Store) Event(ctx context.Context, eventID, source string) (history view
 		pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly},
 		func(tx pgx.Tx) error {
 			var ids []int64
-			const named = "select array(select e.id from spine.events e where e.event_id = $1 and ($2 = '' or e.source = $2))"
+			const named = `select array(
+				select e.id from spine.events e where e.event_id = $1 and ($2 = '' or e.source = $2))`
 			if err := tx.QueryRow(ctx, named, eventID, source).Scan(&ids); err != nil {
 				return err
 			}

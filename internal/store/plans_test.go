@@ -200,7 +200,10 @@ func lookUps(d *database) []statement {
 			"near ids (F1)",
 			200,
 			"events_event_id_source_key",
-			func() { require.Equal(t, []string{"hot-1-1|default|looks_alike"}, d.rows("select * from spine.near_ids('HOT-l-i', null, 1)")) },
+			func() {
+				near := d.rows("select * from spine.near_ids('HOT-l-i', null, 1)")
+				require.Equal(t, []string{"hot-1-1|default|looks_alike"}, near)
+			},
 		},
 		{
 			"history of an event",

@@ -132,7 +132,8 @@ func (s *Store) EnableSource(ctx context.Context, name string, enabled bool, cal
 	return s.DisableSource(ctx, name, "", caller)
 }
 
-// DisableSource disables a source, and returns as EnableSource does. reason is for those who ask later and may be empty.
+// DisableSource disables a source. reason is for those who ask later and may be empty. It returns the same as
+// EnableSource.
 func (s *Store) DisableSource(ctx context.Context, name, reason, caller string) (changed bool, err error) {
 	return s.switchSource(ctx, "select spine.disable_source($1, nullif($2, ''))", name, caller, storable(reason))
 }

@@ -133,7 +133,9 @@ func questions() []question {
 				for _, answer := range w.answers(t, "shop/moved", "") {
 					require.Contains(t, answer, `Event "moved" of source "shop" is stored`)
 				}
-				return "moved", "default", []string{`was never stored in source "default"`, `Source "shop" has an event with this id`}
+				return "moved", "default", []string{
+					`was never stored in source "default"`, `Source "shop" has an event with this id`,
+				}
 			},
 		},
 		{
@@ -175,7 +177,8 @@ func questions() []question {
 			fault: "F5", name: "locked by a transaction in psql while claims are paused",
 			plant: func(t *testing.T, w *ward) (string, string, []string) {
 				w.accept(t, "held", `{"a":1}`)
-				execute(t, w.db, "update spine.processing_state set next_attempt_at = now() - interval '1 h' where event_id = 'held'")
+				execute(t, w.db, `update spine.processing_state set next_attempt_at = now() - interval '1 h'
+					where event_id = 'held'`)
 				pid := w.locks(t, "select from spine.processing_state where event_id = 'held' for update")
 				w.c.ok("pause", "--reason", "deploying billing")
 				t.Cleanup(func() {
@@ -208,7 +211,7 @@ func questions() []question {
 				return "half-way", "", []string{fmt.Sprintf("the row is locked by pid %d ", pid)}
 			},
 		},
-		{fault: "F6", name: "a retry due in an hour because of Retry-After", todo: "the reason stands in the step with issue 16, D"},
+		{fault: "F6", name: "a retry due in an hour because of Retry-After", todo: "the step has the reason with D"},
 		{
 			fault: "F6", name: "a retry due in an hour, and a time set by hand",
 			plant: func(t *testing.T, w *ward) (string, string, []string) {
@@ -218,7 +221,9 @@ func questions() []question {
 				for _, answer := range w.answers(t, "put-off", "") {
 					require.Contains(t, answer, "somebody set next_attempt_at by hand")
 				}
-				return "later", "", []string{`attempt 2 is due \S+ \(in .+\): HTTP 503`, `it waits for 1h, as the retry policy says`}
+				return "later", "", []string{
+					`attempt 2 is due \S+ \(in .+\): HTTP 503`, `it waits for 1h, as the retry policy says`,
+				}
 			},
 		},
 		{
