@@ -535,14 +535,11 @@ COMMENT ON FUNCTION spine.differences(_was json, _is json) IS 'Where two JSON va
 --
 
 CREATE FUNCTION spine.disable_source(_name text) RETURNS boolean
-    LANGUAGE plpgsql
+    LANGUAGE sql
     SET search_path TO 'spine', 'pg_temp'
     AS $$
-begin
-    perform require_source(_name);
-    update sources s set disabled_at = clock_timestamp() where s.name = _name and s.disabled_at is null;
-    return found;
-end $$;
+    select disable_source(_name, null)
+$$;
 
 
 --
@@ -550,6 +547,65 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.disable_source(_name text) IS 'Takes nothing more from a source until spine.enable_source(). Its requests get 404. Spine still delivers what it sent before.';
+
+
+--
+-- Name: disable_source(text, text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.disable_source(_name text, _reason text) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    perform require_source(_name);
+    update sources s set
+        disabled_at = clock_timestamp(),
+        disabled_reason = left(nullif(btrim(_reason), ''), 300)
+    where s.name = _name and s.disabled_at is null;
+    return found;
+end $$;
+
+
+--
+-- Name: FUNCTION disable_source(_name text, _reason text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.disable_source(_name text, _reason text) IS 'Takes nothing more from a source until spine.enable_source(), and says why. Example: select spine.disable_source(''github'', ''moved to the other cluster'').';
+
+
+--
+-- Name: disabled_sources(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.disabled_sources(_source text) RETURNS TABLE(says text, facts jsonb)
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select
+        format(
+            'Source "%s" is disabled since %s%s%s',
+            s.name,
+            exact_time(s.disabled_at),
+            coalesce(' by ' || s.updated_by, ''),
+            coalesce(', because: ' || said(s.disabled_reason), ', no reason was given')),
+        jsonb_build_object(
+            'source', s.name,
+            'since', s.disabled_at,
+            'by', s.updated_by,
+            'reason', s.disabled_reason)
+    from sources s
+    where s.disabled_at is not null and (_source is null or s.name = _source)
+    order by s.name
+    limit 5
+$$;
+
+
+--
+-- Name: FUNCTION disabled_sources(_source text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.disabled_sources(_source text) IS 'Internal. Which sources are disabled, since when, by whom and why.';
 
 
 --
@@ -713,6 +769,7 @@ begin
     from events e left join processing_state p on p.event = e.id
     where e.id = id_of(_event_id, _source)
     order by p.destination;
+    perform tell(_event_id, _source);
 end $$;
 
 
@@ -720,7 +777,7 @@ end $$;
 -- Name: FUNCTION event(_event_id text, _source text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.event(_event_id text, _source text) IS 'One event and where it stands. Example: select * from spine.event(''test-001'').';
+COMMENT ON FUNCTION spine.event(_event_id text, _source text) IS 'One event and where it stands. Notices say why, as spine.explain() does. Example: select * from spine.event(''test-001'').';
 
 
 --
@@ -789,6 +846,28 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.events_within(_since timestamp with time zone, _until timestamp with time zone, OUT first bigint, OUT last bigint) IS 'Internal. The ids between which all events of a span of time lie. It has a minute''s margin for transactions that overlapped.';
+
+
+--
+-- Name: exact_time(timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.exact_time(_at timestamp with time zone) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select case
+        when isfinite(_at) then to_char(_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+        else _at::text
+    end
+$$;
+
+
+--
+-- Name: FUNCTION exact_time(_at timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.exact_time(_at timestamp with time zone) IS 'Internal. A time in UTC, to the millisecond.';
 
 
 --
@@ -911,6 +990,7 @@ begin
             from gone g
         )
         select count(*) into deleted from gone;
+        update retention_state r set expired_at = clock_timestamp(), before = greatest(r.before, _before);
     end if;
     return next;
 end $$;
@@ -961,6 +1041,362 @@ COMMENT ON FUNCTION spine.expire_rejected() IS 'Deletes rejected requests that a
 
 
 --
+-- Name: explain(text, text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.explain(_event_id text, _source text DEFAULT NULL::text) RETURNS TABLE(topic text, destination text, says text, facts jsonb)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+declare
+    _ids bigint[];
+    _sources text[];
+    _stored events;
+    _since timestamptz;
+    _row record;
+    _last record;
+    _open bigint;
+    _where text;
+    _retry jsonb;
+    _delay interval;
+begin
+    select array_agg(e.id order by e.source), array_agg(e.source order by e.source) into _ids, _sources
+    from events e
+    where e.event_id = _event_id and (_source is null or e.source = _source);
+    if _ids is null then
+        return query select * from explain_missing(_event_id, _source);
+        return;
+    elsif cardinality(_ids) > 1 then
+        return query select
+            'ambiguous',
+            null::text,
+            format('event "%s" exists in the sources %s: name one', _event_id, array_to_string(_sources, ', ')),
+            jsonb_build_object('sources', _sources);
+        return;
+    end if;
+    select e.* into _stored from events e where e.id = _ids[1];
+    _since := trail_start(_stored.id);
+    return query select
+        'stored',
+        null::text,
+        format(
+            'stored %s in source "%s", received %s',
+            from_now(_stored.created_at),
+            _stored.source,
+            case _stored.seen_count when 1 then 'once' else _stored.seen_count || ' times' end),
+        jsonb_build_object(
+            'source', _stored.source,
+            'stored_at', _stored.created_at,
+            'seen_count', _stored.seen_count);
+    return query select 'disabled', null::text, d.says, d.facts from disabled_sources(_stored.source) d;
+
+    select count(*) filter (where c.accepted_as is null) into _open from conflicts c where c.event = _stored.id;
+    for _row in
+        select p.*, p.xmax as holder, d.paused_at, d.paused_by, d.paused_reason
+        from processing_state p left join destinations d on d.name = p.destination
+        where p.event = _stored.id
+        order by p.destination
+    loop
+        _where := case when _row.destination = 'default' then '' else ' at ' || _row.destination end;
+        -- Materialized, as in trace(): the steps are found by the event and not by their time.
+        with trail as materialized (
+            select a.timestamp, a.id, a.action::text as action, a.details::text::jsonb as details
+            from audit_trail a
+            where a.event = _stored.id
+                and (a.timestamp >= _since or a.timestamp = 'infinity')
+                and a.action not in ('event_received', 'event_deduped', 'conflict_detected')
+        ), mine as (
+            select t.*
+            from trail t
+            where coalesce(t.details ->> 'destination', 'default') = _row.destination
+        )
+        select
+            (
+                select count(*) from mine m where m.action = 'event_replayed'
+            ) as replays,
+            (
+                select coalesce(sum(case
+                    when jsonb_typeof(m.details -> 'attempts') = 'number' then (m.details ->> 'attempts')::numeric
+                end), 0)::bigint
+                from mine m
+                where m.action = 'event_replayed'
+            ) as attempts_before,
+            (
+                select to_jsonb(l)
+                from (
+                    select m.timestamp, m.action, m.details
+                    from mine m
+                    where m.action in (
+                        'event_inserted', 'event_queued', 'processing_attempt_started', 'processing_succeeded',
+                        'processing_failed_permanently', 'retry_scheduled', 'delivery_deferred', 'lease_expired',
+                        'lease_returned', 'status_changed', 'event_replayed')
+                    order by m.timestamp desc, m.id desc
+                    limit 1
+                ) l
+            ) as last,
+            (
+                select to_jsonb(l)
+                from (
+                    select m.timestamp, m.action, m.details
+                    from mine m
+                    where m.action in ('retry_scheduled', 'delivery_deferred')
+                    order by m.timestamp desc, m.id desc
+                    limit 1
+                ) l
+            ) as retry
+        into _last;
+        return query select
+            'attempts',
+            _row.destination,
+            case
+                when _last.replays > 0 then format(
+                    '%s since the replay, %s in all',
+                    _row.attempt_count || case _row.attempt_count when 1 then ' attempt' else ' attempts' end,
+                    _row.attempt_count + _last.attempts_before)
+                else _row.attempt_count || case _row.attempt_count when 1 then ' attempt' else ' attempts' end
+            end,
+            jsonb_build_object(
+                'since_replay', _row.attempt_count,
+                'all', _row.attempt_count + _last.attempts_before,
+                'replays', _last.replays);
+        return query select
+            'standing',
+            _row.destination,
+            case _row.status
+                when 'completed' then 'completed' || _where || coalesce(
+                    ' ' || exact_time(_row.completed_at) || case
+                        when isfinite(_row.completed_at)
+                            and isfinite(_row.created_at)
+                            and _row.completed_at >= _row.created_at
+                        then ', ' || short_span(_row.completed_at - _row.created_at) || ' after it was queued'
+                        else ''
+                    end,
+                    '') || case
+                        when _open > 0 then ', but another payload under this id was not delivered'
+                        else ', nothing more to do'
+                    end
+                when 'dead' then 'dead' || _where || ' since ' || exact_time(_row.updated_at)
+                    || ', not tried again by itself (spine replay)' || coalesce(': ' || said(_row.error_message), '')
+                when 'processing' then format(
+                    'attempt %s%s is in the hands of %s, whose lease ends %s',
+                    _row.attempt_count,
+                    _where,
+                    coalesce(said(_row.worker, 60), 'a worker'),
+                    coalesce(from_now(_row.next_attempt_at), 'at no set time'))
+                else format(
+                    'attempt %s%s is due %s',
+                    _row.attempt_count + 1,
+                    _where,
+                    coalesce(from_now(_row.next_attempt_at), 'at no set time'))
+                    || coalesce(': ' || said(_row.error_message), '')
+            end,
+            jsonb_build_object('status', _row.status, 'next_attempt_at', _row.next_attempt_at);
+        if _last.last ->> 'action' in ('status_changed', 'event_queued') then
+            return query select
+                'by_hand',
+                _row.destination,
+                case _last.last ->> 'action'
+                    when 'status_changed' then format(
+                        'the status was set from %s to %s by hand',
+                        _last.last -> 'details' ->> 'from',
+                        _last.last -> 'details' ->> 'to')
+                    else format('it was queued by hand as %s', _last.last -> 'details' ->> 'status')
+                end || _where
+                    || coalesce(' by ' || (_last.last -> 'details' ->> 'by'), '')
+                    || coalesce(' for ' || (_last.last -> 'details' ->> 'caller'), '')
+                    || ' at ' || exact_time((_last.last ->> 'timestamp')::timestamptz)
+                    || coalesce(', because: ' || said(_last.last -> 'details' ->> 'reason'), ', no reason was given'),
+                (_last.last -> 'details') || jsonb_build_object('at', _last.last -> 'timestamp');
+        end if;
+        return query select w.cause, _row.destination, w.says, w.facts
+        from why_waiting(
+            _row.status,
+            _row.next_attempt_at,
+            _row.worker,
+            _row.holder,
+            _row.paused_at,
+            _row.paused_by,
+            _row.paused_reason) w;
+        if _row.status in ('pending', 'failed') and _row.next_attempt_at > clock_timestamp() then
+            _retry := _last.retry -> 'details';
+            _delay := case
+                when jsonb_typeof(_retry -> 'delay_ms') = 'number'
+                then (_retry ->> 'delay_ms')::numeric * interval '1 ms'
+            end;
+            return query select
+                'delayed',
+                _row.destination,
+                case
+                    -- A time that the step does not bear out was set by hand.
+                    when _row.status = 'failed'
+                        and isfinite(_row.next_attempt_at)
+                        and abs(extract(epoch from
+                            _row.next_attempt_at - (_last.retry ->> 'timestamp')::timestamptz - _delay)) < 2
+                    then format(
+                        'it waits for %s, %s',
+                        short_span(_delay),
+                        case
+                            when _last.retry ->> 'action' = 'delivery_deferred'
+                                then 'because the destination was not reached'
+                            when _retry ->> 'reason' = 'Retry-After'
+                                then 'because the destination asked for that (Retry-After)'
+                            else format(
+                                'as the retry policy says after attempt %s', coalesce(_retry ->> 'attempt', '?'))
+                        end)
+                    else 'somebody set next_attempt_at by hand'
+                end,
+                jsonb_build_object('until', _row.next_attempt_at, 'retry', _retry);
+        end if;
+    end loop;
+    if not found then
+        return query select
+            'standing',
+            null::text,
+            'stored, and queued for no destination',
+            jsonb_build_object('status', null);
+    end if;
+
+    return query
+    select
+        'conflict',
+        null::text,
+        format(
+            'another payload came %s, first %s; ',
+            case c.seen_count when 1 then 'once' else c.seen_count || ' times' end,
+            exact_time(c.created_at)) || case
+            when _stored.payload is null or c.payload is null then 'one of the two is kept as bytes, not compared'
+            when octet_length(_stored.payload::text) + octet_length(c.payload::text) > 200000
+                then 'the two are too large to compare here'
+            when d.count = 0 then 'it differs in how it is written, and in no value'
+            else 'it differs at ' || d.words || case
+                when d.count > 10 then format(' and %s%s more places', d.count - 10, case
+                    when d.count >= 100 then ' or'
+                    else ''
+                end)
+                else ''
+            end
+        end || coalesce('; accepted as "' || c.accepted_as || '"', '; it was not delivered (spine conflicts accept)'),
+        jsonb_build_object(
+            'payload_hash', encode(c.payload_hash, 'hex'),
+            'seen_count', c.seen_count,
+            'first_at', c.created_at,
+            'accepted_as', c.accepted_as,
+            'differences', d.list,
+            'places', d.count)
+    from conflicts c cross join lateral (
+        select
+            count(*) as count,
+            coalesce(jsonb_agg(f.place order by f.n) filter (where f.n <= 10), '[]') as list,
+            string_agg(f.words, ', ' order by f.n) filter (where f.n <= 10) as words
+        from (
+            select
+                row_number() over (order by x.path) as n,
+                jsonb_build_object('path', x.path)
+                    || case when x.was is null then '{}' else jsonb_build_object('was', x.was) end
+                    || case when x."is" is null then '{}' else jsonb_build_object('is', x."is") end as place,
+                case x.path when '' then '/' else said(x.path, 80) end || ': '
+                    || coalesce(said(x.was::text, 40), 'absent') || ' -> '
+                    || coalesce(said(x."is"::text, 40), 'absent') as words
+            from differences(_stored.payload, c.payload) x
+        ) f
+        where octet_length(_stored.payload::text) + octet_length(c.payload::text) <= 200000
+    ) d
+    where c.event = _stored.id
+    order by c.created_at, c.payload_hash;
+end $$;
+
+
+--
+-- Name: FUNCTION explain(_event_id text, _source text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.explain(_event_id text, _source text) IS 'What an operator must know of an event, in sentences. Whether it is stored, or what may have become of it; why it waits and for whom; what a conflict differs in. Example: select says from spine.explain(''test-001'').';
+
+
+--
+-- Name: explain_missing(text, text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.explain_missing(_event_id text, _source text DEFAULT NULL::text) RETURNS TABLE(topic text, destination text, says text, facts jsonb)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    AS $$
+declare
+    _expired constant timestamptz := (select r.expired_at from retention_state r);
+    _before constant timestamptz := (select r.before from retention_state r);
+begin
+    return query select
+        'not_stored',
+        null,
+        format('event "%s" %s%s', _event_id, case
+            when _expired is null then 'was never stored'
+            else 'is not stored, or retention removed it'
+        end, coalesce(' in source "' || _source || '"', '')) || case
+            when _expired is not null then format(
+                ': it removes finished events from before %s, and did so last at %s',
+                exact_time(_before),
+                exact_time(_expired))
+            else ''
+        end,
+        jsonb_build_object('event_id', _event_id, 'source', _source, 'expired_at', _expired, 'expired_before', _before);
+    return query select
+        'near',
+        null,
+        case n.kind
+            when 'other_source' then format('Source "%s" has an event with this id', n.source)
+            when 'source_and_id' then format(
+                'Event "%s" of source "%s" is stored: a destination sees it as source/event_id', n.event_id, n.source)
+            when 'looks_alike' then format('"%s" of source "%s" looks like it and is stored', n.event_id, n.source)
+            when 'one_edit' then format('"%s" of source "%s" differs in one place and is stored', n.event_id, n.source)
+            else format('"%s" of source "%s" begins with it and is stored', n.event_id, n.source)
+        end,
+        jsonb_build_object('event_id', n.event_id, 'source', n.source, 'kind', n.kind)
+    from near_ids(_event_id, _source) n;
+    return query select
+        'rejected',
+        null,
+        format(
+            'Request %s of source "%s" at %s may have been it and was rejected: %s %s, %s',
+            r.id,
+            r.source,
+            exact_time(r.at),
+            r.status,
+            r.cause,
+            rtrim(said(r.detail, 300), '.'))
+            || case r.state
+                when 'taken_in' then format('; it was replayed and stored as "%s"', r.event_id)
+                when 'refused' then '; it was replayed and rejected again'
+                when 'requested' then '; it is to be replayed'
+                else format(' (spine rejected show %s)', r.id)
+            end,
+        jsonb_build_object(
+            'id', r.id,
+            'source', r.source,
+            'at', r.at,
+            'status', r.status,
+            'cause', r.cause,
+            'detail', r.detail,
+            'state', r.state,
+            'event_id', r.event_id)
+    from rejected_like(_event_id, _source, 5) l join rejected_requests r on r.id = l.id
+    order by r.id desc;
+    return query select 'disabled', null, d.says, d.facts from disabled_sources(_source) d;
+    return query select 'arrivals', null, rtrim(arrivals(_source), '.'), jsonb_build_object('source', _source);
+end $$;
+
+
+--
+-- Name: FUNCTION explain_missing(_event_id text, _source text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.explain_missing(_event_id text, _source text) IS 'Internal. What is known of an id that is not stored.';
+
+
+--
 -- Name: first_id_since(timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -995,6 +1431,30 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.first_id_since(_time timestamp with time zone) IS 'Internal. The least events.id that may have been stored at a time or later.';
+
+
+--
+-- Name: from_now(timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.from_now(_at timestamp with time zone) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select exact_time(_at) || ' (' || case
+        when _at = 'infinity' then 'never'
+        when _at = '-infinity' then 'always'
+        when _at > clock_timestamp() then 'in ' || short_span(_at - clock_timestamp())
+        else short_span(clock_timestamp() - _at) || ' ago'
+    end || ')'
+$$;
+
+
+--
+-- Name: FUNCTION from_now(_at timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.from_now(_at timestamp with time zone) IS 'Internal. A time, and how far it is from now.';
 
 
 --
@@ -1071,7 +1531,8 @@ CREATE FUNCTION spine.id_of(_event_id text, _source text DEFAULT NULL::text) RET
 declare
     _ids bigint[];
     _sources text[];
-    _rejected bigint;
+    _sentences text[];
+    _hints text[];
 begin
     select array_agg(e.id order by e.source), array_agg(e.source order by e.source) into _ids, _sources
     from events e
@@ -1083,15 +1544,16 @@ begin
             using errcode = 'cardinality_violation',
                 hint = format('For example: id_of(%L, %L)', _event_id, _sources[1]);
     end if;
-    select count(*) into _rejected from rejected_like(_event_id, _source, 1);
-    raise exception 'event "%" was never stored%. %',
-        _event_id,
-        coalesce(' in source "' || _source || '"', ''),
-        arrivals(_source)
-        using errcode = 'no_data_found', hint = 'Where RETENTION is set, an id that is gone counts as never stored.'
-            || case when _rejected > 0 then format(
-                ' It stands in requests that were rejected: select * from spine.rejected_like(%L)',
-                _event_id) else '' end;
+    select
+        array_agg(m.says) filter (where m.topic in ('not_stored', 'arrivals')),
+        array_agg(m.says) filter (where m.topic not in ('not_stored', 'arrivals'))
+    into _sentences, _hints
+    from explain_missing(_event_id, _source) m;
+    if _hints is not null then
+        raise exception '%.', array_to_string(_sentences, '. ')
+            using errcode = 'no_data_found', detail = array_to_string(_hints, E'.\n') || '.';
+    end if;
+    raise exception '%.', array_to_string(_sentences, '. ') using errcode = 'no_data_found';
 end $$;
 
 
@@ -1558,6 +2020,59 @@ COMMENT ON FUNCTION spine.latency_percentile(_latency bigint[], _fraction double
 
 
 --
+-- Name: lock_holders(xid); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.lock_holders(_xmax xid) RETURNS TABLE(pid integer, prepared text, role text, application text, since timestamp with time zone, state text)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _holders xid[] := array[_xmax];
+begin
+    if _xmax = '0'::xid then
+        return;
+    end if;
+    if not exists (select from pg_locks l where l.transactionid = _xmax and l.granted) then
+        -- Several sessions that hold one row share a number of another kind, which may be gone by now.
+        begin
+            _holders := array(select m.xid from pg_get_multixact_members(_xmax) m);
+        exception when others then
+            return;
+        end;
+    end if;
+    return query
+    select distinct
+        l.pid,
+        x.gid,
+        coalesce(a.usename, x.owner)::text,
+        nullif(a.application_name, ''),
+        coalesce(a.xact_start, x.prepared),
+        nullif(a.state, 'active')
+    from pg_locks l
+    left join pg_stat_activity a on a.pid = l.pid
+    left join pg_prepared_xacts x on l.pid is null and x.transaction = l.transactionid
+    where l.locktype = 'transactionid'
+        and l.transactionid = any (_holders)
+        and l.mode = 'ExclusiveLock'
+        and l.granted
+        and exists (
+            select
+            from pg_locks r
+            where r.virtualtransaction = l.virtualtransaction
+                and r.locktype = 'relation'
+                and r.relation = 'processing_state'::regclass);
+end $$;
+
+
+--
+-- Name: FUNCTION lock_holders(_xmax xid); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.lock_holders(_xmax xid) IS 'Internal. Who holds a row that a transaction has locked and not yet committed.';
+
+
+--
 -- Name: locked_by_others(bigint[], text[], bigint[], bigint[]); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -1588,6 +2103,175 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.locked_by_others(_event bigint[], _destination text[], _lease_token bigint[], _done bigint[]) IS 'Internal. Positions of unchanged leases whose rows somebody else has locked.';
+
+
+--
+-- Name: look_alike(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.look_alike(_text text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select translate(lower(_text collate "C"), 'oli|sbz_', '0111582-')
+$$;
+
+
+--
+-- Name: FUNCTION look_alike(_text text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.look_alike(_text text) IS 'Internal. A text in which letters that look alike are equal.';
+
+
+--
+-- Name: near_ids(text, text, integer); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.near_ids(_event_id text, _source text DEFAULT NULL::text, _limit integer DEFAULT 5) RETURNS TABLE(event_id text, source text, kind text)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'on'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+declare
+    _until constant timestamptz := clock_timestamp() + interval '500 ms';
+    _classes constant text[] := array['0Oo', '1lLIi', '5Ss', '8Bb', '2Zz', '-_'];
+    _id constant text := btrim(_event_id, E' \t\r\n"''`,;');
+    _length constant integer := length(btrim(_event_id, E' \t\r\n"''`,;'));
+    _looks integer := 0;
+    _alike text[] := '{}'; -- ids that look alike
+    _edited text[] := '{}'; -- ids that may be one edit away
+    _open text[] := array['']; -- prefixes that are to be followed
+    _prefix text;
+    _next text;
+    _char text;
+    _options text;
+    _from text;
+    _code integer;
+    _found boolean;
+begin
+    if _length = 0 or length(_event_id) > 300 then
+        return;
+    end if;
+
+    -- Look-alikes: a depth-first walk, in which each place has the characters that look like it.
+    while cardinality(_open) > 0 and clock_timestamp() < _until and _looks < 1000 loop
+        _prefix := _open[cardinality(_open)];
+        _open := _open[:cardinality(_open) - 1];
+        if length(_prefix) = _length then
+            _alike := _alike || _prefix;
+            exit when cardinality(_alike) >= 20;
+            continue;
+        end if;
+        _char := substr(_id, length(_prefix) + 1, 1);
+        select string_agg(distinct o.c, '') into _options
+        from (
+            select _char as c
+            union all
+            select lower(_char)
+            union all
+            select upper(_char)
+            union all
+            select r.c
+            from unnest(_classes) k cross join lateral regexp_split_to_table(k, '') r(c)
+            where position(_char in k) > 0
+        ) o
+        where length(o.c) = 1;
+        for _char in select regexp_split_to_table(_options, '') loop
+            _looks := _looks + 1;
+            select e.event_id into _next
+            from events e
+            where e.event_id >= _prefix || _char
+            order by e.event_id
+            limit 1;
+            if starts_with(_next, _prefix || _char) then
+                _open := _open || (_prefix || _char);
+            end if;
+        end loop;
+    end loop;
+
+    -- One edit: for each prefix that is stored, the characters that follow it. Very short ids are all alike.
+    for _place in 0.._length loop
+        exit when _length < 3;
+        _prefix := left(_id, _place);
+        _edited := _edited
+            || (_prefix || substr(_id, _place + 2)) -- a character too many
+            || (_prefix || substr(_id, _place + 2, 1) || substr(_id, _place + 1, 1) || substr(_id, _place + 3));
+        _from := _prefix;
+        _found := false;
+        loop
+            _looks := _looks + 1;
+            exit when _looks >= 2000 or clock_timestamp() >= _until;
+            _next := null;
+            select e.event_id into _next from events e where e.event_id >= _from order by e.event_id limit 1;
+            exit when _next is null or not starts_with(_next, _prefix);
+            _found := true;
+            _char := substr(_next, _place + 1, 1);
+            if _char = '' then -- the prefix itself is an id
+                _from := _prefix || E'\x01';
+                continue;
+            end if;
+            _edited := _edited
+                || (_prefix || _char || substr(_id, _place + 2)) -- another character
+                || (_prefix || _char || substr(_id, _place + 1)); -- a character that is missing
+            _code := ascii(_char);
+            exit when _code >= 1114111;
+            _from := _prefix || chr(case when _code = 55295 then 57344 else _code + 1 end);
+        end loop;
+        exit when not _found; -- no stored id begins so
+        exit when _looks >= 2000 or clock_timestamp() >= _until;
+    end loop;
+
+    return query
+    with candidate as (
+        select e.event_id, e.source, 1 as rank, 'other_source' as kind
+        from events e
+        where e.event_id = _event_id and e.source is distinct from _source
+        union all
+        select e.event_id, e.source, 2, 'source_and_id'
+        from events e
+        where e.event_id = substr(_id, position('/' in _id) + 1)
+            and e.source = left(_id, position('/' in _id) - 1)
+            and position('/' in _id) > 1
+        union all
+        select e.event_id, e.source, 3, 'looks_alike'
+        from events e
+        where e.event_id = any (_alike || _id) and e.event_id <> _event_id
+        union all
+        select e.event_id, e.source, 4, 'one_edit'
+        from events e
+        where e.event_id = any (_edited) and e.event_id <> _event_id
+        union all
+        select b.event_id, b.source, 5, 'longer'
+        from (
+            select e.event_id, e.source
+            from events e
+            where _length >= 4 and e.event_id > _id and e.event_id < _id || chr(1114111)
+            order by e.event_id, e.source
+            limit _limit
+        ) b
+    )
+    select n.event_id, n.source, n.kind
+    from (
+        select distinct on (c.event_id, c.source) c.*
+        from candidate c
+        order by c.event_id, c.source, c.rank
+    ) n
+    order by n.rank, n.source is distinct from _source, n.event_id, n.source
+    limit _limit;
+end $$;
+
+
+--
+-- Name: FUNCTION near_ids(_event_id text, _source text, _limit integer); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.near_ids(_event_id text, _source text, _limit integer) IS 'Stored ids that are like one that is not stored. Look-alike letters, one edit, another source, or a longer id. Example: select * from spine.near_ids(''7701'').';
 
 
 --
@@ -1654,18 +2338,34 @@ declare
     _now timestamptz := clock_timestamp();
 begin
     return coalesce((
+        with recursive queued(name) as (
+            (
+                select p.destination
+                from processing_state p
+                where p.status in ('pending', 'failed', 'processing')
+                order by p.destination
+                limit 1
+            )
+            union all
+            select (
+                select p.destination
+                from processing_state p
+                where p.status in ('pending', 'failed', 'processing') and p.destination > q.name
+                order by p.destination
+                limit 1
+            )
+            from queued q
+            where q.name is not null
+        )
         select max(_now - greatest(o.next_attempt_at, o.updated_at))
-        from destinations d cross join lateral (
+        from queued q cross join lateral (
             select p.next_attempt_at, p.updated_at
             from processing_state p
-            -- The first condition on status is the index's own. Without it Postgres would not use the index.
-            where p.destination = d.name
+            where p.destination = q.name
                 and p.status in ('pending', 'failed', 'processing')
-                and p.status <> 'processing'
                 and p.next_attempt_at <= _now
             order by p.next_attempt_at
-            limit 1) o
-        where d.paused_at is null), '0');
+            limit 1) o), '0');
 end $$;
 
 
@@ -1673,7 +2373,7 @@ end $$;
 -- Name: FUNCTION oldest_ready(); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.oldest_ready() IS 'How long the oldest claimable row has been due. 0 when there is none. Paused destinations do not count.';
+COMMENT ON FUNCTION spine.oldest_ready() IS 'How long the oldest row has been due that should be claimed. 0 when there is none. Paused destinations and leases that ran out count.';
 
 
 --
@@ -1681,19 +2381,45 @@ COMMENT ON FUNCTION spine.oldest_ready() IS 'How long the oldest claimable row h
 --
 
 CREATE FUNCTION spine.pause(_destination text DEFAULT NULL::text) RETURNS bigint
+    LANGUAGE sql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select pause(_destination, null)
+$$;
+
+
+--
+-- Name: FUNCTION pause(_destination text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.pause(_destination text) IS 'Stops claims for a destination until spine.resume(). All destinations where none is named. Nothing is lost: Spine goes on storing and queueing events.';
+
+
+--
+-- Name: pause(text, text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.pause(_destination text, _reason text) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     AS $$
 declare
+    _why constant text := coalesce(left(nullif(btrim(_reason), ''), 300), reason());
     _changed bigint;
 begin
     with paused as (
-        update destinations d set paused_at = clock_timestamp(), paused_by = session_user
+        update destinations d set paused_at = clock_timestamp(), paused_by = who(), paused_reason = _why
         where d.paused_at is null and (_destination is null or d.name = _destination)
         returning d.name
     ), audited as (
         insert into audit_trail (action, details)
-        select 'claims_paused', json_build_object('destination', p.name, 'by', session_user)
+        select
+            'claims_paused',
+            json_strip_nulls(json_build_object(
+                'destination', p.name,
+                'by', session_user,
+                'caller', left(nullif(current_setting('spine.caller', true), ''), 300),
+                'reason', _why))
         from paused p
     )
     select count(*) into _changed from paused;
@@ -1703,10 +2429,10 @@ end $$;
 
 
 --
--- Name: FUNCTION pause(_destination text); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION pause(_destination text, _reason text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.pause(_destination text) IS 'Stops claims for a destination until spine.resume(). All destinations where none is named. Nothing is lost: Spine goes on storing and queueing events.';
+COMMENT ON FUNCTION spine.pause(_destination text, _reason text) IS 'Stops claims for a destination, or for all where it is NULL, and says why. Example: select spine.pause(''default'', ''deploying billing'').';
 
 
 --
@@ -1742,6 +2468,8 @@ begin
             'to', new.status,
             'destination', new.destination,
             'by', session_user,
+            'caller', left(nullif(current_setting('spine.caller', true), ''), 300),
+            'reason', reason(),
             'lease_voided', case when old.status = 'processing' then old.lease_token end)));
     return null;
 end $$;
@@ -1865,7 +2593,11 @@ begin
         new.event_id,
         nullif(new.source, 'default'),
         'event_queued',
-        json_build_object('destination', new.destination, 'status', new.status, 'by', session_user));
+        json_strip_nulls(json_build_object(
+            'destination', new.destination,
+            'status', new.status,
+            'by', session_user,
+            'reason', reason())));
     return null;
 end $$;
 
@@ -1906,6 +2638,25 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.put_source(_name text, _settings jsonb) IS 'Adds a source or gives it other settings. Returns added, changed or unchanged. Example: select spine.put_source(''github'', ''{"preset": "github", "secrets": ["env:GITHUB_SECRET"]}'').';
+
+
+--
+-- Name: reason(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.reason() RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select left(nullif(btrim(current_setting('spine.reason', true)), ''), 300)
+$$;
+
+
+--
+-- Name: FUNCTION reason(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.reason() IS 'Internal. Why somebody makes a change, as far as spine.reason says.';
 
 
 --
@@ -1968,22 +2719,48 @@ COMMENT ON FUNCTION spine.reject_event(_rule text) IS 'Internal. Raises 23514 fo
 
 
 --
+-- Name: rejected_find_words(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.rejected_find_words() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    new.words := rejected_words(new.headers, new.target, new.body);
+    return new;
+end $$;
+
+
+--
+-- Name: FUNCTION rejected_find_words(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.rejected_find_words() IS 'Internal. Trigger: notes what may be an id in a rejected request.';
+
+
+--
 -- Name: rejected_like(text, text, integer); Type: FUNCTION; Schema: spine; Owner: -
 --
 
 CREATE FUNCTION spine.rejected_like(_text text, _source text DEFAULT NULL::text, _limit integer DEFAULT 10) RETURNS TABLE(id bigint, source text, at timestamp with time zone, cause text, status integer, state text)
     LANGUAGE sql STABLE
     SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_indexscan TO 'off'
     AS $$
-    select r.id, r.source, r.at, r.cause, r.status, r.state
-    from (
-        select n.* from rejected_requests n where _source is null or n.source = _source order by n.id desc limit 1000) r
-    where (
-        position(convert_to(_text, 'UTF8') in r.body) > 0
-        or position(_text in r.headers::text) > 0
-        or position(_text in r.target) > 0)
-    order by r.id desc
-    limit _limit
+    -- Materialized, so that the order does not invite the planner to walk all requests.
+    with found as materialized (
+        select r.id, r.source, r.at, r.cause, r.status, r.state
+        from rejected_requests r
+        where r.words && array[
+            look_alike(encode(convert_to(btrim(_text), 'UTF8'), 'escape')),
+            look_alike(encode(convert_to(split_part(btrim(_text), '/', 1), 'UTF8'), 'escape'))]
+            and btrim(_text) <> ''
+            and (_source is null or r.source = _source)
+    )
+    select f.* from found f order by f.id desc limit _limit
 $$;
 
 
@@ -1991,7 +2768,54 @@ $$;
 -- Name: FUNCTION rejected_like(_text text, _source text, _limit integer); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.rejected_like(_text text, _source text, _limit integer) IS 'Rejected requests, of the newest thousand, in which a text stands. Example: select * from spine.rejected_like(''test-001'').';
+COMMENT ON FUNCTION spine.rejected_like(_text text, _source text, _limit integer) IS 'Rejected requests in which an id stands; letters that look alike are equal. Example: select * from spine.rejected_like(''test-001'').';
+
+
+--
+-- Name: rejected_words(json, text, bytea); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.rejected_words(_headers json, _target text, _body bytea) RETURNS text[]
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    with part as (
+        select 1 as place, encode(convert_to(_headers::text, 'UTF8'), 'escape') as text
+        union all
+        select 2, encode(convert_to(_target, 'UTF8'), 'escape')
+        union all
+        select 3, encode(substring(_body from 1 for 8000), 'escape')
+        union all
+        select 4, encode(substring(_body from greatest(8001, octet_length(_body) - 1999)), 'escape')
+    ), word as (
+        -- A string between quotes that no colon follows: the name of a member is no id.
+        select p.place, 1 as kind, m.n, m.match[1] as word
+        from part p cross join lateral regexp_matches(p.text, '"([^"]+)"([[:space:]]*:)?', 'g')
+            with ordinality m(match, n)
+        where p.place <> 2 and m.match[2] is null
+        union all
+        select p.place, 2, m.n, m.match[1]
+        from part p cross join lateral regexp_matches(p.text, '([^][[:space:]"'',;:&=?<>{}()/]+)', 'g')
+            with ordinality m(match, n)
+        where p.place <> 1 and length(m.match[1]) >= 3 and m.match[1] ~ '[0-9]'
+    )
+    select coalesce(array_agg(o.word order by o.first), '{}')
+    from (
+        select look_alike(w.word) as word, min(array[w.place, w.kind, w.n]) as first
+        from word w
+        where length(w.word) <= 255
+        group by 1
+        order by 2
+        limit 100
+    ) o
+$$;
+
+
+--
+-- Name: FUNCTION rejected_words(_headers json, _target text, _body bytea); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.rejected_words(_headers json, _target text, _body bytea) IS 'Internal. What may be an id in a rejected request, at most 100 words.';
 
 
 --
@@ -2416,12 +3240,17 @@ declare
     _changed bigint;
 begin
     with resumed as (
-        update destinations d set paused_at = null, paused_by = null
+        update destinations d set paused_at = null, paused_by = null, paused_reason = null
         where d.paused_at is not null and (_destination is null or d.name = _destination)
         returning d.name
     ), audited as (
         insert into audit_trail (action, details)
-        select 'claims_resumed', json_build_object('destination', r.name, 'by', session_user)
+        select
+            'claims_resumed',
+            json_strip_nulls(json_build_object(
+                'destination', r.name,
+                'by', session_user,
+                'caller', left(nullif(current_setting('spine.caller', true), ''), 300)))
         from resumed r
     )
     select count(*) into _changed from resumed;
@@ -2772,6 +3601,26 @@ COMMENT ON FUNCTION spine.rotate_source(_name text, _secret text, _keep interval
 
 
 --
+-- Name: said(text, integer); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.said(_text text, _most integer DEFAULT 160) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select case when length(t) > _most then left(t, _most - 1) || '…' else t end
+    from (select btrim(regexp_replace(left(_text, 2000), '[[:space:]]+', ' ', 'g')) as t) x
+$$;
+
+
+--
+-- Name: FUNCTION said(_text text, _most integer); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.said(_text text, _most integer) IS 'Internal. A text of somebody else on one line, cut to a length.';
+
+
+--
 -- Name: sample_depth(double precision); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -3092,6 +3941,35 @@ COMMENT ON FUNCTION spine.settle_rejected(_id bigint, _state text, _note text, _
 
 
 --
+-- Name: short_span(interval); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.short_span(_span interval) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select case
+        when s < 0.01 then trim_scale(round(s * 1000, 2)) || 'ms'
+        when s < 1 then round(s * 1000) || 'ms'
+        when s < 60 then trim_scale(round(s, 2)) || 's'
+        when s < 172800 then
+            case when n >= 3600 then n / 3600 || 'h' else '' end
+            || case when n % 3600 >= 60 or n >= 3600 and n % 60 > 0 then n % 3600 / 60 || 'm' else '' end
+            || case when n % 60 > 0 then n % 60 || 's' else '' end
+        else n / 86400 || 'd' || n % 86400 / 3600 || 'h'
+    end
+    from (select abs(extract(epoch from _span)) as s, round(abs(extract(epoch from _span)))::bigint as n) x
+$$;
+
+
+--
+-- Name: FUNCTION short_span(_span interval); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.short_span(_span interval) IS 'Internal. A span of time with the digits that matter to a reader.';
+
+
+--
 -- Name: sources_changed(); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -3132,7 +4010,7 @@ begin
         values (
             _name,
             case when new.disabled_at is null then 'source_enabled' else 'source_disabled' end::audit_action,
-            _who::text::json);
+            (_who || jsonb_strip_nulls(jsonb_build_object('reason', new.disabled_reason)))::text::json);
     end if;
     perform pg_notify('spine_sources', json_build_object('source', _name)::text);
     return null;
@@ -3214,6 +4092,7 @@ begin
     end if;
     new.updated_at := clock_timestamp();
     new.updated_by := spine.who();
+    new.disabled_reason := case when new.disabled_at is not null then coalesce(new.disabled_reason, spine.reason()) end;
     return new;
 end $_$;
 
@@ -3273,6 +4152,7 @@ CREATE TABLE spine.rejected_requests (
     event_id text COLLATE pg_catalog."C",
     settled_at timestamp with time zone,
     taken_until timestamp with time zone,
+    words text[],
     CONSTRAINT rejected_requests_state_check CHECK ((state = ANY (ARRAY['kept'::text, 'requested'::text, 'taken_in'::text, 'refused'::text])))
 )
 WITH (autovacuum_vacuum_scale_factor='0.1');
@@ -3412,6 +4292,13 @@ COMMENT ON COLUMN spine.rejected_requests.taken_until IS 'Until when an API proc
 
 
 --
+-- Name: COLUMN rejected_requests.words; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.words IS 'What may be an id in headers, target and body, as spine.look_alike() folds it. NULL for a request that was kept before schema version 9.';
+
+
+--
 -- Name: take_requested(integer); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -3442,6 +4329,30 @@ COMMENT ON FUNCTION spine.take_requested(_limit integer) IS 'Internal. Hands out
 
 
 --
+-- Name: tell(text, text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.tell(_event_id text, _source text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _sentence text;
+begin
+    for _sentence in select x.says from explain(_event_id, _source) x loop
+        raise notice '%', _sentence;
+    end loop;
+end $$;
+
+
+--
+-- Name: FUNCTION tell(_event_id text, _source text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.tell(_event_id text, _source text) IS 'Internal. Raises the sentences of spine.explain() as notices.';
+
+
+--
 -- Name: trace(text, text); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -3465,6 +4376,7 @@ begin
         where a.event = _event and (a.timestamp >= _start or a.timestamp = 'infinity')
     )
     select t.* from trail t order by t.timestamp, t.id;
+    perform tell(_event_id, _source);
 end $$;
 
 
@@ -3472,7 +4384,7 @@ end $$;
 -- Name: FUNCTION trace(_event_id text, _source text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.trace(_event_id text, _source text) IS 'What happened to one event, step by step. Example: select * from spine.trace(''test-001'').';
+COMMENT ON FUNCTION spine.trace(_event_id text, _source text) IS 'What happened to one event, step by step. Notices say where it stands and why, as spine.explain() does. Example: select * from spine.trace(''test-001'').';
 
 
 --
@@ -3968,6 +4880,112 @@ $$;
 --
 
 COMMENT ON FUNCTION spine.who() IS 'Internal. The database role, and on whose behalf it acts (spine.caller), in words.';
+
+
+--
+-- Name: why_waiting(text, timestamp with time zone, text, xid, timestamp with time zone, text, text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.why_waiting(_status text, _due timestamp with time zone, _worker text, _xmax xid, _paused_at timestamp with time zone, _paused_by text, _paused_reason text) RETURNS TABLE(cause text, says text, facts jsonb)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _holder record;
+    _known boolean := false;
+begin
+    if _status not in ('pending', 'failed', 'processing') then
+        return;
+    end if;
+    if _paused_at is not null and (_status <> 'processing' or _due < clock_timestamp()) then
+        _known := true;
+        return query select
+            'paused',
+            'claims are paused since ' || exact_time(_paused_at)
+                || coalesce(' by ' || _paused_by, '')
+                || coalesce(', because: ' || said(_paused_reason), ', no reason was given')
+                || ' (spine resume, or select spine.resume())',
+            jsonb_build_object('since', _paused_at, 'by', _paused_by, 'reason', _paused_reason);
+    end if;
+    for _holder in select * from lock_holders(_xmax) loop
+        _known := true;
+        return query select
+            'locked',
+            case
+                when _holder.pid is null then format(
+                    'the row is locked by the prepared transaction %L', coalesce(_holder.prepared, 'not known'))
+                else format('the row is locked by pid %s', _holder.pid)
+                    || case when _holder.pid = pg_backend_pid() then ', your own session,' else '' end
+            end
+                || coalesce(' of role ' || _holder.role, '')
+                || coalesce(' (' || said(_holder.application, 60) || ')', '')
+                || coalesce(', ' || _holder.state, '')
+                || coalesce(
+                    ', since ' || exact_time(_holder.since),
+                    ', since when is not known (grant pg_read_all_stats)')
+                || case
+                    when _holder.pid is null then ': commit or roll it back'
+                    else format(': end its transaction there, or select pg_terminate_backend(%s)', _holder.pid)
+                end,
+            jsonb_build_object(
+                'pid', _holder.pid,
+                'prepared', _holder.prepared,
+                'role', _holder.role,
+                'application', _holder.application,
+                'since', _holder.since,
+                'state', _holder.state);
+    end loop;
+    if _known or _due > clock_timestamp() - interval '2 seconds' then
+        return;
+    end if;
+    for _holder in
+        select l.pid, l.mode, a.usename::text as role, a.xact_start as since
+        from pg_locks l left join pg_stat_activity a on a.pid = l.pid
+        where l.locktype = 'relation'
+            and l.database = (select d.oid from pg_database d where d.datname = current_database())
+            and l.relation = 'processing_state'::regclass
+            and l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+            and l.granted
+    loop
+        _known := true;
+        return query select
+            'table_locked',
+            format(
+                'the table processing_state is locked (%s) by pid %s%s%s',
+                _holder.mode,
+                coalesce(_holder.pid::text, 'unknown'),
+                coalesce(' of role ' || _holder.role, ''),
+                coalesce(
+                    ', since ' || exact_time(_holder.since),
+                    ', since when is not known (grant pg_read_all_stats)')),
+            jsonb_build_object('pid', _holder.pid, 'role', _holder.role, 'mode', _holder.mode, 'since', _holder.since);
+    end loop;
+    if _known then
+        return;
+    end if;
+    return query select
+        'unclaimed',
+        case
+            when _status = 'processing' then
+                'the lease of ' || coalesce(said(_worker, 60), 'a worker') || ' ran out and no worker took it back'
+            else 'due and not claimed'
+        end || ': ' || case
+            when exists (
+                select
+                from pg_stat_activity a
+                where a.datname = current_database() and a.application_name = 'spine' and a.pid <> pg_backend_pid())
+            then 'is a worker running, and has it free slots?'
+            else 'no process of Spine seems to be connected'
+        end,
+        jsonb_build_object('due', _due, 'worker', _worker);
+end $$;
+
+
+--
+-- Name: FUNCTION why_waiting(_status text, _due timestamp with time zone, _worker text, _xmax xid, _paused_at timestamp with time zone, _paused_by text, _paused_reason text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.why_waiting(_status text, _due timestamp with time zone, _worker text, _xmax xid, _paused_at timestamp with time zone, _paused_by text, _paused_reason text) IS 'Internal. Every cause for which a row of the queue waits, in words.';
 
 
 --
@@ -4852,6 +5870,7 @@ CREATE TABLE spine.destinations (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     paused_at timestamp with time zone,
     paused_by text,
+    paused_reason text,
     CONSTRAINT destinations_name_check CHECK ((name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text))
 );
 
@@ -4888,7 +5907,14 @@ COMMENT ON COLUMN spine.destinations.paused_at IS 'Since when claims are paused.
 -- Name: COLUMN destinations.paused_by; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.destinations.paused_by IS 'Database role that paused it.';
+COMMENT ON COLUMN spine.destinations.paused_by IS 'Who paused it: a database role, and on whose behalf it acted.';
+
+
+--
+-- Name: COLUMN destinations.paused_reason; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.destinations.paused_reason IS 'Why, as far as somebody said. See spine.pause().';
 
 
 --
@@ -5399,6 +6425,46 @@ ALTER TABLE spine.rejected_requests ALTER COLUMN id ADD GENERATED ALWAYS AS IDEN
 
 
 --
+-- Name: retention_state; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.retention_state (
+    only_row boolean DEFAULT true NOT NULL,
+    expired_at timestamp with time zone,
+    before timestamp with time zone,
+    CONSTRAINT retention_state_only_row_check CHECK (only_row)
+);
+
+
+--
+-- Name: TABLE retention_state; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.retention_state IS 'How far retention has gone, so that an id that is gone is told from one that never came.';
+
+
+--
+-- Name: COLUMN retention_state.only_row; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.retention_state.only_row IS 'Holds the table to one row.';
+
+
+--
+-- Name: COLUMN retention_state.expired_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.retention_state.expired_at IS 'When spine.expire_events() last removed something.';
+
+
+--
+-- Name: COLUMN retention_state.before; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.retention_state.before IS 'Latest cutoff with which it removed something.';
+
+
+--
 -- Name: rollup_state; Type: TABLE; Schema: spine; Owner: -
 --
 
@@ -5576,6 +6642,7 @@ CREATE TABLE spine.sources (
     disabled_at timestamp with time zone,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_by text,
+    disabled_reason text,
     CONSTRAINT sources_name_check CHECK ((name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text))
 );
 
@@ -5644,6 +6711,13 @@ COMMENT ON COLUMN spine.sources.updated_by IS 'Who made that change. A database 
 
 
 --
+-- Name: COLUMN sources.disabled_reason; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.sources.disabled_reason IS 'Why, as far as somebody said. See spine.disable_source().';
+
+
+--
 -- Name: stuck; Type: VIEW; Schema: spine; Owner: -
 --
 
@@ -5655,11 +6729,8 @@ CREATE VIEW spine.stuck AS
     p.attempt_count,
     p.next_attempt_at AS due_at,
     (clock_timestamp() - GREATEST(p.next_attempt_at, p.updated_at)) AS overdue,
-        CASE
-            WHEN (d.paused_at IS NOT NULL) THEN (('claims are paused since '::text || (d.paused_at)::text) || ': select spine.resume()'::text)
-            WHEN (p.status = 'processing'::text) THEN (('the lease of '::text || COALESCE(p.worker, 'a worker'::text)) || ' ran out and no worker took it back: is a worker running?'::text)
-            ELSE 'due and not claimed: is a worker running, and has it free slots?'::text
-        END AS reason,
+    COALESCE(( SELECT string_agg(w.says, '; '::text) AS string_agg
+           FROM spine.why_waiting(p.status, p.next_attempt_at, p.worker, p.xmax, d.paused_at, d.paused_by, d.paused_reason) w(cause, says, facts)), 'due and not claimed'::text) AS reason,
     p.event
    FROM (spine.processing_state p
      LEFT JOIN spine.destinations d ON ((d.name = p.destination)))
@@ -5671,7 +6742,7 @@ CREATE VIEW spine.stuck AS
 -- Name: VIEW stuck; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON VIEW spine.stuck IS 'Rows that have been due for 10 seconds or longer, and why no worker may have claimed them. Normally empty.';
+COMMENT ON VIEW spine.stuck IS 'Rows that have been due for 10 seconds or longer, and every cause for which no worker claims them. Normally empty.';
 
 
 --
@@ -5727,7 +6798,7 @@ COMMENT ON COLUMN spine.stuck.overdue IS 'How long it has been due.';
 -- Name: COLUMN stuck.reason; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.stuck.reason IS 'Where to look.';
+COMMENT ON COLUMN spine.stuck.reason IS 'Every cause, in the words of spine.explain().';
 
 
 --
@@ -5821,6 +6892,14 @@ ALTER TABLE ONLY spine.processing_state
 
 ALTER TABLE ONLY spine.rejected_requests
     ADD CONSTRAINT rejected_requests_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: retention_state retention_state_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.retention_state
+    ADD CONSTRAINT retention_state_pkey PRIMARY KEY (only_row);
 
 
 --
@@ -6074,6 +7153,27 @@ COMMENT ON INDEX spine.rejected_requests_source IS 'spine.keep_rejected(): the o
 
 
 --
+-- Name: rejected_requests_words; Type: INDEX; Schema: spine; Owner: -
+--
+
+CREATE INDEX rejected_requests_words ON spine.rejected_requests USING gin (words) WITH (gin_pending_list_limit='256');
+
+
+--
+-- Name: INDEX rejected_requests_words; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.rejected_requests_words IS 'spine.rejected_like(): requests in which an id stands.';
+
+
+--
+-- Name: INDEX retention_state_pkey; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.retention_state_pkey IS 'Holds the table to one row.';
+
+
+--
 -- Name: INDEX rollup_state_pkey; Type: COMMENT; Schema: spine; Owner: -
 --
 
@@ -6201,6 +7301,20 @@ CREATE TRIGGER processing_state_queued AFTER INSERT ON spine.processing_state FO
 --
 
 COMMENT ON TRIGGER processing_state_queued ON spine.processing_state IS 'Audits a row queued by hand.';
+
+
+--
+-- Name: rejected_requests rejected_find_words; Type: TRIGGER; Schema: spine; Owner: -
+--
+
+CREATE TRIGGER rejected_find_words BEFORE INSERT ON spine.rejected_requests FOR EACH ROW EXECUTE FUNCTION spine.rejected_find_words();
+
+
+--
+-- Name: TRIGGER rejected_find_words ON rejected_requests; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TRIGGER rejected_find_words ON spine.rejected_requests IS 'Notes what may be an id in a rejected request.';
 
 
 --

@@ -49,7 +49,11 @@ func (p responder) answer(w http.ResponseWriter, r *http.Request, body any, next
 			p.log.Error().Err(err).Str("path", r.URL.Path).Msg("writing an answer failed")
 		}
 	case errors.As(err, &notStored):
-		respond.Reject(w, respond.Problem{Status: http.StatusNotFound, Detail: notStored.Detail})
+		missing := respond.Problem{Status: http.StatusNotFound, Detail: notStored.Detail}
+		if len(notStored.Explanation) > 0 {
+			missing.Explanation = notStored.Explanation
+		}
+		respond.Reject(w, missing)
 	case errors.As(err, &ambiguous):
 		example := "?source=" + url.QueryEscape(ambiguous.Sources[0])
 		respond.Reject(w, respond.Problem{

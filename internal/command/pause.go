@@ -11,14 +11,20 @@ import (
 )
 
 func pauseCommand(env environ) *cobra.Command {
-	return claimsCommand(env, "paused", (*store.Store).Pause, &cobra.Command{
+	var reason string
+	cmd := &cobra.Command{
 		Use:   "pause",
 		Short: "Stop deliveries; Spine goes on storing events",
 		Long: `Pause stops every worker from claiming events, for all destinations or for one,
-until spine resume. Deliveries that have begun are finished.`,
+until spine resume. Deliveries that have begun are finished. Whoever asks later why
+an event waits is told who paused, when, and the reason.`,
 		Example: `  spine pause
-  spine pause --destination default`,
-	})
+  spine pause --destination default --reason "deploying billing, back at 15:00"`,
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "`WHY`, for those who ask later: spine trace and status tell it")
+	return claimsCommand(env, "paused", func(ctx context.Context, s *store.Store, destination string) (int64, error) {
+		return s.Pause(ctx, destination, reason, auditCaller(cmd))
+	}, cmd)
 }
 
 // claimsCommand completes a command that pauses or resumes claims, and prints for how many destinations it did so. done
@@ -26,13 +32,13 @@ until spine resume. Deliveries that have begun are finished.`,
 func claimsCommand(
 	env environ,
 	done string,
-	change func(s *store.Store, ctx context.Context, destination string) (int64, error),
+	change func(ctx context.Context, s *store.Store, destination string) (int64, error),
 	cmd *cobra.Command,
 ) *cobra.Command {
 	var destination string
 	var asJSON bool
 	database := bindDatabase(env, cmd, func(cmd *cobra.Command, s *store.Store, _ []string) error {
-		n, err := change(s, cmd.Context(), destination)
+		n, err := change(cmd.Context(), s, destination)
 		if err != nil {
 			return err
 		}

@@ -1,15 +1,20 @@
 package command
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"github.com/webhookspine/spine/internal/store"
 )
 
 func resumeCommand(env environ) *cobra.Command {
-	return claimsCommand(env, "resumed", (*store.Store).Resume, &cobra.Command{
+	cmd := &cobra.Command{
 		Use:     "resume",
 		Short:   "Go on with deliveries after a pause",
 		Example: "  spine resume",
-	})
+	}
+	return claimsCommand(env, "resumed", func(ctx context.Context, s *store.Store, destination string) (int64, error) {
+		return s.Resume(ctx, destination, auditCaller(cmd))
+	}, cmd)
 }

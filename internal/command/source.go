@@ -94,7 +94,7 @@ func lastArrival(settings event.SourceSettings) string {
 }
 
 // sourceState is the state of a source as its settings tell it. c and err are what ParseConfig made of them. Only the
-// processes that receive webhooks know whether its secrets can be read.
+// processes that receive webhooks know whether its secrets can be read: GET /api/sources and the page tell it.
 func sourceState(settings event.SourceSettings, c source.Config, err error) string {
 	if settings.DisabledAt != nil {
 		return "disabled"
@@ -108,7 +108,7 @@ func sourceState(settings event.SourceSettings, c source.Config, err error) stri
 	case slices.ContainsFunc(c.Verify, func(m source.Method) bool { return m.Scheme == "none" }):
 		return "open"
 	}
-	return "verified"
+	return "not known here"
 }
 
 func sourceShowCommand(env environ) *cobra.Command {

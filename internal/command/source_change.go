@@ -12,18 +12,27 @@ import (
 )
 
 func sourceEnableCommand(env environ, verb string) *cobra.Command {
+	var reason string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     verb + " NAME",
 		Short:   "Reject what a source sends from now on; events that it sent before are still delivered",
-		Example: "  spine source disable github",
+		Example: "  spine source disable github --reason 'moved to the other cluster'",
 	}
 	if verb == "enable" {
 		cmd.Short, cmd.Example = "Receive from a source again", "  spine source enable github"
+	} else {
+		cmd.Flags().StringVar(&reason, "reason", "", "`WHY`, for those who ask later: spine trace tells it")
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object: the source")
 	return onSource(env, cmd, func(cmd *cobra.Command, s *store.Store, name string) error {
-		changed, err := s.EnableSource(cmd.Context(), name, verb == "enable", auditCaller(cmd))
+		var changed bool
+		var err error
+		if verb == "enable" {
+			changed, err = s.EnableSource(cmd.Context(), name, true, auditCaller(cmd))
+		} else {
+			changed, err = s.DisableSource(cmd.Context(), name, reason, auditCaller(cmd))
+		}
 		if err != nil {
 			return err
 		}

@@ -117,6 +117,20 @@ func (o *overview) count(destination, status string) (n int64) {
 	return n
 }
 
+// countStuck holds the oldest waiting row to what is stuck. That is read now, and the sample is a little older: both
+// figures stand on one screen.
+func (o *overview) countStuck() {
+	for _, r := range o.Stuck {
+		if r.DueAt.Infinity != 0 {
+			continue
+		}
+		due := o.At.Time.Sub(r.DueAt.Time).Seconds()
+		if o.OldestReady == nil || *o.OldestReady < due {
+			o.OldestReady = &due
+		}
+	}
+}
+
 // readOverview reads the state of things. It counts the queue itself, and so is right even if nothing of Spine runs.
 func readOverview(ctx context.Context, s *store.Store) (overview, error) {
 	o, err := readSampled(ctx, s)
@@ -130,6 +144,7 @@ func readOverview(ctx context.Context, s *store.Store) (overview, error) {
 	oldest := sample.OldestReady.Seconds()
 	o.OldestReady, o.LastArrival, o.DepthAt = &oldest, sample.LastArrivals, &o.At
 	o.Backlog, err = s.Backlog(ctx)
+	o.countStuck()
 	return o, err
 }
 
@@ -179,6 +194,7 @@ func readSampled(ctx context.Context, s *store.Store) (o overview, err error) {
 	if o.Stuck, err = s.Stuck(ctx, statusRows); err != nil {
 		return o, err
 	}
+	o.countStuck()
 	o.DeadLetters, err = s.Dead(ctx, statusRows)
 	return o, err
 }
@@ -192,7 +208,7 @@ func (o *overview) write(w io.Writer, now time.Time, room int) error {
 		fmt.Fprintf(table, "last arrival\t%s\t(%s)\tfrom %s\n",
 			exactTime(last), relativeTime(last, now), terminal.Printable(source))
 	}
-	if o.OldestReady != nil && *o.OldestReady > 0 {
+	if o.OldestReady != nil && *o.OldestReady > 0 { // as status --watch has it
 		fmt.Fprintf(table, "oldest waiting\tdue for %s\n", terminal.ShortDuration(secondsToDuration(*o.OldestReady)))
 	}
 	for _, p := range o.Paused {
@@ -234,11 +250,14 @@ func (o *overview) write(w io.Writer, now time.Time, room int) error {
 	return err
 }
 
-// pausedSince says since when a destination is paused, and by whom.
+// pausedSince says since when a destination is paused, by whom, and why.
 func pausedSince(p view.PauseRow) string {
 	text := "since " + exactTime(p.PausedAt)
 	if p.PausedBy != nil {
 		text += " by " + terminal.Printable(*p.PausedBy)
+	}
+	if p.Reason != nil {
+		text += ", because: " + terminal.Printable(*p.Reason)
 	}
 	return text
 }

@@ -29,9 +29,32 @@ func eventName(s *trail.Step) string {
 	return name
 }
 
-// successColour is the colour of a step's mark.
-func successColour(success string) terminal.Colour {
-	switch success {
+// stepTone is how a step reads: trail.Success for good news, trail.Failure for bad news, and trail.Pending for all that
+// is neither. The audit log's column success is another thing: a pause succeeds too, and is no good news.
+func stepTone(s *trail.Step, d stepDetails) string {
+	switch s.Action { //nolint:exhaustive // the others are no news of one kind
+	case trail.EventReceived, trail.EventInserted, trail.EventDeduped, trail.ProcessingSucceeded, trail.ClaimsResumed,
+		trail.SourceEnabled, trail.ConflictAccepted:
+		return trail.Success
+	case trail.LeaseExpired, trail.LeaseLost:
+		return trail.Failure
+	case trail.StatusChanged:
+		switch d.text("to") {
+		case event.StatusCompleted:
+			return trail.Success
+		case event.StatusDead:
+			return trail.Failure
+		}
+	}
+	if s.Success == trail.Failure {
+		return trail.Failure
+	}
+	return trail.Pending
+}
+
+// toneColour is the colour of a step's mark.
+func toneColour(tone string) terminal.Colour {
+	switch tone {
 	case trail.Success:
 		return terminal.Green
 	case trail.Failure:
@@ -41,9 +64,9 @@ func successColour(success string) terminal.Colour {
 	}
 }
 
-// failureColour is the colour of a step's sentence: only failures stand out.
-func failureColour(success string) terminal.Colour {
-	if success == trail.Failure {
+// failureColour is the colour of a step's sentence: only bad news stands out.
+func failureColour(tone string) terminal.Colour {
+	if tone == trail.Failure {
 		return terminal.Red
 	}
 	return terminal.Plain
@@ -125,18 +148,9 @@ func statusColour(status string) terminal.Colour {
 	}
 }
 
-// stepOutcome is what the mark of a step says. The audit log calls everything a success that is no failure; here only
-// good news is one.
-func stepOutcome(s *trail.Step) string {
-	if s.Action == trail.DeliveryDeferred {
-		return trail.Pending
-	}
-	return s.Success
-}
-
-// successMark stands before a step, so that one sees its success without colours too.
-func successMark(success string) string {
-	switch success {
+// toneMark stands before a step, so that one sees its tone without colours too: a tick for good news alone.
+func toneMark(tone string) string {
+	switch tone {
 	case trail.Success:
 		return "✓"
 	case trail.Failure:
@@ -175,6 +189,10 @@ func stepSentence(action trail.Action, d stepDetails, within bool) string {
 		}
 		return before + terminal.Printable(terminal.Shorten(d.text(name)))
 	}
+	because := ""
+	if reason := d.text("reason"); reason != "" {
+		because = ", because: " + terminal.Printable(terminal.Shorten(reason))
+	}
 	switch action {
 	case trail.EventReceived:
 		return "received"
@@ -188,7 +206,7 @@ func stepSentence(action trail.Action, d stepDetails, within bool) string {
 		}[d.text("evidence")]
 		return strings.TrimSuffix("known already, with another payload: "+evidence, ": ")
 	case trail.EventQueued:
-		return "queued by hand" + by + " as " + text("status") + where
+		return "queued by hand" + by + " as " + text("status") + where + because
 	case trail.ProcessingAttemptStarted:
 		return attempt + "started by " + text("worker") + where
 	case trail.ProcessingAttemptFailed:
@@ -208,8 +226,20 @@ func stepSentence(action trail.Action, d stepDetails, within bool) string {
 		return attempt + "was not started, " + text("worker") + " gave it back" + where
 	case trail.ConflictAccepted:
 		return "another payload accepted" + by + " as " + text("accepted_as")
+	case trail.SourceAdded, trail.SourceChanged:
+		return strings.ReplaceAll(string(action), "_", " ") + by + more(": ", "changes")
 	case trail.SourceEnabled, trail.SourceDisabled, trail.SourceRemoved:
-		return strings.ReplaceAll(string(action), "_", " ") + by
+		return strings.ReplaceAll(string(action), "_", " ") + by + because
+	case trail.ClaimsPaused, trail.ClaimsResumed:
+		return strings.ReplaceAll(string(action), "_", " ") + more(" for ", "destination") + by + because
+	case trail.RequestRejected:
+		return count("request") + " rejected" + more(": HTTP ", "status") + more(", ", "cause") +
+			more(", since ", "since")
+	case trail.EventsExpired:
+		return count("old event") + " deleted" + more(", stored ", "oldest") + more(" to ", "newest") +
+			more(", unchanged since ", "before")
+	case trail.AuditExpired:
+		return count("old step") + " deleted" + more(" from ", "partition") + more(", before ", "before")
 	case trail.RequestReplayed:
 		unverified := ""
 		if d["trust"] != nil {
@@ -219,21 +249,9 @@ func stepSentence(action trail.Action, d stepDetails, within bool) string {
 	case trail.LeaseLost:
 		return "a late result (" + text("outcome") + ") changed nothing, its lease was lost" + where
 	case trail.StatusChanged:
-		return "status changed by hand from " + text("from") + " to " + text("to") + by + where
+		return "status changed by hand from " + text("from") + " to " + text("to") + by + where + because
 	case trail.EventReplayed:
 		return "replayed" + by + ", was " + text("from") + where
-	case trail.RequestRejected:
-		return count("request") + " rejected" + more(": HTTP ", "status") + more(", ", "cause") +
-			more(", since ", "since")
-	case trail.ClaimsPaused, trail.ClaimsResumed:
-		return strings.ReplaceAll(string(action), "_", " ") + more(" for ", "destination") + by
-	case trail.EventsExpired:
-		return count("old event") + " deleted" + more(", stored ", "oldest") + more(" to ", "newest") +
-			more(", unchanged since ", "before")
-	case trail.AuditExpired:
-		return count("old step") + " deleted" + more(" from ", "partition") + more(", before ", "before")
-	case trail.SourceAdded, trail.SourceChanged:
-		return strings.ReplaceAll(string(action), "_", " ") + by + more(": ", "changes")
 	default: // an action of a newer version
 		return strings.TrimSpace(terminal.Word(string(action)) + " " + d.pairs())
 	}
@@ -268,53 +286,29 @@ func attemptAnswer(d stepDetails) string {
 	return b.String()
 }
 
-// currentStates says where an event stands, in one line for each destination.
-func currentStates(h view.History, paused []view.PauseRow, now time.Time) string {
+// currentStates says where an event stands, and every cause for which it waits. These are the sentences of
+// spine.explain() that do not stand above the timeline.
+func currentStates(h *view.History) string {
 	var b strings.Builder
-	for i := range h.Processing {
-		fmt.Fprintln(&b, currentState(&h.Processing[i], paused, now))
+	for _, s := range h.Explanation {
+		switch s.Topic {
+		case "stored", "attempts":
+			continue
+		case "standing", "conflict", "disabled":
+		default:
+			b.WriteString("  ")
+		}
+		fmt.Fprintln(&b, terminal.Printable(s.Says))
 	}
 	return b.String()
 }
 
-// currentState says where an event stands with a destination, and what comes next.
-func currentState(p *view.ProcessingRow, paused []view.PauseRow, now time.Time) string {
-	where := destinationSuffix(p.Destination)
-	next := "at no set time"
-	if p.NextAttemptAt != nil {
-		next = exactTime(*p.NextAttemptAt) + " (" + relativeTime(*p.NextAttemptAt, now) + ")"
-	}
-	why := ""
-	if p.ErrorMessage != nil {
-		why = ": " + terminal.Printable(terminal.Shorten(*p.ErrorMessage))
-	}
-	switch p.Status {
-	case event.StatusCompleted:
-		text := "completed" + where
-		if p.CompletedAt != nil {
-			text += " " + exactTime(*p.CompletedAt)
-			took := p.CompletedAt.Time.Sub(p.CreatedAt.Time)
-			if p.CompletedAt.Infinity == 0 && p.CreatedAt.Infinity == 0 && took >= 0 {
-				text += ", " + terminal.ShortDuration(took) + " after it was queued"
-			}
+// attemptsSaid is how many attempts an event had at a destination, since its replay and in all.
+func attemptsSaid(h *view.History, p *view.ProcessingRow) string {
+	for _, s := range h.Explanation {
+		if s.Topic == "attempts" && s.Destination != nil && *s.Destination == p.Destination {
+			return terminal.Printable(s.Says)
 		}
-		return text + ", nothing more to do"
-	case event.StatusDead:
-		return "dead" + where + ", not tried again by itself (spine replay)" + why
-	case event.StatusProcessing:
-		worker := "a worker"
-		if p.Worker != nil {
-			worker = terminal.Printable(*p.Worker)
-		}
-		return fmt.Sprintf("attempt %d%s is in the hands of %s, whose lease ends %s", p.AttemptCount, where, worker,
-			next)
-	default:
-		pause := ""
-		for _, row := range paused {
-			if row.Destination == p.Destination {
-				pause = "; claims are paused since " + exactTime(row.PausedAt) + ": spine resume"
-			}
-		}
-		return fmt.Sprintf("attempt %d%s is due %s%s%s", p.AttemptCount+1, where, next, why, pause)
 	}
+	return terminal.Plural(int64(p.AttemptCount), "attempt")
 }

@@ -73,9 +73,6 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 	require.Equal(t, strings.ToValidUTF8(hostile, "\ufffd"), back.Details["error"], "a machine reads what was said")
 
 	p := view.ProcessingRow{Destination: hostile, Worker: &name, ErrorMessage: &name}
-	for _, p.Status = range []string{"pending", "processing", "failed", "dead", "completed", hostile} {
-		require.NotRegexp(t, unprintable, currentState(&p, []view.PauseRow{{Destination: hostile}}, time.Now()))
-	}
 	out.Reset()
 	o := overview{
 		Backlog: []view.BacklogRow{
@@ -101,8 +98,10 @@ func TestTextFromOutsideCannotDriveTheTerminal(t *testing.T) {
 		},
 	}
 	h.Processing, h.Timeline = []view.ProcessingRow{p}, []trail.Step{row}
-	require.NotRegexp(t, unprintable,
-		(&timeline{}).draw(h, time.Now())+currentStates(h, []view.PauseRow{{Destination: hostile}}, time.Now()))
+	for _, topic := range []string{"standing", "attempts", "paused", "conflict", hostile} {
+		h.Explanation = append(h.Explanation, view.Sentence{Topic: topic, Destination: &name, Says: hostile})
+	}
+	require.NotRegexp(t, unprintable, (&timeline{}).draw(h, time.Now())+currentStates(&h))
 	require.Equal(t, `failed: a b\x1b`, terminal.OneLine("failed:\n\ta b\x1b"))
 }
 
@@ -172,4 +171,36 @@ func TestAReplayIsToldWithWhoAskedForIt(t *testing.T) {
 	require.Equal(t, `by=spine caller="192.0.2.1 as \"me\"" from=dead`, d.pairs())
 	delete(d, "caller") // from psql
 	require.Equal(t, "replayed by spine, was dead", stepSentence("event_replayed", d, false))
+}
+
+// F13: a tick stands before good news alone, whatever the audit log counts as a success.
+func TestATickStandsBeforeGoodNewsAlone(t *testing.T) {
+	for _, step := range []struct {
+		action                 trail.Action
+		success, details, want string
+	}{
+		{trail.RequestRejected, trail.Failure, `{"cause":"invalid","count":1}`, "✗ 1 request rejected, invalid"},
+		{
+			trail.StatusChanged, trail.Success, `{"from":"pending","to":"dead","by":"ann","reason":"test order"}`,
+			"✗ status changed by hand from pending to dead by ann, because: test order",
+		},
+		{
+			trail.StatusChanged, trail.Success, `{"from":"dead","to":"pending","by":"ann"}`,
+			"· status changed by hand from dead to pending by ann",
+		},
+		{
+			trail.ClaimsPaused, trail.Success, `{"destination":"default","by":"ann","reason":"a deploy"}`,
+			"· claims paused for default by ann, because: a deploy",
+		},
+		{trail.SourceDisabled, trail.Success, `{"by":"ann","reason":"moved"}`, "· source disabled by ann, because: moved"},
+		{trail.EventReplayed, trail.Success, `{"by":"ann","from":"dead"}`, "· replayed by ann, was dead"},
+		{trail.LeaseExpired, trail.Success, `{"attempt":1,"worker":"w"}`, "✗ attempt 1: the lease of w ran out"},
+		{trail.EventsExpired, trail.Success, `{"count":3}`, "· 3 old events deleted"},
+		{trail.ProcessingSucceeded, trail.Success, `{"attempt":1}`, "✓ attempt 1 delivered"},
+		{"event_sung", trail.Success, `{}`, "· event_sung"},
+	} {
+		s := trail.Step{Action: step.action, Success: step.success, Details: json.RawMessage(step.details)}
+		d := readDetails(s.Details)
+		require.Equal(t, step.want, toneMark(stepTone(&s, d))+" "+stepSentence(s.Action, d, false))
+	}
 }

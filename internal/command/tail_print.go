@@ -74,20 +74,13 @@ func printSentences(w io.Writer, width func() int, colours terminal.Colours) fun
 			if width()-begin < narrowestSentence {
 				indent = nameColumn + 2
 			}
-			sentence := stepSentence(s.Action, readDetails(s.Details), false)
+			details := readDetails(s.Details)
+			sentence, tone := stepSentence(s.Action, details, false), stepTone(s, details)
 			lines := terminal.Wrap(sentence, width()-begin, width()-indent)
-			colour := failureColour(s.Success)
-			fmt.Fprintf(
-				out,
-				"%s %s %s %s\n",
-				colours.Paint(terminal.Dim, terminal.Pad(clock, len(clockLayout))),
-				colours.Paint(
-					successColour(stepOutcome(s)),
-					successMark(stepOutcome(s)),
-				),
-				colours.Paint(terminal.Bold, name),
-				colours.Paint(colour, lines[0]),
-			)
+			colour := failureColour(tone)
+			fmt.Fprintf(out, "%s %s %s %s\n", colours.Paint(terminal.Dim, terminal.Pad(clock, len(clockLayout))),
+				colours.Paint(toneColour(tone), toneMark(tone)), colours.Paint(terminal.Bold, name),
+				colours.Paint(colour, lines[0]))
 			for _, line := range lines[1:] {
 				fmt.Fprintf(out, "%*s%s\n", indent, "", colours.Paint(colour, line))
 			}

@@ -43,7 +43,7 @@ func (l *timeline) draw(h view.History, now time.Time) string {
 	for i := range h.Processing {
 		p := &h.Processing[i]
 		status := l.colours.Paint(statusColour(p.Status), terminal.Printable(p.Status))
-		attempts := terminal.Plural(int64(p.AttemptCount), "attempt")
+		attempts := attemptsSaid(&h, p)
 		field("status", "%s, %s%s", status, attempts, destinationSuffix(p.Destination))
 	}
 	if len(h.Processing) == 0 {
@@ -84,19 +84,14 @@ func (l *timeline) step(s *trail.Step) string {
 		room := l.width() - sentenceColumn - len(indent)
 		lines = terminal.Wrap(sentence, room, room-2)
 	}
-	colour := failureColour(s.Success)
+	tone := stepTone(s, details)
+	colour := failureColour(tone)
 	var b strings.Builder
 	fmt.Fprintf(
 		&b,
 		"%s  %s %s%s\n",
 		l.colours.Paint(terminal.Dim, fmt.Sprintf("%10s", stepOffset(l.first, s.Timestamp))),
-		l.colours.Paint(
-			successColour(stepOutcome(s)),
-			successMark(stepOutcome(s)),
-		),
-		indent,
-		l.colours.Paint(colour, lines[0]),
-	)
+		l.colours.Paint(toneColour(tone), toneMark(tone)), indent, l.colours.Paint(colour, lines[0]))
 	for _, line := range lines[1:] {
 		fmt.Fprintf(&b, "%*s%s\n", sentenceColumn+len(indent)+2, "", l.colours.Paint(colour, line))
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,9 +26,12 @@ func traceCommand(env environ) *cobra.Command {
 		Short: "Show one event's trail, step by step",
 		Long: `Trace prints the trail of one event as a timeline that begins with its first step:
 when it was stored, its duplicates and conflicts, each attempt to deliver it, and
-what the destination answered. Then it says where the event stands and what comes
-next. If the id was never stored, it says when the source last sent something, and
-exits with 1.
+what the destination answered. Then it says where the event stands and every cause
+for which it waits: who paused or locked it, until when it is delayed and why. It
+says what other payloads under the id differ in. If the id is not stored, it names
+stored ids that are like it and rejected requests that may have been it, says when
+the source last sent something, and exits with 1. psql says the same:
+select says from spine.explain('ID').
 
 With --follow it goes on until every destination has the event, or it is dead
 there. It exits with 1 if it is dead at one, or if you end trace before. --json
@@ -61,7 +63,7 @@ then prints the object at the end.`,
 			if err != nil {
 				return err
 			}
-			return t.show(cmd.Context(), history)
+			return t.show(&history)
 		},
 	}
 	env.bind(cmd, needs{groups: []any{&settings.Database, &settings.Direct}, required: []string{"DATABASE_URL"}})
@@ -83,45 +85,19 @@ type traceRun struct {
 	timeline        timeline
 }
 
-// read reads all that is known of the event. The error of an event that was never stored names rejected requests that
-// may have been it.
+// read reads all that is known of the event. The error of an event that is not stored says what may have become of it.
 func (t *traceRun) read(ctx context.Context) (view.History, error) {
 	history, err := t.store.Event(ctx, t.eventID, t.source)
-	if _, notStored := errors.AsType[*view.NotStoredError](err); notStored {
-		return history, t.withRejected(ctx, err)
-	}
 	return history, nameSource(err)
 }
 
 // show prints all that is known of the event.
-func (t *traceRun) show(ctx context.Context, h view.History) error {
+func (t *traceRun) show(h *view.History) error {
 	if t.json {
 		return terminal.WriteJSON(t.out, h)
 	}
-	paused, err := t.store.Paused(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = io.WriteString(t.out, t.timeline.draw(h, t.now())+"\n"+currentStates(h, paused, t.now()))
+	_, err := io.WriteString(t.out, t.timeline.draw(*h, t.now())+"\n"+currentStates(h))
 	return err
-}
-
-// maxRejectedMatches is how many rejected requests are named for an event that was never stored.
-const maxRejectedMatches = 5
-
-// withRejected adds the rejected requests that may have been the event to notStored. An error of its own does not
-// count: notStored is the answer.
-func (t *traceRun) withRejected(ctx context.Context, notStored error) error {
-	rows, err := t.store.RejectedLike(ctx, t.eventID, t.source, maxRejectedMatches)
-	if err != nil || len(rows) == 0 {
-		return notStored
-	}
-	lines := make([]string, len(rows))
-	for i, r := range rows {
-		lines[i] = fmt.Sprintf("%d from %s at %s (%d %s, %s)", r.ID, r.Source, r.At, r.Status, r.Cause, r.State)
-	}
-	return fmt.Errorf("%w Rejected requests have its id: %s. See spine rejected show %d, and spine rejected replay",
-		notStored, strings.Join(lines, "; "), rows[0].ID)
 }
 
 // follow prints all that is known of the event, then its further steps as they happen, and at the end where it stands.
@@ -141,7 +117,7 @@ func (t *traceRun) follow(ctx context.Context, direct string) error {
 	}
 	begun := !t.json && !isFinished(h)
 	if begun {
-		if err := t.show(ctx, h); err != nil {
+		if err := t.show(&h); err != nil {
 			return err
 		}
 		if _, err := io.WriteString(t.out, "\n"); err != nil {
@@ -184,9 +160,9 @@ func (t *traceRun) follow(ctx context.Context, direct string) error {
 	case gone:
 		return errors.New("the event is no longer stored")
 	case begun:
-		_, err = io.WriteString(t.out, "\n"+currentStates(h, nil, t.now()))
+		_, err = io.WriteString(t.out, "\n"+currentStates(&h))
 	default:
-		err = t.show(ctx, h)
+		err = t.show(&h)
 	}
 	for i := range h.Processing {
 		if p := &h.Processing[i]; p.Status == event.StatusDead && err == nil {

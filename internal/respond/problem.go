@@ -10,7 +10,8 @@ import (
 // RetryAfter is how many seconds a client should wait after a 503.
 const RetryAfter = "2"
 
-// Problem says why a request is rejected (RFC 9457). Errors and Sources are extension members.
+// Problem says why a request is rejected (RFC 9457). Errors, Sources and Explanation are extension
+// members.
 type Problem struct {
 	Type    string   `json:"type"`              // set by Reject: about:blank, since the status says it all
 	Title   string   `json:"title"`             // set by Reject: the status in words
@@ -18,6 +19,8 @@ type Problem struct {
 	Detail  string   `json:"detail"`            // what is wrong, in sentences for the client
 	Errors  []Fault  `json:"errors,omitempty"`  // each fault on its own
 	Sources []string `json:"sources,omitempty"` // sources that the request must choose from
+	// Explanation is the sentences of Detail one by one, with their facts.
+	Explanation any `json:"explanation,omitempty"`
 }
 
 // Fault says what is wrong with one part of a request: with a field of its body, or with a

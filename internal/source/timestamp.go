@@ -2,6 +2,7 @@ package source
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -111,23 +112,35 @@ func (m *method) bodyTimestamp(r *event.Request) (time.Time, *event.UnverifiedEr
 
 // checkTolerance compares the signed time with the arrival of the request.
 func (m *method) checkTolerance(signed, arrived time.Time) *event.UnverifiedError {
-	// The times are not subtracted: a sender can choose one whose distance overflows a Duration.
+	// The times are not subtracted here: a sender can choose one whose distance overflows a Duration.
 	switch {
 	case signed.Before(arrived.Add(-m.Tolerance)):
-		return unverified(causeTimestampStale, "The request was signed more than %s ago.", shortDuration(m.Tolerance))
+		return unverified(causeTimestampStale, "The request was signed %s before it arrived, and the tolerance is %s.",
+			spanInWords(arrived, signed), spanInWords(arrived.Add(m.Tolerance), arrived))
 	case signed.After(arrived.Add(m.Tolerance)) && !m.PastOnly:
-		return unverified(causeTimestampStale, "The request was signed more than %s ahead of the server's clock.",
-			shortDuration(m.Tolerance))
+		return unverified(causeTimestampStale,
+			"The request was signed %s ahead of the server's clock, and the tolerance is %s.",
+			spanInWords(signed, arrived), spanInWords(arrived.Add(m.Tolerance), arrived))
 	}
 	return nil
 }
 
-// shortDuration is a duration for people.
-func shortDuration(d time.Duration) string {
-	if text := formatDuration(d); text != "" {
-		return text
+// spanInWords is the time from one moment to a later one, in its two largest units. It counts in Unix seconds, which
+// overflow for no time that can be signed.
+func spanInWords(later, earlier time.Time) string {
+	n := later.Unix() - earlier.Unix()
+	switch {
+	case n < 60:
+		return fmt.Sprintf("%d s", n)
+	case n < 3600 && n%60 == 0:
+		return fmt.Sprintf("%d min", n/60)
+	case n < 3600:
+		return fmt.Sprintf("%d min %d s", n/60, n%60)
+	case n < 86400:
+		return fmt.Sprintf("%d h %d min", n/3600, n%3600/60)
+	default:
+		return fmt.Sprintf("%d d %d h", n/86400, n%86400/3600)
 	}
-	return "0s"
 }
 
 // parseTimestamp reads a signed time strictly: RFC 3339 with a zone, or a number in decimal digits, from 0 to the year

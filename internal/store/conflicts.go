@@ -14,7 +14,7 @@ import (
 
 // conflictColumns are the columns of view.OtherPayload.
 const conflictColumns = `encode(c.payload_hash, 'hex') as payload_hash, c.event_type, c.occurred_at,
-	c.created_at, c.seen_count, c.payload, coalesce(c.unqueryable, '') as unqueryable, c.raw_body`
+	c.created_at, c.seen_count, c.accepted_as, c.payload, coalesce(c.unqueryable, '') as unqueryable, c.raw_body`
 
 // conflictsList names the list in its cursors.
 const conflictsList = "conflicts"
@@ -45,14 +45,13 @@ func (s *Store) Conflicts(
 		Payload         json.RawMessage
 		Unqueryable     string
 		RawBody         []byte
-		AcceptedAs      *string
 		Differences     json.RawMessage
 		Event           int64
 		view.OtherPayload
 	}
 	// The page is found before anything is compared.
 	found, err := list[row](ctx, s, "listing conflicts", `select c.event_id, c.source, e.created_at as stored_at,
-			e.payload, coalesce(e.unqueryable, '') as unqueryable, e.raw_body, c.accepted_as,
+			e.payload, coalesce(e.unqueryable, '') as unqueryable, e.raw_body,
 			case when e.payload is not null and c.payload is not null then (
 				select json_agg(json_build_object('path', d.path, 'was', d.was, 'is', d."is"))
 				from spine.differences(e.payload, c.payload) d) end as differences,
@@ -83,7 +82,6 @@ func (s *Store) Conflicts(
 			EventID:      f.EventID,
 			Source:       f.Source,
 			StoredAt:     f.StoredAt,
-			AcceptedAs:   f.AcceptedAs,
 			OtherPayload: f.OtherPayload,
 			First:        view.Content{Payload: f.Payload, Unqueryable: f.Unqueryable, RawBody: f.RawBody},
 		}

@@ -76,12 +76,12 @@ var writings = func() map[string]writing {
 			"spine.resume(",
 			func(d *database) { d.run("select spine.pause()") },
 			func(ctx context.Context, s *store.Store) error {
-				_, err := s.Resume(ctx, event.DefaultDestination)
+				_, err := s.Resume(ctx, event.DefaultDestination, "me")
 				return err
 			},
 			"select name, paused_at is null from spine.destinations",
 			"",
-			false,
+			true,
 		},
 		"enable a source": {
 			"spine.enable_source(",
@@ -193,9 +193,9 @@ var writings = func() map[string]writing {
 			return err
 		}, queue, "", false},
 		"pause": {"spine.pause(", stored, func(ctx context.Context, s *store.Store) error {
-			_, err := s.Pause(ctx, event.DefaultDestination)
+			_, err := s.Pause(ctx, event.DefaultDestination, "why", "me")
 			return err
-		}, "select name, paused_at is null from spine.destinations", "", false},
+		}, "select name, paused_at is null from spine.destinations", "", true},
 		"accept a conflict": {
 			"spine.accept_conflict(",
 			func(d *database) { stored(d); d.ingest(webhook("x", payloadB)) },
@@ -483,11 +483,11 @@ func TestEveryStatementHasItsCrashPoints(t *testing.T) {
 		"audited_beyond",
 		"differences",
 		"events_within",
+		"explain",
 		"first_id_since",
 		"id_of",
 		"last_arrival",
 		"oldest_ready",
-		"rejected_like",
 		"require_source",
 		"rolled_up_to",
 		"trail_start",

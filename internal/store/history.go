@@ -2,7 +2,11 @@ package store
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -14,6 +18,37 @@ import (
 // maxTimeline is the limit on the steps of one event's history.
 const maxTimeline = 1000
 
+// explanationColumns are the columns of view.Sentence.
+const explanationColumns = "x.topic, x.destination, x.says, x.facts"
+
+// explained says what is known of an event that is not the only one of its id: a *view.NotStoredError, or a
+// *view.AmbiguousError.
+func explained(ctx context.Context, tx pgx.Tx, eventID, source string) error {
+	rows, err := tx.Query(
+		ctx, "select "+explanationColumns+" from spine.explain($1, nullif($2, '')) x", eventID, source)
+	if err != nil {
+		return err
+	}
+	sentences, err := pgx.CollectRows(rows, pgx.RowToStructByPos[view.Sentence])
+	if err != nil {
+		return err
+	}
+	says := make([]string, len(sentences))
+	for i, s := range sentences {
+		says[i] = s.Says
+		if s.Topic == "ambiguous" {
+			ambiguous := &view.AmbiguousError{Detail: s.Says}
+			var facts struct{ Sources []string }
+			if err := json.Unmarshal(s.Facts, &facts); err != nil {
+				return err
+			}
+			ambiguous.Sources = facts.Sources
+			return ambiguous
+		}
+	}
+	return &view.NotStoredError{Detail: strings.Join(says, ". ") + ".", Explanation: sentences}
+}
+
 // Event returns all that is known of one event. source may be empty where the id exists in one source only. The error
 // is a *view.NotStoredError, a *view.AmbiguousError, or the database's.
 func (s *Store) Event(ctx context.Context, eventID, source string) (history view.History, err error) {
@@ -22,10 +57,18 @@ func (s *Store) Event(ctx context.Context, eventID, source string) (history view
 		s.pool,
 		pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly},
 		func(tx pgx.Tx) error {
-			var id int64
+			var ids []int64
+			const named = `select array(
+				select e.id from spine.events e where e.event_id = $1 and ($2 = '' or e.source = $2))`
+			if err := tx.QueryRow(ctx, named, eventID, source).Scan(&ids); err != nil {
+				return err
+			}
+			if len(ids) != 1 {
+				return explained(ctx, tx, eventID, source)
+			}
+			id := ids[0]
 			var since pgtype.Timestamptz
-			const start = "select id, spine.trail_start(id) from spine.id_of($1, nullif($2, '')) id"
-			if err := tx.QueryRow(ctx, start, eventID, source).Scan(&id, &since); err != nil {
+			if err := tx.QueryRow(ctx, "select spine.trail_start($1)", id).Scan(&since); err != nil {
 				return err
 			}
 			batch := &pgx.Batch{}
@@ -63,11 +106,24 @@ func (s *Store) Event(ctx context.Context, eventID, source string) (history view
 					" from spine.conflicts c where c.event = $1 order by c.created_at, c.payload_hash",
 				id,
 			)
+			queue(
+				batch,
+				pgx.CollectRows[view.Sentence],
+				&history.Explanation,
+				"select "+explanationColumns+
+					" from spine.events e cross join lateral spine.explain(e.event_id, e.source) x where e.id = $1",
+				id,
+			)
 			return tx.SendBatch(ctx, batch).Close()
 		},
 	)
-	if err != nil {
-		return view.History{}, s.lookupError(ctx, "reading an event", eventID, err)
+	var notStored *view.NotStoredError
+	var ambiguous *view.AmbiguousError
+	switch {
+	case errors.As(err, &notStored) || errors.As(err, &ambiguous):
+		return view.History{}, err
+	case err != nil:
+		return view.History{}, fmt.Errorf("reading an event: %w", err)
 	}
 	if history.TimelineTruncated = len(history.Timeline) > maxTimeline; history.TimelineTruncated {
 		history.Timeline = history.Timeline[:maxTimeline]

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -13,12 +14,8 @@ import (
 	"github.com/webhookspine/spine/internal/view"
 )
 
-const pausedSQL = "select name, paused_at, paused_by from spine.destinations where paused_at is not null order by name"
-
-// Paused lists the destinations whose claims are paused.
-func (s *Store) Paused(ctx context.Context) ([]view.PauseRow, error) {
-	return collect[view.PauseRow](ctx, s, "listing paused destinations", pausedSQL)
-}
+const pausedSQL = `select name, paused_at, paused_by, paused_reason
+	from spine.destinations where paused_at is not null order by name`
 
 // StuckRow is a row of the queue that should have been claimed some time ago.
 type StuckRow struct {
@@ -84,7 +81,7 @@ func (s *Store) lookupError(ctx context.Context, doing, eventID string, err erro
 	if errors.As(err, &pgErr) {
 		switch pgErr.Code {
 		case "P0002":
-			return &view.NotStoredError{Detail: pgErr.Message}
+			return &view.NotStoredError{Detail: strings.TrimSpace(pgErr.Message + " " + pgErr.Detail)}
 		case "21000":
 			ambiguous := &view.AmbiguousError{Detail: pgErr.Message}
 			err := s.pool.QueryRow(ctx,
@@ -175,20 +172,28 @@ func (s *Store) ReplayDead(
 // ErrNoDestination says that a destination was named that does not exist.
 var ErrNoDestination = errors.New("there is no such destination")
 
-// Pause stops claims for a destination, or for all where it is empty. Deliveries in hand are finished, and events go on
-// being stored and queued. It returns how many destinations it changed. The error is ErrNoDestination or the
-// database's.
-func (s *Store) Pause(ctx context.Context, destination string) (changed int64, err error) {
-	return s.setPaused(ctx, "pausing claims", "select spine.pause(nullif($1, ''))", destination)
+// Pause stops claims for a destination, or for all where it is empty. What is in hand is finished, and events go on
+// being stored and queued. reason is for those who ask later and may be empty; caller is who asked, for the audit log.
+// It returns how many destinations it changed. Errors: ErrNoDestination, or that of the database.
+func (s *Store) Pause(ctx context.Context, destination, reason, caller string) (changed int64, err error) {
+	return s.setPaused(
+		ctx, "pausing claims", "select spine.pause(nullif($1, ''), nullif($2, ''))", destination, caller, storable(reason))
 }
 
-// Resume lets claims go on that Pause stopped. It returns the same as Pause.
-func (s *Store) Resume(ctx context.Context, destination string) (changed int64, err error) {
-	return s.setPaused(ctx, "resuming claims", "select spine.resume(nullif($1, ''))", destination)
+// Resume takes up claims again that Pause stopped, and returns as Pause does.
+func (s *Store) Resume(ctx context.Context, destination, caller string) (changed int64, err error) {
+	return s.setPaused(ctx, "resuming claims", "select spine.resume(nullif($1, ''))", destination, caller)
 }
 
-func (s *Store) setPaused(ctx context.Context, doing, sql, destination string) (changed int64, err error) {
-	err = s.pool.QueryRow(ctx, sql, destination).Scan(&changed)
+func (s *Store) setPaused(
+	ctx context.Context, doing, sql, destination, caller string, more ...any,
+) (changed int64, err error) {
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if err := callFor(ctx, tx, caller); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, sql, append([]any{destination}, more...)...).Scan(&changed)
+	})
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && pgErr.Code == "P0002" {
 		return 0, fmt.Errorf("%w: %s", ErrNoDestination, destination)

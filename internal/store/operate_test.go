@@ -569,28 +569,31 @@ func TestStuckAndPaused(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, stuck, 1)
 
-	_, err = s.Pause(t.Context(), "nowhere")
+	_, err = s.Pause(t.Context(), "nowhere", "", "")
 	require.ErrorIs(t, err, store.ErrNoDestination)
 	for _, want := range []int64{1, 0} {
-		n, err := s.Pause(t.Context(), "default")
+		n, err := s.Pause(t.Context(), "default", "why", "me")
 		require.NoError(t, err)
 		require.Equal(t, want, n)
 	}
-	paused, err := s.Paused(t.Context())
-	require.NoError(t, err)
-	require.Len(t, paused, 1)
-	require.Equal(t, "default", paused[0].Destination)
-	require.NotNil(t, paused[0].PausedBy)
+	paused := func() []view.PauseRow {
+		t.Helper()
+		o, err := s.Overview(t.Context(), 15*time.Minute)
+		require.NoError(t, err)
+		return o.Paused
+	}
+	require.Len(t, paused(), 1)
+	require.Equal(t, "default", paused()[0].Destination)
+	require.NotNil(t, paused()[0].PausedBy)
+	require.Equal(t, "why", *paused()[0].Reason)
 	stuck, err = s.Stuck(t.Context(), 1)
 	require.NoError(t, err)
 	require.Contains(t, stuck[0].Reason, "paused")
 
-	n, err := s.Resume(t.Context(), "")
+	n, err := s.Resume(t.Context(), "", "")
 	require.NoError(t, err)
 	require.EqualValues(t, 1, n)
-	paused, err = s.Paused(t.Context())
-	require.NoError(t, err)
-	require.Empty(t, paused)
+	require.Empty(t, paused())
 }
 
 func TestAReplaySaysWhoAskedForIt(t *testing.T) {

@@ -34,10 +34,16 @@ func (s *Store) Overview(ctx context.Context, over time.Duration) (o view.Overvi
 	batch := &pgx.Batch{}
 	batch.Queue("select set_config('enable_seqscan', 'off', true)")
 	batch.Queue(`select clock_timestamp(), s.covered_from, spine.rolled_up_to(), d.at,
-			case when d.sampled_at is not null then extract(epoch
-				from d.oldest_ready + case when d.oldest_ready > '0' then d.at - d.sampled_at else '0' end)::float8 end
+			-- A row that fell due after the sample is in its next_attempt_at.
+			case when d.sampled_at is not null then extract(epoch from greatest(
+				d.oldest_ready + case when d.oldest_ready > '0' then d.at - d.sampled_at else '0' end,
+				(
+					select d.at - min(r.next_attempt_at)
+					from jsonb_to_recordset(d.rows) as r(next_attempt_at timestamptz)
+					where isfinite(r.next_attempt_at) and r.next_attempt_at < d.at
+				)))::float8 end
 		from spine.rollup_state s cross join (
-			select d.sampled_at, d.oldest_ready, case
+			select d.sampled_at, d.oldest_ready, d.rows, case
 				when d.sampled_at > clock_timestamp() - interval '15 s'
 					and not spine.audited_beyond(d.next_xid, d.in_progress) then clock_timestamp()
 				else d.sampled_at end as at

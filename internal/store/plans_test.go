@@ -129,14 +129,14 @@ func lookUps(d *database) []statement {
 		{"id_of", 1, "events_event_id_source_key", func() { d.run("select spine.id_of('hot-1-1')") }},
 		{
 			"trace",
-			10,
-			"audit_trail_event events_event_id_source_key events_pkey",
+			30,
+			"audit_trail_event events_event_id_source_key events_pkey processing_state_pkey",
 			func() { require.NotEmpty(t, d.trail("hot-1-1")) },
 		},
 		{
 			"event",
-			10,
-			"events_event_id_source_key events_pkey processing_state_pkey",
+			30,
+			"audit_trail_event events_event_id_source_key events_pkey processing_state_pkey",
 			func() { d.run("select spine.event('hot-1-1')") },
 		},
 		{
@@ -197,8 +197,17 @@ func lookUps(d *database) []statement {
 			func() { d.run("select spine.replay('hot-1-1')") },
 		},
 		{
+			"near ids (F1)",
+			200,
+			"events_event_id_source_key",
+			func() {
+				near := d.rows("select * from spine.near_ids('HOT-l-i', null, 1)")
+				require.Equal(t, []string{"hot-1-1|default|looks_alike"}, near)
+			},
+		},
+		{
 			"history of an event",
-			10,
+			30,
 			"audit_trail_event events_event_id_source_key events_pkey processing_state_pkey",
 			func() {
 				_, err := d.Event(t.Context(), "hot-1-1", "")

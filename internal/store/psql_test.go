@@ -299,12 +299,13 @@ func TestViewsOfWhatIsNotDone(t *testing.T) {
 			where event_id = $1`, id, at)
 	}
 	require.Equal(t, []string{
-		jobs[4].ID + "|processing|t|the lease of worker-1 ran out and no worker took it back: is a worker running?",
-		jobs[1].ID + "|failed|t|due and not claimed: is a worker running, and has it free slots?",
+		jobs[4].ID + "|processing|t|the lease of worker-1 ran out and no worker took it back: " +
+			"no process of Spine seems to be connected",
+		jobs[1].ID + "|failed|t|due and not claimed: no process of Spine seems to be connected",
 	}, d.rows(stuck))
 	d.run("select spine.pause()")
 	for _, line := range d.rows(stuck) {
-		require.Regexp(t, "claims are paused since 20.*: select spine.resume()", line)
+		require.Regexp(t, `claims are paused since 20.* by .*, no reason was given \(spine resume, or select `, line)
 	}
 	require.Equal(
 		t,

@@ -299,14 +299,3 @@ func (s *Store) SettleRejected(ctx context.Context, id int64, trust bool, state,
 	}
 	return nil
 }
-
-// RejectedLike lists kept requests that contain eventID, newest first: of one source, or of all where source is empty.
-func (s *Store) RejectedLike(ctx context.Context, eventID, source string, limit int) ([]event.RejectedRequest, error) {
-	rows, err := collect[rejectedRow](ctx, s, "looking for rejected requests", "select "+rejectedColumns+
-		" from spine.rejected_like($1, nullif($2, ''), $3) l join spine.rejected_requests r on r.id = l.id order by "+
-		"r.id desc", eventID, source, limit)
-	if err != nil {
-		return nil, err
-	}
-	return rejectedRequests(rows), nil
-}

@@ -126,15 +126,26 @@ func (s *Store) ApplySources(
 // EnableSource enables or disables a source, and returns whether that changed anything. The error is an
 // *event.NoSourceError or the database's.
 func (s *Store) EnableSource(ctx context.Context, name string, enabled bool, caller string) (changed bool, err error) {
-	sql := "select spine.disable_source($1)"
 	if enabled {
-		sql = "select spine.enable_source($1)"
+		return s.switchSource(ctx, "select spine.enable_source($1)", name, caller)
 	}
+	return s.DisableSource(ctx, name, "", caller)
+}
+
+// DisableSource disables a source. reason is for those who ask later and may be empty. It returns the same as
+// EnableSource.
+func (s *Store) DisableSource(ctx context.Context, name, reason, caller string) (changed bool, err error) {
+	return s.switchSource(ctx, "select spine.disable_source($1, nullif($2, ''))", name, caller, storable(reason))
+}
+
+func (s *Store) switchSource(
+	ctx context.Context, sql, name, caller string, more ...any,
+) (changed bool, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if err := callFor(ctx, tx, caller); err != nil {
 			return err
 		}
-		return tx.QueryRow(ctx, sql, name).Scan(&changed)
+		return tx.QueryRow(ctx, sql, append([]any{name}, more...)...).Scan(&changed)
 	})
 	if err != nil {
 		return false, sourceError("changing a source", err)

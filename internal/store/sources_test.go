@@ -303,9 +303,10 @@ func TestRejectedRequests(t *testing.T) {
 		event.RejectedTakenIn,
 		d.value("select state from spine.rejected_requests where id = $1", page[0].ID),
 	)
-	like, err := d.RejectedLike(t.Context(), "signature_wrong-1", "", 10)
-	require.NoError(t, err)
-	require.Len(t, like, 1)
+	require.Len(t, d.rows(`
+		select l.id
+		from spine.rejected_requests r cross join lateral spine.rejected_like(convert_from(r.body, 'UTF8')) l
+		where r.id = $1`, page[0].ID), 1)
 	causes, err := d.RejectedCauses(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, map[string]map[string]int64{"github": {"odd": 1, "signature_wrong": 3}}, causes)

@@ -24,6 +24,8 @@ import (
 	"github.com/chromedp/chromedp/kb"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/service"
 )
 
 // slowBrowser limits waits for what a browser does at once on an idle machine.
@@ -312,6 +314,7 @@ func TestBrowser(t *testing.T) {
 	t.Run("contrast and names", w.isReadable)
 	t.Run("by keyboard", w.worksByKeyboard)
 	t.Run("what is not known", w.saysWhatItDoesNotKnow)
+	t.Run("why, at once", w.answersAtOnce)
 }
 
 func (w browser) seesALife(t *testing.T) {
@@ -822,4 +825,44 @@ func (w browser) saysWhatItDoesNotKnow(t *testing.T) {
 	b.sees(`[...document.querySelectorAll('.tile-value, .legend b')].every((e) => e.innerText === '—')`)
 	b.sees(`document.querySelector('.as-of').innerText.includes('not known yet')`)
 	b.requireNotReloaded()
+}
+
+// The page answers as spine trace and psql do: F1, F2, F7, F8, F13, G12.
+func (w browser) answersAtOnce(t *testing.T) {
+	database := databases.New(t)
+	s := newTarget(t, runService(t, service.Roles{API: true}, database), database)
+	execute(t, s.db, `select spine.put_source('shop', '{"preset":"token","secrets":["env:SHOP_WEBHOOK_SECRET"],
+		"verify":[{"scheme":"token","header":"X-Shop"}]}')`)
+	execute(t, s.db, `insert into spine.rejected_requests
+			(source, at, cause, status, detail, remote, method, target, headers, body, size)
+		values ('shop', now(), 'credentials_wrong', 401, 'The token is wrong.', '192.0.2.1', 'POST', '/webhook/shop', '{}',
+			'{"id":"lost-1"}', 1)`)
+	s.accept(t, "77O1", `{"amount":1}`)
+	require.Equal(t, "conflict", s.post(t, webhook("77O1", `{"amount":2}`)).status())
+
+	b := w.tab(t)
+	b.mayFail() // browsers log every 404
+	b.open(s.url, "#/event?id=lost-1")
+	b.sees(`document.querySelector('[data-topic=rejected] a')?.innerText.includes('401 credentials_wrong')`)
+	b.sees(`document.querySelector('.notice').innerText.includes('is not stored by itself')`)
+	b.show("#/event?id=7701")
+	b.sees(`document.querySelector('[data-topic=near] a')?.innerText.includes('77O1')`)
+	b.press("[data-topic=near] a")
+
+	b.sees(`document.querySelector('#conflicts .places-list')?.innerText.includes('/amount 1 → 2')`)
+	execute(t, s.db, "select spine.pause('default', 'deploying billing')")
+	execute(t, s.db, "update spine.processing_state set status = 'dead' where event_id = '77O1'")
+	b.sees(`document.querySelector('.standing [data-topic=by_hand]')?.innerText.includes('from pending to dead by hand')`)
+	b.sees(`document.querySelector('.step[data-action=status_changed]').classList.contains('bad')`)
+	execute(t, s.db, "update spine.processing_state set status = 'pending' where event_id = '77O1'")
+	b.sees(`document.querySelector('.standing [data-topic=paused]')?.innerText.includes('because: deploying billing')`)
+
+	b.press("#conflicts [data-accept]")
+	b.sees(`document.querySelector('.toast').innerText.includes('It is the event 77O1~')`)
+	for range 2 {
+		b.sees(`document.querySelector('#conflicts')?.innerText.includes('accepted as 77O1~') &&
+			!document.querySelector('[data-accept]')`)
+		b.show("#/events")
+		b.show("#/event?id=77O1&source=default")
+	}
 }

@@ -245,7 +245,8 @@ func TestTailAndTraceOutliveARestore(t *testing.T) {
 	trace := startLines(t, server.URL(), "trace", "waits", "--follow")
 	for !strings.HasPrefix(trace.next(t), "attempt 1 is due ") {
 	}
-	require.Empty(t, trace.next(t))
+	for trace.next(t) != "" { // why it waits
+	}
 	noted(t, db, "waits")
 	require.Regexp(t, "status changed by hand", trace.next(t))
 	noted(t, db, "lost")
@@ -378,8 +379,9 @@ status    completed, 2 attempts
    +117 ms  · attempt 2 started by worker-1
    +130 ms  ✓   delivered after 3.5ms: HTTP 200, answer ok
 
-completed 2024-01-30T12:00:02.000Z, 1.9s after it was queued, nothing more to do
-`, regexp.MustCompile(`(?m)^stored .*$`).ReplaceAllString(stdout, "stored    …"))
+completed 2024-01-30T12:00:02.000Z, 1.9s after it was queued, but another payload under this id was not delivered
+another payload came once, first …; it differs at /other: absent -> 1; it was not delivered (spine conflicts accept)
+`, regexp.MustCompile(`(?m)^(stored   |another payload came once, first) [^;\n]*`).ReplaceAllString(stdout, "$1 …"))
 
 	code, stdout, _ = spine(t, env, "trace", "test-001", "--json")
 	require.Zero(t, code)
@@ -405,7 +407,7 @@ completed 2024-01-30T12:00:02.000Z, 1.9s after it was queued, nothing more to do
 
 	execute(t, db, "select spine.pause()")
 	_, stdout, _ = spine(t, env, "trace", "test-001", "--source", "other")
-	require.Regexp(t, `attempt 1 is due infinity \(never\); claims are paused since \d{4}-\S+Z: spine resume\n`, stdout)
+	require.Regexp(t, `attempt 1 is due infinity \(never\)\n  claims are paused since \d{4}-\S+Z by .+\n`, stdout)
 	_, stdout, _ = spine(t, env, "trace", "test-001", "--source", "default")
 	require.NotContains(t, stdout, "paused", "what is completed waits for nothing")
 }
@@ -447,7 +449,8 @@ func TestTraceFollows(t *testing.T) {
 		seen = append(seen, line)
 	}
 	require.Contains(t, strings.Join(seen, "\n"), "✗   failed: HTTP 503\n")
-	require.Empty(t, trace.next(t))
+	for trace.next(t) != "" { // why it waits
+	}
 	attempt("other", "completed")
 	ingested(t, db, "default", "test-001")
 	attempt("test-001", "completed")
@@ -567,7 +570,7 @@ received +(0|\?) +(0|\?) +(0|\?) +(0|\?)
 	execute(t, db, "select spine.pause('default')")
 	code, stdout, stderr = spine(t, env, "status")
 	require.Zero(t, code, stderr)
-	require.NotContains(t, stdout, "oldest waiting", "what is paused is not late")
+	require.Regexp(t, `oldest waiting +due for 1h`, stdout, "nobody forgets a pause")
 	for _, want := range []string{
 		`last arrival +\d{4}-\S+Z +\(.+ ago\) +from default\n`, `paused +default +since \d{4}-\S+Z by \w+\n`,
 		`default +pending +2 +.+ ago +always\n`, `default +dead +1 +.+ ago +-\n`,
@@ -593,7 +596,7 @@ received +(0|\?) +(0|\?) +(0|\?) +(0|\?)
 	require.Len(t, o.Backlog, 2)
 	require.Len(t, o.Stuck, 1)
 	require.Equal(t, "dead", o.DeadLetters[0].EventID)
-	require.Zero(t, o.OldestReady)
+	require.InDelta(t, 3600, o.OldestReady, 60)
 
 	execute(t, db, "select spine.resume()")
 	code, stdout, stderr = spine(t, env, "status", "--json")

@@ -18,7 +18,6 @@ type ConflictRow struct {
 	Source      string          `json:"source"`
 	StoredAt    event.Timestamp `json:"stored_at"`   // when the event came
 	First       Content         `json:"first"`       // what stays
-	AcceptedAs  *string         `json:"accepted_as"` // id of the event made of the other payload; null if none was
 	Differences []Difference    `json:"differences"` // null where one of the two cannot be queried
 	OtherPayload
 }
@@ -30,6 +29,7 @@ type OtherPayload struct {
 	OccurredAt  event.Timestamp `json:"occurred_at"`
 	CreatedAt   event.Timestamp `json:"created_at"` // when it first came
 	SeenCount   int64           `json:"seen_count"`
+	AcceptedAs  *string         `json:"accepted_as"` // id of the event that was made of it; null if none was
 	Content
 }
 

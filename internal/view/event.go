@@ -55,6 +55,8 @@ type History struct {
 	// TimelineTruncated says that Timeline has only the newest steps, because there are very many.
 	TimelineTruncated bool           `json:"timeline_truncated,omitempty"`
 	Conflicts         []OtherPayload `json:"conflicts"` // in the order in which they came
+	// Explanation is what an operator must know: where the event stands, and each cause for which it waits.
+	Explanation []Sentence `json:"explanation"`
 	Origin
 }
 

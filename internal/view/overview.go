@@ -12,8 +12,8 @@ type Overview struct {
 	CoveredFrom *event.Timestamp `json:"covered_from"`
 	CoveredTo   *event.Timestamp `json:"covered_to"`
 	Depth       Depth            `json:"depth"`
-	// OldestReady is how long the oldest claimable row has been due at Depth.At. It is 0 when no row is due, and null
-	// where Depth.At is null.
+	// OldestReady is how long the oldest row had been due at Depth.At, those of paused destinations included. It is 0
+	// when no row is due, and null where Depth.At is null.
 	OldestReady *float64        `json:"oldest_ready_seconds"`
 	Paused      []PauseRow      `json:"paused"`  // by destination
 	Sources     []SourceArrival `json:"sources"` // by name
@@ -39,7 +39,8 @@ type DepthRow struct {
 type PauseRow struct {
 	Destination string          `json:"destination"`
 	PausedAt    event.Timestamp `json:"paused_at"`
-	PausedBy    *string         `json:"paused_by"` // database role
+	PausedBy    *string         `json:"paused_by"` // database role, and on whose behalf
+	Reason      *string         `json:"reason"`    // as far as somebody gave one
 }
 
 // SourceArrival says when a source last sent a new event.

@@ -36,9 +36,10 @@ func (s Span) Open() bool { return s.Since.IsZero() && s.Until.IsZero() }
 // ErrBadCursor says that a Page's cursor is not one of the list on which it is used.
 var ErrBadCursor = errors.New("the cursor is not one of this list")
 
-// NotStoredError says that an event was never stored.
+// NotStoredError says that an event is not stored.
 type NotStoredError struct {
-	Detail string // a sentence with the last arrival of the source, safe to show
+	Detail      string     // sentences, safe to show: near ids, rejected requests, the last arrival of the source
+	Explanation []Sentence // the same one by one, where the event itself was asked for
 }
 
 func (e *NotStoredError) Error() string { return e.Detail }

@@ -3,8 +3,9 @@
 -- id_of: events.id of an event.
 --   _event_id  the sender's id
 --   _source    who sent it; may be left out where one source alone has the id
--- Raises P0002 for an id that was never stored, and names the source's last arrival. Raises 21000 for an id that
--- several sources have. Relies on events_event_id_source_key. Reads only.
+-- Raises P0002 for an id that is not stored, with the source's last arrival, near ids, and rejected requests that may
+-- have been it: explain_missing() finds them. Raises 21000 for an id that several sources have. Relies on
+-- events_event_id_source_key. Reads only.
 create or replace function spine.id_of(_event_id text, _source text default null) returns bigint
 language plpgsql stable
 set search_path = spine, pg_temp
@@ -13,7 +14,8 @@ set enable_seqscan = off as $$
 declare
     _ids bigint[];
     _sources text[];
-    _rejected bigint;
+    _sentences text[];
+    _hints text[];
 begin
     select array_agg(e.id order by e.source), array_agg(e.source order by e.source) into _ids, _sources
     from events e
@@ -25,15 +27,16 @@ begin
             using errcode = 'cardinality_violation',
                 hint = format('For example: id_of(%L, %L)', _event_id, _sources[1]);
     end if;
-    select count(*) into _rejected from rejected_like(_event_id, _source, 1);
-    raise exception 'event "%" was never stored%. %',
-        _event_id,
-        coalesce(' in source "' || _source || '"', ''),
-        arrivals(_source)
-        using errcode = 'no_data_found', hint = 'Where RETENTION is set, an id that is gone counts as never stored.'
-            || case when _rejected > 0 then format(
-                ' It stands in requests that were rejected: select * from spine.rejected_like(%L)',
-                _event_id) else '' end;
+    select
+        array_agg(m.says) filter (where m.topic in ('not_stored', 'arrivals')),
+        array_agg(m.says) filter (where m.topic not in ('not_stored', 'arrivals'))
+    into _sentences, _hints
+    from explain_missing(_event_id, _source) m;
+    if _hints is not null then
+        raise exception '%.', array_to_string(_sentences, '. ')
+            using errcode = 'no_data_found', detail = array_to_string(_hints, E'.\n') || '.';
+    end if;
+    raise exception '%.', array_to_string(_sentences, '. ') using errcode = 'no_data_found';
 end $$;
 comment on function spine.id_of(text, text) is
     'events.id of an event. An error says so when the id was never stored, or stands in several sources. '
@@ -123,7 +126,8 @@ comment on function spine.arrivals(text) is
 
 -- event: one event and where it stands, in one row for each destination.
 --   _event_id, _source  as for id_of()
--- Relies on events_pkey, processing_state_pkey and conflicts_pkey. Reads only.
+-- psql prints above the rows what spine.explain() says of the event. Relies on events_pkey, processing_state_pkey and
+-- conflicts_pkey. Reads only.
 create or replace function spine.event(_event_id text, _source text default null)
 returns table (
     event_id text,
@@ -170,9 +174,11 @@ begin
     from events e left join processing_state p on p.event = e.id
     where e.id = id_of(_event_id, _source)
     order by p.destination;
+    perform tell(_event_id, _source);
 end $$;
 comment on function spine.event(text, text) is
-    'One event and where it stands. Example: select * from spine.event(''test-001'').';
+    'One event and where it stands. Notices say why, as spine.explain() does. '
+    'Example: select * from spine.event(''test-001'').';
 
 -- trail_start: the beginning of the day (UTC) on which an event's trail begins. With it a query can leave out the
 -- partitions before. Without retention there are hundreds, and a plan over all of them takes 50 ms.
@@ -210,7 +216,7 @@ comment on function spine.trail_start(bigint) is
 
 -- trace: the trail of one event, in the order in which it happened.
 --   _event_id, _source  as for id_of()
--- Relies on audit_trail_event. Reads only.
+-- psql prints above the steps what spine.explain() says of the event. Relies on audit_trail_event. Reads only.
 create or replace function spine.trace(_event_id text, _source text default null)
 returns table ("timestamp" timestamptz, action text, success text, details jsonb, id bigint)
 language plpgsql stable
@@ -231,9 +237,11 @@ begin
         where a.event = _event and (a.timestamp >= _start or a.timestamp = 'infinity')
     )
     select t.* from trail t order by t.timestamp, t.id;
+    perform tell(_event_id, _source);
 end $$;
 comment on function spine.trace(text, text) is
-    'What happened to one event, step by step. Example: select * from spine.trace(''test-001'').';
+    'What happened to one event, step by step. Notices say where it stands and why, as spine.explain() does. '
+    'Example: select * from spine.trace(''test-001'').';
 
 -- event_at: the first events.id that was stored at a time or later, by binary search. NULL for NULL, and without
 -- events.

@@ -151,28 +151,48 @@ comment on function spine.replay_dead(timestamptz, timestamptz, text, text, text
     'Example: select spine.replay_dead(now() - interval ''1 hour'').';
 
 -- pause: stops claims for a destination. Returns how many destinations it changed.
---   _destination  all of them where left out
--- Deliveries that have started end, and Spine goes on storing everything.
--- Relies on destinations_pkey. A crash before the commit leaves the destinations as they were.
-create or replace function spine.pause(_destination text default null) returns bigint
+--   _destination  all of them where NULL
+--   _reason       why, for those who ask later; may be NULL
+-- The row says who paused it, and on whose behalf. Relies on destinations_pkey. A crash before the commit leaves the
+-- destinations as they were.
+create or replace function spine.pause(_destination text, _reason text) returns bigint
 language plpgsql
 set search_path = spine, pg_temp as $$
 declare
+    _why constant text := coalesce(left(nullif(btrim(_reason), ''), 300), reason());
     _changed bigint;
 begin
     with paused as (
-        update destinations d set paused_at = clock_timestamp(), paused_by = session_user
+        update destinations d set paused_at = clock_timestamp(), paused_by = who(), paused_reason = _why
         where d.paused_at is null and (_destination is null or d.name = _destination)
         returning d.name
     ), audited as (
         insert into audit_trail (action, details)
-        select 'claims_paused', json_build_object('destination', p.name, 'by', session_user)
+        select
+            'claims_paused',
+            json_strip_nulls(json_build_object(
+                'destination', p.name,
+                'by', session_user,
+                'caller', left(nullif(current_setting('spine.caller', true), ''), 300),
+                'reason', _why))
         from paused p
     )
     select count(*) into _changed from paused;
     perform require_destination(_destination);
     return _changed;
 end $$;
+comment on function spine.pause(text, text) is
+    'Stops claims for a destination, or for all where it is NULL, and says why. '
+    'Example: select spine.pause(''default'', ''deploying billing'').';
+
+-- pause: stops claims for a destination, without a reason. Returns how many destinations it changed.
+--   _destination  all of them where left out
+-- Relies on destinations_pkey. A crash before the commit leaves the destinations as they were.
+create or replace function spine.pause(_destination text default null) returns bigint
+language sql
+set search_path = spine, pg_temp as $$
+    select pause(_destination, null)
+$$;
 comment on function spine.pause(text) is
     'Stops claims for a destination until spine.resume(). All destinations where none is named. '
     'Nothing is lost: Spine goes on storing and queueing events.';
@@ -187,12 +207,17 @@ declare
     _changed bigint;
 begin
     with resumed as (
-        update destinations d set paused_at = null, paused_by = null
+        update destinations d set paused_at = null, paused_by = null, paused_reason = null
         where d.paused_at is not null and (_destination is null or d.name = _destination)
         returning d.name
     ), audited as (
         insert into audit_trail (action, details)
-        select 'claims_resumed', json_build_object('destination', r.name, 'by', session_user)
+        select
+            'claims_resumed',
+            json_strip_nulls(json_build_object(
+                'destination', r.name,
+                'by', session_user,
+                'caller', left(nullif(current_setting('spine.caller', true), ''), 300)))
         from resumed r
     )
     select count(*) into _changed from resumed;

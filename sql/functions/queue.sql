@@ -197,9 +197,10 @@ comment on function spine.claim(text, integer, interval, text, interval[], times
     'Returns the rows that a delivery needs. '
     'With _ahead a last row has the clock after the claim (occurred_at) and the next due time (due_at).';
 
--- oldest_ready: how long the oldest claimable row has been due, over all destinations that are not paused. 0 without
--- one. A row that was made due in the infinite past counts from its last change.
--- Relies on processing_state_due, of which it reads the beginning for each destination. Reads only.
+-- oldest_ready: how long the oldest row that should be claimed has been due, over all destinations. New events, retries
+-- and leases that ran out count. 0 without one. Rows of paused destinations count too, so that nobody forgets a pause. A
+-- row that was made due in the infinite past counts from its last change. Relies on processing_state_due, of which it
+-- reads the beginning for each destination. Reads only.
 create or replace function spine.oldest_ready() returns interval
 language plpgsql stable
 set search_path = spine, pg_temp
@@ -211,21 +212,38 @@ declare
     _now timestamptz := clock_timestamp();
 begin
     return coalesce((
+        with recursive queued(name) as (
+            (
+                select p.destination
+                from processing_state p
+                where p.status in ('pending', 'failed', 'processing')
+                order by p.destination
+                limit 1
+            )
+            union all
+            select (
+                select p.destination
+                from processing_state p
+                where p.status in ('pending', 'failed', 'processing') and p.destination > q.name
+                order by p.destination
+                limit 1
+            )
+            from queued q
+            where q.name is not null
+        )
         select max(_now - greatest(o.next_attempt_at, o.updated_at))
-        from destinations d cross join lateral (
+        from queued q cross join lateral (
             select p.next_attempt_at, p.updated_at
             from processing_state p
-            -- The first condition on status is the index's own. Without it Postgres would not use the index.
-            where p.destination = d.name
+            where p.destination = q.name
                 and p.status in ('pending', 'failed', 'processing')
-                and p.status <> 'processing'
                 and p.next_attempt_at <= _now
             order by p.next_attempt_at
-            limit 1) o
-        where d.paused_at is null), '0');
+            limit 1) o), '0');
 end $$;
 comment on function spine.oldest_ready() is
-    'How long the oldest claimable row has been due. 0 when there is none. Paused destinations do not count.';
+    'How long the oldest row has been due that should be claimed. 0 when there is none. '
+    'Paused destinations and leases that ran out count.';
 
 -- renew: prolongs leases to _lease from now.
 --   arrays, one element a lease: _event, _destination, _lease_token

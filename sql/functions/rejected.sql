@@ -269,25 +269,102 @@ $$;
 comment on function spine.settle_rejected(bigint, text, text, text, boolean) is
     'Internal. Notes the result of reading a rejected request again.';
 
--- rejected_like: rejected requests in which a text stands, newest first. Perhaps the event of that id was among them.
---   _text    searched in bodies, headers and targets; a compressed body cannot be searched
+-- look_alike: a text in which letters that look alike are equal: O and 0, l, I and 1, upper and lower case.
+--   _text  the text
+-- Two ids that a person may take for one another have one look-alike. Reads no table.
+create or replace function spine.look_alike(_text text) returns text
+language sql immutable
+set search_path = spine, pg_temp as $$
+    select translate(lower(_text collate "C"), 'oli|sbz_', '0111582-')
+$$;
+comment on function spine.look_alike(text) is 'Internal. A text in which letters that look alike are equal.';
+
+-- rejected_words: what may be an id in a rejected request, folded by look_alike(), at most 100 words.
+--   _headers, _target, _body  as in rejected_requests
+-- Values of headers come first, then words of the target, then strings and words of the body: of its first 8,000 bytes
+-- and its last 2,000. A word has a digit in it, or stands between quotes as a value. A compressed body has none. Bytes
+-- that are not ASCII stand as octal numbers, as encode() writes them. Reads no table.
+create or replace function spine.rejected_words(_headers json, _target text, _body bytea) returns text[]
+language sql immutable
+set search_path = spine, pg_temp as $$
+    with part as (
+        select 1 as place, encode(convert_to(_headers::text, 'UTF8'), 'escape') as text
+        union all
+        select 2, encode(convert_to(_target, 'UTF8'), 'escape')
+        union all
+        select 3, encode(substring(_body from 1 for 8000), 'escape')
+        union all
+        select 4, encode(substring(_body from greatest(8001, octet_length(_body) - 1999)), 'escape')
+    ), word as (
+        -- A string between quotes that no colon follows: the name of a member is no id.
+        select p.place, 1 as kind, m.n, m.match[1] as word
+        from part p cross join lateral regexp_matches(p.text, '"([^"]+)"([[:space:]]*:)?', 'g')
+            with ordinality m(match, n)
+        where p.place <> 2 and m.match[2] is null
+        union all
+        select p.place, 2, m.n, m.match[1]
+        from part p cross join lateral regexp_matches(p.text, '([^][[:space:]"'',;:&=?<>{}()/]+)', 'g')
+            with ordinality m(match, n)
+        where p.place <> 1 and length(m.match[1]) >= 3 and m.match[1] ~ '[0-9]'
+    )
+    select coalesce(array_agg(o.word order by o.first), '{}')
+    from (
+        select look_alike(w.word) as word, min(array[w.place, w.kind, w.n]) as first
+        from word w
+        where length(w.word) <= 255
+        group by 1
+        order by 2
+        limit 100
+    ) o
+$$;
+comment on function spine.rejected_words(json, text, bytea) is
+    'Internal. What may be an id in a rejected request, at most 100 words.';
+
+-- rejected_find_words: notes what may be an id in a request that is kept, so that a search reads no body. A crash
+-- before the commit leaves nothing behind.
+create or replace function spine.rejected_find_words() returns trigger
+language plpgsql
+set search_path = spine, pg_temp as $$
+begin
+    new.words := rejected_words(new.headers, new.target, new.body);
+    return new;
+end $$;
+comment on function spine.rejected_find_words() is
+    'Internal. Trigger: notes what may be an id in a rejected request.';
+
+create or replace trigger rejected_find_words
+    before insert on spine.rejected_requests
+    for each row
+    execute function spine.rejected_find_words();
+comment on trigger rejected_find_words on spine.rejected_requests is
+    'Notes what may be an id in a rejected request.';
+
+-- rejected_like: rejected requests in which an id stands, newest first. Perhaps the event of that id was among them.
+--   _text    the id; letters that look alike are equal
 --   _source  only this one; all where left out
 --   _limit   how many at most
--- Relies on rejected_requests_pkey, of which it reads the newest thousand. Reads only.
+-- It finds the id as a value of a header or of a JSON member, or as a word with a digit in it. A compressed body cannot
+-- be searched. An id of several parts, such as GitHub's delivery/hook, is found by its first part too. It reads no
+-- body. Relies on rejected_requests_words. Reads only.
 create or replace function spine.rejected_like(_text text, _source text default null, _limit integer default 10)
 returns table (id bigint, source text, at timestamptz, cause text, status integer, state text)
 language sql stable
-set search_path = spine, pg_temp as $$
-    select r.id, r.source, r.at, r.cause, r.status, r.state
-    from (
-        select n.* from rejected_requests n where _source is null or n.source = _source order by n.id desc limit 1000) r
-    where (
-        position(convert_to(_text, 'UTF8') in r.body) > 0
-        or position(_text in r.headers::text) > 0
-        or position(_text in r.target) > 0)
-    order by r.id desc
-    limit _limit
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_indexscan = off as $$
+    -- Materialized, so that the order does not invite the planner to walk all requests.
+    with found as materialized (
+        select r.id, r.source, r.at, r.cause, r.status, r.state
+        from rejected_requests r
+        where r.words && array[
+            look_alike(encode(convert_to(btrim(_text), 'UTF8'), 'escape')),
+            look_alike(encode(convert_to(split_part(btrim(_text), '/', 1), 'UTF8'), 'escape'))]
+            and btrim(_text) <> ''
+            and (_source is null or r.source = _source)
+    )
+    select f.* from found f order by f.id desc limit _limit
 $$;
 comment on function spine.rejected_like(text, text, integer) is
-    'Rejected requests, of the newest thousand, in which a text stands. '
+    'Rejected requests in which an id stands; letters that look alike are equal. '
     'Example: select * from spine.rejected_like(''test-001'').';

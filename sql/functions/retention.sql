@@ -90,6 +90,7 @@ begin
             from gone g
         )
         select count(*) into deleted from gone;
+        update retention_state r set expired_at = clock_timestamp(), before = greatest(r.before, _before);
     end if;
     return next;
 end $$;

@@ -66,6 +66,7 @@ begin
     end if;
     new.updated_at := clock_timestamp();
     new.updated_by := spine.who();
+    new.disabled_reason := case when new.disabled_at is not null then coalesce(new.disabled_reason, spine.reason()) end;
     return new;
 end $$;
 comment on function spine.sources_check() is
@@ -125,7 +126,7 @@ begin
         values (
             _name,
             case when new.disabled_at is null then 'source_enabled' else 'source_disabled' end::audit_action,
-            _who::text::json);
+            (_who || jsonb_strip_nulls(jsonb_build_object('reason', new.disabled_reason)))::text::json);
     end if;
     perform pg_notify('spine_sources', json_build_object('source', _name)::text);
     return null;
@@ -197,16 +198,32 @@ comment on function spine.put_source(text, jsonb) is
     'Example: select spine.put_source(''github'', ''{"preset": "github", "secrets": ["env:GITHUB_SECRET"]}'').';
 
 -- disable_source: takes nothing more from a source. Returns whether that changed something.
---   _name  the source
+--   _name    the source
+--   _reason  why, for those who ask later; may be NULL
 -- Spine still delivers what it sent before. Relies on sources_pkey. A crash before the commit leaves it as it was.
-create or replace function spine.disable_source(_name text) returns boolean
+create or replace function spine.disable_source(_name text, _reason text) returns boolean
 language plpgsql
 set search_path = spine, pg_temp as $$
 begin
     perform require_source(_name);
-    update sources s set disabled_at = clock_timestamp() where s.name = _name and s.disabled_at is null;
+    update sources s set
+        disabled_at = clock_timestamp(),
+        disabled_reason = left(nullif(btrim(_reason), ''), 300)
+    where s.name = _name and s.disabled_at is null;
     return found;
 end $$;
+comment on function spine.disable_source(text, text) is
+    'Takes nothing more from a source until spine.enable_source(), and says why. '
+    'Example: select spine.disable_source(''github'', ''moved to the other cluster'').';
+
+-- disable_source: takes nothing more from a source, without a reason. Returns whether that changed something.
+--   _name  the source
+-- Relies on sources_pkey. A crash before the commit leaves it as it was.
+create or replace function spine.disable_source(_name text) returns boolean
+language sql
+set search_path = spine, pg_temp as $$
+    select disable_source(_name, null)
+$$;
 comment on function spine.disable_source(text) is
     'Takes nothing more from a source until spine.enable_source(). Its requests get 404. '
     'Spine still delivers what it sent before.';

@@ -130,7 +130,11 @@ begin
         new.event_id,
         nullif(new.source, 'default'),
         'event_queued',
-        json_build_object('destination', new.destination, 'status', new.status, 'by', session_user));
+        json_strip_nulls(json_build_object(
+            'destination', new.destination,
+            'status', new.status,
+            'by', session_user,
+            'reason', reason())));
     return null;
 end $$;
 comment on function spine.processing_state_queued() is 'Internal. Trigger: audits a row queued by hand.';
@@ -143,6 +147,7 @@ comment on trigger processing_state_queued on spine.processing_state is 'Audits 
 
 -- processing_state_changed_by_hand: a status that somebody changes by hand wins, and is audited.
 -- The functions of the queue raise lease_token with every change of status, and a hand does not. That tells them apart.
+-- The audit log says who it was, and why where the transaction does: set_config('spine.reason', …, true).
 -- The trigger raises the token, so that a worker that still holds the row finds its lease void. A row set to pending or
 -- failed with its next_attempt_at left alone is due at once.
 -- Relies on processing_state_pkey.
@@ -175,6 +180,8 @@ begin
             'to', new.status,
             'destination', new.destination,
             'by', session_user,
+            'caller', left(nullif(current_setting('spine.caller', true), ''), 300),
+            'reason', reason(),
             'lease_voided', case when old.status = 'processing' then old.lease_token end)));
     return null;
 end $$;

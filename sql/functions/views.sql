@@ -107,19 +107,24 @@ select
     p.attempt_count,
     p.next_attempt_at as due_at,
     clock_timestamp() - greatest(p.next_attempt_at, p.updated_at) as overdue,
-    case
-        when d.paused_at is not null then 'claims are paused since ' || d.paused_at::text || ': select spine.resume()'
-        when p.status = 'processing' then
-            'the lease of ' || coalesce(p.worker, 'a worker')
-            || ' ran out and no worker took it back: is a worker running?'
-        else 'due and not claimed: is a worker running, and has it free slots?'
-    end as reason,
+    coalesce((
+        select string_agg(w.says, '; ')
+        from spine.why_waiting(
+            p.status,
+            p.next_attempt_at,
+            p.worker,
+            p.xmax,
+            d.paused_at,
+            d.paused_by,
+            d.paused_reason) w
+    ), 'due and not claimed') as reason,
     p.event
 from spine.processing_state p left join spine.destinations d on d.name = p.destination
 where p.status in ('pending', 'failed', 'processing') and p.next_attempt_at < clock_timestamp() - interval '10 seconds'
 order by p.next_attempt_at;
 comment on view spine.stuck is
-    'Rows that have been due for 10 seconds or longer, and why no worker may have claimed them. Normally empty.';
+    'Rows that have been due for 10 seconds or longer, and every cause for which no worker claims them. '
+    'Normally empty.';
 comment on column spine.stuck.event_id is 'The sender''s id.';
 comment on column spine.stuck.source is 'Who sent it.';
 comment on column spine.stuck.destination is 'Where it goes.';
@@ -127,7 +132,7 @@ comment on column spine.stuck.status is 'pending, failed (to be tried again) or 
 comment on column spine.stuck.attempt_count is 'Attempts so far.';
 comment on column spine.stuck.due_at is 'When it fell due. For processing: when the lease ran out.';
 comment on column spine.stuck.overdue is 'How long it has been due.';
-comment on column spine.stuck.reason is 'Where to look.';
+comment on column spine.stuck.reason is 'Every cause, in the words of spine.explain().';
 comment on column spine.stuck.event is 'events.id.';
 
 create or replace view spine.rates as

@@ -10,6 +10,7 @@ class Problem extends Error {
 		this.status = status;
 		this.errors = more.errors ?? [];
 		this.sources = more.sources ?? [];
+		this.explanation = more.explanation ?? [];
 	}
 }
 

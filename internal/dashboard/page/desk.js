@@ -295,7 +295,7 @@ export function desk(app) {
 					stands.dataset.now = now;
 					fill(
 						stands,
-						data.processing.map((p) => standing(app, p, [], () => refresher.now())),
+						data.processing.map((p) => standing(app, p, data, () => refresher.now())),
 					);
 				}
 				timeline.set(data.timeline, data.timeline_truncated);

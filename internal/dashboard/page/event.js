@@ -4,7 +4,8 @@ import { failureNotice, post, query, read, Refresher } from './api.js';
 import { badge, copyButton, fill, foreign, h, icon, say, toast } from './dom.js';
 import { age, bytes, coarse, count, counted, now, setNow, time } from './format.js';
 import { elements, members, pretty } from './json.js';
-import { outcome, outlook, rest, sentence, toneOf } from './words.js';
+import { eventLink } from './search.js';
+import { explained, outcome, rest, sentence, toneOf, upper } from './words.js';
 
 const longText = 20000; // characters of a payload that are shown at first
 
@@ -95,7 +96,11 @@ export function acceptButton(c, done) {
 						`api/conflicts/${encodeURIComponent(c.event_id)}/accept${query({ source: c.source, hash: c.payload_hash })}`,
 					);
 					button.replaceWith(acceptButton({ ...c, accepted_as: data.event_id }));
-					toast('It is an event of its own now, and queued.');
+					toast([
+						'It is the event ',
+						h('a', { href: eventLink(data.event_id, c.source) }, foreign(data.event_id, { limit: 80 })),
+						' now: see there how its delivery goes.',
+					]);
 					done?.();
 				} catch (error) {
 					toast(`Not accepted. ${error.message}`, 'bad');
@@ -181,19 +186,31 @@ function offsetOf(first, at) {
 	return seconds < 60 ? `+${seconds.toFixed(3)} s` : `+${coarse(seconds)}`;
 }
 
-// standing is a card that says where an event stands with one destination.
-export function standing(app, p, paused, done) {
-	const held = paused.find((x) => x.destination === p.destination);
+// causes are the topics that say why an event waits, or who changed it.
+const causes = ['by_hand', 'paused', 'locked', 'table_locked', 'unclaimed', 'delayed'];
+
+// standing is a card that says where an event stands with one destination, and each cause for which it waits. The
+// sentences are those of spine.explain(), as psql and spine trace have them.
+export function standing(app, p, history, done) {
 	const waits = p.status === 'pending' || p.status === 'failed';
+	const attempts = explained(history, ['attempts'], p.destination)[0];
 	return h(
 		'div',
 		{ class: 'standing', 'data-destination': p.destination },
 		h('div', { class: 'standing-head' }, h('strong', {}, foreign(p.destination)), badge(p.status)),
-		h('p', {}, outlook(p)),
+		explained(history, ['standing'], p.destination).map((s) => h('p', {}, foreign(upper(s.says), { limit: 600 }), '.')),
+		explained(history, causes, p.destination).map((s) =>
+			h(
+				'p',
+				{ class: `badge long ${s.topic === 'delayed' ? 'wait' : 'warn'}`, 'data-topic': s.topic },
+				icon(s.topic === 'paused' ? 'pause' : s.topic === 'delayed' ? 'clock' : 'alert'),
+				foreign(upper(s.says), { limit: 600 }),
+			),
+		),
 		h(
 			'dl',
 			{ class: 'facts' },
-			fact('attempts', count(p.attempt_count)),
+			fact('attempts', attempts ? foreign(attempts.says) : count(p.attempt_count)),
 			waits && p.next_attempt_at ? fact('next attempt', [age(p.next_attempt_at), ', ', time(p.next_attempt_at)]) : null,
 			p.status === 'processing' && p.next_attempt_at ? fact('lease ends', age(p.next_attempt_at)) : null,
 			p.last_attempt_at ? fact('last attempt', [time(p.last_attempt_at), ' (', age(p.last_attempt_at), ')']) : null,
@@ -203,9 +220,6 @@ export function standing(app, p, paused, done) {
 				? fact('last error', h('span', { class: 'error' }, foreign(p.error_message, { limit: 300 })))
 				: null,
 		),
-		held && waits
-			? h('p', { class: 'badge warn long' }, icon('pause'), 'Claims are paused since ', time(held.paused_at))
-			: null,
 		p.status === 'pending' || p.status === 'processing' ? null : replayButton(app, p, { done }),
 	);
 }
@@ -287,7 +301,7 @@ function decoded(base64) {
 }
 
 // conflictCard shows two payloads side by side, and marks lines that the other does not have.
-function conflictCard(stored, conflict, i) {
+function conflictCard(stored, conflict, i, done) {
 	const text = (raw, content) => (raw && raw !== 'null' ? pretty(raw) : decoded(content.payload_base64 ?? ''));
 	const a = text(stored.raw, stored.content).split('\n');
 	const b = text(conflict.raw, conflict.content).split('\n');
@@ -327,10 +341,13 @@ function conflictCard(stored, conflict, i) {
 			h(
 				'span',
 				{ class: 'aside' },
-				acceptButton({ ...c, event_id: stored.content.event_id, source: stored.content.source }),
+				acceptButton({ ...c, event_id: stored.content.event_id, source: stored.content.source }, done),
 				copyButton(conflict.raw && conflict.raw !== 'null' ? conflict.raw : (c.payload_base64 ?? '')),
 			),
 		),
+		explained(stored.content, ['conflict'])
+			.filter((s) => s.facts.payload_hash === c.payload_hash)
+			.map((s) => placesOf(s)),
 		h(
 			'div',
 			{ class: 'sides' },
@@ -340,13 +357,56 @@ function conflictCard(stored, conflict, i) {
 	);
 }
 
+// linked is a sentence on an id that is not stored, with a link to what it names.
+function linked(s) {
+	const said = foreign(upper(s.says), { limit: 800 });
+	if (s.topic === 'near') return h('a', { href: eventLink(s.facts.event_id, s.facts.source) }, said);
+	if (s.topic === 'rejected') return h('a', { href: `#/request${query({ id: String(s.facts.id) })}` }, said);
+	if (s.topic === 'disabled') return h('a', { href: '#/sources' }, said);
+	return said;
+}
+
+// missing says what becomes of an id that is not stored.
+function missing(explanation) {
+	if (explanation.some((s) => s.topic === 'rejected'))
+		return 'A rejected request is not stored by itself. Mend its cause, then replay it.';
+	return 'If it arrives and is accepted, this page shows it.';
+}
+
+// placesOf lists the first ten places in which two payloads differ. s is a sentence on a conflict.
+function placesOf(s) {
+	const places = s.facts.differences ?? [];
+	const value = (d, side) => foreign(side in d ? JSON.stringify(d[side]) : 'absent', { limit: 60 });
+	return h(
+		'div',
+		{ class: 'places' },
+		h('p', {}, foreign(upper(s.says), { limit: 1200 }), '.'),
+		places.length
+			? h(
+					'ul',
+					{ class: 'places-list' },
+					places.map((d) =>
+						h(
+							'li',
+							{},
+							h('code', {}, foreign(d.path || '/', { limit: 80 })),
+							' ',
+							value(d, 'was'),
+							' → ',
+							value(d, 'is'),
+						),
+					),
+				)
+			: null,
+	);
+}
+
 // event is the view of one event.
 export function event(app, parameters) {
 	const id = parameters.get('id') ?? '';
 	const source = parameters.get('source') ?? '';
 	let failure = null;
 	let history = null;
-	let paused = [];
 	let readAt = 0;
 	let content = '';
 	const heading = h('h1', { tabindex: '-1', class: 'event-id' }, foreign(id, { limit: 255 }));
@@ -417,12 +477,10 @@ export function event(app, parameters) {
 		}
 		requestAnimationFrame(draw);
 	});
-	// The overview knows what is paused, and the database's clock for countdowns.
+	// The overview knows the database's clock for countdowns.
 	const context = new Refresher(async (signal) => {
 		const { data } = await read(`api/overview${query({ range: '15m' })}`, signal);
 		setNow(data.at);
-		paused = data.paused ?? [];
-		requestAnimationFrame(draw);
 	}, 10000);
 
 	function draw() {
@@ -482,18 +540,19 @@ export function event(app, parameters) {
 			);
 		}
 		timeline.set(d.timeline, d.timeline_truncated);
-		const now_ = JSON.stringify([d.processing, paused]);
+		const told = explained(d, ['attempts', 'standing', ...causes]);
+		const now_ = JSON.stringify([d.processing, told.map((s) => [s.topic, s.facts])]);
 		if (stands.dataset.now !== now_ && !stands.contains(document.activeElement)) {
 			stands.dataset.now = now_;
 			fill(
 				stands,
 				d.processing.length
-					? d.processing.map((p) => standing(app, p, paused, () => refresher.now()))
+					? d.processing.map((p) => standing(app, p, d, () => refresher.now()))
 					: h('p', { class: 'none' }, 'It is stored, and queued for no destination.'),
 			);
 		}
 		// The payload never changes; conflicts only grow, and are counted.
-		const sign = JSON.stringify([d.payload_hash, d.conflicts.map((c) => [c.payload_hash, c.seen_count])]);
+		const sign = JSON.stringify([d.payload_hash, d.conflicts.map((c) => [c.payload_hash, c.seen_count, c.accepted_as])]);
 		if (content !== sign) {
 			content = sign;
 			const raw = members(history.text);
@@ -516,6 +575,7 @@ export function event(app, parameters) {
 									{ raw: raw.payload, content: d },
 									{ raw: members(others[i] ?? '').payload, content: c },
 									i,
+									() => refresher.now(),
 								),
 							),
 						)
@@ -526,14 +586,23 @@ export function event(app, parameters) {
 
 	function drawNotice() {
 		if (!failure) return fill(notice);
-		const missing = failure.status === 404;
+		const gone = failure.status === 404;
 		const again = () => refresher.now();
 		if (!failure.sources.length)
 			return fill(
 				notice,
 				failureNotice(failure, readAt, again, {
-					tone: missing ? 'warn' : 'bad',
-					todo: missing ? 'It appears here by itself once it is stored.' : undefined,
+					tone: gone ? 'warn' : 'bad',
+					words: upper(failure.explanation[0]?.says ?? failure.message),
+					choices:
+						failure.explanation.length > 1
+							? h(
+									'ul',
+									{ class: 'explanation' },
+									failure.explanation.slice(1).map((s) => h('li', { 'data-topic': s.topic }, linked(s))),
+								)
+							: null,
+					todo: gone ? missing(failure.explanation) : undefined,
 				}),
 			);
 		const links = failure.sources.map((s) => h('a', { href: `#/event${query({ id, source: s })}` }, foreign(s)));

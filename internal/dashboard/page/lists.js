@@ -5,7 +5,7 @@ import { failureNotice, query, read, Refresher } from './api.js';
 import { badge, fill, foreign, h, icon, say } from './dom.js';
 import { count, local, now, rangeNames, ranges, since, span, time } from './format.js';
 import { eventLink, searchBox } from './search.js';
-import { knownActions, outcome, rest, sentence } from './words.js';
+import { knownActions, outcome, rest, sentence, toneOf } from './words.js';
 import { acceptButton, replayButton } from './event.js';
 import { againButton } from './rejected.js';
 
@@ -94,7 +94,7 @@ const kinds = {
 		columns: [
 			column('time', 'time', (r) => time(r.timestamp), { sorted: true }),
 			column('id', 'event', id),
-			column('status', 'outcome', (r) => badge(r.success), { of: (r) => r.success }),
+			column('status', 'outcome', (r) => outcomeBadge(r), { of: (r) => r.success }),
 			column('what', 'step', (r) => h('span', {}, sentence(r.action, r.details))),
 			column('action', 'action', (r) => h('code', {}, foreign(r.action))),
 			column('source', 'source', sourceCell),
@@ -180,9 +180,9 @@ const kinds = {
 							.map((d) => [
 								h('code', {}, foreign(d.path || '/', { limit: 80 })),
 								' ',
-								foreign(JSON.stringify(d.was), { limit: 60 }),
+								foreign('was' in d ? JSON.stringify(d.was) : 'absent', { limit: 60 }),
 								' → ',
-								foreign(JSON.stringify(d.is), { limit: 60 }),
+								foreign('is' in d ? JSON.stringify(d.is) : 'absent', { limit: 60 }),
 								h('br'),
 							])
 					: 'one of the two is kept as bytes',
@@ -196,6 +196,17 @@ const kinds = {
 		good: true,
 	},
 };
+
+// outcomeBadge is the outcome of a step. A tick stands before good news alone.
+function outcomeBadge(r) {
+	const tone = toneOf(r);
+	return h(
+		'span',
+		{ class: `badge ${tone}`, 'data-status': r.success },
+		icon({ good: 'check', bad: 'cross', wait: 'dot' }[tone]),
+		foreign(r.success),
+	);
+}
 
 function preview(r) {
 	if (r.payload === undefined) return '';

@@ -5,7 +5,7 @@ import { Chart } from './charts.js';
 import { fill, foreign, h, icon, say } from './dom.js';
 import { age, coarse, count, now, rangeNames, rate, setNow, short, span, time, unknown } from './format.js';
 import { eventLink } from './search.js';
-import { depths, oldest, outcome, sentence, toneOf, verdict } from './words.js';
+import { depths, due, outcome, sentence, toneOf, verdict } from './words.js';
 
 const steps = 12; // rows of the feed
 const oldDepth = 20; // s after which the page says how old a depth sample is
@@ -135,7 +135,7 @@ export function overview(app, parameters) {
 					h(
 						'table',
 						{ class: 'plain' },
-						h('caption', { class: 'visually-hidden' }, 'Events that wait for each destination'),
+						h('caption', { class: 'visually-hidden' }, 'Events that are not delivered to each destination yet'),
 						h(
 							'thead',
 							{},
@@ -143,7 +143,7 @@ export function overview(app, parameters) {
 								'tr',
 								{},
 								h('th', { scope: 'col' }, 'destination'),
-								h('th', { scope: 'col', class: 'number' }, 'waiting'),
+								h('th', { scope: 'col', class: 'number' }, 'not delivered'),
 								h('th', { scope: 'col', class: 'number' }, 'dead'),
 								h('th', { scope: 'col' }, 'state'),
 							),
@@ -231,14 +231,10 @@ export function overview(app, parameters) {
 		const d = depths(last);
 		const at = Date.parse(last.depth?.at ?? '');
 		const lag = (now() - at) / 1000;
-		const from = oldest(last, ['pending']);
 		const waitFor = (n, words) => (n === null ? 'not known' : n === 0 ? 'none' : words);
-		tiles.pending.set(
-			count(d.pending),
-			waitFor(d.pending, from === null ? '' : `oldest for ${coarse((now() - from) / 1000)}`),
-		);
+		tiles.pending.set(count(d.pending), waitFor(d.pending, due(last)));
 		tiles.processing.set(count(d.processing), waitFor(d.processing, 'under way'));
-		const due = Math.min(
+		const next = Math.min(
 			...(last.depth?.rows ?? [])
 				.filter((r) => r.status === 'failed' && r.next_attempt_at)
 				.map((r) => Date.parse(r.next_attempt_at)),
@@ -247,7 +243,7 @@ export function overview(app, parameters) {
 			count(d.failed),
 			waitFor(
 				d.failed,
-				Number.isFinite(due) ? (due > now() + 500 ? `next in ${coarse((due - now()) / 1000)}` : 'next is due') : '',
+				Number.isFinite(next) ? (next > now() + 500 ? `next in ${coarse((next - now()) / 1000)}` : 'next is due') : '',
 			),
 		);
 		tiles.dead.set(count(d.dead), waitFor(d.dead, 'need you'), d.dead ? 'bad' : '');
@@ -317,7 +313,8 @@ export function overview(app, parameters) {
 									icon('pause'),
 									'paused since ',
 									time(d.paused.paused_at, { precise: false }),
-									d.paused.paused_by ? [' by ', foreign(d.paused.paused_by, { limit: 40 })] : null,
+									d.paused.paused_by ? [' by ', foreign(d.paused.paused_by, { limit: 80 })] : null,
+									d.paused.reason ? [': ', foreign(d.paused.reason, { limit: 300 })] : null,
 								)
 							: h('span', { class: 'badge good' }, icon('check'), 'open'),
 					),

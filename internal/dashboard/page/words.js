@@ -1,7 +1,7 @@
 // Steps and states in words. The sentences are much like those of `spine trace`.
 
 import { foreign, h } from './dom.js';
-import { coarse, count, now, span } from './format.js';
+import { coarse, count, span } from './format.js';
 
 const text = (value) => (typeof value === 'string' ? value : JSON.stringify(value));
 const ms = (value) => (typeof value === 'number' ? span(value / 1000) : text(value));
@@ -16,6 +16,7 @@ export function sentence(action, details) {
 	const d = details !== null && typeof details === 'object' && !Array.isArray(details) ? details : { details };
 	const at = where(d);
 	const by = d.by ? [' by ', foreign(text(d.caller ?? d.by))] : [];
+	const because = d.reason ? [', because: ', foreign(text(d.reason), { limit: 300 })] : [];
 	const attempt = `attempt ${d.attempt ?? '?'}`;
 	const worker = d.worker ? foreign(text(d.worker), { limit: 40 }) : 'a worker';
 	switch (action) {
@@ -30,7 +31,7 @@ export function sentence(action, details) {
 			return ['Known already, with another payload', kept[d.evidence] ?? ''];
 		}
 		case 'event_queued':
-			return ['Queued by hand', by, d.status ? [' as ', foreign(text(d.status))] : [], at];
+			return ['Queued by hand', by, d.status ? [' as ', foreign(text(d.status))] : [], at, because];
 		case 'processing_attempt_started':
 			return [upper(attempt), ' started by ', worker, at];
 		case 'processing_attempt_failed':
@@ -55,19 +56,23 @@ export function sentence(action, details) {
 				at,
 			];
 		case 'status_changed':
-			return ['Status changed by hand from ', foreign(text(d.from)), ' to ', foreign(text(d.to)), by, at];
+			return ['Status changed by hand from ', foreign(text(d.from)), ' to ', foreign(text(d.to)), by, at, because];
 		case 'event_replayed':
 			return ['Replayed', by, d.from ? [', was ', foreign(text(d.from))] : [], at];
 		case 'claims_paused':
-			return ['Claims paused', d.destination ? [' for ', foreign(text(d.destination))] : [], by];
+			return ['Claims paused', d.destination ? [' for ', foreign(text(d.destination))] : [], by, because];
 		case 'claims_resumed':
 			return ['Claims resumed', d.destination ? [' for ', foreign(text(d.destination))] : [], by];
 		case 'request_rejected':
-			return ['Requests rejected'];
+			return [
+				d.count === 1 ? 'A request was rejected' : `${count(d.count)} requests were rejected`,
+				d.status ? ` with ${text(d.status)}` : '',
+				d.cause ? [' (', foreign(visibleWords(text(d.cause))), ')'] : [],
+			];
 		case 'events_expired':
-			return ['Old events deleted'];
+			return [`${count(d.count)} old events removed by retention`];
 		case 'audit_expired':
-			return ['Old steps deleted'];
+			return ['Old steps of the audit log removed by retention'];
 		case 'request_replayed':
 			return [`Rejected request ${d.request ?? ''} to be replayed`, d.trust ? ', unverified' : '', by];
 		case 'conflict_accepted':
@@ -77,7 +82,7 @@ export function sentence(action, details) {
 		case 'source_disabled':
 		case 'source_enabled':
 		case 'source_removed':
-			return [upper(visibleWords(action)), by];
+			return [upper(visibleWords(action)), by, because];
 		default: {
 			const words = upper(visibleWords(action));
 			return [foreign(words)];
@@ -85,18 +90,31 @@ export function sentence(action, details) {
 	}
 }
 
+const good = new Set([
+	'event_received',
+	'event_inserted',
+	'event_deduped',
+	'processing_succeeded',
+	'claims_resumed',
+	'source_enabled',
+	'conflict_accepted',
+]);
+const bad = new Set(['lease_expired', 'lease_lost']);
+
+// toneOf says how a step reads: good news, bad news, or neither (wait). A tick stands before good news alone. The audit
+// log's column success is another thing: a pause succeeds too.
+export function toneOf(step) {
+	const to = step.action === 'status_changed' ? step.details?.to : '';
+	if (good.has(step.action) || to === 'completed') return 'good';
+	return step.success === 'failure' || bad.has(step.action) || to === 'dead' ? 'bad' : 'wait';
+}
+
 const delayReasons = {
 	'Retry-After': ', as the destination asked (Retry-After)',
 	policy: ', by the retry policy',
 };
-const upper = (s) => s.charAt(0).toUpperCase() + s.slice(1);
+export const upper = (s) => s.charAt(0).toUpperCase() + s.slice(1);
 const visibleWords = (s) => String(s).replaceAll('_', ' ');
-
-// toneOf is how a step is marked. The audit log calls everything a success that is no failure; only good news is good.
-export function toneOf(step) {
-	if (step.action === 'delivery_deferred') return 'wait';
-	return { success: 'good', failure: 'bad', pending: 'wait' }[step.success] ?? 'wait';
-}
 
 // outcome is a destination's answer, as parts; empty where a step has none.
 export function outcome(d, { limit = 200 } = {}) {
@@ -135,6 +153,7 @@ const said = new Set([
 	'accepted_as',
 	'request',
 	'trust',
+	'reason',
 ]);
 
 // rest is the details that sentence and outcome do not say.
@@ -179,21 +198,11 @@ const actions = new Set([
 export const knownActions = [...actions];
 const sentenceKnows = (action) => actions.has(action);
 
-// outlook is where an event stands with a destination, and what comes next.
-export function outlook(p) {
-	switch (p.status) {
-		case 'completed':
-			return 'Delivered; nothing more to do.';
-		case 'dead':
-			return 'Spine will not try again by itself.';
-		case 'processing':
-			return `Attempt ${p.attempt_count} is under way.`;
-		case 'failed':
-			if (!p.attempt_count) return 'The destination was not reached; the next attempt comes by itself.';
-			return `Attempt ${p.attempt_count} failed; attempt ${p.attempt_count + 1} comes by itself.`;
-		default:
-			return p.attempt_count ? `Attempt ${p.attempt_count + 1} comes next.` : 'Waits for its first attempt.';
-	}
+// explained is the sentences of spine.explain() on some topics, for one destination where it is given.
+export function explained(history, topics, destination) {
+	return (history?.explanation ?? []).filter(
+		(s) => topics.includes(s.topic) && (destination === undefined || s.destination === destination),
+	);
 }
 
 // depths sums the depth of all destinations by status. A sum is null where it is not known.
@@ -204,20 +213,24 @@ export function depths(overview) {
 	return sums;
 }
 
-// oldest is when the oldest waiting event in one of statuses was stored.
-export function oldest(overview, statuses) {
-	const times = (overview?.depth?.rows ?? [])
-		.filter((r) => statuses.includes(r.status) && r.oldest_created_at)
-		.map((r) => Date.parse(r.oldest_created_at));
-	const finite = times.filter((t) => !Number.isNaN(t));
-	return finite.length ? Math.min(...finite) : null;
+// undelivered is how many events are neither delivered nor dead. The verdict, the destinations and the chart show it.
+export function undelivered(overview) {
+	const d = depths(overview);
+	return d.pending === null ? null : d.pending + d.processing + d.failed;
+}
+
+// due is how long the oldest row has been due, in words: the one figure for that, of the same sample as the counts.
+export function due(overview) {
+	const seconds = overview?.oldest_ready_seconds;
+	if (typeof seconds !== 'number') return '';
+	return seconds >= 1 ? `the oldest due for ${coarse(seconds)}` : 'nothing is late';
 }
 
 // verdict is the state in one sentence and a tone.
 export function verdict(overview) {
 	const d = depths(overview);
 	if (d.pending === null) return { tone: 'wait', sentence: 'The queue is not counted yet.' };
-	const waiting = d.pending + d.processing + d.failed;
+	const left = undelivered(overview);
 	const parts = [];
 	let tone = 'good';
 	const paused = overview.paused ?? [];
@@ -230,13 +243,12 @@ export function verdict(overview) {
 		tone = 'bad';
 		parts.push(d.dead === 1 ? '1 dead letter needs you' : `${count(d.dead)} dead letters need you`);
 	}
-	if (waiting) {
-		const from = oldest(overview, ['pending', 'processing', 'failed']);
-		const how = from === null ? '' : `, ${waiting === 1 ? 'for' : 'the oldest for'} ${coarse((now() - from) / 1000)}`;
-		parts.push(`${count(waiting)} waiting${how}`);
+	if (left) {
+		const late = due(overview);
+		parts.push(`${count(left)} not delivered yet${late ? `, ${late}` : ''}`);
 		if (tone === 'good') tone = 'wait';
 	}
 	if (!parts.length) parts.push('All delivered');
-	else if (!waiting && d.dead) parts.push('everything else is delivered');
+	else if (!left && d.dead) parts.push('everything else is delivered');
 	return { tone, sentence: `${parts.join('; ')}.` };
 }
