@@ -23,7 +23,10 @@ migrate as they start, unless MIGRATE is false.`,
 		Example: `  DATABASE_URL=postgres://spine@db/spine spine migrate`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			m, err := store.Migrate(cmd.Context(), s.DirectURL())
+			m, err := store.Migrate(cmd.Context(), s.DirectURL(), func(holder string) {
+				cmd.PrintErrf("waiting for the lock of migrations, held by %s
+", holder)
+			})
 			if err != nil {
 				return fmt.Errorf("migrating: %w", err)
 			}

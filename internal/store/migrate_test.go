@@ -23,7 +23,7 @@ func TestMigrateAnEmptyDatabase(t *testing.T) {
 	require.Equal(t, "f", d.value("select rolsuper from pg_roles where rolname = current_user"))
 	require.ErrorIs(t, d.CheckSchema(t.Context()), store.ErrNotMigrated)
 
-	m, err := store.Migrate(t.Context(), d.url)
+	m, err := store.Migrate(t.Context(), d.url, nil)
 	require.NoError(t, err)
 	require.Equal(t, store.Migrated{Version: m.Version, Applied: m.Applied, Functions: true, Partitions: 8}, m)
 	require.NotEmpty(t, m.Applied)
@@ -36,7 +36,7 @@ func TestMigrateAnEmptyDatabase(t *testing.T) {
 		"nothing outside the schema",
 	)
 
-	again, err := store.Migrate(t.Context(), d.url)
+	again, err := store.Migrate(t.Context(), d.url, nil)
 	require.NoError(t, err)
 	require.Equal(t, store.Migrated{Version: m.Version, Applied: []int64{}}, again)
 }
@@ -44,7 +44,7 @@ func TestMigrateAnEmptyDatabase(t *testing.T) {
 func TestMigrateFromManyProcessesAtOnce(t *testing.T) {
 	t.Parallel()
 	url := databases.Empty(t)
-	done, errs := together(4, func(int) (store.Migrated, error) { return store.Migrate(t.Context(), url) })
+	done, errs := together(4, func(int) (store.Migrated, error) { return store.Migrate(t.Context(), url, nil) })
 	requireNoErrors(t, errs)
 	var applied, functions, partitions int
 	for _, m := range done {
@@ -69,7 +69,7 @@ func TestMigrateInASchemaMadeByAnother(t *testing.T) {
 		execute format('revoke create on database %I from %I, public', current_database(), current_user);
 	end $$`)
 	require.Equal(t, "42501", statementError(t, d.Pool(), "create schema other").Code)
-	_, err := store.Migrate(t.Context(), d.url)
+	_, err := store.Migrate(t.Context(), d.url, nil)
 	require.NoError(t, err)
 	require.NoError(t, d.CheckSchema(t.Context()))
 }
@@ -80,7 +80,7 @@ func TestMigrateWithoutTheRight(t *testing.T) {
 	d.run(`do $$ begin
 		execute format('revoke create on database %I from %I, public', current_database(), current_user);
 	end $$`)
-	_, err := store.Migrate(t.Context(), d.url)
+	_, err := store.Migrate(t.Context(), d.url, nil)
 	require.ErrorContains(t, err, "creating schema spine")
 	require.ErrorContains(t, err, "42501")
 }
@@ -90,7 +90,7 @@ func TestMigrateLeavesANewerSchemaAlone(t *testing.T) {
 	d := newDatabase(t, 1)
 	d.run("insert into spine.schema_version (version_id, is_applied) values (9999, true)")
 	d.run("update spine.schema_functions set digest = 'of a newer one'")
-	_, err := store.Migrate(t.Context(), d.url)
+	_, err := store.Migrate(t.Context(), d.url, nil)
 	require.ErrorIs(t, err, store.ErrTooNew)
 	require.ErrorContains(t, err, "9999")
 	require.Equal(t, "of a newer one", d.value("select digest from spine.schema_functions"))
@@ -104,11 +104,11 @@ func TestMigratePutsItsFunctionsInPlace(t *testing.T) {
 		create or replace function spine.id_of(_event_id text, _source text default null) returns bigint
 		language sql as 'select 42::bigint'`)
 	d.run("drop view spine.stuck")
-	m, err := store.Migrate(t.Context(), d.url)
+	m, err := store.Migrate(t.Context(), d.url, nil)
 	require.NoError(t, err)
 	require.False(t, m.Functions, "what has the digest is taken for unchanged")
 	d.run("update spine.schema_functions set digest = 'of another one'")
-	m, err = store.Migrate(t.Context(), d.url)
+	m, err = store.Migrate(t.Context(), d.url, nil)
 	require.NoError(t, err)
 	require.True(t, m.Functions)
 	require.Equal(t, "P0002", statementError(t, d.Pool(), "select spine.id_of('x')").Code)
@@ -125,7 +125,7 @@ func TestMigrateWaitsForAnOpenTransaction(t *testing.T) {
 	run(t, tx, "select spine.ingest('x', 'a', '{}')")
 	done := make(chan error, 1)
 	go func() {
-		_, err := store.Migrate(t.Context(), d.url)
+		_, err := store.Migrate(t.Context(), d.url, nil)
 		done <- err
 	}()
 	d.awaitBlocked("%create or replace%")
@@ -138,7 +138,7 @@ func TestMigrateStopsWithItsContext(t *testing.T) {
 	url := databases.Empty(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := store.Migrate(ctx, url)
+	_, err := store.Migrate(ctx, url, nil)
 	require.ErrorIs(t, err, context.Canceled)
 }
 
@@ -269,7 +269,7 @@ func TestMigrateDropsFunctionsOneVersionLater(t *testing.T) {
 			from pg_proc
 			where oid in ('spine.old(integer)'::regprocedure, 'spine.pause(text, text)'::regprocedure)`),
 	)
-	_, err := store.Migrate(t.Context(), d.url)
+	_, err := store.Migrate(t.Context(), d.url, nil)
 	require.ErrorIs(t, err, store.ErrTooNew)
 
 	migrate(9001, nil)
@@ -317,7 +317,7 @@ func TestMigrateADatabaseOfFiveMigrations(t *testing.T) {
 		where c.relnamespace = 'spine'::regnamespace and c.relkind in ('r', 'p', 'i', 'I')
 		order by 1`
 	before := d.rows(tables)
-	m, err := store.Migrate(t.Context(), d.url)
+	m, err := store.Migrate(t.Context(), d.url, nil)
 	require.NoError(t, err)
 	require.Equal(t, store.Migrated{Version: 5, Applied: []int64{}, Functions: true}, m)
 	require.NoError(t, d.CheckSchema(t.Context()))
@@ -334,7 +334,7 @@ func TestMigrateLeavesADatabaseFromBeforeTheFirstReleaseAlone(t *testing.T) {
 		d := newDatabase(t, 1)
 		d.run("update spine.schema_version set version_id = $1 where version_id = 5", version)
 		d.run("update spine.schema_functions set digest = 'of an older one'")
-		_, err := store.Migrate(t.Context(), d.url)
+		_, err := store.Migrate(t.Context(), d.url, nil)
 		require.ErrorIs(t, err, store.ErrTooOld)
 		require.EqualError(
 			t,
@@ -354,7 +354,7 @@ func TestMigrationThatIsHalfDone(t *testing.T) {
 	d := newDatabase(t, 1)
 	d.run("delete from spine.schema_functions")
 	require.ErrorIs(t, d.CheckSchema(t.Context()), store.ErrNotMigrated)
-	m, err := store.Migrate(t.Context(), d.url)
+	m, err := store.Migrate(t.Context(), d.url, nil)
 	require.NoError(t, err)
 	require.True(t, m.Functions)
 	require.NoError(t, d.CheckSchema(t.Context()))
@@ -409,7 +409,7 @@ func TestMigrationCutAnywhere(t *testing.T) {
 			}
 			return pgproxy.Pass
 		})
-		_, err = store.Migrate(t.Context(), proxy.URL())
+		_, err = store.Migrate(t.Context(), proxy.URL(), nil)
 		return statements, err
 	}
 	whole := openDatabase(t, databases.Empty(t), 1)
@@ -449,7 +449,7 @@ func TestMigrationCutAnywhere(t *testing.T) {
 			cuts++
 		}
 		require.Greater(t, cuts, 40)
-		_, err := store.Migrate(t.Context(), d.url)
+		_, err := store.Migrate(t.Context(), d.url, nil)
 		require.NoError(t, err)
 		require.NoError(t, d.CheckSchema(t.Context()))
 		require.Equal(t, want, d.rows(made))
@@ -468,7 +468,7 @@ func TestMigrationCutAnywhere(t *testing.T) {
 			if err == nil && len(met) >= at {
 				require.Regexp(t, `advisory|^-- ping$`, met[at-1], "any other lost answer is an error")
 			}
-			_, err = store.Migrate(t.Context(), d.url)
+			_, err = store.Migrate(t.Context(), d.url, nil)
 			require.NoError(t, err)
 			require.NoError(t, d.CheckSchema(t.Context()))
 			require.Equal(t, want, d.rows(made))
