@@ -133,6 +133,60 @@ func TestMigrateWaitsForAnOpenTransaction(t *testing.T) {
 	require.NoError(t, <-done)
 }
 
+// A process that migrates says for whom it waits (A8).
+func TestMigrateSaysForWhomItWaits(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	tx := begin(t, d.Store)
+	run(t, tx, "select from spine.locks where name = 'migrate' for update")
+	waits, done := make(chan string, 1), make(chan error, 1)
+	go func() {
+		_, err := store.Migrate(t.Context(), d.url, func(holder string) { waits <- holder })
+		done <- err
+	}()
+	select {
+	case holder := <-waits:
+		require.Contains(t, holder, fmt.Sprintf("pid %d (", tx.Conn().PgConn().PID()))
+	case err := <-done:
+		require.Fail(t, "it did not wait", "%v", err)
+	}
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.NoError(t, <-done)
+}
+
+// Any role that may connect can take an advisory lock and keep it (A8). Nothing of Spine waits for one.
+func TestNothingWaitsForAdvisoryLocks(t *testing.T) {
+	t.Parallel()
+	source := strings.Builder{}
+	names, err := fs.Glob(schema.Functions, "functions/*.sql")
+	require.NoError(t, err)
+	for _, name := range names {
+		text, err := fs.ReadFile(schema.Functions, name)
+		require.NoError(t, err)
+		source.Write(text)
+	}
+	require.Contains(t, source.String(), "take_lock('reject')")
+	require.NotRegexp(t, "pg_(try_)?advisory", source.String())
+
+	d := newDatabase(t, 2)
+	stranger := begin(t, d.Store)
+	// Those of earlier versions, of goose, and some that anybody would try.
+	run(t, stranger, `select pg_advisory_lock(hashtextextended('spine.' || name, 0)) from unnest(array[
+		'schema_functions', 'roll_up', 'sample_depth', 'expire_events', 'ensure_audit_partitions', 'reject',
+		'keep_rejected x', 'migrate']) name`)
+	run(t, stranger, "select pg_advisory_lock(4097083626), pg_advisory_lock(0), pg_advisory_lock(1)")
+	d.run("update spine.schema_functions set digest = 'of another one'")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	m, err := store.Migrate(ctx, d.url, func(holder string) { t.Error("it waits for", holder) })
+	require.NoError(t, err)
+	require.True(t, m.Functions)
+	require.NoError(t, d.SampleDepth(ctx))
+	_, elsewhere, err := d.RollUp(ctx)
+	require.NoError(t, err)
+	require.False(t, elsewhere)
+}
+
 func TestMigrateStopsWithItsContext(t *testing.T) {
 	t.Parallel()
 	url := databases.Empty(t)
@@ -170,7 +224,7 @@ func TestCheckSchemaOfADatabaseThatIsAway(t *testing.T) {
 
 func TestBadURLs(t *testing.T) {
 	t.Parallel()
-	_, err := store.Migrate(t.Context(), "postgres://user:secret@[")
+	_, err := store.Migrate(t.Context(), "postgres://user:secret@[", nil)
 	require.ErrorContains(t, err, "reading the database URL")
 	require.NotContains(t, err.Error(), "secret")
 	_, err = store.Open(t.Context(), store.Config{URL: "postgres://user:secret@[", MaxConns: 1})
@@ -249,7 +303,7 @@ func TestMigrateDropsFunctionsOneVersionLater(t *testing.T) {
 	migrate := func(version int, more fstest.MapFS) {
 		t.Helper()
 		migrations, functions := release(t, version, more)
-		m, err := store.MigrateTo(t.Context(), d.url, migrations, functions)
+		m, err := store.MigrateTo(t.Context(), d.url, migrations, functions, nil)
 		require.NoError(t, err)
 		require.Equal(t, int64(max(version, 5)), m.Version)
 		require.True(t, m.Functions)
@@ -290,7 +344,7 @@ func TestMigrateKeepsAFunctionThatComesBack(t *testing.T) {
 		more    fstest.MapFS
 	}{{5, old}, {9000, nil}, {9001, old}, {9002, old}} {
 		migrations, functions := release(t, r.version, r.more)
-		_, err := store.MigrateTo(t.Context(), d.url, migrations, functions)
+		_, err := store.MigrateTo(t.Context(), d.url, migrations, functions, nil)
 		require.NoError(t, err)
 	}
 	require.Equal(
