@@ -12,7 +12,7 @@ import (
 )
 
 var databases = postgrestest.Databases{Migrate: func(ctx context.Context, url string) error {
-	_, err := store.Migrate(ctx, url)
+	_, err := store.Migrate(ctx, url, nil)
 	return err
 }}
 

@@ -23,7 +23,9 @@ migrate as they start, unless MIGRATE is false.`,
 		Example: `  DATABASE_URL=postgres://spine@db/spine spine migrate`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			m, err := store.Migrate(cmd.Context(), s.DirectURL())
+			m, err := store.Migrate(cmd.Context(), s.DirectURL(), func(holder string) {
+				cmd.PrintErrf("waiting for the lock of migrations, held by %s\n", holder)
+			})
 			if err != nil {
 				return fmt.Errorf("migrating: %w", err)
 			}

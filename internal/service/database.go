@@ -100,7 +100,9 @@ func (s *Service) ensureSchema(ctx context.Context) error {
 	if !s.settings.Schema.Migrate {
 		return s.store.CheckSchema(ctx)
 	}
-	migrated, err := store.Migrate(ctx, s.settings.DirectURL())
+	migrated, err := store.Migrate(ctx, s.settings.DirectURL(), func(holder string) {
+		s.log.Warn().Str("held_by", holder).Msg("waiting: another process holds the lock of migrations")
+	})
 	if err != nil {
 		return err
 	}

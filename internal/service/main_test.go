@@ -16,7 +16,7 @@ import (
 const patience = 3 * time.Minute
 
 var databases = postgrestest.Databases{Migrate: func(ctx context.Context, url string) error {
-	_, err := store.Migrate(ctx, url)
+	_, err := store.Migrate(ctx, url, nil)
 	return err
 }}
 

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"database/sql"
@@ -15,7 +16,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
-	"github.com/pressly/goose/v3/lock"
 
 	schema "github.com/webhookspine/spine/sql"
 )
@@ -45,16 +45,18 @@ type Migrated struct {
 	Partitions int     `json:"partitions"` // daily partitions of the audit log made ahead
 }
 
-// Migrate brings the database at url up to this binary's schema. It applies migrations under goose's session lock, then
-// the functions, and then makes the partitions of the audit log. It needs a direct connection and a role that owns the
-// schema, or may create it. It needs no superuser and no extension. Two processes may migrate at once. After a crash,
-// call it again.
-func Migrate(ctx context.Context, url string) (Migrated, error) {
-	return migrate(ctx, url, schema.Migrations, schema.Functions)
+// Migrate brings the database at url up to this binary's schema. Under a lock it applies migrations, then the
+// functions, and then makes the partitions of the audit log. It needs a role that owns the schema, or may create it. It
+// needs no superuser and no extension. Two processes may migrate at once: one waits, and calls waits, unless it is nil,
+// with who holds the lock. After a crash, call it again.
+func Migrate(ctx context.Context, url string, waits func(holder string)) (Migrated, error) {
+	return migrate(ctx, url, schema.Migrations, schema.Functions, waits)
 }
 
 // migrate is Migrate with the files of any release.
-func migrate(ctx context.Context, url string, migrations, functions fs.FS) (m Migrated, err error) {
+func migrate(
+	ctx context.Context, url string, migrations, functions fs.FS, waits func(holder string),
+) (m Migrated, err error) {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
 		return m, fmt.Errorf("reading the database URL: %w", err)
@@ -66,6 +68,11 @@ func migrate(ctx context.Context, url string, migrations, functions fs.FS) (m Mi
 	if err := createSchema(ctx, db); err != nil {
 		return m, err
 	}
+	unlock, err := lockMigrations(ctx, db, waits)
+	if err != nil {
+		return m, err
+	}
+	defer unlock()
 	provider, err := newProvider(db, migrations)
 	if err != nil {
 		return m, err
@@ -103,14 +110,26 @@ func migrate(ctx context.Context, url string, migrations, functions fs.FS) (m Mi
 	return m, nil
 }
 
-// createSchema makes the schema where it is missing. Where it exists, the role needs no right to create one.
+// createSchema makes the schema and its locks where they are missing. Where they exist, the role needs no right to
+// create any.
 func createSchema(ctx context.Context, db *sql.DB) error {
 	_, err := db.ExecContext(ctx, `do $$ begin
 		if to_regnamespace('spine') is null then
 			create schema spine;
 			comment on schema spine is 'Spine, a webhook inbox: events are stored once, queued, delivered, audited.';
 		end if;
-	exception when duplicate_schema or unique_violation then null; -- another process was quicker
+		if to_regclass('spine.locks') is null then
+			create table spine.locks (name text primary key);
+			comment on table spine.locks is
+				'Locks between processes of Spine. Who works locks a row; strangers cannot, as they could an advisory lock.';
+			comment on column spine.locks.name is 'What the lock is for: migrate, or a task of spine.reject() and upkeep.';
+		end if;
+		if (select count(*) from spine.locks) < 6 then
+			insert into spine.locks
+			values ('expire_events'), ('keep_rejected'), ('migrate'), ('partitions'), ('reject'), ('roll_up')
+			on conflict do nothing;
+		end if;
+	exception when duplicate_schema or duplicate_table or unique_violation then null; -- another process was quicker
 	end $$`)
 	if err != nil {
 		return fmt.Errorf("creating schema spine: %w", err)
@@ -118,18 +137,64 @@ func createSchema(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
+// lockMigrations waits until no other process migrates, as long as ctx allows, and returns what ends the lock. It calls
+// waits with who holds the lock, when that changes. The lock is a transaction on a connection of its own. It holds no
+// snapshot, so it keeps nothing from being vacuumed. If the connection is lost, another process may begin: migrations
+// are transactions, and one of the two fails.
+func lockMigrations(ctx context.Context, db *sql.DB, waits func(holder string)) (unlock func(), err error) {
+	said := ""
+	for {
+		tx, err := db.BeginTx(ctx, nil)
+		if err != nil {
+			return nil, fmt.Errorf("locking the schema: %w", err)
+		}
+		_, err = tx.ExecContext(ctx, `select pg_catalog.set_config('lock_timeout', '1s', true),
+			pg_catalog.set_config('statement_timeout', '0', true),
+			pg_catalog.set_config('idle_in_transaction_session_timeout', '0', true)`)
+		if err == nil {
+			_, err = tx.ExecContext(ctx, "select from spine.locks where name = 'migrate' for update")
+		}
+		if err == nil {
+			return func() { _ = tx.Rollback() }, nil
+		}
+		_ = tx.Rollback()
+		var pgErr *pgconn.PgError
+		if !errors.As(err, &pgErr) || pgErr.Code != "55P03" {
+			return nil, fmt.Errorf("locking the schema: %w", err)
+		}
+		holder, err := migrationHolder(ctx, db)
+		if err != nil {
+			return nil, err
+		}
+		if holder != said && waits != nil {
+			said = holder
+			waits(holder)
+		}
+	}
+}
+
+// migrationHolder says who holds the lock of migrations, as far as this role may know.
+func migrationHolder(ctx context.Context, db *sql.DB) (string, error) {
+	var holder sql.NullString
+	err := db.QueryRowContext(ctx, `
+		select string_agg(format('pid %s (%s%s)', a.pid, a.usename,
+			coalesce(nullif(', ' || a.application_name, ', '), '') || coalesce(', since ' || a.xact_start::text, '')), ', ')
+		from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a on a.pid = l.pid
+		where l.relation = 'spine.locks'::regclass and l.database = a.datid and l.mode = 'RowShareLock' and l.granted`,
+	).Scan(&holder)
+	if err != nil {
+		return "", fmt.Errorf("looking for who migrates: %w", err)
+	}
+	return cmp.Or(holder.String, "somebody who has ended meanwhile"), nil
+}
+
 func newProvider(db *sql.DB, files fs.FS) (*goose.Provider, error) {
 	migrations, err := fs.Sub(files, "migrations")
 	if err != nil {
 		return nil, fmt.Errorf("reading the migrations: %w", err)
 	}
-	// Twice a second for two minutes: as long as another process may take to migrate.
-	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 120))
-	if err != nil {
-		return nil, fmt.Errorf("making the migration lock: %w", err)
-	}
 	provider, err := goose.NewProvider(goose.DialectPostgres, db, migrations,
-		goose.WithTableName(versionTable), goose.WithSessionLocker(locker), goose.WithDisableGlobalRegistry(true))
+		goose.WithTableName(versionTable), goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		return nil, fmt.Errorf("reading the migrations: %w", err)
 	}
@@ -176,9 +241,7 @@ func applyFunctionsOnce(ctx context.Context, db *sql.DB, script, digest string) 
 		return false, err
 	}
 	defer func() { _ = tx.Rollback() }()
-	if _, err := tx.ExecContext(ctx, `
-		select pg_advisory_xact_lock(hashtextextended('spine.schema_functions', 0)),
-			set_config('lock_timeout', '2s', true)`); err != nil {
+	if _, err := tx.ExecContext(ctx, "select set_config('lock_timeout', '2s', true)"); err != nil {
 		return false, err
 	}
 	var current string

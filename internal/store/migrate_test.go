@@ -23,7 +23,7 @@ func TestMigrateAnEmptyDatabase(t *testing.T) {
 	require.Equal(t, "f", d.value("select rolsuper from pg_roles where rolname = current_user"))
 	require.ErrorIs(t, d.CheckSchema(t.Context()), store.ErrNotMigrated)
 
-	m, err := store.Migrate(t.Context(), d.url)
+	m, err := store.Migrate(t.Context(), d.url, nil)
 	require.NoError(t, err)
 	require.Equal(t, store.Migrated{Version: m.Version, Applied: m.Applied, Functions: true, Partitions: 8}, m)
 	require.NotEmpty(t, m.Applied)
@@ -36,7 +36,7 @@ func TestMigrateAnEmptyDatabase(t *testing.T) {
 		"nothing outside the schema",
 	)
 
-	again, err := store.Migrate(t.Context(), d.url)
+	again, err := store.Migrate(t.Context(), d.url, nil)
 	require.NoError(t, err)
 	require.Equal(t, store.Migrated{Version: m.Version, Applied: []int64{}}, again)
 }
@@ -58,7 +58,7 @@ func migrationNumbers(t *testing.T) (numbers []int) {
 func TestMigrateFromManyProcessesAtOnce(t *testing.T) {
 	t.Parallel()
 	url := databases.Empty(t)
-	done, errs := together(4, func(int) (store.Migrated, error) { return store.Migrate(t.Context(), url) })
+	done, errs := together(4, func(int) (store.Migrated, error) { return store.Migrate(t.Context(), url, nil) })
 	requireNoErrors(t, errs)
 	var applied, functions, partitions int
 	for _, m := range done {
@@ -83,7 +83,7 @@ func TestMigrateInASchemaMadeByAnother(t *testing.T) {
 		execute format('revoke create on database %I from %I, public', current_database(), current_user);
 	end $$`)
 	require.Equal(t, "42501", statementError(t, d.Pool(), "create schema other").Code)
-	_, err := store.Migrate(t.Context(), d.url)
+	_, err := store.Migrate(t.Context(), d.url, nil)
 	require.NoError(t, err)
 	require.NoError(t, d.CheckSchema(t.Context()))
 }
@@ -94,7 +94,7 @@ func TestMigrateWithoutTheRight(t *testing.T) {
 	d.run(`do $$ begin
 		execute format('revoke create on database %I from %I, public', current_database(), current_user);
 	end $$`)
-	_, err := store.Migrate(t.Context(), d.url)
+	_, err := store.Migrate(t.Context(), d.url, nil)
 	require.ErrorContains(t, err, "creating schema spine")
 	require.ErrorContains(t, err, "42501")
 }
@@ -104,7 +104,7 @@ func TestMigrateLeavesANewerSchemaAlone(t *testing.T) {
 	d := newDatabase(t, 1)
 	d.run("insert into spine.schema_version (version_id, is_applied) values (9999, true)")
 	d.run("update spine.schema_functions set digest = 'of a newer one'")
-	_, err := store.Migrate(t.Context(), d.url)
+	_, err := store.Migrate(t.Context(), d.url, nil)
 	require.ErrorIs(t, err, store.ErrTooNew)
 	require.ErrorContains(t, err, "9999")
 	require.Equal(t, "of a newer one", d.value("select digest from spine.schema_functions"))
@@ -118,11 +118,11 @@ func TestMigratePutsItsFunctionsInPlace(t *testing.T) {
 		create or replace function spine.id_of(_event_id text, _source text default null) returns bigint
 		language sql as 'select 42::bigint'`)
 	d.run("drop view spine.stuck")
-	m, err := store.Migrate(t.Context(), d.url)
+	m, err := store.Migrate(t.Context(), d.url, nil)
 	require.NoError(t, err)
 	require.False(t, m.Functions, "what has the digest is taken for unchanged")
 	d.run("update spine.schema_functions set digest = 'of another one'")
-	m, err = store.Migrate(t.Context(), d.url)
+	m, err = store.Migrate(t.Context(), d.url, nil)
 	require.NoError(t, err)
 	require.True(t, m.Functions)
 	require.Equal(t, "P0002", statementError(t, d.Pool(), "select spine.id_of('x')").Code)
@@ -139,7 +139,7 @@ func TestMigrateWaitsForAnOpenTransaction(t *testing.T) {
 	run(t, tx, "select spine.ingest('x', 'a', '{}')")
 	done := make(chan error, 1)
 	go func() {
-		_, err := store.Migrate(t.Context(), d.url)
+		_, err := store.Migrate(t.Context(), d.url, nil)
 		done <- err
 	}()
 	d.awaitBlocked("%create or replace%")
@@ -147,12 +147,66 @@ func TestMigrateWaitsForAnOpenTransaction(t *testing.T) {
 	require.NoError(t, <-done)
 }
 
+// A process that migrates says for whom it waits (A8).
+func TestMigrateSaysForWhomItWaits(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	tx := begin(t, d.Store)
+	run(t, tx, "select from spine.locks where name = 'migrate' for update")
+	waits, done := make(chan string, 1), make(chan error, 1)
+	go func() {
+		_, err := store.Migrate(t.Context(), d.url, func(holder string) { waits <- holder })
+		done <- err
+	}()
+	select {
+	case holder := <-waits:
+		require.Contains(t, holder, fmt.Sprintf("pid %d (", tx.Conn().PgConn().PID()))
+	case err := <-done:
+		require.Fail(t, "it did not wait", "%v", err)
+	}
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.NoError(t, <-done)
+}
+
+// Any role that may connect can take an advisory lock and keep it (A8). Nothing of Spine waits for one.
+func TestNothingWaitsForAdvisoryLocks(t *testing.T) {
+	t.Parallel()
+	source := strings.Builder{}
+	names, err := fs.Glob(schema.Functions, "functions/*.sql")
+	require.NoError(t, err)
+	for _, name := range names {
+		text, err := fs.ReadFile(schema.Functions, name)
+		require.NoError(t, err)
+		source.Write(text)
+	}
+	require.Contains(t, source.String(), "take_lock('reject')")
+	require.NotRegexp(t, "pg_(try_)?advisory", source.String())
+
+	d := newDatabase(t, 2)
+	stranger := begin(t, d.Store)
+	// Those of earlier versions, of goose, and some that anybody would try.
+	run(t, stranger, `select pg_advisory_lock(hashtextextended('spine.' || name, 0)) from unnest(array[
+		'schema_functions', 'roll_up', 'sample_depth', 'expire_events', 'ensure_audit_partitions', 'reject',
+		'keep_rejected x', 'migrate']) name`)
+	run(t, stranger, "select pg_advisory_lock(4097083626), pg_advisory_lock(0), pg_advisory_lock(1)")
+	d.run("update spine.schema_functions set digest = 'of another one'")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	m, err := store.Migrate(ctx, d.url, func(holder string) { t.Error("it waits for", holder) })
+	require.NoError(t, err)
+	require.True(t, m.Functions)
+	require.NoError(t, d.SampleDepth(ctx))
+	_, elsewhere, err := d.RollUp(ctx)
+	require.NoError(t, err)
+	require.False(t, elsewhere)
+}
+
 func TestMigrateStopsWithItsContext(t *testing.T) {
 	t.Parallel()
 	url := databases.Empty(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := store.Migrate(ctx, url)
+	_, err := store.Migrate(ctx, url, nil)
 	require.ErrorIs(t, err, context.Canceled)
 }
 
@@ -184,7 +238,7 @@ func TestCheckSchemaOfADatabaseThatIsAway(t *testing.T) {
 
 func TestBadURLs(t *testing.T) {
 	t.Parallel()
-	_, err := store.Migrate(t.Context(), "postgres://user:secret@[")
+	_, err := store.Migrate(t.Context(), "postgres://user:secret@[", nil)
 	require.ErrorContains(t, err, "reading the database URL")
 	require.NotContains(t, err.Error(), "secret")
 	_, err = store.Open(t.Context(), store.Config{URL: "postgres://user:secret@[", MaxConns: 1})
@@ -264,7 +318,7 @@ func TestMigrateDropsFunctionsOneVersionLater(t *testing.T) {
 	migrate := func(version int, more fstest.MapFS) {
 		t.Helper()
 		migrations, functions := release(t, version, more)
-		m, err := store.MigrateTo(t.Context(), d.url, migrations, functions)
+		m, err := store.MigrateTo(t.Context(), d.url, migrations, functions, nil)
 		require.NoError(t, err)
 		require.Equal(t, int64(max(version, slices.Max(migrationNumbers(t)))), m.Version)
 		require.True(t, m.Functions)
@@ -284,7 +338,7 @@ func TestMigrateDropsFunctionsOneVersionLater(t *testing.T) {
 			from pg_proc
 			where oid in ('spine.old(integer)'::regprocedure, 'spine.pause(text, text, text)'::regprocedure)`),
 	)
-	_, err := store.Migrate(t.Context(), d.url)
+	_, err := store.Migrate(t.Context(), d.url, nil)
 	require.ErrorIs(t, err, store.ErrTooNew)
 
 	migrate(9001, nil)
@@ -305,7 +359,7 @@ func TestMigrateKeepsAFunctionThatComesBack(t *testing.T) {
 		more    fstest.MapFS
 	}{{5, old}, {9000, nil}, {9001, old}, {9002, old}} {
 		migrations, functions := release(t, r.version, r.more)
-		_, err := store.MigrateTo(t.Context(), d.url, migrations, functions)
+		_, err := store.MigrateTo(t.Context(), d.url, migrations, functions, nil)
 		require.NoError(t, err)
 	}
 	require.Equal(
@@ -332,7 +386,7 @@ func TestMigrateADatabaseOfFiveMigrations(t *testing.T) {
 		where c.relnamespace = 'spine'::regnamespace and c.relkind in ('r', 'p', 'i', 'I')
 		order by 1`
 	before := d.rows(tables)
-	m, err := store.Migrate(t.Context(), d.url)
+	m, err := store.Migrate(t.Context(), d.url, nil)
 	require.NoError(t, err)
 	newest := int64(slices.Max(migrationNumbers(t)))
 	require.Equal(t, store.Migrated{Version: newest, Applied: []int64{}, Functions: true}, m)
@@ -351,7 +405,7 @@ func TestMigrateLeavesADatabaseFromBeforeTheFirstReleaseAlone(t *testing.T) {
 		d.run("delete from spine.schema_version where version_id > 5")
 		d.run("update spine.schema_version set version_id = $1 where version_id = 5", version)
 		d.run("update spine.schema_functions set digest = 'of an older one'")
-		_, err := store.Migrate(t.Context(), d.url)
+		_, err := store.Migrate(t.Context(), d.url, nil)
 		require.ErrorIs(t, err, store.ErrTooOld)
 		require.EqualError(
 			t,
@@ -371,7 +425,7 @@ func TestMigrationThatIsHalfDone(t *testing.T) {
 	d := newDatabase(t, 1)
 	d.run("delete from spine.schema_functions")
 	require.ErrorIs(t, d.CheckSchema(t.Context()), store.ErrNotMigrated)
-	m, err := store.Migrate(t.Context(), d.url)
+	m, err := store.Migrate(t.Context(), d.url, nil)
 	require.NoError(t, err)
 	require.True(t, m.Functions)
 	require.NoError(t, d.CheckSchema(t.Context()))
@@ -426,7 +480,7 @@ func TestMigrationCutAnywhere(t *testing.T) {
 			}
 			return pgproxy.Pass
 		})
-		_, err = store.Migrate(t.Context(), proxy.URL())
+		_, err = store.Migrate(t.Context(), proxy.URL(), nil)
 		return statements, err
 	}
 	whole := openDatabase(t, databases.Empty(t), 1)
@@ -466,7 +520,7 @@ func TestMigrationCutAnywhere(t *testing.T) {
 			cuts++
 		}
 		require.Greater(t, cuts, 40)
-		_, err := store.Migrate(t.Context(), d.url)
+		_, err := store.Migrate(t.Context(), d.url, nil)
 		require.NoError(t, err)
 		require.NoError(t, d.CheckSchema(t.Context()))
 		require.Equal(t, want, d.rows(made))
@@ -485,7 +539,7 @@ func TestMigrationCutAnywhere(t *testing.T) {
 			if err == nil && len(met) >= at {
 				require.Regexp(t, `advisory|^-- ping$`, met[at-1], "any other lost answer is an error")
 			}
-			_, err = store.Migrate(t.Context(), d.url)
+			_, err = store.Migrate(t.Context(), d.url, nil)
 			require.NoError(t, err)
 			require.NoError(t, d.CheckSchema(t.Context()))
 			require.Equal(t, want, d.rows(made))

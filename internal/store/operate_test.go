@@ -303,7 +303,7 @@ func TestFollowOneEventWhereTransactionsCommitOutOfOrder(t *testing.T) {
 func TestFollowThroughACrash(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Server(t)
-	_, err := store.Migrate(t.Context(), server.URL())
+	_, err := store.Migrate(t.Context(), server.URL(), nil)
 	require.NoError(t, err)
 	s, err := store.Open(t.Context(), store.Config{URL: server.URL(), MaxConns: 4, AppName: "spine test"})
 	require.NoError(t, err)

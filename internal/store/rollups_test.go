@@ -849,7 +849,7 @@ func TestDepthIsSampledInAShareOfTheTime(t *testing.T) {
 	require.Equal(t, []string{"pending 1"}, depthOf(d.overview()))
 
 	tx := begin(t, d.Store)
-	run(t, tx, "select pg_advisory_xact_lock(hashtextextended('spine.sample_depth', 0))")
+	run(t, tx, "lock table spine.depth_state in share update exclusive mode")
 	d.ingest(webhook("y", payloadA))
 	d.sampleDepth()
 	require.Equal(t, []string{"pending 1"}, depthOf(d.overview()), "another is at it")

@@ -163,7 +163,7 @@ func noted(t *testing.T, db *pgxpool.Pool, id string) {
 func TestTailOutlivesTheDatabase(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Server(t)
-	_, err := store.Migrate(t.Context(), server.URL())
+	_, err := store.Migrate(t.Context(), server.URL(), nil)
 	require.NoError(t, err)
 	// A transaction that must survive has a session of its own.
 	reconnect := func() *pgxpool.Pool { return open(t, server.URL(), nil) }
@@ -221,7 +221,7 @@ func TestTailOutlivesTheDatabase(t *testing.T) {
 func TestTailAndTraceOutliveARestore(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Server(t)
-	_, err := store.Migrate(t.Context(), server.URL())
+	_, err := store.Migrate(t.Context(), server.URL(), nil)
 	require.NoError(t, err)
 	ingested(t, open(t, server.URL(), nil), "default", "waits")
 	data, backup := filepath.Join(server.Dir(), "data"), filepath.Join(server.Dir(), "backup")

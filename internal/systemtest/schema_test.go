@@ -30,7 +30,7 @@ func TestSchemaDump(t *testing.T) {
 		server.Binaries().Major,
 		"the schema is dumped from PostgreSQL 15; install it or set POSTGRES_BIN",
 	)
-	_, err = store.Migrate(t.Context(), server.URL())
+	_, err = store.Migrate(t.Context(), server.URL(), nil)
 	require.NoError(t, err)
 
 	//nolint:gosec // beside the server that runs

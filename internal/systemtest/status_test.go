@@ -16,7 +16,7 @@ import (
 func TestStatusWatchInAPipe(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Server(t)
-	_, err := store.Migrate(t.Context(), server.URL())
+	_, err := store.Migrate(t.Context(), server.URL(), nil)
 	require.NoError(t, err)
 	db := open(t, server.URL(), nil)
 	ingested(t, db, "default", "a", "b")

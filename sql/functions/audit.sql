@@ -15,7 +15,7 @@ declare
     _name text;
     _made integer := 0;
 begin
-    perform pg_advisory_xact_lock(hashtextextended('spine.ensure_audit_partitions', 0));
+    perform take_lock('partitions');
     for _day in select d::date from generate_series(current_date, current_date + _days, interval '1 day') d loop
         _name := 'audit_trail_' || to_char(_day, 'YYYYMMDD');
         continue when to_regclass('spine.' || _name) is not null;
@@ -72,7 +72,7 @@ language plpgsql
 set search_path = spine, pg_temp
 set timezone = 'UTC' as $$
 begin
-    perform pg_advisory_xact_lock(hashtextextended('spine.reject', 0));
+    perform take_lock('reject');
     insert into audit_trail (source, action, details)
     select r.source, 'request_rejected', r.details
     from (

@@ -76,12 +76,9 @@ declare
     _mark arrivals_watermark;
     _newest bigint;
 begin
-    if not pg_try_advisory_xact_lock(hashtextextended('spine.roll_up', 0)) then
-        return;
-    end if;
     select max(e.id) into _newest from events e;
     -- A row's lock costs a transaction number and a commit: only where there is something to do.
-    if _newest >= (select w.next_event + 10000 from arrivals_watermark w) then
+    if _newest >= (select w.next_event + 10000 from arrivals_watermark w) and try_lock('roll_up') then
         select w.* into _mark from arrivals_watermark w for update skip locked;
     end if;
     if _mark.only_row

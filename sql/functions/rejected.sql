@@ -38,8 +38,7 @@ declare
     _budget record;
     _over record;
 begin
-    perform pg_advisory_xact_lock(hashtextextended('spine.keep_rejected ' || o.source, 0))
-    from (select unnest(_of) as source order by 1) o;
+    perform take_lock('keep_rejected');
     insert into rejected_requests (
         source,
         at,

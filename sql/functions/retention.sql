@@ -35,7 +35,7 @@ declare
 begin
     looked_at := 0;
     deleted := 0;
-    if not pg_try_advisory_xact_lock(hashtextextended('spine.expire_events', 0)) then
+    if not try_lock('expire_events') then
         return next;
         return;
     end if;
@@ -118,7 +118,7 @@ declare
     _name text;
 begin
     -- The lock of ensure_audit_partitions(), which takes the same tables in another order.
-    if not pg_try_advisory_xact_lock(hashtextextended('spine.ensure_audit_partitions', 0)) then
+    if not try_lock('partitions') then
         return null;
     end if;
     select o.oid, o.relname into _partition, _name

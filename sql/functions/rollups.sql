@@ -67,7 +67,7 @@ comment on function spine.rolled_up_to() is 'Up to when spine.rollups has all th
 --   _limit   how many rows of the log at most. It counts each transaction as a whole, so the last one, and those that
 --            ended late, may go beyond the limit. 50,000 rows take some 0.1 s.
 -- Returns how far the rollups lag behind: 0 when they have all that is committed, NULL when another call is at work.
--- Locks: an advisory lock. Where there is nothing to count, it writes nothing and takes no transaction number.
+-- Locks: roll_up. Where there is nothing to count, it takes no lock, writes nothing and takes no transaction number.
 -- Relies on audit_trail_xid and events_pkey. It asks whether an event was replayed only where delivery took longer than
 -- 10 seconds.
 -- A crash loses counts and cursor or neither, since both change in one transaction. Each row therefore counts once. The
@@ -92,7 +92,14 @@ declare
     _late xid8[];
     _next_at timestamptz;
 begin
-    if not pg_try_advisory_xact_lock(hashtextextended('spine.roll_up', 0)) then
+    -- Without a lock, which costs a transaction number: an idle database is asked every second.
+    select * into _state from rollup_state;
+    if _state.next_xid <= pg_snapshot_xmax(pg_current_snapshot())
+        and not audited_beyond(_state.next_xid, _state.in_progress)
+    then
+        return '0';
+    end if;
+    if not try_lock('roll_up') then
         return null;
     end if;
     select * into _state from rollup_state;
@@ -414,14 +421,17 @@ declare
     _now timestamptz := clock_timestamp();
     _sample record;
 begin
-    if not pg_try_advisory_xact_lock(hashtextextended('spine.sample_depth', 0)) then
-        return;
-    end if;
     select * into _state from depth_state;
     -- A sample of the future was taken before the clock was set back.
     if _now < _state.sampled_at + _state.took * _rest and _state.sampled_at <= _now then
         return;
     end if;
+    -- The lock of a row would cost a transaction number each second. Autovacuum of the one row waits meanwhile.
+    begin
+        lock table depth_state in share update exclusive mode nowait;
+    exception when lock_not_available then
+        return; -- another process is counting
+    end;
     -- One statement, so that all of it is of one moment.
     select n.next_xid, n.in_progress, oldest_ready() as oldest_ready, d.* into _sample
     from audited_now() n cross join (
