@@ -16,7 +16,7 @@ comment on column spine.sources.disabled_reason is 'Why, as far as somebody said
 alter table spine.rejected_requests add column words text[];
 comment on column spine.rejected_requests.words is
     'What may be an id in headers, target and body, as spine.look_alike() folds it. '
-    'NULL for a request that was kept before schema version 9.';
+    'NULL for a request that was kept before schema version 7.';
 create index rejected_requests_words on spine.rejected_requests using gin (words) with (gin_pending_list_limit = 256);
 comment on index spine.rejected_requests_words is 'spine.rejected_like(): requests in which an id stands.';
 
