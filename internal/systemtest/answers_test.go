@@ -368,7 +368,7 @@ func TestPlantedCases(t *testing.T) {
 func TestALockIsToldWithoutRights(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Server(t)
-	_, err := store.Migrate(t.Context(), server.URL())
+	_, err := store.Migrate(t.Context(), server.URL(), nil)
 	require.NoError(t, err)
 	db := open(t, server.URL(), nil)
 	ingested(t, db, "default", "held")
