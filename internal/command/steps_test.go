@@ -162,7 +162,7 @@ func TestADelayIsToldWithItsReason(t *testing.T) {
 	require.Equal(t, "attempt 1 not counted, the destination was not reached after 500µs: connection refused; "+
 		"next attempt in 1s", stepSentence(trail.DeliveryDeferred, d, false))
 	s := trail.Step{Action: trail.DeliveryDeferred, Success: trail.Success}
-	require.Equal(t, "·", successMark(stepOutcome(&s)), "no good news")
+	require.Equal(t, "·", toneMark(stepTone(&s, d)), "no good news")
 }
 
 func TestAReplayIsToldWithWhoAskedForIt(t *testing.T) {
