@@ -624,7 +624,7 @@ declare
     _name text;
 begin
     -- The lock of ensure_audit_partitions(), which takes the same tables in another order.
-    if not pg_try_advisory_xact_lock(hashtextextended('spine.ensure_audit_partitions', 0)) then
+    if not try_lock('partitions') then
         return null;
     end if;
     select o.oid, o.relname into _partition, _name
@@ -694,7 +694,7 @@ declare
     _name text;
     _made integer := 0;
 begin
-    perform pg_advisory_xact_lock(hashtextextended('spine.ensure_audit_partitions', 0));
+    perform take_lock('partitions');
     for _day in select d::date from generate_series(current_date, current_date + _days, interval '1 day') d loop
         _name := 'audit_trail_' || to_char(_day, 'YYYYMMDD');
         continue when to_regclass('spine.' || _name) is not null;
@@ -935,7 +935,7 @@ declare
 begin
     looked_at := 0;
     deleted := 0;
-    if not pg_try_advisory_xact_lock(hashtextextended('spine.expire_events', 0)) then
+    if not try_lock('expire_events') then
         return next;
         return;
     end if;
@@ -1867,8 +1867,7 @@ declare
     _budget record;
     _over record;
 begin
-    perform pg_advisory_xact_lock(hashtextextended('spine.keep_rejected ' || o.source, 0))
-    from (select unnest(_of) as source order by 1) o;
+    perform take_lock('keep_rejected');
     insert into rejected_requests (
         source,
         at,
@@ -2288,12 +2287,9 @@ declare
     _mark arrivals_watermark;
     _newest bigint;
 begin
-    if not pg_try_advisory_xact_lock(hashtextextended('spine.roll_up', 0)) then
-        return;
-    end if;
     select max(e.id) into _newest from events e;
     -- A row's lock costs a transaction number and a commit: only where there is something to do.
-    if _newest >= (select w.next_event + 10000 from arrivals_watermark w) then
+    if _newest >= (select w.next_event + 10000 from arrivals_watermark w) and try_lock('roll_up') then
         select w.* into _mark from arrivals_watermark w for update skip locked;
     end if;
     if _mark.only_row
@@ -2669,7 +2665,7 @@ CREATE FUNCTION spine.reject(_source text[], _cause text[], _status integer[], _
     SET "TimeZone" TO 'UTC'
     AS $$
 begin
-    perform pg_advisory_xact_lock(hashtextextended('spine.reject', 0));
+    perform take_lock('reject');
     insert into audit_trail (source, action, details)
     select r.source, 'request_rejected', r.details
     from (
@@ -3292,7 +3288,14 @@ declare
     _late xid8[];
     _next_at timestamptz;
 begin
-    if not pg_try_advisory_xact_lock(hashtextextended('spine.roll_up', 0)) then
+    -- Without a lock, which costs a transaction number: an idle database is asked every second.
+    select * into _state from rollup_state;
+    if _state.next_xid <= pg_snapshot_xmax(pg_current_snapshot())
+        and not audited_beyond(_state.next_xid, _state.in_progress)
+    then
+        return '0';
+    end if;
+    if not try_lock('roll_up') then
         return null;
     end if;
     select * into _state from rollup_state;
@@ -3637,14 +3640,17 @@ declare
     _now timestamptz := clock_timestamp();
     _sample record;
 begin
-    if not pg_try_advisory_xact_lock(hashtextextended('spine.sample_depth', 0)) then
-        return;
-    end if;
     select * into _state from depth_state;
     -- A sample of the future was taken before the clock was set back.
     if _now < _state.sampled_at + _state.took * _rest and _state.sampled_at <= _now then
         return;
     end if;
+    -- The lock of a row would cost a transaction number each second. Autovacuum of the one row waits meanwhile.
+    begin
+        lock table depth_state in share update exclusive mode nowait;
+    exception when lock_not_available then
+        return; -- another process is counting
+    end;
     -- One statement, so that all of it is of one moment.
     select n.next_xid, n.in_progress, oldest_ready() as oldest_ready, d.* into _sample
     from audited_now() n cross join (
@@ -4125,6 +4131,30 @@ end $$;
 COMMENT ON FUNCTION spine.sources_kept() IS 'Internal. Trigger: does not let the source default be removed.';
 
 
+--
+-- Name: take_lock(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.take_lock(_name text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    perform from locks l where l.name = _name for update;
+    if not found then
+        raise exception 'the table spine.locks has no row "%"', _name
+            using hint = 'Run spine migrate, which puts it back.';
+    end if;
+end $$;
+
+
+--
+-- Name: FUNCTION take_lock(_name text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.take_lock(_name text) IS 'Internal. Takes one of spine.locks until the end of the transaction, and waits for it.';
+
+
 SET default_tablespace = '';
 
 SET default_table_access_method = heap;
@@ -4295,7 +4325,7 @@ COMMENT ON COLUMN spine.rejected_requests.taken_until IS 'Until when an API proc
 -- Name: COLUMN rejected_requests.words; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rejected_requests.words IS 'What may be an id in headers, target and body, as spine.look_alike() folds it. NULL for a request that was kept before schema version 9.';
+COMMENT ON COLUMN spine.rejected_requests.words IS 'What may be an id in headers, target and body, as spine.look_alike() folds it. NULL for a request that was kept before schema version 7.';
 
 
 --
@@ -4421,6 +4451,34 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.trail_start(_event bigint) IS 'Internal. A time before all steps of an event. -infinity where that is not known.';
+
+
+--
+-- Name: try_lock(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.try_lock(_name text) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    perform from locks l where l.name = _name for update skip locked;
+    if found then
+        return true;
+    end if;
+    if not exists (select from locks l where l.name = _name) then
+        raise exception 'the table spine.locks has no row "%"', _name
+            using hint = 'Run spine migrate, which puts it back.';
+    end if;
+    return false;
+end $$;
+
+
+--
+-- Name: FUNCTION try_lock(_name text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.try_lock(_name text) IS 'Internal. Takes one of spine.locks until the end of the transaction, if it is free.';
 
 
 --
@@ -6161,6 +6219,29 @@ ALTER TABLE spine.events ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
 
 
 --
+-- Name: locks; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.locks (
+    name text NOT NULL
+);
+
+
+--
+-- Name: TABLE locks; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.locks IS 'Locks between processes of Spine. Who works locks a row; strangers cannot, as they could an advisory lock.';
+
+
+--
+-- Name: COLUMN locks.name; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.locks.name IS 'What the lock is for: migrate, or a task of spine.reject() and upkeep.';
+
+
+--
 -- Name: rollups; Type: TABLE; Schema: spine; Owner: -
 --
 
@@ -6876,6 +6957,14 @@ COMMENT ON CONSTRAINT events_event_id_source_key ON spine.events IS 'The idempot
 
 ALTER TABLE ONLY spine.events
     ADD CONSTRAINT events_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: locks locks_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.locks
+    ADD CONSTRAINT locks_pkey PRIMARY KEY (name);
 
 
 --
