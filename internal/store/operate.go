@@ -177,7 +177,13 @@ var ErrNoDestination = errors.New("there is no such destination")
 // It returns how many destinations it changed. Errors: ErrNoDestination, or that of the database.
 func (s *Store) Pause(ctx context.Context, destination, reason, caller string) (changed int64, err error) {
 	return s.setPaused(
-		ctx, "pausing claims", "select spine.pause(nullif($1, ''), nullif($2, ''))", destination, caller, storable(reason))
+		ctx,
+		"pausing claims",
+		"select spine.pause(nullif($1, ''), nullif($2, ''))",
+		destination,
+		caller,
+		storable(reason),
+	)
 }
 
 // Resume takes up claims again that Pause stopped, and returns as Pause does.

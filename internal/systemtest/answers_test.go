@@ -55,7 +55,12 @@ func (w *ward) stored(t *testing.T, ids ...string) {
 	t.Helper()
 	for _, id := range ids {
 		w.accept(t, id, `{"a":1}`)
-		execute(t, w.db, "update spine.processing_state set next_attempt_at = now() + interval '1 h' where event_id = $1", id)
+		execute(
+			t,
+			w.db,
+			"update spine.processing_state set next_attempt_at = now() + interval '1 h' where event_id = $1",
+			id,
+		)
 	}
 }
 
@@ -129,7 +134,11 @@ func questions() []question {
 			plant: func(t *testing.T, w *ward) (string, string, []string) {
 				execute(t, w.db, "select spine.put_source('shop', '{\"preset\":\"none\",\"id\":[\"{body:/id}\"]}')")
 				execute(t, w.db, "select spine.ingest('moved', 'a', '{}', _source => 'shop')")
-				execute(t, w.db, "update spine.processing_state set next_attempt_at = 'infinity' where event_id = 'moved'")
+				execute(
+					t,
+					w.db,
+					"update spine.processing_state set next_attempt_at = 'infinity' where event_id = 'moved'",
+				)
 				for _, answer := range w.answers(t, "shop/moved", "") {
 					require.Contains(t, answer, `Event "moved" of source "shop" is stored`)
 				}
@@ -172,7 +181,11 @@ func questions() []question {
 				}
 			},
 		},
-		{fault: "F4", name: "the source was disabled, the body too large", todo: "what is kept of them comes with C5 and G3"},
+		{
+			fault: "F4",
+			name:  "the source was disabled, the body too large",
+			todo:  "what is kept of them comes with C5 and G3",
+		},
 		{
 			fault: "F5", name: "locked by a transaction in psql while claims are paused",
 			plant: func(t *testing.T, w *ward) (string, string, []string) {
@@ -199,7 +212,11 @@ func questions() []question {
 				first := w.locks(t, "select from spine.processing_state where event_id = 'shared' for share")
 				second := w.locks(t, "select from spine.processing_state where event_id = 'shared' for share")
 				return "shared", "", []string{
-					fmt.Sprintf("the row is locked by pid %d ", first), fmt.Sprintf("the row is locked by pid %d ", second),
+					fmt.Sprintf(
+						"the row is locked by pid %d ",
+						first,
+					),
+					fmt.Sprintf("the row is locked by pid %d ", second),
 				}
 			},
 		},
@@ -233,7 +250,10 @@ func questions() []question {
 				require.NoError(t, pgx.BeginFunc(t.Context(), w.db, func(tx pgx.Tx) error {
 					_, err := tx.Exec(t.Context(), "select set_config('spine.reason', 'a test order', true)")
 					require.NoError(t, err)
-					_, err = tx.Exec(t.Context(), "update spine.processing_state set status = 'dead' where event_id = 'by-hand'")
+					_, err = tx.Exec(
+						t.Context(),
+						"update spine.processing_state set status = 'dead' where event_id = 'by-hand'",
+					)
 					return err
 				}))
 				return "by-hand", "", []string{
@@ -257,7 +277,11 @@ func questions() []question {
 			fault: "F8", name: "what a conflict differs in",
 			plant: func(t *testing.T, w *ward) (string, string, []string) {
 				w.accept(t, "twice", `{"amount":1,"note":"x","gone":true,"list":[1,2]}`)
-				require.Equal(t, "conflict", w.post(t, webhook("twice", `{"amount":2,"note":null,"list":[1,3]}`)).status())
+				require.Equal(
+					t,
+					"conflict",
+					w.post(t, webhook("twice", `{"amount":2,"note":null,"list":[1,3]}`)).status(),
+				)
 				return "twice", "", []string{
 					`another payload came once, first \S+; it differs at /amount: 1 -> 2, /gone: true -> absent, ` +
 						`/list/1: 2 -> 3, /note: "x" -> null; it was not delivered`,
@@ -277,7 +301,9 @@ func questions() []question {
 				w.accept(t, "many", members("1"))
 				require.Equal(t, "conflict", w.post(t, webhook("many", members("2"))).status())
 				accepted := value[string](t, w.db, "select spine.accept_conflict('many')")
-				return "many", "", []string{`/j: 1 -> 2 and 2 more places; accepted as "` + regexp.QuoteMeta(accepted) + `"`}
+				return "many", "", []string{
+					`/j: 1 -> 2 and 2 more places; accepted as "` + regexp.QuoteMeta(accepted) + `"`,
+				}
 			},
 			never: []string{"/k: 1"},
 		},
@@ -288,7 +314,9 @@ func questions() []question {
 				w.accept(t, "updated", `{"a":1}`)
 				require.Equal(t, "conflict", w.post(t, webhook("updated", `{"a":2}`)).status())
 				w.settled(t, "updated", "completed", "", `{"status":200}`)
-				return "updated", "", []string{`completed \S+, \S+ after it was queued, but another payload under this id was not`}
+				return "updated", "", []string{
+					`completed \S+, \S+ after it was queued, but another payload under this id was not`,
+				}
 			},
 			never: []string{"nothing more to do"},
 		},
@@ -310,9 +338,12 @@ func questions() []question {
 			plant: func(t *testing.T, w *ward) (string, string, []string) {
 				w.accept(t, "old", `{"a":1}`)
 				w.settled(t, "old", "completed", "", `{"status":200}`)
-				require.Positive(t, value[int](t, w.db,
+				require.Positive(t, value[int](
+					t,
+					w.db,
 					"select deleted from spine.expire_events((select updated_at from spine.processing_state where event_id = 'old') "+
-						"+ interval '1 us')"))
+						"+ interval '1 us')",
+				))
 				return "old", "", []string{`event "old" is not stored, or retention removed it`}
 			},
 			never: []string{"was never stored"},

@@ -852,7 +852,9 @@ func (w browser) answersAtOnce(t *testing.T) {
 	b.sees(`document.querySelector('#conflicts .places-list')?.innerText.includes('/amount 1 → 2')`)
 	execute(t, s.db, "select spine.pause('default', 'deploying billing')")
 	execute(t, s.db, "update spine.processing_state set status = 'dead' where event_id = '77O1'")
-	b.sees(`document.querySelector('.standing [data-topic=by_hand]')?.innerText.includes('from pending to dead by hand')`)
+	b.sees(
+		`document.querySelector('.standing [data-topic=by_hand]')?.innerText.includes('from pending to dead by hand')`,
+	)
 	b.sees(`document.querySelector('.step[data-action=status_changed]').classList.contains('bad')`)
 	execute(t, s.db, "update spine.processing_state set status = 'pending' where event_id = '77O1'")
 	b.sees(`document.querySelector('.standing [data-topic=paused]')?.innerText.includes('because: deploying billing')`)
