@@ -151,9 +151,10 @@ func TestStepsThatSumUpAreToldWithTheirCounts(t *testing.T) {
 // F6: a step says why the next attempt waits.
 func TestADelayIsToldWithItsReason(t *testing.T) {
 	for details, want := range map[string]string{
-		`{"attempt":1,"delay_ms":3600000,"reason":"Retry-After"}`: "next attempt in 1h, as the destination asked (Retry-After)",
-		`{"attempt":1,"delay_ms":2000,"reason":"policy"}`:         "next attempt in 2s, by the retry policy",
-		`{"attempt":1,"delay_ms":2000}`:                           "next attempt in 2s",
+		`{"attempt":1,"delay_ms":3600000,"reason":"Retry-After"}`: "next attempt in 1h, " +
+			"as the destination asked (Retry-After)",
+		`{"attempt":1,"delay_ms":2000,"reason":"policy"}`: "next attempt in 2s, by the retry policy",
+		`{"attempt":1,"delay_ms":2000}`:                   "next attempt in 2s",
 	} {
 		require.Equal(t, want, stepSentence(trail.RetryScheduled, readDetails(json.RawMessage(details)), true))
 	}
@@ -192,7 +193,12 @@ func TestATickStandsBeforeGoodNewsAlone(t *testing.T) {
 			trail.ClaimsPaused, trail.Success, `{"destination":"default","by":"ann","reason":"a deploy"}`,
 			"· claims paused for default by ann, because: a deploy",
 		},
-		{trail.SourceDisabled, trail.Success, `{"by":"ann","reason":"moved"}`, "· source disabled by ann, because: moved"},
+		{
+			trail.SourceDisabled,
+			trail.Success,
+			`{"by":"ann","reason":"moved"}`,
+			"· source disabled by ann, because: moved",
+		},
 		{trail.EventReplayed, trail.Success, `{"by":"ann","from":"dead"}`, "· replayed by ann, was dead"},
 		{trail.LeaseExpired, trail.Success, `{"attempt":1,"worker":"w"}`, "✗ attempt 1: the lease of w ran out"},
 		{trail.EventsExpired, trail.Success, `{"count":3}`, "· 3 old events deleted"},

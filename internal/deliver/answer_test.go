@@ -73,15 +73,21 @@ func TestStatusLineDecides(t *testing.T) {
 		"Transfer-Encoding: identity": {
 			"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nok", "ok",
 		},
-		"identity without a length":   {"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nok", "ok"},
-		"two lengths":                 {"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 2\r\n\r\nok", "ok"},
-		"two lengths in a line":       {"HTTP/1.1 200 OK\r\nContent-Length: 2, 3\r\n\r\nok", "ok"},
-		"one length twice":            {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok", "ok"},
-		"a length that is none":       {"HTTP/1.1 200 OK\r\nContent-Length: two\r\n\r\nok", "ok"},
-		"a negative length":           {"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nok", "ok"},
-		"a length that overflows":     {"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nok", "ok"},
-		"a length before chunks":      {"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "ok"},
-		"chunked twice":               {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "ok"},
+		"identity without a length": {"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nok", "ok"},
+		"two lengths":               {"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 2\r\n\r\nok", "ok"},
+		"two lengths in a line":     {"HTTP/1.1 200 OK\r\nContent-Length: 2, 3\r\n\r\nok", "ok"},
+		"one length twice":          {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok", "ok"},
+		"a length that is none":     {"HTTP/1.1 200 OK\r\nContent-Length: two\r\n\r\nok", "ok"},
+		"a negative length":         {"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nok", "ok"},
+		"a length that overflows":   {"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nok", "ok"},
+		"a length before chunks": {
+			"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+			"ok",
+		},
+		"chunked twice": {
+			"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+			"ok",
+		},
 		"an unknown coding":           {"HTTP/1.1 200 OK\r\nTransfer-Encoding: rot13\r\n\r\nbx", "(compressed: rot13)"},
 		"malformed chunks":            {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nok, no chunk", ""},
 		"a space before the colon":    {"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\nok", "ok"},
@@ -95,7 +101,10 @@ func TestStatusLineDecides(t *testing.T) {
 		"lower case":                  {"http/1.1 200 ok\r\ncontent-length: 2\r\n\r\nok", "ok"},
 		"a reason without a space":    {"HTTP/1.1 200OK\r\nContent-Length: 2\r\n\r\nok", "ok"},
 		"another version":             {"HTTP/2 200\r\nContent-Length: 2\r\n\r\nok", "ok"},
-		"a long reason":               {"HTTP/1.1 200 " + strings.Repeat("x", 10_000) + "\r\nContent-Length: 2\r\n\r\nok", "ok"},
+		"a long reason": {
+			"HTTP/1.1 200 " + strings.Repeat("x", 10_000) + "\r\nContent-Length: 2\r\n\r\nok",
+			"ok",
+		},
 		"a long header": {
 			"HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 10_000) + "\r\nContent-Length: 2\r\n\r\nok", "ok",
 		},
@@ -125,7 +134,8 @@ func TestStatusLineDecides(t *testing.T) {
 // The same of answers that are no success: they keep their class and their Retry-After.
 func TestMalformedFailureKeepsItsMeaning(t *testing.T) {
 	url := scripted(t, func(int, int) (string, bool) {
-		return "HTTP/1.1 503 Busy\r\nno header\r\nRetry-After: 7\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nbusy", false
+		return "HTTP/1.1 503 Busy\r\nno header\r\n" +
+			"Retry-After: 7\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nbusy", false
 	})
 	got := client(t, Config{URL: url}).Deliver(t.Context(), job)
 	got.Duration = 0
@@ -234,14 +244,26 @@ func TestCompressedAnswer(t *testing.T) {
 		"as a transfer":     {"Transfer-Encoding: gzip", zipped("thank you", gzipWriter), "thank you"},
 		"without a header":  {"X: y", zipped("thank you", gzipWriter), "thank you"},
 		"more than is kept": {"Content-Encoding: gzip", zipped(long, gzipWriter), long[:maxAnswer]},
-		"cut":               {"Content-Encoding: gzip", zipped("thank you "+strings.Repeat("x", 99), gzipWriter)[:12], "t"},
-		"in truth text":     {"Content-Encoding: gzip", "thank you", "thank you"},
-		"in truth neither":  {"Content-Encoding: gzip", "\x00\x01\x02\xff", "(compressed: gzip)"},
-		"br":                {"Content-Encoding: br", "\x0b\x02\x80hello\x03", "(compressed: br)"},
-		"zstd":              {"Content-Encoding: zstd", "\x28\xb5\x2f\xfd", "(compressed: zstd)"},
-		"twice":             {"Content-Encoding: gzip, gzip", zipped(zipped("a", gzipWriter), gzipWriter), "(compressed: gzip, gzip)"},
-		"no text inside":    {"Content-Encoding: gzip", zipped("a\x00\xff", gzipWriter), "a\uFFFD\uFFFD"},
-		"one after another": {"Content-Encoding: gzip", zipped("thank ", gzipWriter) + zipped("you", gzipWriter), "thank you"},
+		"cut": {
+			"Content-Encoding: gzip",
+			zipped("thank you "+strings.Repeat("x", 99), gzipWriter)[:12],
+			"t",
+		},
+		"in truth text":    {"Content-Encoding: gzip", "thank you", "thank you"},
+		"in truth neither": {"Content-Encoding: gzip", "\x00\x01\x02\xff", "(compressed: gzip)"},
+		"br":               {"Content-Encoding: br", "\x0b\x02\x80hello\x03", "(compressed: br)"},
+		"zstd":             {"Content-Encoding: zstd", "\x28\xb5\x2f\xfd", "(compressed: zstd)"},
+		"twice": {
+			"Content-Encoding: gzip, gzip",
+			zipped(zipped("a", gzipWriter), gzipWriter),
+			"(compressed: gzip, gzip)",
+		},
+		"no text inside": {"Content-Encoding: gzip", zipped("a\x00\xff", gzipWriter), "a\uFFFD\uFFFD"},
+		"one after another": {
+			"Content-Encoding: gzip",
+			zipped("thank ", gzipWriter) + zipped("you", gzipWriter),
+			"thank you",
+		},
 		"a coding of bytes": {"Content-Encoding: a\x01\xff", "a", "(compressed: a \uFFFD)"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -65,7 +65,8 @@ func basicAuth(user *url.Userinfo) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password))
 }
 
-// forwards reports whether a relay reads requests of a scheme and sends requests of its own. Otherwise it passes bytes on.
+// forwards reports whether a relay reads requests of a scheme and sends requests of its own. Otherwise it passes bytes
+// on.
 func (r *relay) forwards(scheme string) bool { return r.scheme != "socks5" && scheme == "http" }
 
 // dial opens a connection to the destination, through the relay where there is one. Its error is an unreachedError.

@@ -303,15 +303,43 @@ func TestProxyThatFails(t *testing.T) {
 	rejecting, _ := proxyServer(t, "", http.StatusProxyAuthRequired)
 	lost, _ := proxyServer(t, closed.Listener.Addr().String(), 0)
 	for name, tc := range map[string]struct{ target, proxy, want string }{
-		"away":               {"https://a.invalid", closed.URL, "no connection through the proxy: connection refused"},
-		"away, plain":        {"http://a.invalid", closed.URL, "no connection through the proxy: connection refused"},
-		"rejecting":          {"https://a.invalid", rejecting.URL, "no connection through the proxy: it answered HTTP 407 Proxy Authentication Required"},
-		"rejecting, plain":   {"http://a.invalid", rejecting.URL, "the proxy answered HTTP 407 Proxy Authentication Required"},
-		"finding nothing":    {"https://a.invalid", lost.URL, "no connection through the proxy: it answered HTTP 502 Bad Gateway"},
-		"speaking otherwise": {"https://a.invalid", "http://" + rawServer(t, "SSH-2.0\r\n"), `no connection through the proxy: malformed HTTP response "SSH-2.0"`},
-		"speaking too soon":  {"https://a.invalid", "http://" + rawServer(t, "HTTP/1.1 200 OK\r\n\r\nx"), "no connection through the proxy: its answer is malformed"},
-		"closing":            {"https://a.invalid", "http://" + rawServer(t, ""), "no connection through the proxy: connection closed without an answer"},
-		"no SOCKS":           {"https://a.invalid", "socks5://" + rawServer(t, "HTTP/1.1 400 Bad\r\n\r\n"), "no connection through the proxy: "},
+		"away":        {"https://a.invalid", closed.URL, "no connection through the proxy: connection refused"},
+		"away, plain": {"http://a.invalid", closed.URL, "no connection through the proxy: connection refused"},
+		"rejecting": {
+			"https://a.invalid",
+			rejecting.URL,
+			"no connection through the proxy: it answered HTTP 407 Proxy Authentication Required",
+		},
+		"rejecting, plain": {
+			"http://a.invalid",
+			rejecting.URL,
+			"the proxy answered HTTP 407 Proxy Authentication Required",
+		},
+		"finding nothing": {
+			"https://a.invalid",
+			lost.URL,
+			"no connection through the proxy: it answered HTTP 502 Bad Gateway",
+		},
+		"speaking otherwise": {
+			"https://a.invalid",
+			"http://" + rawServer(t, "SSH-2.0\r\n"),
+			`no connection through the proxy: malformed HTTP response "SSH-2.0"`,
+		},
+		"speaking too soon": {
+			"https://a.invalid",
+			"http://" + rawServer(t, "HTTP/1.1 200 OK\r\n\r\nx"),
+			"no connection through the proxy: its answer is malformed",
+		},
+		"closing": {
+			"https://a.invalid",
+			"http://" + rawServer(t, ""),
+			"no connection through the proxy: connection closed without an answer",
+		},
+		"no SOCKS": {
+			"https://a.invalid",
+			"socks5://" + rawServer(t, "HTTP/1.1 400 Bad\r\n\r\n"),
+			"no connection through the proxy: ",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			via, err := url.Parse(strings.Replace(tc.proxy, "://", "://user:hunter2@", 1))

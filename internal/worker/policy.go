@@ -46,7 +46,7 @@ func (p Policy) Delays() []time.Duration {
 	return delays
 }
 
-// Decide says what becomes of a job after an attempt. The delay is the larger of the policy's and the destination's, and
+// Decide says what becomes of a job after an attempt. The delay is the larger of the policy's and the destination's;
 // asked says that it is the latter. jitter is a random number from 0 to 1. It only ever adds to the delay. An attempt
 // that did not reach the destination is deferred, and counts for nothing.
 func (p Policy) Decide(

@@ -1,5 +1,5 @@
--- Locks between processes of Spine: rows of the table locks. An advisory lock would not do. Any role that may connect can
--- take one and hold it for ever.
+-- Locks between processes of Spine: rows of the table locks. An advisory lock would not do: any role that may connect
+-- can take one, and hold it for ever.
 
 -- take_lock: takes a lock until the end of the transaction, and waits for it.
 --   _name  a row of locks

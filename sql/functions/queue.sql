@@ -198,8 +198,8 @@ comment on function spine.claim(text, integer, interval, text, interval[], times
     'With _ahead a last row has the clock after the claim (occurred_at) and the next due time (due_at).';
 
 -- oldest_ready: how long the oldest row that should be claimed has been due, over all destinations. New events, retries
--- and leases that ran out count. 0 without one. Rows of paused destinations count too, so that nobody forgets a pause. A
--- row that was made due in the infinite past counts from its last change. Relies on processing_state_due, of which it
+-- and leases that ran out count. 0 without one. Rows of paused destinations count too, so that nobody forgets a pause.
+-- A row that was made due in the infinite past counts from its last change. Relies on processing_state_due, of which it
 -- reads the beginning for each destination. Reads only.
 create or replace function spine.oldest_ready() returns interval
 language plpgsql stable
