@@ -155,8 +155,9 @@ func (t *transport) exchange(
 	if errors.Is(err, errTimedOutIdle) {
 		return true, nil
 	}
-	timeout, ok := errors.AsType[net.Error](err)
-	return err != nil && c.used && !c.got && !(ok && timeout.Timeout()) && ctx.Err() == nil, err
+	timeout, isNetwork := errors.AsType[net.Error](err)
+	timedOut := isNetwork && timeout.Timeout()
+	return err != nil && c.used && !c.got && !timedOut && ctx.Err() == nil, err
 }
 
 // errTimedOutIdle says that an answer is for no request: the destination waited for one for too long. Some servers and
