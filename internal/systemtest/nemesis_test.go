@@ -667,8 +667,8 @@ func (run trialRun) do(t *testing.T) aftermath {
 // normalWithin is how soon after a fault the next acknowledgement must come, whatever else has begun meanwhile.
 const normalWithin = 15 * time.Second
 
-// overAt is when a fault is over, and with it what was under way at its end: a destination's misdeed may end while
-// PostgreSQL recovers from a kill, which may take longer than normalWithin.
+// overAt is when a fault is over, and with it the faults under way at its end. A destination's misdeed may end while
+// PostgreSQL recovers from a kill. That recovery alone may take longer than normalWithin.
 func overAt(done []fault, f fault) time.Time {
 	at := f.end
 	for _, other := range done {
