@@ -308,8 +308,8 @@ comment on function spine.roll_up(integer) is
 --   _created_at  when it was stored
 --   _at          when it was delivered
 --   _details     the details of the step processing_succeeded
--- The fencing token tells it in most cases. Each attempt and each returned lease raises it by 2, each replay and each
--- change by hand by 1, and the attempts then begin anew. Otherwise the trail tells it. It is read from the day (UTC) on
+-- The fencing token tells it in most cases. Each attempt and each returned lease raises it by 2. A replay or a change
+-- by hand raises it by 1, and the attempts begin anew. Otherwise the trail tells it. It is read from the day (UTC) on
 -- which the event was stored, with a minute for clocks that are set back. trail_start() says why the bound is a whole
 -- day with an "or".
 -- Relies on audit_trail_event. Reads only.
