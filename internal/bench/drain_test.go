@@ -51,11 +51,13 @@ func TestDrain(t *testing.T) {
 	assert.Equal(t, int64(50), report.Accepted)
 	assert.Equal(t, int64(50), report.Delivery.Delivered)
 	assert.Zero(t, report.Delivery.Lost)
-	assert.Equal(t, uint64(48), report.Delivery.Latency.Count, "all but what was in hand")
+	counted := report.Delivery.Latency.Count
+	assert.GreaterOrEqual(t, counted, uint64(48), "all but what was in hand")
+	assert.LessOrEqual(t, counted, uint64(50), "on a busy machine nothing is in hand yet")
 	assert.Positive(t, report.Delivery.PerSecond)
 	assert.InDelta(
 		t,
-		48/report.Delivery.PerSecond,
+		float64(counted)/report.Delivery.PerSecond,
 		report.Delivery.Latency.Max/1000,
 		1e-3,
 		"from the opening to the last",

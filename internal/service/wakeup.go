@@ -51,8 +51,8 @@ func (s *Service) noteCommitted(events []event.Event, receipts []event.Receipt) 
 }
 
 // ListenForSteps rings a bell whenever the database notifies that something happened, until ctx ends. It is for a
-// process that only follows the audit log. direct is the URL at which it listens, and name is what the database calls
-// the connection. wait returns when the listener has ended. A listener that fails leaves the follower to poll.
+// process that only follows the audit log. It listens at the URL direct, and gives the connection this name. wait
+// returns when the listener has ended. A listener that fails leaves the follower to poll.
 func ListenForSteps(
 	ctx context.Context, s *store.Store, direct, name string,
 ) (ring *bell.Bell, wait func(), err error) {

@@ -384,11 +384,13 @@ func TestMigrateADatabaseOfFiveMigrations(t *testing.T) {
 		select c.relname, c.oid, c.relfilenode
 		from pg_class c
 		where c.relnamespace = 'spine'::regnamespace and c.relkind in ('r', 'p', 'i', 'I')
+			and c.relname !~ '^audit_trail_[0-9]' -- a migration at midnight makes one
 		order by 1`
 	before := d.rows(tables)
 	m, err := store.Migrate(t.Context(), d.url, nil)
 	require.NoError(t, err)
 	newest := int64(slices.Max(migrationNumbers(t)))
+	m.Partitions = 0 // one at midnight
 	require.Equal(t, store.Migrated{Version: newest, Applied: []int64{}, Functions: true}, m)
 	require.NoError(t, d.CheckSchema(t.Context()))
 	require.Equal(t, before, d.rows(tables))

@@ -163,8 +163,10 @@ func noteWarning(conn *pgconn.PgConn, n *pgconn.Notice) {
 // (integrity constraint violation) and 54 (program limit exceeded). It wraps 55P03, a row that somebody else has
 // locked, with event.ErrLocked. Every other error may pass when the call is tried again.
 //
-// Two errors of these classes may pass too, and are not wrapped. 54000 also says that the notify queue is full. 23514
-// of the audit log's default partition says that the day got its own partition meanwhile.
+// Two errors of these classes may pass too, and are not wrapped:
+//
+//   - 54000, with which Postgres also says that the notify queue is full;
+//   - 23514 of the audit log's default partition: the day got its own partition meanwhile.
 func classify(err error) error {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
@@ -183,8 +185,8 @@ func classify(err error) error {
 	return err
 }
 
-// leaseStates reads the answers of the functions that write under a lease. true says that the lease was held, false
-// that it was lost, and NULL that the row was locked.
+// leaseStates reads the answers of the functions that write under a lease: true for a lease that was held, false for
+// one that was lost, and NULL for a locked row.
 func leaseStates(answers []*bool) []event.LeaseState {
 	states := make([]event.LeaseState, len(answers))
 	for i, held := range answers {

@@ -345,8 +345,8 @@ type delivery struct {
 }
 
 // destination is a third party that does what an event's payload asks of it. The member "do" lists what to do with
-// the first attempts: a query of the mock API ("status=503&retry_after=2"), or "hold", which waits for release and
-// then succeeds. After the list everything succeeds. It remembers its deliveries.
+// the first attempts. Each is a query of the mock API ("status=503&retry_after=2"), or "hold". "hold" waits for
+// release and then succeeds. After the list everything succeeds. It remembers its deliveries.
 type destination struct {
 	url    string
 	mock   *mockapi.Server

@@ -34,7 +34,7 @@ import (
 type fault struct {
 	kind, detail string
 	start, end   time.Time
-	normal       time.Duration // from its end to the first acknowledgement
+	normal       time.Duration // from when it was over to the first acknowledgement; 0 where none came
 }
 
 // Settings of the processes under test.
@@ -632,8 +632,8 @@ func (run trialRun) do(t *testing.T) aftermath {
 	}
 	for i, f := range o.done {
 		t.Logf("%s %s: %s, for %.1f s", f.start.Format(time.TimeOnly), f.kind, f.detail, f.end.Sub(f.start).Seconds())
-		if at, ok := s.firstAck(o.done[i].end); ok {
-			o.done[i].normal = at.Sub(o.done[i].end)
+		if at, ok := s.firstAck(f.end); ok {
+			o.done[i].normal = max(at.Sub(overAt(o.done, f)), time.Nanosecond)
 		}
 	}
 	d.mu.Lock()
@@ -666,6 +666,34 @@ func (run trialRun) do(t *testing.T) aftermath {
 
 // normalWithin is how soon after a fault the next acknowledgement must come, whatever else has begun meanwhile.
 const normalWithin = 15 * time.Second
+
+// overAt is when a fault is over, and with it the faults under way at its end. A destination's misdeed may end while
+// PostgreSQL recovers from a kill. That recovery alone may take longer than normalWithin.
+func overAt(done []fault, f fault) time.Time {
+	at := f.end
+	for _, other := range done {
+		if !strings.HasPrefix(other.kind, misdone) && other.kind != snapshotHeld &&
+			!other.start.After(f.end) && other.end.After(at) {
+			at = other.end
+		}
+	}
+	return at
+}
+
+func TestAFaultIsOverWithWhatIsUnderWay(t *testing.T) {
+	t.Parallel()
+	began := time.Now()
+	lasting := func(kind string, from, to int) fault {
+		return fault{kind: kind, start: began.Add(time.Duration(from)), end: began.Add(time.Duration(to))}
+	}
+	done := []fault{
+		lasting(misdone+"500", 0, 10), lasting("PostgreSQL is killed", 5, 30), lasting("an API is killed", 31, 40),
+		lasting(misdone+"410", 8, 50), lasting(snapshotHeld, 0, 1000),
+	}
+	require.Equal(t, done[1].end, overAt(done, done[0]))
+	require.Equal(t, done[1].end, overAt(done, done[1]))
+	require.Equal(t, done[3].end, overAt(done, done[3]))
+}
 
 // unwell says which processes do not work as they should.
 func (c *cluster) unwell(client *http.Client) (problems []string) {

@@ -23,8 +23,8 @@
 -- The transaction that stored the events may claim them too, and this must not hold it up.
 -- Relies on processing_state_due, processing_state_pkey and events_pkey.
 -- A crash before the commit leaves nothing behind. A crash after it leaves leases that run out.
--- It took the place of one without _ahead, which may not wait for the next version to go (retireFunctions): with the
--- defaults, a call by hand would fit both.
+-- An older claim() has no _ahead. It is dropped at once, since a call by hand that leaves out the defaults would fit
+-- both.
 drop function if exists spine.claim(text, integer, interval, text, interval[], timestamptz);
 create or replace function spine.claim(
     _destination text,
