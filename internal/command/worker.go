@@ -20,6 +20,8 @@ func workerCommand(env environ, b build) *cobra.Command {
 			&s.Schema,
 			&s.Upkeep,
 			&s.Listen,
+			&s.Admin,
+			&s.Metrics,
 			&s.Destination,
 			&s.Retry,
 			&s.Worker,
