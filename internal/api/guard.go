@@ -1,12 +1,12 @@
 package api
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,74 +17,173 @@ import (
 	"github.com/webhookspine/spine/internal/respond"
 )
 
-// GuardConfig says who may pass a Guard. With neither Token nor Open set, only requests from this machine pass.
+// GuardConfig says who may pass a Guard. Tokens win over Open, and Open wins over Local. With none of the three nobody
+// passes.
 type GuardConfig struct {
-	Token     string // ADMIN_TOKEN: its holder may do everything; it wins over Open
-	ReadToken string // ADMIN_READ_TOKEN: its holder may read; empty where there is none
-	Open      bool   // ADMIN_AUTH=none: lets everyone pass
+	Tokens     []string // ADMIN_TOKEN: the holder of one may do everything
+	ReadTokens []string // ADMIN_READ_TOKEN: the holder of one may read; of use only beside Tokens
+	Open       bool     // ADMIN_AUTH=none: lets everyone pass
+	// Local lets requests of this machine pass. It is for a listener that no one else reaches, and on which nothing but
+	// the administration is served: no trace in a request tells that a proxy on this machine has not sent it.
+	Local bool
+
+	// Client is the address of a request's client. Nil stands for the peer.
+	Client func(*http.Request) string
+	// Rejected gets every rejection before it is answered, which may wait for it. It may be nil. causes are bounded.
+	Rejected func(ctx context.Context, cause string, status int)
+}
+
+// RejectionCauses are all causes of rejections, in the log, in metrics and in the audit log.
+func RejectionCauses() []string {
+	return []string{tokenMissing, tokenWrong, readToken, notLocal, hostName, crossOrigin}
+}
+
+const (
+	tokenMissing = "admin_token_missing"
+	tokenWrong   = "admin_token_wrong"
+	readToken    = "admin_read_token" // it would have changed something
+	notLocal     = "admin_not_local"  // it needs a token
+	hostName     = "admin_host_name"  // a browser under a name that any page may have
+	crossOrigin  = "admin_cross_origin"
+)
+
+// guard rejects requests for what only the operator may see.
+type guard struct {
+	config     GuardConfig
+	log        zerolog.Logger
+	tokens     [][sha256.Size]byte
+	readTokens [][sha256.Size]byte
+	sameOrigin *http.CrossOriginProtection
 }
 
 // Guard returns a middleware for what only the operator may see.
 //
-// With a token it asks for it, as bearer (RFC 6750) or as the password of HTTP Basic (RFC 7617) under any user name.
-// It answers 401 to other requests, and 403 to a request with the token for reading that may change something.
+// With tokens it asks for one, as bearer (RFC 6750) or as the password of HTTP Basic (RFC 7617) under any user name,
+// and answers 401 to other requests. A request with a token for reading that may change something gets 403.
 //
-// With neither token nor Open it answers 403, unless the peer's address and the Host header are loopback and the
-// headers show no proxy. So a page in a browser cannot reach it by a name of its own (DNS rebinding), nor a stranger
-// through a proxy on this machine.
+// Local, it answers 403 unless the peer's address and the Host header are loopback. So a page in a browser cannot reach
+// it by a name of its own (DNS rebinding).
 //
 // Open, it lets everyone read. It answers 403 where a browser would change something under another name than localhost
 // or an IP address: a page's own name may lead here, and the page is then of the same origin.
+//
+// However it is configured, it answers 403 where a browser sends a request for a page of another origin, unless the
+// method only reads. Requests of other clients pass: they carry neither Sec-Fetch-Site nor Origin.
 func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 	// A flood of rejections is not a flood of log lines.
-	log = log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
-	token, readToken := sha256.Sum256([]byte(c.Token)), sha256.Sum256([]byte(c.ReadToken))
+	g := &guard{
+		config: c, log: log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second}),
+		sameOrigin: http.NewCrossOriginProtection(),
+	}
+	for _, token := range c.Tokens {
+		g.tokens = append(g.tokens, sha256.Sum256([]byte(token)))
+	}
+	for _, token := range c.ReadTokens {
+		g.readTokens = append(g.readTokens, sha256.Sum256([]byte(token)))
+	}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			respond.Secure(w.Header())
-			reads := c.Token != "" && c.ReadToken != "" && carriesToken(r, readToken)
-			switch {
-			case reads && mayChange(r):
-				noteRejected(log, r, "read_token")
-				respond.Reject(w, respond.Problem{
-					Status: http.StatusForbidden,
-					Detail: "This token may only read. Use the admin token to change something.",
-				})
-			case c.Token != "" && !reads && !carriesToken(r, token):
-				noteRejected(log, r, "admin_token")
-				w.Header().Add("WWW-Authenticate", `Basic realm="spine", charset="UTF-8"`)
-				w.Header().Add("WWW-Authenticate", `Bearer realm="spine"`)
-				respond.Reject(w, respond.Problem{
-					Status: http.StatusUnauthorized,
-					Detail: "The admin token is missing or wrong. " +
-						"Send it as bearer, or as the password of HTTP Basic with any user name.",
-				})
-			case c.Token == "" && !c.Open && !local(r):
-				noteRejected(log, r, "not_local")
-				respond.Reject(w, respond.Problem{
-					Status: http.StatusForbidden,
-					Detail: "Without an admin token Spine answers only this machine, " +
-						"under localhost or a loopback address, and not through a proxy. " +
-						"Set ADMIN_TOKEN to ask for a token, or ADMIN_AUTH=none to answer everyone.",
-				})
-			case c.Token == "" && c.Open && mayChange(r) && fromBrowser(r) && !loopbackName(r.Host) && !isAddress(r.Host):
-				noteRejected(log, r, "host_name")
-				respond.Reject(w, respond.Problem{
-					Status: http.StatusForbidden,
-					Detail: "Without an admin token a browser may change something " +
-						"only under an IP address or localhost (against DNS rebinding). " +
-						"Set ADMIN_TOKEN to use a name.",
-				})
-			default:
-				next.ServeHTTP(w, r)
+			client := r.RemoteAddr
+			if c.Client != nil {
+				client = c.Client(r)
+			} else if host, _, err := net.SplitHostPort(client); err == nil {
+				client = host
 			}
+			r = r.WithContext(context.WithValue(r.Context(), clientKey{}, client))
+			if cause, problem := g.judge(w.Header(), r); cause != "" {
+				g.reject(w, r, cause, problem)
+				return
+			}
+			next.ServeHTTP(w, r)
 		})
 	}
 }
 
-// noteRejected logs a request that a guard rejects.
-func noteRejected(log zerolog.Logger, r *http.Request, cause string) {
-	log.Warn().Str("cause", cause).Str("path", r.URL.Path).Str("remote", r.RemoteAddr).Msg("request rejected")
+// judge returns why a request is rejected; cause is empty where it passes. It may set headers of the answer.
+func (g *guard) judge(header http.Header, r *http.Request) (cause string, problem respond.Problem) {
+	if len(g.tokens) > 0 {
+		cause, problem = g.judgeToken(header, r)
+	} else {
+		cause, problem = g.judgeOrigin(r)
+	}
+	if cause == "" && g.sameOrigin.Check(r) != nil {
+		return crossOrigin, respond.Problem{
+			Status: http.StatusForbidden,
+			Detail: "A page of another origin sent this. " +
+				"Only Spine's own page, and clients that are not browsers, may change something.",
+		}
+	}
+	return cause, problem
+}
+
+// judgeToken asks for a token.
+func (g *guard) judgeToken(header http.Header, r *http.Request) (cause string, problem respond.Problem) {
+	given := givenToken(r)
+	switch {
+	case isOneOf(given, g.tokens):
+		return "", problem
+	case isOneOf(given, g.readTokens) && !mayChange(r):
+		return "", problem
+	case isOneOf(given, g.readTokens):
+		return readToken, respond.Problem{
+			Status: http.StatusForbidden,
+			Detail: "This token may only read. Use the admin token to change something.",
+		}
+	}
+	header.Add("WWW-Authenticate", `Basic realm="spine", charset="UTF-8"`)
+	header.Add("WWW-Authenticate", `Bearer realm="spine"`)
+	cause = tokenWrong
+	if given == "" {
+		cause = tokenMissing
+	}
+	return cause, respond.Problem{
+		Status: http.StatusUnauthorized,
+		Detail: "The admin token is missing or wrong. " +
+			"Send it as bearer, or as the password of HTTP Basic with any user name.",
+	}
+}
+
+// judgeOrigin asks where a request comes from, since there is no token to ask for.
+func (g *guard) judgeOrigin(r *http.Request) (cause string, problem respond.Problem) {
+	switch {
+	case g.config.Open && mayChange(r) && fromBrowser(r) && !loopbackName(r.Host) && !isAddress(r.Host):
+		return hostName, respond.Problem{
+			Status: http.StatusForbidden,
+			Detail: "Without an admin token a browser may change something " +
+				"only under an IP address or localhost (against DNS rebinding). " +
+				"Set ADMIN_TOKEN to use a name.",
+		}
+	case g.config.Open:
+		return "", problem
+	case !g.config.Local:
+		return notLocal, respond.Problem{
+			Status: http.StatusForbidden,
+			Detail: "Others than this machine reach this address. " +
+				"Set ADMIN_TOKEN to ask for a token, or ADMIN_AUTH=none to answer everyone.",
+		}
+	case !local(r):
+		return notLocal, respond.Problem{
+			Status: http.StatusForbidden,
+			Detail: "Without an admin token Spine answers only this machine, " +
+				"under localhost or a loopback address (against DNS rebinding). " +
+				"Set ADMIN_TOKEN to ask for a token, or ADMIN_AUTH=none to answer everyone.",
+		}
+	}
+	return "", problem
+}
+
+// reject tells of a rejection and answers it.
+func (g *guard) reject(w http.ResponseWriter, r *http.Request, cause string, problem respond.Problem) {
+	g.log.Warn().
+		Str("cause", cause).
+		Str("path", r.URL.Path).
+		Str("remote", clientOf(r)).
+		Msg("request rejected")
+	if g.config.Rejected != nil {
+		g.config.Rejected(r.Context(), cause, problem.Status)
+	}
+	respond.Reject(w, problem)
 }
 
 // mayChange reports whether a request's method may change something (RFC 9110, 9.2.1).
@@ -98,29 +197,21 @@ func fromBrowser(r *http.Request) bool {
 	return len(r.Header.Values("Origin")) > 0 || len(r.Header.Values("Sec-Fetch-Site")) > 0
 }
 
-// SameOrigin returns a middleware that answers 403 where a browser sends a request for a page of another origin, unless
-// the method only reads. Requests of other clients pass: they carry neither Sec-Fetch-Site nor Origin.
-func SameOrigin(log zerolog.Logger) mux.MiddlewareFunc {
-	log = log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
-	protection := http.NewCrossOriginProtection()
-	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		noteRejected(log, r, "cross_origin")
-		respond.Reject(w, respond.Problem{
-			Status: http.StatusForbidden,
-			Detail: "A page of another origin sent this. " +
-				"Only Spine's own page, and clients that are not browsers, may change something.",
-		})
-	}))
-	return protection.Handler
+// clientKey is the key of a request's client address in its context.
+type clientKey struct{}
+
+// clientOf is the client's address, as the guard has found it.
+func clientOf(r *http.Request) string {
+	if client, ok := r.Context().Value(clientKey{}).(string); ok {
+		return client
+	}
+	return r.RemoteAddr
 }
 
-// caller says who asks, for the audit log: the address, and the user name of HTTP Basic. The client may claim any name,
-// so it is quoted.
+// caller says who asks, for the audit log: the client's address, and the user name of HTTP Basic. The client may claim
+// any name, so it is quoted.
 func caller(r *http.Request) string {
-	from := r.RemoteAddr
-	if host, _, err := net.SplitHostPort(from); err == nil {
-		from = host
-	}
+	from := clientOf(r)
 	if user, _, ok := r.BasicAuth(); ok && user != "" {
 		if runes := []rune(user); len(runes) > maxUser {
 			user = string(runes[:maxUser]) + "…"
@@ -133,26 +224,33 @@ func caller(r *http.Request) string {
 // maxUser is how many characters of a user name go into the audit log.
 const maxUser = 60
 
-// carriesToken reports whether a request carries the token with this hash. All hashes have one length, so the
-// comparison tells nothing about the token's length.
-func carriesToken(r *http.Request, token [sha256.Size]byte) bool {
+// givenToken is the token that a request carries; empty where there is none, or more than one.
+func givenToken(r *http.Request) string {
 	if len(r.Header.Values("Authorization")) != 1 {
-		return false
+		return ""
 	}
-	given := ""
 	if scheme, rest, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
-		given = strings.TrimSpace(rest)
-	} else if _, password, ok := r.BasicAuth(); ok {
-		given = password
+		return strings.TrimSpace(rest)
 	}
-	hash := sha256.Sum256([]byte(given))
-	return subtle.ConstantTimeCompare(hash[:], token[:]) == 1
+	_, password, _ := r.BasicAuth()
+	return password
 }
 
-// local reports whether a request was sent on this machine, to this machine, without a proxy in between.
+// isOneOf reports whether a token has one of the hashes. All hashes have one length, so the comparison tells nothing
+// about the tokens' lengths.
+func isOneOf(given string, tokens [][sha256.Size]byte) bool {
+	hash := sha256.Sum256([]byte(given))
+	equal := 0
+	for _, token := range tokens {
+		equal |= subtle.ConstantTimeCompare(hash[:], token[:])
+	}
+	return equal == 1
+}
+
+// local reports whether a request was sent on this machine, to a name of this machine.
 func local(r *http.Request) bool {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	return err == nil && peer.Addr().Unmap().IsLoopback() && loopbackName(r.Host) && !forwarded(r.Header)
+	return err == nil && peer.Addr().Unmap().IsLoopback() && loopbackName(r.Host)
 }
 
 // loopbackName reports whether a Host header is localhost or a loopback address, with any port.
@@ -176,32 +274,4 @@ func hostname(host string) string {
 		return name
 	}
 	return strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
-}
-
-// proxyHeaders are the headers that proxies add, besides those with a prefix of their own.
-var proxyHeaders = []string{
-	"forwarded",
-	"via",
-	"x-real-ip",
-	"x-client-ip",
-	"x-cluster-client-ip",
-	"true-client-ip",
-	"fastly-client-ip",
-	"fly-client-ip",
-	"x-envoy-external-address",
-	"x-proxyuser-ip",
-	"x-azure-clientip",
-	"cdn-loop",
-}
-
-// forwarded reports whether a request's header shows that it came through a proxy.
-func forwarded(header http.Header) bool {
-	for name := range header {
-		name = strings.ToLower(name)
-		if strings.HasPrefix(name, "x-forwarded") || strings.HasPrefix(name, "x-original-") ||
-			strings.HasPrefix(name, "cf-") || slices.Contains(proxyHeaders, name) {
-			return true
-		}
-	}
-	return false
 }

@@ -1,6 +1,8 @@
 package api_test
 
 import (
+	"bytes"
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -13,7 +15,8 @@ import (
 
 func TestGuard(t *testing.T) {
 	const token = "correct horse"
-	secret := api.GuardConfig{Token: token}
+	secret := api.GuardConfig{Tokens: []string{"an older one, still valid", token}}
+	here := api.GuardConfig{Local: true}
 	bearer := func(value string) func(*http.Request) {
 		return func(r *http.Request) { r.Header.Set("Authorization", value) }
 	}
@@ -22,6 +25,16 @@ func TestGuard(t *testing.T) {
 	}
 	from := func(peer, host string) func(*http.Request) {
 		return func(r *http.Request) { r.RemoteAddr, r.Host = peer, host }
+	}
+	page := func(site, origin string) func(*http.Request) {
+		return func(r *http.Request) {
+			from("127.0.0.1:4711", "localhost:8000")(r)
+			r.Method = http.MethodPost
+			r.Header.Set("Origin", origin)
+			if site != "" {
+				r.Header.Set("Sec-Fetch-Site", site)
+			}
+		}
 	}
 	through := func(name string) func(*http.Request) {
 		return func(r *http.Request) {
@@ -50,7 +63,7 @@ func TestGuard(t *testing.T) {
 			func(r *http.Request) { r.Header["Authorization"] = []string{"Bearer wrong", "Bearer " + token} },
 			401,
 		},
-		"the token wins over being open": {api.GuardConfig{Token: token, Open: true}, func(*http.Request) {}, 401},
+		"the token wins over being open": {api.GuardConfig{Tokens: []string{token}, Open: true}, func(*http.Request) {}, 401},
 		"bearer":                         {secret, bearer("Bearer " + token), 200},
 		"bearer, lower case":             {secret, bearer("bearer " + token), 200},
 		"Basic":                          {secret, basic("admin", token), 200},
@@ -66,33 +79,35 @@ func TestGuard(t *testing.T) {
 			200,
 		},
 		"open through a proxy":              {api.GuardConfig{Open: true}, through("X-Forwarded-For"), 200},
-		"local by name":                     {api.GuardConfig{}, from("127.0.0.1:4711", "localhost:8000"), 200},
-		"local by name, no port":            {api.GuardConfig{}, from("127.0.0.1:4711", "LocalHost"), 200},
-		"local by address":                  {api.GuardConfig{}, from("127.1.2.3:4711", "127.0.0.1:8000"), 200},
-		"local by another loopback address": {api.GuardConfig{}, from("127.0.0.1:4711", "127.8.9.10"), 200},
-		"local by IPv6":                     {api.GuardConfig{}, from("[::1]:4711", "[::1]:8000"), 200},
-		"local by IPv6, no port":            {api.GuardConfig{}, from("[::1]:4711", "[::1]"), 200},
-		"local by mapped IPv4":              {api.GuardConfig{}, from("[::ffff:127.0.0.1]:4711", "localhost"), 200},
-		"a stranger":                        {api.GuardConfig{}, from("203.0.113.9:4711", "localhost"), 403},
-		"a neighbour":                       {api.GuardConfig{}, from("192.168.0.2:4711", "127.0.0.1"), 403},
-		"no peer address":                   {api.GuardConfig{}, from("", "localhost"), 403},
-		"a socket in the file system":       {api.GuardConfig{}, from("@", "localhost"), 403},
+		"local by name":                     {here, from("127.0.0.1:4711", "localhost:8000"), 200},
+		"local by name, no port":            {here, from("127.0.0.1:4711", "LocalHost"), 200},
+		"local by address":                  {here, from("127.1.2.3:4711", "127.0.0.1:8000"), 200},
+		"local by another loopback address": {here, from("127.0.0.1:4711", "127.8.9.10"), 200},
+		"local by IPv6":                     {here, from("[::1]:4711", "[::1]:8000"), 200},
+		"local by IPv6, no port":            {here, from("[::1]:4711", "[::1]"), 200},
+		"local by mapped IPv4":              {here, from("[::ffff:127.0.0.1]:4711", "localhost"), 200},
+		"a stranger":                        {here, from("203.0.113.9:4711", "localhost"), 403},
+		"a neighbour":                       {here, from("192.168.0.2:4711", "127.0.0.1"), 403},
+		"no peer address":                   {here, from("", "localhost"), 403},
+		"a socket in the file system":       {here, from("@", "localhost"), 403},
 		"DNS rebinding": {
-			api.GuardConfig{},
+			here,
 			from("127.0.0.1:4711", "rebind.example.com:8000"),
 			403,
 		},
-		"a name that begins like localhost": {api.GuardConfig{}, from("127.0.0.1:4711", "localhost.example.com"), 403},
-		"a name that begins like loopback":  {api.GuardConfig{}, from("127.0.0.1:4711", "127.0.0.1.example.com"), 403},
-		"every interface is no loopback":    {api.GuardConfig{}, from("127.0.0.1:4711", "0.0.0.0:8000"), 403},
-		"no Host":                           {api.GuardConfig{}, from("127.0.0.1:4711", ""), 403},
-		"Forwarded":                         {api.GuardConfig{}, through("Forwarded"), 403},
-		"X-Forwarded-For":                   {api.GuardConfig{}, through("X-Forwarded-For"), 403},
-		"X-Forwarded-Host":                  {api.GuardConfig{}, through("x-forwarded-host"), 403},
-		"X-Real-Ip":                         {api.GuardConfig{}, through("X-Real-IP"), 403},
-		"Via":                               {api.GuardConfig{}, through("Via"), 403},
-		"Cf-Connecting-Ip":                  {api.GuardConfig{}, through("CF-Connecting-IP"), 403},
-		"True-Client-Ip":                    {api.GuardConfig{}, through("True-Client-IP"), 403},
+		"a name that begins like localhost": {here, from("127.0.0.1:4711", "localhost.example.com"), 403},
+		"a name that begins like loopback":  {here, from("127.0.0.1:4711", "127.0.0.1.example.com"), 403},
+		"every interface is no loopback":    {here, from("127.0.0.1:4711", "0.0.0.0:8000"), 403},
+		"no Host":                           {here, from("127.0.0.1:4711", ""), 403},
+		"a page's own request":              {here, page("same-origin", "http://localhost:8000"), 200},
+		"a page of another origin":          {here, page("cross-site", "http://evil.example"), 403},
+		"a sandboxed page":                  {here, page("", "null"), 403},
+		"a page of another port":            {here, page("", "http://localhost:3000"), 403},
+		"nothing is set, from this machine": {api.GuardConfig{}, from("127.0.0.1:4711", "localhost"), 403},
+		"another token of a rotation":       {secret, bearer("Bearer an older one, still valid"), 200},
+		"both tokens at once":               {secret, bearer("Bearer an older one, still valid," + token), 401},
+		// A3: a proxy need not leave a trace, so traces count for nothing.
+		"through a proxy that leaves a trace": {here, through("X-Forwarded-For"), 200},
 	} {
 		t.Run(name, func(t *testing.T) {
 			reached := false
@@ -123,10 +138,50 @@ func TestGuard(t *testing.T) {
 				)
 				require.NotContains(t, w.Body.String(), token)
 			case http.StatusForbidden:
-				requireProblem(t, a, c.want, "Set ADMIN_TOKEN")
+				if r.Method == http.MethodPost {
+					requireProblem(t, a, c.want, "A page of another origin")
+				} else {
+					requireProblem(t, a, c.want, "Set ADMIN_TOKEN")
+				}
 			}
 		})
 	}
+}
+
+// A6, A11: a rejection is told with the client's address before it is answered, and a request that passes is not.
+func TestGuardTellsOfRejections(t *testing.T) {
+	type told struct {
+		cause  string
+		status int
+	}
+	var all []told
+	var log bytes.Buffer
+	h := api.Guard(api.GuardConfig{
+		Tokens: []string{"sesame"}, ReadTokens: []string{"barley"},
+		Client:   func(*http.Request) string { return "203.0.113.9" },
+		Rejected: func(_ context.Context, cause string, status int) { all = append(all, told{cause, status}) },
+	}, zerolog.New(&log))(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	for _, c := range []struct{ method, authorization string }{
+		{http.MethodGet, ""},
+		{http.MethodGet, "Bearer guess"},
+		{http.MethodPut, "Bearer barley"},
+		{http.MethodGet, "Bearer barley"},
+		{http.MethodPut, "Bearer sesame"},
+	} {
+		r := httptest.NewRequestWithContext(t.Context(), c.method, "/api/events", nil)
+		if c.authorization != "" {
+			r.Header.Set("Authorization", c.authorization)
+		}
+		h.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	require.Equal(t, []told{
+		{"admin_token_missing", 401}, {"admin_token_wrong", 401}, {"admin_read_token", 403},
+	}, all)
+	for _, one := range all {
+		require.Contains(t, api.RejectionCauses(), one.cause)
+	}
+	require.Contains(t, log.String(), `"remote":"203.0.113.9"`)
+	require.NotContains(t, log.String(), "guess")
 }
 
 // A page may have its own name lead to this machine, and then is of the same
@@ -167,7 +222,7 @@ func TestAnOpenGuardAndNames(t *testing.T) {
 		},
 		"no browser": {api.GuardConfig{Open: true}, http.MethodPost, "spine:8080", "", 200},
 		"a token, which no page has": {
-			api.GuardConfig{Token: "sesame"},
+			api.GuardConfig{Tokens: []string{"sesame"}},
 			http.MethodPost,
 			"spine.example",
 			"Origin",
@@ -179,8 +234,11 @@ func TestAnOpenGuardAndNames(t *testing.T) {
 			r := httptest.NewRequestWithContext(t.Context(), c.method, "/api/events/a/replay", nil)
 			r.Host = c.host
 			r.SetBasicAuth("", "sesame")
-			if c.header != "" {
-				r.Header.Set(c.header, "same-origin")
+			switch c.header {
+			case "Origin":
+				r.Header.Set("Origin", "http://"+c.host)
+			case "Sec-Fetch-Site":
+				r.Header.Set("Sec-Fetch-Site", "same-origin")
 			}
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, r)

@@ -81,7 +81,7 @@ func NewHandler(reader Reader, operator Operator, timeout time.Duration, log zer
 // (exclusive) are times of RFC 3339.
 //
 // The router must have UseEncodedPath and SkipClean set, since an event_id may hold any character. Requests that change
-// something rely on SameOrigin around the router.
+// something rely on Guard around the router.
 func (h *Handler) Register(r *mux.Router) {
 	for path, answer := range map[string]http.HandlerFunc{
 		"/api/events":            h.events,

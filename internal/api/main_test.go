@@ -58,7 +58,6 @@ func serve(reader api.Reader, operator api.Operator, timeout time.Duration) http
 	root.Methods(http.MethodPost).Path("/webhook").Handler(http.NotFoundHandler())
 	admin := root.NewRoute().Subrouter()
 	admin.Use(api.Guard(api.GuardConfig{Open: true}, zerolog.Nop()))
-	admin.Use(api.SameOrigin(zerolog.Nop()))
 	api.NewHandler(reader, operator, timeout, zerolog.Nop()).Register(admin)
 	return root
 }

@@ -101,7 +101,7 @@ func NewSourceHandler(
 //	GET    /api/conflicts                     event_id, source, since, until
 //	POST   /api/conflicts/{event_id}/accept   source, hash
 //
-// Requests that change something rely on SameOrigin around the router.
+// Requests that change something rely on Guard around the router.
 func (h *SourceHandler) Register(r *mux.Router) {
 	for _, route := range []struct {
 		method, path string

@@ -95,6 +95,9 @@ func NewStream(reader trail.Reader, config StreamConfig, log zerolog.Logger, reg
 		defer s.mu.Unlock()
 		return float64(len(s.open))
 	}))
+	for _, as := range []string{"rows", "summary"} {
+		s.rows.WithLabelValues(as) // so that it begins at 0
+	}
 	for range config.CatchUps {
 		s.slots <- struct{}{}
 	}

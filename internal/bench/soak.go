@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,8 +24,10 @@ type Soak struct {
 	// tenth of Duration if that is less.
 	Interval time.Duration
 	// Processes of this machine are watched as well. The target itself is asked what it uses (GET
-	// Target/metrics, in Prometheus' format).
+	// Metrics, in Prometheus' format).
 	Processes []Process
+	// Metrics is where the target tells its metrics. Empty means Target/metrics.
+	Metrics string
 	// Database, if set, is the URL of the target's database, as any role. Its statistics are
 	// watched, and the server's processes if they run on this machine.
 	Database string
@@ -115,7 +118,7 @@ type reading struct {
 
 // watch opens everything that is to be watched.
 func (s *sampler) watch(ctx context.Context) (err error) {
-	metrics := strings.TrimSuffix(s.soak.Target, "/") + "/metrics"
+	metrics := cmp.Or(s.soak.Metrics, strings.TrimSuffix(s.soak.Target, "/")+"/metrics")
 	s.add("target", func(ctx context.Context) (usage, error) { return readMetrics(ctx, metrics) })
 	for _, p := range s.soak.Processes {
 		name, read, err := proc.usageOf(p.PID)

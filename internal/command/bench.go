@@ -62,7 +62,7 @@ func benchE2ECommand() *cobra.Command {
 		Short: "Post events, receive their deliveries, and measure the time in between",
 		Long: `E2e posts events and is their destination at the same time. So it sees which events
 were lost or repeated, and how long each took from POST to arrival.`,
-		Example: `  DESTINATION_URL=http://127.0.0.1:8009/ spine serve &
+		Example: `  DEFAULT_SOURCE=open DESTINATION_URL=http://127.0.0.1:8009/ spine serve &
   spine bench e2e --rate 50 --duration 1m`,
 		Args: cobra.NoArgs,
 		RunE: withSink(&listen, func(cmd *cobra.Command, l net.Listener) error {
@@ -90,7 +90,7 @@ func benchDrainCommand() *cobra.Command {
 		Long: `Drain posts events and is their destination. It answers no delivery until the
 server has acknowledged all events. Then it answers, and counts the rate from that
 moment. DELIVERY_TIMEOUT of the server must be longer than the posting takes.`,
-		Example: `  DESTINATION_URL=http://127.0.0.1:8009/ spine serve &
+		Example: `  DEFAULT_SOURCE=open DESTINATION_URL=http://127.0.0.1:8009/ spine serve &
   spine bench drain --count 50000`,
 		Args: cobra.NoArgs,
 		RunE: withSink(&listen, func(cmd *cobra.Command, l net.Listener) error {
@@ -133,8 +133,8 @@ not flat is marked, and is no failure.
 
 Soak never takes the URL of the database from the environment: you name what you
 measure. The password may be in PGPASSWORD or ~/.pgpass.`,
-		Example: `  DESTINATION_URL=http://127.0.0.1:8009/ spine serve &
-  spine bench soak --rate 3000 --duration 10m
+		Example: `  DEFAULT_SOURCE=open DESTINATION_URL=http://127.0.0.1:8009/ spine serve &
+  spine bench soak --metrics http://127.0.0.1:8003/metrics --rate 3000 --duration 10m
   spine bench soak --rate 500 --duration 8h --interval 1m --database postgres://spine@db/spine --json > soak.json`,
 		Args: cobra.NoArgs,
 		RunE: withSink(&listen, func(cmd *cobra.Command, l net.Listener) error {
@@ -155,6 +155,8 @@ measure. The password may be in PGPASSWORD or ~/.pgpass.`,
 		"time between samples, a `DURATION`; 0 is 10 s or, if less, a tenth of --duration")
 	flags.StringVar(&run.Database, "database", "",
 		"`URL` of the server's database, to read its statistics; any role will do")
+	flags.StringVar(&run.Metrics, "metrics", "",
+		"`URL` of the server's metrics, if they are not at /metrics of --url, as http://127.0.0.1:8003/metrics")
 	flags.IntSliceVar(&pids, "pid", nil, "watch the process with this `NUMBER`; may be given several times")
 	bindEvents(flags, &run.Load)
 	flags.StringVar(&listen, "sink", "127.0.0.1:8009", "receive deliveries on `HOST:PORT`")

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
@@ -40,15 +41,23 @@ stops everything. If DATABASE_URL is set, dev uses that database instead.`,
 			if ephemeral {
 				dir = ""
 			}
-			return runDev(cmd.Context(), &s, b, dir, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			log := s.Log.Logger(cmd.ErrOrStderr())
+			env.warnMisspelt(log)
+			s.ServeAdminLocally()
+			return runDev(cmd.Context(), &s, b, dir, cmd.OutOrStdout(), log)
 		},
 	}
 	env.bind(cmd, needs{
 		groups: []any{
 			&s.Listen, &s.Server, &s.Dev, &s.Mock, &s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep,
-			&s.Destination, &s.Retry, &s.Worker, &s.Intake, &s.Admin, &s.Stop, &s.Log,
+			&s.Destination, &s.Retry, &s.Worker, &s.Intake, &s.AdminListen, &s.Admin, &s.Metrics, &s.Stop, &s.Log,
 		},
-		defaults: map[string]string{"LISTEN": "127.0.0.1:8000", "SHUTDOWN_TIMEOUT": "1s"},
+		defaults: map[string]string{
+			"LISTEN":           "127.0.0.1:8000",
+			"ADMIN_LISTEN":     "same",
+			"DEFAULT_SOURCE":   "open",
+			"SHUTDOWN_TIMEOUT": "1s",
+		},
 	})
 	cmd.Flags().StringVar(&dir, "dir", ".spine", "`FOLDER` in which the private Postgres keeps its data")
 	cmd.Flags().BoolVar(&ephemeral, "ephemeral", false, "keep the data in a folder that is removed at the end")
@@ -59,8 +68,9 @@ stops everything. If DATABASE_URL is set, dev uses that database instead.`,
 
 // runDev runs everything on this machine until ctx ends. The database starts first and stops last, so that it outlives
 // the processes that use it.
-func runDev(ctx context.Context, s *service.Settings, b build, dir string, stdout, stderr io.Writer) (err error) {
-	log := s.Log.Logger(stderr)
+func runDev(
+	ctx context.Context, s *service.Settings, b build, dir string, stdout io.Writer, log zerolog.Logger,
+) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
@@ -108,7 +118,7 @@ func runDev(ctx context.Context, s *service.Settings, b build, dir string, stdou
 	})
 	select {
 	case <-p.Ready():
-		printGreeting(stdout, p.URL(), observe.URL(mock.Listener), string(s.Database.URL))
+		printGreeting(stdout, p.URL(), p.AdminURL(), observe.URL(mock.Listener), string(s.Database.URL))
 	case <-running.Done():
 	}
 	err = g.Wait()
@@ -119,13 +129,13 @@ func runDev(ctx context.Context, s *service.Settings, b build, dir string, stdou
 }
 
 // printGreeting says where everything is, and what to try.
-func printGreeting(w io.Writer, api, mock, database string) {
+func printGreeting(w io.Writer, api, admin, mock, database string) {
 	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 	_, _ = fmt.Fprintf(w, `
 Spine is running. Ctrl-C stops it.
 
   webhooks    POST %[1]s/webhook
-  dashboard   %[1]s/dashboard
+  dashboard   %[5]s/dashboard
   mock API    %[2]s/stats
   database    psql %[3]s
 
@@ -133,10 +143,10 @@ Try:
 
   curl %[1]s/webhook -H 'content-type: application/json' -d '{"event_id":"hello-001","event_type":"user.created",`+
 		`"occurred_at":"2024-01-30T12:00:00Z","payload":{"user_id":123}}'
-  curl %[1]s/api/events/hello-001
+  curl %[5]s/api/events/hello-001
   export DATABASE_URL=%[3]s
   %[4]s trace hello-001
   %[4]s tail
 
-`, api, mock, quote(database), os.Args[0]) // nobody may be reading
+`, api, mock, quote(database), os.Args[0], admin) // nobody may be reading
 }

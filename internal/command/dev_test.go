@@ -11,7 +11,7 @@ import (
 // The commands in the greeting can be pasted into a shell.
 func TestGreeting(t *testing.T) {
 	var out strings.Builder
-	printGreeting(&out, "http://127.0.0.1:1", "http://127.0.0.1:2", "postgres:///x?user=o'neil")
+	printGreeting(&out, "http://127.0.0.1:1", "http://127.0.0.1:3", "http://127.0.0.1:2", "postgres:///x?user=o'neil")
 	_, lines, found := strings.Cut(out.String(), "  export ")
 	require.True(t, found, out.String())
 	require.Equal(t, `DATABASE_URL='postgres:///x?user=o'\''neil'

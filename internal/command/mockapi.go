@@ -1,6 +1,9 @@
 package command
 
 import (
+	"context"
+	"sync"
+
 	"github.com/spf13/cobra"
 
 	"github.com/webhookspine/spine/internal/service"
@@ -21,12 +24,25 @@ than once.`,
   curl -X POST 'http://127.0.0.1:8001/third_party/mock?status=503' -d '{"event_id":"a"}'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			server, err := service.NewMockAPI(cmd.Context(), s.Listen.Address, s.Mock, s.Stop,
-				s.Log.Logger(cmd.ErrOrStderr()))
+			log := s.Log.Logger(cmd.ErrOrStderr())
+			env.warnMisspelt(log)
+			server, err := service.NewMockAPI(cmd.Context(), s.Listen.Address, s.Mock, s.Stop, log)
 			if err != nil {
 				return err
 			}
-			return server.Run(cmd.Context())
+			ctx, cancel := context.WithCancel(cmd.Context())
+			var told sync.WaitGroup
+			told.Go(func() {
+				if <-ctx.Done(); cmd.Context().Err() != nil {
+					log.Info().Msg("stopping")
+				}
+			})
+			err = server.Run(ctx)
+			cancel()
+			if told.Wait(); err == nil {
+				log.Info().Msg("stopped")
+			}
+			return err
 		},
 	}
 	env.bind(cmd, needs{

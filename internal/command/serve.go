@@ -18,8 +18,8 @@ func serveCommand(env environ, b build) *cobra.Command {
   spine serve --destination-url none    # only store`,
 	}, needs{
 		groups: []any{
-			&s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep, &s.Listen, &s.Server, &s.Intake, &s.Admin,
-			&s.Destination, &s.Retry, &s.Worker, &s.Stop, &s.Log,
+			&s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep, &s.Listen, &s.Server, &s.AdminListen, &s.Admin,
+			&s.Metrics, &s.Intake, &s.Destination, &s.Retry, &s.Worker, &s.Stop, &s.Log,
 		},
 	})
 }
@@ -36,7 +36,9 @@ func serviceCommand(
 	n.required = []string{"DATABASE_URL"}
 	cmd.Args = cobra.NoArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return runService(cmd.Context(), s, r, b, s.Log.Logger(cmd.ErrOrStderr()))
+		log := s.Log.Logger(cmd.ErrOrStderr())
+		env.warnMisspelt(log)
+		return runService(cmd.Context(), s, r, b, log)
 	}
 	env.bind(cmd, n)
 	return cmd

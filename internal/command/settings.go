@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"net"
 	"reflect"
 	"strings"
 
@@ -10,15 +11,14 @@ import (
 	"github.com/webhookspine/spine/internal/service"
 )
 
-// environ is the environment: the variables that are set and not empty.
+// environ is the environment. A variable that is set but empty is there, and empty.
 type environ map[string]string
 
 func newEnviron(variables []string) environ {
 	e := make(environ, len(variables))
 	for _, variable := range variables {
-		if name, text, _ := strings.Cut(variable, "="); text != "" {
-			e[name] = text
-		}
+		name, text, _ := strings.Cut(variable, "=")
+		e[name] = text
 	}
 	return e
 }
@@ -38,10 +38,13 @@ func (e environ) bind(cmd *cobra.Command, n needs) {
 	values := make(map[string]*flagText)
 	for _, group := range n.groups {
 		for _, f := range service.Fields(group) {
-			v := &flagText{text: f.Default, placeholder: f.Placeholder, also: f.Also}
+			v := &flagText{
+				text: f.Default, placeholder: f.Placeholder, also: f.Also, rejectsEmpty: f.RejectsEmpty,
+			}
 			if own, ok := n.defaults[f.Name]; ok {
 				v.text = own
 			}
+			v.fallback = v.text
 			values[f.Name] = v
 			flag := flags.VarPF(v, f.Flag, "", fmt.Sprintf("%s [%s]", f.Help, f.Name))
 			if f.Kind == reflect.Bool {
@@ -53,16 +56,22 @@ func (e environ) bind(cmd *cobra.Command, n needs) {
 		// From the weakest to the strongest: own defaults, environment, flags.
 		texts := make(map[string]string)
 		for name, v := range values {
-			switch {
-			case v.given:
-				texts[name] = v.text
-			case e[name] != "":
-				texts[name] = e[name]
-			case e[v.also] != "":
-				texts[name] = e[v.also]
+			text, isSet := e[name]
+			if text == "" && e[v.also] != "" {
+				text, isSet = e[v.also], true
 			}
-			if texts[name] == "" {
-				texts[name] = n.defaults[name]
+			if v.given {
+				text, isSet = v.text, true
+			}
+			if text == "" && !v.rejectsEmpty {
+				text, isSet = n.defaults[name], true
+				if port := e["PORT"]; name == "LISTEN" && port != "" {
+					host, _, _ := net.SplitHostPort(v.fallback)
+					text = net.JoinHostPort(host, port)
+				}
+			}
+			if isSet {
+				texts[name] = text
 			}
 		}
 		for _, name := range n.required {
@@ -82,8 +91,10 @@ func (e environ) bind(cmd *cobra.Command, n needs) {
 // flagText is a setting's flag: its text as given, to be read together with the environment.
 type flagText struct {
 	text, placeholder string
+	fallback          string // what unset means
 	given             bool
 	also              string // another spelling of the variable
+	rejectsEmpty      bool   // empty is another text, and not none
 }
 
 func (v *flagText) String() string { return v.text }

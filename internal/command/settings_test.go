@@ -1,6 +1,8 @@
 package command
 
 import (
+	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +27,10 @@ func parse(environment []string, n needs, args ...string) (service.Settings, err
 	newEnviron(environment).bind(cmd, n)
 	cmd.SetArgs(args)
 	return s, cmd.Execute()
+}
+
+func badToken(name string) string {
+	return name + ": must have 16 characters or more, as must each of several with commas between"
 }
 
 func TestSettingsThatMakeNoSense(t *testing.T) {
@@ -58,8 +64,22 @@ func TestSettingsThatMakeNoSense(t *testing.T) {
 		{"LISTEN=:http", `LISTEN: must be HOST:PORT, such as 127.0.0.1:8000 or :8000, got ":http"`},
 		{"LISTEN=:65536", `LISTEN: must be HOST:PORT, such as 127.0.0.1:8000 or :8000, got ":65536"`},
 		{"ADMIN_AUTH=basic", `ADMIN_AUTH: must be none or unset, got "basic"`},
+		{"ADMIN_AUTH=local", `ADMIN_AUTH: must be none or unset, got "local"`},
+		{"ADMIN_LISTEN=8003", `ADMIN_LISTEN: must be HOST:PORT, such as 127.0.0.1:8003, or same, got "8003"`},
+		{"METRICS_LISTEN=same", `METRICS_LISTEN: must be HOST:PORT, such as 127.0.0.1:8000 or :8000, got "same"`},
+		{"DEFAULT_SOURCE=yes", `DEFAULT_SOURCE: must be open or closed, got "yes"`},
 		{"MIGRATE=perhaps", `MIGRATE: must be true or false, got "perhaps"`},
-		// Secret, or an address that may hold one: not shown.
+		// Secret, or an address that may hold one: not shown. A5: an empty token is no token that is unset.
+		{"ADMIN_TOKEN=", `ADMIN_TOKEN: must not be empty: give it a value, or unset it`},
+		{"ADMIN_READ_TOKEN=", `ADMIN_READ_TOKEN: must not be empty: give it a value, or unset it`},
+		{"DESTINATION_SECRET=", `DESTINATION_SECRET: must not be empty: give it a value, or unset it`},
+		{"ADMIN_TOKEN=x", badToken("ADMIN_TOKEN")},
+		{"ADMIN_TOKEN=15-characters--", badToken("ADMIN_TOKEN")},
+		{"ADMIN_TOKEN=                    ", badToken("ADMIN_TOKEN")},
+		{"ADMIN_TOKEN=fifteen-and-one-,sesame", badToken("ADMIN_TOKEN")},
+		{"ADMIN_TOKEN=fifteen-and-one-,", badToken("ADMIN_TOKEN")},
+		{"ADMIN_TOKEN=fifteen\tand-one-", badToken("ADMIN_TOKEN")},
+		{"ADMIN_READ_TOKEN=sesame", badToken("ADMIN_READ_TOKEN")},
 		{"DESTINATION_URL=sesame", `DESTINATION_URL: must be an absolute http or https URL, or none`},
 		{"DESTINATION_URL=ftp://sesame@a", `DESTINATION_URL: must be an absolute http or https URL, or none`},
 		{"DESTINATION_URL=https:///sesame", `DESTINATION_URL: must be an absolute http or https URL, or none`},
@@ -88,8 +108,49 @@ func TestSettingsThatMakeNoSense(t *testing.T) {
 }
 
 func TestSettingsThatContradict(t *testing.T) {
-	_, err := parse([]string{"ADMIN_AUTH=none", "ADMIN_TOKEN=sesame"}, needs{})
+	_, err := parse([]string{"ADMIN_AUTH=none", "ADMIN_TOKEN=open-sesame-open"}, needs{})
 	require.EqualError(t, err, `ADMIN_AUTH: must be unset if ADMIN_TOKEN is set, got "none"`)
+	_, err = parse([]string{"ADMIN_READ_TOKEN=open-sesame-open"}, needs{})
+	require.EqualError(t, err, "ADMIN_READ_TOKEN: needs ADMIN_TOKEN, which is not set")
+	_, err = parse(
+		[]string{"ADMIN_TOKEN=open-sesame-open,open-barley-open", "ADMIN_READ_TOKEN=open-barley-open"},
+		needs{},
+	)
+	require.EqualError(t, err, "ADMIN_READ_TOKEN: must differ from ADMIN_TOKEN")
+}
+
+// Tokens are read without the white space around them, and are never printed.
+func TestTokens(t *testing.T) {
+	s, err := parse([]string{"ADMIN_TOKEN=open-sesame-open, open barley open\n"}, needs{})
+	require.NoError(t, err)
+	require.Equal(t, service.Tokens{"open-sesame-open", "open barley open"}, s.Admin.Tokens)
+	text, err := json.Marshal(s.Admin)
+	require.NoError(t, err)
+	for _, shown := range []string{fmt.Sprintf("%v %+v %#v", s, s.Admin, s.Admin), string(text)} {
+		require.NotContains(t, shown, "sesame")
+		require.NotContains(t, shown, "barley")
+	}
+}
+
+// PORT is where platforms tell a process to listen.
+func TestPort(t *testing.T) {
+	for _, tc := range []struct {
+		environment []string
+		own         map[string]string
+		want        service.Address
+	}{
+		{environment: []string{"PORT=80"}, want: ":80"},
+		{environment: []string{"PORT=80", "LISTEN="}, want: ":80"},
+		{environment: []string{"PORT=80", "LISTEN=:81"}, want: ":81"},
+		{environment: []string{"PORT="}, want: ":8000"},
+		{[]string{"PORT=80"}, map[string]string{"LISTEN": "127.0.0.1:8000"}, "127.0.0.1:80"},
+	} {
+		s, err := parse(tc.environment, needs{defaults: tc.own})
+		require.NoError(t, err)
+		require.Equal(t, tc.want, s.Listen.Address, tc.environment)
+	}
+	_, err := parse([]string{"PORT=http"}, needs{})
+	require.ErrorContains(t, err, "LISTEN: must be HOST:PORT")
 }
 
 func TestSettingThatMustBeSet(t *testing.T) {
@@ -106,13 +167,16 @@ func TestDefaults(t *testing.T) {
 	s, err := parse(nil, needs{})
 	require.NoError(t, err)
 	require.Equal(t, service.Settings{
-		Log:         service.LogSettings{Level: service.LogLevel(zerolog.InfoLevel), Format: observe.Auto},
-		Pool:        service.PoolSettings{MaxConns: 8},
-		Schema:      service.SchemaSettings{Migrate: true},
-		Listen:      service.ListenSettings{Address: ":8000"},
-		Server:      service.ServerSettings{IdleTimeout: 11 * time.Minute},
-		Stop:        service.StopSettings{Timeout: 20 * time.Second},
-		Intake:      service.IntakeSettings{MaxBodyBytes: 1 << 20, MaxInFlightBytes: 256 << 20},
+		Log:    service.LogSettings{Level: service.LogLevel(zerolog.InfoLevel), Format: observe.Auto},
+		Pool:   service.PoolSettings{MaxConns: 8},
+		Schema: service.SchemaSettings{Migrate: true},
+		Listen: service.ListenSettings{Address: ":8000"},
+		Server: service.ServerSettings{IdleTimeout: 11 * time.Minute},
+		Stop:   service.StopSettings{Timeout: 20 * time.Second},
+		Intake: service.IntakeSettings{
+			MaxBodyBytes: 1 << 20, MaxInFlightBytes: 256 << 20, DefaultSource: "closed",
+		},
+		AdminListen: service.AdminListenSettings{Address: "127.0.0.1:8003"},
 		Worker:      service.WorkerSettings{Concurrency: 64, Lease: 15 * time.Second},
 		Destination: service.DestinationSettings{Timeout: 10 * time.Second},
 		Retry:       service.RetrySettings{MaxAttempts: 5, InitialDelay: time.Second, MaxDelay: time.Minute},

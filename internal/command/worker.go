@@ -21,6 +21,8 @@ func workerCommand(env environ, b build) *cobra.Command {
 			&s.Upkeep,
 			&s.Listen,
 			&s.Server,
+			&s.Admin,
+			&s.Metrics,
 			&s.Destination,
 			&s.Retry,
 			&s.Worker,

@@ -194,6 +194,8 @@ type Expired struct {
 
 // Sample is a reading of the state of the queue and of the sources.
 type Sample struct {
+	Depth        map[string]int64     // events in the queue by status, as last counted
+	Paused       map[string]bool      // every destination, and whether claims for it are paused
 	OldestReady  time.Duration        // how long the oldest claimable event has been due; 0 when there is none
 	LastArrivals map[string]time.Time // by source; a source without any event is absent
 }

@@ -39,6 +39,7 @@ func (e *UnverifiedError) Error() string { return e.Detail }
 var (
 	ErrNoSource       = errors.New("there is no source of this name")
 	ErrSourceDisabled = errors.New("the source is disabled")
+	ErrSourceClosed   = errors.New("the source default is closed until it has a secret, or DEFAULT_SOURCE is open")
 	ErrSourceBroken   = errors.New("the source's settings or secrets cannot be used")
 	ErrSourcesUnknown = errors.New("the sources have not been read yet")
 )
@@ -120,7 +121,7 @@ func (e *BadSettingsError) Error() string {
 // SourceStatus is the state of a source in one process.
 type SourceStatus struct {
 	Source   string   `json:"source"`
-	State    string   `json:"state"`              // open (nothing is verified), verified, disabled or broken
+	State    string   `json:"state"`              // open (nothing is verified), verified, closed, disabled or broken
 	Problems []string `json:"problems,omitempty"` // why it is broken, or warnings about one that works
 	Preset   string   `json:"preset"`
 	Path     string   `json:"path"`            // where the provider posts to, such as /webhook/github

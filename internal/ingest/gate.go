@@ -68,6 +68,9 @@ type verdict struct {
 // reading and hashing its body. A source's rate limit comes after verification, so that strangers cannot use it up.
 func (g *gate) judge(a *arrival, o options) (verdict, *rejection) {
 	if rej := g.find(a); rej != nil {
+		if rej.status == http.StatusNotFound && a.name != "" && a.request.Method == http.MethodHead {
+			rej.status = http.StatusServiceUnavailable // a probe asks whether the source can take requests now
+		}
 		return verdict{}, rej
 	}
 	if o.limits != nil {
@@ -113,6 +116,15 @@ func (g *gate) find(a *arrival) *rejection {
 			cause:  "no_such_source",
 			detail: "There is no source of this name.",
 		}
+	case errors.Is(err, event.ErrSourceClosed):
+		a.name = a.asked
+		return &rejection{
+			status: http.StatusNotFound,
+			cause:  "source_closed",
+			detail: "The source default is closed, since it would take events from anyone. Give it a secret " +
+				"(spine source set default --preset standard-webhooks --format envelope --secret …), " +
+				"or set DEFAULT_SOURCE=open.",
+		}
 	case errors.Is(err, event.ErrSourceDisabled):
 		a.name = a.asked
 		return &rejection{
@@ -129,7 +141,11 @@ func (g *gate) find(a *arrival) *rejection {
 }
 
 // greet answers the handshakes of providers that do not use POST for them.
+// HEAD asks whether the source can take requests, and it can: it was found.
 func greet(a *arrival) (verdict, *rejection) {
+	if a.request.Method == http.MethodHead {
+		return verdict{answer: answer{status: http.StatusOK, contentType: jsonType}}, nil
+	}
 	if slices.Contains(a.source.Allowed(), a.request.Method) {
 		if said, ok := a.source.Handshake(&a.request); ok {
 			return verdict{answer: handshakeAnswer(said)}, nil

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math"
@@ -25,6 +26,7 @@ type HandlerConfig struct {
 	InFlight    int64          // limit on the bytes of all bodies being read or waiting for their commit
 	Trusted     []netip.Prefix // proxies that Spine believes about the client's address
 	Address     Rate           // of one client address, over all sources
+	Brake       *Brake         // nil for one of the Handler's own
 }
 
 // Handler receives webhooks over HTTP.
@@ -35,7 +37,7 @@ type Handler struct {
 	rejections *Rejections
 	keeper     *Keeper
 	limits     *limits
-	brake      *brake
+	brake      *Brake
 	metrics    *Metrics
 }
 
@@ -50,7 +52,7 @@ func NewHandler(
 			log: log, rejectionLog: log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second}),
 		},
 		config: config, committer: committer, rejections: rejections, keeper: keeper, metrics: metrics,
-		limits: newLimits(config.Address), brake: newBrake(),
+		limits: newLimits(config.Address), brake: cmp.Or(config.Brake, NewBrake()),
 	}
 }
 
@@ -68,7 +70,7 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request) {
 		asked = event.DefaultSource
 	}
 	a := &arrival{
-		asked: asked, remote: clientAddress(r, h.config.Trusted),
+		asked: asked, remote: ClientAddress(r, h.config.Trusted),
 		request: event.Request{Method: r.Method, URL: r.URL, Header: r.Header, At: time.Now()},
 	}
 	defer h.release(a)
@@ -242,8 +244,12 @@ var (
 // reject counts, audits and logs a rejection, keeps the request if it can be replayed, and answers.
 func (h *Handler) reject(ctx context.Context, w http.ResponseWriter, a *arrival, rej *rejection) {
 	h.metrics.rejections.WithLabelValues(rej.cause, strconv.Itoa(rej.status)).Inc()
-	h.rejections.add(a.name, rej.cause, rej.status)
-	h.rejectionLog.Info().
+	h.rejections.Add(a.name, rej.cause, rej.status)
+	level := zerolog.InfoLevel
+	if rej == unavailable || rej == intakeFull {
+		level = zerolog.DebugLevel // what keeps us from storing has a line of its own
+	}
+	h.rejectionLog.WithLevel(level).
 		Str("source", a.name).
 		Str("cause", rej.cause).
 		Int("status", rej.status).
@@ -254,7 +260,7 @@ func (h *Handler) reject(ctx context.Context, w http.ResponseWriter, a *arrival,
 	}
 	if !rej.ourFault() { // the sender is told of our faults at once
 		h.release(a)
-		h.brake.wait(ctx)
+		h.brake.Wait(ctx)
 	}
 	if rej.allow != "" {
 		w.Header().Set("Allow", rej.allow)

@@ -120,10 +120,10 @@ func network(address string) string {
 	return prefix.String()
 }
 
-// clientAddress returns the address that a request comes from. That is the peer's, unless the peer is a trusted proxy:
+// ClientAddress returns the address that a request comes from. That is the peer's, unless the peer is a trusted proxy:
 // then it is the last address in X-Forwarded-For that is no trusted proxy. A proxy only appends to that header, so
 // anyone can write the earlier addresses.
-func clientAddress(r *http.Request, trusted []netip.Prefix) string {
+func ClientAddress(r *http.Request, trusted []netip.Prefix) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		host = r.RemoteAddr
@@ -174,16 +174,17 @@ const (
 	brakeWaiting   = 4000        // at once; the others are answered without a wait
 )
 
-// brake slows rejections down.
-type brake struct {
+// Brake slows rejections down. All that a process rejects shares one.
+type Brake struct {
 	rate    *rate.Limiter
 	waiting atomic.Int64
 }
 
-func newBrake() *brake { return &brake{rate: rate.NewLimiter(brakePerSecond, brakeBurst)} }
+// NewBrake returns a Brake that was not used yet.
+func NewBrake() *Brake { return &Brake{rate: rate.NewLimiter(brakePerSecond, brakeBurst)} }
 
-// wait waits for a rejection's turn, or until ctx ends.
-func (b *brake) wait(ctx context.Context) {
+// Wait waits for a rejection's turn, or until ctx ends.
+func (b *Brake) Wait(ctx context.Context) {
 	if b.waiting.Add(1) <= brakeWaiting {
 		turn := b.rate.Reserve()
 		pause := turn.Delay()

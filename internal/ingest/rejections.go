@@ -38,7 +38,7 @@ type Rejections struct {
 	kinds map[rejectionKind]*rejectionCount
 }
 
-// rejectionKind is bounded: sources that exist, and the causes of this package.
+// rejectionKind is bounded: sources that exist, and the causes that the code names.
 type rejectionKind struct {
 	source, cause string
 	status        int
@@ -55,7 +55,8 @@ func NewRejections(rejector Rejector, now func() time.Time, log zerolog.Logger) 
 	return &Rejections{rejector: rejector, now: now, log: log, kinds: map[rejectionKind]*rejectionCount{}}
 }
 
-func (r *Rejections) add(source, cause string, status int) {
+// Add counts a rejected request. source is empty where it was for none. Sources and causes must be bounded.
+func (r *Rejections) Add(source, cause string, status int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	kind := rejectionKind{source, cause, status}

@@ -59,7 +59,7 @@ func audit(t *testing.T, fail func(call int) error, f func(r *Rejections)) (call
 func TestFirstRejectionIsAuditedWithinASecondAndThenEveryTen(t *testing.T) {
 	calls := audit(t, nil, func(r *Rejections) {
 		for range 25 * 1000 {
-			r.add(event.DefaultSource, "not_json", 400)
+			r.Add(event.DefaultSource, "not_json", 400)
 			<-time.After(time.Millisecond)
 		}
 	})
@@ -83,12 +83,12 @@ func TestRejectionsAreCountedByKind(t *testing.T) {
 	var began time.Time
 	calls := audit(t, nil, func(r *Rejections) {
 		began = time.Now()
-		r.add(event.DefaultSource, "not_json", 400)
-		r.add(event.DefaultSource, "not_json", 400)
-		r.add("", "no_such_source", 404)
+		r.Add(event.DefaultSource, "not_json", 400)
+		r.Add(event.DefaultSource, "not_json", 400)
+		r.Add("", "no_such_source", 404)
 		<-time.After(1500 * time.Millisecond)
-		r.add(event.DefaultSource, "too_large", 413)
-		r.add(event.DefaultSource, "not_json", 400)
+		r.Add(event.DefaultSource, "too_large", 413)
+		r.Add(event.DefaultSource, "not_json", 400)
 		<-time.After(time.Minute)
 	})
 	require.Len(t, calls, 3)
@@ -116,9 +116,9 @@ func TestRejectionsThatCannotBeAuditedAreKept(t *testing.T) {
 		return nil
 	}, func(r *Rejections) {
 		began = time.Now()
-		r.add(event.DefaultSource, "not_json", 400)
+		r.Add(event.DefaultSource, "not_json", 400)
 		<-time.After(5 * time.Second)
-		r.add(event.DefaultSource, "not_json", 400)
+		r.Add(event.DefaultSource, "not_json", 400)
 		<-time.After(time.Minute)
 	})
 	first := []event.RejectionSummary{
@@ -144,9 +144,9 @@ func TestRejectionsThatTheDatabaseRejectsAreDropped(t *testing.T) {
 		}
 		return nil
 	}, func(r *Rejections) {
-		r.add(event.DefaultSource, "odd", 400)
+		r.Add(event.DefaultSource, "odd", 400)
 		<-time.After(1500 * time.Millisecond)
-		r.add(event.DefaultSource, "not_json", 400)
+		r.Add(event.DefaultSource, "not_json", 400)
 		<-time.After(time.Minute)
 	})
 	require.Len(t, calls, 2)

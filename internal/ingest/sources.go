@@ -8,7 +8,7 @@ import (
 )
 
 // Sources finds sources by name. Lookup never blocks and is safe for concurrent use. Its error is event.ErrNoSource,
-// event.ErrSourceDisabled or event.ErrSourcesUnknown, or wraps event.ErrSourceBroken.
+// event.ErrSourceDisabled, event.ErrSourceClosed or event.ErrSourcesUnknown, or wraps event.ErrSourceBroken.
 type Sources interface {
 	Lookup(name string) (Source, error)
 }

@@ -403,7 +403,7 @@ func TestClientAddress(t *testing.T) {
 		for _, f := range c.forwarded {
 			r.Header.Add("X-Forwarded-For", f)
 		}
-		require.Equal(t, c.want, clientAddress(r, trusted), "%s %q", c.peer, c.forwarded)
+		require.Equal(t, c.want, ClientAddress(r, trusted), "%s %q", c.peer, c.forwarded)
 	}
 	require.Equal(t, "192.0.2.1", network("192.0.2.1"))
 	require.Equal(t, network("2001:db8::1"), network("2001:db8::2"))

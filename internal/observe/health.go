@@ -37,9 +37,14 @@ type Check struct {
 	Probe func(context.Context) error
 }
 
-// Health answers GET / (who is this), /healthz (is the process up), /readyz (can it do its work) and /metrics
-// (Prometheus). These paths are open to everyone, so /readyz names the checks that fail but not why. The log says why,
-// once when a check begins to fail and once when it passes again.
+// MetricsHandler answers with what metrics gathers, as Prometheus reads it.
+func MetricsHandler(metrics prometheus.Gatherer) http.Handler {
+	return promhttp.HandlerFor(metrics, promhttp.HandlerOpts{})
+}
+
+// Health answers GET / (who is this), /healthz (is the process up) and /readyz (can it do its work). These paths are
+// open to everyone, so /readyz names the checks that fail but not why. The log says why, once when a check begins to
+// fail and once when it passes again.
 type Health struct {
 	log      zerolog.Logger
 	checks   []Check
@@ -50,13 +55,10 @@ type Health struct {
 	failing map[string]bool // by the name of a check, as of the last probe
 }
 
-// NewHealth makes a Health that gathers from metrics and is ready while all checks pass.
-func NewHealth(log zerolog.Logger, metrics prometheus.Gatherer, checks ...Check) *Health {
+// NewHealth makes a Health that is ready while all checks pass.
+func NewHealth(log zerolog.Logger, checks ...Check) *Health {
 	h := &Health{log: log, checks: checks, routes: mux.NewRouter(), failing: map[string]bool{}}
-	for path, handler := range map[string]http.Handler{
-		"/": http.HandlerFunc(h.about), "/healthz": http.HandlerFunc(h.live), "/readyz": http.HandlerFunc(h.ready),
-		"/metrics": promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}),
-	} {
+	for path, handler := range map[string]http.HandlerFunc{"/": h.about, "/healthz": h.live, "/readyz": h.ready} {
 		h.routes.Path(path).Methods(http.MethodGet, http.MethodHead).Handler(handler)
 	}
 	h.routes.MethodNotAllowedHandler = respond.MethodNotAllowed(h.routes)
@@ -70,7 +72,7 @@ func (h *Health) Around(next http.Handler) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
-		case "/", "/healthz", "/readyz", "/metrics":
+		case "/", "/healthz", "/readyz":
 			h.routes.ServeHTTP(w, r)
 		default:
 			next.ServeHTTP(w, r)

@@ -31,13 +31,14 @@ func ParseFormat(s string) (Format, error) {
 	return "", fmt.Errorf("unknown log format %q", s)
 }
 
-// Logger writes lines of level and above to w, with the time in UTC to the millisecond.
+// Logger writes lines of level and above to w, with the time in UTC to the millisecond. An error is on one line, and
+// while the database is away its many victims share one line a second: see outageWriter.
 func Logger(w io.Writer, level zerolog.Level, format Format) zerolog.Logger {
 	tty := terminal.IsTerminal(w)
 	if format == Text || format == Auto && tty {
 		w = zerolog.ConsoleWriter{Out: w, NoColor: !tty || os.Getenv("NO_COLOR") != "", TimeFormat: "15:04:05.000"}
 	}
-	return zerolog.New(w).Level(level).Hook(zerolog.HookFunc(addTimestamp))
+	return zerolog.New(newOutageWriter(w, time.Now)).Level(level).Hook(zerolog.HookFunc(addTimestamp))
 }
 
 // addTimestamp replaces zerolog's own time stamp, whose form is a global variable without milliseconds.

@@ -41,7 +41,7 @@ func passing(name string) Check {
 
 func TestReadyzNamesTheCheckThatFailsAndKeepsTheReasonInTheLog(t *testing.T) {
 	var log bytes.Buffer
-	h := NewHealth(zerolog.New(&log), NewMetrics(), passing("schema"),
+	h := NewHealth(zerolog.New(&log), passing("schema"),
 		Check{Name: "database", Probe: func(context.Context) error { return errors.New("password is sesame") }})
 
 	code, body := get(t, h.Around(nil), "/readyz")
@@ -57,7 +57,7 @@ func TestReadyzNamesTheCheckThatFailsAndKeepsTheReasonInTheLog(t *testing.T) {
 func TestReadyzLogsACheckOnlyWhenItChanges(t *testing.T) {
 	var log bytes.Buffer
 	var fault error
-	h := NewHealth(zerolog.New(&log), NewMetrics(), passing("schema"),
+	h := NewHealth(zerolog.New(&log), passing("schema"),
 		Check{Name: "database", Probe: func(context.Context) error { return fault }})
 	for _, step := range []struct {
 		fault error
@@ -86,7 +86,7 @@ func TestReadyzLogsACheckOnlyWhenItChanges(t *testing.T) {
 func TestReadyzLimitsTheTimeOfAllChecksTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
-		h := NewHealth(zerolog.Nop(), NewMetrics(), Check{"database", slow}, Check{"listener", slow})
+		h := NewHealth(zerolog.Nop(), Check{"database", slow}, Check{"listener", slow})
 		start := time.Now()
 
 		code, _ := get(t, h.Around(nil), "/readyz")
@@ -97,7 +97,7 @@ func TestReadyzLimitsTheTimeOfAllChecksTogether(t *testing.T) {
 }
 
 func TestReadyzAndHealthz(t *testing.T) {
-	h := NewHealth(zerolog.Nop(), NewMetrics(), passing("database"))
+	h := NewHealth(zerolog.Nop(), passing("database"))
 
 	code, body := get(t, h.Around(nil), "/readyz")
 	require.Equal(t, http.StatusOK, code)
@@ -113,7 +113,7 @@ func TestReadyzAndHealthz(t *testing.T) {
 }
 
 func TestRootSaysWhoThisIs(t *testing.T) {
-	code, body := get(t, NewHealth(zerolog.Nop(), NewMetrics()).Around(nil), "/")
+	code, body := get(t, NewHealth(zerolog.Nop()).Around(nil), "/")
 
 	require.Equal(t, http.StatusOK, code)
 	require.Equal(t, "spine", body["service"])
@@ -125,7 +125,7 @@ func TestRootSaysWhoThisIs(t *testing.T) {
 
 func TestAround(t *testing.T) {
 	next := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
-	h := NewHealth(zerolog.Nop(), NewMetrics())
+	h := NewHealth(zerolog.Nop())
 	for _, tc := range []struct {
 		method, path string
 		next         http.Handler
@@ -134,7 +134,7 @@ func TestAround(t *testing.T) {
 	}{
 		{method: http.MethodPost, path: "/readyz", next: next, code: http.StatusMethodNotAllowed, allow: "GET, HEAD"},
 		{method: http.MethodPost, path: "/", next: next, code: http.StatusMethodNotAllowed, allow: "GET, HEAD"},
-		{method: http.MethodPost, path: "/metrics", next: next, code: http.StatusMethodNotAllowed, allow: "GET, HEAD"},
+		{method: http.MethodGet, path: "/metrics", next: next, code: http.StatusTeapot},
 		{
 			method: http.MethodDelete, path: "/healthz", next: next, code: http.StatusMethodNotAllowed,
 			allow: "GET, HEAD",
@@ -166,7 +166,7 @@ func TestMetricsHasTheStagesAndTheProcess(t *testing.T) {
 	w := httptest.NewRecorder()
 
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil)
-	NewHealth(zerolog.Nop(), metrics).Around(nil).ServeHTTP(w, r)
+	MetricsHandler(metrics).ServeHTTP(w, r)
 
 	require.Equal(t, http.StatusOK, w.Code)
 	require.Contains(t, w.Body.String(), "\nspine_events_total 3\n")
@@ -262,7 +262,7 @@ func running(t *testing.T, s Server) (stop context.CancelFunc, ended <-chan erro
 func TestServerGoesOnServingForTheDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPipes()
-		h := NewHealth(zerolog.Nop(), NewMetrics())
+		h := NewHealth(zerolog.Nop())
 		stop, ended := running(
 			t, Server{Listener: p, Handler: h.Around(nil), Health: h, Log: zerolog.Nop(), Delay: 10 * time.Second},
 		)

@@ -8,6 +8,7 @@ import (
 	stdlog "log"
 	"net"
 	"net/http"
+	"strings"
 	"syscall"
 	"time"
 
@@ -59,6 +60,7 @@ type Server struct {
 	Handler  http.Handler
 	Health   *Health // drained at the stop; may be nil
 	Log      zerolog.Logger
+	Name     string // of what it serves, for the log; empty for what the process is for
 
 	// Delay is how long new requests are still accepted after the stop, while /readyz already answers 503. It is the
 	// time that a load balancer needs to notice.
@@ -88,7 +90,7 @@ func (s Server) Run(ctx context.Context) error {
 	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(s.Listener) }()
-	s.Log.Info().Str("url", URL(s.Listener)).Msg("serving")
+	s.Log.Info().Str("url", URL(s.Listener)).Msg(strings.TrimSpace("serving " + s.Name))
 
 	select {
 	case err := <-served:

@@ -28,7 +28,7 @@ func NewMockAPI(
 	if err != nil {
 		return observe.Server{}, err
 	}
-	health := observe.NewHealth(log, observe.NewMetrics())
+	health := observe.NewHealth(log)
 	return observe.Server{
 		Listener: l, Handler: health.Around(mock), Health: health, Log: log,
 		Delay: stop.Delay, Timeout: stop.Timeout,

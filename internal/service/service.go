@@ -31,7 +31,6 @@ import (
 	"github.com/webhookspine/spine/internal/ingest"
 	"github.com/webhookspine/spine/internal/notify"
 	"github.com/webhookspine/spine/internal/observe"
-	"github.com/webhookspine/spine/internal/respond"
 	"github.com/webhookspine/spine/internal/source"
 	"github.com/webhookspine/spine/internal/store"
 	"github.com/webhookspine/spine/internal/upkeep"
@@ -59,6 +58,8 @@ const (
 // Service is Spine as one process runs it: the API, the worker, or both, on one database.
 type Service struct {
 	settings *Settings
+	roles    Roles
+	version  string // of this binary
 	log      zerolog.Logger
 	listener net.Listener
 	store    *store.Store
@@ -66,15 +67,22 @@ type Service struct {
 	metrics  *prometheus.Registry
 	checks   []observe.Check
 	server   observe.Server
+	admin    administration
+	adminURL string
+	sides    []*side
+	brake    *ingest.Brake
 
-	sources       *source.Registry   // nil without the API
-	committer     *ingest.Committer  // nil without the API
-	rejections    *ingest.Rejections // nil without the API
-	keeper        *ingest.Keeper     // nil without the API
-	replayer      *ingest.Replayer   // nil without the API
-	worker        *worker.Worker     // nil without the worker, or if events are only stored
-	stream        *api.Stream        // nil without the API
-	notifications *notify.Listener   // nil without a worker and a stream
+	destination   string            // address of deliveries; empty where there are none
+	sources       *source.Registry  // nil without the API
+	committer     *ingest.Committer // nil without the API
+	intakeMetrics *ingest.Metrics   // nil without the API
+	handler       *ingest.Handler   // nil without the API
+	rejections    *ingest.Rejections
+	keeper        *ingest.Keeper   // nil without the API
+	replayer      *ingest.Replayer // nil without the API
+	worker        *worker.Worker   // nil without the worker, or if events are only stored
+	stream        *api.Stream      // nil without the API
+	notifications *notify.Listener // nil without a worker and a stream
 	activity      *notify.Activity
 	upkeep        *upkeep.Upkeep
 
@@ -92,7 +100,14 @@ func New(
 			return nil, err
 		}
 	}
-	s := &Service{settings: settings, log: log, metrics: observe.NewMetrics(), ready: make(chan struct{})}
+	admin, err := administrationOf(settings, roles)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{
+		settings: settings, roles: roles, version: version, log: log, admin: admin, destination: destination,
+		metrics: observe.NewMetrics(), brake: ingest.NewBrake(), ready: make(chan struct{}),
+	}
 	defer func() {
 		if err != nil {
 			s.closeStores()
@@ -109,12 +124,11 @@ func New(
 		{Name: "database", Probe: s.checkDatabase},
 		{Name: "schema", Probe: s.checkSchema},
 	}
+	s.rejections = ingest.NewRejections(s.store, time.Now, log)
 	s.activity = notify.NewActivity(s.store, activityInterval, log)
 	s.upkeep = upkeep.New(upkeep.Config{Retention: settings.Upkeep.Retention}, s.store, log, s.metrics)
 
-	if roles.Worker && destination == "" {
-		log.Info().Msg("DESTINATION_URL is none: events are stored and stay pending")
-	} else if roles.Worker {
+	if destination != "" {
 		if err := s.addWorker(destination, version); err != nil {
 			return nil, err
 		}
@@ -127,15 +141,10 @@ func New(
 			return nil, err
 		}
 	}
-	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	if roles.API {
-		if err := s.addAPI(router); err != nil {
-			return nil, err
-		}
+		s.addIntake()
 	}
-	router.NotFoundHandler = respond.NotFound()
-	router.MethodNotAllowedHandler = respond.MethodNotAllowed(router)
-	if err := s.addServer(ctx, router); err != nil {
+	if err := s.addServers(ctx); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -200,56 +209,96 @@ func (s *Service) addNotifications() error {
 	return nil
 }
 
-// addAPI makes the intake, the API and the page, and adds their routes.
-func (s *Service) addAPI(router *mux.Router) error {
+// addIntake makes what receives webhooks.
+func (s *Service) addIntake() {
 	settings := s.settings
 	config := ingest.DefaultCommitterConfig()
 	config.Committed = s.noteCommitted
-	metrics := ingest.NewMetrics(s.metrics)
+	s.intakeMetrics = ingest.NewMetrics(s.metrics)
 	var events ingest.Store = s.store
 	if s.worker != nil {
 		events = intake{store: s.store, worker: s.worker, log: s.log}
 	}
-	s.committer = ingest.NewCommitter(events, config, s.log, metrics)
-	s.rejections = ingest.NewRejections(s.store, time.Now, s.log)
-	s.keeper = ingest.NewKeeper(s.store, s.log, metrics)
+	s.committer = ingest.NewCommitter(events, config, s.log, s.intakeMetrics)
+	s.keeper = ingest.NewKeeper(s.store, s.log, s.intakeMetrics)
 	s.sources = source.NewRegistry(s.store, source.ResolveSecret, s.log)
+	if settings.Intake.DefaultSource != "open" {
+		s.sources.CloseDefault()
+	}
 	s.checks = append(s.checks, observe.Check{Name: "sources", Probe: s.checkSources})
-	handler := ingest.NewHandler(ingest.HandlerConfig{
+	s.handler = ingest.NewHandler(ingest.HandlerConfig{
 		MaxBody:     settings.Intake.MaxBodyBytes,
 		ReadTimeout: bodyTimeout,
 		InFlight:    settings.Intake.MaxInFlightBytes,
 		Trusted:     settings.Intake.TrustedProxies,
 		Address:     ingest.Rate{PerSecond: settings.Intake.AddressRate, Burst: settings.Intake.AddressBurst},
-	}, intakeSources{s.sources}, s.committer, s.rejections, s.keeper, s.log, metrics)
-	handler.Register(router)
-	s.replayer = ingest.NewReplayer(s.store, handler, s.log)
+		Brake:       s.brake,
+	}, intakeSources{s.sources}, s.committer, s.rejections, s.keeper, s.log, s.intakeMetrics)
+	s.replayer = ingest.NewReplayer(s.store, s.handler, s.log)
+}
 
+// addServers binds the addresses and makes the servers that answer there. Only that of LISTEN must be free.
+func (s *Service) addServers(ctx context.Context) (err error) {
+	public := newRouter()
+	admin := public
+	if s.admin.address != "" {
+		admin = newRouter()
+	}
+	if s.handler != nil {
+		s.handler.Register(public)
+	}
+	metrics := s.metricsHandler()
+	if err := s.addAdministration(admin, metrics); err != nil {
+		return err
+	}
+	if s.listener, err = observe.Listen(ctx, string(s.settings.Listen.Address)); err != nil {
+		return err
+	}
+	health := observe.NewHealth(s.log, s.checks...)
+	finish(public, admin != public)
+	s.server = observe.Server{
+		Listener: s.listener, Handler: health.Around(public), Health: health, Log: s.log,
+		Delay: s.settings.Stop.Delay, Timeout: s.settings.Stop.Timeout, IdleTimeout: s.settings.Server.IdleTimeout,
+	}
+	s.adminURL = s.URL()
+	if admin != public {
+		finish(admin, false)
+		own := s.newSide(ctx, "ADMIN_LISTEN", "the administration", s.admin.address, health.Around(admin))
+		s.adminURL = own.url()
+		s.sides = append(s.sides, own)
+	}
+	if address := string(s.settings.Metrics.Address); address != "" {
+		router := newRouter()
+		router.Path("/metrics").Methods(http.MethodGet, http.MethodHead).Handler(metrics)
+		finish(router, false)
+		s.sides = append(s.sides, s.newSide(ctx, "METRICS_LISTEN", "metrics", address, router))
+	}
+	return nil
+}
+
+// addAdministration adds what only the operator may see.
+func (s *Service) addAdministration(router *mux.Router, metrics http.Handler) error {
+	guarded := router.NewRoute().Subrouter()
+	guarded.Use(s.guard())
+	guarded.Path("/metrics").Methods(http.MethodGet, http.MethodHead).Handler(metrics)
+	if s.handler == nil {
+		return nil
+	}
 	page, err := dashboard.New()
 	if err != nil {
 		return err
 	}
-	admin := settings.Admin
-	guard := api.GuardConfig{Token: admin.Token, ReadToken: admin.Read, Open: admin.Auth == "none"}
-	guarded := router.NewRoute().Subrouter()
-	guarded.Use(api.Guard(guard, s.log), api.SameOrigin(s.log))
 	ops := operator{s.store, s.worker}
 	api.NewHandler(s.reads, ops, readTimeout, s.log).Register(guarded)
-	api.NewSourceHandler(s.reads, ops, sourceProcess{s.sources, handler}, readTimeout, s.log).Register(guarded)
+	api.NewSourceHandler(s.reads, ops, sourceProcess{s.sources, s.handler}, readTimeout, s.log).Register(guarded)
 	s.stream.Register(guarded)
 	page.Register(guarded)
-	return nil
-}
-
-// addServer binds the address and makes the server that answers there.
-func (s *Service) addServer(ctx context.Context, router http.Handler) (err error) {
-	if s.listener, err = observe.Listen(ctx, string(s.settings.Listen.Address)); err != nil {
-		return err
-	}
-	health := observe.NewHealth(s.log, s.metrics, s.checks...)
-	s.server = observe.Server{
-		Listener: s.listener, Handler: health.Around(router), Health: health, Log: s.log,
-		Delay: s.settings.Stop.Delay, Timeout: s.settings.Stop.Timeout, IdleTimeout: s.settings.Server.IdleTimeout,
+	if s.admin.address != "" { // the page's test desk sends webhooks to where it comes from
+		sent := guarded.NewRoute().Subrouter()
+		if s.admin.access == byToken {
+			sent.Use(withoutToken)
+		}
+		s.handler.Register(sent)
 	}
 	return nil
 }
@@ -290,18 +339,33 @@ func (s *Service) Ready() <-chan struct{} { return s.ready }
 // database is away.
 func (s *Service) Run(ctx context.Context) error {
 	defer s.closeStores()
+	s.sayStart()
+	told := ctx
 	// Parts that serve others stop after them: background outlives front.
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBackground()
 	front, ctx := errgroup.WithContext(ctx)
 	var back errgroup.Group
 	back.Go(func() error { return s.activity.Run(background) })
+	back.Go(func() error { return s.rejections.Run(background) })
 	if s.committer != nil {
 		back.Go(func() error { return s.committer.Run(background) })
-		back.Go(func() error { return s.rejections.Run(background) })
 		back.Go(func() error { return s.keeper.Run(background) })
 	}
+	front.Go(func() error {
+		<-ctx.Done()
+		if told.Err() != nil {
+			s.sayStopping()
+		}
+		return nil
+	})
 	front.Go(func() error { return s.server.Run(ctx) })
+	for _, x := range s.sides {
+		front.Go(func() error {
+			x.run(ctx)
+			return nil
+		})
+	}
 	if s.stream != nil {
 		front.Go(func() error { return s.stream.Run(ctx) })
 	}
@@ -328,5 +392,8 @@ func (s *Service) Run(ctx context.Context) error {
 	})
 	err := front.Wait()
 	stopBackground()
-	return errors.Join(err, back.Wait())
+	if err = errors.Join(err, back.Wait()); err == nil {
+		s.log.Info().Msg("stopped")
+	}
+	return err
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,6 +37,7 @@ func settingError(format string, args ...any) error {
 //	min, max    the range, of numbers and durations
 //	also        another spelling of the variable, which is read where the first is unset
 //	secret      its value is never shown
+//	empty       "rejected" where a variable that is set but empty is an error: taken as unset, it would let others in
 //
 // A rule for one field is its type's parser (see parsers). A rule for several fields is the group's check method.
 type Settings struct {
@@ -50,6 +52,8 @@ type Settings struct {
 	Stop        StopSettings
 	Intake      IntakeSettings
 	Admin       AdminSettings
+	AdminListen AdminListenSettings
+	Metrics     MetricsSettings
 	Worker      WorkerSettings
 	Destination DestinationSettings
 	Retry       RetrySettings
@@ -127,6 +131,7 @@ type IntakeSettings struct {
 	AddressRate      float64        `env:"ADDRESS_RATE" envDefault:"0" min:"0" help:"most requests a second from one client address (IPv6: 64 bits); 0 is no limit"`
 	AddressBurst     int            `env:"ADDRESS_BURST" envDefault:"0" min:"0" max:"1000000" help:"most requests of one client address at once; 0 is a second's worth"`
 	TrustedProxies   TrustedProxies `env:"TRUSTED_PROXIES" arg:"NETWORKS" help:"proxies whose X-Forwarded-For is believed, such as 10.0.0.0/8,192.0.2.1"`
+	DefaultSource    DefaultSource  `env:"DEFAULT_SOURCE" envDefault:"closed" arg:"WORD" help:"open lets anyone send to the source default while it has no secret"`
 }
 
 // check makes room for one body of the largest size, compressed and decompressed.
@@ -140,19 +145,34 @@ func (i *IntakeSettings) check() error {
 
 // AdminSettings say who may read and operate.
 type AdminSettings struct {
-	Token string    `env:"ADMIN_TOKEN" secret:"true" arg:"TOKEN" help:"token for /api and /dashboard; without one only this machine may use them"`
-	Read  string    `env:"ADMIN_READ_TOKEN" secret:"true" arg:"TOKEN" help:"second token for /api and /dashboard that may only read; needs ADMIN_TOKEN"`
-	Auth  AdminAuth `env:"ADMIN_AUTH" arg:"none" help:"none opens /api and /dashboard to everyone who reaches them"`
+	Tokens     Tokens    `env:"ADMIN_TOKEN" secret:"true" empty:"rejected" arg:"TOKENS" help:"token for the administration, 16 characters or more; several with commas"`
+	ReadTokens Tokens    `env:"ADMIN_READ_TOKEN" secret:"true" empty:"rejected" arg:"TOKENS" help:"token that may only read, /metrics too; needs ADMIN_TOKEN; several with commas"`
+	Auth       AdminAuth `env:"ADMIN_AUTH" arg:"none" help:"none opens the administration to everyone who reaches it"`
 }
 
 func (a *AdminSettings) check() error {
-	if a.Token != "" && a.Auth != "" {
+	if len(a.Tokens) > 0 && a.Auth != "" {
 		return settingError("ADMIN_AUTH: must be unset if ADMIN_TOKEN is set, got %q", a.Auth)
 	}
-	if a.Read != "" && (a.Token == "" || a.Read == a.Token) {
-		return settingError("ADMIN_READ_TOKEN: must differ from ADMIN_TOKEN, which must be set too")
+	if len(a.ReadTokens) > 0 && len(a.Tokens) == 0 {
+		return settingError("ADMIN_READ_TOKEN: needs ADMIN_TOKEN, which is not set")
+	}
+	for _, token := range a.ReadTokens {
+		if slices.Contains(a.Tokens, token) {
+			return settingError("ADMIN_READ_TOKEN: must differ from ADMIN_TOKEN")
+		}
 	}
 	return nil
+}
+
+// AdminListenSettings say where to serve the administration.
+type AdminListenSettings struct {
+	Address AdminAddress `env:"ADMIN_LISTEN" envDefault:"127.0.0.1:8003" arg:"HOST:PORT" help:"where to serve /api, /dashboard and /metrics; same is the address of LISTEN"`
+}
+
+// MetricsSettings say where else to serve metrics.
+type MetricsSettings struct {
+	Address Address `env:"METRICS_LISTEN" arg:"HOST:PORT" help:"where to serve /metrics too, to everyone who reaches it"`
 }
 
 // WorkerSettings say how a worker claims.
@@ -165,7 +185,7 @@ type WorkerSettings struct {
 type DestinationSettings struct {
 	URL     DestinationURL `env:"DESTINATION_URL" secret:"true" arg:"URL" help:"where events go, or none to only store; unset: MOCK_API_URL/third_party/mock"`
 	MockURL HTTPURL        `env:"MOCK_API_URL" secret:"true" arg:"URL" help:"base address of a mock API, the destination if DESTINATION_URL is unset"`
-	Secret  string         `env:"DESTINATION_SECRET" secret:"true" arg:"SECRET" help:"signs deliveries as Standard Webhooks says (whsec_ and base64); unset: unsigned"`
+	Secret  string         `env:"DESTINATION_SECRET" secret:"true" empty:"rejected" arg:"SECRET" help:"signs deliveries as Standard Webhooks says (whsec_ and base64); unset: unsigned"`
 	Timeout time.Duration  `env:"DELIVERY_TIMEOUT" envDefault:"10s" min:"1ms" max:"24h" help:"limit on one delivery attempt"`
 
 	HTTPSProxy ProxyURL `env:"HTTPS_PROXY" also:"https_proxy" secret:"true" arg:"URL" help:"proxy on the way to an https destination: http, https or socks5"`

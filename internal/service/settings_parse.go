@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/caarlos0/env/v11"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/webhookspine/spine/internal/observe"
 	"github.com/webhookspine/spine/internal/source"
+	"github.com/webhookspine/spine/internal/terminal"
 )
 
 // These types are read by parsers of their own.
@@ -35,6 +38,12 @@ type (
 	PostgresURL string
 	// AdminAuth is empty, or "none".
 	AdminAuth string
+	// AdminAddress is an Address, or "same" for that of LISTEN.
+	AdminAddress string
+	// Tokens are secrets, of which any one suffices. They print as nothing.
+	Tokens []string
+	// DefaultSource is "open" or "closed".
+	DefaultSource string
 	// TrustedProxies are networks and addresses, separated by commas.
 	TrustedProxies []netip.Prefix
 )
@@ -59,14 +68,27 @@ func parsers() map[reflect.Type]env.ParserFunc {
 		reflect.TypeFor[observe.Format](): must("be auto, json or text", observe.ParseFormat),
 		reflect.TypeFor[Address](): must(
 			"be HOST:PORT, such as 127.0.0.1:8000 or :8000",
-			func(s string) (Address, error) {
-				_, port, err := net.SplitHostPort(s)
-				if err == nil {
-					_, err = strconv.ParseUint(port, 10, 16)
+			func(s string) (Address, error) { return Address(s), checkAddress(s) },
+		),
+		reflect.TypeFor[AdminAddress](): must(
+			"be HOST:PORT, such as 127.0.0.1:8003, or same",
+			func(s string) (AdminAddress, error) {
+				if s == sameAddress {
+					return sameAddress, nil
 				}
-				return Address(s), err
+				return AdminAddress(s), checkAddress(s)
 			},
 		),
+		reflect.TypeFor[Tokens](): must(
+			"have 16 characters or more, as must each of several with commas between",
+			parseTokens,
+		),
+		reflect.TypeFor[DefaultSource](): must("be open or closed", func(s string) (DefaultSource, error) {
+			if s != "open" && s != "closed" {
+				return "", errUnreadable
+			}
+			return DefaultSource(s), nil
+		}),
 		reflect.TypeFor[HTTPURL](): must("be an absolute http or https URL", func(s string) (HTTPURL, error) {
 			return HTTPURL(s), checkHTTP(s)
 		}),
@@ -112,6 +134,44 @@ func parsers() map[reflect.Type]env.ParserFunc {
 		}),
 	}
 }
+
+// sameAddress is the AdminAddress that stands for the address of LISTEN.
+const sameAddress = "same"
+
+// checkAddress checks HOST:PORT.
+func checkAddress(text string) error {
+	_, port, err := net.SplitHostPort(text)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	return err
+}
+
+// minToken is the fewest characters of a token. A random token of 16 letters and digits cannot be guessed.
+const minToken = 16
+
+// parseTokens reads tokens, separated by commas. White space around a token is not part of it: a variable that is
+// filled from a file often ends in a line end, which no client can send.
+func parseTokens(text string) (Tokens, error) {
+	var tokens Tokens
+	for token := range strings.SplitSeq(text, ",") {
+		token = strings.TrimSpace(token)
+		if utf8.RuneCountInString(token) < minToken || strings.ContainsFunc(token, unicode.IsControl) {
+			return nil, errUnreadable
+		}
+		tokens = append(tokens, token)
+	}
+	return tokens, nil
+}
+
+// String tells nothing of the tokens, so that none is printed by accident.
+func (t Tokens) String() string { return terminal.Plural(int64(len(t)), "token") }
+
+// GoString is String.
+func (t Tokens) GoString() string { return t.String() }
+
+// MarshalText is String.
+func (t Tokens) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
 // parseNetworks reads networks and addresses, separated by commas.
 func parseNetworks(text string) (TrustedProxies, error) {

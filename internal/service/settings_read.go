@@ -28,6 +28,9 @@ func Read(group any, texts map[string]string) error {
 	}
 	for i, f := range Fields(group) {
 		problem := failed[f.goName]
+		if text, isSet := texts[f.Name]; isSet && text == "" && f.RejectsEmpty {
+			problem = errors.New("must not be empty: give it a value, or unset it")
+		}
 		if problem == nil {
 			problem = f.inRange(reflect.ValueOf(group).Elem().Field(i))
 		}
@@ -54,6 +57,8 @@ type Field struct {
 	Default     string
 	Placeholder string // what --help calls the value
 	Kind        reflect.Kind
+	// RejectsEmpty says that a variable that is set but empty is an error, and not the same as one that is unset.
+	RejectsEmpty bool
 
 	goName   string
 	min, max string
@@ -75,10 +80,13 @@ func Fields(group any) []Field {
 			Default:     f.Tag.Get("envDefault"),
 			Placeholder: placeholder(f),
 			Kind:        f.Type.Kind(),
-			goName:      f.Name,
-			min:         f.Tag.Get("min"),
-			max:         f.Tag.Get("max"),
-			secret:      f.Tag.Get("secret") != "",
+
+			RejectsEmpty: f.Tag.Get("empty") == "rejected",
+
+			goName: f.Name,
+			min:    f.Tag.Get("min"),
+			max:    f.Tag.Get("max"),
+			secret: f.Tag.Get("secret") != "",
 		}
 	}
 	return fields

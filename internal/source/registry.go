@@ -42,6 +42,8 @@ type Registry struct {
 	log     zerolog.Logger
 	changed *bell.Bell // the stored sources may have changed
 
+	closeDefault bool // the source default takes nothing while it verifies nothing
+
 	mu      sync.Mutex // guards the replacement of the snapshot
 	current atomic.Pointer[snapshot]
 	away    atomic.Bool // whether the last read of the sources failed
@@ -78,8 +80,18 @@ func NewRegistry(loader Loader, resolve SecretResolver, log zerolog.Logger) *Reg
 	return &Registry{loader: loader, resolve: resolve, log: log, changed: bell.New()}
 }
 
-// Lookup returns the source of a name. The error is event.ErrNoSource, event.ErrSourceDisabled or
-// event.ErrSourcesUnknown, or it wraps event.ErrSourceBroken. The last says what is broken, which no sender may read.
+// CloseDefault closes the source default while it verifies nothing: a new database has it, and nobody has chosen to let
+// everyone send. Call it before Run.
+func (r *Registry) CloseDefault() { r.closeDefault = true }
+
+// isClosed reports whether a source takes nothing because nobody has chosen to let everyone send to it.
+func (r *Registry) isClosed(e *entry) bool {
+	return r.closeDefault && e.settings.Source == event.DefaultSource && e.source != nil && e.source.isOpen()
+}
+
+// Lookup returns the source of a name. The error is event.ErrNoSource, event.ErrSourceDisabled, event.ErrSourceClosed
+// or event.ErrSourcesUnknown, or it wraps event.ErrSourceBroken. The last says what is broken, which no sender may
+// read.
 func (r *Registry) Lookup(name string) (*Source, error) {
 	known := r.current.Load()
 	if known == nil {
@@ -93,6 +105,8 @@ func (r *Registry) Lookup(name string) (*Source, error) {
 		return nil, event.ErrSourceDisabled
 	case e.err != nil:
 		return nil, e.err
+	case r.isClosed(e):
+		return nil, event.ErrSourceClosed
 	}
 	return e.source, nil
 }
@@ -273,7 +287,11 @@ func (r *Registry) replace(before, after *snapshot) {
 	r.current.Store(after)
 	if before == nil {
 		before = &snapshot{}
-		r.log.Info().Int("sources", len(*after)).Msg("the sources were read")
+		line := r.log.Info().Int("sources", len(*after))
+		if e := (*after)[event.DefaultSource]; e != nil {
+			line = line.Str("default", r.state(e))
+		}
+		line.Msg("the sources were read")
 	}
 	for _, name := range slices.Sorted(maps.Keys(*after)) {
 		e, old := (*after)[name], (*before)[name]
@@ -301,15 +319,45 @@ func (r *Registry) Statuses() []event.SourceStatus {
 	now := time.Now()
 	statuses := make([]event.SourceStatus, 0, len(*known))
 	for _, name := range slices.Sorted(maps.Keys(*known)) {
-		statuses = append(statuses, (*known)[name].status(now))
+		statuses = append(statuses, r.status((*known)[name], now))
 	}
 	return statuses
 }
 
+// States counts the sources by state as this process sees them, and names them all. ok is false until the sources were
+// read. It compiles nothing, so it is cheap.
+func (r *Registry) States() (count map[string]int, names []string, ok bool) {
+	known := r.current.Load()
+	if known == nil {
+		return nil, nil, false
+	}
+	count = map[string]int{"open": 0, "verified": 0, "closed": 0, "disabled": 0, "broken": 0}
+	for name, e := range *known {
+		count[r.state(e)]++
+		names = append(names, name)
+	}
+	return count, names, true
+}
+
+// state is the state of a source in a word.
+func (r *Registry) state(e *entry) string {
+	switch {
+	case e.settings.DisabledAt != nil:
+		return "disabled"
+	case e.source == nil:
+		return "broken"
+	case r.isClosed(e):
+		return "closed"
+	case e.source.isOpen():
+		return "open"
+	}
+	return "verified"
+}
+
 // status is the state of a source at a time, which decides whether its secrets are valid.
-func (e *entry) status(now time.Time) event.SourceStatus {
+func (r *Registry) status(e *entry, now time.Time) event.SourceStatus {
 	name := e.settings.Source
-	s := event.SourceStatus{Source: name, State: "verified", Path: pathOf(name), Problems: e.problems}
+	s := event.SourceStatus{Source: name, State: r.state(e), Path: pathOf(name), Problems: e.problems}
 	if c, err := ParseConfig(e.settings.Settings); err == nil {
 		s.Preset = c.Preset
 		if preset, known := PresetOf(c.Preset); known {
@@ -318,14 +366,10 @@ func (e *entry) status(now time.Time) event.SourceStatus {
 	}
 	if e.source != nil {
 		s.Problems = e.source.warnings(now)
-		if e.source.isOpen() {
-			s.State = "open"
-		}
-	} else {
-		s.State = "broken"
 	}
-	if e.settings.DisabledAt != nil {
-		s.State = "disabled"
+	if s.State == "closed" {
+		s.Problems = []string{"It takes nothing until it has a secret: it would take events from anyone. " +
+			"DEFAULT_SOURCE=open lets anyone send."}
 	}
 	return s
 }

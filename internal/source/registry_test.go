@@ -349,3 +349,55 @@ func TestRegistryLookupWhileReloading(t *testing.T) {
 	time.AfterFunc(50*time.Millisecond, cancel)
 	all.Wait()
 }
+
+// A15: the source default of a new database takes nothing until it verifies, or until somebody chooses that anyone may
+// send. Other sources without verification were made by somebody, who has chosen.
+func TestDefaultIsClosedUntilItVerifies(t *testing.T) {
+	tab := newTable()
+	tab.put("default", `{"preset":"envelope"}`)
+	tab.put("raw", `{"preset":"none","id":["{body:/id}"]}`)
+	r := NewRegistry(tab, vault{"S": "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODk="}.resolve, zerolog.Nop())
+	r.CloseDefault()
+	state := func() string {
+		for _, s := range r.Statuses() {
+			if s.Source == "default" {
+				return s.State
+			}
+		}
+		return ""
+	}
+	r.load(t.Context(), true)
+	_, err := r.Lookup("default")
+	require.ErrorIs(t, err, event.ErrSourceClosed)
+	require.Equal(t, "closed", state())
+	_, err = r.Lookup("raw")
+	require.NoError(t, err)
+	count, names, ok := r.States()
+	require.True(t, ok)
+	require.ElementsMatch(t, []string{"default", "raw"}, names)
+	require.Equal(t, map[string]int{"open": 1, "verified": 0, "closed": 1, "disabled": 0, "broken": 0}, count)
+
+	tab.put("default", `{"preset":"none"}`)
+	r.load(t.Context(), true)
+	_, err = r.Lookup("default")
+	require.ErrorIs(t, err, event.ErrSourceClosed, "another preset that verifies nothing")
+
+	tab.put("default", `{"preset":"standard-webhooks","format":"envelope","secrets":["env:S"]}`)
+	r.load(t.Context(), true)
+	secured, err := r.Lookup("default")
+	require.NoError(t, err)
+	require.Equal(t, "verified", state())
+	request, err := secured.Sample(time.Now())
+	require.NoError(t, err)
+	require.NoError(t, secured.Verify(request))
+	request.Body = request.Wire
+	events, _, err := secured.Read(request)
+	require.NoError(t, err)
+	require.Equal(t, "sample", events[0].Type, "an envelope")
+
+	tab.put("default", `{"preset":"standard-webhooks","format":"envelope","secrets":["env:GONE"]}`)
+	r.load(t.Context(), true)
+	_, err = r.Lookup("default")
+	require.ErrorIs(t, err, event.ErrSourceBroken)
+	require.Equal(t, "broken", state())
+}

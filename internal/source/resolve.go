@@ -74,6 +74,9 @@ func (c Config) overlay(preset Config) Config {
 	for i := range r.Verify {
 		r.Verify[i].fillDefaults()
 	}
+	if c.Format == "envelope" && preset.Format != c.Format {
+		r.ID, r.Type, r.Time, r.Volatile = nil, nil, nil, nil // the preset has them for its own format
+	}
 	setFirst(&r.Format, c.Format)
 	setList(&r.ID, c.ID)
 	setList(&r.Type, c.Type)

@@ -830,9 +830,20 @@ func TestSample(t *testing.T) {
 	d := newDatabase(t, 1)
 	sample, err := d.Sample(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, event.Sample{LastArrivals: map[string]time.Time{}}, sample)
+	none := map[string]int64{"pending": 0, "processing": 0, "failed": 0, "dead": 0}
+	require.Equal(t, event.Sample{
+		LastArrivals: map[string]time.Time{}, Paused: map[string]bool{"default": false}, Depth: none,
+	}, sample)
 
 	d.ingest(webhooks("x", 3)...)
+	d.run("select spine.pause('default')")
+	d.run("update spine.processing_state set status = 'dead' where event_id = 'x-1'")
+	require.NoError(t, d.SampleDepth(t.Context()))
+	sample, err = d.Sample(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, map[string]bool{"default": true}, sample.Paused)
+	require.Equal(t, map[string]int64{"pending": 2, "processing": 0, "failed": 0, "dead": 1}, sample.Depth)
+	d.run("select spine.resume('default')")
 	d.run(`
 		update spine.processing_state
 		set next_attempt_at = now() - interval '1 h', updated_at = now() - interval '3 h'

@@ -32,6 +32,10 @@ func startDev(t *testing.T, args ...string) devProcess {
 			"LISTEN=127.0.0.1:0",
 			"MOCK_LISTEN=127.0.0.1:0",
 			"MOCK_API_FAILURE_RATE=0",
+			// As dev has them by itself.
+			"ADMIN_LISTEN=",
+			"ADMIN_AUTH=",
+			"DEFAULT_SOURCE=",
 		},
 		append([]string{"dev"}, args...)...)
 	told := func(what, pattern string) string {
@@ -59,6 +63,15 @@ func startDev(t *testing.T, args ...string) devProcess {
 	require.NoError(t, syscall.Kill(d.postmaster, 0))
 	d.spine.awaitReady(t)
 	return d
+}
+
+// requireOpenHere checks that dev serves the administration where it receives, to this machine alone.
+func (d devProcess) requireOpenHere(t *testing.T) {
+	t.Helper()
+	for _, path := range []string{"/api/events", "/dashboard", "/metrics"} {
+		require.Equal(t, http.StatusOK, d.spine.from(t, "localhost:8000", path), path)
+		require.Equal(t, http.StatusForbidden, d.spine.from(t, "evil.example:8000", path), "%s: DNS rebinding", path)
+	}
 }
 
 // deliver posts an event and waits until the mock API has it.
@@ -92,6 +105,7 @@ func TestDevKeepsItsData(t *testing.T) {
 
 	d := startDev(t, "--dir", dir)
 	require.Equal(t, dir, d.folder)
+	d.requireOpenHere(t)
 	id := d.deliver(t)
 	// The statements of the contract work as they stand.
 	require.Equal(t, "default", value[string](t, d.spine.db, "SELECT source FROM events WHERE event_id = $1", id))

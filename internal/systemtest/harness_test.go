@@ -109,12 +109,18 @@ func runService(t testing.TB, r service.Roles, database string, environment ...s
 	return p.URL()
 }
 
-// readSettings reads settings as a process does. The process listens on a free port.
+// openly are settings with which a test reaches everything at one address, and sends without a secret.
+var openly = []string{"ADMIN_LISTEN=same", "ADMIN_AUTH=none", "DEFAULT_SOURCE=open"}
+
+// readSettings reads settings as a process does. The process listens on a free port, and has the settings openly.
 func readSettings(environment ...string) (s service.Settings, err error) {
-	texts := map[string]string{"LISTEN": "127.0.0.1:0"}
-	for _, variable := range environment {
+	texts := map[string]string{}
+	for _, variable := range slices.Concat([]string{"LISTEN=127.0.0.1:0"}, openly, environment) {
 		name, text, _ := strings.Cut(variable, "=")
 		texts[name] = text
+		if name == "ADMIN_TOKEN" {
+			delete(texts, "ADMIN_AUTH")
+		}
 	}
 	for _, group := range service.Groups(&s) {
 		err = errors.Join(err, service.Read(group, texts))
@@ -316,7 +322,7 @@ func (s *target) metric(t *testing.T, name string) float64 {
 
 // tryMetric is metric, but may fail.
 func (s *target) tryMetric(ctx context.Context, name string) (sum float64, err error) {
-	r, err := s.do(ctx, http.MethodGet, "/metrics", nil)
+	r, err := s.do(ctx, http.MethodGet, "/metrics", nil, adminHeader()...)
 	if err != nil {
 		return 0, err
 	}
@@ -458,7 +464,8 @@ type process struct {
 }
 
 // startProcess runs spine with settings and arguments, and ends it with the
-// test. It inherits nothing from the environment that could be a setting.
+// test. It inherits nothing from the environment that could be a setting. It
+// has the settings openly, unless environment says otherwise.
 func startProcess(t *testing.T, environment []string, args ...string) *process {
 	t.Helper()
 	path, err := exec.LookPath("spine")
@@ -482,7 +489,7 @@ func startBinary(t *testing.T, path string, environment []string, args ...string
 			"TMPDIR=" + os.Getenv("TMPDIR"),
 			"LOG_FORMAT=json",
 		},
-		environment...)
+		slices.Concat(openly, environment)...)
 	p.cmd.Dir = t.TempDir()
 	read, write, err := os.Pipe()
 	require.NoError(t, err)

@@ -1014,8 +1014,15 @@ func (l *lockedBuffer) String() string {
 // The API for sources, over HTTP and with both tokens.
 func TestSourcesAPI(t *testing.T) {
 	t.Parallel()
-	s := startService(t, service.Roles{API: true}, databases.New(t), "ADMIN_TOKEN=admin-1", "ADMIN_READ_TOKEN=reader-1")
-	admin, reader := []string{"Authorization", "Bearer admin-1"}, []string{"Authorization", "Bearer reader-1"}
+	s := startService(t, service.Roles{API: true}, databases.New(t), "ADMIN_TOKEN=admin-1-of-sixteen",
+		"ADMIN_READ_TOKEN=reader-1-of-sixteen")
+	admin, reader := []string{
+		"Authorization",
+		"Bearer admin-1-of-sixteen",
+	}, []string{
+		"Authorization",
+		"Bearer reader-1-of-sixteen",
+	}
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "s"), []byte("very-secret"), 0o600))
 	settings := `{"preset":"github","secrets":["file:` + filepath.Join(dir, "s") + `"]}`

@@ -79,7 +79,9 @@ type Upkeep struct {
 	log    zerolog.Logger
 
 	oldestReady       prometheus.Gauge
-	lastArrival       *prometheus.GaugeVec
+	depth             gauges // by status
+	paused            gauges // by destination
+	lastArrival       gauges // by source
 	rollupLag         prometheus.Gauge
 	eventsDeleted     prometheus.Counter
 	partitionsDropped prometheus.Counter
@@ -98,15 +100,24 @@ type Upkeep struct {
 // New returns an Upkeep with its metrics registered with reg.
 func New(config Config, store Store, log zerolog.Logger, reg prometheus.Registerer) *Upkeep {
 	u := &Upkeep{
-		config: config, store: store, log: log, unhurried: make(chan struct{}, 1), rolledUp: time.Now(),
+		config:    config,
+		store:     store,
+		log:       log,
+		unhurried: make(chan struct{}, 1),
+		rolledUp:  time.Now(),
 		oldestReady: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "spine_queue_oldest_ready_seconds",
 			Help: "For how long the oldest claimable event has been due; 0 when none is.",
 		}),
-		lastArrival: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "spine_source_last_arrival_timestamp_seconds",
-			Help: "When a source last sent a new event, in Unix seconds; absent when it never did.",
-		}, []string{"source"}),
+		depth: newGauges(
+			"spine_queue_events",
+			"Events in the queue by status, as last counted; completed ones are not "+
+				"counted.",
+			"status",
+		),
+		paused: newGauges("spine_queue_paused", "1 while claims for a destination are paused, else 0.", "destination"),
+		lastArrival: newGauges("spine_source_last_arrival_timestamp_seconds",
+			"When a source last sent a new event, in Unix seconds; absent when it never did.", "source"),
 		rollupLag: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "spine_rollup_lag_seconds",
 			Help: "How far the numbers over time lag behind the audit log; 0 when they have all of it. " +
@@ -124,8 +135,44 @@ func New(config Config, store Store, log zerolog.Logger, reg prometheus.Register
 			Name: "spine_upkeep_errors_total", Help: "Calls of upkeep that failed and are tried again.",
 		}),
 	}
-	reg.MustRegister(u.oldestReady, u.lastArrival, u.rollupLag, u.eventsDeleted, u.partitionsDropped, u.failures)
+	reg.MustRegister(
+		u.oldestReady,
+		u.depth.vec,
+		u.paused.vec,
+		u.lastArrival.vec,
+		u.rollupLag,
+		u.eventsDeleted,
+		u.partitionsDropped,
+		u.failures,
+	)
 	return u
+}
+
+// gauges are the values of one metric by one label.
+type gauges struct {
+	vec   *prometheus.GaugeVec
+	shown map[string]bool // values of the label that the metric has
+}
+
+func newGauges(name, help, label string) gauges {
+	return gauges{
+		vec:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{label}),
+		shown: map[string]bool{},
+	}
+}
+
+// set shows these values and no others: what was removed leaves the metric.
+func (g gauges) set(values map[string]float64) {
+	for label, value := range values {
+		g.vec.WithLabelValues(label).Set(value)
+		g.shown[label] = true
+	}
+	for label := range g.shown {
+		if _, stays := values[label]; !stays {
+			g.vec.DeleteLabelValues(label)
+			delete(g.shown, label)
+		}
+	}
 }
 
 // Run does its rounds until ctx ends. A failed task is counted and tried again in the next round. Even without new
@@ -280,7 +327,20 @@ func (u *Upkeep) sample(ctx context.Context) {
 		return
 	}
 	u.oldestReady.Set(sample.OldestReady.Seconds())
+	arrivals, paused, depth := map[string]float64{}, map[string]float64{}, map[string]float64{}
 	for source, at := range sample.LastArrivals {
-		u.lastArrival.WithLabelValues(source).Set(float64(at.UnixMilli()) / 1000)
+		arrivals[source] = float64(at.UnixMilli()) / 1000
 	}
+	for destination, isPaused := range sample.Paused {
+		paused[destination] = 0
+		if isPaused {
+			paused[destination] = 1
+		}
+	}
+	for status, count := range sample.Depth {
+		depth[status] = float64(count)
+	}
+	u.lastArrival.set(arrivals)
+	u.paused.set(paused)
+	u.depth.set(depth)
 }

@@ -146,13 +146,28 @@ func TestGaugesShowTheSample(t *testing.T) {
 		LastArrivals: map[string]time.Time{
 			"default": time.UnixMilli(1_700_000_000_250), "stripe": time.UnixMilli(1_700_000_001_000),
 		},
+		Paused: map[string]bool{"default": true, "billing": false},
+		Depth:  map[string]int64{"pending": 3, "dead": 0},
 	}}
 	u, log := run(t, Config{}, s, time.Second)
 	require.InDelta(t, 1.5, testutil.ToFloat64(u.oldestReady), 0)
-	require.Equal(t, 2, testutil.CollectAndCount(u.lastArrival))
-	require.InDelta(t, 1_700_000_000.25, testutil.ToFloat64(u.lastArrival.WithLabelValues("default")), 0)
-	require.InDelta(t, 1_700_000_001, testutil.ToFloat64(u.lastArrival.WithLabelValues("stripe")), 0)
+	require.Equal(t, 2, testutil.CollectAndCount(u.lastArrival.vec))
+	require.InDelta(t, 1_700_000_000.25, testutil.ToFloat64(u.lastArrival.vec.WithLabelValues("default")), 0)
+	require.InDelta(t, 1_700_000_001, testutil.ToFloat64(u.lastArrival.vec.WithLabelValues("stripe")), 0)
+	require.InDelta(t, 1, testutil.ToFloat64(u.paused.vec.WithLabelValues("default")), 0) // F11
+	require.InDelta(t, 0, testutil.ToFloat64(u.paused.vec.WithLabelValues("billing")), 0)
+	require.InDelta(t, 3, testutil.ToFloat64(u.depth.vec.WithLabelValues("pending")), 0)
+	require.Equal(t, 2, testutil.CollectAndCount(u.depth.vec), "0 is shown too")
 	require.Empty(t, log.String(), "nothing made, nothing to say")
+}
+
+// F14: what is gone from the database leaves the metrics.
+func TestGaugesForgetWhatIsGone(t *testing.T) {
+	g := newGauges("spine_test", "Test.", "source")
+	g.set(map[string]float64{"default": 1, "github": 2})
+	g.set(map[string]float64{"default": 3})
+	require.Equal(t, 1, testutil.CollectAndCount(g.vec))
+	require.InDelta(t, 3, testutil.ToFloat64(g.vec.WithLabelValues("default")), 0)
 }
 
 func TestFailuresAreCountedAndTriedAgain(t *testing.T) {

@@ -1,6 +1,10 @@
 package worker
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/webhookspine/spine/internal/event"
+)
 
 // Metrics are what workers count and time.
 type Metrics struct {
@@ -81,5 +85,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		m.queueErrors,
 		m.inHand,
 	)
+	// A counter that appears with its first value has no rate for that value.
+	for _, outcome := range []event.Disposition{event.Completed, event.Failed, event.Dead} {
+		m.attempts.WithLabelValues(string(outcome))
+	}
+	for _, cause := range causes {
+		m.wakes.WithLabelValues(string(cause))
+	}
 	return m
 }

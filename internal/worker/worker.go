@@ -62,6 +62,9 @@ const (
 	Recovered   Cause = "recover" // the last claim failed
 )
 
+// causes are all of them.
+var causes = []Cause{Notified, Ingested, Lent, Reconnected, TimerFired, SlotFreed, Swept, Started, Recovered}
+
 // scansAll reports whether a claim must not trust the low watermark.
 func (c Cause) scansAll() bool {
 	switch c {
@@ -145,6 +148,13 @@ func New(
 		results:   make(chan event.Settlement, config.Concurrency),
 		leases:    map[leaseKey]*lease{},
 	}
+}
+
+// InHand is how many events the worker holds: claimed, and not settled yet.
+func (w *Worker) InHand() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.leases)
 }
 
 // Run works until ctx ends, and then drains. It claims no more, gives back what it has not started, and lets deliveries

@@ -78,6 +78,8 @@ func startProgram(ctx context.Context, binary string, p program, dir, database, 
 		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "LOG_LEVEL=WARN",
 		"DELIVERY_CONCURRENCY=" + strconv.Itoa(spineConcurrency), "DELIVERY_TIMEOUT=" + deliveryTimeout.String(),
 		"DATABASE_URL=" + database, "DESTINATION_URL=" + destination, "LISTEN=" + address,
+		// An older Spine knows these in part, and ignores the others.
+		"ADMIN_LISTEN=" + address, "ADMIN_AUTH=none", "DEFAULT_SOURCE=open",
 	}
 	command.Stdout, command.Stderr = log, log
 	if err := command.Start(); err != nil {

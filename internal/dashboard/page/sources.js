@@ -218,6 +218,7 @@ function sourceCard(source, changed) {
 			const [tone, shape, what] = {
 				open: ['warn', 'alert', 'open to anyone'],
 				verified: ['good', 'check', 'verified'],
+				closed: ['wait', 'pause', 'closed'],
 				disabled: ['wait', 'pause', 'disabled'],
 				broken: ['bad', 'cross', 'broken'],
 			}[s.state] ?? ['wait', 'clock', 'not read yet'];
