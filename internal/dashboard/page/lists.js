@@ -180,9 +180,9 @@ const kinds = {
 							.map((d) => [
 								h('code', {}, foreign(d.path || '/', { limit: 80 })),
 								' ',
-								foreign(JSON.stringify(d.was), { limit: 60 }),
+								side(d.was),
 								' → ',
-								foreign(JSON.stringify(d.is), { limit: 60 }),
+								side(d.is),
 								h('br'),
 							])
 					: 'one of the two is kept as bytes',
@@ -196,6 +196,12 @@ const kinds = {
 		good: true,
 	},
 };
+
+// side is one side of a difference. undefined is a key that is not there; null is a value.
+function side(value) {
+	if (value === undefined) return h('em', { class: 'muted' }, 'not there');
+	return foreign(JSON.stringify(value), { limit: 60 });
+}
 
 function preview(r) {
 	if (r.payload === undefined) return '';
