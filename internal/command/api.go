@@ -21,6 +21,7 @@ func apiCommand(env environ, b build) *cobra.Command {
 			&s.Upkeep,
 			&s.Listen,
 			&s.Intake,
+			&s.Secrets,
 			&s.Admin,
 			&s.Stop,
 			&s.Log,

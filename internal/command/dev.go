@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -46,9 +47,11 @@ stops everything. If DATABASE_URL is set, dev uses that database instead.`,
 	env.bind(cmd, needs{
 		groups: []any{
 			&s.Listen, &s.Dev, &s.Mock, &s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep,
-			&s.Destination, &s.Retry, &s.Worker, &s.Intake, &s.Admin, &s.Stop, &s.Log,
+			&s.Destination, &s.Retry, &s.Worker, &s.Intake, &s.Secrets, &s.Admin, &s.Stop, &s.Log,
 		},
-		defaults: map[string]string{"LISTEN": "127.0.0.1:8000", "SHUTDOWN_TIMEOUT": "1s"},
+		defaults: map[string]string{
+			"LISTEN": "127.0.0.1:8000", "SHUTDOWN_TIMEOUT": "1s", "SECRET_DIR": filepath.Join(".spine", "secrets"),
+		},
 	})
 	cmd.Flags().StringVar(&dir, "dir", ".spine", "`FOLDER` in which the private Postgres keeps its data")
 	cmd.Flags().BoolVar(&ephemeral, "ephemeral", false, "keep the data in a folder that is removed at the end")
@@ -108,7 +111,7 @@ func runDev(ctx context.Context, s *service.Settings, b build, dir string, stdou
 	})
 	select {
 	case <-p.Ready():
-		printGreeting(stdout, p.URL(), observe.URL(mock.Listener), string(s.Database.URL))
+		printGreeting(stdout, p.URL(), observe.URL(mock.Listener), string(s.Database.URL), string(s.Secrets.Dir))
 	case <-running.Done():
 	}
 	err = g.Wait()
@@ -119,7 +122,10 @@ func runDev(ctx context.Context, s *service.Settings, b build, dir string, stdou
 }
 
 // printGreeting says where everything is, and what to try.
-func printGreeting(w io.Writer, api, mock, database string) {
+func printGreeting(w io.Writer, api, mock, database, secrets string) {
+	if absolute, err := filepath.Abs(secrets); err == nil {
+		secrets = absolute // whoever pastes it may stand elsewhere
+	}
 	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 	_, _ = fmt.Fprintf(w, `
 Spine is running. Ctrl-C stops it.
@@ -134,9 +140,9 @@ Try:
   curl %[1]s/webhook -H 'content-type: application/json' -d '{"event_id":"hello-001","event_type":"user.created",`+
 		`"occurred_at":"2024-01-30T12:00:00Z","payload":{"user_id":123}}'
   curl %[1]s/api/events/hello-001
-  export DATABASE_URL=%[3]s
+  export DATABASE_URL=%[3]s SECRET_DIR=%[5]s
   %[4]s trace hello-001
   %[4]s tail
 
-`, api, mock, quote(database), os.Args[0]) // nobody may be reading
+`, api, mock, quote(database), os.Args[0], quote(secrets)) // nobody may be reading
 }

@@ -18,7 +18,7 @@ func serveCommand(env environ, b build) *cobra.Command {
   spine serve --destination-url none    # only store`,
 	}, needs{
 		groups: []any{
-			&s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep, &s.Listen, &s.Intake, &s.Admin,
+			&s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep, &s.Listen, &s.Intake, &s.Secrets, &s.Admin,
 			&s.Destination, &s.Retry, &s.Worker, &s.Stop, &s.Log,
 		},
 	})

@@ -58,6 +58,19 @@ func TestSettingsThatMakeNoSense(t *testing.T) {
 		{"LISTEN=:http", `LISTEN: must be HOST:PORT, such as 127.0.0.1:8000 or :8000, got ":http"`},
 		{"LISTEN=:65536", `LISTEN: must be HOST:PORT, such as 127.0.0.1:8000 or :8000, got ":65536"`},
 		{"ADMIN_AUTH=basic", `ADMIN_AUTH: must be none or unset, got "basic"`},
+		{
+			"SECRET_ENV=A B",
+			`SECRET_ENV: must be names of variables, in which * stands for any text, separated by commas, got "A B"`,
+		},
+		{
+			"SECRET_ENV=A,,B",
+			`SECRET_ENV: must be names of variables, in which * stands for any text, separated by commas, got "A,,B"`,
+		},
+		{"SECRET_DIR=/", `SECRET_DIR: must be a folder of secrets, and neither / nor in /proc, /sys or /dev, got "/"`},
+		{
+			"SECRET_DIR=/proc/self",
+			`SECRET_DIR: must be a folder of secrets, and neither / nor in /proc, /sys or /dev, got "/proc/self"`,
+		},
 		{"MIGRATE=perhaps", `MIGRATE: must be true or false, got "perhaps"`},
 		// Secret, or an address that may hold one: not shown.
 		{"DESTINATION_URL=sesame", `DESTINATION_URL: must be an absolute http or https URL, or none`},
@@ -106,11 +119,14 @@ func TestDefaults(t *testing.T) {
 	s, err := parse(nil, needs{})
 	require.NoError(t, err)
 	require.Equal(t, service.Settings{
-		Log:         service.LogSettings{Level: service.LogLevel(zerolog.InfoLevel), Format: observe.Auto},
-		Pool:        service.PoolSettings{MaxConns: 8},
-		Schema:      service.SchemaSettings{Migrate: true},
-		Listen:      service.ListenSettings{Address: ":8000"},
-		Stop:        service.StopSettings{Timeout: 20 * time.Second},
+		Log:    service.LogSettings{Level: service.LogLevel(zerolog.InfoLevel), Format: observe.Auto},
+		Pool:   service.PoolSettings{MaxConns: 8},
+		Schema: service.SchemaSettings{Migrate: true},
+		Listen: service.ListenSettings{Address: ":8000"},
+		Stop:   service.StopSettings{Timeout: 20 * time.Second},
+		Secrets: service.SecretSettings{
+			Env: service.SecretPatterns{"*_WEBHOOK_SECRET", "*_SIGNING_SECRET", "SPINE_SECRET_*"}, Dir: "/run/secrets",
+		},
 		Intake:      service.IntakeSettings{MaxBodyBytes: 1 << 20, MaxInFlightBytes: 256 << 20},
 		Worker:      service.WorkerSettings{Concurrency: 64, Lease: 15 * time.Second},
 		Destination: service.DestinationSettings{Timeout: 10 * time.Second},

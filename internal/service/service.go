@@ -197,6 +197,7 @@ func (s *Service) addNotifications() error {
 // addAPI makes the intake, the API and the page, and adds their routes.
 func (s *Service) addAPI(router *mux.Router) error {
 	settings := s.settings
+	secrets := settings.Secrets.Resolver(os.LookupEnv)
 	config := ingest.DefaultCommitterConfig()
 	config.Committed = s.noteCommitted
 	metrics := ingest.NewMetrics(s.metrics)
@@ -207,7 +208,7 @@ func (s *Service) addAPI(router *mux.Router) error {
 	s.committer = ingest.NewCommitter(events, config, s.log, metrics)
 	s.rejections = ingest.NewRejections(s.store, time.Now, s.log)
 	s.keeper = ingest.NewKeeper(s.store, s.log, metrics)
-	s.sources = source.NewRegistry(s.store, source.ResolveSecret, s.log)
+	s.sources = source.NewRegistry(s.store, secrets, s.log)
 	s.checks = append(s.checks, observe.Check{Name: "sources", Probe: s.checkSources})
 	handler := ingest.NewHandler(ingest.HandlerConfig{
 		MaxBody:     settings.Intake.MaxBodyBytes,
@@ -227,9 +228,9 @@ func (s *Service) addAPI(router *mux.Router) error {
 	guard := api.GuardConfig{Token: admin.Token, ReadToken: admin.Read, Open: admin.Auth == "none"}
 	guarded := router.NewRoute().Subrouter()
 	guarded.Use(api.Guard(guard, s.log), api.SameOrigin(s.log))
-	ops := operator{s.store, s.worker}
+	ops := operator{s.store, s.worker, secrets}
 	api.NewHandler(s.reads, ops, readTimeout, s.log).Register(guarded)
-	api.NewSourceHandler(s.reads, ops, sourceProcess{s.sources, handler}, readTimeout, s.log).Register(guarded)
+	api.NewSourceHandler(s.reads, ops, sourceProcess{s.sources, handler, secrets}, readTimeout, s.log).Register(guarded)
 	s.stream.Register(guarded)
 	page.Register(guarded)
 	return nil

@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/webhookspine/spine/internal/observe"
+	"github.com/webhookspine/spine/internal/secret"
 )
 
 // SettingError says which setting is wrong, and how.
@@ -45,6 +46,7 @@ type Settings struct {
 	Listen      ListenSettings
 	Stop        StopSettings
 	Intake      IntakeSettings
+	Secrets     SecretSettings
 	Admin       AdminSettings
 	Worker      WorkerSettings
 	Destination DestinationSettings
@@ -129,6 +131,30 @@ func (i *IntakeSettings) check() error {
 	return nil
 }
 
+// SecretSettings say which secrets the settings of sources may name.
+type SecretSettings struct {
+	Env SecretPatterns `env:"SECRET_ENV" envDefault:"*_WEBHOOK_SECRET,*_SIGNING_SECRET,SPINE_SECRET_*" arg:"PATTERNS" help:"variables that sources may name as their secrets; none of Spine's own settings"`
+	Dir SecretDir      `env:"SECRET_DIR" envDefault:"/run/secrets" arg:"FOLDER" help:"folder whose files sources may name as their secrets"`
+}
+
+// Resolver reads the secrets that may be named. lookup finds variables, as os.LookupEnv does.
+func (s SecretSettings) Resolver(lookup func(name string) (value string, found bool)) *secret.Resolver {
+	return secret.NewResolver(secret.Rules{
+		Patterns: s.Env, Dir: string(s.Dir), Own: ownVariables(), Lookup: lookup,
+	})
+}
+
+// ownVariables are patterns of the variables that Spine and its libraries read themselves.
+func ownVariables() []string {
+	own := []string{"PORT", "PG*", "*_PROXY", "SPINE_TEST_*"}
+	for _, group := range Groups(new(Settings)) {
+		for _, f := range Fields(group) {
+			own = append(own, f.Name)
+		}
+	}
+	return own
+}
+
 // AdminSettings say who may read and operate.
 type AdminSettings struct {
 	Token string    `env:"ADMIN_TOKEN" secret:"true" arg:"TOKEN" help:"token for /api and /dashboard; without one only this machine may use them"`
@@ -156,7 +182,7 @@ type WorkerSettings struct {
 type DestinationSettings struct {
 	URL     DestinationURL `env:"DESTINATION_URL" secret:"true" arg:"URL" help:"where events go, or none to only store; unset: MOCK_API_URL/third_party/mock"`
 	MockURL HTTPURL        `env:"MOCK_API_URL" secret:"true" arg:"URL" help:"base address of a mock API, the destination if DESTINATION_URL is unset"`
-	Secret  string         `env:"DESTINATION_SECRET" secret:"true" arg:"SECRET" help:"signs deliveries as Standard Webhooks says (whsec_ and base64); unset: unsigned"`
+	Secret  secret.Value   `env:"DESTINATION_SECRET" secret:"true" arg:"SECRET" help:"signs deliveries as Standard Webhooks says (whsec_ and base64); unset: unsigned"`
 	Timeout time.Duration  `env:"DELIVERY_TIMEOUT" envDefault:"10s" min:"1ms" max:"24h" help:"limit on one delivery attempt"`
 }
 

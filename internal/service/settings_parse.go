@@ -2,6 +2,8 @@ package service
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"net/url"
@@ -15,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/webhookspine/spine/internal/observe"
+	"github.com/webhookspine/spine/internal/secret"
 	"github.com/webhookspine/spine/internal/source"
 )
 
@@ -32,6 +35,10 @@ type (
 	PostgresURL string
 	// AdminAuth is empty, or "none".
 	AdminAuth string
+	// SecretPatterns are names of variables, in which * stands for any text.
+	SecretPatterns []string
+	// SecretDir is a folder.
+	SecretDir string
 	// TrustedProxies are networks and addresses, separated by commas.
 	TrustedProxies []netip.Prefix
 )
@@ -83,6 +90,19 @@ func parsers() map[reflect.Type]env.ParserFunc {
 				return PostgresURL(s), err
 			},
 		),
+		reflect.TypeFor[secret.Value](): func(s string) (any, error) { return secret.New(s), nil },
+		reflect.TypeFor[SecretPatterns](): func(s string) (any, error) {
+			var patterns SecretPatterns
+			for part := range strings.SplitSeq(s, ",") {
+				part = strings.TrimSpace(part)
+				if err := secret.CheckPattern(part); err != nil {
+					return nil, err
+				}
+				patterns = append(patterns, part)
+			}
+			return patterns, nil
+		},
+		reflect.TypeFor[SecretDir](): func(s string) (any, error) { return SecretDir(s), secret.CheckDir(s) },
 		reflect.TypeFor[TrustedProxies](): must("be networks or addresses, such as 10.0.0.0/8,192.0.2.1",
 			parseNetworks),
 		reflect.TypeFor[AdminAuth](): must("be none or unset", func(s string) (AdminAuth, error) {
@@ -112,6 +132,35 @@ func parseNetworks(text string) (TrustedProxies, error) {
 	}
 	return networks, nil
 }
+
+// Addresses may hold a password. A log or an error shows none of them by accident.
+
+// String is what is shown of an address.
+func (PostgresURL) String() string { return secret.Shown }
+
+// String is what is shown of an address.
+func (DestinationURL) String() string { return secret.Shown }
+
+// String is what is shown of an address.
+func (HTTPURL) String() string { return secret.Shown }
+
+// Format writes String, whatever the verb.
+func (u PostgresURL) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, u.String()) } // nobody to tell
+
+// Format writes String, whatever the verb.
+func (u DestinationURL) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, u.String()) } // nobody to tell
+
+// Format writes String, whatever the verb.
+func (u HTTPURL) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, u.String()) } // nobody to tell
+
+// MarshalText returns String.
+func (u PostgresURL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
+
+// MarshalText returns String.
+func (u DestinationURL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
+
+// MarshalText returns String.
+func (u HTTPURL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
 
 // errUnreadable is for parsers that are wrapped in must, which says what is wrong.
 var errUnreadable = errors.New("unreadable")

@@ -109,9 +109,18 @@ func runService(t testing.TB, r service.Roles, database string, environment ...s
 	return p.URL()
 }
 
+// secretFolder has the secrets of all tests. TestMain removes it.
+var secretFolder = sync.OnceValue(func() string {
+	folder, err := os.MkdirTemp("", "spine-secrets")
+	if err != nil {
+		panic(err)
+	}
+	return folder
+})
+
 // readSettings reads settings as a process does. The process listens on a free port.
 func readSettings(environment ...string) (s service.Settings, err error) {
-	texts := map[string]string{"LISTEN": "127.0.0.1:0"}
+	texts := map[string]string{"LISTEN": "127.0.0.1:0", "SECRET_DIR": secretFolder()}
 	for _, variable := range environment {
 		name, text, _ := strings.Cut(variable, "=")
 		texts[name] = text
