@@ -527,7 +527,7 @@ $$;
 -- Name: FUNCTION differences(_was json, _is json); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.differences(_was json, _is json) IS 'Where two JSON values differ: JSON pointer, was and is. At most 100 places. It compares numbers by value.';
+COMMENT ON FUNCTION spine.differences(_was json, _is json) IS 'Where two JSON values differ: JSON pointer, was and is. At most 100 places. It compares numbers by value. NULL stands for a side that is not there.';
 
 
 --
@@ -2633,7 +2633,7 @@ end $$;
 -- Name: FUNCTION put_source(_name text, _settings jsonb); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.put_source(_name text, _settings jsonb) IS 'Adds a source or gives it other settings. Returns added, changed or unchanged. Example: select spine.put_source(''github'', ''{"preset": "github", "secrets": ["env:GITHUB_SECRET"]}'').';
+COMMENT ON FUNCTION spine.put_source(_name text, _settings jsonb) IS 'Adds a source or gives it other settings. Returns added, changed or unchanged. Example: select spine.put_source(''github'', ''{"preset": "github", "secrets": ["file:github"]}'').';
 
 
 --
@@ -3600,7 +3600,7 @@ end $$;
 -- Name: FUNCTION rotate_source(_name text, _secret text, _keep interval); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.rotate_source(_name text, _secret text, _keep interval) IS 'Gives a source a new secret, by reference. Those before stay valid for a while longer. Returns its settings. Example: select spine.rotate_source(''github'', ''env:GITHUB_SECRET_2'', ''1 hour'').';
+COMMENT ON FUNCTION spine.rotate_source(_name text, _secret text, _keep interval) IS 'Gives a source a new secret, by reference. Those before stay valid for a while longer. Returns its settings. Example: select spine.rotate_source(''github'', ''file:github-2'', ''1 hour'').';
 
 
 --
@@ -3993,8 +3993,12 @@ declare
     _changes jsonb;
 begin
     if _before <> _after or tg_op <> 'UPDATE' then
+        -- A side that was not there is left out; one that was null is null.
         select coalesce(
-            jsonb_object_agg(k, jsonb_strip_nulls(jsonb_build_object('from', _before -> k, 'to', _after -> k))),
+            jsonb_object_agg(
+                k,
+                case when _before ? k then jsonb_build_object('from', _before -> k) else '{}' end
+                || case when _after ? k then jsonb_build_object('to', _after -> k) else '{}' end),
             '{}')
         into _changes
         from (select jsonb_object_keys(_before) union select jsonb_object_keys(_after)) keys(k)
@@ -4082,9 +4086,9 @@ begin
             union all
             select new.settings ->> 'verify_token' where new.settings ? 'verify_token'
         ) given
-        where coalesce(given.ref !~ '^(env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$', true))
+        where coalesce(given.ref !~ '^(env:[A-Za-z_][A-Za-z0-9_]*|file:([A-Za-z0-9_.-]+|/.+))$', true))
     then
-        raise exception 'a secret must be named by reference, never by value: env:NAME, or file:/absolute/path'
+        raise exception 'a secret must be named by reference, never by value: env:NAME, file:NAME or file:/absolute/path'
             using errcode = 'check_violation', schema = 'spine', table = 'sources';
     end if;
     if tg_op = 'UPDATE' then
@@ -5569,7 +5573,12 @@ CREATE VIEW spine.conflicting AS
     e.payload AS first_payload,
     c.payload AS other_payload,
         CASE
-            WHEN ((e.payload IS NOT NULL) AND (c.payload IS NOT NULL)) THEN ( SELECT json_agg(json_build_object('path', d.path, 'was', d.was, 'is', d."is")) AS json_agg
+            WHEN ((e.payload IS NOT NULL) AND (c.payload IS NOT NULL)) THEN ( SELECT json_agg(
+                    CASE
+                        WHEN (d.was IS NULL) THEN json_build_object('path', d.path, 'is', d."is")
+                        WHEN (d."is" IS NULL) THEN json_build_object('path', d.path, 'was', d.was)
+                        ELSE json_build_object('path', d.path, 'was', d.was, 'is', d."is")
+                    END) AS json_agg
                FROM spine.differences(e.payload, c.payload) d(path, was, "is"))
             ELSE NULL::json
         END AS differences,
@@ -5654,7 +5663,7 @@ COMMENT ON COLUMN spine.conflicting.other_payload IS 'The other payload. NULL wh
 -- Name: COLUMN conflicting.differences; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.conflicting.differences IS 'Where they differ: an array of path (JSON pointer), was and is. NULL where Postgres cannot query one of the two.';
+COMMENT ON COLUMN spine.conflicting.differences IS 'Where they differ: an array of path (JSON pointer), was and is. A side that is not there is left out. NULL where Postgres cannot query one of the two.';
 
 
 --

@@ -15,13 +15,14 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/webhookspine/spine/internal/respond"
+	"github.com/webhookspine/spine/internal/secret"
 )
 
 // GuardConfig says who may pass a Guard. Tokens win over Open, and Open wins over Local. With none of the three nobody
 // passes.
 type GuardConfig struct {
-	Tokens     []string // ADMIN_TOKEN: the holder of one may do everything
-	ReadTokens []string // ADMIN_READ_TOKEN: the holder of one may read; of use only beside Tokens
+	Tokens     []secret.Value // ADMIN_TOKEN: the holder of one may do everything
+	ReadTokens []secret.Value // ADMIN_READ_TOKEN: the holder of one may read; of use only beside Tokens
 	Open       bool     // ADMIN_AUTH=none: lets everyone pass
 	// Local lets requests of this machine pass. It is for a listener that no one else reaches, and on which nothing but
 	// the administration is served: no trace in a request tells that a proxy on this machine has not sent it.
@@ -76,10 +77,10 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 		sameOrigin: http.NewCrossOriginProtection(),
 	}
 	for _, token := range c.Tokens {
-		g.tokens = append(g.tokens, sha256.Sum256([]byte(token)))
+		g.tokens = append(g.tokens, sha256.Sum256([]byte(token.Reveal())))
 	}
 	for _, token := range c.ReadTokens {
-		g.readTokens = append(g.readTokens, sha256.Sum256([]byte(token)))
+		g.readTokens = append(g.readTokens, sha256.Sum256([]byte(token.Reveal())))
 	}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -11,11 +11,19 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/api"
+	"github.com/webhookspine/spine/internal/secret"
 )
+
+func tokens(texts ...string) (tokens []secret.Value) {
+	for _, text := range texts {
+		tokens = append(tokens, secret.New(text))
+	}
+	return tokens
+}
 
 func TestGuard(t *testing.T) {
 	const token = "correct horse"
-	secret := api.GuardConfig{Tokens: []string{"an older one, still valid", token}}
+	withToken := api.GuardConfig{Tokens: tokens("an older one, still valid", token)}
 	here := api.GuardConfig{Local: true}
 	bearer := func(value string) func(*http.Request) {
 		return func(r *http.Request) { r.Header.Set("Authorization", value) }
@@ -47,29 +55,29 @@ func TestGuard(t *testing.T) {
 		request func(*http.Request)
 		want    int
 	}{
-		"no credentials":            {secret, func(*http.Request) {}, 401},
-		"no credentials, but local": {secret, from("127.0.0.1:4711", "localhost"), 401},
-		"wrong bearer":              {secret, bearer("Bearer wrong"), 401},
-		"empty bearer":              {secret, bearer("Bearer "), 401},
-		"a beginning of the token":  {secret, bearer("Bearer correct"), 401},
-		"the token and more":        {secret, bearer("Bearer " + token + "s"), 401},
-		"the token alone":           {secret, bearer(token), 401},
-		"another scheme":            {secret, bearer("Digest " + token), 401},
-		"wrong Basic password":      {secret, basic("admin", "wrong"), 401},
-		"the token as Basic user":   {secret, basic(token, ""), 401},
-		"broken Basic":              {secret, bearer("Basic !!!"), 401},
+		"no credentials":            {withToken, func(*http.Request) {}, 401},
+		"no credentials, but local": {withToken, from("127.0.0.1:4711", "localhost"), 401},
+		"wrong bearer":              {withToken, bearer("Bearer wrong"), 401},
+		"empty bearer":              {withToken, bearer("Bearer "), 401},
+		"a beginning of the token":  {withToken, bearer("Bearer correct"), 401},
+		"the token and more":        {withToken, bearer("Bearer " + token + "s"), 401},
+		"the token alone":           {withToken, bearer(token), 401},
+		"another scheme":            {withToken, bearer("Digest " + token), 401},
+		"wrong Basic password":      {withToken, basic("admin", "wrong"), 401},
+		"the token as Basic user":   {withToken, basic(token, ""), 401},
+		"broken Basic":              {withToken, bearer("Basic !!!"), 401},
 		"two Authorization headers": {
-			secret,
+			withToken,
 			func(r *http.Request) { r.Header["Authorization"] = []string{"Bearer wrong", "Bearer " + token} },
 			401,
 		},
-		"the token wins over being open": {api.GuardConfig{Tokens: []string{token}, Open: true}, func(*http.Request) {}, 401},
-		"bearer":                         {secret, bearer("Bearer " + token), 200},
-		"bearer, lower case":             {secret, bearer("bearer " + token), 200},
-		"Basic":                          {secret, basic("admin", token), 200},
-		"Basic, no user":                 {secret, basic("", token), 200},
+		"the token wins over being open": {api.GuardConfig{Tokens: tokens(token), Open: true}, func(*http.Request) {}, 401},
+		"bearer":                         {withToken, bearer("Bearer " + token), 200},
+		"bearer, lower case":             {withToken, bearer("bearer " + token), 200},
+		"Basic":                          {withToken, basic("admin", token), 200},
+		"Basic, no user":                 {withToken, basic("", token), 200},
 		"a proxy is fine with the token": {
-			secret,
+			withToken,
 			func(r *http.Request) { through("X-Forwarded-For")(r); basic("", token)(r) },
 			200,
 		},
@@ -104,8 +112,8 @@ func TestGuard(t *testing.T) {
 		"a sandboxed page":                  {here, page("", "null"), 403},
 		"a page of another port":            {here, page("", "http://localhost:3000"), 403},
 		"nothing is set, from this machine": {api.GuardConfig{}, from("127.0.0.1:4711", "localhost"), 403},
-		"another token of a rotation":       {secret, bearer("Bearer an older one, still valid"), 200},
-		"both tokens at once":               {secret, bearer("Bearer an older one, still valid," + token), 401},
+		"another token of a rotation":       {withToken, bearer("Bearer an older one, still valid"), 200},
+		"both tokens at once":               {withToken, bearer("Bearer an older one, still valid," + token), 401},
 		// A3: a proxy need not leave a trace, so traces count for nothing.
 		"through a proxy that leaves a trace": {here, through("X-Forwarded-For"), 200},
 	} {
@@ -157,7 +165,7 @@ func TestGuardTellsOfRejections(t *testing.T) {
 	var all []told
 	var log bytes.Buffer
 	h := api.Guard(api.GuardConfig{
-		Tokens: []string{"sesame"}, ReadTokens: []string{"barley"},
+		Tokens: tokens("sesame"), ReadTokens: tokens("barley"),
 		Client:   func(*http.Request) string { return "203.0.113.9" },
 		Rejected: func(_ context.Context, cause string, status int) { all = append(all, told{cause, status}) },
 	}, zerolog.New(&log))(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
@@ -222,7 +230,7 @@ func TestAnOpenGuardAndNames(t *testing.T) {
 		},
 		"no browser": {api.GuardConfig{Open: true}, http.MethodPost, "spine:8080", "", 200},
 		"a token, which no page has": {
-			api.GuardConfig{Tokens: []string{"sesame"}},
+			api.GuardConfig{Tokens: tokens("sesame")},
 			http.MethodPost,
 			"spine.example",
 			"Origin",

@@ -16,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/service"
 	"github.com/webhookspine/spine/internal/source"
 	"github.com/webhookspine/spine/internal/store"
 	"github.com/webhookspine/spine/internal/terminal"
@@ -25,6 +26,7 @@ import (
 func applyCommand(env environ) *cobra.Command {
 	var file string
 	var dryRun, prune, asJSON bool
+	var allowed service.SecretSettings
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE",
 		Short: "Make the sources as a file says",
@@ -35,10 +37,10 @@ is one transaction, which changes only what differs. The file is YAML or JSON:
   sources:
     github:
       preset: github
-      secrets: [env:GITHUB_SECRET]
+      secrets: [env:GITHUB_WEBHOOK_SECRET]
     billing:
       preset: hmac
-      secrets: [{ref: file:/run/secrets/billing}]
+      secrets: [file:billing]
       verify: [{scheme: hmac, header: X-Signature}]
       id: "{body:/id}"
       limits: {rate: 100}`,
@@ -55,17 +57,18 @@ is one transaction, which changes only what differs. The file is YAML or JSON:
 	if err := cmd.MarkFlagRequired("file"); err != nil {
 		panic(err) // the flag is defined above
 	}
-	return onDatabase(env, cmd, func(cmd *cobra.Command, s *store.Store, _ []string) error {
+	bindDatabase(env, cmd, func(cmd *cobra.Command, s *store.Store, _ []string) error {
 		text, err := readFile(file, cmd.InOrStdin())
 		if err != nil {
 			return err
 		}
-		puts, err := parseSourceFile(text)
+		puts, err := parseSourceFile(text, allowed.Resolver(env.lookup))
 		if err != nil {
 			return misuseError{err}
 		}
 		return applySources(cmd.Context(), s, puts, prune, dryRun, asJSON, auditCaller(cmd), cmd.OutOrStdout())
-	})
+	}, &allowed)
+	return cmd
 }
 
 // applySources makes the sources as puts says and prints what that changes.
@@ -89,8 +92,8 @@ func applySources(
 }
 
 // parseSourceFile reads the settings of sources from YAML, and so from JSON too. The settings of each source must make
-// sense.
-func parseSourceFile(text []byte) (map[string]json.RawMessage, error) {
+// sense, and name secrets that may be named.
+func parseSourceFile(text []byte, secrets source.Secrets) (map[string]json.RawMessage, error) {
 	var file struct {
 		Sources map[string]any `yaml:"sources"`
 	}
@@ -118,6 +121,9 @@ func parseSourceFile(text []byte) (map[string]json.RawMessage, error) {
 		c, err := source.ParseConfig(settings)
 		if err == nil {
 			_, err = c.Resolve()
+		}
+		if err == nil {
+			err = c.CheckSecrets(secrets)
 		}
 		var bad *event.BadSettingsError
 		switch {

@@ -156,8 +156,8 @@ const mostConflicts = 100
 
 // sideText is one side of a difference.
 func sideText(value []byte) string {
-	if value == nil || string(value) == "null" {
-		return "nothing"
+	if value == nil {
+		return "absent"
 	}
 	return terminal.Shorten(terminal.Printable(string(value)))
 }

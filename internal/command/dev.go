@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -50,12 +51,14 @@ stops everything. If DATABASE_URL is set, dev uses that database instead.`,
 	env.bind(cmd, needs{
 		groups: []any{
 			&s.Listen, &s.Server, &s.Dev, &s.Mock, &s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep,
-			&s.Destination, &s.Retry, &s.Worker, &s.Intake, &s.AdminListen, &s.Admin, &s.Metrics, &s.Stop, &s.Log,
+			&s.Destination, &s.Retry, &s.Worker, &s.Intake, &s.Secrets, &s.AdminListen, &s.Admin, &s.Metrics, &s.Stop,
+			&s.Log,
 		},
 		defaults: map[string]string{
 			"LISTEN":           "127.0.0.1:8000",
 			"ADMIN_LISTEN":     "same",
 			"DEFAULT_SOURCE":   "open",
+			"SECRET_DIR":       filepath.Join(".spine", "secrets"),
 			"SHUTDOWN_TIMEOUT": "1s",
 		},
 	})
@@ -118,7 +121,10 @@ func runDev(
 	})
 	select {
 	case <-p.Ready():
-		printGreeting(stdout, p.URL(), p.AdminURL(), observe.URL(mock.Listener), string(s.Database.URL))
+		printGreeting(stdout, greeting{
+			api: p.URL(), admin: p.AdminURL(), mock: observe.URL(mock.Listener),
+			database: string(s.Database.URL), secrets: string(s.Secrets.Dir),
+		})
 	case <-running.Done():
 	}
 	err = g.Wait()
@@ -128,8 +134,14 @@ func runDev(
 	return err
 }
 
+// greeting is what a user of dev needs to know: addresses, and the folder of secrets.
+type greeting struct{ api, admin, mock, database, secrets string }
+
 // printGreeting says where everything is, and what to try.
-func printGreeting(w io.Writer, api, admin, mock, database string) {
+func printGreeting(w io.Writer, g greeting) {
+	if absolute, err := filepath.Abs(g.secrets); err == nil {
+		g.secrets = absolute // whoever pastes it may stand elsewhere
+	}
 	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 	_, _ = fmt.Fprintf(w, `
 Spine is running. Ctrl-C stops it.
@@ -144,9 +156,9 @@ Try:
   curl %[1]s/webhook -H 'content-type: application/json' -d '{"event_id":"hello-001","event_type":"user.created",`+
 		`"occurred_at":"2024-01-30T12:00:00Z","payload":{"user_id":123}}'
   curl %[5]s/api/events/hello-001
-  export DATABASE_URL=%[3]s
+  export DATABASE_URL=%[3]s SECRET_DIR=%[6]s
   %[4]s trace hello-001
   %[4]s tail
 
-`, api, mock, quote(database), os.Args[0], admin) // nobody may be reading
+`, g.api, g.mock, quote(g.database), os.Args[0], g.admin, quote(g.secrets)) // nobody may be reading
 }

@@ -30,6 +30,7 @@ type envelope struct {
 
 func sendCommand(env environ) *cobra.Command {
 	var database service.DatabaseSettings
+	var allowed service.SecretSettings
 	var e envelope
 	var payload, file, url, from, preset string
 	var secrets []string
@@ -46,7 +47,7 @@ secrets that the source names, which it reads from this environment. The source'
 settings come from the database at DATABASE_URL. Without that variable the name is
 taken for that of a preset, and --secret names the secret.`,
 		Example: `  spine send --source github --sign
-  GITHUB_SECRET=… spine send --source github --sign --secret env:GITHUB_SECRET --url https://hooks.example.com
+  GITHUB_WEBHOOK_SECRET=… spine send --source github --sign --secret env:GITHUB_WEBHOOK_SECRET --url https://hooks.example.com
   spine send --source stripe --sign --file event.json
   spine send --type user.created --payload '{"user_id":1}'
   spine send --type user.created --id test-001 --payload '{"user_id":1}' --json
@@ -71,7 +72,9 @@ taken for that of a preset, and --secret names the secret.`,
 				if file == "" && !cmd.Flags().Changed("payload") {
 					body = nil // the sample's
 				}
-				compiled, err := compiledSource(cmd.Context(), database, from, preset, secrets, sign)
+				compiled, err := compiledSource(
+					cmd.Context(), database, from, preset, secrets, sign, allowed.Resolver(env.lookup),
+				)
 				if err != nil {
 					return err
 				}
@@ -85,7 +88,7 @@ taken for that of a preset, and --secret names the secret.`,
 			return postEnvelope(cmd.Context(), url, e, body, cmd.OutOrStdout(), asJSON)
 		},
 	}
-	env.bind(cmd, needs{groups: []any{&database}})
+	env.bind(cmd, needs{groups: []any{&database, &allowed}})
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&e.Type, "type", "", "`TYPE` of the event, such as user.created (required without --source)")
@@ -99,7 +102,7 @@ taken for that of a preset, and --secret names the secret.`,
 	flags.BoolVar(&sign, "sign", false, "sign the request, as the source's provider does")
 	flags.StringVar(&preset, "preset", "", "`PRESET` of the source, whatever the database says")
 	flags.StringArrayVar(&secrets, "secret", nil,
-		"`REFERENCE` to the secret to sign with: env:NAME or file:/absolute/path (default the source's)")
+		"`REFERENCE` to the secret to sign with: env:NAME or file:NAME (default the source's)")
 	completeFiles(cmd, "file")
 	completeFlag(cmd, "source", sourceNames(&database))
 	completeFlag(cmd, "preset", fixedValues(source.Presets()))
@@ -162,6 +165,7 @@ func postSample(ctx context.Context, url string, s *source.Source, body []byte, 
 // the secrets of this environment, but none if nothing is to be signed.
 func compiledSource(
 	ctx context.Context, database service.DatabaseSettings, name, preset string, secrets []string, sign bool,
+	allowed source.Secrets,
 ) (*source.Source, error) {
 	c := source.Config{Preset: preset}
 	if database.URL != "" && preset == "" {
@@ -183,7 +187,7 @@ func compiledSource(
 	if len(secrets) > 0 {
 		c.Secrets = nil
 		for _, ref := range secrets {
-			if err := checkReference("--secret", ref); err != nil {
+			if err := checkReference("--secret", ref, allowed); err != nil {
 				return nil, err
 			}
 			c.Secrets = append(c.Secrets, source.Secret{Ref: ref})
@@ -192,5 +196,5 @@ func compiledSource(
 	if !sign { // without a secret
 		c.Secrets, c.VerifyToken, c.Handshake, c.Verify = nil, "", "none", []source.Method{{Scheme: "none"}}
 	}
-	return source.Compile(name, c, source.ResolveSecret)
+	return source.Compile(name, c, allowed.Resolve)
 }

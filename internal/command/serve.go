@@ -19,7 +19,7 @@ func serveCommand(env environ, b build) *cobra.Command {
 	}, needs{
 		groups: []any{
 			&s.Database, &s.Direct, &s.Pool, &s.Schema, &s.Upkeep, &s.Listen, &s.Server, &s.AdminListen, &s.Admin,
-			&s.Metrics, &s.Intake, &s.Destination, &s.Retry, &s.Worker, &s.Stop, &s.Log,
+			&s.Metrics, &s.Intake, &s.Secrets, &s.Destination, &s.Retry, &s.Worker, &s.Stop, &s.Log,
 		},
 	})
 }

@@ -23,6 +23,12 @@ func newEnviron(variables []string) environ {
 	return e
 }
 
+// lookup finds a variable, as os.LookupEnv does.
+func (e environ) lookup(name string) (value string, found bool) {
+	value, found = e[name]
+	return value, found
+}
+
 // needs says which settings a subcommand has.
 type needs struct {
 	groups   []any             // pointers to groups of service.Settings, which are filled before RunE

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/observe"
+	"github.com/webhookspine/spine/internal/secret"
 	"github.com/webhookspine/spine/internal/service"
 )
 
@@ -68,6 +69,19 @@ func TestSettingsThatMakeNoSense(t *testing.T) {
 		{"ADMIN_LISTEN=8003", `ADMIN_LISTEN: must be HOST:PORT, such as 127.0.0.1:8003, or same, got "8003"`},
 		{"METRICS_LISTEN=same", `METRICS_LISTEN: must be HOST:PORT, such as 127.0.0.1:8000 or :8000, got "same"`},
 		{"DEFAULT_SOURCE=yes", `DEFAULT_SOURCE: must be open or closed, got "yes"`},
+		{
+			"SECRET_ENV=A B",
+			`SECRET_ENV: must be names of variables, in which * stands for any text, separated by commas, got "A B"`,
+		},
+		{
+			"SECRET_ENV=A,,B",
+			`SECRET_ENV: must be names of variables, in which * stands for any text, separated by commas, got "A,,B"`,
+		},
+		{"SECRET_DIR=/", `SECRET_DIR: must be a folder of secrets, and neither / nor in /proc, /sys or /dev, got "/"`},
+		{
+			"SECRET_DIR=/proc/self",
+			`SECRET_DIR: must be a folder of secrets, and neither / nor in /proc, /sys or /dev, got "/proc/self"`,
+		},
 		{"MIGRATE=perhaps", `MIGRATE: must be true or false, got "perhaps"`},
 		// Secret, or an address that may hold one: not shown. A5: an empty token is no token that is unset.
 		{"ADMIN_TOKEN=", `ADMIN_TOKEN: must not be empty: give it a value, or unset it`},
@@ -123,7 +137,7 @@ func TestSettingsThatContradict(t *testing.T) {
 func TestTokens(t *testing.T) {
 	s, err := parse([]string{"ADMIN_TOKEN=open-sesame-open, open barley open\n"}, needs{})
 	require.NoError(t, err)
-	require.Equal(t, service.Tokens{"open-sesame-open", "open barley open"}, s.Admin.Tokens)
+	require.Equal(t, service.Tokens{secret.New("open-sesame-open"), secret.New("open barley open")}, s.Admin.Tokens)
 	text, err := json.Marshal(s.Admin)
 	require.NoError(t, err)
 	for _, shown := range []string{fmt.Sprintf("%v %+v %#v", s, s.Admin, s.Admin), string(text)} {
@@ -175,6 +189,9 @@ func TestDefaults(t *testing.T) {
 		Stop:   service.StopSettings{Timeout: 20 * time.Second},
 		Intake: service.IntakeSettings{
 			MaxBodyBytes: 1 << 20, MaxInFlightBytes: 256 << 20, DefaultSource: "closed",
+		},
+		Secrets: service.SecretSettings{
+			Env: service.SecretPatterns{"*_WEBHOOK_SECRET", "*_SIGNING_SECRET", "SPINE_SECRET_*"}, Dir: "/run/secrets",
 		},
 		AdminListen: service.AdminListenSettings{Address: "127.0.0.1:8003"},
 		Worker:      service.WorkerSettings{Concurrency: 64, Lease: 15 * time.Second},

@@ -27,12 +27,13 @@ where it puts ids and types: see spine source presets. Settings change that. Eac
 change is audited and reaches every running process at once.
 
 Spine stores no secret. A source names its secrets: env:NAME is a variable of the
-processes that receive webhooks; file:/absolute/path is a file, which they read
-again when it changes.`,
-		Example: `  spine source add github --preset github --secret env:GITHUB_SECRET
+processes that receive webhooks; file:NAME is a file, which they read again when it
+changes. SECRET_ENV says which variables may be named, and SECRET_DIR in which
+folder the files are.`,
+		Example: `  spine source add github --preset github --secret env:GITHUB_WEBHOOK_SECRET
   spine source test github                  # try a signed sample in this process
   spine send --source github --sign         # send it to a running server
-  spine source rotate github --secret file:/run/secrets/github-2 --keep 1h`,
+  spine source rotate github --secret file:github-2 --keep 1h`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}

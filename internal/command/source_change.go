@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/webhookspine/spine/internal/service"
 	"github.com/webhookspine/spine/internal/store"
 	"github.com/webhookspine/spine/internal/terminal"
 	"github.com/webhookspine/spine/internal/view"
@@ -60,25 +61,26 @@ func writeSource(cmd *cobra.Command, s *store.Store, name string) error {
 func sourceRotateCommand(env environ) *cobra.Command {
 	var secret string
 	var asJSON bool
+	var allowed service.SecretSettings
 	keep := durationFlag{Duration: 24 * time.Hour}
 	cmd := &cobra.Command{
 		Use: "rotate NAME", Short: "Give a source a new secret; the old one stays valid for a while",
 		Long: `Rotate gives a source a new secret. The old secrets stay valid for as long as
 --keep says. Enter the new one at the provider within that time, and no request is
 rejected.`,
-		Example: `  spine source rotate github --secret env:GITHUB_SECRET_2
-  spine source rotate github --secret file:/run/secrets/github-2 --keep 1h
-  spine source rotate github --secret env:GITHUB_SECRET_3 --keep 0   # the old one has leaked: at once`,
+		Example: `  spine source rotate github --secret env:GITHUB_2_WEBHOOK_SECRET
+  spine source rotate github --secret file:github-2 --keep 1h
+  spine source rotate github --secret file:github-3 --keep 0   # the old one has leaked: at once`,
 	}
 	cmd.Flags().StringVar(&secret, "secret", "",
-		"`REFERENCE` to the new secret: env:NAME or file:/absolute/path (required)")
+		"`REFERENCE` to the new secret: env:NAME or file:NAME (required)")
 	cmd.Flags().Var(&keep, "keep", "how long the old secrets stay valid")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object: the source")
 	if err := cmd.MarkFlagRequired("secret"); err != nil {
 		panic(err) // the flag is defined above
 	}
 	return onSource(env, cmd, func(cmd *cobra.Command, s *store.Store, name string) error {
-		if err := checkReference("--secret", secret); err != nil {
+		if err := checkReference("--secret", secret, allowed.Resolver(env.lookup)); err != nil {
 			return err
 		}
 		settings, err := s.RotateSource(cmd.Context(), name, secret, keep.Duration, auditCaller(cmd))
@@ -86,7 +88,7 @@ rejected.`,
 			return err
 		}
 		return printSource(cmd, settings, asJSON)
-	})
+	}, &allowed)
 }
 
 func sourceRemoveCommand(env environ) *cobra.Command {

@@ -25,6 +25,7 @@ func sourceTestCommand(env environ) *cobra.Command {
 	var arrival timeFlag
 	var asJSON bool
 	var intake service.IntakeSettings
+	var allowed service.SecretSettings
 	cmd := &cobra.Command{
 		Use: "test NAME", Short: "Try a source here: what a server would do with a request",
 		Long: `Test verifies and reads a request as a server would, with the source's settings and
@@ -35,7 +36,7 @@ The request is a signed sample of the provider, or one from a file: its headers 
 its body as they came over the wire. Without a Content-Length the body is all that
 follows the headers, a line end at the end of the file included. A signature that
 holds a time grows old: --at says when the request came.`,
-		Example: `  GITHUB_SECRET=… spine source test github
+		Example: `  GITHUB_WEBHOOK_SECRET=… spine source test github
   spine source test stripe --request captured.http --at 2026-01-30T12:00:00Z`,
 	}
 	cmd.Flags().StringVar(&file, "request", "", "read an HTTP request as text from `FILE`; - is the standard input")
@@ -52,9 +53,12 @@ holds a time grows old: --at says when the request came.`,
 		if err != nil {
 			return err
 		}
-		compiled, err := source.Compile(name, c, source.ResolveSecret)
+		compiled, err := source.Compile(name, c, allowed.Resolver(env.lookup).Resolve)
 		if err != nil {
 			return err
+		}
+		for _, p := range compiled.Unread() {
+			fmt.Fprintf(cmd.ErrOrStderr(), "spine: not tried: %s %s\n", p.Field, terminal.Printable(p.Detail))
 		}
 		if arrival.IsZero() {
 			arrival.Time = time.Now()
@@ -76,7 +80,7 @@ holds a time grows old: --at says when the request came.`,
 			lookup = event.ErrSourceDisabled
 		}
 		return printDryRun(cmd.OutOrStdout(), service.DryRun(compiled, lookup, r, intake.MaxBodyBytes), asJSON)
-	}, &intake)
+	}, &intake, &allowed)
 }
 
 // errNoRequest says what a request looks like. The error of net/http would quote a line, which may hold a secret.

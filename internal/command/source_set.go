@@ -4,11 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/secret"
+	"github.com/webhookspine/spine/internal/service"
 	"github.com/webhookspine/spine/internal/source"
 	"github.com/webhookspine/spine/internal/store"
 	"github.com/webhookspine/spine/internal/terminal"
@@ -31,7 +32,7 @@ func (f *sourceFlags) register(cmd *cobra.Command) {
 	flags.SortFlags = false
 	flags.StringVar(&f.preset, "preset", "", "`PRESET` of the provider: see spine source presets")
 	flags.StringArrayVar(&f.secrets, "secret", nil,
-		"`REFERENCE` to the secret: env:NAME or file:/absolute/path; several may be valid at once")
+		"`REFERENCE` to the secret: env:NAME or file:NAME; several may be valid at once")
 	flags.StringVar(&f.verifyToken, "verify-token", "", "`REFERENCE` to the token that Meta asks for")
 	flags.StringVar(&f.url, "public-url", "",
 		"`URL` as the provider knows it, if the provider signs it (Twilio, Square)")
@@ -57,19 +58,21 @@ func (f *sourceFlags) register(cmd *cobra.Command) {
 }
 
 // applyTo lays the flags that were given over the settings c.
-func (f *sourceFlags) applyTo(cmd *cobra.Command, c source.Config) (source.Config, error) {
+func (f *sourceFlags) applyTo(
+	cmd *cobra.Command, c source.Config, secrets source.Secrets,
+) (source.Config, error) {
 	given := cmd.Flags().Changed
 	if given("secret") {
 		c.Secrets = nil
 		for _, ref := range listValues(f.secrets) {
-			if err := checkReference("--secret", ref); err != nil {
+			if err := checkReference("--secret", ref, secrets); err != nil {
 				return c, err
 			}
 			c.Secrets = append(c.Secrets, source.Secret{Ref: ref})
 		}
 	}
 	if given("verify-token") && f.verifyToken != "" {
-		if err := checkReference("--verify-token", f.verifyToken); err != nil {
+		if err := checkReference("--verify-token", f.verifyToken, secrets); err != nil {
 			return c, err
 		}
 	}
@@ -109,10 +112,14 @@ func (f *sourceFlags) applyTo(cmd *cobra.Command, c source.Config) (source.Confi
 	return c, nil
 }
 
-// checkReference rejects a secret that is given by value. Its error does not repeat the secret.
-func checkReference(flag, ref string) error {
-	if !strings.HasPrefix(ref, "env:") && !strings.HasPrefix(ref, "file:/") {
-		return misuse("%s: must be env:NAME or file:/absolute/path: name the secret, never give it", flag)
+// checkReference rejects a secret that is given by value, and one that may not be named. Its error does not repeat the
+// secret.
+func checkReference(flag, ref string, secrets source.Secrets) error {
+	if _, ok := secret.ParseReference(ref); !ok {
+		return misuse("%s: must be %s: name the secret, never give it", flag, secret.Form)
+	}
+	if err := secrets.Check(ref); err != nil {
+		return misuse("%s: %w", flag, err)
 	}
 	return nil
 }
@@ -121,18 +128,19 @@ func checkReference(flag, ref string) error {
 func sourceSetCommand(env environ, verb string) *cobra.Command {
 	var f sourceFlags
 	var asJSON bool
+	var allowed service.SecretSettings
 	cmd := &cobra.Command{
 		Use: "add NAME", Short: "Add a source",
-		Example: `  spine source add github --preset github --secret env:GITHUB_SECRET
-  spine source add billing --preset hmac --secret file:/run/secrets/billing --settings billing.json
-  spine source add internal --preset bearer --secret env:INTERNAL_TOKEN --id '{body:/id}' --type '{body:/kind}'`,
+		Example: `  spine source add github --preset github --secret env:GITHUB_WEBHOOK_SECRET
+  spine source add billing --preset hmac --secret file:billing --settings billing.json
+  spine source add internal --preset bearer --secret env:SPINE_SECRET_INTERNAL --id '{body:/id}' --type '{body:/kind}'`,
 	}
 	if verb == "set" {
 		cmd.Use, cmd.Short = "set NAME", "Change the settings of a source"
 		cmd.Long = `Set changes the settings that you give and leaves the others as they are. With
 --settings it replaces all of them. An empty setting, as in --volatile '', is
 removed, so that the preset's own holds again.`
-		cmd.Example = `  spine source set default --preset standard-webhooks --format envelope --secret env:SENDER_SECRET
+		cmd.Example = `  spine source set default --preset standard-webhooks --format envelope --secret env:SENDER_SIGNING_SECRET
   spine source set github --rate 100 --conflicts refuse`
 	}
 	f.register(cmd)
@@ -158,10 +166,14 @@ removed, so that the preset's own holds again.`
 				return misuseError{err}
 			}
 		}
-		if c, err = f.applyTo(cmd, c); err != nil {
+		secrets := allowed.Resolver(env.lookup)
+		if c, err = f.applyTo(cmd, c, secrets); err != nil {
 			return err
 		}
-		if _, err = c.Resolve(); err != nil {
+		if _, err = c.Resolve(); err == nil {
+			err = c.CheckSecrets(secrets)
+		}
+		if err != nil {
 			return misuseError{err}
 		}
 		text, err := json.Marshal(c)
@@ -180,5 +192,5 @@ removed, so that the preset's own holds again.`
 			return err
 		}
 		return describeSource(cmd.OutOrStdout(), current)
-	})
+	}, &allowed)
 }

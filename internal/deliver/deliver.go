@@ -28,6 +28,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/secret"
 )
 
 const (
@@ -59,7 +60,7 @@ type Config struct {
 	Proxy *url.URL
 	// Secret signs the deliveries by Standard Webhooks (v1): base64 of 24 to 64 bytes, with or without the prefix
 	// "whsec_". Without a secret they are not signed.
-	Secret string
+	Secret secret.Value
 	// Timeout limits a whole attempt, from the dial to the last byte read. It is more than 0.
 	Timeout time.Duration
 	// Concurrency is how many attempts will be made at once, 1 or more. It limits the connections that are open.
@@ -81,7 +82,7 @@ func (e *ConfigError) Error() string { return e.Field + ": " + e.Detail }
 // Client delivers to one destination. It is safe for concurrent use.
 type Client struct {
 	head      []byte // beginning of every request
-	key       []byte // nil where deliveries are not signed
+	sign      signer // nil where deliveries are not signed
 	timeout   time.Duration
 	now       func() time.Time
 	transport *transport
@@ -100,7 +101,7 @@ func New(cfg Config) (*Client, error) {
 	case u.Hostname() == "":
 		return nil, &ConfigError{"URL", "has no host"}
 	}
-	key, err := parseSecret(cfg.Secret)
+	signs, err := newSigner(cfg.Secret)
 	if err != nil {
 		return nil, &ConfigError{"Secret", err.Error()}
 	}
@@ -111,7 +112,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, &ConfigError{"Concurrency", "must be at least 1, found " + strconv.Itoa(cfg.Concurrency)}
 	}
 
-	c := &Client{key: key, timeout: cfg.Timeout, now: cfg.Now}
+	c := &Client{sign: signs, timeout: cfg.Timeout, now: cfg.Now}
 	if c.now == nil {
 		c.now = time.Now
 	}
@@ -225,8 +226,8 @@ func (c *Client) appendRequest(b []byte, job event.Job, now time.Time) []byte {
 	}
 	member("Webhook-Id: ", id)
 	member("Webhook-Timestamp: ", timestamp)
-	if c.key != nil {
-		member("Webhook-Signature: ", sign(c.key, id, timestamp, *body))
+	if c.sign != nil {
+		member("Webhook-Signature: ", c.sign(id, timestamp, *body))
 	}
 	member("Content-Length: ", strconv.Itoa(len(*body)))
 	b = append(b, "\r\n"...)

@@ -24,6 +24,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/secret"
 )
 
 // patience is a timeout that no test is meant to reach.
@@ -108,8 +109,8 @@ func TestNewRejects(t *testing.T) {
 			func(c *Config) { c.Proxy = &url.URL{Scheme: "ftp", Host: "hunter2"} },
 			"Proxy: must be http://, https:// or socks5:// with a host",
 		},
-		{func(c *Config) { c.Secret = "hunter2" }, `Secret: must be base64, with or without the prefix "whsec_"`},
-		{func(c *Config) { c.Secret = "whsec_aHVudGVyMg==" }, "Secret: must be base64 of 24 to 64 bytes, found 7"},
+		{func(c *Config) { c.Secret = secret.New("hunter2") }, `Secret: must be base64, with or without the prefix "whsec_"`},
+		{func(c *Config) { c.Secret = secret.New("whsec_aHVudGVyMg==") }, "Secret: must be base64 of 24 to 64 bytes, found 7"},
 		{func(c *Config) { c.Timeout = 0 }, "Timeout: must be more than 0, found 0s"},
 		{func(c *Config) { c.Concurrency = 0 }, "Concurrency: must be at least 1, found 0"},
 	} {
@@ -372,7 +373,7 @@ func TestRequest(t *testing.T) {
 	now := time.Unix(1614265330, 999_999_999)
 	got := capture(t, Config{ //nolint:gosec // a made-up password
 		URL:       "http://user:p%40ss@HOST/hooks/a%2Fb?x=1&y=%20#fragment",
-		Secret:    vectorSecret,
+		Secret:    secret.New(vectorSecret),
 		UserAgent: "spine/test",
 		Now:       func() time.Time { return now },
 	}, job)
@@ -410,13 +411,13 @@ func TestRequestWithoutSecretIsNotSigned(t *testing.T) {
 func TestSignatureIsOverTheHeaderValue(t *testing.T) {
 	j := job
 	j.Source, j.ID = "github", "Zoë 1%"
-	got := capture(t, Config{Secret: vectorSecret}, j)
-	require.Equal(t, "github/Zo%C3%AB%201%", got.Header.Get("Webhook-Id"))
+	got := capture(t, Config{Secret: secret.New(vectorSecret)}, j)
+	require.Equal(t, "github/Zo%C3%AB%201%25", got.Header.Get("Webhook-Id"))
 	key, err := parseSecret(vectorSecret)
 	require.NoError(t, err)
 	require.Equal(
 		t,
-		sign(key, "github/Zo%C3%AB%201%", got.Header.Get("Webhook-Timestamp"), got.body),
+		sign(key, "github/Zo%C3%AB%201%25", got.Header.Get("Webhook-Timestamp"), got.body),
 		got.Header.Get("Webhook-Signature"),
 	)
 }
@@ -623,7 +624,7 @@ func BenchmarkDeliver(b *testing.B) {
 				_, _ = io.Copy(io.Discard, r.Body)
 				_, _ = io.WriteString(w, `{"ok":true}`)
 			})
-			c := client(b, Config{URL: server.URL, Secret: vectorSecret, Concurrency: concurrency})
+			c := client(b, Config{URL: server.URL, Secret: secret.New(vectorSecret), Concurrency: concurrency})
 			j := job
 			j.Payload = []byte(`{"text":"` + strings.Repeat("x", 1000) + `"}`)
 			b.ReportAllocs()

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/secret"
 )
 
 // Sizes of a symmetric secret by Standard Webhooks, in bytes.
@@ -17,13 +18,25 @@ const (
 	maxSecret = 64
 )
 
-// parseSecret decodes a symmetric secret of Standard Webhooks. The key of an empty secret is nil. The error does not
+// signer makes the value of Webhook-Signature. It holds the key where nothing that prints a Client sees it.
+type signer func(id, timestamp string, body []byte) string
+
+// newSigner makes a signer for a symmetric secret of Standard Webhooks. That of no secret is nil. The error does not
 // repeat the secret.
-func parseSecret(secret string) (key []byte, err error) {
-	if secret == "" {
+func newSigner(from secret.Value) (signer, error) {
+	if from.IsZero() {
 		return nil, nil
 	}
-	key, err = base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_"))
+	key, err := parseSecret(from.Reveal())
+	if err != nil {
+		return nil, err
+	}
+	return func(id, timestamp string, body []byte) string { return sign(key, id, timestamp, body) }, nil
+}
+
+// parseSecret decodes a symmetric secret of Standard Webhooks. The error does not repeat it.
+func parseSecret(text string) (key []byte, err error) {
+	key, err = base64.StdEncoding.DecodeString(strings.TrimPrefix(text, "whsec_"))
 	if err != nil {
 		return nil, errors.New(`must be base64, with or without the prefix "whsec_"`)
 	}
@@ -44,17 +57,19 @@ func sign(key []byte, id, timestamp string, body []byte) string {
 	return "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// messageID makes the value of Webhook-Id, which is the same for every attempt at an event. It percent-encodes bytes
-// outside visible ASCII. A percent sign is visible ASCII and stays as it is.
+// messageID makes the value of Webhook-Id, which is the same for every attempt at an event and that of no other event.
+// It percent-encodes bytes outside visible ASCII and the percent sign. Only ids of other sources than default have a
+// slash, and the first one ends the source.
 func messageID(job event.Job) string {
+	isDefault := job.Source == event.DefaultSource
 	id := job.ID
-	if job.Source != event.DefaultSource {
-		id = job.Source + "/" + job.ID
-	}
 	const hex = "0123456789ABCDEF"
-	b := make([]byte, 0, len(id))
+	b := make([]byte, 0, len(job.Source)+1+len(id))
+	if !isDefault {
+		b = append(append(b, job.Source...), '/') // a slug is visible ASCII without either of them
+	}
 	for i := range len(id) {
-		if c := id[i]; c > ' ' && c < 0x7f {
+		if c := id[i]; c > ' ' && c < 0x7f && c != '%' && (c != '/' || !isDefault) {
 			b = append(b, c)
 		} else {
 			b = append(b, '%', hex[c>>4], hex[c&0xf])

@@ -2,12 +2,16 @@ package deliver
 
 import (
 	"encoding/base64"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/secret"
 )
 
 // The vector of the Standard Webhooks libraries.
@@ -46,22 +50,75 @@ func TestParseSecret(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, key, n)
 	}
-	key, err := parseSecret("")
+	signs, err := newSigner(secret.Value{})
 	require.NoError(t, err)
-	require.Nil(t, key)
+	require.Nil(t, signs)
+}
+
+// Issue 16, Build 1: whatever prints a Client shows no byte of its secret.
+func TestNothingPrintsTheSecret(t *testing.T) {
+	config := Config{
+		URL: "http://127.0.0.1/hooks", Secret: secret.New(vectorSecret), Timeout: time.Second, Concurrency: 1,
+	}
+	client, err := New(config)
+	require.NoError(t, err)
+	key, err := parseSecret(vectorSecret)
+	require.NoError(t, err)
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%d", "%x"} {
+		for _, value := range []any{config, &config, client, *client} { //nolint:govet // it is printed and dropped
+			text := fmt.Sprintf(verb, value)
+			require.NotContains(t, text, "MfKQ9r8G")
+			require.NotContains(t, text, fmt.Sprintf("%d", key)[1:20])
+			require.NotContains(t, text, fmt.Sprintf("%x", key))
+		}
+	}
 }
 
 func TestMessageID(t *testing.T) {
 	for _, tc := range []struct{ source, id, want string }{
 		{event.DefaultSource, "test-001", "test-001"},
-		{event.DefaultSource, "!~%/?#\"\\", "!~%/?#\"\\"},
+		{event.DefaultSource, "!~%/?#\"\\", "!~%25%2F?#\"\\"},
 		{event.DefaultSource, "a b", "a%20b"},
 		{event.DefaultSource, "a\r\nX-Evil: 1", "a%0D%0AX-Evil:%201"},
 		{event.DefaultSource, "\x7f\u0085", "%7F%C2%85"},
 		{event.DefaultSource, "Zoë 😀", "Zo%C3%AB%20%F0%9F%98%80"},
 		{"github", "test-001", "github/test-001"},
 		{"git_hub-2", "ü", "git_hub-2/%C3%BC"},
+		{"github", "a/b%2F", "github/a/b%252F"},
 	} {
 		require.Equal(t, tc.want, messageID(event.Job{Source: tc.source, ID: tc.id}))
+	}
+}
+
+// A12: no two events share a webhook-id, whatever their sources and ids.
+func TestMessageIDIsInjective(t *testing.T) {
+	whose := map[string]event.Job{}
+	meet := func(source, id string) {
+		job := event.Job{Source: source, ID: id}
+		header := messageID(job)
+		before, isKnown := whose[header]
+		require.True(t, !isKnown || before.Source == source && before.ID == id, "%v and %v are %s", before, job, header)
+		whose[header] = job
+	}
+	meet("default", "github/d-1/7") // the envelope's, and GitHub's own
+	meet("github", "d-1/7")
+	meet("default", "c a")
+	meet("default", "c%20a")
+	// All short ids of an alphabet that is made of what encodes and what is encoded.
+	alphabet := []string{"a", "/", "%", "2", "5", "F", " ", "é", "%2F"}
+	ids := []string{""}
+	for range 4 {
+		for _, id := range ids[:len(ids):len(ids)] {
+			for _, next := range alphabet {
+				ids = append(ids, id+next)
+			}
+		}
+		slices.Sort(ids)
+		ids = slices.Compact(ids)
+	}
+	for _, source := range []string{"default", "a", "2f", "a2"} {
+		for _, id := range ids {
+			meet(source, id)
+		}
 	}
 }

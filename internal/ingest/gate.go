@@ -234,20 +234,30 @@ func (g *gate) receiveBody(a *arrival, u upload) *rejection {
 	return rej
 }
 
-// decompress sets the body that is read for events, within the limit of size.
+// gzipStart is how every gzip stream begins (RFC 1952, section 2.3.1): its magic number and deflate.
+var gzipStart = []byte{0x1f, 0x8b, 0x08}
+
+// decompress sets the body that is read for events, within the limit of size. The header Content-Encoding is hardly
+// ever signed, so a signed body that is compressed is read as such without it too.
 func (g *gate) decompress(a *arrival) *rejection {
 	a.request.Body = a.request.Wire
-	if !strings.EqualFold(a.request.Header.Get("Content-Encoding"), "gzip") {
+	isDeclared := strings.EqualFold(a.request.Header.Get("Content-Encoding"), "gzip")
+	if !isDeclared && !(a.source.SignsBody() && bytes.HasPrefix(a.request.Wire, gzipStart)) {
 		return nil
 	}
 	unzip, err := gzip.NewReader(bytes.NewReader(a.request.Wire))
-	if err != nil {
-		return bodyRejection(err)
-	}
 	var buffer bytes.Buffer
-	rej := g.readAll(a, &buffer, unzip)
-	if rej == nil {
+	var rej *rejection
+	if err != nil {
+		rej = bodyRejection(err)
+	} else {
+		rej = g.readAll(a, &buffer, unzip)
+	}
+	switch {
+	case rej == nil:
 		a.request.Body = buffer.Bytes()
+	case !isDeclared && rej.status == http.StatusBadRequest:
+		return nil // it only begins like one
 	}
 	return rej
 }

@@ -28,6 +28,7 @@ type Source interface {
 	Allowed() []string       // methods besides POST, for handshakes
 	SingleHeaders() []string // that must not come twice
 	InsistsOnJSON() bool     // whether other content types are rejected
+	SignsBody() bool         // whether headers must not change what a body means: its signature covers the body
 	Policy() Policy
 
 	// Redact and RedactTarget return what may be kept of a request, without secrets: its headers as a JSON object, and

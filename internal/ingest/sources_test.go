@@ -27,6 +27,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/secret"
 	"github.com/webhookspine/spine/internal/source" //nolint:depguard // the gate is tested with real sources
 )
 
@@ -44,8 +45,7 @@ type testSource struct {
 	policy Policy
 }
 
-func (s testSource) Policy() Policy                 { return s.policy }
-func (s testSource) RedactTarget(u *url.URL) string { return source.RedactTarget(u) }
+func (s testSource) Policy() Policy { return s.policy }
 
 // newSources has the source default.
 func newSources(t testing.TB) *sources {
@@ -62,7 +62,9 @@ func (s *sources) put(name, settings string, policy Policy) {
 	config, err := source.ParseConfig([]byte(settings))
 	require.NoError(s.t, err)
 	compiled, err := source.Compile(
-		name, config, func(ref string) (string, error) { return strings.TrimPrefix(ref, "env:"), nil },
+		name,
+		config,
+		func(ref string) (secret.Value, error) { return secret.New(strings.TrimPrefix(ref, "env:")), nil },
 	)
 	require.NoError(s.t, err)
 	s.mu.Lock()
@@ -214,6 +216,44 @@ func TestConflictsAreRejectedWhereTheSourceSaysSo(t *testing.T) {
 		require.Equal(
 			t, want, status(t, in.post(t, "/webhook/"+name, strings.NewReader(other), github(name, "S1", other)...)),
 		)
+	}
+}
+
+// A14: a signed body means the same under any Content-Encoding that it can have, and under any content type.
+func TestHeadersDoNotChangeSignedBytes(t *testing.T) {
+	in := serve(t, &modelStore{}, nil)
+	in.sources.put("github", githubSettings, keeping)
+	in.sources.put("hmac",
+		`{"preset":"hmac","secrets":["env:S1"],"verify":[{"header":"X-Sig"}],"id":["{body:/id}"]}`, keeping)
+	in.sources.put("none", `{"preset":"none","id":["{body:/id}"]}`, keeping)
+	var zipped bytes.Buffer
+	w := gzip.NewWriter(&zipped)
+	_, err := w.Write([]byte(`{"id":"zipped"}`))
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	signed := func(body string, header ...string) []string {
+		mac := hmac.New(sha256.New, []byte("S1"))
+		mac.Write([]byte(body))
+		return append([]string{"X-Sig", hex.EncodeToString(mac.Sum(nil))}, header...)
+	}
+	post := func(source, body string, header []string) string {
+		return status(t, in.post(t, "/webhook/"+source, strings.NewReader(body), header...))
+	}
+	body := zipped.String()
+	require.Equal(t, "200 accepted", post("hmac", body, signed(body, "Content-Encoding", "gzip")))
+	require.Equal(t, "200 deduplicated", post("hmac", body, signed(body)))
+	require.Equal(t, "200 deduplicated", post("hmac", body, signed(body, "Content-Type", "application/gzip")))
+	half := body[:len(body)-4]
+	require.Equal(t, "200 accepted", post("hmac", half, signed(half)), "it only begins like gzip")
+	require.Equal(t, "200 accepted", post("none", body, nil), "nobody has said that it is compressed")
+
+	for i, contentType := range []string{"application/json", "application/x-www-form-urlencoded", "text/plain"} {
+		header := signed(`{"id":"typed","n":"1+1"}`, "Content-Type", contentType)
+		want := "200 deduplicated"
+		if i == 0 {
+			want = "200 accepted"
+		}
+		require.Equal(t, want, post("hmac", `{"id":"typed","n":"1+1"}`, header), contentType)
 	}
 }
 

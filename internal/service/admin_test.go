@@ -4,13 +4,15 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/secret"
 )
 
 // A3, A4: without a token the administration is open only on a listener of its own that nothing but this machine
 // reaches. What a request looks like plays no part.
 func TestWhereTheAdministrationIsServed(t *testing.T) {
 	api, workerOnly := Roles{API: true}, Roles{Worker: true}
-	token := Tokens{"open-sesame-open"}
+	token := Tokens{secret.New("open-sesame-open")}
 	for name, c := range map[string]struct {
 		roles       Roles
 		listen, own string
@@ -133,7 +135,7 @@ func TestAdministrationOfDev(t *testing.T) {
 			listen: ":8000", own: "same", admin: AdminSettings{Auth: "none"},
 			want: "none", wantOwn: "same",
 		},
-		"with a token": {listen: ":8000", own: "same", admin: AdminSettings{Tokens: Tokens{"a"}}, wantOwn: "same"},
+		"with a token": {listen: ":8000", own: "same", admin: AdminSettings{Tokens: Tokens{secret.New("a")}}, wantOwn: "same"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := Settings{

@@ -2,7 +2,10 @@ package service
 
 import (
 	"context"
+	"time"
 
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/source"
 	"github.com/webhookspine/spine/internal/store"
 	"github.com/webhookspine/spine/internal/worker"
 )
@@ -11,7 +14,20 @@ import (
 // the notifications of the store's own connections.
 type operator struct {
 	*store.Store
-	worker *worker.Worker // nil if there is none
+	worker  *worker.Worker // nil if there is none
+	secrets source.Secrets
+}
+
+// RotateSource keeps the promises of api.SourceOperator. It rejects a secret that this process may not read.
+func (o operator) RotateSource(
+	ctx context.Context, name, reference string, keep time.Duration, caller string,
+) (event.SourceSettings, error) {
+	if err := o.secrets.Check(reference); err != nil {
+		return event.SourceSettings{}, &event.BadSettingsError{
+			Problems: []event.Problem{{Field: "secret", Detail: err.Error()}},
+		}
+	}
+	return o.Store.RotateSource(ctx, name, reference, keep, caller)
 }
 
 // AcceptConflict keeps the promises of api.SourceOperator.

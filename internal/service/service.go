@@ -31,6 +31,7 @@ import (
 	"github.com/webhookspine/spine/internal/ingest"
 	"github.com/webhookspine/spine/internal/notify"
 	"github.com/webhookspine/spine/internal/observe"
+	"github.com/webhookspine/spine/internal/secret"
 	"github.com/webhookspine/spine/internal/source"
 	"github.com/webhookspine/spine/internal/store"
 	"github.com/webhookspine/spine/internal/upkeep"
@@ -68,6 +69,7 @@ type Service struct {
 	checks   []observe.Check
 	server   observe.Server
 	admin    administration
+	secrets  *secret.Resolver
 	adminURL string
 	sides    []*side
 	brake    *ingest.Brake
@@ -105,7 +107,7 @@ func New(
 		return nil, err
 	}
 	s := &Service{
-		settings: settings, roles: roles, version: version, log: log, admin: admin, destination: destination,
+		settings: settings, roles: roles, version: version, log: log, admin: admin, secrets: settings.Secrets.Resolver(os.LookupEnv), destination: destination,
 		metrics: observe.NewMetrics(), brake: ingest.NewBrake(), ready: make(chan struct{}),
 	}
 	defer func() {
@@ -221,7 +223,7 @@ func (s *Service) addIntake() {
 	}
 	s.committer = ingest.NewCommitter(events, config, s.log, s.intakeMetrics)
 	s.keeper = ingest.NewKeeper(s.store, s.log, s.intakeMetrics)
-	s.sources = source.NewRegistry(s.store, source.ResolveSecret, s.log)
+	s.sources = source.NewRegistry(s.store, s.secrets, s.log)
 	if settings.Intake.DefaultSource != "open" {
 		s.sources.CloseDefault()
 	}
@@ -288,9 +290,10 @@ func (s *Service) addAdministration(router *mux.Router, metrics http.Handler) er
 	if err != nil {
 		return err
 	}
-	ops := operator{s.store, s.worker}
+	ops := operator{s.store, s.worker, s.secrets}
 	api.NewHandler(s.reads, ops, readTimeout, s.log).Register(guarded)
-	api.NewSourceHandler(s.reads, ops, sourceProcess{s.sources, s.handler}, readTimeout, s.log).Register(guarded)
+	api.NewSourceHandler(s.reads, ops, sourceProcess{s.sources, s.handler, s.secrets}, readTimeout, s.log).
+		Register(guarded)
 	s.stream.Register(guarded)
 	page.Register(guarded)
 	if s.admin.address != "" { // the page's test desk sends webhooks to where it comes from

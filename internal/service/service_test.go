@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/deliver"
+	"github.com/webhookspine/spine/internal/secret"
 )
 
 // Viewers that come back cannot take all the connections that others read by.
@@ -26,7 +27,7 @@ func TestBadDeliverySettingIsNamed(t *testing.T) {
 	good := deliver.Config{URL: "http://localhost/", Timeout: time.Second, Concurrency: 1}
 	for setting, spoil := range map[string]func(c *deliver.Config){
 		"DESTINATION_URL":      func(c *deliver.Config) { c.URL = "localhost" },
-		"DESTINATION_SECRET":   func(c *deliver.Config) { c.Secret = "short" },
+		"DESTINATION_SECRET":   func(c *deliver.Config) { c.Secret = secret.New("short") },
 		"DELIVERY_TIMEOUT":     func(c *deliver.Config) { c.Timeout = 0 },
 		"DELIVERY_CONCURRENCY": func(c *deliver.Config) { c.Concurrency = 0 },
 	} {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/http/httpproxy"
 
 	"github.com/webhookspine/spine/internal/observe"
+	"github.com/webhookspine/spine/internal/secret"
 )
 
 // SettingError says which setting is wrong, and how.
@@ -51,6 +52,7 @@ type Settings struct {
 	Server      ServerSettings
 	Stop        StopSettings
 	Intake      IntakeSettings
+	Secrets     SecretSettings
 	Admin       AdminSettings
 	AdminListen AdminListenSettings
 	Metrics     MetricsSettings
@@ -143,6 +145,30 @@ func (i *IntakeSettings) check() error {
 	return nil
 }
 
+// SecretSettings say which secrets the settings of sources may name.
+type SecretSettings struct {
+	Env SecretPatterns `env:"SECRET_ENV" envDefault:"*_WEBHOOK_SECRET,*_SIGNING_SECRET,SPINE_SECRET_*" arg:"PATTERNS" help:"variables that sources may name as their secrets; none of Spine's own settings"`
+	Dir SecretDir      `env:"SECRET_DIR" envDefault:"/run/secrets" arg:"FOLDER" help:"folder whose files sources may name as their secrets"`
+}
+
+// Resolver reads the secrets that may be named. lookup finds variables, as os.LookupEnv does.
+func (s SecretSettings) Resolver(lookup func(name string) (value string, found bool)) *secret.Resolver {
+	return secret.NewResolver(secret.Rules{
+		Patterns: s.Env, Dir: string(s.Dir), Own: ownVariables(), Lookup: lookup,
+	})
+}
+
+// ownVariables are patterns of the variables that Spine and its libraries read themselves.
+func ownVariables() []string {
+	own := []string{"PORT", "PG*", "*_PROXY", "SPINE_TEST_*"}
+	for _, group := range Groups(new(Settings)) {
+		for _, f := range Fields(group) {
+			own = append(own, f.Name)
+		}
+	}
+	return own
+}
+
 // AdminSettings say who may read and operate.
 type AdminSettings struct {
 	Tokens     Tokens    `env:"ADMIN_TOKEN" secret:"true" empty:"rejected" arg:"TOKENS" help:"token for the administration, 16 characters or more; several with commas"`
@@ -158,7 +184,7 @@ func (a *AdminSettings) check() error {
 		return settingError("ADMIN_READ_TOKEN: needs ADMIN_TOKEN, which is not set")
 	}
 	for _, token := range a.ReadTokens {
-		if slices.Contains(a.Tokens, token) {
+		if slices.ContainsFunc(a.Tokens, token.Equal) {
 			return settingError("ADMIN_READ_TOKEN: must differ from ADMIN_TOKEN")
 		}
 	}
@@ -185,7 +211,7 @@ type WorkerSettings struct {
 type DestinationSettings struct {
 	URL     DestinationURL `env:"DESTINATION_URL" secret:"true" arg:"URL" help:"where events go, or none to only store; unset: MOCK_API_URL/third_party/mock"`
 	MockURL HTTPURL        `env:"MOCK_API_URL" secret:"true" arg:"URL" help:"base address of a mock API, the destination if DESTINATION_URL is unset"`
-	Secret  string         `env:"DESTINATION_SECRET" secret:"true" empty:"rejected" arg:"SECRET" help:"signs deliveries as Standard Webhooks says (whsec_ and base64); unset: unsigned"`
+	Secret  secret.Value   `env:"DESTINATION_SECRET" secret:"true" empty:"rejected" arg:"SECRET" help:"signs deliveries as Standard Webhooks says (whsec_ and base64); unset: unsigned"`
 	Timeout time.Duration  `env:"DELIVERY_TIMEOUT" envDefault:"10s" min:"1ms" max:"24h" help:"limit on one delivery attempt"`
 
 	HTTPSProxy ProxyURL `env:"HTTPS_PROXY" also:"https_proxy" secret:"true" arg:"URL" help:"proxy on the way to an https destination: http, https or socks5"`

@@ -2,6 +2,8 @@ package service
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"net/url"
@@ -18,8 +20,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/webhookspine/spine/internal/observe"
+	"github.com/webhookspine/spine/internal/secret"
 	"github.com/webhookspine/spine/internal/source"
-	"github.com/webhookspine/spine/internal/terminal"
 )
 
 // These types are read by parsers of their own.
@@ -40,10 +42,14 @@ type (
 	AdminAuth string
 	// AdminAddress is an Address, or "same" for that of LISTEN.
 	AdminAddress string
-	// Tokens are secrets, of which any one suffices. They print as nothing.
-	Tokens []string
+	// Tokens are secrets, of which any one suffices.
+	Tokens []secret.Value
 	// DefaultSource is "open" or "closed".
 	DefaultSource string
+	// SecretPatterns are names of variables, in which * stands for any text.
+	SecretPatterns []string
+	// SecretDir is a folder.
+	SecretDir string
 	// TrustedProxies are networks and addresses, separated by commas.
 	TrustedProxies []netip.Prefix
 )
@@ -124,6 +130,19 @@ func parsers() map[reflect.Type]env.ParserFunc {
 				return PostgresURL(s), err
 			},
 		),
+		reflect.TypeFor[secret.Value](): func(s string) (any, error) { return secret.New(s), nil },
+		reflect.TypeFor[SecretPatterns](): func(s string) (any, error) {
+			var patterns SecretPatterns
+			for part := range strings.SplitSeq(s, ",") {
+				part = strings.TrimSpace(part)
+				if err := secret.CheckPattern(part); err != nil {
+					return nil, err
+				}
+				patterns = append(patterns, part)
+			}
+			return patterns, nil
+		},
+		reflect.TypeFor[SecretDir](): func(s string) (any, error) { return SecretDir(s), secret.CheckDir(s) },
 		reflect.TypeFor[TrustedProxies](): must("be networks or addresses, such as 10.0.0.0/8,192.0.2.1",
 			parseNetworks),
 		reflect.TypeFor[AdminAuth](): must("be none or unset", func(s string) (AdminAuth, error) {
@@ -159,19 +178,10 @@ func parseTokens(text string) (Tokens, error) {
 		if utf8.RuneCountInString(token) < minToken || strings.ContainsFunc(token, unicode.IsControl) {
 			return nil, errUnreadable
 		}
-		tokens = append(tokens, token)
+		tokens = append(tokens, secret.New(token))
 	}
 	return tokens, nil
 }
-
-// String tells nothing of the tokens, so that none is printed by accident.
-func (t Tokens) String() string { return terminal.Plural(int64(len(t)), "token") }
-
-// GoString is String.
-func (t Tokens) GoString() string { return t.String() }
-
-// MarshalText is String.
-func (t Tokens) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
 // parseNetworks reads networks and addresses, separated by commas.
 func parseNetworks(text string) (TrustedProxies, error) {
@@ -191,6 +201,35 @@ func parseNetworks(text string) (TrustedProxies, error) {
 	}
 	return networks, nil
 }
+
+// Addresses may hold a password. A log or an error shows none of them by accident.
+
+// String is what is shown of an address.
+func (PostgresURL) String() string { return secret.Shown }
+
+// String is what is shown of an address.
+func (DestinationURL) String() string { return secret.Shown }
+
+// String is what is shown of an address.
+func (HTTPURL) String() string { return secret.Shown }
+
+// Format writes String, whatever the verb.
+func (u PostgresURL) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, u.String()) } // nobody to tell
+
+// Format writes String, whatever the verb.
+func (u DestinationURL) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, u.String()) } // nobody to tell
+
+// Format writes String, whatever the verb.
+func (u HTTPURL) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, u.String()) } // nobody to tell
+
+// MarshalText returns String.
+func (u PostgresURL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
+
+// MarshalText returns String.
+func (u DestinationURL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
+
+// MarshalText returns String.
+func (u HTTPURL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
 
 // errUnreadable is for parsers that are wrapped in must, which says what is wrong.
 var errUnreadable = errors.New("unreadable")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net/url"
 	"time"
 
 	"github.com/webhookspine/spine/internal/event"
@@ -38,9 +37,6 @@ func (s intakeSource) Policy() ingest.Policy {
 	}
 }
 
-// RedactTarget is the address of a request without its secrets.
-func (s intakeSource) RedactTarget(u *url.URL) string { return source.RedactTarget(u) }
-
 // DryRun says what a server would do with a request to a source, and stores nothing. lookup is the error of looking the
 // source up.
 func DryRun(s *source.Source, lookup error, r *event.Request, maxBody int64) ingest.Trial {
@@ -59,6 +55,7 @@ func (s *Service) checkSources(context.Context) error {
 type sourceProcess struct {
 	*source.Registry
 	handler *ingest.Handler
+	secrets source.Secrets
 }
 
 // Check checks settings and returns them in the form in which they are stored.
@@ -68,6 +65,9 @@ func (p sourceProcess) Check(settings []byte) (json.RawMessage, error) {
 		return nil, err
 	}
 	if _, err := c.Resolve(); err != nil {
+		return nil, err
+	}
+	if err := c.CheckSecrets(p.secrets); err != nil {
 		return nil, err
 	}
 	return json.Marshal(c)

@@ -11,7 +11,7 @@ func (s *Service) sayStart() {
 	if s.roles.Worker {
 		line = line.Str("destination", hostOf(s.destination))
 		if s.destination != "" {
-			line = line.Bool("signed", s.settings.Destination.Secret != "")
+			line = line.Bool("signed", !s.settings.Destination.Secret.IsZero())
 		}
 	}
 	retention := "off: everything is kept"

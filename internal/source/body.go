@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"mime"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -24,15 +25,19 @@ type reader struct {
 	name     string
 	config   Config
 	id       rules
-	kind     rules // of the event's type
+	escapes  [][]string // of the values of ids, by rule
+	kind     rules      // of the event's type
 	time     rules
 	texts    []string // of pointers
 	pointers []pointer
 	volatile []pointer
+	redactor *Redactor
+	visible  map[string]bool // headers that the rules name, but none that holds a credential or a signature
+	signed   bool            // a signature covers the body, and no header that says what it is
 }
 
-func newReader(name string, c Config) (*reader, error) {
-	r := &reader{name: name, config: c}
+func newReader(name string, c Config, redactor *Redactor) (*reader, error) {
+	r := &reader{name: name, config: c, redactor: redactor, signed: signsBody(c)}
 	for _, list := range []struct {
 		to    *rules
 		texts []string
@@ -43,6 +48,8 @@ func newReader(name string, c Config) (*reader, error) {
 		}
 		*list.to = parsed
 	}
+	r.escapes = escapesOf(r.id)
+	r.visible = r.visibleHeaders()
 	r.texts, r.pointers = pointersOf(r.id, r.kind, r.time)
 	for _, text := range c.Volatile {
 		p, err := parsePointer(text)
@@ -52,6 +59,31 @@ func newReader(name string, c Config) (*reader, error) {
 		r.volatile = append(r.volatile, p)
 	}
 	return r, nil
+}
+
+// visibleHeaders are the headers that the reader sees. Settings that name others are rejected, and would see nothing.
+func (r *reader) visibleHeaders() map[string]bool {
+	visible := map[string]bool{}
+	see := func(name string) { visible[name] = !r.redactor.hidesFromRules(name) }
+	for _, name := range attributes {
+		see(canonicalName("Ce-" + name))
+	}
+	for _, t := range slices.Concat(r.id, r.kind, r.time) {
+		for _, part := range t {
+			if part.kind == ruleHeader {
+				see(part.name)
+			}
+		}
+	}
+	return visible
+}
+
+// header is the value of a header that the reader sees. The name is canonical.
+func (r *reader) header(h http.Header, name string) string {
+	if values := h[name]; len(values) > 0 && r.visible[name] && !r.redactor.hidesValue(values[0]) {
+		return values[0]
+	}
+	return ""
 }
 
 // read makes events of a request. With batch the request is a list of events, and its answer is a list too.
@@ -81,9 +113,15 @@ const (
 	bodyOther
 )
 
+// signsBody reports whether a signature covers the body of a request.
+func signsBody(c Config) bool { return slices.ContainsFunc(c.Verify, Method.usesSignature) }
+
 // bodyKindOf tells what a body is, and its media type, which is empty where it cannot be read. It looks for JSON in
-// other bodies too, since some providers send JSON as text/plain or without a content type.
-func bodyKindOf(contentType string, body []byte) (kind bodyKind, media string) {
+// every body, since some providers send JSON as text/plain, as a form, or without a content type.
+//
+// The content type is hardly ever signed. If it decided, somebody who has seen a signed body could send it again as
+// another kind, with another payload and id. So the bytes of a signed body decide.
+func (r *reader) bodyKindOf(contentType string, body []byte) (kind bodyKind, media string) {
 	media, _, err := mime.ParseMediaType(contentType)
 	if err != nil {
 		media = ""
@@ -91,14 +129,39 @@ func bodyKindOf(contentType string, body []byte) (kind bodyKind, media string) {
 	switch {
 	case media == "application/json", media == "text/json", strings.HasSuffix(media, "+json"):
 		return bodyJSON, media
-	case media == "application/x-www-form-urlencoded":
-		return bodyForm, media
 	}
 	start := bytes.TrimLeft(body, " \t\r\n")
-	if len(start) > 0 && (start[0] == '{' || start[0] == '[') && jsontext.Value(body).IsValid(lenientJSON...) {
+	if len(start) > 0 && (r.signed || start[0] == '{' || start[0] == '[') &&
+		jsontext.Value(body).IsValid(lenientJSON...) {
 		return bodyJSON, media
 	}
+	if r.signed && looksLikeForm(body) || !r.signed && media == "application/x-www-form-urlencoded" {
+		return bodyForm, media
+	}
 	return bodyOther, media
+}
+
+// maxFormName bounds the name of a form's first field, in bytes.
+const maxFormName = 200
+
+// looksLikeForm reports whether a body is a form, by its bytes. The first field has a name, and nothing in the form
+// breaks a line.
+func looksLikeForm(body []byte) bool {
+	text := bytes.TrimRight(body, "\r\n")
+	name, value, found := bytes.Cut(text, []byte("="))
+	if !found || len(name) == 0 || len(name) > maxFormName || bytes.ContainsFunc(text, unicode.IsControl) {
+		return false
+	}
+	for _, c := range name {
+		if !isDigit(c) && (c|0x20 < 'a' || c|0x20 > 'z') && !strings.ContainsRune("_.~*%+-[]$@:!',()", rune(c)) {
+			return false
+		}
+	}
+	if len(bytes.Trim(value, "=")) == 0 {
+		return false // it is rather base64
+	}
+	_, err := url.ParseQuery(string(text))
+	return err == nil
 }
 
 // lenientJSON is the JSON that Spine takes. PostgreSQL cannot store all of it as json: see event.Event.Unqueryable.
@@ -107,7 +170,7 @@ var lenientJSON = []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontex
 // readBody makes an event of a request as its provider sends it.
 func (r *reader) readBody(q *event.Request) (event.Event, error) {
 	e := event.Event{Source: r.name}
-	kind, media := bodyKindOf(q.Header.Get("Content-Type"), q.Body)
+	kind, media := r.bodyKindOf(q.Header.Get("Content-Type"), q.Body)
 	var fields url.Values
 	switch kind {
 	case bodyJSON:
@@ -226,7 +289,7 @@ func (r *reader) identify(e *event.Event, q *event.Request, fields url.Values) e
 	lookup := func(kind, name string) (string, bool) {
 		switch kind {
 		case ruleHeader:
-			value := q.Header.Get(name)
+			value := r.header(q.Header, name)
 			return value, value != ""
 		case ruleBody:
 			v := bodyValue(name)
@@ -237,7 +300,7 @@ func (r *reader) identify(e *event.Event, q *event.Request, fields url.Values) e
 			if query == nil && q.URL != nil {
 				query = q.URL.Query()
 			}
-			return query.Get(name), query.Has(name)
+			return query.Get(name), query.Has(name) && !isSecretParameter(name)
 		case ruleHash:
 			sum := sha256.Sum256(q.Body)
 			return hex.EncodeToString(sum[:]), true
@@ -266,7 +329,7 @@ func (r *reader) identify(e *event.Event, q *event.Request, fields url.Values) e
 			break
 		}
 	}
-	if id, ok := r.id.render(lookup); ok {
+	if id, ok := r.id.render(lookup, r.redactor.holdsSecret, r.escapes); ok {
 		if problem := checkID(id); problem != "" {
 			return &event.InvalidError{Problems: []event.Problem{{Field: "event_id", Detail: problem}}}
 		}
@@ -277,7 +340,7 @@ func (r *reader) identify(e *event.Event, q *event.Request, fields url.Values) e
 		e.ID, e.IDDerived = "sha256:"+hex.EncodeToString(sum[:]), true
 	}
 
-	kind, _ := r.kind.render(lookup)
+	kind, _ := r.kind.render(lookup, r.redactor.holdsSecret, nil)
 	e.Type = cleanType(kind)
 	if e.Type == "" {
 		e.Type = r.name

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/webhookspine/spine/internal/secret"
 )
 
 // Bounds of settings. Those of lists also bound what verifying and reading one request can cost.
@@ -79,7 +81,7 @@ func (p *settingsParser) checkSecrets(c Config) {
 	needed := slices.ContainsFunc(c.Verify, func(m Method) bool { return m.Scheme != schemeNone })
 	switch {
 	case needed && len(c.Secrets) == 0:
-		p.add("secrets", "must have at least one reference such as env:NAME or file:/absolute/path")
+		p.add("secrets", "must have at least one reference: "+secret.Form)
 	case !needed && len(c.Secrets) > 0 && len(c.Verify) > 0:
 		p.add("secrets", "are given, but nothing is verified: choose another preset, or say in verify how")
 	}
@@ -95,8 +97,8 @@ func (p *settingsParser) checkSecrets(c Config) {
 
 // checkRef checks a reference. The problem does not repeat a bad one, since it may be the secret itself.
 func (p *settingsParser) checkRef(path, ref string) {
-	if _, _, ok := splitRef(ref); !ok {
-		p.add(path, "must be a reference: env:NAME or file:/absolute/path, never the secret itself")
+	if _, ok := secret.ParseReference(ref); !ok {
+		p.add(path, "must be a reference: "+secret.Form+", never the secret itself")
 	}
 }
 
@@ -107,8 +109,12 @@ func (p *settingsParser) checkMethod(path string, m Method, c Config) {
 	}
 	p.atMost(path+".header", len(m.Header), maxList)
 	for i, name := range m.Header {
-		if !isHeaderName(name) {
-			p.add(fmt.Sprintf("%s.header[%d]", path, i), "must be the name of a header")
+		field := fmt.Sprintf("%s.header[%d]", path, i)
+		switch canonical := canonicalName(name); {
+		case !isHeaderName(name):
+			p.add(field, "must be the name of a header")
+		case slices.Contains(plainHeaders, canonical), strings.HasPrefix(canonical, "Ce-"):
+			p.add(field, canonical+" must not hold a signature or a token: Spine reads it")
 		}
 	}
 	switch {
@@ -121,6 +127,8 @@ func (p *settingsParser) checkMethod(path string, m Method, c Config) {
 	}
 	p.atMost(path+".secret_prefix", len(m.SecretPrefix), maxList)
 	p.atMost(path+".secret_not", len(m.SecretNot), maxList)
+	p.checkPrefixes(path+".secret_prefix", m.SecretPrefix)
+	p.checkPrefixes(path+".secret_not", m.SecretNot)
 	if m.Scheme == schemeTwilio && c.URL == "" {
 		p.add("url", "is required: Twilio signs the address as it is entered there, such as https://example.com"+
 			pathOf("twilio"))
@@ -144,6 +152,25 @@ func (p *settingsParser) checkMethod(path string, m Method, c Config) {
 		p.add(path+".key", "and assign go together")
 	}
 	p.checkSigned(path, m, c)
+}
+
+// plainHeaders are headers that Spine reads for itself, and of which it shows or stores what it read.
+var plainHeaders = []string{
+	"Connection", "Content-Encoding", "Content-Length", "Content-Type", "Forwarded", "Host", "Transfer-Encoding",
+	"Webhook-Request-Origin", "X-Forwarded-For", "X-Real-Ip",
+}
+
+// maxPrefix bounds the prefix of a secret, in bytes.
+const maxPrefix = 16
+
+// checkPrefixes keeps prefixes to what tells one kind of secrets from others, such as whsec_. With any text for a
+// prefix, the state of a source would tell a secret, one character after the other.
+func (p *settingsParser) checkPrefixes(path string, prefixes []string) {
+	for i, prefix := range prefixes {
+		if prefix != "" && (len(prefix) > maxPrefix || !strings.HasSuffix(prefix, "_")) {
+			p.add(fmt.Sprintf("%s[%d]", path, i), fmt.Sprintf("must end in _ and have at most %d bytes", maxPrefix))
+		}
+	}
 }
 
 // checkUnsigned rejects the settings that only signatures have.
@@ -183,6 +210,17 @@ func (p *settingsParser) checkSigned(path string, m Method, c Config) {
 	if !has(partBody) {
 		p.add(path+".signed", "must hold {body}, or anybody could change it")
 	}
+	if problem := touchingParts(parts, m.PastOnly); problem != "" {
+		p.add(path+".signed", problem)
+	}
+	redactor := NewRedactor(c)
+	for _, part := range parts {
+		for _, name := range part.headers {
+			if redactor.hidesFromRules(name) {
+				p.add(path+".signed", "names {header:"+name+"}, which may hold a credential or a signature")
+			}
+		}
+	}
 	if has(partURL) && c.URL == "" {
 		p.add("url", "is required: the address is signed as it is entered at the provider")
 	}
@@ -197,6 +235,8 @@ func (p *settingsParser) checkSigned(path string, m Method, c Config) {
 			continue
 		case place.kind == timestampKey && (m.Assign == "" || m.Separator == ""):
 			p.add(field, "is for a header that lists names and values: say separator, assign and key")
+		case place.kind == timestampHeader && redactor.hidesFromRules(place.name):
+			p.add(field, "names the header "+place.name+", which may hold a credential or a signature")
 		}
 		outside = outside || place.kind != timestampBody
 	}

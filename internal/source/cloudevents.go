@@ -136,7 +136,7 @@ func (r *reader) readBinary(q *event.Request) (event.Event, error) {
 	var problems []event.Problem
 	for _, name := range attributes {
 		given := q.Header.Values("Ce-" + name)
-		if len(given) == 0 {
+		if len(given) == 0 || !r.visible[canonicalName("Ce-"+name)] {
 			continue
 		}
 		if len(given) > 1 {
@@ -157,7 +157,7 @@ func (r *reader) readBinary(q *event.Request) (event.Event, error) {
 		}}}
 	}
 	e := event.Event{Source: r.name}
-	kind, media := bodyKindOf(q.Header.Get("Content-Type"), q.Body)
+	kind, media := r.bodyKindOf(q.Header.Get("Content-Type"), q.Body)
 	switch {
 	case len(q.Body) == 0:
 		// An event without data gets JSON's null, which psql can query.
@@ -236,12 +236,15 @@ func (r *reader) setAttributes(
 }
 
 // cloudEventID is the identity of a CloudEvent: its source and its id with a space between. No source has a space,
-// since it is a URI reference. A source that is too long is replaced by its hash.
+// since it is a URI reference, in which %20 stands for it. A source that is too long is replaced by its hash.
 func cloudEventID(source, id string) string {
+	const hashed = "sha256:"
 	source = strings.ReplaceAll(source, " ", "%20")
-	if utf8.RuneCountInString(source)+1+utf8.RuneCountInString(id) > maxIDLength {
+	isLong := utf8.RuneCountInString(source)+1+utf8.RuneCountInString(id) > maxIDLength
+	// One that looks like a hash is hashed too, so that it cannot stand in for another.
+	if isLong || strings.HasPrefix(source, hashed) {
 		sum := sha256.Sum256([]byte(source))
-		source = "sha256:" + hex.EncodeToString(sum[:16])
+		source = hashed + hex.EncodeToString(sum[:16])
 	}
 	return source + " " + id
 }

@@ -40,7 +40,7 @@ type Config struct {
 // Secret is a reference to a secret, never the secret itself, and when it is valid by the server's clock. In JSON it is
 // a string where it is always valid.
 type Secret struct {
-	Ref   string    `json:"ref"`            // env:NAME, or file:/absolute/path, whose last line end is left out
+	Ref   string    `json:"ref"`            // env:NAME, file:NAME or file:/absolute/path; see package secret
 	From  time.Time `json:"from,omitzero"`  // inclusive
 	Until time.Time `json:"until,omitzero"` // exclusive
 }

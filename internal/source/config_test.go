@@ -239,6 +239,9 @@ func TestWhetherIDsAreSigned(t *testing.T) {
 		hmac + `,"id":["{header:x-a}/{body:/id}","{header:x-b}"]}`:                                     false,
 		hmac + `,"id":["{header:x-a}","{header:x-c}"]}`:                                                false,
 		hmac + `,"id":["{hash}","{header:x-c}"]}`:                                                      false,
+		hmac + `,"format":"cloudevents"}`:                                                              false, // ce-id
+		`{"preset":"cloudevents","secrets":["env:S"],"verify":[{"scheme":"hmac","header":"X-Sig",` +
+			`"signed":"{header:Ce-Id} {header:Ce-Source} {body}"}]}`: true,
 	} {
 		r, err := parsed(t, text).Resolve()
 		require.NoError(t, err, text)
@@ -297,7 +300,7 @@ func TestBadSettingsAreNotResolved(t *testing.T) {
 		"unknown preset": {`{"preset":"gitbuh"}`, []string{"preset must be one of " + strings.Join(Presets(), ", ")}},
 		"no secret": {
 			`{"preset":"github"}`,
-			[]string{"secrets must have at least one reference such as env:NAME or file:/absolute/path"},
+			[]string{"secrets must have at least one reference: env:NAME, file:NAME or file:/absolute/path"},
 		},
 		"a secret unused": {
 			`{"preset":"envelope","secrets":["env:S"]}`,
@@ -320,15 +323,15 @@ func TestBadSettingsAreNotResolved(t *testing.T) {
 			[]string{"verify[1].scheme must be one of hmac, ed25519, token, bearer, basic, twilio, none"},
 		},
 		"a secret itself": {
-			`{"preset":"github","secrets":["hunter2",{"ref":"file:relative"},"env:A B","file:/a/../b","file:/",` +
+			`{"preset":"github","secrets":["hunter2",{"ref":"file:rel/ative"},"env:A B","file:/a/../b","file:/",` +
 				`"env:",{"ref":"env:S","from":"2024-01-02T00:00:00Z","until":"2024-01-01T00:00:00Z"}]}`,
 			[]string{
-				"secrets[0].ref must be a reference: env:NAME or file:/absolute/path, never the secret itself",
-				"secrets[1].ref must be a reference: env:NAME or file:/absolute/path, never the secret itself",
-				"secrets[2].ref must be a reference: env:NAME or file:/absolute/path, never the secret itself",
-				"secrets[3].ref must be a reference: env:NAME or file:/absolute/path, never the secret itself",
-				"secrets[4].ref must be a reference: env:NAME or file:/absolute/path, never the secret itself",
-				"secrets[5].ref must be a reference: env:NAME or file:/absolute/path, never the secret itself",
+				"secrets[0].ref must be a reference: env:NAME, file:NAME or file:/absolute/path, never the secret itself",
+				"secrets[1].ref must be a reference: env:NAME, file:NAME or file:/absolute/path, never the secret itself",
+				"secrets[2].ref must be a reference: env:NAME, file:NAME or file:/absolute/path, never the secret itself",
+				"secrets[3].ref must be a reference: env:NAME, file:NAME or file:/absolute/path, never the secret itself",
+				"secrets[4].ref must be a reference: env:NAME, file:NAME or file:/absolute/path, never the secret itself",
+				"secrets[5].ref must be a reference: env:NAME, file:NAME or file:/absolute/path, never the secret itself",
 				"secrets[6].until must be later than from",
 			},
 		},
@@ -342,7 +345,7 @@ func TestBadSettingsAreNotResolved(t *testing.T) {
 		"a word of nobody": {
 			`{"preset":"github","secrets":["env:S"],"verify_token":"x"}`,
 			[]string{
-				"verify_token must be a reference: env:NAME or file:/absolute/path, never the secret itself",
+				"verify_token must be a reference: env:NAME, file:NAME or file:/absolute/path, never the secret itself",
 				"verify_token is only for the handshake meta",
 			},
 		},
@@ -415,6 +418,89 @@ func TestBadSettingsAreNotResolved(t *testing.T) {
 			[]string{
 				"verify[0].hash is not for the scheme ed25519",
 				"verify[0].secret must be base64 or hex for the scheme ed25519",
+			},
+		},
+		// A1: a rule names no header or parameter that carries a credential or a signature.
+		"rules of credentials": {
+			`{"preset":"token","secrets":["env:S"],"verify":[{"header":"X-Tok"}],"id":["{header:x-tok}"],` +
+				`"type":["a.{header:Authorization}","{header:X-Session}"],"time":["{header:Cookie}","{query:access_token}"]}`,
+			[]string{
+				"id[0] names {header:X-Tok}, which may hold a credential or a signature",
+				"type[0] names {header:Authorization}, which may hold a credential or a signature",
+				"type[1] names {header:X-Session}, which may hold a credential or a signature",
+				"time[0] names {header:Cookie}, which may hold a credential or a signature",
+				"time[1] names {query:access_token}, which may hold a credential or a signature",
+			},
+		},
+		"rules of signatures": {
+			`{"preset":"gitlab","secrets":["env:S"],"id":["{header:Webhook-Signature}","{header:X-Gitlab-Token}"]}`,
+			[]string{
+				"id[0] names {header:Webhook-Signature}, which may hold a credential or a signature",
+				"id[1] names {header:X-Gitlab-Token}, which may hold a credential or a signature",
+			},
+		},
+		"signed parts of credentials": {
+			hmac(`"signed":"{header:X-Id|Proxy-Authorization}.{header:X-Sig}.{timestamp}.{body}",` +
+				`"timestamp":["header:X-Api-Key","header:X-Auth-Timestamp"]`),
+			[]string{
+				"verify[0].signed names {header:Proxy-Authorization}, which may hold a credential or a signature",
+				"verify[0].signed names {header:X-Sig}, which may hold a credential or a signature",
+				"verify[0].timestamp[0] names the header X-Api-Key, which may hold a credential or a signature",
+			},
+		},
+		"a token where Spine reads something else": {
+			`{"preset":"token","secrets":["env:S"],"format":"cloudevents",` +
+				`"verify":[{"header":["ce-id","Content-Type","X-Forwarded-For"]}]}`,
+			[]string{
+				"verify[0].header[0] Ce-Id must not hold a signature or a token: Spine reads it",
+				"verify[0].header[1] Content-Type must not hold a signature or a token: Spine reads it",
+				"verify[0].header[2] X-Forwarded-For must not hold a signature or a token: Spine reads it",
+			},
+		},
+		"prefixes that would tell a secret": {
+			`{"preset":"hmac","secrets":["env:S"],"verify":[{"header":"X","secret_prefix":["a","whsec_a"],` +
+				`"secret_not":["abcdefghijklmnop_"]}]}`,
+			[]string{
+				"verify[0].secret_prefix[0] must end in _ and have at most 16 bytes",
+				"verify[0].secret_prefix[1] must end in _ and have at most 16 bytes",
+				"verify[0].secret_not[0] must end in _ and have at most 16 bytes",
+			},
+		},
+		// A13: what nothing separates.
+		"an id of parts that touch": {
+			`{"preset":"none","id":["{header:A}{header:B}","{header:A}-{header:B}","{body:/a}and{hash}","{hash}%{body:/a}"]}`,
+			[]string{
+				"id[0] must have text between {header:A} and {header:B}, or two events could get one id",
+				"id[2] must have text between {body:/a} and {hash} that begins and ends with a sign such as / or -",
+				"id[3] must have text between {hash} and {body:/a} that begins and ends with a sign such as / or -",
+			},
+		},
+		"signed parts that touch": {
+			hmac(`"signed":"{timestamp}{header:X-Id}{body}","timestamp":"header:X-Time"`),
+			[]string{
+				"verify[0].signed must have text between {timestamp} and {header:X-Id}, " +
+					"or one signature is right for two requests",
+			},
+		},
+		"a header before the body": {
+			hmac(`"signed":"{header:X-Id}{body}"`),
+			[]string{
+				"verify[0].signed must have text between {header:X-Id} and {body}, " +
+					"or one signature is right for two requests",
+			},
+		},
+		"a time after the body": {
+			hmac(`"signed":"{body}{timestamp}","timestamp":"header:X-Time"`),
+			[]string{
+				"verify[0].signed must have text between {body} and {timestamp}, " +
+					"or one signature is right for two requests",
+			},
+		},
+		"a time that may be ahead": {
+			hmac(`"signed":"{timestamp}{body}","timestamp":"header:X-Time","past_only":true`),
+			[]string{
+				"verify[0].signed must have text between {timestamp} and {body}, " +
+					"or one signature is right for two requests",
 			},
 		},
 		"a key without assign": {hmac(`"key":"v1"`), []string{"verify[0].key and assign go together"}},

@@ -5,7 +5,9 @@
 // It promises:
 //   - It takes nothing from a request that does not prove where it comes from.
 //   - It compares signatures and tokens in constant time, over the bytes as they came.
-//   - It returns, logs and stores no secret: settings hold references to secrets.
+//   - It returns, logs and stores no secret: settings hold references to secrets, and no reader sees a header that
+//     carries a credential or a signature.
+//   - Headers that no signature covers do not change what a signed body means.
 //   - It judges a request by the time of its arrival, which the request carries with it.
 //   - An event that it returns can be stored as it is. Id and type are valid text within their limits. The time fits
 //     PostgreSQL and RFC 3339. The nesting and exponents of JSON are bounded. Where PostgreSQL cannot store the

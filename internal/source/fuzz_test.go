@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/secret"
 )
 
 // FuzzSignatureHeader sends anything as a signature or credential, and as the headers that belong to it. Nobody knows
@@ -128,7 +129,7 @@ func FuzzSignatureHeader(f *testing.F) {
 		require.True(t, json.Valid(shown) && utf8.Valid(shown), "%q", shown)
 		require.NotContains(t, string(shown), `\u0000`)
 		require.NotContains(t, string(shown), text)
-		require.True(t, utf8.ValidString(RedactTarget(r.URL)))
+		require.True(t, utf8.ValidString(s.RedactTarget(r.URL)))
 	})
 }
 
@@ -157,7 +158,7 @@ func FuzzConfig(f *testing.F) {
 	} {
 		f.Add([]byte(text), "sample secret")
 	}
-	f.Fuzz(func(t *testing.T, settings []byte, secret string) {
+	f.Fuzz(func(t *testing.T, settings []byte, hidden string) {
 		c, err := ParseConfig(settings)
 		if err != nil {
 			require.NotEmpty(t, complaints(t, err))
@@ -183,11 +184,11 @@ func FuzzConfig(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, r, again)
 
-		s, err := Compile("fuzz", c, func(string) (string, error) { return secret, nil })
+		s, err := Compile("fuzz", c, func(string) (secret.Value, error) { return secret.New(hidden), nil })
 		if err != nil {
 			return
 		}
-		_ = s.Redact(request("x", "Authorization", secret).Header)
+		_ = s.Redact(request("x", "Authorization", hidden).Header)
 		when := time.Now() // settings that were found may hold windows around today
 		q, err := s.Sample(when)
 		if err != nil {

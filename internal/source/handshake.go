@@ -1,7 +1,6 @@
 package source
 
 import (
-	"crypto/subtle"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -9,6 +8,7 @@ import (
 	"time"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/secret"
 )
 
 // maxChallenge bounds what an answer echoes, in bytes.
@@ -17,21 +17,25 @@ const maxChallenge = 4096
 // handshake answers requests by which a provider asks whether it may send.
 type handshake struct {
 	kind  string
-	token string  // Meta's word
-	rate  float64 // requests a second that the source takes; 0 for no limit
+	token secret.Value // Meta's word; none where it cannot be read
+	rate  float64      // requests a second that the source takes; 0 for no limit
 }
 
-func newHandshake(c Config, resolve SecretResolver) (*handshake, error) {
-	h := &handshake{kind: c.Handshake, rate: c.Limits.Rate}
-	if c.VerifyToken != "" {
-		// It is read now, so that a source whose word cannot be read is broken and says so.
-		token, err := resolve(c.VerifyToken)
-		if err != nil {
-			return nil, &event.BadSettingsError{Problems: []event.Problem{{Field: "verify_token", Detail: err.Error()}}}
-		}
-		h.token = token
+// newHandshake reads Meta's word now, so that a source whose word cannot be read says so. The source takes requests
+// without it.
+func (s *Source) newHandshake(resolve SecretResolver) *handshake {
+	h := &handshake{kind: s.config.Handshake, rate: s.config.Limits.Rate}
+	if s.config.VerifyToken == "" {
+		return h
 	}
-	return h, nil
+	token, err := resolve(s.config.VerifyToken)
+	if err != nil {
+		s.warnUnread("verify_token", err.Error())
+		return h
+	}
+	h.token = token
+	s.learn(token.Reveal())
+	return h
 }
 
 // methods are the HTTP methods of the handshake, besides POST.
@@ -89,7 +93,10 @@ func (h *handshake) answerMeta(query url.Values) event.Answer {
 	if query.Get("hub.mode") != "subscribe" || challenge == "" || len(challenge) > maxChallenge {
 		return textAnswer(http.StatusBadRequest, "This is where webhooks are posted to.\n")
 	}
-	if h.token == "" || subtle.ConstantTimeCompare([]byte(query.Get("hub.verify_token")), []byte(h.token)) != 1 {
+	if h.token.IsZero() { // our fault
+		return textAnswer(http.StatusServiceUnavailable, "The verify token cannot be checked now.\n")
+	}
+	if !h.token.Equal(secret.New(query.Get("hub.verify_token"))) {
 		return textAnswer(http.StatusForbidden, "The verify token is another one.\n")
 	}
 	return textAnswer(http.StatusOK, challenge)

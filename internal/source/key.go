@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/webhookspine/spine/internal/secret"
 )
 
 // key is a secret that a method takes, ready to verify with.
@@ -22,10 +24,9 @@ type key struct {
 	index       int // in the list of secrets
 	from, until time.Time
 	hashes      sync.Pool         // of *hmacState, for an HMAC: making one costs more than using it
-	bytes       []byte            // for an HMAC
 	public      ed25519.PublicKey // for ed25519
-	private     ed25519.PrivateKey
-	text        string // token, or user:password
+	private     secret.Value      // an ed25519.PrivateKey; none where only the public one is known
+	text        secret.Value      // token, or user:password
 	// SHA-256 of text. It is compared in the place of text, since its length does not tell that of the token.
 	sum [32]byte
 }
@@ -44,17 +45,17 @@ func (k *key) validAt(t time.Time) bool {
 
 // matchSecret reports whether a method takes a secret, by the secret's prefix. It returns the secret without the
 // prefix.
-func (m Method) matchSecret(secret string) (rest string, ok bool) {
+func (m Method) matchSecret(text string) (rest string, ok bool) {
 	for _, prefix := range m.SecretNot {
-		if strings.HasPrefix(secret, prefix) {
+		if strings.HasPrefix(text, prefix) {
 			return "", false
 		}
 	}
 	if len(m.SecretPrefix) == 0 {
-		return secret, true
+		return text, true
 	}
 	for _, prefix := range m.SecretPrefix {
-		if rest, ok := strings.CutPrefix(secret, prefix); ok {
+		if rest, ok := strings.CutPrefix(text, prefix); ok {
 			return rest, true
 		}
 	}
@@ -64,14 +65,13 @@ func (m Method) matchSecret(secret string) (rest string, ok bool) {
 // newKey makes a key of a secret, whose text is without its prefix. The error does not repeat the secret. It reads on
 // from the secret's reference.
 func (m *method) newKey(s Secret, text string) (*key, error) {
-	k := &key{from: s.From, until: s.Until, text: text}
+	k := &key{from: s.From, until: s.Until, text: secret.New(text)}
 	switch m.Scheme {
 	case schemeHMAC, schemeTwilio:
 		decoded, err := decodeSecret(m.Secret, text)
 		if err != nil {
 			return nil, err
 		}
-		k.bytes = decoded
 		newHash := m.hashFunction()
 		k.hashes.New = func() any { return &hmacState{mac: hmac.New(newHash, decoded)} }
 	case schemeEd25519:
@@ -83,8 +83,8 @@ func (m *method) newKey(s Secret, text string) (*key, error) {
 		case ed25519.PublicKeySize:
 			k.public = decoded
 		case ed25519.PrivateKeySize:
-			k.private = decoded
-			k.public = ed25519.NewKeyFromSeed(k.private.Seed()).Public().(ed25519.PublicKey)
+			k.private = secret.New(string(decoded))
+			k.public = ed25519.NewKeyFromSeed(decoded[:ed25519.SeedSize]).Public().(ed25519.PublicKey)
 			if !bytes.Equal(k.public, decoded[ed25519.SeedSize:]) {
 				return nil, errors.New("holds a private key that does not fit its public one")
 			}

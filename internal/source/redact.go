@@ -1,43 +1,138 @@
 package source
 
 import (
+	"encoding/base64"
+	"encoding/hex"
 	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/webhookspine/spine/internal/secret"
 )
 
 // redacted stands for a secret.
 const redacted = "[redacted]"
 
-// minSecret is the length in bytes from which on a secret is looked for in the values of headers. A shorter one would
-// be found in too many of them.
+// minSecret is the length in bytes from which on a secret is looked for in texts. A shorter one would be found in too
+// many of them.
 const minSecret = 8
 
-// secretParameters are parameters that hold a secret, besides those of isSecret. As parts of other names these words
-// mean nothing.
-var secretParameters = []string{"key", "auth", "pass", "pwd"}
-
-// isSecret reports whether a header or parameter of this name holds a secret.
-func isSecret(name string) bool {
-	name = strings.ToLower(name)
-	for _, word := range []string{
-		"authorization", "cookie", "token", "secret", "passw", "credential", "api-key", "api_key", "apikey",
-	} {
-		if strings.Contains(name, word) {
-			return true
-		}
-	}
-	return false
+// Redactor keeps secrets out of what is stored of requests, and away from the rules of ids, types and times. It goes by
+// the names of headers and parameters, by the look of their values, and by the secrets of its source. The zero value
+// goes by names and looks alone.
+type Redactor struct {
+	hidden []string       // headers that hold a credential of the source, canonical
+	proofs []string       // headers that hold a signature of the source, canonical
+	forms  []secret.Value // the source's secrets, in each form in which a request may hold them
+	names  *nameCache     // nil where nothing is remembered
 }
 
+// nameCache remembers which headers are hidden. Senders send the same names again and again, and to look at the words
+// of a name takes longer than all else that is done with a header.
+type nameCache struct {
+	hides atomic.Pointer[map[string]bool]
+}
+
+// Bounds of a nameCache.
+const (
+	maxNames      = 1000
+	maxNameLength = 64 // bytes
+)
+
+// remember adds a name, unless it is long, there are too many, or another one is added at the same time.
+func (c *nameCache) remember(name string, hides bool) {
+	if len(name) > maxNameLength {
+		return
+	}
+	before := c.hides.Load()
+	after := map[string]bool{}
+	if before != nil {
+		if len(*before) >= maxNames {
+			return
+		}
+		maps.Copy(after, *before)
+	}
+	after[strings.Clone(name)] = hides
+	c.hides.CompareAndSwap(before, &after)
+}
+
+// NewRedactor returns a Redactor for settings with those of the preset filled in. It does not know the secrets
+// themselves, so it serves where these cannot be read.
+func NewRedactor(c Config) Redactor {
+	r := Redactor{names: &nameCache{}}
+	for _, m := range c.Verify {
+		for _, name := range m.Header {
+			if m.usesSignature() {
+				r.proofs = append(r.proofs, canonicalName(name))
+			} else {
+				r.hidden = append(r.hidden, canonicalName(name))
+			}
+		}
+	}
+	return r
+}
+
+// learn adds a secret to those that the Redactor looks for.
+func (r *Redactor) learn(text string) {
+	if len(text) < minSecret {
+		return
+	}
+	for _, form := range []string{
+		text,
+		url.QueryEscape(text),
+		url.PathEscape(text),
+		hex.EncodeToString([]byte(text)),
+		base64.RawStdEncoding.EncodeToString([]byte(text)),
+		base64.RawURLEncoding.EncodeToString([]byte(text)),
+	} {
+		value := secret.New(form)
+		if !slices.ContainsFunc(r.forms, value.Equal) {
+			r.forms = append(r.forms, value)
+		}
+	}
+}
+
+// holdsSecret reports whether a text holds one of the source's secrets.
+func (r *Redactor) holdsSecret(text string) bool {
+	return slices.ContainsFunc(r.forms, func(form secret.Value) bool { return strings.Contains(text, form.Reveal()) })
+}
+
+// hidesHeader reports whether the values of a header are replaced. The name is canonical.
+func (r *Redactor) hidesHeader(name string) bool {
+	if r.names != nil {
+		if known := r.names.hides.Load(); known != nil {
+			if hides, isKnown := (*known)[name]; isKnown {
+				return hides
+			}
+		}
+	}
+	hides := slices.Contains(r.hidden, name) || name == "Authorization" || name == "Proxy-Authorization" ||
+		isSecret(name) && !slices.Contains(r.proofs, name)
+	if r.names != nil {
+		r.names.remember(name, hides)
+	}
+	return hides
+}
+
+// hidesFromRules reports whether a header is one that no rule may name and no reader sees: it holds a credential or a
+// signature. The name is canonical.
+func (r *Redactor) hidesFromRules(name string) bool {
+	return slices.Contains(r.proofs, name) || r.hidesHeader(name)
+}
+
+// hidesValue reports whether a value of a header that is not hidden looks like a credential, or holds a secret.
+func (r *Redactor) hidesValue(value string) bool { return isCredential(value) || r.holdsSecret(value) }
+
 // Redact returns headers as a JSON object of names and lists of values, sorted. It replaces values whose header's name
-// says that they are secret, and values that hold a secret of the source. It keeps a signature, whatever its header is
-// called, so that a stored request can be verified again. The object is valid UTF-8 without U+0000.
-func (s *Source) Redact(h http.Header) []byte {
+// says that they are secret, values that look like a credential, and those that hold a secret of the source. It keeps a
+// signature of the source, whatever its header is called, so that a stored request can be verified again. The object is
+// valid UTF-8 without U+0000.
+func (r *Redactor) Redact(h http.Header) []byte {
 	b := []byte{'{'}
 	written := map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(h)) {
@@ -51,13 +146,18 @@ func (s *Source) Redact(h http.Header) []byte {
 		}
 		b, _ = jsontext.AppendQuote(b, text) // it is valid
 		b = append(b, ':', '[')
-		secret := s.hidesHeader(canonicalName(name))
+		canonical := canonicalName(name)
+		hides, isProof := r.hidesHeader(canonical), slices.Contains(r.proofs, canonical)
 		for i, value := range h[name] {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			if secret || s.holdsSecret(value) {
+			switch {
+			case hides || r.holdsSecret(value) || !isProof && isCredential(value):
 				value = redacted
+			case !isProof && strings.IndexByte(value, '?') >= 0: // an address, as in Referer
+				path, query, _ := strings.Cut(value, "?")
+				value = path + "?" + r.redactQuery(query)
 			}
 			b, _ = jsontext.AppendQuote(b, storableText(value))
 		}
@@ -66,35 +166,25 @@ func (s *Source) Redact(h http.Header) []byte {
 	return append(b, '}')
 }
 
-// hidesHeader reports whether the values of a header are replaced.
-func (s *Source) hidesHeader(name string) bool {
-	if slices.Contains(s.hidden, name) || name == "Authorization" || name == "Proxy-Authorization" {
-		return true
-	}
-	return isSecret(name) && !slices.Contains(s.proofs, name)
-}
-
-// holdsSecret reports whether a text holds one of the source's secrets.
-func (s *Source) holdsSecret(text string) bool {
-	return slices.ContainsFunc(s.values, func(secret string) bool {
-		return len(secret) >= minSecret && strings.Contains(text, secret)
-	})
-}
-
 // storableText makes a text valid UTF-8 without U+0000, which PostgreSQL cannot store.
 func storableText(text string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(text, "\ufffd"), "\x00", "\ufffd")
 }
 
-// RedactTarget returns the path and query of an address. It replaces the values of parameters whose name says that they
-// are secret. The text is valid UTF-8 without U+0000.
-func RedactTarget(u *url.URL) string {
-	var b strings.Builder
-	b.WriteString(u.EscapedPath())
+// RedactTarget returns the path and query of an address. It replaces the values of parameters as Redact replaces those
+// of headers. The text is valid UTF-8 without U+0000.
+func (r *Redactor) RedactTarget(u *url.URL) string {
+	text := u.EscapedPath()
 	if u.RawQuery != "" {
-		b.WriteByte('?')
+		text += "?" + r.redactQuery(u.RawQuery)
 	}
-	for rest := u.RawQuery; rest != ""; {
+	return storableText(text)
+}
+
+// redactQuery replaces the secrets in a query.
+func (r *Redactor) redactQuery(query string) string {
+	var b strings.Builder
+	for rest := query; rest != ""; {
 		// Some software takes a semicolon for a separator too.
 		end := strings.IndexAny(rest, "&;")
 		pair, separator := rest, ""
@@ -103,16 +193,24 @@ func RedactTarget(u *url.URL) string {
 		} else {
 			rest = ""
 		}
-		name, _, hasValue := strings.Cut(pair, "=")
-		plainName, err := url.QueryUnescape(name)
-		if err != nil {
-			plainName = name
-		}
-		if hasValue && (isSecret(plainName) || slices.Contains(secretParameters, strings.ToLower(plainName))) {
+		name, value, hasValue := strings.Cut(pair, "=")
+		switch {
+		case hasValue && (isSecretParameter(unescaped(name)) || isCredential(unescaped(value)) ||
+			r.holdsSecret(unescaped(value)) || r.holdsSecret(value)):
 			pair = name + "=" + redacted
+		case !hasValue && r.holdsSecret(unescaped(name)):
+			pair = redacted
 		}
 		b.WriteString(pair)
 		b.WriteString(separator)
 	}
-	return storableText(b.String())
+	return b.String()
+}
+
+// unescaped is a part of a query as it is meant, or as it stands where that cannot be told.
+func unescaped(text string) string {
+	if plain, err := url.QueryUnescape(text); err == nil {
+		return plain
+	}
+	return text
 }

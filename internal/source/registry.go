@@ -38,7 +38,7 @@ const (
 // snapshot, which stays as it was while the database is away.
 type Registry struct {
 	loader  Loader
-	resolve SecretResolver
+	secrets Secrets
 	log     zerolog.Logger
 	changed *bell.Bell // the stored sources may have changed
 
@@ -57,7 +57,7 @@ type entry struct {
 	settings event.SourceSettings
 	source   *Source              // nil where it is broken
 	err      error                // why it is, wrapping event.ErrSourceBroken
-	problems []string             // the same, one by one
+	problems []string             // the same, one by one; of one that works, the secrets that cannot be read
 	files    map[string]fileStamp // of its secrets, taken before they were read
 }
 
@@ -76,8 +76,8 @@ func stampOf(path string) fileStamp {
 }
 
 // NewRegistry returns a Registry that knows no sources until Run has read them.
-func NewRegistry(loader Loader, resolve SecretResolver, log zerolog.Logger) *Registry {
-	return &Registry{loader: loader, resolve: resolve, log: log, changed: bell.New()}
+func NewRegistry(loader Loader, secrets Secrets, log zerolog.Logger) *Registry {
+	return &Registry{loader: loader, secrets: secrets, log: log, changed: bell.New()}
 }
 
 // CloseDefault closes the source default while it verifies nothing: a new database has it, and nobody has chosen to let
@@ -107,9 +107,14 @@ func (r *Registry) Lookup(name string) (*Source, error) {
 		return nil, e.err
 	case r.isClosed(e):
 		return nil, event.ErrSourceClosed
+	case !e.source.until.IsZero() && e.source.expired(time.Now()):
+		return nil, brokenSource(&event.BadSettingsError{Problems: e.source.Unread()})
 	}
 	return e.source, nil
 }
+
+// brokenSource is the error of a source that cannot be used.
+func brokenSource(err error) error { return fmt.Errorf("%w: %w", event.ErrSourceBroken, err) }
 
 // Reload rings for Run to read the sources again soon. It never waits.
 func (r *Registry) Reload() { r.changed.Ring() }
@@ -151,8 +156,8 @@ func (r *Registry) Run(ctx context.Context) error {
 	}
 }
 
-// load reads the sources from the database. It compiles those that changed and those that are broken. With all it also
-// compiles those that have secrets in files, since a file can change and keep its stamp.
+// load reads the sources from the database. It compiles those that changed and those that lack a secret. With all it
+// also compiles those that have secrets in files, since a file can change and keep its stamp.
 func (r *Registry) load(ctx context.Context, all bool) {
 	limited, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
@@ -177,7 +182,7 @@ func (r *Registry) load(ctx context.Context, all bool) {
 		if before != nil {
 			old = (*before)[row.Source]
 		}
-		if old != nil && string(old.settings.Settings) == string(row.Settings) && old.err == nil &&
+		if old != nil && string(old.settings.Settings) == string(row.Settings) && old.isWhole() &&
 			(!all || len(old.files) == 0) {
 			same := *old
 			same.settings = row
@@ -220,6 +225,9 @@ func (r *Registry) followFiles(ctx context.Context) {
 	r.replace(before, &after)
 }
 
+// isWhole reports whether a source works and all of its secrets could be read.
+func (e *entry) isWhole() bool { return e.err == nil && e.source.unread == nil }
+
 // filesChanged reports whether a file of the source's secrets changed since it was read.
 func (e *entry) filesChanged() bool {
 	for path, stamp := range e.files {
@@ -230,11 +238,11 @@ func (e *entry) filesChanged() bool {
 	return false
 }
 
-// compileAgain compiles the settings of an entry. Where the source worked before, it gives a file that is just being
-// written some time.
+// compileAgain compiles the settings of an entry. Where all secrets could be read before, it gives a file that is just
+// being written some time.
 func (r *Registry) compileAgain(ctx context.Context, old *entry) *entry {
 	compiled := r.compile(old.settings)
-	for read := 1; read < fileReads && compiled.err != nil && old.err == nil; read++ {
+	for read := 1; read < fileReads && !compiled.isWhole() && old.isWhole(); read++ {
 		select {
 		case <-time.After(fileReadWait):
 		case <-ctx.Done():
@@ -250,21 +258,20 @@ func (r *Registry) compile(row event.SourceSettings) *entry {
 	e := &entry{settings: row, files: map[string]fileStamp{}}
 	c, err := ParseConfig(row.Settings)
 	if err == nil {
-		refs := []string{c.VerifyToken}
-		for _, s := range c.Secrets {
-			refs = append(refs, s.Ref)
-		}
+		_, refs := c.references()
 		for _, ref := range refs {
 			// The stamp is taken before the file is read: the next check sees a change in between.
-			if kind, path, ok := splitRef(ref); ok && kind == "file" {
+			if path, ok := r.secrets.File(ref); ok {
 				e.files[path] = stampOf(path)
 			}
 		}
-		e.source, err = Compile(row.Source, c, r.resolve)
+		e.source, err = Compile(row.Source, c, r.secrets.Resolve)
 	}
 	if err != nil {
 		e.source, e.problems = nil, problemsOf(err)
-		e.err = fmt.Errorf("%w: %w", event.ErrSourceBroken, err)
+		e.err = brokenSource(err)
+	} else if e.source.unread != nil {
+		e.problems = problemsOf(&event.BadSettingsError{Problems: e.source.unread})
 	}
 	return e
 }
@@ -289,15 +296,19 @@ func (r *Registry) replace(before, after *snapshot) {
 		before = &snapshot{}
 		line := r.log.Info().Int("sources", len(*after))
 		if e := (*after)[event.DefaultSource]; e != nil {
-			line = line.Str("default", r.state(e))
+			line = line.Str("default", r.state(e, time.Now()))
 		}
 		line.Msg("the sources were read")
 	}
 	for _, name := range slices.Sorted(maps.Keys(*after)) {
 		e, old := (*after)[name], (*before)[name]
-		was := ""
-		if old != nil && old.err != nil {
+		was, unread := "", []string(nil)
+		switch {
+		case old == nil:
+		case old.err != nil:
 			was = old.err.Error()
+		default:
+			unread = old.problems
 		}
 		switch {
 		case e.err != nil && e.err.Error() != was:
@@ -305,6 +316,14 @@ func (r *Registry) replace(before, after *snapshot) {
 				Msg("a source is broken: its requests are answered with 503")
 		case e.err == nil && was != "":
 			r.log.Info().Str("source", name).Msg("a source that was broken can be used again")
+		}
+		switch {
+		case e.err != nil:
+		case len(e.problems) > 0 && !slices.Equal(e.problems, unread):
+			r.log.Warn().Str("source", name).Strs("problems", e.problems).
+				Msg("a source lacks a secret: it takes only what its other secrets verify")
+		case len(e.problems) == 0 && len(unread) > 0:
+			r.log.Info().Str("source", name).Msg("all secrets of a source can be read again")
 		}
 	}
 }
@@ -332,19 +351,20 @@ func (r *Registry) States() (count map[string]int, names []string, ok bool) {
 		return nil, nil, false
 	}
 	count = map[string]int{"open": 0, "verified": 0, "closed": 0, "disabled": 0, "broken": 0}
+	now := time.Now()
 	for name, e := range *known {
-		count[r.state(e)]++
+		count[r.state(e, now)]++
 		names = append(names, name)
 	}
 	return count, names, true
 }
 
-// state is the state of a source in a word.
-func (r *Registry) state(e *entry) string {
+// state is the state of a source at a time, in a word.
+func (r *Registry) state(e *entry, now time.Time) string {
 	switch {
 	case e.settings.DisabledAt != nil:
 		return "disabled"
-	case e.source == nil:
+	case e.source == nil, e.source.expired(now):
 		return "broken"
 	case r.isClosed(e):
 		return "closed"
@@ -357,14 +377,14 @@ func (r *Registry) state(e *entry) string {
 // status is the state of a source at a time, which decides whether its secrets are valid.
 func (r *Registry) status(e *entry, now time.Time) event.SourceStatus {
 	name := e.settings.Source
-	s := event.SourceStatus{Source: name, State: r.state(e), Path: pathOf(name), Problems: e.problems}
+	s := event.SourceStatus{Source: name, State: r.state(e, now), Path: pathOf(name), Problems: e.problems}
 	if c, err := ParseConfig(e.settings.Settings); err == nil {
 		s.Preset = c.Preset
 		if preset, known := PresetOf(c.Preset); known {
 			s.Steps = preset.StepsFor(name, c)
 		}
 	}
-	if e.source != nil {
+	if s.State != "broken" && e.source != nil {
 		s.Problems = e.source.warnings(now)
 	}
 	if s.State == "closed" {

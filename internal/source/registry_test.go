@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/secret"
 )
 
 // table stands in for the database.
@@ -72,12 +73,22 @@ func (l *logged) count(text string) int {
 	return strings.Count(l.b.String(), text)
 }
 
+// testSecrets are secrets of which all may be named. Those of files are named by their paths.
+type testSecrets struct{ resolve SecretResolver }
+
+func (testSecrets) Check(string) error                         { return nil }
+func (s testSecrets) Resolve(ref string) (secret.Value, error) { return s.resolve(ref) }
+func (testSecrets) File(ref string) (path string, ok bool)     { return strings.CutPrefix(ref, "file:") }
+
+// filesOf reads the secrets of a folder as a process does.
+func filesOf(dir string) SecretResolver { return secret.NewResolver(secret.Rules{Dir: dir}).Resolve }
+
 // inRegistry runs a test beside a registry on a clock of its own.
 func inRegistry(t *testing.T, tab *table, resolve SecretResolver, test func(t *testing.T, r *Registry, l *logged)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		l := &logged{}
-		r := NewRegistry(tab, resolve, zerolog.New(l))
+		r := NewRegistry(tab, testSecrets{resolve}, zerolog.New(l))
 		_, err := r.Lookup("default")
 		require.ErrorIs(t, err, event.ErrSourcesUnknown)
 		require.Empty(t, r.Statuses())
@@ -204,6 +215,44 @@ func TestRegistryKeepsBrokenSources(t *testing.T) {
 	})
 }
 
+// G2: a source that lacks one of several secrets works, and says so. It is broken once the others end.
+func TestRegistryKeepsSourcesThatLackASecret(t *testing.T) {
+	tab := newTable()
+	secrets := vault{"S": "hidden"}
+	inRegistry(t, tab, secrets.resolve, func(t *testing.T, r *Registry, l *logged) {
+		until := time.Now().Add(time.Hour).Format(time.RFC3339Nano)
+		tab.put("github", `{"preset":"github","secrets":["env:NEW",{"ref":"env:S","until":"`+until+`"}]}`)
+		r.Reload()
+		synctest.Wait()
+		s, err := r.Lookup("github")
+		require.NoError(t, err)
+		q, err := s.Sample(time.Now())
+		require.NoError(t, err)
+		require.NoError(t, s.Verify(q))
+		status := r.Statuses()[0]
+		require.Equal(t, "verified", status.State)
+		require.Equal(t, []string{"secrets[0] env:NEW is not set"}, status.Problems)
+		time.Sleep(10 * pollInterval)
+		synctest.Wait()
+		require.Equal(t, 1, l.count("a source lacks a secret"), "once")
+		require.Zero(t, l.count("a source is broken"))
+
+		time.Sleep(time.Hour)
+		_, err = r.Lookup("github")
+		require.ErrorIs(t, err, event.ErrSourceBroken, "no 4xx is given for our fault")
+		require.Equal(t, "broken", r.Statuses()[0].State)
+		synctest.Wait()
+
+		tab.change(func() { secrets["NEW"] = "hidden too" })
+		time.Sleep(pollInterval)
+		synctest.Wait()
+		_, err = r.Lookup("github")
+		require.NoError(t, err)
+		require.Empty(t, r.Statuses()[0].Problems)
+		require.Zero(t, l.count("hidden"))
+	})
+}
+
 func TestRegistryWhileTheDatabaseIsAway(t *testing.T) {
 	tab := newTable()
 	tab.put("default", `{"preset":"envelope"}`)
@@ -246,7 +295,7 @@ func TestRegistryFollowsFiles(t *testing.T) {
 	write("old\n")
 	tab := newTable()
 	tab.put("github", `{"preset":"github","secrets":["file:`+path+`"]}`)
-	inRegistry(t, tab, ResolveSecret, func(t *testing.T, r *Registry, l *logged) {
+	inRegistry(t, tab, filesOf(filepath.Dir(path)), func(t *testing.T, r *Registry, l *logged) {
 		signs := func(secret string) bool {
 			s, err := r.Lookup("github")
 			require.NoError(t, err)
@@ -307,7 +356,7 @@ func TestReloadNeverWaitsForAFile(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, []byte("whole"), 0o600))
 	tab := newTable()
 	tab.put("github", `{"preset":"github","secrets":["file:`+path+`"]}`)
-	inRegistry(t, tab, ResolveSecret, func(t *testing.T, r *Registry, l *logged) {
+	inRegistry(t, tab, filesOf(filepath.Dir(path)), func(t *testing.T, r *Registry, l *logged) {
 		require.NoError(t, os.WriteFile(path, nil, 0o600))
 		time.Sleep(fileInterval + fileReadWait/2) // the registry waits to read the file again
 		tab.put("default", `{"preset":"envelope"}`)
@@ -330,7 +379,7 @@ func TestReloadNeverWaitsForAFile(t *testing.T) {
 func TestRegistryLookupWhileReloading(t *testing.T) {
 	tab := newTable()
 	tab.put("default", `{"preset":"envelope"}`)
-	r := NewRegistry(tab, vault{}.resolve, zerolog.Nop())
+	r := NewRegistry(tab, testSecrets{vault{}.resolve}, zerolog.Nop())
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
 	all.Go(func() { _ = r.Run(ctx) })
@@ -356,7 +405,7 @@ func TestDefaultIsClosedUntilItVerifies(t *testing.T) {
 	tab := newTable()
 	tab.put("default", `{"preset":"envelope"}`)
 	tab.put("raw", `{"preset":"none","id":["{body:/id}"]}`)
-	r := NewRegistry(tab, vault{"S": "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODk="}.resolve, zerolog.Nop())
+	r := NewRegistry(tab, testSecrets{vault{"S": "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODk="}.resolve}, zerolog.Nop())
 	r.CloseDefault()
 	state := func() string {
 		for _, s := range r.Statuses() {

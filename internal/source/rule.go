@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/webhookspine/spine/internal/event"
 )
@@ -82,8 +84,14 @@ func parseTemplate(text string) (template, error) {
 
 // render makes the text. It is not ok where a value is missing or empty.
 func (t template) render(lookup func(kind, name string) (string, bool)) (string, bool) {
+	return t.renderEscaped(lookup, nil)
+}
+
+// renderEscaped makes the text. In the value of the part i it percent-encodes the characters of escapes[i], and the
+// percent sign where there are any. It is not ok where a value is missing or empty.
+func (t template) renderEscaped(lookup func(kind, name string) (string, bool), escapes []string) (string, bool) {
 	var b strings.Builder
-	for _, part := range t {
+	for i, part := range t {
 		if part.kind == "" {
 			b.WriteString(part.name)
 			continue
@@ -92,9 +100,121 @@ func (t template) render(lookup func(kind, name string) (string, bool)) (string,
 		if !ok || value == "" {
 			return "", false
 		}
+		if escapes != nil && escapes[i] != "" {
+			value = escapeAll(value, escapes[i])
+		}
 		b.WriteString(value)
 	}
 	return b.String(), true
+}
+
+// escapeAll percent-encodes some characters and the percent sign.
+func escapeAll(text, characters string) string {
+	if !strings.ContainsAny(text, characters) && !strings.Contains(text, "%") {
+		return text
+	}
+	var b strings.Builder
+	for i, r := range text {
+		whole := text[i:min(len(text), i+max(1, utf8.RuneLen(r)))]
+		if r == utf8.RuneError && !strings.HasPrefix(text[i:], "\ufffd") {
+			whole = text[i : i+1] // no character
+		}
+		if r != '%' && !strings.Contains(characters, whole) {
+			b.WriteString(whole)
+			continue
+		}
+		for _, c := range []byte(whole) {
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
+}
+
+// escapesOf says what the values of ids percent-encode, so that no two ids are equal unless their values are: for each
+// rule and each of its parts the characters that stand between values.
+//
+// Where one rule joins values, its last but one value stays as it is: its beginning and its end are known from the
+// others. So the ids of Shopify, whose topics have a slash, can be read.
+func escapesOf(all rules) [][]string {
+	joining := 0
+	separators := ""
+	for _, t := range all {
+		places := t.placeholders()
+		if len(places) < 2 {
+			continue
+		}
+		joining++
+		for _, part := range t[places[0]:places[len(places)-1]] {
+			if part.kind == "" {
+				separators += firstRune(part.name) + lastRune(part.name)
+			}
+		}
+	}
+	escapes := make([][]string, len(all))
+	for i, t := range all {
+		escapes[i] = make([]string, len(t))
+		places := t.placeholders()
+		for n, at := range places {
+			switch last := len(places) - 1; {
+			case joining > 1 || last == 0:
+				escapes[i][at] = separators
+			case n < last-1:
+				escapes[i][at] = firstRune(t[at+1].name)
+			case n == last:
+				escapes[i][at] = lastRune(t[at-1].name)
+			}
+		}
+	}
+	return escapes
+}
+
+func firstRune(text string) string {
+	_, size := utf8.DecodeRuneInString(text)
+	return text[:size]
+}
+
+func lastRune(text string) string {
+	_, size := utf8.DecodeLastRuneInString(text)
+	return text[len(text)-size:]
+}
+
+// placeholders are the positions of the parts that are not literal text.
+func (t template) placeholders() []int {
+	var places []int
+	for i, part := range t {
+		if part.kind != "" {
+			places = append(places, i)
+		}
+	}
+	return places
+}
+
+// isSeparator reports whether a character can stand between the values of an id. None that percent-encoding needs can.
+func isSeparator(r rune) bool { return r != '%' && !unicode.IsLetter(r) && !unicode.IsDigit(r) }
+
+// checkID says what is wrong with a template of ids: two values must be told apart.
+func (t template) checkID() (problem string) {
+	for i, part := range t {
+		isBetween := i > 0 && i < len(t)-1 && part.kind == ""
+		first, _ := utf8.DecodeRuneInString(part.name)
+		last, _ := utf8.DecodeLastRuneInString(part.name)
+		switch {
+		case i > 0 && part.kind != "" && t[i-1].kind != "":
+			return fmt.Sprintf("must have text between %s and %s, or two events could get one id", t[i-1], part)
+		case isBetween && (!isSeparator(first) || !isSeparator(last)):
+			return fmt.Sprintf("must have text between %s and %s that begins and ends with a sign such as / or -",
+				t[i-1], t[i+1])
+		}
+	}
+	return ""
+}
+
+// String is a placeholder as it is written.
+func (p templatePart) String() string {
+	if p.name == "" {
+		return "{" + p.kind + "}"
+	}
+	return "{" + p.kind + ":" + p.name + "}"
 }
 
 // rules are templates, of which the first that fits counts.
@@ -112,26 +232,52 @@ func parseRules(texts []string) (rules, error) {
 	return all, nil
 }
 
-func (r rules) render(lookup func(kind, name string) (string, bool)) (text string, ok bool) {
-	for _, t := range r {
-		if text, ok := t.render(lookup); ok {
+// render makes the text of the first rule that fits and that is not to be skipped. Escapes are those of each rule, or
+// nil.
+func (r rules) render(
+	lookup func(kind, name string) (string, bool), skips func(text string) bool, escapes [][]string,
+) (text string, ok bool) {
+	for i, t := range r {
+		var own []string
+		if escapes != nil {
+			own = escapes[i]
+		}
+		if text, ok := t.renderEscaped(lookup, own); ok && !skips(text) {
 			return text, true
 		}
 	}
 	return "", false
 }
 
+// namesSecret reports whether a placeholder names a header or a parameter that may hold a credential or a signature.
+func (p templatePart) namesSecret(redactor *Redactor) bool {
+	return p.kind == ruleHeader && redactor.hidesFromRules(p.name) || p.kind == ruleQuery && isSecretParameter(p.name)
+}
+
 // checkRules lists what is wrong with the rules and pointers of settings.
 func checkRules(c Config) []event.Problem {
 	var problems []event.Problem
+	redactor := NewRedactor(c)
 	for _, list := range []struct {
 		field string
 		texts []string
 	}{{"id", c.ID}, {"type", c.Type}, {"time", c.Time}} {
 		for i, text := range list.texts {
-			if _, err := parseTemplate(text); err != nil {
-				field := fmt.Sprintf("%s[%d]", list.field, i)
+			field := fmt.Sprintf("%s[%d]", list.field, i)
+			t, err := parseTemplate(text)
+			if err != nil {
 				problems = append(problems, event.Problem{Field: field, Detail: err.Error()})
+				continue
+			}
+			for _, part := range t {
+				if part.namesSecret(&redactor) {
+					problems = append(problems, event.Problem{
+						Field: field, Detail: "names " + part.String() + ", which may hold a credential or a signature",
+					})
+				}
+			}
+			if problem := t.checkID(); problem != "" && list.field == "id" {
+				problems = append(problems, event.Problem{Field: field, Detail: problem})
 			}
 		}
 	}

@@ -64,7 +64,7 @@ func (s *Source) signer(now time.Time) (m *method, k *key, err error) {
 		for _, candidate := range method.keys {
 			switch {
 			case !candidate.validAt(now):
-			case method.Scheme == schemeEd25519 && candidate.private == nil:
+			case method.Scheme == schemeEd25519 && candidate.private.IsZero():
 				err = errPublicOnly
 			case k == nil || candidate.from.After(k.from) ||
 				candidate.from.Equal(k.from) && candidate.index < k.index:
@@ -82,13 +82,13 @@ func (s *Source) signer(now time.Time) (m *method, k *key, err error) {
 func (m *method) sign(k *key, r *event.Request, now time.Time) string {
 	switch m.Scheme {
 	case schemeBearer:
-		return "Bearer " + k.text
+		return "Bearer " + k.text.Reveal()
 	case schemeBasic:
-		return "Basic " + base64.StdEncoding.EncodeToString([]byte(k.text))
+		return "Basic " + base64.StdEncoding.EncodeToString([]byte(k.text.Reveal()))
 	case schemeTwilio:
 		return m.signTwilio(k, r)
 	case schemeToken:
-		return k.text
+		return k.text.Reveal()
 	}
 	for _, part := range m.parts {
 		if name, _ := firstHeader(r.Header, part.headers); part.kind == partHeader && name == "" {
@@ -116,7 +116,7 @@ func (m *method) sign(k *key, r *event.Request, now time.Time) string {
 	}
 	var sum []byte
 	if m.Scheme == schemeEd25519 {
-		sum = ed25519.Sign(k.private, m.signedMessage(r, timestamp))
+		sum = ed25519.Sign(ed25519.PrivateKey(k.private.Reveal()), m.signedMessage(r, timestamp))
 	} else {
 		h := k.hashes.Get().(*hmacState)
 		sum = append(sum, m.hmacSum(h, r, timestamp)...)

@@ -2,6 +2,7 @@ package source
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/webhookspine/spine/internal/event"
@@ -63,6 +64,40 @@ func parseSigned(text string) ([]signedPart, error) {
 		}
 	}
 	return parts, nil
+}
+
+// touchingParts says which parts of a signed message nothing separates. One signature would then be right for two
+// requests, of which one has some bytes in the one part and the other has them in the other. A time before the body
+// cannot move so: with one more digit or one less it is far from now, unless times in the future are always right. The
+// address is that of the settings and does not move either.
+func touchingParts(parts []signedPart, pastOnly bool) (problem string) {
+	for i := 1; i < len(parts); i++ {
+		a, b := parts[i-1], parts[i]
+		switch {
+		case a.kind == partText, b.kind == partText, a.kind == partURL, b.kind == partURL:
+		case a.kind == partTimestamp && b.kind == partBody && !pastOnly:
+		default:
+			return fmt.Sprintf(
+				"must have text between %s and %s, or one signature is right for two requests", a, b)
+		}
+	}
+	return ""
+}
+
+// String is a part as it is written in settings.
+func (p signedPart) String() string {
+	switch p.kind {
+	case partBody:
+		return "{body}"
+	case partTimestamp:
+		return "{timestamp}"
+	case partURL:
+		return "{url}"
+	case partHeader:
+		return "{header:" + strings.Join(p.headers, "|") + "}"
+	case partText:
+	}
+	return p.text
 }
 
 // signedHeaders are the headers that a method signs. Each list is one of alternatives.

@@ -7,14 +7,26 @@ import (
 
 // idIsSigned reports whether the id of a request is signed. If it is, nobody who has seen a request can send its body
 // under another id. Every rule that may apply must then be made of the body or of headers that the signature covers. A
-// source that verifies nothing counts as signed. With a token, which signs nothing, an id must be made of the body.
+// source that verifies nothing counts as signed. With a token, which signs nothing, an id must be made of the body. A
+// CloudEvent may have its id in headers, whatever its settings say.
 func idIsSigned(c Config, methods []Method) bool {
 	for _, m := range methods {
-		if m.Scheme != schemeNone && !signsID(m, c.ID) {
+		isCloud := c.Format == "cloudevents" && m.usesSignature()
+		switch {
+		case m.Scheme == schemeNone:
+		case !signsID(m, c.ID), isCloud && !signsHeaders(m, "Ce-Id", "Ce-Source"):
 			return false
 		}
 	}
 	return true
+}
+
+// signsHeaders reports whether a method signs all of some headers.
+func signsHeaders(m Method, names ...string) bool {
+	signed := signedHeaders(m)
+	return !slices.ContainsFunc(names, func(name string) bool {
+		return !slices.ContainsFunc(signed, func(group []string) bool { return len(group) == 1 && group[0] == name })
+	})
 }
 
 // signsID reports whether a method signs the id. It takes the rules in their order, since anybody can add a header that

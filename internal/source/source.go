@@ -2,6 +2,7 @@ package source
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -13,25 +14,26 @@ import (
 // Source is a source with its secrets, ready to verify requests and to read them. It does not change. It is safe for
 // concurrent use.
 type Source struct {
+	Redactor  // keeps secrets out of what is stored
 	name      string
 	config    Config
 	methods   []*method
 	reader    *reader
 	handshake *handshake
 	single    []string
-	hidden    []string // headers that hold a credential, canonical
-	proofs    []string // headers that hold a signature, canonical
-	values    []string // the secrets, to be kept out of headers that are stored
+	unread    []event.Problem // secrets that cannot be read, beside some that can
+	until     time.Time       // when the last secret that can be read ends, where others cannot; else zero
 }
 
 // Compile makes a source of its settings and the secrets that they name. The error is an *event.BadSettingsError. It
-// names a missing secret by its reference and never holds a secret. A secret whose time is over may be missing.
+// names a missing secret by its reference and never holds a secret. A secret whose time is over may be missing. So may
+// any other as long as one can be read that is valid now: see Unread.
 func Compile(name string, c Config, resolve SecretResolver) (*Source, error) {
 	resolved, err := c.Resolve()
 	if err != nil {
 		return nil, err
 	}
-	s := &Source{name: name}
+	s := &Source{name: name, Redactor: NewRedactor(resolved)}
 	for _, m := range resolved.Verify {
 		compiled, err := newMethod(m, resolved.URL)
 		if err != nil {
@@ -39,14 +41,8 @@ func Compile(name string, c Config, resolve SecretResolver) (*Source, error) {
 		}
 		s.methods = append(s.methods, compiled)
 	}
-	p := settingsParser{}
-	for i, secret := range resolved.Secrets {
-		if problem := s.addSecret(i, secret, resolve); problem != "" {
-			p.add(fmt.Sprintf("secrets[%d]", i), problem)
-		}
-	}
-	if p.problems != nil {
-		return nil, &event.BadSettingsError{Problems: p.problems}
+	if err := s.readSecrets(resolved, resolve); err != nil {
+		return nil, err
 	}
 	if c.IDSigned == nil {
 		// Only the methods that have a secret count, and they are known only now.
@@ -60,61 +56,82 @@ func Compile(name string, c Config, resolve SecretResolver) (*Source, error) {
 		resolved.IDSigned = &signed
 	}
 	s.config = resolved
-	if s.reader, err = newReader(name, resolved); err != nil {
+	if s.reader, err = newReader(name, resolved, &s.Redactor); err != nil {
 		return nil, err
 	}
-	if s.handshake, err = newHandshake(resolved, resolve); err != nil {
-		return nil, err
-	}
+	s.handshake = s.newHandshake(resolve)
 	s.single = singleHeaders(s.methods, resolved)
-	for _, m := range s.methods {
-		if m.usesSignature() {
-			s.proofs = append(s.proofs, m.headers...)
-		} else {
-			s.hidden = append(s.hidden, m.headers...)
-		}
-	}
 	return s, nil
 }
 
-// addSecret makes a key of a secret for each method that takes it, or says what is wrong with the secret.
-func (s *Source) addSecret(index int, secret Secret, resolve SecretResolver) (problem string) {
-	value, err := resolve(secret.Ref)
-	if err != nil && !secret.Until.IsZero() && time.Now().After(secret.Until) {
-		return ""
+// readSecrets makes the keys of the source. The error is an *event.BadSettingsError, where no secret serves now because
+// one cannot be read.
+func (s *Source) readSecrets(c Config, resolve SecretResolver) error {
+	now := time.Now()
+	serves, endless := false, false
+	for i, given := range c.Secrets {
+		problem := s.addSecret(i, given, resolve)
+		isOver := !given.Until.IsZero() && !now.Before(given.Until)
+		switch {
+		case problem != "" && !isOver:
+			s.warnUnread(fmt.Sprintf("secrets[%d]", i), problem)
+		case problem == "" && !isOver && !given.From.After(now):
+			serves, endless = true, endless || given.Until.IsZero()
+			if given.Until.After(s.until) {
+				s.until = given.Until
+			}
+		}
 	}
-	if err != nil {
+	if s.unread == nil || endless {
+		s.until = time.Time{}
+	}
+	if s.unread != nil && !serves {
+		return &event.BadSettingsError{Problems: s.unread}
+	}
+	return nil
+}
+
+// addSecret makes a key of a secret for each method that takes it, or says what is wrong with the secret. Then it makes
+// none.
+func (s *Source) addSecret(index int, given Secret, resolve SecretResolver) (problem string) {
+	value, err := resolve(given.Ref)
+	switch {
+	case err != nil:
 		return err.Error()
+	case value.IsZero():
+		return given.Ref + " is empty"
 	}
-	if value == "" {
-		return secret.Ref + " is empty"
-	}
+	keys := make([]*key, len(s.methods))
 	taken := false
-	for _, m := range s.methods {
-		rest, ok := m.matchSecret(value)
+	for i, m := range s.methods {
+		rest, ok := m.matchSecret(value.Reveal())
 		if !ok || m.Scheme == schemeNone {
 			continue
 		}
-		k, err := m.newKey(secret, rest)
-		if err != nil {
-			return secret.Ref + " " + err.Error()
+		if keys[i], err = m.newKey(given, rest); err != nil {
+			return given.Ref + " " + err.Error()
 		}
-		k.index = index
-		m.keys = append(m.keys, k)
+		keys[i].index = index
 		taken = true
+		s.learn(rest)
 	}
 	if !taken {
-		return secret.Ref + " begins with nothing that a secret of this source should begin with"
+		return given.Ref + " begins with nothing that a secret of this source should begin with"
 	}
-	s.values = append(s.values, value)
+	for i, m := range s.methods {
+		if keys[i] != nil {
+			m.keys = append(m.keys, keys[i])
+		}
+	}
+	s.learn(value.Reveal())
 	return ""
 }
 
 // String is the source's name, so that no secret is printed by accident.
 func (s *Source) String() string { return "source " + s.name }
 
-// GoString is String.
-func (s *Source) GoString() string { return s.String() }
+// Format writes String, whatever the verb.
+func (s *Source) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) } // nobody to tell
 
 // Name is the source's slug.
 func (s *Source) Name() string { return s.name }
@@ -132,7 +149,18 @@ func (s *Source) Handshake(r *event.Request) (answer event.Answer, ok bool) {
 // the request, which must not change while they are in use.
 func (s *Source) Read(r *event.Request) (events []event.Event, batch bool, err error) {
 	events, batch, err = s.reader.read(r)
-	if err == nil && !s.InsistsOnJSON() {
+	if err != nil {
+		return nil, false, err
+	}
+	for i := range events {
+		// An id and a type are shown everywhere, and the payload where it is asked for.
+		if s.holdsSecret(events[i].ID) || s.holdsSecret(events[i].Type) {
+			return nil, false, &event.InvalidError{Problems: []event.Problem{{
+				Detail: "must not hold a secret of the source in its id or type",
+			}}}
+		}
+	}
+	if !s.InsistsOnJSON() {
 		headers := s.Redact(r.Header)
 		for i := range events {
 			events[i].Headers = headers
@@ -143,6 +171,10 @@ func (s *Source) Read(r *event.Request) (events []event.Event, batch bool, err e
 
 // InsistsOnJSON reports whether the source rejects content types other than JSON. That of an envelope does.
 func (s *Source) InsistsOnJSON() bool { return s.config.Format == "envelope" }
+
+// SignsBody reports whether a signature covers the body. Headers that it does not cover must not change what the body
+// means.
+func (s *Source) SignsBody() bool { return s.reader.signed }
 
 // Allowed returns the HTTP methods that the source takes besides POST.
 func (s *Source) Allowed() []string { return s.handshake.methods() }
@@ -183,13 +215,20 @@ func (s *Source) isOpen() bool { return s.methods[0].Scheme == schemeNone }
 
 // warnings say what is wrong with a source that works.
 func (s *Source) warnings(now time.Time) []string {
+	var lines []string
+	for _, p := range s.unread {
+		lines = append(lines, p.Field+" "+p.Detail)
+	}
 	if s.isOpen() {
-		return nil
+		return lines
 	}
 	for _, m := range s.methods {
 		if slices.ContainsFunc(m.keys, func(k *key) bool { return k.validAt(now) }) {
-			return nil
+			return lines
 		}
 	}
-	return []string{"none of its secrets is valid now: every request is rejected"}
+	return append(lines, "none of its secrets is valid now: every request is rejected")
 }
+
+// expired reports whether the secrets of a source have ended while others of it, which may be valid, cannot be read.
+func (s *Source) expired(now time.Time) bool { return !s.until.IsZero() && !now.Before(s.until) }

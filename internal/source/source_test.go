@@ -31,11 +31,34 @@ func TestRedact(t *testing.T) {
 		"X-Pass":                    {"hidden"},
 		"X-Token-Signature":         {"sha256=aa"},
 		"X-Other":                   {"before a long secret after"},
-		"Empty":                     {},
-		"Content-Type":              {"application/json"},
-		"X-Bad":                     {"a\x00b\xffc", "\"\\\n"},
-		"X-\xff":                    {"1"},
-		"X-\xfe":                    {"2"},
+		"X-Coded":                   {"YSBsb25nIHNlY3JldA==", "6120 6c6f6e6720736563726574", "a%20long%20secret"},
+		"X-Hex":                     {"61206c6f6e6720736563726574"},
+		"Referer":                   {"https://a.example/b?c=1&token=hidden", "what?"},
+
+		// A10: by the words of a name, whoever made it up, and by the look of a value.
+		"X-Auth":            {"hidden"},
+		"X-Auth-User":       {"hidden"},
+		"X-Session":         {"hidden"},
+		"X-Sessionid":       {"hidden"},
+		"X-Functions-Key":   {"hidden"},
+		"Subscription-Key":  {"hidden"},
+		"X-Appkey":          {"hidden"},
+		"X-Jwt-Assertion":   {"hidden"},
+		"Cf-Jwt":            {"hidden"},
+		"X-Amzn-Oidc-Data":  {"hidden"},
+		"X-Csrf":            {"hidden"},
+		"X-Custom":          {"Bearer hidden", "basic hidden", "eyJhidden.eyJhidden.hidden"},
+		"X-Event-Key":       {"repo:push"},
+		"Idempotency-Key":   {"1"},
+		"X-Author":          {"me"},
+		"X-Auth-Timestamp":  {"1706616000"},
+		"X-Monkey":          {"1"},
+		"X-Other-Signature": {"sha1=bb"},
+		"Empty":             {},
+		"Content-Type":      {"application/json"},
+		"X-Bad":             {"a\x00b\xffc", "\"\\\n"},
+		"X-\xff":            {"1"},
+		"X-\xfe":            {"2"},
 	})
 	require.True(t, json.Valid(got))
 	require.True(t, utf8.Valid(got))
@@ -47,6 +70,15 @@ func TestRedact(t *testing.T) {
 		"X-Gitlab-Token": ["[redacted]"], "X-Client-Secret": ["[redacted]"],
 		"X-Password": ["[redacted]"], "X-Api-Key": ["[redacted]"], "Apikey": ["[redacted]"], "X-Pass": ["[redacted]"],
 		"X-Token-Signature": ["sha256=aa"], "X-Other": ["[redacted]"], "Empty": [],
+		"X-Coded": ["[redacted]", "6120 6c6f6e6720736563726574", "[redacted]"], "X-Hex": ["[redacted]"],
+		"Referer": ["https://a.example/b?c=1&token=[redacted]", "what?"],
+		"X-Auth": ["[redacted]"], "X-Auth-User": ["[redacted]"], "X-Session": ["[redacted]"],
+		"X-Sessionid": ["[redacted]"], "X-Functions-Key": ["[redacted]"], "Subscription-Key": ["[redacted]"],
+		"X-Appkey": ["[redacted]"], "X-Jwt-Assertion": ["[redacted]"], "Cf-Jwt": ["[redacted]"],
+		"X-Amzn-Oidc-Data": ["[redacted]"], "X-Csrf": ["[redacted]"],
+		"X-Custom": ["[redacted]", "[redacted]", "[redacted]"], "X-Event-Key": ["repo:push"],
+		"Idempotency-Key": ["1"], "X-Author": ["me"], "X-Auth-Timestamp": ["1706616000"], "X-Monkey": ["1"],
+		"X-Other-Signature": ["sha1=bb"],
 		"Content-Type": ["application/json"],
 		"X-Bad": ["a\ufffdb\ufffdc", "\"\\\n"], "X-\ufffd": ["2"]
 	}`, string(got))
@@ -72,13 +104,20 @@ func TestRedactTarget(t *testing.T) {
 			"%zztoken=[redacted]&token",
 
 		"/%00%ff?a=%00": "/%00%ff?a=%00",
+
+		// A10: by the words of a name, whoever made it up.
+		"/a?sig=x&code=y&status_code=1&Signature=z&X-Amz-Signature=w&hmac=v": "/a?sig=[redacted]&code=[redacted]&" +
+			"status_code=1&Signature=[redacted]&X-Amz-Signature=[redacted]&hmac=[redacted]",
+		"/a?accessKey=x&sharedAccessKey=y&session_id=z&jwt=w&bodySHA256=1&event_key=2": "/a?accessKey=[redacted]&" +
+			"sharedAccessKey=[redacted]&session_id=[redacted]&jwt=[redacted]&bodySHA256=1&event_key=2",
+		"/a?x=eyJhbGciOi.eyJzdWIi.c2ln&y=Bearer%20abc&design=1": "/a?x=[redacted]&y=[redacted]&design=1",
 		"/a?secret=b=c": "/a?secret=[redacted]",
 	} {
 		u, err := url.ParseRequestURI(target)
 		require.NoError(t, err, target)
-		require.Equal(t, want, RedactTarget(u), target)
+		require.Equal(t, want, new(Redactor).RedactTarget(u), target)
 	}
-	require.Equal(t, "/a?b=\ufffd\ufffd", RedactTarget(&url.URL{Path: "/a", RawQuery: "b=\x00\xff"}))
+	require.Equal(t, "/a?b=\ufffd\ufffd", new(Redactor).RedactTarget(&url.URL{Path: "/a", RawQuery: "b=\x00\xff"}))
 }
 
 func TestSingleHeaders(t *testing.T) {

@@ -133,7 +133,7 @@ func newMethod(m Method, address string) (*method, error) {
 }
 
 // usesSignature reports whether the method checks a signature. The others check a credential.
-func (m *method) usesSignature() bool {
+func (m Method) usesSignature() bool {
 	return m.Scheme == schemeHMAC || m.Scheme == schemeEd25519 || m.Scheme == schemeTwilio
 }
 

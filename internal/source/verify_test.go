@@ -3,6 +3,7 @@ package source
 import (
 	"crypto/ed25519"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -15,17 +16,18 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/secret"
 )
 
 // vault holds the secrets of a test: env:NAME refers to the one under NAME.
 type vault map[string]string
 
-func (v vault) resolve(ref string) (string, error) {
+func (v vault) resolve(ref string) (secret.Value, error) {
 	value, ok := v[strings.TrimPrefix(ref, "env:")]
 	if !ok {
-		return "", fmt.Errorf("%s is not set", ref)
+		return secret.Value{}, fmt.Errorf("%s is not set", ref)
 	}
-	return value, nil
+	return secret.New(value), nil
 }
 
 // compiled makes a source of settings.
@@ -702,7 +704,13 @@ func TestSecretsAreChecked(t *testing.T) {
 			`{"preset":"hmac","verify":[{"header":"X-Sig","secret_prefix":"sk_"}],"secrets":["env:S"]}`, "hidden",
 			"secrets[0] env:S begins with nothing that a secret of this source should begin with",
 		},
-		"not there": {`{"preset":"github","secrets":["env:S","env:T"]}`, "hidden", "secrets[1] env:T is not set"},
+		"not there": {`{"preset":"github","secrets":["env:T"]}`, "hidden", "secrets[0] env:T is not set"},
+		"nor one that is valid now": {
+			`{"preset":"github","secrets":["env:T",{"ref":"env:S","until":"2001-01-01T00:00:00Z"},` +
+				`{"ref":"env:S","from":"2999-01-01T00:00:00Z"}]}`,
+			"hidden",
+			"secrets[0] env:T is not set",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config, err := ParseConfig([]byte(c.settings))
@@ -722,13 +730,99 @@ func TestSecretsAreChecked(t *testing.T) {
 }
 
 func TestNothingPrintsSecrets(t *testing.T) {
-	s := compiled(t, `{"preset":"github","secrets":["env:S"]}`, vault{"S": "hidden"})
-	for _, text := range []string{
-		fmt.Sprint(s),
-		fmt.Sprintf("%v %+v %#v %s", s, s, s, s),
-		fmt.Sprint(errors.Unwrap(s.Verify(request("x")))),
+	s := compiled(t, `{"preset":"github","secrets":["env:S"]}`, vault{"S": "xyzzy-plugh"})
+	type holder struct{ inside *Source }
+	texts := []string{fmt.Sprint(errors.Unwrap(s.Verify(request("x"))))}
+	for _, value := range []any{
+		s, holder{s}, s.methods, s.methods[0], *s.methods[0], s.methods[0].keys[0], s.Redactor, s.handshake, s.Config(),
 	} {
-		require.NotContains(t, text, "hidden")
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%d", "%x", "%t"} {
+			texts = append(texts, fmt.Sprintf(verb, value))
+		}
+		text, err := json.Marshal(value)
+		require.NoError(t, err)
+		texts = append(texts, string(text))
+	}
+	for _, text := range texts {
+		require.NotContains(t, text, "plugh")
+		require.NotContains(t, text, fmt.Sprintf("%x", "plugh"))
+		require.NotContains(t, text, "112 108 117 103 104")
+	}
+}
+
+// G2: any secret that can be read serves. One that cannot is a warning.
+func TestSomeSecretsCannotBeRead(t *testing.T) {
+	for name, c := range map[string]struct {
+		settings string
+		want     []string
+	}{
+		"rotated, the old one is gone": {
+			`{"preset":"github","secrets":["env:S",{"ref":"env:GONE","until":"2999-01-01T00:00:00Z"}]}`,
+			[]string{"secrets[1] env:GONE is not set"},
+		},
+		"rotated, the new one is not there yet": {
+			`{"preset":"github","secrets":["env:GONE",{"ref":"env:S","until":"2999-01-01T00:00:00Z"}]}`,
+			[]string{"secrets[0] env:GONE is not set"},
+		},
+		"one is no key": {
+			`{"preset":"standard-webhooks","secrets":["env:BAD","env:W","env:EMPTY"]}`,
+			[]string{"secrets[0] env:BAD does not hold base64", "secrets[2] env:EMPTY is empty"},
+		},
+		"a word": {
+			`{"preset":"meta","secrets":["env:S"],"verify_token":"env:GONE"}`,
+			[]string{"verify_token env:GONE is not set"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := compiled(t, c.settings, vault{"S": "good", "W": standardSecret, "BAD": "whsec_!", "EMPTY": ""})
+			require.Equal(t, c.want, s.warnings(now))
+			r, err := s.Sample(now)
+			require.NoError(t, err)
+			require.NoError(t, s.Verify(r))
+			r.Header.Set(s.methods[0].headers[0], "sha256="+strings.Repeat("0", 64))
+			require.Error(t, s.Verify(r))
+		})
+	}
+	// Without its word a source does not tell Meta that the word is wrong.
+	s := compiled(t, `{"preset":"meta","secrets":["env:S"],"verify_token":"env:GONE"}`, vault{"S": "good"})
+	ask := &event.Request{Method: http.MethodGet, URL: &url.URL{
+		RawQuery: "hub.mode=subscribe&hub.challenge=1&hub.verify_token=x",
+	}}
+	answer, ok := s.Handshake(ask)
+	require.True(t, ok)
+	require.Equal(t, http.StatusServiceUnavailable, answer.Status)
+}
+
+// A1: no credential gets into an id, a type or a time, though the settings were not checked.
+func TestReaderSeesNoCredentials(t *testing.T) {
+	for _, settings := range []string{
+		`{"preset":"token","secrets":["env:S"],"verify":[{"header":"X-Tok"}],"id":["{header:X-Tok}"],` +
+			`"type":["{header:X-Tok}"]}`,
+		`{"preset":"bearer","secrets":["env:S"],"id":["{header:Authorization}"],"type":["{header:X-Session}"]}`,
+		`{"preset":"bearer","secrets":["env:S"],"id":["{query:token}"],"type":["{header:X-Plain}"]}`,
+		`{"preset":"token","secrets":["env:S"],"verify":[{"header":"Ce-Type"}],"format":"cloudevents"}`,
+		`{"preset":"github","secrets":["env:S"],"id":["{header:X-Hub-Signature-256}"],"type":["{body:/type}"]}`,
+	} {
+		c, err := ParseConfig([]byte(settings))
+		require.NoError(t, err)
+		preset, _ := PresetOf(c.Preset)
+		s := &Source{config: c.overlay(preset.Config)}
+		s.Redactor = NewRedactor(s.config)
+		s.learn("a long secret")
+		s.reader, err = newReader("shop", s.config, &s.Redactor)
+		require.NoError(t, err)
+		r := sent(`{"type":"a long secret"}`, "X-Tok", "a long secret", "Authorization", "Bearer a long secret",
+			"X-Session", "hidden", "X-Plain", "a long secret", "X-Hub-Signature-256", "sha256=hidden",
+			"Ce-Id", "1", "Ce-Source", "/s", "Ce-Specversion", "1.0", "Ce-Type", "a long secret")
+		r.URL.RawQuery = "token=hidden"
+		events, _, err := s.Read(r)
+		if err != nil {
+			require.NotContains(t, err.Error(), "long secret")
+			continue
+		}
+		shown := fmt.Sprintf("%s %s %s", events[0].ID, events[0].Type, events[0].Headers)
+		require.NotContains(t, shown, "long secret", settings)
+		require.NotContains(t, events[0].ID+events[0].Type, "hidden", settings)
 	}
 }
 

@@ -53,7 +53,11 @@ func (s *Store) Conflicts(
 	found, err := list[row](ctx, s, "listing conflicts", `select c.event_id, c.source, e.created_at as stored_at,
 			e.payload, coalesce(e.unqueryable, '') as unqueryable, e.raw_body,
 			case when e.payload is not null and c.payload is not null then (
-				select json_agg(json_build_object('path', d.path, 'was', d.was, 'is', d."is"))
+				select json_agg(case
+					when d.was is null then json_build_object('path', d.path, 'is', d."is")
+					when d."is" is null then json_build_object('path', d.path, 'was', d.was)
+					else json_build_object('path', d.path, 'was', d.was, 'is', d."is")
+				end)
 				from spine.differences(e.payload, c.payload) d) end as differences,
 			c.event, `+conflictColumns+`
 		from (select c.* from spine.conflicts c`+q.conditions()+

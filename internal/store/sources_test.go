@@ -50,7 +50,8 @@ func TestSources(t *testing.T) {
 		"a number":          `{"preset":"github","secrets":[1]}`,
 		"null":              `{"preset":"github","secrets":null}`,
 		"a word by value":   `{"preset":"meta","verify_token":"` + hidden + `"}`,
-		"a relative file":   `{"preset":"github","secrets":["file:a"]}`,
+		"a relative path":   `{"preset":"github","secrets":["file:a/b"]}`,
+		"a file of no name": `{"preset":"github","secrets":["file:"]}`,
 	} {
 		_, err := put("github", settings)
 		var bad *event.BadSettingsError
@@ -437,11 +438,11 @@ func TestConflicts(t *testing.T) {
 	require.NotEmpty(t, all[0].Unqueryable)
 	var paths []string
 	for _, diff := range all[1].Differences {
-		paths = append(paths, fmt.Sprintf("%s %s %s", diff.Path, diff.Was, diff.Is))
+		paths = append(paths, fmt.Sprintf("%s %s→%s", diff.Path, diff.Was, diff.Is))
 	}
 	require.Equal(
 		t,
-		[]string{"/a 1 4", `/b/x/1 2 3`, `/b/x/2 {"y": null} null`, "/gone true null", "/~1~0 null 0"},
+		[]string{"/a 1→4", `/b/x/1 2→3`, `/b/x/2 {"y": null}→`, "/gone true→", "/~1~0 →0"},
 		paths,
 	)
 	rest, next, err := d.Conflicts(t.Context(), view.Page{Limit: 3, Cursor: next.Cursor}, view.ConflictFilter{})
@@ -480,4 +481,30 @@ func TestConflicts(t *testing.T) {
 	require.ErrorAs(t, err, &missing)
 	_, err = d.AcceptConflict(t.Context(), "never", "", "", "me")
 	require.ErrorAs(t, err, &missing)
+}
+
+// G13: a key that is gone differs from one that is null, in psql and from Go.
+func TestDifferencesTellNullFromGone(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run(`select spine.ingest('n', 'a', '{"gone":1,"null":1,"was":null,"both":null,"list":[1]}')`)
+	d.run(`select spine.ingest('n', 'a', '{"null":null,"was":2,"new":null,"both":null,"list":[1,null]}')`)
+	all, _, err := d.Conflicts(t.Context(), view.Page{Limit: 3}, view.ConflictFilter{EventID: "n"})
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	text, err := json.Marshal(all[0].Differences)
+	require.NoError(t, err)
+	want := `[{"path":"/gone","was":1},{"path":"/list/1","is":null},{"path":"/new","is":null},` +
+		`{"path":"/null","was":1,"is":null},{"path":"/was","was":null,"is":2}]`
+	require.Equal(t, want, string(text))
+	var seen string
+	require.NoError(t, d.Pool().QueryRow(t.Context(), "select differences::text from spine.conflicting").Scan(&seen))
+	require.JSONEq(t, want, seen)
+
+	// The audit log tells the settings of a source the same way.
+	d.run(`select spine.put_source('s', '{"preset":"none","url":null,"id":"{hash}"}')`)
+	d.run(`select spine.put_source('s', '{"preset":"none","type":null}')`)
+	require.NoError(t, d.Pool().QueryRow(t.Context(),
+		"select details->>'changes' from spine.audit_log where action = 'source_changed'").Scan(&seen))
+	require.JSONEq(t, `{"url":{"from":null},"id":{"from":"{hash}"},"type":{"to":null}}`, seen)
 }

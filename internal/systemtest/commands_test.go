@@ -61,10 +61,11 @@ func TestReadmeCommands(t *testing.T) {
 	commands := shellCommands(string(readme))
 	require.Greater(t, len(commands), 10)
 
-	d := startDev(t, "--ephemeral")
+	folder := t.TempDir()
+	secrets := filepath.Join(folder, ".spine", "secrets")
+	d := startDev(t, "--ephemeral", "--secret-dir", secrets)
 	spine, err := exec.LookPath("spine")
 	require.NoError(t, err)
-	folder := t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(folder, "bin"), 0o755)) //nolint:gosec // the test's own
 	require.NoError(t, os.Symlink(spine, filepath.Join(folder, "bin", "spine")))
 	path := os.Getenv("PATH") + string(filepath.ListSeparator) + os.Getenv("POSTGRES_BIN")
@@ -77,7 +78,9 @@ func TestReadmeCommands(t *testing.T) {
 		}
 		shell := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", text) //nolint:gosec // README's own
 		shell.Dir = folder
-		shell.Env = []string{"PATH=" + path, "DATABASE_URL=" + d.spine.db.Config().ConnString()}
+		shell.Env = []string{
+			"PATH=" + path, "DATABASE_URL=" + d.spine.db.Config().ConnString(), "SECRET_DIR=" + secrets,
+		}
 		var complaints strings.Builder
 		shell.Stderr = &complaints
 		output, err := shell.Output()

@@ -112,10 +112,20 @@ func runService(t testing.TB, r service.Roles, database string, environment ...s
 // openly are settings with which a test reaches everything at one address, and sends without a secret.
 var openly = []string{"ADMIN_LISTEN=same", "ADMIN_AUTH=none", "DEFAULT_SOURCE=open"}
 
+// secretFolder has the secrets of all tests. TestMain removes it.
+var secretFolder = sync.OnceValue(func() string {
+	folder, err := os.MkdirTemp("", "spine-secrets")
+	if err != nil {
+		panic(err)
+	}
+	return folder
+})
+
 // readSettings reads settings as a process does. The process listens on a free port, and has the settings openly.
 func readSettings(environment ...string) (s service.Settings, err error) {
 	texts := map[string]string{}
-	for _, variable := range slices.Concat([]string{"LISTEN=127.0.0.1:0"}, openly, environment) {
+	basic := []string{"LISTEN=127.0.0.1:0", "SECRET_DIR=" + secretFolder()}
+	for _, variable := range slices.Concat(basic, openly, environment) {
 		name, text, _ := strings.Cut(variable, "=")
 		texts[name] = text
 		if name == "ADMIN_TOKEN" {

@@ -35,6 +35,9 @@ type leakChecked struct{ m testscript.TestingM }
 
 func (l leakChecked) Run() int {
 	code := l.m.Run()
+	if err := os.RemoveAll(secretFolder()); err != nil {
+		fmt.Fprintln(os.Stderr, "removing the folder of secrets:", err)
+	}
 	if err := goleak.Find(); code == 0 && err != nil {
 		fmt.Fprintln(os.Stderr, "goleak:", err)
 		return 1

@@ -56,12 +56,12 @@ func (c commandLine) fails(code int, args ...string) string {
 func TestSourceCommands(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)
-	s := startService(t, service.Roles{API: true}, database)
 	dir := t.TempDir()
+	s := startService(t, service.Roles{API: true}, database, "SECRET_DIR="+dir)
 	secret := filepath.Join(dir, "secret")
 	require.NoError(t, os.WriteFile(secret, []byte("first-secret\n"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "other"), []byte("other-secret\n"), 0o600))
-	c := commandLine{t: t, env: []string{"DATABASE_URL=" + database}}
+	c := commandLine{t: t, env: []string{"DATABASE_URL=" + database, "SECRET_DIR=" + dir}}
 
 	require.Contains(t, c.ok("source", "list"), "default")
 	require.NotContains(
@@ -69,10 +69,28 @@ func TestSourceCommands(t *testing.T) {
 		c.fails(2, "source", "add", "github", "--preset", "github", "--secret", "first-secret"),
 		"first-secret",
 	)
-	c.fails(2, "source", "add", "github", "--preset", "githb", "--secret", "env:X")
+	// A1, A2: the command line says at once which setting allows a secret.
+	for ref, says := range map[string]string{
+		"env:DATABASE_URL":       "a setting of Spine itself",
+		"env:DESTINATION_SECRET": "a setting of Spine itself",
+		"env:HOME":               "SECRET_ENV allows only",
+		"file:/etc/shadow":       "SECRET_DIR allows only",
+		"file:/proc/1/environ":   "SECRET_DIR allows only",
+	} {
+		require.Contains(t, c.fails(2, "source", "add", "github", "--preset", "github", "--secret", ref), says)
+		c.stdin = `{sources: {github: {preset: github, secrets: ["` + ref + `"]}}}`
+		require.Contains(t, c.fails(2, "apply", "-f", "-"), says)
+		require.Contains(t, c.fails(2, "source", "rotate", "default", "--secret", ref), says)
+		require.Contains(
+			t,
+			c.fails(2, "send", "--source", "github", "--sign", "--preset", "github", "--secret", ref),
+			says,
+		)
+	}
+	c.fails(2, "source", "add", "github", "--preset", "githb", "--secret", "env:X_WEBHOOK_SECRET")
 	c.fails(2, "source", "add", "github", "--preset", "github")
 	c.fails(2, "source", "add")
-	c.fails(1, "source", "set", "github", "--preset", "github", "--secret", "env:X")
+	c.fails(1, "source", "set", "github", "--preset", "github", "--secret", "env:X_WEBHOOK_SECRET")
 	added := c.ok("source", "add", "github", "--preset", "github", "--secret", "file:"+secret, "--rate", "1000")
 	require.Contains(t, added, "github added")
 	require.Contains(t, added, "/webhook/github")
@@ -182,7 +200,7 @@ func TestApplyCommand(t *testing.T) {
 	}
 	const file = `
 sources:
-  github: {preset: github, secrets: [env:GITHUB_SECRET], limits: {rate: 100}}
+  github: {preset: github, secrets: [env:GITHUB_WEBHOOK_SECRET], limits: {rate: 100}}
   billing:
     preset: hmac
     secrets:
@@ -194,13 +212,13 @@ sources:
 	require.NotContains(t, c.ok("source", "list"), "github")
 	said := apply(file)
 	require.Contains(t, said, "+ billing\n")
-	require.Contains(t, said, `+ secrets: ["env:GITHUB_SECRET"]`)
+	require.Contains(t, said, `+ secrets: ["env:GITHUB_WEBHOOK_SECRET"]`)
 	require.Equal(t, "0 sources changed, 2 unchanged\n", apply(file))
-	said = apply("sources: {github: {preset: github, secrets: [env:OTHER]}}", "--prune")
+	said = apply("sources: {github: {preset: github, secrets: [env:OTHER_WEBHOOK_SECRET]}}", "--prune")
 	require.Contains(t, said, "- billing\n")
 	require.Contains(t, said, "~ github\n")
 	require.Contains(t, said, `- limits: {"rate":100}`)
-	require.Contains(t, said, `+ secrets: ["env:OTHER"]`)
+	require.Contains(t, said, `+ secrets: ["env:OTHER_WEBHOOK_SECRET"]`)
 	for text, problem := range map[string]string{
 		"sources: {a: {preset: github, secrets: [*words-not-to-repeat]}}": "no",
 		"words-not-to-repeat: 1":                  "only sources may stand at the top",
@@ -229,11 +247,11 @@ sources:
 func TestTryCaptured(t *testing.T) {
 	t.Parallel()
 	database := databases.New(t)
-	startService(t, service.Roles{API: true}, database) // it migrates
 	dir := t.TempDir()
+	startService(t, service.Roles{API: true}, database, "SECRET_DIR="+dir) // it migrates
 	secret := filepath.Join(dir, "secret")
 	require.NoError(t, os.WriteFile(secret, []byte("first-secret\n"), 0o600))
-	c := commandLine{t: t, env: []string{"DATABASE_URL=" + database}}
+	c := commandLine{t: t, env: []string{"DATABASE_URL=" + database, "SECRET_DIR=" + dir}}
 	c.ok("source", "add", "github", "--preset", "github", "--secret", "file:"+secret)
 	c.ok("source", "add", "slack", "--preset", "slack", "--secret", "file:"+secret)
 
@@ -359,6 +377,14 @@ func TestConflictCommands(t *testing.T) {
 	require.Equal(t, "conflict", s.post(t, webhook("c-1", `{"a":2,"x":"\u001b[32m"}`)).status())
 	said := c.ok("conflicts", "list", "--event", "c-1")
 	require.Contains(t, said, "/a: 1 → 2")
+
+	// G13: a key that is gone and one that is null differ.
+	s.accept(t, "c-gone", `{"gone":1,"null":1}`)
+	require.Equal(t, "conflict", s.post(t, webhook("c-gone", `{"null":null,"new":null}`)).status())
+	said = c.ok("conflicts", "list", "--event", "c-gone")
+	require.Contains(t, said, "/gone: 1 → absent\n")
+	require.Contains(t, said, "/new: absent → null\n")
+	require.Contains(t, said, "/null: 1 → null\n")
 	require.NotContains(t, said, "\x1b")
 	require.Contains(t, c.ok("conflicts", "list", "--json"), `"differences":[{"path":"/a"`)
 	shown := c.ok("conflicts", "show", "c-1")

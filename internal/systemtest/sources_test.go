@@ -23,9 +23,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/secret"
 	"github.com/webhookspine/spine/internal/service"
 	"github.com/webhookspine/spine/internal/source"
 )
@@ -34,9 +36,12 @@ import (
 type provider struct {
 	t    *testing.T
 	name string
-	dir  string
+	id   string // of its files
 	c    source.Config
 }
+
+// path is a file of the provider's.
+func (p *provider) path(file string) string { return filepath.Join(secretFolder(), p.id+"-"+file) }
 
 // secretOf is a secret as the provider of a preset makes it. Discord has a pair of keys; the receiver has the public
 // one.
@@ -63,15 +68,15 @@ func secretOf(preset string, seed byte) (signs, verifies string) {
 // newProvider adds a source of a preset, with the secret of seed 1.
 func newProvider(t *testing.T, s *target, preset string, adjust func(c *source.Config)) *provider {
 	t.Helper()
-	p := &provider{t: t, name: preset, dir: t.TempDir()}
-	p.c = source.Config{Preset: preset, Secrets: []source.Secret{{Ref: "file:" + filepath.Join(p.dir, "secret")}}}
+	p := &provider{t: t, name: preset, id: uuid.NewString()}
+	p.c = source.Config{Preset: preset, Secrets: []source.Secret{{Ref: "file:" + p.path("secret")}}}
 	_, verifies := secretOf(preset, 1)
 	p.write("secret", verifies)
 	switch preset {
 	case "twilio", "square":
 		p.c.URL = "https://hooks.example.com/webhook/" + preset
 	case "meta":
-		p.c.VerifyToken = "file:" + filepath.Join(p.dir, "word")
+		p.c.VerifyToken = "file:" + p.path("word")
 		p.write("word", "verify-word-of-meta")
 	case "hmac":
 		p.c.Verify = []source.Method{{Scheme: "hmac", Header: []string{"X-Signature"}}}
@@ -89,7 +94,7 @@ func newProvider(t *testing.T, s *target, preset string, adjust func(c *source.C
 
 func (p *provider) write(file, text string) {
 	p.t.Helper()
-	require.NoError(p.t, os.WriteFile(filepath.Join(p.dir, file), []byte(text+"\n"), 0o600))
+	require.NoError(p.t, os.WriteFile(p.path(file), []byte(text+"\n"), 0o600))
 }
 
 func (p *provider) put(s *target) {
@@ -112,11 +117,11 @@ func (s *target) awaitSource(t *testing.T, name string) {
 func (p *provider) sender(seed byte) *source.Source {
 	p.t.Helper()
 	signs, _ := secretOf(p.name, seed)
-	s, err := source.Compile(p.name, p.c, func(ref string) (string, error) {
+	s, err := source.Compile(p.name, p.c, func(ref string) (secret.Value, error) {
 		if strings.HasSuffix(ref, "word") {
-			return "w", nil
+			return secret.New("w"), nil
 		}
-		return signs, nil
+		return secret.New(signs), nil
 	})
 	require.NoError(p.t, err)
 	return s
@@ -194,7 +199,7 @@ func TestPresets(t *testing.T) {
 			// A second secret, then only that one.
 			_, second := secretOf(preset, 2)
 			p.write("second", second)
-			p.c.Secrets = append(p.c.Secrets, source.Secret{Ref: "file:" + filepath.Join(p.dir, "second")})
+			p.c.Secrets = append(p.c.Secrets, source.Secret{Ref: "file:" + p.path("second")})
 			p.put(s)
 			require.Eventually(
 				t,
@@ -712,10 +717,10 @@ func TestChangesUnderLoad(t *testing.T) {
 	const ok, no, gone, many = http.StatusOK, http.StatusUnauthorized, http.StatusNotFound, http.StatusTooManyRequests
 	time.Sleep(500 * time.Millisecond)
 	change("rotated: the first holds on", []int{ok}, []int{ok}, func() {
-		execute(t, one.db, "select spine.rotate_source('github', $1, '1 hour')", "file:"+filepath.Join(p.dir, "second"))
+		execute(t, one.db, "select spine.rotate_source('github', $1, '1 hour')", "file:"+p.path("second"))
 	})
 	change("the first is over", []int{ok, no}, []int{no}, func() {
-		execute(t, one.db, "select spine.rotate_source('github', $1, '0')", "file:"+filepath.Join(p.dir, "second"))
+		execute(t, one.db, "select spine.rotate_source('github', $1, '0')", "file:"+p.path("second"))
 	})
 	change("back", []int{ok, no}, []int{ok}, func() { p.put(one) })
 	change(
@@ -982,13 +987,13 @@ func TestNoSecretIsShown(t *testing.T) {
 	}
 	require.NotEmpty(t, shown["the log"])
 	for where, text := range shown {
-		for _, secret := range secrets {
-			_, bare, prefixed := strings.Cut(secret, "whsec_")
+		for _, hidden := range secrets {
+			_, bare, prefixed := strings.Cut(hidden, "whsec_")
 			if prefixed {
 				require.NotContains(t, text, bare, where)
 			}
-			require.NotContains(t, text, secret, where)
-			require.NotContains(t, text, base64.StdEncoding.EncodeToString([]byte(secret)), where)
+			require.NotContains(t, text, hidden, where)
+			require.NotContains(t, text, base64.StdEncoding.EncodeToString([]byte(hidden)), where)
 		}
 	}
 }
@@ -1014,16 +1019,13 @@ func (l *lockedBuffer) String() string {
 // The API for sources, over HTTP and with both tokens.
 func TestSourcesAPI(t *testing.T) {
 	t.Parallel()
-	s := startService(t, service.Roles{API: true}, databases.New(t), "ADMIN_TOKEN=admin-1-of-sixteen",
-		"ADMIN_READ_TOKEN=reader-1-of-sixteen")
-	admin, reader := []string{
-		"Authorization",
-		"Bearer admin-1-of-sixteen",
-	}, []string{
-		"Authorization",
-		"Bearer reader-1-of-sixteen",
-	}
 	dir := t.TempDir()
+	s := startService(
+		t, service.Roles{API: true}, databases.New(t),
+		"ADMIN_TOKEN=admin-1-of-sixteen", "ADMIN_READ_TOKEN=reader-1-of-sixteen", "SECRET_DIR="+dir,
+	)
+	admin := []string{"Authorization", "Bearer admin-1-of-sixteen"}
+	reader := []string{"Authorization", "Bearer reader-1-of-sixteen"}
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "s"), []byte("very-secret"), 0o600))
 	settings := `{"preset":"github","secrets":["file:` + filepath.Join(dir, "s") + `"]}`
 
@@ -1047,6 +1049,13 @@ func TestSourcesAPI(t *testing.T) {
 		`{"preset":"github","secrets":["very-secret"]}`: "secrets[0]",
 		`{"preset":"github","x":1}`:                     "x",
 		`[]`:                                            "",
+		// A1, A2: the API says at once which setting allows a secret.
+		`{"preset":"github","secrets":["env:DATABASE_URL"]}`:                               "a setting of Spine itself",
+		`{"preset":"github","secrets":["env:ADMIN_TOKEN"]}`:                                "a setting of Spine itself",
+		`{"preset":"github","secrets":["env:HOME"]}`:                                       "SECRET_ENV allows only",
+		`{"preset":"github","secrets":["file:/etc/shadow"]}`:                               "SECRET_DIR allows only",
+		`{"preset":"github","secrets":["file:/proc/self/environ"]}`:                        "SECRET_DIR allows only",
+		`{"preset":"meta","secrets":["env:A_SIGNING_SECRET"],"verify_token":"env:PGUSER"}`: "verify_token",
 	} {
 		r := s.request(t, http.MethodPut, "/api/sources/github", body, admin...)
 		require.Equal(t, http.StatusUnprocessableEntity, r.code, "%s", r.body)

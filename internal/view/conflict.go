@@ -35,7 +35,7 @@ type OtherPayload struct {
 
 // Difference is a place at which two payloads differ.
 type Difference struct {
-	Path string          `json:"path"` // JSON pointer (RFC 6901)
-	Was  json.RawMessage `json:"was"`  // in the first; null also where it was not there
-	Is   json.RawMessage `json:"is"`   // in the other
+	Path string          `json:"path"`          // JSON pointer (RFC 6901)
+	Was  json.RawMessage `json:"was,omitempty"` // in the first; left out where it was not there
+	Is   json.RawMessage `json:"is,omitempty"`  // in the other; left out where it is not there
 }

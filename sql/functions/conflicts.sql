@@ -2,6 +2,7 @@
 
 -- differences: where two JSON values differ, by JSON pointer (RFC 6901), at most 100 places.
 --   _was, _is  the two values
+-- A side that is not there is NULL; a JSON null is a value like any other.
 -- An object or array that only one of them has is one place. Reads no table.
 create or replace function spine.differences(_was json, _is json) returns table (path text, was json, "is" json)
 language sql immutable
@@ -40,7 +41,8 @@ set search_path = spine, pg_temp as $$
     limit 100
 $$;
 comment on function spine.differences(json, json) is
-    'Where two JSON values differ: JSON pointer, was and is. At most 100 places. It compares numbers by value.';
+    'Where two JSON values differ: JSON pointer, was and is. At most 100 places. It compares numbers by value. '
+    'NULL stands for a side that is not there.';
 
 create or replace view spine.conflicting as
 select
@@ -54,7 +56,11 @@ select
     e.payload as first_payload,
     c.payload as other_payload,
     case when e.payload is not null and c.payload is not null then (
-        select json_agg(json_build_object('path', d.path, 'was', d.was, 'is', d."is"))
+        select json_agg(case
+            when d.was is null then json_build_object('path', d.path, 'is', d."is")
+            when d."is" is null then json_build_object('path', d.path, 'was', d.was)
+            else json_build_object('path', d.path, 'was', d.was, 'is', d."is")
+        end)
         from spine.differences(e.payload, c.payload) d) end as differences,
     c.accepted_as,
     c.event
@@ -73,7 +79,8 @@ comment on column spine.conflicting.stored_at is 'When the event that stays was 
 comment on column spine.conflicting.first_payload is 'Payload that stays. NULL where Postgres cannot query it.';
 comment on column spine.conflicting.other_payload is 'The other payload. NULL where Postgres cannot query it.';
 comment on column spine.conflicting.differences is
-    'Where they differ: an array of path (JSON pointer), was and is. NULL where Postgres cannot query one of the two.';
+    'Where they differ: an array of path (JSON pointer), was and is. A side that is not there is left out. '
+    'NULL where Postgres cannot query one of the two.';
 comment on column spine.conflicting.accepted_as is
     'event_id of the event that was made of the other payload. NULL if none was.';
 comment on column spine.conflicting.event is 'events.id of the event that stays.';

@@ -50,9 +50,9 @@ begin
             union all
             select new.settings ->> 'verify_token' where new.settings ? 'verify_token'
         ) given
-        where coalesce(given.ref !~ '^(env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$', true))
+        where coalesce(given.ref !~ '^(env:[A-Za-z_][A-Za-z0-9_]*|file:([A-Za-z0-9_.-]+|/.+))$', true))
     then
-        raise exception 'a secret must be named by reference, never by value: env:NAME, or file:/absolute/path'
+        raise exception 'a secret must be named by reference, never by value: env:NAME, file:NAME or file:/absolute/path'
             using errcode = 'check_violation', schema = 'spine', table = 'sources';
     end if;
     if tg_op = 'UPDATE' then
@@ -103,8 +103,12 @@ declare
     _changes jsonb;
 begin
     if _before <> _after or tg_op <> 'UPDATE' then
+        -- A side that was not there is left out; one that was null is null.
         select coalesce(
-            jsonb_object_agg(k, jsonb_strip_nulls(jsonb_build_object('from', _before -> k, 'to', _after -> k))),
+            jsonb_object_agg(
+                k,
+                case when _before ? k then jsonb_build_object('from', _before -> k) else '{}' end
+                || case when _after ? k then jsonb_build_object('to', _after -> k) else '{}' end),
             '{}')
         into _changes
         from (select jsonb_object_keys(_before) union select jsonb_object_keys(_after)) keys(k)
@@ -195,7 +199,7 @@ begin
 end $$;
 comment on function spine.put_source(text, jsonb) is
     'Adds a source or gives it other settings. Returns added, changed or unchanged. '
-    'Example: select spine.put_source(''github'', ''{"preset": "github", "secrets": ["env:GITHUB_SECRET"]}'').';
+    'Example: select spine.put_source(''github'', ''{"preset": "github", "secrets": ["file:github"]}'').';
 
 -- disable_source: takes nothing more from a source. Returns whether that changed something.
 --   _name    the source
@@ -299,4 +303,4 @@ begin
 end $$;
 comment on function spine.rotate_source(text, text, interval) is
     'Gives a source a new secret, by reference. Those before stay valid for a while longer. Returns its settings. '
-    'Example: select spine.rotate_source(''github'', ''env:GITHUB_SECRET_2'', ''1 hour'').';
+    'Example: select spine.rotate_source(''github'', ''file:github-2'', ''1 hour'').';

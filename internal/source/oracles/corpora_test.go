@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,7 +39,6 @@ func TestMain(m *testing.M) { os.Exit(databases.Main(m).Run()) }
 type taking struct{ *source.Source }
 
 func (taking) Policy() ingest.Policy                  { return ingest.Policy{} }
-func (taking) RedactTarget(u *url.URL) string         { return source.RedactTarget(u) }
 func (t taking) Lookup(string) (ingest.Source, error) { return t, nil }
 
 // intake takes in what one source sends, over HTTP and into PostgreSQL.

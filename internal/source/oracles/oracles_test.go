@@ -30,6 +30,7 @@ import (
 	twilio "github.com/twilio/twilio-go/client"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/secret"
 	"github.com/webhookspine/spine/internal/source"
 )
 
@@ -57,10 +58,10 @@ func body(r *rand.Rand) []byte {
 }
 
 // compile makes a source of a preset.
-func compile(t *testing.T, c source.Config, secret string) *source.Source {
+func compile(t *testing.T, c source.Config, text string) *source.Source {
 	t.Helper()
 	c.Secrets = []source.Secret{{Ref: "env:SECRET"}}
-	s, err := source.Compile("s", c, func(string) (string, error) { return secret, nil })
+	s, err := source.Compile("s", c, func(string) (secret.Value, error) { return secret.New(text), nil })
 	require.NoError(t, err)
 	return s
 }
