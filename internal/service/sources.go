@@ -24,6 +24,16 @@ func (s intakeSources) Lookup(name string) (ingest.Source, error) {
 	return intakeSource{compiled}, nil
 }
 
+// Stray keeps the promises of ingest.Sources.
+func (s intakeSources) Stray(name string) ingest.Stray {
+	if stray := s.Registry.Stray(name); stray != nil {
+		known := intakeSource{stray}
+		return ingest.Stray{Redactor: known, Kept: known.Policy().Kept}
+	}
+	budget := source.DefaultBudget()
+	return ingest.Stray{Kept: event.Budget{Rows: budget.Rows, Bytes: budget.Bytes, Age: budget.Age}}
+}
+
 // intakeSource is a source, as package ingest sees it.
 type intakeSource struct{ *source.Source }
 
