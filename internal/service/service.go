@@ -66,6 +66,7 @@ type Service struct {
 	metrics  *prometheus.Registry
 	checks   []observe.Check
 	server   observe.Server
+	memory   memoryPlan
 
 	sources       *source.Registry   // nil without the API
 	committer     *ingest.Committer  // nil without the API
@@ -93,6 +94,7 @@ func New(
 		}
 	}
 	s := &Service{settings: settings, log: log, metrics: observe.NewMetrics(), ready: make(chan struct{})}
+	s.memory = planMemory(settings, roles, groupMemory(os.DirFS("/")))
 	defer func() {
 		if err != nil {
 			s.closeStores()
@@ -202,7 +204,8 @@ func (s *Service) addAPI(router *mux.Router) error {
 	metrics := ingest.NewMetrics(s.metrics)
 	var events ingest.Store = s.store
 	if s.worker != nil {
-		events = intake{store: s.store, worker: s.worker, log: s.log}
+		log := s.log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
+		events = intake{store: s.store, worker: s.worker, log: log}
 	}
 	s.committer = ingest.NewCommitter(events, config, s.log, metrics)
 	s.rejections = ingest.NewRejections(s.store, time.Now, s.log)
@@ -212,7 +215,7 @@ func (s *Service) addAPI(router *mux.Router) error {
 	handler := ingest.NewHandler(ingest.HandlerConfig{
 		MaxBody:     settings.Intake.MaxBodyBytes,
 		ReadTimeout: bodyTimeout,
-		InFlight:    settings.Intake.MaxInFlightBytes,
+		InFlight:    s.inFlightBytes(),
 		Trusted:     settings.Intake.TrustedProxies,
 		Address:     ingest.Rate{PerSecond: settings.Intake.AddressRate, Burst: settings.Intake.AddressBurst},
 	}, intakeSources{s.sources}, s.committer, s.rejections, s.keeper, s.log, metrics)
@@ -289,6 +292,7 @@ func (s *Service) Run(ctx context.Context) error {
 	front, ctx := errgroup.WithContext(ctx)
 	var back errgroup.Group
 	back.Go(func() error { return s.activity.Run(background) })
+	back.Go(func() error { return s.memory.keep(background, s.log) })
 	if s.committer != nil {
 		back.Go(func() error { return s.committer.Run(background) })
 		back.Go(func() error { return s.rejections.Run(background) })
