@@ -24,6 +24,11 @@ func (s *Store) Event(ctx context.Context, eventID, source string) (history view
 		func(tx pgx.Tx) error {
 			var id int64
 			var since pgtype.Timestamptz
+			if s.readTimeout > 0 {
+				if _, err := tx.Exec(ctx, setTimeout, s.timeoutSetting()); err != nil {
+					return err
+				}
+			}
 			const start = "select id, spine.trail_start(id) from spine.id_of($1, nullif($2, '')) id"
 			if err := tx.QueryRow(ctx, start, eventID, source).Scan(&id, &since); err != nil {
 				return err
@@ -67,7 +72,7 @@ func (s *Store) Event(ctx context.Context, eventID, source string) (history view
 		},
 	)
 	if err != nil {
-		return view.History{}, s.lookupError(ctx, "reading an event", eventID, err)
+		return view.History{}, s.lookupError(ctx, "reading an event", eventID, tooSlow(err))
 	}
 	if history.TimelineTruncated = len(history.Timeline) > maxTimeline; history.TimelineTruncated {
 		history.Timeline = history.Timeline[:maxTimeline]

@@ -4,6 +4,7 @@ import { failureNotice, post, query, read, Refresher } from './api.js';
 import { badge, copyButton, fill, foreign, h, icon, say, toast } from './dom.js';
 import { age, bytes, coarse, count, counted, now, setNow, time } from './format.js';
 import { elements, members, pretty } from './json.js';
+import { eventLink } from './search.js';
 import { outcome, outlook, rest, sentence } from './words.js';
 
 const longText = 20000; // characters of a payload that are shown at first
@@ -95,7 +96,11 @@ export function acceptButton(c, done) {
 						`api/conflicts/${encodeURIComponent(c.event_id)}/accept${query({ source: c.source, hash: c.payload_hash })}`,
 					);
 					button.replaceWith(acceptButton({ ...c, accepted_as: data.event_id }));
-					toast('It is an event of its own now, and queued.');
+					toast([
+						'It is the event ',
+						h('a', { href: eventLink(data.event_id, c.source) }, foreign(data.event_id, { limit: 80 })),
+						' now: see there how its delivery goes.',
+					]);
 					done?.();
 				} catch (error) {
 					toast(`Not accepted. ${error.message}`, 'bad');
@@ -287,7 +292,7 @@ function decoded(base64) {
 }
 
 // conflictCard shows two payloads side by side, and marks lines that the other does not have.
-function conflictCard(stored, conflict, i) {
+function conflictCard(stored, conflict, i, done) {
 	const text = (raw, content) => (raw && raw !== 'null' ? pretty(raw) : decoded(content.payload_base64 ?? ''));
 	const a = text(stored.raw, stored.content).split('\n');
 	const b = text(conflict.raw, conflict.content).split('\n');
@@ -327,7 +332,7 @@ function conflictCard(stored, conflict, i) {
 			h(
 				'span',
 				{ class: 'aside' },
-				acceptButton({ ...c, event_id: stored.content.event_id, source: stored.content.source }),
+				acceptButton({ ...c, event_id: stored.content.event_id, source: stored.content.source }, done),
 				copyButton(conflict.raw && conflict.raw !== 'null' ? conflict.raw : (c.payload_base64 ?? '')),
 			),
 		),
@@ -493,7 +498,7 @@ export function event(app, parameters) {
 			);
 		}
 		// The payload never changes; conflicts only grow, and are counted.
-		const sign = JSON.stringify([d.payload_hash, d.conflicts.map((c) => [c.payload_hash, c.seen_count])]);
+		const sign = JSON.stringify([d.payload_hash, d.conflicts.map((c) => [c.payload_hash, c.seen_count, c.accepted_as])]);
 		if (content !== sign) {
 			content = sign;
 			const raw = members(history.text);
@@ -516,6 +521,7 @@ export function event(app, parameters) {
 									{ raw: raw.payload, content: d },
 									{ raw: members(others[i] ?? '').payload, content: c },
 									i,
+									() => refresher.now(),
 								),
 							),
 						)
