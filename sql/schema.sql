@@ -488,13 +488,28 @@ CREATE FUNCTION spine.differences(_was json, _is json) RETURNS TABLE(path text, 
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'spine', 'pg_temp'
     AS $$
-    with recursive walk(path, was, "is") as (
-        select '', _was::jsonb, _is::jsonb
+    with recursive pair as (
+        select case
+            when octet_length(_was::text) + octet_length(_is::text) > 524288 then false
+            else (_was::text || _is::text) !~ '[[:space:]:,[]-?[0-9]+([.][0-9]+)?[eE][+-]?[0-9]{3}'
+        end as fits
+    ), whole as materialized (
+        select
+            case when p.fits then _was::jsonb end as was,
+            case when p.fits then _is::jsonb end as "is"
+        from pair p
+        where p.fits
+    ), walk(path, was, "is", copied, most) as (
+        select '', o.was, o."is", 0::bigint, 65536 + 16::bigint * (pg_column_size(o.was) + pg_column_size(o."is"))
+        from whole o
+        where o.was is distinct from o."is"
         union all
         select
             w.path || '/' || replace(replace(k.key, '~', '~0'), '/', '~1'),
-            case when jsonb_typeof(w.was) = 'array' then w.was -> k.key::integer else w.was -> k.key end,
-            case when jsonb_typeof(w."is") = 'array' then w."is" -> k.key::integer else w."is" -> k.key end
+            v.was,
+            v."is",
+            w.copied + coalesce(pg_column_size(v.was), 0) + coalesce(pg_column_size(v."is"), 0),
+            w.most
         from walk w cross join lateral (
             select o.key
             from jsonb_object_keys(case when jsonb_typeof(w.was) = 'object' then w.was else '{}' end) o(key)
@@ -509,17 +524,39 @@ CREATE FUNCTION spine.differences(_was json, _is json) RETURNS TABLE(path text, 
                 jsonb_array_length(case when jsonb_typeof(w.was) = 'array' then w.was else '[]' end),
                 jsonb_array_length(case when jsonb_typeof(w."is") = 'array' then w."is" else '[]' end)) - 1) n
             where jsonb_typeof(w.was) = 'array' and jsonb_typeof(w."is") = 'array'
-        ) k
-        where w.was is distinct from w."is"
-    )
-    select w.path, w.was::json, w."is"::json
-    from walk w
-    where w.was is distinct from w."is"
-        and not coalesce(
-            jsonb_typeof(w.was) = jsonb_typeof(w."is") and jsonb_typeof(w.was) in ('object', 'array'),
+        ) k cross join lateral (
+            select
+                case when jsonb_typeof(w.was) = 'array' then w.was -> k.key::integer else w.was -> k.key end as was,
+                case when jsonb_typeof(w."is") = 'array' then w."is" -> k.key::integer else w."is" -> k.key end as "is"
+        ) v
+        where w.copied <= w.most and v.was is distinct from v."is"
+    ), seen as materialized (
+        -- Without an order, so that the walk ends with the row that is one too many.
+        select w.* from walk w limit 2001
+    ), place as materialized (
+        select s.path, s.was, s."is"
+        from seen s
+        where not coalesce(
+            jsonb_typeof(s.was) = jsonb_typeof(s."is") and jsonb_typeof(s.was) in ('object', 'array'),
             false)
-    order by w.path
-    limit 100
+        order by s.path
+        limit 100
+    ), verdict as (
+        select (select p.fits from pair p)
+            and (select count(*) <= 2000 and coalesce(bool_and(s.copied <= s.most), true) from seen s)
+            and (
+                select coalesce(sum(
+                    coalesce(pg_column_size(p.was), 0) + coalesce(pg_column_size(p."is"), 0)), 0) <= 65536
+                from place p) as fits
+    )
+    select p.path, p.was::json, p."is"::json
+    from place p
+    where (select d.fits from verdict d)
+    union all
+    select '', null, null
+    from verdict d
+    where not d.fits and _was is not null and _is is not null
+    order by 1
 $$;
 
 
@@ -527,7 +564,32 @@ $$;
 -- Name: FUNCTION differences(_was json, _is json); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.differences(_was json, _is json) IS 'Where two JSON values differ: JSON pointer, was and is. At most 100 places. It compares numbers by value. NULL stands for a side that is not there.';
+COMMENT ON FUNCTION spine.differences(_was json, _is json) IS 'Where two JSON values differ: JSON pointer, was and is. At most 100 places. It compares numbers by value. NULL stands for a side that is not there. One place with the path '''' and NULL on both sides stands for values that are too large to compare.';
+
+
+--
+-- Name: differences_json(json, json); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.differences_json(_was json, _is json) RETURNS json
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select json_agg(case
+        when d.was is null and d."is" is null then json_build_object('path', d.path)
+        when d.was is null then json_build_object('path', d.path, 'is', d."is")
+        when d."is" is null then json_build_object('path', d.path, 'was', d.was)
+        else json_build_object('path', d.path, 'was', d.was, 'is', d."is")
+    end)
+    from differences(_was, _is) d
+$$;
+
+
+--
+-- Name: FUNCTION differences_json(_was json, _is json); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.differences_json(_was json, _is json) IS 'spine.differences() as an array of path, was and is. A side that is not there is left out.';
 
 
 --
@@ -1268,7 +1330,7 @@ begin
             case c.seen_count when 1 then 'once' else c.seen_count || ' times' end,
             exact_time(c.created_at)) || case
             when _stored.payload is null or c.payload is null then 'one of the two is kept as bytes, not compared'
-            when octet_length(_stored.payload::text) + octet_length(c.payload::text) > 200000
+            when octet_length(_stored.payload::text) + octet_length(c.payload::text) > 200000 or d.too_large
                 then 'the two are too large to compare here'
             when d.count = 0 then 'it differs in how it is written, and in no value'
             else 'it differs at ' || d.words || case
@@ -1289,11 +1351,13 @@ begin
     from conflicts c cross join lateral (
         select
             count(*) as count,
+            bool_or(f.too_large) as too_large,
             coalesce(jsonb_agg(f.place order by f.n) filter (where f.n <= 10), '[]') as list,
             string_agg(f.words, ', ' order by f.n) filter (where f.n <= 10) as words
         from (
             select
                 row_number() over (order by x.path) as n,
+                x.path = '' and x.was is null and x."is" is null as too_large,
                 jsonb_build_object('path', x.path)
                     || case when x.was is null then '{}' else jsonb_build_object('was', x.was) end
                     || case when x."is" is null then '{}' else jsonb_build_object('is', x."is") end as place,
@@ -1855,15 +1919,17 @@ COMMENT ON FUNCTION spine.keep_evidence(_event bigint, _hash bytea, _event_id te
 
 
 --
--- Name: keep_rejected(text[], timestamp with time zone[], text[], integer[], text[], text[], text[], text[], text[], bytea[], text[], integer[], bigint[], interval[], boolean); Type: FUNCTION; Schema: spine; Owner: -
+-- Name: keep_rejected(text[], timestamp with time zone[], text[], integer[], text[], text[], text[], text[], text[], bytea[], bigint[], text[], integer[], bigint[], interval[], boolean); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _of text[], _rows integer[], _bytes bigint[], _age interval[], _again boolean) RETURNS void
+CREATE FUNCTION spine.keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _body_bytes bigint[], _of text[], _rows integer[], _bytes bigint[], _age interval[], _again boolean) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     SET jit TO 'off'
     AS $$
 declare
+    -- Causes that are no fault of the sender's.
+    _ours constant text[] := array['source_disabled', 'source_broken', 'source_closed'];
     _budget record;
     _over record;
 begin
@@ -1879,6 +1945,7 @@ begin
         target,
         headers,
         body,
+        body_bytes,
         size)
     select
         g.source,
@@ -1891,9 +1958,11 @@ begin
         g.target,
         h.headers::json,
         g.body,
+        g.body_bytes,
         octet_length(g.body) + octet_length(h.headers)
-    from unnest(_source, _at, _cause, _status, _detail, _remote, _method, _target, _headers, _body)
-        with ordinality as g(source, at, cause, status, detail, remote, method, target, headers, body, ord)
+    from unnest(_source, _at, _cause, _status, _detail, _remote, _method, _target, _headers, _body, _body_bytes)
+        with ordinality as g(
+            source, at, cause, status, detail, remote, method, target, headers, body, body_bytes, ord)
     cross join lateral (select case when unqueryable(g.headers) is null then g.headers else '{}' end as headers) h
     where exists (select from sources s where s.name = g.source) -- it may have been removed meanwhile
         and not (_again and exists (
@@ -1907,7 +1976,10 @@ begin
                 and r.body = g.body))
     order by g.ord;
     for _budget in
-        select b.* from unnest(_of, _rows, _bytes, _age) as b(source, rows, bytes, age) order by b.source
+        select b.*, o.ours
+        from unnest(_of, _rows, _bytes, _age) as b(source, rows, bytes, age)
+        cross join (values (false), (true)) o(ours)
+        order by b.source, o.ours
     loop
         delete from rejected_requests r
         where r.source = _budget.source and r.at < clock_timestamp() - _budget.age and r.state <> 'requested';
@@ -1916,7 +1988,7 @@ begin
             with kept as (
                 select r.cause, count(*) as rows, sum(r.size) as bytes
                 from rejected_requests r
-                where r.source = _budget.source
+                where r.source = _budget.source and (r.cause = any (_ours)) = _budget.ours
                 group by r.cause
             ), total as (
                 select sum(k.rows) as rows, sum(k.bytes) as bytes from kept k
@@ -1957,10 +2029,10 @@ end $$;
 
 
 --
--- Name: FUNCTION keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _of text[], _rows integer[], _bytes bigint[], _age interval[], _again boolean); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _body_bytes bigint[], _of text[], _rows integer[], _bytes bigint[], _age interval[], _again boolean); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _of text[], _rows integer[], _bytes bigint[], _age interval[], _again boolean) IS 'Internal. Keeps rejected requests within the budgets of their sources.';
+COMMENT ON FUNCTION spine.keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _body_bytes bigint[], _of text[], _rows integer[], _bytes bigint[], _age interval[], _again boolean) IS 'Internal. Keeps rejected requests within the budgets of their sources.';
 
 
 --
@@ -2656,24 +2728,29 @@ COMMENT ON FUNCTION spine.reason() IS 'Internal. Why somebody makes a change, as
 
 
 --
--- Name: reject(text[], text[], integer[], bigint[], timestamp with time zone[], boolean); Type: FUNCTION; Schema: spine; Owner: -
+-- Name: reject(text[], text[], integer[], bigint[], timestamp with time zone[], interval[], boolean); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[], _again boolean) RETURNS void
+CREATE FUNCTION spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[], _age interval[], _again boolean) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     SET "TimeZone" TO 'UTC'
     AS $$
 begin
     perform take_lock('reject');
-    insert into audit_trail (source, action, details)
-    select r.source, 'request_rejected', r.details
+    insert into audit_trail (timestamp, source, action, details)
+    select
+        clock_timestamp() - greatest(least(r.age, interval '1 day'), interval '0'),
+        r.source,
+        'request_rejected',
+        r.details
     from (
         select
             u.source,
             u.since,
+            u.age,
             json_build_object('cause', u.cause, 'status', u.status, 'count', u.count, 'since', u.since) as details
-        from unnest(_source, _cause, _status, _count, _since) as u(source, cause, status, count, since)
+        from unnest(_source, _cause, _status, _count, _since, _age) as u(source, cause, status, count, since, age)
     ) r
     where not _again or not exists (
         select
@@ -2687,10 +2764,10 @@ end $$;
 
 
 --
--- Name: FUNCTION reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[], _again boolean); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[], _age interval[], _again boolean); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[], _again boolean) IS 'Internal. Writes rejected requests to the audit log, as summaries.';
+COMMENT ON FUNCTION spine.reject(_source text[], _cause text[], _status integer[], _count bigint[], _since timestamp with time zone[], _age interval[], _again boolean) IS 'Internal. Writes rejected requests to the audit log, as summaries.';
 
 
 --
@@ -2966,9 +3043,15 @@ CREATE FUNCTION spine.replay_rejected(_id bigint, _trust boolean DEFAULT false) 
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     AS $$
+declare
+    _request record;
 begin
-    if not exists (select from rejected_requests r where r.id = _id) then
+    select r.body_bytes, octet_length(r.body) as kept into _request from rejected_requests r where r.id = _id;
+    if not found then
         raise exception 'no rejected request % is kept', _id using errcode = 'no_data_found';
+    elsif _request.body_bytes is not null then
+        raise exception 'only the first % bytes of the body of rejected request % are kept', _request.kept, _id
+            using errcode = 'object_not_in_prerequisite_state';
     end if;
     perform request_replay(array[_id], _trust);
 end $$;
@@ -3146,7 +3229,9 @@ declare
 begin
     with requested as (
         update rejected_requests r set state = 'requested', trust = _trust, taken_until = null
-        where r.id = any (_ids) and (r.state in ('kept', 'refused') or r.state = 'requested' and r.trust <> _trust)
+        where r.id = any (_ids)
+            and r.body_bytes is null
+            and (r.state in ('kept', 'refused') or r.state = 'requested' and r.trust <> _trust)
         returning r.id, r.source, r.cause
     ), audited as (
         insert into audit_trail (source, action, details)
@@ -4187,6 +4272,7 @@ CREATE TABLE spine.rejected_requests (
     settled_at timestamp with time zone,
     taken_until timestamp with time zone,
     words text[],
+    body_bytes bigint,
     CONSTRAINT rejected_requests_state_check CHECK ((state = ANY (ARRAY['kept'::text, 'requested'::text, 'taken_in'::text, 'refused'::text])))
 )
 WITH (autovacuum_vacuum_scale_factor='0.1');
@@ -4273,7 +4359,7 @@ COMMENT ON COLUMN spine.rejected_requests.headers IS 'Headers without secrets: n
 -- Name: COLUMN rejected_requests.body; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rejected_requests.body IS 'The body as it arrived, compressed where it was.';
+COMMENT ON COLUMN spine.rejected_requests.body IS 'The body as it arrived, compressed where it was. Its beginning where body_bytes is set.';
 
 
 --
@@ -4330,6 +4416,13 @@ COMMENT ON COLUMN spine.rejected_requests.taken_until IS 'Until when an API proc
 --
 
 COMMENT ON COLUMN spine.rejected_requests.words IS 'What may be an id in headers, target and body, as spine.look_alike() folds it. NULL for a request that was kept before schema version 7.';
+
+
+--
+-- Name: COLUMN rejected_requests.body_bytes; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.body_bytes IS 'Size of a body of which only the beginning is kept. NULL where all is kept. It is the announced size, or how much came at least. Such a request cannot be read again.';
 
 
 --
@@ -5572,16 +5665,7 @@ CREATE VIEW spine.conflicting AS
     e.created_at AS stored_at,
     e.payload AS first_payload,
     c.payload AS other_payload,
-        CASE
-            WHEN ((e.payload IS NOT NULL) AND (c.payload IS NOT NULL)) THEN ( SELECT json_agg(
-                    CASE
-                        WHEN (d.was IS NULL) THEN json_build_object('path', d.path, 'is', d."is")
-                        WHEN (d."is" IS NULL) THEN json_build_object('path', d.path, 'was', d.was)
-                        ELSE json_build_object('path', d.path, 'was', d.was, 'is', d."is")
-                    END) AS json_agg
-               FROM spine.differences(e.payload, c.payload) d(path, was, "is"))
-            ELSE NULL::json
-        END AS differences,
+    spine.differences_json(e.payload, c.payload) AS differences,
     c.accepted_as,
     c.event
    FROM (spine.conflicts c
@@ -5663,7 +5747,7 @@ COMMENT ON COLUMN spine.conflicting.other_payload IS 'The other payload. NULL wh
 -- Name: COLUMN conflicting.differences; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.conflicting.differences IS 'Where they differ: an array of path (JSON pointer), was and is. A side that is not there is left out. NULL where Postgres cannot query one of the two.';
+COMMENT ON COLUMN spine.conflicting.differences IS 'Where they differ: an array of path (JSON pointer), was and is. See spine.differences_json(). NULL where Postgres cannot query one of the two.';
 
 
 --

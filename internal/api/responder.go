@@ -69,6 +69,11 @@ func (p responder) answer(w http.ResponseWriter, r *http.Request, body any, next
 				Detail: "This rejected request is not kept: it may have been deleted to make room for newer ones.",
 			},
 		)
+	case errors.Is(err, event.ErrBeginning):
+		respond.Reject(w, respond.Problem{
+			Status: http.StatusConflict,
+			Detail: "Only the beginning of this request's body is kept, so it cannot be replayed.",
+		})
 	case errors.As(err, &noSource):
 		respond.Reject(w, respond.Problem{Status: http.StatusNotFound, Detail: noSource.Detail})
 	case errors.As(err, &badSettings):
@@ -87,7 +92,7 @@ func (p responder) answer(w http.ResponseWriter, r *http.Request, body any, next
 		)
 	case errors.Is(r.Context().Err(), context.Canceled):
 		// The client is gone.
-	case errors.Is(r.Context().Err(), context.DeadlineExceeded):
+	case errors.Is(r.Context().Err(), context.DeadlineExceeded), errors.Is(err, view.ErrTooSlow):
 		p.log.Warn().Err(err).Str("path", r.URL.Path).Msg("a request took too long")
 		respond.Reject(
 			w,

@@ -84,8 +84,10 @@ func describeConflicts(rows []view.ConflictRow) string {
 		}
 		b.WriteByte('\n')
 		switch {
-		case r.Differences == nil && (r.Unqueryable != "" || r.First.Unqueryable != ""):
+		case r.NotCompared == view.ComparesBytes:
 			b.WriteString("    one of the two cannot be compared: it is kept as bytes\n")
+		case r.NotCompared != "":
+			fmt.Fprintf(&b, "    %s: see spine conflicts show\n", r.NotCompared)
 		case r.Differences == nil:
 			b.WriteString("    they differ only in how they write numbers\n")
 		}

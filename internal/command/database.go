@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,11 +19,16 @@ import (
 // operatorConns are enough for one command: one works, one sends a ping.
 const operatorConns = 2
 
+// operatorTimeout limits each statement by which a command reads.
+const operatorTimeout = 30 * time.Second
+
 // openDatabase connects for a command that reads or changes something in the database and does no work of its own. It
 // checks the schema. One that is newer than this binary is fine, as for processes that run during an upgrade. The
 // caller closes the store.
 func openDatabase(ctx context.Context, d service.DatabaseSettings) (*store.Store, error) {
-	s, err := store.Open(ctx, store.Config{URL: string(d.URL), MaxConns: operatorConns, AppName: "spine operator"})
+	s, err := store.Open(ctx, store.Config{
+		URL: string(d.URL), MaxConns: operatorConns, AppName: "spine operator", ReadTimeout: operatorTimeout,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -149,6 +149,9 @@ func describeRejected(r event.RejectedRequest) string {
 			fmt.Fprintf(&b, "%s: %s\n", terminal.Printable(name), terminal.Printable(value))
 		}
 	}
+	if r.BodyBytes != nil {
+		fmt.Fprintf(&b, "\nThe first %d of at least %d bytes of its body are kept, so it cannot be replayed.\n", r.Size, *r.BodyBytes)
+	}
 	if r.Text != nil {
 		fmt.Fprintf(&b, "\n%s\n", terminal.PrintableLines(*r.Text))
 	} else {

@@ -47,6 +47,9 @@ var (
 // ErrNotKept says that no such rejected request is kept.
 var ErrNotKept = errors.New("no such rejected request is kept: it may have made room for newer ones")
 
+// ErrBeginning says that a rejected request cannot be replayed.
+var ErrBeginning = errors.New("only the beginning of this request's body is kept, so it cannot be replayed")
+
 // SourceSettings is a source as the database has it.
 type SourceSettings struct {
 	Source      string          `json:"source"`      // slug
@@ -76,7 +79,10 @@ type RejectedRequest struct {
 	Remote string    `json:"remote"` // the client's address
 	Method string    `json:"method"`
 	Target string    `json:"target"` // path and query, without secrets
-	Size   int64     `json:"size"`   // of the body as it came, in bytes
+	Size   int64     `json:"size"`   // of the body as it is kept, in bytes
+	// BodyBytes is the size of the body as it came or was announced, at least, where only its beginning is kept. Such a
+	// request cannot be replayed. It is nil where the whole body is kept.
+	BodyBytes *int64 `json:"body_bytes,omitempty"`
 
 	State     string     `json:"state"` // kept, requested, taken_in or refused
 	Note      *string    `json:"note"`  // the result of its last replay, such as why it was rejected again

@@ -104,7 +104,7 @@ func sizeOf(events []event.Event) (size int) {
 // NewCommitter returns a Committer; Run makes it work.
 func NewCommitter(store Store, config CommitterConfig, log zerolog.Logger, metrics *Metrics) *Committer {
 	return &Committer{
-		store: store, config: config, log: log, metrics: metrics, limit: config.BatchRows,
+		store: store, config: config, log: sampled(log), metrics: metrics, limit: config.BatchRows,
 		flights: make([]time.Time, config.Flushers), rung: make(chan struct{}, config.Flushers),
 	}
 }

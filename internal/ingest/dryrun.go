@@ -26,7 +26,7 @@ type Trial struct {
 func DryRun(source Source, lookupErr error, r *event.Request, maxBody int64) Trial {
 	g := &gate{
 		sources: oneSource{source, lookupErr}, maxBody: maxBody, inFlight: semaphore.NewWeighted(math.MaxInt64),
-		log: zerolog.Nop(), rejectionLog: zerolog.Nop(),
+		rejectionLog: zerolog.Nop(), turns: newTurns(),
 	}
 	// oneSource ignores the name that is asked for, and a Trial has none.
 	v, rej := g.judge(&arrival{asked: event.DefaultSource, request: *r}, options{})
@@ -46,3 +46,5 @@ type oneSource struct {
 }
 
 func (s oneSource) Lookup(string) (Source, error) { return s.source, s.err }
+
+func (s oneSource) Stray(string) Stray { return Stray{} }

@@ -5,10 +5,10 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
-	"io"
 	"mime"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,22 +26,35 @@ type gate struct {
 	sources      Sources
 	maxBody      int64               // limit on the bytes of a body, before and after decompression
 	inFlight     *semaphore.Weighted // bytes of all bodies that are being read or wait for their commit
-	log          zerolog.Logger
-	rejectionLog zerolog.Logger // sampled: a flood of rejections is not a flood of log lines
+	rejectionLog zerolog.Logger      // sampled: a flood of rejections is not a flood of log lines
+	turns        chan struct{}       // of requests that take much memory while they are read for events
 }
 
 // arrival is a request on its way to its answer.
 type arrival struct {
-	asked    string // the source's name as the request gives it: anything
-	name     string // of the source; empty where there is none
-	source   Source // nil until it was found
-	policy   Policy // of the source
-	remote   string // the client's address; empty where it did not come over the network
+	asked    string   // the source's name as the request gives it: anything
+	name     string   // of the source; empty where there is none
+	source   Source   // nil until it was found
+	policy   Policy   // of the source
+	redactor Redactor // of the source; nil where nobody knows its secrets
+	remote   string   // the client's address; empty where it did not come over the network
 	request  event.Request
-	bodyRead bool  // its body was read, as far as the limit of size allows
-	bytes    int64 // of its body, compressed and decompressed
-	reserved int64 // bytes of gate.inFlight
+
+	announced int64 // length of its body by its headers; -1 where they do not say it
+	bodyState bodyState
+	more      [1]byte // scratch: what comes after a body that is as large as it may be
+	bytes     int64   // of memory for its body, compressed and decompressed
+	reserved  int64   // bytes of gate.inFlight
 }
+
+// bodyState says how much of a body has been read.
+type bodyState int
+
+const (
+	bodyUnread bodyState = iota
+	bodyPart
+	bodyWhole
+)
 
 // options says what differs between requests. The zero value is for a request that is here with its whole body.
 type options struct {
@@ -68,8 +81,14 @@ type verdict struct {
 // reading and hashing its body. A source's rate limit comes after verification, so that strangers cannot use it up.
 func (g *gate) judge(a *arrival, o options) (verdict, *rejection) {
 	if rej := g.find(a); rej != nil {
-		if rej.status == http.StatusNotFound && a.name != "" && a.request.Method == http.MethodHead {
-			rej.status = http.StatusServiceUnavailable // a probe asks whether the source can take requests now
+		if rej.class() == ours && a.request.Method == http.MethodPost {
+			// Its sender may not send it again, so it is read and kept.
+			if o.limits != nil {
+				if limited := o.limits.chargeAddress(a); limited != nil {
+					return verdict{}, limited
+				}
+			}
+			_ = g.readBody(a, o.upload) // the answer stays, whatever is wrong with the body
 		}
 		return verdict{}, rej
 	}
@@ -86,6 +105,10 @@ func (g *gate) judge(a *arrival, o options) (verdict, *rejection) {
 	}
 	if rej := g.readBody(a, o.upload); rej != nil {
 		return verdict{}, rej
+	}
+	if len(a.request.Wire) > largeBody || isGzip(a.request.Header) || bytes.HasPrefix(a.request.Wire, gzipStart) {
+		g.turns <- struct{}{}
+		defer func() { <-g.turns }()
 	}
 	if !o.trusted {
 		if rej := g.verify(a); rej != nil {
@@ -108,7 +131,7 @@ func (g *gate) find(a *arrival) *rejection {
 	found, err := g.sources.Lookup(a.asked)
 	switch {
 	case err == nil:
-		a.name, a.source, a.policy = a.asked, found, found.Policy()
+		a.name, a.source, a.policy, a.redactor = a.asked, found, found.Policy(), found
 		return nil
 	case errors.Is(err, event.ErrNoSource):
 		return &rejection{
@@ -117,27 +140,33 @@ func (g *gate) find(a *arrival) *rejection {
 			detail: "There is no source of this name.",
 		}
 	case errors.Is(err, event.ErrSourceClosed):
-		a.name = a.asked
-		return &rejection{
-			status: http.StatusNotFound,
-			cause:  "source_closed",
-			detail: "The source default is closed, since it would take events from anyone. Give it a secret " +
-				"(spine source set default --preset standard-webhooks --format envelope --secret …), " +
-				"or set DEFAULT_SOURCE=open.",
-		}
+		g.findStray(a)
+		return sourceClosed
 	case errors.Is(err, event.ErrSourceDisabled):
-		a.name = a.asked
-		return &rejection{
-			status: http.StatusNotFound,
-			cause:  "source_disabled",
-			detail: "There is no source of this name now.",
-		}
+		g.findStray(a)
+		return sourceDisabled
 	case errors.Is(err, event.ErrSourceBroken):
-		a.name = a.asked
+		g.findStray(a)
 		g.rejectionLog.Error().Err(err).Str("source", a.name).Msg("a source cannot be used")
 		return sourceBroken
 	}
 	return unavailable // the sources have not been read yet
+}
+
+// findStray notes how to keep a request to a source that takes none now.
+func (g *gate) findStray(a *arrival) {
+	stray := g.sources.Stray(a.asked)
+	a.name, a.policy.Kept, a.redactor = a.asked, stray.Kept, stray.Redactor
+}
+
+// largeBody is the size in bytes from which on a body is read for events in turn with others.
+const largeBody = 64 << 10
+
+// newTurns makes the turns of a gate. Few of them keep the processors busy.
+func newTurns() chan struct{} { return make(chan struct{}, 2*runtime.GOMAXPROCS(0)) }
+
+func isGzip(header http.Header) bool {
+	return strings.EqualFold(header.Get("Content-Encoding"), "gzip")
 }
 
 // greet answers the handshakes of providers that do not use POST for them.
@@ -207,29 +236,28 @@ func (g *gate) readBody(a *arrival, u upload) *rejection {
 		return nil
 	}
 	rej := g.receiveBody(a, u)
-	a.bodyRead = rej == nil || rej.status == http.StatusRequestEntityTooLarge
-	if rej != nil {
+	switch {
+	case rej == nil:
+		a.bodyState = bodyWhole
+	default:
+		a.bodyState = bodyPart
 		u.writer.Header().Set("Connection", "close") // what is left of the body is not read
 	}
 	return rej
 }
 
-func (g *gate) receiveBody(a *arrival, u upload) *rejection {
-	length := u.request.ContentLength
+func (g *gate) receiveBody(a *arrival, u upload) (rej *rejection) {
 	// Checked before the first read, which would send 100 Continue.
-	if length > g.maxBody {
+	if a.announced > g.maxBody {
+		a.request.Wire = readBeginning(u)
 		return g.tooLarge()
 	}
 	// A writer that cannot set a deadline leaves it to the server's own.
 	_ = http.NewResponseController(u.writer).SetReadDeadline(time.Now().Add(u.timeout))
-	var buffer bytes.Buffer
-	if length > 0 {
-		// Grow to the announced length, but no further than 16 KiB before any of it has arrived.
-		buffer.Grow(int(min(length, 16<<10)) + bytes.MinRead)
-	}
-	rej := g.readAll(a, &buffer, u.request.Body)
-	if rej == nil {
-		a.request.Wire = buffer.Bytes()
+	a.request.Wire, rej = g.readAll(a, u.request.Body, a.announced)
+	if rej != nil && rej.cause == causeTooLarge {
+		a.request.Wire = a.request.Wire[:min(len(a.request.Wire), keptBeginning)]
+		a.announced = g.maxBody + 1 // at least
 	}
 	return rej
 }
@@ -239,42 +267,26 @@ var gzipStart = []byte{0x1f, 0x8b, 0x08}
 
 // decompress sets the body that is read for events, within the limit of size. The header Content-Encoding is hardly
 // ever signed, so a signed body that is compressed is read as such without it too.
-func (g *gate) decompress(a *arrival) *rejection {
+func (g *gate) decompress(a *arrival) (rej *rejection) {
 	a.request.Body = a.request.Wire
-	isDeclared := strings.EqualFold(a.request.Header.Get("Content-Encoding"), "gzip")
+	isDeclared := isGzip(a.request.Header)
 	if !isDeclared && !(a.source.SignsBody() && bytes.HasPrefix(a.request.Wire, gzipStart)) {
 		return nil
 	}
+	var body []byte
 	unzip, err := gzip.NewReader(bytes.NewReader(a.request.Wire))
-	var buffer bytes.Buffer
-	var rej *rejection
 	if err != nil {
 		rej = bodyRejection(err)
 	} else {
-		rej = g.readAll(a, &buffer, unzip)
+		body, rej = g.readAll(a, unzip, -1)
 	}
 	switch {
 	case rej == nil:
-		a.request.Body = buffer.Bytes()
+		a.request.Body = body
 	case !isDeclared && rej.status == http.StatusBadRequest:
 		return nil // it only begins like one
 	}
 	return rej
-}
-
-// readAll reads body to its end, within the limit of size and of all bytes in flight.
-func (g *gate) readAll(a *arrival, buffer *bytes.Buffer, body io.Reader) *rejection {
-	limited := &io.LimitedReader{R: body, N: g.maxBody + 1}
-	_, err := buffer.ReadFrom(&reservingReader{limited, g, a})
-	switch {
-	case errors.Is(err, errInFlight):
-		return tooManyBytes
-	case limited.N <= 0:
-		return g.tooLarge()
-	case err != nil:
-		return bodyRejection(err)
-	}
-	return nil
 }
 
 // verify checks that a request comes from its source.
@@ -287,7 +299,7 @@ func (g *gate) verify(a *arrival) *rejection {
 	case errors.As(err, &unverified):
 		return &rejection{status: http.StatusUnauthorized, cause: unverified.Cause, detail: unverified.Detail}
 	}
-	g.log.Error().Err(err).Str("source", a.name).Msg("verifying a request failed")
+	g.rejectionLog.Error().Err(err).Str("source", a.name).Msg("verifying a request failed")
 	return unavailable
 }
 
@@ -326,13 +338,15 @@ func (g *gate) unreadable(err error) *rejection {
 			detail: "The body is not a valid event: see errors.", problems: invalid.Problems,
 		}
 	}
-	g.log.Error().Err(err).Msg("reading a body failed")
+	g.rejectionLog.Error().Err(err).Msg("reading a body failed")
 	return unavailable
 }
 
+const causeTooLarge = "too_large"
+
 func (g *gate) tooLarge() *rejection {
 	return &rejection{
-		status: http.StatusRequestEntityTooLarge, cause: "too_large",
+		status: http.StatusRequestEntityTooLarge, cause: causeTooLarge,
 		detail: "The body is larger than " + strconv.FormatInt(g.maxBody, 10) + " bytes.",
 	}
 }

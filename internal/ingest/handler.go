@@ -32,13 +32,15 @@ type HandlerConfig struct {
 // Handler receives webhooks over HTTP.
 type Handler struct {
 	gate
-	config     HandlerConfig
-	committer  *Committer
-	rejections *Rejections
-	keeper     *Keeper
-	limits     *limits
-	brake      *Brake
-	metrics    *Metrics
+	log         zerolog.Logger
+	conflictLog zerolog.Logger // sampled, as every line that a sender can cause
+	config      HandlerConfig
+	committer   *Committer
+	rejections  *Rejections
+	keeper      *Keeper
+	limits      *limits
+	brake       *Brake
+	metrics     *Metrics
 }
 
 // NewHandler returns a Handler that feeds committer.
@@ -49,11 +51,17 @@ func NewHandler(
 	return &Handler{
 		gate: gate{
 			sources: sources, maxBody: config.MaxBody, inFlight: semaphore.NewWeighted(config.InFlight),
-			log: log, rejectionLog: log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second}),
+			rejectionLog: sampled(log), turns: newTurns(),
 		},
+		log: log, conflictLog: sampled(log),
 		config: config, committer: committer, rejections: rejections, keeper: keeper, metrics: metrics,
 		limits: newLimits(config.Address), brake: cmp.Or(config.Brake, NewBrake()),
 	}
+}
+
+// sampled returns a log that takes ten lines a second. It is for lines that a sender can cause.
+func sampled(log zerolog.Logger) zerolog.Logger {
+	return log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 }
 
 // Register adds the handler's routes: /webhook and /webhook/{source}. They take every method, so that a request with a
@@ -71,7 +79,7 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request) {
 	}
 	a := &arrival{
 		asked: asked, remote: ClientAddress(r, h.config.Trusted),
-		request: event.Request{Method: r.Method, URL: r.URL, Header: r.Header, At: time.Now()},
+		request: event.Request{Method: r.Method, URL: r.URL, Header: r.Header, At: time.Now()}, announced: r.ContentLength,
 	}
 	defer h.release(a)
 	done, rej := h.admit(r.Context(), a, options{limits: h.limits, upload: upload{w, r, h.config.ReadTimeout}})
@@ -126,15 +134,15 @@ func (h *Handler) admit(ctx context.Context, a *arrival, o options) (admission, 
 	// From here on the events are committed, even if the answer is lost.
 	status := http.StatusOK
 	for i, receipt := range receipts {
-		level := zerolog.DebugLevel
+		log, level := &h.log, zerolog.DebugLevel
 		if receipt.Outcome == event.Conflict {
-			level = zerolog.InfoLevel
+			log, level = &h.conflictLog, zerolog.InfoLevel
 			if a.policy.RejectConflicts {
 				status = http.StatusConflict
 			}
 		}
 		e := &v.events[i]
-		h.log.WithLevel(level).Str("event_id", e.ID).Str("source", e.Source).Str("event_type", e.Type).
+		log.WithLevel(level).Str("event_id", e.ID).Str("source", e.Source).Str("event_type", e.Type).
 			Str("outcome", string(receipt.Outcome)).Msg("event received")
 	}
 	body := appendAnswers(nil, v.batch, v.events, receipts)
@@ -221,6 +229,9 @@ func (rej *rejection) longDetail() string {
 // ourFault reports whether the sender did nothing wrong.
 func (rej *rejection) ourFault() bool { return rej.status >= http.StatusInternalServerError }
 
+// class says which budget a request that is rejected so is kept in.
+func (rej *rejection) class() int { return classOf(rej.cause) }
+
 // Rejections that are our fault and not the sender's.
 var (
 	intakeFull = &rejection{
@@ -230,6 +241,16 @@ var (
 	tooManyBytes = &rejection{
 		status: http.StatusServiceUnavailable, cause: "bytes_in_flight",
 		detail: "Too many bytes are being received at once. Send the event again in a moment.",
+	}
+	sourceDisabled = &rejection{
+		status: http.StatusServiceUnavailable, cause: "source_disabled",
+		detail: "This source takes no requests now. Send the event again later.",
+	}
+	sourceClosed = &rejection{
+		status: http.StatusServiceUnavailable, cause: "source_closed",
+		detail: "The source default is closed, since it would take events from anyone. Give it a secret " +
+			"(spine source set default --preset standard-webhooks --format envelope --secret …), " +
+			"or set DEFAULT_SOURCE=open.",
 	}
 	sourceBroken = &rejection{
 		status: http.StatusServiceUnavailable, cause: "source_broken",
@@ -241,7 +262,7 @@ var (
 	}
 )
 
-// reject counts, audits and logs a rejection, keeps the request if it can be replayed, and answers.
+// reject counts, audits and logs a rejection, keeps what came of the request, and answers.
 func (h *Handler) reject(ctx context.Context, w http.ResponseWriter, a *arrival, rej *rejection) {
 	h.metrics.rejections.WithLabelValues(rej.cause, strconv.Itoa(rej.status)).Inc()
 	h.rejections.Add(a.name, rej.cause, rej.status)
@@ -255,10 +276,14 @@ func (h *Handler) reject(ctx context.Context, w http.ResponseWriter, a *arrival,
 		Int("status", rej.status).
 		Str("remote", a.remote).
 		Msg("request rejected")
-	if a.bodyRead && !rej.ourFault() && rej.status != http.StatusTooManyRequests {
+	if a.announced == 0 && a.bodyState == bodyUnread {
+		a.bodyState = bodyWhole // there is none
+	}
+	if a.name != "" && a.request.Method != http.MethodHead {
 		h.keeper.keep(a, rej)
 	}
-	if !rej.ourFault() { // the sender is told of our faults at once
+	// The sender is told of our faults at once. Strangers can ask a disabled source as often as they like.
+	if !rej.ourFault() || rej.class() == ours {
 		h.release(a)
 		h.brake.Wait(ctx)
 	}

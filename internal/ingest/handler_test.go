@@ -722,3 +722,78 @@ func TestBadInputDisturbsNobody(t *testing.T) {
 		require.Equal(t, c.status == http.StatusUnprocessableEntity, len(p.Errors) > 0, name)
 	}
 }
+
+// B1: what a request reserves is the memory that it takes, whatever its sender announces and however its body comes.
+func TestMemoryOfBodiesIsCounted(t *testing.T) {
+	in := serve(t, &modelStore{}, func(h *HandlerConfig, _ *CommitterConfig) { h.MaxBody = 1 << 20 })
+	g := &in.handler.gate
+	for name, c := range map[string]struct {
+		announced int64
+		comes     int
+	}{
+		"as announced":      {1_048_570, 1_048_570},
+		"stops":             {1_048_570, 1_000_000},
+		"stops early":       {1_048_570, 300},
+		"in chunks":         {-1, 700_000},
+		"in chunks, all":    {-1, 1 << 20},
+		"small":             {1200, 1200},
+		"small, in chunks":  {-1, 1200},
+		"of some kilobytes": {40_000, 40_000},
+		"none":              {0, 0},
+		"too large":         {-1, 1<<20 + 1},
+	} {
+		a := &arrival{}
+		b, rej := g.readAll(a, io.LimitReader(endless{}, int64(c.comes)), c.announced)
+		if c.comes > 1<<20 {
+			require.Equal(t, http.StatusRequestEntityTooLarge, rej.status)
+		} else {
+			require.Nil(t, rej, name)
+			require.Len(t, b, c.comes, name)
+		}
+		if c.comes > 0 {
+			require.GreaterOrEqual(t, a.bytes, int64(cap(b))*9/10, name)
+		}
+		require.GreaterOrEqual(t, a.reserved, a.bytes, name)
+		require.Less(t, cap(b), 2*max(c.comes, firstBuffer)+1, name)
+		if c.announced >= 0 {
+			require.LessOrEqual(t, int64(cap(b)), max(c.announced, firstBuffer), name)
+		}
+		g.release(a)
+		require.Zero(t, a.reserved)
+	}
+	require.True(t, g.inFlight.TryAcquire(64<<20), "all is given back")
+	a := &arrival{}
+	b, rej := g.readAll(a, endless{}, 1000)
+	require.Equal(t, tooManyBytes, rej)
+	require.NotEmpty(t, b, "what came is there to be kept")
+	g.inFlight.Release(64 << 20)
+}
+
+// endless is a body without an end.
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+// B5: conflicts, like all lines that a sender can cause, are logged as a sample.
+func TestSendersDoNotFillTheLog(t *testing.T) {
+	var log bytes.Buffer
+	in := serve(t, &modelStore{}, nil)
+	logged := NewHandler(
+		in.handler.config, in.sources, in.handler.committer, in.handler.rejections, in.kept,
+		zerolog.New(zerolog.SyncWriter(&log)).Level(zerolog.InfoLevel), metrics(),
+	)
+	in.sources.err["broken"] = event.ErrSourceBroken
+	for n := range 200 {
+		body := []byte(envelope("same", fmt.Sprintf(`{"n":%d}`, n)))
+		request := func(wire []byte) *event.Request {
+			return &event.Request{Method: http.MethodPost, Wire: wire, At: time.Now()}
+		}
+		code, _ := logged.Admit(t.Context(), event.DefaultSource, request(body))
+		require.Equal(t, http.StatusOK, code)
+		code, _ = logged.Admit(t.Context(), "broken", request(body))
+		require.Equal(t, http.StatusServiceUnavailable, code)
+	}
+	lines := strings.Count(log.String(), "\n")
+	require.Positive(t, lines)
+	require.LessOrEqual(t, lines, 100, "in a few seconds")
+}

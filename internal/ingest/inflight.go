@@ -1,23 +1,28 @@
 package ingest
 
 import (
-	"errors"
 	"io"
+	"net/http"
+	"time"
 
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// The bytes of all requests in flight are bounded, so that Spine's memory is. A request reserves room for its body as
-// the body arrives, and gives it back with its answer.
+// The bytes of all requests in flight are bounded, so that Spine's memory is. A request reserves room for the memory
+// that its body takes as the body arrives, and gives it back with its answer.
 
-// errInFlight says that there is no room for more bytes now.
-var errInFlight = errors.New("too many bytes in flight")
+const (
+	// reserveStep is how many bytes a request reserves at a time.
+	reserveStep = 32 << 10
+	// firstBuffer is the memory that a request gets before any of its body has arrived. It is reserved only then: a
+	// sender who just announces a body takes no room from others.
+	firstBuffer = 4 << 10
+	// smallBuffer is how far a buffer grows at once to what the sender has announced. Beyond, it doubles, so that a
+	// body takes no more than twice the memory of what has arrived.
+	smallBuffer = 64 << 10
+)
 
-// reserveStep is how many bytes a request reserves at a time.
-const reserveStep = 32 << 10
-
-// reserve reserves room for n more bytes of a request, and reports whether there was any. It is called for bytes that
-// have arrived, never for bytes that a sender only announces.
+// reserve reserves room for n more bytes of memory, and reports whether there was any.
 func (g *gate) reserve(a *arrival, n int64) bool {
 	a.bytes += n
 	if a.bytes <= a.reserved {
@@ -25,6 +30,7 @@ func (g *gate) reserve(a *arrival, n int64) bool {
 	}
 	more := (a.bytes - a.reserved + reserveStep - 1) / reserveStep * reserveStep
 	if !g.inFlight.TryAcquire(more) {
+		a.bytes -= n
 		return false
 	}
 	a.reserved += more
@@ -34,20 +40,82 @@ func (g *gate) reserve(a *arrival, n int64) bool {
 // release gives back the room that a request has reserved, and drops its bytes.
 func (g *gate) release(a *arrival) {
 	g.inFlight.Release(a.reserved)
-	a.reserved, a.request = 0, event.Request{}
+	a.bytes, a.reserved, a.request = 0, 0, event.Request{}
 }
 
-// reservingReader reserves room for the bytes that it reads.
-type reservingReader struct {
-	io.Reader
-	gate    *gate
-	arrival *arrival
-}
-
-func (r *reservingReader) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	if n > 0 && !r.gate.reserve(r.arrival, int64(n)) {
-		return 0, errInFlight
+// readAll reads body to its end, within the limit of size and of all bytes in flight. announced is its length, or -1
+// where the sender has not said it. After a rejection the bytes are those that came before it.
+func (g *gate) readAll(a *arrival, body io.Reader, announced int64) ([]byte, *rejection) {
+	limit := g.maxBody
+	if announced >= 0 {
+		limit = min(limit, announced)
 	}
-	return n, err
+	b := make([]byte, 0, min(limit, firstBuffer))
+	reserved := int64(0) // of the capacity of b
+	for {
+		if int64(len(b)) == limit {
+			return b, g.awaitEnd(a, body)
+		}
+		if len(b) == cap(b) {
+			size := int64(cap(b)) * 2
+			if limit <= smallBuffer && announced >= 0 {
+				size = limit
+			}
+			size = min(size, limit)
+			// The smaller buffer is not counted while it is copied: the collector takes it.
+			if !g.reserve(a, size-reserved) {
+				return b, tooManyBytes
+			}
+			reserved = size
+			b = append(make([]byte, 0, size), b...)
+		}
+		n, err := body.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if n > 0 && reserved == 0 {
+			if !g.reserve(a, int64(cap(b))) {
+				return b, tooManyBytes
+			}
+			reserved = int64(cap(b))
+		}
+		switch {
+		case err == io.EOF: //nolint:errorlint // a Reader returns it as it is
+			return b, nil
+		case err != nil:
+			return b, bodyRejection(err)
+		}
+	}
+}
+
+// awaitEnd reads the end of a body that has come up to its limit.
+func (g *gate) awaitEnd(a *arrival, body io.Reader) *rejection {
+	for {
+		n, err := body.Read(a.more[:])
+		switch {
+		case n > 0:
+			return g.tooLarge()
+		case err == io.EOF: //nolint:errorlint // as in readAll
+			return nil
+		case err != nil:
+			return bodyRejection(err)
+		}
+	}
+}
+
+const (
+	// keptBeginning is how many bytes are kept of a body that is too large.
+	keptBeginning = 1 << 10
+	// beginningTimeout is how long they may take to arrive.
+	beginningTimeout = time.Second
+)
+
+// readBeginning reads the first bytes of a body that is too large by its announced length. A sender that waits for 100
+// Continue is not asked for them.
+func readBeginning(u upload) []byte {
+	if u.request.Header.Get("Expect") != "" {
+		return nil
+	}
+	_ = http.NewResponseController(u.writer).SetReadDeadline(time.Now().Add(min(u.timeout, beginningTimeout)))
+	b := make([]byte, keptBeginning)
+	n, _ := io.ReadFull(u.request.Body, b) // whatever came
+	return b[:n]
 }

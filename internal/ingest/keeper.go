@@ -1,13 +1,14 @@
 package ingest
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/time/rate"
 
 	"github.com/webhookspine/spine/internal/event"
 )
@@ -21,19 +22,36 @@ type RejectedStore interface {
 	) error
 }
 
-// Limits of the Keeper. They make a flood of requests cheap: the database keeps only what a source's budget allows, and
-// the audit log has the sums of all.
+// Limits of the Keeper. They make a flood of requests cheap: what is written does not grow with what is sent. The audit
+// log has the sums of all requests.
 const (
-	keptPerSecond = 20       // requests of one source and cause
-	keptBurst     = 100      // of one source and cause at once
-	keptWaiting   = 1000     // requests that wait for the database
-	keptBytes     = 32 << 20 // of their bodies
-	keptInterval  = 250 * time.Millisecond
-	keptPatience  = 5 * time.Second // for one call to the database
+	// keptFirst requests of a source and cause are kept in each hour that begins with one. Beyond them a sample is.
+	keptFirst  = 100
+	keptPeriod = time.Hour
+	// keptFirstOurs is keptFirst of requests that came while their source was disabled or broken: these are rejected by
+	// no fault of the sender's, who may not send them again.
+	keptFirstOurs = 1000
+
+	keptBeginningHeaders = 4 << 10 // bytes of headers that are kept of a request that is not kept as a whole
+	keptText             = 2 << 10 // bytes of other texts of a request
+
+	keptWaiting  = 1000    // requests that wait for the database
+	keptBytes    = 8 << 20 // of their bodies
+	keptInterval = 250 * time.Millisecond
+	keptPatience = 5 * time.Second // for one call to the database
 )
 
-// Keeper keeps rejected requests, so that those rejected by mistake can be replayed. It never delays an answer: a
-// request beyond its limits is counted and not kept.
+// Rates of the Keeper, in requests and in bytes.
+var (
+	sampledOfKind = allowance{perSecond: 1, burst: 1}    // requests beyond keptFirst, of one source and cause
+	sampledOfAll  = allowance{perSecond: 10, burst: 100} // of all sources
+	// Bytes of whole requests. Of one that does not fit, only the beginning is kept.
+	bytesOfKind = allowance{perSecond: 75_000, burst: 1 << 20}
+	bytesOfAll  = allowance{perSecond: 125_000, burst: 2 << 20}
+)
+
+// Keeper keeps rejected requests, so that an operator finds them, and can replay those rejected by mistake. It never
+// delays an answer: a request beyond its limits is counted and not kept.
 type Keeper struct {
 	store   RejectedStore
 	log     zerolog.Logger
@@ -43,56 +61,156 @@ type Keeper struct {
 
 	mu      sync.Mutex
 	waiting []event.RejectedRequest
-	rows    int // requests that wait or are being stored
-	bytes   int // of their bodies
 	budgets map[string]event.Budget
-	rates   map[keeperKey]*rate.Limiter
+	kinds   map[keeperKey]*keptKind
+	pots    [2]pot // senders' faults, and ours
 }
 
 // keeperKey is bounded: sources that exist, and the causes of this package.
 type keeperKey struct{ source, cause string }
 
+// keptKind is what was kept of a source and cause.
+type keptKind struct {
+	since   time.Time // when the period began
+	count   int       // requests kept in it
+	sampled purse
+	bytes   purse
+}
+
+// pot is what requests of one class share. Each class has its own, so that a flood of one leaves room for the other.
+type pot struct {
+	rows    int   // requests that wait or are being stored
+	held    int64 // bytes of their bodies
+	sampled purse
+	bytes   purse
+}
+
+// allowance is a rate at which something may be spent.
+type allowance struct{ perSecond, burst float64 }
+
+// purse holds what is left of an allowance. The zero value is full.
+type purse struct {
+	spent float64 // beyond what the allowance has given back since
+	at    time.Time
+}
+
+// has reports whether n may be spent now. More than the burst may be spent from a full purse, which then stays in debt
+// for longer.
+func (p *purse) has(a allowance, now time.Time, n float64) bool {
+	if since := now.Sub(p.at).Seconds(); since > 0 {
+		p.spent = max(0, p.spent-since*a.perSecond)
+	}
+	p.at = now
+	return p.spent == 0 || p.spent+n <= a.burst
+}
+
 // NewKeeper returns a Keeper; Run makes it work.
 func NewKeeper(store RejectedStore, log zerolog.Logger, metrics *Metrics) *Keeper {
 	return &Keeper{
 		store: store, log: log, metrics: metrics,
-		budgets: map[string]event.Budget{}, rates: map[keeperKey]*rate.Limiter{},
+		budgets: map[string]event.Budget{}, kinds: map[keeperKey]*keptKind{},
 	}
 }
 
-// keep hands in a rejected request.
+// keep hands in a rejected request. It copies what it keeps only a part of, so that the caller can free the rest.
 func (k *Keeper) keep(a *arrival, rej *rejection) {
-	budget := a.policy.Kept
-	body := a.request.Wire
-	k.mu.Lock()
-	key := keeperKey{a.name, rej.cause}
-	limiter := k.rates[key]
-	if limiter == nil {
-		limiter = rate.NewLimiter(keptPerSecond, keptBurst)
-		k.rates[key] = limiter
-	}
-	full := k.rows >= keptWaiting || k.bytes+len(body) > keptBytes || int64(len(body)) > budget.Bytes
-	if budget.Rows <= 0 || full || !limiter.Allow() {
-		k.mu.Unlock()
+	if a.policy.Kept.Rows <= 0 || !k.admit(a, rej) {
 		k.metrics.unkept.Inc()
 		return
 	}
-	k.mu.Unlock()
-
 	// Outside of the lock, since redacting may take a while.
 	kept := event.RejectedRequest{
 		Source: a.name, At: event.Timestamp{Time: a.request.At},
-		Cause: rej.cause, Status: rej.status, Detail: rej.longDetail(),
-		Remote: a.remote, Method: a.request.Method, Target: a.source.RedactTarget(a.request.URL),
-		Headers: a.source.Redact(a.request.Header), Body: body,
+		Cause: rej.cause, Status: rej.status, Detail: cutText(rej.longDetail()),
+		Remote: a.remote, Method: cutText(a.request.Method), Target: a.request.URL.EscapedPath(),
+		Headers: []byte("{}"), Body: a.request.Wire,
+	}
+	if a.redactor != nil { // or nobody knows which of the headers hold secrets
+		kept.Target, kept.Headers = a.redactor.RedactTarget(a.request.URL), a.redactor.Redact(a.request.Header)
+	}
+	if a.bodyState != bodyWhole {
+		announced := max(a.announced, int64(len(kept.Body)))
+		kept.BodyBytes = &announced
+	}
+	class := &k.pots[rej.class()]
+	k.mu.Lock()
+	fits := k.spendBytes(a, rej, class, len(kept.Body)+len(kept.Headers)+len(kept.Target))
+	k.mu.Unlock()
+	if !fits {
+		if kept.BodyBytes == nil && len(kept.Body) > keptBeginning {
+			size := int64(len(kept.Body))
+			kept.BodyBytes = &size
+		}
+		kept.Body = kept.Body[:min(len(kept.Body), keptBeginning)]
+		if len(kept.Headers) > keptBeginningHeaders {
+			kept.Headers = []byte("{}")
+		}
+	}
+	kept.Target = cutText(kept.Target)
+	if cap(kept.Body) > len(kept.Body)+len(kept.Body)/8 {
+		kept.Body = bytes.Clone(kept.Body)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.waiting = append(k.waiting, kept)
-	k.rows++
-	k.bytes += len(body)
-	k.budgets[a.name] = budget
+	class.held += int64(len(kept.Body))
+	k.budgets[a.name] = a.policy.Kept
 }
+
+// admit reports whether a request is kept, and counts it then. It is counted among those that wait, too.
+func (k *Keeper) admit(a *arrival, rej *rejection) bool {
+	now := time.Now()
+	class := &k.pots[rej.class()]
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if class.rows >= keptWaiting {
+		return false
+	}
+	kind := k.kind(a, rej)
+	if now.Sub(kind.since) >= keptPeriod {
+		kind.since, kind.count = now, 0
+	}
+	first := keptFirst
+	if rej.class() == ours {
+		first = keptFirstOurs
+	}
+	if kind.count >= first {
+		if !kind.sampled.has(sampledOfKind, now, 1) || !class.sampled.has(sampledOfAll, now, 1) {
+			return false
+		}
+		kind.sampled.spent++
+		class.sampled.spent++
+	}
+	kind.count++
+	class.rows++
+	return true
+}
+
+func (k *Keeper) kind(a *arrival, rej *rejection) *keptKind {
+	key := keeperKey{a.name, rej.cause}
+	kind := k.kinds[key]
+	if kind == nil {
+		kind = &keptKind{since: time.Now()}
+		k.kinds[key] = kind
+	}
+	return kind
+}
+
+// spendBytes reports whether a request may be kept as a whole, and spends its bytes then.
+func (k *Keeper) spendBytes(a *arrival, rej *rejection, class *pot, size int) bool {
+	now, n := time.Now(), float64(size)
+	kind := k.kind(a, rej)
+	if class.held+int64(size) > keptBytes || int64(size) > a.policy.Kept.Bytes ||
+		!kind.bytes.has(bytesOfKind, now, n) || !class.bytes.has(bytesOfAll, now, n) {
+		return false
+	}
+	kind.bytes.spent += n
+	class.bytes.spent += n
+	return true
+}
+
+// cutText returns the beginning of a long text. The store mends a character that is cut in two.
+func cutText(text string) string { return text[:min(len(text), keptText)] }
 
 // Run stores rejected requests until ctx ends, and then those that are left.
 func (k *Keeper) Run(ctx context.Context) error {
@@ -131,8 +249,9 @@ func (k *Keeper) flush(ctx context.Context) {
 	defer k.mu.Unlock()
 	if err == nil || errors.Is(err, event.ErrInvalidData) {
 		for _, r := range requests {
-			k.rows--
-			k.bytes -= len(r.Body)
+			class := &k.pots[classOf(r.Cause)]
+			class.rows--
+			class.held -= int64(len(r.Body))
 		}
 	}
 	switch {
@@ -150,4 +269,17 @@ func (k *Keeper) flush(ctx context.Context) {
 			k.budgets[name] = budget
 		}
 	}
+}
+
+// Classes of rejected requests. spine.keep_rejected() knows them too.
+const (
+	theirs = iota
+	ours   // the source was disabled or broken
+)
+
+func classOf(cause string) int {
+	if slices.Contains([]string{"source_disabled", "source_broken", "source_closed"}, cause) {
+		return ours
+	}
+	return theirs
 }

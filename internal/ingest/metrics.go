@@ -71,14 +71,16 @@ var rejectionCauses = map[int][]string{
 		"signature_missing", "signature_wrong", "timestamp_bad", "timestamp_stale",
 		"credentials_missing", "credentials_wrong",
 	},
-	http.StatusNotFound:              {"no_such_source", "source_disabled", "source_closed"},
+	http.StatusNotFound:              {"no_such_source"},
 	http.StatusMethodNotAllowed:      {"method"},
 	http.StatusRequestTimeout:        {"too_slow"},
 	http.StatusRequestEntityTooLarge: {"too_large"},
 	http.StatusUnsupportedMediaType:  {"content_type", "content_encoding"},
 	http.StatusUnprocessableEntity:   {"invalid_event"},
 	http.StatusTooManyRequests:       {"address_rate", "source_rate"},
-	http.StatusServiceUnavailable:    {"unavailable", "intake_full", "bytes_in_flight", "source_broken"},
+	http.StatusServiceUnavailable: {
+		"unavailable", "intake_full", "bytes_in_flight", "source_disabled", "source_broken", "source_closed",
+	},
 }
 
 // sourceCounters count the events of one source by outcome.

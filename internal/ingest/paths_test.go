@@ -205,7 +205,7 @@ func TestEveryPathHasTheSameVerdict(t *testing.T) {
 		},
 		"empty batch":     {batch("[]"), passed{status: 200, answer: "[]\n"}},
 		"no source":       {pathRequest{source: "nobody", body: ping}, passed{status: 404, cause: "no_such_source"}},
-		"disabled source": {pathRequest{source: "disabled", body: ping}, passed{status: 404, cause: "source_disabled"}},
+		"disabled source": {pathRequest{source: "disabled", body: ping}, passed{status: 503, cause: "source_disabled"}},
 		"broken source":   {pathRequest{source: "broken", body: ping}, passed{status: 503, cause: "source_broken"}},
 		"sources unknown": {pathRequest{source: "early", body: ping}, passed{status: 503, cause: "unavailable"}},
 		"repeated header": {
@@ -294,6 +294,9 @@ func TestEveryPathHasTheSameVerdict(t *testing.T) {
 			if c.want.cause != "" && c.want.status < 500 {
 				want.detail = detail
 			}
+			if c.want.cause == sourceDisabled.cause { // an operator can mend that, and is told
+				want.detail = "The source is disabled. Enable it first."
+			}
 			replayed := r.replay(t, onReplay, now, false)
 			if strings.HasPrefix(c.want.cause, "credentials_") {
 				require.Contains(t, replayed.detail, "Credentials are not kept")
@@ -329,7 +332,7 @@ func TestTrustReplacesVerificationAlone(t *testing.T) {
 	require.Contains(t, wrong(ping, "X-GitHub-Delivery", "2").replay(t, in, now, true).detail, "more than once")
 	require.Contains(t, wrong(strings.Repeat(" ", maxBody+1)).replay(t, in, now, true).detail, "larger than")
 	in.sources.err["github"] = event.ErrSourceDisabled
-	require.Contains(t, wrong(ping).replay(t, in, now, true).detail, "no source")
+	require.Contains(t, wrong(ping).replay(t, in, now, true).detail, "is disabled")
 	delete(in.sources.err, "github")
 	require.Zero(t, in.store.count())
 	require.Equal(t, passed{event: "1"}, wrong(ping).replay(t, in, now, true))

@@ -102,6 +102,8 @@ func (p *Replayer) replay(ctx context.Context, kept event.RejectedRequest) (stat
 		return event.RejectedTakenIn, "The request was answered. It holds no event.", ""
 	case rej == nil:
 		return event.RejectedTakenIn, string(done.receipts[0].Outcome), done.events[0].ID
+	case rej.cause == sourceDisabled.cause:
+		return event.RejectedAgain, "The source is disabled. Enable it first.", ""
 	case rej.ourFault():
 		return "", "", ""
 	}

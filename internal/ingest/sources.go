@@ -11,6 +11,22 @@ import (
 // event.ErrSourceDisabled, event.ErrSourceClosed or event.ErrSourcesUnknown, or wraps event.ErrSourceBroken.
 type Sources interface {
 	Lookup(name string) (Source, error)
+	// Stray returns how to keep a request to a source that takes none now, since it is disabled or broken.
+	Stray(name string) Stray
+}
+
+// Stray is how to keep a request to a source that takes none now.
+type Stray struct {
+	Redactor Redactor // nil where nobody knows which headers hold secrets
+	Kept     event.Budget
+}
+
+// Redactor keeps secrets out of what is kept of a request. It is safe for concurrent use.
+type Redactor interface {
+	// Redact and RedactTarget return what may be kept of a request, without secrets: its headers as a JSON object, and
+	// its path and query.
+	Redact(h http.Header) []byte
+	RedactTarget(u *url.URL) string
 }
 
 // Source verifies and reads the requests that one provider sends. It is safe for concurrent use.
@@ -30,11 +46,7 @@ type Source interface {
 	InsistsOnJSON() bool     // whether other content types are rejected
 	SignsBody() bool         // whether headers must not change what a body means: its signature covers the body
 	Policy() Policy
-
-	// Redact and RedactTarget return what may be kept of a request, without secrets: its headers as a JSON object, and
-	// its path and query.
-	Redact(h http.Header) []byte
-	RedactTarget(u *url.URL) string
+	Redactor
 }
 
 // Policy is how a source is treated.

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -70,6 +71,15 @@ func (s *sources) put(name, settings string, policy Policy) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.all[name] = testSource{compiled, policy}
+}
+
+func (s *sources) Stray(name string) Stray {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if found, ok := s.all[name]; ok {
+		return Stray{found, found.policy.Kept}
+	}
+	return Stray{Kept: keeping.Kept}
 }
 
 func (s *sources) Lookup(name string) (Source, error) {
@@ -171,8 +181,9 @@ func TestUnverifiedRequest(t *testing.T) {
 	}, patience, time.Millisecond, "a limit that is changed holds at once")
 
 	kept := in.kept.waiting
-	require.Len(t, kept, 2, "and not the one over the rate")
-	for _, k := range kept {
+	require.GreaterOrEqual(t, len(kept), 3)
+	require.Equal(t, "source_rate", kept[2].Cause)
+	for _, k := range kept[:2] {
 		require.Equal(t, "github", k.Source)
 		require.JSONEq(t, ping, string(k.Body))
 		require.Equal(t, "127.0.0.1", k.Remote)
@@ -190,14 +201,84 @@ func TestSourcesThatTakeNothing(t *testing.T) {
 		"early": event.ErrSourcesUnknown,
 	}
 	requireProblem(t, http.StatusNotFound, in.post(t, "/webhook/nobody", strings.NewReader("{}")))
-	requireProblem(t, http.StatusNotFound, in.post(t, "/webhook/closed", strings.NewReader("{}")))
-	for _, name := range []string{"broken", "early"} {
-		r := in.post(t, "/webhook/"+name, strings.NewReader("{}"))
+	in.sources.put("closed", `{"preset":"token","secrets":["env:S1"],"verify":[{"scheme":"token","header":["X-Mine"]}]}`, keeping)
+	for _, name := range []string{"closed", "broken", "early"} {
+		r := in.post(t, "/webhook/"+name, strings.NewReader("{}"), "X-Mine", "S1", "X-Other", "1")
 		requireProblem(t, http.StatusServiceUnavailable, r)
 		require.Equal(t, respondAfter, r.header.Get("Retry-After"))
 		require.NotContains(t, r.body, "env:X", "that is not for a sender to read")
 	}
-	require.Empty(t, in.kept.waiting)
+	// F4, G3: what came is kept, and without secrets also where nobody knows which headers hold them.
+	require.Len(t, in.kept.waiting, 2)
+	for i, want := range []event.RejectedRequest{{Source: "closed", Cause: "source_disabled"}, {Source: "broken", Cause: "source_broken"}} {
+		kept := in.kept.waiting[i]
+		require.Equal(t, want.Source, kept.Source)
+		require.Equal(t, want.Cause, kept.Cause)
+		require.Equal(t, "{}", string(kept.Body))
+		require.Nil(t, kept.BodyBytes, "the whole body")
+		require.NotContains(t, string(kept.Headers), "S1")
+	}
+	require.Contains(t, string(in.kept.waiting[0].Headers), "X-Other")
+	require.Equal(t, "{}", string(in.kept.waiting[1].Headers))
+	require.Equal(t, 2, in.kept.pots[ours].rows)
+	require.Zero(t, in.kept.pots[theirs].rows)
+
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodHead, in.server.URL+"/webhook/closed", nil)
+	require.NoError(t, err)
+	response, err := in.server.Client().Do(r)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	require.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
+	require.Len(t, in.kept.waiting, 2, "a probe is nothing to keep")
+}
+
+// F4, CONTRACT section 1: every rejected request leaves what was read of it, and says where that is not all.
+func TestBeginningsAreKept(t *testing.T) {
+	in := serve(t, &modelStore{}, func(h *HandlerConfig, _ *CommitterConfig) { h.ReadTimeout = 300 * time.Millisecond })
+	in.sources.put("github", githubSettings, keeping)
+	large := `{"event_id":"big-1"` + strings.Repeat(" ", maxBody) + "}"
+	last := func() event.RejectedRequest {
+		in.kept.mu.Lock()
+		defer in.kept.mu.Unlock()
+		return in.kept.waiting[len(in.kept.waiting)-1]
+	}
+	for name, body := range map[string]io.Reader{
+		"announced": strings.NewReader(large), "in chunks": io.MultiReader(strings.NewReader(large)),
+	} {
+		requireProblem(t, http.StatusRequestEntityTooLarge, in.post(t, "/webhook/github", body))
+		kept := last()
+		require.Equal(t, large[:keptBeginning], string(kept.Body), name)
+		require.Less(t, cap(kept.Body), 2*keptBeginning, "the rest is not held")
+		require.NotNil(t, kept.BodyBytes, name)
+		require.Greater(t, *kept.BodyBytes, int64(maxBody), name)
+	}
+	for name, c := range map[string]struct {
+		send string
+		want int
+		body string
+	}{
+		"stops": {"POST /webhook/github HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\nabc", http.StatusRequestTimeout, "abc"},
+		"never begins": {
+			"POST /webhook/github HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n", http.StatusRequestTimeout, "",
+		},
+		"wrong type of a method": {"PUT /webhook/github HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", 405, ""},
+		"too large, waits to be asked": {
+			"POST /webhook/github HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5000000\r\n\r\n", 413, "",
+		},
+	} {
+		conn := in.dial(t)
+		conn.write(t, c.send)
+		require.Equal(t, c.want, conn.reply(t).status, name)
+		kept := last()
+		require.Equal(t, c.want, kept.Status, name)
+		require.Equal(t, c.body, string(kept.Body), name)
+		require.NotNil(t, kept.BodyBytes, name)
+		require.Greater(t, *kept.BodyBytes, int64(len(c.body)), name)
+	}
+	conn := in.dial(t)
+	conn.write(t, "DELETE /webhook/github HTTP/1.1\r\nHost: a\r\n\r\n")
+	require.Equal(t, http.StatusMethodNotAllowed, conn.reply(t).status)
+	require.Nil(t, last().BodyBytes, "it has no body")
 }
 
 const respondAfter = "2"
@@ -505,27 +586,31 @@ func TestKeeperIsBounded(t *testing.T) {
 		ended := make(chan error)
 		go func() { ended <- k.Run(ctx) }()
 		all := newSources(t)
-		all.put("github", githubSettings, Policy{Kept: event.Budget{Rows: 10, Bytes: 1000}})
+		all.put("github", githubSettings, Policy{Kept: event.Budget{Rows: 10, Bytes: 5000}})
 		found, err := all.Lookup("github")
 		require.NoError(t, err)
 		reject := func(cause string, size int) {
-			k.keep(&arrival{name: "github", source: found, policy: found.Policy(), request: event.Request{
-				Method: http.MethodPost, URL: &url.URL{Path: "/webhook/github"},
-				Header: http.Header{"Authorization": {"S1"}}, Wire: make([]byte, size), At: time.Now(),
-			}}, &rejection{status: http.StatusUnauthorized, cause: cause, detail: "No."})
+			k.keep(&arrival{
+				name: "github", source: found, policy: found.Policy(), redactor: found, bodyState: bodyWhole,
+				request: event.Request{
+					Method: http.MethodPost, URL: &url.URL{Path: "/webhook/github"},
+					Header: http.Header{"Authorization": {"S1"}}, Wire: make([]byte, size), At: time.Now(),
+				},
+			}, &rejection{status: http.StatusUnauthorized, cause: cause, detail: "No."})
 		}
 		for range 10_000 {
 			reject("signature_missing", 10)
 		}
 		reject("signature_wrong", 10) // it has room of its own
-		reject("signature_wrong", 1001)
+		reject("signature_wrong", 5001)
 		settle := func() {
 			time.Sleep(time.Second)
 			synctest.Wait()
 		}
 		settle()
+		const kept = keptFirst + 1 + 2 // the one is sampled
 		k.mu.Lock()
-		require.Len(t, k.waiting, keptBurst+1, "it waits for the database")
+		require.Len(t, k.waiting, kept, "it waits for the database")
 		k.mu.Unlock()
 		store.mu.Lock()
 		require.Empty(t, store.kept)
@@ -533,19 +618,83 @@ func TestKeeperIsBounded(t *testing.T) {
 		store.mu.Unlock()
 		settle()
 		store.mu.Lock()
-		require.Len(t, store.kept, keptBurst+1)
+		require.Len(t, store.kept, kept)
 		require.True(t, store.again, "some may have been kept, for all that is known")
-		require.Equal(t, map[string]event.Budget{"github": {Rows: 10, Bytes: 1000}}, store.budget)
+		require.Equal(t, map[string]event.Budget{"github": {Rows: 10, Bytes: 5000}}, store.budget)
 		require.NotContains(t, string(store.kept[0].Headers), "S1")
-		require.InDelta(t, 10_000-keptBurst+1, testutil.ToFloat64(k.metrics.unkept), 0)
+		cut := store.kept[kept-1]
+		require.Len(t, cut.Body, keptBeginning, "it is larger than the source's budget")
+		require.EqualValues(t, 5001, *cut.BodyBytes)
+		require.InDelta(t, 10_000-keptFirst-1, testutil.ToFloat64(k.metrics.unkept), 0)
 		store.mu.Unlock()
+		require.Zero(t, k.pots[theirs].rows)
+		require.Zero(t, k.pots[theirs].held)
 
 		reject("signature_wrong", 10)
 		stop()
 		require.NoError(t, <-ended)
-		require.Len(t, store.kept, keptBurst+2, "what is left is stored at a stop")
+		require.Len(t, store.kept, kept+1, "what is left is stored at a stop")
 		require.False(t, store.again)
 	})
+}
+
+// B2: what a flood makes the database write does not grow with it. The first hundred of each kind in an hour are found
+// all the same, and then a sample.
+func TestFloodsAreKeptAsSamples(t *testing.T) {
+	const second = 25 // requests
+	for name, c := range map[string]struct {
+		causes  []string
+		size    int // of a body
+		headers int
+		target  int
+		minutes int
+		rows    int     // kept, at least
+		rate    float64 // bytes a second at most, after the first minute too
+	}{
+		"large bodies, wrong signatures":   {[]string{"signature_wrong"}, 1 << 20, 100, 10, 10, 650, 130_000},
+		"of several causes":                {[]string{"signature_wrong", "not_json", "too_slow"}, 1 << 20, 100, 10, 10, 3 * 650, 230_000},
+		"of a disabled and an open source": {[]string{"source_disabled", "not_json"}, 1 << 20, 100, 10, 10, 1600, 250_000},
+		"large headers and targets":        {[]string{"signature_wrong"}, 0, 60_000, 60_000, 10, 650, 130_000},
+		"small ones":                       {[]string{"signature_wrong"}, 500, 300, 30, 10, 650, 30_000},
+		"for hours":                        {[]string{"signature_wrong"}, 2000, 300, 30, 130, 3*100 + 7000, 30_000},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			store := &rejectedStore{}
+			k := NewKeeper(store, zerolog.Nop(), metrics())
+			ctx, stop := context.WithCancel(t.Context())
+			ended := make(chan error)
+			go func() { ended <- k.Run(ctx) }()
+			all := newSources(t)
+			all.put("github", githubSettings, Policy{Kept: event.Budget{Rows: 1000, Bytes: 16 << 20}})
+			found, err := all.Lookup("github")
+			require.NoError(t, err)
+			body := make([]byte, c.size)
+			for range c.minutes * 60 * second {
+				for _, cause := range c.causes {
+					k.keep(&arrival{
+						name: "github", policy: found.Policy(), redactor: found, bodyState: bodyWhole,
+						request: event.Request{
+							Method: http.MethodPost, URL: &url.URL{Path: "/" + strings.Repeat("x", c.target)},
+							Header: http.Header{"X-Pad": {strings.Repeat("x", c.headers)}}, Wire: body, At: time.Now(),
+						},
+					}, &rejection{status: http.StatusUnauthorized, cause: cause, detail: "No."})
+				}
+				time.Sleep(time.Second / second)
+			}
+			stop()
+			require.NoError(t, <-ended)
+			written := 0
+			for _, r := range store.kept {
+				written += len(r.Body) + len(r.Headers) + len(r.Target) + 500
+			}
+			rate := float64(written) / float64(c.minutes*60)
+			t.Logf("%s: %d requests, %.0f bytes a second", name, len(store.kept), rate)
+			require.GreaterOrEqual(t, len(store.kept), c.rows, name)
+			require.Less(t, rate, c.rate, name)
+			sent := c.minutes * 60 * second * len(c.causes)
+			require.InDelta(t, sent-len(store.kept), testutil.ToFloat64(k.metrics.unkept), 0, "and all are counted")
+		})
+	}
 }
 
 // requestedStore hands out requests that an operator wants replayed.

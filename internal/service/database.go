@@ -18,17 +18,19 @@ func (s *Service) openStores(ctx context.Context, reading int) (err error) {
 	working := s.settings.Pool.MaxConns
 	if reading > 0 {
 		working = max(1, working-reading)
-		if s.reads, err = openStore(ctx, s.settings, reading, "spine reads"); err != nil {
+		if s.reads, err = openStore(ctx, s.settings, reading, "spine reads", readTimeout); err != nil {
 			return err
 		}
 	}
-	s.store, err = openStore(ctx, s.settings, working, "spine")
+	s.store, err = openStore(ctx, s.settings, working, "spine", 0)
 	return err
 }
 
-// openStore makes a pool of conns connections.
-func openStore(ctx context.Context, settings *Settings, conns int, name string) (*store.Store, error) {
-	config := store.Config{URL: string(settings.Database.URL), AppName: name}
+// openStore makes a pool of conns connections. timeout limits each statement that reads for an operator; 0 is no limit.
+func openStore(
+	ctx context.Context, settings *Settings, conns int, name string, timeout time.Duration,
+) (*store.Store, error) {
+	config := store.Config{URL: string(settings.Database.URL), AppName: name, ReadTimeout: timeout}
 	config.MaxConns = int32(conns) //nolint:gosec // at most 1000
 	return store.Open(ctx, config)
 }

@@ -73,6 +73,7 @@ type Service struct {
 	adminURL string
 	sides    []*side
 	brake    *ingest.Brake
+	memory   memoryPlan
 
 	destination   string            // address of deliveries; empty where there are none
 	sources       *source.Registry  // nil without the API
@@ -107,7 +108,8 @@ func New(
 		return nil, err
 	}
 	s := &Service{
-		settings: settings, roles: roles, version: version, log: log, admin: admin, secrets: settings.Secrets.Resolver(os.LookupEnv), destination: destination,
+		settings: settings, roles: roles, version: version, log: log, admin: admin, destination: destination,
+		secrets: settings.Secrets.Resolver(os.LookupEnv), memory: planMemory(settings, roles, groupMemory(os.DirFS("/"))),
 		metrics: observe.NewMetrics(), brake: ingest.NewBrake(), ready: make(chan struct{}),
 	}
 	defer func() {
@@ -219,7 +221,8 @@ func (s *Service) addIntake() {
 	s.intakeMetrics = ingest.NewMetrics(s.metrics)
 	var events ingest.Store = s.store
 	if s.worker != nil {
-		events = intake{store: s.store, worker: s.worker, log: s.log}
+		log := s.log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
+		events = intake{store: s.store, worker: s.worker, log: log}
 	}
 	s.committer = ingest.NewCommitter(events, config, s.log, s.intakeMetrics)
 	s.keeper = ingest.NewKeeper(s.store, s.log, s.intakeMetrics)
@@ -231,7 +234,7 @@ func (s *Service) addIntake() {
 	s.handler = ingest.NewHandler(ingest.HandlerConfig{
 		MaxBody:     settings.Intake.MaxBodyBytes,
 		ReadTimeout: bodyTimeout,
-		InFlight:    settings.Intake.MaxInFlightBytes,
+		InFlight:    s.inFlightBytes(),
 		Trusted:     settings.Intake.TrustedProxies,
 		Address:     ingest.Rate{PerSecond: settings.Intake.AddressRate, Burst: settings.Intake.AddressBurst},
 		Brake:       s.brake,
@@ -351,6 +354,7 @@ func (s *Service) Run(ctx context.Context) error {
 	var back errgroup.Group
 	back.Go(func() error { return s.activity.Run(background) })
 	back.Go(func() error { return s.rejections.Run(background) })
+	back.Go(func() error { return s.memory.keep(background, s.log) })
 	if s.committer != nil {
 		back.Go(func() error { return s.committer.Run(background) })
 		back.Go(func() error { return s.keeper.Run(background) })

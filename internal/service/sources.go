@@ -23,6 +23,17 @@ func (s intakeSources) Lookup(name string) (ingest.Source, error) {
 	return intakeSource{compiled}, nil
 }
 
+// Stray keeps the promises of ingest.Sources.
+func (s intakeSources) Stray(name string) ingest.Stray {
+	if stray, ok := s.Registry.Stray(name); ok {
+		return ingest.Stray{Redactor: &stray.Redactor, Kept: kept(stray.Config.Rejected)}
+	}
+	return ingest.Stray{Kept: kept(source.DefaultBudget())}
+}
+
+// kept is a budget of rejected requests, as package ingest sees it.
+func kept(b source.Budget) event.Budget { return event.Budget{Rows: b.Rows, Bytes: b.Bytes, Age: b.Age} }
+
 // intakeSource is a source, as package ingest sees it.
 type intakeSource struct{ *source.Source }
 
@@ -33,7 +44,7 @@ func (s intakeSource) Policy() ingest.Policy {
 		RejectConflicts: c.Conflicts == "refuse",
 		Verified:        ingest.Rate{PerSecond: c.Limits.Rate, Burst: c.Limits.Burst},
 		Address:         ingest.Rate{PerSecond: c.Limits.AddressRate, Burst: c.Limits.AddressBurst},
-		Kept:            event.Budget{Rows: c.Rejected.Rows, Bytes: c.Rejected.Bytes, Age: c.Rejected.Age},
+		Kept:            kept(c.Rejected),
 	}
 }
 

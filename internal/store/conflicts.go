@@ -47,23 +47,50 @@ func (s *Store) Conflicts(
 		RawBody         []byte
 		Differences     json.RawMessage
 		Event           int64
+		Compared, Shown bool
 		view.OtherPayload
 	}
-	// The page is found before anything is compared.
-	found, err := list[row](ctx, s, "listing conflicts", `select c.event_id, c.source, e.created_at as stored_at,
-			e.payload, coalesce(e.unqueryable, '') as unqueryable, e.raw_body,
-			case when e.payload is not null and c.payload is not null then (
-				select json_agg(case
-					when d.was is null then json_build_object('path', d.path, 'is', d."is")
-					when d."is" is null then json_build_object('path', d.path, 'was', d.was)
-					else json_build_object('path', d.path, 'was', d.was, 'is', d."is")
-				end)
-				from spine.differences(e.payload, c.payload) d) end as differences,
-			c.event, `+conflictColumns+`
-		from (select c.* from spine.conflicts c`+q.conditions()+
-		` order by c.created_at desc, c.event desc, c.payload_hash desc limit `+q.arg(page.Limit+1)+`) c
-		join spine.events e on e.id = c.event
-		order by c.created_at desc, c.event desc, c.payload_hash desc`, q.args...)
+	budget := q.arg(conflictBytes) + "::bigint"
+	const order = "order by c.created_at desc, c.event desc, c.payload_hash desc"
+	shown := "c.compared"
+	if filter.EventID != "" {
+		shown = "true" // there are ten of an event at most
+	}
+	// The page is found before anything is compared, and sums of sizes limit what is read of it. What is stored is
+	// summed up first, for to know the size of a text takes reading it.
+	found, err := list[row](ctx, s, "listing conflicts", `
+		select c.event_id, c.source, c.stored_at,
+			case when c.shown then c.first end as payload, c.first_unqueryable as unqueryable,
+			case when c.shown then c.first_body end as raw_body,
+			case when c.compared then spine.differences_json(c.first, c.payload) end as differences,
+			c.event, c.compared, c.shown,
+			encode(c.payload_hash, 'hex') as payload_hash, c.event_type, c.occurred_at, c.created_at, c.seen_count,
+			c.accepted_as, case when c.shown then c.payload end as payload,
+			coalesce(c.unqueryable, '') as unqueryable, case when c.shown then c.raw_body end as raw_body
+		from (
+			select c.*, `+shown+` as shown
+			from (
+				select c.*, coalesce(c.size is not null and sum(c.size) over (`+order+`) <= `+budget+`, false) as compared
+				from (
+					select c.*, case when c.stored <= `+budget+` then
+						coalesce(octet_length(c.first::text), 0) + coalesce(octet_length(c.first_body), 0)
+						+ coalesce(octet_length(c.payload::text), 0) + coalesce(octet_length(c.raw_body), 0)
+					end as size
+					from (
+						select c.*, e.created_at as stored_at, e.payload as first,
+							coalesce(e.unqueryable, '') as first_unqueryable, e.raw_body as first_body,
+							sum(
+								coalesce(pg_column_size(e.payload), 0) + coalesce(pg_column_size(e.raw_body), 0)
+								+ coalesce(pg_column_size(c.payload), 0) + coalesce(pg_column_size(c.raw_body), 0)
+							) over (`+order+`) as stored
+						from (select c.* from spine.conflicts c`+q.conditions()+" "+order+
+		` limit `+q.arg(page.Limit+1)+`) c
+						join spine.events e on e.id = c.event
+					) c
+				) c
+			) c
+		) c
+		`+order, q.args...)
 	if err != nil {
 		return nil, view.Next{}, err
 	}
@@ -83,20 +110,36 @@ func (s *Store) Conflicts(
 	}
 	for _, f := range found {
 		r := view.ConflictRow{
-			EventID:      f.EventID,
-			Source:       f.Source,
-			StoredAt:     f.StoredAt,
-			OtherPayload: f.OtherPayload,
-			First:        view.Content{Payload: f.Payload, Unqueryable: f.Unqueryable, RawBody: f.RawBody},
+			EventID:         f.EventID,
+			Source:          f.Source,
+			StoredAt:        f.StoredAt,
+			PayloadsOmitted: !f.Shown,
+			OtherPayload:    f.OtherPayload,
+			First:           view.Content{Payload: f.Payload, Unqueryable: f.Unqueryable, RawBody: f.RawBody},
 		}
 		if f.Differences != nil {
 			if err := json.Unmarshal(f.Differences, &r.Differences); err != nil {
 				return nil, view.Next{}, fmt.Errorf("listing conflicts: %w", err)
 			}
 		}
+		switch {
+		case f.Unqueryable != "" || f.OtherPayload.Unqueryable != "":
+			r.NotCompared = view.ComparesBytes
+		case !f.Compared || isTooLarge(r.Differences):
+			r.Differences, r.NotCompared = nil, view.ComparesTooLarge
+		}
 		rows = append(rows, r)
 	}
 	return rows, next, nil
+}
+
+// conflictBytes is how many bytes of payloads a page of conflicts has, and compares. It takes the database less than a
+// second, whatever senders have sent.
+const conflictBytes = 4 << 20
+
+// isTooLarge reports whether differences are what spine.differences() says of payloads that are too large to compare.
+func isTooLarge(found []view.Difference) bool {
+	return len(found) == 1 && found[0].Path == "" && found[0].Was == nil && found[0].Is == nil
 }
 
 // AcceptConflict makes an event of another payload that came under a known id, and returns its event_id. A second call

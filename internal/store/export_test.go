@@ -1,7 +1,31 @@
 package store
 
+import "context"
+
 // VerifySpans is Verify with the greatest number of events that a step takes.
 var VerifySpans = (*Store).verifySpans
 
 // MigrateTo is Migrate with the files of another release.
 var MigrateTo = migrate
+
+// ReadOne, ReadList and ReadCollect read one text in the three ways in which this package reads for operators.
+func ReadOne(s *Store, ctx context.Context, sql string) (text string, err error) {
+	err = s.readOne(ctx, sql, nil, &text)
+	return text, err
+}
+
+func ReadList(s *Store, ctx context.Context, sql string) (string, error) {
+	rows, err := list[struct{ Text string }](ctx, s, "reading", sql)
+	if err != nil {
+		return "", err
+	}
+	return rows[0].Text, nil
+}
+
+func ReadCollect(s *Store, ctx context.Context, sql string) (string, error) {
+	rows, err := collect[struct{ Text string }](ctx, s, "reading", sql)
+	if err != nil {
+		return "", err
+	}
+	return rows[0].Text, nil
+}

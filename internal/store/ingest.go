@@ -144,7 +144,7 @@ func receiptsOf(events []event.Event, outcomes []string) ([]event.Receipt, error
 	return receipts, nil
 }
 
-// Reject audits summaries of rejected requests. again says that a call with the same ones ended with an error before.
+// Reject audits summaries of rejected requests. Each step has the time at which the first of them came. again says that a call with the same ones ended with an error before.
 // An error that wraps event.ErrInvalidData lies in the data.
 func (s *Store) Reject(ctx context.Context, summaries []event.RejectionSummary, again bool) error {
 	n := len(summaries)
@@ -154,22 +154,26 @@ func (s *Store) Reject(ctx context.Context, summaries []event.RejectionSummary, 
 		statuses = make([]int32, n)
 		counts   = make([]int64, n)
 		since    = make([]time.Time, n)
+		ages     = make([]time.Duration, n) // the database's clock may be another one
 	)
 	for i, r := range summaries {
 		if r.Source != "" {
 			sources[i] = &summaries[i].Source
 		}
-		causes[i], counts[i], since[i] = r.Cause, r.Count, r.Since
+		causes[i], counts[i], since[i], ages[i] = r.Cause, r.Count, r.Since, time.Since(r.Since)
 		statuses[i] = int32(r.Status) //nolint:gosec // an HTTP status is below 1000
 	}
 	_, err := s.pool.Exec(
 		ctx,
-		"select spine.reject($1::text[], $2::text[], $3::integer[], $4::bigint[], $5::timestamptz[], $6)",
+		`select spine.reject(
+			$1::text[], $2::text[], $3::integer[], $4::bigint[], $5::timestamptz[], $6::interval[], $7
+		)`,
 		sources,
 		causes,
 		statuses,
 		counts,
 		since,
+		ages,
 		again,
 	)
 	if err != nil {

@@ -118,11 +118,11 @@ func (f DeadFilter) args() []any {
 
 // CountDead counts the dead rows that f chooses, up to most. It relies on processing_state_dead.
 func (s *Store) CountDead(ctx context.Context, f DeadFilter, most int64) (count int64, err error) {
-	err = s.pool.QueryRow(ctx, `select count(*) from (
+	err = s.readOne(ctx, `select count(*) from (
 		select from spine.processing_state p join spine.events e on e.id = p.event
 		where p.status = 'dead' and p.updated_at >= $1::text::timestamptz and p.updated_at < $2::text::timestamptz
 			and ($3 = '' or p.source = $3) and ($4 = '' or e.event_type = $4) and ($5 = '' or p.destination = $5)
-		limit $6) d`, append(f.args(), most)...).Scan(&count)
+		limit $6) d`, append(f.args(), most), &count)
 	if err != nil {
 		return 0, fmt.Errorf("counting dead letters: %w", err)
 	}

@@ -19,7 +19,7 @@ import (
 
 // rejectedColumns are those of a list, in the order of rejectedRow's fields.
 const rejectedColumns = `r.id, r.source, r.at, r.cause, r.status, r.detail, r.remote, r.method, r.target,
-	octet_length(r.body)::bigint as size, r.state, r.note, r.event_id, r.settled_at, r.trust`
+	octet_length(r.body)::bigint as size, r.state, r.note, r.event_id, r.settled_at, r.trust, r.body_bytes`
 
 // rejectedRow is a rejected request in a list.
 type rejectedRow struct {
@@ -34,6 +34,7 @@ type rejectedRow struct {
 	Note, EventID                  *string
 	SettledAt                      *event.Timestamp
 	Trust                          bool
+	BodyBytes                      *int64
 }
 
 func (r rejectedRow) request() event.RejectedRequest {
@@ -53,6 +54,7 @@ func (r rejectedRow) request() event.RejectedRequest {
 		EventID:   r.EventID,
 		SettledAt: r.SettledAt,
 		Trust:     r.Trust,
+		BodyBytes: r.BodyBytes,
 	}
 }
 
@@ -98,13 +100,14 @@ func (s *Store) KeepRejected(
 		times                    = make([]time.Time, n)
 		statuses                 = make([]int32, n)
 		bodies                   = make([][]byte, n)
+		sizes                    = make([]*int64, n)
 	)
 	for i, r := range requests {
 		sources[i], times[i], causes[i] = r.Source, r.At.Time, r.Cause
 		statuses[i] = int32(r.Status) //nolint:gosec // an HTTP status is below 1000
 		details[i], remotes[i] = storable(r.Detail), storable(r.Remote)
 		methods[i], targets[i] = storable(r.Method), storable(r.Target)
-		headers[i] = string(r.Headers)
+		headers[i], sizes[i] = string(r.Headers), r.BodyBytes
 		if bodies[i] = r.Body; r.Body == nil {
 			bodies[i] = []byte{}
 		}
@@ -117,7 +120,7 @@ func (s *Store) KeepRejected(
 	}
 	_, err := s.pool.Exec(
 		ctx,
-		"select spine.keep_rejected($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+		"select spine.keep_rejected($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
 		sources,
 		times,
 		causes,
@@ -128,6 +131,7 @@ func (s *Store) KeepRejected(
 		targets,
 		headers,
 		bodies,
+		sizes,
 		names,
 		rows,
 		bytes,
@@ -223,7 +227,7 @@ func (s *Store) RejectedCauses(ctx context.Context) (map[string]map[string]int64
 }
 
 // ReplayRejected asks an API process to replay a kept request, without verifying it where trust is set. The error is
-// event.ErrNotKept or the database's.
+// event.ErrNotKept, event.ErrBeginning or the database's.
 func (s *Store) ReplayRejected(ctx context.Context, id int64, trust bool, caller string) error {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if err := callFor(ctx, tx, caller); err != nil {
@@ -233,8 +237,13 @@ func (s *Store) ReplayRejected(ctx context.Context, id int64, trust bool, caller
 		return err
 	})
 	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "P0002" {
-		return event.ErrNotKept
+	if errors.As(err, &pgErr) {
+		switch pgErr.Code {
+		case "P0002":
+			return event.ErrNotKept
+		case "55000":
+			return event.ErrBeginning
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("replaying a rejected request: %w", err)
@@ -242,8 +251,8 @@ func (s *Store) ReplayRejected(ctx context.Context, id int64, trust bool, caller
 	return nil
 }
 
-// ReplayAllRejected asks for a replay of all kept requests that filter chooses, except those that were accepted since,
-// and returns how many.
+// ReplayAllRejected asks for a replay of all kept requests that filter chooses, except those that were accepted since
+// and those of which only the beginning is kept. It returns how many.
 func (s *Store) ReplayAllRejected(
 	ctx context.Context,
 	filter view.RejectedFilter,

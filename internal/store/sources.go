@@ -35,6 +35,7 @@ func (s *Store) Sources(ctx context.Context) ([]event.SourceSettings, error) {
 func (s *Store) Source(ctx context.Context, name string) (event.SourceSettings, error) {
 	var found event.SourceSettings
 	batch := &pgx.Batch{}
+	s.boundTime(batch)
 	batch.Queue("select spine.require_source($1)", name)
 	queue(
 		batch,

@@ -31,12 +31,15 @@ type Config struct {
 	URL      string // of the database, or of a transaction pooler in front of it
 	MaxConns int32  // connections of the pool, 1 or more
 	AppName  string // application_name, as pg_stat_activity shows it
+	// ReadTimeout limits each statement that reads for an operator. 0 sets no limit.
+	ReadTimeout time.Duration
 }
 
 // Store is a pool of connections to one database.
 type Store struct {
-	pool *pgxpool.Pool
-	pids sync.Map // of the server processes behind the pool's connections
+	pool        *pgxpool.Pool
+	readTimeout time.Duration
+	pids        sync.Map // of the server processes behind the pool's connections
 
 	idle    atomic.Pointer[glance] // when RollUp last found nothing to count
 	sampled atomic.Pointer[glance] // when SampleDepth last looked
@@ -53,7 +56,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	config.MinConns = 0
 	config.PingTimeout = time.Second // of a connection that was idle, before it is used again
 	config.ConnConfig.OnNotice = noteWarning
-	s := &Store{}
+	s := &Store{readTimeout: c.ReadTimeout}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		if err := tune(ctx, conn); err != nil {
 			return err // and BeforeClose is not called

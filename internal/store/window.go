@@ -114,8 +114,9 @@ func (s *Store) storedWithin(ctx context.Context, span view.Span, before int64) 
 		until = &span.Until
 	}
 	var first, last *int64
-	err := s.pool.QueryRow(ctx, "select s.first, s.last from spine.events_within($1, $2) s", since, until).
-		Scan(&first, &last)
+	err := s.readOne(
+		ctx, "select s.first, s.last from spine.events_within($1, $2) s", []any{since, until}, &first, &last,
+	)
 	if err != nil {
 		return idSpan{}, fmt.Errorf("finding the events of a time: %w", err)
 	}

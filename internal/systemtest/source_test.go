@@ -161,7 +161,9 @@ func TestSourceCommands(t *testing.T) {
 	require.Contains(t, c.ok("source", "disable", "github"), "disabled")
 	require.Eventually(
 		t,
-		func() bool { return s.request(t, http.MethodPost, "/webhook/github", "{}").code == http.StatusNotFound },
+		func() bool {
+			return s.request(t, http.MethodPost, "/webhook/github", "{}").code == http.StatusServiceUnavailable
+		},
 		patience,
 		10*time.Millisecond,
 	)
@@ -325,7 +327,7 @@ func TestTryCaptured(t *testing.T) {
 	}
 	c.stdin = captured(lf, empty, "", github(empty)...)
 	c.ok("source", "disable", "github")
-	require.Contains(t, c.fails(1, "source", "test", "github", "--request", "-"), "404 (source_disabled)")
+	require.Contains(t, c.fails(1, "source", "test", "github", "--request", "-"), "503 (source_disabled)")
 	c.ok("source", "enable", "github")
 
 	// A signature that holds a time is judged by when the request came.

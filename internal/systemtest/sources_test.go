@@ -1126,7 +1126,9 @@ func TestSourcesAPI(t *testing.T) {
 	require.Equal(t, http.StatusOK, s.request(t, http.MethodPost, "/api/sources/github/disable", "", admin...).code)
 	require.Eventually(
 		t,
-		func() bool { return s.request(t, http.MethodPost, "/webhook/github", "{}").code == http.StatusNotFound },
+		func() bool {
+			return s.request(t, http.MethodPost, "/webhook/github", "{}").code == http.StatusServiceUnavailable
+		},
 		patience,
 		10*time.Millisecond,
 	)

@@ -18,9 +18,20 @@ type ConflictRow struct {
 	Source      string          `json:"source"`
 	StoredAt    event.Timestamp `json:"stored_at"`   // when the event came
 	First       Content         `json:"first"`       // what stays
-	Differences []Difference    `json:"differences"` // null where one of the two cannot be queried
+	Differences []Difference    `json:"differences"` // null where they are not compared
+	// NotCompared says why they are not compared. It is empty where they are.
+	NotCompared string `json:"not_compared,omitempty"`
+	// PayloadsOmitted says that both payloads are null here because the page would be too large. The list of one event
+	// has them.
+	PayloadsOmitted bool `json:"payloads_omitted,omitempty"`
 	OtherPayload
 }
+
+// Why two payloads are not compared.
+const (
+	ComparesBytes    = "one of the two is kept as bytes"
+	ComparesTooLarge = "too large to compare"
+)
 
 // OtherPayload is another payload that came under a known event_id.
 type OtherPayload struct {

@@ -36,6 +36,9 @@ func (s Span) Open() bool { return s.Since.IsZero() && s.Until.IsZero() }
 // ErrBadCursor says that a Page's cursor is not one of the list on which it is used.
 var ErrBadCursor = errors.New("the cursor is not one of this list")
 
+// ErrTooSlow says that the database took longer than a read may.
+var ErrTooSlow = errors.New("the database did not answer in time")
+
 // NotStoredError says that an event is not stored.
 type NotStoredError struct {
 	Detail      string     // sentences, safe to show: near ids, rejected requests, the last arrival of the source

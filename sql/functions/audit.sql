@@ -54,7 +54,8 @@ comment on function spine.ensure_audit_partitions(integer) is
 -- reject: writes rejected requests to the audit log, as summaries.
 --   arrays, one element a summary:
 --   _source, _cause, _status  what the requests of a summary have in common
---   _count, _since            how many there were, and since when
+--   _count, _since            how many there were, and since when, by the caller's clock
+--   _age                      how long ago that was: the step is stamped with the time at which the first of them came
 --   _again  true where the caller handed in the same summaries before and does not know the outcome. It leaves out
 --           those that the log has. It looks from a day before _since on, since that time is of the caller's clock.
 -- Locks: callers take turns, since the first may still be at work.
@@ -66,6 +67,7 @@ create or replace function spine.reject(
     _status integer[],
     _count bigint[],
     _since timestamptz[],
+    _age interval[],
     _again boolean)
 returns void
 language plpgsql
@@ -73,14 +75,19 @@ set search_path = spine, pg_temp
 set timezone = 'UTC' as $$
 begin
     perform take_lock('reject');
-    insert into audit_trail (source, action, details)
-    select r.source, 'request_rejected', r.details
+    insert into audit_trail (timestamp, source, action, details)
+    select
+        clock_timestamp() - greatest(least(r.age, interval '1 day'), interval '0'),
+        r.source,
+        'request_rejected',
+        r.details
     from (
         select
             u.source,
             u.since,
+            u.age,
             json_build_object('cause', u.cause, 'status', u.status, 'count', u.count, 'since', u.since) as details
-        from unnest(_source, _cause, _status, _count, _since) as u(source, cause, status, count, since)
+        from unnest(_source, _cause, _status, _count, _since, _age) as u(source, cause, status, count, since, age)
     ) r
     where not _again or not exists (
         select
@@ -91,5 +98,5 @@ begin
             and a.source is not distinct from r.source
             and a.details::text = r.details::text);
 end $$;
-comment on function spine.reject(text[], text[], integer[], bigint[], timestamptz[], boolean) is
+comment on function spine.reject(text[], text[], integer[], bigint[], timestamptz[], interval[], boolean) is
     'Internal. Writes rejected requests to the audit log, as summaries.';

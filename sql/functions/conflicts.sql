@@ -4,16 +4,37 @@
 --   _was, _is  the two values
 -- A side that is not there is NULL; a JSON null is a value like any other.
 -- An object or array that only one of them has is one place. Reads no table.
+-- Senders choose the values, so the work is bounded. One place with the path '' and NULL on both sides says that the two
+-- are too large to compare:
+--   more than 512 KiB of text in all, or numbers with exponents of three digits, which take that many bytes to write
+--   more than 2,000 values that differ, counting those around them
+--   nested so deeply that the walk would copy the values more than 16 times
+--   more than 64 KiB in the places that are shown
 create or replace function spine.differences(_was json, _is json) returns table (path text, was json, "is" json)
 language sql immutable
 set search_path = spine, pg_temp as $$
-    with recursive walk(path, was, "is") as (
-        select '', _was::jsonb, _is::jsonb
+    with recursive pair as (
+        select case
+            when octet_length(_was::text) + octet_length(_is::text) > 524288 then false
+            else (_was::text || _is::text) !~ '[[:space:]:,[]-?[0-9]+([.][0-9]+)?[eE][+-]?[0-9]{3}'
+        end as fits
+    ), whole as materialized (
+        select
+            case when p.fits then _was::jsonb end as was,
+            case when p.fits then _is::jsonb end as "is"
+        from pair p
+        where p.fits
+    ), walk(path, was, "is", copied, most) as (
+        select '', o.was, o."is", 0::bigint, 65536 + 16::bigint * (pg_column_size(o.was) + pg_column_size(o."is"))
+        from whole o
+        where o.was is distinct from o."is"
         union all
         select
             w.path || '/' || replace(replace(k.key, '~', '~0'), '/', '~1'),
-            case when jsonb_typeof(w.was) = 'array' then w.was -> k.key::integer else w.was -> k.key end,
-            case when jsonb_typeof(w."is") = 'array' then w."is" -> k.key::integer else w."is" -> k.key end
+            v.was,
+            v."is",
+            w.copied + coalesce(pg_column_size(v.was), 0) + coalesce(pg_column_size(v."is"), 0),
+            w.most
         from walk w cross join lateral (
             select o.key
             from jsonb_object_keys(case when jsonb_typeof(w.was) = 'object' then w.was else '{}' end) o(key)
@@ -28,21 +49,61 @@ set search_path = spine, pg_temp as $$
                 jsonb_array_length(case when jsonb_typeof(w.was) = 'array' then w.was else '[]' end),
                 jsonb_array_length(case when jsonb_typeof(w."is") = 'array' then w."is" else '[]' end)) - 1) n
             where jsonb_typeof(w.was) = 'array' and jsonb_typeof(w."is") = 'array'
-        ) k
-        where w.was is distinct from w."is"
-    )
-    select w.path, w.was::json, w."is"::json
-    from walk w
-    where w.was is distinct from w."is"
-        and not coalesce(
-            jsonb_typeof(w.was) = jsonb_typeof(w."is") and jsonb_typeof(w.was) in ('object', 'array'),
+        ) k cross join lateral (
+            select
+                case when jsonb_typeof(w.was) = 'array' then w.was -> k.key::integer else w.was -> k.key end as was,
+                case when jsonb_typeof(w."is") = 'array' then w."is" -> k.key::integer else w."is" -> k.key end as "is"
+        ) v
+        where w.copied <= w.most and v.was is distinct from v."is"
+    ), seen as materialized (
+        -- Without an order, so that the walk ends with the row that is one too many.
+        select w.* from walk w limit 2001
+    ), place as materialized (
+        select s.path, s.was, s."is"
+        from seen s
+        where not coalesce(
+            jsonb_typeof(s.was) = jsonb_typeof(s."is") and jsonb_typeof(s.was) in ('object', 'array'),
             false)
-    order by w.path
-    limit 100
+        order by s.path
+        limit 100
+    ), verdict as (
+        select (select p.fits from pair p)
+            and (select count(*) <= 2000 and coalesce(bool_and(s.copied <= s.most), true) from seen s)
+            and (
+                select coalesce(sum(
+                    coalesce(pg_column_size(p.was), 0) + coalesce(pg_column_size(p."is"), 0)), 0) <= 65536
+                from place p) as fits
+    )
+    select p.path, p.was::json, p."is"::json
+    from place p
+    where (select d.fits from verdict d)
+    union all
+    select '', null, null
+    from verdict d
+    where not d.fits and _was is not null and _is is not null
+    order by 1
 $$;
 comment on function spine.differences(json, json) is
     'Where two JSON values differ: JSON pointer, was and is. At most 100 places. It compares numbers by value. '
-    'NULL stands for a side that is not there.';
+    'NULL stands for a side that is not there. '
+    'One place with the path '''' and NULL on both sides stands for values that are too large to compare.';
+
+-- differences_json: spine.differences() as one array of path, was and is.
+--   _was, _is  the two values
+-- A side that is not there is left out. NULL where one of the two is NULL, or where they are equal. Reads no table.
+create or replace function spine.differences_json(_was json, _is json) returns json
+language sql immutable
+set search_path = spine, pg_temp as $$
+    select json_agg(case
+        when d.was is null and d."is" is null then json_build_object('path', d.path)
+        when d.was is null then json_build_object('path', d.path, 'is', d."is")
+        when d."is" is null then json_build_object('path', d.path, 'was', d.was)
+        else json_build_object('path', d.path, 'was', d.was, 'is', d."is")
+    end)
+    from differences(_was, _is) d
+$$;
+comment on function spine.differences_json(json, json) is
+    'spine.differences() as an array of path, was and is. A side that is not there is left out.';
 
 create or replace view spine.conflicting as
 select
@@ -55,13 +116,7 @@ select
     e.created_at as stored_at,
     e.payload as first_payload,
     c.payload as other_payload,
-    case when e.payload is not null and c.payload is not null then (
-        select json_agg(case
-            when d.was is null then json_build_object('path', d.path, 'is', d."is")
-            when d."is" is null then json_build_object('path', d.path, 'was', d.was)
-            else json_build_object('path', d.path, 'was', d.was, 'is', d."is")
-        end)
-        from spine.differences(e.payload, c.payload) d) end as differences,
+    spine.differences_json(e.payload, c.payload) as differences,
     c.accepted_as,
     c.event
 from spine.conflicts c join spine.events e on e.id = c.event
@@ -79,7 +134,7 @@ comment on column spine.conflicting.stored_at is 'When the event that stays was 
 comment on column spine.conflicting.first_payload is 'Payload that stays. NULL where Postgres cannot query it.';
 comment on column spine.conflicting.other_payload is 'The other payload. NULL where Postgres cannot query it.';
 comment on column spine.conflicting.differences is
-    'Where they differ: an array of path (JSON pointer), was and is. A side that is not there is left out. '
+    'Where they differ: an array of path (JSON pointer), was and is. See spine.differences_json(). '
     'NULL where Postgres cannot query one of the two.';
 comment on column spine.conflicting.accepted_as is
     'event_id of the event that was made of the other payload. NULL if none was.';

@@ -714,7 +714,7 @@ begin
             case c.seen_count when 1 then 'once' else c.seen_count || ' times' end,
             exact_time(c.created_at)) || case
             when _stored.payload is null or c.payload is null then 'one of the two is kept as bytes, not compared'
-            when octet_length(_stored.payload::text) + octet_length(c.payload::text) > 200000
+            when octet_length(_stored.payload::text) + octet_length(c.payload::text) > 200000 or d.too_large
                 then 'the two are too large to compare here'
             when d.count = 0 then 'it differs in how it is written, and in no value'
             else 'it differs at ' || d.words || case
@@ -735,11 +735,13 @@ begin
     from conflicts c cross join lateral (
         select
             count(*) as count,
+            bool_or(f.too_large) as too_large,
             coalesce(jsonb_agg(f.place order by f.n) filter (where f.n <= 10), '[]') as list,
             string_agg(f.words, ', ' order by f.n) filter (where f.n <= 10) as words
         from (
             select
                 row_number() over (order by x.path) as n,
+                x.path = '' and x.was is null and x."is" is null as too_large,
                 jsonb_build_object('path', x.path)
                     || case when x.was is null then '{}' else jsonb_build_object('was', x.was) end
                     || case when x."is" is null then '{}' else jsonb_build_object('is', x."is") end as place,

@@ -1,10 +1,12 @@
 -- Rejected requests, as far as Spine keeps them, and how they are read again.
 
 -- keep_rejected: keeps rejected requests and holds their sources to their budgets. Over the budget, the oldest of the
--- most frequent cause go first. A flood of one kind therefore leaves those of another.
+-- most frequent cause go first. A flood of one kind therefore leaves those of another. Requests that came while the
+-- source was disabled or broken have a budget of their own, of the same size.
 --   arrays, one element a request:
 --   _source, _at, _cause, _status, _detail, _remote, _method, _target, _body  as in rejected_requests
 --   _headers  JSON objects as text. Other text becomes an empty object, so that one request does not fail the others.
+--   _body_bytes  size of a body of which only the beginning is kept; NULL for one that is whole
 --   arrays, one element a source:
 --   _of       the sources whose budgets follow
 --   _rows     requests at most
@@ -25,6 +27,7 @@ create or replace function spine.keep_rejected(
     _target text[],
     _headers text[],
     _body bytea[],
+    _body_bytes bigint[],
     _of text[],
     _rows integer[],
     _bytes bigint[],
@@ -35,6 +38,8 @@ language plpgsql
 set search_path = spine, pg_temp
 set jit = off as $$
 declare
+    -- Causes that are no fault of the sender's.
+    _ours constant text[] := array['source_disabled', 'source_broken', 'source_closed'];
     _budget record;
     _over record;
 begin
@@ -50,6 +55,7 @@ begin
         target,
         headers,
         body,
+        body_bytes,
         size)
     select
         g.source,
@@ -62,9 +68,11 @@ begin
         g.target,
         h.headers::json,
         g.body,
+        g.body_bytes,
         octet_length(g.body) + octet_length(h.headers)
-    from unnest(_source, _at, _cause, _status, _detail, _remote, _method, _target, _headers, _body)
-        with ordinality as g(source, at, cause, status, detail, remote, method, target, headers, body, ord)
+    from unnest(_source, _at, _cause, _status, _detail, _remote, _method, _target, _headers, _body, _body_bytes)
+        with ordinality as g(
+            source, at, cause, status, detail, remote, method, target, headers, body, body_bytes, ord)
     cross join lateral (select case when unqueryable(g.headers) is null then g.headers else '{}' end as headers) h
     where exists (select from sources s where s.name = g.source) -- it may have been removed meanwhile
         and not (_again and exists (
@@ -78,7 +86,10 @@ begin
                 and r.body = g.body))
     order by g.ord;
     for _budget in
-        select b.* from unnest(_of, _rows, _bytes, _age) as b(source, rows, bytes, age) order by b.source
+        select b.*, o.ours
+        from unnest(_of, _rows, _bytes, _age) as b(source, rows, bytes, age)
+        cross join (values (false), (true)) o(ours)
+        order by b.source, o.ours
     loop
         delete from rejected_requests r
         where r.source = _budget.source and r.at < clock_timestamp() - _budget.age and r.state <> 'requested';
@@ -87,7 +98,7 @@ begin
             with kept as (
                 select r.cause, count(*) as rows, sum(r.size) as bytes
                 from rejected_requests r
-                where r.source = _budget.source
+                where r.source = _budget.source and (r.cause = any (_ours)) = _budget.ours
                 group by r.cause
             ), total as (
                 select sum(k.rows) as rows, sum(k.bytes) as bytes from kept k
@@ -126,14 +137,15 @@ begin
     end loop;
 end $$;
 comment on function spine.keep_rejected(
-    text[], timestamptz[], text[], integer[], text[], text[], text[], text[], text[], bytea[],
+    text[], timestamptz[], text[], integer[], text[], text[], text[], text[], text[], bytea[], bigint[],
     text[], integer[], bigint[], interval[], boolean) is
     'Internal. Keeps rejected requests within the budgets of their sources.';
 
 -- request_replay: marks rejected requests to be read again, audits that, and tells the API processes. Returns how many.
 --   _ids    the requests
 --   _trust  whether to accept them without verifying them
--- It leaves those alone that were accepted since. It leaves marked ones alone too, unless _trust differs.
+-- It leaves those alone that were accepted since, and those of which only the beginning is kept. It leaves marked ones
+-- alone too, unless _trust differs.
 -- Relies on rejected_requests_pkey.
 -- A crash before the commit leaves nothing behind. Where the notification is lost, the poll of an API process finds the
 -- requests.
@@ -145,7 +157,9 @@ declare
 begin
     with requested as (
         update rejected_requests r set state = 'requested', trust = _trust, taken_until = null
-        where r.id = any (_ids) and (r.state in ('kept', 'refused') or r.state = 'requested' and r.trust <> _trust)
+        where r.id = any (_ids)
+            and r.body_bytes is null
+            and (r.state in ('kept', 'refused') or r.state = 'requested' and r.trust <> _trust)
         returning r.id, r.source, r.cause
     ), audited as (
         insert into audit_trail (source, action, details)
@@ -173,15 +187,22 @@ comment on function spine.request_replay(bigint[], boolean) is
 --   _id     the request
 --   _trust  whether to accept it without verifying it
 -- An API process (NOTIFY spine_sources) reads it as if it came now, with the time at which it came. It notes the result
--- in the row. A request that was accepted since stays as it is. Raises P0002 where there is no such request.
+-- in the row. A request that was accepted since stays as it is. Raises P0002 where there is no such request, and 55000
+-- where only the beginning of its body is kept.
 -- Relies on rejected_requests_pkey.
 -- A crash before the commit leaves nothing behind.
 create or replace function spine.replay_rejected(_id bigint, _trust boolean default false) returns void
 language plpgsql
 set search_path = spine, pg_temp as $$
+declare
+    _request record;
 begin
-    if not exists (select from rejected_requests r where r.id = _id) then
+    select r.body_bytes, octet_length(r.body) as kept into _request from rejected_requests r where r.id = _id;
+    if not found then
         raise exception 'no rejected request % is kept', _id using errcode = 'no_data_found';
+    elsif _request.body_bytes is not null then
+        raise exception 'only the first % bytes of the body of rejected request % are kept', _request.kept, _id
+            using errcode = 'object_not_in_prerequisite_state';
     end if;
     perform request_replay(array[_id], _trust);
 end $$;
@@ -193,7 +214,7 @@ comment on function spine.replay_rejected(bigint, boolean) is
 --   _source, _cause  only these; NULL for all
 --   _since, _until   when they arrived: from (inclusive), to (exclusive)
 --   _trust           whether to accept them without verifying them
--- Requests that were accepted since stay as they are.
+-- Requests that were accepted since, and those of which only the beginning is kept, stay as they are.
 -- Relies on rejected_requests_source.
 -- A crash before the commit leaves nothing behind.
 create or replace function spine.replay_rejected(

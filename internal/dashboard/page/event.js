@@ -5,7 +5,7 @@ import { badge, copyButton, fill, foreign, h, icon, say, toast } from './dom.js'
 import { age, bytes, coarse, count, counted, now, setNow, time } from './format.js';
 import { elements, members, pretty } from './json.js';
 import { eventLink } from './search.js';
-import { explained, outcome, rest, sentence, toneOf, upper } from './words.js';
+import { explained, outcome, outlook, rest, sentence, toneOf, upper } from './words.js';
 
 const longText = 20000; // characters of a payload that are shown at first
 

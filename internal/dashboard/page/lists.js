@@ -152,7 +152,7 @@ const kinds = {
 			column('source', 'source', sourceCell),
 			column('dest', 'from', (r) => foreign(r.remote)),
 			column('long', 'why', (r) => [foreign(r.detail, { limit: 160 }), r.event_id ? [' ', id(r)] : null]),
-			column('do', 'what to do', (r) => (r.state === 'taken_in' ? '' : againButton(r, { small: true })), {
+			column('do', 'what to do', (r) => (r.state === 'taken_in' || r.body_bytes ? '' : againButton(r, { small: true })), {
 				of: (r) => r.state,
 			}),
 		],
@@ -185,7 +185,7 @@ const kinds = {
 								foreign('is' in d ? JSON.stringify(d.is) : 'absent', { limit: 60 }),
 								h('br'),
 							])
-					: 'one of the two is kept as bytes',
+					: (r.not_compared ?? 'they differ only in how they write numbers'),
 			),
 			column('do', 'what to do', (r) => acceptButton(r), { of: (r) => r.accepted_as }),
 		],

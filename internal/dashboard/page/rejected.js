@@ -120,13 +120,16 @@ export function request(app, parameters) {
 					r.note ? fact('result', foreign(r.note, { limit: 500 })) : null,
 					r.event_id ? fact('event', h('a', { href: eventLink(r.event_id, r.source) }, foreign(r.event_id))) : null,
 				),
+				r.body_bytes == null ? null : h('p', { class: 'muted' }, 'Only the beginning of its body is kept, so it cannot be replayed.'),
 				h(
 					'p',
-					{ class: 'muted' },
+					{ class: 'muted', hidden: r.body_bytes != null },
 					'Replay verifies it with the present settings and secrets. Spine does not keep tokens and passwords: ',
 					'a request that carried one can only be replayed unverified, if you are sure who sent it.',
 				),
-				h('div', { class: 'actions' }, againButton(r, { done }), againButton(r, { trust: true, done })),
+				r.body_bytes == null
+					? h('div', { class: 'actions' }, againButton(r, { done }), againButton(r, { trust: true, done }))
+					: null,
 			),
 			h(
 				'section',
@@ -144,7 +147,7 @@ export function request(app, parameters) {
 					h(
 						'span',
 						{ class: 'aside' },
-						h('span', { class: 'muted' }, text === null && shown ? 'base64, ' : '', bytes(r.size)),
+						h('span', { class: 'muted' }, text === null && shown ? 'base64, ' : '', bytes(r.size), r.body_bytes ? ` of ${bytes(r.body_bytes)}` : ''),
 						copyButton(shown),
 					),
 				),

@@ -1,0 +1,176 @@
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/view"
+)
+
+// B3: however senders make their payloads, a comparison ends soon, and one that would not says so.
+func TestComparisonsAreBounded(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	members := func(n int, value string) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, `,"member%05d":%s`, i, value)
+		}
+		return "{" + b.String()[1:] + "}"
+	}
+	nested := func(depth int, core string) string {
+		return strings.Repeat("[", depth) + core + strings.Repeat("]", depth)
+	}
+	pad := `"` + strings.Repeat("x", 200_000) + `"`
+	for name, c := range map[string]struct {
+		was, is string
+		places  int // 0: too large
+	}{
+		"a few":                               {`{"a":1,"b":2}`, `{"a":1,"b":3,"c":4}`, 2},
+		"one of very many":                    {members(10_000, "1"), strings.Replace(members(10_000, "1"), ":1", ":2", 1), 1},
+		"hundreds":                            {members(1500, "1"), members(1500, "2"), 100},
+		"deep, small":                         {nested(60, "1"), nested(60, "2"), 1},
+		"a null that was absent":              {`{}`, `{"a":null}`, 1},
+		"60,000 changed members":              {members(60_000, "1"), members(60_000, "2"), 0},
+		"5,000 changed members":               {members(5000, "1"), members(5000, "2"), 0},
+		"510 arrays around 900 kB":            {nested(510, `"`+strings.Repeat("x", 900_000)+`"`), nested(510, "1"), 0},
+		"510 arrays around 200 kB":            {nested(510, pad+",1"), nested(510, pad+",2"), 0},
+		"numbers that take much to write out": {`{"a":[` + strings.Repeat("1e999,", 20_000) + `1]}`, `{"a":1}`, 0},
+		"one large value":                     {`{"a":"` + strings.Repeat("x", 100_000) + `"}`, `{"a":"` + strings.Repeat("xy", 60_000) + `"}`, 0},
+	} {
+		began := time.Now()
+		got := d.rows("select path || ' ' || coalesce(was::text, '-') || ' ' || coalesce(\"is\"::text, '-') "+
+			"from spine.differences($1::text::json, $2::text::json)", c.was, c.is)
+		took := time.Since(began)
+		t.Logf("%s: %d places in %s", name, len(got), took)
+		require.Less(t, took, 5*time.Second, name)
+		if c.places == 0 {
+			require.Equal(t, []string{" - -"}, got, name)
+		} else {
+			require.Len(t, got, c.places, name)
+			require.NotEqual(t, " - -", got[0], name)
+		}
+	}
+	require.Empty(t, d.rows("select path from spine.differences('{\"a\":1}', '{\"a\":1.0}')"))
+	require.Empty(t, d.rows("select path from spine.differences(null, '{}')"))
+}
+
+// B3: one bad row hides no others, and many of them make no large page.
+func TestLargeConflictsHideNoOthers(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	payload := func(n, size int) string { return fmt.Sprintf(`{"n":%d,"pad":"%s"}`, n, strings.Repeat("x", size)) }
+	ingest := func(id string, n, size int) {
+		d.ingest(webhook(id, payload(n, size)))
+	}
+	ingest("small", 0, 10)
+	ingest("small", 1, 10)
+	for i := range 30 {
+		id := fmt.Sprintf("large-%d", i)
+		ingest(id, 1000+2*i, 400_000)
+		ingest(id, 1001+2*i, 400_000)
+	}
+	ingest("small", 2, 10)
+	began := time.Now()
+	rows, _, err := d.Conflicts(t.Context(), view.Page{Limit: 100}, view.ConflictFilter{})
+	require.NoError(t, err)
+	require.Less(t, time.Since(began), 5*time.Second)
+	require.Len(t, rows, 32)
+	require.Equal(t, "small", rows[0].EventID)
+	require.Len(t, rows[0].Differences, 1)
+	require.Empty(t, rows[0].NotCompared)
+	bytes := 0
+	for _, r := range rows {
+		bytes += len(r.Payload) + len(r.First.Payload)
+		if strings.HasPrefix(r.EventID, "large") {
+			require.Equal(t, view.ComparesTooLarge, r.NotCompared)
+			require.Nil(t, r.Differences)
+		}
+	}
+	require.LessOrEqual(t, bytes, 4<<20)
+	require.True(t, rows[31].PayloadsOmitted)
+	of, _, err := d.Conflicts(t.Context(), view.Page{Limit: 100}, view.ConflictFilter{EventID: "large-3"})
+	require.NoError(t, err)
+	require.Len(t, of, 1)
+	require.False(t, of[0].PayloadsOmitted)
+	require.Greater(t, len(of[0].Payload), 400_000)
+}
+
+// A statement that reads for an operator ends, also where a pooler gives each transaction another session.
+func TestReadsEnd(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	s, err := store.Open(t.Context(), store.Config{
+		URL: d.url, MaxConns: 1, AppName: "spine test", ReadTimeout: 200 * time.Millisecond,
+	})
+	require.NoError(t, err)
+	defer s.Close()
+	for _, read := range []func(*store.Store, context.Context, string) (string, error){
+		store.ReadOne, store.ReadList, store.ReadCollect,
+	} {
+		_, err = read(s, t.Context(), "select pg_sleep(60)::text")
+		require.ErrorIs(t, err, view.ErrTooSlow)
+		text, err := read(s, t.Context(), "select current_setting('statement_timeout')")
+		require.NoError(t, err)
+		require.Equal(t, "200ms", text)
+	}
+	var text string
+	require.NoError(t, s.Pool().QueryRow(t.Context(), "show statement_timeout").Scan(&text))
+	require.Equal(t, "0", text, "the session is as it was")
+}
+
+// F12: a rejection stands in the log at the time at which it happened, not when its summary was written.
+func TestRejectionsAreStampedWhenTheyHappened(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run("select spine.put_source('github', '" + githubSettings + "')")
+	first := time.Now()
+	time.Sleep(20 * time.Millisecond)
+	d.run("select spine.disable_source('github')")
+	require.NoError(t, d.Reject(t.Context(), []event.RejectionSummary{
+		{Source: "github", Cause: "signature_wrong", Status: 401, Count: 3, Since: first},
+		{Source: "github", Cause: "source_disabled", Status: 503, Count: 1, Since: time.Now()},
+	}, false))
+	require.Equal(t, []string{"source_added", "signature_wrong", "source_disabled", "source_disabled"}, d.rows(`
+		select coalesce(details ->> 'cause', action) from spine.audit_log where source = 'github' order by timestamp, id`))
+	require.Equal(t, "t", d.value(`select timestamp between now() - interval '1 minute' and now() from spine.audit_log
+		where details ->> 'cause' = 'signature_wrong'`))
+}
+
+// F4, G3: requests to a source that took none have a budget of their own. A beginning is kept and is not replayed.
+func TestBeginningsAndTheBudgetOfOurOwnFaults(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run("select spine.put_source('github', '" + githubSettings + "')")
+	budgets := map[string]event.Budget{"github": {Rows: 10, Bytes: 1 << 20, Age: time.Hour}}
+	keep := func(requests []event.RejectedRequest) {
+		require.NoError(t, d.KeepRejected(t.Context(), requests, budgets, false))
+	}
+	keep(rejected("github", "source_disabled", 8, 10))
+	keep(rejected("github", "source_broken", 2, 10))
+	keep(rejected("github", "signature_wrong", 50, 10))
+	require.Equal(t, []string{"signature_wrong 10", "source_broken 2", "source_disabled 8"}, d.rows(
+		"select cause || ' ' || count(*) from spine.rejected_requests group by cause order by cause"))
+	keep(rejected("github", "source_disabled", 50, 10))
+	require.Equal(t, []string{"signature_wrong 10", "source_broken 2", "source_disabled 8"}, d.rows(
+		"select cause || ' ' || count(*) from spine.rejected_requests group by cause order by cause"))
+
+	large := rejected("github", "too_large", 1, 1000)
+	size := int64(5_000_000)
+	large[0].BodyBytes = &size
+	keep(large)
+	found, _, err := d.RejectedRequests(t.Context(), view.Page{Limit: 1}, view.RejectedFilter{Cause: "too_large"})
+	require.NoError(t, err)
+	require.Equal(t, &size, found[0].BodyBytes)
+	require.ErrorIs(t, d.ReplayRejected(t.Context(), found[0].ID, true, "x"), event.ErrBeginning)
+	n, err := d.ReplayAllRejected(t.Context(), view.RejectedFilter{Cause: "too_large"}, true, "x")
+	require.NoError(t, err)
+	require.Zero(t, n)
+}
