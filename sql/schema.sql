@@ -1111,6 +1111,7 @@ CREATE FUNCTION spine.explain(_event_id text, _source text DEFAULT NULL::text) R
     SET search_path TO 'spine', 'pg_temp'
     SET jit TO 'off'
     SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
     SET plan_cache_mode TO 'force_custom_plan'
     AS $$
 declare
@@ -7262,6 +7263,13 @@ CREATE INDEX events_same_body ON spine.events USING btree (source, payload_hash)
 --
 
 COMMENT ON INDEX spine.events_same_body IS 'spine.ingest_events(): whether a body arrived before under another id. Only for sources whose ids are unsigned.';
+
+
+--
+-- Name: INDEX locks_pkey; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.locks_pkey IS 'Names of locks.';
 
 
 --

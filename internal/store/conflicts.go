@@ -146,10 +146,7 @@ func isTooLarge(found []view.Difference) bool {
 // changes nothing. hash is hex, or its beginning, or empty for the newest. The error is a *view.NotStoredError, also
 // where there is no such payload, a *view.AmbiguousError, or the database's.
 func (s *Store) AcceptConflict(ctx context.Context, eventID, source, hash, caller string) (newID string, err error) {
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if err := callFor(ctx, tx, caller); err != nil {
-			return err
-		}
+	err = s.operate(ctx, caller, func(tx pgx.Tx) error {
 		return tx.QueryRow(ctx, "select spine.accept_conflict($1, nullif($2, ''), nullif($3, ''))", eventID, source, hash).
 			Scan(&newID)
 	})

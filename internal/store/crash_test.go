@@ -481,7 +481,7 @@ func TestEveryStatementHasItsCrashPoints(t *testing.T) {
 	exempt := []string{
 		// They only read.
 		"audited_beyond",
-		"differences",
+		"differences_json",
 		"events_within",
 		"explain",
 		"first_id_since",

@@ -89,10 +89,10 @@ func (s *Store) committedNow(ctx context.Context, least uint64) (t trail.Transac
 	defer cancel()
 	var newest, next string
 	var inProgress []string
-	err = s.pool.QueryRow(ctx, `select coalesce((select a.xid from spine.audit_log a
+	err = s.one(ctx, `select coalesce((select a.xid from spine.audit_log a
 			where a.xid < pg_snapshot_xmax(pg_current_snapshot()) order by a.xid desc limit 1)::text, '0'),
 		pg_snapshot_xmax(pg_current_snapshot())::text,
-		array(select x::text from pg_snapshot_xip(pg_current_snapshot()) x)`).Scan(&newest, &next, &inProgress)
+		array(select x::text from pg_snapshot_xip(pg_current_snapshot()) x)`, nil, &newest, &next, &inProgress)
 	if err != nil {
 		return t, fmt.Errorf("reading the audit log: %w", err)
 	}

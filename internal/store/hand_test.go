@@ -134,7 +134,8 @@ func TestFunctionsAndTriggersUnderAnySession(t *testing.T) {
 				`select spine.trace('x'), spine.event('x'), spine.id_of('x'), spine.oldest_ready(), spine.arrivals()`,
 				`select * from spine.depth, spine.stuck, spine.dead_letters`,
 				`select spine.ensure_audit_partitions(20)`,
-				`select spine.reject(array['default'], array['bad'], array[400], array[1], array[now()], false)`,
+				`select spine.reject(array['default'], array['bad'], array[400], array[1], array[now()],
+					array[interval '0'], false)`,
 			} {
 				run(t, psql, statement)
 			}

@@ -52,16 +52,9 @@ func explained(ctx context.Context, tx pgx.Tx, eventID, source string) error {
 // Event returns all that is known of one event. source may be empty where the id exists in one source only. The error
 // is a *view.NotStoredError, a *view.AmbiguousError, or the database's.
 func (s *Store) Event(ctx context.Context, eventID, source string) (history view.History, err error) {
-	err = pgx.BeginTxFunc(
+	err = s.readAtOnce(
 		ctx,
-		s.pool,
-		pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly},
 		func(tx pgx.Tx) error {
-			if s.readTimeout > 0 {
-				if _, err := tx.Exec(ctx, setTimeout, s.timeoutSetting()); err != nil {
-					return err
-				}
-			}
 			var ids []int64
 			const named = `select array(
 				select e.id from spine.events e where e.event_id = $1 and ($2 = '' or e.source = $2))`
@@ -128,7 +121,7 @@ func (s *Store) Event(ctx context.Context, eventID, source string) (history view
 	case errors.As(err, &notStored) || errors.As(err, &ambiguous):
 		return view.History{}, err
 	case err != nil:
-		return view.History{}, fmt.Errorf("reading an event: %w", tooSlow(err))
+		return view.History{}, fmt.Errorf("reading an event: %w", err)
 	}
 	if history.TimelineTruncated = len(history.Timeline) > maxTimeline; history.TimelineTruncated {
 		history.Timeline = history.Timeline[:maxTimeline]

@@ -114,6 +114,7 @@ func migrate(
 // create any.
 func createSchema(ctx context.Context, db *sql.DB) error {
 	_, err := db.ExecContext(ctx, `do $$ begin
+		perform `+pinPath+`;
 		if to_regnamespace('spine') is null then
 			create schema spine;
 			comment on schema spine is 'Spine, a webhook inbox: events are stored once, queued, delivered, audited.';
@@ -122,6 +123,7 @@ func createSchema(ctx context.Context, db *sql.DB) error {
 			create table spine.locks (name text primary key);
 			comment on table spine.locks is
 				'Locks between processes of Spine. Who works locks a row; strangers cannot, as they could an advisory lock.';
+			comment on index spine.locks_pkey is 'Names of locks.';
 			comment on column spine.locks.name is 'What the lock is for: migrate, or a task of spine.reject() and upkeep.';
 		end if;
 		if (select count(*) from spine.locks) < 6 then
@@ -148,7 +150,7 @@ func lockMigrations(ctx context.Context, db *sql.DB, waits func(holder string)) 
 		if err != nil {
 			return nil, fmt.Errorf("locking the schema: %w", err)
 		}
-		_, err = tx.ExecContext(ctx, `select pg_catalog.set_config('lock_timeout', '1s', true),
+		_, err = tx.ExecContext(ctx, `select `+pinPath+`, pg_catalog.set_config('lock_timeout', '1s', true),
 			pg_catalog.set_config('statement_timeout', '0', true),
 			pg_catalog.set_config('idle_in_transaction_session_timeout', '0', true)`)
 		if err == nil {
@@ -175,8 +177,16 @@ func lockMigrations(ctx context.Context, db *sql.DB, waits func(holder string)) 
 
 // migrationHolder says who holds the lock of migrations, as far as this role may know.
 func migrationHolder(ctx context.Context, db *sql.DB) (string, error) {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return "", fmt.Errorf("looking for who migrates: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	if _, err := tx.ExecContext(ctx, "select "+pinPath); err != nil {
+		return "", fmt.Errorf("looking for who migrates: %w", err)
+	}
 	var holder sql.NullString
-	err := db.QueryRowContext(ctx, `
+	err = tx.QueryRowContext(ctx, `
 		select string_agg(format('pid %s (%s%s)', a.pid, a.usename,
 			coalesce(nullif(', ' || a.application_name, ', '), '') || coalesce(', since ' || a.xact_start::text, '')), ', ')
 		from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a on a.pid = l.pid
@@ -241,7 +251,7 @@ func applyFunctionsOnce(ctx context.Context, db *sql.DB, script, digest string) 
 		return false, err
 	}
 	defer func() { _ = tx.Rollback() }()
-	if _, err := tx.ExecContext(ctx, "select set_config('lock_timeout', '2s', true)"); err != nil {
+	if _, err := tx.ExecContext(ctx, "select "+pinPath+", pg_catalog.set_config('lock_timeout', '2s', true)"); err != nil {
 		return false, err
 	}
 	var current string
@@ -324,8 +334,8 @@ func functionsScript(files fs.FS, version int64) (script, digest string, err err
 func (s *Store) CheckSchema(ctx context.Context) error {
 	var version int64
 	var functions bool
-	err := s.pool.QueryRow(ctx, "select max(version_id), exists (select from spine.schema_functions) from "+versionTable).
-		Scan(&version, &functions)
+	const known = "select max(version_id), exists (select from spine.schema_functions) from " + versionTable
+	err := s.one(ctx, known, nil, &version, &functions)
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "3F000") {
 		return ErrNotMigrated

@@ -64,11 +64,11 @@ func (s *Store) Stuck(ctx context.Context, limit int) ([]StuckRow, error) {
 // caller says who asks, for the audit log, which keeps its first 300 characters. Characters that Postgres does not take
 // as text are replaced.
 func (s *Store) Replay(ctx context.Context, eventID, source, destination, caller string) (replayed int64, err error) {
-	batch := &pgx.Batch{} // one transaction
+	batch := &pgx.Batch{}
 	batch.Queue("select set_config('spine.caller', $1, true)", storable(caller))
 	batch.Queue("select spine.replay($1, nullif($2, ''), nullif($3, ''))", eventID, source, destination).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&replayed) })
-	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
+	if err := s.send(ctx, batch); err != nil {
 		return 0, s.lookupError(ctx, "replaying an event", eventID, err)
 	}
 	return replayed, nil
@@ -84,9 +84,12 @@ func (s *Store) lookupError(ctx context.Context, doing, eventID string, err erro
 			return &view.NotStoredError{Detail: strings.TrimSpace(pgErr.Message + " " + pgErr.Detail)}
 		case "21000":
 			ambiguous := &view.AmbiguousError{Detail: pgErr.Message}
-			err := s.pool.QueryRow(ctx,
-				"select array_agg(e.source order by e.source) from spine.events e where e.event_id = $1", eventID).
-				Scan(&ambiguous.Sources)
+			err := s.one(
+				ctx,
+				"select array_agg(e.source order by e.source) from spine.events e where e.event_id = $1",
+				[]any{eventID},
+				&ambiguous.Sources,
+			)
 			if err == nil && len(ambiguous.Sources) > 1 { // or else events have gone since
 				return ambiguous
 			}
@@ -144,8 +147,8 @@ func (s *Store) ReplayDead(
 ) (replayed int64, err error) {
 	args := f.args()
 	var until string
-	if err := s.pool.QueryRow(ctx, "select least(clock_timestamp(), $1::text::timestamptz)::text", args[1]).
-		Scan(&until); err != nil {
+	const now = "select least(clock_timestamp(), $1::text::timestamptz)::text"
+	if err := s.one(ctx, now, []any{args[1]}, &until); err != nil {
 		return 0, fmt.Errorf("reading the database's clock: %w", err)
 	}
 	args[1] = until
@@ -155,8 +158,8 @@ func (s *Store) ReplayDead(
 			chunk = min(chunk, limit-replayed)
 		}
 		var n int64
-		err := s.pool.QueryRow(ctx, `select spine.replay_dead($1::text::timestamptz, $2::text::timestamptz,
-			nullif($3, ''), nullif($4, ''), nullif($5, ''), $6)`, append(args, chunk)...).Scan(&n)
+		err := s.one(ctx, `select spine.replay_dead($1::text::timestamptz, $2::text::timestamptz,
+			nullif($3, ''), nullif($4, ''), nullif($5, ''), $6)`, append(args, chunk), &n)
 		if err != nil {
 			return replayed, fmt.Errorf("replaying dead letters: %w", err)
 		}
@@ -194,10 +197,7 @@ func (s *Store) Resume(ctx context.Context, destination, caller string) (changed
 func (s *Store) setPaused(
 	ctx context.Context, doing, sql, destination, caller string, more ...any,
 ) (changed int64, err error) {
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if err := callFor(ctx, tx, caller); err != nil {
-			return err
-		}
+	err = s.operate(ctx, caller, func(tx pgx.Tx) error {
 		return tx.QueryRow(ctx, sql, append([]any{destination}, more...)...).Scan(&changed)
 	})
 	var pgErr *pgconn.PgError

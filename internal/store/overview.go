@@ -32,7 +32,6 @@ func (s *Store) Overview(ctx context.Context, over time.Duration) (o view.Overvi
 	var counts []rollup
 	var depths []depthSample
 	batch := &pgx.Batch{}
-	s.boundTime(batch)
 	batch.Queue("select set_config('enable_seqscan', 'off', true)")
 	batch.Queue(`select clock_timestamp(), s.covered_from, spine.rolled_up_to(), d.at,
 			-- A row that fell due after the sample is in its next_attempt_at.
@@ -98,7 +97,7 @@ func (s *Store) Overview(ctx context.Context, over time.Duration) (o view.Overvi
 		o.StepSeconds,
 		over+carried+step,
 	)
-	if err := tooSlow(s.pool.SendBatch(ctx, batch).Close()); err != nil {
+	if err := s.read(ctx, batch); err != nil {
 		return view.Overview{}, fmt.Errorf("reading the overview: %w", err)
 	}
 	o.Series = series(o, counts, depths)

@@ -2,14 +2,9 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strconv"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/webhookspine/spine/internal/view"
 )
 
 // planHints is a statement before a query, in the same transaction. It keeps the planner from plans that it takes for
@@ -42,50 +37,7 @@ func noIndexText(column string) string   { return column + " || ''" }
 // collect reads all rows of a query without hints. Columns go into the fields of a T by position, whatever their names.
 // doing begins the text of an error.
 func collect[T any](ctx context.Context, s *Store, doing, sql string, args ...any) ([]T, error) {
-	if s.readTimeout > 0 {
-		return readRows[T](ctx, s, "", doing, sql, args...)
-	}
-	rows, err := s.pool.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", doing, err)
-	}
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[T])
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", doing, err)
-	}
-	return all, nil
-}
-
-// boundTime limits the statements that follow in the batch, which is one transaction. A setting of the session would not
-// do: behind a transaction pooler each transaction may have another session.
-func (s *Store) boundTime(batch *pgx.Batch) {
-	if s.readTimeout > 0 {
-		batch.Queue(setTimeout, s.timeoutSetting())
-	}
-}
-
-const setTimeout = "select set_config('statement_timeout', $1, true)"
-
-// timeoutSetting is the time limit of a read as Postgres writes it.
-func (s *Store) timeoutSetting() string { return strconv.FormatInt(s.readTimeout.Milliseconds(), 10) }
-
-// readOne reads one row of a query, within the time limit of reads.
-func (s *Store) readOne(ctx context.Context, sql string, args []any, into ...any) error {
-	if s.readTimeout <= 0 {
-		return s.pool.QueryRow(ctx, sql, args...).Scan(into...)
-	}
-	batch := &pgx.Batch{}
-	s.boundTime(batch)
-	batch.Queue(sql, args...).QueryRow(func(row pgx.Row) error { return row.Scan(into...) })
-	return tooSlow(s.pool.SendBatch(ctx, batch).Close())
-}
-
-// tooSlow adds view.ErrTooSlow to the error of a statement that reached its time limit.
-func tooSlow(err error) error {
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "57014" {
-		return fmt.Errorf("%w: %w", view.ErrTooSlow, err)
-	}
-	return err
+	return readRows[T](ctx, s, "", doing, sql, args...)
 }
 
 // list is collect with the hints withIndex.
@@ -101,13 +53,12 @@ func readRows[T any](
 	doing, sql string,
 	args ...any,
 ) (all []T, err error) {
-	batch := &pgx.Batch{} // one transaction
-	s.boundTime(batch)
+	batch := &pgx.Batch{}
 	if hints != "" {
 		batch.Queue(string(hints))
 	}
 	queue(batch, pgx.CollectRows[T], &all, sql, args...)
-	if err := tooSlow(s.pool.SendBatch(ctx, batch).Close()); err != nil {
+	if err := s.read(ctx, batch); err != nil {
 		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
 	return all, nil

@@ -229,10 +229,7 @@ func (s *Store) RejectedCauses(ctx context.Context) (map[string]map[string]int64
 // ReplayRejected asks an API process to replay a kept request, without verifying it where trust is set. The error is
 // event.ErrNotKept, event.ErrBeginning or the database's.
 func (s *Store) ReplayRejected(ctx context.Context, id int64, trust bool, caller string) error {
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if err := callFor(ctx, tx, caller); err != nil {
-			return err
-		}
+	err := s.operate(ctx, caller, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, "select spine.replay_rejected($1::bigint, $2::boolean)", id, trust)
 		return err
 	})
@@ -266,10 +263,7 @@ func (s *Store) ReplayAllRejected(
 	if !filter.Until.IsZero() {
 		until = event.Timestamp{Time: filter.Until.UTC()}
 	}
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if err := callFor(ctx, tx, caller); err != nil {
-			return err
-		}
+	err = s.operate(ctx, caller, func(tx pgx.Tx) error {
 		return tx.QueryRow(ctx, `
 			select spine.replay_rejected(
 				nullif($1::text, ''), nullif($2, ''), $3::text::timestamptz, $4::text::timestamptz, $5
@@ -295,15 +289,16 @@ func (s *Store) TakeRequested(ctx context.Context, limit int) ([]event.RejectedR
 // SettleRejected notes what came of a replay. trust says whether the request was replayed without verifying it. note
 // and eventID may be empty.
 func (s *Store) SettleRejected(ctx context.Context, id int64, trust bool, state, note, eventID string) error {
-	if _, err := s.pool.Exec(
-		ctx,
+	batch := &pgx.Batch{}
+	batch.Queue(
 		"select spine.settle_rejected($1, $2, nullif($3, ''), nullif($4, ''), $5)",
 		id,
 		state,
 		storable(note),
 		eventID,
 		trust,
-	); err != nil {
+	)
+	if err := s.send(ctx, batch); err != nil {
 		return fmt.Errorf("settling a rejected request: %w", err)
 	}
 	return nil

@@ -14,9 +14,14 @@ import (
 func (s *Store) ExpireEvents(ctx context.Context, age time.Duration, after int64, limit int) (event.Expired, error) {
 	var e event.Expired
 	var last *int64
-	err := s.pool.QueryRow(ctx,
+	err := s.one(
+		ctx,
 		"select looked_at, deleted, last from spine.expire_events(clock_timestamp() - $1::interval, $2, $3)",
-		age, after, limit).Scan(&e.LookedAt, &e.Deleted, &last)
+		[]any{age, after, limit},
+		&e.LookedAt,
+		&e.Deleted,
+		&last,
+	)
 	if err != nil {
 		return event.Expired{}, fmt.Errorf("deleting old events: %w", classify(err))
 	}
@@ -30,8 +35,8 @@ func (s *Store) ExpireEvents(ctx context.Context, age time.Duration, after int64
 // partition's name, or an empty text where there is none. Ingests wait behind it for 100 ms at most. The error is
 // event.ErrLocked where somebody reads the log.
 func (s *Store) DropAuditPartition(ctx context.Context, age time.Duration) (name string, err error) {
-	err = s.pool.QueryRow(ctx, "select coalesce(spine.drop_audit_partition(clock_timestamp() - $1::interval), '')", age).
-		Scan(&name)
+	const drop = "select coalesce(spine.drop_audit_partition(clock_timestamp() - $1::interval), '')"
+	err = s.one(ctx, drop, []any{age}, &name)
 	if err != nil {
 		return "", fmt.Errorf("dropping an audit partition: %w", classify(err))
 	}
@@ -41,8 +46,8 @@ func (s *Store) DropAuditPartition(ctx context.Context, age time.Duration) (name
 // ExpireAudit deletes up to limit rows older than age that stand in no daily partition of the audit log, and returns
 // how many.
 func (s *Store) ExpireAudit(ctx context.Context, age time.Duration, limit int) (deleted int, err error) {
-	err = s.pool.QueryRow(ctx, "select spine.expire_audit(clock_timestamp() - $1::interval, $2)", age, limit).
-		Scan(&deleted)
+	const expire = "select spine.expire_audit(clock_timestamp() - $1::interval, $2)"
+	err = s.one(ctx, expire, []any{age, limit}, &deleted)
 	if err != nil {
 		return 0, fmt.Errorf("deleting old audit rows: %w", classify(err))
 	}

@@ -72,7 +72,7 @@ func (s *Store) Sample(ctx context.Context) (event.Sample, error) {
 			})
 			return err
 		})
-	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
+	if err := s.send(ctx, batch); err != nil {
 		return event.Sample{}, fmt.Errorf("sampling the queue: %w", err)
 	}
 	return sample, nil

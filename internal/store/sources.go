@@ -35,7 +35,6 @@ func (s *Store) Sources(ctx context.Context) ([]event.SourceSettings, error) {
 func (s *Store) Source(ctx context.Context, name string) (event.SourceSettings, error) {
 	var found event.SourceSettings
 	batch := &pgx.Batch{}
-	s.boundTime(batch)
 	batch.Queue("select spine.require_source($1)", name)
 	queue(
 		batch,
@@ -44,7 +43,7 @@ func (s *Store) Source(ctx context.Context, name string) (event.SourceSettings, 
 		"select "+sourceColumns+" from spine.sources s where s.name = $1",
 		name,
 	)
-	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
+	if err := s.read(ctx, batch); err != nil {
 		return event.SourceSettings{}, sourceError("reading a source", err)
 	}
 	return found, nil
@@ -77,11 +76,8 @@ func (s *Store) ApplySources(
 	prune, dryRun bool,
 	caller string,
 ) (changes []view.SourceChange, err error) {
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	err = s.operate(ctx, caller, func(tx pgx.Tx) error {
 		changes = nil
-		if err := callFor(ctx, tx, caller); err != nil {
-			return err
-		}
 		before := map[string]json.RawMessage{}
 		rows, err := tx.Query(ctx, "select s.name, s.settings from spine.sources s order by s.name for update")
 		if err != nil {
@@ -142,10 +138,7 @@ func (s *Store) DisableSource(ctx context.Context, name, reason, caller string) 
 func (s *Store) switchSource(
 	ctx context.Context, sql, name, caller string, more ...any,
 ) (changed bool, err error) {
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if err := callFor(ctx, tx, caller); err != nil {
-			return err
-		}
+	err = s.operate(ctx, caller, func(tx pgx.Tx) error {
 		return tx.QueryRow(ctx, sql, append([]any{name}, more...)...).Scan(&changed)
 	})
 	if err != nil {
@@ -157,10 +150,7 @@ func (s *Store) switchSource(
 // RemoveSource removes a source and its rejected requests. Its events stay. The error is an *event.NoSourceError, an
 // *event.BadSettingsError for default, which cannot be removed, or the database's.
 func (s *Store) RemoveSource(ctx context.Context, name, caller string) error {
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if err := callFor(ctx, tx, caller); err != nil {
-			return err
-		}
+	err := s.operate(ctx, caller, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, "select spine.remove_source($1)", name)
 		return err
 	})
@@ -178,10 +168,7 @@ func (s *Store) RotateSource(
 	keep time.Duration,
 	caller string,
 ) (event.SourceSettings, error) {
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if err := callFor(ctx, tx, caller); err != nil {
-			return err
-		}
+	err := s.operate(ctx, caller, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, "select spine.rotate_source($1, $2, $3)", name, secret, keep)
 		return err
 	})
@@ -189,13 +176,6 @@ func (s *Store) RotateSource(
 		return event.SourceSettings{}, sourceError("rotating the secret of a source", err)
 	}
 	return s.Source(ctx, name)
-}
-
-// callFor makes the audit log say that caller asked for the rest of a transaction. The log keeps the first 300
-// characters; characters that Postgres rejects in a text are replaced.
-func callFor(ctx context.Context, tx pgx.Tx, caller string) error {
-	_, err := tx.Exec(ctx, "select set_config('spine.caller', $1, true)", storable(caller))
-	return err
 }
 
 // storable is text without what Postgres rejects in a text.

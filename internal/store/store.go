@@ -137,14 +137,15 @@ func (s *Store) Pool() *pgxpool.Pool { return s.pool }
 // whose client is gone without a word soon ends and releases its locks; by itself Postgres would notice after two
 // hours.
 func tune(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, `select set_config('jit', 'off', false),
-		set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
-		set_config('tcp_keepalives_count', '3', false),
-		case
-		when current_setting('idle_in_transaction_session_timeout') = '0' then set_config(
-			'idle_in_transaction_session_timeout', '10s', false
-		) end,
-		case when current_setting('synchronous_commit') = 'off' then set_config('synchronous_commit', 'on', false) end`)
+	_, err := conn.Exec(ctx, `
+		select pg_catalog.set_config('jit', 'off', false),
+			pg_catalog.set_config('tcp_keepalives_idle', '10', false),
+			pg_catalog.set_config('tcp_keepalives_interval', '5', false),
+			pg_catalog.set_config('tcp_keepalives_count', '3', false),
+			case when pg_catalog.current_setting('idle_in_transaction_session_timeout') operator(pg_catalog.=) '0'
+				then pg_catalog.set_config('idle_in_transaction_session_timeout', '10s', false) end,
+			case when pg_catalog.current_setting('synchronous_commit') operator(pg_catalog.=) 'off'
+				then pg_catalog.set_config('synchronous_commit', 'on', false) end`)
 	if err != nil {
 		return fmt.Errorf("setting up a connection: %w", err)
 	}
@@ -205,7 +206,7 @@ func leaseStates(answers []*bool) []event.LeaseState {
 
 // Notify sends a notification. payload must be shorter than 8000 bytes.
 func (s *Store) Notify(ctx context.Context, channel, payload string) error {
-	if _, err := s.pool.Exec(ctx, "select pg_notify($1, $2)", channel, payload); err != nil {
+	if _, err := s.pool.Exec(ctx, "select pg_catalog.pg_notify($1, $2)", channel, payload); err != nil {
 		return fmt.Errorf("notifying %s: %w", channel, err)
 	}
 	return nil

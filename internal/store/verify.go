@@ -32,7 +32,7 @@ func (s *Store) verifySpans(
 ) ([]view.Invariant, error) {
 	var first, now time.Time
 	const span = "select coalesce((select e.created_at from spine.events e order by e.id limit 1), now()), now()"
-	if err := s.pool.QueryRow(ctx, span).Scan(&first, &now); err != nil {
+	if err := s.one(ctx, span, nil, &first, &now); err != nil {
 		return nil, fmt.Errorf("looking for the first event: %w", err)
 	}
 	// Clocks are set back: the first event may not be the oldest.
@@ -85,9 +85,12 @@ func (s *Store) verifySpanEnd(ctx context.Context, since, until time.Time, event
 		end = until
 	}
 	var reached time.Time
-	err := s.pool.QueryRow(ctx,
+	err := s.one(
+		ctx,
 		"select e.created_at from spine.events e where e.id > spine.first_id_since($1) + $2 order by e.id limit 1",
-		since, events).Scan(&reached)
+		[]any{since, events},
+		&reached,
+	)
 	switch {
 	case err != nil && !errors.Is(err, pgx.ErrNoRows):
 		return end, fmt.Errorf("looking for the end of a span: %w", err)

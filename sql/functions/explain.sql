@@ -496,6 +496,7 @@ language plpgsql stable
 set search_path = spine, pg_temp
 set jit = off
 set enable_seqscan = off
+set enable_bitmapscan = off
 set plan_cache_mode = force_custom_plan as $$
 declare
     _ids bigint[];

@@ -4,6 +4,8 @@
 
 -- +goose Up
 
+set local search_path = pg_catalog, pg_temp;
+
 -- Sources and destinations.
 
 create table spine.sources (

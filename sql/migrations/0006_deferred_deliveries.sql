@@ -2,6 +2,7 @@
 
 -- +goose Up
 
+set local search_path = pg_catalog, pg_temp;
 set local lock_timeout = '2s';
 
 alter type spine.audit_action add value 'delivery_deferred';

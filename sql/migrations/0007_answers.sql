@@ -3,6 +3,7 @@
 
 -- +goose Up
 
+set local search_path = pg_catalog, pg_temp;
 set local lock_timeout = '2s';
 
 alter table spine.destinations add column paused_reason text;

@@ -2,6 +2,7 @@
 
 -- +goose Up
 
+set local search_path = pg_catalog, pg_temp;
 set local lock_timeout = '2s';
 
 alter table spine.rejected_requests add column body_bytes bigint;
