@@ -23,7 +23,7 @@ import (
 type GuardConfig struct {
 	Tokens     []secret.Value // ADMIN_TOKEN: the holder of one may do everything
 	ReadTokens []secret.Value // ADMIN_READ_TOKEN: the holder of one may read; of use only beside Tokens
-	Open       bool     // ADMIN_AUTH=none: lets everyone pass
+	Open       bool           // ADMIN_AUTH=none: lets everyone pass
 	// Local lets requests of this machine pass. It is for a listener that no one else reaches, and on which nothing but
 	// the administration is served: no trace in a request tells that a proxy on this machine has not sent it.
 	Local bool

@@ -150,7 +150,12 @@ func describeRejected(r event.RejectedRequest) string {
 		}
 	}
 	if r.BodyBytes != nil {
-		fmt.Fprintf(&b, "\nThe first %d of at least %d bytes of its body are kept, so it cannot be replayed.\n", r.Size, *r.BodyBytes)
+		fmt.Fprintf(
+			&b,
+			"\nThe first %d of at least %d bytes of its body are kept, so it cannot be replayed.\n",
+			r.Size,
+			*r.BodyBytes,
+		)
 	}
 	if r.Text != nil {
 		fmt.Fprintf(&b, "\n%s\n", terminal.PrintableLines(*r.Text))

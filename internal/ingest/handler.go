@@ -78,8 +78,15 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request) {
 		asked = event.DefaultSource
 	}
 	a := &arrival{
-		asked: asked, remote: ClientAddress(r, h.config.Trusted),
-		request: event.Request{Method: r.Method, URL: r.URL, Header: r.Header, At: time.Now()}, announced: r.ContentLength,
+		asked:  asked,
+		remote: ClientAddress(r, h.config.Trusted),
+		request: event.Request{
+			Method: r.Method,
+			URL:    r.URL,
+			Header: r.Header,
+			At:     time.Now(),
+		},
+		announced: r.ContentLength,
 	}
 	defer h.release(a)
 	done, rej := h.admit(r.Context(), a, options{limits: h.limits, upload: upload{w, r, h.config.ReadTimeout}})

@@ -201,7 +201,11 @@ func TestSourcesThatTakeNothing(t *testing.T) {
 		"early": event.ErrSourcesUnknown,
 	}
 	requireProblem(t, http.StatusNotFound, in.post(t, "/webhook/nobody", strings.NewReader("{}")))
-	in.sources.put("closed", `{"preset":"token","secrets":["env:S1"],"verify":[{"scheme":"token","header":["X-Mine"]}]}`, keeping)
+	in.sources.put(
+		"closed",
+		`{"preset":"token","secrets":["env:S1"],"verify":[{"scheme":"token","header":["X-Mine"]}]}`,
+		keeping,
+	)
 	for _, name := range []string{"closed", "broken", "early"} {
 		r := in.post(t, "/webhook/"+name, strings.NewReader("{}"), "X-Mine", "S1", "X-Other", "1")
 		requireProblem(t, http.StatusServiceUnavailable, r)

@@ -105,7 +105,11 @@ func (p memoryPlan) limitFor(live int64) int64 { return min(p.most, max(p.limit,
 // memoryInUse reads what the last collection found in use, and what the process has of the system.
 func memoryInUse() (live, mapped int64) {
 	samples := []metrics.Sample{
-		{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"},
+		{
+			Name: "/gc/heap/live:bytes",
+		},
+		{Name: "/memory/classes/total:bytes"},
+		{Name: "/memory/classes/heap/released:bytes"},
 	}
 	metrics.Read(samples)
 	value := func(i int) int64 { return int64(samples[i].Value.Uint64()) } //nolint:gosec // less than the machine has

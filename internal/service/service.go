@@ -108,9 +108,19 @@ func New(
 		return nil, err
 	}
 	s := &Service{
-		settings: settings, roles: roles, version: version, log: log, admin: admin, destination: destination,
-		secrets: settings.Secrets.Resolver(os.LookupEnv), memory: planMemory(settings, roles, groupMemory(os.DirFS("/"))),
-		metrics: observe.NewMetrics(), brake: ingest.NewBrake(), ready: make(chan struct{}),
+		settings:    settings,
+		roles:       roles,
+		version:     version,
+		log:         log,
+		admin:       admin,
+		destination: destination,
+		secrets: settings.Secrets.Resolver(
+			os.LookupEnv,
+		),
+		memory:  planMemory(settings, roles, groupMemory(os.DirFS("/"))),
+		metrics: observe.NewMetrics(),
+		brake:   ingest.NewBrake(),
+		ready:   make(chan struct{}),
 	}
 	defer func() {
 		if err != nil {

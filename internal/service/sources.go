@@ -32,7 +32,9 @@ func (s intakeSources) Stray(name string) ingest.Stray {
 }
 
 // kept is a budget of rejected requests, as package ingest sees it.
-func kept(b source.Budget) event.Budget { return event.Budget{Rows: b.Rows, Bytes: b.Bytes, Age: b.Age} }
+func kept(b source.Budget) event.Budget {
+	return event.Budget{Rows: b.Rows, Bytes: b.Bytes, Age: b.Age}
+}
 
 // intakeSource is a source, as package ingest sees it.
 type intakeSource struct{ *source.Source }

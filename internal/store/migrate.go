@@ -251,7 +251,10 @@ func applyFunctionsOnce(ctx context.Context, db *sql.DB, script, digest string) 
 		return false, err
 	}
 	defer func() { _ = tx.Rollback() }()
-	if _, err := tx.ExecContext(ctx, "select "+pinPath+", pg_catalog.set_config('lock_timeout', '2s', true)"); err != nil {
+	if _, err := tx.ExecContext(
+		ctx,
+		"select "+pinPath+", pg_catalog.set_config('lock_timeout', '2s', true)",
+	); err != nil {
 		return false, err
 	}
 	var current string

@@ -70,8 +70,12 @@ func TestStatementsArePinned(t *testing.T) {
 			on := typeName(method.X)
 			assert.False(t, on == "pgx" && strings.HasPrefix(method.Sel.Name, "Begin"),
 				"%s: send, read, operate and readAtOnce begin transactions", at)
-			assert.False(t, on == "s.pool" && slices.Contains([]string{"SendBatch", "Begin", "BeginTx"}, method.Sel.Name),
-				"%s: send and read send batches", at)
+			assert.False(
+				t,
+				on == "s.pool" && slices.Contains([]string{"SendBatch", "Begin", "BeginTx"}, method.Sel.Name),
+				"%s: send and read send batches",
+				at,
+			)
 			runs := slices.Contains([]string{"Query", "QueryRow", "Exec"}, method.Sel.Name) &&
 				(on == "s.pool" || on == "conn")
 			if name == "ingest.go" { // its batch is on the hot path
