@@ -114,9 +114,9 @@ func (w *ward) psql(t *testing.T, function, eventID, source string) string {
 
 // questions are the thirteen cases of issue 16, and more of their kinds.
 func questions() []question {
-	near := func(fault, name, stored, asked, says string) question {
+	near := func(name, stored, asked, says string) question {
 		return question{
-			fault: fault, name: name,
+			fault: "F1", name: name,
 			plant: func(t *testing.T, w *ward) (string, string, []string) {
 				w.stored(t, stored)
 				return asked, "", []string{`event "` + asked + `" was never stored`, says}
@@ -124,11 +124,11 @@ func questions() []question {
 		}
 	}
 	return []question{
-		near("F1", "the letter O for a zero", "77O1", "7701", `"77O1" of source "default" looks like it`),
-		near("F1", "case, and l for 1, in several places", "Evt_1l9-Oo", "evt_119-00", `"Evt_1l9-Oo" .*looks like it`),
-		near("F1", "a digit missing", "order-123456", "order-12356", `"order-123456" .*differs in one place`),
-		near("F1", "two letters swapped", "invoice-ab9", "invoice-ba9", `"invoice-ab9" .*differs in one place`),
-		near("F1", "the beginning alone", "9f8e7d6c-0001-4", "9f8e7d6c", `"9f8e7d6c-0001-4" .*begins with it`),
+		near("the letter O for a zero", "77O1", "7701", `"77O1" of source "default" looks like it`),
+		near("case, and l for 1, in several places", "Evt_1l9-Oo", "evt_119-00", `"Evt_1l9-Oo" .*looks like it`),
+		near("a digit missing", "order-123456", "order-12356", `"order-123456" .*differs in one place`),
+		near("two letters swapped", "invoice-ab9", "invoice-ba9", `"invoice-ab9" .*differs in one place`),
+		near("the beginning alone", "9f8e7d6c-0001-4", "9f8e7d6c", `"9f8e7d6c-0001-4" .*begins with it`),
 		{
 			fault: "F1", name: "in another source, and as destinations see it",
 			plant: func(t *testing.T, w *ward) (string, string, []string) {
