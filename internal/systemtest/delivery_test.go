@@ -273,7 +273,7 @@ func TestDelivery(t *testing.T) {
 
 	t.Run("ids", func(t *testing.T) {
 		id := newID("é /%\"🧾")
-		encoded := "%C3%A9%20/%\"%F0%9F%A7%BE" + strings.TrimPrefix(id, "é /%\"🧾")
+		encoded := "%C3%A9%20%2F%25\"%F0%9F%A7%BE" + strings.TrimPrefix(id, "é /%\"🧾")
 		s.accept(t, id, `{}`)
 		got := d.await(t, encoded, 1)[0]
 		require.Contains(t, string(got.body), `"event_id":"é /%\"🧾`)

@@ -497,6 +497,7 @@ func startBinary(t *testing.T, path string, environment []string, args ...string
 			"PATH=" + os.Getenv("PATH"),
 			"HOME=" + os.Getenv("HOME"),
 			"TMPDIR=" + os.Getenv("TMPDIR"),
+			"SECRET_DIR=" + secretFolder(),
 			"LOG_FORMAT=json",
 		},
 		slices.Concat(openly, environment)...)

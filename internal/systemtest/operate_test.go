@@ -375,7 +375,7 @@ status    completed, 2 attempts
     +65 ms  ✗ known already, with another payload: kept as evidence
     +78 ms  · attempt 1 started by worker-1
     +91 ms  ✗   failed after 12ms: HTTP 503 Service Unavailable, answer no\x1b[31m
-   +104 ms  ·   next attempt in 2s
+   +104 ms  ·   next attempt in 2s, by the retry policy
    +117 ms  · attempt 2 started by worker-1
    +130 ms  ✓   delivered after 3.5ms: HTTP 200, answer ok
 
