@@ -361,11 +361,12 @@ func TestHandshakes(t *testing.T) {
 	require.Equal(t, http.StatusOK, r.status)
 	require.Equal(t, "1158201444", r.body)
 	require.Equal(t, "nosniff", r.header.Get("X-Content-Type-Options"))
-	require.Equal(
-		t,
-		http.StatusForbidden,
-		ask(http.MethodGet, "/webhook/meta?hub.mode=subscribe&hub.verify_token=word&hub.challenge=1").status,
-	)
+	// A6, of its kind: who guesses the word is rejected like who guesses a secret: counted, audited, kept and braked.
+	r = ask(http.MethodGet, "/webhook/meta?hub.mode=subscribe&hub.verify_token=guess&hub.challenge=1")
+	require.Equal(t, http.StatusForbidden, r.status)
+	require.Contains(t, r.body, "The verify token is another one.")
+	require.Equal(t, "verify_token_wrong", in.kept.waiting[len(in.kept.waiting)-1].Cause)
+	require.NotContains(t, in.kept.waiting[len(in.kept.waiting)-1].Target, "guess")
 
 	r = ask(http.MethodOptions, "/webhook/events", "WebHook-Request-Origin", "eventemitter.example.com")
 	require.Equal(t, http.StatusOK, r.status)
@@ -755,7 +756,14 @@ func TestReplayer(t *testing.T) {
 	require.Equal(t, event.RejectedAgain, settled[1][0])
 	require.Equal(t, event.RejectedAgain, settled[2][0])
 	require.Contains(t, settled[2][1], "Credentials are not kept")
-	require.NotContains(t, settled, int64(3), "a fault of ours: it is handed out again")
+	require.Equal(t, event.RejectedAgain, settled[3][0], "no replay goes on for ever")
+	require.Contains(t, settled[3][1], "Correct its settings or secrets first")
+	closed := broken
+	closed.Source = "closed"
+	in.sources.err["closed"] = event.ErrSourceClosed
+	settled = again(closed)
+	require.Equal(t, event.RejectedAgain, settled[3][0])
+	require.Contains(t, settled[3][1], "is closed")
 	require.Zero(t, in.store.count())
 
 	in.sources.put("github", `{"preset":"github","secrets":["env:S1","env:S2"]}`, keeping)
