@@ -608,7 +608,7 @@ $$;
 -- Name: FUNCTION disable_source(_name text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.disable_source(_name text) IS 'Takes nothing more from a source until spine.enable_source(). Its requests get 404. Spine still delivers what it sent before.';
+COMMENT ON FUNCTION spine.disable_source(_name text) IS 'Takes nothing more from a source until spine.enable_source(). Its requests get 503. Spine still delivers what it sent before.';
 
 
 --
@@ -2020,11 +2020,11 @@ begin
         from rejected_requests o
         where o.source = any (_of)
             and o.state <> 'requested'
-            and o.id not in (
-                select f.id
+            and not exists (
+                select
                 from fitting f join budget b on b.source = f.source
-                where f.stays or f.bytes <= b.bytes)
-        for update skip locked);
+                where f.id = o.id and (f.stays or f.bytes <= b.bytes))
+        for update of o skip locked);
 end $$;
 
 
@@ -4177,6 +4177,25 @@ begin
         where coalesce(given.ref !~ '^(env:[A-Za-z_][A-Za-z0-9_]*|file:([A-Za-z0-9_.-]+|/.+))$', true))
     then
         raise exception 'a secret must be named by reference, never by value: env:NAME, file:NAME or file:/absolute/path'
+            using errcode = 'check_violation', schema = 'spine', table = 'sources';
+    end if;
+    -- What is shown and kept with the settings holds no secret either. The messages do not repeat it.
+    if new.settings ->> 'url' ~ '^[^/?#]*//[^/?#]*@' then
+        raise exception 'the url of a source must not hold a user or password'
+            using errcode = 'check_violation', schema = 'spine', table = 'sources';
+    end if;
+    if exists (
+        select
+        from jsonb_path_query(new.settings, 'lax $.verify[*].secret_prefix[*]') p(prefix)
+        where jsonb_typeof(p.prefix) not in ('string', 'null')
+            or p.prefix #>> '{}' <> '' and p.prefix #>> '{}' !~ '^.{0,15}_$'
+        union all
+        select
+        from jsonb_path_query(new.settings, 'lax $.verify[*].secret_not[*]') p(prefix)
+        where jsonb_typeof(p.prefix) not in ('string', 'null')
+            or p.prefix #>> '{}' <> '' and p.prefix #>> '{}' !~ '^.{0,15}_$')
+    then
+        raise exception 'secret_prefix and secret_not must end in _ and have at most 16 bytes'
             using errcode = 'check_violation', schema = 'spine', table = 'sources';
     end if;
     if tg_op = 'UPDATE' then

@@ -555,6 +555,10 @@ func TestBytesInFlight(t *testing.T) {
 			"room is given back",
 		)
 	}
+	// B1, of its kind: headers take memory too.
+	r = in.post(t, "/webhook", strings.NewReader("{}"), "X-Large", strings.Repeat("x", reserveStep))
+	requireProblem(t, http.StatusServiceUnavailable, r)
+	require.Equal(t, http.StatusUnprocessableEntity, in.post(t, "/webhook", strings.NewReader("{}")).status)
 }
 
 // rejectedStore is the database of a Keeper.
@@ -616,6 +620,11 @@ func TestKeeperIsBounded(t *testing.T) {
 		const kept = keptFirst + 1 + 2 // the one is sampled
 		k.mu.Lock()
 		require.Len(t, k.waiting, kept, "it waits for the database")
+		held := int64(0)
+		for _, waiting := range k.waiting {
+			held += int64(len(waiting.Body) + len(waiting.Headers) + len(waiting.Target) + len(waiting.Detail))
+		}
+		require.Equal(t, held, k.pots[theirs].held, "all that it takes of memory counts")
 		k.mu.Unlock()
 		store.mu.Lock()
 		require.Empty(t, store.kept)
