@@ -608,7 +608,7 @@ $$;
 -- Name: FUNCTION disable_source(_name text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.disable_source(_name text) IS 'Takes nothing more from a source until spine.enable_source(). Its requests get 404. Spine still delivers what it sent before.';
+COMMENT ON FUNCTION spine.disable_source(_name text) IS 'Takes nothing more from a source until spine.enable_source(). Its requests get 503. Spine still delivers what it sent before.';
 
 
 --
@@ -1931,10 +1931,12 @@ CREATE FUNCTION spine.keep_rejected(_source text[], _at timestamp with time zone
 declare
     -- Causes that are no fault of the sender's.
     _ours constant text[] := array['source_disabled', 'source_broken', 'source_closed'];
-    _budget record;
-    _over record;
 begin
-    perform take_lock('keep_rejected');
+    if _again then
+        perform take_lock('keep_rejected');
+    else
+        perform try_lock('keep_rejected');
+    end if;
     insert into rejected_requests (
         source,
         at,
@@ -1976,56 +1978,53 @@ begin
                 and r.target = g.target
                 and r.body = g.body))
     order by g.ord;
-    for _budget in
-        select b.*, o.ours
+    -- Of each cause the newest come first, one of each cause after the other, until the rows are as many as may be. Of
+    -- these, those come first that need the fewest bytes of their cause, until the bytes are.
+    with budget as materialized (
+        select b.source, least(b.rows, 100000) as rows, b.bytes, clock_timestamp() - b.age as oldest
         from unnest(_of, _rows, _bytes, _age) as b(source, rows, bytes, age)
-        cross join (values (false), (true)) o(ours)
-        order by b.source, o.ours
-    loop
-        delete from rejected_requests r
-        where r.source = _budget.source and r.at < clock_timestamp() - _budget.age and r.state <> 'requested';
-        loop
-            -- How much the most frequent cause has to give: down to the next one, or until all fit.
-            with kept as (
-                select r.cause, count(*) as rows, sum(r.size) as bytes
-                from rejected_requests r
-                where r.source = _budget.source and (r.cause = any (_ours)) = _budget.ours
-                group by r.cause
-            ), total as (
-                select sum(k.rows) as rows, sum(k.bytes) as bytes from kept k
-            )
-            select
-                k.cause,
-                t.rows - _budget.rows as rows,
-                t.bytes - _budget.bytes as bytes,
-                k.rows as has,
-                greatest(
-                    k.rows - coalesce((
-                        select o.rows from kept o where o.cause <> k.cause order by o.rows desc limit 1), 0),
-                    1) as lead
-            into _over
-            from kept k cross join total t
-            where t.rows > _budget.rows or t.bytes > _budget.bytes
-            order by k.rows desc, k.bytes desc, k.cause
-            limit 1;
-            exit when not found;
-            delete from rejected_requests r
-            where r.id in (
-                select o.id
-                from (
-                    select
-                        x.id,
-                        row_number() over oldest as n,
-                        coalesce(
-                            sum(x.size) over (oldest rows between unbounded preceding and 1 preceding),
-                            0) as before
-                    from rejected_requests x
-                    where x.source = _budget.source and x.cause = _over.cause
-                    window oldest as (order by x.id)
-                ) o
-                where o.n <= _over.lead and (o.n <= _over.rows or o.before < _over.bytes));
-        end loop;
-    end loop;
+    ), kept as (
+        select
+            r.id,
+            r.source,
+            r.cause = any (_ours) as ours,
+            r.state = 'requested' as stays,
+            r.size,
+            row_number() over (
+                partition by r.source, r.cause
+                order by r.state <> 'requested', r.id desc) as n,
+            r.cause
+        from budget b join rejected_requests r on r.source = b.source
+        where r.at >= b.oldest or r.state = 'requested'
+    ), counted as (
+        select k.*, row_number() over (
+            partition by k.source, k.ours
+            order by not k.stays, k.n, k.id desc) as rows
+        from kept k
+    ), weighed as (
+        select c.*, sum(c.size) over (
+            partition by c.source, c.cause
+            order by c.n) as own
+        from counted c join budget b on b.source = c.source
+        where c.stays or c.rows <= b.rows
+    ), fitting as materialized (
+        select w.id, w.stays, w.source, sum(w.size) over (
+            partition by w.source, w.ours
+            order by not w.stays, w.own, w.id desc) as bytes
+        from weighed w
+    )
+    delete from rejected_requests r
+    where r.id in (
+        -- It looks at the state again: somebody may have asked for it meanwhile.
+        select o.id
+        from rejected_requests o
+        where o.source = any (_of)
+            and o.state <> 'requested'
+            and not exists (
+                select
+                from fitting f join budget b on b.source = f.source
+                where f.id = o.id and (f.stays or f.bytes <= b.bytes))
+        for update of o skip locked);
 end $$;
 
 
@@ -3228,6 +3227,9 @@ CREATE FUNCTION spine.request_replay(_ids bigint[], _trust boolean) RETURNS bigi
 declare
     _count bigint;
 begin
+    perform from (
+        select from rejected_requests r where r.id = any (_ids) order by r.id for no key update
+    ) locked;
     with requested as (
         update rejected_requests r set state = 'requested', trust = _trust, taken_until = null
         where r.id = any (_ids)
@@ -4175,6 +4177,25 @@ begin
         where coalesce(given.ref !~ '^(env:[A-Za-z_][A-Za-z0-9_]*|file:([A-Za-z0-9_.-]+|/.+))$', true))
     then
         raise exception 'a secret must be named by reference, never by value: env:NAME, file:NAME or file:/absolute/path'
+            using errcode = 'check_violation', schema = 'spine', table = 'sources';
+    end if;
+    -- What is shown and kept with the settings holds no secret either. The messages do not repeat it.
+    if new.settings ->> 'url' ~ '^[^/?#]*//[^/?#]*@' then
+        raise exception 'the url of a source must not hold a user or password'
+            using errcode = 'check_violation', schema = 'spine', table = 'sources';
+    end if;
+    if exists (
+        select
+        from jsonb_path_query(new.settings, 'lax $.verify[*].secret_prefix[*]') p(prefix)
+        where jsonb_typeof(p.prefix) not in ('string', 'null')
+            or p.prefix #>> '{}' <> '' and p.prefix #>> '{}' !~ '^.{0,15}_$'
+        union all
+        select
+        from jsonb_path_query(new.settings, 'lax $.verify[*].secret_not[*]') p(prefix)
+        where jsonb_typeof(p.prefix) not in ('string', 'null')
+            or p.prefix #>> '{}' <> '' and p.prefix #>> '{}' !~ '^.{0,15}_$')
+    then
+        raise exception 'secret_prefix and secret_not must end in _ and have at most 16 bytes'
             using errcode = 'check_violation', schema = 'spine', table = 'sources';
     end if;
     if tg_op = 'UPDATE' then

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +25,7 @@ type GuardConfig struct {
 	Tokens     []secret.Value // ADMIN_TOKEN: the holder of one may do everything
 	ReadTokens []secret.Value // ADMIN_READ_TOKEN: the holder of one may read; of use only beside Tokens
 	Open       bool           // ADMIN_AUTH=none: lets everyone pass
+	Names      []string       // ADMIN_NAMES: host names under which browsers reach it where it is open
 	// Local lets requests of this machine pass. It is for a listener that no one else reaches, and on which nothing but
 	// the administration is served: no trace in a request tells that a proxy on this machine has not sent it.
 	Local bool
@@ -65,8 +67,8 @@ type guard struct {
 // Local, it answers 403 unless the peer's address and the Host header are loopback. So a page in a browser cannot reach
 // it by a name of its own (DNS rebinding).
 //
-// Open, it lets everyone read. It answers 403 where a browser would change something under another name than localhost
-// or an IP address: a page's own name may lead here, and the page is then of the same origin.
+// Open, it answers everyone. It answers 403 to a browser under a name that is neither listed nor localhost nor an IP
+// address: a page's own name may lead here, and the page is then of the same origin.
 //
 // However it is configured, it answers 403 where a browser sends a request for a page of another origin, unless the
 // method only reads. Requests of other clients pass: they carry neither Sec-Fetch-Site nor Origin.
@@ -91,7 +93,12 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 			} else if host, _, err := net.SplitHostPort(client); err == nil {
 				client = host
 			}
-			r = r.WithContext(context.WithValue(r.Context(), clientKey{}, client))
+			seen := identity{client: client}
+			// A token that stands in the place of the name is a secret, and so is a name without a password: curl -u TOKEN:
+			if user, password, ok := r.BasicAuth(); ok && password != "" && !g.isToken(user) {
+				seen.user = user
+			}
+			r = r.WithContext(context.WithValue(r.Context(), identityKey{}, seen))
 			if cause, problem := g.judge(w.Header(), r); cause != "" {
 				g.reject(w, r, cause, problem)
 				return
@@ -148,12 +155,12 @@ func (g *guard) judgeToken(header http.Header, r *http.Request) (cause string, p
 // judgeOrigin asks where a request comes from, since there is no token to ask for.
 func (g *guard) judgeOrigin(r *http.Request) (cause string, problem respond.Problem) {
 	switch {
-	case g.config.Open && mayChange(r) && fromBrowser(r) && !loopbackName(r.Host) && !isAddress(r.Host):
+	case g.config.Open && fromBrowser(r) && !g.isOwnName(r.Host):
 		return hostName, respond.Problem{
 			Status: http.StatusForbidden,
-			Detail: "Without an admin token a browser may change something " +
+			Detail: "Without an admin token Spine answers a browser " +
 				"only under an IP address or localhost (against DNS rebinding). " +
-				"Set ADMIN_TOKEN to use a name.",
+				"Set ADMIN_TOKEN or ADMIN_NAMES to use a name.",
 		}
 	case g.config.Open:
 		return "", problem
@@ -192,28 +199,42 @@ func mayChange(r *http.Request) bool {
 	return r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodOptions
 }
 
-// fromBrowser reports whether a browser sent a request that changes something. All browsers send Origin with it. They
-// do not send Sec-Fetch-Site to a name without TLS.
+// fromBrowser reports whether a browser sent a request. All browsers send Origin with one that changes something. With
+// one that reads, to a name without TLS, they send neither Origin nor Sec-Fetch-Site. They all say Mozilla, and the page
+// cannot change that.
 func fromBrowser(r *http.Request) bool {
-	return len(r.Header.Values("Origin")) > 0 || len(r.Header.Values("Sec-Fetch-Site")) > 0
+	return len(r.Header.Values("Origin")) > 0 || len(r.Header.Values("Sec-Fetch-Site")) > 0 ||
+		strings.HasPrefix(r.UserAgent(), "Mozilla/")
 }
 
-// clientKey is the key of a request's client address in its context.
-type clientKey struct{}
+// identity is who sends a request, as the guard has found it.
+type identity struct {
+	client string // the address
+	user   string // the name of HTTP Basic; empty where it may be a token
+}
+
+// identityKey is the key of a request's identity in its context.
+type identityKey struct{}
 
 // clientOf is the client's address, as the guard has found it.
 func clientOf(r *http.Request) string {
-	if client, ok := r.Context().Value(clientKey{}).(string); ok {
-		return client
+	if seen, ok := r.Context().Value(identityKey{}).(identity); ok {
+		return seen.client
 	}
 	return r.RemoteAddr
 }
 
-// caller says who asks, for the audit log: the client's address, and the user name of HTTP Basic. The client may claim
-// any name, so it is quoted.
+// isToken reports whether a text is a token, of whatever rights.
+func (g *guard) isToken(text string) bool {
+	return isOneOf(text, g.tokens) || isOneOf(text, g.readTokens)
+}
+
+// caller says who asks, for the audit log: the client's address, and the user name of HTTP Basic as far as the guard has
+// let it pass. The client may claim any name, so it is quoted.
 func caller(r *http.Request) string {
 	from := clientOf(r)
-	if user, _, ok := r.BasicAuth(); ok && user != "" {
+	if seen, _ := r.Context().Value(identityKey{}).(identity); seen.user != "" {
+		user := seen.user
 		if runes := []rune(user); len(runes) > maxUser {
 			user = string(runes[:maxUser]) + "…"
 		}
@@ -261,6 +282,13 @@ func loopbackName(host string) bool {
 	}
 	address, err := netip.ParseAddr(hostname(host))
 	return err == nil && address.Unmap().IsLoopback()
+}
+
+// isOwnName reports whether a Host header is one that no page of another can have: localhost, an IP address, or a listed
+// name.
+func (g *guard) isOwnName(host string) bool {
+	return loopbackName(host) || isAddress(host) ||
+		slices.ContainsFunc(g.config.Names, func(name string) bool { return strings.EqualFold(name, hostname(host)) })
 }
 
 // isAddress reports whether a Host header is an IP address, with any port.

@@ -221,14 +221,32 @@ func TestAnOpenGuardAndNames(t *testing.T) {
 			200,
 		},
 		"an address without a port": {api.GuardConfig{Open: true}, http.MethodPost, "[2001:db8::7]", "Origin", 200},
+		// A3, of its kind: what a page under its own name reads here, it can send away.
 		"reading": {
 			api.GuardConfig{Open: true},
 			http.MethodGet,
 			"spine.example",
 			"Sec-Fetch-Site",
+			403,
+		},
+		"reading, without TLS": {api.GuardConfig{Open: true}, http.MethodGet, "evil.example:8080", "User-Agent", 403},
+		"reading, an address":  {api.GuardConfig{Open: true}, http.MethodGet, "192.0.2.7:8080", "User-Agent", 200},
+		"reading, a listed name": {
+			api.GuardConfig{Open: true, Names: []string{"spine.example"}},
+			http.MethodGet,
+			"Spine.example:8080",
+			"User-Agent",
 			200,
 		},
-		"no browser": {api.GuardConfig{Open: true}, http.MethodPost, "spine:8080", "", 200},
+		"changing, a listed name": {
+			api.GuardConfig{Open: true, Names: []string{"spine.example"}},
+			http.MethodPost,
+			"spine.example",
+			"Origin",
+			200,
+		},
+		"reading, no browser": {api.GuardConfig{Open: true}, http.MethodGet, "spine:8080", "", 200},
+		"no browser":          {api.GuardConfig{Open: true}, http.MethodPost, "spine:8080", "", 200},
 		"a token, which no page has": {
 			api.GuardConfig{Tokens: tokens("sesame")},
 			http.MethodPost,
@@ -245,6 +263,8 @@ func TestAnOpenGuardAndNames(t *testing.T) {
 			switch c.header {
 			case "Origin":
 				r.Header.Set("Origin", "http://"+c.host)
+			case "User-Agent":
+				r.Header.Set("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0")
 			case "Sec-Fetch-Site":
 				r.Header.Set("Sec-Fetch-Site", "same-origin")
 			}

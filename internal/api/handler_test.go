@@ -923,6 +923,11 @@ func TestReplay(t *testing.T) {
 		require.Equal(t, http.StatusOK, a.code)
 		require.Equal(t, want, audited())
 	}
+	// A11, of its kind: a token in the place of the user name does not get into the audit log.
+	died()
+	a := post("/api/events/a%2Fb/replay", func(r *http.Request) { r.SetBasicAuth("a-token-of-16-characters", "") })
+	require.Equal(t, http.StatusOK, a.code)
+	require.Equal(t, "2001:db8::1", audited())
 
 	h := broken(func(context.Context) error { return errors.New("password is sesame") }).serve(time.Minute)
 	requireProblem(

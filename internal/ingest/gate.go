@@ -177,6 +177,9 @@ func greet(a *arrival) (verdict, *rejection) {
 	}
 	if slices.Contains(a.source.Allowed(), a.request.Method) {
 		if said, ok := a.source.Handshake(&a.request); ok {
+			if said.Status == http.StatusForbidden {
+				return verdict{}, verifyTokenWrong
+			}
 			return verdict{answer: handshakeAnswer(said)}, nil
 		}
 	}
@@ -341,6 +344,14 @@ func (g *gate) unreadable(err error) *rejection {
 	g.rejectionLog.Error().Err(err).Msg("reading a body failed")
 	return unavailable
 }
+
+// verifyTokenWrong is the answer to who does not know Meta's word. As a rejection it is braked, counted and audited, so
+// that nobody guesses the word unseen.
+var verifyTokenWrong = &rejection{
+	status: http.StatusForbidden, cause: causeVerifyToken, detail: "The verify token is another one.",
+}
+
+const causeVerifyToken = "verify_token_wrong"
 
 const causeTooLarge = "too_large"
 

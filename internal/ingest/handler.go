@@ -89,7 +89,11 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request) {
 		announced: r.ContentLength,
 	}
 	defer h.release(a)
-	done, rej := h.admit(r.Context(), a, options{limits: h.limits, upload: upload{w, r, h.config.ReadTimeout}})
+	var done admission
+	rej := tooManyBytes
+	if h.reserveHeaders(a) {
+		done, rej = h.admit(r.Context(), a, options{limits: h.limits, upload: upload{w, r, h.config.ReadTimeout}})
+	}
 	if rej != nil {
 		h.reject(r.Context(), w, a, rej)
 		return

@@ -30,10 +30,31 @@ func (g *gate) reserve(a *arrival, n int64) bool {
 	}
 	more := (a.bytes - a.reserved + reserveStep - 1) / reserveStep * reserveStep
 	if !g.inFlight.TryAcquire(more) {
-		a.bytes -= n
-		return false
+		more = a.bytes - a.reserved // the last of the room is smaller than a step
+		if !g.inFlight.TryAcquire(more) {
+			a.bytes -= n
+			return false
+		}
 	}
 	a.reserved += more
+	return true
+}
+
+// reserveHeaders reserves room for the headers of a request, and reports whether there was any. It reserves no more than
+// they take: strangers who only open connections and send headers leave the room to bodies.
+func (g *gate) reserveHeaders(a *arrival) bool {
+	n := int64(len(a.request.URL.Path) + len(a.request.URL.RawQuery))
+	for name, values := range a.request.Header {
+		n += int64(len(name))
+		for _, value := range values {
+			n += int64(len(value))
+		}
+	}
+	if !g.inFlight.TryAcquire(n) {
+		return false
+	}
+	a.bytes += n
+	a.reserved += n
 	return true
 }
 

@@ -36,7 +36,7 @@ const (
 	keptText             = 2 << 10 // bytes of other texts of a request
 
 	keptWaiting  = 1000    // requests that wait for the database
-	keptBytes    = 8 << 20 // of their bodies
+	keptBytes    = 8 << 20 // of their bodies, headers and texts
 	keptInterval = 250 * time.Millisecond
 	keptPatience = 5 * time.Second // for one call to the database
 )
@@ -80,7 +80,7 @@ type keptKind struct {
 // pot is what requests of one class share. Each class has its own, so that a flood of one leaves room for the other.
 type pot struct {
 	rows    int   // requests that wait or are being stored
-	held    int64 // bytes of their bodies
+	held    int64 // bytes of their bodies, headers and texts
 	sampled purse
 	bytes   purse
 }
@@ -134,12 +134,16 @@ func (k *Keeper) keep(a *arrival, rej *rejection) {
 	}
 	class := &k.pots[rej.class()]
 	k.mu.Lock()
-	fits := k.spendBytes(a, rej, class, len(kept.Body)+len(kept.Headers)+len(kept.Target))
+	size := heldBytes(kept)
+	fits := k.spendBytes(a, rej, class, size)
+	if fits {
+		class.held += size
+	}
 	k.mu.Unlock()
 	if !fits {
 		if kept.BodyBytes == nil && len(kept.Body) > keptBeginning {
-			size := int64(len(kept.Body))
-			kept.BodyBytes = &size
+			whole := int64(len(kept.Body))
+			kept.BodyBytes = &whole
 		}
 		kept.Body = kept.Body[:min(len(kept.Body), keptBeginning)]
 		if len(kept.Headers) > keptBeginningHeaders {
@@ -153,8 +157,16 @@ func (k *Keeper) keep(a *arrival, rej *rejection) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.waiting = append(k.waiting, kept)
-	class.held += int64(len(kept.Body))
+	if fits {
+		class.held -= size // as it was before its target was cut
+	}
+	class.held += heldBytes(kept)
 	k.budgets[a.name] = a.policy.Kept
+}
+
+// heldBytes is how many bytes of memory a request takes while it waits for the database.
+func heldBytes(r event.RejectedRequest) int64 {
+	return int64(len(r.Body) + len(r.Headers) + len(r.Target) + len(r.Detail))
 }
 
 // admit reports whether a request is kept, and counts it then. It is counted among those that wait, too.
@@ -197,10 +209,10 @@ func (k *Keeper) kind(a *arrival, rej *rejection) *keptKind {
 }
 
 // spendBytes reports whether a request may be kept as a whole, and spends its bytes then.
-func (k *Keeper) spendBytes(a *arrival, rej *rejection, class *pot, size int) bool {
+func (k *Keeper) spendBytes(a *arrival, rej *rejection, class *pot, size int64) bool {
 	now, n := time.Now(), float64(size)
 	kind := k.kind(a, rej)
-	if class.held+int64(size) > keptBytes || int64(size) > a.policy.Kept.Bytes ||
+	if class.held+size > keptBytes || size > a.policy.Kept.Bytes ||
 		!kind.bytes.has(bytesOfKind, now, n) || !class.bytes.has(bytesOfAll, now, n) {
 		return false
 	}
@@ -251,7 +263,7 @@ func (k *Keeper) flush(ctx context.Context) {
 		for _, r := range requests {
 			class := &k.pots[classOf(r.Cause)]
 			class.rows--
-			class.held -= int64(len(r.Body))
+			class.held -= heldBytes(r)
 		}
 	}
 	switch {

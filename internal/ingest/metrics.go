@@ -71,6 +71,7 @@ var rejectionCauses = map[int][]string{
 		"signature_missing", "signature_wrong", "timestamp_bad", "timestamp_stale",
 		"credentials_missing", "credentials_wrong",
 	},
+	http.StatusForbidden:             {causeVerifyToken},
 	http.StatusNotFound:              {"no_such_source"},
 	http.StatusMethodNotAllowed:      {"method"},
 	http.StatusRequestTimeout:        {"too_slow"},

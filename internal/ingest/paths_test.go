@@ -294,8 +294,11 @@ func TestEveryPathHasTheSameVerdict(t *testing.T) {
 			if c.want.cause != "" && c.want.status < 500 {
 				want.detail = detail
 			}
-			if c.want.cause == sourceDisabled.cause { // an operator can mend that, and is told
+			switch c.want.cause { // an operator can mend that, and is told
+			case sourceDisabled.cause:
 				want.detail = "The source is disabled. Enable it first."
+			case sourceBroken.cause:
+				want.detail = "The source cannot be used. Correct its settings or secrets first."
 			}
 			replayed := r.replay(t, onReplay, now, false)
 			if strings.HasPrefix(c.want.cause, "credentials_") {

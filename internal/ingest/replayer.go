@@ -102,8 +102,9 @@ func (p *Replayer) replay(ctx context.Context, kept event.RejectedRequest) (stat
 		return event.RejectedTakenIn, "The request was answered. It holds no event.", ""
 	case rej == nil:
 		return event.RejectedTakenIn, string(done.receipts[0].Outcome), done.events[0].ID
-	case rej.cause == sourceDisabled.cause:
-		return event.RejectedAgain, "The source is disabled. Enable it first.", ""
+	case rej.class() == ours:
+		// A later try changes nothing until the operator does. Without an answer it would go on for ever.
+		return event.RejectedAgain, tellOperator(rej), ""
 	case rej.ourFault():
 		return "", "", ""
 	}
@@ -112,6 +113,17 @@ func (p *Replayer) replay(ctx context.Context, kept event.RejectedRequest) (stat
 		note += " Credentials are not kept, so this request can only be replayed with trust."
 	}
 	return event.RejectedAgain, note, ""
+}
+
+// tellOperator says what an operator must do before a request to a source that takes none can be replayed.
+func tellOperator(rej *rejection) string {
+	switch rej.cause {
+	case sourceDisabled.cause:
+		return "The source is disabled. Enable it first."
+	case sourceBroken.cause:
+		return "The source cannot be used. Correct its settings or secrets first."
+	}
+	return rej.detail
 }
 
 // requestOf returns a kept request as it came, without its secrets.

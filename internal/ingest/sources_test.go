@@ -361,11 +361,12 @@ func TestHandshakes(t *testing.T) {
 	require.Equal(t, http.StatusOK, r.status)
 	require.Equal(t, "1158201444", r.body)
 	require.Equal(t, "nosniff", r.header.Get("X-Content-Type-Options"))
-	require.Equal(
-		t,
-		http.StatusForbidden,
-		ask(http.MethodGet, "/webhook/meta?hub.mode=subscribe&hub.verify_token=word&hub.challenge=1").status,
-	)
+	// A6, of its kind: who guesses the word is rejected like who guesses a secret: counted, audited, kept and braked.
+	r = ask(http.MethodGet, "/webhook/meta?hub.mode=subscribe&hub.verify_token=guess&hub.challenge=1")
+	require.Equal(t, http.StatusForbidden, r.status)
+	require.Contains(t, r.body, "The verify token is another one.")
+	require.Equal(t, "verify_token_wrong", in.kept.waiting[len(in.kept.waiting)-1].Cause)
+	require.NotContains(t, in.kept.waiting[len(in.kept.waiting)-1].Target, "guess")
 
 	r = ask(http.MethodOptions, "/webhook/events", "WebHook-Request-Origin", "eventemitter.example.com")
 	require.Equal(t, http.StatusOK, r.status)
@@ -554,6 +555,10 @@ func TestBytesInFlight(t *testing.T) {
 			"room is given back",
 		)
 	}
+	// B1, of its kind: headers take memory too.
+	r = in.post(t, "/webhook", strings.NewReader("{}"), "X-Large", strings.Repeat("x", reserveStep))
+	requireProblem(t, http.StatusServiceUnavailable, r)
+	require.Equal(t, http.StatusUnprocessableEntity, in.post(t, "/webhook", strings.NewReader("{}")).status)
 }
 
 // rejectedStore is the database of a Keeper.
@@ -615,6 +620,11 @@ func TestKeeperIsBounded(t *testing.T) {
 		const kept = keptFirst + 1 + 2 // the one is sampled
 		k.mu.Lock()
 		require.Len(t, k.waiting, kept, "it waits for the database")
+		held := int64(0)
+		for _, waiting := range k.waiting {
+			held += int64(len(waiting.Body) + len(waiting.Headers) + len(waiting.Target) + len(waiting.Detail))
+		}
+		require.Equal(t, held, k.pots[theirs].held, "all that it takes of memory counts")
 		k.mu.Unlock()
 		store.mu.Lock()
 		require.Empty(t, store.kept)
@@ -755,7 +765,14 @@ func TestReplayer(t *testing.T) {
 	require.Equal(t, event.RejectedAgain, settled[1][0])
 	require.Equal(t, event.RejectedAgain, settled[2][0])
 	require.Contains(t, settled[2][1], "Credentials are not kept")
-	require.NotContains(t, settled, int64(3), "a fault of ours: it is handed out again")
+	require.Equal(t, event.RejectedAgain, settled[3][0], "no replay goes on for ever")
+	require.Contains(t, settled[3][1], "Correct its settings or secrets first")
+	closed := broken
+	closed.Source = "closed"
+	in.sources.err["closed"] = event.ErrSourceClosed
+	settled = again(closed)
+	require.Equal(t, event.RejectedAgain, settled[3][0])
+	require.Contains(t, settled[3][1], "is closed")
 	require.Zero(t, in.store.count())
 
 	in.sources.put("github", `{"preset":"github","secrets":["env:S1","env:S2"]}`, keeping)

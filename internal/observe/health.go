@@ -51,13 +51,33 @@ type Health struct {
 	routes   *mux.Router
 	draining atomic.Bool
 
+	turn   chan struct{} // of one probe at a time
+	latest probeResult   // of whoever has the turn
+
 	mu      sync.Mutex
 	failing map[string]bool // by the name of a check, as of the last probe
 }
 
+// probeResult is how all checks ended.
+type probeResult struct {
+	began  time.Time
+	ends   map[string]string
+	failed bool
+}
+
+// freshness is how long a result answers others too. Anyone may ask /readyz, and each probe takes a connection to the
+// database that the intake needs.
+const freshness = time.Second
+
 // NewHealth makes a Health that is ready while all checks pass.
 func NewHealth(log zerolog.Logger, checks ...Check) *Health {
-	h := &Health{log: log, checks: checks, routes: mux.NewRouter(), failing: map[string]bool{}}
+	h := &Health{
+		log:     log,
+		checks:  checks,
+		routes:  mux.NewRouter(),
+		failing: map[string]bool{},
+		turn:    make(chan struct{}, 1),
+	}
 	for path, handler := range map[string]http.HandlerFunc{"/": h.about, "/healthz": h.live, "/readyz": h.ready} {
 		h.routes.Path(path).Methods(http.MethodGet, http.MethodHead).Handler(handler)
 	}
@@ -99,12 +119,34 @@ func (h *Health) ready(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusServiceUnavailable, map[string]any{"status": "draining"})
 		return
 	}
-	checks, failed := h.probeChecks(r.Context())
+	checks, failed, ok := h.recentChecks(r.Context())
+	if !ok {
+		return // nobody waits for the answer any more
+	}
 	status, code := "ready", http.StatusOK
 	if failed {
 		status, code = "not ready", http.StatusServiceUnavailable
 	}
 	writeJSON(w, code, map[string]any{"status": status, "checks": checks})
+}
+
+// recentChecks returns how the checks ended, by a probe that began when the request came or less than a second before.
+// One probe runs at a time, however many ask. It is not ok where ctx ends first.
+func (h *Health) recentChecks(ctx context.Context) (ends map[string]string, failed, ok bool) {
+	came := time.Now()
+	select {
+	case h.turn <- struct{}{}:
+		defer func() { <-h.turn }()
+	case <-ctx.Done():
+		return nil, false, false
+	}
+	if h.latest.ends == nil || came.Sub(h.latest.began) >= freshness {
+		began := time.Now()
+		// Others wait for this result, so it does not end with the request that it began with.
+		ends, failed := h.probeChecks(context.WithoutCancel(ctx))
+		h.latest = probeResult{began, ends, failed}
+	}
+	return h.latest.ends, h.latest.failed, true
 }
 
 // probeChecks probes all checks at once. It returns ok or failed for each, by name.

@@ -12,12 +12,14 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 )
@@ -78,6 +80,7 @@ func TestReadyzLogsACheckOnlyWhenItChanges(t *testing.T) {
 	} {
 		log.Reset()
 		fault = step.fault
+		h.latest = probeResult{} // as if a second had passed
 		get(t, h.Around(nil), "/readyz")
 		require.Equal(t, step.line, strings.TrimSpace(log.String()))
 	}
@@ -93,6 +96,34 @@ func TestReadyzLimitsTheTimeOfAllChecksTogether(t *testing.T) {
 
 		require.Equal(t, http.StatusServiceUnavailable, code)
 		require.Equal(t, checkTimeout, time.Since(start))
+	})
+}
+
+// B1, of its kind: however many strangers ask, one probe runs at a time, and its result is for all that ask within a
+// second.
+func TestReadyzProbesOnceForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var probes, at, most atomic.Int64
+		h := NewHealth(zerolog.Nop(), Check{"database", func(context.Context) error {
+			probes.Add(1)
+			most.Store(max(most.Load(), at.Add(1)))
+			time.Sleep(300 * time.Millisecond)
+			at.Add(-1)
+			return nil
+		}})
+		var all sync.WaitGroup
+		for range 2000 {
+			all.Go(func() {
+				code, _ := get(t, h.Around(nil), "/readyz")
+				assert.Equal(t, http.StatusOK, code)
+			})
+		}
+		all.Wait()
+		require.EqualValues(t, 1, most.Load())
+		require.EqualValues(t, 1, probes.Load())
+		time.Sleep(2 * time.Second)
+		get(t, h.Around(nil), "/readyz")
+		require.EqualValues(t, 2, probes.Load(), "no result is old")
 	})
 }
 

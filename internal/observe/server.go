@@ -21,7 +21,7 @@ const (
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 15 * time.Second
 	writeTimeout      = 30 * time.Second
-	maxHeaderBytes    = 64 << 10
+	maxHeaderBytes    = 16 << 10                  // no provider sends more, and thousands of connections may hold as much
 	endless           = 1 << 62 * time.Nanosecond // net/http takes 0 for readTimeout
 )
 

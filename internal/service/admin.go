@@ -154,6 +154,7 @@ func (s *Service) guard() mux.MiddlewareFunc {
 	}
 	config := api.GuardConfig{
 		Open:  s.admin.access == byEveryone,
+		Names: s.settings.Admin.Names,
 		Local: s.admin.access == byThisMachine,
 		Client: func(r *http.Request) string {
 			return ingest.ClientAddress(r, s.settings.Intake.TrustedProxies)

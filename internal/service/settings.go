@@ -171,9 +171,10 @@ func ownVariables() []string {
 
 // AdminSettings say who may read and operate.
 type AdminSettings struct {
-	Tokens     Tokens    `env:"ADMIN_TOKEN" secret:"true" empty:"rejected" arg:"TOKENS" help:"token for the administration, 16 characters or more; several with commas"`
-	ReadTokens Tokens    `env:"ADMIN_READ_TOKEN" secret:"true" empty:"rejected" arg:"TOKENS" help:"token that may only read, /metrics too; needs ADMIN_TOKEN; several with commas"`
-	Auth       AdminAuth `env:"ADMIN_AUTH" arg:"none" help:"none opens the administration to everyone who reaches it"`
+	Tokens     Tokens     `env:"ADMIN_TOKEN" secret:"true" empty:"rejected" arg:"TOKENS" help:"token for the administration, 16 characters or more; several with commas"`
+	ReadTokens Tokens     `env:"ADMIN_READ_TOKEN" secret:"true" empty:"rejected" arg:"TOKENS" help:"token that may only read, /metrics too; needs ADMIN_TOKEN; several with commas"`
+	Auth       AdminAuth  `env:"ADMIN_AUTH" arg:"none" help:"none opens the administration to everyone who reaches it"`
+	Names      AdminNames `env:"ADMIN_NAMES" arg:"NAMES" help:"host names under which browsers may use it with ADMIN_AUTH=none, besides localhost"`
 }
 
 func (a *AdminSettings) check() error {

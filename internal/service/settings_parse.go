@@ -40,6 +40,8 @@ type (
 	PostgresURL string
 	// AdminAuth is empty, or "none".
 	AdminAuth string
+	// AdminNames are host names, separated by commas.
+	AdminNames []string
 	// AdminAddress is an Address, or "same" for that of LISTEN.
 	AdminAddress string
 	// Tokens are secrets, of which any one suffices.
@@ -145,6 +147,7 @@ func parsers() map[reflect.Type]env.ParserFunc {
 		reflect.TypeFor[SecretDir](): func(s string) (any, error) { return SecretDir(s), secret.CheckDir(s) },
 		reflect.TypeFor[TrustedProxies](): must("be networks or addresses, such as 10.0.0.0/8,192.0.2.1",
 			parseNetworks),
+		reflect.TypeFor[AdminNames](): must("be host names without a port, such as spine.example.com", parseNames),
 		reflect.TypeFor[AdminAuth](): must("be none or unset", func(s string) (AdminAuth, error) {
 			if s != "none" {
 				return "", errUnreadable
@@ -152,6 +155,22 @@ func parsers() map[reflect.Type]env.ParserFunc {
 			return "none", nil
 		}),
 	}
+}
+
+// parseNames reads host names, separated by commas.
+func parseNames(text string) (AdminNames, error) {
+	var names AdminNames
+	for name := range strings.SplitSeq(text, ",") {
+		name = strings.TrimSpace(name)
+		if name == "" || strings.ContainsFunc(name, func(r rune) bool {
+			return r != '.' && r != '-' && r != '_' &&
+				(r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r))
+		}) {
+			return nil, errUnreadable
+		}
+		names = append(names, name)
+	}
+	return names, nil
 }
 
 // sameAddress is the AdminAddress that stands for the address of LISTEN.

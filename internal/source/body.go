@@ -34,10 +34,11 @@ type reader struct {
 	redactor *Redactor
 	visible  map[string]bool // headers that the rules name, but none that holds a credential or a signature
 	signed   bool            // a signature covers the body, and no header that says what it is
+	signsCE  bool            // a signature covers the headers that identify a CloudEvent
 }
 
 func newReader(name string, c Config, redactor *Redactor) (*reader, error) {
-	r := &reader{name: name, config: c, redactor: redactor, signed: signsBody(c)}
+	r := &reader{name: name, config: c, redactor: redactor, signed: signsBody(c), signsCE: signsCloudEvent(c)}
 	for _, list := range []struct {
 		to    *rules
 		texts []string
@@ -45,6 +46,13 @@ func newReader(name string, c Config, redactor *Redactor) (*reader, error) {
 		parsed, err := parseRules(list.texts)
 		if err != nil {
 			return nil, fmt.Errorf("reading a rule of source %s: %w", name, err) // cannot be: it was checked
+		}
+		for _, t := range parsed {
+			for i, part := range t {
+				if part.namesSecret(redactor) {
+					t[i] = templatePart{kind: ruleHidden, name: part.name} // settings that have it are rejected
+				}
+			}
 		}
 		*list.to = parsed
 	}
@@ -115,6 +123,11 @@ const (
 
 // signsBody reports whether a signature covers the body of a request.
 func signsBody(c Config) bool { return slices.ContainsFunc(c.Verify, Method.usesSignature) }
+
+// signsCloudEvent reports whether every method signs the headers that identify a CloudEvent.
+func signsCloudEvent(c Config) bool {
+	return !slices.ContainsFunc(c.Verify, func(m Method) bool { return !signsHeaders(m, "Ce-Id", "Ce-Source") })
+}
 
 // bodyKindOf tells what a body is, and its media type, which is empty where it cannot be read. It looks for JSON in
 // every body, since some providers send JSON as text/plain, as a form, or without a content type.
@@ -293,14 +306,16 @@ func (r *reader) identify(e *event.Event, q *event.Request, fields url.Values) e
 			return value, value != ""
 		case ruleBody:
 			v := bodyValue(name)
-			return v.text, v.ok
+			return v.text, v.ok && !isToken(v.text)
 		case ruleForm:
-			return fields.Get(name), fields.Has(name)
+			value := fields.Get(name)
+			return value, fields.Has(name) && !isToken(value)
 		case ruleQuery:
 			if query == nil && q.URL != nil {
 				query = q.URL.Query()
 			}
-			return query.Get(name), query.Has(name) && !isSecretParameter(name)
+			value := query.Get(name)
+			return value, query.Has(name) && !isToken(value)
 		case ruleHash:
 			sum := sha256.Sum256(q.Body)
 			return hex.EncodeToString(sum[:]), true
@@ -329,7 +344,7 @@ func (r *reader) identify(e *event.Event, q *event.Request, fields url.Values) e
 			break
 		}
 	}
-	if id, ok := r.id.render(lookup, r.redactor.holdsSecret, r.escapes); ok {
+	if id, ok := r.id.render(lookup, r.redactor.exposesSecret, r.escapes); ok {
 		if problem := checkID(id); problem != "" {
 			return &event.InvalidError{Problems: []event.Problem{{Field: "event_id", Detail: problem}}}
 		}
@@ -340,7 +355,7 @@ func (r *reader) identify(e *event.Event, q *event.Request, fields url.Values) e
 		e.ID, e.IDDerived = "sha256:"+hex.EncodeToString(sum[:]), true
 	}
 
-	kind, _ := r.kind.render(lookup, r.redactor.holdsSecret, nil)
+	kind, _ := r.kind.render(lookup, r.redactor.exposesSecret, nil)
 	e.Type = cleanType(kind)
 	if e.Type == "" {
 		e.Type = r.name

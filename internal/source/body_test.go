@@ -356,6 +356,56 @@ func TestSignedBytesMeanOneThing(t *testing.T) {
 	require.JSONEq(t, `{"id":"7"}`, string(readOne(t, r, sent("id=7", "Content-Type", form)).Payload))
 }
 
+// A14: the bytes of a signed CloudEvent decide which event it is. Headers that nobody signed do not.
+func TestSignedCloudEventsMeanOneThing(t *testing.T) {
+	const one = `{"specversion":"1.0","id":"17","source":"/orders","type":"order.paid","data":{"n":1}}`
+	forged := []string{"Ce-Specversion", "1.0", "Ce-Id", "forged", "Ce-Source", "/forged", "Ce-Type", "forged"}
+	const hmac = `{"preset":"cloudevents","secrets":["env:S"],"verify":[{"scheme":"hmac","header":"X-Sig"`
+	r := reading(t, hmac+`}]}`)
+	for body, ids := range map[string][]string{
+		one:                         {"/orders 17"},
+		" " + one:                   {"/orders 17"},
+		"[" + one + "]":             {"/orders 17"},
+		"[" + one + "," + one + "]": {"/orders 17", "/orders 17"},
+		"[]":                        {},
+		`{"specversion":"1.0","id":"17","source":"/orders"}`: nil,
+		"[1," + one + "]": nil,
+	} {
+		for _, contentType := range []string{
+			cloudType, "application/cloudevents-batch+json", "application/json", "text/plain", "application/cloudevents+xml",
+		} {
+			got := []string{}
+			events, _, err := r.read(sent(body, append([]string{"Content-Type", contentType}, forged...)...))
+			for _, e := range events {
+				got = append(got, e.ID)
+			}
+			if contentType == "application/cloudevents+xml" && err != nil {
+				continue
+			}
+			if ids == nil {
+				require.Error(t, err, "%s as %s", body, contentType)
+				continue
+			}
+			require.Equal(t, ids, got, "%s as %s", body, contentType)
+		}
+	}
+	// Data alone has its attributes in headers. Such an id is not signed.
+	e := readOne(t, r, sent(`{"n":1}`, append([]string{"Content-Type", "application/json"}, forged...)...))
+	require.Equal(t, "/forged forged", e.ID)
+	require.True(t, e.IDUnsigned)
+	requireInvalid(t, r, sent(`{"n":1}`, append([]string{"Content-Type", cloudType}, forged...)...), "id")
+	// Where those headers are signed, the body is data, whatever it looks like.
+	r = reading(t, hmac+`,"signed":"{header:Ce-Id} {header:Ce-Source} {body}"}]}`)
+	for _, contentType := range []string{cloudType, "application/json"} {
+		e = readOne(t, r, sent(one, append([]string{"Content-Type", contentType}, forged...)...))
+		require.Equal(t, "/forged forged", e.ID)
+		require.False(t, e.IDUnsigned)
+	}
+	// A1: no attribute is a credential.
+	requireInvalid(t, r, sent("{}", "Ce-Specversion", "1.0", "Ce-Id", "1", "Ce-Source", "/s",
+		"Ce-Type", "Bearer eyJhbGciOi"), "ce-type")
+}
+
 // A13: other values never make the same id, and ids of values without separators stay as they are.
 func TestJoinedIDsAreInjective(t *testing.T) {
 	values := []string{"a", "b", "/", "a/b", "//", "%", "%2F", "a%2Fb", "2F", "-", "a-", "-/-", "é/", ""}

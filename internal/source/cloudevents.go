@@ -27,13 +27,30 @@ var attributePointers = []pointer{{"id"}, {"source"}, {"specversion"}, {"type"},
 
 // readCloudEvents reads a request of the HTTP binding of CloudEvents 1.0, in any of its modes. In structured and batch
 // mode the payload of an event is its whole object. In binary mode it is the body.
+//
+// The content type is hardly ever signed, and neither are the headers ce-*. If they decided, somebody who has seen a
+// signed event could send it again as the data of another one, with another id. So the bytes of a signed body decide.
+// Where the headers ce-id and ce-source are signed, they are there, and the mode is the binary one.
 func (r *reader) readCloudEvents(q *event.Request) (events []event.Event, batch bool, err error) {
 	media := strings.ToLower(strings.TrimSpace(q.Header.Get("Content-Type")))
+	isBatch := strings.HasPrefix(media, "application/cloudevents-batch")
+	isStructured := strings.HasPrefix(media, "application/cloudevents") && !isBatch
 	switch {
-	case strings.HasPrefix(media, "application/cloudevents-batch"):
-		events, err = r.readBatch(q)
+	case r.signsCE:
+		isBatch, isStructured = false, false
+	case r.signed:
+		switch kind := cloudEventKind(q.Body); {
+		case kind == jsontext.KindBeginArray && !isBatch:
+			isBatch, isStructured, media = true, false, "application/cloudevents-batch+json"
+		case kind == jsontext.KindBeginObject && !isStructured:
+			isBatch, isStructured, media = false, true, "application/cloudevents+json"
+		}
+	}
+	switch {
+	case isBatch:
+		events, err = r.readBatch(q, media)
 		return events, true, err
-	case strings.HasPrefix(media, "application/cloudevents"):
+	case isStructured:
 		if err := checkFormat(media); err != nil {
 			return nil, false, err
 		}
@@ -53,6 +70,43 @@ func (r *reader) readCloudEvents(q *event.Request) (events []event.Event, batch 
 	return []event.Event{e}, false, nil
 }
 
+// cloudEventKind says whether a body is a CloudEvent in the JSON format or a list of them: the kind of an object or of an
+// array. It is 0 for any other body. One that has a specversion is meant as a CloudEvent, though it be a bad one.
+func cloudEventKind(body []byte) jsontext.Kind {
+	isEvent := func(object []byte) bool {
+		v := extractValues(object, []pointer{{"specversion"}})[0]
+		return v.ok || v.repeated || v.invalid
+	}
+	value := jsontext.Value(body)
+	if !value.IsValid(lenientJSON...) {
+		return 0
+	}
+	switch kind := value.Kind(); kind {
+	case jsontext.KindBeginObject:
+		if isEvent(body) {
+			return kind
+		}
+	case jsontext.KindBeginArray:
+		dec := jsontext.NewDecoder(bytes.NewBuffer(body), lenientJSON...)
+		_, _ = dec.ReadToken() // the text is valid
+		isEmpty := true
+		for dec.PeekKind() != jsontext.KindEndArray {
+			element, err := dec.ReadValue()
+			if err != nil {
+				return 0
+			}
+			isEmpty = false
+			if element.Kind() == jsontext.KindBeginObject && isEvent(bytes.Clone(element)) {
+				return kind
+			}
+		}
+		if isEmpty {
+			return kind
+		}
+	}
+	return 0
+}
+
 // checkFormat rejects event formats other than JSON.
 func checkFormat(media string) error {
 	name, _, err := mime.ParseMediaType(media)
@@ -66,8 +120,8 @@ func checkFormat(media string) error {
 }
 
 // readBatch reads a list of events. The error lists at most 50 problems.
-func (r *reader) readBatch(q *event.Request) ([]event.Event, error) {
-	if err := checkFormat(q.Header.Get("Content-Type")); err != nil {
+func (r *reader) readBatch(q *event.Request, media string) ([]event.Event, error) {
+	if err := checkFormat(media); err != nil {
 		return nil, err
 	}
 	if err := checkJSON(q.Body); err != nil {
@@ -146,6 +200,10 @@ func (r *reader) readBinary(q *event.Request) (event.Event, error) {
 		value, problem := decodeAttribute(given[0])
 		if problem != "" {
 			problems = append(problems, event.Problem{Field: "ce-" + name, Detail: problem})
+			continue
+		}
+		if isCredential(given[0]) || isCredential(value) || r.redactor.exposesSecret(value) {
+			problems = append(problems, event.Problem{Field: "ce-" + name, Detail: "must not be a credential"})
 			continue
 		}
 		values[name] = value

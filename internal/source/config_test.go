@@ -239,6 +239,7 @@ func TestWhetherIDsAreSigned(t *testing.T) {
 		hmac + `,"id":["{header:x-a}/{body:/id}","{header:x-b}"]}`:                                     false,
 		hmac + `,"id":["{header:x-a}","{header:x-c}"]}`:                                                false,
 		hmac + `,"id":["{hash}","{header:x-c}"]}`:                                                      false,
+		hmac + `,"id":"{{{header:X-Request-Id}"}`:                                                      false, // a brace
 		hmac + `,"format":"cloudevents"}`:                                                              false, // ce-id
 		`{"preset":"cloudevents","secrets":["env:S"],"verify":[{"scheme":"hmac","header":"X-Sig",` +
 			`"signed":"{header:Ce-Id} {header:Ce-Source} {body}"}]}`: true,
@@ -437,6 +438,31 @@ func TestBadSettingsAreNotResolved(t *testing.T) {
 			[]string{
 				"id[0] names {header:Webhook-Signature}, which may hold a credential or a signature",
 				"id[1] names {header:X-Gitlab-Token}, which may hold a credential or a signature",
+			},
+		},
+		"rules of signatures that nobody checks": {
+			`{"preset":"none","id":["{header:X-Hub-Signature-256}","{header:Stripe-Signature}","{header:X-Sig}"],` +
+				`"type":["{header:X-Hmac}","{header:X-Mac}"],"time":"{header:X-Signature-Timestamp}"}`,
+			[]string{
+				"id[0] names {header:X-Hub-Signature-256}, which may hold a credential or a signature",
+				"id[1] names {header:Stripe-Signature}, which may hold a credential or a signature",
+				"id[2] names {header:X-Sig}, which may hold a credential or a signature",
+				"type[0] names {header:X-Hmac}, which may hold a credential or a signature",
+				"type[1] names {header:X-Mac}, which may hold a credential or a signature",
+			},
+		},
+		"rules of another signature than the source's": {
+			`{"preset":"github","secrets":["env:S"],"id":"{header:X-Hub-Signature}"}`,
+			[]string{"id[0] names {header:X-Hub-Signature}, which may hold a credential or a signature"},
+		},
+		"rules of credentials in the body": {
+			`{"preset":"none","id":["{form:token}","{body:/token}","{body:/auth/api_key/0}"],` +
+				`"type":["{body:/key}","{body:/code}","{body:/session_id}","{form:AccessCode}"]}`,
+			[]string{
+				"id[0] names {form:token}, which may hold a credential or a signature",
+				"id[1] names {body:/token}, which may hold a credential or a signature",
+				"id[2] names {body:/auth/api_key/0}, which may hold a credential or a signature",
+				"type[3] names {form:AccessCode}, which may hold a credential or a signature",
 			},
 		},
 		"signed parts of credentials": {

@@ -22,6 +22,10 @@ const redacted = "[redacted]"
 // many of them.
 const minSecret = 8
 
+// minPart is the length in bytes from which on a secret is looked for inside of ids and types. A shorter one may be an
+// ordinary word, so that only a text that is the secret counts.
+const minPart = 16
+
 // Redactor keeps secrets out of what is stored of requests, and away from the rules of ids, types and times. It goes by
 // the names of headers and parameters, by the look of their values, and by the secrets of its source. The zero value
 // goes by names and looks alone.
@@ -102,6 +106,14 @@ func (r *Redactor) holdsSecret(text string) bool {
 	return slices.ContainsFunc(r.forms, func(form secret.Value) bool { return strings.Contains(text, form.Reveal()) })
 }
 
+// exposesSecret reports whether an id, a type or a value for one of them gives away one of the source's secrets.
+func (r *Redactor) exposesSecret(text string) bool {
+	return slices.ContainsFunc(r.forms, func(form secret.Value) bool {
+		known := form.Reveal()
+		return text == known || len(known) >= minPart && strings.Contains(text, known)
+	})
+}
+
 // hidesHeader reports whether the values of a header are replaced. The name is canonical.
 func (r *Redactor) hidesHeader(name string) bool {
 	if r.names != nil {
@@ -122,11 +134,13 @@ func (r *Redactor) hidesHeader(name string) bool {
 // hidesFromRules reports whether a header is one that no rule may name and no reader sees: it holds a credential or a
 // signature. The name is canonical.
 func (r *Redactor) hidesFromRules(name string) bool {
-	return slices.Contains(r.proofs, name) || r.hidesHeader(name)
+	return slices.Contains(r.proofs, name) || isSignature(name) || r.hidesHeader(name)
 }
 
-// hidesValue reports whether a value of a header that is not hidden looks like a credential, or holds a secret.
-func (r *Redactor) hidesValue(value string) bool { return isCredential(value) || r.holdsSecret(value) }
+// hidesValue reports whether a value of a header that is not hidden looks like a credential, or is a secret.
+func (r *Redactor) hidesValue(value string) bool {
+	return isCredential(value) || r.exposesSecret(value)
+}
 
 // Redact returns headers as a JSON object of names and lists of values, sorted. It replaces values whose header's name
 // says that they are secret, values that look like a credential, and those that hold a secret of the source. It keeps a
@@ -155,9 +169,8 @@ func (r *Redactor) Redact(h http.Header) []byte {
 			switch {
 			case hides || r.holdsSecret(value) || !isProof && isCredential(value):
 				value = redacted
-			case !isProof && strings.IndexByte(value, '?') >= 0: // an address, as in Referer
-				path, query, _ := strings.Cut(value, "?")
-				value = path + "?" + r.redactQuery(query)
+			case !isProof: // it may be an address, as in Referer
+				value = r.redactAddress(value, maxNested)
 			}
 			b, _ = jsontext.AppendQuote(b, storableText(value))
 		}
@@ -176,17 +189,59 @@ func storableText(text string) string {
 func (r *Redactor) RedactTarget(u *url.URL) string {
 	text := u.EscapedPath()
 	if u.RawQuery != "" {
-		text += "?" + r.redactQuery(u.RawQuery)
+		text += "?" + r.redactQuery(u.RawQuery, maxNested)
 	}
 	return storableText(text)
 }
 
-// redactQuery replaces the secrets in a query.
-func (r *Redactor) redactQuery(query string) string {
+// maxNested is how many addresses may stand one in another, as in ?next=https%3A%2F%2Fh%2F%3Ftoken%3D. What is nested
+// deeper is replaced as a whole.
+const maxNested = 3
+
+// redactAddress replaces the secrets in an address: the user and password, and those in its query and its fragment.
+func (r *Redactor) redactAddress(text string, nested int) string {
+	if !strings.ContainsAny(text, "?#@") {
+		return text
+	}
+	var b strings.Builder
+	for {
+		before, after, found := strings.Cut(text, "://")
+		b.WriteString(before)
+		if !found {
+			break
+		}
+		b.WriteString("://")
+		host := after
+		if end := strings.IndexAny(after, "/?#\\ "); end >= 0 {
+			host = after[:end]
+		}
+		if at := strings.LastIndexByte(host, '@'); at >= 0 {
+			b.WriteString(redacted)
+			after = after[at:]
+		}
+		text = after
+	}
+	text = b.String()
+	if start := strings.IndexAny(text, "?#"); start >= 0 {
+		return text[:start+1] + r.redactQuery(text[start+1:], nested)
+	}
+	return text
+}
+
+// hidesNested reports whether the value of a parameter is an address in which there is a secret.
+func (r *Redactor) hidesNested(value string, nested int) bool {
+	if !strings.ContainsAny(value, "?#@%") {
+		return false
+	}
+	return nested == 0 || r.redactAddress(value, nested-1) != value
+}
+
+// redactQuery replaces the secrets in a query and in a fragment behind it.
+func (r *Redactor) redactQuery(query string, nested int) string {
 	var b strings.Builder
 	for rest := query; rest != ""; {
-		// Some software takes a semicolon for a separator too.
-		end := strings.IndexAny(rest, "&;")
+		// Some software takes a semicolon for a separator too. A fragment may hold parameters, as OAuth's does.
+		end := strings.IndexAny(rest, "&;?#")
 		pair, separator := rest, ""
 		if end >= 0 {
 			pair, separator, rest = rest[:end], rest[end:end+1], rest[end+1:]
@@ -196,7 +251,7 @@ func (r *Redactor) redactQuery(query string) string {
 		name, value, hasValue := strings.Cut(pair, "=")
 		switch {
 		case hasValue && (isSecretParameter(unescaped(name)) || isCredential(unescaped(value)) ||
-			r.holdsSecret(unescaped(value)) || r.holdsSecret(value)):
+			r.holdsSecret(unescaped(value)) || r.holdsSecret(value) || r.hidesNested(unescaped(value), nested)):
 			pair = name + "=" + redacted
 		case !hasValue && r.holdsSecret(unescaped(name)):
 			pair = redacted

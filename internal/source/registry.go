@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
 
 	"github.com/webhookspine/spine/internal/bell"
 	"github.com/webhookspine/spine/internal/event"
@@ -119,6 +120,12 @@ func brokenSource(err error) error { return fmt.Errorf("%w: %w", event.ErrSource
 // Reload rings for Run to read the sources again soon. It never waits.
 func (r *Registry) Reload() { r.changed.Ring() }
 
+// Any role that may connect to the database can send the notifications that ring for a reload. So their rate is bounded.
+const (
+	reloadsPerSecond = 4
+	reloadBurst      = 20
+)
+
 // Run reads the sources and follows their changes until ctx ends. It reads them again on Reload and every 30 seconds.
 // It reads the secrets of a source again within a second after one of their files changed, also while the database is
 // away. Its error is nil.
@@ -143,10 +150,14 @@ func (r *Registry) Run(ctx context.Context) error {
 
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
+	reloads := rate.NewLimiter(reloadsPerSecond, reloadBurst)
 	r.load(ctx, true)
 	for {
 		select {
 		case <-r.changed.C():
+			if reloads.Wait(ctx) != nil {
+				return nil
+			}
 			r.load(ctx, false)
 		case <-poll.C:
 			r.load(ctx, true)

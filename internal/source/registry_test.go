@@ -253,6 +253,26 @@ func TestRegistryKeepsSourcesThatLackASecret(t *testing.T) {
 	})
 }
 
+// B5, of its kind: whoever may connect to the database can ring for reloads. They are few.
+func TestReloadsAreFew(t *testing.T) {
+	tab := newTable()
+	tab.put("default", `{"preset":"envelope"}`)
+	inRegistry(t, tab, vault{}.resolve, func(t *testing.T, r *Registry, _ *logged) {
+		for range 10_000 {
+			r.Reload()
+			time.Sleep(time.Millisecond)
+		}
+		synctest.Wait()
+		require.Less(t, tab.loads, 1+reloadBurst+10*reloadsPerSecond+2)
+		tab.put("last", `{"preset":"none"}`)
+		r.Reload()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		_, err := r.Lookup("last")
+		require.NoError(t, err, "no change is missed")
+	})
+}
+
 func TestRegistryWhileTheDatabaseIsAway(t *testing.T) {
 	tab := newTable()
 	tab.put("default", `{"preset":"envelope"}`)

@@ -21,6 +21,7 @@ const (
 	ruleForm   = "form"   // a field of a form, {form:MessageSid}
 	ruleQuery  = "query"  // a parameter of the address, {query:id}
 	ruleHash   = "hash"   // the SHA-256 of the body in hex, {hash}
+	ruleHidden = "hidden" // what may hold a credential or a signature: it has no value
 )
 
 // template makes a text of values in a request. It consists of literal text and placeholders in braces. {{ stands for a
@@ -249,9 +250,25 @@ func (r rules) render(
 	return "", false
 }
 
-// namesSecret reports whether a placeholder names a header or a parameter that may hold a credential or a signature.
+// namesSecret reports whether a placeholder names what may hold a credential or a signature: by the name of a header, a
+// parameter or a field, or by the last name in a pointer.
 func (p templatePart) namesSecret(redactor *Redactor) bool {
-	return p.kind == ruleHeader && redactor.hidesFromRules(p.name) || p.kind == ruleQuery && isSecretParameter(p.name)
+	switch p.kind {
+	case ruleHeader:
+		return redactor.hidesFromRules(p.name)
+	case ruleQuery:
+		return isSecretParameter(p.name)
+	case ruleForm:
+		return isSecretField(p.name)
+	case ruleBody:
+		names, _ := parsePointer(p.name) // it was checked with the template
+		for _, name := range slices.Backward(names) {
+			if strings.Trim(name, "0123456789") != "" { // not a position in a list
+				return isSecretField(name)
+			}
+		}
+	}
+	return false
 }
 
 // checkRules lists what is wrong with the rules and pointers of settings.

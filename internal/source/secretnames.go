@@ -14,8 +14,37 @@ var secretParts = []string{
 
 // secretWords make a name that of a secret where they are one of its words.
 var secretWords = []string{
-	"auth", "pass", "pwd", "bearer", "assertion", "oidc", "saml", "csrf", "xsrf", "otp", "totp", "dpop", "pat",
+	"auth",
+	"authn",
+	"authz",
+	"oauth",
+	"pass",
+	"pwd",
+	"bearer",
+	"assertion",
+	"oidc",
+	"saml",
+	"csrf",
+	"xsrf",
+	"otp",
+	"totp",
+	"dpop",
+	"pat",
+	"psk",
+	"cred",
 }
+
+// bareWords make a name that of a secret where it has no other word. As parts of other names they mean nothing.
+var bareWords = []string{"code", "ticket", "pin", "pw", "sid"}
+
+// codeOwners are words before "code" with which it opens something. They may be written together.
+var codeOwners = []string{
+	"access", "activation", "auth", "authorization", "confirmation", "device", "invite", "login", "oauth", "recovery",
+	"reset", "security", "user", "verification",
+}
+
+// signatureWords make a name that of a signature where they are one of its words, or the beginning of one.
+var signatureWords = []string{"sig", "hmac", "signature", "sign", "mac"}
 
 // keyOwners are words before "key" of which one tells a secret from the name of something. They may be written
 // together.
@@ -43,13 +72,25 @@ func isSecret(name string) bool {
 	if len(words) == 0 || len(words) > 1 && slices.Contains(plainEnds, words[len(words)-1]) {
 		return false
 	}
+	if words[0] == "x" && len(words) > 1 {
+		words = words[1:]
+	}
+	if len(words) == 1 && slices.Contains(bareWords, words[0]) {
+		return true
+	}
 	lower := strings.ToLower(name)
 	if slices.ContainsFunc(secretParts, func(part string) bool { return strings.Contains(lower, part) }) {
 		return true
 	}
 	for i, word := range words {
 		owner, isKey := strings.CutSuffix(word, "key")
+		opener, isCode := strings.CutSuffix(word, "code")
+		if isCode && opener == "" && i > 0 {
+			opener = words[i-1]
+		}
 		switch {
+		case isCode && slices.Contains(codeOwners, opener):
+			return true
 		case slices.Contains(secretWords, word), isKey && owner != "" && slices.Contains(keyOwners, owner):
 			return true
 		case isKey && owner == "" && (i == 0 || !slices.Contains(plainKeys, words[i-1])):
@@ -59,27 +100,42 @@ func isSecret(name string) bool {
 	return false
 }
 
-// secretParameters are names of parameters that hold a secret. As parts of other names these words mean nothing.
-var secretParameters = []string{"code", "ticket", "pin", "pw", "sid"}
-
-// isSecretParameter is isSecret for a parameter of an address. A signature in an address opens what the address names,
-// so it is a secret there.
-func isSecretParameter(name string) bool {
-	if slices.Contains(secretParameters, strings.ToLower(name)) || isSecret(name) {
-		return true
+// isSignature reports whether a header or parameter of this name holds a signature.
+func isSignature(name string) bool {
+	words := wordsOf(name)
+	if len(words) == 0 || len(words) > 1 && slices.Contains(plainEnds, words[len(words)-1]) {
+		return false
 	}
-	return slices.ContainsFunc(wordsOf(name), func(word string) bool {
-		return word == "sig" || word == "hmac" || strings.HasPrefix(word, "signature")
+	return slices.ContainsFunc(words, func(word string) bool {
+		return slices.Contains(signatureWords, word) || strings.HasPrefix(word, "signature")
 	})
 }
 
-// wordsOf are the words of a name in lower case: X-Api-Key, api_key and apiKey end in the same two.
+// isSecretParameter is isSecret for a parameter of an address. A signature in an address opens what the address names,
+// so it is a secret there.
+func isSecretParameter(name string) bool { return isSecret(name) || isSignature(name) }
+
+// isSecretField is isSecretParameter for a field of a form or a member of a JSON body. There a key or a code alone is
+// rather the name of something, and what ends in "id" is one.
+func isSecretField(name string) bool {
+	words := wordsOf(name)
+	switch {
+	case len(words) == 0, words[len(words)-1] == "id":
+		return false
+	case len(words) == 1 && (words[0] == "key" || slices.Contains(bareWords, words[0])):
+		return false
+	}
+	return isSecretParameter(name)
+}
+
+// wordsOf are the words of a name in lower case: X-Api-Key, api_key and apiKeys2 end in the same two. A word has no
+// digits at its end, and no s of a plural.
 func wordsOf(name string) []string {
 	var words []string
 	start := -1 // of the word under way
 	end := func(at int) {
 		if start >= 0 {
-			words = append(words, strings.ToLower(name[start:at]))
+			words = append(words, stem(strings.ToLower(name[start:at])))
 		}
 		start = -1
 	}
@@ -100,13 +156,50 @@ func wordsOf(name string) []string {
 	return words
 }
 
+// stem is a word without the digits at its end and without the s of a plural.
+func stem(word string) string {
+	if short := strings.TrimRight(word, "0123456789"); short != "" {
+		word = short
+	}
+	if strings.HasSuffix(word, "s") && !strings.HasSuffix(word, "ss") && len(word) > 3 {
+		word = word[:len(word)-1]
+	}
+	return word
+}
+
+// credentialSchemes are words with which the value of Authorization begins. Others end in key, token or auth.
+var credentialSchemes = []string{"digest", "hawk", "hmac", "negotiate", "ntlm", "oauth", "dpop", "signature", "splunk"}
+
 // isCredential reports whether a value looks like a credential, whatever its header or parameter is called: that of
 // Authorization, or a JSON Web Token.
 func isCredential(value string) bool {
-	for _, scheme := range []string{"bearer ", "basic "} {
-		if len(value) > len(scheme) && strings.EqualFold(value[:len(scheme)], scheme) {
-			return true
-		}
+	if isToken(value) {
+		return true
+	}
+	scheme, rest, hasSpace := strings.Cut(value, " ")
+	if rest = strings.TrimSpace(rest); !hasSpace || rest == "" || len(scheme) > maxScheme {
+		return false
+	}
+	scheme = strings.ToLower(scheme)
+	switch {
+	case scheme == "basic", scheme == "sharedaccesssignature", strings.HasPrefix(scheme, "aws4-hmac"):
+		return true
+	case slices.Contains(credentialSchemes, scheme),
+		strings.HasSuffix(scheme, "key"), strings.HasSuffix(scheme, "token"), strings.HasSuffix(scheme, "auth"):
+		// Not a sentence that begins so.
+		return !strings.Contains(rest, " ") || strings.Contains(rest, "=")
+	}
+	return false
+}
+
+// maxScheme bounds the name of a scheme of credentials, in bytes.
+const maxScheme = 32
+
+// isToken reports whether a value is a bearer token or a JSON Web Token, and certainly no plain text.
+func isToken(value string) bool {
+	const bearer = "bearer "
+	if len(value) > len(bearer) && strings.EqualFold(value[:len(bearer)], bearer) {
+		return true
 	}
 	return strings.HasPrefix(value, "eyJ") && strings.Count(value, ".") >= 2 && !strings.ContainsAny(value, " \t,;")
 }

@@ -115,9 +115,10 @@ func signedHeaders(m Method) [][]string {
 	return groups
 }
 
-// checkSignedHeaders checks that each header the signature covers came exactly once.
+// checkSignedHeaders checks that each header the signature covers came exactly once, and that its value cannot be told
+// apart from its neighbors in another way: then one signature would be right for two requests.
 func (m *method) checkSignedHeaders(r *event.Request) *event.UnverifiedError {
-	for _, part := range m.parts {
+	for i, part := range m.parts {
 		if part.kind != partHeader {
 			continue
 		}
@@ -132,8 +133,30 @@ func (m *method) checkSignedHeaders(r *event.Request) *event.UnverifiedError {
 		if len(values) > 1 {
 			return unverified(causeSignatureWrong, "The header %s came more than once.", name)
 		}
+		after, before := m.separator(i, 1), m.separator(i, -1)
+		if after != "" && strings.Index(values[0]+after, after) < len(values[0]) ||
+			before != "" && strings.LastIndex(before+values[0], before) > 0 {
+			return unverified(
+				causeSignatureWrong,
+				"The header %s holds the text that separates it from what is signed beside it.",
+				name,
+			)
+		}
 	}
 	return nil
+}
+
+// separator is the text between a part and the next one in a direction that could give bytes to it or take some. A time
+// cannot: it is then far from now. Neither can the address, which is that of the settings.
+func (m *method) separator(i, direction int) string {
+	text, other := i+direction, i+2*direction
+	if other < 0 || other >= len(m.parts) || m.parts[text].kind != partText {
+		return ""
+	}
+	if kind := m.parts[other].kind; kind == partBody || kind == partHeader {
+		return m.parts[text].text
+	}
+	return ""
 }
 
 // hmacSum makes the HMAC of a request. It belongs to h and is valid until h is used again.

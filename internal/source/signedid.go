@@ -1,9 +1,6 @@
 package source
 
-import (
-	"slices"
-	"strings"
-)
+import "slices"
 
 // idIsSigned reports whether the id of a request is signed. If it is, nobody who has seen a request can send its body
 // under another id. Every rule that may apply must then be made of the body or of headers that the signature covers. A
@@ -35,24 +32,27 @@ func signsID(m Method, rules []string) bool {
 	signed := signedHeaders(m)
 	tried := map[string]bool{} // headers that alone make a rule before this one
 	for _, rule := range rules {
+		t, err := parseTemplate(rule)
+		if err != nil {
+			return false // cannot be: it was checked
+		}
 		alwaysFits := true
-		needed := placeholdersOf(rule)
-		for _, placeholder := range needed {
-			kind, name, _ := strings.Cut(placeholder, ":")
-			switch kind {
-			case "header":
+		needed := t.placeholders()
+		for _, at := range needed {
+			switch name := t[at].name; t[at].kind {
+			case ruleHeader:
 				group := alternativesOf(signed, name)
 				if group == nil {
 					return false
 				}
-				for _, before := range group[:slices.Index(group, canonicalName(name))] {
+				for _, before := range group[:slices.Index(group, name)] {
 					if !tried[before] {
 						return false
 					}
 				}
-				tried[canonicalName(name)] = tried[canonicalName(name)] || len(needed) == 1
+				tried[name] = tried[name] || len(needed) == 1
 				alwaysFits = alwaysFits && len(group) == 1
-			case "query":
+			case ruleQuery:
 				if m.Scheme != schemeTwilio {
 					return false
 				}
@@ -68,28 +68,12 @@ func signsID(m Method, rules []string) bool {
 	return true
 }
 
-// alternativesOf is the list of alternatives that holds a header.
+// alternativesOf is the list of alternatives that holds a header. The name is canonical.
 func alternativesOf(groups [][]string, name string) []string {
 	for _, group := range groups {
-		if slices.Contains(group, canonicalName(name)) {
+		if slices.Contains(group, name) {
 			return group
 		}
 	}
 	return nil
-}
-
-// placeholdersOf are the texts in braces of a template.
-func placeholdersOf(text string) []string {
-	var names []string
-	for {
-		_, rest, ok := strings.Cut(text, "{")
-		if !ok {
-			return names
-		}
-		inside, after, ok := strings.Cut(rest, "}")
-		if !ok {
-			return names
-		}
-		names, text = append(names, inside), after
-	}
 }

@@ -114,6 +114,9 @@ func (s *Source) addSecret(index int, given Secret, resolve SecretResolver) (pro
 		keys[i].index = index
 		taken = true
 		s.learn(rest)
+		if _, password, ok := strings.Cut(rest, ":"); ok && m.Scheme == schemeBasic {
+			s.learn(password)
+		}
 	}
 	if !taken {
 		return given.Ref + " begins with nothing that a secret of this source should begin with"
@@ -154,7 +157,7 @@ func (s *Source) Read(r *event.Request) (events []event.Event, batch bool, err e
 	}
 	for i := range events {
 		// An id and a type are shown everywhere, and the payload where it is asked for.
-		if s.holdsSecret(events[i].ID) || s.holdsSecret(events[i].Type) {
+		if s.exposesSecret(events[i].ID) || s.exposesSecret(events[i].Type) {
 			return nil, false, &event.InvalidError{Problems: []event.Problem{{
 				Detail: "must not hold a secret of the source in its id or type",
 			}}}
@@ -201,9 +204,10 @@ func singleHeaders(methods []*method, c Config) []string {
 		}
 	}
 	for _, rule := range slices.Concat(c.ID, c.Type, c.Time) {
-		for _, placeholder := range placeholdersOf(rule) {
-			if name, ok := strings.CutPrefix(placeholder, "header:"); ok {
-				names[canonicalName(name)] = true
+		t, _ := parseTemplate(rule) // one that cannot be read reads nothing
+		for _, part := range t {
+			if part.kind == ruleHeader {
+				names[part.name] = true
 			}
 		}
 	}

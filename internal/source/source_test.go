@@ -36,18 +36,48 @@ func TestRedact(t *testing.T) {
 		"Referer":                   {"https://a.example/b?c=1&token=hidden", "what?"},
 
 		// A10: by the words of a name, whoever made it up, and by the look of a value.
-		"X-Auth":            {"hidden"},
-		"X-Auth-User":       {"hidden"},
-		"X-Session":         {"hidden"},
-		"X-Sessionid":       {"hidden"},
-		"X-Functions-Key":   {"hidden"},
-		"Subscription-Key":  {"hidden"},
-		"X-Appkey":          {"hidden"},
-		"X-Jwt-Assertion":   {"hidden"},
-		"Cf-Jwt":            {"hidden"},
-		"X-Amzn-Oidc-Data":  {"hidden"},
-		"X-Csrf":            {"hidden"},
-		"X-Custom":          {"Bearer hidden", "basic hidden", "eyJhidden.eyJhidden.hidden"},
+		"X-Auth":           {"hidden"},
+		"X-Auth-User":      {"hidden"},
+		"X-Session":        {"hidden"},
+		"X-Sessionid":      {"hidden"},
+		"X-Functions-Key":  {"hidden"},
+		"Subscription-Key": {"hidden"},
+		"X-Appkey":         {"hidden"},
+		"X-Jwt-Assertion":  {"hidden"},
+		"Cf-Jwt":           {"hidden"},
+		"X-Amzn-Oidc-Data": {"hidden"},
+		"X-Csrf":           {"hidden"},
+		"X-Custom":         {"Bearer hidden", "basic hidden", "eyJhidden.eyJhidden.hidden"},
+		"X-Api-Key2":       {"hidden"},
+		"X-Api-Keys":       {"hidden"},
+		"X-Auth2":          {"hidden"},
+		"X-Key1":           {"hidden"},
+		"X-Oauth":          {"hidden"},
+		"X-Authz":          {"hidden"},
+		"X-Authn":          {"hidden"},
+		"X-Psk":            {"hidden"},
+		"X-Cred":           {"hidden"},
+		"X-Pin":            {"hidden"},
+		"X-Code":           {"hidden"},
+		"X-Sid":            {"hidden"},
+		"X-Ticket":         {"hidden"},
+		"X-Login-Code":     {"hidden"},
+		"X-Scheme": {
+			`Digest username="hidden", realm="hidden"`, "Token hidden", "ApiKey hidden", "GenieKey hidden",
+			"AWS4-HMAC-SHA256 Credential=hidden/a, Signature=hidden", "SharedAccessSignature sr=a&sig=hidden",
+			"Token was renewed", "Basically fine",
+		},
+		"X-Address": {
+			"https://u:hidden@h.example/x",
+			"https://hidden@h.example",
+			"https://h.example/#access_token=hidden&a=1",
+			"https://h.example/?next=https%3A%2F%2Fh%2F%3Ftoken%3Dhidden&a=1",
+			"https://h.example/?a=https%3A%2F%2Fu%3Ahidden%40h%2F",
+			"https://h.example/?next=https%3A%2F%2Fh%2F%3Fa%3D1",
+			"me@example.com",
+		},
+		"X-Status-Code":     {"200"},
+		"X-Surrogate-Keys":  {"a"},
 		"X-Event-Key":       {"repo:push"},
 		"Idempotency-Key":   {"1"},
 		"X-Author":          {"me"},
@@ -77,6 +107,16 @@ func TestRedact(t *testing.T) {
 		"X-Appkey": ["[redacted]"], "X-Jwt-Assertion": ["[redacted]"], "Cf-Jwt": ["[redacted]"],
 		"X-Amzn-Oidc-Data": ["[redacted]"], "X-Csrf": ["[redacted]"],
 		"X-Custom": ["[redacted]", "[redacted]", "[redacted]"], "X-Event-Key": ["repo:push"],
+		"X-Api-Key2": ["[redacted]"], "X-Api-Keys": ["[redacted]"], "X-Auth2": ["[redacted]"], "X-Key1": ["[redacted]"],
+		"X-Oauth": ["[redacted]"], "X-Authz": ["[redacted]"], "X-Authn": ["[redacted]"], "X-Psk": ["[redacted]"],
+		"X-Cred": ["[redacted]"], "X-Pin": ["[redacted]"], "X-Code": ["[redacted]"], "X-Sid": ["[redacted]"],
+		"X-Ticket": ["[redacted]"], "X-Login-Code": ["[redacted]"],
+		"X-Scheme": ["[redacted]", "[redacted]", "[redacted]", "[redacted]", "[redacted]", "[redacted]",
+			"Token was renewed", "Basically fine"],
+		"X-Address": ["https://[redacted]@h.example/x", "https://[redacted]@h.example",
+			"https://h.example/#access_token=[redacted]&a=1", "https://h.example/?next=[redacted]&a=1",
+			"https://h.example/?a=[redacted]", "https://h.example/?next=https%3A%2F%2Fh%2F%3Fa%3D1", "me@example.com"],
+		"X-Status-Code": ["200"], "X-Surrogate-Keys": ["a"],
 		"Idempotency-Key": ["1"], "X-Author": ["me"], "X-Auth-Timestamp": ["1706616000"], "X-Monkey": ["1"],
 		"X-Other-Signature": ["sha1=bb"],
 		"Content-Type": ["application/json"],
@@ -112,12 +152,36 @@ func TestRedactTarget(t *testing.T) {
 			"sharedAccessKey=[redacted]&session_id=[redacted]&jwt=[redacted]&bodySHA256=1&event_key=2",
 		"/a?x=eyJhbGciOi.eyJzdWIi.c2ln&y=Bearer%20abc&design=1": "/a?x=[redacted]&y=[redacted]&design=1",
 		"/a?secret=b=c": "/a?secret=[redacted]",
+		"/a?sign=x&authcode=x&oauth_code=x&login_code=x&key2=x&mac=x&country_code=de": "/a?sign=[redacted]&" +
+			"authcode=[redacted]&oauth_code=[redacted]&login_code=[redacted]&key2=[redacted]&mac=[redacted]&country_code=de",
 	} {
 		u, err := url.ParseRequestURI(target)
 		require.NoError(t, err, target)
 		require.Equal(t, want, new(Redactor).RedactTarget(u), target)
 	}
 	require.Equal(t, "/a?b=\ufffd\ufffd", new(Redactor).RedactTarget(&url.URL{Path: "/a", RawQuery: "b=\x00\xff"}))
+}
+
+// A10: a source that checks a user and a password does not keep the password alone either.
+func TestRedactKnowsThePasswordOfBasic(t *testing.T) {
+	s := compiled(t, `{"preset":"basic","secrets":["env:S"]}`, vault{"S": "user:hunter2hunter2"})
+	got := string(s.Redact(http.Header{"X-Note": {"it is hunter2hunter2"}}))
+	require.JSONEq(t, `{"X-Note": ["[redacted]"]}`, got)
+}
+
+// A1: a source whose secret is a plain word takes events whose ids and types hold that word.
+func TestShortSecretsAreNoWords(t *testing.T) {
+	s := compiled(
+		t,
+		`{"preset":"token","secrets":["env:S"],"verify":[{"header":"X-Tok"}],"id":"{body:/id}","type":"{body:/type}"}`,
+		vault{"S": "invoices"},
+	)
+	events, _, err := s.Read(sent(`{"id":"invoices-1","type":"invoices.paid"}`))
+	require.NoError(t, err)
+	require.Equal(t, "invoices-1 invoices.paid", events[0].ID+" "+events[0].Type)
+	events, _, err = s.Read(sent(`{"id":"invoices","type":"invoices"}`)) // the secret itself
+	require.NoError(t, err)
+	require.NotContains(t, events[0].ID+events[0].Type, "invoices")
 }
 
 func TestSingleHeaders(t *testing.T) {

@@ -826,6 +826,30 @@ func TestReaderSeesNoCredentials(t *testing.T) {
 	}
 }
 
+// A13: one signature is right for one request, though what separates its parts may stand in them too.
+func TestOneSignatureForOneRequest(t *testing.T) {
+	for signed, moved := range map[string][2][2]string{ // two pairs of a header and a body
+		"{header:X-Id}.{body}":    {{"a", "b.c"}, {"a.b", "c"}},
+		"{body}.{header:X-Id}":    {{"c", "a.b"}, {"b.c", "a"}},
+		"{header:X-Id}--{body}":   {{"a", "-b"}, {"a-", "b"}},
+		"v1:{header:X-Id}:{body}": {{"a", "b:c"}, {"a:b", "c"}},
+	} {
+		s := compiled(t, `{"preset":"hmac","secrets":["env:S"],"verify":[{"header":"X-Sig","signed":"`+signed+`"}]}`,
+			vault{"S": "a long secret"})
+		m := s.methods[0]
+		right := 0
+		for _, pair := range moved {
+			r := request(pair[1], "X-Id", pair[0])
+			sum := m.hmacSum(m.keys[0].hashes.Get().(*hmacState), r, "")
+			r.Header.Set("X-Sig", hex.EncodeToString(sum))
+			if s.Verify(r) == nil {
+				right++
+			}
+		}
+		require.Equal(t, 1, right, signed)
+	}
+}
+
 // A source without a valid secret rejects every request.
 func TestNoSecretIsValid(t *testing.T) {
 	for _, preset := range Presets() {

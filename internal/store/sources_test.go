@@ -52,12 +52,24 @@ func TestSources(t *testing.T) {
 		"a word by value":   `{"preset":"meta","verify_token":"` + hidden + `"}`,
 		"a relative path":   `{"preset":"github","secrets":["file:a/b"]}`,
 		"a file of no name": `{"preset":"github","secrets":["file:"]}`,
+		// A1: neither does a hand in psql put one elsewhere.
+		"a password in the url":  `{"preset":"twilio","secrets":["env:A"],"url":"https://u:` + hidden + `@h.example/x"}`,
+		"a prefix with a secret": `{"preset":"hmac","secrets":["env:A"],"verify":[{"secret_prefix":"` + hidden + `"}]}`,
+		"one in a list":          `{"preset":"hmac","secrets":["env:A"],"verify":[{"secret_not":["whsec_","` + hidden + `"]}]}`,
 	} {
 		_, err := put("github", settings)
 		var bad *event.BadSettingsError
 		require.ErrorAs(t, err, &bad, name)
 		require.NotContains(t, err.Error(), hidden, name)
 	}
+	for _, settings := range []string{
+		`{"preset":"twilio","secrets":["env:A"],"url":"https://h.example/a@b?c=d@e"}`,
+		`{"preset":"hmac","secrets":["env:A"],"url":null,"verify":[{"secret_prefix":["whsec_",""],"secret_not":null}]}`,
+	} {
+		_, err := put("allowed", settings)
+		require.NoError(t, err, settings)
+	}
+	require.NoError(t, s.RemoveSource(t.Context(), "allowed", "somebody"))
 	for _, name := range []string{"", "No-Slug", "-x", strings.Repeat("a", 64)} {
 		_, err := put(name, githubSettings)
 		var bad *event.BadSettingsError

@@ -95,12 +95,78 @@ func TestLargeConflictsHideNoOthers(t *testing.T) {
 		}
 	}
 	require.LessOrEqual(t, bytes, 4<<20)
-	require.True(t, rows[31].PayloadsOmitted)
+	require.Equal(t, "small", rows[31].EventID)
+	require.Len(t, rows[31].Differences, 1, "behind thirty large ones")
+	require.False(t, rows[31].PayloadsOmitted)
+	require.True(t, rows[30].PayloadsOmitted)
 	of, _, err := d.Conflicts(t.Context(), view.Page{Limit: 100}, view.ConflictFilter{EventID: "large-3"})
 	require.NoError(t, err)
 	require.Len(t, of, 1)
 	require.False(t, of[0].PayloadsOmitted)
 	require.Greater(t, len(of[0].Payload), 400_000)
+}
+
+// B3: a page that is full says so of rows that are not too large to compare. The list of one event compares them.
+func TestAFullPageOfConflictsSaysSo(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	for i := range 30 {
+		for n := range 2 {
+			d.ingest(
+				webhook(fmt.Sprintf("e-%d", i), fmt.Sprintf(`{"n":%d,"pad":"%s"}`, n, strings.Repeat("x", 100_000))),
+			)
+		}
+	}
+	rows, _, err := d.Conflicts(t.Context(), view.Page{Limit: 100}, view.ConflictFilter{})
+	require.NoError(t, err)
+	require.Len(t, rows, 30)
+	require.Len(t, rows[0].Differences, 1)
+	require.Empty(t, rows[0].NotCompared)
+	require.Equal(t, view.ComparesPageFull, rows[29].NotCompared)
+	require.True(t, rows[29].PayloadsOmitted)
+	of, _, err := d.Conflicts(t.Context(), view.Page{Limit: 100}, view.ConflictFilter{EventID: rows[29].EventID})
+	require.NoError(t, err)
+	require.Len(t, of[0].Differences, 1)
+}
+
+// B2: over the budget of bytes the largest cause gives, and what an operator wants replayed stays.
+func TestBytesOverTheBudgetSpareOtherCauses(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	d.run("select spine.put_source('github', '" + githubSettings + "')")
+	keep := func(budget event.Budget, requests ...event.RejectedRequest) {
+		t.Helper()
+		require.NoError(t, d.KeepRejected(t.Context(), requests, map[string]event.Budget{"github": budget}, false))
+	}
+	counts := func() []string {
+		return d.rows("select cause || ' ' || count(*) from spine.rejected_requests group by cause order by cause")
+	}
+	keep(event.Budget{Rows: 1000, Bytes: 1 << 20, Age: time.Hour}, rejected("github", "signature_wrong", 20, 10)...)
+	budget := event.Budget{Rows: 1000, Bytes: 50_000, Age: time.Hour}
+	keep(budget, rejected("github", "not_json", 5, 20_000)...)
+	require.Equal(
+		t,
+		[]string{"not_json 2", "signature_wrong 20"},
+		counts(),
+		"five large ones take nothing from the small",
+	)
+
+	d.run("select spine.request_replay(array(select id from spine.rejected_requests where cause = 'not_json'), false)")
+	keep(budget, rejected("github", "too_large", 5, 20_000)...)
+	require.Equal(t, []string{"not_json 2", "signature_wrong 20"}, counts(), "what is to be replayed stays")
+	d.run("update spine.rejected_requests set at = now() - interval '1 day'")
+	keep(budget)
+	require.Equal(t, []string{"not_json 2"}, counts(), "however old it is")
+
+	// B2: a sender's requests are kept while an operator's transaction holds some of them.
+	d.run("update spine.rejected_requests set state = 'kept'")
+	tx, err := d.Pool().Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), "select spine.request_replay(array(select id from spine.rejected_requests), false)")
+	require.NoError(t, err)
+	keep(event.Budget{Rows: 1, Bytes: 50_000, Age: time.Hour}, rejected("github", "signature_wrong", 2, 10)...)
+	require.NoError(t, tx.Commit(t.Context()))
+	require.Equal(t, []string{"not_json 2", "signature_wrong 1"}, counts())
 }
 
 // A statement that reads for an operator ends, also where a pooler gives each transaction another session.

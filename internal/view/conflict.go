@@ -21,7 +21,7 @@ type ConflictRow struct {
 	Differences []Difference    `json:"differences"` // null where they are not compared
 	// NotCompared says why they are not compared. It is empty where they are.
 	NotCompared string `json:"not_compared,omitempty"`
-	// PayloadsOmitted says that both payloads are null here because the page would be too large. The list of one event
+	// PayloadsOmitted says that both payloads are null here because they or the page would be too large. The list of one event
 	// has them.
 	PayloadsOmitted bool `json:"payloads_omitted,omitempty"`
 	OtherPayload
@@ -31,6 +31,8 @@ type ConflictRow struct {
 const (
 	ComparesBytes    = "one of the two is kept as bytes"
 	ComparesTooLarge = "too large to compare"
+	// ComparesPageFull says that a shorter list, such as that of one event, compares them.
+	ComparesPageFull = "the page is full"
 )
 
 // OtherPayload is another payload that came under a known event_id.

@@ -1,20 +1,22 @@
 -- Rejected requests, as far as Spine keeps them, and how they are read again.
 
 -- keep_rejected: keeps rejected requests and holds their sources to their budgets. Over the budget, the oldest of the
--- most frequent cause go first. A flood of one kind therefore leaves those of another. Requests that came while the
--- source was disabled or broken have a budget of their own, of the same size.
+-- cause go first that has most: most rows over the budget of rows, most bytes over that of bytes. A flood of one kind
+-- therefore leaves those of another. Requests that came while the source was disabled or broken have a budget of their
+-- own, of the same size. What is to be read again stays, and counts.
 --   arrays, one element a request:
 --   _source, _at, _cause, _status, _detail, _remote, _method, _target, _body  as in rejected_requests
 --   _headers  JSON objects as text. Other text becomes an empty object, so that one request does not fail the others.
 --   _body_bytes  size of a body of which only the beginning is kept; NULL for one that is whole
 --   arrays, one element a source:
 --   _of       the sources whose budgets follow
---   _rows     requests at most
+--   _rows     requests at most; 100,000 however large it is, since each call counts them
 --   _bytes    bytes of bodies and headers at most
 --   _age      how long to keep them
 --   _again    true where the caller handed in some before and does not know the outcome: known ones are left out
--- Locks: two callers take turns for each source.
--- Relies on rejected_requests_source. A budget has some thousand rows, so that counting it is cheap.
+-- Locks: it waits for nobody, so that an open transaction elsewhere delays no sources. A row that another transaction
+-- holds stays until the next call. With _again it waits for the call before, which may still be running.
+-- Relies on rejected_requests_source.
 -- A crash before the commit leaves nothing behind.
 create or replace function spine.keep_rejected(
     _source text[],
@@ -40,10 +42,12 @@ set jit = off as $$
 declare
     -- Causes that are no fault of the sender's.
     _ours constant text[] := array['source_disabled', 'source_broken', 'source_closed'];
-    _budget record;
-    _over record;
 begin
-    perform take_lock('keep_rejected');
+    if _again then
+        perform take_lock('keep_rejected');
+    else
+        perform try_lock('keep_rejected');
+    end if;
     insert into rejected_requests (
         source,
         at,
@@ -85,56 +89,53 @@ begin
                 and r.target = g.target
                 and r.body = g.body))
     order by g.ord;
-    for _budget in
-        select b.*, o.ours
+    -- Of each cause the newest come first, one of each cause after the other, until the rows are as many as may be. Of
+    -- these, those come first that need the fewest bytes of their cause, until the bytes are.
+    with budget as materialized (
+        select b.source, least(b.rows, 100000) as rows, b.bytes, clock_timestamp() - b.age as oldest
         from unnest(_of, _rows, _bytes, _age) as b(source, rows, bytes, age)
-        cross join (values (false), (true)) o(ours)
-        order by b.source, o.ours
-    loop
-        delete from rejected_requests r
-        where r.source = _budget.source and r.at < clock_timestamp() - _budget.age and r.state <> 'requested';
-        loop
-            -- How much the most frequent cause has to give: down to the next one, or until all fit.
-            with kept as (
-                select r.cause, count(*) as rows, sum(r.size) as bytes
-                from rejected_requests r
-                where r.source = _budget.source and (r.cause = any (_ours)) = _budget.ours
-                group by r.cause
-            ), total as (
-                select sum(k.rows) as rows, sum(k.bytes) as bytes from kept k
-            )
-            select
-                k.cause,
-                t.rows - _budget.rows as rows,
-                t.bytes - _budget.bytes as bytes,
-                k.rows as has,
-                greatest(
-                    k.rows - coalesce((
-                        select o.rows from kept o where o.cause <> k.cause order by o.rows desc limit 1), 0),
-                    1) as lead
-            into _over
-            from kept k cross join total t
-            where t.rows > _budget.rows or t.bytes > _budget.bytes
-            order by k.rows desc, k.bytes desc, k.cause
-            limit 1;
-            exit when not found;
-            delete from rejected_requests r
-            where r.id in (
-                select o.id
-                from (
-                    select
-                        x.id,
-                        row_number() over oldest as n,
-                        coalesce(
-                            sum(x.size) over (oldest rows between unbounded preceding and 1 preceding),
-                            0) as before
-                    from rejected_requests x
-                    where x.source = _budget.source and x.cause = _over.cause
-                    window oldest as (order by x.id)
-                ) o
-                where o.n <= _over.lead and (o.n <= _over.rows or o.before < _over.bytes));
-        end loop;
-    end loop;
+    ), kept as (
+        select
+            r.id,
+            r.source,
+            r.cause = any (_ours) as ours,
+            r.state = 'requested' as stays,
+            r.size,
+            row_number() over (
+                partition by r.source, r.cause
+                order by r.state <> 'requested', r.id desc) as n,
+            r.cause
+        from budget b join rejected_requests r on r.source = b.source
+        where r.at >= b.oldest or r.state = 'requested'
+    ), counted as (
+        select k.*, row_number() over (
+            partition by k.source, k.ours
+            order by not k.stays, k.n, k.id desc) as rows
+        from kept k
+    ), weighed as (
+        select c.*, sum(c.size) over (
+            partition by c.source, c.cause
+            order by c.n) as own
+        from counted c join budget b on b.source = c.source
+        where c.stays or c.rows <= b.rows
+    ), fitting as materialized (
+        select w.id, w.stays, w.source, sum(w.size) over (
+            partition by w.source, w.ours
+            order by not w.stays, w.own, w.id desc) as bytes
+        from weighed w
+    )
+    delete from rejected_requests r
+    where r.id in (
+        -- It looks at the state again: somebody may have asked for it meanwhile.
+        select o.id
+        from rejected_requests o
+        where o.source = any (_of)
+            and o.state <> 'requested'
+            and not exists (
+                select
+                from fitting f join budget b on b.source = f.source
+                where f.id = o.id and (f.stays or f.bytes <= b.bytes))
+        for update of o skip locked);
 end $$;
 comment on function spine.keep_rejected(
     text[], timestamptz[], text[], integer[], text[], text[], text[], text[], text[], bytea[], bigint[],
@@ -146,6 +147,7 @@ comment on function spine.keep_rejected(
 --   _trust  whether to accept them without verifying them
 -- It leaves those alone that were accepted since, and those of which only the beginning is kept. It leaves marked ones
 -- alone too, unless _trust differs.
+-- It locks the rows in the order of their numbers, so that two callers do not wait for each other.
 -- Relies on rejected_requests_pkey.
 -- A crash before the commit leaves nothing behind. Where the notification is lost, the poll of an API process finds the
 -- requests.
@@ -155,6 +157,9 @@ set search_path = spine, pg_temp as $$
 declare
     _count bigint;
 begin
+    perform from (
+        select from rejected_requests r where r.id = any (_ids) order by r.id for no key update
+    ) locked;
     with requested as (
         update rejected_requests r set state = 'requested', trust = _trust, taken_until = null
         where r.id = any (_ids)

@@ -55,6 +55,25 @@ begin
         raise exception 'a secret must be named by reference, never by value: env:NAME, file:NAME or file:/absolute/path'
             using errcode = 'check_violation', schema = 'spine', table = 'sources';
     end if;
+    -- What is shown and kept with the settings holds no secret either. The messages do not repeat it.
+    if new.settings ->> 'url' ~ '^[^/?#]*//[^/?#]*@' then
+        raise exception 'the url of a source must not hold a user or password'
+            using errcode = 'check_violation', schema = 'spine', table = 'sources';
+    end if;
+    if exists (
+        select
+        from jsonb_path_query(new.settings, 'lax $.verify[*].secret_prefix[*]') p(prefix)
+        where jsonb_typeof(p.prefix) not in ('string', 'null')
+            or p.prefix #>> '{}' <> '' and p.prefix #>> '{}' !~ '^.{0,15}_$'
+        union all
+        select
+        from jsonb_path_query(new.settings, 'lax $.verify[*].secret_not[*]') p(prefix)
+        where jsonb_typeof(p.prefix) not in ('string', 'null')
+            or p.prefix #>> '{}' <> '' and p.prefix #>> '{}' !~ '^.{0,15}_$')
+    then
+        raise exception 'secret_prefix and secret_not must end in _ and have at most 16 bytes'
+            using errcode = 'check_violation', schema = 'spine', table = 'sources';
+    end if;
     if tg_op = 'UPDATE' then
         if new.name <> old.name then
             raise exception 'the name of a source cannot be changed'
@@ -229,7 +248,7 @@ set search_path = spine, pg_temp as $$
     select disable_source(_name, null)
 $$;
 comment on function spine.disable_source(text) is
-    'Takes nothing more from a source until spine.enable_source(). Its requests get 404. '
+    'Takes nothing more from a source until spine.enable_source(). Its requests get 503. '
     'Spine still delivers what it sent before.';
 
 -- enable_source: takes events from a source again. Returns whether that changed something.
