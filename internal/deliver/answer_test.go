@@ -148,13 +148,13 @@ func TestMalformedFailureKeepsItsMeaning(t *testing.T) {
 // D1: an answer that does not end on a connection that stays open does not hold the delivery up until its timeout.
 func TestEndlessAnswerIsNotAwaited(t *testing.T) {
 	for name, tc := range map[string]struct{ answer, want string }{
-		"identity":             {"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nok", "ok"},
-		"no length":            {"HTTP/1.1 200 OK\r\n\r\nok", "ok"},
-		"a length above":       {"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok", "ok"},
+		"identity":              {"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nok", "ok"},
+		"no length":             {"HTTP/1.1 200 OK\r\n\r\nok", "ok"},
+		"a length above":        {"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok", "ok"},
 		"chunks without an end": {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", "ok"},
-		"no end of a trailer":  {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n", "ok"},
-		"no end of the header": {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", ""},
-		"only a status line":   {"HTTP/1.1 200 OK\r\n", ""},
+		"no end of a trailer":   {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n", "ok"},
+		"no end of the header":  {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", ""},
+		"only a status line":    {"HTTP/1.1 200 OK\r\n", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

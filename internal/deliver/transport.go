@@ -93,10 +93,10 @@ type connection struct {
 	done     <-chan struct{} // closed when the exchange is cancelled
 	decided  bool            // the final status is known, and the rest of the answer is not yet limited in time
 
-	wrote    bool      // whether any of the request was written; once the write has ended
-	sent     time.Time // when all of the request was written; zero before
-	opened   time.Time
-	since    time.Time // when it became idle
+	wrote  bool      // whether any of the request was written; once the write has ended
+	sent   time.Time // when all of the request was written; zero before
+	opened time.Time
+	since  time.Time // when it became idle
 }
 
 // abandon closes a connection without a word. TLS's own Close would send a farewell, and wait up to 5 s for a
