@@ -13,7 +13,11 @@ import (
 func (d *database) explained(args ...any) string {
 	d.t.Helper()
 	return strings.Join(d.rows(
-		"select topic || ': ' || says from spine.explain("+strings.Join([]string{"$1", "$2"}[:len(args)], ", ")+")", args...,
+		"select topic || ': ' || says from spine.explain("+strings.Join(
+			[]string{"$1", "$2"}[:len(args)],
+			", ",
+		)+")",
+		args...,
 	), "\n")
 }
 
