@@ -72,7 +72,9 @@ func TestOnlyAReusedConnectionIsReplaced(t *testing.T) {
 			"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n", "HTTP 408 Request Timeout", 1,
 		},
 		"a reused one, with a 408 and Retry-After": {
-			"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nRetry-After: 7\r\n\r\n", "HTTP 408 Request Timeout", 1,
+			"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nRetry-After: 7\r\n\r\n",
+			"HTTP 408 Request Timeout",
+			1,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -96,8 +98,8 @@ func TestOnlyAReusedConnectionIsReplaced(t *testing.T) {
 	}
 }
 
-// D2: a destination that worked on a request and then closed its reused connection does not get it twice in one attempt,
-// whether it says 408 or nothing.
+// D2: a destination that worked on a request and then closed its reused connection does not get it twice in one
+// attempt, whether it says 408 or nothing.
 func TestConnectionThatEndsLate(t *testing.T) {
 	for name, last := range map[string]string{
 		"without a byte": "",

@@ -45,8 +45,8 @@ const largeRequest = 64 << 10
 // maxInterim is how many 1xx answers may precede the final one.
 const maxInterim = 5
 
-// closedSoon is how soon after a request the end of its connection must come, so that the destination can have closed it
-// as an idle one. A destination that worked on the request for longer does not get it again at once.
+// closedSoon is how soon after a request the end of its connection must come. Only then can the destination have closed
+// it as an idle one. A destination that worked on the request for longer does not get it again at once.
 const closedSoon = time.Second
 
 // past is a deadline that ends every read and write on a connection.

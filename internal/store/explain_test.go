@@ -33,7 +33,8 @@ func TestExplainDeferrals(t *testing.T) {
 	}
 	require.Regexp(
 		t,
-		`attempts: 0 attempts counted; 2 in a row did not reach the destination, the first at \S+: given up 72 hours after it`,
+		`attempts: 0 attempts counted; 2 in a row did not reach the destination, `+
+			`the first at \S+: given up 72 hours after it`,
 		d.explained("x"),
 	)
 	require.NotContains(t, d.explained("x"), "whose lease")

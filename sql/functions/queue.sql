@@ -333,9 +333,9 @@ comment on function spine.locked_by_others(bigint[], text[], bigint[], bigint[])
 --   _error     why it was not completed
 --   _details   a JSON object for the audit log: status, answer, duration_ms; retry_after_ms where _delay goes by it
 -- A deferred attempt is not counted. The row is tried again after _delay, doubled for each deferred attempt in a row
--- before it, 54 to 60 seconds at most: rows deferred together shall not come together. 72 hours after the first attempt
--- of the row it is dead instead, and the attempt counts. Where none was made in the last 12 hours of them, such as after
--- a long pause, the 72 hours begin anew.
+-- before it, 54 to 60 seconds at most: rows deferred together shall not come together. 72 hours after the first
+-- deferred attempt in a row it is dead instead, and the attempt counts. Where none was made in the last 12 hours of
+-- them, such as after a long pause, the 72 hours begin anew.
 -- Returns for each, by position, whether it counts. It counts if its lease was still held. It counts too if the same
 -- result was settled under it before, and the answer to that commit was lost. A result of a lost lease changes nothing
 -- and is audited as lease_lost. NULL means that somebody else has the row locked: nothing is decided, and the caller
