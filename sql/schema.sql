@@ -649,12 +649,12 @@ CREATE FUNCTION spine.disabled_sources(_source text) RETURNS TABLE(says text, fa
             'Source "%s" is disabled since %s%s%s',
             s.name,
             exact_time(s.disabled_at),
-            coalesce(' by ' || s.updated_by, ''),
+            coalesce(' by ' || s.disabled_by, ''),
             coalesce(', because: ' || said(s.disabled_reason), ', no reason was given')),
         jsonb_build_object(
             'source', s.name,
             'since', s.disabled_at,
-            'by', s.updated_by,
+            'by', s.disabled_by,
             'reason', s.disabled_reason)
     from sources s
     where s.disabled_at is not null and (_source is null or s.name = _source)
@@ -1112,6 +1112,7 @@ CREATE FUNCTION spine.explain(_event_id text, _source text DEFAULT NULL::text) R
     SET jit TO 'off'
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
+    SET lock_timeout TO '2s'
     SET plan_cache_mode TO 'force_custom_plan'
     AS $$
 declare
@@ -1126,6 +1127,19 @@ declare
     _retry jsonb;
     _delay interval;
 begin
+    begin -- The tables stay locked for reading until the end, so nothing below waits.
+        perform from events, processing_state, destinations, audit_trail, conflicts, sources where false;
+    exception when lock_not_available then
+        return query select 'table_locked', null::text, t.says, t.facts from table_lockers() t;
+        if not found then
+            return query select
+                'table_locked',
+                null::text,
+                'a table of Spine was locked for 2 seconds: ask again',
+                jsonb_build_object('table', null);
+        end if;
+        return;
+    end;
     select array_agg(e.id order by e.source), array_agg(e.source order by e.source) into _ids, _sources
     from events e
     where e.event_id = _event_id and (_source is null or e.source = _source);
@@ -1220,8 +1234,15 @@ begin
                     _row.attempt_count || case _row.attempt_count when 1 then ' attempt' else ' attempts' end,
                     _row.attempt_count + _last.attempts_before)
                 else _row.attempt_count || case _row.attempt_count when 1 then ' attempt' else ' attempts' end
-            end,
+            end || coalesce(
+                format(
+                    ' counted; %s in a row did not reach the destination, the first at %s: given up 72 hours after it',
+                    _row.deferrals,
+                    exact_time(_row.deferred_since)),
+                ''),
             jsonb_build_object(
+                'deferrals', coalesce(_row.deferrals, 0),
+                'deferred_since', _row.deferred_since,
                 'since_replay', _row.attempt_count,
                 'all', _row.attempt_count + _last.attempts_before,
                 'replays', _last.replays);
@@ -1244,10 +1265,11 @@ begin
                 when 'dead' then 'dead' || _where || ' since ' || exact_time(_row.updated_at)
                     || ', not tried again by itself (spine replay)' || coalesce(': ' || said(_row.error_message), '')
                 when 'processing' then format(
-                    'attempt %s%s is in the hands of %s, whose lease ends %s',
+                    'attempt %s%s is in the hands of %s, whose lease %s %s',
                     _row.attempt_count,
                     _where,
                     coalesce(said(_row.worker, 60), 'a worker'),
+                    case when _row.next_attempt_at < clock_timestamp() then 'ended' else 'ends' end,
                     coalesce(from_now(_row.next_attempt_at), 'at no set time'))
                 else format(
                     'attempt %s%s is due %s',
@@ -1306,10 +1328,16 @@ begin
                                 then 'because the destination was not reached'
                             when _retry ->> 'reason' = 'Retry-After'
                                 then 'because the destination asked for that (Retry-After)'
+                            when _retry ->> 'reason' is null
+                                then format(
+                                    'as the retry policy or the destination said after attempt %s',
+                                    coalesce(_retry ->> 'attempt', '?'))
                             else format(
                                 'as the retry policy says after attempt %s', coalesce(_retry ->> 'attempt', '?'))
                         end)
-                    else 'somebody set next_attempt_at by hand'
+                    when _row.next_attempt_at <= _row.updated_at
+                    then 'the clock of the database was set back since it fell due'
+                    else 'somebody set next_attempt_at by hand, which the audit log does not note'
                 end,
                 jsonb_build_object('until', _row.next_attempt_at, 'retry', _retry);
         end if;
@@ -1450,6 +1478,7 @@ begin
     from rejected_like(_event_id, _source, 5) l join rejected_requests r on r.id = l.id
     order by r.id desc;
     return query select 'disabled', null, d.says, d.facts from disabled_sources(_source) d;
+    return query select 'disabled', null, d.says, d.facts from were_disabled(_source) d;
     return query select 'arrivals', null, rtrim(arrivals(_source), '.'), jsonb_build_object('source', _source);
 end $$;
 
@@ -1581,6 +1610,35 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.give_back(_event bigint[], _destination text[], _lease_token bigint[]) IS 'Returns leases of deliveries that never started, without spending an attempt. Returns how many were held.';
+
+
+--
+-- Name: given_up(bigint[], text[], bigint[]); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.given_up(_event bigint[], _destination text[], _lease_token bigint[]) RETURNS bigint[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+begin
+    return array(
+        select i.ord
+        from unnest(_event, _destination, _lease_token) with ordinality as i(event, destination, lease, ord)
+            join processing_state p on p.event = i.event and p.destination = i.destination
+        where p.status = 'dead' and p.lease_token = i.lease + 1);
+end $$;
+
+
+--
+-- Name: FUNCTION given_up(_event bigint[], _destination text[], _lease_token bigint[]); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.given_up(_event bigint[], _destination text[], _lease_token bigint[]) IS 'Internal. Positions of results that were to be deferred and made dead letters.';
 
 
 --
@@ -2425,7 +2483,7 @@ begin
             from queued q
             where q.name is not null
         )
-        select max(_now - greatest(o.next_attempt_at, o.updated_at))
+        select max(_now - case when isfinite(o.next_attempt_at) then o.next_attempt_at else o.updated_at end)
         from queued q cross join lateral (
             select p.next_attempt_at, p.updated_at
             from processing_state p
@@ -2492,6 +2550,12 @@ begin
     )
     select count(*) into _changed from paused;
     perform require_destination(_destination);
+    -- Of one that is paused already, the first reason stays.
+    update destinations d set paused_reason = _why
+    where _why is not null
+        and d.paused_at is not null
+        and d.paused_reason is null
+        and (_destination is null or d.name = _destination);
     return _changed;
 end $$;
 
@@ -2515,7 +2579,7 @@ begin
     update processing_state p set
         lease_token = p.lease_token + 1,
         deferrals = null,
-        requeued_at = clock_timestamp(),
+        deferred_since = null,
         next_attempt_at = case
             when new.status in ('completed', 'dead') then null
             when new.next_attempt_at is not distinct from old.next_attempt_at then clock_timestamp()
@@ -3123,7 +3187,7 @@ begin
             status = 'pending',
             attempt_count = 0,
             deferrals = null,
-            requeued_at = _now,
+            deferred_since = null,
             lease_token = p.lease_token + 1,
             next_attempt_at = _now,
             completed_at = null,
@@ -3428,6 +3492,16 @@ begin
         _end := _seen.next_xid;
     end if;
 
+    -- First, since nothing may be counted twice: a call of an earlier version takes another lock.
+    update rollup_state s set
+        next_xid = _end,
+        in_progress = array(select x from unnest(_seen.in_progress) x where x < _end),
+        covered_to = case when _next_at is null then _now else greatest(s.covered_to, least(_next_at, _now)) end
+    where s.next_xid = _state.next_xid and s.in_progress = _state.in_progress;
+    if not found then
+        return null;
+    end if;
+
     with counted as materialized (
         select
             date_bin('10 s', r.at, 'epoch') as at,
@@ -3572,11 +3646,6 @@ begin
         where c.action = 'event_inserted'
         group by c.source) n
     where s.name = n.source;
-
-    update rollup_state s set
-        next_xid = _end,
-        in_progress = array(select x from unnest(_seen.in_progress) x where x < _end),
-        covered_to = case when _next_at is null then _now else greatest(s.covered_to, least(_next_at, _now)) end;
 
     if _state.tidied_at < _now - interval '1 minute' then
         delete from rollups r
@@ -3739,6 +3808,10 @@ begin
     exception when lock_not_available then
         return; -- another process is counting
     end;
+    -- It may have ended between the look and the lock.
+    if exists (select from depth_state d where d.sampled_at is distinct from _state.sampled_at) then
+        return;
+    end if;
     -- One statement, so that all of it is of one moment.
     select n.next_xid, n.in_progress, oldest_ready() as oldest_ready, d.* into _sample
     from audited_now() n cross join (
@@ -3827,6 +3900,7 @@ CREATE FUNCTION spine.settle(_event bigint[], _destination text[], _lease_token 
 declare
     _now timestamptz := clock_timestamp();
     _patience constant interval := '72 hours';
+    _given_up bigint[] := '{}';
     _counted bigint[];
     _locked bigint[];
     _known bigint[];
@@ -3834,6 +3908,22 @@ begin
     -- The log must hold JSON objects that a reader can query.
     if exists (select from unnest(_details) d where jsonb_typeof(d::jsonb) is distinct from 'object') then
         raise exception 'details must be JSON objects' using errcode = 'invalid_parameter_value';
+    end if;
+    -- The log has many partitions, and results that reached the destination shall not pay for them.
+    if 'deferred' = any (_outcome) then
+        _given_up := array(
+            select i.ord
+            from unnest(_event, _destination, _outcome) with ordinality as i(event, destination, outcome, ord)
+                join processing_state p on p.event = i.event and p.destination = i.destination
+            where i.outcome = 'deferred'
+                and p.deferred_since <= _now - _patience
+                and exists (
+                    select
+                    from audit_trail a
+                    where a.event = i.event
+                        and a.action = 'delivery_deferred'
+                        and a.timestamp > _now - _patience / 6
+                        and coalesce(a.details ->> 'destination', 'default') = i.destination));
     end if;
     with input as materialized (
         select *
@@ -3847,19 +3937,25 @@ begin
             i.lease,
             case
                 when i.outcome is distinct from 'deferred' then i.outcome
-                when coalesce(p.requeued_at, p.created_at) > _now - _patience then 'failed'
-                else 'dead'
+                when i.ord = any (_given_up) then 'dead'
+                else 'failed'
             end as outcome,
             case
                 when i.outcome is distinct from 'deferred' then i.delay
-                else least(i.delay * (1 << least(coalesce(p.deferrals, 0), 16)), '1 min')
+                else least(
+                    i.delay * (1 << least(coalesce(p.deferrals, 0), 16)),
+                    interval '54 s' + random() * interval '6 s')
             end as delay,
             case
-                when i.outcome = 'deferred' and coalesce(p.requeued_at, p.created_at) > _now - _patience
-                then coalesce(p.deferrals, 0) + 1
+                when i.outcome = 'deferred' and i.ord <> all (_given_up) then coalesce(p.deferrals, 0) + 1
             end as deferrals, -- NULL where the attempt counts
             case
-                when i.outcome = 'deferred' and coalesce(p.requeued_at, p.created_at) <= _now - _patience
+                when i.outcome is distinct from 'deferred' or i.ord = any (_given_up) then null
+                when p.deferred_since > _now - _patience then p.deferred_since
+                else _now
+            end as deferred_since,
+            case
+                when i.outcome = 'deferred' and i.ord = any (_given_up)
                 then i.error || ' (the destination was not reached for 72 hours)'
                 else i.error
             end as error,
@@ -3875,6 +3971,7 @@ begin
                 else greatest(p.attempt_count - 1, 0)
             end,
             deferrals = i.deferrals,
+            deferred_since = i.deferred_since,
             lease_token = p.lease_token + 1,
             next_attempt_at = case when i.outcome = 'failed' then _now + i.delay end,
             completed_at = case when i.outcome = 'completed' then _now end,
@@ -4209,6 +4306,26 @@ begin
     end if;
     new.updated_at := clock_timestamp();
     new.updated_by := spine.who();
+    if new.disabled_at is null then
+        new.disabled_by := null;
+        if tg_op = 'UPDATE' and old.disabled_at is not null then
+            new.disabled_before := (
+                select jsonb_agg(b.one order by b.n)
+                from (
+                    select x.one, x.n
+                    from jsonb_array_elements(
+                        coalesce(old.disabled_before, '[]') || jsonb_build_array(
+                            jsonb_build_object(
+                                'since', old.disabled_at,
+                                'until', new.updated_at,
+                                'by', old.disabled_by,
+                                'reason', old.disabled_reason))) with ordinality as x(one, n)
+                    order by x.n desc
+                    limit 5) b);
+        end if;
+    elsif tg_op = 'INSERT' or old.disabled_at is null then
+        new.disabled_by := new.updated_by;
+    end if;
     new.disabled_reason := case when new.disabled_at is not null then coalesce(new.disabled_reason, spine.reason()) end;
     return new;
 end $_$;
@@ -4240,6 +4357,53 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.sources_kept() IS 'Internal. Trigger: does not let the source default be removed.';
+
+
+--
+-- Name: table_lockers(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.table_lockers() RETURNS TABLE(says text, facts jsonb)
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select
+        format(
+            'the table %s is locked (%s) by pid %s%s%s',
+            c.relname,
+            l.mode,
+            coalesce(l.pid::text, 'unknown'),
+            coalesce(' of role ' || a.usename, ''),
+            coalesce(
+                ', since ' || exact_time(a.xact_start),
+                ', since when is not known (grant pg_read_all_stats)')),
+        jsonb_build_object(
+            'table', c.relname,
+            'pid', l.pid,
+            'role', a.usename,
+            'mode', l.mode,
+            'since', a.xact_start)
+    from pg_locks l
+    join pg_class c on c.oid = l.relation
+    left join pg_stat_activity a on a.pid = l.pid
+    where l.locktype = 'relation'
+        and l.database = (select d.oid from pg_database d where d.datname = current_database())
+        and c.relnamespace = (select n.oid from pg_namespace n where n.nspname = 'spine')
+        and l.granted
+        and (
+            l.mode = 'AccessExclusiveLock'
+                and c.relname in ('events', 'processing_state', 'audit_trail', 'destinations', 'conflicts', 'sources')
+            or l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock')
+                and c.relname in ('processing_state', 'audit_trail'))
+    order by c.relname, l.pid
+$$;
+
+
+--
+-- Name: FUNCTION table_lockers(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.table_lockers() IS 'Internal. Who holds a table so that nothing can be claimed, in words.';
 
 
 --
@@ -5041,6 +5205,38 @@ COMMENT ON FUNCTION spine.verify(_since timestamp with time zone, _until timesta
 
 
 --
+-- Name: were_disabled(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.were_disabled(_source text) RETURNS TABLE(says text, facts jsonb)
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select
+        format(
+            'Source "%s" was disabled from %s to %s%s%s',
+            s.name,
+            exact_time(b.since),
+            exact_time(b.until),
+            coalesce(' by ' || b."by", ''),
+            coalesce(', because: ' || said(b.reason), ', no reason was given')),
+        jsonb_build_object('source', s.name, 'since', b.since, 'until', b.until, 'by', b."by", 'reason', b.reason)
+    from sources s cross join lateral jsonb_to_recordset(s.disabled_before)
+        as b(since timestamptz, until timestamptz, "by" text, reason text)
+    where _source is null or s.name = _source
+    order by b.until desc, s.name
+    limit 5
+$$;
+
+
+--
+-- Name: FUNCTION were_disabled(_source text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.were_disabled(_source text) IS 'Internal. When sources were disabled that take events again, by whom and why.';
+
+
+--
 -- Name: who(); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -5086,6 +5282,8 @@ begin
     end if;
     for _holder in select * from lock_holders(_xmax) loop
         _known := true;
+        -- A process of Spine that claims or settles it at this moment needs nobody's help.
+        continue when _holder.application ^@ 'spine' and _holder.since > clock_timestamp() - interval '2 seconds';
         return query select
             'locked',
             case
@@ -5116,26 +5314,10 @@ begin
         return;
     end if;
     for _holder in
-        select l.pid, l.mode, a.usename::text as role, a.xact_start as since
-        from pg_locks l left join pg_stat_activity a on a.pid = l.pid
-        where l.locktype = 'relation'
-            and l.database = (select d.oid from pg_database d where d.datname = current_database())
-            and l.relation = 'processing_state'::regclass
-            and l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-            and l.granted
+        select t.says, t.facts from table_lockers() t
     loop
         _known := true;
-        return query select
-            'table_locked',
-            format(
-                'the table processing_state is locked (%s) by pid %s%s%s',
-                _holder.mode,
-                coalesce(_holder.pid::text, 'unknown'),
-                coalesce(' of role ' || _holder.role, ''),
-                coalesce(
-                    ', since ' || exact_time(_holder.since),
-                    ', since when is not known (grant pg_read_all_stats)')),
-            jsonb_build_object('pid', _holder.pid, 'role', _holder.role, 'mode', _holder.mode, 'since', _holder.since);
+        return query select 'table_locked', _holder.says, _holder.facts;
     end loop;
     if _known then
         return;
@@ -5151,7 +5333,9 @@ begin
                 select
                 from pg_stat_activity a
                 where a.datname = current_database() and a.application_name = 'spine' and a.pid <> pg_backend_pid())
-            then 'is a worker running, and has it free slots?'
+                -- Every process samples. It may connect under a name of its own.
+                or exists (select from depth_state s where s.sampled_at > clock_timestamp() - interval '1 minute')
+            then 'is a worker running, has it a destination (DESTINATION_URL), and has it free slots?'
             else 'no process of Spine seems to be connected'
         end,
         jsonb_build_object('due', _due, 'worker', _worker);
@@ -5806,7 +5990,7 @@ CREATE TABLE spine.processing_state (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     deferrals integer,
-    requeued_at timestamp with time zone,
+    deferred_since timestamp with time zone,
     CONSTRAINT processing_state_attempt_count_check CHECK (((attempt_count >= 0) AND (attempt_count <= 1000000))),
     CONSTRAINT processing_state_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'processing'::text, 'completed'::text, 'failed'::text, 'dead'::text])))
 )
@@ -5938,10 +6122,10 @@ COMMENT ON COLUMN spine.processing_state.deferrals IS 'Attempts in a row that di
 
 
 --
--- Name: COLUMN processing_state.requeued_at; Type: COMMENT; Schema: spine; Owner: -
+-- Name: COLUMN processing_state.deferred_since; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.processing_state.requeued_at IS 'When it was last replayed, or its status set by hand. NULL for never. From then on, else from created_at on, Spine tries for 72 hours to reach the destination.';
+COMMENT ON COLUMN spine.processing_state.deferred_since IS 'When the first of these attempts ended. NULL for none. Spine tries for 72 hours from then on.';
 
 
 --
@@ -6839,6 +7023,8 @@ CREATE TABLE spine.sources (
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_by text,
     disabled_reason text,
+    disabled_by text,
+    disabled_before jsonb,
     CONSTRAINT sources_name_check CHECK ((name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text))
 );
 
@@ -6914,6 +7100,20 @@ COMMENT ON COLUMN spine.sources.disabled_reason IS 'Why, as far as somebody said
 
 
 --
+-- Name: COLUMN sources.disabled_by; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.sources.disabled_by IS 'Who disabled it: a database role, and on whose behalf it acted.';
+
+
+--
+-- Name: COLUMN sources.disabled_before; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.sources.disabled_before IS 'The last five times it was disabled and enabled again. Members: since, until, by, reason.';
+
+
+--
 -- Name: stuck; Type: VIEW; Schema: spine; Owner: -
 --
 
@@ -6924,7 +7124,11 @@ CREATE VIEW spine.stuck AS
     p.status,
     p.attempt_count,
     p.next_attempt_at AS due_at,
-    (clock_timestamp() - GREATEST(p.next_attempt_at, p.updated_at)) AS overdue,
+    (clock_timestamp() -
+        CASE
+            WHEN isfinite(p.next_attempt_at) THEN p.next_attempt_at
+            ELSE p.updated_at
+        END) AS overdue,
     COALESCE(( SELECT string_agg(w.says, '; '::text) AS string_agg
            FROM spine.why_waiting(p.status, p.next_attempt_at, p.worker, p.xmax, d.paused_at, d.paused_by, d.paused_reason) w(cause, says, facts)), 'due and not claimed'::text) AS reason,
     p.event

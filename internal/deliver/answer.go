@@ -6,7 +6,6 @@ import (
 	"compress/flate"
 	"compress/gzip"
 	"compress/zlib"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,9 +18,9 @@ import (
 	"unicode/utf8"
 )
 
-// oddPatience is how long a body is awaited whose end cannot be told from its header. The destination may keep the
-// connection open, and then the end never comes.
-const oddPatience = time.Second
+// restPatience is how long the rest of an answer is awaited once its status is known. The destination may keep the
+// connection open without ever sending the end of the header, of the body or of the trailer.
+const restPatience = 2 * time.Second
 
 // answer is what the beginning of an answer says: its status, and the few headers that matter here. Only the status has
 // to be well-formed. http.ReadResponse would reject the whole answer for one bad line, and with it the status.
@@ -35,8 +34,8 @@ type answer struct {
 	chunked bool
 	closes  bool // the destination closes the connection after this answer
 	odd     bool // a line breaks the rules, so that the next answer might not begin where this one ends
-	endless bool // the end of the body cannot be told
 	broken  bool // the header breaks off
+	stopped bool // a proxy says that it could not connect to the destination
 }
 
 // statusLine reads a status line. It returns 0 where it is none.
@@ -135,7 +134,7 @@ func (a *answer) read(line []byte, long bool) {
 			n, err := strconv.ParseInt(string(bytes.TrimSpace(part)), 10, 64)
 			switch {
 			case err != nil || n < 0 || long:
-				a.odd, a.endless = true, true
+				a.odd = true
 			case a.length < 0:
 				a.length = n
 			case a.length != n:
@@ -149,9 +148,9 @@ func (a *answer) read(line []byte, long bool) {
 				a.odd = a.odd || a.chunked
 				a.chunked = true
 			case "identity":
-				a.odd, a.endless = true, true
+				a.odd = true
 			default:
-				a.odd, a.endless = true, true
+				a.odd = true
 				a.codings = append(a.codings, coding)
 			}
 		}
@@ -170,11 +169,23 @@ func (a *answer) read(line []byte, long bool) {
 			a.closes = false // also of HTTP/1.0
 		}
 	case a.status < 300:
+	case is("Proxy-Status"), is("X-Squid-Error"):
+		a.stopped = a.stopped || noConnection(string(value))
 	case is("Retry-After") && a.retryAfter == "":
 		a.retryAfter = string(value)
 	case is("Date") && a.date == "":
 		a.date = string(value)
 	}
+}
+
+// noConnection reports whether a proxy's reason for an answer of its own is that it could not connect. The reasons are
+// those of Proxy-Status (RFC 9209, section 2.3) and of Squid.
+func noConnection(reason string) bool {
+	return slices.ContainsFunc([]string{
+		"error=dns_timeout", "error=dns_error", "error=destination_not_found", "error=destination_unavailable",
+		"error=destination_ip_prohibited", "error=destination_ip_unroutable", "error=connection_refused",
+		"error=connection_timeout", "ERR_DNS_FAIL", "ERR_CONNECT_FAIL", "ERR_CANNOT_FORWARD",
+	}, func(s string) bool { return strings.Contains(reason, s) })
 }
 
 // tokens are the items of a list, in lower case and without parameters.
@@ -196,6 +207,7 @@ func (c *connection) readAnswer(a *answer) error {
 		if err := c.readStatus(a); err != nil {
 			return err
 		}
+		c.decided = a.final()
 		if c.readHeader(a); a.final() {
 			return nil
 		}
@@ -221,8 +233,8 @@ func (m *measured) Read(p []byte) (int, error) {
 	return n, err //nolint:wrapcheck // nobody reads it
 }
 
-// body returns the body of an answer. Where its end cannot be told, it ends oddPatience from now at the latest.
-func (c *connection) body(ctx context.Context, deadline time.Time, a *answer) io.Reader {
+// body returns the body of an answer.
+func (c *connection) body(a *answer) io.Reader {
 	c.measured = measured{from: c.reader}
 	switch {
 	case a.broken, a.status < 200, a.status == 204, a.status == 304:
@@ -235,14 +247,6 @@ func (c *connection) body(ctx context.Context, deadline time.Time, a *answer) io
 		return &c.measured
 	}
 	a.closes = true
-	if a.endless {
-		if soon := time.Now().Add(oddPatience); soon.Before(deadline) {
-			_ = c.SetReadDeadline(soon)
-		}
-		if ctx.Err() != nil { // or it would have been put off
-			_ = c.SetDeadline(past)
-		}
-	}
 	return c.reader
 }
 

@@ -145,14 +145,26 @@ func TestMalformedFailureKeepsItsMeaning(t *testing.T) {
 	}, got)
 }
 
-// A body whose end cannot be told does not hold the delivery up until its timeout.
+// D1: an answer that does not end on a connection that stays open does not hold the delivery up until its timeout.
 func TestEndlessAnswerIsNotAwaited(t *testing.T) {
-	url := scripted(t, func(int, int) (string, bool) {
-		return "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nok", false
-	})
-	got := client(t, Config{URL: url}).Deliver(t.Context(), job)
-	require.Equal(t, "ok", got.Answer)
-	require.Less(t, got.Duration, patience/2)
+	for name, tc := range map[string]struct{ answer, want string }{
+		"identity":              {"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nok", "ok"},
+		"no length":             {"HTTP/1.1 200 OK\r\n\r\nok", "ok"},
+		"a length above":        {"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok", "ok"},
+		"chunks without an end": {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", "ok"},
+		"no end of a trailer":   {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n", "ok"},
+		"no end of the header":  {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", ""},
+		"only a status line":    {"HTTP/1.1 200 OK\r\n", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := scripted(t, func(int, int) (string, bool) { return tc.answer, false })
+			got := client(t, Config{URL: url}).Deliver(t.Context(), job)
+			require.Equal(t, event.Done, got.Class)
+			require.Equal(t, tc.want, got.Answer)
+			require.Less(t, got.Duration, patience/2)
+		})
+	}
 }
 
 // Whatever follows a status line, the status counts.

@@ -190,7 +190,8 @@ func (c *Client) attempt(ctx context.Context, job event.Job, now time.Time) (res
 
 // result is what an answer means. ended says whether its body was read to the end.
 func (c *Client) result(a *answer, body io.Reader) (result event.Result, ended bool) {
-	if c.forwarded && a.status == http.StatusProxyAuthRequired { // the destination never saw the request
+	// The destination never saw the request.
+	if c.forwarded && (a.status == http.StatusProxyAuthRequired || a.status >= 500 && a.stopped) {
 		return event.Result{Class: event.Unreached, Error: "the proxy answered " + statusText(a.status)}, false
 	}
 	result = event.Result{Class: classify(a.status), Status: a.status}

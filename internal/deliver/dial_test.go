@@ -3,9 +3,11 @@ package deliver
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -65,6 +67,15 @@ func TestOnlyAReusedConnectionIsReplaced(t *testing.T) {
 			"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n", "HTTP 408 Request Timeout", 0,
 		},
 		"a reused one, with a byte": {"H", "connection closed without an answer", 1},
+		// The destination read the request: it keeps the connection, or asks for a wait.
+		"a reused one, with a 408 that keeps it": {
+			"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n", "HTTP 408 Request Timeout", 1,
+		},
+		"a reused one, with a 408 and Retry-After": {
+			"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nRetry-After: 7\r\n\r\n",
+			"HTTP 408 Request Timeout",
+			1,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var requests atomic.Int32
@@ -84,6 +95,103 @@ func TestOnlyAReusedConnectionIsReplaced(t *testing.T) {
 			require.Equal(t, tc.want, got.Error)
 			require.EqualValues(t, tc.at+1, requests.Load())
 		})
+	}
+}
+
+// D2: a destination that worked on a request and then closed its reused connection does not get it twice in one
+// attempt, whether it says 408 or nothing.
+func TestConnectionThatEndsLate(t *testing.T) {
+	for name, last := range map[string]string{
+		"without a byte": "",
+		"with a 408":     "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var requests atomic.Int32
+			url := scripted(t, func(_, request int) (string, bool) {
+				requests.Add(1)
+				if request == 1 {
+					time.Sleep(closedSoon + 200*time.Millisecond)
+					return last, true
+				}
+				return "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", false
+			})
+			c := client(t, Config{URL: url})
+			require.Equal(t, event.Done, c.Deliver(t.Context(), job).Class)
+			require.Equal(t, event.TryAgain, c.Deliver(t.Context(), job).Class)
+			require.EqualValues(t, 2, requests.Load())
+		})
+	}
+}
+
+// D2: a request that was sent counts, also where the destination died of it and no new connection can be opened.
+func TestRequestThatKilledTheDestination(t *testing.T) {
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	died := make(chan struct{})
+	go func() {
+		defer close(died)
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer func() { _ = conn.Close() }()
+		_ = listener.Close()
+		reader := bufio.NewReader(conn)
+		for n := range 2 {
+			r, err := http.ReadRequest(reader)
+			if err != nil {
+				return
+			}
+			_, _ = io.Copy(io.Discard, r.Body)
+			if n == 0 {
+				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+			}
+		}
+	}()
+	c := client(t, Config{URL: "http://" + listener.Addr().String()})
+	require.Equal(t, event.Done, c.Deliver(t.Context(), job).Class)
+	got := c.Deliver(t.Context(), job)
+	require.Equal(t, event.TryAgain, got.Class)
+	require.Equal(t, "connection closed without an answer", got.Error)
+	<-died
+}
+
+// D3: TLS 1.3 tells a client that its certificate is missing only after the handshake.
+func TestRejectedHandshakeIsUnreached(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert, MinVersion: tls.VersionTLS13}
+	server.StartTLS()
+	defer server.Close()
+	c := client(t, Config{URL: server.URL})
+	c.transport.tls.RootCAs = x509.NewCertPool()
+	c.transport.tls.RootCAs.AddCert(server.Certificate())
+	got := c.Deliver(t.Context(), job)
+	require.Equal(t, event.Unreached, got.Class)
+	require.Contains(t, got.Error, "certificate required")
+}
+
+// D3: a forwarding proxy that says why it could not connect does not pass for the destination. What else it answers
+// does.
+func TestProxyThatCannotConnect(t *testing.T) {
+	for header, want := range map[string]event.Class{
+		"X-Squid-Error: ERR_CONNECT_FAIL 111":            event.Unreached,
+		"X-Squid-Error: ERR_DNS_FAIL 0":                  event.Unreached,
+		"Proxy-Status: hop; error=connection_refused":    event.Unreached,
+		"Proxy-Status: hop; error=http_response_timeout": event.TryAgain,
+		"X-Squid-Error: ERR_READ_TIMEOUT 0":              event.TryAgain,
+		"Server: gone":                                   event.TryAgain,
+	} {
+		proxied := scripted(t, func(int, int) (string, bool) {
+			return "HTTP/1.1 503 Service Unavailable\r\n" + header + "\r\nContent-Length: 0\r\n\r\n", false
+		})
+		via, err := url.Parse(proxied)
+		require.NoError(t, err)
+		got := client(t, Config{URL: "http://a.invalid/", Proxy: via}).Deliver(t.Context(), job)
+		require.Equal(t, want, got.Class, header)
+		got = client(t, Config{URL: proxied}).Deliver(t.Context(), job)
+		require.Equal(t, event.TryAgain, got.Class, header)
 	}
 }
 

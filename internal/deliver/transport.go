@@ -45,6 +45,10 @@ const largeRequest = 64 << 10
 // maxInterim is how many 1xx answers may precede the final one.
 const maxInterim = 5
 
+// closedSoon is how soon after a request the end of its connection must come. Only then can the destination have closed
+// it as an idle one. A destination that worked on the request for longer does not get it again at once.
+const closedSoon = time.Second
+
 // past is a deadline that ends every read and write on a connection.
 var past = time.Unix(1, 0)
 
@@ -84,8 +88,15 @@ type connection struct {
 	allowed  int64    // bytes that may still be read
 	got      bool     // whether a byte was read since the request
 	used     bool     // whether it has carried a request before
-	opened   time.Time
-	since    time.Time // when it became idle
+
+	deadline time.Time       // of the exchange
+	done     <-chan struct{} // closed when the exchange is cancelled
+	decided  bool            // the final status is known, and the rest of the answer is not yet limited in time
+
+	wrote  bool      // whether any of the request was written; once the write has ended
+	sent   time.Time // when all of the request was written; zero before
+	opened time.Time
+	since  time.Time // when it became idle
 }
 
 // abandon closes a connection without a word. TLS's own Close would send a farewell, and wait up to 5 s for a
@@ -97,10 +108,26 @@ func (c *connection) Read(p []byte) (int, error) {
 	if c.allowed <= 0 {
 		return 0, errHeaderTooLarge
 	}
+	if c.decided {
+		c.decided = false
+		c.hasten()
+	}
 	n, err := c.Conn.Read(p[:min(int64(len(p)), c.allowed)])
 	c.allowed -= int64(n)
 	c.got = c.got || n > 0
 	return n, err //nolint:wrapcheck // explained by Client.explain
+}
+
+// hasten limits how long the rest of an answer is awaited. Only answers that do not come at once pay for it.
+func (c *connection) hasten() {
+	if soon := time.Now().Add(restPatience); soon.Before(c.deadline) {
+		_ = c.SetReadDeadline(soon)
+		select {
+		case <-c.done: // or it would have been put off
+			_ = c.SetDeadline(past)
+		default:
+		}
+	}
 }
 
 // reading gets an answer and its body. It returns whether it has seen the end of the body.
@@ -109,7 +136,7 @@ type reading func(a *answer, body io.Reader) (ended bool)
 // roundTrip sends a request, head and body, and hands the answer to read while its body can be read. It returns by the
 // deadline, and soon after ctx ends. An unreachedError says that the request was never sent. The destination may close
 // an idle connection at any time, also just as a request is on its way. Such a request is sent once more at once, on a
-// new connection.
+// new connection. Where none can be opened, the first request may have been read, and it is no unreachedError.
 func (t *transport) roundTrip(ctx context.Context, deadline time.Time, wire []byte, read reading) error {
 	select {
 	case t.slots <- struct{}{}:
@@ -124,18 +151,24 @@ func (t *transport) roundTrip(ctx context.Context, deadline time.Time, wire []by
 	}
 	defer func() { <-t.slots }()
 
-	c := t.takeIdle(deadline)
-	if c != nil {
+	var first error // of a request that was sent, at least in part
+	if c := t.takeIdle(deadline); c != nil {
 		closed, err := t.exchange(ctx, c, deadline, wire, read)
 		if !closed {
 			return err
 		}
+		if c.wrote {
+			first = err
+		}
 	}
 	c, err := t.dial(ctx, deadline)
 	if err != nil {
-		return err
+		return cmp.Or(first, err)
 	}
 	_, err = t.exchange(ctx, c, deadline, wire, read)
+	if _, unreached := errors.AsType[unreachedError](err); unreached {
+		return cmp.Or(first, err)
+	}
 	return err
 }
 
@@ -146,7 +179,8 @@ func (t *transport) exchange(
 ) (closed bool, err error) {
 	_ = c.SetDeadline(deadline) // fails only on a closed connection, which the exchange finds out
 	release := context.AfterFunc(ctx, func() { _ = c.SetDeadline(past) })
-	again, err := c.exchange(ctx, deadline, wire, read)
+	c.deadline, c.done = deadline, ctx.Done()
+	again, err := c.exchange(wire, read)
 	if release() && err == nil && again {
 		t.putIdle(c)
 		return false, nil
@@ -157,24 +191,38 @@ func (t *transport) exchange(
 	}
 	timeout, isNetwork := errors.AsType[net.Error](err)
 	timedOut := isNetwork && timeout.Timeout()
-	return err != nil && c.used && !c.got && !timedOut && ctx.Err() == nil, err
+	if err == nil || c.got || timedOut || ctx.Err() != nil {
+		return false, err
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" && !c.used {
+		return false, unreachedError{err} // a TLS alert: the end of a handshake that the destination rejects
+	}
+	return c.used && c.soon(), err
 }
 
+// soon reports whether the request was sent not long ago. A request that was not sent as a whole was not read either.
+func (c *connection) soon() bool { return c.sent.IsZero() || time.Since(c.sent) <= closedSoon }
+
 // errTimedOutIdle says that an answer is for no request: the destination waited for one for too long. Some servers and
-// load balancers say so before they close an idle connection.
+// load balancers say so before they close an idle connection. A 408 that keeps the connection, asks for a wait or comes
+// late is an answer to the request.
 var errTimedOutIdle = errors.New("the idle connection timed out")
 
 // exchange sends a request and reads its answer. again says whether the connection can be used again.
-func (c *connection) exchange(
-	ctx context.Context, deadline time.Time, wire []byte, read reading,
-) (again bool, err error) {
+func (c *connection) exchange(wire []byte, read reading) (again bool, err error) {
 	var writeErr error // once written is closed
 	written := make(chan struct{})
 	write := func() {
 		defer close(written)
-		_, writeErr = c.Write(wire)
+		var n int
+		n, writeErr = c.Write(wire)
+		c.wrote = n > 0
+		if writeErr == nil {
+			c.sent = time.Now()
+		}
 	}
-	c.got, c.allowed = false, maxAnswerHeader
+	c.got, c.allowed, c.decided = false, maxAnswerHeader, false
+	c.wrote, c.sent = false, time.Time{}
 	if len(wire) < largeRequest {
 		write()
 	} else {
@@ -198,11 +246,18 @@ func (c *connection) exchange(
 			return false, err
 		}
 	}
-	if c.used && a.status == http.StatusRequestTimeout {
-		return false, errTimedOutIdle
+	if c.used && a.status == http.StatusRequestTimeout && a.closes && a.retryAfter == "" {
+		select {
+		case <-written:
+			if c.soon() {
+				return false, errTimedOutIdle
+			}
+		default:
+			return false, errTimedOutIdle
+		}
 	}
 	c.allowed = 1 << 62
-	if !read(a, c.body(ctx, deadline, a)) || !c.endOf(a) {
+	if !read(a, c.body(a)) || !c.endOf(a) {
 		return false, nil
 	}
 	select {

@@ -140,9 +140,10 @@ type LeaseState int
 
 // What becomes of a write under a lease.
 const (
-	LeaseHeld   LeaseState = iota // the write counts
-	LeaseLost                     // the write changed nothing and never will
-	LeaseLocked                   // another transaction has the row locked: nothing was decided, try again
+	LeaseHeld    LeaseState = iota // the write counts
+	LeaseLost                      // the write changed nothing and never will
+	LeaseLocked                    // another transaction has the row locked: nothing was decided, try again
+	LeaseGivenUp                   // the write counts: what was to be deferred is dead, since it was deferred for too long
 )
 
 // ErrLocked says that another transaction keeps a row of a batch locked. A further try may succeed, and the other rows

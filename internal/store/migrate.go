@@ -141,7 +141,8 @@ func createSchema(ctx context.Context, db *sql.DB) error {
 
 // lockMigrations waits until no other process migrates, as long as ctx allows, and returns what ends the lock. It calls
 // waits with who holds the lock, when that changes. The lock is a transaction on a connection of its own. It holds no
-// snapshot, so it keeps nothing from being vacuumed. If the connection is lost, another process may begin: migrations
+// snapshot and has no number, so it keeps nothing from being vacuumed. Nothing else of Spine locks spine.locks in this
+// mode, which lets its rows be locked meanwhile. If the connection is lost, another process may begin: migrations
 // are transactions, and one of the two fails.
 func lockMigrations(ctx context.Context, db *sql.DB, waits func(holder string)) (unlock func(), err error) {
 	said := ""
@@ -150,11 +151,14 @@ func lockMigrations(ctx context.Context, db *sql.DB, waits func(holder string)) 
 		if err != nil {
 			return nil, fmt.Errorf("locking the schema: %w", err)
 		}
-		_, err = tx.ExecContext(ctx, `select `+pinPath+`, pg_catalog.set_config('lock_timeout', '1s', true),
-			pg_catalog.set_config('statement_timeout', '0', true),
-			pg_catalog.set_config('idle_in_transaction_session_timeout', '0', true)`)
+		_, err = tx.ExecContext(ctx, `select `+pinPath+`, pg_catalog.set_config('lock_timeout', '1s', true)`)
+		if err == nil { // transaction_timeout is there from PostgreSQL 17 on
+			_, err = tx.ExecContext(ctx, `select pg_catalog.set_config(s.name, '0', true) from pg_catalog.pg_settings s
+				where s.name in (
+					'statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`)
+		}
 		if err == nil {
-			_, err = tx.ExecContext(ctx, "select from spine.locks where name = 'migrate' for update")
+			_, err = tx.ExecContext(ctx, "lock table spine.locks in share update exclusive mode")
 		}
 		if err == nil {
 			return func() { _ = tx.Rollback() }, nil
@@ -190,7 +194,10 @@ func migrationHolder(ctx context.Context, db *sql.DB) (string, error) {
 		select string_agg(format('pid %s (%s%s)', a.pid, a.usename,
 			coalesce(nullif(', ' || a.application_name, ', '), '') || coalesce(', since ' || a.xact_start::text, '')), ', ')
 		from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a on a.pid = l.pid
-		where l.relation = 'spine.locks'::regclass and l.database = a.datid and l.mode = 'RowShareLock' and l.granted`,
+		where l.relation = 'spine.locks'::regclass and l.database = a.datid
+			and l.mode in ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock',
+				'AccessExclusiveLock')
+			and l.granted`,
 	).Scan(&holder)
 	if err != nil {
 		return "", fmt.Errorf("looking for who migrates: %w", err)

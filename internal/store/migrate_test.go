@@ -152,7 +152,9 @@ func TestMigrateSaysForWhomItWaits(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 2)
 	tx := begin(t, d.Store)
-	run(t, tx, "select from spine.locks where name = 'migrate' for update")
+	run(t, tx, "lock table spine.locks in share update exclusive mode")
+	other := begin(t, d.Store) // at work on something else
+	run(t, other, "select from spine.locks where name = 'roll_up' for update")
 	waits, done := make(chan string, 1), make(chan error, 1)
 	go func() {
 		_, err := store.Migrate(t.Context(), d.url, func(holder string) { waits <- holder })
@@ -161,9 +163,31 @@ func TestMigrateSaysForWhomItWaits(t *testing.T) {
 	select {
 	case holder := <-waits:
 		require.Contains(t, holder, fmt.Sprintf("pid %d (", tx.Conn().PgConn().PID()))
+		require.Equal(t, 1, strings.Count(holder, "pid "), holder)
 	case err := <-done:
 		require.Fail(t, "it did not wait", "%v", err)
 	}
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.NoError(t, <-done)
+}
+
+// Who migrates keeps no transaction number: neither vacuum nor the arrivals of sources wait for the end (A8).
+func TestMigratingTakesNoTransactionNumber(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	tx := begin(t, d.Store)
+	run(t, tx, "lock table spine.sources in share mode")
+	d.run("update spine.schema_functions set digest = 'of another one'")
+	done := make(chan error, 1)
+	go func() {
+		_, err := store.Migrate(t.Context(), d.url, nil)
+		done <- err
+	}()
+	d.awaitBlocked("%create or replace%")
+	require.Equal(t, "t|t", d.value(`
+		select backend_xid is null, backend_xmin is null
+		from pg_stat_activity a join pg_locks l on l.pid = a.pid
+		where l.relation = 'spine.locks'::regclass and l.mode = 'ShareUpdateExclusiveLock' and l.granted`))
 	require.NoError(t, tx.Rollback(t.Context()))
 	require.NoError(t, <-done)
 }

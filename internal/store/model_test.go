@@ -68,7 +68,7 @@ type known struct {
 	status    string
 	attempts  int
 	deferrals int  // in a row
-	old       bool // it was queued so long ago that it is deferred no more
+	old       bool // the row of them is so long that it is deferred no more
 	token     int64
 	due       string
 	since     int // the step at which it fell due
@@ -410,9 +410,12 @@ func (m *model) settle(t *rapid.T) {
 		}
 	}
 	for i, l := range leases { // what counts is in the trail before what is late
+		e, _ := m.of(l)
+		if l.counted && l.result.Disposition == event.Deferred && e.status == "dead" && e.token == l.job.Lease+1 {
+			want[i] = event.LeaseGivenUp
+		}
 		if !l.counted {
 			want[i] = event.LeaseLost
-			e, _ := m.of(l)
 			e.at("lease_lost")
 		}
 	}
@@ -422,8 +425,8 @@ func (m *model) settle(t *rapid.T) {
 }
 
 func (m *model) settled(e *known, s *event.Settlement) {
-	deferrals := e.deferrals
-	e.deferrals = 0
+	deferrals, old := e.deferrals, e.old
+	e.deferrals, e.old = 0, false
 	switch s.Disposition {
 	case event.Completed:
 		m.become(e, "completed", never)
@@ -432,7 +435,7 @@ func (m *model) settled(e *known, s *event.Settlement) {
 		m.become(e, "failed", dueIn(s.Delay))
 		e.at("processing_attempt_failed", "retry_scheduled")
 	case event.Deferred:
-		if e.old {
+		if old {
 			m.become(e, "dead", never)
 			e.at("processing_attempt_failed", "processing_failed_permanently")
 			return
@@ -529,14 +532,14 @@ func (m *model) makeDue(t *rapid.T) {
 	}
 }
 
-// makeOld lets 72 hours pass since a row was queued.
+// makeOld lets 72 hours pass since the first attempt that did not reach the destination.
 func (m *model) makeOld(t *rapid.T) {
 	k, e := m.draw(t)
 	m.d.run(`
 		update spine.processing_state
-		set created_at = created_at - interval '72 h', requeued_at = requeued_at - interval '72 h'
+		set created_at = created_at - interval '72 h', deferred_since = deferred_since - interval '72 h'
 		where source = $1 and event_id = $2`, k.source, k.id)
-	e.old = true
+	e.old = e.deferrals > 0
 }
 
 // setByHand sets a status as one does in psql.
@@ -762,6 +765,8 @@ func (c *crew) checkQueue(all []work) {
 					action = "delivery_deferred"
 				}
 				require.Equal(c.d.t, action, results[name(s.Job)], "%s counts", name(s.Job))
+			case event.LeaseGivenUp:
+				require.Equal(c.d.t, "processing_attempt_failed", results[name(s.Job)], "%s counts", name(s.Job))
 			case event.LeaseLost:
 				require.Empty(c.d.t, results[name(s.Job)], "%s is lost", name(s.Job))
 			case event.LeaseLocked: // nothing was decided

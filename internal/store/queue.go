@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -213,5 +214,34 @@ func (s *Store) settle(ctx context.Context, settlements []event.Settlement) ([]e
 	if err != nil {
 		return nil, fmt.Errorf("settling %d attempts: %w", n, classify(err))
 	}
-	return leaseStates(held), nil
+	states := leaseStates(held)
+	if slices.Contains(outcomes, string(event.Deferred)) {
+		if err := s.noteGivenUp(ctx, settlements, states); err != nil {
+			return nil, err
+		}
+	}
+	return states, nil
+}
+
+// noteGivenUp marks the results that were to be deferred and made dead letters. After a failure the results may be
+// settled again, as always.
+func (s *Store) noteGivenUp(ctx context.Context, settlements []event.Settlement, states []event.LeaseState) error {
+	var deferred []event.Job
+	var at []int
+	for i := range settlements {
+		if settlements[i].Disposition == event.Deferred && states[i] == event.LeaseHeld {
+			deferred, at = append(deferred, settlements[i].Job), append(at, i)
+		}
+	}
+	events, destinations, leases := keys(deferred)
+	var given []int
+	if err := s.pool.QueryRow(ctx,
+		"select spine.given_up($1::bigint[], $2::text[], $3::bigint[])",
+		events, destinations, leases).Scan(&given); err != nil {
+		return fmt.Errorf("looking for what was given up: %w", err)
+	}
+	for _, n := range given {
+		states[at[n-1]] = event.LeaseGivenUp
+	}
+	return nil
 }

@@ -882,3 +882,22 @@ func TestCountingInADatabaseThatIsAway(t *testing.T) {
 	_, err = d.Overview(t.Context(), time.Hour)
 	require.ErrorContains(t, err, "reading the overview")
 }
+
+// A process of an earlier version counts under another lock. Nothing is counted twice beside it.
+func TestRollUpBesideAnEarlierVersion(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 3)
+	d.ingest(webhooks("x", 3)...)
+	earlier := begin(t, d.Store)
+	run(t, earlier, `update spine.rollup_state s set next_xid = n.next_xid, in_progress = n.in_progress
+		from spine.audited_now() n`)
+	done := make(chan error, 1)
+	go func() {
+		_, err := d.Pool().Exec(t.Context(), "select spine.roll_up()")
+		done <- err
+	}()
+	d.awaitBlocked("%spine.roll_up()%")
+	require.NoError(t, earlier.Commit(t.Context()))
+	require.NoError(t, <-done)
+	require.Equal(t, "0", d.value("select count(*) from spine.rollups"))
+}

@@ -86,7 +86,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		m.inHand,
 	)
 	// A counter that appears with its first value has no rate for that value.
-	for _, outcome := range []event.Disposition{event.Completed, event.Failed, event.Dead} {
+	for _, outcome := range []event.Disposition{event.Completed, event.Failed, event.Deferred, event.Dead} {
 		m.attempts.WithLabelValues(string(outcome))
 	}
 	for _, cause := range causes {

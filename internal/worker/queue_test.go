@@ -15,6 +15,7 @@ type row struct {
 	status   event.Disposition // empty while it is pending
 	leased   bool
 	locked   bool // by somebody else's open transaction
+	overdue  bool // deferred for so long that it is given up
 	lease    int64
 	attempts int
 }
@@ -204,6 +205,9 @@ func (q *modelQueue) Settle(ctx context.Context, settlements []event.Settlement)
 			holds[i] = event.LeaseLocked
 		default:
 			r.lease++
+			if r.overdue && s.Disposition == event.Deferred {
+				s.Disposition, holds[i] = event.Dead, event.LeaseGivenUp
+			}
 			r.status, r.due, r.leased = s.Disposition, time.Now().Add(s.Delay), false
 		}
 	}

@@ -113,7 +113,10 @@ func (w *Worker) settle(ctx context.Context, batch []event.Settlement) (locked [
 					locked = append(locked, s)
 					continue
 				}
-				done, counted = append(done, s), append(counted, states[i] == event.LeaseHeld)
+				if states[i] == event.LeaseGivenUp {
+					s.Disposition = event.Dead
+				}
+				done, counted = append(done, s), append(counted, states[i] != event.LeaseLost)
 			}
 			took := time.Since(start)
 			if took > w.config.Margin/2 &&

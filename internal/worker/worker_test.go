@@ -287,6 +287,31 @@ func TestRetriesComeWhenTheyAreDue(t *testing.T) {
 	}
 }
 
+// D3: the queue gives up an event that was deferred for too long. Nobody is then told that it will be tried again.
+func TestDeferredForTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &modelQueue{}
+		r := start(t, config, q, deliverFunc(func(context.Context, event.Job) event.Result {
+			return event.Result{Class: event.Unreached, Error: "connection refused"}
+		}))
+		deferred, dead := string(event.Deferred), string(event.Dead)
+		require.Equal(t, 4, testutil.CollectAndCount(r.metrics.attempts), "each outcome begins at 0")
+		q.add(time.Now(), 1)
+		for _, row := range q.rows {
+			row.overdue = true
+		}
+		pass(config.Sweep)
+		r.stop()
+		require.Zero(t, testutil.ToFloat64(r.metrics.attempts.WithLabelValues(deferred)))
+		require.InDelta(t, 1, testutil.ToFloat64(r.metrics.attempts.WithLabelValues(dead)), 0)
+		require.Equal(t, map[string]int{
+			"processing_attempt_started":    1,
+			"processing_attempt_failed":     1,
+			"processing_failed_permanently": 1,
+		}, r.activity.all())
+	})
+}
+
 func TestSweepFindsWhatNobodyAnnounced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &modelQueue{}

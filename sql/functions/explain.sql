@@ -122,6 +122,44 @@ end $$;
 comment on function spine.lock_holders(xid) is
     'Internal. Who holds a row that a transaction has locked and not yet committed.';
 
+-- table_lockers: who holds a table so that nothing can be claimed, in words.
+-- Partitions are locked with their table. Reads pg_locks only.
+create or replace function spine.table_lockers() returns table (says text, facts jsonb)
+language sql stable
+set search_path = spine, pg_temp as $$
+    select
+        format(
+            'the table %s is locked (%s) by pid %s%s%s',
+            c.relname,
+            l.mode,
+            coalesce(l.pid::text, 'unknown'),
+            coalesce(' of role ' || a.usename, ''),
+            coalesce(
+                ', since ' || exact_time(a.xact_start),
+                ', since when is not known (grant pg_read_all_stats)')),
+        jsonb_build_object(
+            'table', c.relname,
+            'pid', l.pid,
+            'role', a.usename,
+            'mode', l.mode,
+            'since', a.xact_start)
+    from pg_locks l
+    join pg_class c on c.oid = l.relation
+    left join pg_stat_activity a on a.pid = l.pid
+    where l.locktype = 'relation'
+        and l.database = (select d.oid from pg_database d where d.datname = current_database())
+        and c.relnamespace = (select n.oid from pg_namespace n where n.nspname = 'spine')
+        and l.granted
+        and (
+            l.mode = 'AccessExclusiveLock'
+                and c.relname in ('events', 'processing_state', 'audit_trail', 'destinations', 'conflicts', 'sources')
+            or l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock')
+                and c.relname in ('processing_state', 'audit_trail'))
+    order by c.relname, l.pid
+$$;
+comment on function spine.table_lockers() is
+    'Internal. Who holds a table so that nothing can be claimed, in words.';
+
 -- why_waiting: every cause for which no worker has a row of the queue, or for which it waits. Nothing where a worker
 -- may claim it at once.
 --   _status, _due, _worker, _xmax  of the row; _due is next_attempt_at
@@ -158,6 +196,8 @@ begin
     end if;
     for _holder in select * from lock_holders(_xmax) loop
         _known := true;
+        -- A process of Spine that claims or settles it at this moment needs nobody's help.
+        continue when _holder.application ^@ 'spine' and _holder.since > clock_timestamp() - interval '2 seconds';
         return query select
             'locked',
             case
@@ -188,26 +228,10 @@ begin
         return;
     end if;
     for _holder in
-        select l.pid, l.mode, a.usename::text as role, a.xact_start as since
-        from pg_locks l left join pg_stat_activity a on a.pid = l.pid
-        where l.locktype = 'relation'
-            and l.database = (select d.oid from pg_database d where d.datname = current_database())
-            and l.relation = 'processing_state'::regclass
-            and l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-            and l.granted
+        select t.says, t.facts from table_lockers() t
     loop
         _known := true;
-        return query select
-            'table_locked',
-            format(
-                'the table processing_state is locked (%s) by pid %s%s%s',
-                _holder.mode,
-                coalesce(_holder.pid::text, 'unknown'),
-                coalesce(' of role ' || _holder.role, ''),
-                coalesce(
-                    ', since ' || exact_time(_holder.since),
-                    ', since when is not known (grant pg_read_all_stats)')),
-            jsonb_build_object('pid', _holder.pid, 'role', _holder.role, 'mode', _holder.mode, 'since', _holder.since);
+        return query select 'table_locked', _holder.says, _holder.facts;
     end loop;
     if _known then
         return;
@@ -223,7 +247,9 @@ begin
                 select
                 from pg_stat_activity a
                 where a.datname = current_database() and a.application_name = 'spine' and a.pid <> pg_backend_pid())
-            then 'is a worker running, and has it free slots?'
+                -- Every process samples. It may connect under a name of its own.
+                or exists (select from depth_state s where s.sampled_at > clock_timestamp() - interval '1 minute')
+            then 'is a worker running, has it a destination (DESTINATION_URL), and has it free slots?'
             else 'no process of Spine seems to be connected'
         end,
         jsonb_build_object('due', _due, 'worker', _worker);
@@ -394,12 +420,12 @@ set search_path = spine, pg_temp as $$
             'Source "%s" is disabled since %s%s%s',
             s.name,
             exact_time(s.disabled_at),
-            coalesce(' by ' || s.updated_by, ''),
+            coalesce(' by ' || s.disabled_by, ''),
             coalesce(', because: ' || said(s.disabled_reason), ', no reason was given')),
         jsonb_build_object(
             'source', s.name,
             'since', s.disabled_at,
-            'by', s.updated_by,
+            'by', s.disabled_by,
             'reason', s.disabled_reason)
     from sources s
     where s.disabled_at is not null and (_source is null or s.name = _source)
@@ -408,6 +434,30 @@ set search_path = spine, pg_temp as $$
 $$;
 comment on function spine.disabled_sources(text) is
     'Internal. Which sources are disabled, since when, by whom and why.';
+
+-- were_disabled: when sources were disabled that take events again, by whom and why. Five at most, the last first.
+--   _source  only this one; all where NULL
+-- Relies on sources_pkey. Reads only.
+create or replace function spine.were_disabled(_source text) returns table (says text, facts jsonb)
+language sql stable
+set search_path = spine, pg_temp as $$
+    select
+        format(
+            'Source "%s" was disabled from %s to %s%s%s',
+            s.name,
+            exact_time(b.since),
+            exact_time(b.until),
+            coalesce(' by ' || b."by", ''),
+            coalesce(', because: ' || said(b.reason), ', no reason was given')),
+        jsonb_build_object('source', s.name, 'since', b.since, 'until', b.until, 'by', b."by", 'reason', b.reason)
+    from sources s cross join lateral jsonb_to_recordset(s.disabled_before)
+        as b(since timestamptz, until timestamptz, "by" text, reason text)
+    where _source is null or s.name = _source
+    order by b.until desc, s.name
+    limit 5
+$$;
+comment on function spine.were_disabled(text) is
+    'Internal. When sources were disabled that take events again, by whom and why.';
 
 -- explain_missing: what is known of an id that is not stored.
 --   _event_id, _source  as for explain()
@@ -478,6 +528,7 @@ begin
     from rejected_like(_event_id, _source, 5) l join rejected_requests r on r.id = l.id
     order by r.id desc;
     return query select 'disabled', null, d.says, d.facts from disabled_sources(_source) d;
+    return query select 'disabled', null, d.says, d.facts from were_disabled(_source) d;
     return query select 'arrivals', null, rtrim(arrivals(_source), '.'), jsonb_build_object('source', _source);
 end $$;
 comment on function spine.explain_missing(text, text) is 'Internal. What is known of an id that is not stored.';
@@ -488,7 +539,8 @@ comment on function spine.explain_missing(text, text) is 'Internal. What is know
 -- Topics of an id that is not stored: those of explain_missing(). Of an id in several sources: ambiguous. Of a stored
 -- event: stored, disabled; for each destination attempts, standing, by_hand, and its causes to wait: paused, locked,
 -- table_locked, unclaimed, delayed; for each other payload conflict. A standing without a cause to wait needs nobody.
--- Payloads of 200 kB together are compared, larger ones are not. Relies on events_event_id_source_key,
+-- Payloads of 200 kB together are compared, larger ones are not. It waits 2 seconds for a table that somebody has
+-- locked. Then it says table_locked and no more. Relies on events_event_id_source_key,
 -- processing_state_pkey, audit_trail_event and conflicts_pkey. Reads only.
 create or replace function spine.explain(_event_id text, _source text default null)
 returns table (topic text, destination text, says text, facts jsonb)
@@ -497,6 +549,7 @@ set search_path = spine, pg_temp
 set jit = off
 set enable_seqscan = off
 set enable_bitmapscan = off
+set lock_timeout = '2s'
 set plan_cache_mode = force_custom_plan as $$
 declare
     _ids bigint[];
@@ -510,6 +563,19 @@ declare
     _retry jsonb;
     _delay interval;
 begin
+    begin -- The tables stay locked for reading until the end, so nothing below waits.
+        perform from events, processing_state, destinations, audit_trail, conflicts, sources where false;
+    exception when lock_not_available then
+        return query select 'table_locked', null::text, t.says, t.facts from table_lockers() t;
+        if not found then
+            return query select
+                'table_locked',
+                null::text,
+                'a table of Spine was locked for 2 seconds: ask again',
+                jsonb_build_object('table', null);
+        end if;
+        return;
+    end;
     select array_agg(e.id order by e.source), array_agg(e.source order by e.source) into _ids, _sources
     from events e
     where e.event_id = _event_id and (_source is null or e.source = _source);
@@ -604,8 +670,15 @@ begin
                     _row.attempt_count || case _row.attempt_count when 1 then ' attempt' else ' attempts' end,
                     _row.attempt_count + _last.attempts_before)
                 else _row.attempt_count || case _row.attempt_count when 1 then ' attempt' else ' attempts' end
-            end,
+            end || coalesce(
+                format(
+                    ' counted; %s in a row did not reach the destination, the first at %s: given up 72 hours after it',
+                    _row.deferrals,
+                    exact_time(_row.deferred_since)),
+                ''),
             jsonb_build_object(
+                'deferrals', coalesce(_row.deferrals, 0),
+                'deferred_since', _row.deferred_since,
                 'since_replay', _row.attempt_count,
                 'all', _row.attempt_count + _last.attempts_before,
                 'replays', _last.replays);
@@ -628,10 +701,11 @@ begin
                 when 'dead' then 'dead' || _where || ' since ' || exact_time(_row.updated_at)
                     || ', not tried again by itself (spine replay)' || coalesce(': ' || said(_row.error_message), '')
                 when 'processing' then format(
-                    'attempt %s%s is in the hands of %s, whose lease ends %s',
+                    'attempt %s%s is in the hands of %s, whose lease %s %s',
                     _row.attempt_count,
                     _where,
                     coalesce(said(_row.worker, 60), 'a worker'),
+                    case when _row.next_attempt_at < clock_timestamp() then 'ended' else 'ends' end,
                     coalesce(from_now(_row.next_attempt_at), 'at no set time'))
                 else format(
                     'attempt %s%s is due %s',
@@ -690,10 +764,16 @@ begin
                                 then 'because the destination was not reached'
                             when _retry ->> 'reason' = 'Retry-After'
                                 then 'because the destination asked for that (Retry-After)'
+                            when _retry ->> 'reason' is null
+                                then format(
+                                    'as the retry policy or the destination said after attempt %s',
+                                    coalesce(_retry ->> 'attempt', '?'))
                             else format(
                                 'as the retry policy says after attempt %s', coalesce(_retry ->> 'attempt', '?'))
                         end)
-                    else 'somebody set next_attempt_at by hand'
+                    when _row.next_attempt_at <= _row.updated_at
+                    then 'the clock of the database was set back since it fell due'
+                    else 'somebody set next_attempt_at by hand, which the audit log does not note'
                 end,
                 jsonb_build_object('until', _row.next_attempt_at, 'retry', _retry);
         end if;

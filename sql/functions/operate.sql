@@ -33,7 +33,7 @@ begin
             status = 'pending',
             attempt_count = 0,
             deferrals = null,
-            requeued_at = _now,
+            deferred_since = null,
             lease_token = p.lease_token + 1,
             next_attempt_at = _now,
             completed_at = null,
@@ -179,6 +179,12 @@ begin
     )
     select count(*) into _changed from paused;
     perform require_destination(_destination);
+    -- Of one that is paused already, the first reason stays.
+    update destinations d set paused_reason = _why
+    where _why is not null
+        and d.paused_at is not null
+        and d.paused_reason is null
+        and (_destination is null or d.name = _destination);
     return _changed;
 end $$;
 comment on function spine.pause(text, text) is

@@ -199,8 +199,8 @@ comment on function spine.claim(text, integer, interval, text, interval[], times
 
 -- oldest_ready: how long the oldest row that should be claimed has been due, over all destinations. New events, retries
 -- and leases that ran out count. 0 without one. Rows of paused destinations count too, so that nobody forgets a pause.
--- A row that was made due in the infinite past counts from its last change. Relies on processing_state_due, of which it
--- reads the beginning for each destination. Reads only.
+-- A row that was made due in the infinite past counts from its last change, as in the view stuck. Relies on
+-- processing_state_due, of which it reads the beginning for each destination. Reads only.
 create or replace function spine.oldest_ready() returns interval
 language plpgsql stable
 set search_path = spine, pg_temp
@@ -231,7 +231,7 @@ begin
             from queued q
             where q.name is not null
         )
-        select max(_now - greatest(o.next_attempt_at, o.updated_at))
+        select max(_now - case when isfinite(o.next_attempt_at) then o.next_attempt_at else o.updated_at end)
         from queued q cross join lateral (
             select p.next_attempt_at, p.updated_at
             from processing_state p
@@ -333,12 +333,14 @@ comment on function spine.locked_by_others(bigint[], text[], bigint[], bigint[])
 --   _error     why it was not completed
 --   _details   a JSON object for the audit log: status, answer, duration_ms; retry_after_ms where _delay goes by it
 -- A deferred attempt is not counted. The row is tried again after _delay, doubled for each deferred attempt in a row
--- before it, one minute at most. A row that was queued more than 72 hours ago is dead instead, and the attempt counts.
+-- before it, 54 to 60 seconds at most: rows deferred together shall not come together. 72 hours after the first
+-- deferred attempt in a row it is dead instead, and the attempt counts. Where none was made in the last 12 hours of
+-- them, such as after a long pause, the 72 hours begin anew.
 -- Returns for each, by position, whether it counts. It counts if its lease was still held. It counts too if the same
 -- result was settled under it before, and the answer to that commit was lost. A result of a lost lease changes nothing
 -- and is audited as lease_lost. NULL means that somebody else has the row locked: nothing is decided, and the caller
 -- repeats the call.
--- Relies on processing_state_pkey, and on audit_trail_event for results that come late.
+-- Relies on processing_state_pkey, and on audit_trail_event for results that come late and for the end of 72 hours.
 -- A crash before the commit leaves the leases as they were.
 create or replace function spine.settle(
     _event bigint[],
@@ -359,6 +361,7 @@ set plan_cache_mode = force_generic_plan as $$
 declare
     _now timestamptz := clock_timestamp();
     _patience constant interval := '72 hours';
+    _given_up bigint[] := '{}';
     _counted bigint[];
     _locked bigint[];
     _known bigint[];
@@ -366,6 +369,22 @@ begin
     -- The log must hold JSON objects that a reader can query.
     if exists (select from unnest(_details) d where jsonb_typeof(d::jsonb) is distinct from 'object') then
         raise exception 'details must be JSON objects' using errcode = 'invalid_parameter_value';
+    end if;
+    -- The log has many partitions, and results that reached the destination shall not pay for them.
+    if 'deferred' = any (_outcome) then
+        _given_up := array(
+            select i.ord
+            from unnest(_event, _destination, _outcome) with ordinality as i(event, destination, outcome, ord)
+                join processing_state p on p.event = i.event and p.destination = i.destination
+            where i.outcome = 'deferred'
+                and p.deferred_since <= _now - _patience
+                and exists (
+                    select
+                    from audit_trail a
+                    where a.event = i.event
+                        and a.action = 'delivery_deferred'
+                        and a.timestamp > _now - _patience / 6
+                        and coalesce(a.details ->> 'destination', 'default') = i.destination));
     end if;
     with input as materialized (
         select *
@@ -379,19 +398,25 @@ begin
             i.lease,
             case
                 when i.outcome is distinct from 'deferred' then i.outcome
-                when coalesce(p.requeued_at, p.created_at) > _now - _patience then 'failed'
-                else 'dead'
+                when i.ord = any (_given_up) then 'dead'
+                else 'failed'
             end as outcome,
             case
                 when i.outcome is distinct from 'deferred' then i.delay
-                else least(i.delay * (1 << least(coalesce(p.deferrals, 0), 16)), '1 min')
+                else least(
+                    i.delay * (1 << least(coalesce(p.deferrals, 0), 16)),
+                    interval '54 s' + random() * interval '6 s')
             end as delay,
             case
-                when i.outcome = 'deferred' and coalesce(p.requeued_at, p.created_at) > _now - _patience
-                then coalesce(p.deferrals, 0) + 1
+                when i.outcome = 'deferred' and i.ord <> all (_given_up) then coalesce(p.deferrals, 0) + 1
             end as deferrals, -- NULL where the attempt counts
             case
-                when i.outcome = 'deferred' and coalesce(p.requeued_at, p.created_at) <= _now - _patience
+                when i.outcome is distinct from 'deferred' or i.ord = any (_given_up) then null
+                when p.deferred_since > _now - _patience then p.deferred_since
+                else _now
+            end as deferred_since,
+            case
+                when i.outcome = 'deferred' and i.ord = any (_given_up)
                 then i.error || ' (the destination was not reached for 72 hours)'
                 else i.error
             end as error,
@@ -407,6 +432,7 @@ begin
                 else greatest(p.attempt_count - 1, 0)
             end,
             deferrals = i.deferrals,
+            deferred_since = i.deferred_since,
             lease_token = p.lease_token + 1,
             next_attempt_at = case when i.outcome = 'failed' then _now + i.delay end,
             completed_at = case when i.outcome = 'completed' then _now end,
@@ -535,6 +561,28 @@ end $$;
 comment on function spine.settle(bigint[], text[], bigint[], text[], interval[], text[], text[]) is
     'Records the results of delivery attempts, fenced by their lease tokens. '
     'Returns for each, by position, whether it counts. NULL where somebody else has the row locked.';
+
+-- given_up: which results that settle() has just recorded as deferred made dead letters instead, by position.
+--   arrays, one element a result: _event, _destination, _lease_token
+-- settle() does not return it, since a process of an earlier version reads what it returns.
+-- Relies on processing_state_pkey. Reads only.
+create or replace function spine.given_up(_event bigint[], _destination text[], _lease_token bigint[]) returns bigint[]
+language plpgsql stable
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan as $$
+begin
+    return array(
+        select i.ord
+        from unnest(_event, _destination, _lease_token) with ordinality as i(event, destination, lease, ord)
+            join processing_state p on p.event = i.event and p.destination = i.destination
+        where p.status = 'dead' and p.lease_token = i.lease + 1);
+end $$;
+comment on function spine.given_up(bigint[], text[], bigint[]) is
+    'Internal. Positions of results that were to be deferred and made dead letters.';
 
 -- give_back: returns leases of deliveries that never started, and with each its attempt. Returns how many were held.
 --   arrays, one element a lease: _event, _destination, _lease_token

@@ -144,6 +144,16 @@ begin
         _end := _seen.next_xid;
     end if;
 
+    -- First, since nothing may be counted twice: a call of an earlier version takes another lock.
+    update rollup_state s set
+        next_xid = _end,
+        in_progress = array(select x from unnest(_seen.in_progress) x where x < _end),
+        covered_to = case when _next_at is null then _now else greatest(s.covered_to, least(_next_at, _now)) end
+    where s.next_xid = _state.next_xid and s.in_progress = _state.in_progress;
+    if not found then
+        return null;
+    end if;
+
     with counted as materialized (
         select
             date_bin('10 s', r.at, 'epoch') as at,
@@ -289,11 +299,6 @@ begin
         group by c.source) n
     where s.name = n.source;
 
-    update rollup_state s set
-        next_xid = _end,
-        in_progress = array(select x from unnest(_seen.in_progress) x where x < _end),
-        covered_to = case when _next_at is null then _now else greatest(s.covered_to, least(_next_at, _now)) end;
-
     if _state.tidied_at < _now - interval '1 minute' then
         delete from rollups r
         where r.ctid = any (array(
@@ -432,6 +437,10 @@ begin
     exception when lock_not_available then
         return; -- another process is counting
     end;
+    -- It may have ended between the look and the lock.
+    if exists (select from depth_state d where d.sampled_at is distinct from _state.sampled_at) then
+        return;
+    end if;
     -- One statement, so that all of it is of one moment.
     select n.next_xid, n.in_progress, oldest_ready() as oldest_ready, d.* into _sample
     from audited_now() n cross join (

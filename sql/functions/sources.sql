@@ -85,6 +85,26 @@ begin
     end if;
     new.updated_at := clock_timestamp();
     new.updated_by := spine.who();
+    if new.disabled_at is null then
+        new.disabled_by := null;
+        if tg_op = 'UPDATE' and old.disabled_at is not null then
+            new.disabled_before := (
+                select jsonb_agg(b.one order by b.n)
+                from (
+                    select x.one, x.n
+                    from jsonb_array_elements(
+                        coalesce(old.disabled_before, '[]') || jsonb_build_array(
+                            jsonb_build_object(
+                                'since', old.disabled_at,
+                                'until', new.updated_at,
+                                'by', old.disabled_by,
+                                'reason', old.disabled_reason))) with ordinality as x(one, n)
+                    order by x.n desc
+                    limit 5) b);
+        end if;
+    elsif tg_op = 'INSERT' or old.disabled_at is null then
+        new.disabled_by := new.updated_by;
+    end if;
     new.disabled_reason := case when new.disabled_at is not null then coalesce(new.disabled_reason, spine.reason()) end;
     return new;
 end $$;

@@ -159,7 +159,7 @@ begin
     update processing_state p set
         lease_token = p.lease_token + 1,
         deferrals = null,
-        requeued_at = clock_timestamp(),
+        deferred_since = null,
         next_attempt_at = case
             when new.status in ('completed', 'dead') then null
             when new.next_attempt_at is not distinct from old.next_attempt_at then clock_timestamp()

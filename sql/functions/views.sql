@@ -106,7 +106,7 @@ select
     p.status,
     p.attempt_count,
     p.next_attempt_at as due_at,
-    clock_timestamp() - greatest(p.next_attempt_at, p.updated_at) as overdue,
+    clock_timestamp() - case when isfinite(p.next_attempt_at) then p.next_attempt_at else p.updated_at end as overdue,
     coalesce((
         select string_agg(w.says, '; ')
         from spine.why_waiting(

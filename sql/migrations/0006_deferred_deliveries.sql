@@ -12,12 +12,11 @@ alter type spine.audit_action add value 'delivery_deferred';
 
 alter table spine.processing_state
     add column deferrals integer,
-    add column requeued_at timestamptz;
+    add column deferred_since timestamptz;
 comment on column spine.processing_state.deferrals is
     'Attempts in a row that did not reach the destination. They are not in attempt_count. NULL for none.';
-comment on column spine.processing_state.requeued_at is
-    'When it was last replayed, or its status set by hand. NULL for never. '
-    'From then on, else from created_at on, Spine tries for 72 hours to reach the destination.';
+comment on column spine.processing_state.deferred_since is
+    'When the first of these attempts ended. NULL for none. Spine tries for 72 hours from then on.';
 comment on column spine.processing_state.status is
     'pending, processing, completed, failed (to be tried again) or dead.
 Transitions, the function that makes each, and the actions that it writes to the audit log:

@@ -10,7 +10,13 @@ alter table spine.destinations add column paused_reason text;
 comment on column spine.destinations.paused_by is 'Who paused it: a database role, and on whose behalf it acted.';
 comment on column spine.destinations.paused_reason is 'Why, as far as somebody said. See spine.pause().';
 
-alter table spine.sources add column disabled_reason text;
+alter table spine.sources
+    add column disabled_reason text,
+    add column disabled_by text,
+    add column disabled_before jsonb;
+comment on column spine.sources.disabled_by is 'Who disabled it: a database role, and on whose behalf it acted.';
+comment on column spine.sources.disabled_before is
+    'The last five times it was disabled and enabled again. Members: since, until, by, reason.';
 comment on column spine.sources.disabled_reason is 'Why, as far as somebody said. See spine.disable_source().';
 
 -- Bodies are large, and a search must not read them. Only rejected requests pay for this, and only those that are kept.

@@ -189,6 +189,16 @@ function offsetOf(first, at) {
 // causes are the topics that say why an event waits, or who changed it.
 const causes = ['by_hand', 'paused', 'locked', 'table_locked', 'unclaimed', 'delayed'];
 
+// notable is a sentence that stands out.
+function notable(s) {
+	return h(
+		'p',
+		{ class: `badge long ${s.topic === 'delayed' ? 'wait' : 'warn'}`, 'data-topic': s.topic },
+		icon(s.topic === 'paused' ? 'pause' : s.topic === 'delayed' ? 'clock' : 'alert'),
+		foreign(upper(s.says), { limit: 600 }),
+	);
+}
+
 // standing is a card that says where an event stands with one destination, and each cause for which it waits. The
 // sentences are those of spine.explain(), as psql and spine trace have them.
 export function standing(app, p, history, done) {
@@ -199,14 +209,7 @@ export function standing(app, p, history, done) {
 		{ class: 'standing', 'data-destination': p.destination },
 		h('div', { class: 'standing-head' }, h('strong', {}, foreign(p.destination)), badge(p.status)),
 		explained(history, ['standing'], p.destination).map((s) => h('p', {}, foreign(upper(s.says), { limit: 600 }), '.')),
-		explained(history, causes, p.destination).map((s) =>
-			h(
-				'p',
-				{ class: `badge long ${s.topic === 'delayed' ? 'wait' : 'warn'}`, 'data-topic': s.topic },
-				icon(s.topic === 'paused' ? 'pause' : s.topic === 'delayed' ? 'clock' : 'alert'),
-				foreign(upper(s.says), { limit: 600 }),
-			),
-		),
+		explained(history, causes, p.destination).map(notable),
 		h(
 			'dl',
 			{ class: 'facts' },
@@ -540,12 +543,13 @@ export function event(app, parameters) {
 			);
 		}
 		timeline.set(d.timeline, d.timeline_truncated);
-		const told = explained(d, ['attempts', 'standing', ...causes]);
-		const now_ = JSON.stringify([d.processing, told.map((s) => [s.topic, s.facts])]);
+		const told = explained(d, ['attempts', 'standing', 'disabled', ...causes]);
+		const now_ = JSON.stringify([d.processing, told]); // sentences have times such as "in 59m"
 		if (stands.dataset.now !== now_ && !stands.contains(document.activeElement)) {
 			stands.dataset.now = now_;
 			fill(
 				stands,
+				explained(d, ['disabled']).map(notable),
 				d.processing.length
 					? d.processing.map((p) => standing(app, p, d, () => refresher.now()))
 					: h('p', { class: 'none' }, 'It is stored, and queued for no destination.'),
