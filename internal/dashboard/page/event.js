@@ -1,11 +1,11 @@
 // One event: where it stands, its trail, its payload, and other payloads that came under its id.
 
 import { failureNotice, post, query, read, Refresher } from './api.js';
-import { badge, copyButton, fill, foreign, h, icon, say, toast } from './dom.js';
+import { ask, badge, copyButton, fill, foreign, h, icon, say, toast } from './dom.js';
 import { age, bytes, coarse, count, counted, now, setNow, time } from './format.js';
 import { elements, members, pretty } from './json.js';
 import { eventLink } from './search.js';
-import { explained, outcome, outlook, rest, sentence, toneOf, upper } from './words.js';
+import { explained, outcome, rest, sentence, toneOf, upper } from './words.js';
 
 const longText = 20000; // characters of a payload that are shown at first
 
@@ -14,46 +14,32 @@ const longText = 20000; // characters of a payload that are shown at first
 export function replayButton(app, p, { small = false, done } = {}) {
 	const button = h(
 		'button',
-		{ type: 'button', class: small ? 'small' : '', 'data-replay': p.event_id, click: ask },
+		{ type: 'button', class: small ? 'small' : '', 'data-replay': p.event_id, click: replay },
 		icon('retry'),
 		'Replay',
 	);
-	function ask() {
+	async function replay() {
 		const to = p.destination;
-		const go = h('button', { type: 'submit', class: 'primary', value: 'go' }, icon('retry'), 'Deliver again');
-		const dialog = h(
-			'dialog',
-			{ class: 'dialog', 'aria-labelledby': 'replay-title' },
-			h(
-				'form',
-				{ method: 'dialog' },
-				h('h2', { id: 'replay-title' }, 'Deliver this event again?'),
-				h('p', {}, foreign(p.event_id, { limit: 120 })),
+		const yes = await ask({
+			title: 'Deliver this event again?',
+			about: [
+				foreign(p.event_id, { limit: 120 }),
 				h(
-					'p',
+					'span',
 					{ class: 'muted' },
 					'It goes to ',
 					h('strong', {}, foreign(to)),
 					' at once, and has all its attempts again. The destination may get it twice. The audit log says who asked.',
 				),
-				h('div', { class: 'actions' }, h('button', { type: 'submit', value: '' }, 'Cancel'), go),
-			),
-		);
-		dialog.addEventListener('close', () => {
-			const yes = dialog.returnValue === 'go';
-			dialog.remove();
-			button.focus();
-			if (yes) replay(to);
+			],
+			go: 'Deliver again',
+			sign: 'retry',
 		});
-		document.body.append(dialog);
-		dialog.showModal();
-		go.focus();
-	}
-	async function replay(destination) {
+		if (yes === null) return;
 		button.disabled = true;
 		try {
 			const { data } = await post(
-				`api/events/${encodeURIComponent(p.event_id)}/replay${query({ source: p.source, destination })}`,
+				`api/events/${encodeURIComponent(p.event_id)}/replay${query({ source: p.source, destination: to })}`,
 			);
 			toast(
 				data.replayed ? 'The event is queued again.' : 'Nothing to replay: it is queued or under way already.',
@@ -90,6 +76,15 @@ export function acceptButton(c, done) {
 			'data-accept': c.payload_hash,
 			title: 'Deliver this payload too, as an event of its own',
 			click: async () => {
+				const yes = await ask({
+					title: 'Accept this payload?',
+					about: [
+						foreign(c.event_id, { limit: 120 }),
+						'The payload becomes an event of its own and is delivered. The event that is stored stays as it is.',
+					],
+					go: 'Accept and deliver',
+				});
+				if (yes === null) return;
 				button.disabled = true;
 				try {
 					const { data } = await post(

@@ -196,6 +196,34 @@ const actions = new Set([
 	'delivery_deferred',
 ]);
 export const knownActions = [...actions];
+
+// knownCauses are the causes of rejections, as internal/ingest has them.
+export const knownCauses = [
+	'not_json',
+	'cut_short',
+	'repeated_header',
+	'signature_missing',
+	'signature_wrong',
+	'timestamp_bad',
+	'timestamp_stale',
+	'credentials_missing',
+	'credentials_wrong',
+	'no_such_source',
+	'method',
+	'too_slow',
+	'too_large',
+	'content_type',
+	'content_encoding',
+	'invalid_event',
+	'address_rate',
+	'source_rate',
+	'unavailable',
+	'intake_full',
+	'bytes_in_flight',
+	'source_disabled',
+	'source_broken',
+	'source_closed',
+];
 const sentenceKnows = (action) => actions.has(action);
 
 // explained is the sentences of spine.explain() on some topics, for one destination where it is given.
