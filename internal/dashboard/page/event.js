@@ -5,7 +5,7 @@ import { ask, badge, copyButton, fill, foreign, h, icon, say, toast } from './do
 import { age, bytes, coarse, count, counted, now, setNow, time } from './format.js';
 import { elements, members, pretty } from './json.js';
 import { eventLink } from './search.js';
-import { explained, outcome, rest, sentence, toneOf, upper } from './words.js';
+import { detail, explained, outcome, rest, sentence, toneOf, upper } from './words.js';
 
 const longText = 20000; // characters of a payload that are shown at first
 
@@ -165,7 +165,7 @@ export class Timeline {
 							said.map((part) => [part, ' ']),
 							others.map(([name, value]) => [
 								h('span', { class: 'muted' }, foreign(name), ': '),
-								foreign(value, { limit: name.endsWith('hash') ? 16 : 200 }),
+								detail(value, name.endsWith('hash') ? 16 : 200),
 								' ',
 							]),
 						)
@@ -326,13 +326,17 @@ function conflictCard(stored, conflict, i, done) {
 		h(
 			'p',
 			{},
-			h('strong', {}, `Other payload ${i + 1}`),
-			' first came ',
-			time(c.created_at),
-			', ',
-			c.seen_count === 1 ? 'once' : `${count(c.seen_count)} times`,
-			', as ',
-			foreign(c.event_type, { limit: 100 }),
+			h(
+				'span',
+				{},
+				h('strong', {}, `Other payload ${i + 1}`),
+				' first came ',
+				time(c.created_at),
+				', ',
+				c.seen_count === 1 ? 'once' : `${count(c.seen_count)} times`,
+				', as ',
+				foreign(c.event_type, { limit: 100 }),
+			),
 			h(
 				'span',
 				{ class: 'aside' },

@@ -2,10 +2,10 @@
 // the address, pages follow one another without end, and rows change and arrive while the reader looks.
 
 import { failureNotice, query, read, Refresher } from './api.js';
-import { badge, fill, foreign, h, icon, say } from './dom.js';
+import { badge, fill, foreign, h, icon, name, say } from './dom.js';
 import { count, local, now, rangeNames, ranges, since, span, time } from './format.js';
 import { eventLink, searchBox } from './search.js';
-import { knownActions, knownCauses, outcome, rest, sentence, toneOf } from './words.js';
+import { detail, knownActions, knownCauses, outcome, rest, sentence, toneOf } from './words.js';
 import { acceptButton, replayButton } from './event.js';
 import { replayAllButton } from './replay.js';
 import { againButton } from './rejected.js';
@@ -34,7 +34,7 @@ const statuses = ['pending', 'processing', 'failed', 'dead', 'completed'];
 const id = (row) =>
 	row.event_id === null || row.event_id === undefined
 		? h('span', { class: 'none' }, '—')
-		: h('a', { class: 'id', href: eventLink(row.event_id, row.source) }, foreign(row.event_id, { limit: 64 }));
+		: h('a', { class: 'id', href: eventLink(row.event_id, row.source) }, name(row.event_id));
 const column = (name, title, value, options = {}) => ({ name, title, value, ...options });
 const sourceCell = (row) => foreign(row.source ?? '', { limit: 63 });
 
@@ -104,7 +104,7 @@ const kinds = {
 				outcome(r.details, { limit: 120 }).map((p) => [p, ' ']),
 				rest(r.action, r.details).map(([name, value]) => [
 					h('span', { class: 'muted' }, foreign(name), '='),
-					foreign(value, { limit: 120 }),
+					detail(value, 120),
 					' ',
 				]),
 			]),
@@ -220,8 +220,8 @@ function preview(r) {
 }
 
 // list is the view of one kind of rows.
-export function list(app, name, parameters) {
-	const kind = kinds[name];
+export function list(app, view, parameters) {
+	const kind = kinds[view];
 	let filters = readFilters(parameters);
 	let rows = [];
 	let next = '';
@@ -244,7 +244,7 @@ export function list(app, name, parameters) {
 	const body = h('tbody', { role: 'rowgroup' });
 	const table = h(
 		'table',
-		{ class: `rows ${name}`, role: 'table' },
+		{ class: `rows ${view}`, role: 'table' },
 		h('caption', { class: 'visually-hidden' }, `${kind.title}, newest first`),
 		h(
 			'thead',
@@ -296,7 +296,7 @@ export function list(app, name, parameters) {
 	});
 	const element = h(
 		'div',
-		{ class: `view list list-${name}` },
+		{ class: `view list list-${view}` },
 		h('div', { class: 'list-head' }, heading, button, all),
 		form,
 		notice,
@@ -527,7 +527,7 @@ export function list(app, name, parameters) {
 			const words = filtered
 				? [
 						'Nothing matches the filters.',
-						h('button', { type: 'button', click: () => app.go(`#/${name}`) }, 'Show all'),
+						h('button', { type: 'button', click: () => app.go(`#/${view}`) }, 'Show all'),
 					]
 				: kind.none;
 			fill(
@@ -554,7 +554,7 @@ export function list(app, name, parameters) {
 					{
 						type: 'button',
 						class: 'link',
-						click: () => app.go(`#/${name}${query({ ...filters, range: '', until: oldest })}`),
+						click: () => app.go(`#/${view}${query({ ...filters, range: '', until: oldest })}`),
 					},
 					`Go on before ${local(oldest)}`,
 				),
@@ -722,7 +722,7 @@ export function list(app, name, parameters) {
 			kind.filters.map((f) => fields[f]()),
 			h(
 				'button',
-				{ type: 'button', class: 'quiet', id: `${name}-clear`, click: () => app.go(`#/${name}`) },
+				{ type: 'button', class: 'quiet', id: `${view}-clear`, click: () => app.go(`#/${view}`) },
 				icon('cross'),
 				'Clear',
 			),
@@ -767,7 +767,7 @@ export function list(app, name, parameters) {
 		}
 		const custom = form.querySelector('.custom');
 		if (custom) custom.hidden = !(filters.since || filters.until);
-		form.querySelector(`#${name}-clear`).hidden = !Object.keys(filters).length;
+		form.querySelector(`#${view}-clear`).hidden = !Object.keys(filters).length;
 	}
 
 	function rangePicked(value) {
@@ -780,7 +780,7 @@ export function list(app, name, parameters) {
 	function setFilter(changes) {
 		const wanted = { ...filters, ...changes };
 		for (const key of Object.keys(wanted)) if (!wanted[key]) delete wanted[key];
-		app.go(`#/${name}${query(wanted)}`);
+		app.go(`#/${view}${query(wanted)}`);
 	}
 
 	drawForm();

@@ -2,7 +2,7 @@
 
 import { failureNotice, post, query, read, Refresher } from './api.js';
 import { Chart } from './charts.js';
-import { ask, fill, foreign, h, icon, say, toast } from './dom.js';
+import { ask, fill, foreign, h, icon, name as shortName, say, toast } from './dom.js';
 import { age, coarse, count, counted, now, rangeNames, rate, setNow, short, span, time, unknown } from './format.js';
 import { eventLink } from './search.js';
 import { depths, due, outcome, sentence, toneOf, verdict } from './words.js';
@@ -122,7 +122,7 @@ export function overview(app, parameters) {
 			h(
 				'section',
 				{ class: 'card', 'aria-labelledby': 'h-feed' },
-				h('h2', { id: 'h-feed' }, 'Just now ', h('a', { class: 'aside', href: '#/audit' }, 'all steps')),
+				h('h2', { id: 'h-feed' }, 'Latest steps ', h('a', { class: 'aside', href: '#/audit' }, 'all')),
 				latest,
 			),
 			h(
@@ -550,7 +550,7 @@ function feedRow(row, fresh) {
 			{ class: 'feed-text' },
 			row.event_id !== null
 				? [
-						h('a', { class: 'id', href: eventLink(row.event_id, row.source) }, foreign(row.event_id, { limit: 48 })),
+						h('a', { class: 'id', href: eventLink(row.event_id, row.source) }, shortName(row.event_id)),
 						' ',
 					]
 				: null,

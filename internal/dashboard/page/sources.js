@@ -246,7 +246,7 @@ function sourceCard(source, changed) {
 								h('a', { href: `#/rejected${query({ source, cause, range: '24h' })}` }, `${count(n)} ${cause.replaceAll('_', ' ')}`),
 							])
 						: 'nothing',
-					causes.length ? ' kept within a day' : ' within a day',
+					' kept within a day',
 				);
 			}
 			const sign = JSON.stringify([s.state, s.problems, s.steps]);
