@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -31,23 +32,21 @@ func TestDeadLettersAreReplayedByTheFiltersOfTheirList(t *testing.T) {
 	s.exec("update spine.processing_state set status = 'dead' where event_id <> 'c'")
 	s.exec("update spine.processing_state set status = 'completed' where event_id = 'c'")
 
-	replayed, target := 0.0, "/api/dead/replay?limit=3&type=order.paid"
-	for pages := 0; target != ""; pages++ {
-		require.Less(t, pages, 5)
+	var answers []string
+	for target := "/api/dead/replay?limit=3&type=order.paid"; target != ""; {
 		a := s.change(target, "")
 		require.Equal(t, http.StatusOK, a.code, string(a.body))
-		replayed += a.object(t)["replayed"].(float64)
-		target = ""
+		answers, target = append(answers, strings.TrimSpace(string(a.body))), ""
 		if link := a.header.Get("Link"); link != "" {
 			target = parseLink(t, link).String()
 		}
 	}
-	require.InDelta(t, 7, replayed, 0)
+	require.Equal(t, []string{`{"replayed":3}`, `{"replayed":3}`, `{"replayed":1}`}, answers)
 	require.Len(t, s.get("/api/processing?status=pending").rows(t), 7)
 	require.Len(t, s.get("/api/processing?status=dead").rows(t), 1)
 	require.Len(t, s.get("/api/processing?status=completed").rows(t), 1)
 	require.Len(t, s.get("/api/audit?action=event_replayed").rows(t), 7)
-	require.InDelta(t, 0, s.change("/api/dead/replay?type=order.paid", "").object(t)["replayed"], 0, "none is left")
+	require.JSONEq(t, `{"replayed":0}`, string(s.change("/api/dead/replay?type=order.paid", "").body), "none is left")
 
 	requireProblem(t, s.change("/api/dead/replay?status=completed", ""), http.StatusBadRequest, "status is not known here")
 }
@@ -55,14 +54,18 @@ func TestDeadLettersAreReplayedByTheFiltersOfTheirList(t *testing.T) {
 // G16: claims are paused with a reason, and resumed.
 func TestADestinationIsPausedAndResumed(t *testing.T) {
 	s := newSystem(t)
-	paused := func() []any { return s.get("/api/overview").object(t)["paused"].([]any) }
-	for _, body := range []string{`{"reason":"deploying billing"}`, ``} {
+	paused := func() (reasons []string) {
+		var overview struct{ Paused []struct{ Reason string } }
+		require.NoError(t, json.Unmarshal(s.get("/api/overview").body, &overview))
+		for _, p := range overview.Paused {
+			reasons = append(reasons, p.Reason)
+		}
+		return reasons
+	}
+	for body, reason := range map[string]string{`{"reason":"deploying billing"}`: "deploying billing", ``: ""} {
 		require.Equal(t, true, s.change("/api/destinations/default/pause", body).object(t)["changed"])
 		require.Equal(t, false, s.change("/api/destinations/default/pause", body).object(t)["changed"], "it is already")
-		require.Len(t, paused(), 1)
-		if body != "" {
-			require.Equal(t, "deploying billing", paused()[0].(map[string]any)["reason"])
-		}
+		require.Equal(t, []string{reason}, paused())
 		require.Equal(t, true, s.change("/api/destinations/default/resume", "").object(t)["changed"])
 		require.Empty(t, paused())
 	}

@@ -208,7 +208,7 @@ export function ask({ title, about = [], go, sign = 'check', field = '' }) {
 		h(
 			'form',
 			{ method: 'dialog' },
-			h('h2', { id: 'ask-title' }, title),
+			h('h2', { id: 'ask-title' }, h('span', {}, title)),
 			about.map((part) => h('p', {}, part)),
 			input ? h('label', { class: 'field' }, h('span', { class: 'field-label' }, field), input) : null,
 			h(

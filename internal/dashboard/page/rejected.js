@@ -6,7 +6,7 @@ import { bytes, time } from './format.js';
 import { eventLink } from './search.js';
 
 const longText = 20000; // characters of a body that are shown at first
-const patience = 10000; // ms to wait for a replay
+const patience = 30000; // ms to wait for a replay
 
 // again replays a request and says how that went.
 async function again(r, trust, done) {

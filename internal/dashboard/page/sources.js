@@ -13,7 +13,7 @@ export function sources(app) {
 	const heading = h('h1', { tabindex: '-1' }, 'Sources');
 	const notice = h('div', { class: 'notice-space' });
 	const cards = h('div', { class: 'source-cards' });
-	const place = h('div', {});
+	const place = h('div', { class: 'notice-space' });
 	const add = h(
 		'button',
 		{
