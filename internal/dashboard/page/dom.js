@@ -82,8 +82,8 @@ export function foreign(text, { limit = 200, lines = false } = {}) {
 	return h('span', {}, element, ' ', more);
 }
 
-// name shows an id from outside in a link, where no button can be: cut to what tells it apart, and whole on hover.
-export function name(text, limit = 40) {
+// shortName shows an id from outside in a link, where no button can be: cut to what tells it apart, and whole on hover.
+export function shortName(text, limit = 40) {
 	const most = /^sha256:/.test(text) ? Math.min(limit, 19) : limit;
 	if (text.length <= most) return foreign(text, { limit: most });
 	return h('span', { title: text }, foreign(`${text.slice(0, end(text, most - 1))}…`, { limit: most }));

@@ -2,7 +2,7 @@
 // the address, pages follow one another without end, and rows change and arrive while the reader looks.
 
 import { failureNotice, query, read, Refresher } from './api.js';
-import { badge, fill, foreign, h, icon, name, say } from './dom.js';
+import { badge, fill, foreign, h, icon, say, shortName } from './dom.js';
 import { count, local, now, rangeNames, ranges, since, span, time } from './format.js';
 import { eventLink, searchBox } from './search.js';
 import { detail, knownActions, knownCauses, outcome, rest, sentence, toneOf } from './words.js';
@@ -34,7 +34,7 @@ const statuses = ['pending', 'processing', 'failed', 'dead', 'completed'];
 const id = (row) =>
 	row.event_id === null || row.event_id === undefined
 		? h('span', { class: 'none' }, '—')
-		: h('a', { class: 'id', href: eventLink(row.event_id, row.source) }, name(row.event_id));
+		: h('a', { class: 'id', href: eventLink(row.event_id, row.source) }, shortName(row.event_id));
 const column = (name, title, value, options = {}) => ({ name, title, value, ...options });
 const sourceCell = (row) => foreign(row.source ?? '', { limit: 63 });
 

@@ -2,7 +2,7 @@
 
 import { failureNotice, post, query, read, Refresher } from './api.js';
 import { Chart } from './charts.js';
-import { ask, fill, foreign, h, icon, name as shortName, say, toast } from './dom.js';
+import { ask, fill, foreign, h, icon, say, shortName, toast } from './dom.js';
 import { age, coarse, count, counted, now, rangeNames, rate, setNow, short, span, time, unknown } from './format.js';
 import { eventLink } from './search.js';
 import { depths, due, outcome, sentence, toneOf, verdict } from './words.js';
