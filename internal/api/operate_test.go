@@ -17,7 +17,10 @@ import (
 func (s *system) change(target, body string) answer {
 	s.t.Helper()
 	w := httptest.NewRecorder()
-	s.handler.ServeHTTP(w, httptest.NewRequestWithContext(s.t.Context(), http.MethodPost, target, strings.NewReader(body)))
+	s.handler.ServeHTTP(
+		w,
+		httptest.NewRequestWithContext(s.t.Context(), http.MethodPost, target, strings.NewReader(body)),
+	)
 	return answer{w.Code, w.Header(), w.Body.Bytes()}
 }
 
@@ -28,7 +31,8 @@ func TestDeadLettersAreReplayedByTheFiltersOfTheirList(t *testing.T) {
 	for i := range 7 {
 		batch = append(batch, webhook("default", fmt.Sprint("a", i), "order.paid", `{}`))
 	}
-	s.ingest(append(batch, webhook("default", "b", "user.created", `{}`), webhook("default", "c", "order.paid", `{}`))...)
+	s.ingest(
+		append(batch, webhook("default", "b", "user.created", `{}`), webhook("default", "c", "order.paid", `{}`))...)
 	s.exec("update spine.processing_state set status = 'dead' where event_id <> 'c'")
 	s.exec("update spine.processing_state set status = 'completed' where event_id = 'c'")
 
@@ -48,7 +52,12 @@ func TestDeadLettersAreReplayedByTheFiltersOfTheirList(t *testing.T) {
 	require.Len(t, s.get("/api/audit?action=event_replayed").rows(t), 7)
 	require.JSONEq(t, `{"replayed":0}`, string(s.change("/api/dead/replay?type=order.paid", "").body), "none is left")
 
-	requireProblem(t, s.change("/api/dead/replay?status=completed", ""), http.StatusBadRequest, "status is not known here")
+	requireProblem(
+		t,
+		s.change("/api/dead/replay?status=completed", ""),
+		http.StatusBadRequest,
+		"status is not known here",
+	)
 }
 
 // G16: claims are paused with a reason, and resumed.

@@ -178,7 +178,14 @@ func TestEveryImportIsExported(t *testing.T) {
 				}
 				imports++
 				require.Contains(t, names[match[2]], one, "%s imports it from %s", name, match[2])
-				require.Greater(t, len(regexp.MustCompile(`\b`+one+`\b`).FindAllString(text, 2)), 1, "%s does not use %s", name, one)
+				require.Greater(
+					t,
+					len(regexp.MustCompile(`\b`+one+`\b`).FindAllString(text, 2)),
+					1,
+					"%s does not use %s",
+					name,
+					one,
+				)
 			}
 		}
 	}

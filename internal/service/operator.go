@@ -47,7 +47,11 @@ func (o operator) Replay(ctx context.Context, eventID, source, destination, call
 }
 
 // ReplayRows keeps the promises of api.Operator.
-func (o operator) ReplayRows(ctx context.Context, rows []view.ProcessingRow, caller string) (replayed int64, err error) {
+func (o operator) ReplayRows(
+	ctx context.Context,
+	rows []view.ProcessingRow,
+	caller string,
+) (replayed int64, err error) {
 	replayed, err = o.Store.ReplayRows(ctx, rows, caller)
 	return o.wake(replayed, err)
 }

@@ -932,6 +932,7 @@ func (w browser) asksFirst(t *testing.T) {
 		t.Helper()
 		b.sees(`[...document.querySelectorAll('.toast')].some((e) => e.innerText.includes(` + quoted(words) + `))`)
 		b.sees(`!document.querySelector('dialog')`)
+		b.run(`document.querySelectorAll('.toast button').forEach((e) => e.click())`) // it may lie over the next button
 	}
 	const yes = "dialog button.primary"
 
