@@ -907,6 +907,7 @@ func (w browser) answersAtOnce(t *testing.T) {
 	b.sees(`document.querySelector('.step[data-action=status_changed]').classList.contains('bad')`)
 	execute(t, s.db, "update spine.processing_state set status = 'pending' where event_id = '77O1'")
 	b.sees(`document.querySelector('.standing [data-topic=paused]')?.innerText.includes('because: deploying billing')`)
+	b.sees(`!/\d{4}-\d\d-\d\dT/.test(document.querySelector('.stands').innerText)`) // G16: times are the reader's
 
 	b.press("#conflicts [data-accept]")
 	b.press("dialog button.primary")

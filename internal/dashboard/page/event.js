@@ -5,7 +5,7 @@ import { ask, badge, copyButton, fill, foreign, h, icon, say, toast } from './do
 import { age, bytes, coarse, count, counted, now, setNow, time } from './format.js';
 import { elements, members, pretty } from './json.js';
 import { eventLink } from './search.js';
-import { detail, explained, outcome, rest, sentence, toneOf, upper } from './words.js';
+import { detail, explained, outcome, rest, sentence, told, toneOf, upper } from './words.js';
 
 const longText = 20000; // characters of a payload that are shown at first
 
@@ -193,19 +193,19 @@ export function standing(app, p, history, done) {
 		'div',
 		{ class: 'standing', 'data-destination': p.destination },
 		h('div', { class: 'standing-head' }, h('strong', {}, foreign(p.destination)), badge(p.status)),
-		explained(history, ['standing'], p.destination).map((s) => h('p', {}, foreign(upper(s.says), { limit: 600 }), '.')),
+		explained(history, ['standing'], p.destination).map((s) => h('p', {}, told(s.says), '.')),
 		explained(history, causes, p.destination).map((s) =>
 			h(
 				'p',
 				{ class: `badge long ${s.topic === 'delayed' ? 'wait' : 'warn'}`, 'data-topic': s.topic },
 				icon(s.topic === 'paused' ? 'pause' : s.topic === 'delayed' ? 'clock' : 'alert'),
-				foreign(upper(s.says), { limit: 600 }),
+				told(s.says),
 			),
 		),
 		h(
 			'dl',
 			{ class: 'facts' },
-			fact('attempts', attempts ? foreign(attempts.says) : count(p.attempt_count)),
+			fact('tried', attempts ? foreign(attempts.says) : count(p.attempt_count)),
 			waits && p.next_attempt_at ? fact('next attempt', [age(p.next_attempt_at), ', ', time(p.next_attempt_at)]) : null,
 			p.status === 'processing' && p.next_attempt_at ? fact('lease ends', age(p.next_attempt_at)) : null,
 			p.last_attempt_at ? fact('last attempt', [time(p.last_attempt_at), ' (', age(p.last_attempt_at), ')']) : null,
@@ -358,7 +358,7 @@ function conflictCard(stored, conflict, i, done) {
 
 // linked is a sentence on an id that is not stored, with a link to what it names.
 function linked(s) {
-	const said = foreign(upper(s.says), { limit: 800 });
+	const said = told(s.says);
 	if (s.topic === 'near') return h('a', { href: eventLink(s.facts.event_id, s.facts.source) }, said);
 	if (s.topic === 'rejected') return h('a', { href: `#/request${query({ id: String(s.facts.id) })}` }, said);
 	if (s.topic === 'disabled') return h('a', { href: '#/sources' }, said);

@@ -146,7 +146,6 @@ export function overview(app, parameters) {
 								h('th', { scope: 'col', class: 'number' }, 'not delivered'),
 								h('th', { scope: 'col', class: 'number' }, 'dead'),
 								h('th', { scope: 'col' }, 'state'),
-								h('th', { scope: 'col' }, h('span', { class: 'visually-hidden' }, 'what to do')),
 							),
 						),
 						destinations,
@@ -446,7 +445,7 @@ function destinationRow(name, d, known, sign, done) {
 		h('td', { class: 'number' }, known ? count(d.dead) : unknown),
 		h(
 			'td',
-			{},
+			{ class: 'claims' },
 			paused
 				? h(
 						'span',
@@ -458,8 +457,9 @@ function destinationRow(name, d, known, sign, done) {
 						paused.reason ? [': ', foreign(paused.reason, { limit: 300 })] : null,
 					)
 				: h('span', { class: 'badge good' }, icon('check'), 'open'),
+			' ',
+			claimsButton(name, d, done),
 		),
-		h('td', { class: 'number' }, claimsButton(name, d, done)),
 	);
 }
 

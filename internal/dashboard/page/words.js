@@ -248,6 +248,16 @@ export function explained(history, topics, destination) {
 	);
 }
 
+// told shows a sentence of spine.explain(), with its times as every other time.
+export function told(sentence) {
+	const parts = upper(sentence).split(/(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)/);
+	return h(
+		'span',
+		{},
+		parts.map((part, i) => (i % 2 ? time(part) : part ? foreign(part, { limit: 600 }) : null)),
+	);
+}
+
 // depths sums the depth of all destinations by status. A sum is null where it is not known.
 export function depths(overview) {
 	const sums = { pending: 0, processing: 0, failed: 0, dead: 0 };
