@@ -539,8 +539,8 @@ export function event(app, parameters) {
 			);
 		}
 		timeline.set(d.timeline, d.timeline_truncated);
-		const told = explained(d, ['attempts', 'standing', ...causes]);
-		const now_ = JSON.stringify([d.processing, told.map((s) => [s.topic, s.facts])]);
+		const said = explained(d, ['attempts', 'standing', ...causes]);
+		const now_ = JSON.stringify([d.processing, said.map((s) => [s.topic, s.facts])]);
 		if (stands.dataset.now !== now_ && !stands.contains(document.activeElement)) {
 			stands.dataset.now = now_;
 			fill(
