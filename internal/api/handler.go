@@ -239,8 +239,8 @@ func (h *Handler) pause(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
-	h.changeClaims(w, r, func(destination string) (int64, error) {
-		return h.operator.Pause(r.Context(), destination, asked.Reason, caller(r))
+	h.changeClaims(w, r, func(ctx context.Context, destination string) (int64, error) {
+		return h.operator.Pause(ctx, destination, asked.Reason, caller(r))
 	})
 }
 
@@ -248,14 +248,18 @@ func (h *Handler) resume(w http.ResponseWriter, r *http.Request) {
 	if _, faults := parameters(r); rejectQuery(w, faults) {
 		return
 	}
-	h.changeClaims(w, r, func(destination string) (int64, error) {
-		return h.operator.Resume(r.Context(), destination, caller(r))
+	h.changeClaims(w, r, func(ctx context.Context, destination string) (int64, error) {
+		return h.operator.Resume(ctx, destination, caller(r))
 	})
 }
 
 // changeClaims makes a change to the claims of the destination in the path.
-func (h *Handler) changeClaims(w http.ResponseWriter, r *http.Request, change func(destination string) (int64, error)) {
-	n, err := change(mux.Vars(r)["destination"])
+func (h *Handler) changeClaims(
+	w http.ResponseWriter,
+	r *http.Request,
+	change func(ctx context.Context, destination string) (int64, error),
+) {
+	n, err := change(r.Context(), mux.Vars(r)["destination"])
 	h.answer(w, r, struct {
 		Changed bool `json:"changed"`
 	}{n > 0}, view.Next{}, err)
