@@ -2,12 +2,14 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"time"
 
 	"github.com/gorilla/mux"
 	"github.com/rs/zerolog"
 
+	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/respond"
 	"github.com/webhookspine/spine/internal/trail"
 	"github.com/webhookspine/spine/internal/view"
@@ -37,14 +39,21 @@ type Reader interface {
 	// Overview reaches back over 15 minutes, 1, 6 or 24 hours, or 7 days.
 	Overview(ctx context.Context, over time.Duration) (view.Overview, error)
 	Search(ctx context.Context, text string) ([]view.SearchHit, error)
+	Names(ctx context.Context) (view.Names, error)
 }
 
-// Operator changes what is stored. Replay delivers an event again, to one destination, or to all where destination is
-// empty. It returns once the deliveries are committed, and how many they are: 0 where they are already under way. Its
-// errors are those of Reader.Event. It may be called again after any error. caller is who asked, for the audit log. It
-// heeds its context and may be called concurrently.
+// Operator changes what is stored. caller is who asked, for the audit log. Each method returns once its change is
+// committed, heeds its context, and may be called concurrently, and again after any error.
 type Operator interface {
+	// Replay delivers an event again, to one destination, or to all where destination is empty. It returns how many
+	// deliveries that are: 0 where they are already under way. Its errors are those of Reader.Event.
 	Replay(ctx context.Context, eventID, source, destination, caller string) (replayed int64, err error)
+	// ReplayRows delivers again those of the rows that are dead.
+	ReplayRows(ctx context.Context, rows []view.ProcessingRow, caller string) (replayed int64, err error)
+	// Pause stops claims for a destination, and Resume takes them up again. They return how many destinations they
+	// changed, or view.ErrNoDestination.
+	Pause(ctx context.Context, destination, reason, caller string) (changed int64, err error)
+	Resume(ctx context.Context, destination, caller string) (changed int64, err error)
 }
 
 // MaxLimit is the most rows that a page may have.
@@ -71,7 +80,11 @@ func NewHandler(reader Reader, operator Operator, timeout time.Duration, log zer
 //	GET  /api/events/{event_id}         source
 //	GET  /api/search                    q
 //	GET  /api/overview                  range
+//	GET  /api/names
 //	POST /api/events/{event_id}/replay  source, destination
+//	POST /api/dead/replay               event_id, source, type, destination, since, until
+//	POST /api/destinations/{destination}/pause   {"reason":"…"}
+//	POST /api/destinations/{destination}/resume
 //
 // SourceHandler has more.
 //
@@ -91,10 +104,18 @@ func (h *Handler) Register(r *mux.Router) {
 		"/api/events/{event_id}": h.event,
 		"/api/overview":          h.overview,
 		"/api/search":            h.search,
+		"/api/names":             h.names,
 	} {
 		r.Path(path).Methods(http.MethodGet, http.MethodHead).Handler(h.bounded(answer))
 	}
-	r.Path("/api/events/{event_id}/replay").Methods(http.MethodPost).Handler(h.bounded(http.HandlerFunc(h.replay)))
+	for path, answer := range map[string]http.HandlerFunc{
+		"/api/events/{event_id}/replay":          h.replay,
+		"/api/dead/replay":                       h.replayDead,
+		"/api/destinations/{destination}/pause":  h.pause,
+		"/api/destinations/{destination}/resume": h.resume,
+	} {
+		r.Path(path).Methods(http.MethodPost).Handler(h.bounded(answer))
+	}
 }
 
 func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
@@ -170,6 +191,78 @@ func (h *Handler) search(w http.ResponseWriter, r *http.Request) {
 	}
 	found, err := h.reader.Search(r.Context(), query["q"])
 	h.answer(w, r, found, view.Next{}, err)
+}
+
+func (h *Handler) names(w http.ResponseWriter, r *http.Request) {
+	if _, faults := parameters(r); rejectQuery(w, faults) {
+		return
+	}
+	names, err := h.reader.Names(r.Context())
+	h.answer(w, r, names, view.Next{}, err)
+}
+
+// replayDead replays one page of dead letters. The pages are those of /api/processing, so that it replays what a reader
+// of that list has seen. A letter that dies again is not on a later page.
+func (h *Handler) replayDead(w http.ResponseWriter, r *http.Request) {
+	q, faults := readListQuery(r, 500, "event_id", "source", "type", "destination", "since", "until")
+	if rejectQuery(w, faults) {
+		return
+	}
+	rows, next, err := h.reader.Processing(r.Context(), q.page, view.ProcessingFilter{
+		EventID: q.filter["event_id"], Source: q.filter["source"], Type: q.filter["type"],
+		Destination: q.filter["destination"], Status: event.StatusDead, Span: q.span,
+	})
+	var n int64
+	if err == nil && len(rows) > 0 {
+		n, err = h.operator.ReplayRows(r.Context(), rows, caller(r))
+	}
+	h.answer(w, r, struct {
+		Replayed int64 `json:"replayed"`
+	}{n}, next, err)
+}
+
+func (h *Handler) pause(w http.ResponseWriter, r *http.Request) {
+	if _, faults := parameters(r); rejectQuery(w, faults) {
+		return
+	}
+	body, ok := readSmallBody(w, r)
+	if !ok {
+		return
+	}
+	var asked struct {
+		Reason string `json:"reason"`
+	}
+	if len(body) > 0 && json.Unmarshal(body, &asked) != nil {
+		respond.Reject(w, respond.Problem{
+			Status: http.StatusUnprocessableEntity,
+			Detail: `The body must be empty, or an object such as {"reason":"deploying billing"}.`,
+		})
+		return
+	}
+	h.changeClaims(w, r, func(ctx context.Context, destination string) (int64, error) {
+		return h.operator.Pause(ctx, destination, asked.Reason, caller(r))
+	})
+}
+
+func (h *Handler) resume(w http.ResponseWriter, r *http.Request) {
+	if _, faults := parameters(r); rejectQuery(w, faults) {
+		return
+	}
+	h.changeClaims(w, r, func(ctx context.Context, destination string) (int64, error) {
+		return h.operator.Resume(ctx, destination, caller(r))
+	})
+}
+
+// changeClaims makes a change to the claims of the destination in the path.
+func (h *Handler) changeClaims(
+	w http.ResponseWriter,
+	r *http.Request,
+	change func(ctx context.Context, destination string) (int64, error),
+) {
+	n, err := change(r.Context(), mux.Vars(r)["destination"])
+	h.answer(w, r, struct {
+		Changed bool `json:"changed"`
+	}{n > 0}, view.Next{}, err)
 }
 
 func (h *Handler) replay(w http.ResponseWriter, r *http.Request) {

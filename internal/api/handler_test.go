@@ -55,7 +55,17 @@ func (b broken) Attempts(ctx context.Context, _ view.Page, _ view.AttemptFilter)
 
 func (b broken) Search(ctx context.Context, _ string) ([]view.SearchHit, error) { return nil, b(ctx) }
 
+func (b broken) Names(ctx context.Context) (view.Names, error) { return view.Names{}, b(ctx) }
+
 func (b broken) Replay(ctx context.Context, _, _, _, _ string) (int64, error) { return 0, b(ctx) }
+
+func (b broken) ReplayRows(ctx context.Context, _ []view.ProcessingRow, _ string) (int64, error) {
+	return 0, b(ctx)
+}
+
+func (b broken) Pause(ctx context.Context, _, _, _ string) (int64, error) { return 0, b(ctx) }
+
+func (b broken) Resume(ctx context.Context, _, _ string) (int64, error) { return 0, b(ctx) }
 
 // serve is the API on what is broken.
 func (b broken) serve(timeout time.Duration) http.Handler { return serve(b, b, timeout) }

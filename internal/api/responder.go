@@ -61,6 +61,8 @@ func (p responder) answer(w http.ResponseWriter, r *http.Request, body any, next
 			Sources: ambiguous.Sources,
 			Detail:  "This event_id exists in several sources: name one, as in " + example + ".",
 		})
+	case errors.Is(err, view.ErrNoDestination):
+		respond.Reject(w, respond.Problem{Status: http.StatusNotFound, Detail: "There is no such destination."})
 	case errors.Is(err, event.ErrNotKept):
 		respond.Reject(
 			w,

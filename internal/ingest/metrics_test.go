@@ -54,3 +54,19 @@ func TestEveryCauseBeginsAtZero(t *testing.T) {
 	require.Greater(t, named, 10)
 	require.Equal(t, len(known), testutil.CollectAndCount(metrics().rejections))
 }
+
+// G16: the page offers the causes as choices.
+func TestThePageKnowsEveryCause(t *testing.T) {
+	text, err := os.ReadFile("../dashboard/page/words.js")
+	require.NoError(t, err)
+	list := regexp.MustCompile(`(?s)export const knownCauses = \[(.*?)\]`).FindSubmatch(text)
+	require.Len(t, list, 2)
+	var known, causes []string
+	for _, cause := range regexp.MustCompile(`[a-z_]+`).FindAll(list[1], -1) {
+		known = append(known, string(cause))
+	}
+	for _, some := range rejectionCauses {
+		causes = append(causes, some...)
+	}
+	require.ElementsMatch(t, causes, known)
+}

@@ -7,6 +7,7 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/source"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/view"
 	"github.com/webhookspine/spine/internal/worker"
 )
 
@@ -42,8 +43,29 @@ func (o operator) AcceptConflict(ctx context.Context, eventID, source, hash, cal
 // Replay keeps the promises of api.Operator.
 func (o operator) Replay(ctx context.Context, eventID, source, destination, caller string) (replayed int64, err error) {
 	replayed, err = o.Store.Replay(ctx, eventID, source, destination, caller)
-	if replayed > 0 && o.worker != nil {
+	return o.wake(replayed, err)
+}
+
+// ReplayRows keeps the promises of api.Operator.
+func (o operator) ReplayRows(
+	ctx context.Context,
+	rows []view.ProcessingRow,
+	caller string,
+) (replayed int64, err error) {
+	replayed, err = o.Store.ReplayRows(ctx, rows, caller)
+	return o.wake(replayed, err)
+}
+
+// Resume keeps the promises of api.Operator.
+func (o operator) Resume(ctx context.Context, destination, caller string) (changed int64, err error) {
+	changed, err = o.Store.Resume(ctx, destination, caller)
+	return o.wake(changed, err)
+}
+
+// wake wakes the worker if there is something to claim.
+func (o operator) wake(n int64, err error) (int64, error) {
+	if n > 0 && o.worker != nil {
 		o.worker.Wake(worker.Notified)
 	}
-	return replayed, err
+	return n, err
 }

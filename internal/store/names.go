@@ -61,6 +61,18 @@ func (s *Store) RecentTypes(ctx context.Context) ([]string, error) {
 		order by 1`)
 }
 
+// Names are the values that events have: the sources and destinations that exist, and the newest types.
+func (s *Store) Names(ctx context.Context) (names view.Names, err error) {
+	if names.Sources, err = s.SourceNames(ctx); err != nil {
+		return view.Names{}, err
+	}
+	if names.Destinations, err = s.DestinationNames(ctx); err != nil {
+		return view.Names{}, err
+	}
+	names.Types, err = s.RecentTypes(ctx)
+	return names, err
+}
+
 func (s *Store) names(ctx context.Context, doing, sql string) ([]string, error) {
 	type row struct{ Name string }
 	rows, err := list[row](ctx, s, doing, sql)

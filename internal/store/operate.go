@@ -172,12 +172,33 @@ func (s *Store) ReplayDead(
 	return replayed, nil
 }
 
-// ErrNoDestination says that a destination was named that does not exist.
-var ErrNoDestination = errors.New("there is no such destination")
+// ReplayRows delivers again those of the rows that are dead, and returns how many they were. caller is as for Replay.
+// Called again after a lost answer, it finds the rows pending and changes nothing. It relies on processing_state_pkey.
+func (s *Store) ReplayRows(ctx context.Context, rows []view.ProcessingRow, caller string) (replayed int64, err error) {
+	events, destinations := make([]int64, len(rows)), make([]string, len(rows))
+	for i, row := range rows {
+		events[i], destinations[i] = row.Event, row.Destination
+	}
+	err = s.operate(ctx, caller, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, `select spine.replay_rows(
+				coalesce(array_agg(d.event), '{}'), coalesce(array_agg(d.destination), '{}'))
+			from (
+				select p.event, p.destination
+				from unnest($1::bigint[], $2::text[]) as i(event, destination)
+				join spine.processing_state p on p.event = i.event and p.destination = i.destination
+				where p.status = 'dead'
+				for update of p
+			) d`, events, destinations).Scan(&replayed)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("replaying dead letters: %w", err)
+	}
+	return replayed, nil
+}
 
 // Pause stops claims for a destination, or for all where it is empty. What is in hand is finished, and events go on
 // being stored and queued. reason is for those who ask later and may be empty; caller is who asked, for the audit log.
-// It returns how many destinations it changed. Errors: ErrNoDestination, or that of the database.
+// It returns how many destinations it changed. Errors: view.ErrNoDestination, or that of the database.
 func (s *Store) Pause(ctx context.Context, destination, reason, caller string) (changed int64, err error) {
 	return s.setPaused(
 		ctx,
@@ -202,7 +223,7 @@ func (s *Store) setPaused(
 	})
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && pgErr.Code == "P0002" {
-		return 0, fmt.Errorf("%w: %s", ErrNoDestination, destination)
+		return 0, fmt.Errorf("%w: %s", view.ErrNoDestination, destination)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", doing, err)

@@ -570,7 +570,7 @@ func TestStuckAndPaused(t *testing.T) {
 	require.Len(t, stuck, 1)
 
 	_, err = s.Pause(t.Context(), "nowhere", "", "")
-	require.ErrorIs(t, err, store.ErrNoDestination)
+	require.ErrorIs(t, err, view.ErrNoDestination)
 	for _, want := range []int64{1, 0} {
 		n, err := s.Pause(t.Context(), "default", "why", "me")
 		require.NoError(t, err)

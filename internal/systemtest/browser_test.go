@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -28,8 +29,12 @@ import (
 	"github.com/webhookspine/spine/internal/service"
 )
 
-// slowBrowser limits waits for what a browser does at once on an idle machine.
-const slowBrowser = 2 * time.Minute
+// slowBrowser limits waits for what a browser does at once on an idle machine. After a step of TestBrowser has failed,
+// the others wait for hurriedBrowser only: they mostly fail for the same reason, and would together wait for too long.
+const (
+	slowBrowser    = 2 * time.Minute
+	hurriedBrowser = 20 * time.Second
+)
 
 // browserPath finds a browser. Without one the test is skipped, unless
 // SPINE_TEST_BROWSER says that there must be one.
@@ -55,8 +60,9 @@ func browserPath(t *testing.T) string {
 // tab is a page in a browser. Errors in the console, violations of its policy and requests to another host fail the
 // test.
 type tab struct {
-	ctx context.Context
-	t   *testing.T
+	ctx    context.Context
+	t      *testing.T
+	failed *atomic.Bool
 
 	mu       sync.Mutex
 	faults   []string
@@ -66,7 +72,10 @@ type tab struct {
 
 // browser is a running browser. Each of its tabs has a window, so that none is
 // hidden.
-type browser struct{ ctx context.Context }
+type browser struct {
+	ctx    context.Context
+	failed *atomic.Bool // a step has failed
+}
 
 // startBrowser starts a browser with a profile of its own, until the test ends.
 func startBrowser(t *testing.T) browser {
@@ -110,14 +119,14 @@ func startBrowser(t *testing.T) browser {
 		stopAllocator()
 	})
 	require.NoError(t, chromedp.Do(ctx))
-	return browser{ctx}
+	return browser{ctx, &atomic.Bool{}}
 }
 
 // tab opens a tab until the test ends.
 func (w browser) tab(t *testing.T) *tab {
 	t.Helper()
 	ctx, closeTab := chromedp.NewContext(w.ctx)
-	b := &tab{ctx: ctx, t: t}
+	b := &tab{ctx: ctx, t: t, failed: w.failed}
 	t.Cleanup(func() {
 		closeTab()
 		b.mu.Lock()
@@ -173,26 +182,45 @@ func (b *tab) hear(event any) {
 	}
 }
 
+// patience is how long the tab waits now.
+func (b *tab) patience() time.Duration {
+	if b.failed.Load() {
+		return hurriedBrowser
+	}
+	return slowBrowser
+}
+
+// do makes the browser do something. An action has no end of its own: a click waits until there is something to click
+// on.
+func (b *tab) do(action func(ctx context.Context) error, about ...any) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, b.patience()+10*time.Second)
+	defer cancel()
+	require.NoError(b.t, action(ctx), about...)
+}
+
 func (b *tab) resize(width, height int64) {
 	b.t.Helper()
-	require.NoError(b.t, chromedp.Do(b.ctx, chromedp.EmulateViewport(width, height)))
+	b.do(func(ctx context.Context) error { return chromedp.Do(ctx, chromedp.EmulateViewport(width, height)) })
 }
 
 func (b *tab) colours(scheme string) {
 	b.t.Helper()
-	_, err := chromedp.Call(b.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-		Features: []*emulation.MediaFeature{
-			{Name: "prefers-color-scheme", Value: scheme},
-			{Name: "prefers-reduced-motion", Value: "reduce"},
-		},
+	b.do(func(ctx context.Context) error {
+		_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+			Features: []*emulation.MediaFeature{
+				{Name: "prefers-color-scheme", Value: scheme},
+				{Name: "prefers-reduced-motion", Value: "reduce"},
+			},
+		})
+		return err
 	})
-	require.NoError(b.t, err)
 }
 
 // open loads the page and marks it, so that a reload would be noticed.
 func (b *tab) open(base, hash string) {
 	b.t.Helper()
-	require.NoError(b.t, chromedp.Do(b.ctx, chromedp.Navigate(base+"/dashboard"+hash)))
+	b.do(func(ctx context.Context) error { return chromedp.Do(ctx, chromedp.Navigate(base+"/dashboard"+hash)) })
 	b.run(`window.sameDocument = true`)
 	b.sees(`document.querySelector('main h1')`)
 }
@@ -215,15 +243,19 @@ func (b *tab) requireNotReloaded() {
 
 func (b *tab) run(script string) {
 	b.t.Helper()
-	_, err := chromedp.Run(b.ctx, chromedp.Evaluate[chromedp.Void](script))
-	require.NoError(b.t, err, script)
+	b.do(func(ctx context.Context) error {
+		_, err := chromedp.Run(ctx, chromedp.Evaluate[chromedp.Void](script))
+		return err
+	}, script)
 }
 
 // get evaluates an expression.
-func get[T any](b *tab, expression string) T {
+func get[T any](b *tab, expression string) (v T) {
 	b.t.Helper()
-	v, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](expression))
-	require.NoError(b.t, err, expression)
+	b.do(func(ctx context.Context) (err error) {
+		v, err = chromedp.Run(ctx, chromedp.Evaluate[T](expression))
+		return err
+	}, expression)
 	return v
 }
 
@@ -239,9 +271,12 @@ func (b *tab) sees(expression string) {
 			else setTimeout(look, 20);
 		};
 		look();
-	})`, slowBrowser.Milliseconds(), expression)
-	shown, err := chromedp.Run(b.ctx, chromedp.Evaluate[string](script, chromedp.EvalAwaitPromise))
-	require.NoError(b.t, err, expression)
+	})`, b.patience().Milliseconds(), expression)
+	var shown string
+	b.do(func(ctx context.Context) (err error) {
+		shown, err = chromedp.Run(ctx, chromedp.Evaluate[string](script, chromedp.EvalAwaitPromise))
+		return err
+	}, expression)
 	require.Empty(b.t, shown, "not seen: %s", expression)
 }
 
@@ -255,7 +290,7 @@ func (b *tab) press(selector string) {
 			selector,
 		) + `).disabled`,
 	)
-	require.NoError(b.t, chromedp.Do(b.ctx, chromedp.Click(chromedp.CSS(selector))), selector)
+	b.do(func(ctx context.Context) error { return chromedp.Do(ctx, chromedp.Click(chromedp.CSS(selector))) }, selector)
 }
 
 // enter replaces the text of a field.
@@ -278,7 +313,7 @@ func (b *tab) enter(selector, text string) {
 
 func (b *tab) key(keys string) {
 	b.t.Helper()
-	require.NoError(b.t, chromedp.Do(b.ctx, chromedp.KeyEvent(keys)))
+	b.do(func(ctx context.Context) error { return chromedp.Do(ctx, chromedp.KeyEvent(keys)) })
 }
 
 // quoted is s as a literal of JavaScript.
@@ -308,13 +343,24 @@ func (b *tab) steps(actions ...string) {
 // TestBrowser looks at the dashboard with a real browser.
 func TestBrowser(t *testing.T) {
 	w := startBrowser(t)
-	t.Run("an event's life as it happens", w.seesALife)
-	t.Run("after the server was killed", w.outlivesAServer)
-	t.Run("text from outside", w.showsText)
-	t.Run("contrast and names", w.isReadable)
-	t.Run("by keyboard", w.worksByKeyboard)
-	t.Run("what is not known", w.saysWhatItDoesNotKnow)
-	t.Run("why, at once", w.answersAtOnce)
+	for _, step := range []struct {
+		name string
+		run  func(t *testing.T)
+	}{
+		{"an event's life as it happens", w.seesALife},
+		{"after the server was killed", w.outlivesAServer},
+		{"text from outside", w.showsText},
+		{"contrast and names", w.isReadable},
+		{"by keyboard", w.worksByKeyboard},
+		{"what is not known", w.saysWhatItDoesNotKnow},
+		{"why, at once", w.answersAtOnce},
+		{"changes ask first", w.asksFirst},
+		{"dates, choices and figures", w.saysWhatIsKnown},
+	} {
+		if !t.Run(step.name, step.run) {
+			w.failed.Store(true)
+		}
+	}
 }
 
 func (w browser) seesALife(t *testing.T) {
@@ -673,6 +719,10 @@ const unnamed = `(() => {
 	const ids = [...document.querySelectorAll('[id]')].map((e) => e.id);
 	found.push(...ids.filter((id, i) => ids.indexOf(id) !== i).map((id) => 'twice: ' + id));
 	if (document.querySelectorAll('main h1').length !== 1) found.push('not one h1');
+	for (const e of document.querySelectorAll('nav a, .segment')) {
+		const {left, right} = e.getBoundingClientRect();
+		if (left < 0 || right > innerWidth || e.scrollWidth > e.clientWidth) found.push('cut off: ' + e.textContent);
+	}
 	const width = document.documentElement.scrollWidth;
 	if (width > innerWidth) found.push('wider than the window: ' + width);
 	return found;
@@ -722,7 +772,11 @@ const reachable = `(() => {
 	const all = [...document.querySelectorAll('a[href], button, input, select, textarea, summary, [tabindex="0"]')]
 		.filter((e) => !e.disabled && e.checkVisibility({visibilityProperty: true}));
 	window.controls = all;
-	window.reached = new Set();
+	window.reached ??= (document.addEventListener('focusin', ({target: e}) => {
+		reached.add(e);
+		if (e.type === 'radio') document.getElementsByName(e.name).forEach((r) => reached.add(r));
+	}), new Set());
+	reached.clear();
 	document.activeElement?.blur();
 	return all.length;
 })()`
@@ -736,16 +790,7 @@ func (w browser) worksByKeyboard(t *testing.T) {
 		b.settled()
 		count := get[int](b, reachable)
 		require.Greater(t, count, 10, view)
-		for range count + 10 {
-			b.key(kb.Tab)
-			b.run(
-				`(() => {
-					const e = document.activeElement;
-					reached.add(e);
-					if (e.type === 'radio') document.getElementsByName(e.name).forEach((r) => reached.add(r));
-				})()`,
-			)
-		}
+		b.key(strings.Repeat(kb.Tab, count+10))
 		require.Empty(
 			t,
 			get[[]string](
@@ -782,7 +827,11 @@ func (w browser) worksByKeyboard(t *testing.T) {
 	// Filters stand in the address.
 	b.enter("[name=action]", "conflict_detected")
 	b.sees(`location.hash === '#/audit?action=conflict_detected' && document.querySelectorAll('tbody tr').length === 1`)
-	b.enter("[name=source]", "nobody")
+	b.enter("[name=source]", "another…\n")
+	b.sees(`document.activeElement.dataset.other === 'source'`)
+	b.key("nobody")
+	b.key(kb.Enter)
+	b.sees(`location.hash.endsWith('source=nobody') && document.querySelector('[name=source]').value === 'nobody'`)
 	b.sees(`document.querySelector('main .empty:not([hidden])').innerText.includes('Nothing matches the filters')`)
 	b.press("main .empty button")
 	b.sees(`location.hash === '#/audit' && document.querySelectorAll('tbody tr').length > 5`)
@@ -858,8 +907,10 @@ func (w browser) answersAtOnce(t *testing.T) {
 	b.sees(`document.querySelector('.step[data-action=status_changed]').classList.contains('bad')`)
 	execute(t, s.db, "update spine.processing_state set status = 'pending' where event_id = '77O1'")
 	b.sees(`document.querySelector('.standing [data-topic=paused]')?.innerText.includes('because: deploying billing')`)
+	b.sees(`!/\d{4}-\d\d-\d\dT/.test(document.querySelector('.stands').innerText)`) // G16: times are the reader's
 
 	b.press("#conflicts [data-accept]")
+	b.press("dialog button.primary")
 	b.sees(`document.querySelector('.toast').innerText.includes('It is the event 77O1~')`)
 	for range 2 {
 		b.sees(`document.querySelector('#conflicts')?.innerText.includes('accepted as 77O1~') &&
@@ -867,4 +918,183 @@ func (w browser) answersAtOnce(t *testing.T) {
 		b.show("#/events")
 		b.show("#/event?id=77O1&source=default")
 	}
+}
+
+// G16: what cannot be taken back asks first, and says what came of it.
+func (w browser) asksFirst(t *testing.T) {
+	s := startService(t, both, databases.New(t), "DESTINATION_URL=none")
+	b := w.tab(t)
+	b.mayFail() // browsers log every 404
+	asked := func(words string) {
+		t.Helper()
+		b.sees(`document.querySelector('dialog[open]').innerText.includes(` + quoted(words) + `)`)
+	}
+	told := func(words string) {
+		t.Helper()
+		b.sees(`[...document.querySelectorAll('.toast')].some((e) => e.innerText.includes(` + quoted(words) + `))`)
+		b.sees(`!document.querySelector('dialog')`)
+		b.run(`document.querySelectorAll('.toast button').forEach((e) => e.click())`) // it may lie over the next button
+	}
+	const yes = "dialog button.primary"
+
+	// A source is added.
+	b.open(s.url, "#/sources")
+	b.press("#source-add")
+	b.sees(`document.querySelector('#source-form [name=name]').value === 'github'`)
+	b.sees(`document.querySelector('#source-form .facts').innerText.includes('/webhook/github') &&
+		document.querySelector('#source-form .facts').innerText.includes('file:github')`)
+	b.enter("#source-form [name=preset]", "token")
+	b.enter("#source-form [name=name]", "shop")
+	b.enter("#source-form [name=kind]", "env")
+	b.sees(`document.querySelector('#source-form .facts').innerText.includes('env:SHOP_WEBHOOK_SECRET')`)
+	b.press("#source-form button.primary")
+	b.sees(`document.querySelector('#source-form .field-problem').innerText.includes('header')`)
+	b.press("#source-form summary")
+	b.enter("#source-form [name=more]", `[1]`)
+	b.press("#source-form button.primary")
+	b.sees(`document.querySelector('#source-form .field-problem').innerText.includes('not an object')`)
+	b.enter("#source-form [name=more]", `{"verify":[{"scheme":"token","header":"X-Shop"}]}`)
+	b.press("#source-form button.primary")
+	told("The source shop is added")
+	require.JSONEq(
+		t,
+		`{"preset":"token","secrets":["env:SHOP_WEBHOOK_SECRET"],"verify":[{"scheme":"token","header":["X-Shop"]}]}`,
+		value[string](t, s.db, "select settings from spine.sources where name = 'shop'"),
+	)
+	b.press("#source-add")
+	b.sees(`document.querySelector('#source-form [name=name]').value === 'github'`)
+	b.enter("#source-form [name=name]", "shop")
+	b.press("#source-form button.primary")
+	b.sees(`document.querySelector('#source-form .field-problem').innerText.includes('a source shop already')`)
+	b.press("#source-form .actions [type=button]")
+	b.sees(`!document.querySelector('#source-form')`)
+
+	// It is disabled.
+	const disabled = "select disabled_at is not null from spine.sources where name = 'shop'"
+	b.sees(`document.querySelector('[data-source=shop][data-state=broken]')`)
+	b.press("[data-source=shop] .actions .quiet")
+	asked("Disable shop?")
+	b.key(kb.Escape)
+	b.sees(`!document.querySelector('dialog')`)
+	require.False(t, value[bool](t, s.db, disabled), "Escape is no yes")
+	b.press("[data-source=shop] .actions .quiet")
+	b.press(yes)
+	told("its requests get 503")
+	require.True(t, value[bool](t, s.db, disabled))
+	b.sees(`document.querySelector('[data-source=shop][data-state=disabled]')`)
+	b.press("[data-source=shop] .actions .quiet")
+	told("The source shop is enabled")
+
+	// Deliveries are paused, and resumed.
+	b.show("#/")
+	b.press("[data-claims=pause]")
+	asked("Pause deliveries to default?")
+	b.key("deploying billing")
+	b.key(kb.Enter)
+	told("are paused")
+	b.sees(`document.querySelector('[data-destination=default]').innerText.includes('deploying billing')`)
+	require.Equal(
+		t,
+		"deploying billing",
+		value[string](t, s.db, "select paused_reason from spine.destinations where name = 'default'"),
+	)
+	b.press("[data-claims=resume]")
+	asked("Resume deliveries to default?")
+	b.press(yes)
+	told("are resumed")
+	b.sees(`document.querySelector('[data-claims=pause]')`)
+
+	// The dead letters that the filters show are replayed, and no others.
+	for i := range 3 {
+		s.accept(t, fmt.Sprintf("paid-%d", i), `{}`)
+	}
+	execute(t, s.db, "select spine.ingest('moved', 'user.moved', '{}')")
+	execute(t, s.db, "update spine.processing_state set status = 'dead'")
+	b.show("#/dead?type=user.moved")
+	b.press("#replay-all")
+	asked("Deliver 1 dead letter again?")
+	asked("type user.moved")
+	b.press("dialog button[type=button]")
+	b.sees(`!document.querySelector('dialog')`)
+	b.show("#/dead?type=user.created")
+	b.press("#replay-all")
+	asked("Deliver 3 dead letters again?")
+	b.press(yes)
+	told("3 dead letters are queued again")
+	require.Equal(t, "moved", value[string](t, s.db,
+		"select string_agg(event_id, ' ') from spine.processing_state where status = 'dead'"))
+
+	// A rejected request is replayed.
+	require.Equal(t, http.StatusUnprocessableEntity, s.post(t, `{}`).code)
+	b.show("#/rejected")
+	b.press("[data-again]")
+	asked("Replay this request?")
+	b.press(yes)
+	told("It was rejected again")
+	b.requireNotReloaded()
+}
+
+// G16: times of other days have their day, known values are choices, and a figure is the same wherever it stands.
+func (w browser) saysWhatIsKnown(t *testing.T) {
+	s := furnished(t)
+	execute(t, s.db, "update spine.events set created_at = created_at - interval '40 hours' where event_id = 'done'")
+	execute(t, s.db, `update spine.processing_state set updated_at = updated_at - interval '40 hours'
+		where event_id = 'dead'`)
+	b := w.tab(t)
+	b.open(s.url, "#/")
+
+	// The tiles, the verdict, the destinations and the charts have the same figures.
+	b.sees(`document.querySelector('#verdict').innerText.includes('1 dead letter')`)
+	b.sees(`(() => {
+		const tile = (name) => [...document.querySelectorAll('.tile')].find((e) => e.innerText.includes(name))
+			.querySelector('.tile-value').innerText;
+		const legend = (name) => [...document.querySelectorAll('.legend li')].find((e) => e.innerText.startsWith(name))
+			.querySelector('b').innerText;
+		return tile('Waiting') === legend('waiting') && tile('Dead letters') === legend('dead') &&
+			tile('Coming in') === legend('received') && tile('Delivered') === legend('delivered') &&
+			tile('Latency') === legend('p95') && tile('Dead letters') === '1' &&
+			document.querySelector('[data-destination=default] td:nth-of-type(2)').innerText === '1';
+	})()`)
+
+	const dated = `%s.innerText.includes(', ')`
+	b.show("#/events")
+	b.sees(fmt.Sprintf(dated, `document.querySelector('`+rowOf("done")+` time')`))
+	b.sees(`!` + fmt.Sprintf(dated, `document.querySelector('`+rowOf("dead")+` time')`))
+	b.show("#/dead")
+	b.sees(fmt.Sprintf(dated, `document.querySelector('`+rowOf("dead")+` time')`))
+
+	// Values that are known are choices.
+	for view, names := range map[string][]string{
+		"#/events":   {"status", "type", "source"},
+		"#/attempts": {"outcome", "type", "source"},
+		"#/audit":    {"action", "success", "type", "source"},
+		"#/dead":     {"type", "source", "destination"},
+		"#/rejected": {"source", "cause", "state"},
+	} {
+		b.show(view)
+		for _, name := range names {
+			b.sees(`document.querySelectorAll('select[name=` + name + `] option').length >= 3`)
+		}
+	}
+	b.show("#/events")
+	b.enter("[name=type]", "user.created")
+	b.sees(`location.hash === '#/events?type=user.created' && document.querySelectorAll('tbody tr').length === 4`)
+
+	// At midnight a time gets its day.
+	b.show("#/events")
+	b.run(`(() => {
+		const real = window.fetch;
+		window.fetch = async (...request) => {
+			const answer = await real(...request);
+			if (!String(request[0]).startsWith('api/overview')) return answer;
+			const overview = await answer.json();
+			overview.at = new Date(Date.parse(overview.at) + 86400000).toISOString();
+			return new Response(JSON.stringify(overview), {headers: {'Content-Type': 'application/json'}});
+		};
+	})()`)
+	b.show("#/")
+	b.sees(fmt.Sprintf(dated, `document.querySelector('#feed time')`))
+	b.show("#/events")
+	b.sees(`[...document.querySelectorAll('tbody time')].every((e) => ` + fmt.Sprintf(dated, "e") + `)`)
+	b.requireNotReloaded()
 }

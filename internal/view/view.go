@@ -39,6 +39,16 @@ var ErrBadCursor = errors.New("the cursor is not one of this list")
 // ErrTooSlow says that the database took longer than a read may.
 var ErrTooSlow = errors.New("the database did not answer in time")
 
+// ErrNoDestination says that a destination was named that does not exist.
+var ErrNoDestination = errors.New("there is no such destination")
+
+// Names are values that events have, for those who choose among them.
+type Names struct {
+	Sources      []string `json:"sources"`
+	Destinations []string `json:"destinations"`
+	Types        []string `json:"types"` // of the newest events
+}
+
 // NotStoredError says that an event is not stored.
 type NotStoredError struct {
 	Detail      string     // sentences, safe to show: near ids, rejected requests, the last arrival of the source

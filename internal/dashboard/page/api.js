@@ -38,6 +38,11 @@ export async function post(path, body) {
 	return ask(path, options);
 }
 
+// put is post for a thing of its own name, such as a source.
+export async function put(path, body) {
+	return ask(path, { method: 'PUT', body, headers: { 'Content-Type': 'application/json' } });
+}
+
 async function ask(path, options, signal) {
 	const signals = [AbortSignal.timeout(limit)];
 	if (signal) signals.push(signal);

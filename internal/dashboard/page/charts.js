@@ -25,6 +25,7 @@ export class Chart {
 	#show;
 	#duration;
 	#data = null; // times in seconds, then the values of each line
+	#latest = [];
 	#values;
 	#drawing = svg('svg', { class: 'drawing', 'aria-hidden': 'true', height });
 	#cursor = svg('g', { class: 'cursor' });
@@ -87,9 +88,11 @@ export class Chart {
 		all.add(this);
 	}
 
-	// set draws data: the times in seconds, and for each line its values, null where they are unknown.
-	set(data) {
+	// set draws data: the times in seconds, and for each line its values, null where they are unknown. latest has the
+	// present value of each line, where it stands elsewhere on the page too.
+	set(data, latest = []) {
 		this.#data = data;
+		this.#latest = latest;
 		this.#draw();
 		const words = this.#lines.map((line, i) => {
 			const known = data[i + 1].filter((v) => v !== null);
@@ -112,6 +115,7 @@ export class Chart {
 
 	// The newest steps may not be known yet.
 	#last(i) {
+		if (this.#latest[i] !== undefined) return this.#latest[i];
 		return this.#data[i + 1].slice(-3).findLast((v) => v !== null) ?? null;
 	}
 
@@ -249,6 +253,12 @@ function marks(most, duration) {
 }
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' });
+const dayAndClock = new Intl.DateTimeFormat(undefined, {
+	weekday: 'short',
+	hour: '2-digit',
+	minute: '2-digit',
+	hourCycle: 'h23',
+});
 const day = new Intl.DateTimeFormat(undefined, { weekday: 'short', day: 'numeric' });
 
 // hours are round times of the reader's zone between from and to, at most so many, and their names.
@@ -258,10 +268,13 @@ function hours(from, to, most) {
 			(s) => (to - from) / s <= most,
 		) ?? 604800;
 	const zone = new Date(to * 1000).getTimezoneOffset() * 60;
+	const today = new Date(to * 1000).toDateString();
 	const found = [];
 	for (let t = Math.ceil((from - zone) / step) * step + zone; t <= to; t += step) {
 		const d = new Date(t * 1000);
-		found.push([t, (d.getHours() === 0 && d.getMinutes() === 0 ? day : clock).format(d)]);
+		const midnight = d.getHours() === 0 && d.getMinutes() === 0;
+		const other = !found.length && d.toDateString() !== today; // the first of another day names it
+		found.push([t, (midnight ? day : other ? dayAndClock : clock).format(d)]);
 	}
 	return found;
 }

@@ -82,6 +82,13 @@ export function foreign(text, { limit = 200, lines = false } = {}) {
 	return h('span', {}, element, ' ', more);
 }
 
+// shortName shows an id from outside in a link, where no button can be: cut to what tells it apart, and whole on hover.
+export function shortName(text, limit = 40) {
+	const most = /^sha256:/.test(text) ? Math.min(limit, 19) : limit;
+	if (text.length <= most) return foreign(text, { limit: most });
+	return h('span', { title: text }, foreign(`${text.slice(0, end(text, most - 1))}…`, { limit: most }));
+}
+
 // end is where to cut text so that no character is split.
 function end(text, limit) {
 	const code = text.charCodeAt(limit - 1);
@@ -120,6 +127,7 @@ const shapes = {
 	list: 'M5.5 4H14M5.5 8H14M5.5 12H14M2.2 4h.6M2.2 8h.6M2.2 12h.6',
 	plug: 'M8 14v-3M4.5 5.5h7V8A3.5 3.5 0 0 1 8 11.5 3.5 3.5 0 0 1 4.5 8zM6 5.5V2M10 5.5V2',
 	flask: 'M6 2h4M6.8 2v4.4L2.8 13.8h10.4L9.2 6.4V2M4.8 10.4h6.4',
+	plus: 'M8 3v10M3 8h10',
 	send: 'M14 2 7.2 8.8M14 2 9.8 14 7.2 8.8 2 6.2z',
 };
 
@@ -186,6 +194,41 @@ export function toast(sentence, tone = 'good') {
 	document.getElementById('toasts').append(box);
 	say(box.textContent);
 	setTimeout(() => box.remove(), 8000);
+}
+
+// ask asks before a change that cannot be taken back. It resolves to the text of its field, which is '' where it has
+// none, or to null where the reader cancels. Then the focus returns to where it was.
+export function ask({ title, about = [], go, sign = 'check', field = '' }) {
+	const before = document.activeElement;
+	const input = field ? h('input', { type: 'text', name: 'answer', maxlength: '300', autocomplete: 'off' }) : null;
+	const yes = h('button', { type: 'submit', class: 'primary', value: 'go' }, icon(sign), go);
+	const dialog = h(
+		'dialog',
+		{ class: 'dialog', 'aria-labelledby': 'ask-title' },
+		h(
+			'form',
+			{ method: 'dialog' },
+			h('h2', { id: 'ask-title' }, h('span', {}, title)),
+			about.map((part) => h('p', {}, part)),
+			input ? h('label', { class: 'field' }, h('span', { class: 'field-label' }, field), input) : null,
+			h(
+				'div',
+				{ class: 'actions' },
+				h('button', { type: 'button', click: () => dialog.close('') }, 'Cancel'), // Enter is no Cancel
+				yes,
+			),
+		),
+	);
+	document.body.append(dialog);
+	dialog.showModal();
+	(input ?? yes).focus();
+	return new Promise((resolve) => {
+		dialog.addEventListener('close', () => {
+			dialog.remove();
+			before?.focus();
+			resolve(dialog.returnValue === 'go' ? (input?.value.trim() ?? '') : null);
+		});
+	});
 }
 
 // copyButton puts text on the clipboard. Browsers offer their clipboard only to pages that came over TLS or from this

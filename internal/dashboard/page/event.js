@@ -1,11 +1,11 @@
 // One event: where it stands, its trail, its payload, and other payloads that came under its id.
 
 import { failureNotice, post, query, read, Refresher } from './api.js';
-import { badge, copyButton, fill, foreign, h, icon, say, toast } from './dom.js';
+import { ask, badge, copyButton, fill, foreign, h, icon, say, toast } from './dom.js';
 import { age, bytes, coarse, count, counted, now, setNow, time } from './format.js';
 import { elements, members, pretty } from './json.js';
 import { eventLink } from './search.js';
-import { explained, outcome, outlook, rest, sentence, toneOf, upper } from './words.js';
+import { detail, explained, outcome, rest, sentence, told, toneOf, upper } from './words.js';
 
 const longText = 20000; // characters of a payload that are shown at first
 
@@ -14,46 +14,32 @@ const longText = 20000; // characters of a payload that are shown at first
 export function replayButton(app, p, { small = false, done } = {}) {
 	const button = h(
 		'button',
-		{ type: 'button', class: small ? 'small' : '', 'data-replay': p.event_id, click: ask },
+		{ type: 'button', class: small ? 'small' : '', 'data-replay': p.event_id, click: replay },
 		icon('retry'),
 		'Replay',
 	);
-	function ask() {
+	async function replay() {
 		const to = p.destination;
-		const go = h('button', { type: 'submit', class: 'primary', value: 'go' }, icon('retry'), 'Deliver again');
-		const dialog = h(
-			'dialog',
-			{ class: 'dialog', 'aria-labelledby': 'replay-title' },
-			h(
-				'form',
-				{ method: 'dialog' },
-				h('h2', { id: 'replay-title' }, 'Deliver this event again?'),
-				h('p', {}, foreign(p.event_id, { limit: 120 })),
+		const yes = await ask({
+			title: 'Deliver this event again?',
+			about: [
+				foreign(p.event_id, { limit: 120 }),
 				h(
-					'p',
+					'span',
 					{ class: 'muted' },
 					'It goes to ',
 					h('strong', {}, foreign(to)),
 					' at once, and has all its attempts again. The destination may get it twice. The audit log says who asked.',
 				),
-				h('div', { class: 'actions' }, h('button', { type: 'submit', value: '' }, 'Cancel'), go),
-			),
-		);
-		dialog.addEventListener('close', () => {
-			const yes = dialog.returnValue === 'go';
-			dialog.remove();
-			button.focus();
-			if (yes) replay(to);
+			],
+			go: 'Deliver again',
+			sign: 'retry',
 		});
-		document.body.append(dialog);
-		dialog.showModal();
-		go.focus();
-	}
-	async function replay(destination) {
+		if (yes === null) return;
 		button.disabled = true;
 		try {
 			const { data } = await post(
-				`api/events/${encodeURIComponent(p.event_id)}/replay${query({ source: p.source, destination })}`,
+				`api/events/${encodeURIComponent(p.event_id)}/replay${query({ source: p.source, destination: to })}`,
 			);
 			toast(
 				data.replayed ? 'The event is queued again.' : 'Nothing to replay: it is queued or under way already.',
@@ -90,6 +76,15 @@ export function acceptButton(c, done) {
 			'data-accept': c.payload_hash,
 			title: 'Deliver this payload too, as an event of its own',
 			click: async () => {
+				const yes = await ask({
+					title: 'Accept this payload?',
+					about: [
+						foreign(c.event_id, { limit: 120 }),
+						'The payload becomes an event of its own and is delivered. The event that is stored stays as it is.',
+					],
+					go: 'Accept and deliver',
+				});
+				if (yes === null) return;
 				button.disabled = true;
 				try {
 					const { data } = await post(
@@ -170,7 +165,7 @@ export class Timeline {
 							said.map((part) => [part, ' ']),
 							others.map(([name, value]) => [
 								h('span', { class: 'muted' }, foreign(name), ': '),
-								foreign(value, { limit: name.endsWith('hash') ? 16 : 200 }),
+								detail(value, name.endsWith('hash') ? 16 : 200),
 								' ',
 							]),
 						)
@@ -195,7 +190,7 @@ function notable(s) {
 		'p',
 		{ class: `badge long ${s.topic === 'delayed' ? 'wait' : 'warn'}`, 'data-topic': s.topic },
 		icon(s.topic === 'paused' ? 'pause' : s.topic === 'delayed' ? 'clock' : 'alert'),
-		foreign(upper(s.says), { limit: 600 }),
+		told(s.says),
 	);
 }
 
@@ -208,12 +203,12 @@ export function standing(app, p, history, done) {
 		'div',
 		{ class: 'standing', 'data-destination': p.destination },
 		h('div', { class: 'standing-head' }, h('strong', {}, foreign(p.destination)), badge(p.status)),
-		explained(history, ['standing'], p.destination).map((s) => h('p', {}, foreign(upper(s.says), { limit: 600 }), '.')),
+		explained(history, ['standing'], p.destination).map((s) => h('p', {}, told(s.says), '.')),
 		explained(history, causes, p.destination).map(notable),
 		h(
 			'dl',
 			{ class: 'facts' },
-			fact('attempts', attempts ? foreign(attempts.says) : count(p.attempt_count)),
+			fact('tried', attempts ? foreign(attempts.says) : count(p.attempt_count)),
 			waits && p.next_attempt_at ? fact('next attempt', [age(p.next_attempt_at), ', ', time(p.next_attempt_at)]) : null,
 			p.status === 'processing' && p.next_attempt_at ? fact('lease ends', age(p.next_attempt_at)) : null,
 			p.last_attempt_at ? fact('last attempt', [time(p.last_attempt_at), ' (', age(p.last_attempt_at), ')']) : null,
@@ -334,13 +329,17 @@ function conflictCard(stored, conflict, i, done) {
 		h(
 			'p',
 			{},
-			h('strong', {}, `Other payload ${i + 1}`),
-			' first came ',
-			time(c.created_at),
-			', ',
-			c.seen_count === 1 ? 'once' : `${count(c.seen_count)} times`,
-			', as ',
-			foreign(c.event_type, { limit: 100 }),
+			h(
+				'span',
+				{},
+				h('strong', {}, `Other payload ${i + 1}`),
+				' first came ',
+				time(c.created_at),
+				', ',
+				c.seen_count === 1 ? 'once' : `${count(c.seen_count)} times`,
+				', as ',
+				foreign(c.event_type, { limit: 100 }),
+			),
 			h(
 				'span',
 				{ class: 'aside' },
@@ -362,7 +361,7 @@ function conflictCard(stored, conflict, i, done) {
 
 // linked is a sentence on an id that is not stored, with a link to what it names.
 function linked(s) {
-	const said = foreign(upper(s.says), { limit: 800 });
+	const said = told(s.says);
 	if (s.topic === 'near') return h('a', { href: eventLink(s.facts.event_id, s.facts.source) }, said);
 	if (s.topic === 'rejected') return h('a', { href: `#/request${query({ id: String(s.facts.id) })}` }, said);
 	if (s.topic === 'disabled') return h('a', { href: '#/sources' }, said);
@@ -543,8 +542,8 @@ export function event(app, parameters) {
 			);
 		}
 		timeline.set(d.timeline, d.timeline_truncated);
-		const told = explained(d, ['attempts', 'standing', 'disabled', ...causes]);
-		const now_ = JSON.stringify([d.processing, told]); // sentences have times such as "in 59m"
+		const said = explained(d, ['attempts', 'standing', 'disabled', ...causes]);
+		const now_ = JSON.stringify([d.processing, said]); // sentences have times such as "in 59m"
 		if (stands.dataset.now !== now_ && !stands.contains(document.activeElement)) {
 			stands.dataset.now = now_;
 			fill(

@@ -106,7 +106,18 @@ export function time(at, options) {
 	if (at === null || at === undefined) return h('span', { class: 'none' }, unknown);
 	if (endless[at]) return h('span', {}, endless[at]);
 	if (Number.isNaN(Date.parse(at))) return h('span', {}, String(at));
-	return h('time', { datetime: at, title: utc(at) }, local(at, options));
+	const precise = options?.precise === false ? 'no' : 'yes';
+	return h('time', { datetime: at, title: utc(at), 'data-precise': precise }, local(at, options));
+}
+
+// redate writes all moments anew. A time without a day means today, so it must get its day at midnight.
+let written = '';
+export function redate() {
+	written = new Date(now()).toDateString();
+	for (const element of document.querySelectorAll('time[data-precise]')) {
+		const text = local(element.dateTime, { precise: element.dataset.precise === 'yes' });
+		if (element.textContent !== text) element.textContent = text;
+	}
 }
 
 // age shows how long ago a moment was, or how long it is until then. tick keeps it up to date.
@@ -124,8 +135,9 @@ function distance(at) {
 	return seconds < 1 ? 'just now' : `${coarse(seconds)} ago`;
 }
 
-// tick brings all ages up to date.
+// tick brings all ages up to date, and all moments when a day ends.
 export function tick() {
+	if (written !== new Date(now()).toDateString()) redate();
 	for (const element of document.querySelectorAll('[data-tick]')) {
 		const text = distance(Number(element.dataset.tick));
 		if (element.textContent !== text) element.textContent = text;

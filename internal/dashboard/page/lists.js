@@ -2,17 +2,19 @@
 // the address, pages follow one another without end, and rows change and arrive while the reader looks.
 
 import { failureNotice, query, read, Refresher } from './api.js';
-import { badge, fill, foreign, h, icon, say } from './dom.js';
+import { badge, fill, foreign, h, icon, say, shortName } from './dom.js';
 import { count, local, now, rangeNames, ranges, since, span, time } from './format.js';
 import { eventLink, searchBox } from './search.js';
-import { knownActions, outcome, rest, sentence, toneOf } from './words.js';
+import { detail, knownActions, knownCauses, outcome, rest, sentence, toneOf } from './words.js';
 import { acceptButton, replayButton } from './event.js';
+import { replayAllButton } from './replay.js';
 import { againButton } from './rejected.js';
 
 const pageRows = 50;
 const mostRows = 1000; // in the document; for older rows the reader narrows the time
 const mostSilent = 5; // pages without a row, after which the reader must ask for more
 const windowEvery = 5000; // ms between two reads of all rows that are shown
+const other = 'another…\n'; // no value has a new line
 
 // filterNames are the filters that the API knows by the same names.
 const filterNames = [
@@ -32,7 +34,7 @@ const statuses = ['pending', 'processing', 'failed', 'dead', 'completed'];
 const id = (row) =>
 	row.event_id === null || row.event_id === undefined
 		? h('span', { class: 'none' }, '—')
-		: h('a', { class: 'id', href: eventLink(row.event_id, row.source) }, foreign(row.event_id, { limit: 64 }));
+		: h('a', { class: 'id', href: eventLink(row.event_id, row.source) }, shortName(row.event_id));
 const column = (name, title, value, options = {}) => ({ name, title, value, ...options });
 const sourceCell = (row) => foreign(row.source ?? '', { limit: 63 });
 
@@ -102,7 +104,7 @@ const kinds = {
 				outcome(r.details, { limit: 120 }).map((p) => [p, ' ']),
 				rest(r.action, r.details).map(([name, value]) => [
 					h('span', { class: 'muted' }, foreign(name), '='),
-					foreign(value, { limit: 120 }),
+					detail(value, 120),
 					' ',
 				]),
 			]),
@@ -117,6 +119,7 @@ const kinds = {
 		at: (r) => r.created_at,
 		filters: ['id', 'type', 'source', 'destination', 'range'],
 		rangeOf: 'stored',
+		all: replayAllButton,
 		columns: [
 			column('time', 'died', (r) => time(r.updated_at)),
 			column('id', 'event', id),
@@ -217,8 +220,8 @@ function preview(r) {
 }
 
 // list is the view of one kind of rows.
-export function list(app, name, parameters) {
-	const kind = kinds[name];
+export function list(app, view, parameters) {
+	const kind = kinds[view];
 	let filters = readFilters(parameters);
 	let rows = [];
 	let next = '';
@@ -237,10 +240,11 @@ export function list(app, name, parameters) {
 	const heading = h('h1', { tabindex: '-1' }, kind.title);
 	const notice = h('div', { class: 'notice-space' });
 	const button = h('button', { type: 'button', class: 'fresh-button', hidden: true, click: top });
+	const all = kind.all?.(question, () => refresher.now()) ?? null;
 	const body = h('tbody', { role: 'rowgroup' });
 	const table = h(
 		'table',
-		{ class: `rows ${name}`, role: 'table' },
+		{ class: `rows ${view}`, role: 'table' },
 		h('caption', { class: 'visually-hidden' }, `${kind.title}, newest first`),
 		h(
 			'thead',
@@ -292,8 +296,8 @@ export function list(app, name, parameters) {
 	});
 	const element = h(
 		'div',
-		{ class: `view list list-${name}` },
-		h('div', { class: 'list-head' }, heading, button),
+		{ class: `view list list-${view}` },
+		h('div', { class: 'list-head' }, heading, button, all),
 		form,
 		notice,
 		h('div', { class: 'card table-card' }, table, wait, empty),
@@ -470,6 +474,7 @@ export function list(app, name, parameters) {
 		drawRows();
 		drawFoot();
 		button.hidden = !fresh;
+		if (all) all.hidden = !rows.length;
 		if (fresh) fill(button, icon('inbox'), uncounted ? `${count(fresh)}+ new` : `${count(fresh)} new`);
 	}
 
@@ -522,7 +527,7 @@ export function list(app, name, parameters) {
 			const words = filtered
 				? [
 						'Nothing matches the filters.',
-						h('button', { type: 'button', click: () => app.go(`#/${name}`) }, 'Show all'),
+						h('button', { type: 'button', click: () => app.go(`#/${view}`) }, 'Show all'),
 					]
 				: kind.none;
 			fill(
@@ -549,7 +554,7 @@ export function list(app, name, parameters) {
 					{
 						type: 'button',
 						class: 'link',
-						click: () => app.go(`#/${name}${query({ ...filters, range: '', until: oldest })}`),
+						click: () => app.go(`#/${view}${query({ ...filters, range: '', until: oldest })}`),
 					},
 					`Go on before ${local(oldest)}`,
 				),
@@ -596,6 +601,7 @@ export function list(app, name, parameters) {
 	startListening();
 
 	// Filters.
+	const choices = new Map(); // select → the values that are known
 	function drawForm() {
 		const options = (all, any) => [
 			h('option', { value: '' }, any),
@@ -607,31 +613,41 @@ export function list(app, name, parameters) {
 				h('select', { name: key, change: (e) => setFilter({ [key]: e.target.value }) }, options(all, any)),
 				key,
 			);
-		const textField = (key, label, suggestions) => {
-			const listId = `${name}-${key}-list`;
+		// choice is a field of the values that are known. With "another…" the reader types one that is not among them.
+		const choice = (key, label, known) => {
+			const select = h('select', {
+				name: key,
+				change: () => (select.value === other ? type() : setFilter({ [key]: select.value })),
+			});
 			const input = h('input', {
 				type: 'text',
-				name: key,
 				autocomplete: 'off',
 				spellcheck: 'false',
-				placeholder: 'any',
-				list: suggestions ? listId : false,
-				change: (e) => setFilter({ [key]: e.target.value.trim() }),
+				placeholder: 'exactly',
+				'data-other': key,
+				blur: () => done(input.value),
+				keydown: (e) => {
+					if (e.key === 'Enter') done(input.value);
+					else if (e.key === 'Escape') done('');
+				},
 			});
-			return field(
-				label,
-				[
-					input,
-					suggestions
-						? h(
-								'datalist',
-								{ id: listId },
-								suggestions().map((v) => h('option', { value: v })),
-							)
-						: null,
-				],
-				key,
-			);
+			const holder = h('span', {}, select);
+			let typing = false;
+			function type() {
+				typing = true;
+				input.value = '';
+				fill(holder, input);
+				input.focus();
+			}
+			function done(value) {
+				if (!typing) return;
+				typing = false; // taking a field away takes its focus
+				fill(holder, select);
+				select.value = filters[key] ?? '';
+				if (value.trim()) setFilter({ [key]: value.trim() });
+			}
+			choices.set(select, known);
+			return field(label, holder, key);
 		};
 		const fields = {
 			id: () => {
@@ -660,11 +676,10 @@ export function list(app, name, parameters) {
 			outcome: () => select('outcome', 'outcome', ['success', 'failure'], 'any'),
 			success: () => select('success', 'outcome', ['success', 'failure', 'pending'], 'any'),
 			action: () => select('action', 'action', knownActions, 'any'),
-			type: () =>
-				textField('type', 'type', () => [...new Set(rows.map((r) => r.event_type).filter(Boolean))].slice(0, 50)),
-			source: () => textField('source', 'source', () => app.sources()),
-			destination: () => textField('destination', 'destination'),
-			cause: () => textField('cause', 'cause', () => [...new Set(rows.map((r) => r.cause).filter(Boolean))]),
+			type: () => choice('type', 'type', () => [...app.names().types, ...rows.map((r) => r.event_type)]),
+			source: () => choice('source', 'source', () => app.names().sources),
+			destination: () => choice('destination', 'destination', () => app.names().destinations),
+			cause: () => choice('cause', 'cause', () => knownCauses),
 			state: () => select('state', 'state', ['kept', 'requested', 'taken_in', 'refused'], 'any'),
 			range: () => [
 				field(
@@ -707,7 +722,7 @@ export function list(app, name, parameters) {
 			kind.filters.map((f) => fields[f]()),
 			h(
 				'button',
-				{ type: 'button', class: 'quiet', id: `${name}-clear`, click: () => app.go(`#/${name}`) },
+				{ type: 'button', class: 'quiet', id: `${view}-clear`, click: () => app.go(`#/${view}`) },
 				icon('cross'),
 				'Clear',
 			),
@@ -724,7 +739,26 @@ export function list(app, name, parameters) {
 		);
 	}
 
+	// fillChoices gives choices the values that are known now. A value of the address is always among them.
+	function fillChoices() {
+		for (const [select, known] of choices) {
+			const values = [...new Set([...known(), filters[select.name]])].filter(Boolean);
+			const sign = JSON.stringify(values);
+			if (select.dataset.sign === sign) continue;
+			select.dataset.sign = sign;
+			const show = (v) => (v.length > 60 ? `${v.slice(0, 59)}…` : v.replaceAll('_', select.name === 'cause' ? ' ' : '_'));
+			fill(
+				select,
+				h('option', { value: '' }, 'any'),
+				values.map((v) => h('option', { value: v }, show(v))),
+				h('option', { value: other }, 'another…'),
+			);
+			select.value = filters[select.name] ?? '';
+		}
+	}
+
 	function fillForm() {
+		fillChoices();
 		for (const input of form.querySelectorAll('[name]')) {
 			const value =
 				input.name === 'since' || input.name === 'until' ? toLocal(filters[input.name]) : (filters[input.name] ?? '');
@@ -733,7 +767,7 @@ export function list(app, name, parameters) {
 		}
 		const custom = form.querySelector('.custom');
 		if (custom) custom.hidden = !(filters.since || filters.until);
-		form.querySelector(`#${name}-clear`).hidden = !Object.keys(filters).length;
+		form.querySelector(`#${view}-clear`).hidden = !Object.keys(filters).length;
 	}
 
 	function rangePicked(value) {
@@ -746,11 +780,12 @@ export function list(app, name, parameters) {
 	function setFilter(changes) {
 		const wanted = { ...filters, ...changes };
 		for (const key of Object.keys(wanted)) if (!wanted[key]) delete wanted[key];
-		app.go(`#/${name}${query(wanted)}`);
+		app.go(`#/${view}${query(wanted)}`);
 	}
 
 	drawForm();
 	refresher.request();
+	app.learn().then(fillChoices);
 	return {
 		element,
 		heading,
@@ -780,6 +815,7 @@ export function list(app, name, parameters) {
 		wake() {
 			startListening();
 			refresher.request();
+			app.learn().then(fillChoices);
 		},
 		leave() {
 			gone = true;

@@ -4,7 +4,7 @@ import { read } from './api.js';
 import { desk } from './desk.js';
 import { fill, h, icon, say } from './dom.js';
 import { event } from './event.js';
-import { tick } from './format.js';
+import { redate, tick } from './format.js';
 import { list } from './lists.js';
 import { Live } from './live.js';
 import { overview } from './overview.js';
@@ -29,7 +29,9 @@ const views = {
 const byID = (id) => document.getElementById(id);
 const main = byID('main');
 const live = new Live();
-let knownSources = ['default'];
+let names = { sources: ['default'], destinations: ['default'], types: [] };
+let namesAt = -Infinity;
+const namesEvery = 10000; // ms
 
 const app = {
 	live,
@@ -40,7 +42,17 @@ const app = {
 	replace(name, parameters) {
 		history.replaceState(history.state, '', `#/${name}?${new URLSearchParams(parameters)}`);
 	},
-	sources: () => knownSources,
+	// names are the sources, destinations and types that a filter can choose. learn reads them again.
+	names: () => names,
+	async learn() {
+		if (performance.now() - namesAt < namesEvery) return;
+		namesAt = performance.now();
+		try {
+			({ data: names } = await read('api/names'));
+		} catch {
+			/* a filter also takes other values */
+		}
+	},
 };
 
 let shown = null; // {name, hash, view}
@@ -83,6 +95,7 @@ function route() {
 		shown = back;
 		fill(main, back.view.element);
 		back.view.wake();
+		redate();
 		window.scrollTo({ top: back.scroll, behavior: 'instant' });
 	} else {
 		back?.view.leave();
@@ -92,13 +105,8 @@ function route() {
 	}
 	document.title = `${shown.view.title} · Spine`;
 	for (const link of byID('nav').querySelectorAll('a')) {
-		const here = link.dataset.view === (known.within ?? name);
-		if (here) {
-			link.setAttribute('aria-current', known.within ? 'true' : 'page');
-			link.scrollIntoView({ block: 'nearest', inline: 'center', behavior: 'instant' });
-		} else {
-			link.removeAttribute('aria-current');
-		}
+		if (link.dataset.view !== (known.within ?? name)) link.removeAttribute('aria-current');
+		else link.setAttribute('aria-current', known.within ? 'true' : 'page');
 	}
 	if (!first) shown.view.heading.focus({ preventScroll: true });
 }
@@ -180,15 +188,6 @@ live.watch((state) => {
 	);
 });
 
-async function learnSources() {
-	try {
-		const { data } = await read('api/overview?range=15m');
-		knownSources = [...new Set(['default', ...(data.sources ?? []).map((s) => s.source)])];
-	} catch {
-		/* the field takes any name; these are only suggestions */
-	}
-}
-
 drawTheme();
 byID('app').hidden = false;
 window.addEventListener('hashchange', route);
@@ -197,4 +196,3 @@ live.start();
 setInterval(() => {
 	if (!document.hidden) tick();
 }, 1000);
-setTimeout(learnSources, 1500);

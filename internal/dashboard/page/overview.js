@@ -1,9 +1,9 @@
 // The overview: the state in one sentence, what waits, rates and latency, and the latest steps.
 
-import { failureNotice, query, read, Refresher } from './api.js';
+import { failureNotice, post, query, read, Refresher } from './api.js';
 import { Chart } from './charts.js';
-import { fill, foreign, h, icon, say } from './dom.js';
-import { age, coarse, count, now, rangeNames, rate, setNow, short, span, time, unknown } from './format.js';
+import { ask, fill, foreign, h, icon, say, shortName, toast } from './dom.js';
+import { age, coarse, count, counted, now, rangeNames, rate, setNow, short, span, time, unknown } from './format.js';
 import { eventLink } from './search.js';
 import { depths, due, outcome, sentence, toneOf, verdict } from './words.js';
 
@@ -122,7 +122,7 @@ export function overview(app, parameters) {
 			h(
 				'section',
 				{ class: 'card', 'aria-labelledby': 'h-feed' },
-				h('h2', { id: 'h-feed' }, 'Just now ', h('a', { class: 'aside', href: '#/audit' }, 'all steps')),
+				h('h2', { id: 'h-feed' }, 'Latest steps ', h('a', { class: 'aside', href: '#/audit' }, 'all')),
 				latest,
 			),
 			h(
@@ -277,14 +277,27 @@ export function overview(app, parameters) {
 				const seconds = i === at.length - 1 ? Math.min(last.step_seconds, end - at[i]) : last.step_seconds;
 				return i === at.length - 1 && seconds < last.step_seconds / 2 ? null : v / seconds;
 			});
-		charts.rates.set([at, perSecond('received'), perSecond('delivered'), perSecond('attempts_failed')]);
-		charts.latency.set([at, column('latency_p50_ms'), column('latency_p95_ms'), column('latency_p99_ms')]);
-		charts.depth.set([at, column('pending'), column('processing'), column('failed'), column('dead')]);
-		charts.oldest.set([at, column('oldest_ready_seconds')]);
+		// The present values are those of the tiles.
+		const present = recently(last);
+		const d = depths(last);
+		charts.rates.set(
+			[at, perSecond('received'), perSecond('delivered'), perSecond('attempts_failed')],
+			[present.received, present.delivered, present.failed],
+		);
+		charts.latency.set(
+			[at, column('latency_p50_ms'), column('latency_p95_ms'), column('latency_p99_ms')],
+			[present.p50, present.p95, present.p99],
+		);
+		charts.depth.set(
+			[at, column('pending'), column('processing'), column('failed'), column('dead')],
+			[d.pending, d.processing, d.failed, d.dead],
+		);
+		charts.oldest.set([at, column('oldest_ready_seconds')], [last.oldest_ready_seconds ?? null]);
 	}
 
 	function drawTables() {
 		const byDestination = new Map();
+		for (const name of app.names().destinations) byDestination.set(name, { waiting: 0, dead: 0 });
 		for (const p of last.paused ?? []) byDestination.set(p.destination, { waiting: 0, dead: 0, paused: p });
 		const known = Boolean(last.depth?.at);
 		for (const r of last.depth?.rows ?? []) {
@@ -293,33 +306,13 @@ export function overview(app, parameters) {
 			else d.waiting += r.count;
 			byDestination.set(r.destination, d);
 		}
-		if (!byDestination.size) byDestination.set('default', { waiting: 0, dead: 0 });
-		fill(
-			destinations,
-			[...byDestination].map(([name, d]) =>
-				h(
-					'tr',
-					{},
-					h('th', { scope: 'row' }, foreign(name)),
-					h('td', { class: 'number' }, known ? count(d.waiting) : unknown),
-					h('td', { class: 'number' }, known ? count(d.dead) : unknown),
-					h(
-						'td',
-						{},
-						d.paused
-							? h(
-									'span',
-									{ class: 'badge warn long' },
-									icon('pause'),
-									'paused since ',
-									time(d.paused.paused_at, { precise: false }),
-									d.paused.paused_by ? [' by ', foreign(d.paused.paused_by, { limit: 80 })] : null,
-									d.paused.reason ? [': ', foreign(d.paused.reason, { limit: 300 })] : null,
-								)
-							: h('span', { class: 'badge good' }, icon('check'), 'open'),
-					),
-				),
-			),
+		// A row that has not changed keeps its button, and with it the focus.
+		const drawn = new Map([...destinations.children].map((tr) => [tr.dataset.sign, tr]));
+		destinations.replaceChildren(
+			...[...byDestination].map(([name, d]) => {
+				const sign = JSON.stringify([name, d, known]);
+				return drawn.get(sign) ?? destinationRow(name, d, known, sign, () => numbers.now());
+			}),
 		);
 		const list = [...(last.sources ?? [])].sort(
 			(a, b) => (Date.parse(b.last_arrival_at ?? '') || 0) - (Date.parse(a.last_arrival_at ?? '') || 0),
@@ -385,6 +378,7 @@ export function overview(app, parameters) {
 	check();
 	numbers.request();
 	history.request();
+	app.learn().then(() => requestAnimationFrame(draw));
 	return {
 		element,
 		heading,
@@ -411,6 +405,7 @@ function recently(o) {
 	let seconds = 0;
 	let received = 0;
 	let delivered = 0;
+	let failed = 0;
 	let from = -1;
 	for (let i = at.length - 2; i >= 0 && seconds < recent; i--) {
 		if (s.received?.[i] === null || s.received?.[i] === undefined) {
@@ -419,6 +414,7 @@ function recently(o) {
 		}
 		received += s.received[i];
 		delivered += s.delivered?.[i] ?? 0;
+		failed += s.attempts_failed?.[i] ?? 0;
 		seconds += o.step_seconds;
 		from = i;
 	}
@@ -427,14 +423,93 @@ function recently(o) {
 		for (let i = at.length - 1; i >= from; i--) if (typeof s[name]?.[i] === 'number') return s[name][i];
 		return null;
 	};
-	const p95 = quantile('latency_p95_ms');
 	return {
 		seconds,
 		received: seconds ? received / seconds : null,
 		delivered: seconds ? delivered / seconds : null,
-		p95,
+		failed: seconds ? failed / seconds : null,
+		p50: quantile('latency_p50_ms'),
+		p95: quantile('latency_p95_ms'),
 		p99: quantile('latency_p99_ms'),
 	};
+}
+
+// destinationRow says what waits for a destination, and pauses or resumes it.
+function destinationRow(name, d, known, sign, done) {
+	const paused = d.paused;
+	return h(
+		'tr',
+		{ 'data-sign': sign, 'data-destination': name },
+		h('th', { scope: 'row' }, foreign(name)),
+		h('td', { class: 'number' }, known ? count(d.waiting) : unknown),
+		h('td', { class: 'number' }, known ? count(d.dead) : unknown),
+		h(
+			'td',
+			{ class: 'claims' },
+			paused
+				? h(
+						'span',
+						{ class: 'badge warn long' },
+						icon('pause'),
+						'paused since ',
+						time(paused.paused_at, { precise: false }),
+						paused.paused_by ? [' by ', foreign(paused.paused_by, { limit: 80 })] : null,
+						paused.reason ? [': ', foreign(paused.reason, { limit: 300 })] : null,
+					)
+				: h('span', { class: 'badge good' }, icon('check'), 'open'),
+			' ',
+			claimsButton(name, d, done),
+		),
+	);
+}
+
+// claimsButton pauses a destination, or resumes it, after the reader has confirmed that.
+function claimsButton(name, d, done) {
+	const resumes = Boolean(d.paused);
+	const button = h(
+		'button',
+		{ type: 'button', class: 'small', 'data-claims': resumes ? 'resume' : 'pause', click: change },
+		icon(resumes ? 'run' : 'pause'),
+		resumes ? 'Resume' : 'Pause',
+		h('span', { class: 'visually-hidden' }, ` deliveries to ${name}`),
+	);
+	async function change() {
+		const reason = await ask(
+			resumes
+				? {
+						title: ['Resume deliveries to ', foreign(name), '?'],
+						about: [
+							d.waiting
+								? `${counted(d.waiting, 'event')} that ${d.waiting === 1 ? 'waits' : 'wait'} for it will be delivered as they fall due.`
+								: 'Nothing waits for it.',
+						],
+						go: 'Resume',
+						sign: 'run',
+					}
+				: {
+						title: ['Pause deliveries to ', foreign(name), '?'],
+						about: [
+							'Spine goes on storing events, and they wait until somebody resumes. Deliveries under way are finished.',
+						],
+						field: 'why, for those who ask later (optional)',
+						go: 'Pause',
+						sign: 'pause',
+					},
+		);
+		if (reason === null) return;
+		button.disabled = true;
+		try {
+			const path = `api/destinations/${encodeURIComponent(name)}/${resumes ? 'resume' : 'pause'}`;
+			const { data } = await post(path, resumes ? undefined : JSON.stringify({ reason }));
+			const now = `Deliveries to ${name} are ${resumes ? 'resumed' : 'paused'}.`;
+			toast(data.changed ? now : `Somebody else did that before. ${now}`);
+		} catch (error) {
+			toast(`Not ${resumes ? 'resumed' : 'paused'}. ${error.message}`, 'bad');
+		}
+		button.disabled = false;
+		done();
+	}
+	return button;
 }
 
 function tile(label, sign, href) {
@@ -475,7 +550,7 @@ function feedRow(row, fresh) {
 			{ class: 'feed-text' },
 			row.event_id !== null
 				? [
-						h('a', { class: 'id', href: eventLink(row.event_id, row.source) }, foreign(row.event_id, { limit: 48 })),
+						h('a', { class: 'id', href: eventLink(row.event_id, row.source) }, shortName(row.event_id)),
 						' ',
 					]
 				: null,

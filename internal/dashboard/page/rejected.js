@@ -1,12 +1,12 @@
 // Rejected requests: the view of one, and the button that replays it.
 
 import { failureNotice, post, query, read, Refresher } from './api.js';
-import { badge, copyButton, fill, foreign, h, icon, toast } from './dom.js';
+import { ask, badge, copyButton, fill, foreign, h, icon, toast } from './dom.js';
 import { bytes, time } from './format.js';
 import { eventLink } from './search.js';
 
 const longText = 20000; // characters of a body that are shown at first
-const patience = 10000; // ms to wait for a replay
+const patience = 30000; // ms to wait for a replay
 
 // again replays a request and says how that went.
 async function again(r, trust, done) {
@@ -46,6 +46,17 @@ export function againButton(r, { small = false, trust = false, done } = {}) {
 			class: small ? 'small' : '',
 			'data-again': String(r.id),
 			click: async () => {
+				const yes = await ask({
+					title: trust ? 'Replay this request without verifying it?' : 'Replay this request?',
+					about: [
+						trust
+							? 'Nothing proves who sent it. If it is accepted, its event is stored and delivered.'
+							: 'It is verified as if it came now. If it is accepted, its event is stored and delivered.',
+					],
+					go: trust ? 'Replay unverified' : 'Replay',
+					sign: 'retry',
+				});
+				if (yes === null) return;
 				button.disabled = true;
 				await again(r, trust, done);
 				button.disabled = false;

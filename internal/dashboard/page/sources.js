@@ -2,32 +2,53 @@
 // provider.
 
 import { failureNotice, post, query, read, Refresher } from './api.js';
-import { badge, copyButton, fill, foreign, h, icon, toast } from './dom.js';
+import { ask, badge, copyButton, fill, foreign, h, icon, toast } from './dom.js';
+import { sourceForm, webhookURL } from './newsource.js';
 import { age, coarse, count, counted, now, short } from './format.js';
 import { eventLink } from './search.js';
 
 const sample = 50; // newest events from which a source's rate is computed
 
-const webhookURL = (source) =>
-	new URL(source === 'default' ? 'webhook' : `webhook/${encodeURIComponent(source)}`, document.baseURI).href;
-
 export function sources(app) {
 	const heading = h('h1', { tabindex: '-1' }, 'Sources');
 	const notice = h('div', { class: 'notice-space' });
 	const cards = h('div', { class: 'source-cards' });
+	const place = h('div', { class: 'notice-space' });
+	const add = h(
+		'button',
+		{
+			type: 'button',
+			class: 'head-button',
+			id: 'source-add',
+			'aria-expanded': 'false',
+			click: () => openForm(!place.firstChild),
+		},
+		icon('plus'),
+		'Add a source',
+	);
+	function openForm(open) {
+		add.setAttribute('aria-expanded', String(open));
+		if (!open) {
+			fill(place);
+			add.focus();
+			return;
+		}
+		const form = sourceForm(
+			() => openForm(false),
+			() => {
+				openForm(false);
+				refresher.now();
+			},
+		);
+		fill(place, form);
+		form.querySelector('select').focus();
+	}
 	const element = h(
 		'div',
 		{ class: 'view' },
-		heading,
-		h(
-			'p',
-			{ class: 'lead' },
-			'A source is the settings for one sender. Each id is stored once within its source. Add one with ',
-			h('code', {}, 'spine source add'),
-			' or ',
-			h('code', {}, 'spine apply'),
-			'.',
-		),
+		h('div', { class: 'list-head' }, heading, add),
+		h('p', { class: 'lead' }, 'A source is the settings for one sender. Each id is stored once within its source.'),
+		place,
 		notice,
 		cards,
 	);
@@ -159,8 +180,16 @@ function sourceCard(source, changed) {
 		button.disabled = false;
 		changed();
 	}
-	function sample(e) {
-		act(e.currentTarget, 'sample', ({ status, answer }) => {
+	async function sample(e) {
+		const button = e.currentTarget;
+		const yes = await ask({
+			title: ['Send a sample to ', foreign(source), '?'],
+			about: ['It is an event like any other: it is stored, audited and delivered to the real destination.'],
+			go: 'Send',
+			sign: 'send',
+		});
+		if (yes === null) return;
+		act(button, 'sample', ({ status, answer }) => {
 			fill(
 				said,
 				answer?.event_id
@@ -177,10 +206,23 @@ function sourceCard(source, changed) {
 			);
 		});
 	}
-	function enable(e) {
+	async function enable(e) {
+		const button = e.currentTarget;
 		const disabled = element.dataset.state === 'disabled';
-		act(e.currentTarget, disabled ? 'enable' : 'disable', () =>
-			toast(disabled ? 'The source is enabled.' : 'The source is disabled: its requests are rejected.'),
+		if (!disabled) {
+			const yes = await ask({
+				title: ['Disable ', foreign(source), '?'],
+				about: [
+					'Its requests get 503 until somebody enables it. Most providers send them again, for hours or days.',
+					'Spine keeps what comes meanwhile among the rejected requests, as far as there is room.',
+				],
+				go: 'Disable',
+				sign: 'pause',
+			});
+			if (yes === null) return;
+		}
+		act(button, disabled ? 'enable' : 'disable', () =>
+			toast(disabled ? `The source ${source} is enabled.` : `The source ${source} is disabled: its requests get 503.`),
 		);
 	}
 
@@ -201,10 +243,10 @@ function sourceCard(source, changed) {
 					causes.length
 						? causes.map(([cause, n], i) => [
 								i ? ', ' : '',
-								h('a', { href: `#/rejected${query({ source, cause })}` }, `${count(n)} ${cause.replaceAll('_', ' ')}`),
+								h('a', { href: `#/rejected${query({ source, cause, range: '24h' })}` }, `${count(n)} ${cause.replaceAll('_', ' ')}`),
 							])
 						: 'nothing',
-					causes.length ? ' kept within a day' : ' within a day',
+					' kept within a day',
 				);
 			}
 			const sign = JSON.stringify([s.state, s.problems, s.steps]);

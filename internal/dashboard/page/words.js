@@ -1,7 +1,7 @@
 // Steps and states in words. The sentences are much like those of `spine trace`.
 
 import { foreign, h } from './dom.js';
-import { coarse, count, span } from './format.js';
+import { coarse, count, span, time } from './format.js';
 
 const text = (value) => (typeof value === 'string' ? value : JSON.stringify(value));
 const ms = (value) => (typeof value === 'number' ? span(value / 1000) : text(value));
@@ -116,9 +116,10 @@ const delayReasons = {
 export const upper = (s) => s.charAt(0).toUpperCase() + s.slice(1);
 const visibleWords = (s) => String(s).replaceAll('_', ' ');
 
-// outcome is a destination's answer, as parts; empty where a step has none.
+// outcome is a destination's answer, as parts; empty where a step has none. The answer to a rejected request is Spine's
+// own, and its sentence says it.
 export function outcome(d, { limit = 200 } = {}) {
-	if (d === null || typeof d !== 'object') return [];
+	if (d === null || typeof d !== 'object' || d.cause) return [];
 	const parts = [];
 	if (d.status !== undefined && d.status !== null && typeof d.status === 'number')
 		parts.push(h('span', { class: 'code' }, `HTTP ${d.status}`));
@@ -153,7 +154,8 @@ const said = new Set([
 	'accepted_as',
 	'request',
 	'trust',
-	'reason',
+	'cause',
+	'count',
 ]);
 
 // rest is the details that sentence and outcome do not say.
@@ -161,8 +163,21 @@ export function rest(action, d) {
 	if (d === null || typeof d !== 'object' || Array.isArray(d)) return d === null ? [] : [['details', text(d)]];
 	const known = sentenceKnows(action);
 	return Object.entries(d)
-		.filter(([name]) => !known || !said.has(name))
-		.map(([name, value]) => [name, text(value)]);
+		.filter(([name]) => !known || !said.has(name) || (name === 'count' && action === 'audit_expired'))
+		.flatMap(([name, value]) =>
+			name === 'changes' && value !== null && typeof value === 'object'
+				? Object.entries(value).map(([setting, c]) => [setting, `${side(c, 'from')} → ${side(c, 'to')}`])
+				: [[name, text(value)]],
+		);
+}
+
+const side = (change, name) => (change !== null && typeof change === 'object' && name in change ? text(change[name]) : 'absent');
+
+const written = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/;
+
+// detail shows a value of a step's details. A time is shown as every other time.
+export function detail(value, limit) {
+	return written.test(value) ? time(value) : foreign(value, { limit });
 }
 
 const actions = new Set([
@@ -196,12 +211,50 @@ const actions = new Set([
 	'delivery_deferred',
 ]);
 export const knownActions = [...actions];
+
+// knownCauses are the causes of rejections, as internal/ingest has them.
+export const knownCauses = [
+	'not_json',
+	'cut_short',
+	'repeated_header',
+	'signature_missing',
+	'signature_wrong',
+	'timestamp_bad',
+	'timestamp_stale',
+	'credentials_missing',
+	'credentials_wrong',
+	'no_such_source',
+	'method',
+	'too_slow',
+	'too_large',
+	'content_type',
+	'content_encoding',
+	'invalid_event',
+	'address_rate',
+	'source_rate',
+	'unavailable',
+	'intake_full',
+	'bytes_in_flight',
+	'source_disabled',
+	'source_broken',
+	'source_closed',
+];
 const sentenceKnows = (action) => actions.has(action);
 
 // explained is the sentences of spine.explain() on some topics, for one destination where it is given.
 export function explained(history, topics, destination) {
 	return (history?.explanation ?? []).filter(
 		(s) => topics.includes(s.topic) && (destination === undefined || s.destination === destination),
+	);
+}
+
+// told shows a sentence of spine.explain(), with its times as every other time.
+export function told(sentence) {
+	const parts = upper(sentence).split(/(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)/);
+	return h(
+		'span',
+		{},
+		parts.map((part, i) => (i % 2 ? time(part) : part ? foreign(part, { limit: 600 }) : null)),
 	);
 }
 
