@@ -140,7 +140,7 @@ func TestDefinersAskForTheCallersRights(t *testing.T) {
 	require.NotEqual(t, "0", value(t, psql, make))
 	require.Equal(t, "audit_trail_20200101", value(t, psql, drop))
 	require.Equal(t, "", value(t, psql, "select spine.drop_audit_partition('infinity')"), "no day that is not over")
-	require.Equal(t, "t", s.owner.value(`select bool_and(relowner = current_user::regrole)
+	require.Equal(t, "t", s.owner.value(`select bool_and(relowner = current_user::text::regrole)
 		from pg_class where relnamespace = 'spine'::regnamespace`))
 }
 

@@ -10,7 +10,7 @@ create or replace function spine.require_right(_table text, _right text) returns
 language plpgsql
 set search_path = spine, pg_temp as $$
 declare
-    _role text := coalesce(nullif(current_setting('role'), 'none'), session_user);
+    _role name := coalesce(nullif(current_setting('role'), 'none'), session_user);
 begin
     if not has_table_privilege(_role, format('spine.%I', _table), _right) then
         raise exception 'the role "%" lacks the right % on the table spine.%', _role, _right, _table
