@@ -40,7 +40,9 @@ func openDatabase(ctx context.Context, d service.DatabaseSettings) (*store.Store
 }
 
 // isNewer says whether a check of the schema found that of a newer Spine.
-func isNewer(err error) bool { return errors.Is(err, store.ErrNewer) || errors.Is(err, store.ErrTooNew) }
+func isNewer(err error) bool {
+	return errors.Is(err, store.ErrNewer) || errors.Is(err, store.ErrTooNew)
+}
 
 // databaseRun is what a command does on the database.
 type databaseRun func(cmd *cobra.Command, s *store.Store, args []string) error

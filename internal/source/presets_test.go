@@ -90,8 +90,13 @@ func TestPresetsSayWhetherTheProviderTriesAgain(t *testing.T) {
 	for _, p := range AllPresets() {
 		steps := p.StepsFor("name", p.Config)
 		require.Equal(t, "What fails is sent again: "+p.Retries+".", steps[len(steps)-1])
-		require.Regexp(t, `^(never|not documented|as (the|your) sender|once|\d+ times|less and less|a few times|Cloud|events)`,
-			p.Retries, "%s begins with how often", p.Name)
+		require.Regexp(
+			t,
+			`^(never|not documented|as (the|your) sender|once|\d+ times|less and less|a few times|Cloud|events)`,
+			p.Retries,
+			"%s begins with how often",
+			p.Name,
+		)
 		require.NotRegexp(t, `\.$`, p.Retries, p.Name)
 	}
 	github, _ := PresetOf("github")

@@ -144,8 +144,13 @@ func newerSchema(version int64, from sql.NullInt64, known int64) error {
 	if known >= from.Int64 {
 		return fmt.Errorf("%w (schema version %d, this binary's is %d)", ErrNewer, version, known)
 	}
-	return fmt.Errorf("%w: its schema version is %d and needs a binary of version %d or later, this one is of version %d",
-		ErrTooNew, version, from.Int64, known)
+	return fmt.Errorf(
+		"%w: its schema version is %d and needs a binary of version %d or later, this one is of version %d",
+		ErrTooNew,
+		version,
+		from.Int64,
+		known,
+	)
 }
 
 // applyRelease applies migrations, and then the functions.

@@ -271,11 +271,11 @@ func TestCheckSchema(t *testing.T) {
 		"insert into spine.schema_version (version_id, is_applied) values (9999, true)": store.ErrNewer,
 		`insert into spine.schema_version (version_id, is_applied) values (9999, true);
 			update spine.schema_functions set compatible_from = 9999`: store.ErrTooNew,
-		"delete from spine.schema_version where version_id > 0":                         store.ErrNotMigrated,
-		"delete from spine.schema_functions":                                            store.ErrNotMigrated,
-		"drop table spine.schema_functions":                                             store.ErrNotMigrated,
-		"drop table spine.schema_version":                                               store.ErrNotMigrated,
-		"drop schema spine cascade":                                                     store.ErrNotMigrated,
+		"delete from spine.schema_version where version_id > 0": store.ErrNotMigrated,
+		"delete from spine.schema_functions":                    store.ErrNotMigrated,
+		"drop table spine.schema_functions":                     store.ErrNotMigrated,
+		"drop table spine.schema_version":                       store.ErrNotMigrated,
+		"drop schema spine cascade":                             store.ErrNotMigrated,
 	} {
 		d := newDatabase(t, 1)
 		d.run(statement)

@@ -186,21 +186,34 @@ func TestAnOldProcessStartsOnANewSchema(t *testing.T) {
 		}, "serve")
 		api := &target{url: p.ready(t), db: db, http: newClient(t)}
 		api.accept(t, "migrate-"+migrate, "{}")
-		await(t, db, "completed", "select status::text from spine.processing_state where event_id = $1", "migrate-"+migrate)
+		await(
+			t,
+			db,
+			"completed",
+			"select status::text from spine.processing_state where event_id = $1",
+			"migrate-"+migrate,
+		)
 		require.Contains(t, p.output(), "a newer version of Spine, with which this one still works")
 	}
 	env := []string{"DATABASE_URL=" + database}
 	code, stdout, stderr := spine(t, env, "migrate")
 	require.Zero(t, code, stderr)
-	require.Equal(t, "The schema is at version 9000, newer than this binary, which still works with it: nothing to do, "+
-		"0 audit partitions created.\n", stdout)
+	require.Equal(
+		t,
+		"The schema is at version 9000, newer than this binary, which still works with it: nothing to do, "+
+			"0 audit partitions created.\n",
+		stdout,
+	)
 	require.Equal(t, "of the next release", value[string](t, db, "select digest from spine.schema_functions"))
 
 	execute(t, db, "update spine.schema_functions set compatible_from = 8000")
 	for _, migrate := range []string{"true", "false"} {
 		p := startProcess(t, append(env, "MIGRATE="+migrate, "LISTEN=127.0.0.1:0", "DESTINATION_URL=none"), "serve")
 		require.Equal(t, 1, p.awaitExit(t))
-		require.Regexp(t, `its schema version is 9000 and needs a binary of version 8000 or later, this one is of version \d+`,
-			p.output())
+		require.Regexp(
+			t,
+			`its schema version is 9000 and needs a binary of version 8000 or later, this one is of version \d+`,
+			p.output(),
+		)
 	}
 }
