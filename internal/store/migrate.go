@@ -65,8 +65,8 @@ var thisRelease = release{schema.Migrations, schema.Functions, schema.Compatible
 // Migrate brings the database at url up to this binary's schema. Under a lock it applies migrations, then the
 // functions, and then makes the partitions of the audit log. It needs a role that owns the schema, or may create it. It
 // needs no superuser and no extension. Two processes may migrate at once: one waits, and calls waits, unless it is nil,
-// with who holds the lock. After a crash, call it again. It leaves the database of a newer version as it is: see Newer and
-// ErrTooNew.
+// with who holds the lock. After a crash, call it again. It leaves the database of a newer version as it is: see
+// Migrated.Newer and ErrTooNew.
 func Migrate(ctx context.Context, url string, waits func(holder string)) (Migrated, error) {
 	return migrate(ctx, url, thisRelease, waits)
 }
