@@ -119,8 +119,8 @@ func TestRolesOfTheDocuments(t *testing.T) {
 
 	reader := commandLine{t: t, env: []string{"DATABASE_URL=" + s.reader}}
 	require.Contains(t, reader.ok("trace", "one"), "delivered")
-	for _, args := range [][]string{{"status"}, {"verify"}, {"source", "list"}, {"rejected", "list"}, {"conflicts", "list"}} {
-		reader.ok(args...)
+	for _, words := range []string{"status", "verify", "source list", "rejected list", "conflicts list"} {
+		reader.ok(strings.Fields(words)...)
 	}
 	for _, statement := range []string{
 		"select spine.drop_audit_partition('infinity')", "select spine.ensure_audit_partitions(100)",

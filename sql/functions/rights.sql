@@ -6,6 +6,7 @@
 --   _right  such as INSERT
 -- In a function that runs with its owner's rights, current_user is the owner. The caller is the role that he has set,
 -- or else the one that logged in. Postgres lets no function like that change either.
+-- Reads only the catalog.
 create or replace function spine.require_right(_table text, _right text) returns void
 language plpgsql
 set search_path = spine, pg_temp as $$
