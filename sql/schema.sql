@@ -675,7 +675,7 @@ COMMENT ON FUNCTION spine.disabled_sources(_source text) IS 'Internal. Which sou
 --
 
 CREATE FUNCTION spine.drop_audit_partition(_before timestamp with time zone) RETURNS text
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'spine', 'pg_temp'
     SET lock_timeout TO '100ms'
     SET "TimeZone" TO 'UTC'
@@ -685,6 +685,7 @@ declare
     _partition regclass;
     _name text;
 begin
+    perform require_right('audit_trail', 'DELETE');
     -- The lock of ensure_audit_partitions(), which takes the same tables in another order.
     if not try_lock('partitions') then
         return null;
@@ -699,7 +700,7 @@ begin
         from pg_inherits i join pg_class c on c.oid = i.inhrelid
         where i.inhparent = 'audit_trail'::regclass
     ) o
-    where o.upper_bound <= _before
+    where o.upper_bound <= least(_before, now())
     order by o.upper_bound
     limit 1;
     if _partition is null then
@@ -746,7 +747,7 @@ COMMENT ON FUNCTION spine.enable_source(_name text) IS 'Takes events from a sour
 --
 
 CREATE FUNCTION spine.ensure_audit_partitions(_days integer DEFAULT 7) RETURNS integer
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'spine', 'pg_temp'
     SET lock_timeout TO '5s'
     SET "TimeZone" TO 'UTC'
@@ -756,6 +757,10 @@ declare
     _name text;
     _made integer := 0;
 begin
+    perform require_right('audit_trail', 'INSERT');
+    if _days > 366 then
+        raise exception 'partitions are made 366 days ahead at most' using errcode = 'invalid_parameter_value';
+    end if;
     perform take_lock('partitions');
     for _day in select d::date from generate_series(current_date, current_date + _days, interval '1 day') d loop
         _name := 'audit_trail_' || to_char(_day, 'YYYYMMDD');
@@ -3350,6 +3355,31 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.require_destination(_destination text) IS 'Internal. Raises P0002 where a named destination does not exist.';
+
+
+--
+-- Name: require_right(text, text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.require_right(_table text, _right text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _role name := coalesce(nullif(current_setting('role'), 'none'), session_user);
+begin
+    if not has_table_privilege(_role, format('spine.%I', _table), _right) then
+        raise exception 'the role "%" lacks the right % on the table spine.%', _role, _right, _table
+            using errcode = 'insufficient_privilege';
+    end if;
+end $$;
+
+
+--
+-- Name: FUNCTION require_right(_table text, _right text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.require_right(_table text, _right text) IS 'Internal. Raises 42501 where the calling role lacks a right of its own.';
 
 
 --
@@ -6916,6 +6946,7 @@ CREATE TABLE spine.schema_functions (
     only_row boolean DEFAULT true NOT NULL,
     digest text NOT NULL,
     applied_at timestamp with time zone DEFAULT now() NOT NULL,
+    compatible_from bigint,
     CONSTRAINT schema_functions_only_row_check CHECK (only_row)
 );
 
@@ -6946,6 +6977,13 @@ COMMENT ON COLUMN spine.schema_functions.digest IS 'SHA-256, in hex, of the scri
 --
 
 COMMENT ON COLUMN spine.schema_functions.applied_at IS 'When they were last put in place.';
+
+
+--
+-- Name: COLUMN schema_functions.compatible_from; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.schema_functions.compatible_from IS 'Oldest schema version whose binaries work with this database. They leave it as it is.';
 
 
 --

@@ -32,11 +32,16 @@ func openDatabase(ctx context.Context, d service.DatabaseSettings) (*store.Store
 	if err != nil {
 		return nil, err
 	}
-	if err := s.CheckSchema(ctx); err != nil && !errors.Is(err, store.ErrTooNew) {
+	if err := s.CheckSchema(ctx); err != nil && !isNewer(err) {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+// isNewer says whether a check of the schema found that of a newer Spine.
+func isNewer(err error) bool {
+	return errors.Is(err, store.ErrNewer) || errors.Is(err, store.ErrTooNew)
 }
 
 // databaseRun is what a command does on the database.

@@ -32,6 +32,12 @@ migrate as they start, unless MIGRATE is false.`,
 			if asJSON {
 				return terminal.WriteJSON(cmd.OutOrStdout(), m)
 			}
+			if m.Newer {
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "The schema is at version %d, newer than this binary, "+
+					"which still works with it: nothing to do, %s created.\n", m.Version,
+					terminal.Plural(int64(m.Partitions), "audit partition"))
+				return err
+			}
 			functions := "unchanged"
 			if m.Functions {
 				functions = "updated"

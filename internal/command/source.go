@@ -180,8 +180,9 @@ func sourcePresetsCommand() *cobra.Command {
 				return terminal.WriteJSON(cmd.OutOrStdout(), all)
 			}
 			table := terminal.Table(cmd.OutOrStdout())
+			fmt.Fprintln(table, "PRESET\tWHOSE\tWHAT FAILS IS SENT AGAIN")
 			for _, preset := range all {
-				fmt.Fprintf(table, "%s\t%s\n", preset.Name, preset.Title)
+				fmt.Fprintf(table, "%s\t%s\t%s\n", preset.Name, preset.Title, preset.Retries)
 			}
 			return table.Flush()
 		},

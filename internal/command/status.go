@@ -2,7 +2,6 @@ package command
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -151,7 +150,7 @@ func readOverview(ctx context.Context, s *store.Store) (overview, error) {
 // readSampled reads the state of things as Spine last sampled it. A long queue makes it no slower.
 func readSampled(ctx context.Context, s *store.Store) (o overview, err error) {
 	version := "current"
-	if err := s.CheckSchema(ctx); errors.Is(err, store.ErrTooNew) {
+	if err := s.CheckSchema(ctx); isNewer(err) {
 		version = "newer"
 	} else if err != nil {
 		return o, err

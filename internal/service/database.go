@@ -65,11 +65,14 @@ func (s *Service) checkDatabase(ctx context.Context) error { return s.store.Pool
 // checkSchema accepts a schema that is newer than this binary. During an upgrade old processes go on until they are
 // replaced.
 func (s *Service) checkSchema(ctx context.Context) error {
-	if err := s.store.CheckSchema(ctx); !errors.Is(err, store.ErrTooNew) {
+	if err := s.store.CheckSchema(ctx); !errors.Is(err, store.ErrTooNew) && !errors.Is(err, store.ErrNewer) {
 		return err
 	}
 	return nil
 }
+
+// checkRights asks the database and not the settings: a right may be missing after an upgrade by the schema's owner.
+func (s *Service) checkRights(ctx context.Context) error { return s.store.CheckRights(ctx) }
 
 const (
 	// outagePause is the wait between two attempts to reach a database that is away.
@@ -79,14 +82,19 @@ const (
 )
 
 // awaitSchema migrates, or checks that somebody else has. It waits for a database that is away, because in a new
-// deployment the database may come up last.
+// deployment the database may come up last. It also waits for rights without which nothing can be read.
 func (s *Service) awaitSchema(ctx context.Context) error {
 	for attempt := 0; ; attempt++ {
 		err := s.ensureSchema(ctx)
-		if err == nil || !IsUnreachable(err) {
+		lacks, lacking := errors.AsType[*store.RightsError](err)
+		if err == nil || !lacking && !IsUnreachable(err) {
 			return err
 		}
-		if attempt%outageAttempts == 0 {
+		switch {
+		case attempt%outageAttempts != 0:
+		case lacking:
+			s.log.Error().Msg(lacks.Error() + "; trying again every second")
+		default:
 			s.log.Warn().Str("error", terminal.OneLine(err.Error())).
 				Msg("the database cannot be reached, trying again every second")
 		}
@@ -100,7 +108,15 @@ func (s *Service) awaitSchema(ctx context.Context) error {
 
 func (s *Service) ensureSchema(ctx context.Context) error {
 	if !s.settings.Schema.Migrate {
-		return s.store.CheckSchema(ctx)
+		err := s.store.CheckSchema(ctx)
+		if errors.Is(err, store.ErrNewer) {
+			s.log.Warn().Msg(err.Error())
+			err = nil
+		}
+		if err == nil {
+			s.sayRights(ctx)
+		}
+		return err
 	}
 	migrated, err := store.Migrate(ctx, s.settings.DirectURL(), func(holder string) {
 		s.log.Warn().Str("held_by", holder).Msg("waiting: another process holds the lock of migrations")
@@ -109,10 +125,24 @@ func (s *Service) ensureSchema(ctx context.Context) error {
 		return err
 	}
 	logMigrated(s.log, migrated)
+	s.sayRights(ctx)
 	return nil
 }
 
+// sayRights tells at the start which rights are missing. The process works without them as far as it can; /readyz says
+// that it is not ready.
+func (s *Service) sayRights(ctx context.Context) {
+	if lacks, lacking := errors.AsType[*store.RightsError](s.store.CheckRights(ctx)); lacking {
+		s.log.Error().Msg(lacks.Error())
+	}
+}
+
 func logMigrated(log zerolog.Logger, m store.Migrated) {
+	if m.Newer {
+		log.Warn().Int64("version", m.Version).
+			Msg("the schema belongs to a newer version of Spine, with which this one still works")
+		return
+	}
 	log.Info().Int64("version", m.Version).Ints64("applied", m.Applied).
 		Bool("functions", m.Functions).Int("partitions", m.Partitions).Msg("the schema is up to date")
 }

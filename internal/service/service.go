@@ -137,6 +137,7 @@ func New(
 	s.checks = []observe.Check{
 		{Name: "database", Probe: s.checkDatabase},
 		{Name: "schema", Probe: s.checkSchema},
+		{Name: "rights", Probe: s.checkRights},
 	}
 	s.rejections = ingest.NewRejections(s.store, time.Now, log)
 	s.activity = notify.NewActivity(s.store, activityInterval, log)

@@ -27,6 +27,9 @@ type Preset struct {
 	Docs   string   `json:"docs,omitempty"` // page of the provider that says what it sends
 	Steps  []string `json:"steps"`          // what to enter at the provider; see StepsFor
 
+	// Retries says whether, how often and for how long the provider sends again what Spine has not taken.
+	Retries string `json:"retries"`
+
 	sample sample
 }
 
@@ -39,7 +42,8 @@ type sample struct {
 
 // StepsFor returns the steps for a source of this name and these settings. They
 // name its path and the references of its secrets. They leave the host open
-// where the settings have no URL.
+// where the settings have no URL. The last one says what to expect of the
+// provider after a failure.
 func (p Preset) StepsFor(name string, c Config) []string {
 	address := c.URL
 	if address == "" {
@@ -58,7 +62,7 @@ func (p Preset) StepsFor(name string, c Config) []string {
 	for _, step := range p.Steps {
 		steps = append(steps, fill.Replace(step))
 	}
-	return steps
+	return append(steps, "What fails is sent again: "+p.Retries+".")
 }
 
 // pathOf is the path that feeds a source.
@@ -127,6 +131,7 @@ func parsePreset(name string, text []byte) (Preset, error) {
 		Title    string         `yaml:"title"`
 		Docs     string         `yaml:"docs"`
 		Steps    []string       `yaml:"steps"`
+		Retries  string         `yaml:"retries"`
 		Settings map[string]any `yaml:"settings"`
 		Sample   struct {
 			Headers map[string]string `yaml:"headers"`
@@ -155,12 +160,14 @@ func parsePreset(name string, text []byte) (Preset, error) {
 	if err != nil {
 		return Preset{}, err
 	}
-	if file.Title == "" || file.Steps == nil || c.Verify == nil || c.Format == "" || file.Sample.Body == "" {
-		return Preset{}, errors.New("title, steps, settings.verify, settings.format and sample.body are required")
+	if file.Title == "" || file.Steps == nil || file.Retries == "" || c.Verify == nil || c.Format == "" ||
+		file.Sample.Body == "" {
+		return Preset{}, errors.New(
+			"title, steps, retries, settings.verify, settings.format and sample.body are required")
 	}
 	c.Preset = name
 	return Preset{
-		Name: name, Title: file.Title, Config: c, Docs: file.Docs, Steps: file.Steps,
+		Name: name, Title: file.Title, Config: c, Docs: file.Docs, Steps: file.Steps, Retries: file.Retries,
 		sample: sample{headers: file.Sample.Headers, body: joinLines(file.Sample.Body)},
 	}, nil
 }

@@ -10,6 +10,7 @@ import (
 const wholePreset = `
 title: Example
 steps: ["Enter {address}."]
+retries: twice
 settings: {format: body, verify: [{scheme: bearer}]}
 sample: {headers: {X-Id: "{{id}}"}, body: "{}"}
 `
@@ -18,7 +19,7 @@ func TestPresetFilesAreStrict(t *testing.T) {
 	p, err := parsePreset("example", []byte(wholePreset))
 	require.NoError(t, err)
 	require.Equal(t, Preset{
-		Name: "example", Title: "Example", Steps: []string{"Enter {address}."},
+		Name: "example", Title: "Example", Steps: []string{"Enter {address}."}, Retries: "twice",
 		Config: Config{Preset: "example", Format: "body", Verify: []Method{{Scheme: "bearer"}}},
 		sample: sample{headers: map[string]string{"X-Id": "{{id}}"}, body: "{}"},
 	}, p)
@@ -82,4 +83,24 @@ func TestPresetsAreNotShared(t *testing.T) {
 		got, _ := PresetOf(name)
 		require.Equal(t, want, got)
 	}
+}
+
+// G4: each preset says whether its provider tries again, and source add says it with the other steps.
+func TestPresetsSayWhetherTheProviderTriesAgain(t *testing.T) {
+	for _, p := range AllPresets() {
+		steps := p.StepsFor("name", p.Config)
+		require.Equal(t, "What fails is sent again: "+p.Retries+".", steps[len(steps)-1])
+		require.Regexp(
+			t,
+			`^(never|not documented|as (the|your) sender|once|\d+ times|less and less|a few times|Cloud|events)`,
+			p.Retries,
+			"%s begins with how often",
+			p.Name,
+		)
+		require.NotRegexp(t, `\.$`, p.Retries, p.Name)
+	}
+	github, _ := PresetOf("github")
+	require.Contains(t, github.Retries, "never by itself")
+	stripe, _ := PresetOf("stripe")
+	require.Contains(t, stripe.Retries, "for 3 days")
 }

@@ -32,6 +32,16 @@ func TestReadmeListsEveryPreset(t *testing.T) {
 	require.Contains(t, readReadme(t), head+rows.String()+"\n", "README.md needs these rows:\n%s", rows.String())
 }
 
+// G4: so is the table of what the providers do after a failure.
+func TestReadmeSaysWhoTriesAgain(t *testing.T) {
+	var rows strings.Builder
+	for _, p := range AllPresets() {
+		rows.WriteString("| `" + p.Name + "` | " + p.Retries + " |\n")
+	}
+	const head = "| preset | what fails is sent again |\n|---|---|\n"
+	require.Contains(t, readReadme(t), head+rows.String()+"\n", "README.md needs these rows:\n%s", rows.String())
+}
+
 // presetRow is a preset as README.md has it: name, whose it is, what proves a request, and the first rule of its id.
 func presetRow(p Preset) string {
 	var proofs []string

@@ -1,12 +1,26 @@
 package store
 
-import "context"
+import (
+	"context"
+	"io/fs"
+)
 
 // VerifySpans is Verify with the greatest number of events that a step takes.
 var VerifySpans = (*Store).verifySpans
 
-// MigrateTo is Migrate with the files of another release.
+// Release is what another version of Spine brings to a database.
+type Release = release
+
+// NewRelease makes one.
+func NewRelease(migrations, functions fs.FS, compatibleFrom int64) Release {
+	return release{migrations, functions, compatibleFrom}
+}
+
+// MigrateTo is Migrate to another release.
 var MigrateTo = migrate
+
+// NeededRights are the rights on tables that a process needs, by name.
+var NeededRights = neededRights
 
 // ReadOne, ReadList and ReadCollect read one text in the three ways in which this package reads for operators.
 func ReadOne(s *Store, ctx context.Context, sql string) (text string, err error) {

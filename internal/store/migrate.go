@@ -27,7 +27,11 @@ const versionTable = "spine.schema_version"
 // release.
 const oldestVersion = 5
 
-// ErrTooNew says that a newer Spine migrated the database. This one must not touch it.
+// ErrNewer says that a newer Spine migrated the database, and that this one still works with it. This one changes
+// neither tables nor functions.
+var ErrNewer = errors.New("the database belongs to a newer version of Spine, with which this one still works")
+
+// ErrTooNew says that a newer Spine migrated the database, and that this one no longer works with it.
 var ErrTooNew = errors.New("the database belongs to a newer version of Spine")
 
 // ErrNotMigrated says that the database lacks Spine's schema, or a part of it.
@@ -43,20 +47,33 @@ type Migrated struct {
 	Applied    []int64 `json:"applied"`    // migrations applied in this call, oldest first; not nil
 	Functions  bool    `json:"functions"`  // whether functions, triggers and views were put in place
 	Partitions int     `json:"partitions"` // daily partitions of the audit log made ahead
+
+	// Newer is true where a newer Spine migrated the database. Then only partitions were made. Version is the
+	// database's.
+	Newer bool `json:"newer,omitempty"`
 }
+
+// release is what a version of Spine brings to a database.
+type release struct {
+	migrations, functions fs.FS
+	compatibleFrom        int64 // see schema.CompatibleFrom
+}
+
+// thisRelease is that of this binary.
+var thisRelease = release{schema.Migrations, schema.Functions, schema.CompatibleFrom}
 
 // Migrate brings the database at url up to this binary's schema. Under a lock it applies migrations, then the
 // functions, and then makes the partitions of the audit log. It needs a role that owns the schema, or may create it. It
 // needs no superuser and no extension. Two processes may migrate at once: one waits, and calls waits, unless it is nil,
-// with who holds the lock. After a crash, call it again.
+// with who holds the lock. After a crash, call it again. It leaves the database of a newer version as it is: see
+// Migrated.Newer and ErrTooNew.
 func Migrate(ctx context.Context, url string, waits func(holder string)) (Migrated, error) {
-	return migrate(ctx, url, schema.Migrations, schema.Functions, waits)
+	return migrate(ctx, url, thisRelease, waits)
 }
 
-// migrate is Migrate with the files of any release.
-func migrate(
-	ctx context.Context, url string, migrations, functions fs.FS, waits func(holder string),
-) (m Migrated, err error) {
+// migrate is Migrate for any release.
+func migrate(ctx context.Context, url string, r release, waits func(holder string)) (m Migrated, err error) {
+	defer func() { err = explainMigrating(err) }()
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
 		return m, fmt.Errorf("reading the database URL: %w", err)
@@ -73,7 +90,7 @@ func migrate(
 		return m, err
 	}
 	defer unlock()
-	provider, err := newProvider(db, migrations)
+	provider, err := newProvider(db, r.migrations)
 	if err != nil {
 		return m, err
 	}
@@ -81,33 +98,76 @@ func migrate(
 	if err != nil {
 		return m, fmt.Errorf("reading the schema version: %w", err)
 	}
-	if m.Version, err = newestMigration(migrations); err != nil {
+	if m.Version, err = newestMigration(r.migrations); err != nil {
 		return m, err
 	}
+	m.Applied = []int64{}
 	switch {
 	case version > m.Version:
-		return m, fmt.Errorf("%w: schema version %d, known are %d", ErrTooNew, version, m.Version)
+		var from sql.NullInt64
+		err := db.QueryRowContext(ctx, "select compatible_from from spine.schema_functions").Scan(&from)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return m, fmt.Errorf("reading which binaries the database works with: %w", err)
+		}
+		if err := newerSchema(version, from, m.Version); !errors.Is(err, ErrNewer) {
+			return m, err
+		}
+		m.Version, m.Newer = version, true
 	case version > 0 && version < oldestVersion:
 		return m, fmt.Errorf("%w (schema version %d)", ErrTooOld, version)
-	}
-	var results []*goose.MigrationResult
-	if err := retryLocked(ctx, func() (err error) {
-		results, err = provider.Up(ctx)
-		return err
-	}); err != nil {
-		return m, fmt.Errorf("applying migrations: %w", err)
-	}
-	m.Applied = make([]int64, 0, len(results))
-	for _, r := range results {
-		m.Applied = append(m.Applied, r.Source.Version)
-	}
-	if m.Functions, err = applyFunctions(ctx, db, functions, m.Version); err != nil {
-		return m, err
+	default:
+		if err := applyRelease(ctx, db, provider, r, &m); err != nil {
+			return m, err
+		}
 	}
 	if err := db.QueryRowContext(ctx, "select spine.ensure_audit_partitions()").Scan(&m.Partitions); err != nil {
 		return m, fmt.Errorf("making audit partitions: %w", err)
 	}
 	return m, nil
+}
+
+// explainMigrating adds what to do to the error of a role that lacks the right to migrate.
+func explainMigrating(err error) error {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "42501" {
+		return fmt.Errorf("this role may not migrate: let the owner of the schema run spine migrate, and set "+
+			"MIGRATE=false here: %w", err)
+	}
+	return err
+}
+
+// newerSchema is the error for a binary of version known, on a database of a newer version that works with binaries
+// from a version on. The database of a release that does not say so works with none but its own.
+func newerSchema(version int64, from sql.NullInt64, known int64) error {
+	if !from.Valid {
+		from.Int64 = version
+	}
+	if known >= from.Int64 {
+		return fmt.Errorf("%w (schema version %d, this binary's is %d)", ErrNewer, version, known)
+	}
+	return fmt.Errorf(
+		"%w: its schema version is %d and needs a binary of version %d or later, this one is of version %d",
+		ErrTooNew,
+		version,
+		from.Int64,
+		known,
+	)
+}
+
+// applyRelease applies migrations, and then the functions.
+func applyRelease(ctx context.Context, db *sql.DB, provider *goose.Provider, r release, m *Migrated) error {
+	var results []*goose.MigrationResult
+	err := retryLocked(ctx, func() (err error) {
+		results, err = provider.Up(ctx)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("applying migrations: %w", err)
+	}
+	for _, result := range results {
+		m.Applied = append(m.Applied, result.Source.Version)
+	}
+	m.Functions, err = applyFunctions(ctx, db, r, m.Version)
+	return err
 }
 
 // createSchema makes the schema and its locks where they are missing. Where they exist, the role needs no right to
@@ -220,13 +280,13 @@ func newProvider(db *sql.DB, files fs.FS) (*goose.Provider, error) {
 
 // applyFunctions puts functions, triggers and views in place where they differ from this binary's. It does so in one
 // transaction: other processes see all or nothing.
-func applyFunctions(ctx context.Context, db *sql.DB, files fs.FS, version int64) (applied bool, err error) {
-	script, digest, err := functionsScript(files, version)
+func applyFunctions(ctx context.Context, db *sql.DB, r release, version int64) (applied bool, err error) {
+	script, digest, err := functionsScript(r, version)
 	if err != nil {
 		return false, err
 	}
 	err = retryLocked(ctx, func() error {
-		applied, err = applyFunctionsOnce(ctx, db, script, digest)
+		applied, err = applyFunctionsOnce(ctx, db, script, digest, r.compatibleFrom)
 		return err
 	})
 	if err != nil {
@@ -252,7 +312,9 @@ func retryLocked(ctx context.Context, do func() error) error {
 	}
 }
 
-func applyFunctionsOnce(ctx context.Context, db *sql.DB, script, digest string) (applied bool, err error) {
+func applyFunctionsOnce(
+	ctx context.Context, db *sql.DB, script, digest string, compatibleFrom int64,
+) (applied bool, err error) {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return false, err
@@ -275,8 +337,10 @@ func applyFunctionsOnce(ctx context.Context, db *sql.DB, script, digest string) 
 	if _, err := tx.ExecContext(ctx, script); err != nil {
 		return false, err
 	}
-	_, err = tx.ExecContext(ctx, `insert into spine.schema_functions (digest) values ($1)
-		on conflict (only_row) do update set digest = excluded.digest, applied_at = now()`, digest)
+	_, err = tx.ExecContext(ctx, `insert into spine.schema_functions (digest, compatible_from) values ($1, $2)
+		on conflict (only_row) do update
+		set digest = excluded.digest, compatible_from = excluded.compatible_from, applied_at = now()`,
+		digest, compatibleFrom)
 	if err != nil {
 		return false, err
 	}
@@ -284,7 +348,8 @@ func applyFunctionsOnce(ctx context.Context, db *sql.DB, script, digest string) 
 }
 
 // retireFunctions drops functions that no file has any more, one version later: processes of the version before may
-// still call them. The version that no longer makes a function notes that in its comment, and the next one drops it.
+// still call them. The version that no longer makes a function notes that in its comment. A version drops it that works
+// with none but binaries of that version or later.
 //
 // The script has made all other functions anew, so that their rows in pg_proc are of this transaction. Functions that
 // somebody else added to the schema do not set the search path as Spine's do, and stay. So does a function that
@@ -306,7 +371,7 @@ begin
         if _old.retired is null then
             execute format('comment on function %%s is %%L', _old.signature,
                 'Retired in version %[1]d. The next version drops it.');
-        elsif _old.retired < %[1]d then
+        elsif _old.retired <= %[2]d then
             begin
                 execute format('drop function %%s', _old.signature);
             exception when dependent_objects_still_exist then
@@ -317,9 +382,52 @@ begin
 end $$;
 `
 
+// limitFunctions takes the right to call Spine's functions from PUBLIC. Roles that may use the schema get it instead:
+// until then they had it, as members of PUBLIC. A function that has lost PUBLIC is left alone, so that an administrator
+// can revoke more. Functions that run with their owner's rights get the owner of the tables, whoever migrates.
+const limitFunctions = `
+do $$
+declare
+    _function record;
+    _role record;
+begin
+    for _function in
+        select
+            p.oid::regprocedure as signature,
+            p.prosecdef and p.proowner <> t.relowner as foreign_definer,
+            t.relowner::regrole as owner,
+            exists (
+                select
+                from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+                where a.grantee = 0
+            ) as public
+        from pg_proc p, pg_class t
+        where t.oid = 'spine.audit_trail'::regclass
+            and p.pronamespace = 'spine'::regnamespace
+            and p.proconfig && array['search_path=spine, pg_temp', 'search_path=pg_catalog, pg_temp']
+    loop
+        if _function.foreign_definer then
+            execute format('alter function %s owner to %s', _function.signature, _function.owner);
+        end if;
+        continue when not _function.public;
+        for _role in
+            select a.grantee::regrole as name
+            from pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
+            where n.nspname = 'spine' and a.privilege_type = 'USAGE' and a.grantee <> 0
+            union
+            select _function.owner
+        loop
+            execute format('grant execute on function %s to %s', _function.signature, _role.name);
+        end loop;
+        execute format('revoke execute on function %s from public', _function.signature);
+    end loop;
+end $$;
+`
+
 // functionsScript returns the files of functions as one script, and its digest. The script names the version. Each
-// version therefore puts its functions in place and drops those that the one before retired.
-func functionsScript(files fs.FS, version int64) (script, digest string, err error) {
+// version therefore puts its functions in place and drops those that an earlier one retired.
+func functionsScript(r release, version int64) (script, digest string, err error) {
+	files := r.functions
 	names, err := fs.Glob(files, "functions/*.sql")
 	if err != nil {
 		return "", "", fmt.Errorf("reading the functions: %w", err)
@@ -334,21 +442,29 @@ func functionsScript(files fs.FS, version int64) (script, digest string, err err
 		}
 		b.Write(text)
 	}
-	fmt.Fprintf(&b, retireFunctions, version)
+	fmt.Fprintf(&b, retireFunctions, version, r.compatibleFrom)
+	b.WriteString(limitFunctions)
 	sum := sha256.Sum256([]byte(b.String()))
 	return b.String(), hex.EncodeToString(sum[:]), nil
 }
 
-// CheckSchema says whether the database has the schema that this binary needs. It returns nil, ErrNotMigrated,
-// ErrTooOld, ErrTooNew, or why it could not tell.
+// CheckSchema says whether the database has the schema that this binary needs. It returns nil, ErrNewer,
+// ErrNotMigrated, ErrTooOld, ErrTooNew, a *RightsError where the role may not even look, or why it could not tell.
 func (s *Store) CheckSchema(ctx context.Context) error {
 	var version int64
 	var functions bool
-	const known = "select max(version_id), exists (select from spine.schema_functions) from " + versionTable
-	err := s.one(ctx, known, nil, &version, &functions)
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "3F000") {
-		return ErrNotMigrated
+	var from sql.NullInt64
+	// Databases before version 10 lack the column.
+	const known = `select max(version_id), exists (select from spine.schema_functions),
+		(select (to_jsonb(f) ->> 'compatible_from')::bigint from spine.schema_functions f) from ` + versionTable
+	err := s.one(ctx, known, nil, &version, &functions, &from)
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch pgErr.Code {
+		case "42P01", "3F000":
+			return ErrNotMigrated
+		case "42501":
+			return cmp.Or(s.CheckRights(ctx), fmt.Errorf("reading the schema version: %w", err))
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("reading the schema version: %w", err)
@@ -361,10 +477,10 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 		return fmt.Errorf("%w (schema version %d)", ErrTooOld, version)
 	case version < newest:
 		return fmt.Errorf("%w (schema version %d, needed is %d)", ErrNotMigrated, version, newest)
-	case version > newest:
-		return fmt.Errorf("%w: schema version %d, known are %d", ErrTooNew, version, newest)
 	case !functions:
 		return fmt.Errorf("%w (its functions are missing)", ErrNotMigrated)
+	case version > newest:
+		return newerSchema(version, from, newest)
 	}
 	return nil
 }

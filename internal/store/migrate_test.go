@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -102,13 +103,66 @@ func TestMigrateWithoutTheRight(t *testing.T) {
 func TestMigrateLeavesANewerSchemaAlone(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
+	newest := slices.Max(migrationNumbers(t))
 	d.run("insert into spine.schema_version (version_id, is_applied) values (9999, true)")
-	d.run("update spine.schema_functions set digest = 'of a newer one'")
-	_, err := store.Migrate(t.Context(), d.url, nil)
-	require.ErrorIs(t, err, store.ErrTooNew)
-	require.ErrorContains(t, err, "9999")
-	require.Equal(t, "of a newer one", d.value("select digest from spine.schema_functions"))
-	require.ErrorIs(t, d.CheckSchema(t.Context()), store.ErrTooNew)
+	for from, want := range map[string]error{
+		"9999": store.ErrTooNew, "null": store.ErrTooNew, fmt.Sprint(newest + 1): store.ErrTooNew,
+		fmt.Sprint(newest): store.ErrNewer, "5": store.ErrNewer,
+	} {
+		d.run("update spine.schema_functions set digest = 'of a newer one', compatible_from = " + from)
+		checked := d.CheckSchema(t.Context())
+		require.ErrorIs(t, checked, want, from)
+		require.ErrorContains(t, checked, "9999")
+		require.ErrorContains(t, checked, fmt.Sprint(newest))
+		m, err := store.Migrate(t.Context(), d.url, nil)
+		if errors.Is(want, store.ErrTooNew) {
+			require.EqualError(t, err, checked.Error())
+		} else {
+			require.NoError(t, err)
+			m.Partitions = 0 // one at midnight
+			require.Equal(t, store.Migrated{Version: 9999, Applied: []int64{}, Newer: true}, m)
+		}
+		require.Equal(t, "of a newer one", d.value("select digest from spine.schema_functions"))
+	}
+}
+
+// G7: a binary of one version back starts on the schema of the next release, and stores and delivers. A still older one
+// learns both versions.
+func TestOneVersionBackIsServed(t *testing.T) {
+	t.Parallel()
+	d := openDatabase(t, databases.Empty(t), 1)
+	newest := slices.Max(migrationNumbers(t))
+	_, err := store.MigrateTo(t.Context(), d.url, release(t, 9000, nil), nil)
+	require.NoError(t, err)
+	digest := d.value("select digest from spine.schema_functions")
+	require.ErrorIs(t, d.CheckSchema(t.Context()), store.ErrNewer)
+	m, err := store.Migrate(t.Context(), d.url, nil)
+	require.NoError(t, err)
+	require.Equal(t, int64(9000), m.Version)
+	require.True(t, m.Newer)
+	everything(t, d)
+	require.Equal(t, digest, d.value("select digest from spine.schema_functions"))
+
+	_, err = store.MigrateTo(t.Context(), d.url, release(t, 9001, nil), nil)
+	require.NoError(t, err)
+	_, err = store.Migrate(t.Context(), d.url, nil)
+	require.EqualError(t, err, fmt.Sprintf("the database belongs to a newer version of Spine: its schema version is "+
+		"9001 and needs a binary of version 9000 or later, this one is of version %d", newest))
+	require.EqualError(t, d.CheckSchema(t.Context()), err.Error())
+	_, err = store.MigrateTo(t.Context(), d.url, release(t, 9000, nil), nil)
+	require.NoError(t, err, "but the release before goes on")
+}
+
+// What this release works with is the release before it.
+func TestCompatibleFromIsAVersion(t *testing.T) {
+	t.Parallel()
+	require.Contains(t, migrationNumbers(t), schema.CompatibleFrom)
+	require.Less(t, schema.CompatibleFrom, slices.Max(migrationNumbers(t)))
+	require.Equal(
+		t,
+		fmt.Sprint(schema.CompatibleFrom),
+		newDatabase(t, 1).value("select compatible_from from spine.schema_functions"),
+	)
 }
 
 func TestMigratePutsItsFunctionsInPlace(t *testing.T) {
@@ -238,12 +292,14 @@ func TestCheckSchema(t *testing.T) {
 	t.Parallel()
 	for statement, want := range map[string]error{
 		"select": nil,
-		"insert into spine.schema_version (version_id, is_applied) values (9999, true)": store.ErrTooNew,
-		"delete from spine.schema_version where version_id > 0":                         store.ErrNotMigrated,
-		"delete from spine.schema_functions":                                            store.ErrNotMigrated,
-		"drop table spine.schema_functions":                                             store.ErrNotMigrated,
-		"drop table spine.schema_version":                                               store.ErrNotMigrated,
-		"drop schema spine cascade":                                                     store.ErrNotMigrated,
+		"insert into spine.schema_version (version_id, is_applied) values (9999, true)": store.ErrNewer,
+		`insert into spine.schema_version (version_id, is_applied) values (9999, true);
+			update spine.schema_functions set compatible_from = 9999`: store.ErrTooNew,
+		"delete from spine.schema_version where version_id > 0": store.ErrNotMigrated,
+		"delete from spine.schema_functions":                    store.ErrNotMigrated,
+		"drop table spine.schema_functions":                     store.ErrNotMigrated,
+		"drop table spine.schema_version":                       store.ErrNotMigrated,
+		"drop schema spine cascade":                             store.ErrNotMigrated,
 	} {
 		d := newDatabase(t, 1)
 		d.run(statement)
@@ -292,9 +348,11 @@ func TestConnector(t *testing.T) {
 	require.ErrorContains(t, err, "connecting")
 }
 
-// release makes the files of a release: this one's functions, with those of
-// more, and its migrations up to version.
-func release(t *testing.T, version int, more fstest.MapFS) (migrations, functions fstest.MapFS) {
+// release makes a release: this one's functions, with those of more, and its
+// migrations up to version.
+//
+// It works with the release before.
+func release(t *testing.T, version int, more fstest.MapFS) store.Release {
 	t.Helper()
 	copied := func(files fs.FS, pattern string) fstest.MapFS {
 		to := fstest.MapFS{}
@@ -307,12 +365,19 @@ func release(t *testing.T, version int, more fstest.MapFS) (migrations, function
 		}
 		return to
 	}
-	migrations, functions = copied(schema.Migrations, "migrations/*.sql"), copied(schema.Functions, "functions/*.sql")
+	migrations, functions := copied(schema.Migrations, "migrations/*.sql"), copied(schema.Functions, "functions/*.sql")
+	before := schema.CompatibleFrom
+	switch {
+	case version > 9000:
+		before = version - 1
+	case version == 9000:
+		before = slices.Max(migrationNumbers(t))
+	}
 	for v := 9000; v <= version; v++ {
 		migrations[fmt.Sprintf("migrations/%d_later.sql", v)] = &fstest.MapFile{Data: []byte("-- +goose Up\nselect;\n")}
 	}
 	maps.Copy(functions, more)
-	return migrations, functions
+	return store.NewRelease(migrations, functions, int64(before))
 }
 
 const (
@@ -341,8 +406,7 @@ func TestMigrateDropsFunctionsOneVersionLater(t *testing.T) {
 	d := openDatabase(t, databases.Empty(t), 1)
 	migrate := func(version int, more fstest.MapFS) {
 		t.Helper()
-		migrations, functions := release(t, version, more)
-		m, err := store.MigrateTo(t.Context(), d.url, migrations, functions, nil)
+		m, err := store.MigrateTo(t.Context(), d.url, release(t, version, more), nil)
 		require.NoError(t, err)
 		require.Equal(t, int64(max(version, slices.Max(migrationNumbers(t)))), m.Version)
 		require.True(t, m.Functions)
@@ -362,10 +426,14 @@ func TestMigrateDropsFunctionsOneVersionLater(t *testing.T) {
 			from pg_proc
 			where oid in ('spine.old(integer)'::regprocedure, 'spine.pause(text, text, text)'::regprocedure)`),
 	)
-	_, err := store.Migrate(t.Context(), d.url, nil)
-	require.ErrorIs(t, err, store.ErrTooNew)
+	m, err := store.Migrate(t.Context(), d.url, nil)
+	require.NoError(t, err, "one version back is served")
+	require.True(t, m.Newer)
+	require.Equal(t, "7", d.value("select spine.old(7)"), "and puts no function in place")
 
 	migrate(9001, nil)
+	_, err = store.Migrate(t.Context(), d.url, nil)
+	require.ErrorIs(t, err, store.ErrTooNew)
 	require.ElementsMatch(t, append(whole, "mine()", "old(integer)"), d.rows(signatures), "somebody uses these")
 	d.run("drop view public.depends")
 	d.run("drop function spine.mine()")
@@ -382,8 +450,7 @@ func TestMigrateKeepsAFunctionThatComesBack(t *testing.T) {
 		version int
 		more    fstest.MapFS
 	}{{5, old}, {9000, nil}, {9001, old}, {9002, old}} {
-		migrations, functions := release(t, r.version, r.more)
-		_, err := store.MigrateTo(t.Context(), d.url, migrations, functions, nil)
+		_, err := store.MigrateTo(t.Context(), d.url, release(t, r.version, r.more), nil)
 		require.NoError(t, err)
 	}
 	require.Equal(

@@ -333,6 +333,7 @@ func everything(t *testing.T, d *database) {
 	no(d.ExpireRejected(ctx))
 	_, err = d.EnsurePartitions(ctx)
 	no(err)
+	no(d.CheckRights(ctx))
 	no(d.Notify(ctx, "spine_ready", "default"))
 	no(d.RemoveSource(ctx, "github", "me"))
 }

@@ -266,6 +266,36 @@ func TestDocumentFiles(t *testing.T) {
 	}
 }
 
+// G14: curl knows --json since 7.82 only, and systems that are supported still come with older ones. Whatever tells
+// somebody to call curl gives it -H and -d. A command may go on in the next lines.
+func TestNoDocumentNeedsANewCurl(t *testing.T) {
+	call := regexp.MustCompile(`\bcurl\b`)
+	newer := regexp.MustCompile(`^curl\b[^|;]{0,400}?[\s"',]--json\b`)
+	needsNewer := func(text string) bool {
+		found := newer.FindString(text)
+		return found != "" && !strings.Contains(found, "spine ") // a later command of ours knows --json
+	}
+	require.True(t, needsNewer(`curl http://127.0.0.1:8000/webhook --json '{"event_id":"a"}'`))
+	require.True(t, needsNewer("curl http://127.0.0.1:8000/webhook \\\n  --json '{}'"))
+	require.False(t, needsNewer("curl http://127.0.0.1:8000/api/events | jq --json"))
+	require.False(t, needsNewer("curl http://127.0.0.1:8000/api/events\nspine status --json"))
+
+	root, files := repository(t, ".md", ".go", ".js", ".mjs", ".html", ".yaml", ".yml", ".sql", ".txtar", ".txt", "")
+	calls := 0
+	for _, name := range files {
+		if name == "internal/systemtest/documents_test.go" {
+			continue
+		}
+		text := textOf(t, root, name)
+		for _, at := range call.FindAllStringIndex(text, -1) {
+			calls++
+			line := strings.Count(text[:at[0]], "\n") + 1
+			assert.False(t, needsNewer(text[at[0]:]), "%s:%d calls curl with --json", name, line)
+		}
+	}
+	require.Greater(t, calls, 5)
+}
+
 // README's tour of folders has every package below internal.
 func TestDocumentTour(t *testing.T) {
 	root, _ := repository(t, ".md")

@@ -1,12 +1,16 @@
 -- Writing to the audit log: its daily partitions, and summaries of rejected requests.
 
 -- ensure_audit_partitions: makes the daily partitions (UTC) ahead of time. Returns how many it made.
---   _days  up to how many days from today
+--   _days  up to how many days from today, 366 at most
 -- It moves the rows that the default partition had to take meanwhile.
+-- It runs with the rights of the table's owner, so that Spine works under a role that owns nothing. That is safe: the
+-- caller must have the right to insert steps. He chooses a number of days, which is limited, and no name and no text.
+-- All names are found in spine and pg_catalog, where the caller cannot create any.
 -- Locks: two callers take turns. It fills a partition on its own and then attaches it, which does not hold up inserts.
 -- A crash leaves whole partitions or nothing.
 create or replace function spine.ensure_audit_partitions(_days integer default 7) returns integer
 language plpgsql
+security definer
 set search_path = spine, pg_temp
 set lock_timeout = '5s'
 set timezone = 'UTC' as $$
@@ -15,6 +19,10 @@ declare
     _name text;
     _made integer := 0;
 begin
+    perform require_right('audit_trail', 'INSERT');
+    if _days > 366 then
+        raise exception 'partitions are made 366 days ahead at most' using errcode = 'invalid_parameter_value';
+    end if;
     perform take_lock('partitions');
     for _day in select d::date from generate_series(current_date, current_date + _days, interval '1 day') d loop
         _name := 'audit_trail_' || to_char(_day, 'YYYYMMDD');

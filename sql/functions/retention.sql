@@ -101,14 +101,17 @@ comment on function spine.expire_events(timestamptz, bigint, integer) is
 
 -- drop_audit_partition: drops the audit log's oldest partition, if all of it is older than the cutoff. Its trails go,
 -- those of events that stay included.
---   _before  the cutoff
+--   _before  the cutoff; a partition that is not over yet always stays
 -- Returns its name. NULL when there is none, or when another session is at work.
+-- It runs with the rights of the table's owner, as spine.ensure_audit_partitions() does. That is safe: the caller must
+-- have the right to delete steps, which lets him delete the same ones and more. He chooses a time, and no name.
 -- Raises 55P03 when somebody reads the log for longer than 100 ms. The caller tries again much later.
 -- Locks: it needs the audit log for itself. It waits 100 ms for readers, and inserts wait behind it meanwhile. DETACH
 -- CONCURRENTLY would hold nobody up, but Postgres rejects it where there is a default partition.
 -- A crash before the commit leaves the partition as it was.
 create or replace function spine.drop_audit_partition(_before timestamptz) returns text
 language plpgsql
+security definer
 set search_path = spine, pg_temp
 set lock_timeout = '100ms'
 set timezone = 'UTC'
@@ -117,6 +120,7 @@ declare
     _partition regclass;
     _name text;
 begin
+    perform require_right('audit_trail', 'DELETE');
     -- The lock of ensure_audit_partitions(), which takes the same tables in another order.
     if not try_lock('partitions') then
         return null;
@@ -131,7 +135,7 @@ begin
         from pg_inherits i join pg_class c on c.oid = i.inhrelid
         where i.inhparent = 'audit_trail'::regclass
     ) o
-    where o.upper_bound <= _before
+    where o.upper_bound <= least(_before, now())
     order by o.upper_bound
     limit 1;
     if _partition is null then

@@ -282,7 +282,7 @@ function sourceCard(source, changed) {
 										'strong',
 										{},
 										s.state === 'broken'
-											? 'It cannot be used. Its requests get 503, and most providers send them again.'
+											? 'It cannot be used. Its requests get 503 and are kept: replay them after you have mended it.'
 											: 'Look at this:',
 									),
 								),

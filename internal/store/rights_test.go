@@ -1,0 +1,175 @@
+package store_test
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/postgres/postgrestest"
+	"github.com/webhookspine/spine/internal/store"
+)
+
+// No function of Spine is executable by PUBLIC, and few run with the rights of their owner (G5).
+func TestWhoMayCallFunctions(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	require.Empty(t, d.rows(`
+		select p.oid::regprocedure
+		from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+		where p.pronamespace = 'spine'::regnamespace and a.grantee = 0`))
+	require.Equal(
+		t,
+		[]string{"drop_audit_partition", "ensure_audit_partitions"},
+		d.rows("select proname from pg_proc where pronamespace = 'spine'::regnamespace and prosecdef order by 1"),
+		"each needs a comment that says why it is safe",
+	)
+	require.Empty(
+		t,
+		d.rows(`select proname from pg_proc where pronamespace = 'spine'::regnamespace and prosecdef
+			and prosrc !~ '^\s*(declare[^;]*;.*)?\s*begin\s+perform require_right\('`),
+		"each asks first what its caller may do",
+	)
+}
+
+// strange is a server with a migrated database, and a role that owns nothing there.
+type strange struct {
+	owner *database
+	role  *database // as the role sees it
+	admin *database // as a superuser sees it
+}
+
+func newStrange(t *testing.T, role string) strange {
+	t.Helper()
+	server := postgrestest.Server(t)
+	_, err := store.Migrate(t.Context(), server.URL(), nil)
+	require.NoError(t, err)
+	parse := func(text string) *url.URL {
+		u, err := url.Parse(text)
+		require.NoError(t, err)
+		return u
+	}
+	owner, admin := parse(server.URL()), parse(server.SuperuserURL())
+	admin.Path = owner.Path
+	s := strange{owner: openDatabase(t, server.URL(), 2), admin: openDatabase(t, admin.String(), 1)}
+	s.admin.run("create role " + role + " login password 'secret'")
+	owner.User = url.UserPassword(role, "secret")
+	s.role = openDatabase(t, owner.String(), 2)
+	return s
+}
+
+// G5: with the rights that CheckRights asks for, and no more, each method of Store works.
+func TestARoleWithTheNeededRights(t *testing.T) {
+	t.Parallel()
+	s := newStrange(t, "worker")
+	err := s.role.CheckRights(t.Context())
+	require.EqualError(t, err, `the role "worker" lacks these rights: USAGE on the schema spine, `+
+		`DELETE on the table spine.audit_trail, DELETE on the table spine.audit_trail_default, `+
+		`DELETE on the table spine.conflicts, DELETE on the table spine.depth_samples, `+missingMore(t, err)+
+		` more; "Database roles" in deploy/README.md has the grants`)
+	require.EqualError(t, s.role.CheckSchema(t.Context()), err.Error())
+
+	s.owner.run("grant usage on schema spine to worker")
+	s.owner.run("grant execute on all functions in schema spine to worker")
+	for table, rights := range store.NeededRights {
+		s.owner.run("grant " + strings.ReplaceAll(rights, " ", ", ") + " on spine." + table + " to worker")
+	}
+	require.NoError(t, s.role.CheckSchema(t.Context()))
+	require.NoError(t, s.role.CheckRights(t.Context()))
+	s.owner.run("create table spine.audit_trail_20200101 partition of spine.audit_trail " +
+		"for values from ('2020-01-01') to ('2020-01-02')")
+	all := s.owner.rows(partitions)
+	s.owner.run("drop table spine." + all[len(all)-1])
+	everything(t, s.role)
+	require.Equal(t, all[1:], s.owner.rows(partitions), "it has dropped the oldest and made the newest")
+	_, err = store.Migrate(t.Context(), s.role.url, nil)
+	require.NoError(t, err, "there is nothing to do")
+	s.owner.run("update spine.schema_functions set digest = 'of an older one'")
+	_, err = store.Migrate(t.Context(), s.role.url, nil)
+	require.ErrorContains(t, err, "let the owner of the schema run spine migrate, and set MIGRATE=false")
+
+	// Each right is named where it is missing.
+	for table, rights := range store.NeededRights {
+		for right := range strings.FieldsSeq(rights) {
+			s.owner.run("revoke " + right + " on spine." + table + " from worker")
+			require.ErrorContains(t, s.role.CheckRights(t.Context()), ": "+right+" on the ")
+			require.ErrorContains(t, s.role.CheckRights(t.Context()), " spine."+table+";")
+			s.owner.run("grant " + right + " on spine." + table + " to worker")
+		}
+	}
+	s.owner.run("revoke execute on function spine.claim from worker")
+	require.ErrorContains(t, s.role.CheckRights(t.Context()), ": EXECUTE on the function spine.claim();")
+}
+
+// missingMore is how many rights an error does not list.
+func missingMore(t *testing.T, err error) string {
+	t.Helper()
+	words := strings.Fields(err.Error())
+	at := slices.Index(words, "more;")
+	require.Positive(t, at, err)
+	return words[at-1]
+}
+
+// G5: the functions that run with their owner's rights do nothing for a role that may not do it otherwise.
+func TestDefinersAskForTheCallersRights(t *testing.T) {
+	t.Parallel()
+	s := newStrange(t, "reader")
+	s.admin.run("create role parent")
+	s.admin.run("grant parent to reader")
+	s.owner.run("grant usage on schema spine to reader, parent")
+	s.owner.run("grant select on all tables in schema spine to reader")
+	s.owner.run("grant execute on all functions in schema spine to reader, parent")
+	s.owner.run("create table spine.audit_trail_20200101 partition of spine.audit_trail " +
+		"for values from ('2020-01-01') to ('2020-01-02')")
+	before := s.owner.rows(partitions)
+	const drop, make = "select spine.drop_audit_partition(now())", "select spine.ensure_audit_partitions(20)"
+	psql := s.role.psql()
+	for statement, right := range map[string]string{drop: "DELETE", make: "INSERT"} {
+		err := statementError(t, psql, statement)
+		require.Equal(t, "42501", err.Code)
+		require.Equal(t, `the role "reader" lacks the right `+right+" on the table spine.audit_trail", err.Message)
+	}
+	// What the caller puts in front does not run with the owner's rights.
+	run(t, psql, `create function pg_temp.to_char(date, text) returns text language plpgsql as $$ begin
+		raise exception 'a shadow ran as %', current_user; end $$`)
+	run(t, psql, "create temp table audit_trail (like spine.audit_trail)")
+	run(t, psql, "set search_path = pg_temp, pg_catalog")
+	require.Equal(t, "42501", statementError(t, psql, drop).Code)
+
+	// A role that was set counts as it does everywhere.
+	s.owner.run("grant insert, delete on spine.audit_trail to parent")
+	run(t, psql, "set role parent")
+	require.Equal(t, "22023", statementError(t, psql, "select spine.ensure_audit_partitions(1000000)").Code)
+	require.Equal(t, before, s.owner.rows(partitions))
+	require.NotEqual(t, "0", value(t, psql, make))
+	require.Equal(t, "audit_trail_20200101", value(t, psql, drop))
+	require.Equal(t, "", value(t, psql, "select spine.drop_audit_partition('infinity')"), "no day that is not over")
+	require.Equal(t, "t", s.owner.value(`select bool_and(relowner = current_user::text::regrole)
+		from pg_class where relnamespace = 'spine'::regnamespace`))
+}
+
+// A role that may use the schema keeps the right to call functions that it had as a member of PUBLIC, also a new one.
+func TestRolesKeepTheirFunctions(t *testing.T) {
+	t.Parallel()
+	s := newStrange(t, "worker")
+	s.owner.run("grant usage on schema spine to worker")
+	s.owner.run("grant execute on function spine.id_of(text, text) to public") // as before this version
+	s.owner.run("drop function spine.near_ids(text, text, integer)")           // as if the next version brought it
+	s.owner.run("update spine.schema_functions set digest = 'of an older one'")
+	_, err := store.Migrate(t.Context(), s.owner.url, nil)
+	require.NoError(t, err)
+	require.Equal(t, []string{"id_of", "near_ids"}, s.owner.rows(`select proname from pg_proc
+		where pronamespace = 'spine'::regnamespace and has_function_privilege('worker', oid, 'execute') order by 1`))
+
+	// Somebody else may migrate; what he makes belongs to the owner of the tables.
+	s.owner.run("drop function spine.drop_audit_partition(timestamptz)")
+	s.owner.run("update spine.schema_functions set digest = 'of an older one'")
+	_, err = store.Migrate(t.Context(), s.admin.url, nil)
+	require.NoError(t, err)
+	require.Equal(t, "t", s.owner.value("select proowner = 'spine'::regrole from pg_proc "+
+		"where oid = 'spine.drop_audit_partition(timestamptz)'::regprocedure"))
+	require.Empty(t, s.owner.rows("select oid::regprocedure from pg_proc where pronamespace = 'spine'::regnamespace "+
+		"and not has_function_privilege('spine', oid, 'execute')"))
+}
