@@ -31,7 +31,7 @@ comment on table spine.source_reports is
 comment on column spine.source_reports.process is 'The process, as in receivers.';
 comment on column spine.source_reports.source is 'The source.';
 comment on column spine.source_reports.settings_at is
-    'The settings that this is about: updated_at of the source, as the process has read it.';
+    'updated_at of the source, as the process has read it.';
 comment on column spine.source_reports.state is 'open, verified, closed, disabled or broken.';
 comment on column spine.source_reports.problems is 'Why it is broken, or warnings about one that works.';
 comment on index spine.source_reports_pkey is 'spine.tell_sources(): what one process says of one source.';
