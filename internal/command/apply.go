@@ -2,7 +2,7 @@ package command
 
 import (
 	"bytes"
-	"context"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,7 +32,9 @@ func applyCommand(env environ) *cobra.Command {
 		Short: "Make the sources as a file says",
 		Long: `Apply gives each source the settings that a file has for it, and adds sources that
 are missing. It leaves other sources alone, or removes them with --prune. All of it
-is one transaction, which changes only what differs. The file is YAML or JSON:
+is one transaction, which changes only what differs. Then apply waits for up to 3 s
+and prints what the servers make of each source that it changed. The file is YAML or
+JSON:
 
   sources:
     github:
@@ -66,28 +68,67 @@ is one transaction, which changes only what differs. The file is YAML or JSON:
 		if err != nil {
 			return misuseError{err}
 		}
-		return applySources(cmd.Context(), s, puts, prune, dryRun, asJSON, auditCaller(cmd), cmd.OutOrStdout())
+		return applySources(cmd, s, puts, prune, dryRun, asJSON)
 	}, &allowed)
 	return cmd
 }
 
-// applySources makes the sources as puts says and prints what that changes.
+// applySources makes the sources as puts says. It prints what that changes, and what the servers make of it.
 func applySources(
-	ctx context.Context,
-	s *store.Store,
-	puts map[string]json.RawMessage,
-	prune, dryRun, asJSON bool,
-	caller string,
-	out io.Writer,
+	cmd *cobra.Command, s *store.Store, puts map[string]json.RawMessage, prune, dryRun, asJSON bool,
 ) error {
-	changes, err := s.ApplySources(ctx, puts, prune, dryRun, caller)
+	changes, err := s.ApplySources(cmd.Context(), puts, prune, dryRun, auditCaller(cmd))
 	if err != nil {
 		return err
 	}
+	out := cmd.OutOrStdout()
 	if asJSON {
 		return terminal.WriteJSON(out, changes)
 	}
-	_, err = io.WriteString(out, describeChanges(changes, dryRun))
+	if _, err = io.WriteString(out, describeChanges(changes, dryRun)); err != nil || dryRun {
+		return err
+	}
+	all, err := s.Sources(cmd.Context())
+	if err != nil {
+		return err
+	}
+	var changed []event.SourceSettings
+	for _, settings := range all {
+		if slices.ContainsFunc(changes, func(c view.SourceChange) bool {
+			return c.Source == settings.Source && (c.Change == "added" || c.Change == "changed")
+		}) {
+			changed = append(changed, settings)
+		}
+	}
+	if len(changed) == 0 {
+		return nil
+	}
+	return describeServers(out, changed, awaitServers(cmd, s, changed...))
+}
+
+// describeServers prints what the servers make of sources that were changed.
+func describeServers(out io.Writer, changed []event.SourceSettings, views serverViews) error {
+	var b strings.Builder
+	consequence := ""
+	b.WriteString("\n")
+	if len(views.Processes) == 0 && !views.failed { // a line is enough for all of them
+		fmt.Fprintf(&b, "the servers: %s\n", strings.Join(views.lines(changed[0]), "; "))
+		changed = nil
+	}
+	for _, settings := range changed {
+		lines := views.lines(settings)
+		if settings.DisabledAt != nil {
+			lines = []string{"disabled"}
+		}
+		for _, line := range lines {
+			fmt.Fprintf(&b, "%s: %s\n", settings.Source, line)
+		}
+		consequence = cmp.Or(consequence, views.consequence(settings))
+	}
+	if consequence != "" {
+		fmt.Fprintf(&b, "\n%s\n", consequence)
+	}
+	_, err := io.WriteString(out, b.String())
 	return err
 }
 

@@ -31,8 +31,8 @@ func devCommand(env environ, b build) *cobra.Command {
 		Short: "Run all of Spine on this machine: Postgres, API, worker and a mock destination",
 		Long: `Dev starts a private PostgreSQL, brings its schema up to date, and runs the API,
 the worker and a mock destination that fails half of all deliveries on purpose.
-You need not install or configure anything. Dev keeps its data in .spine. Ctrl-C
-stops everything. If DATABASE_URL is set, dev uses that database instead.`,
+You need not install or configure anything. Dev keeps its data in .spine, and reads
+the secrets of sources from files in .spine/secrets. Ctrl-C stops everything. If DATABASE_URL is set, dev uses that database instead.`,
 		Example: `  spine dev
   spine dev --ephemeral                                  # keep nothing
   spine dev --destination-url http://127.0.0.1:3000/hooks # deliver to your own program
@@ -45,6 +45,7 @@ stops everything. If DATABASE_URL is set, dev uses that database instead.`,
 			log := s.Log.Logger(cmd.ErrOrStderr())
 			env.warnMisspelt(log)
 			s.ServeAdminLocally()
+			makeSecretFolder(string(s.Secrets.Dir), dir, log)
 			return runDev(cmd.Context(), &s, b, dir, cmd.OutOrStdout(), log)
 		},
 	}
@@ -67,6 +68,21 @@ stops everything. If DATABASE_URL is set, dev uses that database instead.`,
 	completeFolders(cmd, "dir")
 	completeFolders(cmd, "postgres-bin")
 	return cmd
+}
+
+// makeSecretFolder makes the folder for secrets where it lies in the folder of dev's data. A clone of the repository has
+// it already.
+func makeSecretFolder(secrets, dir string, log zerolog.Logger) {
+	if dir == "" || filepath.Dir(filepath.Clean(secrets)) != filepath.Clean(dir) {
+		return
+	}
+	err := os.MkdirAll(dir, 0o755) //nolint:gosec // the server's user must pass; data itself is 0700
+	if err == nil {
+		err = os.MkdirAll(secrets, 0o700)
+	}
+	if err != nil {
+		log.Warn().Err(err).Msg("the folder for secrets cannot be made")
+	}
 }
 
 // runDev runs everything on this machine until ctx ends. The database starts first and stops last, so that it outlives

@@ -2,9 +2,11 @@ package command
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 )
 
@@ -20,4 +22,22 @@ func TestGreeting(t *testing.T) {
 	require.Equal(t, `DATABASE_URL='postgres:///x?user=o'\''neil' SECRET_DIR='/a b/secrets'
   `+os.Args[0]+` trace hello-001
   `+os.Args[0]+" tail\n\n", lines)
+}
+
+// G1: outside of a clone dev makes the folder for secrets beside its data, and no other.
+func TestSecretFolderOfDev(t *testing.T) {
+	here := t.TempDir()
+	dir := filepath.Join(here, ".spine")
+	elsewhere := filepath.Join(here, "run", "secrets")
+	for _, other := range []struct{ secrets, dir string }{
+		{elsewhere, dir}, {filepath.Join(dir, "secrets"), ""}, {filepath.Join(dir, "secrets"), elsewhere}, {dir, dir},
+	} {
+		makeSecretFolder(other.secrets, other.dir, zerolog.Nop())
+	}
+	require.NoDirExists(t, dir)
+	require.NoDirExists(t, elsewhere)
+	for range 2 {
+		makeSecretFolder(filepath.Join(dir, "secrets"), dir+"/", zerolog.Nop())
+		require.DirExists(t, filepath.Join(dir, "secrets"))
+	}
 }

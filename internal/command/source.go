@@ -29,8 +29,12 @@ change is audited and reaches every running process at once.
 Spine stores no secret. A source names its secrets: env:NAME is a variable of the
 processes that receive webhooks; file:NAME is a file, which they read again when it
 changes. SECRET_ENV says which variables may be named, and SECRET_DIR in which
-folder the files are.`,
-		Example: `  spine source add github --preset github --secret env:GITHUB_WEBHOOK_SECRET
+folder the files are.
+
+So only the servers know whether a source can be used, and they tell it: list and
+show say what they have told. After a change, add, set, rotate and apply wait for it
+for up to 3 s, but not with --json.`,
+		Example: `  spine source add github --preset github --secret file:github
   spine source test github                  # try a signed sample in this process
   spine send --source github --sign         # send it to a running server
   spine source rotate github --secret file:github-2 --keep 1h`,
@@ -71,6 +75,8 @@ func sourceListCommand(env environ) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		views := readServers(cmd, s, nil)
+		var problems strings.Builder
 		table := terminal.Table(cmd.OutOrStdout())
 		fmt.Fprintln(table, "SOURCE\tPRESET\tSTATE\tLAST EVENT\tREJECTED (24H)")
 		for _, settings := range all {
@@ -80,9 +86,19 @@ func sourceListCommand(env environ) *cobra.Command {
 				rejected += count
 			}
 			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\n", settings.Source, terminal.Printable(c.Preset),
-				sourceState(settings, c, err), lastArrival(settings), rejected)
+				sourceState(settings, c, err, views), lastArrival(settings), rejected)
+			for _, g := range views.groups(settings) {
+				if settings.DisabledAt == nil && len(g.problems) > 0 {
+					fmt.Fprintf(&problems, "%s is %s at %s: %s\n", settings.Source, g.state,
+						terminal.Printable(strings.Join(g.processes, ", ")), terminal.Printable(strings.Join(g.problems, "; ")))
+				}
+			}
 		}
-		return table.Flush()
+		if err := table.Flush(); err != nil || problems.Len() == 0 {
+			return err
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "\n%s", problems.String())
+		return err
 	})
 }
 
@@ -94,9 +110,24 @@ func lastArrival(settings event.SourceSettings) string {
 	return settings.LastArrival.String()
 }
 
-// sourceState is the state of a source as its settings tell it. c and err are what ParseConfig made of them. Only the
-// processes that receive webhooks know whether its secrets can be read: GET /api/sources and the page tell it.
-func sourceState(settings event.SourceSettings, c source.Config, err error) string {
+// sourceState is the state of a source in a few words: what the servers make of it, or else what its settings tell. c
+// and err are what ParseConfig made of them.
+func sourceState(settings event.SourceSettings, c source.Config, err error, views serverViews) string {
+	state := settledState(settings, c, err)
+	switch {
+	case state == "disabled":
+		return state
+	case views.known(settings):
+		return views.cell(settings)
+	case state != "":
+		return state
+	}
+	return "not known here"
+}
+
+// settledState is the state of a source, where its settings alone decide it. It is empty where only the servers know
+// it: whether secrets can be read, and whether the source default is closed.
+func settledState(settings event.SourceSettings, c source.Config, err error) string {
 	if settings.DisabledAt != nil {
 		return "disabled"
 	}
@@ -106,10 +137,11 @@ func sourceState(settings event.SourceSettings, c source.Config, err error) stri
 	switch {
 	case err != nil:
 		return "broken"
+	case settings.Source == event.DefaultSource:
 	case slices.ContainsFunc(c.Verify, func(m source.Method) bool { return m.Scheme == "none" }):
 		return "open"
 	}
-	return "not known here"
+	return ""
 }
 
 func sourceShowCommand(env environ) *cobra.Command {
@@ -124,23 +156,23 @@ func sourceShowCommand(env environ) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return printSource(cmd, settings, asJSON)
+		if asJSON {
+			return terminal.WriteJSON(cmd.OutOrStdout(), settings)
+		}
+		return describeSource(cmd.OutOrStdout(), settings, readServers(cmd, s, []string{name}))
 	})
 }
 
-// printSource prints a source, as JSON or for a person.
-func printSource(cmd *cobra.Command, settings event.SourceSettings, asJSON bool) error {
-	if asJSON {
-		return terminal.WriteJSON(cmd.OutOrStdout(), settings)
-	}
-	return describeSource(cmd.OutOrStdout(), settings)
-}
-
 // describeSource prints a source's state, its settings, and what to enter at the provider.
-func describeSource(out io.Writer, settings event.SourceSettings) error {
+func describeSource(out io.Writer, settings event.SourceSettings, views serverViews) error {
 	c, err := source.ParseConfig(settings.Settings)
 	var b strings.Builder
-	fmt.Fprintf(&b, "source    %s\nstate     %s\n", settings.Source, sourceState(settings, c, err))
+	states := views.lines(settings)
+	state := settledState(settings, c, err)
+	if state == "disabled" || state != "" && !views.known(settings) && views.waited == 0 {
+		states = []string{state}
+	}
+	fmt.Fprintf(&b, "source    %s\nstate     %s\n", settings.Source, strings.Join(states, "\n          "))
 	if settings.DisabledAt != nil {
 		fmt.Fprintf(&b, "disabled  %s\n", settings.DisabledAt)
 	}
@@ -164,6 +196,9 @@ func describeSource(out io.Writer, settings event.SourceSettings) error {
 	}
 	if err != nil {
 		fmt.Fprintf(&b, "\nThe source cannot be used: %s\n", terminal.OneLine(err.Error()))
+	}
+	if consequence := views.consequence(settings); views.waited > 0 && consequence != "" {
+		fmt.Fprintf(&b, "\n%s\n", consequence)
 	}
 	_, err = io.WriteString(out, b.String())
 	return err

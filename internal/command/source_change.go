@@ -67,7 +67,7 @@ func sourceRotateCommand(env environ) *cobra.Command {
 		Use: "rotate NAME", Short: "Give a source a new secret; the old one stays valid for a while",
 		Long: `Rotate gives a source a new secret. The old secrets stay valid for as long as
 --keep says. Enter the new one at the provider within that time, and no request is
-rejected.`,
+rejected. Rotate waits for up to 3 s and prints what the servers make of it.`,
 		Example: `  spine source rotate github --secret env:GITHUB_2_WEBHOOK_SECRET
   spine source rotate github --secret file:github-2 --keep 1h
   spine source rotate github --secret file:github-3 --keep 0   # the old one has leaked: at once`,
@@ -87,7 +87,10 @@ rejected.`,
 		if err != nil {
 			return err
 		}
-		return printSource(cmd, settings, asJSON)
+		if asJSON {
+			return terminal.WriteJSON(cmd.OutOrStdout(), settings)
+		}
+		return describeSource(cmd.OutOrStdout(), settings, awaitServers(cmd, s, settings))
 	}, &allowed)
 }
 

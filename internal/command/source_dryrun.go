@@ -29,8 +29,9 @@ func sourceTestCommand(env environ) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "test NAME", Short: "Try a source here: what a server would do with a request",
 		Long: `Test verifies and reads a request as a server would, with the source's settings and
-the secrets of this environment. It stores nothing. It exits with 1 if a server
-would reject the request.
+the secrets of its own environment. It stores nothing. It exits with 1 if a server
+with these secrets would reject the request. What the servers themselves make of the
+source is the line that begins with servers.
 
 The request is a signed sample of the provider, or one from a file: its headers and
 its body as they came over the wire. Without a Content-Length the body is all that
@@ -53,9 +54,11 @@ holds a time grows old: --at says when the request came.`,
 		if err != nil {
 			return err
 		}
+		views := readServers(cmd, s, []string{name})
+		servers := strings.Join(views.lines(settings), "; ")
 		compiled, err := source.Compile(name, c, allowed.Resolver(env.lookup).Resolve)
 		if err != nil {
-			return err
+			return fmt.Errorf("with the secrets of this command's own environment: %w (the servers: %s)", err, servers)
 		}
 		for _, p := range compiled.Unread() {
 			fmt.Fprintf(cmd.ErrOrStderr(), "spine: not tried: %s %s\n", p.Field, terminal.Printable(p.Detail))
@@ -79,7 +82,15 @@ holds a time grows old: --at says when the request came.`,
 		if settings.DisabledAt != nil {
 			lookup = event.ErrSourceDisabled
 		}
-		return printDryRun(cmd.OutOrStdout(), service.DryRun(compiled, lookup, r, intake.MaxBodyBytes), asJSON)
+		tried := service.DryRun(compiled, lookup, r, intake.MaxBodyBytes)
+		if asJSON && tried.Cause == "" && views.consequence(settings) != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "spine: the servers: %s\n", servers)
+		}
+		if err := printDryRun(cmd.OutOrStdout(), tried, asJSON); err != nil || asJSON {
+			return err
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "servers   %s\n", servers)
+		return err
 	}, &intake, &allowed)
 }
 
@@ -152,7 +163,7 @@ func printDryRun(out io.Writer, tried ingest.Trial, asJSON bool) error {
 		_, err = io.WriteString(out, describeDryRun(t))
 	}
 	if err == nil && t.Cause != "" {
-		err = errors.New(strings.TrimSpace(fmt.Sprintf("a server would reject it with %d (%s): %s %s",
+		err = errors.New(strings.TrimSpace(fmt.Sprintf("a server with these secrets would reject it with %d (%s): %s %s",
 			t.Status, t.Cause, t.Detail, strings.Join(t.Errors, "; "))))
 	}
 	return err
@@ -170,7 +181,7 @@ func describeDryRun(t dryRunResult) string {
 		if e.Derived {
 			derived = " (made from the body: the request has none)"
 		}
-		fmt.Fprintf(&b, "verified\nid        %s%s\ntype      %s\noccurred  %s\n",
+		fmt.Fprintf(&b, "verified  here, with the secrets of this command's own environment\nid        %s%s\ntype      %s\noccurred  %s\n",
 			terminal.Printable(e.ID), derived, terminal.Printable(e.Type), e.OccurredAt.Format(time.RFC3339Nano))
 		if e.Reason != "" {
 			fmt.Fprintf(&b, "payload   kept as bytes: %s\n", terminal.Printable(e.Reason))

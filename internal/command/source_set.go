@@ -131,7 +131,10 @@ func sourceSetCommand(env environ, verb string) *cobra.Command {
 	var allowed service.SecretSettings
 	cmd := &cobra.Command{
 		Use: "add NAME", Short: "Add a source",
-		Example: `  spine source add github --preset github --secret env:GITHUB_WEBHOOK_SECRET
+		Long: `Add adds a source. It waits for up to 3 s until every server has read it, and prints
+what they make of it: whether they can read its secrets. Then it prints what to enter
+at the provider.`,
+		Example: `  spine source add github --preset github --secret file:github
   spine source add billing --preset hmac --secret file:billing --settings billing.json
   spine source add internal --preset bearer --secret env:SPINE_SECRET_INTERNAL --id '{body:/id}' --type '{body:/kind}'`,
 	}
@@ -139,7 +142,8 @@ func sourceSetCommand(env environ, verb string) *cobra.Command {
 		cmd.Use, cmd.Short = "set NAME", "Change the settings of a source"
 		cmd.Long = `Set changes the settings that you give and leaves the others as they are. With
 --settings it replaces all of them. An empty setting, as in --volatile '', is
-removed, so that the preset's own holds again.`
+removed, so that the preset's own holds again. Set waits for up to 3 s and prints
+what the servers make of it.`
 		cmd.Example = `  spine source set default --preset standard-webhooks --format envelope --secret env:SENDER_SIGNING_SECRET
   spine source set github --rate 100 --conflicts refuse`
 	}
@@ -191,6 +195,6 @@ removed, so that the preset's own holds again.`
 		if current, err = s.Source(cmd.Context(), name); err != nil {
 			return err
 		}
-		return describeSource(cmd.OutOrStdout(), current)
+		return describeSource(cmd.OutOrStdout(), current, awaitServers(cmd, s, current))
 	}, &allowed)
 }

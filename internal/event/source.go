@@ -124,6 +124,22 @@ func (e *BadSettingsError) Error() string {
 	return listProblems("the settings of the source: ", e.Problems)
 }
 
+// SourceReport is what one process that receives webhooks makes of a source, as it tells the others. It never holds a
+// secret.
+type SourceReport struct {
+	Process    string    `json:"-"`
+	Source     string    `json:"source"`
+	SettingsAt Timestamp `json:"settings_at"` // UpdatedAt of the settings that this is about
+	State      string    `json:"state"`       // as in SourceStatus
+	Problems   []string  `json:"problems"`    // as in SourceStatus; not nil
+}
+
+// SourceReports are the processes that are alive, sorted by name, and what they make of sources.
+type SourceReports struct {
+	Processes []string
+	Reports   []SourceReport
+}
+
 // SourceStatus is the state of a source in one process.
 type SourceStatus struct {
 	Source   string   `json:"source"`

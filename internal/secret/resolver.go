@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -194,14 +195,16 @@ var errOutside = errors.New("it is a link that leads out of SECRET_DIR")
 func (r *Resolver) readFile(name string) (string, error) {
 	dir, err := filepath.EvalSymlinks(r.dir)
 	if err != nil {
-		return "", bareError(err)
+		return "", r.folderError(err)
 	}
 	if isForbidden(dir) {
 		return "", errOutside
 	}
 	target, err := filepath.EvalSymlinks(filepath.Join(dir, name))
-	if err != nil {
-		return "", bareError(err)
+	if errors.Is(err, fs.ErrPermission) { // to look a name up, only folders must let a process pass
+		return "", r.folderError(err)
+	} else if err != nil {
+		return "", r.fileError(name, err)
 	}
 	inside, err := filepath.Rel(dir, target)
 	if err != nil || !filepath.IsLocal(inside) {
@@ -209,32 +212,56 @@ func (r *Resolver) readFile(name string) (string, error) {
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return "", bareError(err)
+		return "", r.folderError(err)
 	}
 	defer func() { _ = root.Close() }() // nothing was written
 	if info, err := root.Stat(inside); err != nil {
-		return "", bareError(err)
+		return "", r.fileError(name, err)
 	} else if !info.Mode().IsRegular() {
 		return "", errors.New("it is no regular file")
 	}
 	f, err := root.OpenFile(inside, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return "", bareError(err)
+		return "", r.fileError(name, err)
 	}
 	defer func() { _ = f.Close() }() // it was only read
 	if info, err := f.Stat(); err != nil {
-		return "", bareError(err)
+		return "", r.fileError(name, err)
 	} else if !info.Mode().IsRegular() {
 		return "", errors.New("it is no regular file")
 	}
 	content, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return "", bareError(err)
+		return "", r.fileError(name, err)
 	}
 	if len(content) > maxFile {
 		return "", errors.New("it is larger than 64 KiB")
 	}
 	return string(content), nil
+}
+
+// fileError says why a file of the folder cannot be read, and what to do where its mode is why.
+func (r *Resolver) fileError(name string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("the file %s is not there (SECRET_DIR %s)", name, r.dir)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("user %d, who runs this process, may not read the file %s (SECRET_DIR %s): "+
+			"chmod a+r lets every user, chown gives it to this one", os.Geteuid(), name, r.dir)
+	}
+	return bareError(err)
+}
+
+// folderError says the same of the folder itself.
+func (r *Resolver) folderError(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("the folder of secrets is not there (SECRET_DIR %s)", r.dir)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("user %d, who runs this process, may not enter the folder of secrets (SECRET_DIR %s): "+
+			"chmod a+rx lets every user, chown gives it to this one", os.Geteuid(), r.dir)
+	}
+	return bareError(err)
 }
 
 // bareError is an error of a file without its path, which the reference names already.

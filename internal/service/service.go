@@ -75,6 +75,7 @@ type Service struct {
 	brake    *ingest.Brake
 	memory   memoryPlan
 
+	name          string            // of this process, in the audit log and in what it tells of sources
 	destination   string            // address of deliveries; empty where there are none
 	sources       *source.Registry  // nil without the API
 	committer     *ingest.Committer // nil without the API
@@ -113,6 +114,7 @@ func New(
 		version:     version,
 		log:         log,
 		admin:       admin,
+		name:        processName(),
 		destination: destination,
 		secrets: settings.Secrets.Resolver(
 			os.LookupEnv,
@@ -185,7 +187,7 @@ func (s *Service) addWorker(destination, version string) error {
 	}
 	config := worker.Config{
 		Destination: event.DefaultDestination,
-		Name:        workerName(),
+		Name:        s.name,
 		Concurrency: settings.Worker.Concurrency,
 		Lease:       settings.Worker.Lease,
 		Sweep:       sweepInterval,
@@ -336,11 +338,11 @@ func deliverySetting(err error) error {
 	return fmt.Errorf("%s: %s", setting, bad.Detail)
 }
 
-// workerName names this process in the audit log.
-func workerName() string {
+// processName makes a name for this process.
+func processName() string {
 	host, err := os.Hostname()
 	if err != nil || host == "" {
-		host = "worker"
+		host = "spine"
 	}
 	return host[:min(len(host), 40)] + "-" + uuid.NewString()[:4]
 }
@@ -397,6 +399,7 @@ func (s *Service) Run(ctx context.Context) error {
 		back.Go(func() error { return s.upkeep.Run(background) })
 		if s.sources != nil {
 			back.Go(func() error { return s.sources.Run(background) })
+			back.Go(func() error { return s.sources.Tell(background, s.store, s.name) })
 			front.Go(func() error { return s.replayer.Run(ctx) })
 		}
 		if s.notifications != nil {

@@ -42,6 +42,7 @@ type Registry struct {
 	secrets Secrets
 	log     zerolog.Logger
 	changed *bell.Bell // the stored sources may have changed
+	seen    *bell.Bell // what this process makes of them may have changed: see Tell
 
 	closeDefault bool // the source default takes nothing while it verifies nothing
 
@@ -78,7 +79,7 @@ func stampOf(path string) fileStamp {
 
 // NewRegistry returns a Registry that knows no sources until Run has read them.
 func NewRegistry(loader Loader, secrets Secrets, log zerolog.Logger) *Registry {
-	return &Registry{loader: loader, secrets: secrets, log: log, changed: bell.New()}
+	return &Registry{loader: loader, secrets: secrets, log: log, changed: bell.New(), seen: bell.New()}
 }
 
 // CloseDefault closes the source default while it verifies nothing: a new database has it, and nobody has chosen to let
@@ -303,6 +304,7 @@ func problemsOf(err error) []string {
 // replace makes after the snapshot in the place of before, and logs what that changes. The caller holds the lock.
 func (r *Registry) replace(before, after *snapshot) {
 	r.current.Store(after)
+	r.seen.Ring()
 	if before == nil {
 		before = &snapshot{}
 		line := r.log.Info().Int("sources", len(*after))
@@ -388,19 +390,24 @@ func (r *Registry) state(e *entry, now time.Time) string {
 // status is the state of a source at a time, which decides whether its secrets are valid.
 func (r *Registry) status(e *entry, now time.Time) event.SourceStatus {
 	name := e.settings.Source
-	s := event.SourceStatus{Source: name, State: r.state(e, now), Path: pathOf(name), Problems: e.problems}
+	s := event.SourceStatus{Source: name, State: r.state(e, now), Path: pathOf(name), Problems: r.problems(e, now)}
 	if c, err := ParseConfig(e.settings.Settings); err == nil {
 		s.Preset = c.Preset
 		if preset, known := PresetOf(c.Preset); known {
 			s.Steps = preset.StepsFor(name, c)
 		}
 	}
-	if s.State != "broken" && e.source != nil {
-		s.Problems = e.source.warnings(now)
-	}
-	if s.State == "closed" {
-		s.Problems = []string{"It takes nothing until it has a secret: it would take events from anyone. " +
-			"DEFAULT_SOURCE=open lets anyone send."}
-	}
 	return s
+}
+
+// problems say at a time why a source is broken or closed, or warn about one that works.
+func (r *Registry) problems(e *entry, now time.Time) []string {
+	switch state := r.state(e, now); {
+	case state == "closed":
+		return []string{"It takes nothing until it has a secret: it would take events from anyone. " +
+			"DEFAULT_SOURCE=open lets anyone send."}
+	case state == "broken" || e.source == nil:
+		return e.problems
+	}
+	return e.source.warnings(now)
 }

@@ -220,6 +220,11 @@ func everything(t *testing.T, d *database) {
 	no(err)
 	_, err = d.Sources(ctx)
 	no(err)
+	no(d.TellSources(ctx, "p", []event.SourceReport{{Source: "github", State: "broken", Problems: []string{"why"}}}))
+	reports, err := d.SourceReports(ctx, []string{"github"})
+	no(err)
+	require.Len(t, reports.Reports, 1)
+	no(d.ForgetReceiver(ctx, "p"))
 
 	claimed, err := d.Claim(ctx, event.Claim{
 		Destination: event.DefaultDestination, Limit: 10, Lease: time.Minute, Worker: "w",

@@ -178,6 +178,60 @@ func (s *Store) RotateSource(
 	return s.Source(ctx, name)
 }
 
+// TellSources notes what a process that receives webhooks makes of all sources, and that it is alive.
+func (s *Store) TellSources(ctx context.Context, process string, reports []event.SourceReport) error {
+	told := make([]event.SourceReport, len(reports))
+	for i, r := range reports {
+		told[i] = r
+		told[i].Problems = make([]string, len(r.Problems))
+		for k, problem := range r.Problems {
+			told[i].Problems[k] = storable(problem)
+		}
+	}
+	text, err := json.Marshal(told)
+	if err != nil {
+		return fmt.Errorf("telling the state of the sources: %w", err)
+	}
+	if _, err := s.pool.Exec(ctx, "select spine.tell_sources($1, $2)", process, text); err != nil {
+		return fmt.Errorf("telling the state of the sources: %w", err)
+	}
+	return nil
+}
+
+// ForgetReceiver removes what a process has told, and the process itself.
+func (s *Store) ForgetReceiver(ctx context.Context, process string) error {
+	if _, err := s.pool.Exec(ctx, "select spine.forget_receiver($1)", process); err != nil {
+		return fmt.Errorf("removing what this process told of the sources: %w", err)
+	}
+	return nil
+}
+
+// SourceReports returns the processes that receive webhooks, and what they make of the sources with these names, or of
+// all where names is nil. A process that has told nothing for 150 seconds, which is longer than two heartbeats, is
+// taken for gone. It relies on receivers_pkey and source_reports_pkey.
+func (s *Store) SourceReports(ctx context.Context, names []string) (event.SourceReports, error) {
+	rows, err := collect[event.SourceReport](ctx, s, "reading what the servers know of the sources", `
+		select r.process, coalesce(p.source, ''), coalesce(p.settings_at, '-infinity'), coalesce(p.state, ''),
+			coalesce(p.problems, '{}')
+		from spine.receivers r
+		left join spine.source_reports p on p.process = r.process and ($1::text[] is null or p.source = any ($1::text[]))
+		where r.told_at > clock_timestamp() - interval '150 seconds'
+		order by r.process, p.source`, names)
+	if err != nil {
+		return event.SourceReports{}, err
+	}
+	var found event.SourceReports
+	for _, row := range rows {
+		if n := len(found.Processes); n == 0 || found.Processes[n-1] != row.Process {
+			found.Processes = append(found.Processes, row.Process)
+		}
+		if row.Source != "" { // else the process has told nothing of these sources
+			found.Reports = append(found.Reports, row)
+		}
+	}
+	return found, nil
+}
+
 // storable is text without what Postgres rejects in a text.
 func storable(text string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")

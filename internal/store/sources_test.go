@@ -520,3 +520,56 @@ func TestDifferencesTellNullFromGone(t *testing.T) {
 		"select details->>'changes' from spine.audit_log where action = 'source_changed'").Scan(&seen))
 	require.JSONEq(t, `{"url":{"from":null},"id":{"from":"{hash}"},"type":{"to":null}}`, seen)
 }
+
+// G1: what processes tell of the sources is there until they tell otherwise, end, or are silent.
+func TestReportsOfSources(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	report := func(source, state string, problems ...string) event.SourceReport {
+		at := event.Timestamp{Time: time.Date(2026, 1, 2, 3, 4, 5, 678_901_000, time.UTC)}
+		return event.SourceReport{Source: source, SettingsAt: at, State: state, Problems: append([]string{}, problems...)}
+	}
+	tell := func(process string, reports ...event.SourceReport) {
+		t.Helper()
+		require.NoError(t, d.TellSources(t.Context(), process, reports))
+	}
+	read := func(names ...string) (all []string, processes []string) {
+		t.Helper()
+		found, err := d.SourceReports(t.Context(), names)
+		require.NoError(t, err)
+		for _, r := range found.Reports {
+			require.Equal(t, report("", "").SettingsAt, r.SettingsAt)
+			all = append(all, strings.Join(append([]string{r.Process, r.Source, r.State}, r.Problems...), "|"))
+		}
+		return all, found.Processes
+	}
+	tell("p", report("a", "broken", "one", "two\x00\xff é"), report("b", "open"))
+	tell("q")
+	all, processes := read()
+	require.Equal(t, []string{"p|a|broken|one|two\uFFFD\uFFFD é", "p|b|open"}, all)
+	require.Equal(t, []string{"p", "q"}, processes)
+	all, processes = read("b", "c")
+	require.Equal(t, []string{"p|b|open"}, all)
+	require.Equal(t, []string{"p", "q"}, processes, "also those that have told nothing of these")
+
+	// What stays the same is not written again.
+	version := d.value("select xmin from spine.source_reports where source = 'b'")
+	tell("p", report("b", "open"), report("c", "closed", "why"))
+	require.Equal(t, version, d.value("select xmin from spine.source_reports where source = 'b'"))
+	tell("q", report("a", "verified"))
+	all, _ = read()
+	require.Equal(t, []string{"p|b|open", "p|c|closed|why", "q|a|verified"}, all)
+
+	d.run("update spine.receivers set told_at = told_at - interval '3 minutes' where process = 'q'")
+	_, processes = read()
+	require.Equal(t, []string{"p"}, processes)
+	tell("q", report("a", "verified"))
+	_, processes = read()
+	require.Equal(t, []string{"p", "q"}, processes)
+	d.run("update spine.receivers set told_at = told_at - interval '11 minutes' where process = 'q'")
+	tell("p")
+	require.Equal(t, "1", d.value("select count(*) from spine.receivers"))
+	require.NoError(t, d.ForgetReceiver(t.Context(), "p"))
+	require.Equal(t, "0", d.value("select count(*) from spine.receivers"))
+	require.Equal(t, "0", d.value("select count(*) from spine.source_reports"))
+}

@@ -67,6 +67,7 @@ func TestReadmeCommands(t *testing.T) {
 	spine, err := exec.LookPath("spine")
 	require.NoError(t, err)
 	require.NoError(t, os.Mkdir(filepath.Join(folder, "bin"), 0o755)) //nolint:gosec // the test's own
+	require.NoError(t, os.MkdirAll(secrets, 0o700))                   // TestFolderForSecrets: a clone has it
 	require.NoError(t, os.Symlink(spine, filepath.Join(folder, "bin", "spine")))
 	path := os.Getenv("PATH") + string(filepath.ListSeparator) + os.Getenv("POSTGRES_BIN")
 

@@ -343,3 +343,47 @@ end $$;
 comment on function spine.rotate_source(text, text, interval) is
     'Gives a source a new secret, by reference. Those before stay valid for a while longer. Returns its settings. '
     'Example: select spine.rotate_source(''github'', ''file:github-2'', ''1 hour'').';
+
+-- tell_sources: notes what a process makes of all sources, and that it is alive. It also clears away the processes that
+-- have told nothing for ten minutes.
+--   _process  name of the process
+--   _reports  array of objects with source, settings_at, state and problems, as in source_reports
+-- It writes only what differs. Relies on receivers_pkey and source_reports_pkey. A crash before the commit leaves what
+-- the process told before; it tells all again within a minute.
+create or replace function spine.tell_sources(_process text, _reports jsonb) returns void
+language plpgsql
+set search_path = spine, pg_temp as $$
+begin
+    insert into receivers as r (process) values (_process)
+    on conflict (process) do update set told_at = clock_timestamp();
+    delete from source_reports s
+    where s.process = _process
+        and s.source not in (select t.source from jsonb_to_recordset(_reports) t(source text) where t.source is not null);
+    insert into source_reports as s (process, source, settings_at, state, problems)
+    select _process, t.source, t.settings_at, t.state, array(select jsonb_array_elements_text(t.problems))
+    from jsonb_to_recordset(_reports) t(source text, settings_at timestamptz, state text, problems jsonb)
+    on conflict (process, source) do update set
+        settings_at = excluded.settings_at,
+        state = excluded.state,
+        problems = excluded.problems
+    where (s.settings_at, s.state, s.problems) is distinct from (excluded.settings_at, excluded.state, excluded.problems);
+    delete from receivers r
+    where r.process in (
+        select g.process
+        from receivers g
+        where g.told_at < clock_timestamp() - interval '10 minutes'
+        for update skip locked);
+end $$;
+comment on function spine.tell_sources(text, jsonb) is
+    'Internal. Notes what a process makes of all sources, and that it is alive.';
+
+-- forget_receiver: removes a process that ends, with all that it told.
+--   _process  name of the process
+-- Relies on receivers_pkey and source_reports_pkey. After a crash the row stays until others clear it away.
+create or replace function spine.forget_receiver(_process text) returns void
+language sql
+set search_path = spine, pg_temp as $$
+    delete from receivers r where r.process = _process
+$$;
+comment on function spine.forget_receiver(text) is
+    'Internal. Removes a process that ends, with all that it told of sources.';
