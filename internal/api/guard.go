@@ -200,8 +200,8 @@ func mayChange(r *http.Request) bool {
 }
 
 // fromBrowser reports whether a browser sent a request. All browsers send Origin with one that changes something. With
-// one that reads, to a name without TLS, they send neither Origin nor Sec-Fetch-Site. They all say Mozilla, and the page
-// cannot change that.
+// one that reads, to a name without TLS, they send neither Origin nor Sec-Fetch-Site. They all say Mozilla, and the
+// page cannot change that.
 func fromBrowser(r *http.Request) bool {
 	return len(r.Header.Values("Origin")) > 0 || len(r.Header.Values("Sec-Fetch-Site")) > 0 ||
 		strings.HasPrefix(r.UserAgent(), "Mozilla/")
@@ -229,8 +229,8 @@ func (g *guard) isToken(text string) bool {
 	return isOneOf(text, g.tokens) || isOneOf(text, g.readTokens)
 }
 
-// caller says who asks, for the audit log: the client's address, and the user name of HTTP Basic as far as the guard has
-// let it pass. The client may claim any name, so it is quoted.
+// caller says who asks, for the audit log: the client's address, and the user name of HTTP Basic as far as the guard
+// has let it pass. The client may claim any name, so it is quoted.
 func caller(r *http.Request) string {
 	from := clientOf(r)
 	if seen, _ := r.Context().Value(identityKey{}).(identity); seen.user != "" {
@@ -284,8 +284,8 @@ func loopbackName(host string) bool {
 	return err == nil && address.Unmap().IsLoopback()
 }
 
-// isOwnName reports whether a Host header is one that no page of another can have: localhost, an IP address, or a listed
-// name.
+// isOwnName reports whether a Host header is one that no page of another can have: localhost, an IP address, or a
+// listed name.
 func (g *guard) isOwnName(host string) bool {
 	return loopbackName(host) || isAddress(host) ||
 		slices.ContainsFunc(g.config.Names, func(name string) bool { return strings.EqualFold(name, hostname(host)) })

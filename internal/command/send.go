@@ -47,7 +47,7 @@ secrets that the source names, which it reads from this environment. The source'
 settings come from the database at DATABASE_URL. Without that variable the name is
 taken for that of a preset, and --secret names the secret.`,
 		Example: `  spine send --source github --sign
-  GITHUB_WEBHOOK_SECRET=… spine send --source github --sign --secret env:GITHUB_WEBHOOK_SECRET --url https://hooks.example.com
+  spine send --source github --sign --secret env:GITHUB_WEBHOOK_SECRET --url https://hooks.example.com
   spine send --source stripe --sign --file event.json
   spine send --type user.created --payload '{"user_id":1}'
   spine send --type user.created --id test-001 --payload '{"user_id":1}' --json

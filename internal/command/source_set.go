@@ -144,7 +144,7 @@ at the provider.`,
 --settings it replaces all of them. An empty setting, as in --volatile '', is
 removed, so that the preset's own holds again. Set waits for up to 3 s and prints
 what the servers make of it.`
-		cmd.Example = `  spine source set default --preset standard-webhooks --format envelope --secret env:SENDER_SIGNING_SECRET
+		cmd.Example = `  spine source set default --preset standard-webhooks --format envelope --secret file:sender
   spine source set github --rate 100 --conflicts refuse`
 	}
 	f.register(cmd)

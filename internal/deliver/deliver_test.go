@@ -110,7 +110,10 @@ func TestNewRejects(t *testing.T) {
 			"Proxy: must be http://, https:// or socks5:// with a host",
 		},
 		{func(c *Config) { c.Secret = secret.New("hunter2") }, `Secret: must be base64, with or without the prefix "whsec_"`},
-		{func(c *Config) { c.Secret = secret.New("whsec_aHVudGVyMg==") }, "Secret: must be base64 of 24 to 64 bytes, found 7"},
+		{
+			func(c *Config) { c.Secret = secret.New("whsec_aHVudGVyMg==") },
+			"Secret: must be base64 of 24 to 64 bytes, found 7",
+		},
 		{func(c *Config) { c.Timeout = 0 }, "Timeout: must be more than 0, found 0s"},
 		{func(c *Config) { c.Concurrency = 0 }, "Concurrency: must be at least 1, found 0"},
 	} {

@@ -40,8 +40,8 @@ func (g *gate) reserve(a *arrival, n int64) bool {
 	return true
 }
 
-// reserveHeaders reserves room for the headers of a request, and reports whether there was any. It reserves no more than
-// they take: strangers who only open connections and send headers leave the room to bodies.
+// reserveHeaders reserves room for the headers of a request, and reports whether there was any. It reserves no more
+// than they take: strangers who only open connections and send headers leave the room to bodies.
 func (g *gate) reserveHeaders(a *arrival) bool {
 	n := int64(len(a.request.URL.Path) + len(a.request.URL.RawQuery))
 	for name, values := range a.request.Header {

@@ -214,7 +214,9 @@ func TestSourcesThatTakeNothing(t *testing.T) {
 	}
 	// F4, G3: what came is kept, and without secrets also where nobody knows which headers hold them.
 	require.Len(t, in.kept.waiting, 2)
-	for i, want := range []event.RejectedRequest{{Source: "closed", Cause: "source_disabled"}, {Source: "broken", Cause: "source_broken"}} {
+	for i, want := range []event.RejectedRequest{
+		{Source: "closed", Cause: "source_disabled"}, {Source: "broken", Cause: "source_broken"},
+	} {
 		kept := in.kept.waiting[i]
 		require.Equal(t, want.Source, kept.Source)
 		require.Equal(t, want.Cause, kept.Cause)
@@ -261,7 +263,9 @@ func TestBeginningsAreKept(t *testing.T) {
 		want int
 		body string
 	}{
-		"stops": {"POST /webhook/github HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\nabc", http.StatusRequestTimeout, "abc"},
+		"stops": {
+			"POST /webhook/github HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\nabc", http.StatusRequestTimeout, "abc",
+		},
 		"never begins": {
 			"POST /webhook/github HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n", http.StatusRequestTimeout, "",
 		},
@@ -665,8 +669,10 @@ func TestFloodsAreKeptAsSamples(t *testing.T) {
 		rows    int     // kept, at least
 		rate    float64 // bytes a second at most, after the first minute too
 	}{
-		"large bodies, wrong signatures":   {[]string{"signature_wrong"}, 1 << 20, 100, 10, 10, 650, 130_000},
-		"of several causes":                {[]string{"signature_wrong", "not_json", "too_slow"}, 1 << 20, 100, 10, 10, 3 * 650, 230_000},
+		"large bodies, wrong signatures": {[]string{"signature_wrong"}, 1 << 20, 100, 10, 10, 650, 130_000},
+		"of several causes": {
+			[]string{"signature_wrong", "not_json", "too_slow"}, 1 << 20, 100, 10, 10, 3 * 650, 230_000,
+		},
 		"of a disabled and an open source": {[]string{"source_disabled", "not_json"}, 1 << 20, 100, 10, 10, 1600, 250_000},
 		"large headers and targets":        {[]string{"signature_wrong"}, 0, 60_000, 60_000, 10, 650, 130_000},
 		"small ones":                       {[]string{"signature_wrong"}, 500, 300, 30, 10, 650, 30_000},

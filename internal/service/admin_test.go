@@ -135,7 +135,9 @@ func TestAdministrationOfDev(t *testing.T) {
 			listen: ":8000", own: "same", admin: AdminSettings{Auth: "none"},
 			want: "none", wantOwn: "same",
 		},
-		"with a token": {listen: ":8000", own: "same", admin: AdminSettings{Tokens: Tokens{secret.New("a")}}, wantOwn: "same"},
+		"with a token": {
+			listen: ":8000", own: "same", admin: AdminSettings{Tokens: Tokens{secret.New("a")}}, wantOwn: "same",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := Settings{

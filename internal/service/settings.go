@@ -174,7 +174,7 @@ type AdminSettings struct {
 	Tokens     Tokens     `env:"ADMIN_TOKEN" secret:"true" empty:"rejected" arg:"TOKENS" help:"token for the administration, 16 characters or more; several with commas"`
 	ReadTokens Tokens     `env:"ADMIN_READ_TOKEN" secret:"true" empty:"rejected" arg:"TOKENS" help:"token that may only read, /metrics too; needs ADMIN_TOKEN; several with commas"`
 	Auth       AdminAuth  `env:"ADMIN_AUTH" arg:"none" help:"none opens the administration to everyone who reaches it"`
-	Names      AdminNames `env:"ADMIN_NAMES" arg:"NAMES" help:"host names under which browsers may use it with ADMIN_AUTH=none, besides localhost"`
+	Names      AdminNames `env:"ADMIN_NAMES" arg:"NAMES" help:"further host names for browsers where ADMIN_AUTH=none, with commas"`
 }
 
 func (a *AdminSettings) check() error {

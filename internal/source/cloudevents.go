@@ -70,8 +70,8 @@ func (r *reader) readCloudEvents(q *event.Request) (events []event.Event, batch 
 	return []event.Event{e}, false, nil
 }
 
-// cloudEventKind says whether a body is a CloudEvent in the JSON format or a list of them: the kind of an object or of an
-// array. It is 0 for any other body. One that has a specversion is meant as a CloudEvent, though it be a bad one.
+// cloudEventKind says whether a body is a CloudEvent in the JSON format or a list of them: the kind of an object or of
+// an array. It is 0 for any other body. One that has a specversion is meant as a CloudEvent, though it be a bad one.
 func cloudEventKind(body []byte) jsontext.Kind {
 	isEvent := func(object []byte) bool {
 		v := extractValues(object, []pointer{{"specversion"}})[0]

@@ -121,7 +121,8 @@ func brokenSource(err error) error { return fmt.Errorf("%w: %w", event.ErrSource
 // Reload rings for Run to read the sources again soon. It never waits.
 func (r *Registry) Reload() { r.changed.Ring() }
 
-// Any role that may connect to the database can send the notifications that ring for a reload. So their rate is bounded.
+// Any role that may connect to the database can send the notifications that ring for a reload. So their rate is
+// bounded.
 const (
 	reloadsPerSecond = 4
 	reloadBurst      = 20

@@ -144,8 +144,8 @@ func receiptsOf(events []event.Event, outcomes []string) ([]event.Receipt, error
 	return receipts, nil
 }
 
-// Reject audits summaries of rejected requests. Each step has the time at which the first of them came. again says that a call with the same ones ended with an error before.
-// An error that wraps event.ErrInvalidData lies in the data.
+// Reject audits summaries of rejected requests. Each step has the time at which the first of them came. again says that
+// a call with the same ones ended with an error before. An error that wraps event.ErrInvalidData lies in the data.
 func (s *Store) Reject(ctx context.Context, summaries []event.RejectionSummary, again bool) error {
 	n := len(summaries)
 	var (

@@ -55,7 +55,8 @@ func TestSources(t *testing.T) {
 		// A1: neither does a hand in psql put one elsewhere.
 		"a password in the url":  `{"preset":"twilio","secrets":["env:A"],"url":"https://u:` + hidden + `@h.example/x"}`,
 		"a prefix with a secret": `{"preset":"hmac","secrets":["env:A"],"verify":[{"secret_prefix":"` + hidden + `"}]}`,
-		"one in a list":          `{"preset":"hmac","secrets":["env:A"],"verify":[{"secret_not":["whsec_","` + hidden + `"]}]}`,
+		"one in a list": `{"preset":"hmac","secrets":["env:A"],
+			"verify":[{"secret_not":["whsec_","` + hidden + `"]}]}`,
 	} {
 		_, err := put("github", settings)
 		var bad *event.BadSettingsError

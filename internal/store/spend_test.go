@@ -33,8 +33,10 @@ func TestComparisonsAreBounded(t *testing.T) {
 		was, is string
 		places  int // 0: too large
 	}{
-		"a few":                               {`{"a":1,"b":2}`, `{"a":1,"b":3,"c":4}`, 2},
-		"one of very many":                    {members(10_000, "1"), strings.Replace(members(10_000, "1"), ":1", ":2", 1), 1},
+		"a few": {`{"a":1,"b":2}`, `{"a":1,"b":3,"c":4}`, 2},
+		"one of very many": {
+			members(10_000, "1"), strings.Replace(members(10_000, "1"), ":1", ":2", 1), 1,
+		},
 		"hundreds":                            {members(1500, "1"), members(1500, "2"), 100},
 		"deep, small":                         {nested(60, "1"), nested(60, "2"), 1},
 		"a null that was absent":              {`{}`, `{"a":null}`, 1},
@@ -43,7 +45,9 @@ func TestComparisonsAreBounded(t *testing.T) {
 		"510 arrays around 900 kB":            {nested(510, `"`+strings.Repeat("x", 900_000)+`"`), nested(510, "1"), 0},
 		"510 arrays around 200 kB":            {nested(510, pad+",1"), nested(510, pad+",2"), 0},
 		"numbers that take much to write out": {`{"a":[` + strings.Repeat("1e999,", 20_000) + `1]}`, `{"a":1}`, 0},
-		"one large value":                     {`{"a":"` + strings.Repeat("x", 100_000) + `"}`, `{"a":"` + strings.Repeat("xy", 60_000) + `"}`, 0},
+		"one large value": {
+			`{"a":"` + strings.Repeat("x", 100_000) + `"}`, `{"a":"` + strings.Repeat("xy", 60_000) + `"}`, 0,
+		},
 	} {
 		began := time.Now()
 		got := d.rows("select path || ' ' || coalesce(was::text, '-') || ' ' || coalesce(\"is\"::text, '-') "+

@@ -22,8 +22,8 @@ import (
 	"github.com/webhookspine/spine/internal/source"
 )
 
-// A1, A2: a source that names what it may not, or whose rules read a credential, is rejected by the API. Put in place by
-// hand in psql, it is broken, takes nothing and says which setting would allow it.
+// A1, A2: a source that names what it may not, or whose rules read a credential, is rejected by the API. Put in place
+// by hand in psql, it is broken, takes nothing and says which setting would allow it.
 func TestSourcesReachNoForeignSecret(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -21,8 +21,8 @@ type ConflictRow struct {
 	Differences []Difference    `json:"differences"` // null where they are not compared
 	// NotCompared says why they are not compared. It is empty where they are.
 	NotCompared string `json:"not_compared,omitempty"`
-	// PayloadsOmitted says that both payloads are null here because they or the page would be too large. The list of one event
-	// has them.
+	// PayloadsOmitted says that both payloads are null here because they or the page would be too large. The list of one
+	// event has them.
 	PayloadsOmitted bool `json:"payloads_omitted,omitempty"`
 	OtherPayload
 }

@@ -4,8 +4,8 @@
 --   _was, _is  the two values
 -- A side that is not there is NULL; a JSON null is a value like any other.
 -- An object or array that only one of them has is one place. Reads no table.
--- Senders choose the values, so the work is bounded. One place with the path '' and NULL on both sides says that the two
--- are too large to compare:
+-- Senders choose the values, so the work is bounded. One place with the path '' and NULL on both sides says that the
+-- two are too large to compare:
 --   more than 512 KiB of text in all, or numbers with exponents of three digits, which take that many bytes to write
 --   more than 2,000 values that differ, counting those around them
 --   nested so deeply that the walk would copy the values more than 16 times

@@ -52,7 +52,8 @@ begin
         ) given
         where coalesce(given.ref !~ '^(env:[A-Za-z_][A-Za-z0-9_]*|file:([A-Za-z0-9_.-]+|/.+))$', true))
     then
-        raise exception 'a secret must be named by reference, never by value: env:NAME, file:NAME or file:/absolute/path'
+        raise exception
+            'a secret must be named by reference, never by value: env:NAME, file:NAME or file:/absolute/path'
             using errcode = 'check_violation', schema = 'spine', table = 'sources';
     end if;
     -- What is shown and kept with the settings holds no secret either. The messages do not repeat it.
@@ -358,7 +359,8 @@ begin
     on conflict (process) do update set told_at = clock_timestamp();
     delete from source_reports s
     where s.process = _process
-        and s.source not in (select t.source from jsonb_to_recordset(_reports) t(source text) where t.source is not null);
+        and s.source not in (
+            select t.source from jsonb_to_recordset(_reports) t(source text) where t.source is not null);
     insert into source_reports as s (process, source, settings_at, state, problems)
     select _process, t.source, t.settings_at, t.state, array(select jsonb_array_elements_text(t.problems))
     from jsonb_to_recordset(_reports) t(source text, settings_at timestamptz, state text, problems jsonb)
@@ -366,7 +368,8 @@ begin
         settings_at = excluded.settings_at,
         state = excluded.state,
         problems = excluded.problems
-    where (s.settings_at, s.state, s.problems) is distinct from (excluded.settings_at, excluded.state, excluded.problems);
+    where (s.settings_at, s.state, s.problems)
+        is distinct from (excluded.settings_at, excluded.state, excluded.problems);
     delete from receivers r
     where r.process in (
         select g.process

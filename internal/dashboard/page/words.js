@@ -171,7 +171,10 @@ export function rest(action, d) {
 		);
 }
 
-const side = (change, name) => (change !== null && typeof change === 'object' && name in change ? text(change[name]) : 'absent');
+const side = (change, name) => {
+	const has = change !== null && typeof change === 'object' && name in change;
+	return has ? text(change[name]) : 'absent';
+};
 
 const written = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/;
 
