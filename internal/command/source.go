@@ -89,8 +89,16 @@ func sourceListCommand(env environ) *cobra.Command {
 				sourceState(settings, c, err, views), lastArrival(settings), rejected)
 			for _, g := range views.groups(settings) {
 				if settings.DisabledAt == nil && len(g.problems) > 0 {
-					fmt.Fprintf(&problems, "%s is %s at %s: %s\n", settings.Source, g.state,
-						terminal.Printable(strings.Join(g.processes, ", ")), terminal.Printable(strings.Join(g.problems, "; ")))
+					fmt.Fprintf(
+						&problems,
+						"%s is %s at %s: %s\n",
+						settings.Source,
+						g.state,
+						terminal.Printable(
+							strings.Join(g.processes, ", "),
+						),
+						terminal.Printable(strings.Join(g.problems, "; ")),
+					)
 				}
 			}
 		}

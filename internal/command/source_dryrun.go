@@ -163,8 +163,10 @@ func printDryRun(out io.Writer, tried ingest.Trial, asJSON bool) error {
 		_, err = io.WriteString(out, describeDryRun(t))
 	}
 	if err == nil && t.Cause != "" {
-		err = errors.New(strings.TrimSpace(fmt.Sprintf("a server with these secrets would reject it with %d (%s): %s %s",
-			t.Status, t.Cause, t.Detail, strings.Join(t.Errors, "; "))))
+		err = errors.New(
+			strings.TrimSpace(fmt.Sprintf("a server with these secrets would reject it with %d (%s): %s %s",
+				t.Status, t.Cause, t.Detail, strings.Join(t.Errors, "; "))),
+		)
 	}
 	return err
 }
@@ -181,8 +183,14 @@ func describeDryRun(t dryRunResult) string {
 		if e.Derived {
 			derived = " (made from the body: the request has none)"
 		}
-		fmt.Fprintf(&b, "verified  here, with the secrets of this command's own environment\nid        %s%s\ntype      %s\noccurred  %s\n",
-			terminal.Printable(e.ID), derived, terminal.Printable(e.Type), e.OccurredAt.Format(time.RFC3339Nano))
+		fmt.Fprintf(
+			&b,
+			"verified  here, with the secrets of this command's own environment\nid        %s%s\ntype      %s\noccurred  %s\n",
+			terminal.Printable(e.ID),
+			derived,
+			terminal.Printable(e.Type),
+			e.OccurredAt.Format(time.RFC3339Nano),
+		)
 		if e.Reason != "" {
 			fmt.Fprintf(&b, "payload   kept as bytes: %s\n", terminal.Printable(e.Reason))
 		}

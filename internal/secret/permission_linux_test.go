@@ -40,7 +40,11 @@ func TestSecretsWithoutPermission(t *testing.T) {
 		}
 		gone := filepath.Join(outer, "gone")
 		_, err = NewResolver(Rules{Dir: gone}).Resolve("file:github")
-		require.ErrorContains(t, err, "file:github cannot be read: the folder of secrets is not there (SECRET_DIR "+gone+")")
+		require.ErrorContains(
+			t,
+			err,
+			"file:github cannot be read: the folder of secrets is not there (SECRET_DIR "+gone+")",
+		)
 	})
 }
 

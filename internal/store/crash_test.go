@@ -237,9 +237,16 @@ var writings = func() map[string]writing {
 		"sample the depth": {"spine.sample_depth(", stored, func(ctx context.Context, s *store.Store) error {
 			return s.SampleDepth(ctx)
 		}, "select sampled_at is null from spine.depth_state", "", false},
-		"tell of the sources": {"spine.tell_sources(", func(*database) {}, func(ctx context.Context, s *store.Store) error {
-			return s.TellSources(ctx, "p", []event.SourceReport{{Source: "default", State: "open"}})
-		}, "select process, source, state from spine.source_reports", "", false},
+		"tell of the sources": {
+			"spine.tell_sources(",
+			func(*database) {},
+			func(ctx context.Context, s *store.Store) error {
+				return s.TellSources(ctx, "p", []event.SourceReport{{Source: "default", State: "open"}})
+			},
+			"select process, source, state from spine.source_reports",
+			"",
+			false,
+		},
 		"forget a process": {"spine.forget_receiver(", func(d *database) {
 			d.run("insert into spine.receivers values ('p')")
 		}, func(ctx context.Context, s *store.Store) error {

@@ -515,7 +515,12 @@ func TestReportsOfSources(t *testing.T) {
 	d := newDatabase(t, 1)
 	report := func(source, state string, problems ...string) event.SourceReport {
 		at := event.Timestamp{Time: time.Date(2026, 1, 2, 3, 4, 5, 678_901_000, time.UTC)}
-		return event.SourceReport{Source: source, SettingsAt: at, State: state, Problems: append([]string{}, problems...)}
+		return event.SourceReport{
+			Source:     source,
+			SettingsAt: at,
+			State:      state,
+			Problems:   append([]string{}, problems...),
+		}
 	}
 	tell := func(process string, reports ...event.SourceReport) {
 		t.Helper()

@@ -37,7 +37,12 @@ func TestServersTellWhatTheyMakeOfASource(t *testing.T) {
 		regexp.QuoteMeta("(SECRET_DIR "+lacks+")")
 	require.Regexp(t, `(?m)^(state)? +`+gone+`$`, added)
 	require.Contains(t, added, "The settings are stored all the same.")
-	require.Equal(t, 503, s.request(t, "POST", "/webhook/github", "{}").code, "the server knew it before the command ended")
+	require.Equal(
+		t,
+		503,
+		s.request(t, "POST", "/webhook/github", "{}").code,
+		"the server knew it before the command ended",
+	)
 
 	listed := c.ok("source", "list")
 	require.Regexp(t, `(?m)^github +github +(verified at \S+; broken at \S+|broken at \S+; verified at \S+)  `, listed)
@@ -63,7 +68,11 @@ func TestServersTellWhatTheyMakeOfASource(t *testing.T) {
 
 	// A new secret that no server can read: the old one serves on.
 	rotated := c.ok("source", "rotate", "github", "--secret", "file:github-2", "--keep", "1h")
-	require.Regexp(t, `verified at \S+, but secrets\[0\] file:github-2 cannot be read: the file github-2 is not there`, rotated)
+	require.Regexp(
+		t,
+		`verified at \S+, but secrets\[0\] file:github-2 cannot be read: the file github-2 is not there`,
+		rotated,
+	)
 	require.NotContains(t, rotated, "stored all the same")
 	require.Contains(t, c.ok("source", "set", "github", "--secret", "file:github"), "verified at ")
 	broken := c.ok("source", "rotate", "github", "--secret", "file:github-2", "--keep", "0")
@@ -111,7 +120,8 @@ func TestNoServerTells(t *testing.T) {
 
 	// One that was killed a while ago, and one that hangs.
 	db := open(t, database, nil)
-	execute(t, db, `insert into spine.receivers values ('killed', clock_timestamp() - interval '3 minutes'), ('hangs')`)
+	execute(t, db, `insert into spine.receivers
+		values ('killed', clock_timestamp() - interval '3 minutes'), ('hangs', clock_timestamp())`)
 	added = c.ok("source", "set", "github", "--rate", "5")
 	require.Contains(t, added, "state     not known yet at hangs, which has not answered within 3 s")
 	require.NotContains(t, added, "killed")

@@ -714,7 +714,7 @@ func TestChangesUnderLoad(t *testing.T) {
 		defer mu.Unlock()
 		require.Empty(t, wrong, what)
 	}
-	const ok, no, gone, many = http.StatusOK, http.StatusUnauthorized, http.StatusNotFound, http.StatusTooManyRequests
+	const ok, no, off, many = http.StatusOK, http.StatusUnauthorized, http.StatusServiceUnavailable, http.StatusTooManyRequests
 	time.Sleep(500 * time.Millisecond)
 	change("rotated: the first holds on", []int{ok}, []int{ok}, func() {
 		execute(t, one.db, "select spine.rotate_source('github', $1, '1 hour')", "file:"+p.path("second"))
@@ -725,11 +725,11 @@ func TestChangesUnderLoad(t *testing.T) {
 	change("back", []int{ok, no}, []int{ok}, func() { p.put(one) })
 	change(
 		"disabled",
-		[]int{ok, gone},
-		[]int{gone},
+		[]int{ok, off},
+		[]int{off},
 		func() { execute(t, one.db, "select spine.disable_source('github')") },
 	)
-	change("enabled", []int{ok, gone}, []int{ok}, func() { execute(t, one.db, "select spine.enable_source('github')") })
+	change("enabled", []int{ok, off}, []int{ok}, func() { execute(t, one.db, "select spine.enable_source('github')") })
 	change("limited", []int{ok, many}, []int{ok, many}, func() {
 		p.c.Limits = source.Limits{Rate: 5, Burst: 5}
 		p.put(one)

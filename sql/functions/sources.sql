@@ -229,7 +229,7 @@ set search_path = spine, pg_temp as $$
     select disable_source(_name, null)
 $$;
 comment on function spine.disable_source(text) is
-    'Takes nothing more from a source until spine.enable_source(). Its requests get 404. '
+    'Takes nothing more from a source until spine.enable_source(). Its requests get 503. '
     'Spine still delivers what it sent before.';
 
 -- enable_source: takes events from a source again. Returns whether that changed something.
