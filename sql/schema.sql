@@ -608,7 +608,7 @@ $$;
 -- Name: FUNCTION disable_source(_name text); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.disable_source(_name text) IS 'Takes nothing more from a source until spine.enable_source(). Its requests get 404. Spine still delivers what it sent before.';
+COMMENT ON FUNCTION spine.disable_source(_name text) IS 'Takes nothing more from a source until spine.enable_source(). Its requests get 503. Spine still delivers what it sent before.';
 
 
 --
