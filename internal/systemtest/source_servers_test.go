@@ -120,7 +120,8 @@ func TestNoServerTells(t *testing.T) {
 
 	// One that was killed a while ago, and one that hangs.
 	db := open(t, database, nil)
-	execute(t, db, `insert into spine.receivers values ('killed', clock_timestamp() - interval '3 minutes'), ('hangs')`)
+	execute(t, db, `insert into spine.receivers
+		values ('killed', clock_timestamp() - interval '3 minutes'), ('hangs', clock_timestamp())`)
 	added = c.ok("source", "set", "github", "--rate", "5")
 	require.Contains(t, added, "state     not known yet at hangs, which has not answered within 3 s")
 	require.NotContains(t, added, "killed")
