@@ -124,9 +124,9 @@ func TestDefinersAskForTheCallersRights(t *testing.T) {
 	s.owner.run("create table spine.audit_trail_20200101 partition of spine.audit_trail " +
 		"for values from ('2020-01-01') to ('2020-01-02')")
 	before := s.owner.rows(partitions)
-	const drop, make = "select spine.drop_audit_partition(now())", "select spine.ensure_audit_partitions(20)"
+	const dropDay, makeDays = "select spine.drop_audit_partition(now())", "select spine.ensure_audit_partitions(20)"
 	psql := s.role.psql()
-	for statement, right := range map[string]string{drop: "DELETE", make: "INSERT"} {
+	for statement, right := range map[string]string{dropDay: "DELETE", makeDays: "INSERT"} {
 		err := statementError(t, psql, statement)
 		require.Equal(t, "42501", err.Code)
 		require.Equal(t, `the role "reader" lacks the right `+right+" on the table spine.audit_trail", err.Message)
@@ -136,16 +136,16 @@ func TestDefinersAskForTheCallersRights(t *testing.T) {
 		raise exception 'a shadow ran as %', current_user; end $$`)
 	run(t, psql, "create temp table audit_trail (like spine.audit_trail)")
 	run(t, psql, "set search_path = pg_temp, pg_catalog")
-	require.Equal(t, "42501", statementError(t, psql, drop).Code)
+	require.Equal(t, "42501", statementError(t, psql, dropDay).Code)
 
 	// A role that was set counts as it does everywhere.
 	s.owner.run("grant insert, delete on spine.audit_trail to parent")
 	run(t, psql, "set role parent")
 	require.Equal(t, "22023", statementError(t, psql, "select spine.ensure_audit_partitions(1000000)").Code)
 	require.Equal(t, before, s.owner.rows(partitions))
-	require.NotEqual(t, "0", value(t, psql, make))
-	require.Equal(t, "audit_trail_20200101", value(t, psql, drop))
-	require.Equal(t, "", value(t, psql, "select spine.drop_audit_partition('infinity')"), "no day that is not over")
+	require.NotEqual(t, "0", value(t, psql, makeDays))
+	require.Equal(t, "audit_trail_20200101", value(t, psql, dropDay))
+	require.Empty(t, value(t, psql, "select spine.drop_audit_partition('infinity')"), "no day that is not over")
 	require.Equal(t, "t", s.owner.value(`select bool_and(relowner = current_user::text::regrole)
 		from pg_class where relnamespace = 'spine'::regnamespace`))
 }
