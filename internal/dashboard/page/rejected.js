@@ -131,7 +131,9 @@ export function request(app, parameters) {
 					r.note ? fact('result', foreign(r.note, { limit: 500 })) : null,
 					r.event_id ? fact('event', h('a', { href: eventLink(r.event_id, r.source) }, foreign(r.event_id))) : null,
 				),
-				r.body_bytes == null ? null : h('p', { class: 'muted' }, 'Only the beginning of its body is kept, so it cannot be replayed.'),
+				r.body_bytes == null
+					? null
+					: h('p', { class: 'muted' }, 'Only the beginning of its body is kept, so it cannot be replayed.'),
 				h(
 					'p',
 					{ class: 'muted', hidden: r.body_bytes != null },
@@ -158,7 +160,13 @@ export function request(app, parameters) {
 					h(
 						'span',
 						{ class: 'aside' },
-						h('span', { class: 'muted' }, text === null && shown ? 'base64, ' : '', bytes(r.size), r.body_bytes ? ` of ${bytes(r.body_bytes)}` : ''),
+						h(
+							'span',
+							{ class: 'muted' },
+							text === null && shown ? 'base64, ' : '',
+							bytes(r.size),
+							r.body_bytes ? ` of ${bytes(r.body_bytes)}` : '',
+						),
 						copyButton(shown),
 					),
 				),

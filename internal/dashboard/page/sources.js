@@ -243,7 +243,11 @@ function sourceCard(source, changed) {
 					causes.length
 						? causes.map(([cause, n], i) => [
 								i ? ', ' : '',
-								h('a', { href: `#/rejected${query({ source, cause, range: '24h' })}` }, `${count(n)} ${cause.replaceAll('_', ' ')}`),
+								h(
+									'a',
+									{ href: `#/rejected${query({ source, cause, range: '24h' })}` },
+									`${count(n)} ${cause.replaceAll('_', ' ')}`,
+								),
 							])
 						: 'nothing',
 					' kept within a day',
