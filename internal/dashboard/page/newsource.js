@@ -97,8 +97,8 @@ export function sourceForm(cancel, done) {
 	// settings are those of PUT /api/sources. It throws where the text of further settings is no object.
 	function settings() {
 		const further = more.value.trim() ? JSON.parse(more.value) : {};
-		const isObject = further !== null && typeof further === 'object' && !Array.isArray(further);
-		if (!isObject) throw new Error('It is not an object.');
+		if (further === null || typeof further !== 'object' || Array.isArray(further))
+			throw new Error('It is not an object.');
 		const all = { preset: preset.value, ...further };
 		if (!isOpen(current()) && !('secrets' in further)) all.secrets = [reference()];
 		return JSON.stringify(all);

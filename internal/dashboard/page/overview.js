@@ -480,7 +480,7 @@ function claimsButton(name, d, done) {
 						title: ['Resume deliveries to ', foreign(name), '?'],
 						about: [
 							d.waiting
-								? `${counted(d.waiting, 'event')} that ${d.waiting === 1 ? 'waits' : 'wait'} for it will be delivered when due.`
+								? `${counted(d.waiting, 'event')} not delivered yet will go out as they fall due.`
 								: 'Nothing waits for it.',
 						],
 						go: 'Resume',

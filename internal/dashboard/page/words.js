@@ -171,10 +171,9 @@ export function rest(action, d) {
 		);
 }
 
-const side = (change, name) => {
-	const has = change !== null && typeof change === 'object' && name in change;
-	return has ? text(change[name]) : 'absent';
-};
+function side(change, name) {
+	return change !== null && typeof change === 'object' && name in change ? text(change[name]) : 'absent';
+}
 
 const written = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/;
 
