@@ -47,6 +47,7 @@ export class Chart {
 			{
 				class: 'plot',
 				role: 'img',
+				'aria-label': `${title}: not known yet`,
 				pointermove: (e) => this.#point(e),
 				pointerleave: () => all.forEach((c) => c.#mark(null)),
 			},
