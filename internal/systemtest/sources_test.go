@@ -714,7 +714,8 @@ func TestChangesUnderLoad(t *testing.T) {
 		defer mu.Unlock()
 		require.Empty(t, wrong, what)
 	}
-	const ok, no, off, many = http.StatusOK, http.StatusUnauthorized, http.StatusServiceUnavailable, http.StatusTooManyRequests
+	const ok, no, many = http.StatusOK, http.StatusUnauthorized, http.StatusTooManyRequests
+	const off = http.StatusServiceUnavailable
 	time.Sleep(500 * time.Millisecond)
 	change("rotated: the first holds on", []int{ok}, []int{ok}, func() {
 		execute(t, one.db, "select spine.rotate_source('github', $1, '1 hour')", "file:"+p.path("second"))
