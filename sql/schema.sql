@@ -4727,7 +4727,10 @@ begin
     on conflict (process) do update set told_at = clock_timestamp();
     delete from source_reports s
     where s.process = _process
-        and s.source not in (select t.source from jsonb_to_recordset(_reports) t(source text) where t.source is not null);
+        and s.source not in (
+            select t.source
+            from jsonb_to_recordset(_reports) t(source text)
+            where t.source is not null);
     insert into source_reports as s (process, source, settings_at, state, problems)
     select _process, t.source, t.settings_at, t.state, array(select jsonb_array_elements_text(t.problems))
     from jsonb_to_recordset(_reports) t(source text, settings_at timestamptz, state text, problems jsonb)
@@ -4735,7 +4738,8 @@ begin
         settings_at = excluded.settings_at,
         state = excluded.state,
         problems = excluded.problems
-    where (s.settings_at, s.state, s.problems) is distinct from (excluded.settings_at, excluded.state, excluded.problems);
+    where (s.settings_at, s.state, s.problems)
+        is distinct from (excluded.settings_at, excluded.state, excluded.problems);
     delete from receivers r
     where r.process in (
         select g.process

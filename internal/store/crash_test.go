@@ -236,7 +236,7 @@ var writings = func() map[string]writing {
 		}, "select step, sum(accepted) from spine.rollups group by step order by step", "", false},
 		"sample the depth": {"spine.sample_depth(", stored, func(ctx context.Context, s *store.Store) error {
 			return s.SampleDepth(ctx)
-		}, "select sampled_at is null from spine.depth_state", "", false},
+		}, "select sampled_at is null from spine.depth_state", "", true},
 		"tell of the sources": {
 			"spine.tell_sources(",
 			func(*database) {},
@@ -380,22 +380,34 @@ func TestCrashPoints(t *testing.T) {
 					ctx, cancel := context.WithTimeout(t.Context(), patience)
 					defer cancel()
 					var conn int64    // that has sent the statement
+					var begun int64   // the connection whose transaction has begun by a statement of its own
+					var sent bool     // the statement, in that transaction
 					kind := byte('E') // Execute; the transaction ends with Sync
 					if c.action == pgproxy.CutAfter {
 						kind = 'S'
 					}
 					proxy.OnMessage(func(m pgproxy.Message) pgproxy.Action {
+						if m.FromClient && strings.HasPrefix(m.SQL, "begin") {
+							begun, sent = m.Conn, false
+						}
+						isStatement := m.FromClient && strings.Contains(m.SQL, w.statement)
+						sent = sent || isStatement && m.Conn == begun
 						switch {
 						case !m.FromClient:
 							return pgproxy.Pass
+						case !w.begun && c.action == pgproxy.DropAnswer && sent:
+							// Done is what is committed.
+							if m.SQL != "commit" || m.Conn != begun {
+								return pgproxy.Pass
+							}
 						case w.begun && (c.action == pgproxy.DropAnswer || c.action == pgproxy.StallHere):
 							// Its transaction has the locks by then.
 							if m.SQL != "commit" {
 								return pgproxy.Pass
 							}
 						// it has no arguments, and is one message
-						case m.Type == 'Q' && strings.Contains(m.SQL, w.statement):
-						case m.Type == 'E' && strings.Contains(m.SQL, w.statement):
+						case m.Type == 'Q' && isStatement:
+						case m.Type == 'E' && isStatement:
 							conn = m.Conn
 							if m.Type != kind {
 								return pgproxy.Pass

@@ -85,8 +85,8 @@ func TestServersTellWhatTheyMakeOfASource(t *testing.T) {
 	require.Contains(t, tries, "this command's own environment")
 	require.Contains(t, tries, "(the servers: verified at ")
 
-	c.stdin = `sources: {github: {preset: github, secrets: [file:github]}, any: {preset: none},
-		billing: {preset: hmac, secrets: [env:A_WEBHOOK_SECRET], verify: [{header: X-Sig}]}}`
+	c.stdin = `sources: {github: {preset: github, secrets: [file:github]},
+		billing: {preset: hmac, secrets: [env:A_WEBHOOK_SECRET], verify: [{header: X-Sig}]}, any: {preset: none}}`
 	applied := c.ok("apply", "-f", "-")
 	require.Regexp(t, `(?m)^github: verified at \S+, \S+$`, applied)
 	require.Regexp(t, `(?m)^any: open at \S+, \S+$`, applied)

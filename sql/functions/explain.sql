@@ -123,7 +123,7 @@ comment on function spine.lock_holders(xid) is
     'Internal. Who holds a row that a transaction has locked and not yet committed.';
 
 -- table_lockers: who holds a table so that nothing can be claimed, in words.
--- Partitions are locked with their table. Reads pg_locks only.
+-- Partitions are locked with their table. Reads only: pg_locks.
 create or replace function spine.table_lockers() returns table (says text, facts jsonb)
 language sql stable
 set search_path = spine, pg_temp as $$
@@ -670,12 +670,13 @@ begin
                     _row.attempt_count || case _row.attempt_count when 1 then ' attempt' else ' attempts' end,
                     _row.attempt_count + _last.attempts_before)
                 else _row.attempt_count || case _row.attempt_count when 1 then ' attempt' else ' attempts' end
-            end || coalesce(
-                format(
+            end || case when _row.deferrals > 0
+                then format(
                     ' counted; %s in a row did not reach the destination, the first at %s: given up 72 hours after it',
                     _row.deferrals,
-                    exact_time(_row.deferred_since)),
-                ''),
+                    exact_time(_row.deferred_since))
+                else ''
+            end,
             jsonb_build_object(
                 'deferrals', coalesce(_row.deferrals, 0),
                 'deferred_since', _row.deferred_since,
