@@ -71,8 +71,8 @@ DATABASE_URL is set, dev uses that database instead.`,
 	return cmd
 }
 
-// makeSecretFolder makes the folder for secrets where it lies in the folder of dev's data. A clone of the repository has
-// it already.
+// makeSecretFolder makes the folder for secrets where it lies in the folder of dev's data. A clone of the repository
+// has it already.
 func makeSecretFolder(secrets, dir string, log zerolog.Logger) {
 	if dir == "" || filepath.Dir(filepath.Clean(secrets)) != filepath.Clean(dir) {
 		return

@@ -20,6 +20,7 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/postgres/pgproxy"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // writing is something that a store does to the database.
@@ -192,6 +193,14 @@ var writings = func() map[string]writing {
 			_, err := s.ReplayDead(ctx, store.DeadFilter{}, 10, func(int64) {})
 			return err
 		}, queue, "", false},
+		"replay dead rows": {"spine.replay_rows(", died, func(ctx context.Context, s *store.Store) error {
+			row := view.ProcessingRow{Destination: event.DefaultDestination}
+			err := s.Pool().QueryRow(ctx, "select id from spine.events").Scan(&row.Event)
+			if err == nil {
+				_, err = s.ReplayRows(ctx, []view.ProcessingRow{row}, "me")
+			}
+			return err
+		}, queue, "", true},
 		"pause": {"spine.pause(", stored, func(ctx context.Context, s *store.Store) error {
 			_, err := s.Pause(ctx, event.DefaultDestination, "why", "me")
 			return err
@@ -512,6 +521,7 @@ func TestEveryStatementHasItsCrashPoints(t *testing.T) {
 		"events_within",
 		"explain",
 		"first_id_since",
+		"given_up",
 		"id_of",
 		"last_arrival",
 		"oldest_ready",

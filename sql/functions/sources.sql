@@ -52,7 +52,8 @@ begin
         ) given
         where coalesce(given.ref !~ '^(env:[A-Za-z_][A-Za-z0-9_]*|file:([A-Za-z0-9_.-]+|/.+))$', true))
     then
-        raise exception 'a secret must be named by reference, never by value: env:NAME, file:NAME or file:/absolute/path'
+        raise exception
+            'a secret must be named by reference, never by value: env:NAME, file:NAME or file:/absolute/path'
             using errcode = 'check_violation', schema = 'spine', table = 'sources';
     end if;
     if tg_op = 'UPDATE' then
