@@ -32,8 +32,8 @@ func devCommand(env environ, b build) *cobra.Command {
 		Long: `Dev starts a private PostgreSQL, brings its schema up to date, and runs the API,
 the worker and a mock destination that fails half of all deliveries on purpose.
 You need not install or configure anything. Dev keeps its data in .spine, and reads
-the secrets of sources from files in .spine/secrets. Ctrl-C stops everything. If
-DATABASE_URL is set, dev uses that database instead.`,
+the secrets of sources from files in .spine/secrets. Ctrl-C stops everything. If DATABASE_URL is set, dev uses that
+database instead.`,
 		Example: `  spine dev
   spine dev --ephemeral                                  # keep nothing
   spine dev --destination-url http://127.0.0.1:3000/hooks # deliver to your own program

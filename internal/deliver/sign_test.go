@@ -65,7 +65,7 @@ func TestNothingPrintsTheSecret(t *testing.T) {
 	key, err := parseSecret(vectorSecret)
 	require.NoError(t, err)
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%d", "%x"} {
-		for _, value := range []any{config, &config, client, *client} { //nolint:govet // it is printed and dropped
+		for _, value := range []any{config, &config, client, *client} {
 			text := fmt.Sprintf(verb, value)
 			require.NotContains(t, text, "MfKQ9r8G")
 			require.NotContains(t, text, fmt.Sprintf("%d", key)[1:20])

@@ -239,10 +239,8 @@ func (g *gate) readBody(a *arrival, u upload) *rejection {
 		return nil
 	}
 	rej := g.receiveBody(a, u)
-	switch {
-	case rej == nil:
-		a.bodyState = bodyWhole
-	default:
+	a.bodyState = bodyWhole
+	if rej != nil {
 		a.bodyState = bodyPart
 		u.writer.Header().Set("Connection", "close") // what is left of the body is not read
 	}
@@ -273,7 +271,7 @@ var gzipStart = []byte{0x1f, 0x8b, 0x08}
 func (g *gate) decompress(a *arrival) (rej *rejection) {
 	a.request.Body = a.request.Wire
 	isDeclared := isGzip(a.request.Header)
-	if !isDeclared && !(a.source.SignsBody() && bytes.HasPrefix(a.request.Wire, gzipStart)) {
+	if !isDeclared && (!a.source.SignsBody() || !bytes.HasPrefix(a.request.Wire, gzipStart)) {
 		return nil
 	}
 	var body []byte
@@ -351,7 +349,7 @@ var verifyTokenWrong = &rejection{
 	status: http.StatusForbidden, cause: causeVerifyToken, detail: "The verify token is another one.",
 }
 
-const causeVerifyToken = "verify_token_wrong"
+const causeVerifyToken = "verify_token_wrong" //nolint:gosec // a cause
 
 const causeTooLarge = "too_large"
 

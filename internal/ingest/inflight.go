@@ -99,7 +99,7 @@ func (g *gate) readAll(a *arrival, body io.Reader, announced int64) ([]byte, *re
 			reserved = int64(cap(b))
 		}
 		switch {
-		case err == io.EOF: //nolint:errorlint // a Reader returns it as it is
+		case err == io.EOF:
 			return b, nil
 		case err != nil:
 			return b, bodyRejection(err)
@@ -114,7 +114,7 @@ func (g *gate) awaitEnd(a *arrival, body io.Reader) *rejection {
 		switch {
 		case n > 0:
 			return g.tooLarge()
-		case err == io.EOF: //nolint:errorlint // as in readAll
+		case err == io.EOF:
 			return nil
 		case err != nil:
 			return bodyRejection(err)

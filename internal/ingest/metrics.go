@@ -121,6 +121,7 @@ func (m *Metrics) KnowSources(names []string) {
 func (m *Metrics) count(events []event.Event, receipts []event.Receipt) {
 	for i, n := 0, 0; i < len(events); i++ {
 		n++
+		//nolint:gosec // next is an index where it is not the length
 		if next := i + 1; next == len(events) || events[next].Source != events[i].Source ||
 			receipts[next].Outcome != receipts[i].Outcome {
 			of := m.countersOf(events[i].Source)

@@ -41,7 +41,7 @@ func TestEveryCauseBeginsAtZero(t *testing.T) {
 	require.NoError(t, err)
 	named := 0
 	for _, file := range files {
-		text, err := os.ReadFile(file)
+		text, err := os.ReadFile(file) //nolint:gosec // of this package
 		require.NoError(t, err)
 		if matched, _ := filepath.Match("*_test.go", file); matched {
 			continue

@@ -24,8 +24,8 @@ func linesOf(t *testing.T, log string) (lines []map[string]any) {
 	return lines
 }
 
-// refusedError is what pgx says when nothing listens at a name with two addresses, tried with TLS and without.
-var refusedError = errors.New("claiming events: failed to connect to `user=spine database=spine`:\n" +
+// errRefused is what pgx says when nothing listens at a name with two addresses, tried with TLS and without.
+var errRefused = errors.New("claiming events: failed to connect to `user=spine database=spine`:\n" +
 	"\t127.0.0.1:5432 (db): dial error: dial tcp 127.0.0.1:5432: connect: connection refused\n" +
 	"\t127.0.0.1:5432 (db): dial error: dial tcp 127.0.0.1:5432: connect: connection refused")
 
@@ -35,8 +35,8 @@ func TestOutageIsOneLineASecond(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	log := zerolog.New(newOutageWriter(&out, func() time.Time { return now }))
 	for range 70 { // 7 seconds
-		log.Warn().Err(refusedError).Msg("claiming failed, trying again")
-		log.Error().Err(fmt.Errorf("storing: %w", refusedError)).Int("events", 3).Msg("events could not be stored")
+		log.Warn().Err(errRefused).Msg("claiming failed, trying again")
+		log.Error().Err(fmt.Errorf("storing: %w", errRefused)).Int("events", 3).Msg("events could not be stored")
 		log.Warn().Err(errors.New("renewing: unexpected EOF")).Msg("renewing leases failed, trying again")
 		now = now.Add(100 * time.Millisecond)
 	}
@@ -55,7 +55,7 @@ func TestOutageHidesNothingElse(t *testing.T) {
 	var out bytes.Buffer
 	now := time.Unix(1_700_000_000, 0)
 	log := zerolog.New(newOutageWriter(&out, func() time.Time { return now }))
-	log.Warn().Err(refusedError).Msg("claiming failed, trying again")
+	log.Warn().Err(errRefused).Msg("claiming failed, trying again")
 	log.Warn().Str("error", "connection reset by peer").Int("attempt", 5).Msg("delivery given up")
 	log.Warn().Err(errors.New(`permission denied for "t"`)).Msg("claiming failed, trying again")
 	log.Warn().Str("source", "github").Strs("problems", []string{"a: unexpected EOF"}).Msg("a source is broken")

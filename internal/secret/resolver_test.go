@@ -60,7 +60,7 @@ func folder(t *testing.T) (dir string, r *Resolver) {
 
 func TestResolve(t *testing.T) {
 	dir, r := folder(t)
-	for ref, want := range map[string]string{
+	for ref, want := range map[string]string{ //nolint:gosec // references and sentences
 		"env:GITHUB_WEBHOOK_SECRET": " hidden\n", // as it is
 		"env:SPINE_SECRET_A":        "hidden",
 		"file:plain":                "hidden",

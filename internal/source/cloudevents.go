@@ -81,7 +81,7 @@ func cloudEventKind(body []byte) jsontext.Kind {
 	if !value.IsValid(lenientJSON...) {
 		return 0
 	}
-	switch kind := value.Kind(); kind {
+	switch kind := value.Kind(); kind { //nolint:exhaustive // the others are no events
 	case jsontext.KindBeginObject:
 		if isEvent(body) {
 			return kind

@@ -10,8 +10,8 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// ReportStore keeps what the processes that receive webhooks make of the sources, so that commands can tell it.
-// Whether a source can be used depends on secrets that only these processes can read.
+// ReportStore keeps what the processes that receive webhooks make of the sources, so that commands can tell it. Whether
+// a source can be used depends on secrets that only these processes can read.
 type ReportStore interface {
 	// TellSources notes what a process makes of all sources. Repeated within tellInterval, it says that the process is
 	// alive.

@@ -48,8 +48,8 @@ func (b *board) state() (told event.SourceReport, times int) {
 	return told, b.times
 }
 
-// G1: a process tells at once what it makes of a change, and every minute that it is alive. At its end it takes it
-// back.
+// G1: a process tells at once what it makes of a change, then every minute that it is alive, and nothing more at its
+// end.
 func TestRegistryTellsWhatItMakesOfTheSources(t *testing.T) {
 	tab := newTable()
 	secrets := vault{}

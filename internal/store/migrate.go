@@ -254,7 +254,7 @@ func migrationHolder(ctx context.Context, db *sql.DB) (string, error) {
 		select string_agg(format('pid %s (%s%s)', a.pid, a.usename,
 			coalesce(nullif(', ' || a.application_name, ', '), '') || coalesce(', since ' || a.xact_start::text, '')), ', ')
 		from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a on a.pid = l.pid
-		where l.relation = 'spine.locks'::regclass and l.database = a.datid
+		where l.relation = 'spine.locks'::regclass and a.datname = current_database() and l.database = a.datid
 			and l.mode in ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock',
 				'AccessExclusiveLock')
 			and l.granted`,

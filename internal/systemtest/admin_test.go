@@ -91,7 +91,7 @@ func TestAdministrationHasAListenerOfItsOwn(t *testing.T) {
 // The page's test desk posts to where the page comes from. What it sends is a webhook like any other.
 func TestDeskSendsWebhooks(t *testing.T) {
 	t.Parallel()
-	const token = "a-token-of-sixteen-or-more"
+	const token = "a-token-of-sixteen-or-more" //nolint:gosec // of a test
 	_, admin := startApart(t, both, "ADMIN_TOKEN="+token, "DEFAULT_SOURCE=open")
 	bearer := []string{"Authorization", "Bearer " + token, "Content-Type", "application/json"}
 	id := newID("desk")
@@ -107,7 +107,7 @@ func TestDeskSendsWebhooks(t *testing.T) {
 // A worker serves health to everyone, and /metrics by the rules of the administration.
 func TestMetricsOfAWorker(t *testing.T) {
 	t.Parallel()
-	const token, reader = "a-token-of-sixteen-or-more", "a-token-that-only-reads"
+	const token, reader = "a-token-of-sixteen-or-more", "a-token-that-only-reads" //nolint:gosec // of a test
 	local, _ := startApart(t, service.Roles{Worker: true})
 	require.Equal(t, http.StatusOK, local.from(t, "localhost", "/metrics"))
 	require.Equal(t, http.StatusForbidden, local.from(t, "evil.example", "/metrics"))
@@ -220,7 +220,7 @@ func TestAuditNamesTheClient(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			const token = "a-token-of-sixteen-or-more"
+			const token = "a-token-of-sixteen-or-more" //nolint:gosec // of a test
 			public, _ := startApart(t, service.Roles{API: true},
 				"ADMIN_LISTEN=same", "ADMIN_TOKEN="+token, "TRUSTED_PROXIES="+c.trusted)
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, public.url+"/api/sources/x",

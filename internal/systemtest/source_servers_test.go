@@ -85,8 +85,8 @@ func TestServersTellWhatTheyMakeOfASource(t *testing.T) {
 	require.Contains(t, tries, "this command's own environment")
 	require.Contains(t, tries, "(the servers: verified at ")
 
-	c.stdin = `sources: {github: {preset: github, secrets: [file:github]},
-		billing: {preset: hmac, secrets: [env:A_WEBHOOK_SECRET], verify: [{header: X-Sig}]}, any: {preset: none}}`
+	c.stdin = `sources: {github: {preset: github, secrets: [file:github]}, any: {preset: none},
+		billing: {preset: hmac, secrets: [env:A_WEBHOOK_SECRET], verify: [{header: X-Sig}]}}`
 	applied := c.ok("apply", "-f", "-")
 	require.Regexp(t, `(?m)^github: verified at \S+, \S+$`, applied)
 	require.Regexp(t, `(?m)^any: open at \S+, \S+$`, applied)
@@ -141,7 +141,10 @@ func TestFolderForSecrets(t *testing.T) {
 	require.NoError(t, yaml.Unmarshal(text, &compose))
 	require.Equal(t, []string{"./.spine/secrets:/run/secrets:ro,z"}, compose.Services["api"].Volumes)
 
-	git := func(args ...string) error { return exec.Command("git", append([]string{"-C", top}, args...)...).Run() }
+	git := func(args ...string) error {
+		//nolint:gosec // in a clone that this test has made
+		return exec.CommandContext(t.Context(), "git", append([]string{"-C", top}, args...)...).Run()
+	}
 	if git("rev-parse", "--git-dir") != nil {
 		t.Skip("git is NOT asked what it ignores: this is no clone")
 	}

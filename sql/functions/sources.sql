@@ -56,6 +56,25 @@ begin
             'a secret must be named by reference, never by value: env:NAME, file:NAME or file:/absolute/path'
             using errcode = 'check_violation', schema = 'spine', table = 'sources';
     end if;
+    -- What is shown and kept with the settings holds no secret either. The messages do not repeat it.
+    if new.settings ->> 'url' ~ '^[^/?#]*//[^/?#]*@' then
+        raise exception 'the url of a source must not hold a user or password'
+            using errcode = 'check_violation', schema = 'spine', table = 'sources';
+    end if;
+    if exists (
+        select
+        from jsonb_path_query(new.settings, 'lax $.verify[*].secret_prefix[*]') p(prefix)
+        where jsonb_typeof(p.prefix) not in ('string', 'null')
+            or p.prefix #>> '{}' <> '' and p.prefix #>> '{}' !~ '^.{0,15}_$'
+        union all
+        select
+        from jsonb_path_query(new.settings, 'lax $.verify[*].secret_not[*]') p(prefix)
+        where jsonb_typeof(p.prefix) not in ('string', 'null')
+            or p.prefix #>> '{}' <> '' and p.prefix #>> '{}' !~ '^.{0,15}_$')
+    then
+        raise exception 'secret_prefix and secret_not must end in _ and have at most 16 bytes'
+            using errcode = 'check_violation', schema = 'spine', table = 'sources';
+    end if;
     if tg_op = 'UPDATE' then
         if new.name <> old.name then
             raise exception 'the name of a source cannot be changed'
@@ -67,6 +86,26 @@ begin
     end if;
     new.updated_at := clock_timestamp();
     new.updated_by := spine.who();
+    if new.disabled_at is null then
+        new.disabled_by := null;
+        if tg_op = 'UPDATE' and old.disabled_at is not null then
+            new.disabled_before := (
+                select jsonb_agg(b.one order by b.n)
+                from (
+                    select x.one, x.n
+                    from jsonb_array_elements(
+                        coalesce(old.disabled_before, '[]') || jsonb_build_array(
+                            jsonb_build_object(
+                                'since', old.disabled_at,
+                                'until', new.updated_at,
+                                'by', old.disabled_by,
+                                'reason', old.disabled_reason))) with ordinality as x(one, n)
+                    order by x.n desc
+                    limit 5) b);
+        end if;
+    elsif tg_op = 'INSERT' or old.disabled_at is null then
+        new.disabled_by := new.updated_by;
+    end if;
     new.disabled_reason := case when new.disabled_at is not null then coalesce(new.disabled_reason, spine.reason()) end;
     return new;
 end $$;
@@ -321,9 +360,7 @@ begin
     delete from source_reports s
     where s.process = _process
         and s.source not in (
-            select t.source
-            from jsonb_to_recordset(_reports) t(source text)
-            where t.source is not null);
+            select t.source from jsonb_to_recordset(_reports) t(source text) where t.source is not null);
     insert into source_reports as s (process, source, settings_at, state, problems)
     select _process, t.source, t.settings_at, t.state, array(select jsonb_array_elements_text(t.problems))
     from jsonb_to_recordset(_reports) t(source text, settings_at timestamptz, state text, problems jsonb)
