@@ -256,7 +256,8 @@ func TestHeadAnswersAsGetWithoutABody(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, head.Body.Close())
 		require.Equal(t, http.StatusOK, head.StatusCode)
-		require.EqualValues(t, len(got.body), head.ContentLength)
+		// The sentences of an event say how long ago it came, which may take another digit meanwhile.
+		require.InDelta(t, len(got.body), head.ContentLength, 4)
 		require.Equal(t, got.header.Get("Link"), head.Header.Get("Link"))
 	}
 }

@@ -60,7 +60,7 @@ func folder(t *testing.T) (dir string, r *Resolver) {
 
 func TestResolve(t *testing.T) {
 	dir, r := folder(t)
-	for ref, want := range map[string]string{ //nolint:gosec // references and sentences
+	for ref, want := range map[string]string{
 		"env:GITHUB_WEBHOOK_SECRET": " hidden\n", // as it is
 		"env:SPINE_SECRET_A":        "hidden",
 		"file:plain":                "hidden",
@@ -91,7 +91,7 @@ func TestResolve(t *testing.T) {
 func TestReferencesThatAreNotAllowed(t *testing.T) {
 	dir, r := folder(t)
 	outer := filepath.Dir(dir)
-	for ref, want := range map[string]string{
+	for ref, want := range map[string]string{ //nolint:gosec // references and sentences
 		"hidden":                   "a secret is named by env:NAME, file:NAME or file:/absolute/path",
 		"env:":                     "a secret is named by",
 		"env:A B":                  "a secret is named by",

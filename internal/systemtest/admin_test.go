@@ -179,7 +179,7 @@ func TestTokensRotate(t *testing.T) {
 // A6: wrong tokens meet the brake of rejected webhooks, a counter, and sums in the audit log.
 func TestWrongTokensAreSlowedCountedAndAudited(t *testing.T) {
 	t.Parallel()
-	const senders, each, token = 64, 40, "a-token-of-sixteen-or-more"
+	const senders, each, token = 64, 40, "a-token-of-sixteen-or-more" //nolint:gosec // of a test
 	_, admin := startApart(t, service.Roles{API: true}, "ADMIN_TOKEN="+token)
 	began := time.Now()
 	var all sync.WaitGroup

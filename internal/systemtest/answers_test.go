@@ -469,13 +469,13 @@ func TestAMissingIdIsAnsweredAtOnce(t *testing.T) {
 	answered := func(id string) (says string) {
 		t.Helper()
 		least := time.Hour
-		for range 5 { // the machine may be busy
+		for range 50 { // the machine may be busy
 			began := time.Now()
 			require.NoError(t, tx.QueryRow(
 				t.Context(), "select string_agg(x.says, e'\n') from spine.explain($1) x", id).Scan(&says))
 			least = min(least, time.Since(began))
 		}
-		require.Less(t, least, 50*time.Millisecond, id)
+		require.Less(t, least, 50*time.Millisecond, id) // what has to read the bodies takes ten times as long
 		return says
 	}
 	says := answered("NOPE")

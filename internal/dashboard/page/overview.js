@@ -292,7 +292,8 @@ export function overview(app, parameters) {
 			[at, column('pending'), column('processing'), column('failed'), column('dead')],
 			[d.pending, d.processing, d.failed, d.dead],
 		);
-		charts.oldest.set([at, column('oldest_ready_seconds')], [last.oldest_ready_seconds ?? null]);
+		const oldest = last.depth?.at ? (last.oldest_ready_seconds ?? null) : null;
+		charts.oldest.set([at, column('oldest_ready_seconds')], [oldest]);
 	}
 
 	function drawTables() {

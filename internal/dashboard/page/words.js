@@ -225,6 +225,7 @@ export const knownCauses = [
 	'timestamp_stale',
 	'credentials_missing',
 	'credentials_wrong',
+	'verify_token_wrong',
 	'no_such_source',
 	'method',
 	'too_slow',
