@@ -16,7 +16,7 @@ import (
 
 // The vector of the Standard Webhooks libraries.
 const (
-	vectorSecret    = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" //nolint:gosec // published with the standard
+	vectorSecret    = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	vectorID        = "msg_p5jXN8AQM9LWM0D4loKWxJek"
 	vectorTimestamp = "1614265330"
 	vectorBody      = `{"test": 2432232314}`

@@ -91,7 +91,7 @@ func TestResolve(t *testing.T) {
 func TestReferencesThatAreNotAllowed(t *testing.T) {
 	dir, r := folder(t)
 	outer := filepath.Dir(dir)
-	for ref, want := range map[string]string{ //nolint:gosec // references and sentences
+	for ref, want := range map[string]string{
 		"hidden":                   "a secret is named by env:NAME, file:NAME or file:/absolute/path",
 		"env:":                     "a secret is named by",
 		"env:A B":                  "a secret is named by",

@@ -46,6 +46,7 @@ func TestSampleBodyIsOneLine(t *testing.T) {
 	p, err := parsePreset("example", []byte(`
 title: Example
 steps: []
+retries: It tries again.
 settings: {format: body, verify: [{scheme: none}]}
 sample:
   body: |

@@ -73,7 +73,6 @@ func rejected(t testing.TB, s *Source, r *event.Request, cause string) string {
 
 var now = time.Date(2024, 1, 30, 12, 0, 0, 0, time.UTC)
 
-//nolint:gosec // they are published as examples
 const (
 	standardSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	standardKey    = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg=="
@@ -82,7 +81,6 @@ const (
 
 // TestVectors verifies and signs the vectors in the documentation of providers, and others that were made for tests.
 //
-//nolint:gosec // no secret here is one
 func TestVectors(t *testing.T) {
 	standard := []string{"Webhook-Id", "msg_p5jXN8AQM9LWM0D4loKWxJek", "Webhook-Timestamp", "1614265330"}
 	for name, v := range map[string]struct {

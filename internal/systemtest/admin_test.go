@@ -91,7 +91,7 @@ func TestAdministrationHasAListenerOfItsOwn(t *testing.T) {
 // The page's test desk posts to where the page comes from. What it sends is a webhook like any other.
 func TestDeskSendsWebhooks(t *testing.T) {
 	t.Parallel()
-	const token = "a-token-of-sixteen-or-more" //nolint:gosec // of a test
+	const token = "a-token-of-sixteen-or-more"
 	_, admin := startApart(t, both, "ADMIN_TOKEN="+token, "DEFAULT_SOURCE=open")
 	bearer := []string{"Authorization", "Bearer " + token, "Content-Type", "application/json"}
 	id := newID("desk")
@@ -107,7 +107,7 @@ func TestDeskSendsWebhooks(t *testing.T) {
 // A worker serves health to everyone, and /metrics by the rules of the administration.
 func TestMetricsOfAWorker(t *testing.T) {
 	t.Parallel()
-	const token, reader = "a-token-of-sixteen-or-more", "a-token-that-only-reads" //nolint:gosec // of a test
+	const token, reader = "a-token-of-sixteen-or-more", "a-token-that-only-reads"
 	local, _ := startApart(t, service.Roles{Worker: true})
 	require.Equal(t, http.StatusOK, local.from(t, "localhost", "/metrics"))
 	require.Equal(t, http.StatusForbidden, local.from(t, "evil.example", "/metrics"))
@@ -179,7 +179,7 @@ func TestTokensRotate(t *testing.T) {
 // A6: wrong tokens meet the brake of rejected webhooks, a counter, and sums in the audit log.
 func TestWrongTokensAreSlowedCountedAndAudited(t *testing.T) {
 	t.Parallel()
-	const senders, each, token = 64, 40, "a-token-of-sixteen-or-more" //nolint:gosec // of a test
+	const senders, each, token = 64, 40, "a-token-of-sixteen-or-more"
 	_, admin := startApart(t, service.Roles{API: true}, "ADMIN_TOKEN="+token)
 	began := time.Now()
 	var all sync.WaitGroup
@@ -220,7 +220,7 @@ func TestAuditNamesTheClient(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			const token = "a-token-of-sixteen-or-more" //nolint:gosec // of a test
+			const token = "a-token-of-sixteen-or-more"
 			public, _ := startApart(t, service.Roles{API: true},
 				"ADMIN_LISTEN=same", "ADMIN_TOKEN="+token, "TRUSTED_PROXIES="+c.trusted)
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, public.url+"/api/sources/x",

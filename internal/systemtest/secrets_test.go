@@ -30,7 +30,7 @@ func TestSourcesReachNoForeignSecret(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "good"), []byte("a-good-secret"), 0o600))
 	require.NoError(t, os.Symlink("/etc/passwd", filepath.Join(dir, "linked")))
 	s := startService(t, service.Roles{API: true}, databases.New(t), "SECRET_DIR="+dir)
-	const token = `"verify":[{"scheme":"token","header":"X-Tok"}]` //nolint:gosec // a setting
+	const token = `"verify":[{"scheme":"token","header":"X-Tok"}]`
 	for name, c := range map[string]struct{ settings, says string }{
 		"own":   {`{"preset":"token","secrets":["env:DATABASE_URL"],` + token + `}`, "it is a setting of Spine itself"},
 		"libpq": {`{"preset":"token","secrets":["env:PGPASSWORD"],` + token + `}`, "it is a setting of Spine itself"},
