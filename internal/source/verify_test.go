@@ -80,7 +80,6 @@ const (
 )
 
 // TestVectors verifies and signs the vectors in the documentation of providers, and others that were made for tests.
-//
 func TestVectors(t *testing.T) {
 	standard := []string{"Webhook-Id", "msg_p5jXN8AQM9LWM0D4loKWxJek", "Webhook-Timestamp", "1614265330"}
 	for name, v := range map[string]struct {
