@@ -40,6 +40,7 @@ type taking struct{ *source.Source }
 
 func (taking) Policy() ingest.Policy                  { return ingest.Policy{} }
 func (t taking) Lookup(string) (ingest.Source, error) { return t, nil }
+func (taking) Stray(string) ingest.Stray              { return ingest.Stray{} }
 
 // intake takes in what one source sends, over HTTP and into PostgreSQL.
 func intake(t *testing.T, s *source.Source) (address string, kept *store.Store) {
