@@ -241,7 +241,8 @@ func TestMigratingTakesNoTransactionNumber(t *testing.T) {
 	require.Equal(t, "t|t", d.value(`
 		select backend_xid is null, backend_xmin is null
 		from pg_stat_activity a join pg_locks l on l.pid = a.pid
-		where l.relation = 'spine.locks'::regclass and l.mode = 'ShareUpdateExclusiveLock' and l.granted`))
+		where l.relation = 'spine.locks'::regclass and l.mode = 'ShareUpdateExclusiveLock' and l.granted
+			and a.datname = current_database() and l.database = a.datid`))
 	require.NoError(t, tx.Rollback(t.Context()))
 	require.NoError(t, <-done)
 }
