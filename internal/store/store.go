@@ -189,8 +189,8 @@ func classify(err error) error {
 	return err
 }
 
-// leaseStates reads the answers of the functions that write under a lease: true for a lease that was held, false for
-// one that was lost, and NULL for a locked row.
+// leaseStates reads the answers of the functions that write under a lease. true says that the lease was held, and false
+// that it was lost. NULL says that the row was locked.
 func leaseStates(answers []*bool) []event.LeaseState {
 	states := make([]event.LeaseState, len(answers))
 	for i, held := range answers {
