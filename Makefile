@@ -28,9 +28,11 @@ RACE ?=
 
 # Begins a recipe line that needs a server: chooses its binaries, or ends the line with the reason.
 with-postgres = export POSTGRES_BIN; POSTGRES_BIN=$$(.ci/postgres '$(PG)')
-# Tests may not come from the cache: they run on a server. A package's tests wait more than they compute, so two run at once.
-# Without symbols, test binaries are linked in half the time.
-GOTEST = go test -json -vet off -ldflags '-s -w' -count 1 -p 2 -timeout 15m $(RACE)
+# Tests may not come from the cache: they run on a server. Without symbols, test binaries are linked in half the time.
+# `make lint` vets.
+go-test = go test -vet off -ldflags '-s -w' -count 1
+# A package's tests wait more than they compute, so two run at once.
+GOTEST  = $(go-test) -json -p 2 -timeout 15m $(RACE)
 PROGRESS = go run ./internal/systemtest/progress
 
 GOLANGCI_VERSION    := v2.15.0
@@ -68,6 +70,7 @@ test-peers:
 
 .PHONY: test-oracles
 test-oracles:
+	cd $(ORACLES) && go vet ./...
 	@$(with-postgres); cd $(ORACLES); $(GOTEST) ./... | (cd '$(CURDIR)'; $(PROGRESS))
 
 .PHONY: proof
@@ -81,21 +84,21 @@ FAULTS_SEED ?=
 .PHONY: faults
 faults: ## break everything on purpose, under load, and check that nothing is lost
 	@$(with-postgres); SPINE_FAULTS_TIME='$(FAULTS_TIME)' SPINE_FAULTS_SEED='$(FAULTS_SEED)' \
-		go test -count 1 -timeout 24h -v -run '^TestFaults$$' $(SYSTEMTEST)
+		$(go-test) -timeout 24h -v -run '^TestFaults$$' $(SYSTEMTEST)
 
 # Which of the sabotage trials: SABOTAGE=2/3 is the second third.
 SABOTAGE ?= 1/1
 
 .PHONY: sabotage
 sabotage: ## break Spine itself, and check that the checker of faults finds it
-	@$(with-postgres); SPINE_SABOTAGE='$(SABOTAGE)' go test -count 1 -timeout 1h -v -parallel 4 -run '^TestSabotageIsFound$$' $(SYSTEMTEST)
+	@$(with-postgres); SPINE_SABOTAGE='$(SABOTAGE)' $(go-test) -timeout 1h -v -parallel 4 -run '^TestSabotageIsFound$$' $(SYSTEMTEST)
 
 # How often each drill is gone through.
 DRILLS ?= 20
 
 .PHONY: drills
 drills: ## failovers to a standby, an upgrade, overload, and how long it takes to recover
-	@$(with-postgres); SPINE_DRILLS='$(DRILLS)' go test -count 1 -timeout 24h -v -run '^TestDrill' $(SYSTEMTEST)
+	@$(with-postgres); SPINE_DRILLS='$(DRILLS)' $(go-test) -timeout 24h -v -run '^TestDrill' $(SYSTEMTEST)
 
 .PHONY: test-contract
 test-contract: ## the contract alone; on the server at SPINE_URL, with SPINE_TEST_DATABASE_URL and SPINE_MOCK_URL, if set
@@ -105,14 +108,13 @@ test-contract: ## the contract alone; on the server at SPINE_URL, with SPINE_TES
 check: lint tidy documents schema-check cross ## all that must hold beside the tests
 
 .PHONY: lint
-lint: ## vet, linters and formatting
-	go vet -tags schema,screenshots ./...
-	cd $(PEERS) && go vet ./...
-	cd $(ORACLES) && go vet ./...
+lint: ## linters, vet among them, and formatting
 	@if [[ -x '$(GOLANGCI)' ]] || $(MAKE) --no-print-directory golangci-lint; then \
 		'$(GOLANGCI)' fmt --diff && $(GOLANGCI_RUN) && cd $(PEERS) && $(GOLANGCI_RUN); \
 	else \
 		$(call loud,'golangci-lint cannot be installed: only go vet with staticcheck and gofmt'); \
+		go vet -tags schema,screenshots ./...; \
+		(cd $(PEERS) && go vet ./...); \
 		go run honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION) ./...; \
 		test -z "$$(gofmt -l cmd internal sql | tee /dev/stderr)"; \
 	fi
@@ -124,7 +126,7 @@ fmt: golangci-lint ## format the code
 .PHONY: golangci-lint
 golangci-lint: $(GOLANGCI)
 $(GOLANGCI):
-	GOBIN='$(@D)' go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	GOBIN='$(@D)' go install -ldflags '-s -w' github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 
 .PHONY: tidy
 tidy:
@@ -133,28 +135,29 @@ tidy:
 	cd $(ORACLES) && go mod tidy -diff
 
 # sql/schema.sql is what pg_dump 15 makes of a migrated database.
-SCHEMA_TEST = go test -count 1 -tags schema -run '^TestSchemaDump$$' $(SYSTEMTEST)
+SCHEMA_TEST = $(go-test) -tags schema -run '^TestSchemaDump$$' $(SYSTEMTEST)
 
 # Links, section numbers, tables and widths of documents; the width of code; the one list of actions.
 .PHONY: documents
 documents:
-	go test -count 1 -run '^(TestDocument|TestCodeWidths|TestActions)' ./internal/systemtest ./internal/trail
+	$(go-test) -run '^(TestDocument|TestCodeWidths|TestActions)' ./internal/systemtest ./internal/trail
 
 .PHONY: screenshots
 screenshots: ## make the pictures of README anew, with a browser
-	go test -count 1 -tags screenshots -timeout 10m -run '^TestScreenshots$$' $(SYSTEMTEST)
+	$(go-test) -tags screenshots -timeout 10m -run '^TestScreenshots$$' $(SYSTEMTEST)
 
 .PHONY: schema
 schema: ## write sql/schema.sql, and the tables of sql/README.md
-	@$(with-postgres); UPDATE_SCHEMA=1 $(SCHEMA_TEST) && UPDATE_SCHEMA=1 go test -count 1 -run '^TestReadmeOfSQL$$' ./internal/store
+	@$(with-postgres); UPDATE_SCHEMA=1 $(SCHEMA_TEST) && UPDATE_SCHEMA=1 $(go-test) -run '^TestReadmeOfSQL$$' ./internal/store
 
 .PHONY: schema-check
 schema-check:
 	@$(with-postgres); $(SCHEMA_TEST)
 
+# What is compiled here is thrown away, so it need not be fast.
 .PHONY: cross
 cross:
-	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 go build ./...
+	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 go build -gcflags 'all=-N -l' ./...
 
 .PHONY: bench
 bench: build ## measure a running server (SPINE_URL): events acknowledged a second
