@@ -771,8 +771,10 @@ begin
                 autovacuum_vacuum_insert_threshold = 100000,
                 autovacuum_freeze_min_age = 0
             )', _name);
+        -- Attaching takes these locks in this order. With them no row comes in between.
+        lock table only audit_trail in share update exclusive mode;
+        lock table only audit_trail_default in access exclusive mode;
         if exists (select from audit_trail_default where timestamp >= _day and timestamp < _day + 1) then
-            lock table audit_trail_default in access exclusive mode;
             execute format(
                 'with moved as (
                     delete from audit_trail_default where timestamp >= %1$L and timestamp < %2$L returning *)
@@ -4652,7 +4654,7 @@ COMMENT ON COLUMN spine.rejected_requests.taken_until IS 'Until when an API proc
 -- Name: COLUMN rejected_requests.words; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rejected_requests.words IS 'What may be an id in headers, target and body, as spine.look_alike() folds it. NULL for a request that was kept before schema version 7.';
+COMMENT ON COLUMN spine.rejected_requests.words IS 'What may be an id in headers, target and body, as spine.look_alike() folds it. NULL for a request that was kept before schema version 6.';
 
 
 --

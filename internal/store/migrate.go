@@ -454,7 +454,7 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 	var version int64
 	var functions bool
 	var from sql.NullInt64
-	// Databases before version 10 lack the column.
+	// Databases before version 6 lack the column.
 	const known = `select max(version_id), exists (select from spine.schema_functions),
 		(select (to_jsonb(f) ->> 'compatible_from')::bigint from spine.schema_functions f) from ` + versionTable
 	err := s.one(ctx, known, nil, &version, &functions, &from)

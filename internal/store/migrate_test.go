@@ -582,56 +582,67 @@ func TestMigrationCutAnywhere(t *testing.T) {
 	require.NoError(t, err)
 	want := whole.rows(made)
 	isComment := func(at int) bool { return strings.HasPrefix(statements[at-1], "comment on ") }
-	first := 1 + slices.IndexFunc(
-		statements,
-		func(s string) bool { return strings.HasPrefix(s, "create table spine.sources ") },
-	)
-	last := 1 + slices.IndexFunc(
-		statements,
-		func(s string) bool { return strings.HasPrefix(s, "comment on index spine.schema_version_pkey ") },
-	)
-	require.Positive(t, first)
-	require.Greater(t, last, first+60)
 
-	// The migration is one transaction: nothing of it stays, wherever it is cut.
-	t.Run("within the migration", func(t *testing.T) {
-		t.Parallel()
-		d := openDatabase(t, databases.Empty(t), 1)
-		cuts := 0
-		for at := first; at <= last; at++ {
-			if isComment(at) && isComment(at+1) {
-				continue // all comments of a table are one place
-			}
-			_, err := migrate(t, d.url, func(now []string) bool { return now[len(now)-1] == statements[at-1] })
-			require.Error(t, err, statements[at-1])
-			require.Equal(
-				t,
-				[]string{"locks", "schema_version"},
-				d.rows(
-					"select relname from pg_class where relnamespace = 'spine'::regnamespace and relkind in ('r', 'p') order by 1",
-				),
-			)
-			cuts++
+	// Each migration is one transaction: nothing of it stays, wherever it is cut.
+	cut := map[int]bool{} // within a migration
+	migrations := 0
+	for first := 1; first < len(statements); first++ {
+		if !strings.HasPrefix(statements[first-1], "set local search_path") {
+			continue
 		}
-		require.Greater(t, cuts, 40)
-		_, err := store.Migrate(t.Context(), d.url, nil)
-		require.NoError(t, err)
-		require.NoError(t, d.CheckSchema(t.Context()))
-		require.Equal(t, want, d.rows(made))
-	})
-	// the first are said again by database/sql, the last one releases the lock
-	for at := 5; at < len(statements); at++ {
-		if at >= first && at < last {
+		migrations++
+		commit := first + slices.Index(statements[first:], "commit") + 1
+		for at := first; at < commit; at++ {
+			cut[at] = true
+		}
+		t.Run(fmt.Sprint("within migration ", migrations), func(t *testing.T) {
+			t.Parallel()
+			d := openDatabase(t, databases.Empty(t), 1)
+			const whatIs = `
+				select attrelid::regclass::text || '.' || attname
+				from pg_attribute
+				where attnum > 0 and not attisdropped and attrelid in (
+					select oid from pg_class where relnamespace = 'spine'::regnamespace and relkind in ('r', 'p')
+				)
+				union all
+				select version_id::text from spine.schema_version
+				order by 1`
+			var before []string
+			for at := first + 1; at < commit; at++ {
+				if isComment(at) && isComment(at+1) {
+					continue // all comments of a table are one place
+				}
+				if testing.Short() && at > first+1 && at%3 != 0 {
+					continue
+				}
+				// Statements before this migration come once, and none of them is like one of these.
+				_, err := migrate(t, d.url, func(now []string) bool { return now[len(now)-1] == statements[at-1] })
+				require.Error(t, err, statements[at-1])
+				if before == nil {
+					before = d.rows(whatIs)
+					require.NotEmpty(t, before)
+				}
+				require.Equal(t, before, d.rows(whatIs))
+			}
+			_, err := store.Migrate(t.Context(), d.url, nil)
+			require.NoError(t, err)
+			require.NoError(t, d.CheckSchema(t.Context()))
+			require.Equal(t, want, d.rows(made))
+		})
+	}
+	require.Len(t, migrationNumbers(t), migrations)
+	require.Greater(t, len(cut), 200)
+	for at := 5; at < len(statements); at++ { // the last one releases the lock
+		if cut[at] {
 			continue
 		}
 		t.Run(fmt.Sprint("statement ", at), func(t *testing.T) {
 			t.Parallel()
 			d := openDatabase(t, databases.Empty(t), 1)
-			// How many statements there are depends on whether goose had to wait for its lock, and the pool pings what was
-			// idle. After a lost answer, both try again by themselves.
+			// How many statements there are depends on whether the pool pings what was idle.
 			met, err := migrate(t, d.url, func(now []string) bool { return len(now) == at })
 			if err == nil && len(met) >= at {
-				require.Regexp(t, `advisory|^-- ping$`, met[at-1], "any other lost answer is an error")
+				require.Equal(t, "-- ping", met[at-1], "any other lost answer is an error")
 			}
 			_, err = store.Migrate(t.Context(), d.url, nil)
 			require.NoError(t, err)

@@ -6,7 +6,8 @@
 -- It runs with the rights of the table's owner, so that Spine works under a role that owns nothing. That is safe: the
 -- caller must have the right to insert steps. He chooses a number of days, which is limited, and no name and no text.
 -- All names are found in spine and pg_catalog, where the caller cannot create any.
--- Locks: two callers take turns. It fills a partition on its own and then attaches it, which does not hold up inserts.
+-- Locks: two callers take turns. It fills a partition on its own and then attaches it. It holds up only inserts into the
+-- default partition.
 -- A crash leaves whole partitions or nothing.
 create or replace function spine.ensure_audit_partitions(_days integer default 7) returns integer
 language plpgsql
@@ -33,8 +34,10 @@ begin
                 autovacuum_vacuum_insert_threshold = 100000,
                 autovacuum_freeze_min_age = 0
             )', _name);
+        -- Attaching takes these locks in this order. With them no row comes in between.
+        lock table only audit_trail in share update exclusive mode;
+        lock table only audit_trail_default in access exclusive mode;
         if exists (select from audit_trail_default where timestamp >= _day and timestamp < _day + 1) then
-            lock table audit_trail_default in access exclusive mode;
             execute format(
                 'with moved as (
                     delete from audit_trail_default where timestamp >= %1$L and timestamp < %2$L returning *)

@@ -1,0 +1,134 @@
+-- What operators are told: attempts that did not reach the destination, reasons, beginnings of rejected requests, what
+-- processes make of the sources, and which binaries work on a database.
+
+-- +goose Up
+
+set local search_path = pg_catalog, pg_temp;
+set local lock_timeout = '2s';
+
+-- Attempts that do not reach the destination are deferred, and not counted.
+
+alter type spine.audit_action add value 'delivery_deferred';
+/*
+    'delivery_deferred' -- processing -> failed: the destination was not reached, the attempt is not counted
+*/
+
+alter table spine.processing_state
+    add column deferrals integer,
+    add column deferred_since timestamptz;
+comment on column spine.processing_state.deferrals is
+    'Attempts in a row that did not reach the destination. They are not in attempt_count. NULL for none.';
+comment on column spine.processing_state.deferred_since is
+    'When the first of these attempts ended. NULL for none. Spine tries for 72 hours from then on.';
+comment on column spine.processing_state.status is
+    'pending, processing, completed, failed (to be tried again) or dead.
+Transitions, the function that makes each, and the actions that it writes to the audit log:
+new -> pending: ingest_events() writes event_inserted
+pending|failed -> processing: claim() writes processing_attempt_started
+processing -> completed: settle() writes processing_succeeded
+processing -> failed: settle() writes processing_attempt_failed, retry_scheduled
+processing -> failed: settle() writes delivery_deferred
+processing -> dead: settle() writes processing_attempt_failed, processing_failed_permanently
+processing -> failed: claim() writes lease_expired, retry_scheduled
+processing -> dead: claim() writes lease_expired, processing_failed_permanently
+processing -> pending|failed: give_back() writes lease_returned
+completed|failed|dead -> pending: replay_rows() writes event_replayed
+An INSERT by hand writes event_queued. Any other change of status by hand writes status_changed and voids a lease.';
+comment on column spine.processing_state.attempt_count is
+    'Attempts since it was stored or replayed. The claim counts them. '
+    'An attempt that did not reach the destination is taken off again.';
+comment on column spine.rollups.attempts_failed is
+    'Attempts that failed, expired leases and deferred ones included.';
+comment on column spine.audit_trail.details is
+    'JSON object with what applies, NULL where empty. Members: attempt, lease, worker, status, answer, error, '
+    'duration_ms, retry_after_ms, delay_ms, reason (of the delay) and others. '
+    'The destination of an attempt stands there only where it is not default. '
+    'The worker of an attempt stands in the step that started it.';
+
+-- What the answers to an operator's questions need: reasons that people give, words of rejected requests, and how far
+-- retention has gone.
+
+alter table spine.destinations add column paused_reason text;
+comment on column spine.destinations.paused_by is 'Who paused it: a database role, and on whose behalf it acted.';
+comment on column spine.destinations.paused_reason is 'Why, as far as somebody said. See spine.pause().';
+
+alter table spine.sources
+    add column disabled_reason text,
+    add column disabled_by text,
+    add column disabled_before jsonb;
+comment on column spine.sources.disabled_by is 'Who disabled it: a database role, and on whose behalf it acted.';
+comment on column spine.sources.disabled_before is
+    'The last five times it was disabled and enabled again. Members: since, until, by, reason.';
+comment on column spine.sources.disabled_reason is 'Why, as far as somebody said. See spine.disable_source().';
+
+-- Bodies are large, and a search must not read them. Only rejected requests pay for this, and only those that are kept.
+alter table spine.rejected_requests add column words text[];
+comment on column spine.rejected_requests.words is
+    'What may be an id in headers, target and body, as spine.look_alike() folds it. '
+    'NULL for a request that was kept before schema version 6.';
+create index rejected_requests_words on spine.rejected_requests using gin (words) with (gin_pending_list_limit = 256);
+comment on index spine.rejected_requests_words is 'spine.rejected_like(): requests in which an id stands.';
+
+create table spine.retention_state (
+    only_row boolean primary key default true check (only_row),
+    expired_at timestamptz,
+    before timestamptz
+);
+comment on table spine.retention_state is
+    'How far retention has gone, so that an id that is gone is told from one that never came.';
+comment on column spine.retention_state.only_row is 'Holds the table to one row.';
+comment on column spine.retention_state.expired_at is 'When spine.expire_events() last removed something.';
+comment on column spine.retention_state.before is 'Latest cutoff with which it removed something.';
+comment on index spine.retention_state_pkey is 'Holds the table to one row.';
+insert into spine.retention_state (expired_at, before)
+select max(a.timestamp), max((a.details ->> 'before')::timestamptz)
+from spine.audit_trail a
+where a.event is null and a.action = 'events_expired';
+
+-- Rejected requests of which only the beginning is kept.
+
+alter table spine.rejected_requests add column body_bytes bigint;
+comment on column spine.rejected_requests.body is
+    'The body as it arrived, compressed where it was. Its beginning where body_bytes is set.';
+comment on column spine.rejected_requests.body_bytes is
+    'Size of a body of which only the beginning is kept. NULL where all is kept. '
+    'It is the announced size, or how much came at least. Such a request cannot be read again.';
+
+-- What each process that receives webhooks makes of the sources, so that a command can tell it.
+
+create table spine.receivers (
+    process text primary key,
+    told_at timestamptz not null default clock_timestamp()
+);
+comment on table spine.receivers is
+    'Processes that receive webhooks. Each tells every minute that it is alive. See source_reports.';
+comment on column spine.receivers.process is 'Name of the process, such as web-1-a2c1: its host and something random.';
+comment on column spine.receivers.told_at is
+    'When it last told. Readers take a process for gone that has told nothing for 150 s.';
+comment on index spine.receivers_pkey is 'spine.tell_sources(): the row of one process.';
+
+create table spine.source_reports (
+    process text references spine.receivers on delete cascade,
+    source text collate "C",
+    settings_at timestamptz not null,
+    state text not null,
+    problems text[] not null default '{}',
+    primary key (process, source)
+);
+comment on table spine.source_reports is
+    'What each process that receives webhooks makes of each source. '
+    'Whether a source can be used depends on secrets, which only these processes can read. '
+    'No secret stands here. spine.tell_sources() writes it.';
+comment on column spine.source_reports.process is 'The process, as in receivers.';
+comment on column spine.source_reports.source is 'The source.';
+comment on column spine.source_reports.settings_at is
+    'updated_at of the source, as the process has read it.';
+comment on column spine.source_reports.state is 'open, verified, closed, disabled or broken.';
+comment on column spine.source_reports.problems is 'Why it is broken, or warnings about one that works.';
+comment on index spine.source_reports_pkey is 'spine.tell_sources(): what one process says of one source.';
+
+-- Which binaries work on this database.
+
+alter table spine.schema_functions add column compatible_from bigint;
+comment on column spine.schema_functions.compatible_from is
+    'Oldest schema version whose binaries work with this database. They leave it as it is.';
