@@ -342,6 +342,7 @@ func (b *tab) steps(actions ...string) {
 
 // TestBrowser looks at the dashboard with a real browser.
 func TestBrowser(t *testing.T) {
+	t.Parallel()
 	w := startBrowser(t)
 	for _, step := range []struct {
 		name string

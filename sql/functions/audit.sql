@@ -6,8 +6,8 @@
 -- It runs with the rights of the table's owner, so that Spine works under a role that owns nothing. That is safe: the
 -- caller must have the right to insert steps. He chooses a number of days, which is limited, and no name and no text.
 -- All names are found in spine and pg_catalog, where the caller cannot create any.
--- Locks: two callers take turns. It fills a partition on its own and then attaches it. It holds up only inserts into the
--- default partition.
+-- Locks: two callers take turns. It fills a partition on its own and then attaches it. It holds up nothing but inserts
+-- into the default partition.
 -- A crash leaves whole partitions or nothing.
 create or replace function spine.ensure_audit_partitions(_days integer default 7) returns integer
 language plpgsql
