@@ -439,6 +439,9 @@ func TestMigrationCutAnywhere(t *testing.T) {
 			if isComment(at) && isComment(at+1) {
 				continue // all comments of a table are one place
 			}
+			if testing.Short() && at%3 != 0 {
+				continue
+			}
 			_, err := migrate(t, d.url, func(now []string) bool { return now[len(now)-1] == statements[at-1] })
 			require.Error(t, err, statements[at-1])
 			require.Equal(
@@ -450,7 +453,7 @@ func TestMigrationCutAnywhere(t *testing.T) {
 			)
 			cuts++
 		}
-		require.Greater(t, cuts, 40)
+		require.Greater(t, cuts, 12)
 		_, err := store.Migrate(t.Context(), d.url)
 		require.NoError(t, err)
 		require.NoError(t, d.CheckSchema(t.Context()))

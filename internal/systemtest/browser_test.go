@@ -305,6 +305,7 @@ func (b *tab) steps(actions ...string) {
 
 // TestBrowser looks at the dashboard with a real browser.
 func TestBrowser(t *testing.T) {
+	t.Parallel()
 	w := startBrowser(t)
 	t.Run("an event's life as it happens", w.seesALife)
 	t.Run("after the server was killed", w.outlivesAServer)

@@ -98,7 +98,8 @@ func runService(t testing.TB, r service.Roles, database string, environment ...s
 	require.NoError(t, err)
 	p, err := service.New(t.Context(), &set, r, "test", set.Log.Logger(t.Output()))
 	require.NoError(t, err)
-	ctx, stop := context.WithCancel(t.Context())
+	// It runs until its cleanup: what was started after it ends first.
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error, 1)
 	go func() { ended <- p.Run(ctx) }()
 	t.Cleanup(func() {
