@@ -19,7 +19,7 @@ ORACLES := internal/source/oracles
 PKG ?=
 RUN ?=
 PG  ?=
-# The whole suite leaves out two thirds of the places where a connection may break (-short). `make proof` tries all.
+# The whole suite leaves out most of the places where a connection may break (-short). `make proof` tries all.
 SHORT ?= $(if $(RUN)$(PKG),,-short)
 # These two packages take longer than all others together. They begin first.
 LONGEST := ./internal/store $(SYSTEMTEST)
