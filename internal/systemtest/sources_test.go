@@ -756,9 +756,6 @@ func TestChangesUnderLoad(t *testing.T) {
 func TestFlood(t *testing.T) {
 	t.Parallel()
 	count, samples := 5_000, 200
-	if testing.Short() {
-		count = 2_000
-	}
 	if given := os.Getenv("SPINE_TEST_FLOOD"); given != "" {
 		n, err := strconv.Atoi(given)
 		require.NoError(t, err)
