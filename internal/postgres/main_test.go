@@ -18,6 +18,9 @@ import (
 // the folder it names, writes a row, says so and waits to be killed.
 const helperVariable = "SPINE_POSTGRES_TEST_HELPER"
 
+// helperModel is the folder of the cluster that a helper starts with a copy of.
+const helperModel = "SPINE_POSTGRES_TEST_MODEL"
+
 func TestMain(m *testing.M) {
 	if dir, ok := os.LookupEnv(helperVariable); ok {
 		if err := help(context.Background(), dir); err != nil {
@@ -32,7 +35,9 @@ func TestMain(m *testing.M) {
 }
 
 func help(ctx context.Context, dir string) error {
-	s, err := Start(ctx, Options{Dir: dir, TempDir: os.Getenv("TMPDIR"), BinDir: os.Getenv("POSTGRES_BIN")})
+	s, err := Start(ctx, Options{
+		Dir: dir, From: os.Getenv(helperModel), TempDir: os.Getenv("TMPDIR"), BinDir: os.Getenv("POSTGRES_BIN"),
+	})
 	if err != nil {
 		return err
 	}
@@ -52,7 +57,7 @@ func help(ctx context.Context, dir string) error {
 func startHelper(t *testing.T, dir string, env ...string) (*exec.Cmd, <-chan string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0]) //nolint:gosec // the test binary itself
-	cmd.Env = append(append(os.Environ(), helperVariable+"="+dir), env...)
+	cmd.Env = append(append(os.Environ(), helperVariable+"="+dir, helperModel+"="+model(t)), env...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
@@ -102,23 +107,12 @@ var cluster struct {
 	err  error
 }
 
-// clusterFolder is reachableFolder with a copy of the cluster, whose server takes any free port.
-func clusterFolder(t *testing.T) string {
+// model is the folder of the cluster, which most tests start with a copy of.
+func model(t *testing.T) string {
 	t.Helper()
 	cluster.once.Do(func() { cluster.dir, cluster.err = makeCluster(context.WithoutCancel(t.Context())) })
 	require.NoError(t, cluster.err)
-	dir := reachableFolder(t)
-	//nolint:gosec // the tests' own folders
-	cmd := exec.CommandContext(
-		t.Context(),
-		"cp",
-		"-a",
-		cluster.dir+"/data",
-		dir,
-	)
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	return dir
+	return cluster.dir
 }
 
 func makeCluster(ctx context.Context) (dir string, err error) {
@@ -129,15 +123,18 @@ func makeCluster(ctx context.Context) (dir string, err error) {
 	if err != nil {
 		return dir, err
 	}
-	if err = s.Stop(ctx); err != nil {
-		return dir, err
-	}
-	s.state.Port = 0
-	return dir, s.saveState(s.home.data())
+	return dir, s.Stop(ctx)
 }
 
-// start starts a server in o.Dir and stops it when t ends.
+// start starts a server, on a copy of the model where it has no cluster yet, and stops it when t ends.
 func start(t *testing.T, o Options) *Server {
+	t.Helper()
+	o.From = model(t)
+	return startAlone(t, o)
+}
+
+// startAlone is start for a server that makes its own cluster.
+func startAlone(t *testing.T, o Options) *Server {
 	t.Helper()
 	o.BinDir = os.Getenv("POSTGRES_BIN")
 	s, err := Start(t.Context(), o)

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -53,6 +54,9 @@ type Options struct {
 	// the same for the same Dir; a log line and Server.Dir say which. Empty means a throw-away
 	// folder, which Stop removes or, after a kill, a later Start.
 	Dir string
+	// From is the Dir of a server that has been stopped. A new cluster is a copy of that server's, which takes a tenth
+	// of the time. Empty means that a new cluster is made.
+	From string
 	// TempDir is where throw-away folders are made. Empty means /var/tmp.
 	TempDir string
 	// Port is the port on 127.0.0.1. 0 means the port of the last start in Dir if that is free,
@@ -264,6 +268,9 @@ func (s *Server) initialize(ctx context.Context) error {
 		}
 	}
 
+	if s.options.From != "" {
+		return s.copyCluster(ctx, data)
+	}
 	// The locale C is the same on every system and in every version of PostgreSQL.
 	args := []string{
 		"--pgdata=" + data, "--username=" + superuser, "--pwfile=" + password, "--auth=scram-sha-256",
@@ -279,7 +286,27 @@ func (s *Server) initialize(ctx context.Context) error {
 	if err := s.saveState(data); err != nil {
 		return err
 	}
-	// From here on the cluster exists.
+	return s.keepCluster(data)
+}
+
+// copyCluster copies the cluster of Options.From to data, with its passwords, and keeps it. The server gets a port of
+// its own.
+func (s *Server) copyCluster(ctx context.Context, data string) error {
+	from := filepath.Join(s.options.From, "data")
+	//nolint:gosec // both folders are ours
+	if out, err := exec.CommandContext(ctx, "cp", "-a", from, data).CombinedOutput(); err != nil {
+		return fmt.Errorf("copying a cluster: %w\n%s", err, lastLines(string(out)))
+	}
+	if err := s.keepCluster(data); err != nil {
+		return err
+	}
+	err := s.loadState()
+	s.state.Port = 0
+	return err
+}
+
+// keepCluster gives a complete cluster its place. From here on it exists.
+func (s *Server) keepCluster(data string) error {
 	if err := os.Rename(data, s.home.data()); err != nil {
 		return fmt.Errorf("keeping the new cluster: %w", err)
 	}
@@ -359,6 +386,10 @@ func (s *Server) launch(ctx context.Context) error {
 		"shared_buffers":          "128MB",
 		"logging_collector":       "off",
 		"log_destination":         "stderr",
+	}
+	if s.home.ephemeral {
+		// What a killed server leaves of it lies in the data folder, and is removed with that.
+		settings["dynamic_shared_memory_type"] = "mmap"
 	}
 	maps.Copy(settings, s.options.Settings)
 	args := []string{"-D", s.home.data()}

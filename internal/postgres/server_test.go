@@ -21,7 +21,7 @@ import (
 
 func TestServer(t *testing.T) {
 	t.Parallel()
-	s := start(t, Options{Dir: reachableFolder(t)})
+	s := startAlone(t, Options{Dir: reachableFolder(t)})
 
 	// As handed to an application: the owner of a database, and no more.
 	const about = `
@@ -103,7 +103,7 @@ func TestStopAndStartAgain(t *testing.T) {
 
 func TestStopWaitsForNobodyWhenTimeIsUp(t *testing.T) {
 	t.Parallel()
-	s := start(t, Options{Dir: clusterFolder(t)})
+	s := start(t, Options{Dir: reachableFolder(t)})
 	conn, err := pgx.Connect(t.Context(), s.URL())
 	require.NoError(t, err)
 	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
@@ -117,11 +117,11 @@ func TestStopWaitsForNobodyWhenTimeIsUp(t *testing.T) {
 
 func TestPortThatIsAskedFor(t *testing.T) {
 	t.Parallel()
-	dir := clusterFolder(t)
+	dir := reachableFolder(t)
 	taken, err := listen(t.Context(), 0)
 	require.NoError(t, err)
 	port := taken.Addr().(*net.TCPAddr).Port
-	_, err = Start(t.Context(), Options{Dir: dir, Port: port, BinDir: os.Getenv("POSTGRES_BIN")})
+	_, err = Start(t.Context(), Options{Dir: dir, From: model(t), Port: port, BinDir: os.Getenv("POSTGRES_BIN")})
 	require.ErrorIs(t, err, errPortTaken)
 	require.ErrorContains(t, err, strconv.Itoa(port))
 
@@ -131,7 +131,7 @@ func TestPortThatIsAskedFor(t *testing.T) {
 
 func TestFailedStartShowsTheLog(t *testing.T) {
 	t.Parallel()
-	dir := clusterFolder(t)
+	dir := reachableFolder(t)
 	_, err := Start(t.Context(), Options{
 		Dir: dir, BinDir: os.Getenv("POSTGRES_BIN"), Settings: map[string]string{"no_such_setting": "1"},
 	})
@@ -145,7 +145,7 @@ func TestFailedStartShowsTheLog(t *testing.T) {
 
 func TestKillLosesNothing(t *testing.T) {
 	t.Parallel()
-	s := start(t, Options{Dir: clusterFolder(t)})
+	s := start(t, Options{Dir: reachableFolder(t)})
 	execute(t, s.URL(), "create table kept as select 1 as n")
 	address := s.URL()
 	for range 3 { // with no pause: what the dead server held is still being freed
@@ -161,7 +161,7 @@ func TestKillLosesNothing(t *testing.T) {
 
 func TestSessionThatOutlivesTheServer(t *testing.T) {
 	t.Parallel()
-	s := start(t, Options{Dir: clusterFolder(t)})
+	s := start(t, Options{Dir: reachableFolder(t)})
 	config, err := pgx.ParseConfig(s.URL())
 	require.NoError(t, err)
 	busy, ended := make(chan struct{}), make(chan struct{})
@@ -185,7 +185,7 @@ func TestSessionThatOutlivesTheServer(t *testing.T) {
 
 func TestFolderInUse(t *testing.T) {
 	t.Parallel()
-	s := start(t, Options{Dir: clusterFolder(t)})
+	s := start(t, Options{Dir: reachableFolder(t)})
 	_, err := Start(t.Context(), Options{Dir: s.Dir()})
 	require.True(t, isLocked(err), err)
 	require.ErrorContains(t, err, strconv.Itoa(os.Getpid()))
@@ -195,8 +195,8 @@ func TestFolderInUse(t *testing.T) {
 
 func TestServerLeftRunning(t *testing.T) {
 	t.Parallel()
-	dir := clusterFolder(t)
-	left, err := Start(t.Context(), Options{Dir: dir, BinDir: os.Getenv("POSTGRES_BIN")})
+	dir := reachableFolder(t)
+	left, err := Start(t.Context(), Options{Dir: dir, From: model(t), BinDir: os.Getenv("POSTGRES_BIN")})
 	require.NoError(t, err)
 	execute(t, left.URL(), "create table kept as select 7 as n")
 	unlock(left.home.lock) // as our death would
@@ -209,7 +209,7 @@ func TestServerLeftRunning(t *testing.T) {
 
 func TestOurProcessKilled(t *testing.T) {
 	t.Parallel()
-	dir := clusterFolder(t)
+	dir := reachableFolder(t)
 	helper, said := startHelper(t, dir)
 	require.Equal(t, dir, <-said)
 	before := readFile(t, filepath.Join(dir, "data/postmaster.pid"))
@@ -232,7 +232,7 @@ func TestKilledInTheMiddleOfInitdb(t *testing.T) {
 	slow := fakeServer(t, filepath.Join(dir, "slow"), real.Version)
 	script(t, filepath.Join(slow, "initdb"),
 		"'; mkdir \"${1#--pgdata=}\"; echo half > \"${1#--pgdata=}/PG_VERSION\"; exec sleep 60 #")
-	helper, _ := startHelper(t, dir, "POSTGRES_BIN="+slow)
+	helper, _ := startHelper(t, dir, "POSTGRES_BIN="+slow, helperModel+"=") // which makes its own
 	require.Eventually(t, func() bool {
 		begun, _ := filepath.Glob(filepath.Join(dir, "init-*/data/PG_VERSION"))
 		return len(begun) > 0
@@ -249,7 +249,7 @@ func TestKilledInTheMiddleOfInitdb(t *testing.T) {
 
 func TestStalePidFiles(t *testing.T) {
 	t.Parallel()
-	dir := clusterFolder(t)
+	dir := reachableFolder(t)
 	s := start(t, Options{Dir: dir})
 	execute(t, s.URL(), "create table kept as select 7 as n")
 	path := filepath.Join(dir, "data/postmaster.pid")
@@ -269,7 +269,7 @@ func TestStalePidFiles(t *testing.T) {
 		if user != nil {
 			require.NoError(t, os.Chown(path, int(user.Uid), int(user.Gid)))
 		}
-		s, err := Start(t.Context(), Options{Dir: dir, BinDir: os.Getenv("POSTGRES_BIN")})
+		s, err := Start(t.Context(), Options{Dir: dir, From: model(t), BinDir: os.Getenv("POSTGRES_BIN")})
 		require.NoError(t, err, name)
 		require.Equal(t, 7, query[int](t, s.URL(), "select n from kept"), name)
 		require.NoError(t, s.Stop(t.Context()))
@@ -278,7 +278,7 @@ func TestStalePidFiles(t *testing.T) {
 
 func TestDataOfAnotherVersion(t *testing.T) {
 	t.Parallel()
-	dir := clusterFolder(t)
+	dir := reachableFolder(t)
 	s := start(t, Options{Dir: dir})
 	major := s.Binaries().Major
 	require.NoError(t, s.Stop(t.Context()))
@@ -295,7 +295,7 @@ func TestDataOfAnotherVersion(t *testing.T) {
 
 func TestClusterOfSomebodyElse(t *testing.T) {
 	t.Parallel()
-	dir := clusterFolder(t)
+	dir := reachableFolder(t)
 	s := start(t, Options{Dir: dir})
 	require.NoError(t, s.Stop(t.Context()))
 	require.NoError(t, os.Remove(filepath.Join(dir, "data/spine.json")))

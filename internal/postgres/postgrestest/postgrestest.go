@@ -96,8 +96,11 @@ func (r mainRunner) Run() int {
 	d.mutex.Lock()
 	d.main = true
 	d.mutex.Unlock()
+	model.Lock()
+	model.mains++
+	model.Unlock()
 	code := r.tests.Run()
-	if err := d.stop(context.Background()); err != nil {
+	if err := errors.Join(d.stop(context.Background()), leaveModel()); err != nil {
 		fmt.Fprintln(os.Stderr, "postgrestest:", err)
 		code = max(code, 1)
 	}
@@ -145,7 +148,11 @@ func Server(t testing.TB) *postgres.Server {
 // any folder.
 func ServerIn(t testing.TB, dir string) *postgres.Server {
 	t.Helper()
-	server, err := startServer(t.Context(), cmp.Or(dir, tempDir()))
+	from, err := modelDir(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := startServer(t.Context(), cmp.Or(dir, tempDir()), from)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,11 +166,57 @@ func ServerIn(t testing.TB, dir string) *postgres.Server {
 	return server
 }
 
-// startServer starts a throw-away server. Its data survives anything but a crash of the machine
-// itself, after which no one wants it.
-func startServer(ctx context.Context, dir string) (*postgres.Server, error) {
+// model is the cluster that the servers of this binary's tests are copies of. Making a cluster takes a second of a
+// processor.
+var model struct {
+	sync.Mutex
+
+	dir   string // empty until a test needs it
+	mains int    // calls of Run that have not ended
+}
+
+// modelDir makes the model at its first call, and returns its folder.
+func modelDir(ctx context.Context) (string, error) {
+	model.Lock()
+	defer model.Unlock()
+	if model.dir != "" {
+		return model.dir, nil
+	}
+	dir, err := os.MkdirTemp(tempDir(), "spine-test-model-")
+	if err == nil {
+		err = os.Chmod(dir, 0o755) //nolint:gosec // the server's user must pass; its data is 0700
+	}
+	if err != nil {
+		return "", fmt.Errorf("making a folder for the tests' cluster: %w", err)
+	}
+	s, err := postgres.Start(ctx, postgres.Options{BinDir: os.Getenv(binariesVariable), Dir: dir})
+	if err == nil {
+		err = s.Stop(ctx)
+	}
+	if err != nil {
+		return "", errors.Join(err, os.RemoveAll(dir))
+	}
+	model.dir = dir
+	return dir, nil
+}
+
+// leaveModel removes the model after the tests of the last Main.
+func leaveModel() error {
+	model.Lock()
+	defer model.Unlock()
+	if model.mains--; model.mains > 0 || model.dir == "" {
+		return nil
+	}
+	defer func() { model.dir = "" }()
+	return os.RemoveAll(model.dir)
+}
+
+// startServer starts a throw-away server, on a copy of the cluster in from if that is not empty. Its data survives
+// anything but a crash of the machine itself, after which no one wants it.
+func startServer(ctx context.Context, dir, from string) (*postgres.Server, error) {
 	return postgres.Start(ctx, postgres.Options{
 		BinDir:  os.Getenv(binariesVariable),
+		From:    from,
 		TempDir: dir,
 		Settings: map[string]string{
 			"fsync":            "off",
@@ -261,7 +314,7 @@ func (d *Databases) start(ctx context.Context) error {
 	admin := os.Getenv(externalVariable)
 	owner := admin
 	if admin == "" {
-		server, err := startServer(ctx, tempDir())
+		server, err := startServer(ctx, tempDir(), "")
 		if err != nil {
 			return err
 		}
