@@ -118,6 +118,12 @@ func (s *Service) ensureSchema(ctx context.Context) error {
 		}
 		return err
 	}
+	// Most starts find what they need. These take no lock, and upkeep makes the partitions.
+	if done, err := s.store.IsMigrated(ctx); err == nil && done {
+		s.log.Info().Msg("the schema is up to date")
+		s.sayRights(ctx)
+		return nil
+	}
 	migrated, err := store.Migrate(ctx, s.settings.DirectURL(), func(holder string) {
 		s.log.Warn().Str("held_by", holder).Msg("waiting: another process holds the lock of migrations")
 	})

@@ -448,6 +448,26 @@ func functionsScript(r release, version int64) (script, digest string, err error
 	return b.String(), hex.EncodeToString(sum[:]), nil
 }
 
+// IsMigrated reports whether Migrate would find nothing to apply: schema and functions are those of this binary. It
+// takes no lock. Where it cannot tell, such as in an empty database, it returns an error.
+func (s *Store) IsMigrated(ctx context.Context) (bool, error) {
+	newest, err := newestMigration(thisRelease.migrations)
+	if err != nil {
+		return false, err
+	}
+	_, wanted, err := functionsScript(thisRelease, newest)
+	if err != nil {
+		return false, err
+	}
+	var migrated bool
+	err = s.one(ctx, `select (select max(version_id) from `+versionTable+`) = $1
+		and exists (select from spine.schema_functions where digest = $2)`, []any{newest, wanted}, &migrated)
+	if err != nil {
+		return false, fmt.Errorf("reading the schema version: %w", err)
+	}
+	return migrated, nil
+}
+
 // CheckSchema says whether the database has the schema that this binary needs. It returns nil, ErrNewer,
 // ErrNotMigrated, ErrTooOld, ErrTooNew, a *RightsError where the role may not even look, or why it could not tell.
 func (s *Store) CheckSchema(ctx context.Context) error {

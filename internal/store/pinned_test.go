@@ -191,6 +191,9 @@ func TestNobodyElsesFunctionsRun(t *testing.T) {
 	_, err := store.Migrate(t.Context(), e.url, nil)
 	require.NoError(t, err)
 	require.NoError(t, e.CheckSchema(t.Context()))
+	migrated, err := e.IsMigrated(t.Context())
+	require.NoError(t, err)
+	require.True(t, migrated)
 	everything(t, e)
 
 	source, err := os.ReadFile("pinned_test.go")
