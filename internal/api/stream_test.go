@@ -161,7 +161,10 @@ func watch(t *testing.T, url, query, last string) (next func() told) {
 // is replaced meanwhile. It shows each row of the table once.
 func TestStreamThatIsCutShowsEachRowOnce(t *testing.T) {
 	t.Parallel()
-	const cuts, batches, batch = 50, 100, 100
+	cuts, batches, batch := 50, 100, 100
+	if testing.Short() {
+		cuts, batches = 15, 30
+	}
 	s := newSystem(t)
 	config := api.DefaultStreamConfig()
 	var mu sync.Mutex // over processes, where they are replaced

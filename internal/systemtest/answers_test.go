@@ -255,7 +255,8 @@ func questions() []question {
 				w.accept(t, "asked", `{"a":1}`)
 				w.settled(t, "asked", "failed", "HTTP 429", `{"status":429,"retry_after_ms":3600000}`)
 				return "asked", "", []string{
-					`attempt 2 is due \S+ \(in .+\): HTTP 429`, `because the destination asked for that \(Retry-After\)`,
+					`attempt 2 is due \S+ \(in .+\): HTTP 429`,
+					`because the destination asked for that \(Retry-After\)`,
 				}
 			},
 		},

@@ -16,6 +16,7 @@ import (
 // TestBenchSoak does not run beside other tests. A busy machine is late for samples and leaves them out, and the test
 // needs three.
 func TestBenchSoak(t *testing.T) {
+	wholeRun(t)
 	l, err := observe.Listen(t.Context(), "127.0.0.1:0")
 	require.NoError(t, err)
 	sink := l.Addr().String()

@@ -55,8 +55,7 @@ func momentOf(t *testing.T, row map[string]any, member string) time.Time {
 	return moment
 }
 
-func TestContractHealth(t *testing.T) {
-	s := contractTarget(t)
+func contractHealth(t *testing.T, s *target) {
 	var about map[string]string
 	r := s.request(t, http.MethodGet, "/", "", "X-Forwarded-For", "192.0.2.1")
 	require.NoError(t, json.Unmarshal(r.body, &about))
@@ -99,8 +98,7 @@ func TestContractHealth(t *testing.T) {
 	}
 }
 
-func TestContractLists(t *testing.T) {
-	s := contractTarget(t)
+func contractLists(t *testing.T, s *target) {
 	kind := newID("kind")
 	const n = 120
 	var ids []string
@@ -198,8 +196,7 @@ func TestContractLists(t *testing.T) {
 	})
 }
 
-func TestContractOneEvent(t *testing.T) {
-	s := contractTarget(t)
+func contractOneEvent(t *testing.T, s *target) {
 	type history struct {
 		EventID   string          `json:"event_id"`
 		EventType string          `json:"event_type"`

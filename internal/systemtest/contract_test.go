@@ -20,16 +20,48 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-// The tests in this file hold any Spine to its contract. It is the one at SPINE_URL, with the database
-// SPINE_TEST_DATABASE_URL and the mock API SPINE_MOCK_URL, which must fail some of the deliveries. Without SPINE_URL
-// it is one of the test's own. The tests leave their events behind.
+// TestContract holds what README promises at the edges. Its parts share one service; each has events of its own.
+func TestContract(t *testing.T) {
+	t.Parallel()
+	s := contractTarget(t)
+	for name, holds := range map[string]func(t *testing.T, s *target){
+		"idempotency":                 contractIdempotency,
+		"payload conflict detection":  contractPayloadConflictDetection,
+		"retry with eventual success": contractRetryWithEventualSuccess,
+		"no double processing":        contractNoDoubleProcessing,
+		"answer after the commit":     contractAnswerAfterTheCommit,
+		"sources":                     contractSources,
+		"methods":                     contractMethods,
+		"fields":                      contractFields,
+		"times":                       contractTimes,
+		"bodies":                      contractBodies,
+		"large bodies":                contractLargeBodies,
+		"unqueryable payloads":        contractUnqueryablePayloads,
+		"bad neighbours":              contractBadNeighbours,
+		"rejections are audited":      contractRejectionsAreAudited,
+		"audit vocabulary":            contractAuditVocabulary,
+		"SQL":                         contractSQL,
+		"lookups":                     contractLookups,
+		"channels":                    contractChannels,
+		"health":                      contractHealth,
+		"lists":                       contractLists,
+		"one event":                   contractOneEvent,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			holds(t, s)
+		})
+	}
+}
 
+// contractTarget is the Spine at SPINE_URL, with the database SPINE_TEST_DATABASE_URL and the mock API SPINE_MOCK_URL,
+// which must fail some of the deliveries. Without SPINE_URL it is one of the test's own. The events stay behind.
 func contractTarget(t *testing.T) *target {
 	t.Helper()
-	t.Parallel()
 	if base := os.Getenv("SPINE_URL"); base != "" {
 		for _, name := range []string{"SPINE_TEST_DATABASE_URL", "SPINE_MOCK_URL"} {
 			require.NotEmpty(t, os.Getenv(name), "%s must be set where SPINE_URL is", name)
@@ -60,8 +92,7 @@ func tally(actions []string) map[string]int {
 	return counts
 }
 
-func TestContractIdempotency(t *testing.T) {
-	s := contractTarget(t)
+func contractIdempotency(t *testing.T, s *target) {
 	intake := func(t *testing.T, id string) map[string]int {
 		t.Helper()
 		counts := tally(s.actions(t, id))
@@ -145,9 +176,7 @@ func (s *target) postAtOnce(t *testing.T, bodies []string) []string {
 	return statuses
 }
 
-func TestContractPayloadConflictDetection(t *testing.T) {
-	s := contractTarget(t)
-
+func contractPayloadConflictDetection(t *testing.T, s *target) {
 	t.Run("A, B, A, B", func(t *testing.T) {
 		id := newID("abab")
 		var statuses []string
@@ -231,8 +260,7 @@ func attempts(failed int, status string) []string {
 	return append(trail, "processing_attempt_started", "processing_succeeded")
 }
 
-func TestContractRetryWithEventualSuccess(t *testing.T) {
-	s := contractTarget(t)
+func contractRetryWithEventualSuccess(t *testing.T, s *target) {
 	ids := make([]string, 20)
 	for i := range ids {
 		ids[i] = newID("retry")
@@ -296,8 +324,7 @@ func (s *target) answers(t *testing.T, id string) []int {
 	return stats.Statuses
 }
 
-func TestContractNoDoubleProcessing(t *testing.T) {
-	s := contractTarget(t)
+func contractNoDoubleProcessing(t *testing.T, s *target) {
 	const events, times = 100, 3
 	var ids, bodies []string
 	for range events {
@@ -346,8 +373,7 @@ func TestContractNoDoubleProcessing(t *testing.T) {
 	}
 }
 
-func TestContractAnswerAfterTheCommit(t *testing.T) {
-	s := contractTarget(t)
+func contractAnswerAfterTheCommit(t *testing.T, s *target) {
 	id := newID("answer")
 	for _, want := range []string{"accepted", "deduplicated"} {
 		r := s.post(t, webhook(id, `{"user_id":123}`))
@@ -363,8 +389,7 @@ func TestContractAnswerAfterTheCommit(t *testing.T) {
 	}
 }
 
-func TestContractSources(t *testing.T) {
-	s := contractTarget(t)
+func contractSources(t *testing.T, s *target) {
 	id := newID("source")
 	require.Equal(t, "accepted", s.request(t, http.MethodPost, "/webhook/default", webhook(id, `{}`)).status())
 	require.Equal(t, "deduplicated", s.post(t, webhook(id, `{}`)).status(), "default is the source of /webhook")
@@ -446,8 +471,7 @@ func requireProblem(t *testing.T, r reply, status int) refusalBody {
 	return p
 }
 
-func TestContractMethods(t *testing.T) {
-	s := contractTarget(t)
+func contractMethods(t *testing.T, s *target) {
 	for _, path := range []string{"/webhook", "/webhook/default"} {
 		for _, method := range []string{
 			http.MethodGet,
@@ -464,8 +488,7 @@ func TestContractMethods(t *testing.T) {
 	}
 }
 
-func TestContractFields(t *testing.T) {
-	s := contractTarget(t)
+func contractFields(t *testing.T, s *target) {
 	long := func(n int) string { return strings.Repeat("ü", n) }
 	accepted := map[string]string{
 		"an id of 255 characters":  webhook(long(200)+newID("fieldsfieldsfields-")[:55], `{}`),
@@ -584,8 +607,7 @@ func TestContractFields(t *testing.T) {
 	})
 }
 
-func TestContractTimes(t *testing.T) {
-	s := contractTarget(t)
+func contractTimes(t *testing.T, s *target) {
 	for given, want := range map[string]string{
 		"2024-01-30T12:00:00Z":           "2024-01-30 12:00:00",
 		"2024-01-30T12:00:00":            "2024-01-30 12:00:00",
@@ -617,9 +639,7 @@ func TestContractTimes(t *testing.T) {
 	}
 }
 
-func TestContractBodies(t *testing.T) {
-	s := contractTarget(t)
-
+func contractBodies(t *testing.T, s *target) {
 	t.Run("not JSON", func(t *testing.T) {
 		good := webhook(newID("never"), `{}`)
 		for _, body := range []string{
@@ -791,8 +811,7 @@ func zipped(t *testing.T, text string) string {
 // limit is the largest body that Spine accepts, unless MAX_BODY_BYTES says otherwise.
 const limit = 1 << 20
 
-func TestContractLargeBodies(t *testing.T) {
-	s := contractTarget(t)
+func contractLargeBodies(t *testing.T, s *target) {
 	sized := func(id string, n int) string {
 		frame := webhook(id, `{"text":""}`)
 		return strings.Replace(frame, `""`, `"`+strings.Repeat("a", n-len(frame))+`"`, 1)
@@ -826,9 +845,8 @@ func TestContractLargeBodies(t *testing.T) {
 	require.Zero(t, s.count(t, "events", id))
 }
 
-// TestContractUnqueryablePayloads sends payloads that JSON allows and Postgres cannot query.
-func TestContractUnqueryablePayloads(t *testing.T) {
-	s := contractTarget(t)
+// contractUnqueryablePayloads sends payloads that JSON allows and Postgres cannot query.
+func contractUnqueryablePayloads(t *testing.T, s *target) {
 	for name, payload := range map[string]string{
 		"NUL":              `{"a":"\u0000"}`,
 		"NUL in a name":    `{"\u0000":1}`,
@@ -881,9 +899,8 @@ func TestContractUnqueryablePayloads(t *testing.T) {
 	})
 }
 
-// TestContractBadNeighbours holds that bad requests disturb no other request in the same batch.
-func TestContractBadNeighbours(t *testing.T) {
-	s := contractTarget(t)
+// contractBadNeighbours holds that bad requests disturb no other request in the same batch.
+func contractBadNeighbours(t *testing.T, s *target) {
 	var bodies, want []string
 	for range 20 {
 		for _, neighbour := range []struct{ body, status string }{
@@ -905,33 +922,36 @@ func TestContractBadNeighbours(t *testing.T) {
 	require.Equal(t, want, got)
 }
 
-func TestContractRejectionsAreAudited(t *testing.T) {
-	s := contractTarget(t)
-	since := value[time.Time](t, s.db, "select clock_timestamp()")
+func contractRejectionsAreAudited(t *testing.T, s *target) {
+	// How many requests were rejected with a status, and how many steps say so.
+	const counted = `select coalesce(sum((details->>'count')::int), 0), count(*) from spine.audit_log
+		where action = 'request_rejected' and event_id is null and details->>'status' = $1`
+	audited := func(c require.TestingT, status string) (requests, steps int) {
+		require.NoError(c, s.db.QueryRow(t.Context(), counted, status).Scan(&requests, &steps))
+		return requests, steps
+	}
+	bad, steps := audited(t, "400")
+	unknown, _ := audited(t, "404")
 	for range 50 {
 		require.Equal(t, http.StatusBadRequest, s.post(t, "{").code)
 	}
 	require.Equal(t, http.StatusNotFound, s.request(t, http.MethodPost, "/webhook/nosuch", "{}").code)
-	const rejected = "from spine.audit_log where action = 'request_rejected' and event_id is null and timestamp >= $1"
-	await(
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		now, _ := audited(c, "400")
+		require.GreaterOrEqual(c, now, bad+50)
+		now, _ = audited(c, "404")
+		require.Greater(c, now, unknown)
+	}, patience, 100*time.Millisecond)
+	_, now := audited(t, "400")
+	require.LessOrEqual(t, now-steps, 40, "summaries, not one row each")
+	require.True(
 		t,
-		s.db,
-		true,
-		`select coalesce(sum((details->>'count')::int) filter (where details->>'status' = '400'), 0) >= 50
-			and bool_or(details->>'status' = '404') `+rejected,
-		since,
+		value[bool](t, s.db, `select bool_and(success = 'failure' and details ? 'cause') from spine.audit_log
+		where action = 'request_rejected' and event_id is null`),
 	)
-	require.LessOrEqual(
-		t,
-		value[int](t, s.db, "select count(*) filter (where details->>'status' = '400') "+rejected, since),
-		40,
-		"summaries, not one row each",
-	)
-	require.True(t, value[bool](t, s.db, "select bool_and(success = 'failure' and details ? 'cause') "+rejected, since))
 }
 
-func TestContractAuditVocabulary(t *testing.T) {
-	s := contractTarget(t)
+func contractAuditVocabulary(t *testing.T, s *target) {
 	id := newID("vocabulary")
 	s.accept(t, id, `{}`)
 	s.awaitDone(t, id)
@@ -952,9 +972,8 @@ func TestContractAuditVocabulary(t *testing.T) {
 	)
 }
 
-// TestContractSQL runs the statements of the contract as they stand.
-func TestContractSQL(t *testing.T) {
-	s := contractTarget(t)
+// contractSQL runs the statements of the contract as they stand.
+func contractSQL(t *testing.T, s *target) {
 	id := newID("sql")
 	s.accept(t, id, `{"user_id":123}`)
 	for _, statement := range []string{
@@ -1013,8 +1032,7 @@ func (s *target) awaitDone(t *testing.T, id string) {
 	await(t, s.db, true, "select status in ('completed', 'dead') from spine.processing_state where event_id = $1", id)
 }
 
-func TestContractLookups(t *testing.T) {
-	s := contractTarget(t)
+func contractLookups(t *testing.T, s *target) {
 	refusal := func(call string, args ...any) *pgconn.PgError {
 		_, err := s.db.Exec(t.Context(), "select "+call, args...)
 		var refused *pgconn.PgError
@@ -1054,9 +1072,8 @@ func TestContractLookups(t *testing.T) {
 	)
 }
 
-// TestContractChannels listens as psql does.
-func TestContractChannels(t *testing.T) {
-	s := contractTarget(t)
+// contractChannels listens as psql does.
+func contractChannels(t *testing.T, s *target) {
 	pooled, err := s.db.Acquire(t.Context())
 	require.NoError(t, err)
 	conn := pooled.Hijack()

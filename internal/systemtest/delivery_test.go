@@ -554,6 +554,7 @@ func TestPollOnly(t *testing.T) {
 
 // TestSearchPath holds that the functions and triggers work under any.
 func TestSearchPath(t *testing.T) {
+	wholeRun(t)
 	t.Parallel()
 	database := databases.New(t)
 	d := newDestination(t)

@@ -24,7 +24,7 @@ import (
 
 // quiet adds the settings of a process that listens on a free port and logs no debug lines.
 func quiet(environment ...string) []string {
-	return append(environment, "LISTEN=127.0.0.1:0", "LOG_LEVEL=info")
+	return append([]string{"LISTEN=127.0.0.1:0", "LOG_LEVEL=info", fewConnections}, environment...)
 }
 
 // acceptMany posts events with a payload, several at once, and returns their ids.
@@ -537,6 +537,7 @@ end $$`
 // TestClocksThatDiffer holds that leases, retries and due times go by the database's clock alone. A process whose
 // clock is an hour off does the same as any other.
 func TestClocksThatDiffer(t *testing.T) {
+	wholeRun(t)
 	t.Parallel()
 	for _, by := range []string{"1 hour", "-1 hour"} {
 		t.Run(by, func(t *testing.T) {

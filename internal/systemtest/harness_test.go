@@ -110,6 +110,19 @@ func runService(t testing.TB, r service.Roles, database string, environment ...s
 	return p.URL()
 }
 
+// fewConnections suffices for a test. Each connection plans every statement anew, which takes most of the processor's
+// time where a service lives for a second.
+const fewConnections = "DB_MAX_CONNS=4"
+
+// wholeRun leaves a test out of a short run. It takes seconds of a processor, and nearby tests hold most of the same.
+// make proof runs it.
+func wholeRun(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("in a whole run only: make proof, or make test RUN=" + t.Name())
+	}
+}
+
 // openly are settings with which a test reaches everything at one address, and sends without a secret.
 var openly = []string{"ADMIN_LISTEN=same", "ADMIN_AUTH=none", "DEFAULT_SOURCE=open"}
 
@@ -125,7 +138,7 @@ var secretFolder = sync.OnceValue(func() string {
 // readSettings reads settings as a process does. The process listens on a free port, and has the settings openly.
 func readSettings(environment ...string) (s service.Settings, err error) {
 	texts := map[string]string{}
-	basic := []string{"LISTEN=127.0.0.1:0", "SECRET_DIR=" + secretFolder()}
+	basic := []string{"LISTEN=127.0.0.1:0", fewConnections, "SECRET_DIR=" + secretFolder()}
 	for _, variable := range slices.Concat(basic, openly, environment) {
 		name, text, _ := strings.Cut(variable, "=")
 		texts[name] = text

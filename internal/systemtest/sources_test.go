@@ -606,6 +606,9 @@ func TestRejectedRequestsAreTakenIn(t *testing.T) {
 func TestChangesUnderLoad(t *testing.T) {
 	t.Parallel()
 	perSecond := 300
+	if testing.Short() {
+		perSecond = 100
+	}
 	if given := os.Getenv("SPINE_TEST_LOAD"); given != "" {
 		n, err := strconv.Atoi(given)
 		require.NoError(t, err)

@@ -49,7 +49,7 @@ func serveProcess(t *testing.T, database string) (*process, *target) {
 // attackTime is how long an attack goes on: a quarter of most in a short run, which suffices to fill what it fills.
 func attackTime(most time.Duration) time.Duration {
 	if testing.Short() {
-		return most / 4
+		return most / 8
 	}
 	return most
 }
@@ -133,7 +133,7 @@ func TestWrongSignaturesWriteLittle(t *testing.T) {
 	}
 	all.Wait()
 	time.Sleep(time.Second)
-	rate := (wal() - before) / int64(seconds+1)
+	rate := (wal() - before) / (seconds + 1)
 	kept := value[int64](t, s.db, "select count(*) from spine.rejected_requests")
 	t.Logf("%d kB of WAL a second, %d requests kept", rate/1000, kept)
 	require.Less(t, rate, int64(300_000))
