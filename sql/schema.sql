@@ -182,7 +182,7 @@ CREATE FUNCTION spine.arrivals(_source text DEFAULT NULL::text) RETURNS text
             format(
                 'Source %s: %s.',
                 s.name,
-                coalesce('last arrival ' || last_arrival(s.name)::text, 'nothing has arrived yet')),
+                coalesce('last arrival ' || exact_time(last_arrival(s.name)), 'nothing of it has been stored yet')),
             ' ' order by s.name),
         format('There is no source named "%s".', _source))
     from sources s
@@ -1377,7 +1377,7 @@ begin
                 end)
                 else ''
             end
-        end || coalesce('; accepted as "' || c.accepted_as || '"', '; it was not delivered (spine conflicts accept)'),
+        end || coalesce('; accepted as "' || c.accepted_as || '"', '; this one was not delivered (spine conflicts accept)'),
         jsonb_build_object(
             'payload_hash', encode(c.payload_hash, 'hex'),
             'seen_count', c.seen_count,
@@ -1461,10 +1461,16 @@ begin
         'rejected',
         null,
         format(
-            'Request %s of source "%s" at %s may have been it and was rejected: %s %s, %s',
+            'Request %s of source "%s" at %s %s and was rejected: %s %s, %s',
             r.id,
             r.source,
             exact_time(r.at),
+            case
+                when position(convert_to(btrim(_event_id), 'UTF8') in r.body) > 0
+                    or position(btrim(_event_id) in r.headers::text) > 0
+                then 'has this id in it'
+                else 'may have been it'
+            end,
             r.status,
             r.cause,
             rtrim(said(r.detail, 300), '.'))
@@ -2131,7 +2137,8 @@ CREATE FUNCTION spine.last_arrival(_source text) RETURNS timestamp with time zon
     SET enable_seqscan TO 'off'
     SET enable_sort TO 'off'
     AS $$
-    select coalesce(
+    -- The newest event may have been removed since it was noted.
+    select greatest(
         (
             select e.created_at
             from events e

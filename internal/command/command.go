@@ -2,7 +2,7 @@
 //
 // A subcommand parses its flags and arguments, drives a service or asks the database, and tells in words or as JSON
 // what came of it. Run promises an exit code for every call: 0, 1 if the command failed, 2 if the call was wrong. An
-// error is one line on the standard error. Text from outside cannot drive the terminal, because package terminal
+// error is one line on the standard error, and some more for an event that is not stored. Text from outside cannot drive the terminal, because package terminal
 // prints it.
 //
 // This package wires no stages; package service does. It must not know how a stage works.
@@ -16,12 +16,14 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/webhookspine/spine/internal/service"
 	"github.com/webhookspine/spine/internal/terminal"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // gcPercent lets the heap grow to five times what is in use before garbage is collected, unless GOGC says otherwise.
@@ -56,7 +58,7 @@ func Run(
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintln(stderr, "spine:", terminal.OneLine(err.Error()))
+	fmt.Fprintln(stderr, "spine:", errorLines(err))
 	_, badCall := errors.AsType[misuseError](err)
 	_, badSetting := errors.AsType[service.SettingError](err)
 	if badCall || badSetting || !ran {
@@ -149,4 +151,17 @@ func checkHelp(root *cobra.Command) {
 			return err
 		}
 	}
+}
+
+// errorLines is an error on one line. What is known of an event that is not stored has a line for each sentence.
+func errorLines(err error) string {
+	missing, ok := errors.AsType[*view.NotStoredError](err)
+	if !ok || len(missing.Explanation) == 0 {
+		return terminal.OneLine(err.Error())
+	}
+	lines := make([]string, len(missing.Explanation))
+	for i, sentence := range missing.Explanation {
+		lines[i] = terminal.OneLine(sentence.Says) + "."
+	}
+	return strings.Join(lines, "\n  ")
 }

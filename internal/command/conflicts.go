@@ -3,6 +3,7 @@ package command
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -59,6 +60,12 @@ func conflictsListCommand(env environ) *cobra.Command {
 		rows, _, err := s.Conflicts(cmd.Context(), view.Page{Limit: limit}, filter)
 		if err != nil {
 			return err
+		}
+		if len(rows) == 0 && filter.EventID != "" { // an event that is not stored may have had some
+			_, err := s.Event(cmd.Context(), filter.EventID, filter.Source)
+			if _, missing := errors.AsType[*view.NotStoredError](err); missing {
+				return err
+			}
 		}
 		if asJSON {
 			return terminal.WriteJSON(cmd.OutOrStdout(), rows)

@@ -235,6 +235,9 @@ func (o *overview) write(w io.Writer, now time.Time, room int) error {
 		fmt.Fprintf(table, "%s\t%s\t%s\n", terminal.Printable(r.EventID)+destinationSuffix(r.Destination),
 			relativeTime(r.DueAt, now), terminal.Printable(r.Reason))
 	}
+	if len(o.Stuck) == statusRows {
+		fmt.Fprintf(table, "…\t\tthere may be more: select * from spine.stuck order by due_at\n")
+	}
 	if len(o.DeadLetters) > 0 {
 		fmt.Fprintf(table, "\nLAST DIED\tWHEN\tWHY\n")
 	}

@@ -16,7 +16,7 @@ func TestIDOf(t *testing.T) {
 	require.Equal(t, "P0002", err.Code)
 	require.Equal(
 		t,
-		`event "x" was never stored. Source default: nothing has arrived yet. Source github: nothing has arrived yet.`,
+		`event "x" was never stored. Source default: nothing of it has been stored yet. Source github: nothing of it has been stored yet.`,
 		err.Message,
 	)
 

@@ -155,7 +155,7 @@ func questions() []question {
 				await(t, w.db, 1, "select count(*) from spine.rejected_like('evt_lost1')")
 				return "evt_lost1", "", []string{
 					"was never stored",
-					`Request \d+ of source "stripe" at \S+ may have been it and was rejected: 401 signature_missing`,
+					`Request \d+ of source "stripe" at \S+ has this id in it and was rejected: 401 signature_missing`,
 				}
 			},
 		},
@@ -315,7 +315,7 @@ func questions() []question {
 				)
 				return "twice", "", []string{
 					`another payload came once, first \S+; it differs at /amount: 1 -> 2, /gone: true -> absent, ` +
-						`/list/1: 2 -> 3, /note: "x" -> null; it was not delivered`,
+						`/list/1: 2 -> 3, /note: "x" -> null; this one was not delivered`,
 				}
 			},
 		},

@@ -107,7 +107,7 @@ func New(config Config, store Store, log zerolog.Logger, reg prometheus.Register
 		rolledUp:  time.Now(),
 		oldestReady: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "spine_queue_oldest_ready_seconds",
-			Help: "For how long the oldest claimable event has been due; 0 when none is.",
+			Help: "For how long the oldest event has been due, also while claims are paused; 0 when none is.",
 		}),
 		depth: newGauges(
 			"spine_queue_events",

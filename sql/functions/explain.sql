@@ -461,7 +461,7 @@ comment on function spine.were_disabled(text) is
 
 -- explain_missing: what is known of an id that is not stored.
 --   _event_id, _source  as for explain()
--- Topics: not_stored, near, rejected, disabled, arrivals. It reads no body of a rejected request. Relies on
+-- Topics: not_stored, near, rejected, disabled, arrivals. Of rejected requests it reads five bodies at most. Relies on
 -- events_event_id_source_key and rejected_requests_words. Reads only.
 create or replace function spine.explain_missing(_event_id text, _source text default null)
 returns table (topic text, destination text, says text, facts jsonb)
@@ -503,10 +503,16 @@ begin
         'rejected',
         null,
         format(
-            'Request %s of source "%s" at %s may have been it and was rejected: %s %s, %s',
+            'Request %s of source "%s" at %s %s and was rejected: %s %s, %s',
             r.id,
             r.source,
             exact_time(r.at),
+            case
+                when position(convert_to(btrim(_event_id), 'UTF8') in r.body) > 0
+                    or position(btrim(_event_id) in r.headers::text) > 0
+                then 'has this id in it'
+                else 'may have been it'
+            end,
             r.status,
             r.cause,
             rtrim(said(r.detail, 300), '.'))
@@ -806,7 +812,7 @@ begin
                 end)
                 else ''
             end
-        end || coalesce('; accepted as "' || c.accepted_as || '"', '; it was not delivered (spine conflicts accept)'),
+        end || coalesce('; accepted as "' || c.accepted_as || '"', '; this one was not delivered (spine conflicts accept)'),
         jsonb_build_object(
             'payload_hash', encode(c.payload_hash, 'hex'),
             'seen_count', c.seen_count,

@@ -51,7 +51,8 @@ set search_path = spine, pg_temp
 set jit = off
 set enable_seqscan = off
 set enable_sort = off as $$
-    select coalesce(
+    -- The newest event may have been removed since it was noted.
+    select greatest(
         (
             select e.created_at
             from events e
@@ -112,7 +113,7 @@ set search_path = spine, pg_temp as $$
             format(
                 'Source %s: %s.',
                 s.name,
-                coalesce('last arrival ' || last_arrival(s.name)::text, 'nothing has arrived yet')),
+                coalesce('last arrival ' || exact_time(last_arrival(s.name)), 'nothing of it has been stored yet')),
             ' ' order by s.name),
         format('There is no source named "%s".', _source))
     from sources s
