@@ -128,7 +128,7 @@ func migrate(ctx context.Context, url string, r release, waits func(holder strin
 
 // explainMigrating adds what to do to the error of a role that lacks the right to migrate.
 func explainMigrating(err error) error {
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "42501" {
+	if sqlState(err) == "42501" {
 		return fmt.Errorf("this role may not migrate: let the owner of the schema run spine migrate, and set "+
 			"MIGRATE=false here: %w", err)
 	}
@@ -224,8 +224,7 @@ func lockMigrations(ctx context.Context, db *sql.DB, waits func(holder string)) 
 			return func() { _ = tx.Rollback() }, nil
 		}
 		_ = tx.Rollback()
-		var pgErr *pgconn.PgError
-		if !errors.As(err, &pgErr) || pgErr.Code != "55P03" {
+		if sqlState(err) != "55P03" {
 			return nil, fmt.Errorf("locking the schema: %w", err)
 		}
 		holder, err := migrationHolder(ctx, db)
@@ -300,8 +299,7 @@ func applyFunctions(ctx context.Context, db *sql.DB, r release, version int64) (
 func retryLocked(ctx context.Context, do func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := do()
-		var pgErr *pgconn.PgError
-		if attempt == 10 || !errors.As(err, &pgErr) || (pgErr.Code != "55P03" && pgErr.Code != "40P01") {
+		if attempt == 10 || sqlState(err) != "55P03" && sqlState(err) != "40P01" {
 			return err
 		}
 		select {
@@ -478,13 +476,15 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 	const known = `select max(version_id), exists (select from spine.schema_functions),
 		(select (to_jsonb(f) ->> 'compatible_from')::bigint from spine.schema_functions f) from ` + versionTable
 	err := s.one(ctx, known, nil, &version, &functions, &from)
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		switch pgErr.Code {
-		case "42P01", "3F000":
-			return ErrNotMigrated
-		case "42501":
-			return cmp.Or(s.CheckRights(ctx), fmt.Errorf("reading the schema version: %w", err))
+	if sqlState(err) == "42501" {
+		if err := s.CheckRights(ctx); err != nil {
+			return err
 		}
+		err = s.one(ctx, known, nil, &version, &functions, &from) // it was granted meanwhile
+	}
+	switch sqlState(err) {
+	case "42P01", "3F000":
+		return ErrNotMigrated
 	}
 	if err != nil {
 		return fmt.Errorf("reading the schema version: %w", err)
@@ -503,6 +503,14 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 		return newerSchema(version, from, newest)
 	}
 	return nil
+}
+
+// sqlState is the SQLSTATE of an error of the database, and empty for any other.
+func sqlState(err error) string {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pgErr.Code
+	}
+	return ""
 }
 
 // newestMigration is the number of the newest migration among files.
