@@ -50,6 +50,9 @@ var (
 	bytesOfAll  = allowance{perSecond: 125_000, burst: 2 << 20}
 )
 
+// wordBytes is how much of a body the database reads for words to search by: its beginning and its end.
+const wordBytes = 10_000
+
 // Keeper keeps rejected requests, so that an operator finds them, and can replay those rejected by mistake. It never
 // delays an answer: a request beyond its limits is counted and not kept.
 type Keeper struct {
@@ -210,7 +213,8 @@ func (k *Keeper) kind(a *arrival, rej *rejection) *keptKind {
 
 // spendBytes reports whether a request may be kept as a whole, and spends its bytes then.
 func (k *Keeper) spendBytes(a *arrival, rej *rejection, class *pot, size int64) bool {
-	now, n := time.Now(), float64(size)
+	// The database notes the words of the beginning and the end beside them.
+	now, n := time.Now(), float64(size+min(size, wordBytes))
 	kind := k.kind(a, rej)
 	if class.held+size > keptBytes || size > a.policy.Kept.Bytes ||
 		!kind.bytes.has(bytesOfKind, now, n) || !class.bytes.has(bytesOfAll, now, n) {

@@ -675,8 +675,11 @@ func TestFloodsAreKeptAsSamples(t *testing.T) {
 		},
 		"of a disabled and an open source": {[]string{"source_disabled", "not_json"}, 1 << 20, 100, 10, 10, 1600, 250_000},
 		"large headers and targets":        {[]string{"signature_wrong"}, 0, 60_000, 60_000, 10, 650, 130_000},
-		"small ones":                       {[]string{"signature_wrong"}, 500, 300, 30, 10, 650, 30_000},
-		"for hours":                        {[]string{"signature_wrong"}, 2000, 300, 30, 130, 3*100 + 7000, 30_000},
+		"of many causes, with many words": {
+			strings.Fields("a b c d e f g h i j k l"), 8_000, 300, 30, 10, 12 * 100, 150_000,
+		},
+		"small ones": {[]string{"signature_wrong"}, 500, 300, 30, 10, 650, 30_000},
+		"for hours":  {[]string{"signature_wrong"}, 2000, 300, 30, 130, 3*100 + 7000, 30_000},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			store := &rejectedStore{}
@@ -705,7 +708,8 @@ func TestFloodsAreKeptAsSamples(t *testing.T) {
 			require.NoError(t, <-ended)
 			written := 0
 			for _, r := range store.kept {
-				written += len(r.Body) + len(r.Headers) + len(r.Target) + 500
+				words := min(len(r.Body), wordBytes) // at most
+				written += len(r.Body) + words + len(r.Headers) + len(r.Target) + 500
 			}
 			rate := float64(written) / float64(c.minutes*60)
 			t.Logf("%s: %d requests, %.0f bytes a second", name, len(store.kept), rate)
