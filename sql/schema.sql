@@ -182,7 +182,7 @@ CREATE FUNCTION spine.arrivals(_source text DEFAULT NULL::text) RETURNS text
             format(
                 'Source %s: %s.',
                 s.name,
-                coalesce('last arrival ' || exact_time(last_arrival(s.name)), 'nothing of it has been stored yet')),
+                coalesce('last arrival ' || exact_time(last_arrival(s.name)), 'nothing of it is stored yet')),
             ' ' order by s.name),
         format('There is no source named "%s".', _source))
     from sources s
@@ -195,6 +195,28 @@ $$;
 --
 
 COMMENT ON FUNCTION spine.arrivals(_source text) IS 'Internal. When a source last sent a new event, in words. All sources where none is named.';
+
+
+--
+-- Name: as_jsonb(json); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.as_jsonb(_value json) RETURNS jsonb
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    return _value::jsonb;
+exception when data_exception or program_limit_exceeded then
+    return null;
+end $$;
+
+
+--
+-- Name: FUNCTION as_jsonb(_value json); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.as_jsonb(_value json) IS 'Internal. A JSON value as jsonb; NULL where a number is beyond that.';
 
 
 --
@@ -462,6 +484,26 @@ COMMENT ON FUNCTION spine.claim(_destination text, _limit integer, _lease interv
 
 
 --
+-- Name: comparing(json); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.comparing(_value json) RETURNS bigint
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select octet_length(t) + 20::bigint * (octet_length(t) - octet_length(replace(t, ',', '')))
+    from (select _value::text) v(t)
+$$;
+
+
+--
+-- Name: FUNCTION comparing(_value json); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.comparing(_value json) IS 'Internal. How much work it is to compare a JSON value, in bytes.';
+
+
+--
 -- Name: detail(json, text); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -490,13 +532,13 @@ CREATE FUNCTION spine.differences(_was json, _is json) RETURNS TABLE(path text, 
     AS $$
     with recursive pair as (
         select case
-            when octet_length(_was::text) + octet_length(_is::text) > 524288 then false
+            when comparing(_was) + comparing(_is) > 524288 then false
             else (_was::text || _is::text) !~ '[[:space:]:,[]-?[0-9]+([.][0-9]+)?[eE][+-]?[0-9]{3}'
         end as fits
     ), whole as materialized (
         select
-            case when p.fits then _was::jsonb end as was,
-            case when p.fits then _is::jsonb end as "is"
+            case when p.fits then as_jsonb(_was) end as was,
+            case when p.fits then as_jsonb(_is) end as "is"
         from pair p
         where p.fits
     ), walk(path, was, "is", copied, most) as (
@@ -543,6 +585,10 @@ CREATE FUNCTION spine.differences(_was json, _is json) RETURNS TABLE(path text, 
         limit 100
     ), verdict as (
         select (select p.fits from pair p)
+            and not exists (
+                select
+                from whole o
+                where o.was is null and _was is not null or o."is" is null and _is is not null)
             and (select count(*) <= 2000 and coalesce(bool_and(s.copied <= s.most), true) from seen s)
             and (
                 select coalesce(sum(
@@ -1377,7 +1423,9 @@ begin
                 end)
                 else ''
             end
-        end || coalesce('; accepted as "' || c.accepted_as || '"', '; this one was not delivered (spine conflicts accept)'),
+        end || coalesce(
+            '; accepted as "' || c.accepted_as || '"',
+            '; this one was not delivered (spine conflicts accept)'),
         jsonb_build_object(
             'payload_hash', encode(c.payload_hash, 'hex'),
             'seen_count', c.seen_count,

@@ -212,10 +212,11 @@ func lockMigrations(ctx context.Context, db *sql.DB, waits func(holder string)) 
 			return nil, fmt.Errorf("locking the schema: %w", err)
 		}
 		_, err = tx.ExecContext(ctx, `select `+pinPath+`, pg_catalog.set_config('lock_timeout', '1s', true)`)
-		if err == nil { // transaction_timeout is there from PostgreSQL 17 on
-			_, err = tx.ExecContext(ctx, `select pg_catalog.set_config(s.name, '0', true) from pg_catalog.pg_settings s
-				where s.name in (
-					'statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`)
+		if err == nil { // transaction_timeout is there from PostgreSQL 17 on; PUBLIC may lock pg_settings, which would tell
+			_, err = tx.ExecContext(ctx, `select set_config('statement_timeout', '0', true),
+				set_config('idle_in_transaction_session_timeout', '0', true),
+				case when current_setting('server_version_num')::integer >= 170000
+					then set_config('transaction_timeout', '0', true) end`)
 		}
 		if err == nil {
 			_, err = tx.ExecContext(ctx, "lock table spine.locks in share update exclusive mode")

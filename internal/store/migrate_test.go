@@ -263,11 +263,12 @@ func TestNothingWaitsForAdvisoryLocks(t *testing.T) {
 
 	d := newDatabase(t, 2)
 	stranger := begin(t, d.Store)
-	// Those of earlier versions, of goose, and some that anybody would try.
+	// Locks of earlier versions, of goose, and some that anybody would try.
 	run(t, stranger, `select pg_advisory_lock(hashtextextended('spine.' || name, 0)) from unnest(array[
 		'schema_functions', 'roll_up', 'sample_depth', 'expire_events', 'ensure_audit_partitions', 'reject',
 		'keep_rejected x', 'migrate']) name`)
 	run(t, stranger, "select pg_advisory_lock(4097083626), pg_advisory_lock(0), pg_advisory_lock(1)")
+	run(t, stranger, "lock table pg_settings in access exclusive mode") // which everybody may change
 	d.run("update spine.schema_functions set digest = 'of another one'")
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

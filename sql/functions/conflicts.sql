@@ -1,12 +1,39 @@
 -- Conflicts: other payloads that arrived under a known id.
 
+-- as_jsonb: a JSON value that Postgres can query, or NULL where it holds a number that jsonb cannot.
+--   _value  the value
+-- Reads no table.
+create or replace function spine.as_jsonb(_value json) returns jsonb
+language plpgsql immutable
+set search_path = spine, pg_temp as $$
+begin
+    return _value::jsonb;
+exception when data_exception or program_limit_exceeded then
+    return null;
+end $$;
+comment on function spine.as_jsonb(json) is
+    'Internal. A JSON value as jsonb; NULL where a number is beyond that.';
+
+-- comparing: how much work it is to compare a JSON value, in bytes: its length, and 20 for each comma. Every member but
+-- the last of its object or array has one.
+--   _value  the value
+-- Reads no table.
+create or replace function spine.comparing(_value json) returns bigint
+language sql immutable
+set search_path = spine, pg_temp as $$
+    select octet_length(t) + 20::bigint * (octet_length(t) - octet_length(replace(t, ',', '')))
+    from (select _value::text) v(t)
+$$;
+comment on function spine.comparing(json) is 'Internal. How much work it is to compare a JSON value, in bytes.';
+
 -- differences: where two JSON values differ, by JSON pointer (RFC 6901), at most 100 places.
 --   _was, _is  the two values
 -- A side that is not there is NULL; a JSON null is a value like any other.
 -- An object or array that only one of them has is one place. Reads no table.
 -- Senders choose the values, so the work is bounded. One place with the path '' and NULL on both sides says that the
 -- two are too large to compare:
---   more than 512 KiB of text in all, or numbers with exponents of three digits, which take that many bytes to write
+--   more than 512 KiB in all, where each comma counts 20 bytes more; or numbers with exponents of three digits, which take that many bytes to write
+--   numbers with more digits than jsonb can hold
 --   more than 2,000 values that differ, counting those around them
 --   nested so deeply that the walk would copy the values more than 16 times
 --   more than 64 KiB in the places that are shown
@@ -15,13 +42,13 @@ language sql immutable
 set search_path = spine, pg_temp as $$
     with recursive pair as (
         select case
-            when octet_length(_was::text) + octet_length(_is::text) > 524288 then false
+            when comparing(_was) + comparing(_is) > 524288 then false
             else (_was::text || _is::text) !~ '[[:space:]:,[]-?[0-9]+([.][0-9]+)?[eE][+-]?[0-9]{3}'
         end as fits
     ), whole as materialized (
         select
-            case when p.fits then _was::jsonb end as was,
-            case when p.fits then _is::jsonb end as "is"
+            case when p.fits then as_jsonb(_was) end as was,
+            case when p.fits then as_jsonb(_is) end as "is"
         from pair p
         where p.fits
     ), walk(path, was, "is", copied, most) as (
@@ -68,6 +95,10 @@ set search_path = spine, pg_temp as $$
         limit 100
     ), verdict as (
         select (select p.fits from pair p)
+            and not exists (
+                select
+                from whole o
+                where o.was is null and _was is not null or o."is" is null and _is is not null)
             and (select count(*) <= 2000 and coalesce(bool_and(s.copied <= s.most), true) from seen s)
             and (
                 select coalesce(sum(
