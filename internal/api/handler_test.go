@@ -747,7 +747,7 @@ func TestAnEventIsFoundWhateverItsIDIs(t *testing.T) {
 
 func TestAnEventThatWasNeverStoredIs404WithTheLastArrival(t *testing.T) {
 	s := newSystem(t)
-	requireProblem(t, s.get("/api/events/b"), http.StatusNotFound, "nothing of it has been stored yet")
+	requireProblem(t, s.get("/api/events/b"), http.StatusNotFound, "nothing of it is stored yet")
 	s.ingest(webhook("default", "a", "t", `{}`))
 
 	requireProblem(

@@ -2,8 +2,8 @@
 //
 // A subcommand parses its flags and arguments, drives a service or asks the database, and tells in words or as JSON
 // what came of it. Run promises an exit code for every call: 0, 1 if the command failed, 2 if the call was wrong. An
-// error is one line on the standard error, and some more for an event that is not stored. Text from outside cannot drive the terminal, because package terminal
-// prints it.
+// error is one line on the standard error, and more for an event that is not stored. Text from outside cannot drive the
+// terminal, because package terminal prints it.
 //
 // This package wires no stages; package service does. It must not know how a stage works.
 package command

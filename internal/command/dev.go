@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -86,6 +89,22 @@ func makeSecretFolder(secrets, dir string, log zerolog.Logger) {
 	}
 }
 
+// isPrivateAndAway reports whether a URL is one that dev has printed, for a terminal that outlived it, and nothing
+// answers there.
+func isPrivateAndAway(ctx context.Context, databaseURL string) bool {
+	u, err := url.Parse(databaseURL)
+	if err != nil || u.Hostname() != "127.0.0.1" || u.User.Username() != postgres.Role ||
+		u.Path != "/"+postgres.Database {
+		return false
+	}
+	dialer := net.Dialer{Timeout: time.Second}
+	conn, err := dialer.DialContext(ctx, "tcp", u.Host)
+	if err == nil {
+		_ = conn.Close()
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
+}
+
 // runDev runs everything on this machine until ctx ends. The database starts first and stops last, so that it outlives
 // the processes that use it.
 func runDev(
@@ -94,6 +113,10 @@ func runDev(
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
+	if isPrivateAndAway(ctx, string(s.Database.URL)) {
+		log.Info().Msg("DATABASE_URL names a private PostgreSQL that does not run: starting that of this folder")
+		s.Database.URL, s.Direct.URL = "", ""
+	}
 	if s.Database.URL == "" {
 		server, err := postgres.Start(ctx, postgres.Options{Dir: dir, BinDir: s.Dev.PostgresBin, Logger: log})
 		if err != nil {

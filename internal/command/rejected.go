@@ -76,7 +76,7 @@ func rejectedListCommand(env environ) *cobra.Command {
 
 func listRejected(out io.Writer, rows []event.RejectedRequest) error {
 	if len(rows) == 0 {
-		_, err := fmt.Fprintln(out, "no rejected requests are kept")
+		_, err := fmt.Fprintln(out, "no such rejected requests are kept")
 		return err
 	}
 	table := terminal.Table(out)
@@ -217,7 +217,7 @@ verified again. --trust stores them without verifying: be sure who sent them.`,
 			if asJSON {
 				return terminal.WriteJSON(cmd.OutOrStdout(), map[string]int64{"requested": n})
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s to be replayed: see spine rejected list --state requested\n",
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s to be replayed: spine rejected list says what became of each\n",
 				terminal.Plural(n, "request"))
 			return err
 		}

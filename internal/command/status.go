@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -89,6 +90,13 @@ Latency is from stored to delivered, retries included.`,
 	return cmd
 }
 
+// brokenSource is a source that a process cannot use, and why.
+type brokenSource struct {
+	Source   string   `json:"source"`
+	Process  string   `json:"process"`
+	Problems []string `json:"problems"`
+}
+
 // overview is what status shows. A figure that is nil, or null in JSON, is not known.
 type overview struct {
 	At          event.Timestamp      `json:"at"`     // by the database's clock
@@ -97,6 +105,7 @@ type overview struct {
 	DepthAt     *event.Timestamp     `json:"backlog_at"` // when the queue was counted
 	Backlog     []view.BacklogRow    `json:"backlog"`
 	Paused      []view.PauseRow      `json:"paused"`
+	Broken      []brokenSource       `json:"broken_sources"`
 	Stuck       []store.StuckRow     `json:"stuck"`        // the first few
 	DeadLetters []view.ProcessingRow `json:"dead_letters"` // the last few
 	LastArrival map[string]time.Time `json:"last_arrival"` // by source
@@ -190,6 +199,15 @@ func readSampled(ctx context.Context, s *store.Store) (o overview, err error) {
 			o.LastArrival[a.Source] = a.LastArrivalAt.Time
 		}
 	}
+	reports, err := s.SourceReports(ctx, nil)
+	if err != nil {
+		return o, err
+	}
+	for _, r := range reports.Reports {
+		if r.State == "broken" {
+			o.Broken = append(o.Broken, brokenSource{r.Source, r.Process, r.Problems})
+		}
+	}
 	if o.Stuck, err = s.Stuck(ctx, statusRows); err != nil {
 		return o, err
 	}
@@ -212,6 +230,15 @@ func (o *overview) write(w io.Writer, now time.Time, room int) error {
 	}
 	for _, p := range o.Paused {
 		fmt.Fprintf(table, "paused\t%s\t%s\n", terminal.Printable(p.Destination), pausedSince(p))
+	}
+	for _, b := range o.Broken {
+		fmt.Fprintf(
+			table,
+			"broken\tsource %s\tat %s: %s\n",
+			terminal.Printable(b.Source),
+			terminal.Printable(b.Process),
+			terminal.Printable(strings.Join(b.Problems, "; ")),
+		)
 	}
 
 	fmt.Fprintf(table, "\n")

@@ -2,9 +2,11 @@ package command
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,7 +32,8 @@ what the destination answered. Then it says where the event stands and every cau
 for which it waits: who paused or locked it, until when it is delayed and why. It
 says what other payloads under the id differ in. If the id is not stored, it names
 stored ids that are like it and rejected requests that may have been it, says when
-the source last sent something, and exits with 1. psql says the same:
+the source last sent something, and exits with 1. The first part of an id suffices
+where it has several, as GitHub's have. psql says the same:
 select says from spine.explain('ID').
 
 With --follow it goes on until every destination has the event, or it is dead
@@ -88,7 +91,36 @@ type traceRun struct {
 // read reads all that is known of the event. The error of an event that is not stored says what may have become of it.
 func (t *traceRun) read(ctx context.Context) (view.History, error) {
 	history, err := t.store.Event(ctx, t.eventID, t.source)
+	if whole, source, found := theWholeID(err, t.eventID); found {
+		fmt.Fprintf(t.stderr, "spine: this is %s of source %s, the one event whose id begins with %s/\n",
+			terminal.Printable(whole), terminal.Printable(source), terminal.Printable(t.eventID))
+		history, err = t.store.Event(ctx, whole, source)
+	}
 	return history, nameSource(err)
+}
+
+// theWholeID is the stored id of which an id that is not stored is the first part, where there is one alone. A provider
+// may show only that part, as GitHub does: Spine puts the hook's number after it.
+func theWholeID(err error, eventID string) (whole, source string, found bool) {
+	missing, ok := errors.AsType[*view.NotStoredError](err)
+	if !ok {
+		return "", "", false
+	}
+	near := 0
+	for _, sentence := range missing.Explanation {
+		if sentence.Topic != "near" {
+			continue
+		}
+		near++
+		var facts struct {
+			Kind, Source string
+			EventID      string `json:"event_id"`
+		}
+		if json.Unmarshal(sentence.Facts, &facts) == nil && strings.HasPrefix(facts.EventID, eventID+"/") {
+			whole, source = facts.EventID, facts.Source
+		}
+	}
+	return whole, source, near == 1 && whole != ""
 }
 
 // show prints all that is known of the event.

@@ -162,7 +162,10 @@ func (r *Resolver) Resolve(text string) (Value, error) {
 	if ref.Kind == "env" {
 		var found bool
 		if value, found = r.lookup(ref.Name); !found {
-			return Value{}, fmt.Errorf("%s is not set in this process's environment", ref)
+			return Value{}, fmt.Errorf(
+				"%s is not set in this process's environment: set it where the process is started",
+				ref,
+			)
 		}
 	} else {
 		content, err := r.readFile(filepath.Base(ref.Name))

@@ -115,9 +115,10 @@ func TestReferencesThatAreNotAllowed(t *testing.T) {
 		"file:" + outer + "/outside":      "SECRET_DIR allows only files directly in",
 		"file:" + outer + "/secrets-2/a":  "SECRET_DIR allows only files directly in",
 		"file:" + dir + "/..2026/mounted": "SECRET_DIR allows only files directly in",
-		"env:GONE_WEBHOOK_SECRET":         "env:GONE_WEBHOOK_SECRET is not set in this process's environment",
-		"env:EMPTY_WEBHOOK_SECRET":        "env:EMPTY_WEBHOOK_SECRET is empty",
-		"file:empty":                      "file:empty is empty",
+		"env:GONE_WEBHOOK_SECRET": "env:GONE_WEBHOOK_SECRET is not set in this process's environment: " +
+			"set it where the process is started",
+		"env:EMPTY_WEBHOOK_SECRET": "env:EMPTY_WEBHOOK_SECRET is empty",
+		"file:empty":               "file:empty is empty",
 		"file:nothing": "file:nothing cannot be read: the file nothing is not there " +
 			"(SECRET_DIR " + dir + ")",
 		"file:dangling":     "cannot be read: the file dangling is not there (SECRET_DIR " + dir + ")",

@@ -16,7 +16,8 @@ func TestIDOf(t *testing.T) {
 	require.Equal(t, "P0002", err.Code)
 	require.Equal(
 		t,
-		`event "x" was never stored. Source default: nothing of it has been stored yet. Source github: nothing of it has been stored yet.`,
+		`event "x" was never stored. Source default: nothing of it is stored yet. `+
+			`Source github: nothing of it is stored yet.`,
 		err.Message,
 	)
 

@@ -294,6 +294,9 @@ func TestMetricsTellWhatAnOperatorAsks(t *testing.T) {
 	becomes(`spine_queue_paused{destination="default"}`, 1)
 	becomes(`spine_queue_events{status="pending"}`, 2)
 	becomes(`spine_sources{state="broken"}`, 1)
+	code, stdout, stderr := spine(t, []string{"DATABASE_URL=" + s.db.Config().ConnString()}, "status")
+	require.Zero(t, code, stderr)
+	require.Regexp(t, `\nbroken +source gone +at \S+: secrets\[0\] `, stdout)
 	becomes(`spine_ingest_events_total{outcome="accepted",source="gone"}`, 0)
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		_, err := s.tryMetric(t.Context(), `spine_source_last_arrival_timestamp_seconds{source="gone"}`)

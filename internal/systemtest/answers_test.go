@@ -315,7 +315,7 @@ func questions() []question {
 				)
 				return "twice", "", []string{
 					`another payload came once, first \S+; it differs at /amount: 1 -> 2, /gone: true -> absent, ` +
-						`/list/1: 2 -> 3, /note: "x" -> null; this one was not delivered`,
+						`/list/1: 2 -> 3, /note: "x" -> null; not delivered`,
 				}
 			},
 		},

@@ -25,9 +25,15 @@ type devProcess struct {
 
 func startDev(t *testing.T, args ...string) devProcess {
 	t.Helper()
+	return startDevIn(t, nil, args...)
+}
+
+// startDevIn is startDev with more of an environment.
+func startDevIn(t *testing.T, environment []string, args ...string) devProcess {
+	t.Helper()
 	p := startProcess(
 		t,
-		[]string{
+		append([]string{
 			"POSTGRES_BIN=" + os.Getenv("POSTGRES_BIN"),
 			"LISTEN=127.0.0.1:0",
 			"MOCK_LISTEN=127.0.0.1:0",
@@ -36,7 +42,7 @@ func startDev(t *testing.T, args ...string) devProcess {
 			"ADMIN_LISTEN=",
 			"ADMIN_AUTH=",
 			"DEFAULT_SOURCE=",
-		},
+		}, environment...),
 		append([]string{"dev"}, args...)...)
 	told := func(what, pattern string) string {
 		return p.says(t, what, func(out string) string {
@@ -123,7 +129,8 @@ func TestDevKeepsItsData(t *testing.T) {
 	// Killed, it leaves a database that the next start has to recover.
 	d.signal(t, syscall.SIGKILL)
 	<-d.exited
-	d = startDev(t, "--dir", dir)
+	// The terminal may still have the address that README lets one export.
+	d = startDevIn(t, []string{"DATABASE_URL=" + d.spine.db.Config().ConnString()}, "--dir", dir)
 	require.Equal(t, "deduplicated", d.spine.post(t, webhook(id, `{"user_id":123}`)).status())
 	d.interrupt(t)
 }

@@ -327,7 +327,27 @@ func TestTrace(t *testing.T) {
 	code, stdout, stderr := spine(t, env, "trace", "never")
 	require.Equal(t, 1, code)
 	require.Empty(t, stdout)
-	require.Regexp(t, `^spine: event "never" was never stored\.\n  Source default: nothing of it has been stored yet\.\n$`, stderr)
+	require.Equal(
+		t,
+		"spine: event \"never\" was never stored.\n  Source default: nothing of it is stored yet.\n",
+		stderr,
+	)
+
+	// GitHub shows the first part of an id alone.
+	ingested(t, db, "default", "delivery/7")
+	code, stdout, stderr = spine(t, env, "trace", "delivery")
+	require.Zero(t, code)
+	require.Contains(t, stdout, "event     delivery/7\n")
+	require.Equal(
+		t,
+		"spine: this is delivery/7 of source default, the one event whose id begins with delivery/\n",
+		stderr,
+	)
+	ingested(t, db, "default", "delivery/8")
+	code, _, stderr = spine(t, env, "trace", "delivery")
+	require.Equal(t, 1, code)
+	require.Contains(t, stderr, "\n  \"delivery/8\" of source \"default\" begins with it and is stored.\n")
+	execute(t, db, "delete from spine.processing_state; delete from spine.events")
 
 	ingested(t, db, "default", "test-001", "test-001")
 	execute(t, db, "select spine.ingest('test-001', 'user.created', '{\"other\":1}')")
@@ -380,7 +400,7 @@ status    completed, 2 attempts
    +130 ms  ✓   delivered after 3.5ms: HTTP 200, answer ok
 
 completed 2024-01-30T12:00:02.000Z, 1.9s after it was queued, but another payload under this id was not delivered
-another payload came once, first …; it differs at /other: absent -> 1; this one was not delivered (spine conflicts accept)
+another payload came once, first …; it differs at /other: absent -> 1; not delivered (spine conflicts accept)
 `, regexp.MustCompile(`(?m)^(stored   |another payload came once, first) [^;\n]*`).ReplaceAllString(stdout, "$1 …"))
 
 	code, stdout, _ = spine(t, env, "trace", "test-001", "--json")

@@ -32,8 +32,8 @@ comment on function spine.comparing(json) is 'Internal. How much work it is to c
 -- An object or array that only one of them has is one place. Reads no table.
 -- Senders choose the values, so the work is bounded. One place with the path '' and NULL on both sides says that the
 -- two are too large to compare:
---   more than 512 KiB in all, where each comma counts 20 bytes more; or numbers with exponents of three digits, which take that many bytes to write
---   numbers with more digits than jsonb can hold
+--   more than 512 KiB in all, where each comma counts 20 bytes more
+--   numbers with exponents of three digits, which take that many bytes to write, or more digits than jsonb can hold
 --   more than 2,000 values that differ, counting those around them
 --   nested so deeply that the walk would copy the values more than 16 times
 --   more than 64 KiB in the places that are shown

@@ -812,7 +812,9 @@ begin
                 end)
                 else ''
             end
-        end || coalesce('; accepted as "' || c.accepted_as || '"', '; this one was not delivered (spine conflicts accept)'),
+        end || coalesce(
+            '; accepted as "' || c.accepted_as || '"',
+            '; not delivered (spine conflicts accept)'),
         jsonb_build_object(
             'payload_hash', encode(c.payload_hash, 'hex'),
             'seen_count', c.seen_count,

@@ -113,7 +113,7 @@ set search_path = spine, pg_temp as $$
             format(
                 'Source %s: %s.',
                 s.name,
-                coalesce('last arrival ' || exact_time(last_arrival(s.name)), 'nothing of it has been stored yet')),
+                coalesce('last arrival ' || exact_time(last_arrival(s.name)), 'nothing of it is stored yet')),
             ' ' order by s.name),
         format('There is no source named "%s".', _source))
     from sources s
