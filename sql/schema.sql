@@ -484,23 +484,28 @@ COMMENT ON FUNCTION spine.claim(_destination text, _limit integer, _lease interv
 
 
 --
--- Name: comparing(json); Type: FUNCTION; Schema: spine; Owner: -
+-- Name: comparing(json, json); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.comparing(_value json) RETURNS bigint
+CREATE FUNCTION spine.comparing(_was json, _is json) RETURNS bigint
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'spine', 'pg_temp'
     AS $$
-    select octet_length(t) + 20::bigint * (octet_length(t) - octet_length(replace(t, ',', '')))
-    from (select _value::text) v(t)
+    select v.size + case
+        when v.size > 524288 then 0
+        else 20::bigint * (v.size - octet_length(replace(v.was, ',', '')) - octet_length(replace(v."is", ',', '')))
+    end
+    from (
+        select _was::text as was, _is::text as "is", octet_length(_was::text) + octet_length(_is::text) as size
+    ) v
 $$;
 
 
 --
--- Name: FUNCTION comparing(_value json); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION comparing(_was json, _is json); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.comparing(_value json) IS 'Internal. How much work it is to compare a JSON value, in bytes.';
+COMMENT ON FUNCTION spine.comparing(_was json, _is json) IS 'Internal. How much work it is to compare two JSON values.';
 
 
 --
@@ -532,7 +537,7 @@ CREATE FUNCTION spine.differences(_was json, _is json) RETURNS TABLE(path text, 
     AS $$
     with recursive pair as (
         select case
-            when comparing(_was) + comparing(_is) > 524288 then false
+            when comparing(_was, _is) > 524288 then false
             else (_was::text || _is::text) !~ '[[:space:]:,[]-?[0-9]+([.][0-9]+)?[eE][+-]?[0-9]{3}'
         end as fits
     ), whole as materialized (

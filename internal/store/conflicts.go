@@ -78,8 +78,12 @@ func (s *Store) Conflicts(
 					select c.*, sum(c.size) filter (where c.size <= `+most+`) over (`+order+`) as summed
 					from (
 						select c.*, case when c.stored <= `+most+` and c.stored_before <= `+budget+` then
-							coalesce(spine.comparing(c.first), 0) + coalesce(octet_length(c.first_body), 0)
-							+ coalesce(spine.comparing(c.payload), 0) + coalesce(octet_length(c.raw_body), 0)
+							coalesce(
+								spine.comparing(c.first, c.payload),
+								octet_length(c.first::text),
+								octet_length(c.payload::text),
+								0)
+							+ coalesce(octet_length(c.first_body), 0) + coalesce(octet_length(c.raw_body), 0)
 						end as size
 						from (
 							select c.*, sum(c.stored) filter (where c.stored <= `+most+`) over (`+order+`) as stored_before

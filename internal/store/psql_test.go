@@ -34,7 +34,7 @@ func TestIDOf(t *testing.T) {
 	require.Equal(t, "For example: id_of('x', 'default')", err.Hint)
 
 	for call, message := range map[string]string{
-		"spine.id_of('y')": `event "y" was never stored. Source default: last arrival 20..-..-.. .* ` +
+		"spine.id_of('y')": `event "y" was never stored. Source default: last arrival 20..-..-..T\S*Z\. ` +
 			`Source github: last arrival 20`,
 		"spine.id_of('y', 'github')": `event "y" was never stored in source "github". Source github: last arrival 20`,
 		"spine.id_of('x', 'nowhere')": `event "x" was never stored in source "nowhere". ` +

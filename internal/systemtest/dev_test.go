@@ -2,6 +2,7 @@ package systemtest
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -129,6 +131,8 @@ func TestDevKeepsItsData(t *testing.T) {
 	// Killed, it leaves a database that the next start has to recover.
 	d.signal(t, syscall.SIGKILL)
 	<-d.exited
+	require.Eventually(t, func() bool { return errors.Is(syscall.Kill(d.postmaster, 0), syscall.ESRCH) },
+		patience, 10*time.Millisecond)
 	// The terminal may still have the address that README lets one export.
 	d = startDevIn(t, []string{"DATABASE_URL=" + d.spine.db.Config().ConnString()}, "--dir", dir)
 	require.Equal(t, "deduplicated", d.spine.post(t, webhook(id, `{"user_id":123}`)).status())

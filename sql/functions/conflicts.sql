@@ -14,17 +14,22 @@ end $$;
 comment on function spine.as_jsonb(json) is
     'Internal. A JSON value as jsonb; NULL where a number is beyond that.';
 
--- comparing: how much work it is to compare a JSON value, in bytes: its length, and 20 for each comma. Every member but
--- the last of its object or array has one.
---   _value  the value
+-- comparing: how much work it is to compare two JSON values, in bytes: their length, and 20 for each comma. Every member
+-- but the last of its object or array has one. Of more than 512 KiB the commas are not counted.
+--   _was, _is  the two values
 -- Reads no table.
-create or replace function spine.comparing(_value json) returns bigint
+create or replace function spine.comparing(_was json, _is json) returns bigint
 language sql immutable
 set search_path = spine, pg_temp as $$
-    select octet_length(t) + 20::bigint * (octet_length(t) - octet_length(replace(t, ',', '')))
-    from (select _value::text) v(t)
+    select v.size + case
+        when v.size > 524288 then 0
+        else 20::bigint * (v.size - octet_length(replace(v.was, ',', '')) - octet_length(replace(v."is", ',', '')))
+    end
+    from (
+        select _was::text as was, _is::text as "is", octet_length(_was::text) + octet_length(_is::text) as size
+    ) v
 $$;
-comment on function spine.comparing(json) is 'Internal. How much work it is to compare a JSON value, in bytes.';
+comment on function spine.comparing(json, json) is 'Internal. How much work it is to compare two JSON values.';
 
 -- differences: where two JSON values differ, by JSON pointer (RFC 6901), at most 100 places.
 --   _was, _is  the two values
@@ -42,7 +47,7 @@ language sql immutable
 set search_path = spine, pg_temp as $$
     with recursive pair as (
         select case
-            when comparing(_was) + comparing(_is) > 524288 then false
+            when comparing(_was, _is) > 524288 then false
             else (_was::text || _is::text) !~ '[[:space:]:,[]-?[0-9]+([.][0-9]+)?[eE][+-]?[0-9]{3}'
         end as fits
     ), whole as materialized (
