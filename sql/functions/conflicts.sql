@@ -14,8 +14,8 @@ end $$;
 comment on function spine.as_jsonb(json) is
     'Internal. A JSON value as jsonb; NULL where a number is beyond that.';
 
--- comparing: how much work it is to compare two JSON values, in bytes: their length, and 20 for each comma. Every member
--- but the last of its object or array has one. Of more than 512 KiB the commas are not counted.
+-- comparing: how much work it is to compare two JSON values, in bytes. It is their length, and 20 for each comma: every
+-- member but the last of its object or array has one. Of more than 512 KiB the commas are not counted.
 --   _was, _is  the two values
 -- Reads no table.
 create or replace function spine.comparing(_was json, _is json) returns bigint
