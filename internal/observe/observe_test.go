@@ -409,6 +409,51 @@ func TestIdleConnectionsOutlastTheLoadBalancer(t *testing.T) {
 	}
 }
 
+// A handler answers without the body. The sender still gets to write all of it, and sees the answer.
+func TestAnswersReachWhoIsStillSending(t *testing.T) {
+	head := "POST / HTTP/1.1\r\nHost: spine\r\nContent-Length: 900000\r\n"
+	part := strings.Repeat("x", 300_000)
+	for name, tc := range map[string]struct {
+		head  string
+		parts []string
+		took  time.Duration
+		keeps bool // the connection
+	}{
+		"all of a large body":          {head, []string{part, part, part}, 0, true},
+		"a body whose end never comes": {head, []string{part, part}, readOnTime, false},
+		"a body that is asked for":     {head + "Expect: 100-continue\r\n", nil, 0, false},
+		"a body of unknown length": {"POST / HTTP/1.1\r\nHost: spine\r\nTransfer-Encoding: chunked\r\n",
+			[]string{"493e0\r\n" + part + "\r\n0\r\n\r\n"}, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPipes()
+				stop, ended := running(t, Server{
+					Listener: p, Log: zerolog.Nop(), Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+						w.WriteHeader(http.StatusUnsupportedMediaType)
+					}),
+				})
+				near, far := net.Pipe()
+				p.conns <- far
+				begun := time.Now()
+				for _, text := range append([]string{tc.head + "\r\n"}, tc.parts...) {
+					_, err := io.WriteString(near, text)
+					require.NoError(t, err)
+				}
+				resp, err := http.ReadResponse(bufio.NewReader(near), nil)
+				require.NoError(t, err)
+				require.Equal(t, http.StatusUnsupportedMediaType, resp.StatusCode)
+				require.Equal(t, tc.keeps, !resp.Close)
+				require.Equal(t, tc.took, time.Since(begun))
+				_ = near.Close()
+				<-time.After(time.Second) // net/http waits so before it closes a connection
+				stop()
+				require.NoError(t, <-ended)
+			})
+		})
+	}
+}
+
 func TestServerReportsABrokenListener(t *testing.T) {
 	p := newPipes()
 	require.NoError(t, p.Close())
