@@ -2979,8 +2979,8 @@ CREATE FUNCTION spine.rejected_like(_text text, _source text DEFAULT NULL::text,
         select r.id, r.source, r.at, r.cause, r.status, r.state
         from rejected_requests r
         where r.words && array[
-            look_alike(encode(convert_to(btrim(_text), 'UTF8'), 'escape')),
-            look_alike(encode(convert_to(split_part(btrim(_text), '/', 1), 'UTF8'), 'escape'))]
+            word_number(encode(convert_to(btrim(_text), 'UTF8'), 'escape')),
+            word_number(encode(convert_to(split_part(btrim(_text), '/', 1), 'UTF8'), 'escape'))]
             and btrim(_text) <> ''
             and (_source is null or r.source = _source)
     )
@@ -2999,7 +2999,7 @@ COMMENT ON FUNCTION spine.rejected_like(_text text, _source text, _limit integer
 -- Name: rejected_words(json, text, bytea); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.rejected_words(_headers json, _target text, _body bytea) RETURNS text[]
+CREATE FUNCTION spine.rejected_words(_headers json, _target text, _body bytea) RETURNS bigint[]
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'spine', 'pg_temp'
     AS $$
@@ -3022,16 +3022,15 @@ CREATE FUNCTION spine.rejected_words(_headers json, _target text, _body bytea) R
         from part p cross join lateral regexp_matches(p.text, '([^][[:space:]"'',;:&=?<>{}()/]+)', 'g')
             with ordinality m(match, n)
         where p.place <> 1 and length(m.match[1]) >= 3 and m.match[1] ~ '[0-9]'
-    )
-    select coalesce(array_agg(o.word order by o.first), '{}')
-    from (
-        select look_alike(w.word) as word, min(array[w.place, w.kind, w.n]) as first
+    ), first as (
+        select w.word
         from word w
-        where length(w.word) <= 255
-        group by 1
-        order by 2
-        limit 100
-    ) o
+        where length(w.word) <= 1020 -- no id is longer than 255 bytes, of which each may be an octal number
+        group by w.word
+        order by w.word !~ '[0-9]', min(array[w.place, w.kind, w.n])
+        limit 40
+    )
+    select array(select distinct word_number(f.word) from first f)
 $$;
 
 
@@ -3039,7 +3038,7 @@ $$;
 -- Name: FUNCTION rejected_words(_headers json, _target text, _body bytea); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.rejected_words(_headers json, _target text, _body bytea) IS 'Internal. What may be an id in a rejected request, at most 100 words.';
+COMMENT ON FUNCTION spine.rejected_words(_headers json, _target text, _body bytea) IS 'Internal. Numbers of 40 words in a rejected request that may be ids.';
 
 
 --
@@ -4570,7 +4569,7 @@ CREATE TABLE spine.rejected_requests (
     event_id text COLLATE pg_catalog."C",
     settled_at timestamp with time zone,
     taken_until timestamp with time zone,
-    words text[],
+    words bigint[],
     body_bytes bigint,
     CONSTRAINT rejected_requests_state_check CHECK ((state = ANY (ARRAY['kept'::text, 'requested'::text, 'taken_in'::text, 'refused'::text])))
 )
@@ -4714,7 +4713,7 @@ COMMENT ON COLUMN spine.rejected_requests.taken_until IS 'Until when an API proc
 -- Name: COLUMN rejected_requests.words; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.rejected_requests.words IS 'What may be an id in headers, target and body, as spine.look_alike() folds it. NULL for a request that was kept before schema version 6.';
+COMMENT ON COLUMN spine.rejected_requests.words IS 'Numbers of words that may be ids, by spine.word_number(). NULL for a request that was kept before schema version 6.';
 
 
 --
@@ -5500,6 +5499,25 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.why_waiting(_status text, _due timestamp with time zone, _worker text, _xmax xid, _paused_at timestamp with time zone, _paused_by text, _paused_reason text) IS 'Internal. Every cause for which a row of the queue waits, in words.';
+
+
+--
+-- Name: word_number(text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.word_number(_word text) RETURNS bigint
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select ('x' || encode(substring(sha256(convert_to(look_alike(_word), 'UTF8')) for 8), 'hex'))::bit(64)::bigint
+$$;
+
+
+--
+-- Name: FUNCTION word_number(_word text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.word_number(_word text) IS 'Internal. The number under which a word is found again.';
 
 
 --

@@ -41,17 +41,18 @@ const (
 	keptPatience = 5 * time.Second // for one call to the database
 )
 
-// Rates of the Keeper, in requests and in bytes.
+// Rates of the Keeper, in requests and in bytes that the database writes.
 var (
 	sampledOfKind = allowance{perSecond: 1, burst: 1}    // requests beyond keptFirst, of one source and cause
 	sampledOfAll  = allowance{perSecond: 10, burst: 100} // of all sources
-	// Bytes of whole requests. Of one that does not fit, only the beginning is kept.
+	// Of a request that does not fit, only the beginning is kept.
 	bytesOfKind = allowance{perSecond: 75_000, burst: 1 << 20}
 	bytesOfAll  = allowance{perSecond: 125_000, burst: 2 << 20}
 )
 
-// wordBytes is how much of a body the database reads for words to search by: its beginning and its end.
-const wordBytes = 10_000
+// wordsWritten is how many bytes the database writes at most for the words of a request, by which it is found: 40 words
+// of 130 bytes. See spine.rejected_words().
+const wordsWritten = 5_200
 
 // Keeper keeps rejected requests, so that an operator finds them, and can replay those rejected by mistake. It never
 // delays an answer: a request beyond its limits is counted and not kept.
@@ -106,6 +107,9 @@ func (p *purse) has(a allowance, now time.Time, n float64) bool {
 	p.at = now
 	return p.spent == 0 || p.spent+n <= a.burst
 }
+
+// owe spends n in any case. What is owed is at most the burst, so that it is paid back within the time of one.
+func (p *purse) owe(a allowance, n float64) { p.spent = max(p.spent, min(p.spent+n, a.burst)) }
 
 // NewKeeper returns a Keeper; Run makes it work.
 func NewKeeper(store RejectedStore, log zerolog.Logger, metrics *Metrics) *Keeper {
@@ -162,6 +166,8 @@ func (k *Keeper) keep(a *arrival, rej *rejection) {
 	k.waiting = append(k.waiting, kept)
 	if fits {
 		class.held -= size // as it was before its target was cut
+	} else {
+		k.owe(a, rej, class, heldBytes(kept))
 	}
 	class.held += heldBytes(kept)
 	k.budgets[a.name] = a.policy.Kept
@@ -213,17 +219,27 @@ func (k *Keeper) kind(a *arrival, rej *rejection) *keptKind {
 
 // spendBytes reports whether a request may be kept as a whole, and spends its bytes then.
 func (k *Keeper) spendBytes(a *arrival, rej *rejection, class *pot, size int64) bool {
-	// The database notes the words of the beginning and the end beside them.
-	now, n := time.Now(), float64(size+min(size, wordBytes))
+	now, n := time.Now(), bytesWritten(size)
 	kind := k.kind(a, rej)
-	if class.held+size > keptBytes || size > a.policy.Kept.Bytes ||
-		!kind.bytes.has(bytesOfKind, now, n) || !class.bytes.has(bytesOfAll, now, n) {
+	// Both are asked, since each gives back what time has paid.
+	fitsKind, fitsAll := kind.bytes.has(bytesOfKind, now, n), class.bytes.has(bytesOfAll, now, n)
+	if class.held+size > keptBytes || size > a.policy.Kept.Bytes || !fitsKind || !fitsAll {
 		return false
 	}
 	kind.bytes.spent += n
 	class.bytes.spent += n
 	return true
 }
+
+// owe spends the bytes of a request of which only the beginning is kept, also where there are none left.
+func (k *Keeper) owe(a *arrival, rej *rejection, class *pot, size int64) {
+	n := bytesWritten(size)
+	k.kind(a, rej).bytes.owe(bytesOfKind, n)
+	class.bytes.owe(bytesOfAll, n)
+}
+
+// bytesWritten is about what the database writes for a request of so many bytes.
+func bytesWritten(size int64) float64 { return float64(size + min(2*size, wordsWritten)) }
 
 // cutText returns the beginning of a long text. The store mends a character that is cut in two.
 func cutText(text string) string { return text[:min(len(text), keptText)] }

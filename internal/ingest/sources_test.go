@@ -678,6 +678,9 @@ func TestFloodsAreKeptAsSamples(t *testing.T) {
 		"of many causes, with many words": {
 			strings.Fields("a b c d e f g h i j k l"), 8_000, 300, 30, 10, 12 * 100, 150_000,
 		},
+		"of many causes, with headers full of words": {
+			strings.Fields("a b c d e f g h i j k l"), 8_000, 4_000, 100, 10, 12 * 100, 160_000,
+		},
 		"small ones": {[]string{"signature_wrong"}, 500, 300, 30, 10, 650, 30_000},
 		"for hours":  {[]string{"signature_wrong"}, 2000, 300, 30, 130, 3*100 + 7000, 30_000},
 	} {
@@ -708,8 +711,8 @@ func TestFloodsAreKeptAsSamples(t *testing.T) {
 			require.NoError(t, <-ended)
 			written := 0
 			for _, r := range store.kept {
-				words := min(len(r.Body), wordBytes) // at most
-				written += len(r.Body) + words + len(r.Headers) + len(r.Target) + 500
+				size := len(r.Body) + len(r.Headers) + len(r.Target)
+				written += size + min(2*size, 40*130) + 500 // 40 words of 130 bytes
 			}
 			rate := float64(written) / float64(c.minutes*60)
 			t.Logf("%s: %d requests, %.0f bytes a second", name, len(store.kept), rate)

@@ -321,6 +321,21 @@ func TestRejectedRequests(t *testing.T) {
 		select l.id
 		from spine.rejected_requests r cross join lateral spine.rejected_like(convert_from(r.body, 'UTF8')) l
 		where r.id = $1`, page[0].ID), 1)
+
+	// B2: a request that is full of words has few of them noted, those with a digit first, and each takes 8 bytes.
+	require.Equal(t, "40|344|1|0", d.value(`
+		with headers as (
+			select jsonb_object_agg('X-' || n, array[case n when 99 then 'evt_099' else repeat('é', 31) || n end])
+				|| jsonb_build_object('A', array['without a digit'], 'Id', array['Evt_ö1']) as h
+			from generate_series(1, 99) n
+		), request as (
+			select spine.rejected_words(h::text::json, '/webhook/github?id=evt_2', repeat('"w_1",', 5000)::bytea) as words
+			from headers
+		)
+		select cardinality(words), pg_column_size(words),
+			(words @> array[spine.word_number(encode('evt_ö1', 'escape'))])::integer,
+			(words @> array[spine.word_number('without a digit')])::integer
+		from request`))
 	causes, err := d.RejectedCauses(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, map[string]map[string]int64{"github": {"odd": 1, "signature_wrong": 3}}, causes)

@@ -304,12 +304,24 @@ set search_path = spine, pg_temp as $$
 $$;
 comment on function spine.look_alike(text) is 'Internal. A text in which letters that look alike are equal.';
 
--- rejected_words: what may be an id in a rejected request, folded by look_alike(), at most 100 words.
+-- word_number: the number under which a word is found again: of the SHA-256 of its look_alike(), the first 8 bytes. Two
+-- words with one number are less likely than a fault of the disk.
+--   _word  the word. Bytes that are not ASCII stand as octal numbers, as encode() writes them.
+-- Reads no table.
+create or replace function spine.word_number(_word text) returns bigint
+language sql immutable
+set search_path = spine, pg_temp as $$
+    select ('x' || encode(substring(sha256(convert_to(look_alike(_word), 'UTF8')) for 8), 'hex'))::bit(64)::bigint
+$$;
+comment on function spine.word_number(text) is 'Internal. The number under which a word is found again.';
+
+-- rejected_words: what may be an id in a rejected request: the word_number() of at most 40 words. Each
+-- costs some 130 bytes of WAL, which ingest.Keeper counts.
 --   _headers, _target, _body  as in rejected_requests
--- Values of headers come first, then words of the target, then strings and words of the body: of its first 8,000 bytes
--- and its last 2,000. A word has a digit in it, or stands between quotes as a value. A compressed body has none. Bytes
--- that are not ASCII stand as octal numbers, as encode() writes them. Reads no table.
-create or replace function spine.rejected_words(_headers json, _target text, _body bytea) returns text[]
+-- A word has a digit in it, or stands between quotes as a value. Those with a digit come first. Values of headers come
+-- before words of the target, and these before strings and words of the body: of its first 8,000 bytes and its last
+-- 2,000. A compressed body has none. Reads no table.
+create or replace function spine.rejected_words(_headers json, _target text, _body bytea) returns bigint[]
 language sql immutable
 set search_path = spine, pg_temp as $$
     with part as (
@@ -331,19 +343,18 @@ set search_path = spine, pg_temp as $$
         from part p cross join lateral regexp_matches(p.text, '([^][[:space:]"'',;:&=?<>{}()/]+)', 'g')
             with ordinality m(match, n)
         where p.place <> 1 and length(m.match[1]) >= 3 and m.match[1] ~ '[0-9]'
-    )
-    select coalesce(array_agg(o.word order by o.first), '{}')
-    from (
-        select look_alike(w.word) as word, min(array[w.place, w.kind, w.n]) as first
+    ), first as (
+        select w.word
         from word w
-        where length(w.word) <= 255
-        group by 1
-        order by 2
-        limit 100
-    ) o
+        where length(w.word) <= 1020 -- no id is longer than 255 bytes, of which each may be an octal number
+        group by w.word
+        order by w.word !~ '[0-9]', min(array[w.place, w.kind, w.n])
+        limit 40
+    )
+    select array(select distinct word_number(f.word) from first f)
 $$;
 comment on function spine.rejected_words(json, text, bytea) is
-    'Internal. What may be an id in a rejected request, at most 100 words.';
+    'Internal. Numbers of 40 words in a rejected request that may be ids.';
 
 -- rejected_find_words: notes what may be an id in a request that is kept, so that a search reads no body. A crash
 -- before the commit leaves nothing behind.
@@ -383,8 +394,8 @@ set enable_indexscan = off as $$
         select r.id, r.source, r.at, r.cause, r.status, r.state
         from rejected_requests r
         where r.words && array[
-            look_alike(encode(convert_to(btrim(_text), 'UTF8'), 'escape')),
-            look_alike(encode(convert_to(split_part(btrim(_text), '/', 1), 'UTF8'), 'escape'))]
+            word_number(encode(convert_to(btrim(_text), 'UTF8'), 'escape')),
+            word_number(encode(convert_to(split_part(btrim(_text), '/', 1), 'UTF8'), 'escape'))]
             and btrim(_text) <> ''
             and (_source is null or r.source = _source)
     )

@@ -62,9 +62,9 @@ comment on column spine.sources.disabled_before is
 comment on column spine.sources.disabled_reason is 'Why, as far as somebody said. See spine.disable_source().';
 
 -- Bodies are large, and a search must not read them. Only rejected requests pay for this, and only those that are kept.
-alter table spine.rejected_requests add column words text[];
+alter table spine.rejected_requests add column words bigint[];
 comment on column spine.rejected_requests.words is
-    'What may be an id in headers, target and body, as spine.look_alike() folds it. '
+    'Numbers of words that may be ids, by spine.word_number(). '
     'NULL for a request that was kept before schema version 6.';
 create index rejected_requests_words on spine.rejected_requests using gin (words) with (gin_pending_list_limit = 256);
 comment on index spine.rejected_requests_words is 'spine.rejected_like(): requests in which an id stands.';
