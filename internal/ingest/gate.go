@@ -26,6 +26,7 @@ type gate struct {
 	sources      Sources
 	maxBody      int64               // limit on the bytes of a body, before and after decompression
 	inFlight     *semaphore.Weighted // bytes of all bodies that are being read or wait for their commit
+	shares       *shares             // of them, by client address
 	rejectionLog zerolog.Logger      // sampled: a flood of rejections is not a flood of log lines
 	turns        chan struct{}       // of requests that take much memory while they are read for events
 }
@@ -43,8 +44,8 @@ type arrival struct {
 	announced int64 // length of its body by its headers; -1 where they do not say it
 	bodyState bodyState
 	more      [1]byte // scratch: what comes after a body that is as large as it may be
-	bytes     int64   // of memory for its body, compressed and decompressed
-	reserved  int64   // bytes of gate.inFlight
+	reserved  int64   // bytes of gate.inFlight, for its headers and its body, compressed and decompressed
+	shared    int64   // of these, those that count towards its address
 }
 
 // bodyState says how much of a body has been read.

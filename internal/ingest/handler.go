@@ -51,7 +51,7 @@ func NewHandler(
 	return &Handler{
 		gate: gate{
 			sources: sources, maxBody: config.MaxBody, inFlight: semaphore.NewWeighted(config.InFlight),
-			rejectionLog: sampled(log), turns: newTurns(),
+			shares: newShares(config.InFlight, config.MaxBody), rejectionLog: sampled(log), turns: newTurns(),
 		},
 		log: log, conflictLog: sampled(log),
 		config: config, committer: committer, rejections: rejections, keeper: keeper, metrics: metrics,

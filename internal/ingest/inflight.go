@@ -3,6 +3,7 @@ package ingest
 import (
 	"io"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/webhookspine/spine/internal/event"
@@ -12,36 +13,64 @@ import (
 // that its body takes as the body arrives, and gives it back with its answer.
 
 const (
-	// reserveStep is how many bytes a request reserves at a time.
-	reserveStep = 32 << 10
 	// firstBuffer is the memory that a request gets before any of its body has arrived. It is reserved only then: a
 	// sender who just announces a body takes no room from others.
 	firstBuffer = 4 << 10
 	// smallBuffer is how far a buffer grows at once to what the sender has announced. Beyond, it doubles, so that a
 	// body takes no more than twice the memory of what has arrived.
 	smallBuffer = 64 << 10
+	// smallRequest is how many bytes of a request no share is asked for.
+	smallRequest = 8 << 10
 )
 
-// reserve reserves room for n more bytes of memory, and reports whether there was any.
-func (g *gate) reserve(a *arrival, n int64) bool {
-	a.bytes += n
-	if a.bytes <= a.reserved {
-		return true
+// shares bounds what the requests of one client address hold together, so that one client whose uploads do not go on
+// leaves room to others. Small requests pass it by.
+type shares struct {
+	most int64 // bytes of one address
+	mu   sync.Mutex
+	held map[string]int64 // bytes by address
+}
+
+// newShares makes the shares of a room of so many bytes: half of it, or as much as one request may take.
+func newShares(room, maxBody int64) *shares {
+	return &shares{most: max(room/2, 2*maxBody), held: map[string]int64{}}
+}
+
+func (s *shares) take(address string, n int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held[address]+n > s.most {
+		return false
 	}
-	more := (a.bytes - a.reserved + reserveStep - 1) / reserveStep * reserveStep
-	if !g.inFlight.TryAcquire(more) {
-		more = a.bytes - a.reserved // the last of the room is smaller than a step
-		if !g.inFlight.TryAcquire(more) {
-			a.bytes -= n
-			return false
-		}
-	}
-	a.reserved += more
+	s.held[address] += n
 	return true
 }
 
-// reserveHeaders reserves room for the headers of a request, and reports whether there was any. It reserves no more
-// than they take: strangers who only open connections and send headers leave the room to bodies.
+func (s *shares) give(address string, n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held[address] -= n; s.held[address] == 0 {
+		delete(s.held, address)
+	}
+}
+
+// reserve reserves room for n more bytes of memory, and reports whether there was any.
+func (g *gate) reserve(a *arrival, n int64) bool {
+	// A request that did not come over the network has no address and needs no share.
+	if more := a.reserved + n - smallRequest - a.shared; more > 0 && a.remote != "" {
+		if !g.shares.take(network(a.remote), more) {
+			return false
+		}
+		a.shared += more
+	}
+	if !g.inFlight.TryAcquire(n) {
+		return false
+	}
+	a.reserved += n
+	return true
+}
+
+// reserveHeaders reserves room for the headers of a request, and reports whether there was any.
 func (g *gate) reserveHeaders(a *arrival) bool {
 	n := int64(len(a.request.URL.Path) + len(a.request.URL.RawQuery))
 	for name, values := range a.request.Header {
@@ -50,18 +79,16 @@ func (g *gate) reserveHeaders(a *arrival) bool {
 			n += int64(len(value))
 		}
 	}
-	if !g.inFlight.TryAcquire(n) {
-		return false
-	}
-	a.bytes += n
-	a.reserved += n
-	return true
+	return g.reserve(a, n)
 }
 
 // release gives back the room that a request has reserved, and drops its bytes.
 func (g *gate) release(a *arrival) {
 	g.inFlight.Release(a.reserved)
-	a.bytes, a.reserved, a.request = 0, 0, event.Request{}
+	if a.shared > 0 {
+		g.shares.give(network(a.remote), a.shared)
+	}
+	a.reserved, a.shared, a.request = 0, 0, event.Request{}
 }
 
 // readAll reads body to its end, within the limit of size and of all bytes in flight. announced is its length, or -1

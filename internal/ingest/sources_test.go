@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -541,7 +542,8 @@ func TestClientAddress(t *testing.T) {
 }
 
 func TestBytesInFlight(t *testing.T) {
-	in := serve(t, &modelStore{}, func(h *HandlerConfig, _ *CommitterConfig) { h.InFlight = reserveStep })
+	const room = 32 << 10
+	in := serve(t, &modelStore{}, func(h *HandlerConfig, _ *CommitterConfig) { h.InFlight = room })
 	large := `{"event_id":"1","event_type":"a","occurred_at":"2024-01-30T12:00:00Z","payload":{"a":"` + strings.Repeat(
 		"x", 50_000,
 	) + `"}}`
@@ -560,9 +562,45 @@ func TestBytesInFlight(t *testing.T) {
 		)
 	}
 	// B1, of its kind: headers take memory too.
-	r = in.post(t, "/webhook", strings.NewReader("{}"), "X-Large", strings.Repeat("x", reserveStep))
+	r = in.post(t, "/webhook", strings.NewReader("{}"), "X-Large", strings.Repeat("x", room))
 	requireProblem(t, http.StatusServiceUnavailable, r)
 	require.Equal(t, http.StatusUnprocessableEntity, in.post(t, "/webhook", strings.NewReader("{}")).status)
+}
+
+// B1, of its kind: uploads of one client that do not go on leave room to all others, and to its own small requests.
+func TestStoppedUploadsLeaveRoom(t *testing.T) {
+	in := serve(t, &modelStore{}, func(h *HandlerConfig, _ *CommitterConfig) {
+		h.InFlight, h.Trusted = 1<<20, []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	})
+	stranger, friend := "2001:db8::1", "2001:db8:1::1"
+	for n := range 30 {
+		var d net.Dialer
+		conn, err := d.DialContext(t.Context(), "tcp", strings.TrimPrefix(in.server.URL, "http://"))
+		require.NoError(t, err)
+		defer func() { _ = conn.Close() }()
+		_, err = fmt.Fprintf(
+			conn,
+			"POST /webhook HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: %s%d\r\nContent-Length: 60000\r\n\r\n%s",
+			stranger,
+			n%10,
+			strings.Repeat("x", 50_000),
+		)
+		require.NoError(t, err)
+	}
+	shares := in.handler.shares
+	require.Eventually(t, func() bool {
+		shares.mu.Lock()
+		defer shares.mu.Unlock()
+		return shares.held[network(stranger)] > shares.most-70_000
+	}, patience, time.Millisecond)
+	large := `{"event_id":"1","event_type":"a","occurred_at":"2024-01-30T12:00:00Z","payload":{"a":"` +
+		strings.Repeat("x", 50_000) + `"}}`
+	post := func(body, address string) int {
+		return in.post(t, "/webhook", strings.NewReader(body), "X-Forwarded-For", address).status
+	}
+	require.Equal(t, http.StatusServiceUnavailable, post(large, stranger))
+	require.Equal(t, http.StatusUnprocessableEntity, post("{}", stranger))
+	require.Equal(t, http.StatusOK, post(large, friend))
 }
 
 // rejectedStore is the database of a Keeper.

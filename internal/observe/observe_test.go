@@ -422,14 +422,19 @@ func TestAnswersReachWhoIsStillSending(t *testing.T) {
 		"all of a large body":          {head, []string{part, part, part}, 0, true},
 		"a body whose end never comes": {head, []string{part, part}, readOnTime, false},
 		"a body that is asked for":     {head + "Expect: 100-continue\r\n", nil, 0, false},
-		"a body of unknown length": {"POST / HTTP/1.1\r\nHost: spine\r\nTransfer-Encoding: chunked\r\n",
-			[]string{"493e0\r\n" + part + "\r\n0\r\n\r\n"}, 0, true},
+		"a body of unknown length": {
+			"POST / HTTP/1.1\r\nHost: spine\r\nTransfer-Encoding: chunked\r\n",
+			[]string{"493e0\r\n" + part + "\r\n0\r\n\r\n"},
+			0, true,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPipes()
 				stop, ended := running(t, Server{
-					Listener: p, Log: zerolog.Nop(), Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					Listener: p,
+					Log:      zerolog.Nop(),
+					Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 						w.WriteHeader(http.StatusUnsupportedMediaType)
 					}),
 				})
@@ -442,6 +447,7 @@ func TestAnswersReachWhoIsStillSending(t *testing.T) {
 				}
 				resp, err := http.ReadResponse(bufio.NewReader(near), nil)
 				require.NoError(t, err)
+				require.NoError(t, resp.Body.Close())
 				require.Equal(t, http.StatusUnsupportedMediaType, resp.StatusCode)
 				require.Equal(t, tc.keeps, !resp.Close)
 				require.Equal(t, tc.took, time.Since(begun))
