@@ -60,7 +60,7 @@ func TestComparisonsAreBounded(t *testing.T) {
 			"from spine.differences($1::text::json, $2::text::json)", c.was, c.is)
 		took := time.Since(began)
 		t.Logf("%s: %d places in %s", name, len(got), took)
-		require.Less(t, took, 5*time.Second, name)
+		require.Less(t, took, patience, "%s: without a bound it took minutes", name)
 		if c.places == 0 {
 			require.Equal(t, []string{" - -"}, got, name)
 		} else {
@@ -88,10 +88,8 @@ func TestLargeConflictsHideNoOthers(t *testing.T) {
 		ingest(id, 1001+2*i, 400_000)
 	}
 	ingest("small", 2, 10)
-	began := time.Now()
 	rows, _, err := d.Conflicts(t.Context(), view.Page{Limit: 100}, view.ConflictFilter{})
 	require.NoError(t, err)
-	require.Less(t, time.Since(began), 5*time.Second)
 	require.Len(t, rows, 32)
 	require.Equal(t, "small", rows[0].EventID)
 	require.Len(t, rows[0].Differences, 1)
