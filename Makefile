@@ -31,8 +31,8 @@ with-postgres = export POSTGRES_BIN; POSTGRES_BIN=$$(.ci/postgres '$(PG)')
 # Tests may not come from the cache: they run on a server. Without symbols, test binaries are linked in half the time.
 # `make lint` vets.
 go-test = go test -vet off -ldflags '-s -w' -count 1
-# A package's tests wait more than they compute, so two run at once.
-GOTEST  = $(go-test) -json -p 2 -timeout 15m $(RACE)
+# A package's tests wait more than they compute, so three run at once. With the race detector they compute more.
+GOTEST  = $(go-test) -json -p $(if $(RACE),2,3) -timeout 15m $(RACE)
 PROGRESS = go run ./internal/systemtest/progress
 
 GOLANGCI_VERSION    := v2.15.0

@@ -460,6 +460,56 @@ func TestAnswersReachWhoIsStillSending(t *testing.T) {
 	}
 }
 
+// Of a crowd of connections, those that wait for a request are closed. One with a request in hand gets its answer.
+func TestACrowdOfConnectionsIsNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipes()
+		stop, ended := running(t, Server{
+			Listener: p, Log: zerolog.Nop(), connections: 4,
+			Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-time.After(time.Second) }),
+		})
+		connect := func() net.Conn {
+			near, far := net.Pipe()
+			p.conns <- far
+			return near
+		}
+		ask := func(conn net.Conn) (keeps bool, err error) {
+			if _, err := io.WriteString(conn, "GET /x HTTP/1.1\r\nHost: spine\r\n\r\n"); err != nil {
+				return false, err
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				return false, err
+			}
+			return !resp.Close, resp.Body.Close()
+		}
+		var idle []net.Conn
+		for range 4 {
+			idle = append(idle, connect())
+			keeps, err := ask(idle[len(idle)-1])
+			require.NoError(t, err)
+			require.True(t, keeps)
+			synctest.Wait() // until it waits for the next request
+		}
+		one := connect()
+		synctest.Wait()
+		keeps, err := ask(one)
+		require.NoError(t, err)
+		for _, conn := range idle {
+			_, err := ask(conn)
+			require.Error(t, err)
+		}
+		require.True(t, keeps, "there is room again")
+		keeps, err = ask(one)
+		require.NoError(t, err)
+		require.True(t, keeps)
+		_ = one.Close()
+		<-time.After(time.Second)
+		stop()
+		require.NoError(t, <-ended)
+	})
+}
+
 func TestServerReportsABrokenListener(t *testing.T) {
 	p := newPipes()
 	require.NoError(t, p.Close())

@@ -71,6 +71,8 @@ type Server struct {
 	// Timeout is how long requests in hand may then take. After it their contexts are cancelled and their connections
 	// closed.
 	Timeout time.Duration
+
+	connections int64 // at which idle ones are closed; 0 for mostConnections
 }
 
 // Run serves until ctx ends. It returns nil when every request in hand was answered or was cut at the Timeout, which is
@@ -88,6 +90,8 @@ func (s Server) Run(ctx context.Context) error {
 		ErrorLog:          stdlog.New(warnings{s.Log}, "", 0),
 		BaseContext:       func(net.Listener) context.Context { return requests },
 	}
+	crowd := &crowd{server: srv, most: cmp.Or(s.connections, mostConnections), log: s.Log}
+	srv.ConnState = crowd.note
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(s.Listener) }()
 	s.Log.Info().Str("url", URL(s.Listener)).Msg(strings.TrimSpace("serving " + s.Name))

@@ -154,6 +154,15 @@ var policy = []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * 
 
 const lease = 30 * time.Second
 
+// wholeRun leaves a test out of a short run. It takes seconds of a processor, and nearby tests hold most of the same.
+// make proof runs it.
+func wholeRun(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("in a whole run only: make proof, or make test RUN=" + t.Name())
+	}
+}
+
 // patience is how long a test waits for what takes milliseconds on an idle machine. It ends only a
 // wait for something that never comes.
 const patience = 2 * time.Minute

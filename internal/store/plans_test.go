@@ -530,6 +530,7 @@ func TestPlansInAFreshDatabase(t *testing.T) {
 }
 
 func TestPlansInALargeDatabase(t *testing.T) {
+	wholeRun(t)
 	d := newDatabase(t, 1)
 	d.fill()
 	d.run("vacuum analyze")
@@ -560,6 +561,7 @@ func TestPlansOfFilteredPages(t *testing.T) {
 // Worker sessions are long: what they planned when there was next to nothing
 // must still do when there is much.
 func TestPlansInADatabaseThatGrew(t *testing.T) {
+	wholeRun(t)
 	d := newDatabase(t, 1)
 	d.run("alter table spine.processing_state set (autovacuum_enabled = off)")
 	statements := append(hotPath(d), retention(d)...)
@@ -577,6 +579,7 @@ func TestPlansInADatabaseThatGrew(t *testing.T) {
 // Without retention the audit log has one partition more each day. What reads
 // its newest rows, or the trail of a young event, leaves the old ones alone.
 func TestPlansOverManyPartitions(t *testing.T) {
+	wholeRun(t)
 	t.Parallel()
 	d := newDatabase(t, 1)
 	d.run(`do $$ declare _day date; begin

@@ -309,6 +309,7 @@ func TestStopThatCannotWait(t *testing.T) {
 // TestPostgresRestarted starts Spine before its database is there, and then
 // restarts the database under load.
 func TestPostgresRestarted(t *testing.T) {
+	wholeRun(t)
 	t.Parallel()
 	server := postgrestest.Server(t)
 	server.Kill()

@@ -1,0 +1,57 @@
+package observe
+
+import (
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+
+	"github.com/rs/zerolog"
+)
+
+// mostConnections is how many connections a server may have before it closes those that wait for a request. Each takes
+// some 10 kB. A load balancer has hundreds.
+const mostConnections = 8192
+
+// crowd closes idle connections while there are too many. A connection that has brought no request yet is closed within
+// readHeaderTimeout anyway.
+type crowd struct {
+	server *http.Server
+	most   int64
+	log    zerolog.Logger
+	open   atomic.Int64
+	full   atomic.Bool // idle connections are closed
+
+	mu sync.Mutex // held while full changes
+}
+
+// note is the ConnState of the server.
+func (c *crowd) note(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		if c.open.Add(1) > c.most && !c.full.Load() {
+			c.look()
+		}
+	case http.StateClosed, http.StateHijacked:
+		if c.open.Add(-1) <= c.most/2 && c.full.Load() {
+			c.look()
+		}
+	case http.StateActive, http.StateIdle:
+	}
+}
+
+func (c *crowd) look() {
+	c.mu.Lock() // or an older look could have the last word
+	defer c.mu.Unlock()
+	open, full := c.open.Load(), c.full.Load()
+	switch {
+	case !full && open > c.most:
+		c.log.Warn().Int64("connections", open).
+			Msg("too many connections: idle ones are closed, until half as many are open")
+		c.full.Store(true)
+		c.server.SetKeepAlivesEnabled(false)
+	case full && open <= c.most/2:
+		c.full.Store(false)
+		c.server.SetKeepAlivesEnabled(true)
+	}
+}
