@@ -96,7 +96,7 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 				client = host
 			}
 			seen := identity{client: client}
-			// A part of a token in the place of the name is a secret, and so is a name without a password: curl -u TOKEN:
+			// A part of a token in the place of the name is a secret. So is a name without a password: curl -u TOKEN:
 			if user, password, ok := r.BasicAuth(); ok && password != "" && !g.isToken(user) &&
 				!g.traces.In(user[:min(len(user), maxLookedAt)]) {
 				seen.user = user

@@ -23,8 +23,8 @@ type Stray struct {
 
 // Redactor keeps secrets out of what is kept of a request. It is safe for concurrent use.
 type Redactor interface {
-	// Redact, RedactTarget and RedactMethod return what may be kept of a request, without secrets: its headers as a JSON
-	// object, its path and query, and its method.
+	// Redact, RedactTarget and RedactMethod return what may be kept of a request, without secrets: its headers as a
+	// JSON object, its path and query, and its method.
 	Redact(h http.Header) []byte
 	RedactTarget(u *url.URL) string
 	RedactMethod(method string) string

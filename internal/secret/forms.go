@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Forms returns the forms in which a text that holds a secret may hold it: as it is, as a part of an address, in hex, and
-// in base64. There are several of base64, since what stands before the secret moves the borders of its groups.
+// Forms returns the forms in which a text may hold a secret: as it is, as a part of an address, in hex, and in base64.
+// There are several of base64, since what stands before the secret moves the borders of its groups.
 func Forms(text string) []string {
 	hexed := hex.EncodeToString([]byte(text))
 	forms := []string{

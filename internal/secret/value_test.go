@@ -36,7 +36,9 @@ func TestNothingPrintsAValue(t *testing.T) {
 	var all []string
 	for _, verb := range "vTtbcdoOqxXUeEfFgGspw" {
 		for _, flags := range []string{"", "+", "#", "-20", "010", " "} {
-			for _, value := range []any{v, &v, h, &h, h.traces, &h.traces, []any{v, h}, map[string]any{"a": v}, errors.Join(fmt.Errorf("%v", v))} {
+			for _, value := range []any{
+				v, &v, h, &h, h.traces, &h.traces, []any{v, h}, map[string]any{"a": v}, errors.Join(fmt.Errorf("%v", v)),
+			} {
 				all = append(all, fmt.Sprintf("%"+flags+string(verb), value))
 			}
 		}

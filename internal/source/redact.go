@@ -158,8 +158,8 @@ func (r *Redactor) hidesValue(value string) bool {
 
 // Redact returns headers as a JSON object of names and lists of values, sorted. It replaces values whose header's name
 // says that they are secret, values that look like a credential, and those that hold a secret of the source. In other
-// values it replaces what redactText finds. It keeps a signature of the source, whatever its header is called, so that a
-// stored request can be verified again. The object is valid UTF-8 without U+0000.
+// values it replaces what redactText finds. It keeps a signature of the source, whatever its header is called, so that
+// a stored request can be verified again. The object is valid UTF-8 without U+0000.
 func (r *Redactor) Redact(h http.Header) []byte {
 	b := []byte{'{'}
 	written := map[string]bool{}

@@ -19,13 +19,26 @@ const maxNested = 3
 func (r *Redactor) redactText(text, header string, nested int) string {
 	if header == "" || strings.ContainsAny(text, "&;?#=%\\") {
 		text = r.redactParts(text, header, nested)
-		for plain, before := unescaped(text), text; plain != before; plain, before = unescaped(plain), plain {
-			if nested--; nested < 0 || r.holdsSecret(plain) {
-				return redacted // the secret has separators
-			}
+		if r.spreadsSecret(text, nested) {
+			return redacted
 		}
 	}
 	return r.redactPairs(text, header)
+}
+
+// spreadsSecret reports whether a text holds a secret of the source over several parts: the secret has separators.
+func (r *Redactor) spreadsSecret(text string, nested int) bool {
+	for ; nested >= 0; nested-- {
+		if r.holdsSecret(text) {
+			return true
+		}
+		plain := unescaped(text)
+		if plain == text {
+			return false
+		}
+		text = plain
+	}
+	return true
 }
 
 // redactParts replaces the parts of an address, or of a list of parameters, that hides names.
@@ -53,8 +66,8 @@ func (r *Redactor) redactParts(text, header string, nested int) string {
 	return b.String()
 }
 
-// hides reports whether a part of a text is replaced as a whole: it is a credential or a secret, or is encoded and holds
-// one.
+// hides reports whether a part of a text is replaced as a whole: it is a credential or a secret, or is encoded and
+// holds one.
 func (r *Redactor) hides(text, header string, nested int) bool {
 	if r.holdsSecret(text) || isCredential(text) ||
 		strings.Contains(text, "+") && isCredential(strings.ReplaceAll(text, "+", " ")) {
@@ -244,8 +257,11 @@ func credentialWord(text string, word int) (start, end int) {
 	rest := text[word:]
 	if strings.HasPrefix(rest, "eyJ") {
 		length := len(rest)
-		if end := strings.IndexFunc(rest, func(c rune) bool { return c > 0x7f || !isNameByte(byte(c)) }); end >= 0 {
-			length = end
+		for i := range len(rest) {
+			if !isNameByte(rest[i]) {
+				length = i
+				break
+			}
 		}
 		if strings.Count(rest[:length], ".") < 2 {
 			return 0, 0

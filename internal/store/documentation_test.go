@@ -425,8 +425,8 @@ func (d *database) describeFunctions(internal string) string {
 	return b.String()
 }
 
-// The recipes of sql/README.md run as they stand there, on the search path that it tells. A7: they call Spine's functions,
-// whatever else is in public that fits their arguments better.
+// The recipes of sql/README.md run as they stand there, on the search path that it tells. A7: they call Spine's
+// functions, whatever else is in public that fits their arguments better.
 func TestReadmeRecipes(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(readme)
