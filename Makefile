@@ -43,7 +43,7 @@ GOLANGCI_RUN := '$(GOLANGCI)' run --allow-parallel-runners
 
 # How long each target is fuzzed.
 FUZZTIME ?= 20s
-FUZZ     := FuzzSignatureHeader FuzzConfig FuzzPath FuzzVolatile FuzzCloudEventsHeaders FuzzEnvelope
+FUZZ     := FuzzSignatureHeader FuzzRedact FuzzConfig FuzzPath FuzzVolatile FuzzCloudEventsHeaders FuzzEnvelope
 
 loud = printf '\n*** %s ***\n\n' $(1) >&2
 

@@ -56,6 +56,7 @@ type guard struct {
 	log        zerolog.Logger
 	tokens     [][sha256.Size]byte
 	readTokens [][sha256.Size]byte
+	traces     secret.Traces // of all tokens
 	sameOrigin *http.CrossOriginProtection
 }
 
@@ -77,6 +78,7 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 	g := &guard{
 		config: c, log: log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second}),
 		sameOrigin: http.NewCrossOriginProtection(),
+		traces:     secret.NewTraces(slices.Concat(c.Tokens, c.ReadTokens)),
 	}
 	for _, token := range c.Tokens {
 		g.tokens = append(g.tokens, sha256.Sum256([]byte(token.Reveal())))
@@ -94,8 +96,9 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 				client = host
 			}
 			seen := identity{client: client}
-			// A token that stands in the place of the name is a secret, and so is a name without a password: curl -u TOKEN:
-			if user, password, ok := r.BasicAuth(); ok && password != "" && !g.isToken(user) {
+			// A part of a token in the place of the name is a secret. So is a name without a password: curl -u TOKEN:
+			if user, password, ok := r.BasicAuth(); ok && password != "" && !g.isToken(user) &&
+				!g.traces.In(user[:min(len(user), maxLookedAt)]) {
 				seen.user = user
 			}
 			r = r.WithContext(context.WithValue(r.Context(), identityKey{}, seen))
@@ -183,9 +186,13 @@ func (g *guard) judgeOrigin(r *http.Request) (cause string, problem respond.Prob
 
 // reject tells of a rejection and answers it.
 func (g *guard) reject(w http.ResponseWriter, r *http.Request, cause string, problem respond.Problem) {
+	path := r.URL.Path
+	if g.traces.In(path) {
+		path = secret.Shown
+	}
 	g.log.Warn().
 		Str("cause", cause).
-		Str("path", r.URL.Path).
+		Str("path", path).
 		Str("remote", clientOf(r)).
 		Msg("request rejected")
 	if g.config.Rejected != nil {
@@ -243,8 +250,10 @@ func caller(r *http.Request) string {
 	return from
 }
 
-// maxUser is how many characters of a user name go into the audit log.
-const maxUser = 60
+const (
+	maxUser     = 60   // characters of a user name that go into the audit log
+	maxLookedAt = 1000 // bytes of it in which a token is looked for, more than those characters can have
+)
 
 // givenToken is the token that a request carries; empty where there is none, or more than one.
 func givenToken(r *http.Request) string {

@@ -134,6 +134,7 @@ func (k *Keeper) keep(a *arrival, rej *rejection) {
 	}
 	if a.redactor != nil { // or nobody knows which of the headers hold secrets
 		kept.Target, kept.Headers = a.redactor.RedactTarget(a.request.URL), a.redactor.Redact(a.request.Header)
+		kept.Method = a.redactor.RedactMethod(kept.Method)
 	}
 	if a.bodyState != bodyWhole {
 		announced := max(a.announced, int64(len(kept.Body)))

@@ -23,10 +23,11 @@ type Stray struct {
 
 // Redactor keeps secrets out of what is kept of a request. It is safe for concurrent use.
 type Redactor interface {
-	// Redact and RedactTarget return what may be kept of a request, without secrets: its headers as a JSON object, and
-	// its path and query.
+	// Redact, RedactTarget and RedactMethod return what may be kept of a request, without secrets: its headers as a
+	// JSON object, its path and query, and its method.
 	Redact(h http.Header) []byte
 	RedactTarget(u *url.URL) string
+	RedactMethod(method string) string
 }
 
 // Source verifies and reads the requests that one provider sends. It is safe for concurrent use.

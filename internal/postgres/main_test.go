@@ -45,7 +45,7 @@ func help(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := conn.Exec(ctx, "create table kept as select 'by the helper' as who"); err != nil {
+	if _, err := conn.Exec(ctx, "create table public.kept as select 'by the helper' as who"); err != nil {
 		return err
 	}
 	fmt.Println(s.Dir())

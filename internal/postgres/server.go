@@ -478,9 +478,12 @@ func (s *Server) complete(ctx context.Context) error {
 			"create database " + Database + " owner " + Role,
 		},
 		{
-			"select not exists (select from pg_db_role_setting join pg_database d on d.oid = setdatabase" +
-				" where datname = '" + Database + "' and setrole = 0)",
-			"alter database " + Database + " set search_path = spine, public",
+			// Without public: what others may create there would win where it fits a call better. Earlier versions
+			// had it. A path that somebody else has set stays.
+			"select not exists (select from pg_db_role_setting join pg_database d on d.oid = setdatabase," +
+				" unnest(setconfig) setting where datname = '" + Database + "' and setrole = 0" +
+				" and setting like 'search_path=%' and setting <> 'search_path=spine, public')",
+			"alter database " + Database + " set search_path = spine",
 		},
 	} {
 		var missing bool

@@ -31,7 +31,7 @@ func TestServer(t *testing.T) {
 		from pg_roles, pg_database d
 		where rolname = current_user and datname = current_database()`
 	require.Equal(t, "spine spine spine f f f UTF8", query[string](t, s.URL(), about))
-	require.Equal(t, "spine, public", query[string](t, s.URL(), "show search_path"))
+	require.Equal(t, "spine", query[string](t, s.URL(), "show search_path"))
 	require.Equal(t, "postgres", query[string](t, s.SuperuserURL(),
 		"select current_user::text from pg_roles where rolsuper and rolname = current_user"))
 
@@ -81,7 +81,9 @@ func TestStopAndStartAgain(t *testing.T) {
 	// A Unix socket could not be made this deep: 107 bytes is their limit.
 	dir := filepath.Join(reachableFolder(t), strings.Repeat("deep/", 30))
 	first := start(t, Options{Dir: dir})
-	execute(t, first.URL(), "create table kept as select 7 as n")
+	execute(t, first.URL(), "create table public.kept as select 7 as n")
+	// A7: an earlier version had public on the path.
+	execute(t, first.URL(), "alter database "+Database+" set search_path = spine, public")
 	pid := first.process.Pid
 	require.NoError(t, first.Stop(t.Context()))
 	require.ErrorIs(t, syscall.Kill(pid, 0), syscall.ESRCH)
@@ -89,7 +91,9 @@ func TestStopAndStartAgain(t *testing.T) {
 
 	second := start(t, Options{Dir: dir})
 	require.Equal(t, first.URL(), second.URL(), "port and password stay")
-	require.Equal(t, 7, query[int](t, second.URL(), "select n from kept"))
+	require.Equal(t, 7, query[int](t, second.URL(), "select n from public.kept"))
+	require.Equal(t, "spine", query[string](t, second.URL(), "show search_path"))
+	execute(t, second.URL(), "alter database "+Database+" set search_path = spine, elsewhere")
 	require.NoError(t, second.Stop(t.Context()))
 
 	// The port is remembered, but not insisted on.
@@ -98,7 +102,8 @@ func TestStopAndStartAgain(t *testing.T) {
 	defer func() { require.NoError(t, taken.Close()) }()
 	third := start(t, Options{Dir: dir})
 	require.NotEqual(t, first.Port(), third.Port())
-	require.Equal(t, 7, query[int](t, third.URL(), "select n from kept"))
+	require.Equal(t, 7, query[int](t, third.URL(), "select n from public.kept"))
+	require.Equal(t, "spine, elsewhere", query[string](t, third.URL(), "show search_path"), "somebody's own stays")
 }
 
 func TestStopWaitsForNobodyWhenTimeIsUp(t *testing.T) {
@@ -107,7 +112,7 @@ func TestStopWaitsForNobodyWhenTimeIsUp(t *testing.T) {
 	conn, err := pgx.Connect(t.Context(), s.URL())
 	require.NoError(t, err)
 	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
-	_, err = conn.Exec(t.Context(), "begin; create table half (n int)")
+	_, err = conn.Exec(t.Context(), "begin; create table public.half (n int)")
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -146,17 +151,17 @@ func TestFailedStartShowsTheLog(t *testing.T) {
 func TestKillLosesNothing(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{Dir: reachableFolder(t)})
-	execute(t, s.URL(), "create table kept as select 1 as n")
+	execute(t, s.URL(), "create table public.kept as select 1 as n")
 	address := s.URL()
 	for range 3 { // with no pause: what the dead server held is still being freed
 		s.Kill()
 		<-s.Exited()
 		require.NoError(t, s.Restart(t.Context()))
 		require.Equal(t, address, s.URL())
-		execute(t, s.URL(), "update kept set n = n + 1")
+		execute(t, s.URL(), "update public.kept set n = n + 1")
 	}
 	require.NoError(t, s.Restart(t.Context()), "of a running server")
-	require.Equal(t, 4, query[int](t, s.URL(), "select n from kept"))
+	require.Equal(t, 4, query[int](t, s.URL(), "select n from public.kept"))
 }
 
 func TestSessionThatOutlivesTheServer(t *testing.T) {
@@ -198,13 +203,13 @@ func TestServerLeftRunning(t *testing.T) {
 	dir := reachableFolder(t)
 	left, err := Start(t.Context(), Options{Dir: dir, From: model(t), BinDir: os.Getenv("POSTGRES_BIN")})
 	require.NoError(t, err)
-	execute(t, left.URL(), "create table kept as select 7 as n")
+	execute(t, left.URL(), "create table public.kept as select 7 as n")
 	unlock(left.home.lock) // as our death would
 
 	s := start(t, Options{Dir: dir})
 	<-left.Exited()
 	require.Equal(t, left.URL(), s.URL())
-	require.Equal(t, 7, query[int](t, s.URL(), "select n from kept"))
+	require.Equal(t, 7, query[int](t, s.URL(), "select n from public.kept"))
 }
 
 func TestOurProcessKilled(t *testing.T) {
@@ -216,7 +221,7 @@ func TestOurProcessKilled(t *testing.T) {
 	crash(helper)
 
 	s := start(t, Options{Dir: dir})
-	require.Equal(t, "by the helper", query[string](t, s.URL(), "select who from kept"))
+	require.Equal(t, "by the helper", query[string](t, s.URL(), "select who from public.kept"))
 	pid, _, _ := strings.Cut(before, "\n")
 	old, err := strconv.Atoi(pid)
 	require.NoError(t, err)
@@ -251,7 +256,7 @@ func TestStalePidFiles(t *testing.T) {
 	t.Parallel()
 	dir := reachableFolder(t)
 	s := start(t, Options{Dir: dir})
-	execute(t, s.URL(), "create table kept as select 7 as n")
+	execute(t, s.URL(), "create table public.kept as select 7 as n")
 	path := filepath.Join(dir, "data/postmaster.pid")
 	pidFile := readFile(t, path)
 	gone, _, _ := strings.Cut(pidFile, "\n")
@@ -271,7 +276,7 @@ func TestStalePidFiles(t *testing.T) {
 		}
 		s, err := Start(t.Context(), Options{Dir: dir, From: model(t), BinDir: os.Getenv("POSTGRES_BIN")})
 		require.NoError(t, err, name)
-		require.Equal(t, 7, query[int](t, s.URL(), "select n from kept"), name)
+		require.Equal(t, 7, query[int](t, s.URL(), "select n from public.kept"), name)
 		require.NoError(t, s.Stop(t.Context()))
 	}
 }
@@ -309,7 +314,7 @@ func TestFolderBelowAPrivateOne(t *testing.T) {
 	require.NoError(t, os.Chmod(private, 0o700)) //nolint:gosec // as /root has it
 	dir := filepath.Join(private, ".spine")
 	s := start(t, Options{Dir: dir})
-	execute(t, s.URL(), "create table kept as select 7 as n")
+	execute(t, s.URL(), "create table public.kept as select 7 as n")
 	where := s.Dir()
 	if os.Geteuid() == 0 {
 		require.Equal(t, rootHomes, filepath.Dir(where))
@@ -321,7 +326,7 @@ func TestFolderBelowAPrivateOne(t *testing.T) {
 
 	s = start(t, Options{Dir: dir})
 	require.Equal(t, where, s.Dir())
-	require.Equal(t, 7, query[int](t, s.URL(), "select n from kept"))
+	require.Equal(t, 7, query[int](t, s.URL(), "select n from public.kept"))
 	require.NoError(t, s.Stop(t.Context()))
 }
 

@@ -2,12 +2,17 @@ package secret
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/gob"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/rs/zerolog"
@@ -25,12 +30,15 @@ func TestNothingPrintsAValue(t *testing.T) {
 		list   []Value
 		by     map[string]Value
 		deep   *Value
+		traces Traces
 	}
-	h := holder{v, v, []Value{v}, map[string]Value{"a": v}, &v}
+	h := holder{v, v, []Value{v}, map[string]Value{"a": v}, &v, NewTraces([]Value{v})}
 	var all []string
 	for _, verb := range "vTtbcdoOqxXUeEfFgGspw" {
 		for _, flags := range []string{"", "+", "#", "-20", "010", " "} {
-			for _, value := range []any{v, &v, h, &h, []any{v, h}, map[string]any{"a": v}, errors.Join(fmt.Errorf("%v", v))} {
+			for _, value := range []any{
+				v, &v, h, &h, h.traces, &h.traces, []any{v, h}, map[string]any{"a": v}, errors.Join(fmt.Errorf("%v", v)),
+			} {
 				all = append(all, fmt.Sprintf("%"+flags+string(verb), value))
 			}
 		}
@@ -69,4 +77,28 @@ func TestNothingPrintsAValue(t *testing.T) {
 	require.Empty(t, Value{}.Reveal())
 	require.True(t, Value{}.Equal(New("")))
 	require.False(t, v.IsZero())
+}
+
+func TestTraces(t *testing.T) {
+	const hidden = "correct horse battery"
+	traces := NewTraces([]Value{New("another secret"), New(hidden)})
+	for before := range 4 { // each moves the groups of base64
+		text := strings.Repeat("u", before) + hidden + strings.Repeat("!", before)
+		require.True(t, traces.In(text))
+		for _, encoded := range []string{
+			base64.StdEncoding.EncodeToString([]byte(text)), base64.RawURLEncoding.EncodeToString([]byte(text)),
+			hex.EncodeToString([]byte(text)), strings.ToUpper(text), url.QueryEscape(text), text[before+1:], text[:before+8],
+		} {
+			require.True(t, traces.In(encoded), encoded)
+		}
+		forms := Forms(hidden)
+		require.True(t, slices.ContainsFunc(forms, func(form string) bool {
+			return strings.Contains(base64.RawStdEncoding.EncodeToString([]byte(text)), form)
+		}), before)
+	}
+	for _, text := range []string{"", "ann", "correct", "horse", "battery", "an operator of ours"} {
+		require.False(t, traces.In(text), text)
+	}
+	require.False(t, Traces{}.In(hidden))
+	require.False(t, NewTraces([]Value{New("short"), {}}).In("short"))
 }

@@ -7,6 +7,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -130,6 +132,32 @@ func FuzzSignatureHeader(f *testing.F) {
 		require.NotContains(t, string(shown), `\u0000`)
 		require.NotContains(t, string(shown), text)
 		require.True(t, utf8.ValidString(s.RedactTarget(r.URL)))
+	})
+}
+
+// FuzzRedact redacts anything. A secret of the source is in nothing that is kept.
+func FuzzRedact(f *testing.F) {
+	const own = "a;long&secret=of/the?shop"
+	s := compiled(f, `{"preset":"token","secrets":["env:S"],"verify":[{"header":"X-Tok"}]}`, vault{"S": own})
+	for _, text := range []string{
+		"token=x, a=b", "//u:p@h", "u:p@h", `{"a":{"token":"x\"y"}}`, "Bearer x", "a=%2525%2541", own, "x" + own + "&y=z",
+		base64.StdEncoding.EncodeToString([]byte("u:" + own)), url.QueryEscape(own), `"token" : 'x`, "eyJa.b.c", "\\u0041",
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, value := range []string{text, text + own, own + text, text + url.QueryEscape(own), "token=" + own + text} {
+			first := s.Redact(http.Header{"X": {value}, value: {"x"}})
+			require.True(t, json.Valid(first) && utf8.Valid(first), "%q", first)
+			target := s.RedactTarget(&url.URL{Path: "/" + value, RawQuery: value})
+			require.True(t, utf8.ValidString(target))
+			for _, kept := range []string{string(first), target, s.RedactMethod(value)} {
+				for range 3 {
+					require.NotContains(t, kept, own)
+					kept = unescaped(kept)
+				}
+			}
+		}
 	})
 }
 

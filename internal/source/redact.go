@@ -1,8 +1,6 @@
 package source
 
 import (
-	"encoding/base64"
-	"encoding/hex"
 	"maps"
 	"net/http"
 	"net/url"
@@ -33,6 +31,7 @@ type Redactor struct {
 	hidden []string       // headers that hold a credential of the source, canonical
 	proofs []string       // headers that hold a signature of the source, canonical
 	forms  []secret.Value // the source's secrets, in each form in which a request may hold them
+	folded []secret.Value // forms in lower case
 	names  *nameCache     // nil where nothing is remembered
 }
 
@@ -86,17 +85,11 @@ func (r *Redactor) learn(text string) {
 	if len(text) < minSecret {
 		return
 	}
-	for _, form := range []string{
-		text,
-		url.QueryEscape(text),
-		url.PathEscape(text),
-		hex.EncodeToString([]byte(text)),
-		base64.RawStdEncoding.EncodeToString([]byte(text)),
-		base64.RawURLEncoding.EncodeToString([]byte(text)),
-	} {
+	for _, form := range secret.Forms(text) {
 		value := secret.New(form)
 		if !slices.ContainsFunc(r.forms, value.Equal) {
 			r.forms = append(r.forms, value)
+			r.folded = append(r.folded, secret.New(strings.ToLower(form)))
 		}
 	}
 }
@@ -104,6 +97,24 @@ func (r *Redactor) learn(text string) {
 // holdsSecret reports whether a text holds one of the source's secrets.
 func (r *Redactor) holdsSecret(text string) bool {
 	return slices.ContainsFunc(r.forms, func(form secret.Value) bool { return strings.Contains(text, form.Reveal()) })
+}
+
+// isSecretItself reports whether the name of a header is a credential or holds a secret. The letters of a canonical
+// name are not as they were sent.
+func (r *Redactor) isSecretItself(name string) bool {
+	name = strings.ToLower(name)
+	for range maxNested {
+		if strings.HasPrefix(name, "eyj") && strings.Count(name, ".") >= 2 || // a JSON Web Token
+			slices.ContainsFunc(r.folded, func(f secret.Value) bool { return strings.Contains(name, f.Reveal()) }) {
+			return true
+		}
+		plain := strings.ToLower(unescaped(name))
+		if plain == name {
+			return false
+		}
+		name = plain
+	}
+	return true
 }
 
 // exposesSecret reports whether an id, a type or a value for one of them gives away one of the source's secrets.
@@ -122,6 +133,9 @@ func (r *Redactor) hidesHeader(name string) bool {
 				return hides
 			}
 		}
+	}
+	if r.isSecretItself(name) {
+		return true // and not remembered
 	}
 	hides := slices.Contains(r.hidden, name) || name == "Authorization" || name == "Proxy-Authorization" ||
 		isSecret(name) && !slices.Contains(r.proofs, name)
@@ -143,16 +157,21 @@ func (r *Redactor) hidesValue(value string) bool {
 }
 
 // Redact returns headers as a JSON object of names and lists of values, sorted. It replaces values whose header's name
-// says that they are secret, values that look like a credential, and those that hold a secret of the source. It keeps a
-// signature of the source, whatever its header is called, so that a stored request can be verified again. The object is
-// valid UTF-8 without U+0000.
+// says that they are secret, values that look like a credential, and those that hold a secret of the source. In other
+// values it replaces what redactText finds. It keeps a signature of the source, whatever its header is called, so that
+// a stored request can be verified again. The object is valid UTF-8 without U+0000.
 func (r *Redactor) Redact(h http.Header) []byte {
 	b := []byte{'{'}
 	written := map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(h)) {
+		canonical := canonicalName(name)
+		hides, isProof := r.hidesHeader(canonical), slices.Contains(r.proofs, canonical)
 		text := storableText(name)
+		if hides && r.isSecretItself(canonical) {
+			text = redacted
+		}
 		if written[text] {
-			continue // two names that no header can have came to the same text
+			continue // names that are secrets, or that no header can have, came to the same text
 		}
 		written[text] = true
 		if len(b) > 1 {
@@ -160,8 +179,6 @@ func (r *Redactor) Redact(h http.Header) []byte {
 		}
 		b, _ = jsontext.AppendQuote(b, text) // it is valid
 		b = append(b, ':', '[')
-		canonical := canonicalName(name)
-		hides, isProof := r.hidesHeader(canonical), slices.Contains(r.proofs, canonical)
 		for i, value := range h[name] {
 			if i > 0 {
 				b = append(b, ',')
@@ -169,8 +186,8 @@ func (r *Redactor) Redact(h http.Header) []byte {
 			switch {
 			case hides || r.holdsSecret(value) || !isProof && isCredential(value):
 				value = redacted
-			case !isProof: // it may be an address, as in Referer
-				value = r.redactAddress(value, maxNested)
+			case !isProof:
+				value = r.redactText(value, canonical, maxNested)
 			}
 			b, _ = jsontext.AppendQuote(b, storableText(value))
 		}
@@ -184,88 +201,29 @@ func storableText(text string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(text, "\ufffd"), "\x00", "\ufffd")
 }
 
-// RedactTarget returns the path and query of an address. It replaces the values of parameters as Redact replaces those
-// of headers. The text is valid UTF-8 without U+0000.
+// RedactTarget returns the path and query of an address without what redactText finds there. The text is valid UTF-8
+// without U+0000.
 func (r *Redactor) RedactTarget(u *url.URL) string {
-	text := u.EscapedPath()
+	path := strings.Split(r.redactPairs(u.EscapedPath(), ""), "/")
+	for i, segment := range path {
+		if r.hides(segment, "", maxNested) {
+			path[i] = redacted
+		}
+	}
+	text := strings.Join(path, "/")
+	if r.holdsSecret(unescaped(text)) {
+		text = "/" + redacted // the secret has slashes
+	}
 	if u.RawQuery != "" {
-		text += "?" + r.redactQuery(u.RawQuery, maxNested)
+		text += "?" + r.redactText(u.RawQuery, "", maxNested)
 	}
 	return storableText(text)
 }
 
-// maxNested is how many addresses may stand one in another, as in ?next=https%3A%2F%2Fh%2F%3Ftoken%3D. What is nested
-// deeper is replaced as a whole.
-const maxNested = 3
-
-// redactAddress replaces the secrets in an address: the user and password, and those in its query and its fragment.
-func (r *Redactor) redactAddress(text string, nested int) string {
-	if !strings.ContainsAny(text, "?#@") {
-		return text
+// RedactMethod returns the method of a request, which a sender may choose freely too.
+func (r *Redactor) RedactMethod(method string) string {
+	if r.isSecretItself(method) {
+		return redacted
 	}
-	var b strings.Builder
-	for {
-		before, after, found := strings.Cut(text, "://")
-		b.WriteString(before)
-		if !found {
-			break
-		}
-		b.WriteString("://")
-		host := after
-		if end := strings.IndexAny(after, "/?#\\ "); end >= 0 {
-			host = after[:end]
-		}
-		if at := strings.LastIndexByte(host, '@'); at >= 0 {
-			b.WriteString(redacted)
-			after = after[at:]
-		}
-		text = after
-	}
-	text = b.String()
-	if start := strings.IndexAny(text, "?#"); start >= 0 {
-		return text[:start+1] + r.redactQuery(text[start+1:], nested)
-	}
-	return text
-}
-
-// hidesNested reports whether the value of a parameter is an address in which there is a secret.
-func (r *Redactor) hidesNested(value string, nested int) bool {
-	if !strings.ContainsAny(value, "?#@%") {
-		return false
-	}
-	return nested == 0 || r.redactAddress(value, nested-1) != value
-}
-
-// redactQuery replaces the secrets in a query and in a fragment behind it.
-func (r *Redactor) redactQuery(query string, nested int) string {
-	var b strings.Builder
-	for rest := query; rest != ""; {
-		// Some software takes a semicolon for a separator too. A fragment may hold parameters, as OAuth's does.
-		end := strings.IndexAny(rest, "&;?#")
-		pair, separator := rest, ""
-		if end >= 0 {
-			pair, separator, rest = rest[:end], rest[end:end+1], rest[end+1:]
-		} else {
-			rest = ""
-		}
-		name, value, hasValue := strings.Cut(pair, "=")
-		switch {
-		case hasValue && (isSecretParameter(unescaped(name)) || isCredential(unescaped(value)) ||
-			r.holdsSecret(unescaped(value)) || r.holdsSecret(value) || r.hidesNested(unescaped(value), nested)):
-			pair = name + "=" + redacted
-		case !hasValue && r.holdsSecret(unescaped(name)):
-			pair = redacted
-		}
-		b.WriteString(pair)
-		b.WriteString(separator)
-	}
-	return b.String()
-}
-
-// unescaped is a part of a query as it is meant, or as it stands where that cannot be told.
-func unescaped(text string) string {
-	if plain, err := url.QueryUnescape(text); err == nil {
-		return plain
-	}
-	return text
+	return method
 }

@@ -94,7 +94,7 @@ func isSecret(name string) bool {
 		case slices.Contains(secretWords, word), isKey && owner != "" && slices.Contains(keyOwners, owner):
 			return true
 		case isKey && owner == "" && (i == 0 || !slices.Contains(plainKeys, words[i-1])):
-			return true
+			return len(words) != 2 || words[1] != "id" // as in keyId, which names a key
 		}
 	}
 	return false
@@ -119,13 +119,16 @@ func isSecretParameter(name string) bool { return isSecret(name) || isSignature(
 // rather the name of something, and what ends in "id" is one.
 func isSecretField(name string) bool {
 	words := wordsOf(name)
-	switch {
-	case len(words) == 0, words[len(words)-1] == "id":
-		return false
-	case len(words) == 1 && (words[0] == "key" || slices.Contains(bareWords, words[0])):
+	if len(words) == 0 || words[len(words)-1] == "id" || isBareName(name) {
 		return false
 	}
 	return isSecretParameter(name)
+}
+
+// isBareName reports whether a name is a single word that says little: key, code.
+func isBareName(name string) bool {
+	words := wordsOf(name)
+	return len(words) == 1 && (words[0] == "key" || slices.Contains(bareWords, words[0]))
 }
 
 // wordsOf are the words of a name in lower case: X-Api-Key, api_key and apiKeys2 end in the same two. A word has no
@@ -173,21 +176,28 @@ var credentialSchemes = []string{"digest", "hawk", "hmac", "negotiate", "ntlm", 
 // isCredential reports whether a value looks like a credential, whatever its header or parameter is called: that of
 // Authorization, or a JSON Web Token.
 func isCredential(value string) bool {
+	value = strings.TrimSpace(value)
 	if isToken(value) {
 		return true
 	}
-	scheme, rest, hasSpace := strings.Cut(value, " ")
-	if rest = strings.TrimSpace(rest); !hasSpace || rest == "" || len(scheme) > maxScheme {
+	end := strings.IndexAny(value, " \t:")
+	if end < 0 || end > maxScheme {
 		return false
 	}
-	scheme = strings.ToLower(scheme)
+	rest := strings.TrimLeft(value[end:], " \t:")
+	if rest == "" {
+		return false
+	}
+	scheme := strings.ToLower(value[:end])
 	switch {
 	case scheme == "basic", scheme == "sharedaccesssignature", strings.HasPrefix(scheme, "aws4-hmac"):
 		return true
+	case value[end] == ':':
+		return false // a pair of another name
 	case slices.Contains(credentialSchemes, scheme),
 		strings.HasSuffix(scheme, "key"), strings.HasSuffix(scheme, "token"), strings.HasSuffix(scheme, "auth"):
 		// Not a sentence that begins so.
-		return !strings.Contains(rest, " ") || strings.Contains(rest, "=")
+		return !strings.ContainsAny(rest, " \t") || strings.Contains(rest, "=")
 	}
 	return false
 }
@@ -197,8 +207,9 @@ const maxScheme = 32
 
 // isToken reports whether a value is a bearer token or a JSON Web Token, and certainly no plain text.
 func isToken(value string) bool {
-	const bearer = "bearer "
-	if len(value) > len(bearer) && strings.EqualFold(value[:len(bearer)], bearer) {
+	const bearer = "bearer"
+	if len(value) > len(bearer)+1 && strings.EqualFold(value[:len(bearer)], bearer) &&
+		strings.IndexByte(" \t:", value[len(bearer)]) >= 0 {
 		return true
 	}
 	return strings.HasPrefix(value, "eyJ") && strings.Count(value, ".") >= 2 && !strings.ContainsAny(value, " \t,;")

@@ -1,10 +1,14 @@
 package source
 
 import (
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
@@ -159,6 +163,217 @@ func TestRedactTarget(t *testing.T) {
 		require.Equal(t, want, new(Redactor).RedactTarget(u), target)
 	}
 	require.Equal(t, "/a?b=\ufffd\ufffd", new(Redactor).RedactTarget(&url.URL{Path: "/a", RawQuery: "b=\x00\xff"}))
+}
+
+// A10: a secret stands in odd places of a request too, and in forms that nobody has listed.
+func TestRedactFindsSecretsAnywhere(t *testing.T) {
+	const own = "Hidden/secret+of:shop"
+	s := compiled(t, `{"preset":"token","secrets":["env:S"],"verify":[{"header":"X-Tok"}]}`, vault{"S": own})
+	encoded := func(before, after string) string {
+		return base64.StdEncoding.EncodeToString([]byte(before + own + after))
+	}
+	twice := url.QueryEscape(url.QueryEscape(own))
+	for value, want := range map[string]string{
+		encoded("u:", ""):                                "[redacted]",
+		"x " + encoded("user:", "!"):                     "[redacted]",
+		encoded("u1:", " and more"):                      "[redacted]",
+		strings.TrimRight(encoded("", ""), "="):          "[redacted]",
+		strings.ToUpper(hex.EncodeToString([]byte(own))): "[redacted]",
+		"%48idden%2fsecret%2Bof:shop":                    "[redacted]",
+		"https://h.example/?a=" + twice + "&b=1":         "https://h.example/?a=[redacted]&b=1",
+		`{"a":"\u0048idden/secret+of:shop"}`:             "[redacted]",
+
+		"//user:hidden@h.example/x":              "//[redacted]@h.example/x",
+		"see //hidden@h.example, b":              "see //[redacted]@h.example, b",
+		"postgres://user:hidden@h.example/x":     "postgres://[redacted]@h.example/x",
+		"user:hidden@h.example:5432":             "[redacted]@h.example:5432",
+		"db=user:hidden@10.0.0.1":                "db=[redacted]@10.0.0.1",
+		"token=hidden":                           "token=[redacted]",
+		"a=1; key=hidden; b=2":                   "a=1; key=[redacted]; b=2",
+		"a=1,key=hidden,hidden,b=2":              "a=1,key=[redacted],b=2",
+		"api_key = hidden":                       "[redacted]",
+		"sr=a&sig=hidden&b=2":                    "sr=a&sig=[redacted]&b=2",
+		"password: hidden":                       "password: [redacted]",
+		"X-Api-Key:hidden hidden":                "X-Api-Key:[redacted]",
+		`token="hidden, hidden" b`:               `token="[redacted]" b`,
+		"bearer:hidden":                          "[redacted]",
+		"Bearer\thidden":                         "[redacted]",
+		"  BEARER  hidden":                       "[redacted]",
+		"basic:hidden":                           "[redacted]",
+		"Basic\thidden":                          "[redacted]",
+		"Token\thidden":                          "[redacted]",
+		"-H 'Bearer hidden' x":                   "-H 'Bearer [redacted]' x",
+		`["Bearer:hidden", "x"]`:                 `["Bearer:[redacted]", "x"]`,
+		"by Basic aGlkZGVuOmhpZGRlbg== then":     "by Basic [redacted] then",
+		"was eyJhidden.eyJhidden.hidden, really": "was [redacted], really",
+		"/a;jsessionid=hidden?b=1":               "/a;jsessionid=[redacted]?b=1",
+		"https://h.example/a;PHPSESSID=hidden":   "https://h.example/a;PHPSESSID=[redacted]",
+
+		`{"access_token":"hidden","expires_in":3600}`:      `{"access_token":"[redacted]","expires_in":3600}`,
+		`{"a":{"clientSecret" : "hi\"dden"},"b":1}`:        `{"a":{"clientSecret" : "[redacted]"},"b":1}`,
+		`{"a":"{\"key\":\"hidden\"}"}`:                     `{"a":"{\"key\":\"[redacted]\"}"}`,
+		`{'password': 'hidden'}`:                           `{'password': '[redacted]'}`,
+		`{"pin":1234567,"b":1}`:                            `{"pin":[redacted],"b":1}`,
+		`{"b":1,"tokens":["hidden","hidden"]}`:             `{"b":1,"tokens":[redacted]`,
+		"%7B%22access_token%22%3A%22hidden%22%7D":          "[redacted]",
+		"a=%257B%2522access_token%2522%253A%2522hidden%22": "a=[redacted]",
+		"https://h/?a=1&next=%2F%2Fu%3Ahidden%40h":         "https://h/?a=1&next=[redacted]",
+		"a=%2525252525252541":                              "a=[redacted]", // who would look that deep?
+	} {
+		got := s.Redact(http.Header{"X-Odd": {value}})
+		var headers http.Header
+		require.NoError(t, json.Unmarshal(got, &headers))
+		require.Equal(t, want, headers.Get("X-Odd"), value)
+		require.NotContains(t, strings.ToLower(want), "hidden")
+	}
+
+	// A name is changed to its canonical letters on its way.
+	s = compiled(
+		t,
+		`{"preset":"token","secrets":["env:S"],"verify":[{"header":"X-Tok"}]}`,
+		vault{"S": "aHiddenSecretOfShop"},
+	)
+	require.JSONEq(t, `{"X-A":["1"],"[redacted]":["[redacted]"]}`, string(s.Redact(http.Header{
+		"X-A": {"1"},
+		http.CanonicalHeaderKey("aHiddenSecretOfShop"): {"1"},
+		"X-Ahiddensecretofshop":                        {"1"},
+		http.CanonicalHeaderKey(hex.EncodeToString([]byte("aHiddenSecretOfShop"))): {
+			"",
+		},
+		"Eyjhidden.eyjhidden.hidden": {"x"},
+	})))
+	require.Equal(t, "[redacted]", s.RedactMethod("AHIDDENSECRETOFSHOP"))
+	require.Equal(t, "POST", s.RedactMethod("POST"))
+	code := base64.StdEncoding.EncodeToString([]byte("u:aHiddenSecretOfShop!"))
+	for target, want := range map[string]string{
+		"/a?aHiddenSecretOfShop":            "/a?[redacted]",
+		"/a?aHiddenSecretOfShop=":           "/a?[redacted]",
+		"/a?aHiddenSecretOfShop=1&b=2":      "/a?[redacted]&b=2",
+		"/a?b=1;%61HiddenSecretOfShop":      "/a?b=1;[redacted]",
+		"/a?b=1&%2561HiddenSecretOfShop=":   "/a?b=1&[redacted]",
+		"/a?" + code:                        "/a?[redacted]",
+		"/a?b=" + code + "&c=1":             "/a?b=[redacted]&c=1",
+		"/a?b=" + url.QueryEscape(code):     "/a?b=[redacted]",
+		"/a?token%3Dhidden":                 "/a?[redacted]",
+		"/a?b%26token%253Dhidden&c=1":       "/a?[redacted]&c=1",
+		"/a?to%256ben=hidden&c=1":           "/a?to%256ben=[redacted]&c=1",
+		"/a?b=%2526token%253Dhidden&c=1":    "/a?b=[redacted]&c=1",
+		"/a?token=hidden;hidden?hidden#x&c": "/a?token=[redacted]&c",
+		"/a?b=%7B%22token%22:%22hidden%22}": "/a?b=[redacted]",
+		"/a?b=//u:hidden@h&c=1":             "/a?b=//[redacted]@h&c=1",
+		"/a?bearer:hidden&c=1":              "/a?[redacted]&c=1",
+		"/a?eyJhidden.eyJhidden.hidden":     "/a?[redacted]",
+		"/a;jsessionid=hidden?c=1":          "/a;jsessionid=[redacted]?c=1",
+		"/a;%6asessionid=hidden":            "/a;%6asessionid=[redacted]",
+		"/a/aHiddenSecretOfShop/b?c=1":      "/a/[redacted]/b?c=1",
+		"/a/%61HiddenSecretOfShop":          "/a/[redacted]",
+		"/a/token%3Dhidden/b":               "/a/[redacted]/b",
+	} {
+		u, err := url.ParseRequestURI(target)
+		require.NoError(t, err, target)
+		require.Equal(t, want, s.RedactTarget(u), target)
+		_, err = url.Parse(want)
+		require.NoError(t, err, "it can be replayed")
+	}
+}
+
+// A10: what ordinary requests hold stays readable.
+func TestRedactKeepsOrdinaryValues(t *testing.T) {
+	s := compiled(t, `{"preset":"hmac","secrets":["env:S"],"verify":[{"header":"X-Sig"}]}`, vault{"S": "a long secret"})
+	ordinary := http.Header{
+		"Accept":              {"*/*", "text/html, application/json;q=0.9, */*;q=0.8"},
+		"Accept-Encoding":     {"gzip, deflate, br"},
+		"Baggage":             {"userId=alice,region=eu-1"},
+		"Cf-Connecting-Ip":    {"2001:db8::1"},
+		"Cf-Ray":              {"84e1b2c3d4e5f6a7-FRA"},
+		"Cf-Visitor":          {`{"scheme":"https"}`},
+		"Content-Disposition": {`form-data; name="file"; filename="a=b.json"`},
+		"Content-Digest":      {"sha-256=:X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=:"},
+		"Content-Md5":         {"1B2M2Y8AsgTpgAmY7PhCfg=="},
+		"Content-Type": {
+			"application/json; charset=utf-8",
+			"multipart/form-data; boundary=----a1",
+		},
+		"Date":      {"Tue, 30 Jan 2024 12:00:00 GMT"},
+		"Forwarded": {`for="[2001:db8::1]:4711";proto=https;host=auth.example.com:8443`},
+		"From":      {"me@example.com", "mailto:me@example.com"},
+		"Link":      {`<https://api.example.com/x?page=2&per_page=50>; rel="next"`},
+		"Origin":    {"https://auth.example.com:8443"},
+		"Referer":   {"https://h.example/a?b=c+d&e=%2Fx%3Fy%3D1#top"},
+		"Sec-Ch-Ua": {`"Chromium";v="118", "Not=A?Brand";v="99"`},
+		"Signature": {
+			`keyId="a",algorithm="hs2019",headers="(request-target) date",signature="aa=="`,
+		},
+		"Stripe-Signature": {"t=1706616000,v1=88a022085c6bdb887b02cb26ff76dd68,v0=6ffbb59b"},
+		"Traceparent":      {"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
+		"Tracestate":       {"rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"},
+		"User-Agent": {
+			"GitHub-Hookshot/044aadd",
+			"Stripe/1.0 (+https://stripe.com/docs/webhooks)",
+		},
+		"Via":                                    {"1.1 google, 2.0 h:8080 (x)"},
+		"Webhook-Signature":                      {"v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="},
+		"X-Amzn-Trace-Id":                        {"Root=1-67891233-abcdef012345678912345678;Sampled=1"},
+		"X-Event-Key":                            {"repo:push"},
+		"X-Forwarded-For":                        {"203.0.113.9, 10.0.0.1:4711"},
+		"X-Forwarded-Host":                       {"auth.example.com:443"},
+		"X-Github-Delivery":                      {"72d3162e-cc78-11e3-81ab-4c9367dc0958"},
+		"X-Github-Event":                         {"secret_scanning_alert"},
+		"X-Github-Hook-Installation-Target-Type": {"repository"},
+		"X-Hub-Signature":                        {"sha1=757107ea0eb2509fc211221cce984b8a37570b6d"},
+		"X-Note": {
+			"the basic plan", "an API token was renewed", "a key for you", "status code: 200", "100% sure", `a\b "c"`,
+			"50%+20%", "monkey=1", "eyja.example.com.is",
+		},
+		"X-Shopify-Hmac-Sha256":  {"XWmrwMey6OsLMeiZKwP4FppHH3cmAiiJJAweH5Jo4bM="},
+		"X-Shopify-Shop-Domain":  {"shop.example.com"},
+		"X-Shopify-Topic":        {"orders/create"},
+		"X-Shopify-Triggered-At": {"2024-01-30T12:00:00.123456789Z"},
+		"X-Sig":                  {"aa"},
+	}
+	var got http.Header
+	require.NoError(t, json.Unmarshal(s.Redact(ordinary), &got))
+	require.Equal(t, ordinary, got)
+	for _, target := range []string{
+		"/webhook/github",
+		"/webhook/shop?shop=a.example.com&timestamp=1706616000&page=2",
+		"/webhook/x?a=b:c,d@e.example,e+f&g=%2B1",
+		"/webhook/x?redirect=https%3A%2F%2Fh.example%2F%3Fa%3D1%26b%3D2", "/webhook/a%20b;v=1/c?100%25",
+	} {
+		u, err := url.ParseRequestURI(target)
+		require.NoError(t, err, target)
+		require.Equal(t, target, s.RedactTarget(u))
+	}
+}
+
+// A hostile text takes no more than a moment: what is nested in it does not multiply the work.
+func TestRedactTakesNoLongerThanItsText(t *testing.T) {
+	for _, part := range []string{
+		"token=", "=", "a=", ":", "//", "@", "a:b@", " ", "token= , ", "%25", "%2525", "\\", "\"",
+		"bearer ", "eyJ", "{", "a=%", "&", "token:a,",
+	} {
+		value := strings.Repeat(part, 16000/len(part))
+		began := time.Now()
+		new(Redactor).Redact(http.Header{"X": {value, "token=" + value}})
+		require.Less(t, time.Since(began), 5*time.Second, part)
+	}
+}
+
+// GitHub's headers are redacted for each event.
+func BenchmarkRedact(b *testing.B) {
+	s := compiled(b, `{"preset":"github","secrets":["env:S"]}`, vault{"S": "It's a Secret to Everybody"})
+	h := http.Header{
+		"Accept": {"*/*"}, "Content-Length": {"6500"}, "Content-Type": {"application/json"},
+		"User-Agent": {"GitHub-Hookshot/044aadd"}, "X-Github-Delivery": {"72d3162e-cc78-11e3-81ab-4c9367dc0958"},
+		"X-Github-Event": {"issues"}, "X-Github-Hook-Id": {"292430182"}, "X-Forwarded-For": {"203.0.113.9"},
+		"X-Github-Hook-Installation-Target-Id": {"79929171"}, "X-Github-Hook-Installation-Target-Type": {"repository"},
+		"X-Hub-Signature":     {"sha1=7d38cdd689735b008b3c702edd92eea23791c5f6"},
+		"X-Hub-Signature-256": {"sha256=d57c68ca6f92289e6987922ff26938930f6e66a2d161ef06abdf1859230aa23c"},
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		s.Redact(h)
+	}
 }
 
 // A10: a source that checks a user and a password does not keep the password alone either.

@@ -425,7 +425,8 @@ func (d *database) describeFunctions(internal string) string {
 	return b.String()
 }
 
-// The recipes of sql/README.md run as they stand there.
+// The recipes of sql/README.md run as they stand there, on the search path that it tells. A7: they call Spine's
+// functions, whatever else is in public that fits their arguments better.
 func TestReadmeRecipes(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(readme)
@@ -433,13 +434,23 @@ func TestReadmeRecipes(t *testing.T) {
 	_, recipes, found := strings.Cut(string(text), "```sql\n")
 	require.True(t, found)
 	recipes, _, _ = strings.Cut(recipes, "```")
+	_, path, found := strings.Cut(string(text), "`set search_path = ")
+	require.True(t, found)
+	path, _, _ = strings.Cut(path, "`")
 
 	config, err := pgx.ParseConfig(databases.New(t))
 	require.NoError(t, err)
-	config.RuntimeParams["search_path"] = "spine, public"
+	config.RuntimeParams["search_path"] = path
 	conn, err := pgx.ConnectConfig(t.Context(), config)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, conn.Close(context.WithoutCancel(t.Context()))) })
+	_, err = conn.Exec(t.Context(), shadowFunctions)
+	require.NoError(t, err)
+	var shadows int
+	require.NoError(t, conn.QueryRow(
+		t.Context(), "select count(*) from pg_proc where pronamespace = 'public'::regnamespace",
+	).Scan(&shadows))
+	require.Greater(t, shadows, 100)
 	_, err = conn.Exec(t.Context(), `select ingest('test-001', 'user.created', '{"user_id": 123}')`)
 	require.NoError(t, err)
 
@@ -460,3 +471,27 @@ func TestReadmeRecipes(t *testing.T) {
 	)
 	require.Equal(t, "dead", status)
 }
+
+// shadowFunctions makes functions in public with the names of Spine's: as many parameters as a call may have, once of
+// type text, which literals prefer, and once of Spine's own types. Each of them fails.
+const shadowFunctions = `
+	do $do$
+	declare
+		_types text;
+	begin
+		for _types in
+			select distinct format('%I(%s)', p.proname, list.types)
+			from pg_proc p, generate_series(p.pronargs - p.pronargdefaults, p.pronargs::integer) n, lateral (
+				select coalesce(string_agg('text', ', '), '')
+				from generate_series(1, n)
+				union
+				select coalesce(string_agg(format_type(t, null), ', ' order by i), '')
+				from unnest(p.proargtypes::oid[]) with ordinality u (t, i)
+				where i <= n
+			) list (types)
+			where p.pronamespace = 'spine'::regnamespace and p.prorettype <> 'trigger'::regtype and p.prokind = 'f'
+		loop
+			execute format('create function public.%s returns text language plpgsql as $f$ begin '
+				'raise exception ''a hostile function ran''; end $f$', _types);
+		end loop;
+	end $do$`

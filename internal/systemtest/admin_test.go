@@ -2,8 +2,11 @@ package systemtest
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -234,6 +237,27 @@ func TestAuditNamesTheClient(t *testing.T) {
 			require.Equal(t, http.StatusOK, resp.StatusCode)
 			require.Equal(t, c.want, value[string](t, public.db,
 				"select details->>'caller' from spine.audit_log where action = 'source_added' and source = 'x'"))
+
+			// A10: a token, or nearly one, in the place of the name is no name.
+			for i, user := range []string{
+				token + "x", "x" + token, token[:len(token)-1], strings.ToUpper(token),
+				base64.StdEncoding.EncodeToString([]byte("u:" + token)), hex.EncodeToString([]byte(token)),
+			} {
+				source := fmt.Sprintf("y%d", i)
+				req := req.Clone(t.Context())
+				req.URL.Path, req.Body = "/api/sources/"+source, io.NopCloser(strings.NewReader(`{"preset":"none"}`))
+				req.SetBasicAuth(user, token)
+				resp, err := public.http.Do(req)
+				require.NoError(t, err)
+				require.NoError(t, resp.Body.Close())
+				require.Equal(t, http.StatusOK, resp.StatusCode)
+				require.Equal(t, strings.TrimSuffix(c.want, ` as "ann"`), value[string](
+					t,
+					public.db,
+					"select details->>'caller' from spine.audit_log where action = 'source_added' and source = $1",
+					source,
+				))
+			}
 		})
 	}
 }

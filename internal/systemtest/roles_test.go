@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -48,6 +49,7 @@ func setUpRoles(t *testing.T) roleSetup {
 	require.Zero(t, code, stderr)
 	s.owner = open(t, owner, nil)
 	execute(t, s.owner, recipe(t, "grants"))
+	execute(t, s.owner, recipe(t, "connect"))
 	s.app, s.reader = s.as(t, "spine_app"), s.as(t, "spine_reader")
 	return s
 }
@@ -117,6 +119,11 @@ func TestRolesOfTheDocuments(t *testing.T) {
 	c.ok("source", "remove", "roles")
 	require.NotContains(t, p.output(), "42501", "nothing was denied")
 	require.NotContains(t, p.output(), `"level":"error"`)
+
+	// Whoever may connect hears the channels, so nobody else may.
+	execute(t, open(t, s.server, nil), "create role stranger login password 'change-me'")
+	_, err := pgx.Connect(t.Context(), s.as(t, "stranger"))
+	require.ErrorContains(t, err, "permission denied for database")
 
 	reader := commandLine{t: t, env: []string{"DATABASE_URL=" + s.reader}}
 	require.Contains(t, reader.ok("trace", "one"), "delivered")

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -140,6 +141,7 @@ func TestEveryByteOfEverySecret(t *testing.T) {
 		if name == "standard" {
 			text = "whsec_" + base64.StdEncoding.EncodeToString([]byte(random(24)))
 		}
+		bare := bareSecret(text)
 		secrets[name] = text
 		for file, content := range map[string]string{name: text, name + "-word": random(30)} {
 			secrets[file] = content
@@ -170,6 +172,15 @@ func TestEveryByteOfEverySecret(t *testing.T) {
 			r.Header.Set("Referer", "https://a.example/?sig="+text)
 			r.Header.Set("X-Other", base64.StdEncoding.EncodeToString([]byte(text)))
 			r.Header.Set("X-Hex", hex.EncodeToString([]byte(text)))
+			// A10: in odd places, too.
+			user := base64.StdEncoding.EncodeToString([]byte("u:" + bare))
+			r.Header["X-Odd"] = []string{
+				user, "//u:" + bare + "@h", "token=" + text, "bearer:" + text, `{"access_token":"` + text + `"}`,
+				"a;jsessionid=" + text, "https://h/?a=" + url.QueryEscape(url.QueryEscape(text)),
+			}
+			if name != "standard" { // its secret is no name
+				r.Header.Set(bare, "1")
+			}
 			if i > 0 {
 				r.Wire = append(r.Wire[:len(r.Wire):len(r.Wire)], ' ')
 			}
@@ -177,10 +188,14 @@ func TestEveryByteOfEverySecret(t *testing.T) {
 				r.Header.Set(parsedHeader(t, parsed), text+"-wrong")
 			}
 			if name != "twilio" { // it signs the query
-				r.URL.RawQuery = "id=" + text + "&code=" + text + "&x=" + text
+				r.URL.RawQuery = "id=" + text + "&code=" + text + "&x=" + text + "&" + text + "=&" + user
 			}
 			s.deliver(t, name, r)
 		}
+		if name != "standard" {
+			s.request(t, bare, "/webhook/"+name, "{}") // a method may have any name
+		}
+		s.request(t, http.MethodPut, "/webhook/"+name+"?"+text, "{}")
 		s.request(t, http.MethodPut, "/webhook/"+name+"?token="+text, "{}", "Authorization", "Bearer "+text)
 		s.request(t, http.MethodGet,
 			"/webhook/"+name+"?hub.mode=subscribe&hub.challenge=1&hub.verify_token="+secrets[name+"-word"], "")
@@ -220,11 +235,19 @@ func TestEveryByteOfEverySecret(t *testing.T) {
 	require.Contains(t, shown["spine.events"]+shown["events"], "application/json")
 	require.Contains(t, shown["a delivery"], "Webhook-Signature")
 	require.NotEmpty(t, log.String())
+	lower := map[string]string{}
+	for where, all := range shown {
+		lower[where] = strings.ToLower(all)
+	}
 	const window = 8
 	for name, text := range secrets {
-		bare := strings.TrimPrefix(strings.TrimPrefix(text, "whsec_"), "user:")
+		bare := bareSecret(text)
 		for _, form := range []string{
-			bare, hex.EncodeToString([]byte(bare)), base64.RawStdEncoding.EncodeToString([]byte(text)),
+			bare,
+			hex.EncodeToString([]byte(bare)),
+			base64.RawStdEncoding.EncodeToString([]byte(text)),
+			base64.RawStdEncoding.EncodeToString([]byte("u:" + bare))[3:],
+			strings.ToLower(bare), // as a part of a header's name
 		} {
 			long := window
 			if form != bare {
@@ -233,6 +256,9 @@ func TestEveryByteOfEverySecret(t *testing.T) {
 			for i := range len(form) - long + 1 {
 				part := form[i : i+long]
 				for where, all := range shown {
+					if form == strings.ToLower(bare) {
+						all = lower[where]
+					}
 					if strings.Contains(all, part) {
 						at := strings.Index(all, part)
 						t.Fatalf("%s of the secret %s is in %s: …%s…", part, name, where,
@@ -242,6 +268,11 @@ func TestEveryByteOfEverySecret(t *testing.T) {
 			}
 		}
 	}
+}
+
+// bareSecret is a secret without what stands before it in some schemes.
+func bareSecret(text string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(text, "whsec_"), "user:")
 }
 
 // parsedHeader is the header that proves a source's requests.
