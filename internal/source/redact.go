@@ -96,7 +96,8 @@ func (r *Redactor) learn(text string) {
 
 // holdsSecret reports whether a text holds one of the source's secrets.
 func (r *Redactor) holdsSecret(text string) bool {
-	return slices.ContainsFunc(r.forms, func(form secret.Value) bool { return strings.Contains(text, form.Reveal()) })
+	return len(text) >= minSecret &&
+		slices.ContainsFunc(r.forms, func(form secret.Value) bool { return strings.Contains(text, form.Reveal()) })
 }
 
 // isSecretItself reports whether the name of a header is a credential or holds a secret. The letters of a canonical

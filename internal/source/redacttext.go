@@ -2,7 +2,7 @@ package source
 
 import (
 	"encoding/base64"
-	"strconv"
+	"encoding/hex"
 	"strings"
 )
 
@@ -66,16 +66,34 @@ func (r *Redactor) redactParts(text, header string, nested int) string {
 	return b.String()
 }
 
-// hides reports whether a part of a text is replaced as a whole: it is a credential or a secret, or is encoded and
-// holds one.
+// hides reports whether a part of a text is replaced as a whole: it is a credential or a secret, or is encoded and holds
+// one.
 func (r *Redactor) hides(text, header string, nested int) bool {
 	if r.holdsSecret(text) || isCredential(text) ||
 		strings.Contains(text, "+") && isCredential(strings.ReplaceAll(text, "+", " ")) {
 		return true
 	}
-	plain := unescaped(text)
-	return plain != text &&
-		(nested == 0 || r.hides(plain, header, nested-1) || r.redactText(plain, header, nested-1) != plain)
+	// Each level is read once, so that a long text costs no more than its length times the levels.
+	for plain, before := unescaped(text), text; plain != before; plain, before = unescaped(plain), plain {
+		if nested--; nested < 0 || r.shows(plain, header) {
+			return true
+		}
+	}
+	return false
+}
+
+// shows reports whether there is a secret in a text as it stands.
+func (r *Redactor) shows(text, header string) bool {
+	if r.holdsSecret(text) || isCredential(text) || r.redactPairs(text, header) != text {
+		return true
+	}
+	for part := range strings.FieldsFuncSeq(text, func(c rune) bool { return strings.ContainsRune("&;?#", c) }) {
+		_, value, _ := strings.Cut(part, "=")
+		if isCredential(part) || isCredential(value) || isCredential(strings.ReplaceAll(value, "+", " ")) {
+			return true
+		}
+	}
+	return false
 }
 
 // redactPairs replaces the values of names that say that they are secret, and what stands before a host and in words
@@ -308,8 +326,9 @@ func unescaped(text string) string {
 		case len(rest) >= 6 && strings.HasPrefix(rest, `\u00`):
 			digits, skip = rest[4:6], 5
 		}
-		if c, err := strconv.ParseUint(digits, 16, 8); err == nil {
-			b = append(b, byte(c))
+		var c [1]byte
+		if n, err := hex.Decode(c[:], []byte(digits)); n == 1 && err == nil {
+			b = append(b, c[0])
 			i += skip
 			continue
 		}

@@ -416,3 +416,21 @@ func TestSingleHeaders(t *testing.T) {
 		require.Equal(t, want, compiled(t, settings, vault{"S": standardSecret}).SingleHeaders(), settings)
 	}
 }
+
+// What a stranger's 16 kB may cost: each text once for each level of encoding, and no more.
+func BenchmarkRedactHostile(b *testing.B) {
+	s := compiled(b, `{"preset":"token","secrets":["env:S","env:T"],"verify":[{"header":"X-Tok"}]}`,
+		vault{"S": "Hidden/secret+of:shop", "T": "abcdefghijklmnop0123456789abcdefghijkl"})
+	for name, part := range map[string]string{
+		"letters": "a", "encodings": "%25252525x", "encoded letters": "%61", "encoded pairs": "a=%2541&",
+		"pairs": "%3Ba%253D%25252541", "names of secrets": "token=a,", "names": "a:b ", "users": "u:p@x",
+		"backslashes": `\`, "escapes": `\u0025`, "separators": "&",
+	} {
+		b.Run(name, func(b *testing.B) {
+			h := http.Header{"X-A": {strings.Repeat(part, 16_000/len(part))}}
+			for b.Loop() {
+				s.Redact(h)
+			}
+		})
+	}
+}
