@@ -316,7 +316,8 @@ func TestTailChooses(t *testing.T) {
 	noted(t, db, "last")
 	require.Equal(t, []string{"one", "two", "last"}, tail.until(t, "last"))
 	require.Zero(t, tail.stop())
-	require.Empty(t, tail.stderr.String())
+	require.Equal(t, "spine: following the steps that fit --source, --action, from now on; Ctrl-C ends it\n",
+		tail.stderr.String())
 }
 
 func TestTrace(t *testing.T) {
