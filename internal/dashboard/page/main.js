@@ -33,7 +33,12 @@ function nowhere() {
 		'div',
 		{ class: 'view nowhere' },
 		heading,
-		h('p', { class: 'notice warn' }, icon('alert'), h('span', {}, 'No view has the address ', foreign(location.hash), '.')),
+		h(
+			'p',
+			{ class: 'notice warn' },
+			icon('alert'),
+			h('span', {}, 'No view has the address ', foreign(location.hash), '.'),
+		),
 		h('p', {}, h('a', { class: 'button', href: '#/' }, icon('home'), 'Overview')),
 	);
 	return { element, heading, title: 'Nothing here', update() {}, leave() {} };

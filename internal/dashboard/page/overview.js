@@ -161,7 +161,15 @@ export function overview(app, parameters) {
 						'table',
 						{ class: 'plain' },
 						h('caption', { class: 'visually-hidden' }, 'Last arrival from each source'),
-						h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'source'), h('th', { scope: 'col' }, 'last arrival'), h('th', { scope: 'col' }, 'state'))),
+						h(
+							'thead',
+							{},
+							h(
+								'tr',
+								{},
+								['source', 'last arrival', 'state'].map((title) => h('th', { scope: 'col' }, title)),
+							),
+						),
 						sources,
 					),
 				),
