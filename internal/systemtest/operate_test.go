@@ -211,7 +211,8 @@ func TestTailOutlivesTheDatabase(t *testing.T) {
 	require.Zero(t, tail.stop())
 	require.Regexp(
 		t,
-		`\A(spine: the database is away, trying again: .+\nspine: the database is back, nothing was missed\n)+\z`,
+		`\Aspine: following .+\n(spine: the database is away, trying again: .+\n`+
+			`spine: the database is back, nothing was missed\n)+\z`,
 		tail.stderr.String(),
 	)
 }
