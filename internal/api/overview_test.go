@@ -29,7 +29,11 @@ func TestOverview(t *testing.T) {
 		require.Equal(t, []any{}, raw["depth"].(map[string]any)["rows"])
 		require.Equal(t, []any{}, raw["paused"])
 		require.Nil(t, raw["oldest_ready_seconds"])
-		require.Equal(t, []any{map[string]any{"source": "default", "last_arrival_at": nil}}, raw["sources"])
+		require.Equal(
+			t,
+			[]any{map[string]any{"source": "default", "last_arrival_at": nil, "state": nil}},
+			raw["sources"],
+		)
 		steps := seconds / int(raw["step_seconds"].(float64))
 		series := raw["series"].(map[string]any)
 		require.Len(t, series, 18)

@@ -2,7 +2,6 @@ package command
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -109,7 +108,7 @@ func applySources(
 // describeServers prints what the servers make of sources that were changed.
 func describeServers(out io.Writer, changed []event.SourceSettings, views serverViews) error {
 	var b strings.Builder
-	consequence := ""
+	var broken []event.SourceSettings
 	b.WriteString("\n")
 	if len(views.Processes) == 0 && !views.failed { // a line is enough for all of them
 		fmt.Fprintf(&b, "the servers: %s\n", strings.Join(views.lines(changed[0]), "; "))
@@ -123,10 +122,12 @@ func describeServers(out io.Writer, changed []event.SourceSettings, views server
 		for _, line := range lines {
 			fmt.Fprintf(&b, "%s: %s\n", settings.Source, line)
 		}
-		consequence = cmp.Or(consequence, views.consequence(settings))
+		if views.isBroken(settings) {
+			broken = append(broken, settings)
+		}
 	}
-	if consequence != "" {
-		fmt.Fprintf(&b, "\n%s\n", consequence)
+	if len(broken) > 0 {
+		fmt.Fprintf(&b, "\n%s%s\n", storedAnyway, whatToDo(broken...))
 	}
 	_, err := io.WriteString(out, b.String())
 	return err

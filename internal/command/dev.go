@@ -35,8 +35,9 @@ func devCommand(env environ, b build) *cobra.Command {
 		Long: `Dev starts a private PostgreSQL, brings its schema up to date, and runs the API,
 the worker and a mock destination that fails half of all deliveries on purpose.
 You need not install or configure anything. Dev keeps its data in .spine, and reads
-the secrets of sources from files in .spine/secrets. Ctrl-C stops everything. If DATABASE_URL is set, dev uses that
-database instead.`,
+the secrets of sources from files in .spine/secrets. Ctrl-C stops everything; the data
+stays for the next start, unless you ask for --ephemeral. If DATABASE_URL is set, dev
+uses that database instead.`,
 		Example: `  spine dev
   spine dev --ephemeral                                  # keep nothing
   spine dev --destination-url http://127.0.0.1:3000/hooks # deliver to your own program
@@ -125,7 +126,10 @@ func runDev(
 		defer func() {
 			stopping, done := context.WithTimeout(context.WithoutCancel(ctx), postgresStopTimeout)
 			defer done()
-			err = errors.Join(err, server.Stop(stopping))
+			stopped := server.Stop(stopping)
+			if err = errors.Join(err, stopped); stopped == nil {
+				sayData(log, dir)
+			}
 		}()
 		go func() {
 			select {
@@ -137,6 +141,7 @@ func runDev(
 		s.Database.URL = service.PostgresURL(server.URL())
 	} else {
 		log.Info().Msg("DATABASE_URL is set: using that database and no private PostgreSQL")
+		defer func() { log.Info().Msg("the data stays in the database that DATABASE_URL names") }()
 	}
 
 	mock, err := service.NewMockAPI(ctx, s.Dev.MockListen, s.Mock, s.Stop, log)
@@ -174,15 +179,26 @@ func runDev(
 	return err
 }
 
+// sayData says at the end what becomes of the data of a private Postgres. dir is empty where that was ephemeral.
+func sayData(log zerolog.Logger, dir string) {
+	if dir == "" {
+		log.Info().Msg("PostgreSQL stopped, and its data is removed, as --ephemeral asks")
+		return
+	}
+	log.Info().
+		Str("dir", dir).
+		Msg("PostgreSQL stopped; the data stays, and the next start in this folder goes on with it")
+}
+
 // greeting is what a user of dev needs to know: addresses, and the folder of secrets.
 type greeting struct{ api, admin, mock, database, secrets string }
 
-// printGreeting says where everything is, and what to try.
+// printGreeting says where everything is, and what to try. The webhook is that of README, so that whoever pastes both
+// sees a duplicate and no conflict.
 func printGreeting(w io.Writer, g greeting) {
 	if absolute, err := filepath.Abs(g.secrets); err == nil {
 		g.secrets = absolute // whoever pastes it may stand elsewhere
 	}
-	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 	_, _ = fmt.Fprintf(w, `
 Spine is running. Ctrl-C stops it.
 
@@ -193,12 +209,15 @@ Spine is running. Ctrl-C stops it.
 
 Try:
 
-  curl %[1]s/webhook -H 'content-type: application/json' -d '{"event_id":"hello-001","event_type":"user.created",`+
-		`"occurred_at":"2024-01-30T12:00:00Z","payload":{"user_id":123}}'
-  curl %[5]s/api/events/hello-001
+  curl %[1]s/webhook -H 'content-type: application/json' -d '{"event_id":"test-001","event_type":"user.created",`+
+		`"occurred_at":"2024-01-30T12:00:00Z","payload":{"user_id":123,"mock_api":["status=503","failure_rate=0"]}}'
+  curl %[5]s/api/events/test-001
   export DATABASE_URL=%[3]s SECRET_DIR=%[6]s
-  %[4]s trace hello-001
+  %[4]s trace test-001
   %[4]s tail
 
-`, g.api, g.mock, quote(g.database), os.Args[0], g.admin, quote(g.secrets)) // nobody may be reading
+`, g.api, g.mock, singleQuoted(g.database), os.Args[0], g.admin, singleQuoted(g.secrets)) // nobody may be reading
 }
+
+// singleQuoted quotes a text for a shell.
+func singleQuoted(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }

@@ -3,6 +3,7 @@ package command
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -17,10 +18,19 @@ func TestGreeting(t *testing.T) {
 		api: "http://127.0.0.1:1", admin: "http://127.0.0.1:3", mock: "http://127.0.0.1:2",
 		database: "postgres:///x?user=o'neil", secrets: "/a b/secrets",
 	})
+	// README sends the same event first.
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	body := regexp.MustCompile(`(?s)-d '(\{.*?\})'`)
+	greeted, told := body.FindStringSubmatch(out.String()), body.FindStringSubmatch(string(readme))
+	require.NotNil(t, greeted)
+	require.NotNil(t, told)
+	require.JSONEq(t, told[1], greeted[1])
+
 	_, lines, found := strings.Cut(out.String(), "  export ")
 	require.True(t, found, out.String())
 	require.Equal(t, `DATABASE_URL='postgres:///x?user=o'\''neil' SECRET_DIR='/a b/secrets'
-  `+os.Args[0]+` trace hello-001
+  `+os.Args[0]+` trace test-001
   `+os.Args[0]+" tail\n\n", lines)
 }
 

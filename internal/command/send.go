@@ -74,6 +74,7 @@ taken for that of a preset, and --secret names the secret.`,
 				}
 				compiled, err := compiledSource(
 					cmd.Context(), database, from, preset, secrets, sign, allowed.Resolver(env.lookup),
+					func(c source.Config) string { return folderHint(env, c) },
 				)
 				if err != nil {
 					return err
@@ -165,7 +166,7 @@ func postSample(ctx context.Context, url string, s *source.Source, body []byte, 
 // the secrets of this environment, but none if nothing is to be signed.
 func compiledSource(
 	ctx context.Context, database service.DatabaseSettings, name, preset string, secrets []string, sign bool,
-	allowed source.Secrets,
+	allowed source.Secrets, hint func(source.Config) string,
 ) (*source.Source, error) {
 	c := source.Config{Preset: preset}
 	if database.URL != "" && preset == "" {
@@ -196,5 +197,9 @@ func compiledSource(
 	if !sign { // without a secret
 		c.Secrets, c.VerifyToken, c.Handshake, c.Verify = nil, "", "none", []source.Method{{Scheme: "none"}}
 	}
-	return source.Compile(name, c, allowed.Resolve)
+	compiled, err := source.Compile(name, c, allowed.Resolve)
+	if err != nil {
+		return nil, fmt.Errorf("%w%s", err, hint(c))
+	}
+	return compiled, nil
 }

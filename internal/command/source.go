@@ -5,12 +5,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/service"
 	"github.com/webhookspine/spine/internal/source"
 	"github.com/webhookspine/spine/internal/store"
 	"github.com/webhookspine/spine/internal/terminal"
@@ -154,6 +159,7 @@ func settledState(settings event.SourceSettings, c source.Config, err error) str
 
 func sourceShowCommand(env environ) *cobra.Command {
 	var asJSON bool
+	var allowed service.SecretSettings
 	cmd := &cobra.Command{
 		Use: "show NAME", Short: "Show a source: its settings, and what to enter at the provider",
 		Example: "  spine source show github",
@@ -167,12 +173,16 @@ func sourceShowCommand(env environ) *cobra.Command {
 		if asJSON {
 			return terminal.WriteJSON(cmd.OutOrStdout(), settings)
 		}
-		return describeSource(cmd.OutOrStdout(), settings, readServers(cmd, s, []string{name}))
-	})
+		return describeSource(cmd.OutOrStdout(), settings, readServers(cmd, s, []string{name}),
+			allowed.Resolver(env.lookup))
+	}, &allowed)
 }
 
-// describeSource prints a source's state, its settings, and what to enter at the provider.
-func describeSource(out io.Writer, settings event.SourceSettings, views serverViews) error {
+// describeSource prints a source's state, its settings, and what to enter at the provider. secrets are those of this
+// command's own environment.
+func describeSource(
+	out io.Writer, settings event.SourceSettings, views serverViews, secrets source.Secrets,
+) error {
 	c, err := source.ParseConfig(settings.Settings)
 	var b strings.Builder
 	states := views.lines(settings)
@@ -192,11 +202,18 @@ func describeSource(out io.Writer, settings event.SourceSettings, views serverVi
 	if json.Indent(&pretty, settings.Settings, "          ", "  ") == nil {
 		fmt.Fprintf(&b, "\nsettings  %s\n", terminal.PrintableLines(pretty.String()))
 	}
+	if views.isBroken(settings) {
+		stored := ""
+		if views.waited > 0 {
+			stored = storedAnyway
+		}
+		fmt.Fprintf(&b, "\n%s%s\n", stored, whatToDo(settings))
+	}
 	if err == nil {
 		if _, err = c.Resolve(); err == nil {
 			if preset, ok := source.PresetOf(c.Preset); ok {
 				b.WriteString("\n")
-				for i, step := range preset.StepsFor(settings.Source, c) {
+				for i, step := range preset.StepsFor(settings.Source, c, howToSee(secrets)) {
 					fmt.Fprintf(&b, "%d. %s\n", i+1, terminal.Printable(step))
 				}
 			}
@@ -205,11 +222,54 @@ func describeSource(out io.Writer, settings event.SourceSettings, views serverVi
 	if err != nil {
 		fmt.Fprintf(&b, "\nThe source cannot be used: %s\n", terminal.OneLine(err.Error()))
 	}
-	if consequence := views.consequence(settings); views.waited > 0 && consequence != "" {
-		fmt.Fprintf(&b, "\n%s\n", consequence)
-	}
 	_, err = io.WriteString(out, b.String())
 	return err
+}
+
+// howToSee returns a function that says how a person sees the secret that a reference names. It prints no secret. It
+// is empty of variables: whoever has set one knows where.
+func howToSee(secrets source.Secrets) func(ref string) string {
+	return func(ref string) string {
+		name, ok := secrets.File(ref)
+		if !ok {
+			return ""
+		}
+		if _, err := os.Stat(name); err != nil || !hasCat() {
+			return "to see it, print the file " + filepath.Base(name) + " of the server's SECRET_DIR"
+		}
+		if here, err := os.Getwd(); err == nil {
+			if beneath, err := filepath.Rel(here, name); err == nil && filepath.IsLocal(beneath) {
+				name = beneath
+			}
+		}
+		return "to see it: cat " + shellQuote(name)
+	}
+}
+
+// hasCat reports whether this is a place where people look at files, and no container that has Spine alone.
+func hasCat() bool {
+	_, err := exec.LookPath("cat")
+	return err == nil
+}
+
+// shellQuote quotes a word for a shell, where that needs it.
+func shellQuote(word string) string {
+	if !strings.ContainsFunc(word, func(r rune) bool {
+		return !strings.ContainsRune("/.-_", r) && (r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r))
+	}) {
+		return word
+	}
+	return singleQuoted(word)
+}
+
+// folderHint says what to set where a command cannot read the file of a secret because nobody has told it the folder.
+func folderHint(env environ, c source.Config) string {
+	if _, set := env.lookup("SECRET_DIR"); set || !slices.ContainsFunc(secretRefs(c), func(ref string) bool {
+		return strings.HasPrefix(ref, "file:")
+	}) {
+		return ""
+	}
+	return "; SECRET_DIR is not set here: set it to the server's folder of secrets, .spine/secrets after make run"
 }
 
 func sourcePresetsCommand() *cobra.Command {

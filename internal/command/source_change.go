@@ -90,7 +90,8 @@ rejected. Rotate waits for up to 3 s and prints what the servers make of it.`,
 		if asJSON {
 			return terminal.WriteJSON(cmd.OutOrStdout(), settings)
 		}
-		return describeSource(cmd.OutOrStdout(), settings, awaitServers(cmd, s, settings))
+		return describeSource(cmd.OutOrStdout(), settings, awaitServers(cmd, s, settings),
+			allowed.Resolver(env.lookup))
 	}, &allowed)
 }
 

@@ -58,7 +58,8 @@ holds a time grows old: --at says when the request came.`,
 		servers := strings.Join(views.lines(settings), "; ")
 		compiled, err := source.Compile(name, c, allowed.Resolver(env.lookup).Resolve)
 		if err != nil {
-			return fmt.Errorf("with the secrets of this command's own environment: %w (the servers: %s)", err, servers)
+			return fmt.Errorf("with the secrets of this command's own environment: %w%s (the servers: %s)", err,
+				folderHint(env, c), servers)
 		}
 		for _, p := range compiled.Unread() {
 			fmt.Fprintf(cmd.ErrOrStderr(), "spine: not tried: %s %s\n", p.Field, terminal.Printable(p.Detail))
@@ -83,7 +84,7 @@ holds a time grows old: --at says when the request came.`,
 			lookup = event.ErrSourceDisabled
 		}
 		tried := service.DryRun(compiled, lookup, r, intake.MaxBodyBytes)
-		if asJSON && tried.Cause == "" && views.consequence(settings) != "" {
+		if asJSON && tried.Cause == "" && views.isBroken(settings) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "spine: the servers: %s\n", servers)
 		}
 		if err := printDryRun(cmd.OutOrStdout(), tried, asJSON); err != nil || asJSON {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/source"
 	"github.com/webhookspine/spine/internal/store"
 	"github.com/webhookspine/spine/internal/terminal"
 )
@@ -166,15 +167,55 @@ func (v serverViews) lines(settings event.SourceSettings) (lines []string) {
 	return lines
 }
 
-// consequence says what it means that a change is stored which a server cannot use. It is empty where all is well.
-func (v serverViews) consequence(settings event.SourceSettings) string {
-	if settings.DisabledAt != nil {
-		return ""
-	}
-	for _, g := range v.groups(settings) {
-		if g.state == "broken" {
-			return "The settings are stored all the same. Until this is mended, a server where the source is broken answers 503."
+// isBroken reports whether a server cannot use a source.
+func (v serverViews) isBroken(settings event.SourceSettings) bool {
+	return settings.DisabledAt == nil && slices.ContainsFunc(v.groups(settings), func(g serverGroup) bool {
+		return g.state == "broken"
+	})
+}
+
+// storedAnyway goes before whatToDo where something was changed.
+const storedAnyway = "The settings are stored all the same.\n"
+
+// whatToDo says what it means that a server cannot use some sources as they were changed, and what mends that. broken
+// are the settings of these.
+func whatToDo(broken ...event.SourceSettings) string {
+	names, wait := make([]string, len(broken)), map[string]bool{}
+	for i, settings := range broken {
+		names[i] = settings.Source
+		c, err := source.ParseConfig(settings.Settings)
+		if err != nil {
+			continue // its state says what is wrong
+		}
+		for _, ref := range append(secretRefs(c), c.VerifyToken) {
+			kind, _, _ := strings.Cut(ref, ":")
+			wait[kind] = true
 		}
 	}
-	return ""
+	be := "is"
+	if len(names) > 1 {
+		be = "are"
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s not usable yet: the state says where and why.\n"+
+		"Until that is mended, a server where it is broken answers 503 and keeps the requests.\n",
+		strings.Join(names, ", "), be)
+	if wait["file"] {
+		b.WriteString("A server looks at the files of secrets every second, and uses a new one without a restart.\n")
+	}
+	if wait["env"] {
+		b.WriteString("A server reads its variables as it starts: after you have set one, start it again.\n")
+	}
+	fmt.Fprintf(&b, "spine source show %s then says verified, and spine rejected replay --all --source %[1]s "+
+		"takes what came before.", names[0])
+	return b.String()
+}
+
+// secretRefs are the references of a source's secrets.
+func secretRefs(c source.Config) []string {
+	refs := make([]string, len(c.Secrets), len(c.Secrets)+1)
+	for i, s := range c.Secrets {
+		refs[i] = s.Ref
+	}
+	return refs
 }

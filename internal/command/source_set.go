@@ -133,7 +133,9 @@ func sourceSetCommand(env environ, verb string) *cobra.Command {
 		Use: "add NAME", Short: "Add a source",
 		Long: `Add adds a source. It waits for up to 3 s until every server has read it, and prints
 what they make of it: whether they can read its secrets. Then it prints what to enter
-at the provider.`,
+at the provider. It exits with 0 once the settings are stored, also where no server can
+use the source yet: many providers show their secret only after you have given them the
+address.`,
 		Example: `  spine source add github --preset github --secret file:github
   spine source add billing --preset hmac --secret file:billing --settings billing.json
   spine source add internal --preset bearer --secret env:SPINE_SECRET_INTERNAL --id '{body:/id}' --type '{body:/kind}'`,
@@ -195,6 +197,6 @@ what the servers make of it.`
 		if current, err = s.Source(cmd.Context(), name); err != nil {
 			return err
 		}
-		return describeSource(cmd.OutOrStdout(), current, awaitServers(cmd, s, current))
+		return describeSource(cmd.OutOrStdout(), current, awaitServers(cmd, s, current), secrets)
 	}, &allowed)
 }

@@ -32,7 +32,8 @@ func tailCommand(env environ) *cobra.Command {
 		Long: `Tail prints each step of each event as it is committed: received, stored,
 attempted, failed, delivered. It misses nothing and repeats nothing, even if the
 database goes away and comes back. If the database is put back to an earlier
-state, tail says so and goes on from then. Ctrl-C ends it.
+state, tail says so and goes on from then. Ctrl-C ends it. The standard error says
+first what is followed, so that silence means that nothing happens.
 
 On a terminal it prints sentences. In a pipe it prints a line a step, with its
 action and details, or with --json an object a line.
@@ -88,6 +89,7 @@ into a status:
 			} else {
 				t.cursor = trail.CursorSince(since.Time)
 			}
+			cmd.PrintErrf("spine: following %s; Ctrl-C ends it\n", followed(cmd, since.Time))
 			return t.run(cmd.Context(), settings.DirectURL())
 		},
 	}
@@ -108,6 +110,24 @@ into a status:
 	completeFlag(cmd, "status", fixedValues(event.Statuses()))
 	completeFlag(cmd, "action", fixedValues(actions()))
 	return cmd
+}
+
+// followed says which steps a tail follows, by the flags that were given.
+func followed(cmd *cobra.Command, since time.Time) string {
+	var chosen []string
+	for _, name := range []string{"event", "source", "type", "status", "action"} {
+		if cmd.Flags().Changed(name) {
+			chosen = append(chosen, "--"+name)
+		}
+	}
+	what, from := "every step of every event", "from now on"
+	if len(chosen) > 0 {
+		what = "the steps that fit " + strings.Join(chosen, ", ")
+	}
+	if !since.IsZero() {
+		from = "since " + since.UTC().Format(time.RFC3339)
+	}
+	return what + ", " + from
 }
 
 // actions are the names of all actions.

@@ -149,8 +149,11 @@ func logMigrated(log zerolog.Logger, m store.Migrated) {
 			Msg("the schema belongs to a newer version of Spine, with which this one still works")
 		return
 	}
-	log.Info().Int64("version", m.Version).Ints64("applied", m.Applied).
-		Bool("functions", m.Functions).Int("partitions", m.Partitions).Msg("the schema is up to date")
+	done := "the schema is up to date"
+	if n := len(m.Applied); n > 0 {
+		done += ": " + terminal.Plural(int64(n), "migration") + " applied"
+	}
+	log.Info().Int64("version", m.Version).Msg(done)
 }
 
 // IsUnreachable reports whether an error says that the database cannot be reached now. It does not if the database

@@ -193,7 +193,7 @@ func TestResolvedPresets(t *testing.T) {
 		require.NotEmpty(t, p.Title)
 		require.NotEmpty(t, p.Steps)
 		p.Config.Verify[0].Scheme = "changed" // it is the caller's own
-		steps := strings.Join(p.StepsFor("mine", r), "\n")
+		steps := strings.Join(p.StepsFor("mine", r, unseen), "\n")
 		require.NotContains(t, steps, "{")
 		if r.URL == "" {
 			require.Contains(t, steps, "/webhook/mine", preset)

@@ -43,15 +43,19 @@ type sample struct {
 // StepsFor returns the steps for a source of this name and these settings. They
 // name its path and the references of its secrets. They leave the host open
 // where the settings have no URL. The last one says what to expect of the
-// provider after a failure.
-func (p Preset) StepsFor(name string, c Config) []string {
+// provider after a failure. The step that takes a secret to the provider also
+// says what see says of its reference, where that is not empty.
+func (p Preset) StepsFor(name string, c Config, see func(ref string) string) []string {
 	address := c.URL
 	if address == "" {
 		address = "https://YOUR-HOST" + pathOf(name)
 	}
-	secret := "its secret"
+	secret, seen := "its secret", ""
 	if len(c.Secrets) > 0 {
 		secret = c.Secrets[0].Ref
+		if seen = see(secret); seen != "" {
+			seen = " (" + seen + ")"
+		}
 	}
 	word := "its verify token"
 	if c.VerifyToken != "" {
@@ -60,7 +64,12 @@ func (p Preset) StepsFor(name string, c Config) []string {
 	fill := strings.NewReplacer("{address}", address, "{secret}", secret, "{word}", word)
 	var steps []string
 	for _, step := range p.Steps {
-		steps = append(steps, fill.Replace(step))
+		taken := strings.Contains(step, "{secret} holds") // from the file to the provider, and not back
+		step = fill.Replace(step)
+		if taken {
+			step = strings.TrimSuffix(step, ".") + seen
+		}
+		steps = append(steps, step)
 	}
 	return append(steps, "What fails is sent again: "+p.Retries+".")
 }

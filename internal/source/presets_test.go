@@ -1,6 +1,7 @@
 package source
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -86,10 +87,27 @@ func TestPresetsAreNotShared(t *testing.T) {
 	}
 }
 
+// unseen says of no secret how to see it.
+func unseen(string) string { return "" }
+
+// A secret that goes to the provider can be seen; one that comes from there is put where the reference says.
+func TestStepsSayHowToSeeASecret(t *testing.T) {
+	see := func(ref string) string { return "to see it: cat " + ref }
+	for preset, want := range map[string]string{
+		"github": "Secret: the one that file:s holds (to see it: cat file:s)",
+		"hmac":   "Enter the secret that file:s holds as its signing secret (to see it: cat file:s)",
+		"stripe": "Reveal the signing secret (whsec_…) and copy all of it to where file:s says.",
+	} {
+		p, _ := PresetOf(preset)
+		require.Contains(t, p.StepsFor("mine", Config{Secrets: []Secret{{Ref: "file:s"}}}, see), want)
+		require.NotContains(t, strings.Join(p.StepsFor("mine", Config{}, see), "\n"), "to see")
+	}
+}
+
 // G4: each preset says whether its provider tries again, and source add says it with the other steps.
 func TestPresetsSayWhetherTheProviderTriesAgain(t *testing.T) {
 	for _, p := range AllPresets() {
-		steps := p.StepsFor("name", p.Config)
+		steps := p.StepsFor("name", p.Config, unseen)
 		require.Equal(t, "What fails is sent again: "+p.Retries+".", steps[len(steps)-1])
 		require.Regexp(
 			t,

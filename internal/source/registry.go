@@ -395,10 +395,18 @@ func (r *Registry) status(e *entry, now time.Time) event.SourceStatus {
 	if c, err := ParseConfig(e.settings.Settings); err == nil {
 		s.Preset = c.Preset
 		if preset, known := PresetOf(c.Preset); known {
-			s.Steps = preset.StepsFor(name, c)
+			s.Steps = preset.StepsFor(name, c, r.whereItIs)
 		}
 	}
 	return s
+}
+
+// whereItIs says which file of this process has the secret that a reference names. It is empty of variables.
+func (r *Registry) whereItIs(ref string) string {
+	if path, ok := r.secrets.File(ref); ok {
+		return "on the server, it is in " + path
+	}
+	return ""
 }
 
 // problems say at a time why a source is broken or closed, or warn about one that works.

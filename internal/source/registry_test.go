@@ -188,7 +188,7 @@ func TestRegistryKeepsBrokenSources(t *testing.T) {
 				State:  "open",
 				Path:   "/webhook/open",
 				Preset: "none",
-				Steps:  preset.StepsFor("open", Config{}),
+				Steps:  preset.StepsFor("open", Config{}, unseen),
 			},
 		}, r.Statuses())
 

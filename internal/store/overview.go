@@ -67,7 +67,18 @@ func (s *Store) Overview(ctx context.Context, over time.Duration) (o view.Overvi
 		batch,
 		pgx.CollectRows[view.SourceArrival],
 		&o.Sources,
-		"select name, last_arrival_at from spine.sources order by name",
+		`select s.name, s.last_arrival_at, case
+			when s.disabled_at is not null then 'disabled'
+			when b.source is not null then 'broken'
+			end
+		from spine.sources s
+			left join (
+				select p.source, max(p.settings_at) as settings_at
+				from spine.source_reports p join spine.receivers r on r.process = p.process
+				where p.state = 'broken' and r.told_at > clock_timestamp() - interval '150 seconds'
+				group by p.source
+			) b on b.source = s.name and b.settings_at >= s.updated_at
+		order by s.name`,
 	)
 	// now() and not clock_timestamp(), which no index condition may hold. The database sums, so that a thousand sources
 	// are no more to send than one.

@@ -622,6 +622,27 @@ func TestOverview(t *testing.T) {
 	require.Equal(t, "default", o.Sources[0].Source)
 	require.NotNil(t, o.Sources[0].LastArrivalAt)
 	require.Equal(t, view.SourceArrival{Source: "github"}, o.Sources[1])
+	states := func() (states []string) {
+		o, err := d.Overview(t.Context(), 15*time.Minute)
+		require.NoError(t, err)
+		for _, s := range o.Sources {
+			if s.State != nil {
+				states = append(states, s.Source+" is "+*s.State)
+			}
+		}
+		return states
+	}
+	// G16: a source that a running process cannot use is told. What a process said of older settings is not.
+	d.run("insert into spine.receivers values ('p', clock_timestamp()), ('q', clock_timestamp())")
+	d.run("insert into spine.source_reports select 'p', name, updated_at, 'broken' from spine.sources")
+	d.run("insert into spine.source_reports select 'q', name, updated_at, 'open' from spine.sources")
+	require.Equal(t, []string{"default is broken", "github is broken"}, states())
+	d.run("update spine.sources set updated_at = updated_at + interval '1 s' where name = 'default'")
+	require.Equal(t, []string{"github is broken"}, states())
+	d.run("update spine.receivers set told_at = told_at - interval '3 minutes' where process = 'p'")
+	require.Empty(t, states())
+	d.run("update spine.sources set disabled_at = now() where name = 'github'")
+	require.Equal(t, []string{"github is disabled"}, states())
 	s := o.Series
 	require.Equal(t, []int64{5, 5, 0, 0, 0, 5, 2, 1, 1}, []int64{
 		sum(

@@ -629,6 +629,9 @@ func (w browser) showsText(t *testing.T) {
 	b.requireNotReloaded()
 }
 
+// longID is an id without a place to break.
+var longID = strings.Repeat("a1", 120)
+
 // views are the addresses of all views of a page that has these events.
 var views = []string{
 	"#/",
@@ -642,6 +645,8 @@ var views = []string{
 	"#/test",
 	"#/event?id=dead&source=default",
 	"#/event?id=nobody",
+	"#/event?id=" + longID,
+	"#/nowhere",
 }
 
 // furnished is a service on which every view has something to show.
@@ -651,10 +656,20 @@ func furnished(t *testing.T) *target {
 	s.accept(t, "done", `{"a":[1,{"b":null}]}`)
 	s.accept(t, "dead", `{"do":["status=422"]}`)
 	s.accept(t, "later", `{"do":["status=503"]}`)
+	long := strings.Replace(
+		webhook(longID, `{"`+longID+`":"`+longID+`"}`),
+		"user.created",
+		strings.Repeat("long", 25),
+		1,
+	)
+	require.Equal(t, "accepted", s.post(t, long).status())
+	execute(t, s.db, `select spine.put_source('shop', '{"preset":"github","secrets":["env:SHOP_WEBHOOK_SECRET"]}')`)
 	require.Equal(t, "conflict", s.post(t, webhook("dead", `{"do":[],"more":1}`)).status())
 	d.await(t, "later", 1)
 	s.awaitStatus(t, "dead", "dead")
 	s.awaitStatus(t, "later", "failed")
+	s.awaitStatus(t, longID, "completed")
+	await(t, s.db, 1, "select count(*) from spine.source_reports where source = 'shop' and state = 'broken'")
 	execute(t, s.db, "select spine.pause()")
 	s.accept(t, "waits", `{}`)
 	require.Equal(t, http.StatusUnprocessableEntity, s.post(t, `{}`).code)
@@ -804,7 +819,7 @@ func (w browser) worksByKeyboard(t *testing.T) {
 	s := furnished(t)
 	b := w.tab(t)
 	b.open(s.url, "#/")
-	for _, view := range views[:len(views)-1] {
+	for _, view := range views[:len(views)-3] {
 		b.show(view)
 		b.settled()
 		count := get[int](b, reachable)
@@ -842,6 +857,17 @@ func (w browser) worksByKeyboard(t *testing.T) {
 	// Back leads to the view before.
 	b.run(`history.back()`)
 	b.sees(`location.hash === '#/audit' && document.querySelector('h1').innerText === 'Audit'`)
+
+	// An address that leads nowhere says so, whatever it is called.
+	for _, hash := range []string{"#/nowhere", "#/constructor"} {
+		b.show(hash)
+		b.sees(`document.querySelector('h1').innerText === 'There is nothing here' &&
+			document.querySelector('main').innerText.includes(location.hash) &&
+			!document.querySelector('nav [aria-current]')`)
+	}
+	b.press("main .view a.button")
+	b.sees(`location.hash === '#/' && document.querySelector('#verdict')`)
+	b.show("#/audit")
 
 	// Filters stand in the address.
 	b.enter("[name=action]", "conflict_detected")
@@ -907,6 +933,7 @@ func (w browser) answersAtOnce(t *testing.T) {
 			'{"id":"lost-1"}', 1)`)
 	s.accept(t, "77O1", `{"amount":1}`)
 	require.Equal(t, "conflict", s.post(t, webhook("77O1", `{"amount":2}`)).status())
+	many := `{"amount":3,"items":[` + strings.Repeat("0,", 60) + `0]}`
 
 	b := w.tab(t)
 	b.mayFail() // browsers log every 404
@@ -917,7 +944,12 @@ func (w browser) answersAtOnce(t *testing.T) {
 	b.sees(`document.querySelector('[data-topic=near] a')?.innerText.includes('77O1')`)
 	b.press("[data-topic=near] a")
 
-	b.sees(`document.querySelector('#conflicts .places-list')?.innerText.includes('/amount 1 → 2')`)
+	// G16: a conflict is told once. Where nobody sees at a glance what differs, its places are listed.
+	b.sees(`document.querySelector('#conflicts .line.new')?.innerText.includes('"amount": 2') &&
+		document.querySelector('#conflicts').innerText.match(/\b2\b/g).length === 1`)
+	require.Equal(t, "conflict", s.post(t, webhook("77O1", many)).status())
+	b.sees(`document.querySelector('#conflicts .places-list')?.innerText.includes('/amount 1 → 3')`)
+	execute(t, s.db, "delete from spine.conflicts where payload->>'amount' = '3'")
 	execute(t, s.db, "select spine.pause('default', 'deploying billing')")
 	execute(t, s.db, "update spine.processing_state set status = 'dead' where event_id = '77O1'")
 	b.sees(
@@ -1050,6 +1082,10 @@ func (w browser) asksFirst(t *testing.T) {
 	asked("Replay this request?")
 	b.press(yes)
 	told("It was rejected again")
+	b.sees(`document.querySelector('tbody [data-status=refused]').innerText.includes('rejected again')`)
+	b.sees(`document.querySelector('tbody .remedies a').innerText === 'See all of it'`)
+	b.press("tbody .remedies a")
+	b.sees(`document.querySelector('h1').innerText.startsWith('Rejected request')`)
 	b.requireNotReloaded()
 }
 
@@ -1064,6 +1100,8 @@ func (w browser) saysWhatIsKnown(t *testing.T) {
 
 	// The tiles, the verdict, the destinations and the charts have the same figures.
 	b.sees(`document.querySelector('#verdict').innerText.includes('1 dead letter')`)
+	b.sees(`document.querySelector('#verdict').innerText.includes('the source shop is broken')`)
+	b.sees(`document.querySelector('[aria-labelledby=h-sources] tbody tr').innerText.includes('broken')`)
 	b.sees(`(() => {
 		const tile = (name) => [...document.querySelectorAll('.tile')].find((e) => e.innerText.includes(name))
 			.querySelector('.tile-value').innerText;

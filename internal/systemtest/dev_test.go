@@ -117,7 +117,10 @@ func TestDevKeepsItsData(t *testing.T) {
 	id := d.deliver(t)
 	// The statements of the contract work as they stand.
 	require.Equal(t, "default", value[string](t, d.spine.db, "SELECT source FROM events WHERE event_id = $1", id))
+	require.Regexp(t, `"version":\d+,.*"the schema is up to date: \d+ migrations applied"`, d.output())
 	d.interrupt(t)
+	// G8: the last line says what becomes of the data.
+	require.Regexp(t, `"dir":"`+dir+`",.*"PostgreSQL stopped; the data stays, [^"]*"}\n$`, d.output())
 
 	d = startDev(t, "--dir", dir)
 	require.Equal(t, "deduplicated", d.spine.post(t, webhook(id, `{"user_id":123}`)).status())
@@ -151,4 +154,5 @@ func TestDevKeepsNothing(t *testing.T) {
 	held.await(t, id, 1)
 	d.interrupt(t)
 	require.NoDirExists(t, d.folder)
+	require.Regexp(t, `"PostgreSQL stopped, and its data is removed, as --ephemeral asks"}\n$`, d.output())
 }

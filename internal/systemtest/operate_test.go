@@ -211,7 +211,8 @@ func TestTailOutlivesTheDatabase(t *testing.T) {
 	require.Zero(t, tail.stop())
 	require.Regexp(
 		t,
-		`\A(spine: the database is away, trying again: .+\nspine: the database is back, nothing was missed\n)+\z`,
+		`\Aspine: following .+\n(spine: the database is away, trying again: .+\n`+
+			`spine: the database is back, nothing was missed\n)+\z`,
 		tail.stderr.String(),
 	)
 }
@@ -316,7 +317,8 @@ func TestTailChooses(t *testing.T) {
 	noted(t, db, "last")
 	require.Equal(t, []string{"one", "two", "last"}, tail.until(t, "last"))
 	require.Zero(t, tail.stop())
-	require.Empty(t, tail.stderr.String())
+	require.Equal(t, "spine: following the steps that fit --source, --action, from now on; Ctrl-C ends it\n",
+		tail.stderr.String())
 }
 
 func TestTrace(t *testing.T) {

@@ -36,7 +36,21 @@ func TestServersTellWhatTheyMakeOfASource(t *testing.T) {
 	gone := `broken at \S+: secrets\[0\] file:github cannot be read: the file github is not there ` +
 		regexp.QuoteMeta("(SECRET_DIR "+lacks+")")
 	require.Regexp(t, `(?m)^(state)? +`+gone+`$`, added)
-	require.Contains(t, added, "The settings are stored all the same.")
+	require.Contains(t, added, "The settings are stored all the same.\ngithub is not usable yet: the state says")
+	require.Contains(t, added, "A server looks at the files of secrets every second")
+	require.Contains(t, added, "spine rejected replay --all --source github takes what came before.\n\n1. In the repo")
+	// The provider's form needs the secret. It is not printed.
+	require.Contains(t, added, "4. Secret: the one that file:github holds (to see it: cat "+shell+"/github)\n")
+	require.NotContains(t, added, "xyzzy")
+	blind := commandLine{t: t, env: []string{"DATABASE_URL=" + database}}
+	require.Contains(
+		t,
+		blind.ok("source", "show", "github"),
+		"(to see it, print the file github of the server's SECRET_DIR)",
+	)
+	for _, trial := range [][]string{{"send", "--source", "github", "--sign"}, {"source", "test", "github"}} {
+		require.Contains(t, blind.fails(1, trial...), "; SECRET_DIR is not set here: set it to the server's folder")
+	}
 	require.Equal(
 		t,
 		503,
@@ -74,6 +88,7 @@ func TestServersTellWhatTheyMakeOfASource(t *testing.T) {
 		rotated,
 	)
 	require.NotContains(t, rotated, "stored all the same")
+	require.NotContains(t, rotated, "not usable")
 	require.Contains(t, c.ok("source", "set", "github", "--secret", "file:github"), "verified at ")
 	broken := c.ok("source", "rotate", "github", "--secret", "file:github-2", "--keep", "0")
 	require.Equal(t, 2, strings.Count(broken, "broken at "), broken)
@@ -91,7 +106,12 @@ func TestServersTellWhatTheyMakeOfASource(t *testing.T) {
 	require.Regexp(t, `(?m)^github: verified at \S+, \S+$`, applied)
 	require.Regexp(t, `(?m)^any: open at \S+, \S+$`, applied)
 	require.Regexp(t, `(?m)^billing: broken at \S+, \S+: secrets\[0\] env:A_WEBHOOK_SECRET is not set`, applied)
-	require.Contains(t, applied, "stored all the same")
+	require.Contains(t, applied, "stored all the same.\nbilling is not usable yet")
+	require.Contains(
+		t,
+		applied,
+		"\nA server reads its variables as it starts: after you have set one, start it again.\n",
+	)
 	require.Equal(t, "0 sources changed, 3 unchanged\n", c.ok("apply", "-f", "-"))
 
 	// JSON is as it was, and nobody waits for it.

@@ -43,10 +43,12 @@ type PauseRow struct {
 	Reason      *string         `json:"reason"`    // as far as somebody gave one
 }
 
-// SourceArrival says when a source last sent a new event.
+// SourceArrival says when a source last sent a new event, and whether it can.
 type SourceArrival struct {
 	Source        string           `json:"source"`
 	LastArrivalAt *event.Timestamp `json:"last_arrival_at"` // null when it never did
+	// State is disabled, or broken where a process that receives webhooks cannot use the source, or null.
+	State *string `json:"state"`
 }
 
 // Series are numbers over time, with an element for each time step. The last time step is still under way. Null means

@@ -18,12 +18,15 @@ function svg(tag, attributes, ...children) {
 }
 
 // Chart draws lines: [{label, colour, fill}], where colour is a class of the style sheet. show puts a value in words;
-// duration says that values are seconds.
+// duration says that values are seconds, whole that they are counts. Where sparse is true, a value that is unknown is
+// one that nothing was there to measure: a faint line leads from the value before to the one after.
 export class Chart {
 	#title;
 	#lines;
 	#show;
 	#duration;
+	#whole;
+	#sparse;
 	#data = null; // times in seconds, then the values of each line
 	#latest = [];
 	#values;
@@ -36,11 +39,13 @@ export class Chart {
 	#y = () => 0;
 	element;
 
-	constructor({ title, unit, lines, show, duration = false }) {
+	constructor({ title, unit, lines, show, duration = false, whole = false, sparse = false }) {
 		this.#title = title;
 		this.#lines = lines;
 		this.#show = show;
 		this.#duration = duration;
+		this.#whole = whole;
+		this.#sparse = sparse;
 		this.#values = lines.map(() => h('b', {}, unknown));
 		this.#area = h(
 			'div',
@@ -73,7 +78,11 @@ export class Chart {
 						h(
 							'li',
 							{},
-							h('span', { class: `key ${line.colour} dash-${i}`, 'aria-hidden': 'true' }),
+							svg(
+							'svg',
+							{ class: `key ${line.colour} dash-${i}`, 'aria-hidden': 'true', width: 20, height: 8 },
+							svg('path', { class: 'line', d: 'M1 4h18' }),
+						),
 							line.label,
 							' ',
 							this.#values[i],
@@ -127,7 +136,7 @@ export class Chart {
 		const from = times[0] ?? 0;
 		const to = times[times.length - 1] ?? 1;
 		const top = Math.max(0, ...columns.flat().filter((v) => v !== null));
-		const ticks = marks(top, this.#duration);
+		const ticks = marks(top, this.#duration, this.#whole);
 		const most = ticks[ticks.length - 1] || 1;
 		this.#x = (t) => inset.left + ((t - from) / (to - from || 1)) * (width - inset.left - inset.right);
 		this.#y = (v) => height - inset.bottom - (v / most) * (height - inset.top - inset.bottom);
@@ -143,13 +152,18 @@ export class Chart {
 		);
 		this.#drawing.setAttribute('width', width);
 		this.#drawing.setAttribute('viewBox', `0 0 ${width} ${height}`);
-		this.#drawing.replaceChildren(...grid, ...clock, ...lines, this.#cursor);
+		const none = columns.some((c) => c.some((v) => v !== null))
+			? []
+			: [svg('text', { class: 'x', x: (inset.left + width) / 2, y: height / 2 }, 'nothing in this time')];
+		this.#drawing.replaceChildren(...grid, ...clock, ...lines, ...none, this.#cursor);
 		this.#mark(null);
 	}
 
 	// path is a line with gaps where values are unknown, and the area below it.
 	#path(times, values, filled) {
 		let line = '';
+		let bridge = '';
+		const dots = [];
 		let area = '';
 		let start = -1;
 		values.forEach((v, i) => {
@@ -157,15 +171,19 @@ export class Chart {
 			const at = `${this.#x(times[i]).toFixed(1)} ${this.#y(v).toFixed(1)}`;
 			const alone = i === 0 || values[i - 1] === null;
 			if (alone) start = i;
-			line += alone ? `M${at}h.01` : `L${at}`;
 			const end = i === values.length - 1 || values[i + 1] === null;
+			if (alone && end) dots.push(svg('circle', { class: 'dot', cx: this.#x(times[i]), cy: this.#y(v), r: 2.5 }));
+			else line += alone ? `M${at}` : `L${at}`;
+			bridge += bridge ? `L${at}` : `M${at}`;
 			area += alone ? `M${this.#x(times[i]).toFixed(1)} ${this.#y(0)}L${at}` : `L${at}`;
 			if (end)
 				area += `L${this.#x(times[i]).toFixed(1)} ${this.#y(0)}L${this.#x(times[start]).toFixed(1)} ${this.#y(0)}`;
 		});
 		return [
 			...(filled && area ? [svg('path', { class: 'area', d: area })] : []),
+			...(this.#sparse ? [svg('path', { class: 'bridge', d: bridge })] : []),
 			svg('path', { class: 'line', d: line }),
+			...dots,
 		];
 	}
 
@@ -239,15 +257,16 @@ export class Chart {
 	}
 }
 
-// marks are round values from 0 to most or beyond.
-function marks(most, duration) {
-	if (!(most > 0)) return [0];
+// marks are round values from 0 to most or beyond. Where all values are 0, the scale goes to 1.
+function marks(most, duration, whole) {
+	if (!(most > 0)) most = 1;
 	const rough = most / 3.5;
 	let step = [60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800].find((s) => s >= rough);
 	if (!duration || most <= 120 || !step) {
 		const power = 10 ** Math.floor(Math.log10(rough));
 		step = [1, 2, 2.5, 5, 10].find((m) => m * power >= rough) * power;
 	}
+	if (whole) step = Math.ceil(step);
 	const found = [];
 	for (let i = 0; (i - 1) * step < most; i++) found.push(i * step);
 	return found;

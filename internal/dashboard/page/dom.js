@@ -148,6 +148,9 @@ export function icon(name) {
 	return svg;
 }
 
+// statusWords is a status, or a state of a rejected request, as people read it.
+export const statusWords = (status) => (status === 'refused' ? 'rejected again' : status.replaceAll('_', ' '));
+
 // badge is a status as a sign and a word.
 export function badge(status) {
 	const [sign, tone] = {
@@ -166,7 +169,7 @@ export function badge(status) {
 		taken_in: ['check', 'good'],
 		refused: ['cross', 'bad'],
 	}[status] ?? ['dot', 'wait'];
-	return h('span', { class: `badge ${tone}`, 'data-status': status }, icon(sign), foreign(status.replaceAll('_', ' ')));
+	return h('span', { class: `badge ${tone}`, 'data-status': status }, icon(sign), foreign(statusWords(status)));
 }
 
 // say makes a screen reader speak a sentence.

@@ -138,7 +138,7 @@ export class Timeline {
 	#step(step, fresh) {
 		const tone = toneOf(step);
 		const said = outcome(step.details, { limit: 240 });
-		const others = rest(step.action, step.details);
+		const others = rest(step.action, step.details).filter(([name]) => name !== 'payload_hash'); // the card shows both
 		const offset = this.#first === null ? '' : offsetOf(this.#first, step.timestamp);
 		return h(
 			'li',
@@ -299,7 +299,7 @@ function decoded(base64) {
 }
 
 // conflictCard shows two payloads side by side, and marks lines that the other does not have.
-function conflictCard(stored, conflict, i, done) {
+function conflictCard(stored, conflict, name, done) {
 	const text = (raw, content) => (raw && raw !== 'null' ? pretty(raw) : decoded(content.payload_base64 ?? ''));
 	const a = text(stored.raw, stored.content).split('\n');
 	const b = text(conflict.raw, conflict.content).split('\n');
@@ -332,11 +332,9 @@ function conflictCard(stored, conflict, i, done) {
 			h(
 				'span',
 				{},
-				h('strong', {}, `Other payload ${i + 1}`),
-				' first came ',
+				name ? [h('strong', {}, name), ' came '] : 'Came ',
+				c.seen_count === 1 ? 'once, ' : `${count(c.seen_count)} times, first `,
 				time(c.created_at),
-				', ',
-				c.seen_count === 1 ? 'once' : `${count(c.seen_count)} times`,
 				', as ',
 				foreign(c.event_type, { limit: 100 }),
 			),
@@ -349,7 +347,7 @@ function conflictCard(stored, conflict, i, done) {
 		),
 		explained(stored.content, ['conflict'])
 			.filter((s) => s.facts.payload_hash === c.payload_hash)
-			.map((s) => placesOf(s)),
+			.map((s) => placesOf(s, a.length + b.length)),
 		h(
 			'div',
 			{ class: 'sides' },
@@ -375,14 +373,18 @@ function missing(explanation) {
 	return 'If it arrives and is accepted, this page shows it.';
 }
 
-// placesOf lists the first ten places in which two payloads differ. s is a sentence on a conflict.
-function placesOf(s) {
+const manyLines = 50; // of two payloads, in which nobody sees their differences at a glance
+
+// placesOf lists the first ten places in which two long payloads differ. Short ones show it themselves. s is a sentence
+// on a conflict; where it knows no places, it says why.
+function placesOf(s, lines) {
 	const places = s.facts.differences ?? [];
+	if (places.length && lines < manyLines) return null;
 	const value = (d, side) => foreign(side in d ? JSON.stringify(d[side]) : 'absent', { limit: 60 });
 	return h(
 		'div',
 		{ class: 'places' },
-		h('p', {}, foreign(upper(s.says), { limit: 1200 }), '.'),
+		places.length ? null : h('p', {}, told(s.says), '.'),
 		places.length
 			? h(
 					'ul',
@@ -453,7 +455,7 @@ export function event(app, parameters) {
 	const element = h(
 		'div',
 		{ class: 'view event-view' },
-		h('p', { class: 'crumb' }, h('a', { href: '#/events' }, 'Events'), ' / '),
+		h('p', { class: 'crumb' }, h('a', { href: '#/events' }, '← Events')),
 		h('div', { class: 'event-head' }, heading, copyButton(id, 'Copy id'), status),
 		facts,
 		notice,
@@ -577,7 +579,7 @@ export function event(app, parameters) {
 								conflictCard(
 									{ raw: raw.payload, content: d },
 									{ raw: members(others[i] ?? '').payload, content: c },
-									i,
+									d.conflicts.length > 1 ? `Other payload ${i + 1}` : '',
 									() => refresher.now(),
 								),
 							),

@@ -2,7 +2,7 @@
 // the address, pages follow one another without end, and rows change and arrive while the reader looks.
 
 import { failureNotice, query, read, Refresher } from './api.js';
-import { badge, fill, foreign, h, icon, say, shortName } from './dom.js';
+import { badge, fill, foreign, h, icon, say, shortName, statusWords } from './dom.js';
 import { count, local, now, rangeNames, ranges, since, span, time } from './format.js';
 import { eventLink, searchBox } from './search.js';
 import { detail, knownActions, knownCauses, outcome, rest, sentence, toneOf } from './words.js';
@@ -147,17 +147,19 @@ const kinds = {
 		columns: [
 			column('time', 'came', (r) => time(r.at), { sorted: true }),
 			column('id', 'request', (r) =>
-				h('a', { class: 'id', href: `#/request${query({ id: String(r.id) })}` }, `${r.method} ${r.id}`),
+				h('a', { class: 'id', href: requestLink(r), title: `${r.method} ${r.target}` }, `#${r.id}`),
 			),
 			column('status', 'state', (r) => badge(r.state), { of: (r) => r.state }),
 			column('code', 'answer', (r) => h('span', { class: 'code' }, String(r.status))),
 			column('type', 'cause', (r) => foreign(r.cause.replaceAll('_', ' '), { limit: 60 })),
 			column('source', 'source', sourceCell),
 			column('dest', 'from', (r) => foreign(r.remote)),
-			column('long', 'why', (r) => [foreign(r.detail, { limit: 160 }), r.event_id ? [' ', id(r)] : null]),
-			column('do', 'what to do', (r) => (r.state === 'taken_in' || r.body_bytes ? '' : againButton(r, { small: true })), {
-				of: (r) => r.state,
-			}),
+			column('long', 'why', (r) => [
+				foreign(r.detail, { limit: 160 }),
+				r.event_id ? [' ', id(r)] : null,
+				r.state === 'refused' && r.note && r.note !== r.detail ? [' Then: ', foreign(r.note, { limit: 160 })] : null,
+			]),
+			column('do', 'what to do', remedies, { of: (r) => r.state }),
 		],
 		none: [
 			'Nothing was rejected.',
@@ -208,6 +210,20 @@ function outcomeBadge(r) {
 		{ class: `badge ${tone}`, 'data-status': r.success },
 		icon({ good: 'check', bad: 'cross', wait: 'dot' }[tone]),
 		foreign(r.success),
+	);
+}
+
+const requestLink = (r) => `#/request${query({ id: String(r.id) })}`;
+
+// remedies are what a reader can do about a rejected request: mend its source, replay it, or look at it.
+function remedies(r) {
+	if (r.state === 'taken_in') return '';
+	const mend = /^(source_(broken|closed|disabled)|signature|credentials|verify_token|timestamp)/.test(r.cause);
+	return h(
+		'div',
+		{ class: 'remedies' },
+		r.body_bytes ? null : againButton(r, { small: true }),
+		mend ? h('a', { href: '#/sources' }, 'See its source') : h('a', { href: requestLink(r) }, 'See all of it'),
 	);
 }
 
@@ -605,7 +621,7 @@ export function list(app, view, parameters) {
 	function drawForm() {
 		const options = (all, any) => [
 			h('option', { value: '' }, any),
-			all.map((v) => h('option', { value: v }, v.replaceAll('_', ' '))),
+			all.map((v) => h('option', { value: v }, statusWords(v))),
 		];
 		const select = (key, label, all, any) =>
 			field(

@@ -2,7 +2,7 @@
 
 import { read } from './api.js';
 import { desk } from './desk.js';
-import { fill, h, icon, say } from './dom.js';
+import { fill, foreign, h, icon, say } from './dom.js';
 import { event } from './event.js';
 import { redate, tick } from './format.js';
 import { list } from './lists.js';
@@ -25,6 +25,24 @@ const views = {
 	event: { make: event, within: 'events' },
 	request: { make: request, within: 'rejected' },
 };
+
+// nowhere is the view of an address that no view has.
+function nowhere() {
+	const heading = h('h1', { tabindex: '-1' }, 'There is nothing here');
+	const element = h(
+		'div',
+		{ class: 'view nowhere' },
+		heading,
+		h(
+			'p',
+			{ class: 'notice warn' },
+			icon('alert'),
+			h('span', {}, 'No view has the address ', foreign(location.hash), '.'),
+		),
+		h('p', {}, h('a', { class: 'button', href: '#/' }, icon('home'), 'Overview')),
+	);
+	return { element, heading, title: 'Nothing here', update() {}, leave() {} };
+}
 
 const byID = (id) => document.getElementById(id);
 const main = byID('main');
@@ -67,11 +85,7 @@ function parse() {
 
 function route() {
 	const { name, hash, parameters } = parse();
-	const known = views[name];
-	if (!known) {
-		location.replace('#/');
-		return;
-	}
+	const known = Object.hasOwn(views, name) ? views[name] : { make: nowhere, within: 'nowhere' };
 	if (shown && shown.name === name && !known.within) {
 		if (shown.hash === hash) return;
 		shown.hash = hash;

@@ -66,6 +66,7 @@ export function overview(app, parameters) {
 		latency: new Chart({
 			title: 'Delivery latency',
 			unit: 'from stored to delivered',
+			sparse: true,
 			show: (v) => span(v / 1000),
 			lines: [
 				{ label: 'p50', colour: 'c-good' },
@@ -77,11 +78,12 @@ export function overview(app, parameters) {
 			title: 'Not delivered yet',
 			unit: 'events',
 			show: short,
+			whole: true,
 			lines: [
 				{ label: 'waiting', colour: 'c-accent', fill: true },
 				{ label: 'in delivery', colour: 'c-good' },
 				{ label: 'to be retried', colour: 'c-warn' },
-				{ label: 'dead', colour: 'c-bad' },
+				{ label: 'dead letters', colour: 'c-bad' },
 			],
 		}),
 		oldest: new Chart({
@@ -159,7 +161,15 @@ export function overview(app, parameters) {
 						'table',
 						{ class: 'plain' },
 						h('caption', { class: 'visually-hidden' }, 'Last arrival from each source'),
-						h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'source'), h('th', { scope: 'col' }, 'last arrival'))),
+						h(
+							'thead',
+							{},
+							h(
+								'tr',
+								{},
+								['source', 'last arrival', 'state'].map((title) => h('th', { scope: 'col' }, title)),
+							),
+						),
 						sources,
 					),
 				),
@@ -316,7 +326,9 @@ export function overview(app, parameters) {
 			}),
 		);
 		const list = [...(last.sources ?? [])].sort(
-			(a, b) => (Date.parse(b.last_arrival_at ?? '') || 0) - (Date.parse(a.last_arrival_at ?? '') || 0),
+			(a, b) =>
+				(b.state === 'broken') - (a.state === 'broken') ||
+				(Date.parse(b.last_arrival_at ?? '') || 0) - (Date.parse(a.last_arrival_at ?? '') || 0),
 		);
 		fill(
 			sources,
@@ -333,9 +345,10 @@ export function overview(app, parameters) {
 									h('a', { href: `#/events${query({ source: s.source })}` }, foreign(s.source)),
 								),
 								h('td', {}, s.last_arrival_at ? age(s.last_arrival_at) : 'nothing yet'),
+								h('td', {}, sourceBadge(s.state)),
 							),
 						)
-				: h('tr', {}, h('td', { colspan: '2', class: 'none' }, 'No source has sent anything yet.')),
+				: h('tr', {}, h('td', { colspan: '3', class: 'none' }, 'No source has sent anything yet.')),
 		);
 	}
 
@@ -433,6 +446,13 @@ function recently(o) {
 		p95: quantile('latency_p95_ms'),
 		p99: quantile('latency_p99_ms'),
 	};
+}
+
+// sourceBadge says that a source takes nothing, and leads to where that is mended.
+function sourceBadge(state) {
+	if (!state) return null;
+	const [tone, sign] = state === 'broken' ? ['bad', 'cross'] : ['wait', 'pause'];
+	return h('a', { class: `badge ${tone}`, href: '#/sources' }, icon(sign), state);
 }
 
 // destinationRow says what waits for a destination, and pauses or resumes it.
@@ -557,7 +577,7 @@ function feedRow(row, fresh) {
 				: null,
 			h('span', {}, sentence(row.action, row.details)),
 			' ',
-			outcome(row.details, { limit: 80 }).map((part) => [part, ' ']),
+			outcome(row.details, { limit: 80, brief: true }).map((part) => [part, ' ']),
 		),
 	);
 }

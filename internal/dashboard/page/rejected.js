@@ -77,7 +77,7 @@ export function request(app, parameters) {
 	const element = h(
 		'div',
 		{ class: 'view' },
-		h('p', { class: 'crumb' }, h('a', { href: '#/rejected' }, 'Rejected'), ' / '),
+		h('p', { class: 'crumb' }, h('a', { href: '#/rejected' }, '← Rejected')),
 		heading,
 		notice,
 		content,
@@ -133,7 +133,11 @@ export function request(app, parameters) {
 				),
 				r.body_bytes == null
 					? null
-					: h('p', { class: 'muted' }, 'Only the beginning of its body is kept, so it cannot be replayed.'),
+					: h(
+							'p',
+							{ class: 'muted' },
+							`${r.size ? 'Only the beginning of its body is kept' : 'Its body was not read'}, so it cannot be replayed.`,
+						),
 				h(
 					'p',
 					{ class: 'muted', hidden: r.body_bytes != null },
@@ -170,7 +174,7 @@ export function request(app, parameters) {
 						copyButton(shown),
 					),
 				),
-				shown ? block('Body', shown) : h('p', { class: 'none' }, 'There is none.'),
+				shown ? block('Body', shown) : h('p', { class: 'none' }, r.body_bytes ? 'It was not read.' : 'There is none.'),
 			),
 		);
 	}

@@ -158,7 +158,7 @@ function sourceCard(source, changed) {
 			{ class: 'facts' },
 			h('dt', {}, 'last arrival'),
 			last,
-			h('dt', {}, 'rate'),
+			h('dt', {}, 'events'),
 			rate,
 			h('dt', {}, 'rejected'),
 			rejected,
@@ -246,11 +246,11 @@ function sourceCard(source, changed) {
 								h(
 									'a',
 									{ href: `#/rejected${query({ source, cause, range: '24h' })}` },
-									`${count(n)} ${cause.replaceAll('_', ' ')}`,
+									`${count(n)}× ${cause.replaceAll('_', ' ')}`,
 								),
 							])
-						: 'nothing',
-					' kept within a day',
+						: 'none',
+					h('span', { class: 'muted' }, ' in 24 hours'),
 				);
 			}
 			const sign = JSON.stringify([s.state, s.problems, s.steps]);
@@ -318,13 +318,13 @@ function sourceCard(source, changed) {
 					icon('send'),
 					s.state === 'open' ? 'Send a sample' : 'Send a signed sample',
 				),
+				source === 'default' ? h('a', { class: 'button', href: '#/test' }, icon('flask'), 'Test desk') : null,
 				h(
 					'button',
 					{ type: 'button', class: 'quiet', click: enable },
 					icon(s.state === 'disabled' ? 'run' : 'pause'),
 					s.state === 'disabled' ? 'Enable' : 'Disable',
 				),
-				source === 'default' ? h('a', { class: 'button quiet', href: '#/test' }, icon('flask'), 'Test desk') : null,
 			);
 		},
 	};

@@ -117,8 +117,8 @@ export const upper = (s) => s.charAt(0).toUpperCase() + s.slice(1);
 const visibleWords = (s) => String(s).replaceAll('_', ' ');
 
 // outcome is a destination's answer, as parts; empty where a step has none. The answer to a rejected request is Spine's
-// own, and its sentence says it.
-export function outcome(d, { limit = 200 } = {}) {
+// own, and its sentence says it. Where brief is true, what a destination said to a success is left out.
+export function outcome(d, { limit = 200, brief = false } = {}) {
 	if (d === null || typeof d !== 'object' || d.cause) return [];
 	const parts = [];
 	if (d.status !== undefined && d.status !== null && typeof d.status === 'number')
@@ -127,7 +127,7 @@ export function outcome(d, { limit = 200 } = {}) {
 	if (error && !(typeof d.status === 'number' && error.startsWith(`HTTP ${d.status}`)))
 		parts.push(h('span', { class: 'error' }, foreign(error, { limit })));
 	if (typeof d.duration_ms === 'number') parts.push(h('span', { class: 'muted' }, `after ${ms(d.duration_ms)}`));
-	if (typeof d.answer === 'string' && d.answer.trim())
+	if (typeof d.answer === 'string' && d.answer.trim() && !(brief && d.status >= 200 && d.status < 300))
 		parts.push(h('span', { class: 'answer' }, foreign(d.answer.trim(), { limit })));
 	return parts;
 }
@@ -299,6 +299,11 @@ export function verdict(overview) {
 		tone = 'bad';
 		parts.push(d.dead === 1 ? '1 dead letter needs you' : `${count(d.dead)} dead letters need you`);
 	}
+	const broken = (overview.sources ?? []).filter((s) => s.state === 'broken');
+	if (broken.length) {
+		tone = 'bad';
+		parts.push(broken.length === 1 ? `the source ${broken[0].source} is broken` : `${broken.length} sources are broken`);
+	}
 	if (left) {
 		const late = due(overview);
 		parts.push(`${count(left)} not delivered yet${late ? `, ${late}` : ''}`);
@@ -306,5 +311,6 @@ export function verdict(overview) {
 	}
 	if (!parts.length) parts.push('All delivered');
 	else if (!left && d.dead) parts.push('everything else is delivered');
-	return { tone, sentence: `${parts.join('; ')}.` };
+	else if (!left && broken.length) parts.push('all that came in is delivered');
+	return { tone, sentence: upper(`${parts.join('; ')}.`) };
 }
