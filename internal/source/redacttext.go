@@ -66,8 +66,8 @@ func (r *Redactor) redactParts(text, header string, nested int) string {
 	return b.String()
 }
 
-// hides reports whether a part of a text is replaced as a whole: it is a credential or a secret, or is encoded and holds
-// one.
+// hides reports whether a part of a text is replaced as a whole: it is a credential or a secret, or is encoded and
+// holds one.
 func (r *Redactor) hides(text, header string, nested int) bool {
 	if r.holdsSecret(text) || isCredential(text) ||
 		strings.Contains(text, "+") && isCredential(strings.ReplaceAll(text, "+", " ")) {
