@@ -20,7 +20,7 @@ import (
 var databases = Databases{Migrate: migrate}
 
 func migrate(ctx context.Context, url string) error {
-	return execute(ctx, url, "create table migrated as select 1 as n")
+	return execute(ctx, url, "create table public.migrated as select 1 as n")
 }
 
 func execute(ctx context.Context, address, statement string) error {
@@ -101,8 +101,8 @@ func TestEachTestHasItsOwn(t *testing.T) {
 
 	_, err := one.Exec(t.Context(), "update migrated set n = 2")
 	require.NoError(t, err)
-	require.Equal(t, 2, query[int](t, one.Config().ConnString(), "select n from migrated"))
-	require.Equal(t, 1, query[int](t, two.Config().ConnString(), "select n from migrated"))
+	require.Equal(t, 2, query[int](t, one.Config().ConnString(), "select n from public.migrated"))
+	require.Equal(t, 1, query[int](t, two.Config().ConnString(), "select n from public.migrated"))
 	require.Equal(t, "spine f", query[string](t, databases.New(t),
 		`select format('%s %s', datdba::regrole, rolsuper) from pg_database, pg_roles
 		where datname = current_database() and rolname = current_user`))
@@ -152,7 +152,7 @@ func TestServerOfItsOwn(t *testing.T) {
 	require.NoError(t, migrate(t.Context(), s.URL()))
 	s.Kill()
 	require.NoError(t, s.Restart(t.Context()))
-	require.Equal(t, 1, query[int](t, s.URL(), "select n from migrated"))
+	require.Equal(t, 1, query[int](t, s.URL(), "select n from public.migrated"))
 }
 
 func TestFailuresFailEveryTest(t *testing.T) {
@@ -211,7 +211,7 @@ func TestSharedServer(t *testing.T) {
 	one.Main(tests(func() {
 		two.Main(tests(func() {
 			first, second, third := &stub{TB: t}, &stub{TB: t}, failed
-			require.Equal(t, 1, query[int](t, one.New(first), "select n from migrated"))
+			require.Equal(t, 1, query[int](t, one.New(first), "select n from public.migrated"))
 			require.Equal(t, "tester", query[string](t, two.New(second), "select current_user::text from migrated"))
 			two.New(third)
 			first.end()
