@@ -549,6 +549,7 @@ func TestPlansInALargeDatabase(t *testing.T) {
 // A page of a filtered list looks at a bounded number of rows, whatever the
 // planner knows of them.
 func TestPlansOfFilteredPages(t *testing.T) {
+	wholeRun(t)
 	t.Parallel()
 	d := newDatabase(t, 1)
 	d.run("alter table spine.events set (autovacuum_enabled = off)")

@@ -132,6 +132,9 @@ func TestFilteredListsAreWhole(t *testing.T) {
 	}
 	const processing = " from spine.processing_state p join spine.events e on e.id = p.event where "
 	for span, s := range spans {
+		if testing.Short() && s.Since.IsZero() != s.Until.IsZero() {
+			continue // both ends at once have each of them
+		}
 		of := func(column string) string {
 			if span == "true" {
 				return span

@@ -359,7 +359,7 @@ func TestBrowser(t *testing.T) {
 		{"an event's life as it happens", false, w.seesALife},
 		{"after the server was killed", true, w.outlivesAServer},
 		{"text from outside", false, w.showsText},
-		{"contrast and names", false, w.isReadable},
+		{"contrast and names", true, w.isReadable},
 		{"by keyboard", true, w.worksByKeyboard},
 		{"what is not known", true, w.saysWhatItDoesNotKnow},
 		{"why, at once", false, w.answersAtOnce},

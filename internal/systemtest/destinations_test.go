@@ -90,7 +90,11 @@ func TestMalformedAnswerCompletes(t *testing.T) {
 // come at gaps near that while, and have one attempt in all. The while is short here, so that 1,000 take no hour.
 func TestDestinationThatClosesIdleConnections(t *testing.T) {
 	t.Parallel()
-	const idle, way, rounds, each = 100 * time.Millisecond, 20 * time.Millisecond, 100, 10
+	const idle, way, each = 100 * time.Millisecond, 20 * time.Millisecond, 10
+	rounds := 100
+	if testing.Short() {
+		rounds = 40
+	}
 	var met atomic.Int32 // requests that came to a connection that was closed already
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)

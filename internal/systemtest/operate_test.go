@@ -220,6 +220,7 @@ func TestTailOutlivesTheDatabase(t *testing.T) {
 // A database that is put back to an earlier state lacks what was printed. It gives out the numbers of transactions
 // and rows again. No later step may count as printed already.
 func TestTailAndTraceOutliveARestore(t *testing.T) {
+	wholeRun(t)
 	t.Parallel()
 	server := postgrestest.Server(t)
 	_, err := store.Migrate(t.Context(), server.URL(), nil)
