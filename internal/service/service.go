@@ -350,8 +350,19 @@ func processName() string {
 // URL is where to reach the service from this machine.
 func (s *Service) URL() string { return observe.URL(s.listener) }
 
-// Ready is closed when the schema is in place and every part runs.
+// Ready is closed when the schema is in place, every part runs, and the sources are known.
 func (s *Service) Ready() <-chan struct{} { return s.ready }
+
+func (s *Service) sayReady(ctx context.Context) {
+	if s.sources != nil {
+		select {
+		case <-s.sources.Known():
+		case <-ctx.Done():
+			return
+		}
+	}
+	close(s.ready)
+}
 
 // Run brings the schema up to date and works until ctx ends. Then it drains: it receives no more, claims no more,
 // finishes and settles what is in hand, and closes the pool. It answers requests from the start, with 503 while the
@@ -405,7 +416,7 @@ func (s *Service) Run(ctx context.Context) error {
 		if s.notifications != nil {
 			back.Go(func() error { return s.notifications.Run(background) })
 		}
-		close(s.ready)
+		front.Go(func() error { s.sayReady(ctx); return nil })
 		if s.worker == nil {
 			return nil
 		}

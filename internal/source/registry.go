@@ -43,6 +43,7 @@ type Registry struct {
 	log     zerolog.Logger
 	changed *bell.Bell // the stored sources may have changed
 	seen    *bell.Bell // what this process makes of them may have changed: see Tell
+	known   chan struct{}
 
 	closeDefault bool // the source default takes nothing while it verifies nothing
 
@@ -79,8 +80,11 @@ func stampOf(path string) fileStamp {
 
 // NewRegistry returns a Registry that knows no sources until Run has read them.
 func NewRegistry(loader Loader, secrets Secrets, log zerolog.Logger) *Registry {
-	return &Registry{loader: loader, secrets: secrets, log: log, changed: bell.New(), seen: bell.New()}
+	return &Registry{loader: loader, secrets: secrets, log: log, changed: bell.New(), seen: bell.New(), known: make(chan struct{})}
 }
+
+// Known is closed when Run has read the sources for the first time.
+func (r *Registry) Known() <-chan struct{} { return r.known }
 
 // CloseDefault closes the source default while it verifies nothing: a new database has it, and nobody has chosen to let
 // everyone send. Call it before Run.
@@ -313,6 +317,7 @@ func (r *Registry) replace(before, after *snapshot) {
 			line = line.Str("default", r.state(e, time.Now()))
 		}
 		line.Msg("the sources were read")
+		close(r.known)
 	}
 	for _, name := range slices.Sorted(maps.Keys(*after)) {
 		e, old := (*after)[name], (*before)[name]
