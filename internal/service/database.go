@@ -22,7 +22,11 @@ func (s *Service) openStores(ctx context.Context, reading int) (err error) {
 			return err
 		}
 	}
-	s.store, err = openStore(ctx, s.settings, working, "spine", 0)
+	name := "spine api" // spine.explain() tells by these names whether a worker is connected
+	if s.destination != "" {
+		name = "spine"
+	}
+	s.store, err = openStore(ctx, s.settings, working, name, 0)
 	return err
 }
 

@@ -92,6 +92,26 @@ func TestExplainOfAClaim(t *testing.T) {
 	}
 }
 
+// F5: whether a worker is connected is told, as far as its process has the name that Spine gives it.
+func TestExplainWithoutAWorker(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	d.ingest(webhook("x", payloadA))
+	d.run("update spine.processing_state set next_attempt_at = now() - interval '1 min'")
+	require.Contains(t, d.explained("x"), "unclaimed: due and not claimed: no process of Spine seems to be connected")
+	for name, says := range map[string]string{
+		"spine api": "no worker seems to be connected: start spine worker, or set DESTINATION_URL",
+		"spine":     "a worker is connected; is it busy with others, or stopping?",
+	} {
+		tx := begin(t, d.Store)
+		run(t, tx, "set local application_name = '"+name+"'")
+		require.Contains(t, d.explained("x"), "unclaimed: due and not claimed: "+says)
+		require.NoError(t, tx.Rollback(t.Context()))
+	}
+	d.run("update spine.depth_state set sampled_at = now()")
+	require.Contains(t, d.explained("x"), "is a worker running, has it a destination")
+}
+
 // F4: an event that was sent while its source was disabled for two seconds.
 func TestExplainASourceThatWasDisabled(t *testing.T) {
 	t.Parallel()

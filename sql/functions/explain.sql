@@ -242,16 +242,22 @@ begin
             when _status = 'processing' then
                 'the lease of ' || coalesce(said(_worker, 60), 'a worker') || ' ran out and no worker took it back'
             else 'due and not claimed'
-        end || ': ' || case
-            when exists (
-                select
-                from pg_stat_activity a
-                where a.datname = current_database() and a.application_name = 'spine' and a.pid <> pg_backend_pid())
+        end || ': ' || (
+            select case
+                when 'spine' = any (a.names) then 'a worker is connected; is it busy with others, or stopping?'
+                when 'spine api' = any (a.names)
+                    then 'no worker seems to be connected: start spine worker, or set DESTINATION_URL'
                 -- Every process samples. It may connect under a name of its own.
-                or exists (select from depth_state s where s.sampled_at > clock_timestamp() - interval '1 minute')
-            then 'is a worker running, has it a destination (DESTINATION_URL), and has it free slots?'
-            else 'no process of Spine seems to be connected'
-        end,
+                when exists (select from depth_state s where s.sampled_at > clock_timestamp() - interval '1 minute')
+                    then 'is a worker running, has it a destination (DESTINATION_URL), and has it free slots?'
+                else 'no process of Spine seems to be connected'
+            end
+            from (
+                select array_agg(s.application_name) as names
+                from pg_stat_activity s
+                where s.datname = current_database() and s.pid <> pg_backend_pid()
+            ) a
+        ),
         jsonb_build_object('due', _due, 'worker', _worker);
 end $$;
 comment on function spine.why_waiting(text, timestamptz, text, xid, timestamptz, text, text) is
