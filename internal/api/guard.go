@@ -97,9 +97,11 @@ func Guard(c GuardConfig, log zerolog.Logger) mux.MiddlewareFunc {
 			}
 			seen := identity{client: client}
 			// A part of a token in the place of the name is a secret. So is a name without a password: curl -u TOKEN:
-			if user, password, ok := r.BasicAuth(); ok && password != "" && !g.isToken(user) &&
-				!g.traces.In(user[:min(len(user), maxLookedAt)]) {
+			if user, password, ok := r.BasicAuth(); ok && password != "" {
 				seen.user = user
+				if g.isToken(user) || g.traces.In(user[:min(len(user), maxLookedAt)]) {
+					seen.user = secret.Shown
+				}
 			}
 			r = r.WithContext(context.WithValue(r.Context(), identityKey{}, seen))
 			if cause, problem := g.judge(w.Header(), r); cause != "" {

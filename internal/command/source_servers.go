@@ -206,9 +206,11 @@ func whatToDo(broken ...event.SourceSettings) string {
 	if wait["env"] {
 		b.WriteString("A server reads its variables as it starts: after you have set one, start it again.\n")
 	}
-	fmt.Fprintf(&b, "spine source show %s then says verified, and spine rejected replay --all --source %[1]s "+
-		"takes what came before.", names[0])
-	return b.String()
+	for _, name := range names {
+		fmt.Fprintf(&b, "spine source show %s then says verified, and spine rejected replay --all --source %[1]s "+
+			"takes what came before.\n", name)
+	}
+	return strings.TrimSuffix(b.String(), "\n")
 }
 
 // secretRefs are the references of a source's secrets.

@@ -243,7 +243,7 @@ func (g *gate) readBody(a *arrival, u upload) *rejection {
 	a.bodyState = bodyWhole
 	if rej != nil {
 		a.bodyState = bodyPart
-		u.writer.Header().Set("Connection", "close") // what is left of the body is not read
+		u.writer.Header().Set("Connection", "close") // what is left of the body may not be read
 	}
 	return rej
 }

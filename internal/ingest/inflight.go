@@ -20,7 +20,7 @@ const (
 	// body takes no more than twice the memory of what has arrived.
 	smallBuffer = 64 << 10
 	// smallRequest is how many bytes of a request no share is asked for.
-	smallRequest = 8 << 10
+	smallRequest = 2 << 10
 )
 
 // shares bounds what the requests of one client address hold together, so that one client whose uploads do not go on

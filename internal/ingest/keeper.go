@@ -50,9 +50,12 @@ var (
 	bytesOfAll  = allowance{perSecond: 125_000, burst: 2 << 20}
 )
 
-// wordsWritten is how many bytes the database writes at most for the words of a request, by which it is found: 40 words
-// of 130 bytes. See spine.rejected_words().
-const wordsWritten = 5_200
+// The words by which a request is found, as spine.rejected_words() notes them.
+const (
+	mostWords   = 40
+	leastWord   = 4   // bytes of one, with what stands between two
+	wordWritten = 130 // bytes that the database writes for one
+)
 
 // Keeper keeps rejected requests, so that an operator finds them, and can replay those rejected by mistake. It never
 // delays an answer: a request beyond its limits is counted and not kept.
@@ -108,8 +111,8 @@ func (p *purse) has(a allowance, now time.Time, n float64) bool {
 	return p.spent == 0 || p.spent+n <= a.burst
 }
 
-// owe spends n in any case. What is owed is at most the burst, so that it is paid back within the time of one.
-func (p *purse) owe(a allowance, n float64) { p.spent = max(p.spent, min(p.spent+n, a.burst)) }
+// spendAnyway spends n in any case. What is owed is at most the burst, so that it is paid back within the time of one.
+func (p *purse) spendAnyway(a allowance, n float64) { p.spent = max(p.spent, min(p.spent+n, a.burst)) }
 
 // NewKeeper returns a Keeper; Run makes it work.
 func NewKeeper(store RejectedStore, log zerolog.Logger, metrics *Metrics) *Keeper {
@@ -168,7 +171,7 @@ func (k *Keeper) keep(a *arrival, rej *rejection) {
 	if fits {
 		class.held -= size // as it was before its target was cut
 	} else {
-		k.owe(a, rej, class, heldBytes(kept))
+		k.spendAnyway(a, rej, class, heldBytes(kept))
 	}
 	class.held += heldBytes(kept)
 	k.budgets[a.name] = a.policy.Kept
@@ -232,15 +235,17 @@ func (k *Keeper) spendBytes(a *arrival, rej *rejection, class *pot, size int64) 
 	return true
 }
 
-// owe spends the bytes of a request of which only the beginning is kept, also where there are none left.
-func (k *Keeper) owe(a *arrival, rej *rejection, class *pot, size int64) {
+// spendAnyway spends the bytes of a request of which only the beginning is kept, also where there are none left.
+func (k *Keeper) spendAnyway(a *arrival, rej *rejection, class *pot, size int64) {
 	n := bytesWritten(size)
-	k.kind(a, rej).bytes.owe(bytesOfKind, n)
-	class.bytes.owe(bytesOfAll, n)
+	k.kind(a, rej).bytes.spendAnyway(bytesOfKind, n)
+	class.bytes.spendAnyway(bytesOfAll, n)
 }
 
 // bytesWritten is about what the database writes for a request of so many bytes.
-func bytesWritten(size int64) float64 { return float64(size + min(2*size, wordsWritten)) }
+func bytesWritten(size int64) float64 {
+	return float64(size + min(size/leastWord*wordWritten, mostWords*wordWritten))
+}
 
 // cutText returns the beginning of a long text. The store mends a character that is cut in two.
 func cutText(text string) string { return text[:min(len(text), keptText)] }

@@ -750,7 +750,7 @@ func TestFloodsAreKeptAsSamples(t *testing.T) {
 			written := 0
 			for _, r := range store.kept {
 				size := len(r.Body) + len(r.Headers) + len(r.Target)
-				written += size + min(2*size, 40*130) + 500 // 40 words of 130 bytes
+				written += size + min(size/4, 40)*130 + 500 // 40 words of 130 bytes
 			}
 			rate := float64(written) / float64(c.minutes*60)
 			t.Logf("%s: %d requests, %.0f bytes a second", name, len(store.kept), rate)

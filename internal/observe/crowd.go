@@ -5,13 +5,21 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/rs/zerolog"
 )
 
 // mostConnections is how many connections a server may have before it closes those that wait for a request. Each takes
-// some 10 kB. A load balancer has hundreds.
-const mostConnections = 8192
+// some 10 kB. A load balancer has hundreds. Where the process may have fewer files open, it is half as many as these.
+func mostConnections() int64 {
+	const most = 8192
+	var files syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) != nil {
+		return most
+	}
+	return int64(min(most, max(1, files.Cur/2)))
+}
 
 // crowd closes idle connections while there are too many. A connection that has brought no request yet is closed within
 // readHeaderTimeout anyway.
@@ -30,18 +38,18 @@ func (c *crowd) note(_ net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		if c.open.Add(1) > c.most && !c.full.Load() {
-			c.look()
+			c.updateKeepAlives()
 		}
 	case http.StateClosed, http.StateHijacked:
 		if c.open.Add(-1) <= c.most/2 && c.full.Load() {
-			c.look()
+			c.updateKeepAlives()
 		}
 	case http.StateActive, http.StateIdle:
 	}
 }
 
-func (c *crowd) look() {
-	c.mu.Lock() // or an older look could have the last word
+func (c *crowd) updateKeepAlives() {
+	c.mu.Lock() // or an older one could have the last word
 	defer c.mu.Unlock()
 	open, full := c.open.Load(), c.full.Load()
 	switch {

@@ -418,14 +418,16 @@ func TestAnswersReachWhoIsStillSending(t *testing.T) {
 		parts []string
 		took  time.Duration
 		keeps bool // the connection
+		asks  bool // the handler, for the first byte
 	}{
-		"all of a large body":          {head, []string{part, part, part}, 0, true},
-		"a body whose end never comes": {head, []string{part, part}, readOnTime, false},
-		"a body that is asked for":     {head + "Expect: 100-continue\r\n", nil, 0, false},
+		"all of a large body":               {head, []string{part, part, part}, 0, true, false},
+		"a body whose end never comes":      {head, []string{part, part}, readOnTime, false, false},
+		"a body that waits to be asked for": {head + "Expect: 100-continue\r\n", nil, 0, false, false},
+		"a body that was asked for":         {head + "Expect: 100-continue\r\n", []string{part, part, part}, 0, true, true},
 		"a body of unknown length": {
 			"POST / HTTP/1.1\r\nHost: spine\r\nTransfer-Encoding: chunked\r\n",
 			[]string{"493e0\r\n" + part + "\r\n0\r\n\r\n"},
-			0, true,
+			0, true, false,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -434,18 +436,30 @@ func TestAnswersReachWhoIsStillSending(t *testing.T) {
 				stop, ended := running(t, Server{
 					Listener: p,
 					Log:      zerolog.Nop(),
-					Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						if tc.asks {
+							_, _ = r.Body.Read(make([]byte, 1))
+						}
 						w.WriteHeader(http.StatusUnsupportedMediaType)
 					}),
 				})
 				near, far := net.Pipe()
 				p.conns <- far
+				answers := bufio.NewReader(near)
 				begun := time.Now()
-				for _, text := range append([]string{tc.head + "\r\n"}, tc.parts...) {
+				_, err := io.WriteString(near, tc.head+"\r\n")
+				require.NoError(t, err)
+				if tc.asks {
+					resp, err := http.ReadResponse(answers, nil)
+					require.NoError(t, err)
+					require.NoError(t, resp.Body.Close())
+					require.Equal(t, http.StatusContinue, resp.StatusCode)
+				}
+				for _, text := range tc.parts {
 					_, err := io.WriteString(near, text)
 					require.NoError(t, err)
 				}
-				resp, err := http.ReadResponse(bufio.NewReader(near), nil)
+				resp, err := http.ReadResponse(answers, nil)
 				require.NoError(t, err)
 				require.NoError(t, resp.Body.Close())
 				require.Equal(t, http.StatusUnsupportedMediaType, resp.StatusCode)

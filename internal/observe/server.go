@@ -90,7 +90,7 @@ func (s Server) Run(ctx context.Context) error {
 		ErrorLog:          stdlog.New(warnings{s.Log}, "", 0),
 		BaseContext:       func(net.Listener) context.Context { return requests },
 	}
-	crowd := &crowd{server: srv, most: cmp.Or(s.connections, mostConnections), log: s.Log}
+	crowd := &crowd{server: srv, most: cmp.Or(s.connections, mostConnections()), log: s.Log}
 	srv.ConnState = crowd.note
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(s.Listener) }()

@@ -478,8 +478,8 @@ func (s *Server) complete(ctx context.Context) error {
 			"create database " + Database + " owner " + Role,
 		},
 		{
-			// Without public: what others may create there would win where it fits a call better. Earlier versions
-			// had it. A path that somebody else has set stays.
+			// Without public: what others may create there would win where it fits a call better. A database of before
+			// version 6 of the schema has the other path. One that somebody else has set stays.
 			"select not exists (select from pg_db_role_setting join pg_database d on d.oid = setdatabase," +
 				" unnest(setconfig) setting where datname = '" + Database + "' and setrole = 0" +
 				" and setting like 'search_path=%' and setting <> 'search_path=spine, public')",

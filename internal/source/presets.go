@@ -67,7 +67,11 @@ func (p Preset) StepsFor(name string, c Config, see func(ref string) string) []s
 		taken := strings.Contains(step, "{secret} holds") // from the file to the provider, and not back
 		step = fill.Replace(step)
 		if taken {
-			step = strings.TrimSuffix(step, ".") + seen
+			sentence, stop := strings.CutSuffix(step, ".")
+			step = sentence + seen
+			if stop {
+				step += "."
+			}
 		}
 		steps = append(steps, step)
 	}

@@ -95,7 +95,7 @@ func TestStepsSayHowToSeeASecret(t *testing.T) {
 	see := func(ref string) string { return "to see it: cat " + ref }
 	for preset, want := range map[string]string{
 		"github": "Secret: the one that file:s holds (to see it: cat file:s)",
-		"hmac":   "Enter the secret that file:s holds as its signing secret (to see it: cat file:s)",
+		"hmac":   "Enter the secret that file:s holds as its signing secret (to see it: cat file:s).",
 		"stripe": "Reveal the signing secret (whsec_…) and copy all of it to where file:s says.",
 	} {
 		p, _ := PresetOf(preset)

@@ -148,8 +148,8 @@ func namesSecretBefore(text, rest, header string) bool {
 	if name == "" || len(name) > maxPairName {
 		return false
 	}
-	if rest[0] == ':' && !isQuoted && (strings.HasPrefix(rest, "://") || isPort(rest[1:]) ||
-		strings.Contains(name, ".") || isBareName(name)) {
+	if rest[0] == ':' && !isQuoted && (strings.HasPrefix(rest, "://") ||
+		strings.Contains(name, ".") && isPort(rest[1:]) || isBareName(name)) {
 		return false // an address, or a word of a sentence
 	}
 	for range maxNested {
@@ -295,7 +295,11 @@ func credentialWord(text string, word int) (start, end int) {
 		if start == word+len(scheme) {
 			continue // the word goes on
 		}
-		if end := strings.IndexAny(value, " \t\r\n\"'`,;&<>\\"); end >= 0 {
+		end := strings.IndexAny(value, " \t\r\n\"'`,;&<>\\")
+		if scheme == "basic" { // what is no base64 is read once more, by the word in which it stands
+			end = strings.IndexFunc(value, isNoBase64)
+		}
+		if end >= 0 {
 			value = value[:end]
 		}
 		if scheme == "basic" && !isBasic(value) {
@@ -306,13 +310,18 @@ func credentialWord(text string, word int) (start, end int) {
 	return 0, 0
 }
 
+func isNoBase64(c rune) bool {
+	return !strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=", c)
+}
+
 // isBasic reports whether a text is a user and a password as HTTP Basic encodes them.
 func isBasic(text string) bool {
 	plain, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(text, "="))
 	return err == nil && strings.Contains(string(plain), ":")
 }
 
-// unescaped is a text without its percent-encoding, and without that of ASCII in JSON. What is no encoding stays.
+// unescaped is a text without its percent-encoding, and without that of ASCII and of slashes in JSON. What is no
+// encoding stays.
 func unescaped(text string) string {
 	if !strings.ContainsAny(text, "%\\") {
 		return text
@@ -321,6 +330,8 @@ func unescaped(text string) string {
 	for i := 0; i < len(text); i++ {
 		digits, skip := "", 0
 		switch rest := text[i:]; {
+		case strings.HasPrefix(rest, `\/`): // as PHP writes them
+			continue
 		case len(rest) >= 3 && rest[0] == '%':
 			digits, skip = rest[1:3], 2
 		case len(rest) >= 6 && strings.HasPrefix(rest, `\u00`):

@@ -80,7 +80,9 @@ func stampOf(path string) fileStamp {
 
 // NewRegistry returns a Registry that knows no sources until Run has read them.
 func NewRegistry(loader Loader, secrets Secrets, log zerolog.Logger) *Registry {
-	return &Registry{loader: loader, secrets: secrets, log: log, changed: bell.New(), seen: bell.New(), known: make(chan struct{})}
+	return &Registry{
+		loader: loader, secrets: secrets, log: log, changed: bell.New(), seen: bell.New(), known: make(chan struct{}),
+	}
 }
 
 // Known is closed when Run has read the sources for the first time.

@@ -182,6 +182,9 @@ func TestRedactFindsSecretsAnywhere(t *testing.T) {
 		"%48idden%2fsecret%2Bof:shop":                    "[redacted]",
 		"https://h.example/?a=" + twice + "&b=1":         "https://h.example/?a=[redacted]&b=1",
 		`{"a":"\u0048idden/secret+of:shop"}`:             "[redacted]",
+		`{"a":"Hidden\/secret+of:shop"}`:                 "[redacted]",
+		"password:12345":                                 "password:[redacted]",
+		"db.password: hunter2":                           "db.password: [redacted]",
 
 		"//user:hidden@h.example/x":              "//[redacted]@h.example/x",
 		"see //hidden@h.example, b":              "see //[redacted]@h.example, b",
@@ -424,7 +427,7 @@ func BenchmarkRedactHostile(b *testing.B) {
 	for name, part := range map[string]string{
 		"letters": "a", "encodings": "%25252525x", "encoded letters": "%61", "encoded pairs": "a=%2541&",
 		"pairs": "%3Ba%253D%25252541", "names of secrets": "token=a,", "names": "a:b ", "users": "u:p@x",
-		"backslashes": `\`, "escapes": `\u0025`, "separators": "&",
+		"basic": "x=basic:", "backslashes": `\`, "escapes": `\u0025`, "separators": "&",
 	} {
 		b.Run(name, func(b *testing.B) {
 			h := http.Header{"X-A": {strings.Repeat(part, 16_000/len(part))}}

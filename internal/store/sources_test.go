@@ -323,10 +323,12 @@ func TestRejectedRequests(t *testing.T) {
 		where r.id = $1`, page[0].ID), 1)
 
 	// B2: a request that is full of words has few of them noted, those with a digit first, and each takes 8 bytes.
-	require.Equal(t, "40|344|1|0", d.value(`
+	require.Equal(t, "40|344|1|1|0", d.value(`
 		with headers as (
 			select jsonb_object_agg('X-' || n, array[case n when 99 then 'evt_099' else repeat('é', 31) || n end])
-				|| jsonb_build_object('A', array['without a digit'], 'Id', array['Evt_ö1']) as h
+				|| jsonb_build_object(
+					'A', array['without a digit'], 'Id', array['Evt_ö1'], 'L', array[repeat('я', 250) || 1],
+					'U', array['größe']) as h
 			from generate_series(1, 99) n
 		), request as (
 			select spine.rejected_words(h::text::json, '/webhook/github?id=evt_2', repeat('"w_1",', 5000)::bytea) as words
@@ -334,7 +336,8 @@ func TestRejectedRequests(t *testing.T) {
 		)
 		select cardinality(words), pg_column_size(words),
 			(words @> array[spine.word_number(encode('evt_ö1', 'escape'))])::integer,
-			(words @> array[spine.word_number('without a digit')])::integer
+			(words @> array[spine.word_number(encode(convert_to(repeat('я', 250) || 1, 'UTF8'), 'escape'))])::integer,
+			(words && array[spine.word_number('without a digit'), spine.word_number(encode('größe', 'escape'))])::integer
 		from request`))
 	causes, err := d.RejectedCauses(t.Context())
 	require.NoError(t, err)

@@ -43,7 +43,7 @@ type PauseRow struct {
 	Reason      *string         `json:"reason"`    // as far as somebody gave one
 }
 
-// SourceArrival says when a source last sent a new event, and whether it can.
+// SourceArrival says when a source last sent a new event, and what keeps it from sending.
 type SourceArrival struct {
 	Source        string           `json:"source"`
 	LastArrivalAt *event.Timestamp `json:"last_arrival_at"` // null when it never did

@@ -342,13 +342,14 @@ set search_path = spine, pg_temp as $$
         select p.place, 2, m.n, m.match[1]
         from part p cross join lateral regexp_matches(p.text, '([^][[:space:]"'',;:&=?<>{}()/]+)', 'g')
             with ordinality m(match, n)
-        where p.place <> 1 and length(m.match[1]) >= 3 and m.match[1] ~ '[0-9]'
+        where p.place <> 1 and length(m.match[1]) >= 3
+            and regexp_replace(m.match[1], '\\[0-7]{3}', '', 'g') ~ '[0-9]' -- without those of encode()
     ), first as (
         select w.word
         from word w
-        where length(w.word) <= 1020 -- no id is longer than 255 bytes, of which each may be an octal number
+        where length(w.word) <= 4080 -- an id has 255 characters of up to four bytes, each of which may be octal
         group by w.word
-        order by w.word !~ '[0-9]', min(array[w.place, w.kind, w.n])
+        order by regexp_replace(w.word, '\\[0-7]{3}', '', 'g') !~ '[0-9]', min(array[w.place, w.kind, w.n])
         limit 40
     )
     select array(select distinct word_number(f.word) from first f)

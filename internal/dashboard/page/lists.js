@@ -222,7 +222,7 @@ function remedies(r) {
 	return h(
 		'div',
 		{ class: 'remedies' },
-		r.body_bytes ? null : againButton(r, { small: true }),
+		r.body_bytes != null ? null : againButton(r, { small: true }),
 		mend ? h('a', { href: '#/sources' }, 'See its source') : h('a', { href: requestLink(r) }, 'See all of it'),
 	);
 }

@@ -169,12 +169,14 @@ export function request(app, parameters) {
 							{ class: 'muted' },
 							text === null && shown ? 'base64, ' : '',
 							bytes(r.size),
-							r.body_bytes ? ` of ${bytes(r.body_bytes)}` : '',
+							r.body_bytes != null ? ` of ${bytes(r.body_bytes)}` : '',
 						),
 						copyButton(shown),
 					),
 				),
-				shown ? block('Body', shown) : h('p', { class: 'none' }, r.body_bytes ? 'It was not read.' : 'There is none.'),
+				shown
+					? block('Body', shown)
+					: h('p', { class: 'none' }, r.body_bytes != null ? 'It was not read.' : 'There is none.'),
 			),
 		);
 	}
