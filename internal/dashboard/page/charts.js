@@ -145,7 +145,7 @@ export class Chart {
 			svg('text', { class: 'y', x: inset.left - 7, y: this.#y(v) + 3.5 }, this.#show(v)),
 		]);
 		const clock = hours(from, to, Math.max(2, Math.floor((width - inset.left) / 84))).map(([t, words]) =>
-			svg('text', { class: 'x', x: this.#x(t), y: height - 4 }, words),
+			svg('text', { class: 'x', x: Math.min(this.#x(t), width - 22), y: height - 4 }, words), // whole
 		);
 		const lines = this.#lines.map((line, i) =>
 			svg('g', { class: `${line.colour} dash-${i}` }, ...this.#path(times, columns[i], line.fill)),
