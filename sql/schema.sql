@@ -2195,7 +2195,7 @@ CREATE FUNCTION spine.last_arrival(_source text) RETURNS timestamp with time zon
         (
             select e.created_at
             from events e
-            where e.source = _source and e.id > (select w.event from arrivals_watermark w)
+            where e.source = _source and e.id > (select greatest(w.event, w.seen - 10000) from arrivals_watermark w)
             order by e.id desc
             limit 1),
         (select s.last_arrival_at from sources s where s.name = _source))
@@ -2503,28 +2503,53 @@ CREATE FUNCTION spine.note_arrivals() RETURNS void
 declare
     _mark arrivals_watermark;
     _newest bigint;
+    _from bigint;
+    _to bigint;
 begin
     select max(e.id) into _newest from events e;
     -- A row's lock costs a transaction number and a commit: only where there is something to do.
-    if _newest >= (select w.next_event + 10000 from arrivals_watermark w) and try_lock('roll_up') then
+    if _newest >= (
+            select case
+                when pg_snapshot_xmin(pg_current_snapshot()) >= w.next_xid then w.next_event
+                else greatest(w.next_event, w.seen)
+            end + 10000
+            from arrivals_watermark w)
+        and try_lock('roll_up')
+    then
         select w.* into _mark from arrivals_watermark w for update skip locked;
     end if;
-    if _mark.only_row
-        and _newest >= _mark.next_event + 10000
-        and pg_snapshot_xmin(pg_current_snapshot()) >= _mark.next_xid
-    then
-        update sources s set last_arrival_at = greatest(s.last_arrival_at, n.at)
-        from (
-            select e.source, max(e.created_at) as at
-            from events e
-            where e.id > _mark.event and e.id <= _mark.next_event
-            group by e.source) n
-        where s.name = n.source;
-        update arrivals_watermark set
-            event = next_event,
-            next_event = least(_newest, next_event + 200000),
-            next_xid = pg_snapshot_xmax(pg_current_snapshot());
+    if not _mark.only_row or _mark.only_row is null then
+        return;
     end if;
+    if pg_snapshot_xmin(pg_current_snapshot()) >= _mark.next_xid then
+        _from := _mark.event;
+        _to := _mark.next_event;
+        if _newest < _to + 10000 then
+            return;
+        end if;
+        _mark.event := _to;
+        _mark.next_event := least(_newest, _to + 200000);
+        _mark.next_xid := pg_snapshot_xmax(pg_current_snapshot());
+    else
+        if _newest < greatest(_mark.next_event, _mark.seen) + 10000 then
+            return;
+        end if;
+        _from := greatest(_mark.event, _mark.seen);
+        _to := least(_newest, _from + 200000);
+        _mark.seen := _to;
+    end if;
+    update sources s set last_arrival_at = greatest(s.last_arrival_at, n.at)
+    from (
+        select e.source, max(e.created_at) as at
+        from events e
+        where e.id > _from and e.id <= _to
+        group by e.source) n
+    where s.name = n.source;
+    update arrivals_watermark set
+        event = _mark.event,
+        next_event = _mark.next_event,
+        next_xid = _mark.next_xid,
+        seen = _mark.seen;
 end $$;
 
 
@@ -5536,6 +5561,7 @@ CREATE TABLE spine.arrivals_watermark (
     event bigint DEFAULT 0 NOT NULL,
     next_event bigint DEFAULT 0 NOT NULL,
     next_xid xid8 DEFAULT '0'::xid8 NOT NULL,
+    seen bigint DEFAULT 0 NOT NULL,
     CONSTRAINT arrivals_watermark_only_row_check CHECK (only_row)
 );
 
@@ -5573,6 +5599,13 @@ COMMENT ON COLUMN spine.arrivals_watermark.next_event IS 'events.id up to which 
 --
 
 COMMENT ON COLUMN spine.arrivals_watermark.next_xid IS 'First transaction that may have begun after next_event was taken.';
+
+
+--
+-- Name: COLUMN arrivals_watermark.seen; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.arrivals_watermark.seen IS 'events.id up to which they were noted before they could be counted.';
 
 
 --

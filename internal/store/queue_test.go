@@ -911,8 +911,15 @@ func TestLastArrivalsAreNoted(t *testing.T) {
 	d.run("select setval('spine.events_id_seq', 30000)")
 	d.ingest(webhook("y", payloadA))
 	require.Equal(t, "0 10001", note(), "a transaction may still commit an event that is older")
+	// B4: a reader need not search all that comes meanwhile.
+	require.Equal(t, "30001", d.value("select seen from spine.arrivals_watermark"))
+	require.Equal(t, expected, d.value("select last_arrival_at from spine.sources where name = 'rare'"))
 	run(t, late, "commit")
 	expected = d.value("select created_at from spine.events where event_id = 'late'")
+	require.Eventually(t, func() bool { // not before the watermark has passed it, since 30,000 events came later
+		require.NoError(t, d.NoteArrivals(t.Context()))
+		return d.value(answer) == expected
+	}, patience, 10*time.Millisecond)
 	// The transactions of other tests hold it up as well.
 	require.Eventually(t, func() bool { return note() == "10001 30001" }, patience, 10*time.Millisecond)
 	require.Equal(t, expected, d.value("select last_arrival_at from spine.sources where name = 'rare'"))

@@ -44,6 +44,7 @@ comment on function spine.id_of(text, text) is
 
 -- last_arrival: when a source last sent a new event. NULL if it never did.
 --   _source  the source
+-- While a transaction is open anywhere in the cluster, an event that was committed 10,000 events late may be missed.
 -- Relies on events_pkey, read from its newest end down to what spine.note_arrivals() has noted. Reads only.
 create or replace function spine.last_arrival(_source text) returns timestamptz
 language sql stable
@@ -56,7 +57,7 @@ set enable_sort = off as $$
         (
             select e.created_at
             from events e
-            where e.source = _source and e.id > (select w.event from arrivals_watermark w)
+            where e.source = _source and e.id > (select greatest(w.event, w.seen - 10000) from arrivals_watermark w)
             order by e.id desc
             limit 1),
         (select s.last_arrival_at from sources s where s.name = _source))
@@ -65,7 +66,8 @@ comment on function spine.last_arrival(text) is 'When a source last sent a new e
 
 -- note_arrivals: notes when each source last sent a new event. Readers then need not search the events of all others.
 -- It works in turns of 10,000 to 200,000 events. It counts an event only once no transaction can still commit one with
--- a lower number. Every process calls it every few seconds, and one of several at once does the work. None does while
+-- a lower number. Any role may hold that up, from any database of the cluster. Events are then noted as they are seen,
+-- and counted later. Every process calls it every few seconds, and one of several at once does the work. None does while
 -- spine.roll_up() runs, which changes rows of the same table. Relies on events_pkey. A crash before the commit leaves
 -- the turn to the next call.
 create or replace function spine.note_arrivals() returns void
@@ -76,28 +78,53 @@ set enable_seqscan = off as $$
 declare
     _mark arrivals_watermark;
     _newest bigint;
+    _from bigint;
+    _to bigint;
 begin
     select max(e.id) into _newest from events e;
     -- A row's lock costs a transaction number and a commit: only where there is something to do.
-    if _newest >= (select w.next_event + 10000 from arrivals_watermark w) and try_lock('roll_up') then
+    if _newest >= (
+            select case
+                when pg_snapshot_xmin(pg_current_snapshot()) >= w.next_xid then w.next_event
+                else greatest(w.next_event, w.seen)
+            end + 10000
+            from arrivals_watermark w)
+        and try_lock('roll_up')
+    then
         select w.* into _mark from arrivals_watermark w for update skip locked;
     end if;
-    if _mark.only_row
-        and _newest >= _mark.next_event + 10000
-        and pg_snapshot_xmin(pg_current_snapshot()) >= _mark.next_xid
-    then
-        update sources s set last_arrival_at = greatest(s.last_arrival_at, n.at)
-        from (
-            select e.source, max(e.created_at) as at
-            from events e
-            where e.id > _mark.event and e.id <= _mark.next_event
-            group by e.source) n
-        where s.name = n.source;
-        update arrivals_watermark set
-            event = next_event,
-            next_event = least(_newest, next_event + 200000),
-            next_xid = pg_snapshot_xmax(pg_current_snapshot());
+    if not _mark.only_row or _mark.only_row is null then
+        return;
     end if;
+    if pg_snapshot_xmin(pg_current_snapshot()) >= _mark.next_xid then
+        _from := _mark.event;
+        _to := _mark.next_event;
+        if _newest < _to + 10000 then
+            return;
+        end if;
+        _mark.event := _to;
+        _mark.next_event := least(_newest, _to + 200000);
+        _mark.next_xid := pg_snapshot_xmax(pg_current_snapshot());
+    else
+        if _newest < greatest(_mark.next_event, _mark.seen) + 10000 then
+            return;
+        end if;
+        _from := greatest(_mark.event, _mark.seen);
+        _to := least(_newest, _from + 200000);
+        _mark.seen := _to;
+    end if;
+    update sources s set last_arrival_at = greatest(s.last_arrival_at, n.at)
+    from (
+        select e.source, max(e.created_at) as at
+        from events e
+        where e.id > _from and e.id <= _to
+        group by e.source) n
+    where s.name = n.source;
+    update arrivals_watermark set
+        event = _mark.event,
+        next_event = _mark.next_event,
+        next_xid = _mark.next_xid,
+        seen = _mark.seen;
 end $$;
 comment on function spine.note_arrivals() is
     'Internal. Notes when each source last sent a new event. It works in turns of 10,000 to 200,000 events.';

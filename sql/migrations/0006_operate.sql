@@ -69,6 +69,10 @@ comment on column spine.rejected_requests.words is
 create index rejected_requests_words on spine.rejected_requests using gin (words) with (gin_pending_list_limit = 256);
 comment on index spine.rejected_requests_words is 'spine.rejected_like(): requests in which an id stands.';
 
+alter table spine.arrivals_watermark add column seen bigint not null default 0;
+comment on column spine.arrivals_watermark.seen is
+    'events.id up to which they were noted before they could be counted.';
+
 create table spine.retention_state (
     only_row boolean primary key default true check (only_row),
     expired_at timestamptz,
