@@ -60,6 +60,9 @@ func TestStoppedUploadsTakeBoundedMemory(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("memory is read from /proc")
 	}
+	if raceDetector {
+		t.Skip("the race detector takes several times the memory")
+	}
 	p, s := serveProcess(t, databases.New(t))
 	execute(t, s.db, "select spine.put_source('hm', $1)",
 		`{"preset":"hmac","secrets":["env:SPINE_SECRET_X"],"verify":[{"header":["X-Signature"],"encoding":"hex"}],
@@ -138,8 +141,9 @@ func TestWrongSignaturesWriteLittle(t *testing.T) {
 	t.Logf("%d kB of WAL a second, %d requests kept", rate/1000, kept)
 	require.Less(t, rate, int64(300_000))
 	require.GreaterOrEqual(t, kept, int64(100))
+	// On a slow machine some find no room.
 	await(t, s.db, int64(seconds*each), `
 		select coalesce(sum((details ->> 'count')::bigint), 0)::bigint
 		from spine.audit_log
-		where action = 'request_rejected' and details ->> 'cause' = 'signature_wrong'`)
+		where action = 'request_rejected' and details ->> 'cause' in ('signature_wrong', 'bytes_in_flight')`)
 }

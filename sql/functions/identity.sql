@@ -67,9 +67,9 @@ comment on function spine.last_arrival(text) is 'When a source last sent a new e
 -- note_arrivals: notes when each source last sent a new event. Readers then need not search the events of all others.
 -- It works in turns of 10,000 to 200,000 events. It counts an event only once no transaction can still commit one with
 -- a lower number. Any role may hold that up, from any database of the cluster. Events are then noted as they are seen,
--- and counted later. Every process calls it every few seconds, and one of several at once does the work. None does while
--- spine.roll_up() runs, which changes rows of the same table. Relies on events_pkey. A crash before the commit leaves
--- the turn to the next call.
+-- and counted later. Every process calls it every few seconds, and one of several at once does the work. None does
+-- while spine.roll_up() runs, which changes rows of the same table. Relies on events_pkey. A crash before the commit
+-- leaves the turn to the next call.
 create or replace function spine.note_arrivals() returns void
 language plpgsql
 set search_path = spine, pg_temp
