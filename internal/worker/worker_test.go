@@ -297,9 +297,11 @@ func TestDeferredForTooLong(t *testing.T) {
 		deferred, dead := string(event.Deferred), string(event.Dead)
 		require.Equal(t, 4, testutil.CollectAndCount(r.metrics.attempts), "each outcome begins at 0")
 		q.add(time.Now(), 1)
+		q.mu.Lock()
 		for _, row := range q.rows {
 			row.overdue = true
 		}
+		q.mu.Unlock()
 		pass(config.Sweep)
 		r.stop()
 		require.Zero(t, testutil.ToFloat64(r.metrics.attempts.WithLabelValues(deferred)))
