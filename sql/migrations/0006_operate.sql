@@ -98,7 +98,7 @@ comment on column spine.rejected_requests.body_bytes is
 
 alter table spine.rejected_requests add column verified boolean;
 comment on column spine.rejected_requests.verified is
-    'Whether its source sent it, of one that came while the source was disabled or closed. '
+    'Whether its source sent it, of one that came while it was disabled or closed. '
     'NULL where nobody can tell, and for all others: the source was broken, or takes requests from anyone.';
 
 -- What each process that receives webhooks makes of the sources, so that a command can tell it.
