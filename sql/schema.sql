@@ -2064,10 +2064,10 @@ COMMENT ON FUNCTION spine.keep_evidence(_event bigint, _hash bytea, _event_id te
 
 
 --
--- Name: keep_rejected(text[], timestamp with time zone[], text[], integer[], text[], text[], text[], text[], text[], bytea[], bigint[], text[], integer[], bigint[], interval[], boolean); Type: FUNCTION; Schema: spine; Owner: -
+-- Name: keep_rejected(text[], timestamp with time zone[], text[], integer[], text[], text[], text[], text[], text[], bytea[], bigint[], boolean[], text[], integer[], bigint[], interval[], boolean); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _body_bytes bigint[], _of text[], _rows integer[], _bytes bigint[], _age interval[], _again boolean) RETURNS void
+CREATE FUNCTION spine.keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _body_bytes bigint[], _verified boolean[], _of text[], _rows integer[], _bytes bigint[], _age interval[], _again boolean) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     SET jit TO 'off'
@@ -2093,6 +2093,7 @@ begin
         headers,
         body,
         body_bytes,
+        verified,
         size)
     select
         g.source,
@@ -2106,10 +2107,12 @@ begin
         h.headers::json,
         g.body,
         g.body_bytes,
+        g.verified,
         octet_length(g.body) + octet_length(h.headers)
-    from unnest(_source, _at, _cause, _status, _detail, _remote, _method, _target, _headers, _body, _body_bytes)
+    from unnest(
+            _source, _at, _cause, _status, _detail, _remote, _method, _target, _headers, _body, _body_bytes, _verified)
         with ordinality as g(
-            source, at, cause, status, detail, remote, method, target, headers, body, body_bytes, ord)
+            source, at, cause, status, detail, remote, method, target, headers, body, body_bytes, verified, ord)
     cross join lateral (select case when unqueryable(g.headers) is null then g.headers else '{}' end as headers) h
     where exists (select from sources s where s.name = g.source) -- it may have been removed meanwhile
         and not (_again and exists (
@@ -2131,29 +2134,29 @@ begin
         select
             r.id,
             r.source,
-            r.cause = any (_ours) as ours,
+            case when r.cause = any (_ours) then r.verified else false end as class, -- NULL is one too
             r.state = 'requested' as stays,
             r.size,
             row_number() over (
-                partition by r.source, r.cause
+                partition by r.source, r.cause, case when r.cause = any (_ours) then r.verified else false end
                 order by r.state <> 'requested', r.id desc) as n,
             r.cause
         from budget b join rejected_requests r on r.source = b.source
         where r.at >= b.oldest or r.state = 'requested'
     ), counted as (
         select k.*, row_number() over (
-            partition by k.source, k.ours
+            partition by k.source, k.class
             order by not k.stays, k.n, k.id desc) as rows
         from kept k
     ), weighed as (
         select c.*, sum(c.size) over (
-            partition by c.source, c.cause
+            partition by c.source, c.cause, c.class
             order by c.n) as own
         from counted c join budget b on b.source = c.source
         where c.stays or c.rows <= b.rows
     ), fitting as materialized (
         select w.id, w.stays, w.source, sum(w.size) over (
-            partition by w.source, w.ours
+            partition by w.source, w.class
             order by not w.stays, w.own, w.id desc) as bytes
         from weighed w
     )
@@ -2173,10 +2176,10 @@ end $$;
 
 
 --
--- Name: FUNCTION keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _body_bytes bigint[], _of text[], _rows integer[], _bytes bigint[], _age interval[], _again boolean); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _body_bytes bigint[], _verified boolean[], _of text[], _rows integer[], _bytes bigint[], _age interval[], _again boolean); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _body_bytes bigint[], _of text[], _rows integer[], _bytes bigint[], _age interval[], _again boolean) IS 'Internal. Keeps rejected requests within the budgets of their sources.';
+COMMENT ON FUNCTION spine.keep_rejected(_source text[], _at timestamp with time zone[], _cause text[], _status integer[], _detail text[], _remote text[], _method text[], _target text[], _headers text[], _body bytea[], _body_bytes bigint[], _verified boolean[], _of text[], _rows integer[], _bytes bigint[], _age interval[], _again boolean) IS 'Internal. Keeps rejected requests within the budgets of their sources.';
 
 
 --
@@ -4597,6 +4600,7 @@ CREATE TABLE spine.rejected_requests (
     taken_until timestamp with time zone,
     words bigint[],
     body_bytes bigint,
+    verified boolean,
     CONSTRAINT rejected_requests_state_check CHECK ((state = ANY (ARRAY['kept'::text, 'requested'::text, 'taken_in'::text, 'refused'::text])))
 )
 WITH (autovacuum_vacuum_scale_factor='0.1');
@@ -4747,6 +4751,13 @@ COMMENT ON COLUMN spine.rejected_requests.words IS 'Numbers of words that may be
 --
 
 COMMENT ON COLUMN spine.rejected_requests.body_bytes IS 'Size of a body of which only the beginning is kept. NULL where all is kept. It is the announced size, or how much came at least. Such a request cannot be read again.';
+
+
+--
+-- Name: COLUMN rejected_requests.verified; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.rejected_requests.verified IS 'Whether its source sent it, of one that came while it was disabled or closed. NULL where nobody can tell, and for all others: the source was broken, or takes requests from anyone.';
 
 
 --

@@ -83,6 +83,9 @@ type RejectedRequest struct {
 	// BodyBytes is the size of the body as it came or was announced, at least, where only its beginning is kept. Such a
 	// request cannot be replayed. It is nil where the whole body is kept.
 	BodyBytes *int64 `json:"body_bytes,omitempty"`
+	// Verified says whether its source sent it, of one that came while the source was disabled or closed. It is nil
+	// where nobody can tell: the source was broken, or takes requests from anyone.
+	Verified *bool `json:"-"`
 
 	State     string     `json:"state"` // kept, requested, taken_in or refused
 	Note      *string    `json:"note"`  // the result of its last replay, such as why it was rejected again

@@ -35,11 +35,12 @@ type gate struct {
 type arrival struct {
 	asked    string   // the source's name as the request gives it: anything
 	name     string   // of the source; empty where there is none
-	source   Source   // nil until it was found
+	source   Source   // nil until it was found, or where it takes none now and cannot verify
 	policy   Policy   // of the source
 	redactor Redactor // of the source; nil where nobody knows its secrets
 	remote   string   // the client's address; empty where it did not come over the network
 	request  event.Request
+	verified *bool // whether its source sent it; only where that takes none now, and can verify
 
 	announced int64 // length of its body by its headers; -1 where they do not say it
 	bodyState bodyState
@@ -82,14 +83,13 @@ type verdict struct {
 // reading and hashing its body. A source's rate limit comes after verification, so that strangers cannot use it up.
 func (g *gate) judge(a *arrival, o options) (verdict, *rejection) {
 	if rej := g.find(a); rej != nil {
-		if rej.class() == ours && a.request.Method == http.MethodPost {
-			// Its sender may not send it again, so it is read and kept.
+		if rej.isStray() && a.request.Method == http.MethodPost {
 			if o.limits != nil {
 				if limited := o.limits.chargeAddress(a); limited != nil {
 					return verdict{}, limited
 				}
 			}
-			_ = g.readBody(a, o.upload) // the answer stays, whatever is wrong with the body
+			g.readStray(a, o.upload)
 		}
 		return verdict{}, rej
 	}
@@ -107,10 +107,7 @@ func (g *gate) judge(a *arrival, o options) (verdict, *rejection) {
 	if rej := g.readBody(a, o.upload); rej != nil {
 		return verdict{}, rej
 	}
-	if len(a.request.Wire) > largeBody || isGzip(a.request.Header) || bytes.HasPrefix(a.request.Wire, gzipStart) {
-		g.turns <- struct{}{}
-		defer func() { <-g.turns }()
-	}
+	defer g.takeTurn(a)()
 	if !o.trusted {
 		if rej := g.verify(a); rej != nil {
 			return verdict{}, rej
@@ -157,7 +154,21 @@ func (g *gate) find(a *arrival) *rejection {
 // findStray notes how to keep a request to a source that takes none now.
 func (g *gate) findStray(a *arrival) {
 	stray := g.sources.Stray(a.asked)
-	a.name, a.policy.Kept, a.redactor = a.asked, stray.Kept, stray.Redactor
+	a.name, a.source, a.policy.Kept, a.redactor = a.asked, stray.Source, stray.Kept, stray.Redactor
+	if a.source != nil {
+		a.verified = new(bool)
+	}
+}
+
+// readStray reads a request to a source that takes none now, since its sender may not send it again. It notes whether
+// the source sent it, so that strangers do not take the room of what is kept. The answer stays, whatever is wrong.
+func (g *gate) readStray(a *arrival, u upload) {
+	rej := g.readBody(a, u)
+	if a.source == nil || rej != nil || checkHeaders(a.request.Header, a.source) != nil {
+		return
+	}
+	defer g.takeTurn(a)()
+	*a.verified = g.verify(a) == nil
 }
 
 // largeBody is the size in bytes from which on a body is read for events in turn with others.
@@ -165,6 +176,15 @@ const largeBody = 64 << 10
 
 // newTurns makes the turns of a gate. Few of them keep the processors busy.
 func newTurns() chan struct{} { return make(chan struct{}, 2*runtime.GOMAXPROCS(0)) }
+
+// takeTurn waits for a turn where a request takes much memory while it is read. The caller ends it.
+func (g *gate) takeTurn(a *arrival) (end func()) {
+	if len(a.request.Wire) > largeBody || isGzip(a.request.Header) || bytes.HasPrefix(a.request.Wire, gzipStart) {
+		g.turns <- struct{}{}
+		return func() { <-g.turns }
+	}
+	return func() {}
+}
 
 func isGzip(header http.Header) bool {
 	return strings.EqualFold(header.Get("Content-Encoding"), "gzip")

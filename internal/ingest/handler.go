@@ -240,8 +240,8 @@ func (rej *rejection) longDetail() string {
 // ourFault reports whether the sender did nothing wrong.
 func (rej *rejection) ourFault() bool { return rej.status >= http.StatusInternalServerError }
 
-// class says which budget a request that is rejected so is kept in.
-func (rej *rejection) class() int { return classOf(rej.cause) }
+// isStray reports whether the source takes no requests now.
+func (rej *rejection) isStray() bool { return isStrayCause(rej.cause) }
 
 // Rejections that are our fault and not the sender's.
 var (
@@ -294,7 +294,7 @@ func (h *Handler) reject(ctx context.Context, w http.ResponseWriter, a *arrival,
 		h.keeper.keep(a, rej)
 	}
 	// The sender is told of our faults at once. Strangers can ask a disabled source as often as they like.
-	if !rej.ourFault() || rej.class() == ours {
+	if !rej.ourFault() || rej.isStray() {
 		h.release(a)
 		h.brake.Wait(ctx)
 	}

@@ -28,15 +28,18 @@ const (
 	// keptFirst requests of a source and cause are kept in each hour that begins with one. Beyond them a sample is.
 	keptFirst  = 100
 	keptPeriod = time.Hour
-	// keptFirstOurs is keptFirst of requests that came while their source was disabled or broken: these are rejected by
-	// no fault of the sender's, who may not send them again.
+	// keptFirstOurs is keptFirst of requests that came while their source was disabled, closed or broken: these are
+	// rejected by no fault of the sender's, who may not send them again. Where the source can verify, only verified ones
+	// are among them.
 	keptFirstOurs = 1000
 
 	keptBeginningHeaders = 4 << 10 // bytes of headers that are kept of a request that is not kept as a whole
 	keptText             = 2 << 10 // bytes of other texts of a request
 
-	keptWaiting  = 1000    // requests that wait for the database
-	keptBytes    = 8 << 20 // of their bodies, headers and texts
+	// Limits on what waits for the database, of one class. A source takes no more of them than it leaves free: alone it
+	// has half, of two each has a third. A flood at one source therefore leaves room to all others.
+	keptWaiting  = 1000    // requests
+	keptBytes    = 8 << 20 // bytes of their bodies, headers and texts
 	keptInterval = 250 * time.Millisecond
 	keptPatience = 5 * time.Second // for one call to the database
 )
@@ -70,13 +73,16 @@ type Keeper struct {
 	waiting []event.RejectedRequest
 	budgets map[string]event.Budget
 	kinds   map[keeperKey]*keptKind
-	pots    [2]pot // senders' faults, and ours
+	pots    [classes]pot
 }
 
 // keeperKey is bounded: sources that exist, and the causes of this package.
-type keeperKey struct{ source, cause string }
+type keeperKey struct {
+	source, cause string
+	class         int
+}
 
-// keptKind is what was kept of a source and cause.
+// keptKind is what was kept of a source, cause and class.
 type keptKind struct {
 	since   time.Time // when the period began
 	count   int       // requests kept in it
@@ -86,10 +92,29 @@ type keptKind struct {
 
 // pot is what requests of one class share. Each class has its own, so that a flood of one leaves room for the other.
 type pot struct {
-	rows    int   // requests that wait or are being stored
-	held    int64 // bytes of their bodies, headers and texts
+	holding
+	sources map[string]holding // by name, of those that hold something
 	sampled purse
 	bytes   purse
+}
+
+// holding is what waits for the database or is being stored.
+type holding struct {
+	rows int   // requests
+	held int64 // bytes of their bodies, headers and texts
+}
+
+func (h holding) plus(rows int, held int64) holding { return holding{h.rows + rows, h.held + held} }
+
+// hold adds requests and bytes to what a source holds. Negative ones take off.
+func (p *pot) hold(source string, rows int, held int64) {
+	if p.sources == nil {
+		p.sources = map[string]holding{}
+	}
+	p.holding = p.plus(rows, held)
+	if p.sources[source] = p.sources[source].plus(rows, held); p.sources[source] == (holding{}) {
+		delete(p.sources, source)
+	}
 }
 
 // allowance is a rate at which something may be spent.
@@ -132,7 +157,7 @@ func (k *Keeper) keep(a *arrival, rej *rejection) {
 	kept := event.RejectedRequest{
 		Source: a.name, At: event.Timestamp{Time: a.request.At},
 		Cause: rej.cause, Status: rej.status, Detail: cutText(rej.longDetail()),
-		Remote: a.remote, Method: cutText(a.request.Method), Target: a.request.URL.EscapedPath(),
+		Remote: a.remote, Method: cutText(a.request.Method), Target: a.request.URL.EscapedPath(), Verified: a.verified,
 		Headers: []byte("{}"), Body: a.request.Wire,
 	}
 	if a.redactor != nil { // or nobody knows which of the headers hold secrets
@@ -143,12 +168,12 @@ func (k *Keeper) keep(a *arrival, rej *rejection) {
 		announced := max(a.announced, int64(len(kept.Body)))
 		kept.BodyBytes = &announced
 	}
-	class := &k.pots[rej.class()]
+	class := &k.pots[classOf(rej.cause, a.verified)]
 	k.mu.Lock()
 	size := heldBytes(kept)
 	fits := k.spendBytes(a, rej, class, size)
 	if fits {
-		class.held += size
+		class.hold(a.name, 0, size)
 	}
 	k.mu.Unlock()
 	if !fits {
@@ -169,11 +194,11 @@ func (k *Keeper) keep(a *arrival, rej *rejection) {
 	defer k.mu.Unlock()
 	k.waiting = append(k.waiting, kept)
 	if fits {
-		class.held -= size // as it was before its target was cut
+		class.hold(a.name, 0, -size) // as it was before its target was cut
 	} else {
 		k.spendAnyway(a, rej, class, heldBytes(kept))
 	}
-	class.held += heldBytes(kept)
+	class.hold(a.name, 0, heldBytes(kept))
 	k.budgets[a.name] = a.policy.Kept
 }
 
@@ -185,10 +210,11 @@ func heldBytes(r event.RejectedRequest) int64 {
 // admit reports whether a request is kept, and counts it then. It is counted among those that wait, too.
 func (k *Keeper) admit(a *arrival, rej *rejection) bool {
 	now := time.Now()
-	class := &k.pots[rej.class()]
+	of := classOf(rej.cause, a.verified)
+	class := &k.pots[of]
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if class.rows >= keptWaiting {
+	if class.sources[a.name].rows >= keptWaiting-class.rows {
 		return false
 	}
 	kind := k.kind(a, rej)
@@ -196,7 +222,7 @@ func (k *Keeper) admit(a *arrival, rej *rejection) bool {
 		kind.since, kind.count = now, 0
 	}
 	first := keptFirst
-	if rej.class() == ours {
+	if of != theirs {
 		first = keptFirstOurs
 	}
 	if kind.count >= first {
@@ -207,12 +233,12 @@ func (k *Keeper) admit(a *arrival, rej *rejection) bool {
 		class.sampled.spent++
 	}
 	kind.count++
-	class.rows++
+	class.hold(a.name, 1, 0)
 	return true
 }
 
 func (k *Keeper) kind(a *arrival, rej *rejection) *keptKind {
-	key := keeperKey{a.name, rej.cause}
+	key := keeperKey{a.name, rej.cause, classOf(rej.cause, a.verified)}
 	kind := k.kinds[key]
 	if kind == nil {
 		kind = &keptKind{since: time.Now()}
@@ -227,7 +253,7 @@ func (k *Keeper) spendBytes(a *arrival, rej *rejection, class *pot, size int64) 
 	kind := k.kind(a, rej)
 	// Both are asked, since each gives back what time has paid.
 	fitsKind, fitsAll := kind.bytes.has(bytesOfKind, now, n), class.bytes.has(bytesOfAll, now, n)
-	if class.held+size > keptBytes || size > a.policy.Kept.Bytes || !fitsKind || !fitsAll {
+	if class.sources[a.name].held+size > keptBytes-class.held || size > a.policy.Kept.Bytes || !fitsKind || !fitsAll {
 		return false
 	}
 	kind.bytes.spent += n
@@ -287,9 +313,7 @@ func (k *Keeper) flush(ctx context.Context) {
 	defer k.mu.Unlock()
 	if err == nil || errors.Is(err, event.ErrInvalidData) {
 		for _, r := range requests {
-			class := &k.pots[classOf(r.Cause)]
-			class.rows--
-			class.held -= heldBytes(r)
+			k.pots[classOf(r.Cause, r.Verified)].hold(r.Source, -1, -heldBytes(r))
 		}
 	}
 	switch {
@@ -311,13 +335,27 @@ func (k *Keeper) flush(ctx context.Context) {
 
 // Classes of rejected requests. spine.keep_rejected() knows them too.
 const (
-	theirs = iota
-	ours   // the source was disabled or broken
+	theirs       = iota // their senders' fault, or not sent by the source as far as it can tell
+	oursUnknown         // the source took none, and nobody can tell who sent it
+	oursVerified        // the source took none, and sent it
+	classes
 )
 
-func classOf(cause string) int {
-	if slices.Contains([]string{"source_disabled", "source_broken", "source_closed"}, cause) {
-		return ours
+// classOf returns the class of a request by why it was rejected, and by whether its source sent it: nil where nobody
+// can tell.
+func classOf(cause string, verified *bool) int {
+	switch {
+	case !isStrayCause(cause):
+		return theirs
+	case verified == nil:
+		return oursUnknown
+	case *verified:
+		return oursVerified
 	}
 	return theirs
+}
+
+// isStrayCause reports whether a cause says that the source took no requests.
+func isStrayCause(cause string) bool {
+	return slices.Contains([]string{"source_disabled", "source_broken", "source_closed"}, cause)
 }

@@ -102,7 +102,7 @@ func (p *Replayer) replay(ctx context.Context, kept event.RejectedRequest) (stat
 		return event.RejectedTakenIn, "The request was answered. It holds no event.", ""
 	case rej == nil:
 		return event.RejectedTakenIn, string(done.receipts[0].Outcome), done.events[0].ID
-	case rej.class() == ours:
+	case rej.isStray():
 		// A later try changes nothing until the operator does. Without an answer it would go on for ever.
 		return event.RejectedAgain, tellOperator(rej), ""
 	case rej.ourFault():

@@ -17,6 +17,7 @@ type Sources interface {
 
 // Stray is how to keep a request to a source that takes none now.
 type Stray struct {
+	Source   Source   // verifies it; nil where nobody can tell who sent it
 	Redactor Redactor // nil where nobody knows which headers hold secrets
 	Kept     event.Budget
 }

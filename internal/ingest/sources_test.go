@@ -78,7 +78,7 @@ func (s *sources) Stray(name string) Stray {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if found, ok := s.all[name]; ok {
-		return Stray{found, found.policy.Kept}
+		return Stray{Source: found, Redactor: found, Kept: found.policy.Kept}
 	}
 	return Stray{Kept: keeping.Kept}
 }
@@ -227,7 +227,8 @@ func TestSourcesThatTakeNothing(t *testing.T) {
 	}
 	require.Contains(t, string(in.kept.waiting[0].Headers), "X-Other")
 	require.Equal(t, "{}", string(in.kept.waiting[1].Headers))
-	require.Equal(t, 2, in.kept.pots[ours].rows)
+	require.Equal(t, 1, in.kept.pots[oursVerified].rows)
+	require.Equal(t, 1, in.kept.pots[oursUnknown].rows)
 	require.Zero(t, in.kept.pots[theirs].rows)
 
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodHead, in.server.URL+"/webhook/closed", nil)
@@ -237,6 +238,90 @@ func TestSourcesThatTakeNothing(t *testing.T) {
 	require.NoError(t, response.Body.Close())
 	require.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
 	require.Len(t, in.kept.waiting, 2, "a probe is nothing to keep")
+}
+
+// B2, F4: strangers do not take the room of what a disabled source sent, and everyone gets the same answer. A flood at
+// one source leaves room to wait for the database to the others.
+func TestFloodOfADisabledSourceLeavesRoom(t *testing.T) {
+	in := serve(t, &modelStore{}, nil)
+	roomy := Policy{Kept: event.Budget{Rows: 1000, Bytes: 16 << 20}}
+	in.sources.put("github", githubSettings, roomy)
+	in.sources.err = map[string]error{
+		"github": event.ErrSourceDisabled, "open": event.ErrSourceClosed, "broken": event.ErrSourceBroken,
+	}
+	send := func(source, method string, headers []string) {
+		t.Helper()
+		header := http.Header{}
+		for i := 0; i < len(headers); i += 2 {
+			header.Add(headers[i], headers[i+1])
+		}
+		a := &arrival{asked: source, bodyState: bodyWhole, request: event.Request{
+			Method: method,
+			URL:    &url.URL{Path: "/webhook/" + source},
+			Header: header,
+			Wire:   []byte(ping),
+			At:     time.Now(),
+		}}
+		defer in.handler.release(a)
+		_, rej := in.handler.admit(t.Context(), a, options{})
+		require.NotNil(t, rej)
+		require.True(t, rej.isStray())
+		in.kept.keep(a, rej)
+	}
+	keptOf := func(source, prefix string) (found []event.RejectedRequest) {
+		for _, kept := range in.kept.waiting {
+			if kept.Source == source && strings.Contains(string(kept.Headers), prefix) {
+				found = append(found, kept)
+			}
+		}
+		return found
+	}
+	for i := range 3500 {
+		headers := github(fmt.Sprintf("forged-%d", i), "S2", ping)
+		switch i % 3 {
+		case 0:
+			send("github", http.MethodPost, headers[:6]) // unsigned
+		case 1:
+			send("github", http.MethodPost, headers)
+		default: // of its kind: one that would be rejected all the same
+			send("github", http.MethodPost, append(github(fmt.Sprintf("forged-%d", i), "S1", ping), headers[:2]...))
+		}
+		send("github", http.MethodGet, headers)
+	}
+	for i := range 100 {
+		send("github", http.MethodPost, github(fmt.Sprintf("signed-%d", i), "S1", ping))
+	}
+	require.InDelta(t, keptFirst, len(keptOf("github", "forged-")), 20, "the first hundred, and a sample")
+	signed := keptOf("github", "signed-")
+	require.Len(t, signed, 100)
+
+	in.sources.put("open", `{"preset":"none","id":["{body:/id}"]}`, roomy)
+	for range 3500 {
+		send("open", http.MethodPost, nil)
+	}
+	for range 60 {
+		send("broken", http.MethodPost, nil)
+	}
+	require.Len(t, keptOf("open", ""), keptWaiting/2, "a source that verifies nothing")
+	require.Len(t, keptOf("broken", ""), 60)
+
+	forged := in.post(t, "/webhook/github", strings.NewReader(ping), github("forged", "S2", ping)...)
+	requireProblem(t, http.StatusServiceUnavailable, forged)
+	require.Equal(
+		t, forged.body, in.post(t, "/webhook/github", strings.NewReader(ping), github("last", "S1", ping)...).body,
+	)
+
+	delete(in.sources.err, "github")
+	store := &requestedStore{requested: signed, settled: map[int64][3]string{}}
+	for i := range signed {
+		signed[i].ID = int64(i)
+	}
+	NewReplayer(store, in.handler, zerolog.Nop()).nextBatch(t.Context())
+	require.Len(t, store.settled, 100)
+	for _, settled := range store.settled {
+		require.Equal(t, event.RejectedTakenIn, settled[0])
+	}
+	require.Equal(t, 100, in.store.count())
 }
 
 // F4, CONTRACT section 1: every rejected request leaves what was read of it, and says where that is not all.

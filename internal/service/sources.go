@@ -26,7 +26,11 @@ func (s intakeSources) Lookup(name string) (ingest.Source, error) {
 // Stray keeps the promises of ingest.Sources.
 func (s intakeSources) Stray(name string) ingest.Stray {
 	if stray, ok := s.Registry.Stray(name); ok {
-		return ingest.Stray{Redactor: &stray.Redactor, Kept: kept(stray.Config.Rejected)}
+		found := ingest.Stray{Redactor: &stray.Redactor, Kept: kept(stray.Config.Rejected)}
+		if stray.Source != nil {
+			found.Source = intakeSource{stray.Source}
+		}
+		return found
 	}
 	return ingest.Stray{Kept: kept(source.DefaultBudget())}
 }

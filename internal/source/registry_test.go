@@ -439,6 +439,12 @@ func TestDefaultIsClosedUntilItVerifies(t *testing.T) {
 	_, err := r.Lookup("default")
 	require.ErrorIs(t, err, event.ErrSourceClosed)
 	require.Equal(t, "closed", state())
+	verifier := func() *Source {
+		stray, known := r.Stray("default")
+		require.True(t, known)
+		return stray.Source
+	}
+	require.Nil(t, verifier(), "it takes requests from anyone")
 	_, err = r.Lookup("raw")
 	require.NoError(t, err)
 	count, names, ok := r.States()
@@ -464,9 +470,21 @@ func TestDefaultIsClosedUntilItVerifies(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "sample", events[0].Type, "an envelope")
 
+	// B2: who sent a request can be told also while its source is disabled.
+	tab.change(func() {
+		row := tab.rows["default"]
+		row.DisabledAt = &event.Timestamp{}
+		tab.rows["default"] = row
+	})
+	r.load(t.Context(), true)
+	_, err = r.Lookup("default")
+	require.ErrorIs(t, err, event.ErrSourceDisabled)
+	require.NoError(t, verifier().Verify(request))
+
 	tab.put("default", `{"preset":"standard-webhooks","format":"envelope","secrets":["env:GONE"]}`)
 	r.load(t.Context(), true)
 	_, err = r.Lookup("default")
 	require.ErrorIs(t, err, event.ErrSourceBroken)
 	require.Equal(t, "broken", state())
+	require.Nil(t, verifier(), "it has no secret")
 }

@@ -1,13 +1,16 @@
 package source
 
+import "time"
+
 // Stray is what is known of a source that takes no requests now.
 type Stray struct {
 	Redactor
 	Config Config
+	Source *Source // verifies its requests; nil where it is broken, or takes requests from anyone
 }
 
 // Stray returns what is known of a source that takes no requests now, since it is disabled, closed or broken. It serves
-// to keep secrets out of what is kept of them. ok is false where there is no such source, or where its settings cannot
+// to verify them, and to keep secrets out of what is kept of them. ok is false where there is no such source, or where its settings cannot
 // be read, so that nobody can tell which headers hold its secrets.
 func (r *Registry) Stray(name string) (stray Stray, ok bool) {
 	known := r.current.Load()
@@ -19,7 +22,11 @@ func (r *Registry) Stray(name string) (stray Stray, ok bool) {
 	case e == nil:
 		return Stray{}, false
 	case e.source != nil:
-		return Stray{e.source.Redactor, e.source.config}, true
+		stray = Stray{Redactor: e.source.Redactor, Config: e.source.config}
+		if !e.source.isOpen() && !e.source.expired(time.Now()) {
+			stray.Source = e.source
+		}
+		return stray, true
 	}
 	c, err := ParseConfig(e.settings.Settings)
 	if err != nil {
@@ -28,7 +35,7 @@ func (r *Registry) Stray(name string) (stray Stray, ok bool) {
 	if c, err = c.Resolve(); err != nil {
 		return Stray{}, false
 	}
-	return Stray{NewRedactor(c), c}, true
+	return Stray{Redactor: NewRedactor(c), Config: c}, true
 }
 
 // DefaultBudget is what is kept of rejected requests where the settings do not say it.

@@ -101,13 +101,14 @@ func (s *Store) KeepRejected(
 		statuses                 = make([]int32, n)
 		bodies                   = make([][]byte, n)
 		sizes                    = make([]*int64, n)
+		verified                 = make([]*bool, n)
 	)
 	for i, r := range requests {
 		sources[i], times[i], causes[i] = r.Source, r.At.Time, r.Cause
 		statuses[i] = int32(r.Status) //nolint:gosec // an HTTP status is below 1000
 		details[i], remotes[i] = storable(r.Detail), storable(r.Remote)
 		methods[i], targets[i] = storable(r.Method), storable(r.Target)
-		headers[i], sizes[i] = string(r.Headers), r.BodyBytes
+		headers[i], sizes[i], verified[i] = string(r.Headers), r.BodyBytes, r.Verified
 		if bodies[i] = r.Body; r.Body == nil {
 			bodies[i] = []byte{}
 		}
@@ -120,7 +121,7 @@ func (s *Store) KeepRejected(
 	}
 	_, err := s.pool.Exec(
 		ctx,
-		"select spine.keep_rejected($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+		"select spine.keep_rejected($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
 		sources,
 		times,
 		causes,
@@ -132,6 +133,7 @@ func (s *Store) KeepRejected(
 		headers,
 		bodies,
 		sizes,
+		verified,
 		names,
 		rows,
 		bytes,

@@ -236,6 +236,26 @@ func TestBeginningsAndTheBudgetOfOurOwnFaults(t *testing.T) {
 	require.Equal(t, []string{"signature_wrong 10", "source_broken 2", "source_disabled 8"}, d.rows(
 		"select cause || ' ' || count(*) from spine.rejected_requests group by cause order by cause"))
 
+	// B2: what a disabled source sent has room of its own, and strangers cannot take it.
+	sent := func(n, size int, verified bool) []event.RejectedRequest {
+		requests := rejected("github", "source_disabled", n, size)
+		for i := range requests {
+			requests[i].Verified = &verified
+		}
+		return requests
+	}
+	keep(sent(350, 10, false))
+	keep(sent(10, 10, true))
+	keep(append(sent(50, 100_000, false), rejected("github", "source_broken", 50, 10)...))
+	require.Equal(t, []string{
+		"signature_wrong 5",
+		"source_broken 5",
+		"source_disabled 5",
+		"source_disabled false 5",
+		"source_disabled true 10",
+	}, d.rows(`select concat_ws(' ', cause, verified::text, count(*)) as kind from spine.rejected_requests
+		group by cause, verified order by kind collate "C"`))
+
 	large := rejected("github", "too_large", 1, 1000)
 	size := int64(5_000_000)
 	large[0].BodyBytes = &size

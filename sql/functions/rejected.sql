@@ -2,10 +2,11 @@
 
 -- keep_rejected: keeps rejected requests and holds their sources to their budgets. Over the budget, the oldest of the
 -- cause go first that has most: most rows over the budget of rows, most bytes over that of bytes. A flood of one kind
--- therefore leaves those of another. Requests that came while the source was disabled or broken have a budget of their
--- own, of the same size. What is to be read again stays, and counts.
+-- therefore leaves those of another. Requests that came while the source was disabled, closed or broken have two budgets
+-- of their own, of the same size: one for those that the source sent, and one for those of which nobody can tell. Those
+-- that it did not send are among the other causes. What is to be read again stays, and counts.
 --   arrays, one element a request:
---   _source, _at, _cause, _status, _detail, _remote, _method, _target, _body  as in rejected_requests
+--   _source, _at, _cause, _status, _detail, _remote, _method, _target, _body, _verified  as in rejected_requests
 --   _headers  JSON objects as text. Other text becomes an empty object, so that one request does not fail the others.
 --   _body_bytes  size of a body of which only the beginning is kept; NULL for one that is whole
 --   arrays, one element a source:
@@ -30,6 +31,7 @@ create or replace function spine.keep_rejected(
     _headers text[],
     _body bytea[],
     _body_bytes bigint[],
+    _verified boolean[],
     _of text[],
     _rows integer[],
     _bytes bigint[],
@@ -60,6 +62,7 @@ begin
         headers,
         body,
         body_bytes,
+        verified,
         size)
     select
         g.source,
@@ -73,10 +76,12 @@ begin
         h.headers::json,
         g.body,
         g.body_bytes,
+        g.verified,
         octet_length(g.body) + octet_length(h.headers)
-    from unnest(_source, _at, _cause, _status, _detail, _remote, _method, _target, _headers, _body, _body_bytes)
+    from unnest(
+            _source, _at, _cause, _status, _detail, _remote, _method, _target, _headers, _body, _body_bytes, _verified)
         with ordinality as g(
-            source, at, cause, status, detail, remote, method, target, headers, body, body_bytes, ord)
+            source, at, cause, status, detail, remote, method, target, headers, body, body_bytes, verified, ord)
     cross join lateral (select case when unqueryable(g.headers) is null then g.headers else '{}' end as headers) h
     where exists (select from sources s where s.name = g.source) -- it may have been removed meanwhile
         and not (_again and exists (
@@ -98,29 +103,29 @@ begin
         select
             r.id,
             r.source,
-            r.cause = any (_ours) as ours,
+            case when r.cause = any (_ours) then r.verified else false end as class, -- NULL is one too
             r.state = 'requested' as stays,
             r.size,
             row_number() over (
-                partition by r.source, r.cause
+                partition by r.source, r.cause, case when r.cause = any (_ours) then r.verified else false end
                 order by r.state <> 'requested', r.id desc) as n,
             r.cause
         from budget b join rejected_requests r on r.source = b.source
         where r.at >= b.oldest or r.state = 'requested'
     ), counted as (
         select k.*, row_number() over (
-            partition by k.source, k.ours
+            partition by k.source, k.class
             order by not k.stays, k.n, k.id desc) as rows
         from kept k
     ), weighed as (
         select c.*, sum(c.size) over (
-            partition by c.source, c.cause
+            partition by c.source, c.cause, c.class
             order by c.n) as own
         from counted c join budget b on b.source = c.source
         where c.stays or c.rows <= b.rows
     ), fitting as materialized (
         select w.id, w.stays, w.source, sum(w.size) over (
-            partition by w.source, w.ours
+            partition by w.source, w.class
             order by not w.stays, w.own, w.id desc) as bytes
         from weighed w
     )
@@ -138,7 +143,7 @@ begin
         for update of o skip locked);
 end $$;
 comment on function spine.keep_rejected(
-    text[], timestamptz[], text[], integer[], text[], text[], text[], text[], text[], bytea[], bigint[],
+    text[], timestamptz[], text[], integer[], text[], text[], text[], text[], text[], bytea[], bigint[], boolean[],
     text[], integer[], bigint[], interval[], boolean) is
     'Internal. Keeps rejected requests within the budgets of their sources.';
 

@@ -98,6 +98,13 @@ comment on column spine.rejected_requests.body_bytes is
     'Size of a body of which only the beginning is kept. NULL where all is kept. '
     'It is the announced size, or how much came at least. Such a request cannot be read again.';
 
+-- Requests to a source that took none have room of their own where the source sent them.
+
+alter table spine.rejected_requests add column verified boolean;
+comment on column spine.rejected_requests.verified is
+    'Whether its source sent it, of one that came while it was disabled or closed. '
+    'NULL where nobody can tell, and for all others: the source was broken, or takes requests from anyone.';
+
 -- What each process that receives webhooks makes of the sources, so that a command can tell it.
 
 create table spine.receivers (
