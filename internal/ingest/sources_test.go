@@ -78,7 +78,11 @@ func (s *sources) Stray(name string) Stray {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if found, ok := s.all[name]; ok {
-		return Stray{Source: found, Redactor: found, Kept: found.policy.Kept}
+		stray := Stray{Source: found, Redactor: found, Kept: found.policy.Kept}
+		if errors.Is(s.err[name], event.ErrSourceClosed) { // as one that verifies nothing
+			stray.Source = nil
+		}
+		return stray
 	}
 	return Stray{Kept: keeping.Kept}
 }

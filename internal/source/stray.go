@@ -10,8 +10,8 @@ type Stray struct {
 }
 
 // Stray returns what is known of a source that takes no requests now, since it is disabled, closed or broken. It serves
-// to verify them, and to keep secrets out of what is kept of them. ok is false where there is no such source, or where its settings cannot
-// be read, so that nobody can tell which headers hold its secrets.
+// to verify them, and to keep secrets out of what is kept of them. ok is false where there is no such source, or where
+// its settings cannot be read, so that nobody can tell which headers hold its secrets.
 func (r *Registry) Stray(name string) (stray Stray, ok bool) {
 	known := r.current.Load()
 	if known == nil {

@@ -254,7 +254,7 @@ func TestBeginningsAndTheBudgetOfOurOwnFaults(t *testing.T) {
 		"source_disabled false 5",
 		"source_disabled true 10",
 	}, d.rows(`select concat_ws(' ', cause, verified::text, count(*)) as kind from spine.rejected_requests
-		group by cause, verified order by kind collate "C"`))
+		group by cause, verified order by concat_ws(' ', cause, verified::text, count(*)) collate "C"`))
 
 	large := rejected("github", "too_large", 1, 1000)
 	size := int64(5_000_000)
