@@ -51,58 +51,40 @@ func (s *Store) Conflicts(
 		Crowded         bool // not compared, though it is not too large
 		view.OtherPayload
 	}
-	budget, most := q.arg(conflictBytes)+"::bigint", q.arg(conflictSize)+"::bigint"
 	const order = "order by c.created_at desc, c.event desc, c.payload_hash desc"
-	shown := "c.compared"
+	shown := "w.verdict = 'compared'"
 	if filter.EventID != "" {
 		shown = "true" // there are ten of an event at most
 	}
-	// The page is found before anything is compared, and sums of sizes limit what is read of it. A row that is too large
-	// to compare is not in the sums, so that it hides no others. What is stored is summed up first, for to know the size
-	// of a text takes reading it.
+	// The page is found before anything is compared. spine.weigh_conflicts() limits what is read of its payloads. A row
+	// that is too large to compare is not in the sum, so that it hides no others.
 	found, err := list[row](ctx, s, "listing conflicts", `
+		with page as materialized (
+			select c.*, row_number() over (`+order+`) as n
+			from (select c.* from spine.conflicts c`+q.conditions()+" "+order+" limit "+q.arg(page.Limit+1)+`) c
+		), weighed as materialized (
+			select w.n, w.verdict
+			from (select array_agg(c.event order by c.n) as events, array_agg(c.payload_hash order by c.n) as hashes
+				from page c) p
+				cross join lateral spine.weigh_conflicts(p.events, p.hashes, `+q.arg(conflictSize)+", "+
+		q.arg(conflictBytes)+", "+q.arg(conflictUnpack)+`) w
+		)
 		select c.event_id, c.source, c.stored_at,
 			case when c.shown then c.first end as payload, c.first_unqueryable as unqueryable,
 			case when c.shown then c.first_body end as raw_body,
-			case when c.compared then spine.differences_json(c.first, c.payload) end as differences,
-			c.event, c.compared, c.shown, c.crowded,
+			case when c.verdict = 'compared' then spine.differences_json(c.first, c.payload) end as differences,
+			c.event, c.verdict = 'compared' as compared, c.shown, c.verdict = 'crowded' as crowded,
 			encode(c.payload_hash, 'hex') as payload_hash, c.event_type, c.occurred_at, c.created_at, c.seen_count,
 			c.accepted_as, case when c.shown then c.payload end as payload,
 			coalesce(c.unqueryable, '') as unqueryable, case when c.shown then c.raw_body end as raw_body
 		from (
-			select c.*, `+shown+` as shown
-			from (
-				select c.*, coalesce(c.size <= `+most+` and c.summed <= `+budget+`, false) as compared,
-					c.stored <= `+most+` and coalesce(c.size <= `+most+` and c.summed > `+budget+`, true) as crowded
-				from (
-					select c.*, sum(c.size) filter (where c.size <= `+most+`) over (`+order+`) as summed
-					from (
-						select c.*, case when c.stored <= `+most+` and c.stored_before <= `+budget+` then
-							coalesce(
-								spine.comparing(c.first, c.payload),
-								octet_length(c.first::text),
-								octet_length(c.payload::text),
-								0)
-							+ coalesce(octet_length(c.first_body), 0) + coalesce(octet_length(c.raw_body), 0)
-						end as size
-						from (
-							select c.*, sum(c.stored) filter (where c.stored <= `+most+`) over (`+order+`) as stored_before
-							from (
-								select c.*, e.created_at as stored_at, e.payload as first,
-									coalesce(e.unqueryable, '') as first_unqueryable, e.raw_body as first_body,
-									coalesce(pg_column_size(e.payload), 0) + coalesce(pg_column_size(e.raw_body), 0)
-									+ coalesce(pg_column_size(c.payload), 0) + coalesce(pg_column_size(c.raw_body), 0)
-										as stored
-								from (select c.* from spine.conflicts c`+q.conditions()+" "+order+
-		` limit `+q.arg(page.Limit+1)+`) c
-								join spine.events e on e.id = c.event
-							) c
-						) c
-					) c
-				) c
-			) c
+			select c.*, w.verdict, `+shown+` as shown, e.created_at as stored_at, e.payload as first,
+				coalesce(e.unqueryable, '') as first_unqueryable, e.raw_body as first_body
+			from page c
+				join weighed w on w.n = c.n
+				join spine.events e on e.id = c.event
 		) c
-		`+order, q.args...)
+		order by c.n`, q.args...)
 	if err != nil {
 		return nil, view.Next{}, err
 	}
@@ -153,6 +135,9 @@ const conflictBytes = 4 << 20
 
 // conflictSize is how many bytes both sides of one row have that is compared. spine.differences() has this limit too.
 const conflictSize = 512 << 10
+
+// conflictUnpack is how many bytes of compressed payloads a page unpacks only to learn that they are too large.
+const conflictUnpack = 32 << 20
 
 // isTooLarge reports whether differences are what spine.differences() says of payloads that are too large to compare.
 func isTooLarge(found []view.Difference) bool {

@@ -17,18 +17,20 @@ comment on function spine.as_jsonb(json) is
 -- comparing: how much work it is to compare two JSON values, in bytes. It is their length, and 20 for each comma: every
 -- member but the last of its object or array has one. Of more than 512 KiB the commas are not counted.
 --   _was, _is  the two values
--- Reads no table.
+-- The variables hold the texts, so that each value is unpacked once. Reads no table.
 create or replace function spine.comparing(_was json, _is json) returns bigint
-language sql immutable
+language plpgsql immutable
 set search_path = spine, pg_temp as $$
-    select v.size + case
-        when v.size > 524288 then 0
-        else 20::bigint * (v.size - octet_length(replace(v.was, ',', '')) - octet_length(replace(v."is", ',', '')))
-    end
-    from (
-        select _was::text as was, _is::text as "is", octet_length(_was::text) + octet_length(_is::text) as size
-    ) v
-$$;
+declare
+    _first constant text := _was::text;
+    _other constant text := _is::text;
+    _size constant bigint := octet_length(_first)::bigint + octet_length(_other);
+begin
+    if _size is null or _size > 524288 then
+        return _size;
+    end if;
+    return _size + 20 * (_size - octet_length(replace(_first, ',', '')) - octet_length(replace(_other, ',', '')));
+end $$;
 comment on function spine.comparing(json, json) is 'Internal. How much work it is to compare two JSON values.';
 
 -- differences: where two JSON values differ, by JSON pointer (RFC 6901), at most 100 places.
@@ -140,6 +142,76 @@ set search_path = spine, pg_temp as $$
 $$;
 comment on function spine.differences_json(json, json) is
     'spine.differences() as an array of path, was and is. A side that is not there is left out.';
+
+-- weigh_conflicts: which rows of a page of conflicts are compared.
+--   arrays, one element a row, in the order of the page:
+--   _event, _payload_hash  the conflict
+--   _most    how many bytes both sides of a row have at most that is compared, each comma as 20 more
+--   _budget  how many bytes all rows have together that are compared
+--   _unpack  how many bytes of compressed payloads are unpacked only to learn their size
+-- verdict: compared, too_large, or crowded for a row that the page has no room for. Where the budget is spent, nothing
+-- more is read, so that a page takes no longer because it has more rows. What is not compressed has its size at hand.
+-- So a row that is small is weighed also behind many that unpack to much.
+-- Relies on conflicts_pkey and events_pkey. Reads only.
+create or replace function spine.weigh_conflicts(
+    _event bigint[],
+    _payload_hash bytea[],
+    _most bigint,
+    _budget bigint,
+    _unpack bigint)
+returns table (n bigint, verdict text)
+language plpgsql stable
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan as $$
+declare
+    _row record;
+    _size bigint;
+    _spent bigint := 0;
+    _unpacked bigint := 0;
+begin
+    for _row in
+        select
+            u.n,
+            e.payload as first,
+            c.payload as other,
+            coalesce(octet_length(e.raw_body), 0)::bigint + coalesce(octet_length(c.raw_body), 0) as bodies,
+            coalesce(pg_column_size(e.payload), 0)::bigint + coalesce(pg_column_size(c.payload), 0)
+            + coalesce(pg_column_size(e.raw_body), 0) + coalesce(pg_column_size(c.raw_body), 0) as stored,
+            coalesce(pg_column_compression(e.payload), pg_column_compression(c.payload)) is not null as compressed
+        from unnest(_event, _payload_hash) with ordinality as u(event, payload_hash, n)
+            join conflicts c on c.event = u.event and c.payload_hash = u.payload_hash
+            join events e on e.id = c.event
+        order by u.n
+    loop
+        n := _row.n;
+        if _row.stored > _most then
+            verdict := 'too_large';
+        elsif _spent + _row.stored > _budget or _row.compressed and _unpacked > _unpack then
+            verdict := 'crowded';
+        else
+            if _row.compressed then
+                _unpacked := _unpacked
+                    + coalesce(octet_length(_row.first::text), 0) + coalesce(octet_length(_row.other::text), 0);
+            end if;
+            _size := _row.bodies + coalesce(
+                comparing(_row.first, _row.other),
+                octet_length(_row.first::text),
+                octet_length(_row.other::text),
+                0);
+            if _size > _most then
+                verdict := 'too_large';
+            else
+                _spent := _spent + _size;
+                verdict := case when _spent <= _budget then 'compared' else 'crowded' end;
+            end if;
+        end if;
+        return next;
+    end loop;
+end $$;
+comment on function spine.weigh_conflicts(bigint[], bytea[], bigint, bigint, bigint) is
+    'Internal. Which rows of a page of conflicts are compared.';
 
 create or replace view spine.conflicting as
 select

@@ -239,6 +239,83 @@ end $$;
 comment on function spine.trail_start(bigint) is
     'Internal. A time before all steps of an event. -infinity where that is not known.';
 
+-- trail_ends: the steps of one event. Of more than 10,000 it has the first 5,000 and the last 5,000, so that a sender
+-- who repeats one id slows no reader. It returns exactly 10,000 steps only where others may lie between.
+--   _event  events.id
+--   _since  trail_start() of the event
+-- No index has the times of one event, and each ingest would pay for one. But equal keys stand in audit_trail_event in
+-- the order of their rows' places, which is nearly the order of their steps. A range of one key keeps the planner from
+-- dropping the order by that key, so it walks this index backwards. It does so day by day, newest first. The ranges
+-- between the days are those of the default partition.
+-- The steps are in no order. Relies on audit_trail_event. Reads only.
+create or replace function spine.trail_ends(_event bigint, _since timestamptz)
+returns table (
+    "timestamp" timestamptz,
+    id bigint,
+    event_id text,
+    source text,
+    action text,
+    success text,
+    details jsonb)
+language plpgsql stable
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set max_parallel_workers_per_gather = 0
+set plan_cache_mode = force_custom_plan as $$
+declare
+    _half constant integer := 5000;
+    _first constant audit_log[] := array(
+        select a
+        from audit_log a
+        where a.event = _event and (a.timestamp >= _since or a.timestamp = 'infinity')
+        limit _half);
+    _part audit_log[];
+    _left integer := _half;
+    _from timestamptz;
+    _to timestamptz := 'infinity';
+begin
+    return query
+    select f.timestamp, f.id, f.event_id, f.source, f.action, f.success, f.details
+    from unnest(_first) f;
+    if cardinality(_first) < _half then
+        return;
+    end if;
+    -- In an array, since the rows of a loop would keep their order only with a sort.
+    foreach _from in array (
+        select array_agg(distinct c.cut order by c.cut desc) || timestamptz '-infinity'
+        from (
+            select (d.day + n.n)::timestamp at time zone 'UTC' as cut
+            from (
+                select to_date(substring(c.relname from '^audit_trail_(\d{8})$'), 'YYYYMMDD') as day
+                from pg_inherits i join pg_class c on c.oid = i.inhrelid
+                where i.inhparent = 'audit_trail'::regclass
+            ) d cross join (values (0), (1)) n(n)
+            where d.day is not null
+        ) c)
+    loop
+        _part := array(
+            select a
+            from audit_log a
+            where a.event >= _event and a.event <= _event
+                and a.timestamp >= greatest(_from, _since)
+                and (a.timestamp < _to or _to = 'infinity')
+            order by a.event desc
+            limit _left);
+        return query
+        select p.timestamp, p.id, p.event_id, p.source, p.action, p.success, p.details
+        from unnest(_part) p
+        where not exists (select from unnest(_first) f where f.id = p.id);
+        _left := _left - cardinality(_part);
+        _to := _from;
+        exit when _left = 0 or _to <= _since;
+    end loop;
+end $$;
+comment on function spine.trail_ends(bigint, timestamptz) is
+    'Internal. The steps of one event. Of more than 10,000 it has the first and the last 5,000.';
+
 -- trace: the trail of one event, in the order in which it happened.
 --   _event_id, _source  as for id_of()
 -- psql prints above the steps what spine.explain() says of the event. Relies on audit_trail_event. Reads only.
