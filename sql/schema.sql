@@ -1186,11 +1186,6 @@ declare
     _where text;
     _retry jsonb;
     _delay interval;
-    _times timestamptz[];
-    _numbers bigint[];
-    _actions text[];
-    _details jsonb[];
-    _long boolean;
 begin
     begin -- The tables stay locked for reading until the end, so nothing below waits.
         perform from events, processing_state, destinations, audit_trail, conflicts, sources where false;
@@ -1235,17 +1230,6 @@ begin
             'seen_count', _stored.seen_count);
     return query select 'disabled', null::text, d.says, d.facts from disabled_sources(_stored.source) d;
 
-    select
-        array_agg(t.timestamp) filter (where t.tells),
-        array_agg(t.id) filter (where t.tells),
-        array_agg(t.action) filter (where t.tells),
-        array_agg(t.details) filter (where t.tells),
-        count(*) >= 10000
-    into _times, _numbers, _actions, _details, _long
-    from (
-        select t.*, t.action not in ('event_received', 'event_deduped', 'conflict_detected') as tells
-        from trail_ends(_stored.id, _since) t
-    ) t;
     select count(*) filter (where c.accepted_as is null) into _open from conflicts c where c.event = _stored.id;
     for _row in
         select p.*, p.xmax as holder, d.paused_at, d.paused_by, d.paused_reason
@@ -1254,9 +1238,16 @@ begin
         order by p.destination
     loop
         _where := case when _row.destination = 'default' then '' else ' at ' || _row.destination end;
-        with mine as (
+        -- Materialized, as in trace(): the steps are found by the event and not by their time.
+        with trail as materialized (
+            select a.timestamp, a.id, a.action::text as action, a.details::text::jsonb as details
+            from audit_trail a
+            where a.event = _stored.id
+                and (a.timestamp >= _since or a.timestamp = 'infinity')
+                and a.action not in ('event_received', 'event_deduped', 'conflict_detected')
+        ), mine as (
             select t.*
-            from unnest(_times, _numbers, _actions, _details) t("timestamp", id, action, details)
+            from trail t
             where coalesce(t.details ->> 'destination', 'default') = _row.destination
         )
         select
@@ -1308,9 +1299,6 @@ begin
                     ' counted; %s in a row did not reach the destination, the first at %s: given up 72 hours after it',
                     _row.deferrals,
                     exact_time(_row.deferred_since))
-                else ''
-            end || case when _long
-                then '; of its trail only the first and the last 5,000 steps were read, so there may be more'
                 else ''
             end,
             jsonb_build_object(
@@ -1408,7 +1396,6 @@ begin
                             else format(
                                 'as the retry policy says after attempt %s', coalesce(_retry ->> 'attempt', '?'))
                         end)
-                    when _long then 'its trail has too many steps to find out why'
                     when _row.next_attempt_at <= _row.updated_at
                     then 'the clock of the database was set back since it fell due'
                     else 'somebody set next_attempt_at by hand, which the audit log does not note'
@@ -4902,77 +4889,6 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.trace(_event_id text, _source text) IS 'What happened to one event, step by step. Notices say where it stands and why, as spine.explain() does. Example: select * from spine.trace(''test-001'').';
-
-
---
--- Name: trail_ends(bigint, timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
---
-
-CREATE FUNCTION spine.trail_ends(_event bigint, _since timestamp with time zone) RETURNS TABLE("timestamp" timestamp with time zone, id bigint, event_id text, source text, action text, success text, details jsonb)
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'spine', 'pg_temp'
-    SET jit TO 'off'
-    SET enable_seqscan TO 'off'
-    SET enable_bitmapscan TO 'off'
-    SET enable_sort TO 'off'
-    SET max_parallel_workers_per_gather TO '0'
-    SET plan_cache_mode TO 'force_custom_plan'
-    AS $_$
-declare
-    _half constant integer := 5000;
-    _first constant audit_log[] := array(
-        select a
-        from audit_log a
-        where a.event = _event and (a.timestamp >= _since or a.timestamp = 'infinity')
-        limit _half);
-    _part audit_log[];
-    _left integer := _half;
-    _from timestamptz;
-    _to timestamptz := 'infinity';
-begin
-    return query
-    select f.timestamp, f.id, f.event_id, f.source, f.action, f.success, f.details
-    from unnest(_first) f;
-    if cardinality(_first) < _half then
-        return;
-    end if;
-    -- In an array, since the rows of a loop would keep their order only with a sort.
-    foreach _from in array (
-        select array_agg(distinct c.cut order by c.cut desc) || timestamptz '-infinity'
-        from (
-            select (d.day + n.n)::timestamp at time zone 'UTC' as cut
-            from (
-                select to_date(substring(c.relname from '^audit_trail_(\d{8})$'), 'YYYYMMDD') as day
-                from pg_inherits i join pg_class c on c.oid = i.inhrelid
-                where i.inhparent = 'audit_trail'::regclass
-            ) d cross join (values (0), (1)) n(n)
-            where d.day is not null
-        ) c)
-    loop
-        _part := array(
-            select a
-            from audit_log a
-            where a.event >= _event and a.event <= _event
-                and a.timestamp >= greatest(_from, _since)
-                and (a.timestamp < _to or _to = 'infinity')
-            order by a.event desc
-            limit _left);
-        return query
-        select p.timestamp, p.id, p.event_id, p.source, p.action, p.success, p.details
-        from unnest(_part) p
-        where not exists (select from unnest(_first) f where f.id = p.id);
-        _left := _left - cardinality(_part);
-        _to := _from;
-        exit when _left = 0 or _to <= _since;
-    end loop;
-end $_$;
-
-
---
--- Name: FUNCTION trail_ends(_event bigint, _since timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON FUNCTION spine.trail_ends(_event bigint, _since timestamp with time zone) IS 'Internal. The steps of one event. Of more than 10,000 it has the first and the last 5,000.';
 
 
 --

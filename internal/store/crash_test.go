@@ -527,7 +527,7 @@ func TestEveryStatementHasItsCrashPoints(t *testing.T) {
 		"oldest_ready",
 		"require_source",
 		"rolled_up_to",
-		"trail_ends",
+		"weigh_conflicts",
 		"trail_start",
 		"verify",
 	}

@@ -88,7 +88,10 @@ func (s *Store) Event(ctx context.Context, eventID, source string) (history view
 				batch,
 				pgx.CollectRows[trail.Step],
 				&history.Timeline,
-				"select "+stepColumns+" from spine.trail_ends($1, $3) a order by a.timestamp desc, a.id desc limit $2",
+				"select "+stepColumns+" from "+trailRows(
+					"$1",
+					"$3",
+				)+" a order by a.timestamp desc, a.id desc limit $2",
 				id,
 				maxTimeline+1,
 				since,

@@ -19,7 +19,7 @@ const stepColumns = `a.timestamp, a.id, a.event_id, a.source, a.action, a.succes
 
 // Audit lists steps of the audit log, newest first. With a filter a page may have fewer rows than its limit although
 // more follow. It relies on audit_trail_timestamp, and for one event on audit_trail_event. Filters have no index of
-// their own. An event with a long trail is such a filter: a page of it would otherwise read and sort the whole trail.
+// their own.
 func (s *Store) Audit(
 	ctx context.Context,
 	page view.Page,
@@ -115,20 +115,13 @@ func (s *Store) stepList(
 	ctx context.Context, name string, page view.Page, filter view.StepFilter, actions []trail.Action,
 ) (rows []trail.Step, next view.Next, err error) {
 	var q, place query
-	from, hints, long := "spine.audit_log a", inIndexOrder, false
+	from, hints := "spine.audit_log a", inIndexOrder
 	if filter.EventID != "" {
 		since, err := s.trailStart(ctx, filter.EventID)
 		if err != nil {
 			return nil, view.Next{}, err
 		}
-		if long, err = s.isLong(ctx, filter.EventID, since); err != nil {
-			return nil, view.Next{}, err
-		}
-		if long {
-			q.where(noIndexNumber("a.event") + " = any (" + q.eventsNamed(filter.EventID) + ")")
-		} else {
-			from, hints = trailRows("any ("+q.eventsNamed(filter.EventID)+")", q.arg(since))+" a", byEvent
-		}
+		from, hints = trailRows("any ("+q.eventsNamed(filter.EventID)+")", q.arg(since))+" a", byEvent
 	}
 	after := stepsCursor{At: math.MaxInt64, ID: math.MaxInt64}
 	if page.Cursor != "" {
@@ -152,11 +145,11 @@ func (s *Store) stepList(
 	if len(actions) > 0 {
 		q.where("a.action = any (?)", actions)
 	}
-	if filter.EventID != "" && !long {
+	if filter.EventID != "" {
 		return s.stepPage(ctx, hints, name, from, page, q)
 	}
 	back := backTimes(after, filter.Span)
-	if len(q.terms) == narrow && !long {
+	if len(q.terms) == narrow {
 		return s.stepPage(ctx, hints, name, from, page, q, back...)
 	}
 
@@ -264,20 +257,6 @@ func (s *Store) stepPage(
 func trailRows(event, since string) string {
 	return "(with trail as materialized (select * from spine.audit_log where event = " + event +
 		" and (timestamp >= " + since + " or timestamp = 'infinity')) select * from trail)"
-}
-
-// longTrail is how many steps a page of one event reads and sorts at most.
-const longTrail = 10_000
-
-// isLong reports whether the events of an id have more steps than a page reads of one event.
-func (s *Store) isLong(ctx context.Context, eventID string, since pgtype.Timestamptz) (bool, error) {
-	var q query
-	named := q.eventsNamed(eventID)
-	counts, err := readRows[struct{ Count int }](ctx, s, byEvent, "measuring a trail",
-		"select count(*) from (select from spine.audit_trail a where a.event = any ("+named+
-			") and (a.timestamp >= "+q.arg(since)+" or a.timestamp = 'infinity') limit "+strconv.Itoa(longTrail+1)+") a",
-		q.args...)
-	return err == nil && counts[0].Count > longTrail, err
 }
 
 // trailStart is a time before the trails of the events with these ids, in all sources. It is read beforehand, because

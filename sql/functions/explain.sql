@@ -551,9 +551,9 @@ comment on function spine.explain_missing(text, text) is 'Internal. What is know
 -- Topics of an id that is not stored: those of explain_missing(). Of an id in several sources: ambiguous. Of a stored
 -- event: stored, disabled; for each destination attempts, standing, by_hand, and its causes to wait: paused, locked,
 -- table_locked, unclaimed, delayed; for each other payload conflict. A standing without a cause to wait needs nobody.
--- Payloads of 200 kB together are compared, larger ones are not. Of a long trail it reads trail_ends().
--- It waits 2 seconds for a table that somebody has locked. Then it says table_locked and no more.
--- Relies on events_event_id_source_key, processing_state_pkey, audit_trail_event and conflicts_pkey. Reads only.
+-- Payloads of 200 kB together are compared, larger ones are not. It waits 2 seconds for a table that somebody has
+-- locked. Then it says table_locked and no more. Relies on events_event_id_source_key,
+-- processing_state_pkey, audit_trail_event and conflicts_pkey. Reads only.
 create or replace function spine.explain(_event_id text, _source text default null)
 returns table (topic text, destination text, says text, facts jsonb)
 language plpgsql stable
@@ -574,11 +574,6 @@ declare
     _where text;
     _retry jsonb;
     _delay interval;
-    _times timestamptz[];
-    _numbers bigint[];
-    _actions text[];
-    _details jsonb[];
-    _long boolean;
 begin
     begin -- The tables stay locked for reading until the end, so nothing below waits.
         perform from events, processing_state, destinations, audit_trail, conflicts, sources where false;
@@ -623,17 +618,6 @@ begin
             'seen_count', _stored.seen_count);
     return query select 'disabled', null::text, d.says, d.facts from disabled_sources(_stored.source) d;
 
-    select
-        array_agg(t.timestamp) filter (where t.tells),
-        array_agg(t.id) filter (where t.tells),
-        array_agg(t.action) filter (where t.tells),
-        array_agg(t.details) filter (where t.tells),
-        count(*) >= 10000
-    into _times, _numbers, _actions, _details, _long
-    from (
-        select t.*, t.action not in ('event_received', 'event_deduped', 'conflict_detected') as tells
-        from trail_ends(_stored.id, _since) t
-    ) t;
     select count(*) filter (where c.accepted_as is null) into _open from conflicts c where c.event = _stored.id;
     for _row in
         select p.*, p.xmax as holder, d.paused_at, d.paused_by, d.paused_reason
@@ -642,9 +626,16 @@ begin
         order by p.destination
     loop
         _where := case when _row.destination = 'default' then '' else ' at ' || _row.destination end;
-        with mine as (
+        -- Materialized, as in trace(): the steps are found by the event and not by their time.
+        with trail as materialized (
+            select a.timestamp, a.id, a.action::text as action, a.details::text::jsonb as details
+            from audit_trail a
+            where a.event = _stored.id
+                and (a.timestamp >= _since or a.timestamp = 'infinity')
+                and a.action not in ('event_received', 'event_deduped', 'conflict_detected')
+        ), mine as (
             select t.*
-            from unnest(_times, _numbers, _actions, _details) t("timestamp", id, action, details)
+            from trail t
             where coalesce(t.details ->> 'destination', 'default') = _row.destination
         )
         select
@@ -696,9 +687,6 @@ begin
                     ' counted; %s in a row did not reach the destination, the first at %s: given up 72 hours after it',
                     _row.deferrals,
                     exact_time(_row.deferred_since))
-                else ''
-            end || case when _long
-                then '; of its trail only the first and the last 5,000 steps were read, so there may be more'
                 else ''
             end,
             jsonb_build_object(
@@ -796,7 +784,6 @@ begin
                             else format(
                                 'as the retry policy says after attempt %s', coalesce(_retry ->> 'attempt', '?'))
                         end)
-                    when _long then 'its trail has too many steps to find out why'
                     when _row.next_attempt_at <= _row.updated_at
                     then 'the clock of the database was set back since it fell due'
                     else 'somebody set next_attempt_at by hand, which the audit log does not note'
