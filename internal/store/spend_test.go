@@ -114,7 +114,8 @@ func TestLargeConflictsHideNoOthers(t *testing.T) {
 	require.Greater(t, len(of[0].Payload), 400_000)
 }
 
-// B3: payloads that unpack to much are a bounded part of a page of any length. They hide no row that is small as stored.
+// B3: payloads that unpack to much are a bounded part of a page of any length. They hide no row that is small as
+// stored.
 func TestAPageUnpacksSoMuch(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
