@@ -2523,7 +2523,7 @@ begin
     then
         select w.* into _mark from arrivals_watermark w for update skip locked;
     end if;
-    if not _mark.only_row or _mark.only_row is null then
+    if _mark.only_row is not true then
         return;
     end if;
     if pg_snapshot_xmin(pg_current_snapshot()) >= _mark.next_xid then

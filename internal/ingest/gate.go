@@ -82,21 +82,18 @@ type verdict struct {
 // judge takes a request through all checks, the cheap ones first. Before it is verified, a request costs no more than
 // reading and hashing its body. A source's rate limit comes after verification, so that strangers cannot use it up.
 func (g *gate) judge(a *arrival, o options) (verdict, *rejection) {
-	if rej := g.find(a); rej != nil {
-		if rej.isStray() && a.request.Method == http.MethodPost {
-			if o.limits != nil {
-				if limited := o.limits.chargeAddress(a); limited != nil {
-					return verdict{}, limited
-				}
-			}
-			g.readStray(a, o.upload)
-		}
-		return verdict{}, rej
+	stray := g.find(a)
+	if stray != nil && (!stray.isStray() || a.request.Method != http.MethodPost) {
+		return verdict{}, stray
 	}
 	if o.limits != nil {
 		if rej := o.limits.chargeAddress(a); rej != nil {
 			return verdict{}, rej
 		}
+	}
+	if stray != nil {
+		g.readStray(a, o.upload)
+		return verdict{}, stray
 	}
 	if a.request.Method != http.MethodPost {
 		return greet(a)

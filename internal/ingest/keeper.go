@@ -28,9 +28,8 @@ const (
 	// keptFirst requests of a source and cause are kept in each hour that begins with one. Beyond them a sample is.
 	keptFirst  = 100
 	keptPeriod = time.Hour
-	// keptFirstOurs is keptFirst of requests that came while their source was disabled, closed or broken: these are
-	// rejected by no fault of the sender's, who may not send them again. Where the source can verify, only verified ones
-	// are among them.
+	// keptFirstOurs is keptFirst of requests that came while their source was disabled, closed or broken. Their sender
+	// did nothing wrong, and may not send them again. Where the source can verify, only verified ones are among them.
 	keptFirstOurs = 1000
 
 	keptBeginningHeaders = 4 << 10 // bytes of headers that are kept of a request that is not kept as a whole

@@ -11,11 +11,13 @@ import (
 const maxNested = 3
 
 // redactText replaces the secrets in any text: an address, a query, JSON, a list of parameters, a sentence. header is
-// the canonical name of the header whose value the text is; it is empty for an address.
+// the canonical name of the header that has the text. It is empty for an address.
 //
-// A text is read as pairs of a name and a value, whatever stands around them, and as words. It replaces the values of
-// names that say so, users and passwords before a host, words that look like a credential, and parts that hold a secret
-// of the source. What is encoded it reads as it is meant.
+// It reads a text as pairs of a name and a value, and as words. It decodes what is encoded. It replaces these:
+//   - the value of a name that is one of secrets
+//   - the user and password before a host
+//   - a word that looks like a credential
+//   - a part that holds a secret of the source
 func (r *Redactor) redactText(text, header string, nested int) string {
 	if header == "" || strings.ContainsAny(text, "&;?#=%\\") {
 		text = r.redactParts(text, header, nested)

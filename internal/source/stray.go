@@ -9,9 +9,9 @@ type Stray struct {
 	Source *Source // verifies its requests; nil where it is broken, or takes requests from anyone
 }
 
-// Stray returns what is known of a source that takes no requests now, since it is disabled, closed or broken. It serves
-// to verify them, and to keep secrets out of what is kept of them. ok is false where there is no such source, or where
-// its settings cannot be read, so that nobody can tell which headers hold its secrets.
+// Stray returns what is known of a source that takes no requests now, since it is disabled, closed or broken. The
+// caller verifies its requests with it, and keeps secrets out of what is kept of them. ok is false where no source has
+// this name. It is also false where its settings cannot be read: nobody can tell then which headers hold its secrets.
 func (r *Registry) Stray(name string) (stray Stray, ok bool) {
 	known := r.current.Load()
 	if known == nil {

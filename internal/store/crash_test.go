@@ -527,9 +527,9 @@ func TestEveryStatementHasItsCrashPoints(t *testing.T) {
 		"oldest_ready",
 		"require_source",
 		"rolled_up_to",
-		"weigh_conflicts",
 		"trail_start",
 		"verify",
+		"weigh_conflicts",
 	}
 	for _, w := range writings {
 		exempt = append(exempt, strings.TrimSuffix(strings.TrimPrefix(w.statement, "spine."), "("))

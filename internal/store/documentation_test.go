@@ -472,8 +472,8 @@ func TestReadmeRecipes(t *testing.T) {
 	require.Equal(t, "dead", status)
 }
 
-// shadowFunctions makes functions in public with the names of Spine's: as many parameters as a call may have, once of
-// type text, which literals prefer, and once of Spine's own types. Each of them fails.
+// shadowFunctions makes functions in public with the names of Spine's, for each number of parameters. Each is made
+// twice: with parameters of type text, which literals prefer, and with those of Spine's own types. All of them fail.
 const shadowFunctions = `
 	do $do$
 	declare

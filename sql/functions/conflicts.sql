@@ -149,9 +149,9 @@ comment on function spine.differences_json(json, json) is
 --   _most    how many bytes both sides of a row have at most that is compared, each comma as 20 more
 --   _budget  how many bytes all rows have together that are compared
 --   _unpack  how many bytes of compressed payloads are unpacked only to learn their size
--- verdict: compared, too_large, or crowded for a row that the page has no room for. Where the budget is spent, nothing
--- more is read, so that a page takes no longer because it has more rows. What is not compressed has its size at hand.
--- So a row that is small is weighed also behind many that unpack to much.
+-- The verdict is compared, too_large, or crowded: the page has no room for the row. Once the budget is spent, it reads
+-- nothing more. A page of more rows then takes no longer. The size of what is not compressed is known without reading
+-- it. So it weighs a small row also behind many that unpack to much.
 -- Relies on conflicts_pkey and events_pkey. Reads only.
 create or replace function spine.weigh_conflicts(
     _event bigint[],

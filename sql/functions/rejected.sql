@@ -2,9 +2,9 @@
 
 -- keep_rejected: keeps rejected requests and holds their sources to their budgets. Over the budget, the oldest of the
 -- cause go first that has most: most rows over the budget of rows, most bytes over that of bytes. A flood of one kind
--- therefore leaves those of another. Requests that came while the source was disabled, closed or broken have two
--- budgets of their own, of the same size: one for those that the source sent, and one for those of which nobody can
--- tell. Those that it did not send are among the other causes. What is to be read again stays, and counts.
+-- therefore leaves those of another. While a source is disabled, closed or broken, its requests have two budgets more,
+-- of the same size. One is for those that the source sent. The other is for those of which nobody can tell. Those that
+-- it did not send are among the other causes. What is to be read again stays, and counts.
 --   arrays, one element a request:
 --   _source, _at, _cause, _status, _detail, _remote, _method, _target, _body, _verified  as in rejected_requests
 --   _headers  JSON objects as text. Other text becomes an empty object, so that one request does not fail the others.
