@@ -1228,6 +1228,16 @@ begin
             'source', _stored.source,
             'stored_at', _stored.created_at,
             'seen_count', _stored.seen_count);
+    if _stored.seen_count > 1000 then
+        return query select
+            'sampled',
+            null::text,
+            format(
+                'the trail has the first 1,000 arrivals and a sample of the others, which are in spine.audit_log '
+                    'where event = -%s',
+                _stored.id),
+            jsonb_build_object('event', -_stored.id, 'trailed', trailed(_stored.seen_count));
+    end if;
     return query select 'disabled', null::text, d.says, d.facts from disabled_sources(_stored.source) d;
 
     select count(*) filter (where c.accepted_as is null) into _open from conflicts c where c.event = _stored.id;
@@ -1953,6 +1963,7 @@ begin
             i.event_id,
             i.source,
             s.same_body_as,
+            s.seen_count - i.copies + i.copy as nth,
             case
                 when i.copy = 1 and s.seen_count = i.copies then 'accepted'
                 when i.hash = s.payload_hash then 'deduplicated'
@@ -1968,7 +1979,7 @@ begin
         insert into audit_trail (timestamp, event, event_id, source, action, details)
         select
             (select l.at from locked l),
-            a.id,
+            case when a.nth <= 1000 or a.nth % (10 ^ (length(a.nth::text) - 3))::bigint = 0 then a.id else -a.id end,
             a.event_id,
             nullif(a.source, 'default'),
             a.action,
@@ -1998,6 +2009,7 @@ begin
                 j.event_id,
                 j.source,
                 j.same_body_as,
+                j.nth,
                 unnest(array['event_received', case j.outcome
                     when 'accepted' then 'event_inserted'
                     when 'deduplicated' then 'event_deduped'
@@ -4928,6 +4940,28 @@ COMMENT ON FUNCTION spine.trail_start(_event bigint) IS 'Internal. A time before
 
 
 --
+-- Name: trailed(bigint); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.trailed(_seen bigint) RETURNS bigint
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select case
+        when _seen <= 1000 then _seen
+        else 900 * (length(_seen::text) - 3) + _seen / (10 ^ (length(_seen::text) - 3))::bigint
+    end
+$$;
+
+
+--
+-- Name: FUNCTION trailed(_seen bigint); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.trailed(_seen bigint) IS 'Internal. How many of an event''s arrivals its trail has.';
+
+
+--
 -- Name: try_lock(text); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -5343,7 +5377,10 @@ begin
             'seen ' || c.seen_count || ' times; the trail has it received ' || c.received
             || ' times, stored ' || c.inserted || ' times and known ' || c.again || ' times'
         from counted c
-        where c.received <> c.seen_count or c.inserted <> 1 or c.again <> c.seen_count - 1
+        -- Before schema version 6 the trail had all.
+        where c.received not between trailed(c.seen_count) and c.seen_count
+            or c.inserted <> 1
+            or c.again <> c.received - 1
         union all
         select
             'evidence_counted',
@@ -5354,7 +5391,7 @@ begin
         from counted c cross join lateral (
             select count(*) as kept, coalesce(sum(k.seen_count), 0) as seen from conflicts k where k.event = c.id
         ) k
-        where k.kept <> c.kept or k.seen <> c.evidence
+        where (k.kept <> c.kept or k.seen <> c.evidence) and c.received = c.seen_count
     ), numbered as (
         select f.*, row_number() over (partition by f.name order by f.event_id, f.source, f.detail) as n from found f
     )
@@ -5380,8 +5417,8 @@ begin
         (9, 'path_legal', 'The trail of every event is a path of the state machine.'),
         (10, 'attempts_counted', 'Attempts are counted one by one, and each step names its own.'),
         (11, 'row_as_told', 'Every row agrees with the end of its trail.'),
-        (12, 'receipts_counted', 'seen_count equals the receipts in the trail: stored once, then known.'),
-        (13, 'evidence_counted', 'Evidence is kept and counted as the trail says.')
+        (12, 'receipts_counted', 'The trail has the receipts that seen_count counts: stored once, then known.'),
+        (13, 'evidence_counted', 'Evidence is kept and counted as the trail says, where it has all receipts.')
     ) as i(ord, name, meaning) left join numbered n on n.name = i.name
     group by i.name, i.meaning, i.ord
     order by i.ord;
@@ -5735,7 +5772,7 @@ COMMENT ON COLUMN spine.audit_trail.xid IS 'Transaction that wrote the row. Foll
 -- Name: COLUMN audit_trail.event; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_trail.event IS 'events.id. NULL where the step concerns no event.';
+COMMENT ON COLUMN spine.audit_trail.event IS 'events.id. NULL where the step concerns no event. After the thousandth arrival of an event its trail has a sample. The other arrivals have the negative number.';
 
 
 --
@@ -5823,7 +5860,7 @@ COMMENT ON COLUMN spine.audit_log.xid IS 'Transaction that wrote the row. Follow
 -- Name: COLUMN audit_log.event; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_log.event IS 'events.id. NULL where the step concerns no event.';
+COMMENT ON COLUMN spine.audit_log.event IS 'events.id. NULL where the step concerns no event. After the thousandth arrival of an event its trail has a sample. The other arrivals have the negative number.';
 
 
 --

@@ -66,9 +66,9 @@ func (q *query) conditions() string {
 }
 
 // typeOf is an expression for the type of an event. It is not a join, which the planner might begin with all events of
-// the type.
+// the type. Arrivals that an event's trail leaves out have the negative key.
 func typeOf(key string) string {
-	return "(select e.event_type from spine.events e where e.id = " + key + ")"
+	return "(select e.event_type from spine.events e where e.id = abs(" + key + "))"
 }
 
 // storedAt is an expression for the time at which an event was stored.

@@ -300,3 +300,62 @@ func TestBeginningsAndTheBudgetOfOurOwnFaults(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, n)
 }
+
+// B3: however often one event is sent, its trail stays short. Every arrival is counted and in the audit log.
+func TestATrailHasASampleOfVeryManyArrivals(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	send := func(n int, payload string) {
+		d.run(`select spine.ingest_events(array_fill('e'::text, array[$1::int]), array_fill('t'::text, array[$1]),
+			array_fill(now(), array[$1]), array_fill($2::text, array[$1]))`, n, payload)
+	}
+	trailed := func() string {
+		return d.value("select count(*) from spine.trace('e') where action = 'event_received'")
+	}
+	numbers := func(from, to int) []string {
+		return d.rows(
+			`select (row_number() over (order by a.id))::text || case when a.event > 0 then ' trailed' else '' end
+			from spine.audit_log a where a.event_id = 'e' and a.action = 'event_received' order by a.id
+			offset $1 limit $2`,
+			from-1,
+			to-from+1,
+		)
+	}
+
+	d.ingest(webhook("first", payloadA)) // verify passes over an event as old as the whole log
+	send(1, `{"n":1}`)
+	require.Empty(t, d.rows("select says from spine.explain('e') where topic = 'sampled'"))
+	send(999, `{"n":1}`)
+	require.Equal(t, "1000", trailed())
+	send(12, `{"n":1}`)
+	send(9, `{"n":2}`)
+	require.Equal(t, []string{
+		"999 trailed", "1000 trailed", "1001", "1002", "1003", "1004", "1005", "1006", "1007", "1008", "1009",
+		"1010 trailed", "1011",
+	}, numbers(999, 1011))
+	require.Equal(t, "1002", trailed())
+	require.Equal(t, []string{"conflict_detected 1", "event_deduped 1000", "event_inserted 1", "event_received 1002"},
+		d.rows(`select t.action || ' ' || count(*)
+			from spine.trace('e') t group by t.action order by t.action`))
+	for range 12 {
+		send(1000, `{"n":1}`)
+	}
+	require.Equal(t, "13021", d.value("select seen_count from spine.events where event_id = 'e'"))
+	require.Equal(t, "26042", d.value("select count(*) from spine.audit_log where event_id = 'e'"))
+	require.Equal(t, "1930", trailed(), "1,000, 900 of the next 9,000, and every 100th of the last 3,021")
+	require.Equal(t, "1930", d.value("select spine.trailed(13021)"))
+	require.Equal(t, "22182", d.value("select count(*) from spine.audit_log where event = -spine.id_of('e')"))
+	require.Contains(t, d.explained("e"), "the trail has the first 1,000 arrivals and a sample of the others, "+
+		"which are in spine.audit_log where event = -")
+	require.Equal(t, []string{"0"}, d.rows("select distinct violations::text from spine.verify('-infinity')"))
+
+	d.rollUp()
+	require.Equal(t, "13022", d.value("select sum(received) from spine.rollups where step = 10"))
+	steps, _, err := d.Audit(t.Context(), view.Page{Limit: 3}, view.StepFilter{Type: "t"})
+	require.NoError(t, err)
+	require.Len(t, steps, 3, "a filter by type knows them")
+
+	d.run("update spine.events set seen_count = seen_count + 200 where event_id = 'e'")
+	require.Equal(t, []string{"receipts_counted"},
+		d.rows("select invariant from spine.verify('-infinity') where violations > 0"))
+}

@@ -616,6 +616,16 @@ begin
             'source', _stored.source,
             'stored_at', _stored.created_at,
             'seen_count', _stored.seen_count);
+    if _stored.seen_count > 1000 then
+        return query select
+            'sampled',
+            null::text,
+            format(
+                'the trail has the first 1,000 arrivals and a sample of the others, which are in spine.audit_log '
+                    'where event = -%s',
+                _stored.id),
+            jsonb_build_object('event', -_stored.id, 'trailed', trailed(_stored.seen_count));
+    end if;
     return query select 'disabled', null::text, d.says, d.facts from disabled_sources(_stored.source) d;
 
     select count(*) filter (where c.accepted_as is null) into _open from conflicts c where c.event = _stored.id;

@@ -239,6 +239,21 @@ end $$;
 comment on function spine.trail_start(bigint) is
     'Internal. A time before all steps of an event. -infinity where that is not known.';
 
+-- trailed: how many of an event's arrivals its trail has. The audit log has all of them.
+--   _seen  events.seen_count, 1 or more
+-- spine.ingest_events() puts the first 1,000 into the trail, then each whose number is round to three digits: every
+-- 10th, from 10,000 on every 100th, and so on. Reads no table.
+create or replace function spine.trailed(_seen bigint) returns bigint
+language sql immutable
+set search_path = spine, pg_temp as $$
+    select case
+        when _seen <= 1000 then _seen
+        else 900 * (length(_seen::text) - 3) + _seen / (10 ^ (length(_seen::text) - 3))::bigint
+    end
+$$;
+comment on function spine.trailed(bigint) is
+    'Internal. How many of an event''s arrivals its trail has.';
+
 -- trace: the trail of one event, in the order in which it happened.
 --   _event_id, _source  as for id_of()
 -- psql prints above the steps what spine.explain() says of the event. Relies on audit_trail_event. Reads only.

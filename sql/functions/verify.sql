@@ -358,7 +358,10 @@ begin
             'seen ' || c.seen_count || ' times; the trail has it received ' || c.received
             || ' times, stored ' || c.inserted || ' times and known ' || c.again || ' times'
         from counted c
-        where c.received <> c.seen_count or c.inserted <> 1 or c.again <> c.seen_count - 1
+        -- Before schema version 6 the trail had all.
+        where c.received not between trailed(c.seen_count) and c.seen_count
+            or c.inserted <> 1
+            or c.again <> c.received - 1
         union all
         select
             'evidence_counted',
@@ -369,7 +372,7 @@ begin
         from counted c cross join lateral (
             select count(*) as kept, coalesce(sum(k.seen_count), 0) as seen from conflicts k where k.event = c.id
         ) k
-        where k.kept <> c.kept or k.seen <> c.evidence
+        where (k.kept <> c.kept or k.seen <> c.evidence) and c.received = c.seen_count
     ), numbered as (
         select f.*, row_number() over (partition by f.name order by f.event_id, f.source, f.detail) as n from found f
     )
@@ -395,8 +398,8 @@ begin
         (9, 'path_legal', 'The trail of every event is a path of the state machine.'),
         (10, 'attempts_counted', 'Attempts are counted one by one, and each step names its own.'),
         (11, 'row_as_told', 'Every row agrees with the end of its trail.'),
-        (12, 'receipts_counted', 'seen_count equals the receipts in the trail: stored once, then known.'),
-        (13, 'evidence_counted', 'Evidence is kept and counted as the trail says.')
+        (12, 'receipts_counted', 'The trail has the receipts that seen_count counts: stored once, then known.'),
+        (13, 'evidence_counted', 'Evidence is kept and counted as the trail says, where it has all receipts.')
     ) as i(ord, name, meaning) left join numbered n on n.name = i.name
     group by i.name, i.meaning, i.ord
     order by i.ord;

@@ -32,7 +32,9 @@ comment on column spine.audit_log.id is 'Ascending number. Orders the steps of o
 comment on column spine.audit_log.xid is
     'Transaction that wrote the row. Followers of the log go by it: '
     'rows become visible in the order of commits, not of ids.';
-comment on column spine.audit_log.event is 'events.id. NULL where the step concerns no event.';
+comment on column spine.audit_log.event is
+    'events.id. NULL where the step concerns no event. '
+    'After the thousandth arrival of an event its trail has a sample. The other arrivals have the negative number.';
 comment on column spine.audit_log.event_id is
     'The sender''s id. NULL where the step concerns no event, such as a pause.';
 comment on column spine.audit_log.source is 'Who sent it.';

@@ -39,6 +39,9 @@ comment on column spine.processing_state.attempt_count is
     'An attempt that did not reach the destination is taken off again.';
 comment on column spine.rollups.attempts_failed is
     'Attempts that failed, expired leases and deferred ones included.';
+comment on column spine.audit_trail.event is
+    'events.id. NULL where the step concerns no event. '
+    'After the thousandth arrival of an event its trail has a sample. The other arrivals have the negative number.';
 comment on column spine.audit_trail.details is
     'JSON object with what applies, NULL where empty. Members: attempt, lease, worker, status, answer, error, '
     'duration_ms, retry_after_ms, delay_ms, reason (of the delay) and others. '

@@ -511,7 +511,11 @@ export function event(app, parameters) {
 				facet('source', h('a', { href: `#/events${query({ source: d.source })}` }, foreign(d.source))),
 				facet('stored', [time(d.created_at), ' (', age(d.created_at), ')']),
 				facet('occurred', time(d.occurred_at)),
-				facet('received', d.seen_count === 1 ? 'once' : `${count(d.seen_count)} times`),
+				facet(
+					'received',
+					(d.seen_count === 1 ? 'once' : `${count(d.seen_count)} times`) +
+						(d.explanation.some((s) => s.topic === 'sampled') ? ', a sample of which is in the trail' : ''),
+				),
 				d.conflicts.length
 					? facet(
 							'conflicts',
