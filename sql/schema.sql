@@ -484,6 +484,29 @@ COMMENT ON FUNCTION spine.claim(_destination text, _limit integer, _lease interv
 
 
 --
+-- Name: command_on(text, text, text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.command_on(_command text, _event_id text, _source text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $_$
+    select _command || case
+        when _event_id !~ '^[A-Za-z0-9][A-Za-z0-9._:/-]*$' then ''
+        when _source = 'default' then ' ' || _event_id
+        else format(' %s --source %s', _event_id, _source)
+    end
+$_$;
+
+
+--
+-- Name: FUNCTION command_on(_command text, _event_id text, _source text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.command_on(_command text, _event_id text, _source text) IS 'Internal. A command line on an event, to be pasted.';
+
+
+--
 -- Name: comparing(json, json); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -508,6 +531,38 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.comparing(_was json, _is json) IS 'Internal. How much work it is to compare two JSON values.';
+
+
+--
+-- Name: connected_workers(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.connected_workers() RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select case
+        when 'spine' = any (a.names) then 'a worker is connected; is it busy with others, or stopping?'
+        when 'spine api' = any (a.names)
+            then 'no worker seems to be connected: start spine worker, or set DESTINATION_URL'
+        -- Every process samples. It may connect under a name of its own.
+        when exists (select from depth_state s where s.sampled_at > clock_timestamp() - interval '1 minute')
+            then 'is a worker running, has it a destination (DESTINATION_URL), and has it free slots?'
+        else 'no process of Spine seems to be connected'
+    end
+    from (
+        select array_agg(s.application_name) as names
+        from pg_stat_activity s
+        where s.datname = current_database() and s.pid <> pg_backend_pid()
+    ) a
+$$;
+
+
+--
+-- Name: FUNCTION connected_workers(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.connected_workers() IS 'Internal. Whether a worker is connected to this database, in words.';
 
 
 --
@@ -1334,7 +1389,10 @@ begin
                         else ', nothing more to do'
                     end
                 when 'dead' then 'dead' || _where || ' since ' || exact_time(_row.updated_at)
-                    || ', not tried again by itself (spine replay)' || coalesce(': ' || said(_row.error_message), '')
+                    || format(
+                        ', not tried again by itself (%s)',
+                        command_on('spine replay', _stored.event_id, _stored.source))
+                    || coalesce(': ' || said(_row.error_message), '')
                 when 'processing' then format(
                     'attempt %s%s is in the hands of %s, whose lease %s %s',
                     _row.attempt_count,
@@ -1442,7 +1500,9 @@ begin
             end
         end || coalesce(
             '; accepted as "' || c.accepted_as || '"',
-            '; not delivered (spine conflicts accept)'),
+            format(
+                '; not delivered (%s)',
+                command_on('spine conflicts accept', _stored.event_id, _stored.source))),
         jsonb_build_object(
             'payload_hash', encode(c.payload_hash, 'hex'),
             'seen_count', c.seen_count,
@@ -1503,7 +1563,8 @@ begin
             else 'is not stored, or retention removed it'
         end, coalesce(' in source "' || _source || '"', '')) || case
             when _expired is not null then format(
-                ': it removes finished events from before %s, and did so last at %s',
+                ': it removes finished events from before %s, and did so last at %s. '
+                    'Their steps may still be in spine.audit_log',
                 exact_time(_before),
                 exact_time(_expired))
             else ''
@@ -1519,9 +1580,16 @@ begin
             when 'looks_alike' then format('"%s" of source "%s" looks like it and is stored', n.event_id, n.source)
             when 'one_edit' then format('"%s" of source "%s" differs in one place and is stored', n.event_id, n.source)
             else format('"%s" of source "%s" begins with it and is stored', n.event_id, n.source)
-        end,
-        jsonb_build_object('event_id', n.event_id, 'source', n.source, 'kind', n.kind)
-    from near_ids(_event_id, _source) n;
+        end || coalesce(', ' || p.status, ''),
+        jsonb_build_object('event_id', n.event_id, 'source', n.source, 'kind', n.kind, 'status', p.status)
+    from near_ids(_event_id, _source) n
+    left join lateral (
+        select string_agg(
+            p.status || case p.destination when 'default' then '' else ' at ' || p.destination end,
+            ', ' order by p.destination) as status
+        from events e join processing_state p on p.event = e.id
+        where e.event_id = n.event_id and e.source = n.source
+    ) p on true;
     return query select
         'rejected',
         null,
@@ -5621,22 +5689,7 @@ begin
             when _status = 'processing' then
                 'the lease of ' || coalesce(said(_worker, 60), 'a worker') || ' ran out and no worker took it back'
             else 'due and not claimed'
-        end || ': ' || (
-            select case
-                when 'spine' = any (a.names) then 'a worker is connected; is it busy with others, or stopping?'
-                when 'spine api' = any (a.names)
-                    then 'no worker seems to be connected: start spine worker, or set DESTINATION_URL'
-                -- Every process samples. It may connect under a name of its own.
-                when exists (select from depth_state s where s.sampled_at > clock_timestamp() - interval '1 minute')
-                    then 'is a worker running, has it a destination (DESTINATION_URL), and has it free slots?'
-                else 'no process of Spine seems to be connected'
-            end
-            from (
-                select array_agg(s.application_name) as names
-                from pg_stat_activity s
-                where s.datname = current_database() and s.pid <> pg_backend_pid()
-            ) a
-        ),
+        end || ': ' || connected_workers(),
         jsonb_build_object('due', _due, 'worker', _worker);
 end $$;
 

@@ -28,7 +28,12 @@ the other payload's hash.`,
   spine conflicts list --event test-001 --json
   spine conflicts show test-001
   spine conflicts accept test-001`,
-		Args: cobra.NoArgs,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return misuse("list, show or accept? As in: spine conflicts show %s", terminal.Word(args[0]))
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(conflictsListCommand(env), conflictsShowCommand(env), conflictsAcceptCommand(env))

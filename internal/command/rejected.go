@@ -82,6 +82,9 @@ func listRejected(out io.Writer, rows []event.RejectedRequest) error {
 	table := terminal.Table(out)
 	fmt.Fprintln(table, "ID\tAT\tSOURCE\tSTATUS\tCAUSE\tFROM\tBYTES\tSTATE")
 	for _, r := range rows {
+		if r.BodyBytes != nil { // only its beginning is kept
+			r.Size = *r.BodyBytes
+		}
 		fmt.Fprintf(table, "%d\t%s\t%s\t%d\t%s\t%s\t%d\t%s\n", r.ID, r.At, terminal.Printable(r.Source), r.Status,
 			terminal.Printable(r.Cause), terminal.Printable(r.Remote), r.Size, r.State)
 	}

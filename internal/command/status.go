@@ -105,6 +105,7 @@ type overview struct {
 	DepthAt     *event.Timestamp     `json:"backlog_at"` // when the queue was counted
 	Backlog     []view.BacklogRow    `json:"backlog"`
 	Paused      []view.PauseRow      `json:"paused"`
+	Worker      string               `json:"worker,omitempty"` // whether one is connected, while something is due
 	Broken      []brokenSource       `json:"broken_sources"`
 	Stuck       []store.StuckRow     `json:"stuck"`        // the first few
 	DeadLetters []view.ProcessingRow `json:"dead_letters"` // the last few
@@ -212,6 +213,11 @@ func readSampled(ctx context.Context, s *store.Store) (o overview, err error) {
 		return o, err
 	}
 	o.countStuck()
+	if o.OldestReady != nil && *o.OldestReady > 0 {
+		if o.Worker, err = s.ConnectedWorkers(ctx); err != nil {
+			return o, err
+		}
+	}
 	o.DeadLetters, err = s.Dead(ctx, statusRows)
 	return o, err
 }
@@ -227,6 +233,9 @@ func (o *overview) write(w io.Writer, now time.Time, room int) error {
 	}
 	if o.OldestReady != nil && *o.OldestReady > 0 { // as status --watch has it
 		fmt.Fprintf(table, "oldest waiting\tdue for %s\n", terminal.ShortDuration(secondsToDuration(*o.OldestReady)))
+	}
+	if o.Worker != "" {
+		fmt.Fprintf(table, "worker\t%s\n", o.Worker)
 	}
 	for _, p := range o.Paused {
 		fmt.Fprintf(table, "paused\t%s\t%s\n", terminal.Printable(p.Destination), pausedSince(p))

@@ -149,6 +149,9 @@ func (o *overview) noticeLines(now time.Time) (lines []terminal.Line) {
 		}
 		field(colour, "oldest waiting", "due for "+terminal.ShortDuration(secondsToDuration(*o.OldestReady)))
 	}
+	if o.Worker != "" {
+		field(terminal.Plain, "worker", o.Worker)
+	}
 	for _, p := range o.Paused {
 		field(terminal.Yellow, "paused", terminal.Printable(p.Destination)+" "+pausedSince(p))
 	}

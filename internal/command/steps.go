@@ -103,8 +103,8 @@ func (d stepDetails) duration(name string) string {
 }
 
 // pairs shows the members as name=value. The ones that readers look for come first. It leaves out what tells most
-// readers nothing new; --json has it.
-func (d stepDetails) pairs() string {
+// readers nothing new, such as the usual destination of an event's step; --json has it.
+func (d stepDetails) pairs(ofEvent bool) string {
 	foremost := []string{"attempt", "status", "duration_ms", "error", "answer", "delay_ms"}
 	rank := func(name string) int {
 		if i := slices.Index(foremost, name); i >= 0 {
@@ -117,7 +117,8 @@ func (d stepDetails) pairs() string {
 	var pairs []string
 	for _, name := range names {
 		value := d.text(name)
-		if name == "lease" || name == "next_attempt_at" || name == "destination" && value == event.DefaultDestination {
+		usual := ofEvent && name == "destination" && value == event.DefaultDestination
+		if usual || name == "lease" || name == "next_attempt_at" {
 			continue
 		}
 		if short, ok := strings.CutSuffix(name, "_ms"); ok {
@@ -253,7 +254,7 @@ func stepSentence(action trail.Action, d stepDetails, within bool) string {
 	case trail.EventReplayed:
 		return "replayed" + by + ", was " + text("from") + where
 	default: // an action of a newer version
-		return strings.TrimSpace(terminal.Word(string(action)) + " " + d.pairs())
+		return strings.TrimSpace(terminal.Word(string(action)) + " " + d.pairs(true))
 	}
 }
 

@@ -169,7 +169,7 @@ func TestADelayIsToldWithItsReason(t *testing.T) {
 func TestAReplayIsToldWithWhoAskedForIt(t *testing.T) {
 	d := readDetails(json.RawMessage(`{"from":"dead","by":"spine","caller":"192.0.2.1 as \"me\""}`))
 	require.Equal(t, `replayed by spine (192.0.2.1 as "me"), was dead`, stepSentence("event_replayed", d, false))
-	require.Equal(t, `by=spine caller="192.0.2.1 as \"me\"" from=dead`, d.pairs())
+	require.Equal(t, `by=spine caller="192.0.2.1 as \"me\"" from=dead`, d.pairs(true))
 	delete(d, "caller") // from psql
 	require.Equal(t, "replayed by spine, was dead", stepSentence("event_replayed", d, false))
 }

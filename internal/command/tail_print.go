@@ -20,7 +20,7 @@ func printSteps(w io.Writer) func([]trail.Step) error {
 				exactTime(s.Timestamp),
 				eventName(s),
 				terminal.Word(string(s.Action)),
-				readDetails(s.Details).pairs(),
+				readDetails(s.Details).pairs(s.EventID != nil),
 			}
 			fmt.Fprintln(out, strings.TrimRight(strings.Join(words, " "), " "))
 		}

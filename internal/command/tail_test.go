@@ -43,12 +43,19 @@ func TestRowsAreAlignedForAPersonAndPlainInAPipe(t *testing.T) {
 			Success:   "success",
 			Details:   json.RawMessage(`[1]`),
 		},
+		{
+			Timestamp: at,
+			Action:    "claims_resumed",
+			Success:   "success",
+			Details:   json.RawMessage(`{"destination":"default","by":"me"}`),
+		},
 	}
 	var out strings.Builder
 	require.NoError(t, printSteps(&out)(rows))
 	require.Equal(t, `2024-01-30T12:00:00.123Z a event_received
 2024-01-30T12:00:00.123Z github/a processing_attempt_failed attempt=1 duration=12ms error="HTTP 503" worker=w
 infinity - claims_paused details=[1]
+2024-01-30T12:00:00.123Z - claims_resumed by=me destination=default
 `, out.String())
 
 	out.Reset()

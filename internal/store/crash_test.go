@@ -517,6 +517,7 @@ func TestEveryStatementHasItsCrashPoints(t *testing.T) {
 	exempt := []string{
 		// They only read.
 		"audited_beyond",
+		"connected_workers",
 		"differences_json",
 		"events_within",
 		"explain",

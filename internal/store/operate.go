@@ -40,6 +40,14 @@ const queuedDestinations = `(with recursive queued (name) as (
 		from queued q where q.name is not null
 	) select name from queued where name is not null)`
 
+// ConnectedWorkers says whether a worker is connected to the database, in words.
+func (s *Store) ConnectedWorkers(ctx context.Context) (says string, err error) {
+	if err = s.pool.QueryRow(ctx, "select spine.connected_workers()").Scan(&says); err != nil {
+		return "", fmt.Errorf("looking for workers: %w", err)
+	}
+	return says, nil
+}
+
 // Stuck lists up to limit rows that have been due for ten seconds or longer, longest first. It relies on
 // processing_state_due. It reads no more of it than limit rows for each destination, however much is stuck.
 func (s *Store) Stuck(ctx context.Context, limit int) ([]StuckRow, error) {

@@ -267,6 +267,8 @@ func everything(t *testing.T, d *database) {
 	no(d.SettleRejected(ctx, found[0].ID, false, "refused", "note", ""))
 
 	no(d.NoteArrivals(ctx))
+	_, err = d.ConnectedWorkers(ctx)
+	no(err)
 	_, _, err = d.RollUp(ctx)
 	no(err)
 	no(d.SampleDepth(ctx))

@@ -124,7 +124,8 @@ func questions() []question {
 		}
 	}
 	return []question{
-		near("the letter O for a zero", "77O1", "7701", `"77O1" of source "default" looks like it`),
+		near("the letter O for a zero", "77O1", "7701",
+			`"77O1" of source "default" looks like it and is stored, pending`),
 		near("case, and l for 1, in several places", "Evt_1l9-Oo", "evt_119-00", `"Evt_1l9-Oo" .*looks like it`),
 		near("a digit missing", "order-123456", "order-12356", `"order-123456" .*differs in one place`),
 		near("two letters swapped", "invoice-ab9", "invoice-ba9", `"invoice-ab9" .*differs in one place`),
@@ -454,6 +455,7 @@ func TestNumbersAgree(t *testing.T) {
 
 	out := c.ok("status")
 	require.Regexp(t, `oldest waiting +due for 25m`, out)
+	require.Regexp(t, `worker +no worker seems to be connected: start spine worker`, out)
 	require.Regexp(t, `STUCK +DUE +WHY\nthree +25m\d*s? ago +claims are paused`, out)
 	var o struct {
 		OldestReady float64 `json:"oldest_ready_seconds"`

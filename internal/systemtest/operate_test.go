@@ -349,7 +349,7 @@ func TestTrace(t *testing.T) {
 	ingested(t, db, "default", "delivery/8")
 	code, _, stderr = spine(t, env, "trace", "delivery")
 	require.Equal(t, 1, code)
-	require.Contains(t, stderr, "\n  \"delivery/8\" of source \"default\" begins with it and is stored.\n")
+	require.Contains(t, stderr, "\n  \"delivery/8\" of source \"default\" begins with it and is stored, pending.\n")
 	execute(t, db, "delete from spine.processing_state; delete from spine.events")
 
 	ingested(t, db, "default", "test-001", "test-001")
@@ -403,7 +403,7 @@ status    completed, 2 attempts
    +130 ms  ✓   delivered after 3.5ms: HTTP 200, answer ok
 
 completed 2024-01-30T12:00:02.000Z, 1.9s after it was queued, but another payload under this id was not delivered
-another payload came once, first …; it differs at /other: absent -> 1; not delivered (spine conflicts accept)
+another payload came once, first …; it differs at /other: absent -> 1; not delivered (spine conflicts accept test-001)
 `, regexp.MustCompile(`(?m)^(stored   |another payload came once, first) [^;\n]*`).ReplaceAllString(stdout, "$1 …"))
 
 	code, stdout, _ = spine(t, env, "trace", "test-001", "--json")

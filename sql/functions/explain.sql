@@ -69,6 +69,21 @@ set search_path = spine, pg_temp as $$
 $$;
 comment on function spine.reason() is 'Internal. Why somebody makes a change, as far as spine.reason says.';
 
+-- command_on: a command line on an event, which an operator may paste.
+--   _command            such as 'spine replay'
+--   _event_id, _source  the event, left out where its id would have to be quoted
+-- Reads no table.
+create or replace function spine.command_on(_command text, _event_id text, _source text) returns text
+language sql immutable
+set search_path = spine, pg_temp as $$
+    select _command || case
+        when _event_id !~ '^[A-Za-z0-9][A-Za-z0-9._:/-]*$' then ''
+        when _source = 'default' then ' ' || _event_id
+        else format(' %s --source %s', _event_id, _source)
+    end
+$$;
+comment on function spine.command_on(text, text, text) is 'Internal. A command line on an event, to be pasted.';
+
 -- lock_holders: who holds a row that a transaction has locked, changed or deleted and not yet committed.
 --   _xmax  xmax of the row: a transaction, or several in one number
 -- Anybody sees the pid and the role. Since when the transaction has been open is visible only to its own role and to
@@ -160,6 +175,29 @@ $$;
 comment on function spine.table_lockers() is
     'Internal. Who holds a table so that nothing can be claimed, in words.';
 
+-- connected_workers: whether a worker is connected to this database, in words. It goes by the names of sessions, which
+-- anybody sees. Reads only.
+create or replace function spine.connected_workers() returns text
+language sql stable
+set search_path = spine, pg_temp as $$
+    select case
+        when 'spine' = any (a.names) then 'a worker is connected; is it busy with others, or stopping?'
+        when 'spine api' = any (a.names)
+            then 'no worker seems to be connected: start spine worker, or set DESTINATION_URL'
+        -- Every process samples. It may connect under a name of its own.
+        when exists (select from depth_state s where s.sampled_at > clock_timestamp() - interval '1 minute')
+            then 'is a worker running, has it a destination (DESTINATION_URL), and has it free slots?'
+        else 'no process of Spine seems to be connected'
+    end
+    from (
+        select array_agg(s.application_name) as names
+        from pg_stat_activity s
+        where s.datname = current_database() and s.pid <> pg_backend_pid()
+    ) a
+$$;
+comment on function spine.connected_workers() is
+    'Internal. Whether a worker is connected to this database, in words.';
+
 -- why_waiting: every cause for which no worker has a row of the queue, or for which it waits. Nothing where a worker
 -- may claim it at once.
 --   _status, _due, _worker, _xmax  of the row; _due is next_attempt_at
@@ -242,22 +280,7 @@ begin
             when _status = 'processing' then
                 'the lease of ' || coalesce(said(_worker, 60), 'a worker') || ' ran out and no worker took it back'
             else 'due and not claimed'
-        end || ': ' || (
-            select case
-                when 'spine' = any (a.names) then 'a worker is connected; is it busy with others, or stopping?'
-                when 'spine api' = any (a.names)
-                    then 'no worker seems to be connected: start spine worker, or set DESTINATION_URL'
-                -- Every process samples. It may connect under a name of its own.
-                when exists (select from depth_state s where s.sampled_at > clock_timestamp() - interval '1 minute')
-                    then 'is a worker running, has it a destination (DESTINATION_URL), and has it free slots?'
-                else 'no process of Spine seems to be connected'
-            end
-            from (
-                select array_agg(s.application_name) as names
-                from pg_stat_activity s
-                where s.datname = current_database() and s.pid <> pg_backend_pid()
-            ) a
-        ),
+        end || ': ' || connected_workers(),
         jsonb_build_object('due', _due, 'worker', _worker);
 end $$;
 comment on function spine.why_waiting(text, timestamptz, text, xid, timestamptz, text, text) is
@@ -486,7 +509,8 @@ begin
             else 'is not stored, or retention removed it'
         end, coalesce(' in source "' || _source || '"', '')) || case
             when _expired is not null then format(
-                ': it removes finished events from before %s, and did so last at %s',
+                ': it removes finished events from before %s, and did so last at %s. '
+                    'Their steps may still be in spine.audit_log',
                 exact_time(_before),
                 exact_time(_expired))
             else ''
@@ -502,9 +526,16 @@ begin
             when 'looks_alike' then format('"%s" of source "%s" looks like it and is stored', n.event_id, n.source)
             when 'one_edit' then format('"%s" of source "%s" differs in one place and is stored', n.event_id, n.source)
             else format('"%s" of source "%s" begins with it and is stored', n.event_id, n.source)
-        end,
-        jsonb_build_object('event_id', n.event_id, 'source', n.source, 'kind', n.kind)
-    from near_ids(_event_id, _source) n;
+        end || coalesce(', ' || p.status, ''),
+        jsonb_build_object('event_id', n.event_id, 'source', n.source, 'kind', n.kind, 'status', p.status)
+    from near_ids(_event_id, _source) n
+    left join lateral (
+        select string_agg(
+            p.status || case p.destination when 'default' then '' else ' at ' || p.destination end,
+            ', ' order by p.destination) as status
+        from events e join processing_state p on p.event = e.id
+        where e.event_id = n.event_id and e.source = n.source
+    ) p on true;
     return query select
         'rejected',
         null,
@@ -722,7 +753,10 @@ begin
                         else ', nothing more to do'
                     end
                 when 'dead' then 'dead' || _where || ' since ' || exact_time(_row.updated_at)
-                    || ', not tried again by itself (spine replay)' || coalesce(': ' || said(_row.error_message), '')
+                    || format(
+                        ', not tried again by itself (%s)',
+                        command_on('spine replay', _stored.event_id, _stored.source))
+                    || coalesce(': ' || said(_row.error_message), '')
                 when 'processing' then format(
                     'attempt %s%s is in the hands of %s, whose lease %s %s',
                     _row.attempt_count,
@@ -830,7 +864,9 @@ begin
             end
         end || coalesce(
             '; accepted as "' || c.accepted_as || '"',
-            '; not delivered (spine conflicts accept)'),
+            format(
+                '; not delivered (%s)',
+                command_on('spine conflicts accept', _stored.event_id, _stored.source))),
         jsonb_build_object(
             'payload_hash', encode(c.payload_hash, 'hex'),
             'seen_count', c.seen_count,
