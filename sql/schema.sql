@@ -1554,6 +1554,9 @@ CREATE FUNCTION spine.explain_missing(_event_id text, _source text DEFAULT NULL:
 declare
     _expired constant timestamptz := (select r.expired_at from retention_state r);
     _before constant timestamptz := (select r.before from retention_state r);
+    _ids text[];
+    _sources text[];
+    _kinds text[];
 begin
     return query select
         'not_stored',
@@ -1570,6 +1573,8 @@ begin
             else ''
         end,
         jsonb_build_object('event_id', _event_id, 'source', _source, 'expired_at', _expired, 'expired_before', _before);
+    select array_agg(n.event_id), array_agg(n.source), array_agg(n.kind) into _ids, _sources, _kinds
+    from near_ids(_event_id, _source) n;
     return query select
         'near',
         null,
@@ -1582,14 +1587,24 @@ begin
             else format('"%s" of source "%s" begins with it and is stored', n.event_id, n.source)
         end || coalesce(', ' || p.status, ''),
         jsonb_build_object('event_id', n.event_id, 'source', n.source, 'kind', n.kind, 'status', p.status)
-    from near_ids(_event_id, _source) n
+    from unnest(_ids, _sources, _kinds) with ordinality n(event_id, source, kind, ord)
     left join lateral (
         select string_agg(
             p.status || case p.destination when 'default' then '' else ' at ' || p.destination end,
             ', ' order by p.destination) as status
         from events e join processing_state p on p.event = e.id
         where e.event_id = n.event_id and e.source = n.source
-    ) p on true;
+    ) p on true
+    order by n.ord;
+    if cardinality(_ids) = 1 then -- it is likely to be the one that was meant
+        return query select
+            'near',
+            x.destination,
+            format('"%s": %s', _ids[1], x.says),
+            x.facts || jsonb_build_object('event_id', _ids[1], 'source', _sources[1], 'topic', x.topic)
+        from explain(_ids[1], _sources[1]) x
+        where x.topic not in ('stored', 'sampled', 'disabled', 'conflict');
+    end if;
     return query select
         'rejected',
         null,
@@ -5627,6 +5642,7 @@ CREATE FUNCTION spine.why_waiting(_status text, _due timestamp with time zone, _
 declare
     _holder record;
     _known boolean := false;
+    _workers text;
 begin
     if _status not in ('pending', 'failed', 'processing') then
         return;
@@ -5671,7 +5687,13 @@ begin
                 'since', _holder.since,
                 'state', _holder.state);
     end loop;
-    if _known or _due > clock_timestamp() - interval '2 seconds' then
+    if _due > clock_timestamp() - interval '2 seconds' then
+        return;
+    elsif _known then
+        _workers := connected_workers();
+        if _workers ^@ 'no ' then
+            return query select 'unclaimed', _workers, jsonb_build_object('due', _due, 'worker', _worker);
+        end if;
         return;
     end if;
     for _holder in

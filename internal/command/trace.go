@@ -108,15 +108,15 @@ func theWholeID(err error, eventID string) (whole, source string, found bool) {
 	}
 	near := 0
 	for _, sentence := range missing.Explanation {
-		if sentence.Topic != "near" {
-			continue
-		}
-		near++
 		var facts struct {
 			Kind, Source string
 			EventID      string `json:"event_id"`
 		}
-		if json.Unmarshal(sentence.Facts, &facts) == nil && strings.HasPrefix(facts.EventID, eventID+"/") {
+		if sentence.Topic != "near" || json.Unmarshal(sentence.Facts, &facts) != nil || facts.Kind == "" {
+			continue // it says how far such an event is
+		}
+		near++
+		if strings.HasPrefix(facts.EventID, eventID+"/") {
 			whole, source = facts.EventID, facts.Source
 		}
 	}

@@ -125,7 +125,7 @@ func questions() []question {
 	}
 	return []question{
 		near("the letter O for a zero", "77O1", "7701",
-			`"77O1" of source "default" looks like it and is stored, pending`),
+			`"77O1" of source "default" looks like it and is stored, pending(?s:.*)"77O1": attempt 1 is due`),
 		near("case, and l for 1, in several places", "Evt_1l9-Oo", "evt_119-00", `"Evt_1l9-Oo" .*looks like it`),
 		near("a digit missing", "order-123456", "order-12356", `"order-123456" .*differs in one place`),
 		near("two letters swapped", "invoice-ab9", "invoice-ba9", `"invoice-ab9" .*differs in one place`),
@@ -223,6 +223,7 @@ func questions() []question {
 				return "held", "", []string{
 					`attempt 1 is due`,
 					`claims are paused since \S+ by \S+ for spine pause, because: deploying billing`,
+					`no worker seems to be connected: start spine worker, or set DESTINATION_URL`,
 					fmt.Sprintf(`the row is locked by pid %d of role .+ since \d{4}-`, pid),
 				}
 			},
