@@ -498,8 +498,8 @@ comment on function spine.were_disabled(text) is
 
 -- explain_missing: what is known of an id that is not stored.
 --   _event_id, _source  as for explain()
--- Topics: not_stored, near, rejected, disabled, arrivals. Where one stored id is near, it says how far that event is. Of
--- rejected requests it reads five bodies at most. Relies on events_event_id_source_key and rejected_requests_words.
+-- Topics: not_stored, near, rejected, disabled, arrivals. Where one stored id is near, it says how far that event is.
+-- Of rejected requests it reads five bodies at most. Relies on events_event_id_source_key and rejected_requests_words.
 -- Reads only.
 create or replace function spine.explain_missing(_event_id text, _source text default null)
 returns table (topic text, destination text, says text, facts jsonb)
