@@ -108,7 +108,17 @@ begin
     if _conflict.accepted_as is not null then
         return _conflict.accepted_as;
     end if;
-    _accepted := left(_event_id, 246) || '~' || left(encode(_conflict.payload_hash, 'hex'), 8);
+    select a.id into _accepted
+    from (
+        select left(_event_id, 254 - n) || '~' || left(encode(_conflict.payload_hash, 'hex'), n), n
+        from unnest(array[8, 16, 32, 64]) n
+    ) a(id, n)
+    where n = 64 or not exists (
+        select
+        from events e
+        where e.event_id = a.id and e.source = _conflict.source and e.payload_hash <> _conflict.payload_hash)
+    order by n
+    limit 1;
     -- With headers, if only empty ones, since the payload need not be an object.
     if (ingest_events(
         array[_accepted],

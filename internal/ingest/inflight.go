@@ -19,6 +19,8 @@ const (
 	// smallBuffer is how far a buffer grows at once to what the sender has announced. Beyond, it doubles, so that a
 	// body takes no more than twice the memory of what has arrived.
 	smallBuffer = 64 << 10
+	// headerCost is the memory that a header takes beside its name and value.
+	headerCost = 128
 	// smallRequest is how many bytes of a request no share is asked for.
 	smallRequest = 2 << 10
 )
@@ -76,7 +78,7 @@ func (g *gate) reserveHeaders(a *arrival) bool {
 	for name, values := range a.request.Header {
 		n += int64(len(name))
 		for _, value := range values {
-			n += int64(len(value))
+			n += headerCost + int64(len(value))
 		}
 	}
 	return g.reserve(a, n)

@@ -34,7 +34,7 @@ type crowd struct {
 }
 
 // note is the ConnState of the server.
-func (c *crowd) note(_ net.Conn, state http.ConnState) {
+func (c *crowd) note(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		if c.open.Add(1) > c.most && !c.full.Load() {
@@ -44,7 +44,11 @@ func (c *crowd) note(_ net.Conn, state http.ConnState) {
 		if c.open.Add(-1) <= c.most/2 && c.full.Load() {
 			c.updateKeepAlives()
 		}
-	case http.StateActive, http.StateIdle:
+	case http.StateIdle:
+		if conn, ok := conn.(*headed); ok {
+			conn.next()
+		}
+	case http.StateActive:
 	}
 }
 

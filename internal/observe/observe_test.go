@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -519,6 +520,51 @@ func TestACrowdOfConnectionsIsNotKept(t *testing.T) {
 		require.True(t, keeps)
 		_ = one.Close()
 		<-time.After(time.Second)
+		stop()
+		require.NoError(t, <-ended)
+	})
+}
+
+// B1: very many short headers take much memory, so their number is limited, before a request is complete.
+func TestARequestHasSoManyHeaders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipes()
+		stop, ended := running(t, Server{
+			Listener: p,
+			Log:      zerolog.Nop(),
+			Handler: http.HandlerFunc(
+				func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) },
+			),
+		})
+		connect := func() (net.Conn, *bufio.Reader) {
+			near, far := net.Pipe()
+			p.conns <- far
+			return near, bufio.NewReader(near)
+		}
+		conn, reader := connect()
+		for range 3 { // each request of a connection has as many, and lines of a body do not count
+			body := strings.Repeat("a:\r\n", 1000)
+			_, err := fmt.Fprintf(conn, "POST /x HTTP/1.1\r\nHost: spine\r\nContent-Length: %d\r\n%s\r\n%s",
+				len(body), strings.Repeat("a:\r\n", 150), body)
+			require.NoError(t, err)
+			resp, err := http.ReadResponse(reader, nil)
+			require.NoError(t, err)
+			require.Equal(t, http.StatusOK, resp.StatusCode)
+			require.NoError(t, resp.Body.Close())
+			synctest.Wait()
+		}
+		_ = conn.Close()
+
+		conn, reader = connect()
+		go func() { _, _ = io.WriteString(conn, "GET /x HTTP/1.1\r\nHost: spine\r\n"+strings.Repeat("a:\n", 199)) }()
+		resp, err := http.ReadResponse(reader, nil)
+		require.NoError(t, err, "although the headers have no end")
+		require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, resp.StatusCode)
+		_, err = io.Copy(io.Discard, resp.Body)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		_, err = conn.Write([]byte("a:\r\n"))
+		require.Error(t, err, "it is closed")
 		stop()
 		require.NoError(t, <-ended)
 	})

@@ -93,7 +93,7 @@ func (s Server) Run(ctx context.Context) error {
 	crowd := &crowd{server: srv, most: cmp.Or(s.connections, mostConnections()), log: s.Log}
 	srv.ConnState = crowd.note
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(s.Listener) }()
+	go func() { served <- srv.Serve(fewHeaders{s.Listener}) }()
 	s.Log.Info().Str("url", URL(s.Listener)).Msg(strings.TrimSpace("serving " + s.Name))
 
 	select {

@@ -30,8 +30,7 @@ const minPart = 16
 type Redactor struct {
 	hidden []string       // headers that hold a credential of the source, canonical
 	proofs []string       // headers that hold a signature of the source, canonical
-	forms  []secret.Value // the source's secrets, in each form in which a request may hold them
-	folded []secret.Value // forms in lower case
+	forms  []secret.Value // the source's secrets, in each form in which a request may hold them, in lower case
 	names  *nameCache     // nil where nothing is remembered
 }
 
@@ -86,27 +85,28 @@ func (r *Redactor) learn(text string) {
 		return
 	}
 	for _, form := range secret.Forms(text) {
-		value := secret.New(form)
+		value := secret.New(strings.ToLower(form))
 		if !slices.ContainsFunc(r.forms, value.Equal) {
 			r.forms = append(r.forms, value)
-			r.folded = append(r.folded, secret.New(strings.ToLower(form)))
 		}
 	}
 }
 
-// holdsSecret reports whether a text holds one of the source's secrets.
+// holdsSecret reports whether a text holds one of the source's secrets, in letters of whatever case.
 func (r *Redactor) holdsSecret(text string) bool {
-	return len(text) >= minSecret &&
-		slices.ContainsFunc(r.forms, func(form secret.Value) bool { return strings.Contains(text, form.Reveal()) })
+	if len(text) < minSecret || len(r.forms) == 0 {
+		return false
+	}
+	text = strings.ToLower(text)
+	return slices.ContainsFunc(r.forms, func(form secret.Value) bool { return strings.Contains(text, form.Reveal()) })
 }
 
-// isSecretItself reports whether the name of a header is a credential or holds a secret. The letters of a canonical
-// name are not as they were sent.
+// isSecretItself reports whether the name of a header is a credential or holds a secret.
 func (r *Redactor) isSecretItself(name string) bool {
 	name = strings.ToLower(name)
 	for range maxNested {
 		if strings.HasPrefix(name, "eyj") && strings.Count(name, ".") >= 2 || // a JSON Web Token
-			slices.ContainsFunc(r.folded, func(f secret.Value) bool { return strings.Contains(name, f.Reveal()) }) {
+			r.holdsSecret(name) {
 			return true
 		}
 		plain := strings.ToLower(unescaped(name))
@@ -120,6 +120,10 @@ func (r *Redactor) isSecretItself(name string) bool {
 
 // exposesSecret reports whether an id, a type or a value for one of them gives away one of the source's secrets.
 func (r *Redactor) exposesSecret(text string) bool {
+	if len(r.forms) == 0 {
+		return false
+	}
+	text = strings.ToLower(text)
 	return slices.ContainsFunc(r.forms, func(form secret.Value) bool {
 		known := form.Reveal()
 		return text == known || len(known) >= minPart && strings.Contains(text, known)

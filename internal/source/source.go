@@ -147,6 +147,10 @@ func (s *Source) Handshake(r *event.Request) (answer event.Answer, ok bool) {
 	return s.handshake.answer(r)
 }
 
+// maxBatchHeaders is how many bytes of headers are kept with the events of one batch. Those of a larger one stand with
+// its first event alone: a request of 50 kB would otherwise write 7 MB of them.
+const maxBatchHeaders = 256 << 10
+
 // Read makes events of a request that was verified. There is one, or there are those of a batch, which may be empty and
 // whose answer is a list. The error is an *event.SyntaxError or an *event.InvalidError. The events share memory with
 // the request, which must not change while they are in use.
@@ -166,6 +170,9 @@ func (s *Source) Read(r *event.Request) (events []event.Event, batch bool, err e
 	if !s.InsistsOnJSON() {
 		headers := s.Redact(r.Header)
 		for i := range events {
+			if i == 1 && len(events)*len(headers) > maxBatchHeaders {
+				headers = []byte("{}")
+			}
 			events[i].Headers = headers
 		}
 	}

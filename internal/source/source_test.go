@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -12,6 +13,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/event"
 )
 
 func TestRedact(t *testing.T) {
@@ -165,6 +168,36 @@ func TestRedactTarget(t *testing.T) {
 	require.Equal(t, "/a?b=\ufffd\ufffd", new(Redactor).RedactTarget(&url.URL{Path: "/a", RawQuery: "b=\x00\xff"}))
 }
 
+// B2: what one request makes Spine write stays in proportion. All events of a batch have its headers, or the first one.
+func TestABatchKeepsItsHeadersInProportion(t *testing.T) {
+	s := compiled(t, `{"preset":"cloudevents","secrets":["env:S"]}`, vault{"S": "0123456789abcdef"})
+	batch := func(n, size int) []event.Event {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, `,{"specversion":"1.0","id":"%d","source":"/s","type":"t"}`, i)
+		}
+		events, isBatch, err := s.Read(sent("["+b.String()[1:]+"]",
+			"Content-Type", "application/cloudevents-batch+json", "X-Long", strings.Repeat("x", size)))
+		require.NoError(t, err)
+		require.True(t, isBatch)
+		require.Len(t, events, n)
+		return events
+	}
+	for _, e := range batch(500, 300) {
+		require.Contains(t, string(e.Headers), "X-Long")
+	}
+	total := 0
+	for i, e := range batch(500, 14_000) {
+		total += len(e.Headers)
+		if i == 0 {
+			require.Contains(t, string(e.Headers), "X-Long")
+		} else {
+			require.Equal(t, "{}", string(e.Headers))
+		}
+	}
+	require.Less(t, total, 20_000)
+}
+
 // A10: a secret stands in odd places of a request too, and in forms that nobody has listed.
 func TestRedactFindsSecretsAnywhere(t *testing.T) {
 	const own = "Hidden/secret+of:shop"
@@ -180,6 +213,7 @@ func TestRedactFindsSecretsAnywhere(t *testing.T) {
 		strings.TrimRight(encoded("", ""), "="):          "[redacted]",
 		strings.ToUpper(hex.EncodeToString([]byte(own))): "[redacted]",
 		"%48idden%2fsecret%2Bof:shop":                    "[redacted]",
+		"HIDDEN/SECRET+OF:SHOP":                          "[redacted]",
 		"https://h.example/?a=" + twice + "&b=1":         "https://h.example/?a=[redacted]&b=1",
 		`{"a":"\u0048idden/secret+of:shop"}`:             "[redacted]",
 		`{"a":"Hidden\/secret+of:shop"}`:                 "[redacted]",

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -507,6 +508,17 @@ func TestConflicts(t *testing.T) {
 			from spine.audit_log
 			where action = 'conflict_accepted' and event_id = 'c' and details->>'caller' = 'me'`),
 	)
+	// B: whoever may send to the source cannot take the id away.
+	other := webhook("t", `{"n":2}`)
+	hash = hex.EncodeToString(other.Hash[:])
+	d.ingest(webhook("t", `{"n":1}`), other, webhook("t~"+hash[:8], `{"n":3}`), webhook("t~"+hash[:16], `{"n":3}`))
+	for range 2 {
+		id, err := d.AcceptConflict(t.Context(), "t", "", "", "me")
+		require.NoError(t, err)
+		require.Equal(t, "t~"+hash[:32], id)
+	}
+	require.Equal(t, `{"n":2}`, d.value("select payload from spine.events where event_id = $1", "t~"+hash[:32]))
+
 	var missing *view.NotStoredError
 	_, err = d.AcceptConflict(t.Context(), "c", "", "ffffffffffff", "me")
 	require.ErrorAs(t, err, &missing)
