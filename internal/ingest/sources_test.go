@@ -669,7 +669,7 @@ func TestStoppedUploadsLeaveRoom(t *testing.T) {
 		defer func() { _ = conn.Close() }()
 		_, err = fmt.Fprintf(
 			conn,
-			"POST /webhook HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: %s%d\r\nContent-Length: 60000\r\n\r\n%s",
+			"POST /webhook HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: %s%d\r\nContent-Length: 64000\r\n\r\n%s",
 			stranger,
 			n%10,
 			strings.Repeat("x", 50_000),

@@ -6,8 +6,8 @@ import (
 	"net"
 )
 
-// maxHeaderLines is how many lines the headers of a request may have. net/http limits their bytes alone, and a header of
-// three letters takes a hundred bytes of memory.
+// maxHeaderLines is how many lines the headers of a request may have. net/http limits their bytes alone, and a header
+// of three letters takes a hundred bytes of memory.
 const maxHeaderLines = 200
 
 // tooManyHeaders is what net/http answers where headers are too large.
