@@ -563,7 +563,9 @@ CREATE FUNCTION spine.connected_workers() RETURNS text
     from (
         select array_agg(s.application_name) as names
         from pg_stat_activity s
-        where s.datname = current_database() and s.pid <> pg_backend_pid()
+        where s.datname = current_database()
+            and s.pid <> pg_backend_pid()
+            and has_schema_privilege(s.usesysid, 'spine', 'usage') -- others may take any name
     ) a
 $$;
 
@@ -619,10 +621,11 @@ CREATE FUNCTION spine.differences(_was json, _is json) RETURNS TABLE(path text, 
         where o.was is distinct from o."is"
         union all
         select
-            w.path || '/' || replace(replace(k.key, '~', '~0'), '/', '~1'),
+            w.path || '/' || replace(replace(left(k.key, 2048), '~', '~0'), '/', '~1'),
             v.was,
             v."is",
-            w.copied + coalesce(pg_column_size(v.was), 0) + coalesce(pg_column_size(v."is"), 0),
+            w.copied + coalesce(pg_column_size(v.was), 0) + coalesce(pg_column_size(v."is"), 0)
+                + case when octet_length(w.path) + octet_length(k.key) > 2048 then w.most else 0 end,
             w.most
         from walk w cross join lateral (
             select o.key
@@ -664,7 +667,8 @@ CREATE FUNCTION spine.differences(_was json, _is json) RETURNS TABLE(path text, 
             and (select count(*) <= 2000 and coalesce(bool_and(s.copied <= s.most), true) from seen s)
             and (
                 select coalesce(sum(
-                    coalesce(pg_column_size(p.was), 0) + coalesce(pg_column_size(p."is"), 0)), 0) <= 65536
+                    octet_length(p.path)
+                    + coalesce(pg_column_size(p.was), 0) + coalesce(pg_column_size(p."is"), 0)), 0) <= 65536
                 from place p) as fits
     )
     select p.path, p.was::json, p."is"::json
@@ -3139,7 +3143,7 @@ CREATE FUNCTION spine.rejected_words(_headers json, _target text, _body bytea) R
     SET search_path TO 'spine', 'pg_temp'
     AS $$
     with part as (
-        select 1 as place, encode(convert_to(_headers::text, 'UTF8'), 'escape') as text
+        select 1 as place, encode(substring(convert_to(_headers::text, 'UTF8') from 1 for 8000), 'escape') as text
         union all
         select 2, encode(convert_to(_target, 'UTF8'), 'escape')
         union all
@@ -3149,13 +3153,19 @@ CREATE FUNCTION spine.rejected_words(_headers json, _target text, _body bytea) R
     ), word as (
         -- A string between quotes that no colon follows: the name of a member is no id.
         select p.place, 1 as kind, m.n, m.match[1] as word
-        from part p cross join lateral regexp_matches(p.text, '"([^"]+)"([[:space:]]*:)?', 'g')
-            with ordinality m(match, n)
+        from part p cross join lateral (
+            select r.match, r.n
+            from regexp_matches(p.text, '"([^"]+)"([[:space:]]*:)?', 'g') with ordinality r(match, n)
+            limit 500
+        ) m
         where p.place <> 2 and m.match[2] is null
         union all
         select p.place, 2, m.n, m.match[1]
-        from part p cross join lateral regexp_matches(p.text, '([^][[:space:]"'',;:&=?<>{}()/]+)', 'g')
-            with ordinality m(match, n)
+        from part p cross join lateral (
+            select r.match, r.n
+            from regexp_matches(p.text, '([^][[:space:]"'',;:&=?<>{}()/]+)', 'g') with ordinality r(match, n)
+            limit 500
+        ) m
         where p.place <> 1 and length(m.match[1]) >= 3
             and regexp_replace(m.match[1], '\\[0-7]{3}', '', 'g') ~ '[0-9]' -- without those of encode()
     ), first as (

@@ -41,6 +41,7 @@ const (
 	keptBytes    = 8 << 20 // bytes of their bodies, headers and texts
 	keptInterval = 250 * time.Millisecond
 	keptPatience = 5 * time.Second // for one call to the database
+	keptAtOnce   = 100             // requests of one call, whose words the database looks for
 )
 
 // Rates of the Keeper, in requests and in bytes that the database writes.
@@ -66,7 +67,8 @@ type Keeper struct {
 	log     zerolog.Logger
 	metrics *Metrics
 
-	doubtful bool // the last call ended with an error, and may have kept its requests all the same
+	atOnce   int // requests of the next call: fewer after one that took too long
+	doubtful int // so many of those that wait, the first ones, may be kept already: a call with them ended with an error
 
 	mu      sync.Mutex
 	waiting []event.RejectedRequest
@@ -142,7 +144,7 @@ func (p *purse) spendAnyway(a allowance, n float64) { p.spent = max(p.spent, min
 func NewKeeper(store RejectedStore, log zerolog.Logger, metrics *Metrics) *Keeper {
 	return &Keeper{
 		store: store, log: log, metrics: metrics,
-		budgets: map[string]event.Budget{}, kinds: map[keeperKey]*keptKind{},
+		budgets: map[string]event.Budget{}, kinds: map[keeperKey]*keptKind{}, atOnce: keptAtOnce,
 	}
 }
 
@@ -282,54 +284,74 @@ func (k *Keeper) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-tick.C:
-			k.flush(ctx)
+			for k.flush(ctx) {
+			}
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			defer cancel()
-			k.flush(last)
+			for k.flush(last) {
+			}
+			k.mu.Lock()
+			n := len(k.waiting)
+			k.mu.Unlock()
+			if n > 0 {
+				k.log.Warn().Int("requests", n).Msg("rejected requests were not kept, since this process stops")
+				k.metrics.unkept.Add(float64(n))
+			}
 			return nil
 		}
 	}
 }
 
-// flush stores the requests that wait. If that fails they wait on. They then still count towards the limits, so in a
-// long outage the newest requests are not kept.
-func (k *Keeper) flush(ctx context.Context) {
+// flush stores the first of the requests that wait, and reports whether it did. If that fails they wait on. They then
+// still count towards the limits, so in a long outage the newest requests are not kept. Where it took too long, fewer
+// are stored at once, down to one, which then waits behind all others: a request that costs much delays no others.
+func (k *Keeper) flush(ctx context.Context) bool {
 	k.mu.Lock()
-	requests, budgets := k.waiting, k.budgets
-	if len(requests) == 0 {
-		k.mu.Unlock()
-		return
+	n := min(len(k.waiting), k.atOnce)
+	requests, budgets := k.waiting[:n:n], map[string]event.Budget{}
+	k.waiting = k.waiting[n:]
+	for _, r := range requests {
+		budgets[r.Source] = k.budgets[r.Source]
 	}
-	k.waiting, k.budgets = nil, map[string]event.Budget{}
 	k.mu.Unlock()
+	if n == 0 {
+		return false
+	}
 
 	ctx, cancel := context.WithTimeout(ctx, keptPatience)
 	defer cancel()
-	err := k.store.KeepRejected(ctx, requests, budgets, k.doubtful)
-	k.doubtful = err != nil && !errors.Is(err, event.ErrInvalidData)
+	err := k.store.KeepRejected(ctx, requests, budgets, k.doubtful > 0)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err == nil || errors.Is(err, event.ErrInvalidData) {
+	if err == nil || errors.Is(err, event.ErrInvalidData) { // then every further try would fail too
 		for _, r := range requests {
 			k.pots[classOf(r.Cause, r.Verified)].hold(r.Source, -1, -heldBytes(r))
 		}
-	}
-	switch {
-	case err == nil:
-		return
-	case errors.Is(err, event.ErrInvalidData): // every further try would fail too
-		k.log.Error().Err(err).Int("requests", len(requests)).Msg("rejected requests cannot be kept")
-		k.metrics.unkept.Add(float64(len(requests)))
-		return
-	}
-	k.log.Warn().Err(err).Int("requests", len(requests)).Msg("keeping rejected requests failed, trying again later")
-	k.waiting = append(requests, k.waiting...)
-	for name, budget := range budgets {
-		if _, newer := k.budgets[name]; !newer {
-			k.budgets[name] = budget
+		k.doubtful = max(0, k.doubtful-n)
+		k.atOnce = min(2*k.atOnce, keptAtOnce)
+		if len(k.waiting) == 0 {
+			k.waiting, k.budgets = nil, map[string]event.Budget{}
 		}
+		if err != nil {
+			k.log.Error().Err(err).Int("requests", n).Msg("rejected requests cannot be kept")
+			k.metrics.unkept.Add(float64(n))
+		}
+		return true
 	}
+	k.log.Warn().Err(err).Int("requests", n).Msg("keeping rejected requests failed, trying again later")
+	tookTooLong := errors.Is(err, context.DeadlineExceeded)
+	if tookTooLong {
+		k.atOnce = max(1, n/2)
+	}
+	if tookTooLong && n == 1 {
+		k.waiting = append(k.waiting, requests...)
+		k.doubtful = len(k.waiting)
+	} else {
+		k.waiting = append(requests, k.waiting...)
+		k.doubtful = max(k.doubtful, n)
+	}
+	return false
 }
 
 // Classes of rejected requests. spine.keep_rejected() knows them too.

@@ -697,7 +697,7 @@ type rejectedStore struct {
 	mu     sync.Mutex
 	kept   []event.RejectedRequest
 	budget map[string]event.Budget
-	again  bool
+	again  []bool // of each call
 	err    error
 }
 
@@ -709,7 +709,7 @@ func (s *rejectedStore) KeepRejected(
 ) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.again = again
+	s.again = append(s.again, again)
 	if s.err != nil {
 		return s.err
 	}
@@ -764,7 +764,8 @@ func TestKeeperIsBounded(t *testing.T) {
 		settle()
 		store.mu.Lock()
 		require.Len(t, store.kept, kept)
-		require.True(t, store.again, "some may have been kept, for all that is known")
+		require.True(t, store.again[len(store.again)-2], "some may have been kept, for all that is known")
+		require.False(t, store.again[len(store.again)-1], "these were not among them")
 		require.Equal(t, map[string]event.Budget{"github": {Rows: 10, Bytes: 5000}}, store.budget)
 		require.NotContains(t, string(store.kept[0].Headers), "S1")
 		cut := store.kept[kept-1]
@@ -779,7 +780,67 @@ func TestKeeperIsBounded(t *testing.T) {
 		stop()
 		require.NoError(t, <-ended)
 		require.Len(t, store.kept, kept+1, "what is left is stored at a stop")
-		require.False(t, store.again)
+		require.False(t, store.again[len(store.again)-1])
+	})
+}
+
+// costlyStore is a database for which one request is too much.
+type costlyStore struct {
+	rejectedStore
+
+	calls int
+}
+
+func (s *costlyStore) KeepRejected(
+	ctx context.Context, requests []event.RejectedRequest, budgets map[string]event.Budget, again bool,
+) error {
+	s.calls++
+	for _, r := range requests {
+		if r.Cause == "costly" {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+	}
+	return s.rejectedStore.KeepRejected(ctx, requests, budgets, again)
+}
+
+// B2, of its kind: a request that costs the database too much delays those of others, and hides none of them.
+func TestACostlyRequestHidesNoOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &costlyStore{}
+		log := &bytes.Buffer{}
+		k := NewKeeper(store, zerolog.New(zerolog.SyncWriter(log)), metrics())
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- k.Run(ctx) }()
+		reject := func(cause string) {
+			k.keep(&arrival{
+				name: "a", policy: Policy{Kept: event.Budget{Rows: 1000, Bytes: 1 << 20}}, bodyState: bodyWhole,
+				request: event.Request{URL: &url.URL{Path: "/"}, At: time.Now()},
+			}, &rejection{status: http.StatusUnauthorized, cause: cause})
+		}
+		for n := range 60 {
+			reject([]string{"usual", "other"}[n%2])
+			if n == 30 {
+				reject("costly")
+			}
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Len(t, store.kept, 60, "after %d calls", store.calls)
+		reject("usual")
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		require.Len(t, store.kept, 61)
+		require.Less(t, store.calls, 60)
+		stop()
+		require.NoError(t, <-ended)
+		require.Contains(
+			t,
+			log.String(),
+			`"requests":1,"message":"rejected requests were not kept, since this process stops"`,
+		)
+		require.InDelta(t, 1, testutil.ToFloat64(k.metrics.unkept), 0)
 	})
 }
 

@@ -22,7 +22,7 @@ func (l fewHeaders) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err //nolint:wrapcheck // net/http looks at it
 	}
-	return &headed{Conn: conn}, nil
+	return &headed{Conn: conn, blank: true}, nil
 }
 
 // headed is a connection that counts the lines of the headers that it reads. What comes of the next request before the
@@ -30,12 +30,13 @@ func (l fewHeaders) Accept() (net.Conn, error) {
 type headed struct {
 	net.Conn
 	past  bool // the headers have ended
+	begun bool // a line has had a character: net/http passes over empty lines before a request
 	blank bool // the line has no character yet
 	lines int
 }
 
 // next says that the server waits for the headers of the next request.
-func (c *headed) next() { c.past, c.blank, c.lines = false, false, 0 }
+func (c *headed) next() { c.past, c.begun, c.blank, c.lines = false, false, true, 0 }
 
 func (c *headed) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
@@ -50,7 +51,8 @@ func (c *headed) Read(p []byte) (int, error) {
 			c.blank = c.blank && empty
 			break
 		}
-		c.past = c.blank && empty
+		c.begun = c.begun || !c.blank || !empty
+		c.past = c.begun && c.blank && empty
 		c.blank = true
 		c.lines++
 		rest = rest[end+1:]

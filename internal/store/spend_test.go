@@ -51,6 +51,17 @@ func TestComparisonsAreBounded(t *testing.T) {
 			"[" + strings.Repeat("1,", 130_500) + "0]", "[" + strings.Repeat("1,", 130_500) + "1]", 0,
 		},
 		"numbers that take much to write out": {`{"a":[` + strings.Repeat("1e999,", 20_000) + `1]}`, `{"a":1}`, 0},
+		"long names": {
+			`{"` + strings.Repeat("a", 2100) + `":{"b":1}}`, `{"` + strings.Repeat("a", 2100) + `":{"b":2}}`, 0,
+		},
+		"very many values under long names": {
+			strings.Repeat(`{"`+strings.Repeat("a", 8000)+`":`, 24) + members(1350, "1") + strings.Repeat("}", 24),
+			strings.Repeat(`{"`+strings.Repeat("a", 8000)+`":`, 24) + members(1350, "2") + strings.Repeat("}", 24), 0,
+		},
+		"many values under names of 1,000 letters": {
+			`{"` + strings.Repeat("a", 1000) + `":` + members(1350, "1") + "}",
+			`{"` + strings.Repeat("a", 1000) + `":` + members(1350, "2") + "}", 0,
+		},
 		"one large value": {
 			`{"a":"` + strings.Repeat("x", 100_000) + `"}`, `{"a":"` + strings.Repeat("xy", 60_000) + `"}`, 0,
 		},

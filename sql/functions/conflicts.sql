@@ -43,6 +43,7 @@ comment on function spine.comparing(json, json) is 'Internal. How much work it i
 --   numbers with exponents of three digits, which take that many bytes to write, or more digits than jsonb can hold
 --   more than 2,000 values that differ, counting those around them
 --   nested so deeply that the walk would copy the values more than 16 times
+--   a path of more than 2 KiB
 --   more than 64 KiB in the places that are shown
 create or replace function spine.differences(_was json, _is json) returns table (path text, was json, "is" json)
 language sql immutable
@@ -64,10 +65,11 @@ set search_path = spine, pg_temp as $$
         where o.was is distinct from o."is"
         union all
         select
-            w.path || '/' || replace(replace(k.key, '~', '~0'), '/', '~1'),
+            w.path || '/' || replace(replace(left(k.key, 2048), '~', '~0'), '/', '~1'),
             v.was,
             v."is",
-            w.copied + coalesce(pg_column_size(v.was), 0) + coalesce(pg_column_size(v."is"), 0),
+            w.copied + coalesce(pg_column_size(v.was), 0) + coalesce(pg_column_size(v."is"), 0)
+                + case when octet_length(w.path) + octet_length(k.key) > 2048 then w.most else 0 end,
             w.most
         from walk w cross join lateral (
             select o.key
@@ -109,7 +111,8 @@ set search_path = spine, pg_temp as $$
             and (select count(*) <= 2000 and coalesce(bool_and(s.copied <= s.most), true) from seen s)
             and (
                 select coalesce(sum(
-                    coalesce(pg_column_size(p.was), 0) + coalesce(pg_column_size(p."is"), 0)), 0) <= 65536
+                    octet_length(p.path)
+                    + coalesce(pg_column_size(p.was), 0) + coalesce(pg_column_size(p."is"), 0)), 0) <= 65536
                 from place p) as fits
     )
     select p.path, p.was::json, p."is"::json

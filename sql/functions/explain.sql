@@ -192,7 +192,9 @@ set search_path = spine, pg_temp as $$
     from (
         select array_agg(s.application_name) as names
         from pg_stat_activity s
-        where s.datname = current_database() and s.pid <> pg_backend_pid()
+        where s.datname = current_database()
+            and s.pid <> pg_backend_pid()
+            and has_schema_privilege(s.usesysid, 'spine', 'usage') -- others may take any name
     ) a
 $$;
 comment on function spine.connected_workers() is
