@@ -168,7 +168,7 @@ CREATE FUNCTION spine.announce(_count bigint, _event_ids text[], _due timestamp 
     AS $$
 begin
     -- NOTIFY takes less than 8000 bytes: five ids of 255 characters come to 5100 at most.
-    perform pg_notify('spine_ready', json_build_object('count', _count, 'event_ids', _event_ids, 'due', _due)::text);
+    perform hint('spine_ready', json_build_object('count', _count, 'event_ids', _event_ids, 'due', _due)::text);
 end $$;
 
 
@@ -358,6 +358,9 @@ declare
     _looked_at integer;
     _next_due timestamptz;
 begin
+    if current_setting('synchronous_commit') = 'off' or current_setting('client_min_messages') = 'error' then
+        perform make_durable();
+    end if;
     return query
     with due as materialized (
         select p.event, p.destination, p.status = 'processing' as lost, p.next_attempt_at as due_at
@@ -585,7 +588,7 @@ CREATE FUNCTION spine.detail(_details json, _name text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'spine', 'pg_temp'
     AS $$
-    select case when _details::text !~* '\\u(0000|d[89a-f])' then _details ->> _name end
+    select case when _details::text !~* E'\\\\u(0000|d[89a-f])' then _details ->> _name end
 $$;
 
 
@@ -818,7 +821,7 @@ begin
         select
             c.oid,
             c.relname,
-            substring(pg_get_expr(c.relpartbound, c.oid) from 'TO \(''([^'']+)''\)')::timestamptz as upper_bound
+            substring(pg_get_expr(c.relpartbound, c.oid) from E'TO \\(''([^'']+)''\\)')::timestamptz as upper_bound
         from pg_inherits i join pg_class c on c.oid = i.inhrelid
         where i.inhparent = 'audit_trail'::regclass
     ) o
@@ -880,6 +883,7 @@ declare
     _made integer := 0;
 begin
     perform require_right('audit_trail', 'INSERT');
+    perform make_durable();
     if _days > 366 then
         raise exception 'partitions are made 366 days ahead at most' using errcode = 'invalid_parameter_value';
     end if;
@@ -1209,6 +1213,7 @@ declare
     _deleted bigint := 0;
     _gone bigint;
 begin
+    perform make_durable();
     for _source in select s.name, s.settings #>> '{rejected,age}' as age from sources s loop
         begin
             _age := coalesce(_source.age, '7 days')::interval;
@@ -1763,6 +1768,7 @@ declare
     _now timestamptz := clock_timestamp();
     _returned bigint;
 begin
+    perform make_durable();
     with input as materialized (
         select * from unnest(_event, _destination, _lease_token) as i(event, destination, lease)
     ), held as materialized (
@@ -1834,6 +1840,28 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.given_up(_event bigint[], _destination text[], _lease_token bigint[]) IS 'Internal. Positions of results that were to be deferred and made dead letters.';
+
+
+--
+-- Name: hint(text, text); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.hint(_channel text, _payload text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    if current_setting('spine.hints', true) is distinct from 'off' then
+        perform pg_notify(_channel, _payload);
+    end if;
+end $$;
+
+
+--
+-- Name: FUNCTION hint(_channel text, _payload text); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.hint(_channel text, _payload text) IS 'Internal. Sends a notification with the commit, unless spine.hints is off.';
 
 
 --
@@ -1922,7 +1950,10 @@ declare
     _now timestamptz := clock_timestamp();
     _outcome text[];
 begin
-    if array_to_string(_event_id, '') ~ '[\u0001-\u001F\u007F-\u009F]' then
+    if current_setting('synchronous_commit') = 'off' or current_setting('client_min_messages') = 'error' then
+        perform make_durable();
+    end if;
+    if array_to_string(_event_id, '') ~ E'[\\u0001-\\u001F\\u007F-\\u009F]' then
         perform reject_event('an event_id has a control character');
     end if;
     with given as (
@@ -2187,6 +2218,7 @@ declare
     -- Causes that are no fault of the sender's.
     _ours constant text[] := array['source_disabled', 'source_broken', 'source_closed'];
 begin
+    perform make_durable();
     if _again then
         perform take_lock('keep_rejected');
     else
@@ -2455,6 +2487,31 @@ COMMENT ON FUNCTION spine.look_alike(_text text) IS 'Internal. A text in which l
 
 
 --
+-- Name: make_durable(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.make_durable() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    if current_setting('synchronous_commit') = 'off' then
+        perform set_config('synchronous_commit', 'on', true);
+    end if;
+    if current_setting('client_min_messages') = 'error' then
+        perform set_config('client_min_messages', 'warning', true);
+    end if;
+end $$;
+
+
+--
+-- Name: FUNCTION make_durable(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.make_durable() IS 'Internal. Makes the commit of this transaction wait until it is on disk.';
+
+
+--
 -- Name: near_ids(text, text, integer); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -2620,6 +2677,7 @@ declare
     _from bigint;
     _to bigint;
 begin
+    perform make_durable();
     select max(e.id) into _newest from events e;
     -- A row's lock costs a transaction number and a commit: only where there is something to do.
     if _newest >= (
@@ -2917,7 +2975,10 @@ CREATE FUNCTION spine.processing_state_inserted() RETURNS trigger
     SET search_path TO 'spine', 'pg_temp'
     AS $$
 begin
-    -- announce(), written out: every event passes here.
+    -- announce() and hint(), written out: every event passes here.
+    if current_setting('spine.hints', true) = 'off' then
+        return null;
+    end if;
     perform pg_notify('spine_ready', json_build_object(
         'count', count(*),
         'event_ids', (array_agg(i.event_id))[1:5],
@@ -3027,6 +3088,7 @@ CREATE FUNCTION spine.reject(_source text[], _cause text[], _status integer[], _
     SET "TimeZone" TO 'UTC'
     AS $$
 begin
+    perform make_durable();
     perform take_lock('reject');
     insert into audit_trail (timestamp, source, action, details)
     select
@@ -3167,13 +3229,13 @@ CREATE FUNCTION spine.rejected_words(_headers json, _target text, _body bytea) R
             limit 500
         ) m
         where p.place <> 1 and length(m.match[1]) >= 3
-            and regexp_replace(m.match[1], '\\[0-7]{3}', '', 'g') ~ '[0-9]' -- without those of encode()
+            and regexp_replace(m.match[1], E'\\\\[0-7]{3}', '', 'g') ~ '[0-9]' -- without those of encode()
     ), first as (
         select w.word
         from word w
         where length(w.word) <= 4080 -- an id has 255 characters of up to four bytes, each of which may be octal
         group by w.word
-        order by regexp_replace(w.word, '\\[0-7]{3}', '', 'g') !~ '[0-9]', min(array[w.place, w.kind, w.n])
+        order by regexp_replace(w.word, E'\\\\[0-7]{3}', '', 'g') !~ '[0-9]', min(array[w.place, w.kind, w.n])
         limit 40
     )
     select array(select distinct word_number(f.word) from first f)
@@ -3227,6 +3289,7 @@ declare
     _held bigint[];
     _locked bigint[];
 begin
+    perform make_durable();
     with input as materialized (
         select *
         from unnest(_event, _destination, _lease_token) with ordinality as i(event, destination, lease, ord)
@@ -3480,8 +3543,8 @@ CREATE FUNCTION spine.replayed(_event bigint, _created_at timestamp with time zo
     AS $_$
 declare
     _excess constant bigint :=
-        substring(detail(_details, 'lease') from '^\d{1,18}$')::bigint
-        - 2 * substring(detail(_details, 'attempt') from '^\d{1,9}$')::bigint + 1;
+        substring(detail(_details, 'lease') from '^[0-9]{1,18}$')::bigint
+        - 2 * substring(detail(_details, 'attempt') from '^[0-9]{1,9}$')::bigint + 1;
     -- The epoch, since a minute before the first time there is none.
     _since constant timestamptz := date_trunc('day', greatest(_created_at, 'epoch') - interval '1 minute', 'UTC');
 begin
@@ -3547,7 +3610,7 @@ begin
     )
     select count(*) into _count from requested;
     if _count > 0 then
-        perform pg_notify('spine_sources', json_build_object('requested', _count)::text);
+        perform hint('spine_sources', json_build_object('requested', _count)::text);
     end if;
     return _count;
 end $$;
@@ -3774,7 +3837,7 @@ begin
                 coalesce(a.source, case when a.event_id is null then '' else 'default' end) as source,
                 case
                     when a.action = 'request_rejected'
-                        then coalesce(substring(detail(a.details, 'count') from '^\d{1,15}$')::bigint, 1)
+                        then coalesce(substring(detail(a.details, 'count') from '^[0-9]{1,15}$')::bigint, 1)
                     else 1
                 end as n,
                 case when a.action = 'processing_succeeded' then (
@@ -4162,6 +4225,9 @@ declare
     _locked bigint[];
     _known bigint[];
 begin
+    if current_setting('synchronous_commit') = 'off' or current_setting('client_min_messages') = 'error' then
+        perform make_durable();
+    end if;
     -- The log must hold JSON objects that a reader can query.
     if exists (select from unnest(_details) d where jsonb_typeof(d::jsonb) is distinct from 'object') then
         raise exception 'details must be JSON objects' using errcode = 'invalid_parameter_value';
@@ -4270,7 +4336,7 @@ begin
                     when step.n = 1 then
                         -- Of two members of one name the last one counts: _details cannot speak for these.
                         case
-                            when s.details ~ '^\s*{\s*}' then '{'
+                            when s.details ~ E'^\\s*{\\s*}' then '{'
                             else left(rtrim(s.details, E' \t\r\n'), -1) || ','
                         end
                         || '"attempt":' || s.attempt
@@ -4464,7 +4530,7 @@ begin
             case when new.disabled_at is null then 'source_enabled' else 'source_disabled' end::audit_action,
             (_who || jsonb_strip_nulls(jsonb_build_object('reason', new.disabled_reason)))::text::json);
     end if;
-    perform pg_notify('spine_sources', json_build_object('source', _name)::text);
+    perform hint('spine_sources', json_build_object('source', _name)::text);
     return null;
 end $$;
 
@@ -4940,6 +5006,7 @@ CREATE FUNCTION spine.tell_sources(_process text, _reports jsonb) RETURNS void
     SET search_path TO 'spine', 'pg_temp'
     AS $$
 begin
+    perform make_durable();
     insert into receivers as r (process) values (_process)
     on conflict (process) do update set told_at = clock_timestamp();
     delete from source_reports s
@@ -5132,7 +5199,7 @@ declare
     _code integer;
     _unit integer;
 begin
-    if _text !~ '[\U00010000-\U0010FFFF]' then
+    if _text !~ E'[\\U00010000-\\U0010FFFF]' then
         return convert_to(_text, 'UTF8');
     end if;
     foreach _char in array string_to_array(_text, null) loop

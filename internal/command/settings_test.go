@@ -104,6 +104,14 @@ func TestSettingsThatMakeNoSense(t *testing.T) {
 			`DATABASE_URL: must be a PostgreSQL connection string, such as postgres://user:password@host:5432/database`,
 		},
 		{
+			"DATABASE_URL=postgres://u:sesame@db/x?default_query_exec_mode=exec",
+			`DATABASE_URL: default_query_exec_mode may be cache_statement, cache_describe, describe_exec, not exec`,
+		},
+		{
+			"DATABASE_URL=postgres://u:sesame@db/x?keepalives_idle=soon",
+			`DATABASE_URL: keepalives_idle must be a whole number, got "soon"`,
+		},
+		{
 			"DIRECT_DATABASE_URL=sesame",
 			`DIRECT_DATABASE_URL: must be a PostgreSQL connection string, such as postgres://user:password@host:5432/database`,
 		},

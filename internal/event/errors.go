@@ -1,6 +1,12 @@
 package event
 
-import "strings"
+import (
+	"errors"
+	"strings"
+)
+
+// ErrHintless says that no notifications are sent now, since Postgres's queue of them is nearly full.
+var ErrHintless = errors.New("no notifications are sent: Postgres's queue of them is nearly full")
 
 // SyntaxError says that a body is not one JSON text (RFC 8259): it is empty, cut short, followed by other text, or
 // breaks the grammar.

@@ -200,3 +200,10 @@ type Sample struct {
 	OldestReady  time.Duration        // how long the oldest claimable event has been due; 0 when there is none
 	LastArrivals map[string]time.Time // by source; a source without any event is absent
 }
+
+// NotifyQueue is the state of Postgres's queue of notifications, which all databases of a cluster share.
+type NotifyQueue struct {
+	Usage    float64 // how full it is, 0 to 1
+	Hintless bool    // Spine sends no notifications, so that a full queue fails no commit
+	Holders  string  // where Hintless: who may hold the queue back, in words
+}

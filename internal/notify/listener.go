@@ -25,6 +25,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/webhookspine/spine/internal/bell"
+	"github.com/webhookspine/spine/internal/event"
 )
 
 // Channels that Spine speaks on.
@@ -92,6 +93,7 @@ type Listener struct {
 	pongs       chan string // the last ping that came back
 	hears       atomic.Bool // the last ping came back
 	pollOnly    atomic.Bool // connections are made, pings are sent, and none ever came back
+	hintless    atomic.Bool // no notifications are sent, so that nobody can tell whether they arrive
 
 	mu       sync.Mutex
 	conn     *pgx.Conn // nil while there is none
@@ -138,10 +140,10 @@ func (l *Listener) Handle(channel string, f func(Notification)) { l.handlers[cha
 // Hears reports whether the last ping came back. While it did not, Spine polls.
 func (l *Listener) Hears() bool { return l.hears.Load() }
 
-// Check returns an error unless the listener hears or is in poll-only mode. That is the mode for places where
-// notifications cannot arrive at all, as behind a transaction pooler.
+// Check returns an error unless the listener hears, is in poll-only mode, or no notifications are sent. Poll-only is
+// the mode for places where notifications cannot arrive at all, as behind a transaction pooler.
 func (l *Listener) Check(context.Context) error {
-	if l.Hears() || l.pollOnly.Load() {
+	if l.Hears() || l.pollOnly.Load() || l.hintless.Load() {
 		return nil
 	}
 	return errors.New("the listener is not connected")
@@ -156,8 +158,12 @@ func (l *Listener) Run(ctx context.Context) error {
 		LogError: func(ctx context.Context, err error) {
 			l.hears.Store(false)
 			l.setConn(nil)
+			level := zerolog.WarnLevel
+			if l.pollOnly.Load() { // it has said so, and each try ends in this way
+				level = zerolog.DebugLevel
+			}
 			if ctx.Err() == nil {
-				l.log.Warn().Err(err).Msg("the listener lost its connection, polling until it is back")
+				l.log.WithLevel(level).Err(err).Msg("the listener lost its connection, polling until it is back")
 			}
 		},
 	}
@@ -267,9 +273,12 @@ func (l *Listener) watchdog(ctx context.Context) {
 		}
 		timer.Reset(l.config.PingInterval)
 		took, err := l.ping(ctx)
+		l.hintless.Store(errors.Is(err, event.ErrHintless))
 		switch {
 		case ctx.Err() != nil:
 			return
+		case l.hintless.Load():
+			l.hears.Store(false)
 		case err == nil:
 			l.roundTrip.Observe(took.Seconds())
 			l.mu.Lock()

@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
+	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/postgres/postgrestest"
 )
 
@@ -364,6 +365,30 @@ func TestPingThatCannotBeSentIsSentAgainSoon(t *testing.T) {
 	)
 	h.requireHears(t)
 	require.Equal(t, 1, h.connections())
+}
+
+// E14: while no notifications are sent, the process is ready, and polls. It hears again once they are.
+func TestAListenerWithoutHints(t *testing.T) {
+	t.Parallel()
+	pool := databases.Pool(t)
+	var hintless atomic.Bool
+	hintless.Store(true)
+	notifier := notifierFunc(func(ctx context.Context, channel, payload string) error {
+		if hintless.Load() {
+			return event.ErrHintless
+		}
+		return pooled(pool)(ctx, channel, payload)
+	})
+	h := listen(t, newLine(t, pool.Config().ConnString()), notifier, nil)
+	require.Equal(t, Notification{Missed: true}, h.next(t))
+	require.Eventually(t, func() bool { return h.Check(t.Context()) == nil }, patience, soon)
+	require.False(t, h.Hears())
+	hintless.Store(false)
+	h.requireHears(t)
+	require.Equal(t, 1, h.connections())
+	hintless.Store(true)
+	require.Eventually(t, func() bool { return !h.Hears() }, patience, soon)
+	require.NoError(t, h.Check(t.Context()))
 }
 
 func TestPingThatWasSentTooEarlyIsSentAgain(t *testing.T) {

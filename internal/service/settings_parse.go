@@ -22,6 +22,7 @@ import (
 	"github.com/webhookspine/spine/internal/observe"
 	"github.com/webhookspine/spine/internal/secret"
 	"github.com/webhookspine/spine/internal/source"
+	"github.com/webhookspine/spine/internal/store"
 )
 
 // These types are read by parsers of their own.
@@ -125,13 +126,13 @@ func parsers() map[reflect.Type]env.ParserFunc {
 				return ProxyURL(s), nil
 			},
 		),
-		reflect.TypeFor[PostgresURL](): must(
-			"be a PostgreSQL connection string, such as postgres://user:password@host:5432/database",
-			func(s string) (PostgresURL, error) {
-				_, err := pgconn.ParseConfig(s)
-				return PostgresURL(s), err
-			},
-		),
+		reflect.TypeFor[PostgresURL](): func(s string) (any, error) {
+			if _, err := pgconn.ParseConfig(s); err != nil {
+				return nil, errors.New("must be a PostgreSQL connection string, such as " +
+					"postgres://user:password@host:5432/database")
+			}
+			return PostgresURL(s), store.CheckURL(s)
+		},
 		reflect.TypeFor[secret.Value](): func(s string) (any, error) { return secret.New(s), nil },
 		reflect.TypeFor[SecretPatterns](): func(s string) (any, error) {
 			var patterns SecretPatterns

@@ -3,6 +3,8 @@ package service
 import (
 	"fmt"
 	"net/url"
+
+	"github.com/webhookspine/spine/internal/store"
 )
 
 // sayStart says on one line what is on. It shows no secret: of the destination's address only the host.
@@ -36,6 +38,12 @@ func (s *Service) sayStart() {
 	}
 	line.Msg("starting")
 
+	for _, remark := range store.Remarks(string(s.settings.Database.URL)) {
+		s.log.Warn().Str("setting", "DATABASE_URL").Msg(remark)
+	}
+	for _, remark := range store.Remarks(string(s.settings.Direct.URL)) {
+		s.log.Warn().Str("setting", "DIRECT_DATABASE_URL").Msg(remark)
+	}
 	if s.admin.access == byEveryone {
 		s.log.Warn().Str("url", s.adminURL).
 			Msg("ADMIN_AUTH=none: everyone who reaches this address may read and change everything")

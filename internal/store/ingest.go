@@ -19,8 +19,8 @@ const ingestSQL = `select spine.ingest_events(
 // error, the events are committed. After an error they may or may not be; ingesting them again is safe.
 func (s *Store) Ingest(ctx context.Context, events []event.Event) ([]event.Receipt, error) {
 	var outcomes []string
-	err := s.acknowledged(ctx, func(conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, ingestSQL, ingestArguments(events)...).Scan(&outcomes)
+	err := s.acknowledged(ctx, func(on executor) error {
+		return on.QueryRow(ctx, ingestSQL, ingestArguments(events)...).Scan(&outcomes)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ingesting %d events: %w", len(events), err)
@@ -39,7 +39,7 @@ func (s *Store) IngestAndClaim(
 ) ([]event.Receipt, event.Claimed, error) {
 	var outcomes []string
 	var claimed event.Claimed
-	err := s.acknowledged(ctx, func(conn *pgx.Conn) error {
+	err := s.acknowledged(ctx, func(on executor) error {
 		// Without a BEGIN, what is sent in one batch is one transaction.
 		var batch pgx.Batch
 		batch.Queue(
@@ -51,7 +51,7 @@ func (s *Store) IngestAndClaim(
 			claimed, err = readClaimed(rows, c.Destination)
 			return err
 		})
-		return conn.SendBatch(ctx, &batch).Close() // it says how the commit ended
+		return on.SendBatch(ctx, &batch).Close() // it says how the commit ended
 	})
 	if err != nil {
 		return nil, event.Claimed{}, fmt.Errorf("ingesting %d events and claiming: %w", len(events), err)
@@ -63,20 +63,22 @@ func (s *Store) IngestAndClaim(
 	return receipts, claimed, nil
 }
 
-// acknowledged runs a transaction that do commits. It returns without an error only if the commit came without a
-// warning. Errors are classified.
-func (s *Store) acknowledged(ctx context.Context, do func(conn *pgx.Conn) error) error {
-	return classify(s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
-		data := conn.Conn().PgConn().CustomData()
-		delete(data, warned)
-		if err := do(conn.Conn()); err != nil {
-			return err
-		}
-		// From here on it is committed, unless the commit came with a warning.
-		if warning, ok := data[warned]; ok {
-			return fmt.Errorf("the commit came with a warning: %v", warning)
-		}
-		return nil
+// acknowledged is plainly for what is acknowledged. It returns without an error only if the commit has waited as long
+// as it should. Errors are classified.
+func (s *Store) acknowledged(ctx context.Context, do func(on executor) error) error {
+	return classify(s.commit(func() error {
+		return s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+			data := conn.Conn().PgConn().CustomData()
+			delete(data, warned)
+			if err := s.plainlyOn(ctx, conn.Conn(), do); err != nil {
+				return err
+			}
+			// From here on it is committed, unless the wait for a synchronous standby was cut short.
+			if warning, ok := data[warned]; ok {
+				return fmt.Errorf("the commit may be lost: %v", warning)
+			}
+			return nil
+		})
 	}))
 }
 
@@ -163,8 +165,9 @@ func (s *Store) Reject(ctx context.Context, summaries []event.RejectionSummary, 
 		causes[i], counts[i], since[i], ages[i] = r.Cause, r.Count, r.Since, time.Since(r.Since)
 		statuses[i] = int32(r.Status) //nolint:gosec // an HTTP status is below 1000
 	}
-	_, err := s.pool.Exec(
+	err := s.call(
 		ctx,
+		nil,
 		`select spine.reject(
 			$1::text[], $2::text[], $3::integer[], $4::bigint[], $5::timestamptz[], $6::interval[], $7
 		)`,

@@ -1,9 +1,11 @@
 package store_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,10 +13,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/postgres/postgrestest"
+	"github.com/webhookspine/spine/internal/store"
 )
 
 const (
@@ -337,15 +342,10 @@ func TestIngestTakesTheLongestID(t *testing.T) {
 func TestIngestErrorsThatAreNotTheDatas(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
-	for name, setting := range map[string]string{
-		"read-only server": "default_transaction_read_only=on",
-		"cut short":        "statement_timeout=1",
-	} {
-		s := openDatabase(t, d.url+"&"+setting, 1)
-		_, err := s.Ingest(t.Context(), webhooks("x", 1000))
-		require.Error(t, err, name)
-		require.NotErrorIs(t, err, event.ErrInvalidData, name)
-	}
+	s := openDatabase(t, d.url+"&statement_timeout=1", 1)
+	_, err := s.Ingest(t.Context(), webhooks("x", 1000))
+	require.Error(t, err)
+	require.NotErrorIs(t, err, event.ErrInvalidData)
 	require.Equal(t, "0", d.value("select count(*) from spine.events"))
 }
 
@@ -363,40 +363,102 @@ func (d *database) speakAtCommit(level string) {
 		execute function public.speak()`)
 }
 
-// A wait for a synchronous standby that is cut short ends in a commit with
-// nothing but a warning.
-func TestIngestDoesNotAcknowledgeACommitWithAWarning(t *testing.T) {
+// E12: a warning that says nothing of the commit is no reason to store twice.
+func TestOtherWarningsAreNoLoss(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	d.speakAtCommit("warning")
-	receipts, err := d.Ingest(t.Context(), webhooks("x", 1))
-	require.ErrorContains(t, err, "canceling the wait")
-	require.NotErrorIs(t, err, event.ErrInvalidData)
-	require.Nil(t, receipts)
-	require.Equal(t, "1", d.value("select count(*) from spine.events"), "it is committed all the same")
-
-	d.speakAtCommit("notice")
-	require.Equal(
-		t,
-		[]event.Outcome{event.Deduplicated},
-		d.ingest(webhook("x-1", payloadA)),
-		"the same connection, the same batch, without the warning",
-	)
+	require.Equal(t, []event.Outcome{event.Accepted}, d.ingest(webhook("x", payloadA)))
+	receipts, claimed, err := d.IngestAndClaim(t.Context(), webhooks("y", 1), ask(2))
+	require.NoError(t, err)
+	require.Equal(t, []event.Receipt{{Outcome: event.Accepted}}, receipts)
+	require.NotEmpty(t, claimed.Jobs)
+	require.Equal(t, "2|4", d.value("select count(*), sum(seen_count) + 2 from spine.events"))
 }
 
+// E10, E13: a wait for a synchronous standby that is cut short ends in a commit with nothing but a WARNING. It is not
+// acknowledged, whatever the database says of messages and of commits.
+func TestACommitThatDidNotWaitIsNotAcknowledged(t *testing.T) {
+	t.Parallel()
+	server := postgrestest.Server(t)
+	_, err := store.Migrate(t.Context(), server.URL(), nil)
+	require.NoError(t, err)
+	admin, err := pgx.Connect(t.Context(), server.SuperuserURL())
+	require.NoError(t, err)
+	defer func() { _ = admin.Close(context.WithoutCancel(t.Context())) }()
+	u, err := url.Parse(server.URL())
+	require.NoError(t, err)
+	for _, setting := range []string{"client_min_messages = error", "synchronous_commit = off"} {
+		run(t, admin, "alter database "+pgx.Identifier{u.Path[1:]}.Sanitize()+" set "+setting)
+	}
+	run(t, admin, "alter system set synchronous_standby_names = 'nobody'")
+	run(t, admin, "select pg_reload_conf()")
+	defer run(t, admin, "alter system reset synchronous_standby_names")
+
+	d := openDatabase(t, server.URL(), 1)
+	for name, store := range map[string]func() error{
+		"alone": func() error {
+			_, err := d.Ingest(t.Context(), webhooks("x", 1))
+			return err
+		},
+		"with a claim": func() error {
+			_, _, err := d.IngestAndClaim(t.Context(), webhooks("y", 1), ask(2))
+			return err
+		},
+	} {
+		done := make(chan error, 1)
+		go func() { done <- store() }()
+		require.Eventually(t, func() bool {
+			return value(
+				t,
+				admin,
+				"select count(pg_cancel_backend(pid)) from pg_stat_activity where wait_event = 'SyncRep'",
+			) == "1"
+		}, patience, 10*time.Millisecond, name+": it waits for the standby")
+		err := <-done
+		require.ErrorContains(t, err, "the commit may be lost", name)
+		require.NotErrorIs(t, err, event.ErrInvalidData)
+	}
+	run(t, admin, "alter system reset synchronous_standby_names")
+	run(t, admin, "select pg_reload_conf()")
+	require.Eventually(t, func() bool { return value(t, admin, "show synchronous_standby_names") == "" },
+		patience, 10*time.Millisecond)
+	require.Equal(t, []event.Outcome{event.Deduplicated}, d.ingest(webhook("x-1", payloadA)), "the same connection")
+}
+
+// E10: what is acknowledged is on disk, whatever the session, the role or the database says. The setting is that of the
+// transaction, since a pooler gives each transaction another session.
 func TestCommitsAreDurable(t *testing.T) {
 	t.Parallel()
-	d := newDatabase(t, 1)
-	require.Equal(
-		t,
-		"on",
-		openDatabase(t, d.url+"&options=-csynchronous_commit%3Doff", 1).value("show synchronous_commit"),
-	)
-	require.Equal(
-		t,
-		"remote_apply",
-		openDatabase(t, d.url+"&options=-csynchronous_commit%3Dremote_apply", 1).value("show synchronous_commit"),
-	)
+	for setting, want := range map[string]string{"off": "on", "local": "local", "remote_apply": "remote_apply"} {
+		d := newDatabase(t, 1)
+		d.run("create table public.commits (setting text)")
+		d.run(`create function public.note_commit() returns trigger language plpgsql as $$ begin
+			insert into public.commits values (current_setting('synchronous_commit')); return null; end $$`)
+		for _, table := range []string{"events", "processing_state", "destinations"} {
+			d.run("create constraint trigger commits after insert or update on spine." + table +
+				" deferrable initially deferred for each row execute function public.note_commit()")
+		}
+		o := openDatabase(t, d.url+"&options=-csynchronous_commit%3D"+setting, 1)
+		commits := func() []string {
+			all := d.rows("select distinct setting from public.commits")
+			d.run("delete from public.commits")
+			return all
+		}
+		o.ingest(webhook("x", payloadA))
+		require.Equal(t, []string{want}, commits(), "ingest")
+		_, _, err := o.IngestAndClaim(t.Context(), webhooks("y", 1), ask(1))
+		require.NoError(t, err)
+		require.Equal(t, []string{want}, commits(), "ingest and claim")
+		jobs := o.claim(1)
+		require.Equal(t, []string{want}, commits(), "claim")
+		o.settle(event.Settlement{Job: jobs[0], Disposition: event.Completed})
+		require.Equal(t, []string{want}, commits(), "settle")
+		_, err = o.Pause(t.Context(), event.DefaultDestination, "", "me")
+		require.NoError(t, err)
+		require.Equal(t, []string{want}, commits(), "pause")
+		require.Equal(t, setting, o.value("show synchronous_commit"), "nothing stays in the session")
+	}
 }
 
 func TestIngestByHand(t *testing.T) {

@@ -74,12 +74,15 @@ func Migrate(ctx context.Context, url string, waits func(holder string)) (Migrat
 // migrate is Migrate for any release.
 func migrate(ctx context.Context, url string, r release, waits func(holder string)) (m Migrated, err error) {
 	defer func() { err = explainMigrating(err) }()
-	config, err := pgx.ParseConfig(url)
+	config, _, err := parseURL(url, "spine migrate")
 	if err != nil {
-		return m, fmt.Errorf("reading the database URL: %w", err)
+		return m, err
 	}
-	configureDirect(config, "spine migrate")
-	db := stdlib.OpenDB(*config)
+	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe // a pooler may know no prepared statements
+	db := stdlib.OpenDB(*config.ConnConfig, stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := prepare(ctx, conn, patient...)
+		return err
+	}))
 	defer func() { err = errors.Join(err, db.Close()) }()
 
 	if err := createSchema(ctx, db); err != nil {
@@ -532,7 +535,7 @@ func newestMigration(files fs.FS) (int64, error) {
 
 // EnsurePartitions makes the audit log's daily partitions ahead of time and returns how many it made.
 func (s *Store) EnsurePartitions(ctx context.Context) (made int, err error) {
-	if err := s.pool.QueryRow(ctx, "select spine.ensure_audit_partitions()").Scan(&made); err != nil {
+	if err := s.call(ctx, []any{&made}, "select spine.ensure_audit_partitions()"); err != nil {
 		return 0, fmt.Errorf("making audit partitions: %w", err)
 	}
 	return made, nil

@@ -42,7 +42,7 @@ const queuedDestinations = `(with recursive queued (name) as (
 
 // ConnectedWorkers says whether a worker is connected to the database, in words.
 func (s *Store) ConnectedWorkers(ctx context.Context) (says string, err error) {
-	if err = s.pool.QueryRow(ctx, "select spine.connected_workers()").Scan(&says); err != nil {
+	if err = s.call(ctx, []any{&says}, "select spine.connected_workers()"); err != nil {
 		return "", fmt.Errorf("looking for workers: %w", err)
 	}
 	return says, nil

@@ -36,20 +36,24 @@ func (s *Store) limitTime() string {
 }
 
 // transaction begins with pinPath. It costs no round trip of its own.
-func transaction() pgx.TxOptions { return pgx.TxOptions{BeginQuery: "begin; select " + pinPath} }
+func (s *Store) transaction() pgx.TxOptions {
+	return pgx.TxOptions{BeginQuery: s.begin() + ", " + pinPath}
+}
 
 // send runs a batch in a transaction. pgx prepares the statements of a batch before it runs the first, so that pinPath
 // cannot be one of them.
 func (s *Store) send(ctx context.Context, batch *pgx.Batch) error {
-	return pgx.BeginTxFunc(ctx, s.pool, transaction(), func(tx pgx.Tx) error {
-		return tx.SendBatch(ctx, batch).Close()
+	return s.commit(func() error {
+		return pgx.BeginTxFunc(ctx, s.pool, s.transaction(), func(tx pgx.Tx) error {
+			return tx.SendBatch(ctx, batch).Close()
+		})
 	})
 }
 
 // read is send for what an operator reads, each statement within the time limit of reads. The error wraps
 // view.ErrTooSlow where a statement reached it.
 func (s *Store) read(ctx context.Context, batch *pgx.Batch) error {
-	options := transaction()
+	options := s.transaction()
 	options.BeginQuery += s.limitTime()
 	return tooSlow(pgx.BeginTxFunc(ctx, s.pool, options, func(tx pgx.Tx) error {
 		return tx.SendBatch(ctx, batch).Close()
@@ -81,11 +85,13 @@ func (s *Store) readOne(ctx context.Context, sql string, args []any, into ...any
 // operate runs a transaction that the audit log ascribes to caller, of which it keeps the first 300 characters.
 // Characters that Postgres rejects in a text are replaced.
 func (s *Store) operate(ctx context.Context, caller string, do func(tx pgx.Tx) error) error {
-	return pgx.BeginTxFunc(ctx, s.pool, transaction(), func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "select set_config('spine.caller', $1, true)", storable(caller)); err != nil {
-			return err
-		}
-		return do(tx)
+	return s.commit(func() error {
+		return pgx.BeginTxFunc(ctx, s.pool, s.transaction(), func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, "select set_config('spine.caller', $1, true)", storable(caller)); err != nil {
+				return err
+			}
+			return do(tx)
+		})
 	})
 }
 

@@ -22,11 +22,14 @@ const claimSQL = `select event, lease, attempt, due_at, event_id, source, event_
 
 // Claim leases due events. All its times are of the database's clock.
 func (s *Store) Claim(ctx context.Context, c event.Claim) (event.Claimed, error) {
-	rows, err := s.pool.Query(ctx, claimSQL, claimArguments(c)...)
-	if err != nil {
-		return event.Claimed{}, fmt.Errorf("claiming events for %s: %w", c.Destination, err)
-	}
-	claimed, err := readClaimed(rows, c.Destination)
+	var claimed event.Claimed
+	err := s.plainly(ctx, func(on executor) error {
+		rows, err := on.Query(ctx, claimSQL, claimArguments(c)...)
+		if err == nil {
+			claimed, err = readClaimed(rows, c.Destination)
+		}
+		return err
+	})
 	if err != nil {
 		return event.Claimed{}, fmt.Errorf("claiming events for %s: %w", c.Destination, err)
 	}
@@ -105,9 +108,9 @@ func keys(jobs []event.Job) (events []int64, destinations []string, leases []int
 func (s *Store) Renew(ctx context.Context, jobs []event.Job, lease time.Duration) ([]event.LeaseState, error) {
 	var held []*bool
 	events, destinations, leases := keys(jobs)
-	err := s.pool.QueryRow(ctx,
+	err := s.call(ctx, []any{&held},
 		"select spine.renew($1::bigint[], $2::text[], $3::bigint[], $4::interval)",
-		events, destinations, leases, lease).Scan(&held)
+		events, destinations, leases, lease)
 	if err == nil && len(held) != len(jobs) {
 		err = fmt.Errorf("got %d answers", len(held))
 	}
@@ -120,8 +123,9 @@ func (s *Store) Renew(ctx context.Context, jobs []event.Job, lease time.Duration
 // GiveBack returns the leases of jobs whose delivery was never started.
 func (s *Store) GiveBack(ctx context.Context, jobs []event.Job) error {
 	events, destinations, leases := keys(jobs)
-	if _, err := s.pool.Exec(
+	if err := s.call(
 		ctx,
+		nil,
 		"select spine.give_back($1::bigint[], $2::text[], $3::bigint[])",
 		events,
 		destinations,
@@ -204,10 +208,10 @@ func (s *Store) settle(ctx context.Context, settlements []event.Settlement) ([]e
 	}
 	events, destinations, leases := keys(jobs)
 	var held []*bool
-	err := s.pool.QueryRow(ctx,
+	err := s.call(ctx, []any{&held},
 		`select spine.settle(
 			$1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::interval[], $6::text[], $7::text[])`,
-		events, destinations, leases, outcomes, delays, failures, details).Scan(&held)
+		events, destinations, leases, outcomes, delays, failures, details)
 	if err == nil && len(held) != n {
 		err = fmt.Errorf("got %d answers", len(held))
 	}
@@ -235,9 +239,9 @@ func (s *Store) noteGivenUp(ctx context.Context, settlements []event.Settlement,
 	}
 	events, destinations, leases := keys(deferred)
 	var given []int
-	if err := s.pool.QueryRow(ctx,
+	if err := s.call(ctx, []any{&given},
 		"select spine.given_up($1::bigint[], $2::text[], $3::bigint[])",
-		events, destinations, leases).Scan(&given); err != nil {
+		events, destinations, leases); err != nil {
 		return fmt.Errorf("looking for what was given up: %w", err)
 	}
 	for _, n := range given {

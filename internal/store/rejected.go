@@ -119,8 +119,9 @@ func (s *Store) KeepRejected(
 		rows[i] = int32(min(budgets[name].Rows, 1<<30)) //nolint:gosec // bounded
 		bytes[i], ages[i] = budgets[name].Bytes, budgets[name].Age
 	}
-	_, err := s.pool.Exec(
+	err := s.call(
 		ctx,
+		nil,
 		"select spine.keep_rejected($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
 		sources,
 		times,

@@ -56,7 +56,7 @@ func (s *Store) ExpireAudit(ctx context.Context, age time.Duration, limit int) (
 
 // ExpireRejected deletes rejected requests that are older than the budgets of their sources allow.
 func (s *Store) ExpireRejected(ctx context.Context) error {
-	if _, err := s.pool.Exec(ctx, "select spine.expire_rejected()"); err != nil {
+	if err := s.call(ctx, nil, "select spine.expire_rejected()"); err != nil {
 		return fmt.Errorf("deleting old rejected requests: %w", classify(err))
 	}
 	return nil

@@ -14,7 +14,7 @@ import (
 // NoteArrivals keeps short what Sample has to read of the newest events. Call it every few seconds. It relies on
 // events_pkey.
 func (s *Store) NoteArrivals(ctx context.Context) error {
-	if _, err := s.pool.Exec(ctx, "select spine.note_arrivals()"); err != nil {
+	if err := s.call(ctx, nil, "select spine.note_arrivals()"); err != nil {
 		return fmt.Errorf("noting the sources' last arrivals: %w", err)
 	}
 	return nil

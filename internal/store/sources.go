@@ -192,7 +192,7 @@ func (s *Store) TellSources(ctx context.Context, process string, reports []event
 	if err != nil {
 		return fmt.Errorf("telling the state of the sources: %w", err)
 	}
-	if _, err := s.pool.Exec(ctx, "select spine.tell_sources($1, $2)", process, text); err != nil {
+	if err := s.call(ctx, nil, "select spine.tell_sources($1, $2)", process, text); err != nil {
 		return fmt.Errorf("telling the state of the sources: %w", err)
 	}
 	return nil
@@ -200,7 +200,7 @@ func (s *Store) TellSources(ctx context.Context, process string, reports []event
 
 // ForgetReceiver removes what a process has told, and the process itself.
 func (s *Store) ForgetReceiver(ctx context.Context, process string) error {
-	if _, err := s.pool.Exec(ctx, "select spine.forget_receiver($1)", process); err != nil {
+	if err := s.call(ctx, nil, "select spine.forget_receiver($1)", process); err != nil {
 		return fmt.Errorf("removing what this process told of the sources: %w", err)
 	}
 	return nil

@@ -13,7 +13,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -41,29 +40,57 @@ type Store struct {
 	readTimeout time.Duration
 	pids        sync.Map // of the server processes behind the pool's connections
 
+	pooled   atomic.Bool // a pooler stands between that may know no prepared statements
+	explicit atomic.Bool // each transaction begins with what it needs, since the session's default is another
+	hintless atomic.Bool // no notifications are sent: see NotifyQueue
+
+	holder atomic.Int64 // a server process that holds notifications back, as Postgres last told; 0 is not known
+
 	idle    atomic.Pointer[glance] // when RollUp last found nothing to count
 	sampled atomic.Pointer[glance] // when SampleDepth last looked
 }
 
 // Open makes the pool. It does not wait for the database: the first call that needs a connection makes one.
 func Open(ctx context.Context, c Config) (*Store, error) {
-	config, err := pgxpool.ParseConfig(c.URL)
+	config, _, err := parseURL(c.URL, c.AppName)
 	if err != nil {
-		return nil, fmt.Errorf("reading the database URL: %w", err)
+		return nil, err
 	}
-	configure(config.ConnConfig, c.AppName)
 	config.MaxConns = c.MaxConns
 	config.MinConns = 0
 	config.PingTimeout = time.Second // of a connection that was idle, before it is used again
-	config.ConnConfig.OnNotice = noteWarning
 	s := &Store{readTimeout: c.ReadTimeout}
+	config.ConnConfig.OnNotice = s.noteWarning
+	config.ConnConfig.OnPgError = s.noteError
+	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+		if s.pooled.Load() && c.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
+			c.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+		}
+		return nil
+	}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		if err := tune(ctx, conn); err != nil {
+		mode := conn.Config().DefaultQueryExecMode
+		found, err := prepare(ctx, conn)
+		if err != nil {
 			return err // and BeforeClose is not called
 		}
+		if found.pooled {
+			s.pooled.Store(true)
+		}
+		if found.unusual {
+			s.explicit.Store(true)
+		}
+		conn.PgConn().CustomData()[prepares] = mode == pgx.QueryExecModeCacheStatement
 		registerArrays(conn.TypeMap())
 		s.pids.Store(conn.PgConn().PID(), nil)
 		return nil
+	}
+	config.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) {
+		if !s.pooled.Load() {
+			return true, nil
+		}
+		prepares, _ := conn.PgConn().CustomData()[prepares].(bool)
+		return !prepares, nil // the next one does not
 	}
 	config.BeforeClose = func(conn *pgx.Conn) { s.pids.Delete(conn.PgConn().PID()) }
 	if s.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
@@ -72,44 +99,23 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	return s, nil
 }
 
+// noteError sees each error that the database answers. It learns from them how to go on, and gives up the connection
+// where it returns false.
+func (s *Store) noteError(_ *pgconn.PgConn, err *pgconn.PgError) bool {
+	switch err.Code {
+	case "25006", "40001": // it reads only, or has another isolation level: prepare asks each new one
+		return false
+	case "26000", "42P05": // a pooler without prepared statements, which looks like the server itself
+		s.pooled.Store(true)
+		return false
+	}
+	return err.SeverityUnlocalized != "FATAL" && err.Severity != "FATAL"
+}
+
 // Owns reports whether a server process works for this pool.
 func (s *Store) Owns(pid uint32) bool {
 	_, ok := s.pids.Load(pid)
 	return ok
-}
-
-// configure sets what all connections have in common.
-func configure(c *pgx.ConnConfig, appName string) {
-	// Keepalive notices a host that vanishes without closing its sockets. The time-out notices one that does not
-	// answer.
-	dialer := &net.Dialer{Timeout: 3 * time.Second, KeepAliveConfig: net.KeepAliveConfig{
-		Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3,
-	}}
-	c.DialFunc = dialer.DialContext
-	if c.ConnectTimeout == 0 {
-		c.ConnectTimeout = 5 * time.Second
-	}
-	if c.RuntimeParams["application_name"] == "" {
-		c.RuntimeParams["application_name"] = appName
-	}
-	// Audit details and errors are shown in UTC, whatever the server's zone.
-	c.RuntimeParams["timezone"] = "UTC"
-}
-
-// configureDirect is configure for a connection without a pooler in front. Such a connection takes settings as it
-// begins. By these the server, too, soon notices a client that is gone without a word.
-func configureDirect(c *pgx.ConnConfig, appName string) {
-	configure(c, appName)
-	for name, value := range map[string]string{
-		"tcp_keepalives_idle":                 "10",
-		"tcp_keepalives_interval":             "5",
-		"tcp_keepalives_count":                "3",
-		"idle_in_transaction_session_timeout": "10s",
-	} {
-		if c.RuntimeParams[name] == "" {
-			c.RuntimeParams[name] = value
-		}
-	}
 }
 
 // closePatience is the time limit of Close. A connection whose other end is gone without a word would delay it for much
@@ -131,37 +137,6 @@ func (s *Store) Close() {
 
 // Pool gives access to the pool's statistics.
 func (s *Store) Pool() *pgxpool.Pool { return s.pool }
-
-// tune sets up a new session. A commit is on disk before it is answered, also in a database whose default says
-// otherwise. No query is compiled (jit), since compiling our short queries takes longer than running them. A session
-// whose client is gone without a word soon ends and releases its locks; by itself Postgres would notice after two
-// hours.
-func tune(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, `
-		select pg_catalog.set_config('jit', 'off', false),
-			pg_catalog.set_config('tcp_keepalives_idle', '10', false),
-			pg_catalog.set_config('tcp_keepalives_interval', '5', false),
-			pg_catalog.set_config('tcp_keepalives_count', '3', false),
-			case when pg_catalog.current_setting('idle_in_transaction_session_timeout') operator(pg_catalog.=) '0'
-				then pg_catalog.set_config('idle_in_transaction_session_timeout', '10s', false) end,
-			case when pg_catalog.current_setting('synchronous_commit') operator(pg_catalog.=) 'off'
-				then pg_catalog.set_config('synchronous_commit', 'on', false) end`)
-	if err != nil {
-		return fmt.Errorf("setting up a connection: %w", err)
-	}
-	return nil
-}
-
-// warned is the key under which a connection remembers a warning.
-const warned = "spine.warned"
-
-// noteWarning remembers on the connection that Postgres raised a WARNING. A commit whose wait for a synchronous standby
-// was cut short succeeds with nothing but a warning, and must not be acknowledged.
-func noteWarning(conn *pgconn.PgConn, n *pgconn.Notice) {
-	if n.SeverityUnlocalized == "WARNING" {
-		conn.CustomData()[warned] = n.Message
-	}
-}
 
 // classify wraps errors that lie in the data with event.ErrInvalidData: SQLSTATE classes 22 (data exception), 23
 // (integrity constraint violation) and 54 (program limit exceeded). It wraps 55P03, a row that somebody else has
@@ -204,9 +179,13 @@ func leaseStates(answers []*bool) []event.LeaseState {
 	return states
 }
 
-// Notify sends a notification. payload must be shorter than 8000 bytes.
+// Notify sends a notification. payload must be shorter than 8000 bytes. The error is event.ErrHintless while no
+// notifications are sent.
 func (s *Store) Notify(ctx context.Context, channel, payload string) error {
-	if _, err := s.pool.Exec(ctx, "select pg_catalog.pg_notify($1, $2)", channel, payload); err != nil {
+	if s.hintless.Load() {
+		return event.ErrHintless
+	}
+	if err := s.call(ctx, nil, "select pg_catalog.pg_notify($1, $2)", channel, payload); err != nil {
 		return fmt.Errorf("notifying %s: %w", channel, err)
 	}
 	return nil
@@ -214,15 +193,18 @@ func (s *Store) Notify(ctx context.Context, channel, payload string) error {
 
 // Connector returns a function that makes single connections to url, for LISTEN. The caller closes them.
 func Connector(url, appName string) (func(ctx context.Context) (*pgx.Conn, error), error) {
-	config, err := pgx.ParseConfig(url)
+	config, _, err := parseURL(url, appName)
 	if err != nil {
-		return nil, fmt.Errorf("reading the database URL: %w", err)
+		return nil, err
 	}
-	configureDirect(config, appName)
 	return func(ctx context.Context) (*pgx.Conn, error) {
-		conn, err := pgx.ConnectConfig(ctx, config)
+		conn, err := pgx.ConnectConfig(ctx, config.ConnConfig.Copy())
 		if err != nil {
 			return nil, fmt.Errorf("connecting: %w", err)
+		}
+		if _, err := prepare(ctx, conn, awake...); err != nil {
+			_ = conn.Close(context.WithoutCancel(ctx))
+			return nil, err
 		}
 		return conn, nil
 	}, nil

@@ -127,25 +127,6 @@ func TestIngestAndClaimWhoseCommitFails(t *testing.T) {
 	require.Equal(t, "0", d.value("select count(*) from spine.events"))
 }
 
-// A commit that came with a warning acknowledges nothing; what it leased runs out.
-func TestIngestAndClaimDoesNotAcknowledgeACommitWithAWarning(t *testing.T) {
-	t.Parallel()
-	d := newDatabase(t, 1)
-	d.speakAtCommit("warning")
-	receipts, claimed, err := d.IngestAndClaim(t.Context(), webhooks("x", 1), ask(2))
-	require.ErrorContains(t, err, "canceling the wait")
-	require.Nil(t, receipts)
-	require.Empty(t, claimed)
-
-	d.speakAtCommit("notice")
-	receipts, claimed, err = d.IngestAndClaim(t.Context(), webhooks("x", 1), ask(2))
-	require.NoError(t, err)
-	require.Equal(t, []event.Receipt{{Outcome: event.Deduplicated}}, receipts)
-	require.Empty(t, claimed.Jobs, "it is leased")
-	d.due()
-	require.Len(t, d.look(2).Expired, 1)
-}
-
 // A claim may wait for a table that storing does not need, but not for long.
 func TestIngestAndClaimDoesNotWaitForLocks(t *testing.T) {
 	t.Parallel()

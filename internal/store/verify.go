@@ -48,17 +48,20 @@ func (s *Store) verifySpans(
 		if err != nil {
 			return nil, err
 		}
-		rows, err := s.pool.Query(
-			ctx,
-			"select invariant, meaning, checked, violations, examples from spine.verify($1, $2, $3)",
-			since,
-			end,
-			examples,
-		)
-		if err != nil {
-			return nil, fmt.Errorf("verifying: %w", err)
-		}
-		part, err := pgx.CollectRows(rows, pgx.RowToStructByPos[view.Invariant])
+		var part []view.Invariant
+		err = s.plainly(ctx, func(on executor) error {
+			rows, err := on.Query(
+				ctx,
+				"select invariant, meaning, checked, violations, examples from spine.verify($1, $2, $3)",
+				since,
+				end,
+				examples,
+			)
+			if err == nil {
+				part, err = pgx.CollectRows(rows, pgx.RowToStructByPos[view.Invariant])
+			}
+			return err
+		})
 		if err != nil {
 			return nil, fmt.Errorf("verifying: %w", err)
 		}

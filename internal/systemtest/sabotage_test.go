@@ -183,11 +183,11 @@ func harmfulTrials() map[string]sabotageTrial {
 				},
 				{ // so that plenty waits when an API is killed, however slow the machine is
 					file: "internal/store/ingest.go",
-					from: "	err := s.acknowledged(ctx, func(conn *pgx.Conn) error {\n" +
-						"		return conn.QueryRow(ctx, ingestSQL, ",
+					from: "	err := s.acknowledged(ctx, func(on executor) error {\n" +
+						"		return on.QueryRow(ctx, ingestSQL, ",
 					to: "	time.Sleep(300 * time.Millisecond)\n" +
-						"	err := s.acknowledged(ctx, func(conn *pgx.Conn) error {\n" +
-						"		return conn.QueryRow(ctx, ingestSQL, ",
+						"	err := s.acknowledged(ctx, func(on executor) error {\n" +
+						"		return on.QueryRow(ctx, ingestSQL, ",
 				},
 			}},
 			finds: []string{"was acknowledged, and is lost"},

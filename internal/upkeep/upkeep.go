@@ -26,6 +26,8 @@ type Store interface {
 	NoteArrivals(ctx context.Context) error
 	// Sample reads the values of the gauges. It is cheap on large tables.
 	Sample(ctx context.Context) (event.Sample, error)
+	// NotifyQueue tells how full Postgres's queue of notifications is, and frees what every session has read.
+	NotifyQueue(ctx context.Context) (event.NotifyQueue, error)
 
 	// RollUp counts a bounded number of new steps of the audit log. It returns how far the numbers then lag behind: 0
 	// when every step is counted. While another process counts it counts nothing, and elsewhere is true.
@@ -82,6 +84,8 @@ type Upkeep struct {
 	depth             gauges // by status
 	paused            gauges // by destination
 	lastArrival       gauges // by source
+	notifyQueue       prometheus.Gauge
+	hintless          bool // as last seen
 	rollupLag         prometheus.Gauge
 	eventsDeleted     prometheus.Counter
 	partitionsDropped prometheus.Counter
@@ -118,6 +122,10 @@ func New(config Config, store Store, log zerolog.Logger, reg prometheus.Register
 		paused: newGauges("spine_queue_paused", "1 while claims for a destination are paused, else 0.", "destination"),
 		lastArrival: newGauges("spine_source_last_arrival_timestamp_seconds",
 			"When a source last sent a new event, in Unix seconds; absent when it never did.", "source"),
+		notifyQueue: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "spine_notify_queue_usage",
+			Help: "How full Postgres's queue of notifications is, 0 to 1. From 0.5 on Spine sends none, and polls.",
+		}),
 		rollupLag: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "spine_rollup_lag_seconds",
 			Help: "How far the numbers over time lag behind the audit log; 0 when they have all of it. " +
@@ -140,6 +148,7 @@ func New(config Config, store Store, log zerolog.Logger, reg prometheus.Register
 		u.depth.vec,
 		u.paused.vec,
 		u.lastArrival.vec,
+		u.notifyQueue,
 		u.rollupLag,
 		u.eventsDeleted,
 		u.partitionsDropped,
@@ -190,6 +199,7 @@ func (u *Upkeep) Run(ctx context.Context) error {
 	defer partitions.Stop()
 	defer samples.Stop()
 	u.partitions(ctx)
+	u.watchNotifyQueue(ctx)
 	u.noteArrivals(ctx)
 	u.sample(ctx)
 	for {
@@ -201,6 +211,7 @@ func (u *Upkeep) Run(ctx context.Context) error {
 			u.expireRejected(ctx)
 		case <-samples.C:
 			began := time.Now()
+			u.watchNotifyQueue(ctx)
 			u.noteArrivals(ctx)
 			u.sample(ctx)
 			samples.Reset(max(sampleInterval, 20*time.Since(began)))
@@ -315,6 +326,26 @@ func (u *Upkeep) noteArrivals(ctx context.Context) {
 		u.failures.Inc()
 		u.log.Debug().Err(err).Msg("noting arrivals failed, trying again later")
 	}
+}
+
+func (u *Upkeep) watchNotifyQueue(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	queue, err := u.store.NotifyQueue(ctx)
+	if err != nil {
+		u.failures.Inc()
+		u.log.Debug().Err(err).Msg("looking at the queue of notifications failed, trying again later")
+		return
+	}
+	u.notifyQueue.Set(queue.Usage)
+	switch {
+	case queue.Hintless && !u.hintless:
+		u.log.Warn().Str("held_back_by", queue.Holders).
+			Msgf("Postgres's queue of notifications is %.0f %% full: Spine sends none, and polls", queue.Usage*100)
+	case !queue.Hintless && u.hintless:
+		u.log.Info().Msg("Postgres's queue of notifications has room again: Spine sends them")
+	}
+	u.hintless = queue.Hintless
 }
 
 func (u *Upkeep) sample(ctx context.Context) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -30,6 +31,7 @@ type fakeStore struct {
 	samples    []time.Duration
 	made       int
 	sample     event.Sample
+	queues     []event.NotifyQueue             // what NotifyQueue tells, one after the other
 	fail       func(ctx context.Context) error // may be nil
 	retentionStore
 
@@ -107,6 +109,14 @@ func (s *fakeStore) NoteArrivals(ctx context.Context) error {
 	return s.answer(ctx)
 }
 
+func (s *fakeStore) NotifyQueue(ctx context.Context) (event.NotifyQueue, error) {
+	var queue event.NotifyQueue
+	if len(s.queues) > 0 {
+		queue, s.queues = s.queues[0], s.queues[1:]
+	}
+	return queue, s.answer(ctx)
+}
+
 func (s *fakeStore) Sample(ctx context.Context) (event.Sample, error) {
 	s.samples = append(s.samples, time.Since(s.began))
 	return s.sample, s.answer(ctx)
@@ -175,7 +185,7 @@ func TestFailuresAreCountedAndTriedAgain(t *testing.T) {
 	u, log := run(t, Config{}, s, time.Hour+time.Second)
 	require.Len(t, s.partitions, 2)
 	require.Len(t, s.samples, 60*12+1)
-	require.InDelta(t, len(s.partitions)+len(s.notes)+len(s.samples), testutil.ToFloat64(u.failures), 0)
+	require.InDelta(t, len(s.partitions)+len(s.notes)+2*len(s.samples), testutil.ToFloat64(u.failures), 0)
 	require.Zero(t, testutil.ToFloat64(u.oldestReady), "a sample that failed is not shown")
 	require.Contains(t, log.String(), errAway.Error())
 }
@@ -185,7 +195,7 @@ func TestStoreThatHangsIsGivenUp(t *testing.T) {
 	u, _ := run(t, Config{}, s, time.Hour)
 	require.Greater(t, len(s.samples), 3)
 	require.GreaterOrEqual(t, testutil.ToFloat64(u.failures), 4.0)
-	require.Equal(t, 2*patience, s.samples[0], "partitions and arrivals come first")
+	require.Equal(t, 3*patience, s.samples[0], "partitions, notifications and arrivals come first")
 }
 
 func TestNumbersAreKeptUpToDate(t *testing.T) {
@@ -268,4 +278,22 @@ func TestLagGoesOnFromWhereItWas(t *testing.T) {
 	}}
 	u, _ := run(t, Config{}, s, time.Minute-time.Millisecond)
 	require.InDelta(t, 1+59-9, testutil.ToFloat64(u.rollupLag), 0)
+}
+
+// E14: a queue of notifications that fills up is told once, with who holds it back, and so is its end.
+func TestAFullNotifyQueueIsToldOnce(t *testing.T) {
+	full := event.NotifyQueue{Usage: 0.78, Hintless: true, Holders: "pid 7 of role mallory in database x"}
+	_, log := run(
+		t,
+		Config{},
+		&fakeStore{queues: []event.NotifyQueue{{Usage: 0.4}, full, full, {Usage: 0.1}}},
+		18*time.Second,
+	)
+	require.Equal(t, 1, strings.Count(log.String(), "mallory"))
+	require.Contains(
+		t,
+		log.String(),
+		`"message":"Postgres's queue of notifications is 78 % full: Spine sends none, and polls"`,
+	)
+	require.Equal(t, 1, strings.Count(log.String(), "has room again"))
 }

@@ -21,6 +21,7 @@ declare
     _made integer := 0;
 begin
     perform require_right('audit_trail', 'INSERT');
+    perform make_durable();
     if _days > 366 then
         raise exception 'partitions are made 366 days ahead at most' using errcode = 'invalid_parameter_value';
     end if;
@@ -85,6 +86,7 @@ language plpgsql
 set search_path = spine, pg_temp
 set timezone = 'UTC' as $$
 begin
+    perform make_durable();
     perform take_lock('reject');
     insert into audit_trail (timestamp, source, action, details)
     select

@@ -14,7 +14,7 @@ declare
     _code integer;
     _unit integer;
 begin
-    if _text !~ '[\U00010000-\U0010FFFF]' then
+    if _text !~ E'[\\U00010000-\\U0010FFFF]' then
         return convert_to(_text, 'UTF8');
     end if;
     foreach _char in array string_to_array(_text, null) loop

@@ -81,6 +81,7 @@ declare
     _from bigint;
     _to bigint;
 begin
+    perform make_durable();
     select max(e.id) into _newest from events e;
     -- A row's lock costs a transaction number and a commit: only where there is something to do.
     if _newest >= (

@@ -50,7 +50,10 @@ declare
     _now timestamptz := clock_timestamp();
     _outcome text[];
 begin
-    if array_to_string(_event_id, '') ~ '[\u0001-\u001F\u007F-\u009F]' then
+    if current_setting('synchronous_commit') = 'off' or current_setting('client_min_messages') = 'error' then
+        perform make_durable();
+    end if;
+    if array_to_string(_event_id, '') ~ E'[\\u0001-\\u001F\\u007F-\\u009F]' then
         perform reject_event('an event_id has a control character');
     end if;
     with given as (

@@ -66,6 +66,9 @@ declare
     _looked_at integer;
     _next_due timestamptz;
 begin
+    if current_setting('synchronous_commit') = 'off' or current_setting('client_min_messages') = 'error' then
+        perform make_durable();
+    end if;
     return query
     with due as materialized (
         select p.event, p.destination, p.status = 'processing' as lost, p.next_attempt_at as due_at
@@ -269,6 +272,7 @@ declare
     _held bigint[];
     _locked bigint[];
 begin
+    perform make_durable();
     with input as materialized (
         select *
         from unnest(_event, _destination, _lease_token) with ordinality as i(event, destination, lease, ord)
@@ -366,6 +370,9 @@ declare
     _locked bigint[];
     _known bigint[];
 begin
+    if current_setting('synchronous_commit') = 'off' or current_setting('client_min_messages') = 'error' then
+        perform make_durable();
+    end if;
     -- The log must hold JSON objects that a reader can query.
     if exists (select from unnest(_details) d where jsonb_typeof(d::jsonb) is distinct from 'object') then
         raise exception 'details must be JSON objects' using errcode = 'invalid_parameter_value';
@@ -474,7 +481,7 @@ begin
                     when step.n = 1 then
                         -- Of two members of one name the last one counts: _details cannot speak for these.
                         case
-                            when s.details ~ '^\s*{\s*}' then '{'
+                            when s.details ~ E'^\\s*{\\s*}' then '{'
                             else left(rtrim(s.details, E' \t\r\n'), -1) || ','
                         end
                         || '"attempt":' || s.attempt
@@ -601,6 +608,7 @@ declare
     _now timestamptz := clock_timestamp();
     _returned bigint;
 begin
+    perform make_durable();
     with input as materialized (
         select * from unnest(_event, _destination, _lease_token) as i(event, destination, lease)
     ), held as materialized (

@@ -45,6 +45,7 @@ declare
     -- Causes that are no fault of the sender's.
     _ours constant text[] := array['source_disabled', 'source_broken', 'source_closed'];
 begin
+    perform make_durable();
     if _again then
         perform take_lock('keep_rejected');
     else
@@ -186,7 +187,7 @@ begin
     )
     select count(*) into _count from requested;
     if _count > 0 then
-        perform pg_notify('spine_sources', json_build_object('requested', _count)::text);
+        perform hint('spine_sources', json_build_object('requested', _count)::text);
     end if;
     return _count;
 end $$;
@@ -355,13 +356,13 @@ set search_path = spine, pg_temp as $$
             limit 500
         ) m
         where p.place <> 1 and length(m.match[1]) >= 3
-            and regexp_replace(m.match[1], '\\[0-7]{3}', '', 'g') ~ '[0-9]' -- without those of encode()
+            and regexp_replace(m.match[1], E'\\\\[0-7]{3}', '', 'g') ~ '[0-9]' -- without those of encode()
     ), first as (
         select w.word
         from word w
         where length(w.word) <= 4080 -- an id has 255 characters of up to four bytes, each of which may be octal
         group by w.word
-        order by regexp_replace(w.word, '\\[0-7]{3}', '', 'g') !~ '[0-9]', min(array[w.place, w.kind, w.n])
+        order by regexp_replace(w.word, E'\\\\[0-7]{3}', '', 'g') !~ '[0-9]', min(array[w.place, w.kind, w.n])
         limit 40
     )
     select array(select distinct word_number(f.word) from first f)

@@ -131,7 +131,7 @@ begin
         select
             c.oid,
             c.relname,
-            substring(pg_get_expr(c.relpartbound, c.oid) from 'TO \(''([^'']+)''\)')::timestamptz as upper_bound
+            substring(pg_get_expr(c.relpartbound, c.oid) from E'TO \\(''([^'']+)''\\)')::timestamptz as upper_bound
         from pg_inherits i join pg_class c on c.oid = i.inhrelid
         where i.inhparent = 'audit_trail'::regclass
     ) o
@@ -203,6 +203,7 @@ declare
     _deleted bigint := 0;
     _gone bigint;
 begin
+    perform make_durable();
     for _source in select s.name, s.settings #>> '{rejected,age}' as age from sources s loop
         begin
             _age := coalesce(_source.age, '7 days')::interval;

@@ -169,7 +169,7 @@ begin
                 coalesce(a.source, case when a.event_id is null then '' else 'default' end) as source,
                 case
                     when a.action = 'request_rejected'
-                        then coalesce(substring(detail(a.details, 'count') from '^\d{1,15}$')::bigint, 1)
+                        then coalesce(substring(detail(a.details, 'count') from '^[0-9]{1,15}$')::bigint, 1)
                     else 1
                 end as n,
                 case when a.action = 'processing_succeeded' then (
@@ -341,8 +341,8 @@ set enable_bitmapscan = off
 set plan_cache_mode = force_generic_plan as $$
 declare
     _excess constant bigint :=
-        substring(detail(_details, 'lease') from '^\d{1,18}$')::bigint
-        - 2 * substring(detail(_details, 'attempt') from '^\d{1,9}$')::bigint + 1;
+        substring(detail(_details, 'lease') from '^[0-9]{1,18}$')::bigint
+        - 2 * substring(detail(_details, 'attempt') from '^[0-9]{1,9}$')::bigint + 1;
     -- The epoch, since a minute before the first time there is none.
     _since constant timestamptz := date_trunc('day', greatest(_created_at, 'epoch') - interval '1 minute', 'UTC');
 begin
@@ -374,7 +374,7 @@ comment on function spine.replayed(bigint, timestamptz, timestamptz, json) is
 create or replace function spine.detail(_details json, _name text) returns text
 language sql immutable
 set search_path = spine, pg_temp as $$
-    select case when _details::text !~* '\\u(0000|d[89a-f])' then _details ->> _name end
+    select case when _details::text !~* E'\\\\u(0000|d[89a-f])' then _details ->> _name end
 $$;
 comment on function spine.detail(json, text) is
     'Internal. A member of a step''s details as text. NULL where it has none or cannot be text.';

@@ -172,7 +172,7 @@ begin
             case when new.disabled_at is null then 'source_enabled' else 'source_disabled' end::audit_action,
             (_who || jsonb_strip_nulls(jsonb_build_object('reason', new.disabled_reason)))::text::json);
     end if;
-    perform pg_notify('spine_sources', json_build_object('source', _name)::text);
+    perform hint('spine_sources', json_build_object('source', _name)::text);
     return null;
 end $$;
 comment on function spine.sources_changed() is
@@ -355,6 +355,7 @@ create or replace function spine.tell_sources(_process text, _reports jsonb) ret
 language plpgsql
 set search_path = spine, pg_temp as $$
 begin
+    perform make_durable();
     insert into receivers as r (process) values (_process)
     on conflict (process) do update set told_at = clock_timestamp();
     delete from source_reports s

@@ -13,7 +13,7 @@ language plpgsql
 set search_path = spine, pg_temp as $$
 begin
     -- NOTIFY takes less than 8000 bytes: five ids of 255 characters come to 5100 at most.
-    perform pg_notify('spine_ready', json_build_object('count', _count, 'event_ids', _event_ids, 'due', _due)::text);
+    perform hint('spine_ready', json_build_object('count', _count, 'event_ids', _event_ids, 'due', _due)::text);
 end $$;
 comment on function spine.announce(bigint, text[], timestamptz) is
     'Internal. Sends NOTIFY spine_ready: a count, up to five event ids, the oldest due time.';
@@ -24,7 +24,10 @@ create or replace function spine.processing_state_inserted() returns trigger
 language plpgsql
 set search_path = spine, pg_temp as $$
 begin
-    -- announce(), written out: every event passes here.
+    -- announce() and hint(), written out: every event passes here.
+    if current_setting('spine.hints', true) = 'off' then
+        return null;
+    end if;
     perform pg_notify('spine_ready', json_build_object(
         'count', count(*),
         'event_ids', (array_agg(i.event_id))[1:5],

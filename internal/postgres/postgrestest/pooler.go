@@ -1,0 +1,87 @@
+package postgrestest
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Pooler starts a PgBouncer in front of the server of a URL, and returns the URL of the same database behind it. It
+// has three connections to the server for each database and role, and 20 in session mode. mode is session, transaction
+// or statement. A test is skipped where there is no PgBouncer; .ci/run installs one.
+func Pooler(t testing.TB, target, mode string) string {
+	t.Helper()
+	path := "/usr/sbin/pgbouncer"
+	if found, err := exec.LookPath("pgbouncer"); err == nil {
+		path = found
+	} else if _, err := os.Stat(path); err != nil {
+		t.Skip("there is no pgbouncer on this machine")
+	}
+	u, err := url.Parse(target)
+	require.NoError(t, err)
+	password, _ := u.User.Password()
+	free, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a moment
+	require.NoError(t, err)
+	address := free.Addr().String()
+	require.NoError(t, free.Close())
+	host, port, err := net.SplitHostPort(address)
+	require.NoError(t, err)
+
+	dir, err := os.MkdirTemp(tempDir(), "pooler")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	config := filepath.Join(dir, "pgbouncer.ini")
+	size := 3
+	if mode == "session" { // each connection needs one
+		size = 20
+	}
+	text := fmt.Sprintf(`[databases]
+* = host=%s port=%s user=%s password=%s
+[pgbouncer]
+listen_addr = %s
+listen_port = %s
+unix_socket_dir =
+auth_type = any
+pool_mode = %s
+default_pool_size = %d
+server_tls_sslmode = disable
+`, u.Hostname(), u.Port(), u.User.Username(), password, host, port, mode, size)
+	require.NoError(t, os.Chmod(dir, 0o755))                      //nolint:gosec // of this test, read by another user
+	require.NoError(t, os.WriteFile(config, []byte(text), 0o644)) //nolint:gosec // the same
+
+	args := []string{config}
+	if os.Geteuid() == 0 { // which it refuses to run as
+		args = append([]string{"--user=nobody"}, args...)
+	}
+	command := exec.CommandContext(t.Context(), path, args...) //nolint:gosec // that of this machine
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
+	require.NoError(t, command.Start())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = command.Wait() // it is killed
+	}()
+	t.Cleanup(func() {
+		_ = command.Process.Kill()
+		<-ended
+	})
+	require.Eventually(t, func() bool {
+		conn, err := net.DialTimeout("tcp", address, time.Second) //nolint:noctx // a moment
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err == nil
+	}, 10*time.Second, 10*time.Millisecond, "pgbouncer does not begin on port "+strconv.Quote(port))
+	u.Host = address
+	return u.String()
+}

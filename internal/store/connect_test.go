@@ -1,0 +1,151 @@
+package store_test
+
+import (
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/postgres/postgrestest"
+	"github.com/webhookspine/spine/internal/store"
+)
+
+// with is a URL with one more parameter.
+func with(t *testing.T, address, name, value string) string {
+	t.Helper()
+	u, err := url.Parse(address)
+	require.NoError(t, err)
+	values := u.Query()
+	values.Set(name, value)
+	u.RawQuery = strings.ReplaceAll(values.Encode(), "+", "%20")
+	return u.String()
+}
+
+// E1, E6: what a role sets changes neither what is stored nor how it is read.
+func TestRolesMaySetWhatTheyLike(t *testing.T) {
+	t.Parallel()
+	for _, setting := range []string{
+		"client_encoding = 'latin1'",
+		"standard_conforming_strings = off",
+		"datestyle = 'SQL, YMD'",
+		"bytea_output = 'escape'",
+		"intervalstyle = 'iso_8601'",
+		"timezone = 'Pacific/Kiritimati'",
+		"default_transaction_isolation = 'serializable'",
+		"default_transaction_isolation = 'repeatable read'",
+		"default_transaction_read_only = on",
+		"synchronous_commit = off",
+		"client_min_messages = error",
+		"xmloption = document",
+		"extra_float_digits = 0",
+	} {
+		t.Run(setting, func(t *testing.T) {
+			t.Parallel()
+			address := databases.Empty(t)
+			u, err := url.Parse(address)
+			require.NoError(t, err)
+			admin, err := pgx.Connect(t.Context(), address)
+			require.NoError(t, err)
+			run(t, admin, "alter database "+pgx.Identifier{u.Path[1:]}.Sanitize()+" set "+setting)
+			require.NoError(t, admin.Close(t.Context()))
+			_, err = store.Migrate(t.Context(), address, nil)
+			require.NoError(t, err)
+
+			d := openDatabase(t, address, 2)
+			text := webhook("é € Ж", `{"a":"é € Ж \\ \u0041","b":1}`)
+			require.Equal(t, event.Accepted, d.ingest(text)[0])
+			require.Equal(t, event.Deduplicated, d.ingest(text)[0])
+			require.Equal(t, event.Accepted, d.ingest(webhook("new", payloadA))[0])
+			everything(t, d)
+			_, err = d.EnsurePartitions(t.Context())
+			require.NoError(t, err)
+
+			plain, err := pgx.Connect(t.Context(), with(t, address, "client_encoding", "utf8"))
+			require.NoError(t, err)
+			defer func() { _ = plain.Close(t.Context()) }()
+			run(t, plain, "reset all; set client_encoding = 'utf8'; set default_transaction_read_only = off")
+			require.Equal(
+				t,
+				"é € Ж",
+				value(t, plain, "select event_id from spine.events where payload ->> 'a' like 'é € Ж%'"),
+			)
+		})
+	}
+}
+
+// E2: a database that cannot hold every text is refused in one sentence.
+func TestADatabaseMustBeUTF8(t *testing.T) {
+	t.Parallel()
+	server := postgrestest.Server(t)
+	admin, err := pgx.Connect(t.Context(), server.SuperuserURL())
+	require.NoError(t, err)
+	defer func() { _ = admin.Close(t.Context()) }()
+	for _, encoding := range []string{"SQL_ASCII", "LATIN1"} {
+		run(
+			t,
+			admin,
+			"create database d"+encoding+" encoding '"+encoding+"' lc_collate 'C' lc_ctype 'C' template template0",
+		)
+		u, err := url.Parse(server.SuperuserURL())
+		require.NoError(t, err)
+		u.Path = "/d" + strings.ToLower(encoding)
+		_, err = store.Migrate(t.Context(), u.String(), nil)
+		require.ErrorIs(t, err, store.ErrEncoding)
+		require.ErrorContains(t, err, "this one is in "+encoding)
+		d := openDatabase(t, u.String(), 1)
+		require.ErrorIs(t, d.CheckSchema(t.Context()), store.ErrEncoding)
+	}
+}
+
+// E3, E11: one parser reads every URL. It honours a parameter, says that it has no effect, or names it.
+func TestURLs(t *testing.T) {
+	t.Parallel()
+	address := databases.New(t)
+	for name, c := range map[string]struct{ value, remark, wrong string }{
+		"pool_max_conns":          {"10", "pool_max_conns has no effect: set DB_MAX_CONNS", ""},
+		"pgbouncer":               {"true", "pgbouncer has no effect: Spine finds out by itself", ""},
+		"keepalives_idle":         {"30", "", ""},
+		"keepalives_count":        {"many", "", `keepalives_count must be a whole number, got "many"`},
+		"gssencmode":              {"disable", "gssencmode has no effect: Spine encrypts with TLS alone", ""},
+		"pool_max_conn_lifetime":  {"1h", "", ""},
+		"client_encoding":         {"latin1", "", ""},
+		"application_name":        {"mine", "", ""},
+		"default_query_exec_mode": {"simple_protocol", "", "default_query_exec_mode may be cache_statement"},
+		"statement_timeout":       {"30s", "", ""},
+		"options":                 {"-c datestyle=SQL", "", ""},
+	} {
+		target := with(t, address, name, c.value)
+		if c.wrong != "" {
+			require.ErrorContains(t, store.CheckURL(target), c.wrong)
+			continue
+		}
+		require.NoError(t, store.CheckURL(target), name)
+		if c.remark == "" {
+			require.Empty(t, store.Remarks(target), name)
+		} else {
+			require.Equal(t, []string{c.remark}, store.Remarks(target))
+		}
+		d := openDatabase(t, target, 1)
+		require.NoError(t, d.CheckSchema(t.Context()), name)
+		connect, err := store.Connector(target, "listener")
+		require.NoError(t, err)
+		conn, err := connect(t.Context())
+		require.NoError(t, err, name)
+		require.NoError(t, conn.Close(t.Context()))
+		_, err = store.Migrate(t.Context(), target, nil)
+		require.NoError(t, err, name)
+	}
+	for _, mode := range []string{"exec", "simple_protocol"} {
+		require.Error(t, store.CheckURL(with(t, address, "default_query_exec_mode", mode)))
+	}
+	for _, mode := range []string{"cache_describe", "describe_exec"} {
+		d := openDatabase(t, with(t, address, "default_query_exec_mode", mode), 1)
+		d.ingest(webhook(mode, `{"a":"b"}`))
+		require.JSONEq(t, `{"a":"b"}`, d.value("select payload from spine.events where event_id = $1", mode))
+	}
+	_, err := store.Migrate(t.Context(), with(t, address, "no_such_thing", "1"), nil)
+	require.ErrorContains(t, err, `"no_such_thing"`, "the database names it")
+}

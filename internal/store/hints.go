@@ -1,0 +1,77 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+// A notification is a hint. Postgres keeps those that some session has not read yet in one queue for all databases of
+// the cluster. A session of anybody that listens and then stays in a transaction holds all of them back. Once the queue
+// is full, each commit that notifies fails. So Spine sends none from half full on, and workers find by their sweep what
+// nobody tells them.
+
+const (
+	// hintlessFrom is how full the queue is from which on Spine sends no notifications, hintsUntil how full it is at
+	// most when Spine begins again.
+	hintlessFrom = 0.5
+	hintsUntil   = 0.25
+)
+
+// commit runs what ends with a commit, and once more without notifications where the notify queue is full. Postgres has
+// then rolled back the first one.
+func (s *Store) commit(do func() error) error {
+	err := do()
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && isQueueFull(pgErr) {
+		s.hintless.Store(true)
+		err = do()
+	}
+	return err
+}
+
+// isQueueFull reports whether a commit failed because the notify queue is full. Postgres uses 54000 for other limits
+// too.
+func isQueueFull(err *pgconn.PgError) bool {
+	return err.Code == "54000" && err.Routine == "PreCommit_Notify"
+}
+
+// NotifyQueue tells how full the queue of notifications is, and decides whether this Store sends any. Asking makes
+// Postgres free what every session has read: without that, the queue may stay full after the session has ended that
+// filled it. Call it every few seconds.
+func (s *Store) NotifyQueue(ctx context.Context) (q event.NotifyQueue, err error) {
+	if err := s.call(ctx, []any{&q.Usage}, "select pg_catalog.pg_notification_queue_usage()"); err != nil {
+		return q, fmt.Errorf("looking at the queue of notifications: %w", err)
+	}
+	switch {
+	case q.Usage >= hintlessFrom:
+		s.hintless.Store(true)
+	case q.Usage <= hintsUntil:
+		s.hintless.Store(false)
+	}
+	if q.Hintless = s.hintless.Load(); !q.Hintless {
+		return q, nil
+	}
+	// Who may not see the state of others sees who they are.
+	const holders = `
+		select coalesce(string_agg(
+			format('pid %s of role %s in database %s', h.pid, h.usename, h.datname)
+				|| coalesce(', in a transaction since ' || h.xact_start::text, ''), '; '), '')
+		from (
+			select a.pid, a.usename, a.datname, a.xact_start
+			from pg_stat_activity a
+			where a.pid = $1
+				or a.backend_type = 'client backend' and a.xact_start < clock_timestamp() - interval '2 seconds'
+			order by a.pid = $1 desc, a.xact_start
+			limit 3) h`
+	if err := s.one(ctx, holders, []any{s.holder.Load()}, &q.Holders); err != nil {
+		return q, fmt.Errorf("looking for who holds notifications back: %w", err)
+	}
+	if q.Holders == "" {
+		q.Holders = "this role may not see whom (grant pg_read_all_stats)"
+	}
+	return q, nil
+}
