@@ -5,7 +5,6 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
-	"mime"
 	"net/http"
 	"os"
 	"runtime"
@@ -96,13 +95,17 @@ func (g *gate) judge(a *arrival, o options) (verdict, *rejection) {
 		return verdict{}, stray
 	}
 	if a.request.Method != http.MethodPost {
-		return greet(a)
-	}
-	if rej := checkHeaders(a.request.Header, a.source); rej != nil {
-		return verdict{}, rej
+		v, rej := greet(a)
+		if rej != nil {
+			_ = g.readBody(a, o.upload) // as far as it comes, for who looks for it
+		}
+		return v, rej
 	}
 	if rej := g.readBody(a, o.upload); rej != nil {
 		return verdict{}, rej
+	}
+	if rej := checkHeaders(a.request.Header, a.source); rej != nil {
+		return verdict{}, rej // after the body, which can then be replayed
 	}
 	defer g.takeTurn(a)()
 	if !o.trusted {
@@ -183,8 +186,14 @@ func (g *gate) takeTurn(a *arrival) (end func()) {
 	return func() {}
 }
 
+// encodingOf is the header Content-Encoding, in lower case.
+func encodingOf(header http.Header) string {
+	return strings.ToLower(strings.TrimSpace(header.Get("Content-Encoding")))
+}
+
 func isGzip(header http.Header) bool {
-	return strings.EqualFold(header.Get("Content-Encoding"), "gzip")
+	encoding := encodingOf(header)
+	return encoding == "gzip" || encoding == "x-gzip"
 }
 
 // greet answers the handshakes of providers that do not use POST for them.
@@ -228,17 +237,16 @@ func checkHeaders(header http.Header, source Source) *rejection {
 			}
 		}
 	}
-	if value := header.Get("Content-Type"); value != "" && source.InsistsOnJSON() {
-		media, _, err := mime.ParseMediaType(value)
-		if err != nil || (media != "application/json" && !strings.HasSuffix(media, "+json")) {
+	if media := event.MediaType(header.Get("Content-Type")); media != "" && source.InsistsOnJSON() {
+		if media != "application/json" && !strings.HasSuffix(media, "+json") {
 			return &rejection{
 				status: http.StatusUnsupportedMediaType, cause: "content_type",
 				detail: "The content type must be application/json, end in +json, or be left out.",
 			}
 		}
 	}
-	switch strings.ToLower(header.Get("Content-Encoding")) {
-	case "", "identity", "gzip":
+	switch encodingOf(header) {
+	case "", "identity", "none", "utf-8", "utf8", "gzip", "x-gzip": // some confuse it with the encoding of characters
 		return nil
 	}
 	return &rejection{
@@ -316,7 +324,12 @@ func (g *gate) verify(a *arrival) *rejection {
 	case err == nil:
 		return nil
 	case errors.As(err, &unverified):
-		return &rejection{status: http.StatusUnauthorized, cause: unverified.Cause, detail: unverified.Detail}
+		return &rejection{
+			status: http.StatusUnauthorized,
+			cause:  unverified.Cause,
+			detail: unverified.Detail,
+			ask:    a.source.Challenge(),
+		}
 	}
 	g.rejectionLog.Error().Err(err).Str("source", a.name).Msg("verifying a request failed")
 	return unavailable

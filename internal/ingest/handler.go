@@ -217,6 +217,7 @@ type rejection struct {
 	problems []event.Problem
 	after    time.Duration // when to come again; 0 where that is not known
 	allow    string        // the methods that the path takes; only for 405
+	ask      string        // WWW-Authenticate; only for 401
 }
 
 // problem is what the sender is told.
@@ -300,6 +301,9 @@ func (h *Handler) reject(ctx context.Context, w http.ResponseWriter, a *arrival,
 	}
 	if rej.allow != "" {
 		w.Header().Set("Allow", rej.allow)
+	}
+	if rej.ask != "" {
+		w.Header().Set("WWW-Authenticate", rej.ask)
 	}
 	if rej.after > 0 {
 		w.Header().Set("Retry-After", strconv.FormatInt(int64(math.Ceil(rej.after.Seconds())), 10))

@@ -239,11 +239,47 @@ func TestTypesAndEncodingsThatAreAccepted(t *testing.T) {
 	)
 }
 
+// C2, C3, C4: nothing rests on how a sender writes parameters, names an encoding of characters, or begins its body.
+func TestBadlyWrittenHeadersAreTaken(t *testing.T) {
+	in := serve(t, &modelStore{}, nil)
+	for n, kind := range []string{
+		"application/json; utf-8", "application/json, application/json", "; charset", "application/json;", "Application/JSON",
+		"application/json; charset", ";", "application/vnd.api+json; x",
+	} {
+		id := fmt.Sprintf("type-%d", n)
+		requireAnswer(t, event.Accepted, id,
+			in.post(t, "/webhook", strings.NewReader(envelope(id, "{}")), "Content-Type", kind))
+	}
+	for _, encoding := range []string{"utf-8", "UTF8", "none", "identity", " identity "} {
+		requireAnswer(t, event.Accepted, "e"+encoding,
+			in.post(t, "/webhook", strings.NewReader(envelope("e"+encoding, "{}")), "Content-Encoding", encoding))
+	}
+	requireAnswer(t, event.Accepted, "x-gzip",
+		in.post(t, "/webhook", zip(t, envelope("x-gzip", "{}")), "Content-Encoding", "x-gzip"))
+	requireAnswer(t, event.Accepted, "mark", in.post(t, "/webhook", strings.NewReader("\ufeff"+envelope("mark", "{}"))))
+}
+
+// C11: some clients send their password only when they are asked for it.
+func TestWhoIsNotVerifiedIsAsked(t *testing.T) {
+	in := serve(t, &modelStore{}, nil)
+	for scheme, want := range map[string]string{
+		"basic":  `Basic realm="spine", charset="UTF-8"`,
+		"bearer": `Bearer realm="spine"`,
+		"hmac":   "",
+	} {
+		settings := `{"preset":"none","secrets":["file:/user"],"verify":[{"scheme":"` + scheme + `"` +
+			map[string]string{"hmac": `,"header":"X-Sig","signed":"{body}"`}[scheme] + `}],"id":["{body:/id}"]}`
+		in.sources.put(scheme, settings, Policy{})
+		r := in.post(t, "/webhook/"+scheme, strings.NewReader(`{"id":"1"}`))
+		requireProblem(t, http.StatusUnauthorized, r)
+		require.Equal(t, want, r.header.Get("WWW-Authenticate"), scheme)
+	}
+}
+
 func TestTypesAndEncodingsThatAreRejected(t *testing.T) {
 	in := serve(t, &modelStore{}, nil)
 	for _, kind := range []string{
-		"text/plain", "application/x-www-form-urlencoded", "application/jsonp", "application/json, text/plain", "json",
-		"/", ";",
+		"text/plain", "application/x-www-form-urlencoded", "application/jsonp", "text/plain, application/json", "json", "/",
 	} {
 		requireProblem(
 			t,
@@ -604,7 +640,7 @@ func badInputs() map[string]struct {
 	nest := func(n int) string { return strings.Repeat(`{"a":`, n-1) + "{}" + strings.Repeat("}", n-1) }
 	return map[string]input{
 		"empty":                       {400, ""},
-		"byte order mark":             {400, "\ufeff" + valid},
+		"two byte order marks":        {400, "\ufeff\ufeff" + valid},
 		"truncated":                   {400, valid[:len(valid)-1]},
 		"trailing value":              {400, valid + valid},
 		"NaN":                         {400, envelope("bad", `{"a":NaN}`)},

@@ -46,6 +46,7 @@ type Source interface {
 	Allowed() []string       // methods besides POST, for handshakes
 	SingleHeaders() []string // that must not come twice
 	InsistsOnJSON() bool     // whether other content types are rejected
+	Challenge() string       // WWW-Authenticate for who is not verified; empty for none
 	SignsBody() bool         // whether headers must not change what a body means: its signature covers the body
 	Policy() Policy
 	Redactor

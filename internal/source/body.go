@@ -135,10 +135,7 @@ func signsCloudEvent(c Config) bool {
 // The content type is hardly ever signed. If it decided, somebody who has seen a signed body could send it again as
 // another kind, with another payload and id. So the bytes of a signed body decide.
 func (r *reader) bodyKindOf(contentType string, body []byte) (kind bodyKind, media string) {
-	media, _, err := mime.ParseMediaType(contentType)
-	if err != nil {
-		media = ""
-	}
+	media = event.MediaType(contentType)
 	switch {
 	case media == "application/json", media == "text/json", strings.HasSuffix(media, "+json"):
 		return bodyJSON, media
@@ -234,7 +231,7 @@ func setBytes(e *event.Event, body []byte, reason string) {
 
 // notJSON says why a body is kept as bytes.
 func notJSON(media string) string {
-	if media == "" || len(media) > 100 {
+	if _, _, err := mime.ParseMediaType(media); err != nil || len(media) > 100 {
 		return "the body is not JSON"
 	}
 	return "the body is not JSON but " + media

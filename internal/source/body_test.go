@@ -256,10 +256,11 @@ func TestBodies(t *testing.T) {
 			"the body is not JSON but application/octet-stream",
 			false,
 		},
-		"text":           {"hello", "", "hello", "the body is not JSON", false},
-		"a broken brace": {"{hello", "text/plain", "{hello", "the body is not JSON but text/plain", false},
-		"nothing":        {"", "", "", "the body is not JSON", false},
-		"a junk type":    {"x", "a/b; ;;\x00", "x", "the body is not JSON", false},
+		"text":                {"hello", "", "hello", "the body is not JSON", false},
+		"a broken brace":      {"{hello", "text/plain", "{hello", "the body is not JSON but text/plain", false},
+		"nothing":             {"", "", "", "the body is not JSON", false},
+		"a junk type":         {"x", "a/b; ;;\x00", "x", "the body is not JSON but a/b", false},
+		"a type that is none": {"x", "x y", "x", "the body is not JSON", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := readOne(t, r, sent(c.body, "Content-Type", c.contentType, "X-Id", "1"))
@@ -773,5 +774,34 @@ func requireStorable(t *testing.T, events []event.Event) {
 		if e.Unqueryable == "" && hasDuplicates(e.Payload) {
 			t.Fatalf("the payload %q", e.Payload)
 		}
+	}
+}
+
+// C4: a byte order mark is no part of a payload or of a form. The exact bytes are kept.
+func TestAByteOrderMark(t *testing.T) {
+	const mark = "\ufeff"
+	s := compiled(t, `{"preset":"none","verify":[{"scheme":"none"}],"id":["{body:/id}","{form:id}"]}`, nil)
+	read := func(body, contentType string) event.Event {
+		events, _, err := s.Read(sent(body, "Content-Type", contentType))
+		require.NoError(t, err)
+		require.Len(t, events, 1)
+		return events[0]
+	}
+	for contentType, body := range map[string]string{
+		"application/json":                  `{"id":"7","a":1}`,
+		"text/plain":                        `{"id":"7","a":1}`,
+		"application/x-www-form-urlencoded": "id=7&a=1",
+	} {
+		plain, marked := read(body, contentType), read(mark+body, contentType)
+		require.Equal(t, "7", marked.ID, contentType)
+		require.Equal(t, string(plain.Payload), string(marked.Payload), contentType)
+		require.Equal(t, plain.Hash, marked.Hash, "%s: it is the same payload", contentType)
+		require.Equal(t, mark+body, string(marked.Raw), contentType)
+	}
+	for _, body := range []string{`{"id":"7","a":"\u0000"}`, "no JSON"} {
+		marked := read(mark+body, "text/plain")
+		require.NotEmpty(t, marked.Unqueryable)
+		require.Equal(t, mark+body, string(marked.Payload))
+		require.Equal(t, sha256.Sum256([]byte(mark+body)), marked.Hash)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"mime"
 	"net/url"
 	"strings"
 	"time"
@@ -109,8 +108,8 @@ func cloudEventKind(body []byte) jsontext.Kind {
 
 // checkFormat rejects event formats other than JSON.
 func checkFormat(media string) error {
-	name, _, err := mime.ParseMediaType(media)
-	if err != nil || name != "application/cloudevents" && !strings.HasSuffix(name, "+json") &&
+	name := event.MediaType(media)
+	if name != "application/cloudevents" && !strings.HasSuffix(name, "+json") &&
 		name != "application/cloudevents-batch" {
 		return &event.InvalidError{Problems: []event.Problem{{
 			Field: "Content-Type", Detail: "must name the event format json, as in application/cloudevents+json",

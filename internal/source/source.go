@@ -1,6 +1,8 @@
 package source
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"maps"
@@ -147,6 +149,41 @@ func (s *Source) Handshake(r *event.Request) (answer event.Answer, ok bool) {
 	return s.handshake.answer(r)
 }
 
+// byteOrderMark is what some senders write before UTF-8. It is no JSON and no part of a form.
+var byteOrderMark = []byte("\ufeff")
+
+// keepMark gives the exact bytes of marked back to events that were read from plain, which is the same request without
+// its byte order mark. The hash of a payload that can be queried stays: the mark makes no other payload of it.
+func keepMark(events []event.Event, plain, marked *event.Request) {
+	for i := range events {
+		e := &events[i]
+		switch {
+		case e.Raw != nil: // a form
+			e.Raw = marked.Body
+		case !bytes.Equal(e.Payload, plain.Body): // a part of the body
+		case e.Unqueryable != "":
+			e.Payload, e.Hash = marked.Body, sha256.Sum256(marked.Body)
+		default:
+			e.Raw = marked.Body
+		}
+	}
+}
+
+// Challenge is the header WWW-Authenticate of a request that was not verified: some clients send their password only
+// when they are asked for it. It is empty where the source wants none.
+func (s *Source) Challenge() string {
+	var challenges []string
+	for _, m := range s.config.Verify {
+		switch m.Scheme {
+		case "basic":
+			challenges = append(challenges, `Basic realm="spine", charset="UTF-8"`)
+		case "bearer":
+			challenges = append(challenges, `Bearer realm="spine"`)
+		}
+	}
+	return strings.Join(slices.Compact(challenges), ", ")
+}
+
 // maxBatchHeaders is how many bytes of headers are kept with the events of one batch. Those of a larger one stand with
 // its first event alone: a request of 50 kB would otherwise write 7 MB of them.
 const maxBatchHeaders = 256 << 10
@@ -155,9 +192,14 @@ const maxBatchHeaders = 256 << 10
 // whose answer is a list. The error is an *event.SyntaxError or an *event.InvalidError. The events share memory with
 // the request, which must not change while they are in use.
 func (s *Source) Read(r *event.Request) (events []event.Event, batch bool, err error) {
-	events, batch, err = s.reader.read(r)
+	plain := *r
+	plain.Body = bytes.TrimPrefix(r.Body, byteOrderMark)
+	events, batch, err = s.reader.read(&plain)
 	if err != nil {
 		return nil, false, err
+	}
+	if len(plain.Body) != len(r.Body) {
+		keepMark(events, &plain, r)
 	}
 	for i := range events {
 		// An id and a type are shown everywhere, and the payload where it is asked for.

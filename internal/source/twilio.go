@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
-	"mime"
 	"net/url"
 	"slices"
 	"strings"
@@ -74,8 +73,7 @@ func twilioFields(r *event.Request) (string, *event.UnverifiedError) {
 	if len(r.Wire) == 0 {
 		return "", nil
 	}
-	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || media != "application/x-www-form-urlencoded" {
+	if event.MediaType(r.Header.Get("Content-Type")) != "application/x-www-form-urlencoded" {
 		return "", unverified(
 			causeSignatureWrong,
 			"The body is not a form, and the query does not hold its hash as %s.",
