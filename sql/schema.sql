@@ -2512,6 +2512,38 @@ COMMENT ON FUNCTION spine.make_durable() IS 'Internal. Makes the commit of this 
 
 
 --
+-- Name: mend_sequences(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.mend_sequences() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'spine', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $$
+begin
+    perform require_right('audit_trail', 'INSERT');
+    perform setval(s.name, s.newest)
+    from (
+        select 'events_id_seq'::regclass as name, (select max(e.id) from events e) as newest
+        union all
+        select 'rejected_requests_id_seq', (select max(r.id) from rejected_requests r)
+        union all
+        select 'audit_trail_id_seq', (
+            select max(a.id)
+            from (select t.id from audit_trail t order by t.timestamp desc limit 1000) a)
+    ) s
+    where s.newest > coalesce(pg_sequence_last_value(s.name), 0);
+end $$;
+
+
+--
+-- Name: FUNCTION mend_sequences(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.mend_sequences() IS 'Internal. Lets the sequences of numbers begin after the rows that are there.';
+
+
+--
 -- Name: near_ids(text, text, integer); Type: FUNCTION; Schema: spine; Owner: -
 --
 

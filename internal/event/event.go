@@ -6,6 +6,7 @@ package event
 
 import (
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -153,6 +154,10 @@ var ErrLocked = errors.New("another transaction has a row locked")
 // ErrInvalidData marks an error of the store that lies in the data. The same data can never be stored, and the other
 // rows of a batch are not at fault.
 var ErrInvalidData = errors.New("the database rejects the data")
+
+// ErrForeignRule marks an error that is ErrInvalidData by a rule that somebody else added to Spine's tables. The data
+// may be good: it is not stored in another form.
+var ErrForeignRule = fmt.Errorf("%w by a rule that is not Spine's", ErrInvalidData)
 
 // Claim asks for work: it leases due events, oldest first, and takes back leases that have run out.
 type Claim struct {

@@ -291,7 +291,7 @@ func (c *Committer) commit(ctx context.Context, batch []*waiter) {
 				c.putOff(w)
 			}
 		}
-	case errors.Is(err, event.ErrInvalidData) && keepBytes(batch[0].events):
+	case errors.Is(err, event.ErrInvalidData) && !errors.Is(err, event.ErrForeignRule) && keepBytes(batch[0].events):
 		c.commit(ctx, batch)
 	default:
 		c.log.Error().Err(err).Int("events", len(events)).Msg("events could not be stored")

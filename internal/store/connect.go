@@ -258,7 +258,7 @@ func (s *Store) begin() string {
 // plainly runs plain statements: each is a transaction of its own, in one round trip. Where a session's defaults do not
 // fit, and while no hints are sent, one transaction around all of them says what it needs.
 func (s *Store) plainly(ctx context.Context, do func(on executor) error) error {
-	return s.commit(func() error { return s.plainlyOn(ctx, s.pool, do) })
+	return s.commit(ctx, func() error { return s.plainlyOn(ctx, s.pool, do) })
 }
 
 // call runs one plain statement, and reads its row into the variables, if there are any.

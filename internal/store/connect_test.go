@@ -4,6 +4,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
@@ -148,4 +149,65 @@ func TestURLs(t *testing.T) {
 	}
 	_, err := store.Migrate(t.Context(), with(t, address, "no_such_thing", "1"), nil)
 	require.ErrorContains(t, err, `"no_such_thing"`, "the database names it")
+}
+
+// E20: a constraint that somebody adds is no fault of the data's. Its name is told.
+func TestAConstraintOfSomebodyElseIsNamed(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.run("alter table spine.processing_state add constraint no_fridays check (event_id <> 'x')")
+	_, err := d.Ingest(t.Context(), []event.Event{webhook("x", payloadA)})
+	require.ErrorContains(t, err, "no_fridays")
+	require.ErrorIs(t, err, event.ErrForeignRule)
+	require.Equal(t, []event.Outcome{event.Accepted}, d.ingest(webhook("y", payloadA)))
+}
+
+// E4: after a logical switch-over sequences lag behind the rows. That is no fault of the data's, and mended at once.
+func TestSequencesThatLagBehind(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	for range 3 {
+		d.ingest(webhooks("a", 100)...)
+	}
+	d.run("select setval(pg_get_serial_sequence('spine.events', 'id'), 40, false)")
+	d.run("select setval(pg_get_serial_sequence('spine.audit_trail', 'id'), 40, false)")
+	require.Equal(t, []event.Outcome{event.Accepted}, d.ingest(webhook("new", payloadA)))
+	require.Equal(t, payloadA, d.value("select payload from spine.events where event_id = 'new'"))
+	d.ingest(webhook("newer", payloadA), webhook("new", payloadA))
+	require.Equal(t, []string{"0"}, d.rows("select distinct violations::text from spine.verify('-infinity')"))
+	require.Equal(t, "t", d.value("select min(id) > 600 from spine.audit_trail where event_id = 'newer'"))
+}
+
+// E21: each violation is counted once.
+func TestAnOrphanIsCountedOnce(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	for i := range 24 {
+		d.run("insert into spine.events (event_id, event_type, occurred_at, payload, payload_hash, created_at) "+
+			"values ($1, 'a', now(), '{}', '', now() - $2 * interval '1 hour')", "e"+strings.Repeat("x", i), i)
+	}
+	d.ingest(webhooks("a", 10)...)
+	d.run("alter table spine.processing_state disable trigger user")
+	d.run("delete from spine.events where event_id = 'a-5'")
+	for _, found := range [][]string{
+		d.rows("select violations from spine.verify('-infinity') where invariant = 'row_has_event'"),
+	} {
+		require.Equal(t, []string{"1"}, found)
+	}
+	invariants, err := d.Verify(t.Context(), time.Time{}, time.Time{}, 10)
+	require.NoError(t, err)
+	for _, i := range invariants {
+		if i.Name == "row_has_event" {
+			require.EqualValues(t, 1, i.Violations)
+		}
+	}
+}
+
+// E27: a time may be written as a text.
+func TestIngestByHandTakesATimeAsText(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	require.Equal(t, "accepted", d.value("select spine.ingest('x', 't', '{}', '2024-01-30')"))
+	require.Equal(t, "accepted", d.value("select spine.ingest('y', 't', '{}', '2024-01-30', 'default')"))
+	require.Equal(t, "accepted", d.value("select spine.ingest('z', 't', '{}', _source => 'default')"))
 }

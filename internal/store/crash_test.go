@@ -531,6 +531,8 @@ func TestEveryStatementHasItsCrashPoints(t *testing.T) {
 		"trail_start",
 		"verify",
 		"weigh_conflicts",
+		// It only raises sequences, which no crash takes back.
+		"mend_sequences",
 	}
 	for _, w := range writings {
 		exempt = append(exempt, strings.TrimSuffix(strings.TrimPrefix(w.statement, "spine."), "("))

@@ -22,15 +22,34 @@ const (
 	hintsUntil   = 0.25
 )
 
-// commit runs what ends with a commit, and once more without notifications where the notify queue is full. Postgres has
-// then rolled back the first one.
-func (s *Store) commit(do func() error) error {
+// commit runs what ends with a commit, and once more where Postgres has rolled it back for a cause that Spine can mend:
+// without notifications where the queue of them is full, and after spine.mend_sequences() where a number came twice.
+func (s *Store) commit(ctx context.Context, do func() error) error {
 	err := do()
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && isQueueFull(pgErr) {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	switch {
+	case !ok:
+		return err
+	case isQueueFull(pgErr):
 		s.hintless.Store(true)
-		err = do()
+		return do()
+	case lagsBehind(pgErr):
+		mend := s.plainlyOn(ctx, s.pool, func(on executor) error {
+			_, err := on.Exec(ctx, "select spine.mend_sequences()")
+			return err
+		})
+		if mend != nil {
+			return fmt.Errorf("a sequence lags behind its table, and could not be mended (%w): %w", mend, err)
+		}
+		return do()
 	}
 	return err
+}
+
+// lagsBehind reports whether a sequence gave out a number that a row has already, as after a logical switch-over.
+func lagsBehind(err *pgconn.PgError) bool {
+	return err.Code == "23505" &&
+		(err.ConstraintName == "events_pkey" || err.ConstraintName == "rejected_requests_pkey")
 }
 
 // isQueueFull reports whether a commit failed because the notify queue is full. Postgres uses 54000 for other limits

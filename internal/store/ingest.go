@@ -66,7 +66,7 @@ func (s *Store) IngestAndClaim(
 // acknowledged is plainly for what is acknowledged. It returns without an error only if the commit has waited as long
 // as it should. Errors are classified.
 func (s *Store) acknowledged(ctx context.Context, do func(on executor) error) error {
-	return classify(s.commit(func() error {
+	return classify(s.commit(ctx, func() error {
 		return s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
 			data := conn.Conn().PgConn().CustomData()
 			delete(data, warned)

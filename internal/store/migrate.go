@@ -533,10 +533,14 @@ func newestMigration(files fs.FS) (int64, error) {
 	return version, nil
 }
 
-// EnsurePartitions makes the audit log's daily partitions ahead of time and returns how many it made.
+// EnsurePartitions makes the audit log's daily partitions ahead of time and returns how many it made. It lets sequences
+// that lag behind begin after the rows that are there.
 func (s *Store) EnsurePartitions(ctx context.Context) (made int, err error) {
 	if err := s.call(ctx, []any{&made}, "select spine.ensure_audit_partitions()"); err != nil {
 		return 0, fmt.Errorf("making audit partitions: %w", err)
+	}
+	if err := s.call(ctx, nil, "select spine.mend_sequences()"); err != nil {
+		return made, fmt.Errorf("mending sequences: %w", err)
 	}
 	return made, nil
 }

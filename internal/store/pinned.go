@@ -43,7 +43,7 @@ func (s *Store) transaction() pgx.TxOptions {
 // send runs a batch in a transaction. pgx prepares the statements of a batch before it runs the first, so that pinPath
 // cannot be one of them.
 func (s *Store) send(ctx context.Context, batch *pgx.Batch) error {
-	return s.commit(func() error {
+	return s.commit(ctx, func() error {
 		return pgx.BeginTxFunc(ctx, s.pool, s.transaction(), func(tx pgx.Tx) error {
 			return tx.SendBatch(ctx, batch).Close()
 		})
@@ -85,7 +85,7 @@ func (s *Store) readOne(ctx context.Context, sql string, args []any, into ...any
 // operate runs a transaction that the audit log ascribes to caller, of which it keeps the first 300 characters.
 // Characters that Postgres rejects in a text are replaced.
 func (s *Store) operate(ctx context.Context, caller string, do func(tx pgx.Tx) error) error {
-	return s.commit(func() error {
+	return s.commit(ctx, func() error {
 		return pgx.BeginTxFunc(ctx, s.pool, s.transaction(), func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, "select set_config('spine.caller', $1, true)", storable(caller)); err != nil {
 				return err

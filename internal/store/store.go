@@ -142,10 +142,13 @@ func (s *Store) Pool() *pgxpool.Pool { return s.pool }
 // (integrity constraint violation) and 54 (program limit exceeded). It wraps 55P03, a row that somebody else has
 // locked, with event.ErrLocked. Every other error may pass when the call is tried again.
 //
-// Two errors of these classes may pass too, and are not wrapped:
+// Three errors of these classes may pass too, and are not wrapped:
 //
 //   - 54000, with which Postgres also says that the notify queue is full;
-//   - 23514 of the audit log's default partition: the day got its own partition meanwhile.
+//   - 23514 of the audit log's default partition: the day got its own partition meanwhile;
+//   - 23505 of a primary key whose numbers a sequence gives out.
+//
+// Data that break a constraint that somebody added may be good: event.ErrForeignRule.
 func classify(err error) error {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
@@ -158,6 +161,10 @@ func classify(err error) error {
 		return err
 	case pgErr.Code == "23514" && pgErr.TableName == "audit_trail_default":
 		return err
+	case lagsBehind(pgErr):
+		return err
+	case pgErr.Code[:2] == "23" && pgErr.ConstraintName != "": // what Spine's own functions reject names none
+		return fmt.Errorf("%w: %w", event.ErrForeignRule, err)
 	case slices.Contains([]string{"22", "23", "54"}, pgErr.Code[:2]):
 		return fmt.Errorf("%w: %w", event.ErrInvalidData, err)
 	}

@@ -240,6 +240,33 @@ end $$;
 comment on function spine.trail_start(bigint) is
     'Internal. A time before all steps of an event. -infinity where that is not known.';
 
+-- mend_sequences: lets the sequences of numbers begin after the rows that are there. After a logical switch-over they
+-- may lag behind, and give out numbers again. Runs with the rights of its owner, since setval() needs more than INSERT.
+-- It only ever raises a sequence. Whoever may write to the audit log may call it.
+-- Relies on events_pkey, rejected_requests_pkey and audit_trail_timestamp. A crash leaves the sequences as they are, or
+-- raised.
+create or replace function spine.mend_sequences() returns void
+language plpgsql
+security definer
+set search_path = spine, pg_temp
+set enable_seqscan = off as $$
+begin
+    perform require_right('audit_trail', 'INSERT');
+    perform setval(s.name, s.newest)
+    from (
+        select 'events_id_seq'::regclass as name, (select max(e.id) from events e) as newest
+        union all
+        select 'rejected_requests_id_seq', (select max(r.id) from rejected_requests r)
+        union all
+        select 'audit_trail_id_seq', (
+            select max(a.id)
+            from (select t.id from audit_trail t order by t.timestamp desc limit 1000) a)
+    ) s
+    where s.newest > coalesce(pg_sequence_last_value(s.name), 0);
+end $$;
+comment on function spine.mend_sequences() is
+    'Internal. Lets the sequences of numbers begin after the rows that are there.';
+
 -- trailed: how many of an event's arrivals its trail has. The audit log has all of them.
 --   _seen  events.seen_count, 1 or more
 -- spine.ingest_events() puts the first 1,000 into the trail, then each whose number is round to three digits: every
