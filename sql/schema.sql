@@ -112,8 +112,10 @@ begin
     from (
         select left(_event_id, 254 - n) || '~' || left(encode(_conflict.payload_hash, 'hex'), n), n
         from unnest(array[8, 16, 32, 64]) n
+        union all
+        select left(_event_id, 217) || '~' || gen_random_uuid(), 100 -- which no sender can foresee
     ) a(id, n)
-    where n = 64 or not exists (
+    where n = 100 or not exists (
         select
         from events e
         where e.event_id = a.id and e.source = _conflict.source and e.payload_hash <> _conflict.payload_hash)
@@ -3250,18 +3252,20 @@ CREATE FUNCTION spine.rejected_words(_headers json, _target text, _body bytea) R
         from part p cross join lateral (
             select r.match, r.n
             from regexp_matches(p.text, '"([^"]+)"([[:space:]]*:)?', 'g') with ordinality r(match, n)
+            where r.match[2] is null
             limit 500
         ) m
-        where p.place <> 2 and m.match[2] is null
+        where p.place <> 2
         union all
         select p.place, 2, m.n, m.match[1]
         from part p cross join lateral (
             select r.match, r.n
             from regexp_matches(p.text, '([^][[:space:]"'',;:&=?<>{}()/]+)', 'g') with ordinality r(match, n)
+            where length(r.match[1]) >= 3
+                and regexp_replace(r.match[1], E'\\\\[0-7]{3}', '', 'g') ~ '[0-9]' -- without those of encode()
             limit 500
         ) m
-        where p.place <> 1 and length(m.match[1]) >= 3
-            and regexp_replace(m.match[1], E'\\\\[0-7]{3}', '', 'g') ~ '[0-9]' -- without those of encode()
+        where p.place <> 1
     ), first as (
         select w.word
         from word w

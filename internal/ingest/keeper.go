@@ -67,8 +67,11 @@ type Keeper struct {
 	log     zerolog.Logger
 	metrics *Metrics
 
-	atOnce   int // requests of the next call: fewer after one that took too long
-	doubtful int // so many of those that wait, the first ones, may be kept already: a call with them ended with an error
+	atOnce   int            // requests of the next call: fewer after one that took too long, or was rejected
+	stored   int            // requests, since the start
+	slowAt   time.Time      // when a request last took too long alone
+	slow     map[string]int // stored, when a request took too long alone; by its time, address and target
+	doubtful int            // so many of those that wait, the first ones, may be kept already: a call with them ended with an error
 
 	mu      sync.Mutex
 	waiting []event.RejectedRequest
@@ -145,6 +148,7 @@ func NewKeeper(store RejectedStore, log zerolog.Logger, metrics *Metrics) *Keepe
 	return &Keeper{
 		store: store, log: log, metrics: metrics,
 		budgets: map[string]event.Budget{}, kinds: map[keeperKey]*keptKind{}, atOnce: keptAtOnce,
+		slow: map[string]int{},
 	}
 }
 
@@ -304,11 +308,15 @@ func (k *Keeper) Run(ctx context.Context) error {
 }
 
 // flush stores the first of the requests that wait, and reports whether it did. If that fails they wait on. They then
-// still count towards the limits, so in a long outage the newest requests are not kept. Where it took too long, fewer
-// are stored at once, down to one, which then waits behind all others: a request that costs much delays no others.
+// still count towards the limits, so in a long outage the newest requests are not kept. Where it took too long, or the
+// database rejects one of them, fewer are stored at once, down to one. One that takes too long alone waits behind all
+// others, and is not kept when that happens again.
 func (k *Keeper) flush(ctx context.Context) bool {
 	k.mu.Lock()
 	n := min(len(k.waiting), k.atOnce)
+	if len(k.waiting) == 1 && len(k.slow) > 0 && time.Since(k.slowAt) < time.Minute {
+		n = 0 // it is the one that took too long
+	}
 	requests, budgets := k.waiting[:n:n], map[string]event.Budget{}
 	k.waiting = k.waiting[n:]
 	for _, r := range requests {
@@ -324,14 +332,26 @@ func (k *Keeper) flush(ctx context.Context) bool {
 	err := k.store.KeepRejected(ctx, requests, budgets, k.doubtful > 0)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err == nil || errors.Is(err, event.ErrInvalidData) { // then every further try would fail too
+	invalid := errors.Is(err, event.ErrInvalidData)
+	tookTooLong := errors.Is(err, context.DeadlineExceeded)
+	if tookTooLong && n == 1 {
+		// One that took too long alone, and once more while others were stored meanwhile, costs too much.
+		id := requests[0].At.String() + requests[0].Remote + requests[0].Target
+		since, slow := k.slow[id]
+		k.slow[id], k.slowAt = k.stored, time.Now()
+		invalid = slow && k.stored > since
+	}
+	if err == nil || invalid && n == 1 { // then every further try would fail too
 		for _, r := range requests {
 			k.pots[classOf(r.Cause, r.Verified)].hold(r.Source, -1, -heldBytes(r))
 		}
 		k.doubtful = max(0, k.doubtful-n)
 		k.atOnce = min(2*k.atOnce, keptAtOnce)
+		if err == nil {
+			k.stored += n
+		}
 		if len(k.waiting) == 0 {
-			k.waiting, k.budgets = nil, map[string]event.Budget{}
+			k.waiting, k.budgets, k.slow = nil, map[string]event.Budget{}, map[string]int{}
 		}
 		if err != nil {
 			k.log.Error().Err(err).Int("requests", n).Msg("rejected requests cannot be kept")
@@ -340,8 +360,7 @@ func (k *Keeper) flush(ctx context.Context) bool {
 		return true
 	}
 	k.log.Warn().Err(err).Int("requests", n).Msg("keeping rejected requests failed, trying again later")
-	tookTooLong := errors.Is(err, context.DeadlineExceeded)
-	if tookTooLong {
+	if tookTooLong || invalid {
 		k.atOnce = max(1, n/2)
 	}
 	if tookTooLong && n == 1 {

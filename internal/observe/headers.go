@@ -2,8 +2,11 @@ package observe
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net"
+	"net/http"
+	"sync/atomic"
 )
 
 // maxHeaderLines is how many lines the headers of a request may have. net/http limits their bytes alone, and a header
@@ -14,7 +17,8 @@ const maxHeaderLines = 200
 const tooManyHeaders = "HTTP/1.1 431 Request Header Fields Too Large\r\n" +
 	"Content-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n431 Request Header Fields Too Large"
 
-// fewHeaders is a listener whose connections end where a request has too many headers, before somebody holds them all.
+// fewHeaders is a listener whose connections count the headers of each request as they arrive, and end where there are
+// too many. net/http would hold all of them first.
 type fewHeaders struct{ net.Listener }
 
 func (l fewHeaders) Accept() (net.Conn, error) {
@@ -22,25 +26,34 @@ func (l fewHeaders) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err //nolint:wrapcheck // net/http looks at it
 	}
-	return &headed{Conn: conn, blank: true}, nil
+	return &headed{Conn: conn}, nil
 }
 
-// headed is a connection that counts the lines of the headers that it reads. What comes of the next request before the
-// server asks for it is not counted: that is no more than one buffer.
+// headed is a connection that counts the lines of headers that it reads. Headers that came with the request before are
+// in the server's buffer of 4 kB, and are not counted.
 type headed struct {
 	net.Conn
-	past  bool // the headers have ended
-	begun bool // a line has had a character: net/http passes over empty lines before a request
-	blank bool // the line has no character yet
+	past  atomic.Bool // the headers have ended
+	begun bool        // the request has begun: net/http passes over line ends before it
+	blank bool        // the line has no character yet
 	lines int
 }
 
 // next says that the server waits for the headers of the next request.
-func (c *headed) next() { c.past, c.begun, c.blank, c.lines = false, false, true, 0 }
+func (c *headed) next() {
+	c.begun, c.blank, c.lines = false, false, 0
+	c.past.Store(false)
+}
 
 func (c *headed) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	for rest := p[:n]; !c.past && len(rest) > 0; {
+	for rest := p[:n]; !c.past.Load() && len(rest) > 0; {
+		if !c.begun {
+			text := bytes.TrimLeft(rest, "\r\n")
+			c.lines += bytes.Count(rest[:len(rest)-len(text)], []byte{'\n'})
+			rest, c.begun = text, len(text) > 0
+			continue
+		}
 		end := bytes.IndexByte(rest, '\n')
 		line := rest
 		if end >= 0 {
@@ -51,15 +64,34 @@ func (c *headed) Read(p []byte) (int, error) {
 			c.blank = c.blank && empty
 			break
 		}
-		c.begun = c.begun || !c.blank || !empty
-		c.past = c.begun && c.blank && empty
+		if c.blank && empty {
+			c.past.Store(true)
+		}
 		c.blank = true
 		c.lines++
 		rest = rest[end+1:]
 	}
-	if !c.past && c.lines > maxHeaderLines {
+	if c.lines > maxHeaderLines {
 		_, _ = io.WriteString(c.Conn, tooManyHeaders)
 		return 0, io.EOF
 	}
 	return n, err //nolint:wrapcheck // it is the same connection
+}
+
+// headedKey is the key of a request's connection in its context.
+type headedKey struct{}
+
+func withHeaded(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, headedKey{}, conn)
+}
+
+// pastHeaders tells the connection that the headers of a request are complete, wherever they came from. What comes next
+// is its body.
+func pastHeaders(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if conn, ok := r.Context().Value(headedKey{}).(*headed); ok {
+			conn.past.Store(true)
+		}
+		next.ServeHTTP(w, r)
+	})
 }

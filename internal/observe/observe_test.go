@@ -542,16 +542,21 @@ func TestARequestHasSoManyHeaders(t *testing.T) {
 			return near, bufio.NewReader(near)
 		}
 		conn, reader := connect()
-		for range 3 { // each request of a connection has as many, and lines of a body do not count
+		for n := range 3 { // each request of a connection has as many, and lines of a body do not count
 			body := strings.Repeat("a:\r\n", 1000)
-			_, err := fmt.Fprintf(conn, "POST /x HTTP/1.1\r\nHost: spine\r\nContent-Length: %d\r\n%s\r\n%s",
+			send := fmt.Sprintf("POST /x HTTP/1.1\r\nHost: spine\r\nContent-Length: %d\r\n%s\r\n%s",
 				len(body), strings.Repeat("a:\r\n", 150), body)
-			require.NoError(t, err)
-			resp, err := http.ReadResponse(reader, nil)
-			require.NoError(t, err)
-			require.Equal(t, http.StatusOK, resp.StatusCode)
-			require.NoError(t, resp.Body.Close())
-			synctest.Wait()
+			if n == 2 { // its headers come with the request before
+				send = "POST /x HTTP/1.1\r\nHost: spine\r\nContent-Length: 0\r\n\r\n" + send
+			}
+			go func() { _, _ = io.WriteString(conn, send) }()
+			for range 1 + n/2 {
+				resp, err := http.ReadResponse(reader, nil)
+				require.NoError(t, err)
+				require.Equal(t, http.StatusOK, resp.StatusCode)
+				require.NoError(t, resp.Body.Close())
+				synctest.Wait()
+			}
 		}
 		_ = conn.Close()
 
@@ -563,7 +568,7 @@ func TestARequestHasSoManyHeaders(t *testing.T) {
 		require.NoError(t, resp.Body.Close())
 		synctest.Wait()
 		go func() { // net/http passes over empty lines after a POST
-			_, _ = io.WriteString(conn, "\r\n\r\nGET /x HTTP/1.1\r\nHost: spine\r\n"+strings.Repeat("a:\n", 199))
+			_, _ = io.WriteString(conn, "\r\r\n\nGET /x HTTP/1.1\r\nHost: spine\r\n"+strings.Repeat("a:\n", 199))
 		}()
 		resp, err = http.ReadResponse(reader, nil)
 		require.NoError(t, err, "although the headers have no end")
@@ -573,6 +578,14 @@ func TestARequestHasSoManyHeaders(t *testing.T) {
 		require.NoError(t, resp.Body.Close())
 		_, err = conn.Write([]byte("a:\r\n"))
 		require.Error(t, err, "it is closed")
+
+		conn, reader = connect()
+		all := "GET /x HTTP/1.1\r\nHost: a\r\n" + strings.Repeat("a:\n", 300) + "\r\n"
+		go func() { _, _ = io.WriteString(conn, all) }()
+		resp, err = http.ReadResponse(reader, nil)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, resp.StatusCode, "also where all come at once")
+		require.NoError(t, resp.Body.Close())
 		stop()
 		require.NoError(t, <-ended)
 	})

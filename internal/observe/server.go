@@ -81,7 +81,7 @@ func (s Server) Run(ctx context.Context) error {
 	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	srv := &http.Server{
-		Handler:           readOn(s.Handler),
+		Handler:           pastHeaders(readOn(s.Handler)),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
@@ -92,6 +92,7 @@ func (s Server) Run(ctx context.Context) error {
 	}
 	crowd := &crowd{server: srv, most: cmp.Or(s.connections, mostConnections()), log: s.Log}
 	srv.ConnState = crowd.note
+	srv.ConnContext = withHeaded
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(fewHeaders{s.Listener}) }()
 	s.Log.Info().Str("url", URL(s.Listener)).Msg(strings.TrimSpace("serving " + s.Name))

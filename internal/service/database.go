@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -64,7 +65,7 @@ func streamConfig(reading int) api.StreamConfig {
 	return config
 }
 
-func (s *Service) checkDatabase(ctx context.Context) error { return s.store.Pool().Ping(ctx) }
+func (s *Service) checkDatabase(ctx context.Context) error { return s.store.CheckWritable(ctx) }
 
 // checkSchema accepts a schema that is newer than this binary. During an upgrade old processes go on until they are
 // replaced.
@@ -164,11 +165,9 @@ func logMigrated(log zerolog.Logger, m store.Migrated) {
 // rejects us.
 func IsUnreachable(err error) bool {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		switch pgErr.Code[:2] {
-		case "57", "08", "53": // shutting down or starting up, connection exceptions, too many connections
-			return true
-		}
-		return false
+		// Shutting down or starting up, connection exceptions, too many connections. A statement that was cancelled
+		// (57014) tells of a time-out of the role or the database.
+		return pgErr.Code != "57014" && slices.Contains([]string{"57", "08", "53"}, pgErr.Code[:2])
 	}
 	_, ok := errors.AsType[*pgconn.ConnectError](err)
 	return ok

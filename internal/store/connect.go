@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -21,7 +22,7 @@ import (
 // URL, the role, the database or a pooler says, they agree on how text and times are written. No promise rests on any
 // other setting of a session, since a transaction pooler gives each transaction another session.
 
-// pinned are the settings with which each connection begins. A pooler follows them, as no others.
+// pinned are the settings with which each connection begins. They are those that a pooler keeps for each client.
 var pinned = map[string]string{
 	"client_encoding":             "UTF8",
 	"datestyle":                   "ISO",
@@ -32,12 +33,14 @@ var pinned = map[string]string{
 // withoutEffect are parameters of a URL that other programs know. Spine goes on without them. The value says why.
 var withoutEffect = map[string]string{
 	"connection_limit":     "set DB_MAX_CONNS",
+	"hostaddr":             "set host to the address",
+	"schema":               "Spine's schema is spine",
+	"tcp_user_timeout":     "keepalives notice a lost host sooner",
 	"gssencmode":           "Spine encrypts with TLS alone",
 	"gssdelegation":        "Spine has no GSSAPI",
 	"keepalives":           "Spine always has keepalives",
 	"load_balance_hosts":   "hosts are tried in the order in which they stand",
 	"pgbouncer":            "Spine finds out by itself",
-	"pool_max_conns":       "set DB_MAX_CONNS",
 	"pool_timeout":         "Spine has a time-out of its own",
 	"prepared_statements":  "Spine finds out by itself",
 	"sslcompression":       "TLS has no compression any more",
@@ -51,8 +54,8 @@ var executionModes = []string{"cache_statement", "cache_describe", "describe_exe
 
 // parseURL reads the URL of a database. appName is the application_name of its connections where the URL has none.
 // remarks say which parameters of the URL have no effect.
-func parseURL(url, appName string) (config *pgxpool.Config, remarks []string, err error) {
-	config, err = pgxpool.ParseConfig(url)
+func parseURL(target, appName string) (config *pgxpool.Config, remarks []string, err error) {
+	config, err = pgxpool.ParseConfig(target)
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading the database URL: %w", err)
 	}
@@ -62,7 +65,6 @@ func parseURL(url, appName string) (config *pgxpool.Config, remarks []string, er
 		"keepalives_idle":     func(n int) { idle = time.Duration(n) * time.Second },
 		"keepalives_interval": func(n int) { interval = time.Duration(n) * time.Second },
 		"keepalives_count":    func(n int) { count = n },
-		"tcp_user_timeout":    func(int) {}, // the keepalives notice a lost host sooner
 	} {
 		text, ok := parameters[name]
 		if !ok {
@@ -83,8 +85,10 @@ func parseURL(url, appName string) (config *pgxpool.Config, remarks []string, er
 			delete(parameters, name)
 		}
 	}
-	if strings.Contains(url, "pool_max_conns") { // the pool has read it
-		remarks = append(remarks, "pool_max_conns has no effect: "+withoutEffect["pool_max_conns"])
+	for _, name := range []string{"pool_max_conns", "pool_min_conns", "pool_min_idle_conns"} { // the pool has read them
+		if named(target, name) {
+			remarks = append(remarks, name+" has no effect: set DB_MAX_CONNS")
+		}
 	}
 	mode := config.ConnConfig.DefaultQueryExecMode.String()
 	if modes := strings.ReplaceAll(mode, " ", "_"); !slices.Contains(executionModes, modes) {
@@ -98,7 +102,12 @@ func parseURL(url, appName string) (config *pgxpool.Config, remarks []string, er
 	if parameters["application_name"] == "" {
 		parameters["application_name"] = appName
 	}
-	maps.DeleteFunc(parameters, func(name, _ string) bool { return pinned[strings.ToLower(name)] != "" })
+	for _, name := range slices.Sorted(maps.Keys(parameters)) {
+		if value, ok := pinned[strings.ToLower(name)]; ok {
+			remarks = append(remarks, name+" has no effect: it is "+value+" for Spine")
+			delete(parameters, name)
+		}
+	}
 	maps.Copy(parameters, pinned)
 	// Keepalive notices a host that vanishes without closing its sockets. The time-out notices one that does not
 	// answer.
@@ -112,20 +121,32 @@ func parseURL(url, appName string) (config *pgxpool.Config, remarks []string, er
 	return config, remarks, nil
 }
 
+// named reports whether a URL, or a list of names and values, has a parameter.
+func named(target, name string) bool {
+	if u, err := url.Parse(target); err == nil && u.Scheme != "" {
+		return u.Query().Has(name)
+	}
+	return strings.Contains(" "+target, " "+name+"=")
+}
+
 // CheckURL says what is wrong with the URL of a database, before anything connects to it.
-func CheckURL(url string) error {
-	_, _, err := parseURL(url, "")
+func CheckURL(target string) error {
+	_, _, err := parseURL(target, "")
 	return err
 }
 
 // Remarks says which parameters of a URL have no effect, and what to do instead.
-func Remarks(url string) []string {
-	_, remarks, _ := parseURL(url, "")
+func Remarks(target string) []string {
+	_, remarks, _ := parseURL(target, "")
 	return remarks
 }
 
 // ErrEncoding says that the database cannot hold every text.
 var ErrEncoding = errors.New("the database must be in UTF8 (createdb --encoding UTF8 --template template0)")
+
+// ErrPooler says that a pooler gives each statement a session of its own.
+var ErrPooler = errors.New(
+	"the pooler in front of the database allows no transactions: set pool_mode = transaction, or session")
 
 // session is what prepare finds out about a new connection.
 type session struct {
@@ -175,7 +196,7 @@ func prepare(ctx context.Context, conn *pgx.Conn, more ...setting) (found sessio
 		{"idle_in_transaction_session_timeout", "10s"},
 	}, more...) {
 		suits := current(s.name) + " is not null"
-		if s.name == "idle_in_transaction_session_timeout" { // who has one keeps it
+		if s.name == "idle_in_transaction_session_timeout" { // a time-out that somebody has set stays
 			suits = current(s.name) + " operator(pg_catalog.=) '0'"
 		}
 		settings = append(settings,
@@ -199,8 +220,7 @@ func prepare(ctx context.Context, conn *pgx.Conn, more ...setting) (found sessio
 	}
 	for _, statement := range []string{"begin", "commit"} {
 		if _, err := server.Exec(ctx, statement).ReadAll(); err != nil {
-			return found, fmt.Errorf("the pooler in front of the database allows no transactions: "+
-				"set pool_mode = transaction, or session: %w", err)
+			return found, fmt.Errorf("%w (%v)", ErrPooler, err) //nolint:errorlint // it is no outage of the database
 		}
 	}
 	return found, nil
@@ -244,8 +264,11 @@ type beginner interface {
 
 // begin begins a transaction as a session's defaults may not: see spine.make_durable() and spine.hint().
 func (s *Store) begin() string {
-	begin := `begin isolation level read committed read write;
-		select case when pg_catalog.current_setting('synchronous_commit') operator(pg_catalog.=) 'off'
+	begin := "begin isolation level read committed"
+	if s.explicit.Load() { // which a standby rejects
+		begin += " read write"
+	}
+	begin += `; select case when pg_catalog.current_setting('synchronous_commit') operator(pg_catalog.=) 'off'
 				then pg_catalog.set_config('synchronous_commit', 'on', true) end,
 			case when pg_catalog.current_setting('client_min_messages') operator(pg_catalog.=) 'error'
 				then pg_catalog.set_config('client_min_messages', 'warning', true) end`

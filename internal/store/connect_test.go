@@ -1,17 +1,20 @@
 package store_test
 
 import (
+	"context"
 	"net/url"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/postgres/postgrestest"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/view"
 )
 
 // with is a URL with one more parameter.
@@ -112,7 +115,10 @@ func TestURLs(t *testing.T) {
 		"keepalives_count":        {"many", "", `keepalives_count must be a whole number, got "many"`},
 		"gssencmode":              {"disable", "gssencmode has no effect: Spine encrypts with TLS alone", ""},
 		"pool_max_conn_lifetime":  {"1h", "", ""},
-		"client_encoding":         {"latin1", "", ""},
+		"client_encoding":         {"latin1", "client_encoding has no effect: it is UTF8 for Spine", ""},
+		"pool_min_conns":          {"3", "pool_min_conns has no effect: set DB_MAX_CONNS", ""},
+		"tcp_user_timeout":        {"5000", "tcp_user_timeout has no effect: keepalives notice a lost host sooner", ""},
+		"schema":                  {"public", "schema has no effect: Spine's schema is spine", ""},
 		"application_name":        {"mine", "", ""},
 		"default_query_exec_mode": {"simple_protocol", "", "default_query_exec_mode may be cache_statement"},
 		"statement_timeout":       {"30s", "", ""},
@@ -210,4 +216,62 @@ func TestIngestByHandTakesATimeAsText(t *testing.T) {
 	require.Equal(t, "accepted", d.value("select spine.ingest('x', 't', '{}', '2024-01-30')"))
 	require.Equal(t, "accepted", d.value("select spine.ingest('y', 't', '{}', '2024-01-30', 'default')"))
 	require.Equal(t, "accepted", d.value("select spine.ingest('z', 't', '{}', _source => 'default')"))
+}
+
+// E8, E23: who asks whether events can be stored learns that the server takes no writes. Reading goes on.
+func TestAStandbyIsToldAndRead(t *testing.T) {
+	t.Parallel()
+	server := postgrestest.Server(t)
+	_, err := store.Migrate(t.Context(), server.URL(), nil)
+	require.NoError(t, err)
+	primary := openDatabase(t, server.URL(), 1)
+	require.NoError(t, primary.CheckWritable(t.Context()))
+	primary.ingest(webhook("x", payloadA))
+	standby, err := server.Standby(t.Context(), "standby", 0)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, standby.Stop(context.WithoutCancel(t.Context()))) }()
+	d := openDatabase(t, standby.URL(), 1)
+	require.ErrorIs(t, d.CheckWritable(t.Context()), store.ErrReadOnly)
+	require.NoError(t, d.CheckSchema(t.Context()))
+	_, err = d.Stuck(t.Context(), 5)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		rows, _, err := d.Events(t.Context(), view.Page{Limit: 5}, view.EventFilter{})
+		return err == nil && len(rows) == 1
+	}, patience, 20*time.Millisecond)
+	_, err = d.Ingest(t.Context(), webhooks("y", 1))
+	require.Error(t, err)
+	require.NotErrorIs(t, err, event.ErrInvalidData)
+}
+
+// E14: a commit that failed because the queue of notifications is full is tried once more, without them.
+func TestACommitIsTriedWithoutHints(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	full := &pgconn.PgError{
+		Code:    "54000",
+		Routine: "PreCommit_Notify",
+		Message: "too many notifications in the NOTIFY queue",
+	}
+	calls := 0
+	require.NoError(t, store.Commit(d.Store, t.Context(), func() error {
+		if calls++; calls == 1 {
+			return full
+		}
+		return nil
+	}))
+	require.Equal(t, 2, calls)
+	l := listen(d)
+	require.Equal(t, []event.Outcome{event.Accepted}, d.ingest(webhook("x", payloadA)))
+	require.Empty(t, l.heard())
+	require.ErrorIs(t, d.Notify(t.Context(), "x", "y"), event.ErrHintless)
+	q, err := d.NotifyQueue(t.Context())
+	require.NoError(t, err)
+	require.False(t, q.Hintless, "the queue has room")
+	d.ingest(webhook("y", payloadA))
+	require.Len(t, l.heard(), 1)
+	calls = 0
+	other := &pgconn.PgError{Code: "54000", Routine: "_bt_check_third_page"}
+	require.ErrorIs(t, store.Commit(d.Store, t.Context(), func() error { calls++; return other }), other)
+	require.Equal(t, 1, calls, "another limit of that kind is no reason")
 }

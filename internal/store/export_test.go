@@ -43,3 +43,6 @@ func ReadCollect(s *Store, ctx context.Context, sql string) (string, error) {
 	}
 	return rows[0].Text, nil
 }
+
+// Commit is commit.
+var Commit = (*Store).commit

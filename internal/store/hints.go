@@ -22,8 +22,9 @@ const (
 	hintsUntil   = 0.25
 )
 
-// commit runs what ends with a commit, and once more where Postgres has rolled it back for a cause that Spine can mend:
-// without notifications where the queue of them is full, and after spine.mend_sequences() where a number came twice.
+// commit runs do, which ends with a commit. Where Postgres has rolled that back for a cause that Spine can mend, it runs
+// do once more: without notifications where the queue of them is full, and after spine.mend_sequences() where a number
+// came twice.
 func (s *Store) commit(ctx context.Context, do func() error) error {
 	err := do()
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
@@ -70,11 +71,12 @@ func (s *Store) NotifyQueue(ctx context.Context) (q event.NotifyQueue, err error
 		s.hintless.Store(true)
 	case q.Usage <= hintsUntil:
 		s.hintless.Store(false)
+		s.holder.Store(0)
 	}
 	if q.Hintless = s.hintless.Load(); !q.Hintless {
 		return q, nil
 	}
-	// Who may not see the state of others sees who they are.
+	// A role that may not see what others do sees their names all the same.
 	const holders = `
 		select coalesce(string_agg(
 			format('pid %s of role %s in database %s', h.pid, h.usename, h.datname)

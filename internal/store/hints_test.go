@@ -19,6 +19,7 @@ func TestTransactionsWithoutHints(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 1)
 	l := listen(d)
+	run(t, l.conn, "listen spine_sources")
 	psql := d.psql()
 	run(t, psql, "begin")
 	run(t, psql, "set local spine.hints = off")

@@ -272,6 +272,7 @@ func everything(t *testing.T, d *database) {
 	no(d.SettleRejected(ctx, found[0].ID, false, "refused", "note", ""))
 
 	no(d.NoteArrivals(ctx))
+	no(d.CheckWritable(ctx))
 	_, err = d.NotifyQueue(ctx)
 	no(err)
 	_, err = d.ConnectedWorkers(ctx)

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -36,6 +37,28 @@ var neededRights = map[string]string{
 	"source_reports":      "SELECT INSERT UPDATE DELETE",
 	"sources":             "SELECT INSERT UPDATE DELETE",
 	"stuck":               "SELECT",
+}
+
+// ErrReadOnly says that the database takes no writes.
+var ErrReadOnly = errors.New("the database takes no writes: it is a standby, or read-only")
+
+// CheckWritable says why nothing can be stored now: ErrReadOnly, or that the database cannot be reached. It gives up
+// connections to a server that takes no writes, since new ones may reach its successor.
+func (s *Store) CheckWritable(ctx context.Context) error {
+	var readOnly string
+	if err := s.call(
+		ctx,
+		[]any{&readOnly},
+		"select pg_catalog.current_setting($1)",
+		"transaction_read_only",
+	); err != nil {
+		return fmt.Errorf("asking whether the database takes writes: %w", err)
+	}
+	if readOnly != "off" {
+		s.pool.Reset()
+		return ErrReadOnly
+	}
+	return nil
 }
 
 // RightsError says which rights a role lacks.

@@ -517,7 +517,19 @@ func TestConflicts(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "t~"+hash[:32], id)
 	}
-	require.Equal(t, `{"n":2}`, d.value("select payload from spine.events where event_id = $1", "t~"+hash[:32]))
+	require.JSONEq(t, `{"n":2}`, d.value("select payload from spine.events where event_id = $1", "t~"+hash[:32]))
+	other = webhook("u", `{"n":2}`)
+	hash = hex.EncodeToString(other.Hash[:])
+	d.ingest(webhook("u", `{"n":1}`), other)
+	for _, n := range []int{8, 16, 32, 64} {
+		d.ingest(webhook("u~"+hash[:n], `{"n":3}`))
+	}
+	id, err := d.AcceptConflict(t.Context(), "u", "", "", "me")
+	require.NoError(t, err)
+	require.Regexp(t, `^u~[0-9a-f]{8}-[0-9a-f-]{27}$`, id)
+	again, err := d.AcceptConflict(t.Context(), "u", "", "", "me")
+	require.NoError(t, err)
+	require.Equal(t, id, again)
 
 	var missing *view.NotStoredError
 	_, err = d.AcceptConflict(t.Context(), "c", "", "ffffffffffff", "me")

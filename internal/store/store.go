@@ -144,7 +144,7 @@ func (s *Store) Pool() *pgxpool.Pool { return s.pool }
 //
 // Three errors of these classes may pass too, and are not wrapped:
 //
-//   - 54000, with which Postgres also says that the notify queue is full;
+//   - 54000, where it says that the queue of notifications is full;
 //   - 23514 of the audit log's default partition: the day got its own partition meanwhile;
 //   - 23505 of a primary key whose numbers a sequence gives out.
 //
@@ -157,7 +157,7 @@ func classify(err error) error {
 	switch {
 	case pgErr.Code == "55P03":
 		return fmt.Errorf("%w: %w", event.ErrLocked, err)
-	case pgErr.Code == "54000":
+	case isQueueFull(pgErr):
 		return err
 	case pgErr.Code == "23514" && pgErr.TableName == "audit_trail_default":
 		return err

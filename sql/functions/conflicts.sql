@@ -255,8 +255,8 @@ comment on column spine.conflicting.event is 'events.id of the event that stays.
 --   _event_id, _source  the known id
 --   _payload_hash       first hex digits of the payload's hash; the newest evidence where left out
 -- The first event stays, for it was delivered. A destination that goes by the id would drop the other payload under the
--- same one. The new event_id is the old one, a tilde, and eight digits of the hash: more of them where such an id is
--- another event's. A second call changes nothing.
+-- same one. The new event_id is the old one, a tilde, and eight digits of the hash. Where such an id is another event's,
+-- it has more digits, or random ones. A second call changes nothing.
 -- Raises P0002 where there is no such evidence, and 21000 where the digits fit several.
 -- Relies on events_pkey and conflicts_pkey. A crash before the commit leaves nothing behind.
 create or replace function spine.accept_conflict(
@@ -300,8 +300,10 @@ begin
     from (
         select left(_event_id, 254 - n) || '~' || left(encode(_conflict.payload_hash, 'hex'), n), n
         from unnest(array[8, 16, 32, 64]) n
+        union all
+        select left(_event_id, 217) || '~' || gen_random_uuid(), 100 -- which no sender can foresee
     ) a(id, n)
-    where n = 64 or not exists (
+    where n = 100 or not exists (
         select
         from events e
         where e.event_id = a.id and e.source = _conflict.source and e.payload_hash <> _conflict.payload_hash)

@@ -345,18 +345,20 @@ set search_path = spine, pg_temp as $$
         from part p cross join lateral (
             select r.match, r.n
             from regexp_matches(p.text, '"([^"]+)"([[:space:]]*:)?', 'g') with ordinality r(match, n)
+            where r.match[2] is null
             limit 500
         ) m
-        where p.place <> 2 and m.match[2] is null
+        where p.place <> 2
         union all
         select p.place, 2, m.n, m.match[1]
         from part p cross join lateral (
             select r.match, r.n
             from regexp_matches(p.text, '([^][[:space:]"'',;:&=?<>{}()/]+)', 'g') with ordinality r(match, n)
+            where length(r.match[1]) >= 3
+                and regexp_replace(r.match[1], E'\\\\[0-7]{3}', '', 'g') ~ '[0-9]' -- without those of encode()
             limit 500
         ) m
-        where p.place <> 1 and length(m.match[1]) >= 3
-            and regexp_replace(m.match[1], E'\\\\[0-7]{3}', '', 'g') ~ '[0-9]' -- without those of encode()
+        where p.place <> 1
     ), first as (
         select w.word
         from word w
