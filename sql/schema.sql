@@ -620,8 +620,9 @@ CREATE FUNCTION spine.differences(_was json, _is json) RETURNS TABLE(path text, 
             case when p.fits then as_jsonb(_is) end as "is"
         from pair p
         where p.fits
-    ), walk(path, was, "is", copied, most) as (
-        select '', o.was, o."is", 0::bigint, 65536 + 16::bigint * (pg_column_size(o.was) + pg_column_size(o."is"))
+    ), walk(path, was, "is", level, most) as (
+        -- Each level copies no more than the whole.
+        select '', o.was, o."is", 0, 16 + 65536 / (pg_column_size(o.was) + pg_column_size(o."is"))
         from whole o
         where o.was is distinct from o."is"
         union all
@@ -629,8 +630,7 @@ CREATE FUNCTION spine.differences(_was json, _is json) RETURNS TABLE(path text, 
             w.path || '/' || replace(replace(left(k.key, 2048), '~', '~0'), '/', '~1'),
             v.was,
             v."is",
-            w.copied + coalesce(pg_column_size(v.was), 0) + coalesce(pg_column_size(v."is"), 0)
-                + case when octet_length(w.path) + octet_length(k.key) > 2048 then w.most else 0 end,
+            w.level + case when octet_length(w.path) + octet_length(k.key) > 2048 then w.most + 1 else 1 end,
             w.most
         from walk w cross join lateral (
             select o.key
@@ -651,7 +651,7 @@ CREATE FUNCTION spine.differences(_was json, _is json) RETURNS TABLE(path text, 
                 case when jsonb_typeof(w.was) = 'array' then w.was -> k.key::integer else w.was -> k.key end as was,
                 case when jsonb_typeof(w."is") = 'array' then w."is" -> k.key::integer else w."is" -> k.key end as "is"
         ) v
-        where w.copied <= w.most and v.was is distinct from v."is"
+        where w.level <= w.most and v.was is distinct from v."is"
     ), seen as materialized (
         -- Without an order, so that the walk ends with the row that is one too many.
         select w.* from walk w limit 2001
@@ -669,7 +669,7 @@ CREATE FUNCTION spine.differences(_was json, _is json) RETURNS TABLE(path text, 
                 select
                 from whole o
                 where o.was is null and _was is not null or o."is" is null and _is is not null)
-            and (select count(*) <= 2000 and coalesce(bool_and(s.copied <= s.most), true) from seen s)
+            and (select count(*) <= 2000 and coalesce(bool_and(s.level <= s.most), true) from seen s)
             and (
                 select coalesce(sum(
                     octet_length(p.path)

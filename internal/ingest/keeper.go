@@ -71,7 +71,7 @@ type Keeper struct {
 	stored   int            // requests, since the start
 	slowAt   time.Time      // when a request last took too long alone
 	slow     map[string]int // stored, when a request took too long alone; by its time, address and target
-	doubtful int            // so many of those that wait, the first ones, may be kept already: a call with them ended with an error
+	doubtful int            // so many of those that wait, the first ones, may be kept already, after an error
 
 	mu      sync.Mutex
 	waiting []event.RejectedRequest

@@ -237,6 +237,16 @@ func notJSON(media string) string {
 	return "the body is not JSON but " + media
 }
 
+// maxFormControl is how many control characters a form may have whose fields are written as JSON.
+const maxFormControl = 64 << 10
+
+func withoutControl(r rune) rune {
+	if r < ' ' && r != '\n' && r != '\r' && r != '\t' {
+		return -1
+	}
+	return r
+}
+
 // readForm reads a form into an object of its fields. A field that came more than once becomes a list. GitHub and Slack
 // send JSON as the single field payload, which then is the event's payload. The exact bytes are kept beside it.
 func (r *reader) readForm(e *event.Event, body []byte) url.Values {
@@ -250,7 +260,11 @@ func (r *reader) readForm(e *event.Event, body []byte) url.Values {
 		payload = []byte(inner[0])
 	} else {
 		object := make(map[string]any, len(fields))
+		control := 0
 		for name, values := range fields {
+			for _, text := range append(values[:len(values):len(values)], name) {
+				control += len(text) - len(strings.Map(withoutControl, text))
+			}
 			if !utf8.ValidString(name) ||
 				slices.ContainsFunc(values, func(v string) bool { return !utf8.ValidString(v) }) {
 				setBytes(e, body, "invalid UTF-8 in a field of the form")
@@ -260,6 +274,10 @@ func (r *reader) readForm(e *event.Event, body []byte) url.Values {
 			if len(values) == 1 {
 				object[name] = values[0]
 			}
+		}
+		if control > maxFormControl { // each takes six bytes
+			setBytes(e, body, "control characters in the fields of the form")
+			return fields
 		}
 		var b bytes.Buffer
 		encoder := json.NewEncoder(&b)

@@ -805,3 +805,16 @@ func TestAByteOrderMark(t *testing.T) {
 		require.Equal(t, sha256.Sum256([]byte(mark+body)), marked.Hash)
 	}
 }
+
+// B1: the fields of a form take no more room as JSON than a few times the form.
+func TestAFormOfControlCharactersIsKeptAsBytes(t *testing.T) {
+	s := compiled(t, `{"preset":"none","verify":[{"scheme":"none"}],"id":["{form:id}"]}`, nil)
+	for n, queryable := range map[int]bool{1000: true, 100_000: false} {
+		body := "id=7&a=" + strings.Repeat("\x01", n)
+		events, _, err := s.Read(sent(body, "Content-Type", "application/x-www-form-urlencoded"))
+		require.NoError(t, err)
+		require.Equal(t, "7", events[0].ID)
+		require.Equal(t, queryable, events[0].Unqueryable == "")
+		require.LessOrEqual(t, len(events[0].Payload)+len(events[0].Raw), 2*len(body)+6*maxFormControl)
+	}
+}

@@ -28,6 +28,13 @@ func TestComparisonsAreBounded(t *testing.T) {
 	nested := func(depth int, core string) string {
 		return strings.Repeat("[", depth) + core + strings.Repeat("]", depth)
 	}
+	branches := func(n, depth int, end string) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, `,"%d":%s`, i, nested(depth, `"`+strings.Repeat("x", 22_000)+end+`"`))
+		}
+		return "{" + b.String()[1:] + "}"
+	}
 	pad := `"` + strings.Repeat("x", 200_000) + `"`
 	for name, c := range map[string]struct {
 		was, is string
@@ -61,6 +68,14 @@ func TestComparisonsAreBounded(t *testing.T) {
 		"many values under names of 1,000 letters": {
 			`{"` + strings.Repeat("a", 1000) + `":` + members(1350, "1") + "}",
 			`{"` + strings.Repeat("a", 1000) + `":` + members(1350, "2") + "}", 0,
+		},
+		"deep branches side by side": {branches(11, 176, "1"), branches(11, 176, "2"), 0},
+		"deep, and small ones beside": {
+			strings.Repeat("[1,1,1,1,1,1,1,1,1,1,", 480) + "1" + strings.Repeat("]", 480),
+			strings.Repeat("[1,1,1,1,1,1,1,1,1,1,", 480) + "2" + strings.Repeat("]", 480), 0,
+		},
+		"a large object, 15 levels deep": {
+			nested(14, members(6000, "1")), nested(14, strings.Replace(members(6000, "1"), ":1", ":2", 1)), 1,
 		},
 		"one large value": {
 			`{"a":"` + strings.Repeat("x", 100_000) + `"}`, `{"a":"` + strings.Repeat("xy", 60_000) + `"}`, 0,

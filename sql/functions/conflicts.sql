@@ -42,7 +42,7 @@ comment on function spine.comparing(json, json) is 'Internal. How much work it i
 --   more than 512 KiB in all, where each comma counts 20 bytes more
 --   numbers with exponents of three digits, which take that many bytes to write, or more digits than jsonb can hold
 --   more than 2,000 values that differ, counting those around them
---   nested so deeply that the walk would copy the values more than 16 times
+--   nested more than 16 levels deep, or so many that the walk would copy 64 KiB more than 16 times the values
 --   a path of more than 2 KiB
 --   more than 64 KiB in the places that are shown
 create or replace function spine.differences(_was json, _is json) returns table (path text, was json, "is" json)
@@ -59,8 +59,9 @@ set search_path = spine, pg_temp as $$
             case when p.fits then as_jsonb(_is) end as "is"
         from pair p
         where p.fits
-    ), walk(path, was, "is", copied, most) as (
-        select '', o.was, o."is", 0::bigint, 65536 + 16::bigint * (pg_column_size(o.was) + pg_column_size(o."is"))
+    ), walk(path, was, "is", level, most) as (
+        -- Each level copies no more than the whole.
+        select '', o.was, o."is", 0, 16 + 65536 / (pg_column_size(o.was) + pg_column_size(o."is"))
         from whole o
         where o.was is distinct from o."is"
         union all
@@ -68,8 +69,7 @@ set search_path = spine, pg_temp as $$
             w.path || '/' || replace(replace(left(k.key, 2048), '~', '~0'), '/', '~1'),
             v.was,
             v."is",
-            w.copied + coalesce(pg_column_size(v.was), 0) + coalesce(pg_column_size(v."is"), 0)
-                + case when octet_length(w.path) + octet_length(k.key) > 2048 then w.most else 0 end,
+            w.level + case when octet_length(w.path) + octet_length(k.key) > 2048 then w.most + 1 else 1 end,
             w.most
         from walk w cross join lateral (
             select o.key
@@ -90,7 +90,7 @@ set search_path = spine, pg_temp as $$
                 case when jsonb_typeof(w.was) = 'array' then w.was -> k.key::integer else w.was -> k.key end as was,
                 case when jsonb_typeof(w."is") = 'array' then w."is" -> k.key::integer else w."is" -> k.key end as "is"
         ) v
-        where w.copied <= w.most and v.was is distinct from v."is"
+        where w.level <= w.most and v.was is distinct from v."is"
     ), seen as materialized (
         -- Without an order, so that the walk ends with the row that is one too many.
         select w.* from walk w limit 2001
@@ -108,7 +108,7 @@ set search_path = spine, pg_temp as $$
                 select
                 from whole o
                 where o.was is null and _was is not null or o."is" is null and _is is not null)
-            and (select count(*) <= 2000 and coalesce(bool_and(s.copied <= s.most), true) from seen s)
+            and (select count(*) <= 2000 and coalesce(bool_and(s.level <= s.most), true) from seen s)
             and (
                 select coalesce(sum(
                     octet_length(p.path)
@@ -255,8 +255,8 @@ comment on column spine.conflicting.event is 'events.id of the event that stays.
 --   _event_id, _source  the known id
 --   _payload_hash       first hex digits of the payload's hash; the newest evidence where left out
 -- The first event stays, for it was delivered. A destination that goes by the id would drop the other payload under the
--- same one. The new event_id is the old one, a tilde, and eight digits of the hash. Where such an id is another event's,
--- it has more digits, or random ones. A second call changes nothing.
+-- same one. The new event_id is the old one, a tilde, and eight digits of the hash. Where such an id is another
+-- event's, it has more digits, or random ones. A second call changes nothing.
 -- Raises P0002 where there is no such evidence, and 21000 where the digits fit several.
 -- Relies on events_pkey and conflicts_pkey. A crash before the commit leaves nothing behind.
 create or replace function spine.accept_conflict(
