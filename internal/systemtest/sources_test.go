@@ -478,7 +478,7 @@ func TestHabitsOfProviders(t *testing.T) {
 		`{"id":` + strings.Repeat("[", 600) + strings.Repeat("]", 600) + `}`: http.StatusUnprocessableEntity,
 		`{"id":"a"`:                         http.StatusBadRequest,
 		"":                                  http.StatusBadRequest,
-		"\ufeff{}":                          http.StatusBadRequest,
+		"\ufeff\ufeff{}":                    http.StatusBadRequest,
 		`{"id":"nul","x":"\u0000"}`:         http.StatusOK,
 		`{"id":"half","x":"\ud800"}`:        http.StatusOK,
 		"{\"id\":\"bytes\",\"x\":\"\xff\"}": http.StatusOK,
