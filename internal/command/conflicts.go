@@ -153,13 +153,20 @@ func conflictsShowCommand(env environ) *cobra.Command {
 	})
 }
 
-// payloadText is a payload on lines of its own.
+// Limits on indenting: two spaces a level make a payload with many levels hundreds of times as long.
+const (
+	mostIndented = 16 << 10 // bytes of a payload
+	mostBlanks   = 8        // times as long as the payload
+)
+
+// payloadText is a payload on lines of its own. One that is large, or would be, stands there as it came.
 func payloadText(c view.Content) string {
 	if c.RawBody != nil {
 		return fmt.Sprintf("%q", c.RawBody)
 	}
 	var indented bytes.Buffer
-	if json.Indent(&indented, c.Payload, "", "  ") != nil {
+	if len(c.Payload) > mostIndented || json.Indent(&indented, c.Payload, "", "  ") != nil ||
+		indented.Len() > mostBlanks*len(c.Payload) {
 		return terminal.PrintableLines(string(c.Payload))
 	}
 	return terminal.PrintableLines(indented.String())
