@@ -99,8 +99,8 @@ func (t *traceRun) read(ctx context.Context) (view.History, error) {
 	return history, nameSource(err)
 }
 
-// theWholeID returns the one stored id that begins with an id that is not stored. found is false where there is none or
-// more than one. A provider may show only the first part, as GitHub does: Spine puts the hook's number after it.
+// theWholeID completes an id that is not stored. found is false unless exactly one stored id begins with it. A
+// provider may show only the first part, as GitHub does: Spine puts the hook's number after it.
 func theWholeID(err error, eventID string) (whole, source string, found bool) {
 	missing, ok := errors.AsType[*view.NotStoredError](err)
 	if !ok {

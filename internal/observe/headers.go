@@ -9,16 +9,16 @@ import (
 	"sync/atomic"
 )
 
-// maxHeaderLines is how many lines the headers of a request may have. net/http limits their bytes alone, and a header
-// of three letters takes a hundred bytes of memory.
+// maxHeaderLines is how many lines the headers of a request may have. net/http limits only their bytes. A header of
+// three letters takes a hundred bytes of memory.
 const maxHeaderLines = 200
 
 // tooManyHeaders is what net/http answers where headers are too large.
 const tooManyHeaders = "HTTP/1.1 431 Request Header Fields Too Large\r\n" +
 	"Content-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n431 Request Header Fields Too Large"
 
-// fewHeaders is a listener whose connections count the headers of each request as they arrive, and end where there are
-// too many. net/http would hold all of them first.
+// fewHeaders is a listener whose connections count the headers of a request as they arrive. Too many end the
+// connection. net/http would hold all of them first.
 type fewHeaders struct{ net.Listener }
 
 func (l fewHeaders) Accept() (net.Conn, error) {

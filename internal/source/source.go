@@ -184,8 +184,8 @@ func (s *Source) Challenge() string {
 	return strings.Join(slices.Compact(challenges), ", ")
 }
 
-// maxBatchHeaders is how many bytes of headers are kept with the events of one batch. Those of a larger one stand with
-// its first event alone: a request of 50 kB would otherwise write 7 MB of them.
+// maxBatchHeaders is how many bytes of headers the events of one batch keep. Beyond it, the first event alone keeps
+// them: a request of 50 kB would otherwise write 7 MB.
 const maxBatchHeaders = 256 << 10
 
 // Read makes events of a request that was verified. There is one, or there are those of a batch, which may be empty and

@@ -22,9 +22,9 @@ const (
 	hintsUntil   = 0.25
 )
 
-// commit runs do, which ends with a commit. Where Postgres has rolled that back for a cause that Spine can mend, it
-// runs do once more: without notifications where the queue of them is full, and after spine.mend_sequences() where a
-// number came twice.
+// commit runs do, which ends with a commit. It runs do once more where Postgres has rolled that back for one of two
+// causes. The queue of notifications was full: then do sends none. Or a sequence gave out a number twice: then
+// spine.mend_sequences() has raised it.
 func (s *Store) commit(ctx context.Context, do func() error) error {
 	err := do()
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)

@@ -42,7 +42,7 @@ comment on function spine.comparing(json, json) is 'Internal. How much work it i
 --   more than 512 KiB in all, where each comma counts 20 bytes more
 --   numbers with exponents of three digits, which take that many bytes to write, or more digits than jsonb can hold
 --   more than 2,000 values that differ, counting those around them
---   nested more than 16 levels deep, or so many that the walk would copy 64 KiB more than 16 times the values
+--   more than 16 levels of nesting; small values may have more, as many as copy 64 KiB
 --   a path of more than 2 KiB
 --   more than 64 KiB in the places that are shown
 create or replace function spine.differences(_was json, _is json) returns table (path text, was json, "is" json)

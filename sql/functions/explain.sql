@@ -69,9 +69,9 @@ set search_path = spine, pg_temp as $$
 $$;
 comment on function spine.reason() is 'Internal. Why somebody makes a change, as far as spine.reason says.';
 
--- command_on: a command line on an event, which an operator may paste.
+-- command_on: a command line that an operator may paste.
 --   _command            such as 'spine replay'
---   _event_id, _source  the event, left out where its id would have to be quoted
+--   _event_id, _source  the event; the command line does not name it where the id needs quotes
 -- Reads no table.
 create or replace function spine.command_on(_command text, _event_id text, _source text) returns text
 language sql immutable

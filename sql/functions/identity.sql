@@ -267,10 +267,10 @@ end $$;
 comment on function spine.mend_sequences() is
     'Internal. Lets the sequences of numbers begin after the rows that are there.';
 
--- trailed: how many of an event's arrivals its trail has. The audit log has all of them.
+-- trailed: how many of an event's arrivals its trail has.
 --   _seen  events.seen_count, 1 or more
--- spine.ingest_events() puts the first 1,000 into the trail, then each whose number is round to three digits: every
--- 10th, from 10,000 on every 100th, and so on. Reads no table.
+-- The audit log has every arrival. spine.ingest_events() puts the first 1,000 into the event's trail. After them it
+-- puts in every 10th, from the 10,000th on every 100th, and so on. Reads no table.
 create or replace function spine.trailed(_seen bigint) returns bigint
 language sql immutable
 set search_path = spine, pg_temp as $$
