@@ -282,6 +282,9 @@ func (g *gate) receiveBody(a *arrival, u upload) (rej *rejection) {
 	// A writer that cannot set a deadline leaves it to the server's own.
 	_ = http.NewResponseController(u.writer).SetReadDeadline(time.Now().Add(u.timeout))
 	a.request.Wire, rej = g.readAll(a, u.request.Body, a.announced)
+	if rej == nil {
+		_ = u.request.Body.Close() // tells net/http that it need not look for more
+	}
 	if rej != nil && rej.cause == causeTooLarge {
 		a.request.Wire = a.request.Wire[:min(len(a.request.Wire), keptBeginning)]
 		a.announced = g.maxBody + 1 // at least

@@ -3,7 +3,6 @@ package ingest
 import (
 	"context"
 	"math"
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -124,15 +123,11 @@ func network(address string) string {
 // then it is the last address in X-Forwarded-For that is no trusted proxy. A proxy only appends to that header, so
 // anyone can write the earlier addresses.
 func ClientAddress(r *http.Request, trusted []netip.Prefix) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
-		host = r.RemoteAddr
+		return r.RemoteAddr // of no network
 	}
-	peer, err := netip.ParseAddr(host)
-	if err != nil {
-		return host
-	}
-	client := peer.Unmap()
+	client := peer.Addr().Unmap()
 	if len(trusted) == 0 || !within(client, trusted) {
 		return client.String()
 	}

@@ -41,11 +41,7 @@ func measureJSON(text []byte) (depth, exponent int) {
 	for i := 0; i < len(text); i++ {
 		switch text[i] {
 		case '"':
-			for i++; i < len(text) && text[i] != '"'; i++ {
-				if text[i] == '\\' {
-					i++
-				}
-			}
+			i = endOfString(text, i)
 		case '{', '[':
 			open++
 			depth = max(depth, open)
@@ -69,6 +65,24 @@ func measureJSON(text []byte) (depth, exponent int) {
 	}
 	return depth, exponent
 }
+
+// endOfString returns where the string ends that begins at start: its closing quote, or the end of text.
+func endOfString(text []byte, start int) int {
+	for from := start + 1; ; {
+		i := bytes.IndexByte(text[from:], '"')
+		if i < 0 {
+			return len(text)
+		}
+		end := from + i
+		if countBackslashes(text[start+1:end])%2 == 0 {
+			return end
+		}
+		from = end + 1
+	}
+}
+
+// countBackslashes counts the backslashes at the end of text. After an odd number of them the next character is escaped.
+func countBackslashes(text []byte) int { return len(text) - len(bytes.TrimRight(text, `\`)) }
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
@@ -114,11 +128,7 @@ func containsNUL(text []byte) bool {
 			return false
 		}
 		i += from
-		backslashes := 0
-		for i-backslashes > 0 && text[i-backslashes-1] == '\\' {
-			backslashes++
-		}
-		if backslashes%2 == 0 {
+		if countBackslashes(text[:i])%2 == 0 {
 			return true
 		}
 		from = i + len(escape)
