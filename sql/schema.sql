@@ -6315,7 +6315,7 @@ COMMENT ON COLUMN spine.events.occurred_at IS 'When it happened, as the sender s
 -- Name: COLUMN events.payload; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.events.payload IS 'The payload''s exact text, or the fields of a form. The exact bytes of a form are in raw_body. NULL where Postgres cannot query the payload: unqueryable says why, and raw_body has the bytes.';
+COMMENT ON COLUMN spine.events.payload IS 'The payload''s exact text, a form''s fields, or a CloudEvent as one JSON object. Where it was made of a body, raw_body has the exact bytes of that. NULL where Postgres cannot query the payload: unqueryable says why, and raw_body has the bytes.';
 
 
 --

@@ -236,7 +236,7 @@ func (c *Client) appendRequest(b []byte, job event.Job, now time.Time) []byte {
 }
 
 // appendBody appends the JSON body of a delivery. It holds the payload byte for byte as it was received. A payload that
-// was read from a form is followed by the bytes of the form.
+// was made of a body, such as a form, is followed by the bytes of the body.
 func appendBody(b []byte, job event.Job) []byte {
 	// AppendQuote replaces and reports invalid UTF-8, which stored text cannot hold.
 	member := func(name, value string) {

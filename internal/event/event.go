@@ -39,7 +39,7 @@ type Event struct {
 
 	// Headers are the headers of the request without its secrets: a JSON object of names and lists of values.
 	Headers []byte
-	// Raw is the body byte for byte where Payload is not: the body of a form, whose fields Payload holds.
+	// Raw is the body byte for byte where Payload was made of it: that of a form, or of a CloudEvent in binary mode.
 	Raw        []byte
 	IDDerived  bool // the provider gave no id: ID was made from the body
 	IDUnsigned bool // the signature does not cover the id: a copied request could be sent again under another id
@@ -75,7 +75,7 @@ type Job struct {
 	OccurredAt  time.Time
 	Payload     []byte // exact bytes, as received
 	Unqueryable bool   // the database holds Payload as bytes, not as json
-	Raw         []byte // the body byte for byte, where Payload was read from a form; otherwise nil
+	Raw         []byte // the body byte for byte, where Payload was made of it; otherwise nil
 }
 
 // Class says what should happen after a delivery attempt.

@@ -136,8 +136,7 @@ func signsCloudEvent(c Config) bool {
 // another kind, with another payload and id. So the bytes of a signed body decide.
 func (r *reader) bodyKindOf(contentType string, body []byte) (kind bodyKind, media string) {
 	media = event.MediaType(contentType)
-	switch {
-	case media == "application/json", media == "text/json", strings.HasSuffix(media, "+json"):
+	if isJSONType(media) {
 		return bodyJSON, media
 	}
 	start := bytes.TrimLeft(body, " \t\r\n")

@@ -520,14 +520,8 @@ func TestCloudEvents(t *testing.T) {
 	}
 	e = readOne(t, r, sent(`{"n":1}`, binary...))
 	require.Equal(t, `/s%20x a "b" €`, e.ID)
-	require.Equal(t, `{"n":1}`, string(e.Payload))
+	require.Equal(t, `{"n":1}`, string(e.Raw))
 	require.Equal(t, came.Truncate(time.Microsecond), e.OccurredAt)
-	e = readOne(t, r, sent("", binary[2:]...))
-	require.Equal(t, "null", string(e.Payload))
-	require.Equal(
-		t, "the body is not JSON but text/csv",
-		readOne(t, r, sent("a;b", append([]string{"Content-Type", "text/csv"}, binary[2:]...)...)).Unqueryable,
-	)
 
 	long := readOne(
 		t, r, sent(strings.Replace(structured, "/orders", "/"+strings.Repeat("o", 400), 1), "Content-Type", cloudType),
@@ -588,6 +582,83 @@ func TestCloudEvents(t *testing.T) {
 		"",
 	)
 	requireInvalid(t, r, sent(structured, "Content-Type", "application/cloudevents-batch+json"), "")
+}
+
+// C16: an event has one shape and one hash, in whatever mode it comes. Its attributes are in it.
+func TestACloudEventHasOneShape(t *testing.T) {
+	r := reading(t, cloud)
+	core := []string{"ce-specversion", "1.0", "ce-id", "17", "ce-source", "/orders", "ce-type", "order.paid"}
+	const attributes = `"id":"17","source":"/orders","specversion":"1.0","type":"order.paid"`
+	for name, c := range map[string]struct {
+		header     []string
+		body       string
+		payload    string
+		structured string // the same event, where a sender writes it otherwise
+	}{
+		"with extensions": {
+			header: []string{
+				"Content-Type", "application/json", "ce-subject", "o/é%2C1", "ce-traceparent", "00-0af7-b7ad-01",
+			},
+			body: `{"n":1,"m":[1.0,2]}`,
+			payload: `"subject":"o/é,1","traceparent":"00-0af7-b7ad-01","datacontenttype":"application/json",` +
+				`"data":{"n":1,"m":[1.0,2]}`,
+		},
+		"with attributes that are no strings": {
+			header: []string{
+				"Content-Type", "application/json; charset=utf-8", "ce-sequence", "5", "ce-sampled", "true",
+			},
+			body: `[]`,
+			payload: `"sequence":"5","sampled":"true",` +
+				`"datacontenttype":"application/json; charset=utf-8","data":[]`,
+			structured: `"sequence":5,"sampled":true,"subject":null,"data":[ ]`,
+		},
+		"without data":   {payload: ``},
+		"with null":      {body: `null`, payload: `"data":null`},
+		"without a type": {body: `7`, payload: `"data":7`, structured: `"data":7,"datacontenttype":"application/json"`},
+		"text": {
+			header: []string{"Content-Type", "text/csv"}, body: "a;é\n",
+			payload:    `"datacontenttype":"text/csv","data":"a;é\n"`,
+			structured: `"datacontenttype":"text/csv","data_base64":"YTvDqQo="`,
+		},
+		"bytes": {
+			header: []string{"Content-Type", "image/png"}, body: "\x89PNG\x00",
+			payload: `"datacontenttype":"image/png","data_base64":"iVBORwA="`,
+		},
+	} {
+		e := readOne(t, r, sent(c.body, append(c.header, core...)...))
+		want := "{" + strings.TrimSuffix(attributes+","+c.payload, ",") + "}"
+		require.Empty(t, e.Unqueryable, name)
+		require.JSONEq(t, want, string(e.Payload), name)
+		require.NotNil(t, e.Raw, name)
+		require.Equal(t, c.body, string(e.Raw), name)
+		if c.structured != "" {
+			want = "{" + attributes + "," + c.structured + "}"
+		}
+		again := readOne(t, r, sent(want, "Content-Type", cloudType))
+		require.Equal(t, want, string(again.Payload), name)
+		require.Equal(t, e.ID, again.ID, name)
+		require.Equal(t, e.Hash, again.Hash, name)
+		other := readOne(t, r, sent(strings.Replace(want, "{", `{"extra":"x",`, 1), "Content-Type", cloudType))
+		require.NotEqual(t, e.Hash, other.Hash, name)
+	}
+
+	// What cannot be part of such an object stays as it came.
+	e := readOne(t, r, sent(`{"a":1,"a":2}`, append([]string{"Content-Type", "application/json"}, core...)...))
+	require.Equal(t, `{"a":1,"a":2}`, string(e.Payload))
+	require.Equal(t, "duplicate names in an object", e.Unqueryable)
+
+	// Neither a credential nor what nobody vouches for becomes a part of an event.
+	e = readOne(t, r, sent(`{}`, append([]string{
+		"ce-authorization", "Bearer 0123456789abcdef", "ce-apikey", "k", "ce-note", "token=abcdefgh",
+		"ce-twice", "1", "ce-twice", "2", "ce-data", "x", "ce-datacontenttype", "x", "ce-under_score", "x",
+	}, core...)...))
+	require.JSONEq(t, "{"+attributes+`,"data":{}}`, string(e.Payload))
+	signed := reading(t, `{"preset":"cloudevents","secrets":["env:S"],"verify":[{"scheme":"hmac","header":"X-Sig",`+
+		`"signed":"{header:Ce-Id} {header:Ce-Source} {header:Ce-Subject} {body}"}]}`)
+	e = readOne(t, signed, sent(`{}`, append([]string{
+		"Content-Type", "application/json", "ce-subject", "s", "ce-other", "x",
+	}, core...)...))
+	require.JSONEq(t, "{"+attributes+`,"subject":"s","data":{}}`, string(e.Payload))
 }
 
 func TestHandshakesByPost(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"net/url"
 	"strings"
 	"time"
@@ -18,14 +19,14 @@ import (
 // maxBatch bounds the events of one request, which are stored in one transaction.
 const maxBatch = 500
 
-// attributes are the context attributes of a CloudEvent that Spine reads (CloudEvents 1.0). The others stay in the
-// headers, or in the payload.
+// attributes are the context attributes of a CloudEvent that Spine reads (CloudEvents 1.0). The others are only part of
+// the payload.
 var attributes = []string{"id", "source", "specversion", "type", "time"}
 
 var attributePointers = []pointer{{"id"}, {"source"}, {"specversion"}, {"type"}, {"time"}}
 
-// readCloudEvents reads a request of the HTTP binding of CloudEvents 1.0, in any of its modes. In structured and batch
-// mode the payload of an event is its whole object. In binary mode it is the body.
+// readCloudEvents reads a request of the HTTP binding of CloudEvents 1.0, in any of its modes. The payload of an event
+// is its object in the JSON format, in binary mode too.
 //
 // The content type is hardly ever signed, and neither are the headers ce-*. If they decided, somebody who has seen a
 // signed event could send it again as the data of another one, with another id. So the bytes of a signed body decide.
@@ -179,7 +180,7 @@ func (r *reader) readStructured(q *event.Request, object jsontext.Value) (event.
 		}
 	}
 	e := event.Event{Source: r.name, Payload: object}
-	e.Hash, e.Unqueryable = r.fingerprint(object)
+	e.Hash, e.Unqueryable = r.cloudFingerprint(object)
 	return e, append(problems, r.setAttributes(&e, q, values, problems)...)
 }
 
@@ -214,22 +215,25 @@ func (r *reader) readBinary(q *event.Request) (event.Event, error) {
 		}}}
 	}
 	e := event.Event{Source: r.name}
-	kind, media := r.bodyKindOf(q.Header.Get("Content-Type"), q.Body)
-	switch {
-	case len(q.Body) == 0:
-		// An event without data gets JSON's null, which psql can query.
-		e.Payload, e.Raw = []byte("null"), []byte{}
-		e.Hash, _ = fingerprint(e.Payload)
-	case kind == bodyJSON:
+	contentType := q.Header.Get("Content-Type")
+	kind, media := r.bodyKindOf(contentType, q.Body)
+	if media == "" && jsontext.Value(q.Body).IsValid(lenientJSON...) {
+		kind = bodyJSON // data without a type is JSON
+	}
+	if len(q.Body) > 0 && kind == bodyJSON {
 		if err := checkJSON(q.Body); err != nil {
 			return event.Event{}, err
 		}
-		e.Payload = q.Body
-		e.Hash, e.Unqueryable = r.fingerprint(q.Body)
-	case kind == bodyForm:
-		r.readForm(&e, q.Body)
-	default:
-		setBytes(&e, q.Body, notJSON(media))
+	}
+	if !r.vouchedFor("Content-Type") {
+		contentType = ""
+	}
+	maps.Copy(values, r.extensions(q.Header))
+	object := cloudObject(values, storableText(contentType), q.Body, kind)
+	if hash, unqueryable := r.cloudFingerprint(object); unqueryable == "" {
+		e.Payload, e.Raw, e.Hash = object, append([]byte{}, q.Body...), hash // not nil without data
+	} else {
+		setBytes(&e, q.Body, unqueryable)
 	}
 	if problems = append(problems, r.setAttributes(&e, q, values, problems)...); problems != nil {
 		return event.Event{}, &event.InvalidError{Problems: problems}

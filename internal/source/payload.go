@@ -81,7 +81,7 @@ func endOfString(text []byte, start int) int {
 	}
 }
 
-// countBackslashes counts the backslashes at the end of text. After an odd number of them the next character is escaped.
+// countBackslashes counts the backslashes at the end of text. After an odd number the next character is escaped.
 func countBackslashes(text []byte) int { return len(text) - len(bytes.TrimRight(text, `\`)) }
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }

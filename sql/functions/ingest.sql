@@ -8,7 +8,7 @@
 --   _payload      exact JSON text; NULL where _raw_body holds the bytes instead
 --   _source       who sent it; 'default' where left out
 --   _hash         SHA-256 of the canonical payload, or of _raw_body; computed here where left out
---   _raw_body     exact bytes where _payload is not the exact text: it cannot be queried, or it is the fields of a form
+--   _raw_body     exact bytes where _payload is not the exact text: it cannot be queried, or was made of the body
 --   _unqueryable  why Postgres cannot query the payload
 --   _headers      a JSON object for a request without an envelope, whose payload may be any JSON; NULL for an envelope
 --   _id_derived   whether Spine made the id from the body

@@ -16,6 +16,10 @@ alter type spine.audit_action add value 'delivery_deferred';
 alter table spine.processing_state
     add column deferrals integer,
     add column deferred_since timestamptz;
+comment on column spine.events.payload is
+    'The payload''s exact text, a form''s fields, or a CloudEvent as one JSON object. '
+    'Where it was made of a body, raw_body has the exact bytes of that. '
+    'NULL where Postgres cannot query the payload: unqueryable says why, and raw_body has the bytes.';
 comment on column spine.processing_state.deferrals is
     'Attempts in a row that did not reach the destination. They are not in attempt_count. NULL for none.';
 comment on column spine.processing_state.deferred_since is

@@ -285,27 +285,35 @@ func TestCloudEvents(t *testing.T) {
 		at := time.Unix(1_700_000_000+r.Int64N(1e8), 0).UTC()
 		e.SetTime(at)
 		require.NoError(t, e.SetData(cloudevents.ApplicationJSON, map[string]any{"n": n, "x": r.Uint64()}))
-		ctx := binding.WithForceBinary(t.Context())
-		if n%2 == 0 {
-			ctx = binding.WithForceStructured(t.Context())
+		e.SetSubject(fmt.Sprintf("subject é/%x", r.Uint64()))
+		e.SetExtension("sequence", n)
+		modes := []context.Context{binding.WithForceStructured(t.Context())}
+		if n%2 == 1 {
+			modes = append(modes, binding.WithForceBinary(t.Context()))
 		}
-		q, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://x/", nil)
-		require.NoError(t, err)
-		require.NoError(t, cehttp.WriteRequest(ctx, binding.ToMessage(&e), q))
-		var wire bytes.Buffer
-		_, err = wire.ReadFrom(q.Body)
-		require.NoError(t, err)
-		events, batch, err := s.Read(request(wire.Bytes(), q.Header))
-		require.NoError(t, err, "%v %s", q.Header, wire.Bytes())
-		require.False(t, batch)
-		require.Len(t, events, 1)
-		require.Equal(t, strings.ReplaceAll(e.Source(), " ", "%20")+" "+e.ID(), events[0].ID)
-		require.Equal(t, e.Type(), events[0].Type)
-		require.True(t, at.Equal(events[0].OccurredAt))
+		var seen []event.Event
+		for _, ctx := range modes {
+			q, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://x/", nil)
+			require.NoError(t, err)
+			require.NoError(t, cehttp.WriteRequest(ctx, binding.ToMessage(&e), q))
+			var wire bytes.Buffer
+			_, err = wire.ReadFrom(q.Body)
+			require.NoError(t, err)
+			events, batch, err := s.Read(request(wire.Bytes(), q.Header))
+			require.NoError(t, err, "%v %s", q.Header, wire.Bytes())
+			require.False(t, batch)
+			require.Len(t, events, 1)
+			require.Equal(t, strings.ReplaceAll(e.Source(), " ", "%20")+" "+e.ID(), events[0].ID)
+			require.Equal(t, e.Type(), events[0].Type)
+			require.True(t, at.Equal(events[0].OccurredAt))
+			require.Contains(t, string(events[0].Payload), e.Subject())
+			seen = append(seen, events[0])
+		}
+		require.Equal(t, seen[0].Hash, seen[len(seen)-1].Hash, "%s\n%s", seen[0].Payload, seen[len(seen)-1].Payload)
 
 		sample, err := s.Sample(time.Now())
 		require.NoError(t, err)
-		q, err = http.NewRequestWithContext(t.Context(), http.MethodPost, "http://x/", bytes.NewReader(sample.Wire))
+		q, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://x/", bytes.NewReader(sample.Wire))
 		require.NoError(t, err)
 		q.Header = sample.Header
 		theirs, err := cloudevents.NewEventFromHTTPRequest(q)
