@@ -100,6 +100,23 @@ func value(t *testing.T, on session, sql string, args ...any) string {
 	return lines[0]
 }
 
+// noteCommits notes in public.commits how durable each commit is that changes a row of Spine's.
+func noteCommits(t *testing.T, on session) {
+	t.Helper()
+	run(t, on, "create table public.commits (setting text)")
+	run(t, on, `create function public.note_commit() returns trigger language plpgsql as $$ begin
+		insert into public.commits values (current_setting('synchronous_commit')); return null; end $$`)
+	run(t, on, `do $$ declare _table regclass; begin
+		for _table in
+			select c.oid
+			from pg_class c
+			where c.relnamespace = 'spine'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+		loop
+			execute format('create constraint trigger commits after insert or update or delete on %s '
+				'deferrable initially deferred for each row execute function public.note_commit()', _table);
+		end loop; end $$`)
+}
+
 // statementError returns the error with which the database rejects a statement.
 func statementError(t *testing.T, on session, sql string) *pgconn.PgError {
 	t.Helper()

@@ -432,13 +432,7 @@ func TestCommitsAreDurable(t *testing.T) {
 	t.Parallel()
 	for setting, want := range map[string]string{"off": "on", "local": "local", "remote_apply": "remote_apply"} {
 		d := newDatabase(t, 1)
-		d.run("create table public.commits (setting text)")
-		d.run(`create function public.note_commit() returns trigger language plpgsql as $$ begin
-			insert into public.commits values (current_setting('synchronous_commit')); return null; end $$`)
-		for _, table := range []string{"events", "processing_state", "destinations"} {
-			d.run("create constraint trigger commits after insert or update on spine." + table +
-				" deferrable initially deferred for each row execute function public.note_commit()")
-		}
+		noteCommits(t, d.Pool())
 		o := openDatabase(t, d.url+"&options=-csynchronous_commit%3D"+setting, 1)
 		commits := func() []string {
 			all := d.rows("select distinct setting from public.commits")

@@ -35,12 +35,7 @@ func TestBehindAPooler(t *testing.T) {
 			migrated, err := store.Migrate(t.Context(), pooled, nil)
 			require.NoError(t, err)
 			require.NotEmpty(t, migrated.Applied)
-			run(t, admin, "create table public.commits (setting text)")
-			run(t, admin, `create function public.note_commit() returns trigger language plpgsql as $$ begin
-				insert into public.commits values (current_setting('synchronous_commit')); return null; end $$`)
-			run(t, admin, "create constraint trigger commits after insert on spine.events "+
-				"deferrable initially deferred for each row execute function public.note_commit()")
-
+			noteCommits(t, admin)
 			d := openDatabase(t, pooled, 8)
 			var senders sync.WaitGroup
 			for i := range 8 {
