@@ -17,7 +17,7 @@ import (
 )
 
 // maxBatch bounds the events of one request, which are stored in one transaction.
-const maxBatch = 500
+const maxBatch = 1000
 
 // attributes are the context attributes of a CloudEvent that Spine reads (CloudEvents 1.0). The others are only part of
 // the payload.
