@@ -36,8 +36,8 @@ type CommitterConfig struct {
 	JoinAfter  time.Duration // running time of the others after which it starts with fewer
 	BatchRows  int           // limit on the events of one transaction
 	BatchBytes int           // limit on the payload bytes of one transaction; a larger event goes alone
-	QueueRows  int           // limit on the events that wait
-	QueueBytes int           // limit on the payload bytes that wait
+	QueueRows  int           // limit on the events that wait; half of it for one source
+	QueueBytes int           // limit on the payload bytes that wait; half of it for one source
 	Patience   time.Duration // from an event's arrival to the end of its last try
 
 	// Committed, where set, is called after each commit and before its senders are answered. It must not block.
@@ -54,8 +54,8 @@ func DefaultCommitterConfig() CommitterConfig {
 		JoinAfter:  20 * time.Millisecond,
 		BatchRows:  500,
 		BatchBytes: 4 << 20,
-		QueueRows:  10_000,
-		QueueBytes: 64 << 20,
+		QueueRows:  20_000,
+		QueueBytes: 128 << 20,
 		Patience:   4 * time.Second,
 	}
 }
@@ -74,18 +74,20 @@ type Committer struct {
 
 	mu      sync.Mutex
 	waiting []*waiter
-	rows    int           // events that wait
-	bytes   int           // that they take up
-	limit   int           // on the events of one transaction for now, 1 to BatchRows
-	ended   bool          // Run has returned: nothing is stored any more
-	flights []time.Time   // for each flusher, the start of its running transaction; zero where none runs
-	rung    chan struct{} // room for one ring for each flusher; a bell.Bell wakes one loop only, and here are several
+	rows    int              // events that wait
+	bytes   int              // that they take up
+	loads   map[string]*load // both, by source: as many as there are sources
+	limit   int              // on the events of one transaction for now, 1 to BatchRows
+	ended   bool             // Run has returned: nothing is stored any more
+	flights []time.Time      // for each flusher, the start of its running transaction; zero where none runs
+	rung    chan struct{}    // room for one ring for each flusher; a bell.Bell wakes one loop only, and here are several
 }
 
 // waiter is a request whose sender waits for an answer. Its events are stored in one transaction.
 type waiter struct {
 	events   []event.Event
 	size     int       // bytes
+	load     *load     // of its source
 	since    time.Time // when it was submitted
 	alone    bool      // a row of it is locked: it goes into a transaction of its own
 	receipts []event.Receipt
@@ -104,17 +106,23 @@ func sizeOf(events []event.Event) (size int) {
 // NewCommitter returns a Committer; Run makes it work.
 func NewCommitter(store Store, config CommitterConfig, log zerolog.Logger, metrics *Metrics) *Committer {
 	return &Committer{
-		store: store, config: config, log: sampled(log), metrics: metrics, limit: config.BatchRows,
-		flights: make([]time.Time, config.Flushers), rung: make(chan struct{}, config.Flushers),
+		store:   store,
+		config:  config,
+		log:     sampled(log),
+		metrics: metrics,
+		limit:   config.BatchRows,
+		loads:   map[string]*load{},
+		flights: make([]time.Time, config.Flushers),
+		rung:    make(chan struct{}, config.Flushers),
 	}
 }
 
 // Submit hands in the events of one request, one or more. It waits until one transaction has committed all of them, or
 // they cannot be stored. It returns a receipt for each.
 //
-// The error is ErrFull at once when too many events or bytes wait. It is ErrUnavailable when they could not be stored
-// in time or Run has ended. When ctx ends first, it is the cause of that, and the events may be stored or not. The
-// caller must not change the events any more.
+// The error is ErrFull at once when too many events or bytes wait, or half as many of its source. It is ErrUnavailable
+// when they could not be stored in time or Run has ended. When ctx ends first, it is the cause of that, and the events
+// may be stored or not. The caller must not change the events any more.
 func (c *Committer) Submit(ctx context.Context, events ...event.Event) ([]event.Receipt, error) {
 	w := &waiter{events: events, size: sizeOf(events), since: time.Now(), done: make(chan struct{})}
 	c.mu.Lock()
@@ -122,7 +130,9 @@ func (c *Committer) Submit(ctx context.Context, events ...event.Event) ([]event.
 		c.mu.Unlock()
 		return nil, ErrUnavailable
 	}
-	if c.rows >= c.config.QueueRows || (c.bytes+w.size > c.config.QueueBytes && len(c.waiting) > 0) {
+	w.load = c.loadOf(w.source())
+	if c.rows >= c.config.QueueRows || (c.bytes+w.size > c.config.QueueBytes && len(c.waiting) > 0) ||
+		w.load.fills(w, c.config) {
 		c.mu.Unlock()
 		return nil, ErrFull
 	}
@@ -146,6 +156,17 @@ func (c *Committer) enqueue(w *waiter) {
 	c.waiting = append(c.waiting, w)
 	c.rows += len(w.events)
 	c.bytes += w.size
+	w.load.add(w, 1)
+}
+
+// loadOf returns what waits of a source. The caller holds mu.
+func (c *Committer) loadOf(source string) *load {
+	l := c.loads[source]
+	if l == nil {
+		l = &load{}
+		c.loads[source] = l
+	}
+	return l
 }
 
 // mayStart reports whether the waiting events are worth a transaction beside those that run. If not, the flusher whose
@@ -212,26 +233,14 @@ func (c *Committer) take(flusher int) []*waiter {
 		c.mu.Unlock()
 		return nil
 	}
-	n, rows, size := 0, 0, 0
-	for ; n < len(c.waiting); n++ {
-		w := c.waiting[n]
-		// One request goes in any case, however large it is.
-		if n > 0 &&
-			(w.alone || c.waiting[0].alone || rows+len(w.events) > c.limit || size+w.size > c.config.BatchBytes) {
-			break
-		}
-		rows += len(w.events)
-		size += w.size
+	batch, left := choose(c.waiting, c.limit, c.config.BatchBytes)
+	c.waiting = left
+	for _, w := range batch {
+		c.rows -= len(w.events)
+		c.bytes -= w.size
+		w.load.add(w, -1)
 	}
-	batch := c.waiting[:n:n]
-	if n == len(c.waiting) {
-		c.waiting = nil
-	} else {
-		c.waiting = c.waiting[n:]
-	}
-	c.rows -= rows
-	c.bytes -= size
-	if n > 0 {
+	if len(batch) > 0 {
 		c.flights[flusher] = now
 	}
 	more := len(c.waiting) > 0

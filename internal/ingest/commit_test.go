@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -195,9 +196,20 @@ func TestBatchesAreBounded(t *testing.T) {
 	}
 }
 
+// of makes events those of a source.
+func of(source string, events ...event.Event) []event.Event {
+	for i := range events {
+		events[i].Source = source
+	}
+	return events
+}
+
 func TestFullIntakeRejectsAtOnce(t *testing.T) {
 	bytes := func(n int) event.Event {
 		return event.Event{ID: "large", Source: event.DefaultSource, Payload: []byte(strings.Repeat(" ", n))}
+	}
+	mixed := func(first, second event.Event) []event.Event {
+		return slices.Concat(of("one", first), of("two", second))
 	}
 	full := answered{err: ErrFull}
 	for name, c := range map[string]struct {
@@ -206,11 +218,18 @@ func TestFullIntakeRejectsAtOnce(t *testing.T) {
 		more        event.Event
 		want        answered
 	}{
-		"rows":              {3, 1000, some(1, 3), some(4, 1)[0], full},
-		"bytes":             {10, 1000, []event.Event{bytes(999)}, bytes(2), full},
-		"room for one more": {3, 1000, some(1, 2), some(4, 1)[0], answered{event.Accepted, nil, 2 * time.Second}},
+		"rows":  {2, 1000, mixed(some(1, 1)[0], some(2, 1)[0]), some(4, 1)[0], full},
+		"bytes": {10, 1000, mixed(bytes(499), bytes(500)), bytes(2), full},
+		"room for one more": {
+			3, 1000, mixed(some(1, 1)[0], some(2, 1)[0]), some(4, 1)[0], answered{event.Accepted, nil, 2 * time.Second},
+		},
 		"just enough bytes": {
-			10, 1000, []event.Event{bytes(998)}, some(4, 1)[0], answered{event.Accepted, nil, 2 * time.Second},
+			10, 1000, mixed(bytes(498), bytes(500)), some(4, 1)[0], answered{event.Accepted, nil, 2 * time.Second},
+		},
+		"half the rows for one source":  {6, 1000, some(1, 3), some(4, 1)[0], full},
+		"half the bytes for one source": {10, 1000, []event.Event{bytes(499)}, bytes(2), full},
+		"the other half for others": {
+			6, 1000, of("other", some(1, 3)...), some(6, 1)[0], answered{event.Accepted, nil, 2 * time.Second},
 		},
 		"larger than the bound, but nothing waits": {
 			10, 1000, nil, bytes(2000), answered{event.Accepted, nil, 2 * time.Second},

@@ -5,7 +5,6 @@ import (
 	"net/http"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/webhookspine/spine/internal/event"
 )
@@ -25,7 +24,7 @@ type Trial struct {
 // limit on the bytes of its body, before and after decompression.
 func DryRun(source Source, lookupErr error, r *event.Request, maxBody int64) Trial {
 	g := &gate{
-		sources: oneSource{source, lookupErr}, maxBody: maxBody, inFlight: semaphore.NewWeighted(math.MaxInt64),
+		sources: oneSource{source, lookupErr}, maxBody: maxBody, room: newRoom(math.MaxInt64, maxBody),
 		rejectionLog: zerolog.Nop(), turns: newTurns(),
 	}
 	// oneSource ignores the name that is asked for, and a Trial has none.

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/webhookspine/spine/internal/event"
 )
@@ -23,11 +22,11 @@ import (
 // stores nothing, so a dry run passes it like every other request.
 type gate struct {
 	sources      Sources
-	maxBody      int64               // limit on the bytes of a body, before and after decompression
-	inFlight     *semaphore.Weighted // bytes of all bodies that are being read or wait for their commit
-	shares       *shares             // of them, by client address
-	rejectionLog zerolog.Logger      // sampled: a flood of rejections is not a flood of log lines
-	turns        chan struct{}       // of requests that take much memory while they are read for events
+	maxBody      int64          // limit on the bytes of a body, before and after decompression
+	room         *room          // for all requests that are being read or wait for their commit
+	shares       *shares        // of it
+	rejectionLog zerolog.Logger // sampled: a flood of rejections is not a flood of log lines
+	turns        chan struct{}  // of requests that take much memory while they are read for events
 }
 
 // arrival is a request on its way to its answer.
@@ -44,8 +43,10 @@ type arrival struct {
 	announced int64 // length of its body by its headers; -1 where they do not say it
 	bodyState bodyState
 	more      [1]byte // scratch: what comes after a body that is as large as it may be
-	reserved  int64   // bytes of gate.inFlight, for its headers and its body, compressed and decompressed
-	shared    int64   // of these, those that count towards its address
+	reserved  int64   // bytes of gate.room, for its headers and its body, compressed and decompressed
+	small     int64   // bytes of the room for small requests
+	shared    int64   // of both, those that count towards its address, and once it is vouched for towards its source
+	vouched   bool    // its source has verified it
 }
 
 // bodyState says how much of a body has been read.
@@ -112,6 +113,9 @@ func (g *gate) judge(a *arrival, o options) (verdict, *rejection) {
 		if rej := g.verify(a); rej != nil {
 			return verdict{}, rej
 		}
+	}
+	if !g.vouch(a) {
+		return verdict{}, tooManyBytes
 	}
 	if o.limits != nil {
 		if rej := o.limits.chargeSource(a); rej != nil {

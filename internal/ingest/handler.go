@@ -13,7 +13,6 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/gorilla/mux"
 	"github.com/rs/zerolog"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/respond"
@@ -50,7 +49,7 @@ func NewHandler(
 ) *Handler {
 	return &Handler{
 		gate: gate{
-			sources: sources, maxBody: config.MaxBody, inFlight: semaphore.NewWeighted(config.InFlight),
+			sources: sources, maxBody: config.MaxBody, room: newRoom(config.InFlight, config.MaxBody),
 			shares: newShares(config.InFlight, config.MaxBody), rejectionLog: sampled(log), turns: newTurns(),
 		},
 		log: log, conflictLog: sampled(log),

@@ -796,12 +796,12 @@ func TestMemoryOfBodiesIsCounted(t *testing.T) {
 		g.release(a)
 		require.Zero(t, a.reserved)
 	}
-	require.True(t, g.inFlight.TryAcquire(64<<20), "all is given back")
+	require.True(t, g.room.large.TryAcquire(56<<20), "all is given back")
 	a := &arrival{}
-	b, rej := g.readAll(a, endless{}, 1000)
+	b, rej := g.readAll(a, endless{}, 10_000)
 	require.Equal(t, tooManyBytes, rej)
 	require.NotEmpty(t, b, "what came is there to be kept")
-	g.inFlight.Release(64 << 20)
+	g.room.large.Release(56 << 20)
 }
 
 // endless is a body without an end.

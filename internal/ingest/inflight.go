@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/webhookspine/spine/internal/event"
 )
 
@@ -21,16 +23,50 @@ const (
 	smallBuffer = 64 << 10
 	// headerCost is the memory that a header takes beside its name and value.
 	headerCost = 128
-	// smallRequest is how many bytes of a request no share is asked for.
-	smallRequest = 2 << 10
+	// freeBytes is how many bytes of a request no share is asked for.
+	freeBytes = 2 << 10
+	// smallRequest is how many bytes a request takes at most that may use the room for small ones.
+	smallRequest = 8 << 10
+	// smallPart is which part of the room is for small requests.
+	smallPart = 8
 )
 
-// shares bounds what the requests of one client address hold together, so that one client whose uploads do not go on
-// leaves room to others. Small requests pass it by.
+// room is the memory that all requests in flight may take. A part of it is for small requests alone. So large bodies
+// that do not arrive leave room for them, from however many addresses they come.
+type room struct{ large, small *semaphore.Weighted }
+
+// newRoom makes a room of so many bytes. A request of the largest size has room beside the part for small ones.
+func newRoom(bytes, maxBody int64) *room {
+	small := max(0, min(bytes/smallPart, bytes-2*maxBody))
+	return &room{large: semaphore.NewWeighted(bytes - small), small: semaphore.NewWeighted(small)}
+}
+
+// take takes n more bytes for a request, and reports whether there were any.
+func (r *room) take(a *arrival, n int64) bool {
+	if r.large.TryAcquire(n) {
+		a.reserved += n
+		return true
+	}
+	if a.reserved+a.small+n > smallRequest || !r.small.TryAcquire(n) {
+		return false
+	}
+	a.small += n
+	return true
+}
+
+func (r *room) give(a *arrival) {
+	r.large.Release(a.reserved)
+	r.small.Release(a.small)
+	a.reserved, a.small = 0, 0
+}
+
+// shares bounds what the requests of one client address hold together, and those of one source after they were
+// verified. So one client whose uploads do not go on leaves room to others, and so does one sender with large bodies.
+// Small requests pass it by.
 type shares struct {
-	most int64 // bytes of one address
+	most int64 // bytes of one holder
 	mu   sync.Mutex
-	held map[string]int64 // bytes by address
+	held map[string]int64 // bytes, by address or by the name of a source, which no address is like
 }
 
 // newShares makes the shares of a room of so many bytes: half of it, or as much as one request may take.
@@ -59,16 +95,27 @@ func (s *shares) give(address string, n int64) {
 // reserve reserves room for n more bytes of memory, and reports whether there was any.
 func (g *gate) reserve(a *arrival, n int64) bool {
 	// A request that did not come over the network has no address and needs no share.
-	if more := a.reserved + n - smallRequest - a.shared; more > 0 && a.remote != "" {
+	if more := a.reserved + a.small + n - freeBytes - a.shared; more > 0 && a.remote != "" {
+		if a.vouched && !g.shares.take(a.name, more) {
+			return false
+		}
 		if !g.shares.take(network(a.remote), more) {
+			if a.vouched {
+				g.shares.give(a.name, more)
+			}
 			return false
 		}
 		a.shared += more
 	}
-	if !g.inFlight.TryAcquire(n) {
+	return g.room.take(a, n)
+}
+
+// vouch counts what a request holds towards its source too, which has verified it. It reports whether there was room.
+func (g *gate) vouch(a *arrival) bool {
+	if a.shared > 0 && !g.shares.take(a.name, a.shared) {
 		return false
 	}
-	a.reserved += n
+	a.vouched = true
 	return true
 }
 
@@ -86,11 +133,14 @@ func (g *gate) reserveHeaders(a *arrival) bool {
 
 // release gives back the room that a request has reserved, and drops its bytes.
 func (g *gate) release(a *arrival) {
-	g.inFlight.Release(a.reserved)
+	g.room.give(a)
 	if a.shared > 0 {
 		g.shares.give(network(a.remote), a.shared)
+		if a.vouched {
+			g.shares.give(a.name, a.shared)
+		}
 	}
-	a.reserved, a.shared, a.request = 0, 0, event.Request{}
+	a.shared, a.vouched, a.request = 0, false, event.Request{}
 }
 
 // readAll reads body to its end, within the limit of size and of all bytes in flight. announced is its length, or -1
