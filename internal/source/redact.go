@@ -25,12 +25,13 @@ const minSecret = 8
 const minPart = 16
 
 // Redactor keeps secrets out of what is stored of requests, and away from the rules of ids, types and times. It goes by
-// the names of headers and parameters, by the look of their values, and by the secrets of its source. The zero value
-// goes by names and looks alone.
+// the names of headers and parameters, by the look of their values, and by the secrets of its source. That of a
+// Registry goes by the secrets of all sources. The zero value goes by names and looks alone.
 type Redactor struct {
 	hidden []string       // headers that hold a credential of the source, canonical
 	proofs []string       // headers that hold a signature of the source, canonical
 	forms  []secret.Value // the source's secrets, in each form in which a request may hold them, in lower case
+	known  *secretSet     // those of all sources of the process, its own among them; nil outside of a Registry
 	names  *nameCache     // nil where nothing is remembered
 }
 
@@ -92,13 +93,23 @@ func (r *Redactor) learn(text string) {
 	}
 }
 
-// holdsSecret reports whether a text holds one of the source's secrets, in letters of whatever case.
-func (r *Redactor) holdsSecret(text string) bool {
-	if len(text) < minSecret || len(r.forms) == 0 {
+// holdsSecret reports whether a text holds one of the secrets, in letters of whatever case.
+func (r *Redactor) holdsSecret(text string) bool { return len(text) >= minSecret && r.has(text, 0) }
+
+// has reports whether a text is one of the secrets, or holds one of so many bytes or more.
+func (r *Redactor) has(text string, least int) bool {
+	if r.known != nil {
+		index := r.known.index.Load()
+		return index != nil && index.in(strings.ToLower(text), least)
+	}
+	if len(r.forms) == 0 {
 		return false
 	}
 	text = strings.ToLower(text)
-	return slices.ContainsFunc(r.forms, func(form secret.Value) bool { return strings.Contains(text, form.Reveal()) })
+	return slices.ContainsFunc(r.forms, func(form secret.Value) bool {
+		known := form.Reveal()
+		return text == known || len(known) >= least && strings.Contains(text, known)
+	})
 }
 
 // isSecretItself reports whether the name of a header is a credential or holds a secret.
@@ -118,17 +129,8 @@ func (r *Redactor) isSecretItself(name string) bool {
 	return true
 }
 
-// exposesSecret reports whether an id, a type or a value for one of them gives away one of the source's secrets.
-func (r *Redactor) exposesSecret(text string) bool {
-	if len(r.forms) == 0 {
-		return false
-	}
-	text = strings.ToLower(text)
-	return slices.ContainsFunc(r.forms, func(form secret.Value) bool {
-		known := form.Reveal()
-		return text == known || len(known) >= minPart && strings.Contains(text, known)
-	})
-}
+// exposesSecret reports whether an id, a type or a value for one of them gives away one of the secrets.
+func (r *Redactor) exposesSecret(text string) bool { return r.has(text, minPart) }
 
 // hidesHeader reports whether the values of a header are replaced. The name is canonical.
 func (r *Redactor) hidesHeader(name string) bool {

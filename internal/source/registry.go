@@ -47,6 +47,8 @@ type Registry struct {
 
 	closeDefault bool // the source default takes nothing while it verifies nothing
 
+	hidden secretSet // all secrets that were read
+
 	mu      sync.Mutex // guards the replacement of the snapshot
 	current atomic.Pointer[snapshot]
 	away    atomic.Bool // whether the last read of the sources failed
@@ -285,6 +287,10 @@ func (r *Registry) compile(row event.SourceSettings) *entry {
 			}
 		}
 		e.source, err = Compile(row.Source, c, r.secrets.Resolve)
+	}
+	if e.source != nil {
+		r.hidden.add(e.source.forms)
+		e.source.known = &r.hidden
 	}
 	if err != nil {
 		e.source, e.problems = nil, problemsOf(err)

@@ -5,6 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -421,6 +424,70 @@ func TestRegistryLookupWhileReloading(t *testing.T) {
 
 // A15: the source default of a new database takes nothing until it verifies, or until somebody chooses that anyone may
 // send. Other sources without verification were made by somebody, who has chosen.
+// A, of its kind: a request may carry the secret of another source, or one that its source had before. Neither is kept.
+func TestSecretsOfOtherSourcesAreHidden(t *testing.T) {
+	tab := newTable()
+	const token, short = "A-token-of-Some-length", "short-1x"
+	tab.put("theirs", `{"preset":"token","secrets":["env:T","env:S"],"verify":[{"header":"X-Proof"}]}`)
+	tab.put("other", `{"preset":"github","secrets":["env:O"]}`)
+	tab.put("broken", `{"preset":"github","secrets":["env:MISSING"]}`)
+	inRegistry(t, tab, vault{"T": token, "S": short, "O": "quite-another-secret"}.resolve,
+		func(t *testing.T, r *Registry, _ *logged) {
+			hides := func() {
+				t.Helper()
+				for _, name := range []string{"theirs", "other", "broken"} {
+					redactor, ok := r.Stray(name)
+					require.True(t, ok)
+					if found, err := r.Lookup(name); err == nil {
+						redactor.Redactor = found.Redactor
+					}
+					for _, text := range []string{token, strings.ToUpper(token), "a=" + token + ";", short} {
+						kept := string(redactor.Redact(http.Header{"X-Proof": {text}, "X-Note": {text + " word"}}))
+						kept += redactor.RedactTarget(&url.URL{Path: "/webhook/" + text, RawQuery: "p=" + text})
+						require.NotContains(t, strings.ToLower(kept), strings.ToLower(token), name)
+						require.NotContains(t, kept, short, name)
+					}
+					require.True(t, redactor.exposesSecret("id-"+token), name)
+					require.True(t, redactor.exposesSecret(short), name)
+					require.False(t, redactor.exposesSecret("id-"+short), "it may be a word")
+					require.Contains(t, string(redactor.Redact(http.Header{"X-Note": {"A-token-of-some"}})), "of-some")
+				}
+			}
+			hides()
+			tab.put("theirs", `{"preset":"github","secrets":["env:O"]}`)
+			r.Reload()
+			time.Sleep(time.Second)
+			hides()
+			tab.change(func() { delete(tab.rows, "theirs") })
+			tab.put("theirs", `{"preset":"github","secrets":["env:O"]}`)
+			r.Reload()
+			time.Sleep(time.Second)
+			hides()
+		})
+}
+
+// A set finds each secret wherever it stands, and nothing else.
+func TestSecretSet(t *testing.T) {
+	var set secretSet
+	var forms []secret.Value
+	for n := range 500 {
+		forms = append(forms, secret.New(fmt.Sprintf("secret%04d", n)))
+	}
+	set.add(forms[:250])
+	set.add(forms)
+	set.add(forms)
+	index := set.index.Load()
+	require.Len(t, index.forms, 500)
+	for n := range 500 {
+		require.True(t, index.in(fmt.Sprintf("%ssecret%04d!", strings.Repeat("s", n%7), n), 0))
+		require.False(t, index.in(fmt.Sprintf("%04dsecret", n), 0))
+	}
+	require.False(t, index.in("", 0))
+	require.False(t, index.in("sec", 0))
+	require.False(t, index.in("secret0001 and more", 11))
+	require.NotContains(t, fmt.Sprintf("%v %+v %#v", index, index, index), "secret0")
+}
+
 func TestDefaultIsClosedUntilItVerifies(t *testing.T) {
 	tab := newTable()
 	tab.put("default", `{"preset":"envelope"}`)

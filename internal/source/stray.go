@@ -35,7 +35,9 @@ func (r *Registry) Stray(name string) (stray Stray, ok bool) {
 	if c, err = c.Resolve(); err != nil {
 		return Stray{}, false
 	}
-	return Stray{Redactor: NewRedactor(c), Config: c}, true
+	stray = Stray{Redactor: NewRedactor(c), Config: c}
+	stray.known = &r.hidden
+	return stray, true
 }
 
 // DefaultBudget is what is kept of rejected requests where the settings do not say it.
