@@ -77,6 +77,7 @@ type Committer struct {
 	rows    int              // events that wait
 	bytes   int              // that they take up
 	loads   map[string]*load // both, by source: as many as there are sources
+	cost    int              // of the source whose turn was last
 	limit   int              // on the events of one transaction for now, 1 to BatchRows
 	ended   bool             // Run has returned: nothing is stored any more
 	flights []time.Time      // for each flusher, the start of its running transaction; zero where none runs
@@ -156,6 +157,9 @@ func (c *Committer) enqueue(w *waiter) {
 	c.waiting = append(c.waiting, w)
 	c.rows += len(w.events)
 	c.bytes += w.size
+	if w.load.rows == 0 {
+		w.load.cost = max(w.load.cost, c.cost) // it has saved up no turns
+	}
 	w.load.add(w, 1)
 }
 
@@ -233,8 +237,8 @@ func (c *Committer) take(flusher int) []*waiter {
 		c.mu.Unlock()
 		return nil
 	}
-	batch, left := choose(c.waiting, c.limit, c.config.BatchBytes)
-	c.waiting = left
+	batch, left, cost := choose(c.waiting, c.limit, c.config.BatchBytes)
+	c.waiting, c.cost = left, max(c.cost, cost)
 	for _, w := range batch {
 		c.rows -= len(w.events)
 		c.bytes -= w.size

@@ -6,6 +6,10 @@ package ingest
 // rowCost is what an event costs beside its bytes, in bytes.
 const rowCost = 4 << 10
 
+// mixedPart is the part of a transaction's bytes that are taken where sources take turns. Those who come next then wait
+// for a shorter one.
+const mixedPart = 4
+
 // source is the source of a request. All its events have the same.
 func (w *waiter) source() string { return w.events[0].Source }
 
@@ -13,7 +17,10 @@ func (w *waiter) source() string { return w.events[0].Source }
 func (w *waiter) cost() int { return w.size + rowCost*len(w.events) }
 
 // load is what waits of one source.
-type load struct{ rows, bytes int }
+type load struct {
+	rows, bytes int
+	cost        int // of what was taken of it, in bytes; that of others counts as much as long as nothing waits
+}
 
 func (l *load) add(w *waiter, times int) {
 	l.rows += times * len(w.events)
@@ -27,13 +34,10 @@ func (l *load) fills(w *waiter, c CommitterConfig) bool {
 
 // choose takes the next transaction from the waiting requests: as many as have rows events and so many bytes, but one
 // in any case. It returns both parts in their order. Where not all fit, the next one is always the oldest of the source
-// that has cost least so far.
-func choose(waiting []*waiter, rows, bytes int) (batch, left []*waiter) {
+// that has cost least so far. least is that cost.
+func choose(waiting []*waiter, rows, bytes int) (batch, left []*waiter, least int) {
 	if len(waiting) == 0 {
-		return nil, nil
-	}
-	if waiting[0].alone {
-		return waiting[:1:1], waiting[1:]
+		return nil, nil, 0
 	}
 	// Mostly all fit, or are of one source.
 	n, mixed := 0, false
@@ -42,49 +46,46 @@ func choose(waiting []*waiter, rows, bytes int) (batch, left []*waiter) {
 		n++
 	}
 	for _, w := range waiting[n:] {
-		mixed = mixed || w.source() != waiting[0].source()
+		mixed = mixed || w.load != waiting[0].load
 	}
 	if !mixed {
-		if n == len(waiting) {
-			return waiting, nil
+		least = waiting[0].load.cost
+		for _, w := range waiting[:n] {
+			w.load.cost += w.cost()
 		}
-		return waiting[:n:n], waiting[n:]
+		if n == len(waiting) {
+			return waiting, nil, least
+		}
+		return waiting[:n:n], waiting[n:], least
 	}
 
-	type queue struct {
-		requests []int // their places
-		cost     int
-	}
-	var queues []*queue // by their oldest request
-	of := map[string]*queue{}
+	places := map[*load][]int{} // of each source's requests
+	var sources []*load         // by their oldest request
 	for i, w := range waiting {
-		q := of[w.source()]
-		if q == nil {
-			q = &queue{}
-			of[w.source()] = q
-			queues = append(queues, q)
+		if places[w.load] == nil {
+			sources = append(sources, w.load)
 		}
-		q.requests = append(q.requests, i)
+		places[w.load] = append(places[w.load], i)
 	}
 	chosen := make([]bool, len(waiting))
-	b = budget{rows: rows, bytes: bytes}
+	b = budget{rows: rows, bytes: bytes / mixedPart}
 	for {
-		var next *queue
-		for _, q := range queues {
-			if len(q.requests) > 0 && (next == nil || q.cost < next.cost) {
-				next = q
+		var next *load
+		for _, l := range sources {
+			if len(places[l]) > 0 && (next == nil || l.cost < next.cost) {
+				next = l
 			}
 		}
 		if next == nil {
 			break
 		}
-		at := next.requests[0]
+		at := places[next][0]
 		if !b.take(waiting[at]) {
-			next.requests = nil // smaller ones of others may still fit
+			places[next] = nil // smaller ones of others may still fit
 			continue
 		}
-		chosen[at] = true
-		next.requests, next.cost = next.requests[1:], next.cost+waiting[at].cost()
+		least = next.cost
+		chosen[at], places[next], next.cost = true, places[next][1:], next.cost+waiting[at].cost()
 	}
 	for i, w := range waiting {
 		if chosen[i] {
@@ -93,22 +94,23 @@ func choose(waiting []*waiter, rows, bytes int) (batch, left []*waiter) {
 			left = append(left, w)
 		}
 	}
-	return batch, left
+	return batch, left, least
 }
 
 // budget is what a transaction has room for.
 type budget struct {
 	rows, bytes int
 	taken       bool
+	closed      bool
 }
 
 // take takes a request into the transaction, and reports whether it has room. The first one has, however large it is.
 func (b *budget) take(w *waiter) bool {
-	if b.taken && (w.alone || len(w.events) > b.rows || w.size > b.bytes) {
+	if b.taken && (b.closed || w.alone || len(w.events) > b.rows || w.size > b.bytes) {
 		return false
 	}
 	b.rows -= len(w.events)
 	b.bytes -= w.size
-	b.taken = true
+	b.taken, b.closed = true, w.alone
 	return true
 }
