@@ -1,6 +1,7 @@
 package systemtest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -51,11 +52,13 @@ const snapshotHeld = "a snapshot is held open for a third of the run"
 var harmless = []string{
 	snapshotHeld,
 	"a snapshot is held open",
+	queueFull,
+	warned,
 	"an API is killed",
 	"an API stands still",
-	"the wake-up trigger is off",
-	"the listeners are kept away",
-	"the listeners' sessions are ended",
+	wakeUpOff,
+	keptAway,
+	sessionsEnded,
 }
 
 // explains reports whether a fault may have lost the result of the first delivery, and so caused the other. The fault
@@ -80,10 +83,13 @@ const replaced = "all processes are replaced, one by one"
 // cluster is Spine as it is deployed: two processes of each kind, which reach PostgreSQL by a proxy.
 type cluster struct {
 	t        *testing.T
-	server   *postgres.Server // the primary, where there are several
-	proxy    *pgproxy.Proxy   // nil where they reach it without one
-	disk     string           // folder of the small disk that the server has for itself; empty where there is none
-	binary   string           // path of what runs; empty for the one under test
+	server   *postgres.Server        // the primary, where there are several
+	proxy    *pgproxy.Proxy          // nil where they reach it without one
+	direct   *pgproxy.Proxy          // the way of DIRECT_DATABASE_URL; nil where there is none
+	pooler   *postgrestest.PgBouncer // behind the proxy; nil where there is none
+	deaf     bool                    // notifications cannot arrive
+	disk     string                  // folder of the small disk that the server has for itself; empty where there is none
+	binary   string                  // path of what runs; empty for the one under test
 	settings []string
 
 	mu        sync.Mutex
@@ -111,12 +117,33 @@ func newCluster(t *testing.T, server *postgres.Server, database, destination str
 // newProxiedCluster puts a proxy between the processes and a server of their own.
 func newProxiedCluster(t *testing.T, server *postgres.Server, destination string) *cluster {
 	t.Helper()
-	proxy, err := pgproxy.New(server.URL())
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = proxy.Close() })
+	proxy := newProxy(t, server.URL())
 	c := newCluster(t, server, proxy.URL(), destination)
 	c.proxy = proxy
 	return c
+}
+
+func newProxy(t *testing.T, upstream string) *pgproxy.Proxy {
+	t.Helper()
+	proxy, err := pgproxy.New(upstream)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = proxy.Close() })
+	return proxy
+}
+
+// ways are the proxies by which the processes reach PostgreSQL.
+func (c *cluster) ways() []*pgproxy.Proxy {
+	if c.direct == nil {
+		return []*pgproxy.Proxy{c.proxy}
+	}
+	return []*pgproxy.Proxy{c.proxy, c.direct}
+}
+
+// onWays calls a method of each.
+func (c *cluster) onWays(do func(*pgproxy.Proxy)) {
+	for _, way := range c.ways() {
+		do(way)
+	}
 }
 
 // commands are the kinds of processes, in the order in which they start.
@@ -174,10 +201,22 @@ func (c *cluster) api() string {
 // psql runs statements on PostgreSQL itself, past the proxy.
 func (c *cluster) psql(statements ...string) {
 	c.t.Helper()
+	c.insist(c.server.URL(), statements)
+}
+
+// superuser is psql as the superuser.
+func (c *cluster) superuser(statements ...string) {
+	c.t.Helper()
+	c.insist(c.server.SuperuserURL(), statements)
+}
+
+// insist runs statements, each again while the server is away.
+func (c *cluster) insist(url string, statements []string) {
+	c.t.Helper()
 	for _, statement := range statements {
 		var err error
 		for began := time.Now(); time.Since(began) < patience; time.Sleep(20 * time.Millisecond) {
-			if err = c.try(statement); err == nil || !service.IsUnreachable(err) {
+			if err = c.tryAt(url, statement); err == nil || !service.IsUnreachable(err) {
 				break
 			}
 		}
@@ -185,10 +224,17 @@ func (c *cluster) psql(statements ...string) {
 	}
 }
 
-func (c *cluster) try(statement string) error {
+func (c *cluster) try(statement string) error { return c.tryAt(c.server.URL(), statement) }
+
+func (c *cluster) tryAt(url, statement string) error {
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, c.server.URL())
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return err
+	}
+	config.RuntimeParams["synchronous_commit"] = "on" // what a fault undoes stays undone, whoever is killed next
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return err
 	}
@@ -266,40 +312,44 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 		require.NoError(c.t, c.server.Restart(c.t.Context()))
 		return ""
 	},
-	"all connections are cut": func(c *cluster, _ *rand.Rand) string { return fmt.Sprint(c.proxy.Cut()) },
+	"all connections are cut": func(c *cluster, _ *rand.Rand) string {
+		n := 0
+		c.onWays(func(way *pgproxy.Proxy) { n += way.Cut() })
+		return strconv.Itoa(n)
+	},
 	"connections are cut, one by one": func(c *cluster, random *rand.Rand) string {
 		n := 1 + random.IntN(10)
 		for range n {
-			c.proxy.CutOne()
+			c.ways()[random.IntN(len(c.ways()))].CutOne()
 			time.Sleep(between(random, time.Millisecond, 100*time.Millisecond))
 		}
 		return strconv.Itoa(n)
 	},
 	"connections are half-open": func(c *cluster, random *rand.Rand) string {
 		lasts := between(random, 500*time.Millisecond, 3*time.Second)
-		c.proxy.Stall()
+		c.onWays((*pgproxy.Proxy).Stall)
 		time.Sleep(lasts)
-		c.proxy.Resume()
+		c.onWays((*pgproxy.Proxy).Resume)
 		return lasts.String()
 	},
 	"connections are half-open, and then cut": func(c *cluster, random *rand.Rand) string {
-		c.proxy.Stall()
+		c.onWays((*pgproxy.Proxy).Stall)
 		time.Sleep(between(random, 500*time.Millisecond, 3*time.Second))
-		c.proxy.Cut()
-		c.proxy.Resume()
+		c.onWays(func(way *pgproxy.Proxy) { way.Cut() })
+		c.onWays((*pgproxy.Proxy).Resume)
 		return ""
 	},
 	"connections are slow": func(c *cluster, random *rand.Rand) string {
 		delay := between(random, 5*time.Millisecond, 100*time.Millisecond)
-		c.proxy.Delay(delay)
+		c.onWays(func(way *pgproxy.Proxy) { way.Delay(delay) })
 		time.Sleep(2 * time.Second)
-		c.proxy.Delay(0)
+		c.onWays(func(way *pgproxy.Proxy) { way.Delay(0) })
 		return delay.String()
 	},
 	"connections are refused": func(c *cluster, random *rand.Rand) string {
-		c.proxy.Refuse()
+		c.onWays((*pgproxy.Proxy).Refuse)
 		time.Sleep(between(random, 200*time.Millisecond, 2*time.Second))
-		c.proxy.Resume()
+		c.onWays((*pgproxy.Proxy).Resume)
 		return ""
 	},
 	"answers are lost": func(c *cluster, random *rand.Rand) string {
@@ -308,13 +358,14 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 	"statements are cut off half-way": func(c *cluster, random *rand.Rand) string {
 		return c.meet(random, []pgproxy.Action{pgproxy.CutBefore, pgproxy.CutAfter}[random.IntN(2)], time.Second)
 	},
-	"the listeners' sessions are ended": func(c *cluster, _ *rand.Rand) string {
+	sessionsEnded: func(c *cluster, _ *rand.Rand) string {
 		c.psql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'spine listener'")
 		return ""
 	},
-	"the listeners are kept away": func(c *cluster, random *rand.Rand) string {
+	keptAway: func(c *cluster, random *rand.Rand) string {
 		lasts := between(random, time.Second, 3*time.Second)
-		c.proxy.OnMessage(func(m pgproxy.Message) pgproxy.Action {
+		way := cmp.Or(c.direct, c.proxy)
+		way.OnMessage(func(m pgproxy.Message) pgproxy.Action {
 			if m.FromClient && strings.HasPrefix(strings.ToLower(m.SQL), "listen ") {
 				return pgproxy.CutBefore
 			}
@@ -322,7 +373,7 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 		})
 		c.psql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'spine listener'")
 		time.Sleep(lasts)
-		c.proxy.Forget()
+		way.Forget()
 		return lasts.String()
 	},
 	"every session is ended": func(c *cluster, _ *rand.Rand) string {
@@ -332,7 +383,7 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 		)
 		return ""
 	},
-	"the wake-up trigger is off": func(c *cluster, random *rand.Rand) string {
+	wakeUpOff: func(c *cluster, random *rand.Rand) string {
 		c.psql("alter table spine.processing_state disable trigger processing_state_inserted")
 		time.Sleep(between(random, time.Second, 3*time.Second))
 		c.psql("alter table spine.processing_state enable trigger processing_state_inserted")
@@ -348,6 +399,13 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 		)
 		return lasts.String()
 	},
+	queueFull:    (*cluster).fillNotifyQueue,
+	warned:       (*cluster).warn,
+	readOnly:     (*cluster).readOnly,
+	demoted:      (*cluster).demote,
+	shortOfTime:  (*cluster).limitStatements,
+	latin:        (*cluster).changeEncoding,
+	poolerKilled: (*cluster).killPooler,
 	diskFull: func(c *cluster, random *rand.Rand) string {
 		lasts := between(random, time.Second, 3*time.Second)
 		filled := c.fillDisk()
@@ -500,6 +558,7 @@ func deck(names []string, random *rand.Rand) func() string {
 
 // trialRun is a run of faults.
 type trialRun struct {
+	pooler   string // mode of the PgBouncer between the processes and PostgreSQL; empty for none
 	seed     uint64
 	duration time.Duration
 	senders  uint64        // 25 requests a second each, at most
@@ -540,8 +599,9 @@ func (run trialRun) do(t *testing.T) aftermath {
 	default:
 		disk = smallDisk(t, 800<<20+int64(run.duration.Seconds())<<21)
 	}
-	c := newProxiedCluster(t, postgrestest.ServerIn(t, disk), d.url)
+	c := run.cluster(t, postgrestest.ServerIn(t, disk), d.url)
 	c.disk = disk
+	kinds := run.usable(c)
 	if run.changes != nil {
 		c.binary = rebuild(t, run.changes...)
 	}
@@ -591,13 +651,6 @@ func (run trialRun) do(t *testing.T) aftermath {
 		})
 	}
 	random := source(3)
-	kinds := run.kinds
-	if kinds == nil {
-		kinds = slices.DeleteFunc(
-			slices.Collect(maps.Keys(nemesis)),
-			func(kind string) bool { return kind == diskFull && disk == "" },
-		)
-	}
 	next := deck(kinds, random)
 	for time.Now().Before(until) {
 		time.Sleep(between(random, 200*time.Millisecond, time.Second))
@@ -656,6 +709,7 @@ func (run trialRun) do(t *testing.T) aftermath {
 			)
 		}
 	}
+	o.differences = append(o.differences, s.interrupted(o.done)...)
 	problems := c.unwell(s.http)
 	for began := time.Now(); len(problems) > 0 && time.Since(began) < normalWithin; problems = c.unwell(s.http) {
 		time.Sleep(50 * time.Millisecond)
@@ -704,7 +758,7 @@ func (c *cluster) unwell(client *http.Client) (problems []string) {
 			switch {
 			case err != nil:
 				problems = append(problems, fmt.Sprintf("%s %d does not answer: %s", command, i, err))
-			case up != 1:
+			case up != 1 && !c.deaf:
 				problems = append(problems, fmt.Sprintf("%s %d does not hear notifications", command, i))
 			case strings.Contains(p.output(), "panic:"):
 				problems = append(problems, fmt.Sprintf("%s %d has panicked", command, i))
@@ -793,7 +847,8 @@ func (o aftermath) kinds() map[string][]fault {
 	return kinds
 }
 
-// TestFaults runs for SPINE_FAULTS_TIME with SPINE_FAULTS_SEED, or one of its own.
+// TestFaults runs for SPINE_FAULTS_TIME with SPINE_FAULTS_SEED, or one of its own. SPINE_FAULTS_POOLER is the mode of a
+// pooler between.
 func TestFaults(t *testing.T) {
 	duration, err := time.ParseDuration(os.Getenv("SPINE_FAULTS_TIME"))
 	if err != nil {
@@ -803,8 +858,10 @@ func TestFaults(t *testing.T) {
 	if err != nil {
 		seed = rand.Uint64N(1_000_000) //nolint:gosec // any will do
 	}
+	pooler := os.Getenv("SPINE_FAULTS_POOLER")
+	require.Contains(t, []string{"", "session", "transaction"}, pooler, "SPINE_FAULTS_POOLER")
 	t.Logf("seed %d", seed)
-	o := trialRun{seed: seed, duration: duration, senders: 32, patience: patience}.do(t)
+	o := trialRun{seed: seed, duration: duration, senders: 32, patience: patience, pooler: pooler}.do(t)
 	t.Log("\n" + o.report())
 	require.Empty(t, o.differences)
 	require.Positive(t, o.acked)

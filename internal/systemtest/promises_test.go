@@ -93,7 +93,7 @@ func (s *senders) body(n, variant int) string {
 func (s *senders) payload(n, variant int) string {
 	h := fnv.New64a()
 	_, _ = fmt.Fprintf(h, "%s %d %d", s.run, n, variant)
-	return fmt.Sprintf(`{"n": %d ,"variant":%d, "é\u00e9":"\ud83d\ude00 %x", "big":%d.10e2,"pad":"%s"}`,
+	return fmt.Sprintf(`{"n": %d ,"variant":%d, "é\u00e9":"\ud83d\ude00 € Привет %x", "big":%d.10e2,"pad":"%s"}`,
 		n, variant, h.Sum64(), h.Sum64(), strings.Repeat("x", int(h.Sum64()%500)))
 }
 

@@ -111,7 +111,7 @@ func harmlessTrials() map[string]sabotageTrial {
 		"nothing": {run: trialRun{kinds: []string{}}},
 		"no sweep, but a claim after a reconnect": {run: trialRun{
 			kinds:   []string{},
-			last:    "the listeners are kept away",
+			last:    keptAway,
 			changes: []sourceChange{noSweep()},
 		}},
 	}
@@ -193,11 +193,11 @@ func harmfulTrials() map[string]sabotageTrial {
 			finds: []string{"was acknowledged, and is lost"},
 		},
 		"no sweep after notifications that never were": {
-			run:   trialRun{last: "the wake-up trigger is off", changes: []sourceChange{noSweep()}},
+			run:   trialRun{last: wakeUpOff, changes: []sourceChange{noSweep()}},
 			finds: []string{"is pending, and nothing goes on"},
 		},
 		"neither a claim after a reconnect nor a sweep": {
-			run: trialRun{last: "the listeners are kept away", changes: []sourceChange{
+			run: trialRun{last: keptAway, changes: []sourceChange{
 				noSweep(),
 				{file: "internal/notify/listener.go", from: "	f(Notification{Missed: true})\n"},
 			}},

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -16,9 +15,29 @@ import (
 )
 
 // Pooler starts a PgBouncer in front of the server of a URL, and returns the URL of the same database behind it. It
-// has three connections to the server for each database and role, and 20 in session mode. mode is session, transaction
-// or statement. A test is skipped where there is no PgBouncer; .ci/run installs one.
+// has three connections to the server for each database and role, and 20 in session mode.
 func Pooler(t testing.TB, target, mode string) string {
+	t.Helper()
+	size := 3
+	if mode == "session" { // each connection needs one
+		size = 20
+	}
+	return StartPgBouncer(t, target, mode, size).URL()
+}
+
+// PgBouncer is a pooler in front of a server. Its methods must not be called concurrently, except URL.
+type PgBouncer struct {
+	url, address string
+	path         string
+	args         []string
+	command      *exec.Cmd
+	ended        chan struct{} // closed once the process is gone
+}
+
+// StartPgBouncer starts a PgBouncer in front of the server of a URL, and stops it when t ends. mode is session,
+// transaction or statement. size is how many connections to the server it has for each database and role. A test is
+// skipped where there is no PgBouncer; .ci/run installs one.
+func StartPgBouncer(t testing.TB, target, mode string, size int) *PgBouncer {
 	t.Helper()
 	path := "/usr/sbin/pgbouncer"
 	if found, err := exec.LookPath("pgbouncer"); err == nil {
@@ -40,10 +59,6 @@ func Pooler(t testing.TB, target, mode string) string {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	config := filepath.Join(dir, "pgbouncer.ini")
-	size := 3
-	if mode == "session" { // each connection needs one
-		size = 20
-	}
 	text := fmt.Sprintf(`[databases]
 * = host=%s port=%s user=%s password=%s
 [pgbouncer]
@@ -54,15 +69,35 @@ auth_type = any
 pool_mode = %s
 default_pool_size = %d
 server_tls_sslmode = disable
+server_login_retry = 1
 `, u.Hostname(), u.Port(), u.User.Username(), password, host, port, mode, size)
 	require.NoError(t, os.Chmod(dir, 0o755))                      //nolint:gosec // of this test, read by another user
 	require.NoError(t, os.WriteFile(config, []byte(text), 0o644)) //nolint:gosec // the same
 
-	args := []string{config}
+	p := &PgBouncer{address: address, path: path, args: []string{config}}
 	if os.Geteuid() == 0 { // which it refuses to run as
-		args = append([]string{"--user=nobody"}, args...)
+		p.args = append([]string{"--user=nobody"}, p.args...)
 	}
-	command := exec.CommandContext(t.Context(), path, args...) //nolint:gosec // that of this machine
+	u.Host = address
+	p.url = u.String()
+	p.Start(t)
+	t.Cleanup(p.Kill)
+	return p
+}
+
+// URL is that of the database, behind the pooler.
+func (p *PgBouncer) URL() string { return p.url }
+
+// Kill ends the pooler at once, and with it all connections through it. It returns when the pooler is gone.
+func (p *PgBouncer) Kill() {
+	_ = p.command.Process.Kill() // it fails only if the process is gone
+	<-p.ended
+}
+
+// Start starts the pooler again after Kill, at the same address. It returns when the pooler accepts connections.
+func (p *PgBouncer) Start(t testing.TB) {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), p.path, p.args...) //nolint:gosec // that of this machine
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
 	require.NoError(t, command.Start())
@@ -71,17 +106,12 @@ server_tls_sslmode = disable
 		defer close(ended)
 		_ = command.Wait() // it is killed
 	}()
-	t.Cleanup(func() {
-		_ = command.Process.Kill()
-		<-ended
-	})
+	p.command, p.ended = command, ended
 	require.Eventually(t, func() bool {
-		conn, err := net.DialTimeout("tcp", address, time.Second) //nolint:noctx // a moment
+		conn, err := net.DialTimeout("tcp", p.address, time.Second) //nolint:noctx // a moment
 		if err == nil {
 			_ = conn.Close()
 		}
 		return err == nil
-	}, 10*time.Second, 10*time.Millisecond, "pgbouncer does not begin on port "+strconv.Quote(port))
-	u.Host = address
-	return u.String()
+	}, 10*time.Second, 10*time.Millisecond, "pgbouncer does not begin at %s", p.address)
 }
