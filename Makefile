@@ -80,13 +80,14 @@ proof: ## everything, without a limit of time; the summary is left in bin/proof.
 # How long faults go on, and which: FAULTS_SEED=7 does again what a run with seed 7 did.
 FAULTS_TIME ?= 90s
 FAULTS_SEED ?=
-# FAULTS_POOLER=transaction or session puts a PgBouncer between.
+# FAULTS_POOLER=transaction or session puts a PgBouncer between. FAULTS_KINDS='queue|standby' does these kinds alone.
 FAULTS_POOLER ?=
+FAULTS_KINDS  ?=
 
 .PHONY: faults
 faults: ## break everything on purpose, under load, and check that nothing is lost
 	@$(with-postgres); SPINE_FAULTS_TIME='$(FAULTS_TIME)' SPINE_FAULTS_SEED='$(FAULTS_SEED)' \
-		SPINE_FAULTS_POOLER='$(FAULTS_POOLER)' \
+		SPINE_FAULTS_POOLER='$(FAULTS_POOLER)' SPINE_FAULTS_KINDS='$(FAULTS_KINDS)' \
 		$(go-test) -timeout 24h -v -run '^TestFaults$$' $(SYSTEMTEST)
 
 # Which of the sabotage trials: SABOTAGE=2/3 is the second third.

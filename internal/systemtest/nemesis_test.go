@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -848,7 +849,8 @@ func (o aftermath) kinds() map[string][]fault {
 }
 
 // TestFaults runs for SPINE_FAULTS_TIME with SPINE_FAULTS_SEED, or one of its own. SPINE_FAULTS_POOLER is the mode of a
-// pooler between.
+// pooler between. SPINE_FAULTS_KINDS is a pattern: the run then has the kinds of the nemesis that match it, and no
+// misdeeds.
 func TestFaults(t *testing.T) {
 	duration, err := time.ParseDuration(os.Getenv("SPINE_FAULTS_TIME"))
 	if err != nil {
@@ -861,7 +863,18 @@ func TestFaults(t *testing.T) {
 	pooler := os.Getenv("SPINE_FAULTS_POOLER")
 	require.Contains(t, []string{"", "session", "transaction"}, pooler, "SPINE_FAULTS_POOLER")
 	t.Logf("seed %d", seed)
-	o := trialRun{seed: seed, duration: duration, senders: 32, patience: patience, pooler: pooler}.do(t)
+	run := trialRun{seed: seed, duration: duration, senders: 32, patience: patience, pooler: pooler}
+	if pattern := os.Getenv("SPINE_FAULTS_KINDS"); pattern != "" {
+		kinds, err := regexp.Compile(pattern)
+		require.NoError(t, err, "SPINE_FAULTS_KINDS")
+		for kind := range nemesis {
+			if kinds.MatchString(kind) {
+				run.kinds = append(run.kinds, kind)
+			}
+		}
+		require.NotEmpty(t, run.kinds, "SPINE_FAULTS_KINDS fits no kind")
+	}
+	o := run.do(t)
 	t.Log("\n" + o.report())
 	require.Empty(t, o.differences)
 	require.Positive(t, o.acked)

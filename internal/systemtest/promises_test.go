@@ -339,6 +339,7 @@ type stored struct {
 	Error    string
 	// From its trail:
 	Lost   []int // attempts whose lease ran out, or that failed as far as the worker knows
+	Late   []int // of these, those whose answer did not come within the worker's limit
 	Counts int   // results of lost leases, or of leases that had a result, that were counted
 }
 
@@ -351,7 +352,8 @@ func check(t *testing.T, db *pgx.Conn, s *senders, d *record, done []fault, budg
 		with trail as (
 			select a.event, a.action,
 				(a.details ->> 'attempt')::int as attempt,
-				(a.details ->> 'lease')::bigint as lease
+				(a.details ->> 'lease')::bigint as lease,
+				a.details ->> 'error' as error
 			from spine.audit_trail a
 			where a.action in (
 				'lease_expired', 'lease_lost', 'processing_attempt_failed', 'processing_succeeded', 'lease_returned',
@@ -365,14 +367,15 @@ func check(t *testing.T, db *pgx.Conn, s *senders, d *record, done []fault, budg
 				array_agg(t.attempt) filter (
 					where t.action in (
 						'lease_expired', 'processing_attempt_failed', 'lease_returned', 'delivery_deferred')
-				) as attempts
+				) as attempts,
+				array_agg(t.attempt) filter (where t.error like 'timeout after %') as late
 			from trail t
 			group by t.event
 		)
 		select e.event_id, e.event_type, e.occurred_at, coalesce(e.payload::text, ''), e.seen_count,
 			array(select c.payload::text from spine.conflicts c where c.event = e.id),
 			coalesce(p.status, 'not queued'), coalesce(p.attempt_count, 0), coalesce(p.error_message, ''),
-			coalesce(l.attempts, '{}'), coalesce(w.n, 0)
+			coalesce(l.attempts, '{}'), coalesce(l.late, '{}'), coalesce(w.n, 0)
 		from spine.events e
 		left join spine.processing_state p on p.event = e.id
 		left join lost l on l.event = e.id
@@ -534,6 +537,9 @@ func checkDeliveries(
 		before := arrived[i-1]
 		if slices.Contains([]string{"hang", "reset", "500", "429"}, before.did) && before.attempt != a.attempt {
 			continue // it was due again
+		}
+		if slices.Contains(e.Late, before.attempt) && before.attempt < a.attempt {
+			continue // it was answered, and the answer came too late: on a busy machine both sides may stand still
 		}
 		if before.did == "reset" && before.attempt == a.attempt {
 			continue // it met the end of a connection that was used before, and was sent again at once
