@@ -25,16 +25,17 @@ import (
 
 // Names of faults that tests speak of, or that not every cluster can have.
 const (
-	queueFull     = "the queue of notifications is full"      // E14
-	warned        = "a trigger warns at each commit"          // E12
-	readOnly      = "all sessions become read-only, and stay" // E8
-	demoted       = "PostgreSQL is a standby for a while"     // E8
-	shortOfTime   = "the role's statements have 300 ms"       // E7
-	latin         = "the role's encoding is LATIN1"           // E1
-	poolerKilled  = "the pooler is killed, and started again" //
-	sessionsEnded = "the listeners' sessions are ended"       //
-	keptAway      = "the listeners are kept away"             //
-	wakeUpOff     = "the wake-up trigger is off"              //
+	queueFull      = "the queue of notifications is full"      // E14
+	warned         = "a trigger warns at each commit"          // E12
+	readOnly       = "all sessions become read-only, and stay" // E8
+	demoted        = "PostgreSQL is a standby for a while"     // E8
+	shortOfTime    = "the role's statements have 300 ms"       // E7
+	latin          = "the role's encoding is LATIN1"           // E1
+	poolerKilled   = "the pooler is killed, and started again"
+	postgresKilled = "PostgreSQL is killed"
+	sessionsEnded  = "the listeners' sessions are ended"
+	keptAway       = "the listeners are kept away"
+	wakeUpOff      = "the wake-up trigger is off"
 )
 
 // uninterrupting faults take no acknowledgement from anybody once they are in force.

@@ -302,7 +302,7 @@ var nemesis = map[string]func(c *cluster, random *rand.Rand) (detail string){
 		c.awaitServer()
 		return ""
 	},
-	"PostgreSQL is killed": func(c *cluster, random *rand.Rand) string {
+	postgresKilled: func(c *cluster, random *rand.Rand) string {
 		down := between(random, 0, 2*time.Second)
 		c.server.Kill()
 		time.Sleep(down)

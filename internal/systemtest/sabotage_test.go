@@ -192,6 +192,33 @@ func harmfulTrials() map[string]sabotageTrial {
 			}},
 			finds: []string{"was acknowledged, and is lost"},
 		},
+		// E10
+		"no transaction says that its commit waits for the disk": {
+			run: trialRun{
+				pooler:   "transaction",
+				kinds:    []string{postgresKilled},
+				rewrites: []functionChange{{"make_durable", "= 'off' then", "= 'off' and false then"}},
+			},
+			finds: []string{"was acknowledged, and is lost"},
+		},
+		// E14
+		"a full queue of notifications fails what notifies": {
+			run: trialRun{kinds: []string{queueFull}, changes: []sourceChange{{
+				file: "internal/store/connect.go",
+				from: "	if s.hintless.Load() {\n",
+				to:   "	if false {\n",
+			}}},
+			finds: []string{"while " + queueFull},
+		},
+		// E12
+		"any warning says that the commit is lost": {
+			run: trialRun{kinds: []string{warned}, changes: []sourceChange{{
+				file: "internal/store/connect.go",
+				from: `	case n.Routine == "SyncRepWaitForLSN":`,
+				to:   `	case n.Routine != "asyncQueueFillWarning":`,
+			}}},
+			finds: []string{"while " + warned},
+		},
 		"no sweep after notifications that never were": {
 			run:   trialRun{last: wakeUpOff, changes: []sourceChange{noSweep()}},
 			finds: []string{"is pending, and nothing goes on"},
