@@ -219,7 +219,7 @@ func (c *cluster) demote(random *rand.Rand) string {
 		require.NoError(c.t, os.Lchown(signal, int(stat.Uid), int(stat.Gid)))
 	}
 	require.NoError(c.t, c.server.Restart(c.t.Context()))
-	lasts := between(random, time.Second, 4*time.Second)
+	lasts := between(random, time.Second, 3*time.Second)
 	time.Sleep(lasts)
 	c.superuser("select pg_promote()")
 	return lasts.String()

@@ -15,9 +15,13 @@ import (
 )
 
 // Pooler starts a PgBouncer in front of the server of a URL, and returns the URL of the same database behind it. It
-// has three connections to the server for each database and role, and 20 in session mode.
+// has three connections to the server for each database and role, and 20 in session mode. A test is skipped where there
+// is no PgBouncer; .ci/run installs one.
 func Pooler(t testing.TB, target, mode string) string {
 	t.Helper()
+	if findPgBouncer() == "" {
+		t.Skip("there is no pgbouncer on this machine")
+	}
 	size := 3
 	if mode == "session" { // each connection needs one
 		size = 20
@@ -34,17 +38,24 @@ type PgBouncer struct {
 	ended        chan struct{} // closed once the process is gone
 }
 
+// findPgBouncer returns the path of the program, or "" if this machine has none.
+func findPgBouncer() string {
+	const debian = "/usr/sbin/pgbouncer" // which is not on every user's path
+	if found, err := exec.LookPath("pgbouncer"); err == nil {
+		return found
+	} else if _, err := os.Stat(debian); err != nil {
+		return ""
+	}
+	return debian
+}
+
 // StartPgBouncer starts a PgBouncer in front of the server of a URL, and stops it when t ends. mode is session,
-// transaction or statement. size is how many connections to the server it has for each database and role. A test is
-// skipped where there is no PgBouncer; .ci/run installs one.
+// transaction or statement. size is how many connections to the server it has for each database and role. The test
+// fails where there is no PgBouncer.
 func StartPgBouncer(t testing.TB, target, mode string, size int) *PgBouncer {
 	t.Helper()
-	path := "/usr/sbin/pgbouncer"
-	if found, err := exec.LookPath("pgbouncer"); err == nil {
-		path = found
-	} else if _, err := os.Stat(path); err != nil {
-		t.Skip("there is no pgbouncer on this machine")
-	}
+	path := findPgBouncer()
+	require.NotEmpty(t, path, "this needs PgBouncer: apt-get install pgbouncer")
 	u, err := url.Parse(target)
 	require.NoError(t, err)
 	password, _ := u.User.Password()
