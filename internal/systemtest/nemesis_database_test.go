@@ -32,6 +32,7 @@ const (
 	shortOfTime    = "the role's statements have 300 ms"       // E7
 	latin          = "the role's encoding is LATIN1"           // E1
 	poolerKilled   = "the pooler is killed, and started again"
+	poolerEnded    = "the pooler ended by itself"
 	postgresKilled = "PostgreSQL is killed"
 	sessionsEnded  = "the listeners' sessions are ended"
 	keptAway       = "the listeners are kept away"
@@ -207,7 +208,7 @@ func (c *cluster) readOnly(random *rand.Rand) string {
 }
 
 // demote makes the server a hot standby, which answers every writing transaction with 25006, and then promotes it. A
-// pooler keeps the sessions of its clients meanwhile. So it is a failover to a standby behind one address, as E8 has it.
+// pooler keeps the sessions of its clients meanwhile. That is a failover to a standby behind one address: E8.
 // Without a pooler the processes connect to the standby, and keep these sessions when it becomes a primary.
 func (c *cluster) demote(random *rand.Rand) string {
 	data := filepath.Join(c.server.Dir(), "data")
@@ -252,4 +253,18 @@ func (c *cluster) killPooler(random *rand.Rand) string {
 	time.Sleep(down)
 	c.pooler.Start(c.t)
 	return "started again after " + down.String()
+}
+
+// poolerEnds are the faults that are the pooler's own.
+func (c *cluster) poolerEnds() (done []fault) {
+	if c.pooler == nil {
+		return nil
+	}
+	for _, at := range c.pooler.Ends() {
+		done = append(
+			done,
+			fault{kind: poolerEnded, start: at, end: at.Add(time.Second)},
+		) // it is started again meanwhile
+	}
+	return done
 }

@@ -678,7 +678,7 @@ func (run trialRun) do(t *testing.T) aftermath {
 	awaitRest(t, db, run.patience)
 	o := aftermath{
 		run:     run,
-		done:    history.done,
+		done:    append(history.done, c.poolerEnds()...),
 		acked:   s.acked.Load(),
 		refused: s.kinds,
 		events:  len(s.events),

@@ -1,12 +1,15 @@
 package postgrestest
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -29,13 +32,17 @@ func Pooler(t testing.TB, target, mode string) string {
 	return StartPgBouncer(t, target, mode, size).URL()
 }
 
-// PgBouncer is a pooler in front of a server. Its methods must not be called concurrently, except URL.
+// PgBouncer is a pooler in front of a server. Start and Kill must not be called concurrently.
 type PgBouncer struct {
 	url, address string
 	path         string
 	args         []string
-	command      *exec.Cmd
-	ended        chan struct{} // closed once the process is gone
+	log          *os.File
+	kill         func()
+
+	mu   sync.Mutex
+	pid  int         // of the last process
+	ends []time.Time // of processes that ended by themselves
 }
 
 // findPgBouncer returns the path of the program, or "" if this machine has none.
@@ -86,38 +93,64 @@ server_login_retry = 1
 	require.NoError(t, os.WriteFile(config, []byte(text), 0o644)) //nolint:gosec // the same
 
 	p := &PgBouncer{address: address, path: path, args: []string{config}}
+	log, err := os.Create(filepath.Join(dir, "log")) //nolint:gosec // of this test
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if said, err := os.ReadFile(log.Name()); err == nil && (t.Failed() || len(p.Ends()) > 0) {
+			t.Logf(
+				"pgbouncer ended by itself %d times, and said at last:\n%s",
+				len(p.Ends()),
+				said[max(0, len(said)-logTail):],
+			)
+		}
+		_ = log.Close()
+	})
+	p.log = log
 	if os.Geteuid() == 0 { // which it refuses to run as
 		p.args = append([]string{"--user=nobody"}, p.args...)
 	}
 	u.Host = address
 	p.url = u.String()
 	p.Start(t)
-	t.Cleanup(p.Kill)
+	t.Cleanup(func() { p.Kill() })
 	return p
 }
+
+// logTail is how many bytes of its log a failed test shows.
+const logTail = 4 << 10
 
 // URL is that of the database, behind the pooler.
 func (p *PgBouncer) URL() string { return p.url }
 
 // Kill ends the pooler at once, and with it all connections through it. It returns when the pooler is gone.
-func (p *PgBouncer) Kill() {
-	_ = p.command.Process.Kill() // it fails only if the process is gone
-	<-p.ended
+func (p *PgBouncer) Kill() { p.kill() }
+
+// Ends are the times at which the pooler ended by itself. Before version 1.21 it does so now and then where clients
+// cancel statements (its issues 822 and 904).
+func (p *PgBouncer) Ends() []time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.ends)
 }
 
 // Start starts the pooler again after Kill, at the same address. It returns when the pooler accepts connections.
 func (p *PgBouncer) Start(t testing.TB) {
 	t.Helper()
-	command := exec.CommandContext(t.Context(), p.path, p.args...) //nolint:gosec // that of this machine
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
-	require.NoError(t, command.Start())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	command, err := p.launch(ctx)
+	if err != nil {
+		cancel()
+	}
+	require.NoError(t, err)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = command.Wait() // it is killed
+		p.supervise(ctx, command)
 	}()
-	p.command, p.ended = command, ended
+	p.kill = func() {
+		cancel()
+		<-ended
+	}
 	require.Eventually(t, func() bool {
 		conn, err := net.DialTimeout("tcp", p.address, time.Second) //nolint:noctx // a moment
 		if err == nil {
@@ -125,4 +158,39 @@ func (p *PgBouncer) Start(t testing.TB) {
 		}
 		return err == nil
 	}, 10*time.Second, 10*time.Millisecond, "pgbouncer does not begin at %s", p.address)
+}
+
+// launch starts a process that is killed when ctx ends.
+func (p *PgBouncer) launch(ctx context.Context) (*exec.Cmd, error) {
+	command := exec.CommandContext(ctx, p.path, p.args...) //nolint:gosec // that of this machine
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	command.Stderr = p.log
+	if err := command.Start(); err != nil {
+		return nil, fmt.Errorf("starting pgbouncer: %w", err)
+	}
+	p.mu.Lock()
+	p.pid = command.Process.Pid
+	p.mu.Unlock()
+	return command, nil
+}
+
+// supervise starts the pooler again where it ends by itself, as a service manager does, until ctx ends.
+func (p *PgBouncer) supervise(ctx context.Context, command *exec.Cmd) {
+	for {
+		if command != nil {
+			_ = command.Wait() // the log has the reason
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		p.mu.Lock()
+		p.ends = append(p.ends, time.Now())
+		p.mu.Unlock()
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return
+		}
+		command, _ = p.launch(ctx) // nil where that failed: it is tried again
+	}
 }

@@ -7,10 +7,12 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -153,6 +155,28 @@ func TestServerOfItsOwn(t *testing.T) {
 	s.Kill()
 	require.NoError(t, s.Restart(t.Context()))
 	require.Equal(t, 1, query[int](t, s.URL(), "select n from public.migrated"))
+}
+
+// What a test kills stays down until the test starts it. What ends by itself is started again.
+func TestPgBouncerEndsAndBegins(t *testing.T) {
+	t.Parallel()
+	if findPgBouncer() == "" {
+		t.Skip("there is no pgbouncer on this machine")
+	}
+	p := StartPgBouncer(t, databases.New(t), "transaction", 1)
+	require.Equal(t, 1, query[int](t, p.URL(), "select n from public.migrated"))
+
+	require.NoError(t, syscall.Kill(p.pid, syscall.SIGKILL))
+	require.Eventually(t, func() bool { return len(p.Ends()) == 1 }, 10*time.Second, 10*time.Millisecond)
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		require.NoError(c, execute(t.Context(), p.URL(), "select 1"))
+	}, 10*time.Second, 10*time.Millisecond)
+
+	p.Kill()
+	require.Error(t, execute(t.Context(), p.URL(), "select 1"))
+	p.Start(t)
+	require.Equal(t, 1, query[int](t, p.URL(), "select n from public.migrated"))
+	require.Len(t, p.Ends(), 1)
 }
 
 func TestFailuresFailEveryTest(t *testing.T) {
