@@ -77,10 +77,12 @@ func NewHandler(reader Reader, operator Operator, timeout time.Duration, log zer
 //	GET  /api/audit                     event_id, source, type, action, success, since, until
 //	GET  /api/processing                event_id, source, type, destination, status, since, until
 //	GET  /api/attempts                  event_id, source, type, outcome, since, until
+//	GET  /api/event                     event_id, source
 //	GET  /api/events/{event_id}         source
 //	GET  /api/search                    q
 //	GET  /api/overview                  range
 //	GET  /api/names
+//	POST /api/event/replay              event_id, source, destination
 //	POST /api/events/{event_id}/replay  source, destination
 //	POST /api/dead/replay               event_id, source, type, destination, since, until
 //	POST /api/destinations/{destination}/pause   {"reason":"…"}
@@ -101,6 +103,7 @@ func (h *Handler) Register(r *mux.Router) {
 		"/api/audit":             h.audit,
 		"/api/processing":        h.processing,
 		"/api/attempts":          h.attempts,
+		"/api/event":             h.event,
 		"/api/events/{event_id}": h.event,
 		"/api/overview":          h.overview,
 		"/api/search":            h.search,
@@ -109,6 +112,7 @@ func (h *Handler) Register(r *mux.Router) {
 		r.Path(path).Methods(http.MethodGet, http.MethodHead).Handler(h.bounded(answer))
 	}
 	for path, answer := range map[string]http.HandlerFunc{
+		"/api/event/replay":                      h.replay,
 		"/api/events/{event_id}/replay":          h.replay,
 		"/api/dead/replay":                       h.replayDead,
 		"/api/destinations/{destination}/pause":  h.pause,
@@ -169,11 +173,7 @@ func (h *Handler) attempts(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) event(w http.ResponseWriter, r *http.Request) {
-	query, faults := parameters(r, "source")
-	if rejectQuery(w, faults) {
-		return
-	}
-	id, ok := eventID(w, r)
+	id, query, ok := eventQuery(w, r, "source")
 	if !ok {
 		return
 	}
@@ -266,11 +266,7 @@ func (h *Handler) changeClaims(
 }
 
 func (h *Handler) replay(w http.ResponseWriter, r *http.Request) {
-	query, faults := parameters(r, "source", "destination")
-	if rejectQuery(w, faults) {
-		return
-	}
-	id, ok := eventID(w, r)
+	id, query, ok := eventQuery(w, r, "source", "destination")
 	if !ok {
 		return
 	}

@@ -184,6 +184,13 @@ func TestAQuestionThatIsNotUnderstoodIs400(t *testing.T) {
 
 		"/api/events/a?limit=5": "limit is not known here; known are source",
 		"/api/events/a?source=": "source must not be empty",
+
+		"/api/event":                      "event_id must name the event",
+		"/api/event?event_id=":            "event_id must not be empty",
+		"/api/event?event_id=%00":         "event_id is not text that can be stored",
+		"/api/event?event_id=a&event_id=": "event_id came more than once",
+		"/api/event?id=a":                 "id is not known here; known are event_id, source; event_id must name",
+		"/api/events/a?event_id=b":        "event_id is not known here",
 	} {
 		requireProblem(t, s.get(query), http.StatusBadRequest, want)
 	}
@@ -212,9 +219,9 @@ func TestPathsAndMethodsThatAreNotThere(t *testing.T) {
 		"/",
 		"/api",
 		"/api/",
-		"/api/event",
 		"/api/events/",
 		"/api/events/a/b",
+		"/api/event/a",
 		"/api//events",
 		"/api/../api/events",
 	} {
@@ -714,6 +721,11 @@ func TestAnEventIsFoundWhateverItsIDIs(t *testing.T) {
 		"#",
 		";",
 		"..",
+		".",
+		"./",
+		"%2e%2e",
+		" ",
+		"\u00a0",
 		"a/../b",
 		`\`,
 		`"><script>`,
@@ -725,6 +737,13 @@ func TestAnEventIsFoundWhateverItsIDIs(t *testing.T) {
 	server := httptest.NewServer(s.handler)
 	defer server.Close()
 	for _, id := range ids {
+		// C18: as a parameter each id arrives as it is.
+		query := "?event_id=" + url.QueryEscape(id)
+		require.Equal(t, id, s.get("/api/event" + query + "&source=default").object(t)["event_id"])
+		w := httptest.NewRecorder()
+		s.handler.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/api/event/replay"+query, nil))
+		require.Equal(t, http.StatusOK, w.Code, "%q: %s", id, w.Body)
+
 		r, err := http.NewRequestWithContext(
 			t.Context(),
 			http.MethodGet,
@@ -734,7 +753,7 @@ func TestAnEventIsFoundWhateverItsIDIs(t *testing.T) {
 		require.NoError(t, err)
 		resp, err := server.Client().Do(r)
 		require.NoError(t, err)
-		w := httptest.NewRecorder()
+		w = httptest.NewRecorder()
 		_, err = w.Body.ReadFrom(resp.Body)
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())

@@ -111,9 +111,27 @@ func parameters(r *http.Request, known ...string) (values map[string]string, fau
 // storable reports whether Postgres takes s as text.
 func storable(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
 
-// eventID reads the id in a path. It answers 404 to a text that cannot be one.
-func eventID(w http.ResponseWriter, r *http.Request) (id string, ok bool) {
-	id, err := url.PathUnescape(mux.Vars(r)["event_id"])
+// eventQuery reads a request about one event. Its id is in the path or, where the path has none, the parameter
+// event_id: browsers and proxies resolve the ids . and .. in a path, even where they are percent-encoded. It answers
+// 400 to parameters that make no sense, and 404 to a path with a text that cannot be an id.
+func eventQuery(
+	w http.ResponseWriter, r *http.Request, known ...string,
+) (id string, query map[string]string, ok bool) {
+	escaped, inPath := mux.Vars(r)["event_id"]
+	if !inPath {
+		known = append(known, "event_id")
+	}
+	query, faults := parameters(r, known...)
+	if !inPath && !r.URL.Query().Has("event_id") {
+		faults = append(faults, respond.Fault{Parameter: "event_id", Detail: "must name the event"})
+	}
+	if rejectQuery(w, faults) {
+		return "", nil, false
+	}
+	if !inPath {
+		return query["event_id"], query, true
+	}
+	id, err := url.PathUnescape(escaped)
 	if ok = err == nil && storable(id); !ok {
 		respond.Reject(
 			w,
@@ -123,7 +141,7 @@ func eventID(w http.ResponseWriter, r *http.Request) (id string, ok bool) {
 			},
 		)
 	}
-	return id, ok
+	return id, query, ok
 }
 
 // rejectQuery answers 400 if there are faults, and reports whether it did.

@@ -99,6 +99,7 @@ func NewSourceHandler(
 //	GET    /api/rejected/{id}
 //	POST   /api/rejected/{id}/replay          trust
 //	GET    /api/conflicts                     event_id, source, since, until
+//	POST   /api/event/accept                  event_id, source, hash
 //	POST   /api/conflicts/{event_id}/accept   source, hash
 //
 // Requests that change something rely on Guard around the router.
@@ -120,6 +121,7 @@ func (h *SourceHandler) Register(r *mux.Router) {
 		{http.MethodGet, "/api/rejected/{id}", h.rejectedRequest},
 		{http.MethodPost, "/api/rejected/{id}/replay", h.replayRejected},
 		{http.MethodGet, "/api/conflicts", h.conflicts},
+		{http.MethodPost, "/api/event/accept", h.accept},
 		{http.MethodPost, "/api/conflicts/{event_id}/accept", h.accept},
 	} {
 		methods := []string{route.method}
@@ -397,11 +399,7 @@ func (h *SourceHandler) conflicts(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *SourceHandler) accept(w http.ResponseWriter, r *http.Request) {
-	query, faults := parameters(r, "source", "hash")
-	if rejectQuery(w, faults) {
-		return
-	}
-	id, ok := eventID(w, r)
+	id, query, ok := eventQuery(w, r, "source", "hash")
 	if !ok {
 		return
 	}

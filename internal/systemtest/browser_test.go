@@ -619,6 +619,16 @@ func (w browser) showsText(t *testing.T) {
 	)
 	b.show("#/event?id=unqueryable")
 	check("unqueryable", "Kept as bytes", "<script>pwned()</script>")
+	// C18: a browser would take these for directories in a path.
+	for _, id := range []string{"..", ".", "%2e%2e/"} {
+		require.Equal(t, "accepted", s.post(t, webhook(id, `{"is":"its own"}`)).status())
+		s.awaitStatus(t, id, "dead")
+		b.show("#/event?id=" + url.QueryEscape(id) + "&source=default")
+		b.press("[data-replay]")
+		b.press("dialog button.primary")
+		b.sees(`document.querySelector('.step[data-action=event_replayed]')`)
+		check(id, "its own")
+	}
 	b.show("#/test")
 	b.enter("[name=event_id]", evil)
 	b.press("#desk-send")

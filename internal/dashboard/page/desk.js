@@ -277,7 +277,7 @@ export function desk(app) {
 		const refresher = new Refresher(async (signal) => {
 			let data;
 			try {
-				({ data } = await read(`api/events/${encodeURIComponent(id)}${query({ source: 'default' })}`, signal));
+				({ data } = await read(`api/event${query({ event_id: id, source: 'default' })}`, signal));
 			} catch (error) {
 				if (!signal.aborted) trouble.textContent = error.message;
 				throw error;

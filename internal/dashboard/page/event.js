@@ -39,7 +39,7 @@ export function replayButton(app, p, { small = false, done } = {}) {
 		button.disabled = true;
 		try {
 			const { data } = await post(
-				`api/events/${encodeURIComponent(p.event_id)}/replay${query({ source: p.source, destination: to })}`,
+				`api/event/replay${query({ event_id: p.event_id, source: p.source, destination: to })}`,
 			);
 			toast(
 				data.replayed ? 'The event is queued again.' : 'Nothing to replay: it is queued or under way already.',
@@ -88,7 +88,7 @@ export function acceptButton(c, done) {
 				button.disabled = true;
 				try {
 					const { data } = await post(
-						`api/conflicts/${encodeURIComponent(c.event_id)}/accept${query({ source: c.source, hash: c.payload_hash })}`,
+						`api/event/accept${query({ event_id: c.event_id, source: c.source, hash: c.payload_hash })}`,
 					);
 					button.replaceWith(acceptButton({ ...c, accepted_as: data.event_id }));
 					toast([
@@ -468,7 +468,7 @@ export function event(app, parameters) {
 
 	const refresher = new Refresher(async (signal) => {
 		try {
-			const { data, text } = await read(`api/events/${encodeURIComponent(id)}${query({ source })}`, signal);
+			const { data, text } = await read(`api/event${query({ event_id: id, source })}`, signal);
 			history = { data, text };
 			failure = null;
 			readAt = now();
