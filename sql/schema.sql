@@ -243,12 +243,14 @@ CREATE FUNCTION spine.audited_beyond(_next_xid xid8, _in_progress xid8[]) RETURN
     SET enable_bitmapscan TO 'off'
     SET plan_cache_mode TO 'force_generic_plan'
     AS $$
+declare
+    _end constant xid8 := trail_end();
 begin
     return exists (
             select
             from audit_trail a
             where a.xid >= _next_xid
-                and a.xid < pg_snapshot_xmax(pg_current_snapshot())
+                and a.xid < _end
                 and a.xid <> all (_in_progress))
         or exists (select from audit_trail a where a.xid = any (_in_progress));
 end $$;
@@ -276,12 +278,15 @@ CREATE FUNCTION spine.audited_now(OUT next_xid xid8, OUT in_progress xid8[]) RET
         coalesce((
             select ((a.xid::text)::bigint + 1)::text::xid8
             from audit_trail a
-            where a.xid < pg_snapshot_xmax(pg_current_snapshot())
+            where a.xid < (select trail_end())
             order by a.xid desc
             limit 1), '0'),
-        array_remove(
-            array(select pg_snapshot_xip(pg_current_snapshot())) || pg_current_xact_id_if_assigned(),
-            null)
+        array(
+            select (x::text::bigint + s.shift)::text::xid8
+            from
+                (select trail_shift() as shift offset 0) s,
+                unnest(array(select pg_snapshot_xip(pg_current_snapshot())) || pg_current_xact_id_if_assigned()) x
+            where x is not null)
 $$;
 
 
@@ -2161,6 +2166,29 @@ COMMENT ON FUNCTION spine.ingest_events(_event_id text[], _event_type text[], _o
 
 
 --
+-- Name: is_noted(bigint, oid); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.is_noted(_server bigint, _database oid) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select exists (
+        select
+        from database_identity i
+        where i.database_oid = _database
+            and (i.system_identifier = _server or i.system_identifier is null or _server is null))
+$$;
+
+
+--
+-- Name: FUNCTION is_noted(_server bigint, _database oid); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.is_noted(_server bigint, _database oid) IS 'Internal. Whether a database is the one that was noted.';
+
+
+--
 -- Name: keep_evidence(bigint, bytea, text, text, text, timestamp with time zone, text, text, bytea); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -2764,6 +2792,79 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.note_arrivals() IS 'Internal. Notes when each source last sent a new event. It works in turns of 10,000 to 200,000 events.';
+
+
+--
+-- Name: note_database(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.note_database() RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'spine', 'pg_temp'
+    SET lock_timeout TO '5s'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+declare
+    _server constant bigint := this_server();
+    _database constant oid := this_database();
+    _caller constant text := coalesce(current_setting('spine.caller', true), '');
+    _noted database_identity;
+    _newest bigint;
+    _copied boolean;
+begin
+    perform require_right('audit_trail', 'INSERT');
+    if is_noted(_server, _database) or current_setting('transaction_read_only') = 'on' then
+        return null;
+    end if;
+    perform make_durable();
+    -- The row is there from the migration on. Logical replication may have left it out.
+    insert into database_identity (database_oid) values (0) on conflict do nothing;
+    select * into _noted from database_identity for update;
+    if is_noted(_server, _database) then
+        return null; -- another process was quicker
+    end if;
+    if _noted.database_oid is not null then
+        perform mend_sequences();
+        select a.xid::text::bigint into _newest from audit_trail a order by a.xid desc limit 1;
+        if _newest is not null then
+            -- So far that no reader of the original, which may have seen more steps, has a position beyond.
+            _noted.trail_shift := ((_newest >> 32) + 2) << 32;
+            execute format(
+                'alter table only audit_trail alter column xid
+                set default ((pg_current_xact_id()::text::bigint + %s)::text::xid8)',
+                _noted.trail_shift);
+        end if;
+        update arrivals_watermark set next_xid = '0'; -- all transactions of the other server are over
+        _copied := exists (select from events);
+        if _copied then
+            perform set_config('spine.caller', 'Spine itself', true);
+            perform pause(null,
+                'this database is a copy, or its server is a new one; if it shall deliver, run spine resume');
+            perform set_config('spine.caller', _caller, true);
+        end if;
+    end if;
+    update database_identity set
+        system_identifier = _server,
+        database_oid = _database,
+        noted_at = clock_timestamp(),
+        trail_shift = _noted.trail_shift;
+    if _copied then
+        return format(
+            'this is another database than the one that was noted%s: it was restored or copied, '
+                'or its server is a new one. Claims are paused, so that a copy delivers nothing. '
+                'If this database shall deliver, run spine resume',
+            coalesce(' at ' || to_char(_noted.noted_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), ''));
+    end if;
+    return null;
+end $$;
+
+
+--
+-- Name: FUNCTION note_database(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.note_database() IS 'Internal. Notes which database this is. Pauses all claims where another one was noted.';
 
 
 --
@@ -3798,7 +3899,7 @@ declare
 begin
     -- Without a lock, which costs a transaction number: an idle database is asked every second.
     select * into _state from rollup_state;
-    if _state.next_xid <= pg_snapshot_xmax(pg_current_snapshot())
+    if _state.next_xid <= trail_end()
         and not audited_beyond(_state.next_xid, _state.in_progress)
     then
         return '0';
@@ -3807,7 +3908,7 @@ begin
         return null;
     end if;
     select * into _state from rollup_state;
-    if _state.next_xid > pg_snapshot_xmax(pg_current_snapshot()) then
+    if _state.next_xid > trail_end() then
         update rollup_state s set
             next_xid = n.next_xid,
             in_progress = n.in_progress,
@@ -5075,6 +5176,48 @@ COMMENT ON FUNCTION spine.tell_sources(_process text, _reports jsonb) IS 'Intern
 
 
 --
+-- Name: this_database(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.this_database() RETURNS oid
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select d.oid from pg_database d where d.datname = current_database()
+$$;
+
+
+--
+-- Name: FUNCTION this_database(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.this_database() IS 'Internal. The oid of the database.';
+
+
+--
+-- Name: this_server(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.this_server() RETURNS bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    if has_function_privilege('pg_catalog.pg_control_system()', 'execute') then
+        return (select c.system_identifier from pg_control_system() c);
+    end if;
+    return null;
+end $$;
+
+
+--
+-- Name: FUNCTION this_server(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.this_server() IS 'Internal. The system identifier of the server. NULL where the caller may not know it.';
+
+
+--
 -- Name: trace(text, text); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -5107,6 +5250,46 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.trace(_event_id text, _source text) IS 'What happened to one event, step by step. Notices say where it stands and why, as spine.explain() does. Example: select * from spine.trace(''test-001'').';
+
+
+--
+-- Name: trail_end(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.trail_end() RETURNS xid8
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select (pg_snapshot_xmax(pg_current_snapshot())::text::bigint + trail_shift())::text::xid8
+$$;
+
+
+--
+-- Name: FUNCTION trail_end(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.trail_end() IS 'Internal. The position in the audit log after all transactions that have begun.';
+
+
+--
+-- Name: trail_shift(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.trail_shift() RETURNS bigint
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+begin
+    perform require_right('audit_log', 'SELECT');
+    return coalesce((select i.trail_shift from database_identity i), 0);
+end $$;
+
+
+--
+-- Name: FUNCTION trail_shift(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.trail_shift() IS 'Internal. Added to a transaction''s number, it is a position in the audit log.';
 
 
 --
@@ -5963,7 +6146,7 @@ COMMENT ON COLUMN spine.audit_trail.id IS 'Ascending number. Orders the steps of
 -- Name: COLUMN audit_trail.xid; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_trail.xid IS 'Transaction that wrote the row. Followers of the log go by it: rows become visible in the order of commits, not of ids.';
+COMMENT ON COLUMN spine.audit_trail.xid IS 'Position of the transaction that wrote the row. It is the transaction''s number plus database_identity.trail_shift. Followers of the log go by it: rows become visible in the order of commits, not of ids.';
 
 
 --
@@ -6051,7 +6234,7 @@ COMMENT ON COLUMN spine.audit_log.id IS 'Ascending number. Orders the steps of o
 -- Name: COLUMN audit_log.xid; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_log.xid IS 'Transaction that wrote the row. Followers of the log go by it: rows become visible in the order of commits, not of ids.';
+COMMENT ON COLUMN spine.audit_log.xid IS 'Position of the transaction that wrote the row. Followers of the log go by it: rows become visible in the order of commits, not of ids.';
 
 
 --
@@ -6492,6 +6675,62 @@ COMMENT ON COLUMN spine.conflicting.accepted_as IS 'event_id of the event that w
 --
 
 COMMENT ON COLUMN spine.conflicting.event IS 'events.id of the event that stays.';
+
+
+--
+-- Name: database_identity; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.database_identity (
+    only_row boolean DEFAULT true NOT NULL,
+    system_identifier bigint,
+    database_oid oid,
+    noted_at timestamp with time zone,
+    trail_shift bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT database_identity_only_row_check CHECK (only_row)
+);
+
+
+--
+-- Name: TABLE database_identity; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.database_identity IS 'Which database Spine is in. spine.note_database() writes it, and pauses all claims where it finds another one.';
+
+
+--
+-- Name: COLUMN database_identity.only_row; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.database_identity.only_row IS 'Holds the table to one row.';
+
+
+--
+-- Name: COLUMN database_identity.system_identifier; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.database_identity.system_identifier IS 'That of the server, as in pg_control_system(). NULL where Spine''s role may not know it.';
+
+
+--
+-- Name: COLUMN database_identity.database_oid; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.database_identity.database_oid IS 'pg_database.oid. NULL until the first process of Spine has started.';
+
+
+--
+-- Name: COLUMN database_identity.noted_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.database_identity.noted_at IS 'When it was noted.';
+
+
+--
+-- Name: COLUMN database_identity.trail_shift; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.database_identity.trail_shift IS 'The default of audit_trail.xid adds it to the number of a transaction. 0 in a database that never moved.';
 
 
 --
@@ -7850,6 +8089,14 @@ ALTER TABLE ONLY spine.conflicts
 
 
 --
+-- Name: database_identity database_identity_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.database_identity
+    ADD CONSTRAINT database_identity_pkey PRIMARY KEY (only_row);
+
+
+--
 -- Name: depth_samples depth_samples_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
 --
 
@@ -8073,6 +8320,13 @@ COMMENT ON INDEX spine.conflicts_created_at IS 'Newest first: spine conflicts, G
 --
 
 COMMENT ON INDEX spine.conflicts_pkey IS 'Evidence of one event, one row for each distinct hash.';
+
+
+--
+-- Name: INDEX database_identity_pkey; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.database_identity_pkey IS 'Holds the table to one row.';
 
 
 --

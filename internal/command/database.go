@@ -112,6 +112,19 @@ func rejectedCauses(s *store.Store, ctx context.Context) ([]string, error) {
 	return slices.Compact(all), err
 }
 
+// noteDatabase tells on the standard error where the database is another one than was noted. A role that only reads may
+// not note it.
+func noteDatabase(cmd *cobra.Command, s *store.Store) error {
+	found, err := s.NoteDatabase(cmd.Context())
+	if found != "" {
+		cmd.PrintErrf("spine: %s\n", found)
+	}
+	if errors.Is(err, store.ErrMayNotNote) {
+		return nil
+	}
+	return err
+}
+
 // auditCaller is who a command acts as, in the audit log.
 func auditCaller(cmd *cobra.Command) string { return cmd.CommandPath() }
 

@@ -15,6 +15,10 @@ func resumeCommand(env environ) *cobra.Command {
 		Example: "  spine resume",
 	}
 	return claimsCommand(env, "resumed", func(ctx context.Context, s *store.Store, destination string) (int64, error) {
+		// In a copy where no process has started yet, the first one would pause again.
+		if err := noteDatabase(cmd, s); err != nil {
+			return 0, err
+		}
 		return s.Resume(ctx, destination, auditCaller(cmd))
 	}, cmd)
 }

@@ -74,6 +74,9 @@ into a status:
 				return err
 			}
 			defer s.Close()
+			if err := noteDatabase(cmd, s); err != nil {
+				return err
+			}
 			out := cmd.OutOrStdout()
 			t := tail{store: s, filter: filter, print: printSteps(out), stderr: cmd.ErrOrStderr()}
 			switch {

@@ -19,7 +19,7 @@ func (s *Service) openStores(ctx context.Context, reading int) (err error) {
 	working := s.settings.Pool.MaxConns
 	if reading > 0 {
 		working = max(1, working-reading)
-		if s.reads, err = openStore(ctx, s.settings, reading, "spine reads", readTimeout); err != nil {
+		if s.reads, err = openStore(ctx, s.settings, reading, "spine reads", readTimeout, s.log); err != nil {
 			return err
 		}
 	}
@@ -27,15 +27,18 @@ func (s *Service) openStores(ctx context.Context, reading int) (err error) {
 	if s.destination != "" {
 		name = "spine"
 	}
-	s.store, err = openStore(ctx, s.settings, working, name, 0)
+	s.store, err = openStore(ctx, s.settings, working, name, 0, s.log)
 	return err
 }
 
 // openStore makes a pool of conns connections. timeout limits each statement that reads for an operator; 0 is no limit.
 func openStore(
-	ctx context.Context, settings *Settings, conns int, name string, timeout time.Duration,
+	ctx context.Context, settings *Settings, conns int, name string, timeout time.Duration, log zerolog.Logger,
 ) (*store.Store, error) {
-	config := store.Config{URL: string(settings.Database.URL), AppName: name, ReadTimeout: timeout}
+	config := store.Config{
+		URL: string(settings.Database.URL), AppName: name, ReadTimeout: timeout,
+		Moved: func(found string) { log.Error().Msg(found) },
+	}
 	config.MaxConns = int32(conns) //nolint:gosec // at most 1000
 	return store.Open(ctx, config)
 }
@@ -91,6 +94,9 @@ const (
 func (s *Service) awaitSchema(ctx context.Context) error {
 	for attempt := 0; ; attempt++ {
 		err := s.ensureSchema(ctx)
+		if err == nil {
+			err = s.noteDatabase(ctx)
+		}
 		lacks, lacking := errors.AsType[*store.RightsError](err)
 		if err == nil || !lacking && !IsUnreachable(err) {
 			return err
@@ -138,6 +144,45 @@ func (s *Service) ensureSchema(ctx context.Context) error {
 	logMigrated(s.log, migrated)
 	s.sayRights(ctx)
 	return nil
+}
+
+// noteDatabase lets each pool find out whether this is the database that was noted, before anything is claimed or read.
+// It then says what is paused, since nothing is delivered there however well the process works.
+func (s *Service) noteDatabase(ctx context.Context) error {
+	for _, pool := range []*store.Store{s.store, s.reads} {
+		if pool == nil {
+			continue
+		}
+		found, err := pool.NoteDatabase(ctx)
+		if errors.Is(err, store.ErrMayNotNote) {
+			s.log.Error().Msg(err.Error())
+			return nil // sayRights has said which right is missing
+		}
+		if err != nil {
+			return err
+		}
+		if found != "" {
+			s.log.Error().Msg(found)
+		}
+	}
+	paused, err := s.store.Paused(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range paused {
+		s.log.Warn().Str("destination", p.Destination).Str("since", p.PausedAt.String()).
+			Str("by", terminal.OneLine(valueOf(p.PausedBy))).Str("reason", terminal.OneLine(valueOf(p.Reason))).
+			Msg("claims are paused until spine resume")
+	}
+	return nil
+}
+
+// valueOf is the text, or empty where there is none.
+func valueOf(text *string) string {
+	if text == nil {
+		return ""
+	}
+	return *text
 }
 
 // sayRights tells at the start which rights are missing. The process works without them as far as it can; /readyz says

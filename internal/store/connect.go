@@ -155,6 +155,8 @@ type session struct {
 	pooled bool
 	// unusual says that transactions begin with another isolation level than READ COMMITTED, or read only.
 	unusual bool
+	// server tells one database of one server from all others, until the server starts again.
+	server string
 }
 
 // setting is a setting of a session.
@@ -205,7 +207,9 @@ func prepare(ctx context.Context, conn *pgx.Conn, more ...setting) (found sessio
 	// The simple protocol: a pooler may know no prepared statements.
 	results, err := server.Exec(ctx, fmt.Sprintf(`
 		select case when pg_catalog.pg_backend_pid() operator(pg_catalog.=) %d then pg_catalog.concat(%s) end,
-			%s operator(pg_catalog.=) 'read committed' and %s operator(pg_catalog.=) 'off'`,
+			%s operator(pg_catalog.=) 'read committed' and %s operator(pg_catalog.=) 'off',
+			pg_catalog.concat(pg_catalog.pg_postmaster_start_time(), ' ', (select d.oid from pg_catalog.pg_database d
+				where d.datname operator(pg_catalog.=) pg_catalog.current_database()))`,
 		int32(server.PID()), //nolint:gosec // as the server counts it
 		strings.Join(settings, ", "),
 		current("default_transaction_isolation"),
@@ -214,7 +218,7 @@ func prepare(ctx context.Context, conn *pgx.Conn, more ...setting) (found sessio
 		return found, fmt.Errorf("setting up a connection: %w", err)
 	}
 	row := results[0].Rows[0]
-	found.pooled, found.unusual = row[0] == nil, string(row[1]) != "t"
+	found.pooled, found.unusual, found.server = row[0] == nil, string(row[1]) != "t", string(row[2])
 	if !found.pooled {
 		return found, nil
 	}

@@ -46,3 +46,6 @@ func ReadCollect(s *Store, ctx context.Context, sql string) (string, error) {
 
 // Commit is commit.
 var Commit = (*Store).commit
+
+// ForgetServer makes the next new connection one to a server that is not known.
+func (s *Store) ForgetServer() { s.noted.Store(nil) }

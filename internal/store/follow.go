@@ -83,16 +83,19 @@ const snapshotTimeout = 5 * time.Second
 // that only notified: nobody waits for their commit. The commit of the newest row was waited for, so no number up to it
 // comes again.
 //
-// Rows of the future are passed over: a dump restored into a younger server has numbers that this one has not reached.
+// Numbers are positions in the log: spine.trail_shift() has moved them in a database that was restored from a dump. Rows
+// of the future are passed over.
 func (s *Store) committedNow(ctx context.Context, least uint64) (t trail.Transactions, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, snapshotTimeout, errors.New("the database does not answer"))
 	defer cancel()
 	var newest, next string
 	var inProgress []string
 	err = s.one(ctx, `select coalesce((select a.xid from spine.audit_log a
-			where a.xid < pg_snapshot_xmax(pg_current_snapshot()) order by a.xid desc limit 1)::text, '0'),
-		pg_snapshot_xmax(pg_current_snapshot())::text,
-		array(select x::text from pg_snapshot_xip(pg_current_snapshot()) x)`, nil, &newest, &next, &inProgress)
+			where a.xid < t.next order by a.xid desc limit 1)::text, '0'),
+		t.next::text,
+		array(select (x::text::bigint + t.shift)::text from pg_snapshot_xip(pg_current_snapshot()) x)
+		from (select spine.trail_shift() as shift, spine.trail_end() as next offset 0) t`,
+		nil, &newest, &next, &inProgress)
 	if err != nil {
 		return t, fmt.Errorf("reading the audit log: %w", err)
 	}

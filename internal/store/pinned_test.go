@@ -271,6 +271,10 @@ func everything(t *testing.T, d *database) {
 	no(err)
 	no(d.SettleRejected(ctx, found[0].ID, false, "refused", "note", ""))
 
+	_, err = d.NoteDatabase(ctx)
+	no(err)
+	_, err = d.Paused(ctx)
+	no(err)
 	no(d.NoteArrivals(ctx))
 	no(d.CheckWritable(ctx))
 	_, err = d.NotifyQueue(ctx)

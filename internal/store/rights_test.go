@@ -22,7 +22,7 @@ func TestWhoMayCallFunctions(t *testing.T) {
 		where p.pronamespace = 'spine'::regnamespace and a.grantee = 0`))
 	require.Equal(
 		t,
-		[]string{"drop_audit_partition", "ensure_audit_partitions", "mend_sequences"},
+		[]string{"drop_audit_partition", "ensure_audit_partitions", "mend_sequences", "note_database", "trail_shift"},
 		d.rows("select proname from pg_proc where pronamespace = 'spine'::regnamespace and prosecdef order by 1"),
 		"each needs a comment that says why it is safe",
 	)

@@ -32,6 +32,9 @@ type Config struct {
 	AppName  string // application_name, as pg_stat_activity shows it
 	// ReadTimeout limits each statement that reads for an operator. 0 sets no limit.
 	ReadTimeout time.Duration
+	// Moved is called with what NoteDatabase would return where a later connection finds another database. It may be
+	// nil.
+	Moved func(found string)
 }
 
 // Store is a pool of connections to one database.
@@ -43,6 +46,10 @@ type Store struct {
 	pooled   atomic.Bool // a pooler stands between that may know no prepared statements
 	explicit atomic.Bool // each transaction begins with what it needs, since the session's default is another
 	hintless atomic.Bool // no notifications are sent: see NotifyQueue
+
+	moved func(found string)     // see Config.Moved
+	notes atomic.Bool            // NoteDatabase was called
+	noted atomic.Pointer[string] // the last server on which a new connection has called it
 
 	holder atomic.Int64 // a server process that holds notifications back, as Postgres last told; 0 is not known
 
@@ -59,7 +66,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	config.MaxConns = c.MaxConns
 	config.MinConns = 0
 	config.PingTimeout = time.Second // of a connection that was idle, before it is used again
-	s := &Store{readTimeout: c.ReadTimeout}
+	s := &Store{readTimeout: c.ReadTimeout, moved: c.Moved}
 	config.ConnConfig.OnNotice = s.noteWarning
 	config.ConnConfig.OnPgError = s.noteError
 	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
@@ -82,6 +89,9 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		}
 		conn.PgConn().CustomData()[prepares] = mode == pgx.QueryExecModeCacheStatement
 		registerArrays(conn.TypeMap())
+		if err := s.noteAgain(ctx, conn, found.server); err != nil {
+			return err
+		}
 		s.pids.Store(conn.PgConn().PID(), nil)
 		return nil
 	}

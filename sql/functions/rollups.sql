@@ -4,7 +4,8 @@
 -- audited_now: the transactions whose rows the audit log shows. They are those before next_xid, except those in
 -- in_progress. in_progress has all transactions in progress, and the caller's own. A reader that goes by both misses no
 -- row and reads none twice, in whichever order transactions commit. It ends with the newest row and not with
--- pg_current_snapshot(), as committedNow in internal/store/follow.go does.
+-- pg_current_snapshot(), as committedNow in internal/store/follow.go does. All numbers are positions in the log: see
+-- trail_shift().
 -- Relies on audit_trail_xid. Reads only.
 create or replace function spine.audited_now(out next_xid xid8, out in_progress xid8[])
 language sql stable
@@ -16,12 +17,15 @@ set enable_bitmapscan = off as $$
         coalesce((
             select ((a.xid::text)::bigint + 1)::text::xid8
             from audit_trail a
-            where a.xid < pg_snapshot_xmax(pg_current_snapshot())
+            where a.xid < (select trail_end())
             order by a.xid desc
             limit 1), '0'),
-        array_remove(
-            array(select pg_snapshot_xip(pg_current_snapshot())) || pg_current_xact_id_if_assigned(),
-            null)
+        array(
+            select (x::text::bigint + s.shift)::text::xid8
+            from
+                (select trail_shift() as shift offset 0) s,
+                unnest(array(select pg_snapshot_xip(pg_current_snapshot())) || pg_current_xact_id_if_assigned()) x
+            where x is not null)
 $$;
 comment on function spine.audited_now() is
     'Internal. Transactions whose rows the audit log shows. Those before next_xid, except those in in_progress.';
@@ -36,12 +40,14 @@ set jit = off
 set enable_seqscan = off
 set enable_bitmapscan = off
 set plan_cache_mode = force_generic_plan as $$
+declare
+    _end constant xid8 := trail_end();
 begin
     return exists (
             select
             from audit_trail a
             where a.xid >= _next_xid
-                and a.xid < pg_snapshot_xmax(pg_current_snapshot())
+                and a.xid < _end
                 and a.xid <> all (_in_progress))
         or exists (select from audit_trail a where a.xid = any (_in_progress));
 end $$;
@@ -72,8 +78,8 @@ comment on function spine.rolled_up_to() is 'Up to when spine.rollups has all th
 -- 10 seconds.
 -- A crash loses counts and cursor or neither, since both change in one transaction. Each row therefore counts once. The
 -- caller may turn synchronous_commit off: Spine counts again what a crash takes back.
--- A dump may be restored into a server whose transaction numbers are lower than the cursor. Then it begins anew at the
--- present. Older rows stay uncounted, so that none counts twice when the server's numbers reach theirs.
+-- Where the cursor is of a future that the log has not reached, it begins anew at the present. Older rows stay
+-- uncounted, so that none counts twice when the server's numbers reach theirs.
 create or replace function spine.roll_up(_limit integer default 50000) returns interval
 language plpgsql
 set search_path = spine, pg_temp
@@ -94,7 +100,7 @@ declare
 begin
     -- Without a lock, which costs a transaction number: an idle database is asked every second.
     select * into _state from rollup_state;
-    if _state.next_xid <= pg_snapshot_xmax(pg_current_snapshot())
+    if _state.next_xid <= trail_end()
         and not audited_beyond(_state.next_xid, _state.in_progress)
     then
         return '0';
@@ -103,7 +109,7 @@ begin
         return null;
     end if;
     select * into _state from rollup_state;
-    if _state.next_xid > pg_snapshot_xmax(pg_current_snapshot()) then
+    if _state.next_xid > trail_end() then
         update rollup_state s set
             next_xid = n.next_xid,
             in_progress = n.in_progress,

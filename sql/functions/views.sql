@@ -30,7 +30,7 @@ comment on column spine.audit_log.timestamp is
     'When the step was made. The order of an event''s trail is timestamp, id.';
 comment on column spine.audit_log.id is 'Ascending number. Orders the steps of one moment.';
 comment on column spine.audit_log.xid is
-    'Transaction that wrote the row. Followers of the log go by it: '
+    'Position of the transaction that wrote the row. Followers of the log go by it: '
     'rows become visible in the order of commits, not of ids.';
 comment on column spine.audit_log.event is
     'events.id. NULL where the step concerns no event. '

@@ -150,3 +150,30 @@ comment on index spine.source_reports_pkey is 'spine.tell_sources(): what one pr
 alter table spine.schema_functions add column compatible_from bigint;
 comment on column spine.schema_functions.compatible_from is
     'Oldest schema version whose binaries work with this database. They leave it as it is.';
+
+-- Which database this is, so that Spine knows a copy.
+
+create table spine.database_identity (
+    only_row boolean primary key default true check (only_row),
+    system_identifier bigint,
+    database_oid oid,
+    noted_at timestamptz,
+    trail_shift bigint not null default 0
+);
+comment on table spine.database_identity is
+    'Which database Spine is in. spine.note_database() writes it, and pauses all claims where it finds another one.';
+comment on column spine.database_identity.only_row is 'Holds the table to one row.';
+comment on column spine.database_identity.system_identifier is
+    'That of the server, as in pg_control_system(). NULL where Spine''s role may not know it.';
+comment on column spine.database_identity.database_oid is
+    'pg_database.oid. NULL until the first process of Spine has started.';
+comment on column spine.database_identity.noted_at is 'When it was noted.';
+comment on column spine.database_identity.trail_shift is
+    'The default of audit_trail.xid adds it to the number of a transaction. 0 in a database that never moved.';
+comment on index spine.database_identity_pkey is 'Holds the table to one row.';
+insert into spine.database_identity default values;
+
+comment on column spine.audit_trail.xid is
+    'Position of the transaction that wrote the row. '
+    'It is the transaction''s number plus database_identity.trail_shift. '
+    'Followers of the log go by it: rows become visible in the order of commits, not of ids.';
