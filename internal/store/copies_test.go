@@ -102,7 +102,7 @@ func TestACopyStartsPaused(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, found)
 	d.run("update spine.database_identity set system_identifier = 1")
-	other.ForgetServer() // as if the next one had started at another time
+	store.ForgetServer(other) // as if the next one had started at another time
 	other.Pool().Reset()
 	require.NoError(t, other.CheckWritable(t.Context()))
 	require.Len(t, moved, 1)

@@ -48,4 +48,4 @@ func ReadCollect(s *Store, ctx context.Context, sql string) (string, error) {
 var Commit = (*Store).commit
 
 // ForgetServer makes the next new connection one to a server that is not known.
-func (s *Store) ForgetServer() { s.noted.Store(nil) }
+func ForgetServer(s *Store) { s.noted.Store(nil) }
