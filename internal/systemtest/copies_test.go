@@ -133,7 +133,7 @@ func (o *original) tellsOnlyNew(t *testing.T, copied *postgres.Server, moved boo
 	destination := newDestination(t)
 	to := "DESTINATION_URL=none"
 	if moved {
-		to = "DESTINATION_URL=" + destination.url
+		to = "MOCK_API_URL=" + destination.url
 	}
 	said := &complaints{}
 	set, err := readSettings("DATABASE_URL="+database, "LOG_LEVEL=warn", to)
@@ -252,7 +252,8 @@ func TestDrillCopies(t *testing.T) {
 		o := newOriginal(t)
 		copied := ownServer(t)
 		dump(t, o.server, copied, "--schema-only")
-		runOn(t, asSuperuser(t, o.server), "create publication spine for tables in schema spine")
+		runOn(t, asSuperuser(t, o.server),
+			"create publication spine for tables in schema spine with (publish_via_partition_root = true)")
 		runOn(t, asSuperuser(t, copied), fmt.Sprintf(
 			"create subscription spine connection '%s' publication spine", asSuperuser(t, o.server)))
 		db := open(t, asSuperuser(t, copied), nil)
