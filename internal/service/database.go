@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/webhookspine/spine/internal/api"
+	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/store"
 	"github.com/webhookspine/spine/internal/terminal"
 )
@@ -90,7 +91,8 @@ const (
 )
 
 // awaitSchema migrates, or checks that somebody else has. It waits for a database that is away, because in a new
-// deployment the database may come up last. It also waits for rights without which nothing can be read.
+// deployment the database may come up last. It also waits for rights without which nothing can be read, and for locks
+// that keep it from noting which database this is.
 func (s *Service) awaitSchema(ctx context.Context) error {
 	for attempt := 0; ; attempt++ {
 		err := s.ensureSchema(ctx)
@@ -98,11 +100,15 @@ func (s *Service) awaitSchema(ctx context.Context) error {
 			err = s.noteDatabase(ctx)
 		}
 		lacks, lacking := errors.AsType[*store.RightsError](err)
-		if err == nil || !lacking && !IsUnreachable(err) {
+		locked := errors.Is(err, event.ErrLocked)
+		if err == nil || !lacking && !locked && !IsUnreachable(err) {
 			return err
 		}
 		switch {
 		case attempt%outageAttempts != 0:
+		case locked:
+			s.log.Warn().Str("error", terminal.OneLine(err.Error())).
+				Msg("somebody holds a lock on the audit log, trying again every second")
 		case lacking:
 			s.log.Error().Msg(lacks.Error() + "; trying again every second")
 		default:

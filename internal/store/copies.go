@@ -16,7 +16,8 @@ var ErrMayNotNote = errors.New(
 
 // NoteDatabase notes which database this is. Where another one was noted, it pauses all claims and says so in found. A
 // read-only database is left as it is. From then on each new connection does the same where it meets another server, or
-// the same one after a start. The error is ErrMayNotNote, or that of the database.
+// the same one after a start. The error is ErrMayNotNote, event.ErrLocked where somebody holds a lock on the audit log,
+// or that of the database.
 func (s *Store) NoteDatabase(ctx context.Context) (found string, err error) {
 	s.notes.Store(true)
 	var says *string
@@ -25,7 +26,7 @@ func (s *Store) NoteDatabase(ctx context.Context) (found string, err error) {
 	case sqlState(err) == "42501":
 		return "", fmt.Errorf("%w: %w", ErrMayNotNote, err)
 	case err != nil:
-		return "", fmt.Errorf("noting which database this is: %w", err)
+		return "", fmt.Errorf("noting which database this is: %w", classify(err))
 	case says != nil:
 		found = *says
 	}

@@ -173,6 +173,16 @@ comment on column spine.database_identity.trail_shift is
 comment on index spine.database_identity_pkey is 'Holds the table to one row.';
 insert into spine.database_identity default values;
 
+-- spine.note_database() runs with the rights of audit_trail's owner, whoever migrates.
+-- +goose StatementBegin
+do $$
+begin
+    execute format(
+        'alter table spine.database_identity owner to %s',
+        (select c.relowner::regrole from pg_class c where c.oid = 'spine.audit_trail'::regclass));
+end $$;
+-- +goose StatementEnd
+
 comment on column spine.audit_trail.xid is
     'Position of the transaction that wrote the row. '
     'It is the transaction''s number plus database_identity.trail_shift. '
