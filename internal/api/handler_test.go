@@ -741,7 +741,10 @@ func TestAnEventIsFoundWhateverItsIDIs(t *testing.T) {
 		query := "?event_id=" + url.QueryEscape(id)
 		require.Equal(t, id, s.get("/api/event" + query + "&source=default").object(t)["event_id"])
 		w := httptest.NewRecorder()
-		s.handler.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/api/event/replay"+query, nil))
+		s.handler.ServeHTTP(
+			w,
+			httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/api/event/replay"+query, nil),
+		)
 		require.Equal(t, http.StatusOK, w.Code, "%q: %s", id, w.Body)
 
 		r, err := http.NewRequestWithContext(

@@ -114,8 +114,8 @@ func rejectedCauses(s *store.Store, ctx context.Context) ([]string, error) {
 
 // noteDatabase tells on the standard error where the database is another one than was noted. A role that only reads may
 // not note it.
-func noteDatabase(cmd *cobra.Command, s *store.Store) error {
-	found, err := s.NoteDatabase(cmd.Context())
+func noteDatabase(ctx context.Context, cmd *cobra.Command, s *store.Store) error {
+	found, err := s.NoteDatabase(ctx)
 	if found != "" {
 		cmd.PrintErrf("spine: %s\n", found)
 	}

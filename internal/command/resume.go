@@ -16,7 +16,7 @@ func resumeCommand(env environ) *cobra.Command {
 	}
 	return claimsCommand(env, "resumed", func(ctx context.Context, s *store.Store, destination string) (int64, error) {
 		// In a copy where no process has started yet, the first one would pause again.
-		if err := noteDatabase(cmd, s); err != nil {
+		if err := noteDatabase(ctx, cmd, s); err != nil {
 			return 0, err
 		}
 		return s.Resume(ctx, destination, auditCaller(cmd))

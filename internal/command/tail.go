@@ -74,7 +74,7 @@ into a status:
 				return err
 			}
 			defer s.Close()
-			if err := noteDatabase(cmd, s); err != nil {
+			if err := noteDatabase(cmd.Context(), cmd, s); err != nil {
 				return err
 			}
 			out := cmd.OutOrStdout()

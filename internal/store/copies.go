@@ -33,8 +33,8 @@ func (s *Store) NoteDatabase(ctx context.Context) (found string, err error) {
 	return found, nil
 }
 
-// noteAgain is NoteDatabase for a new connection, before anything else uses it: a server may be replaced while a process
-// runs.
+// noteAgain is NoteDatabase for a new connection, before anything else uses it: a server may be replaced while a
+// process runs.
 func (s *Store) noteAgain(ctx context.Context, conn *pgx.Conn, server string) error {
 	if known := s.noted.Load(); !s.notes.Load() || known != nil && *known == server {
 		return nil

@@ -45,8 +45,8 @@ func TestACopyStartsPaused(t *testing.T) {
 		d.value("select system_identifier is not null and noted_at <= now() from spine.database_identity"),
 	)
 	for what, moves := range map[string]string{
-		"another database": "update spine.database_identity set database_oid = 1",
-		"another server":   "update spine.database_identity set system_identifier = 1",
+		"another database":                   "update spine.database_identity set database_oid = 1",
+		"another server":                     "update spine.database_identity set system_identifier = 1",
 		"a table whose rows were not copied": "delete from spine.database_identity",
 	} {
 		d.run(moves)
@@ -164,6 +164,10 @@ func TestACopyInAYoungerServerTellsOnlyNewSteps(t *testing.T) {
 	require.NotEmpty(t, d.noted())
 	note(t, d.Pool(), "again")
 	for _, c := range []*trail.Cursor{&before, &after} {
-		require.Equal(t, []string{"again"}, followed(t, d.Store, c, trail.Filter{Actions: []trail.Action{"event_queued"}}))
+		require.Equal(
+			t,
+			[]string{"again"},
+			followed(t, d.Store, c, trail.Filter{Actions: []trail.Action{"event_queued"}}),
+		)
 	}
 }

@@ -83,8 +83,8 @@ const snapshotTimeout = 5 * time.Second
 // that only notified: nobody waits for their commit. The commit of the newest row was waited for, so no number up to it
 // comes again.
 //
-// Numbers are positions in the log: spine.trail_shift() has moved them in a database that was restored from a dump. Rows
-// of the future are passed over.
+// Numbers are positions in the log: spine.trail_shift() has moved them in a database that was restored from a dump.
+// Rows of the future are passed over.
 func (s *Store) committedNow(ctx context.Context, least uint64) (t trail.Transactions, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, snapshotTimeout, errors.New("the database does not answer"))
 	defer cancel()

@@ -212,7 +212,11 @@ func (o *original) tellsOnlyNew(t *testing.T, copied *postgres.Server, moved boo
 		require.Zero(t, code, "%s%s", out, errs)
 	}
 	verified()
-	require.Equal(t, events+news, value[int](t, s.db, "select count(*) from spine.processing_state where status = 'pending'"))
+	require.Equal(
+		t,
+		events+news,
+		value[int](t, s.db, "select count(*) from spine.processing_state where status = 'pending'"),
+	)
 	require.Zero(t, destination.count("old-1"))
 	if !moved {
 		return

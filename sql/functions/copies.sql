@@ -23,9 +23,9 @@ set search_path = spine, pg_temp as $$
 $$;
 comment on function spine.this_database() is 'Internal. The oid of the database.';
 
--- note_database: notes which database this is, and pauses all claims where another one was noted. Every process calls it
--- as it starts, and for each server that it connects to later. Returns what it found, in words: NULL where all is as
--- noted, in a new database, and in a copy that has no events.
+-- note_database: notes which database this is, and pauses all claims where another one was noted. Every process calls
+-- it as it starts, and for each server that it connects to later. Returns what it found, in words. That is NULL where
+-- all is as noted, in a new database, in a copy that has no events, and where nothing can be written.
 -- In another database
 --   * all destinations are paused, with a reason: a copy must not deliver what waits in the original;
 --   * positions in the audit log go on far above all that the log has (trail_shift), since the transaction numbers of
