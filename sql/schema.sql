@@ -504,6 +504,34 @@ COMMENT ON FUNCTION spine.claim(_destination text, _limit integer, _lease interv
 
 
 --
+-- Name: clock_ahead(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.clock_ahead() RETURNS timestamp with time zone
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    SET "DateStyle" TO 'ISO'
+    SET enable_seqscan TO 'off'
+    AS $$
+declare
+    _latest timestamptz;
+begin
+    execute format(
+        'select max(timestamp) from audit_trail where timestamp > %L and isfinite(timestamp)',
+        clock_timestamp() + interval '10 seconds') into _latest;
+    return _latest;
+end $$;
+
+
+--
+-- Name: FUNCTION clock_ahead(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.clock_ahead() IS 'Internal. The latest step of the audit log that is later than now. NULL is normal.';
+
+
+--
 -- Name: command_on(text, text, text); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -524,6 +552,36 @@ $_$;
 --
 
 COMMENT ON FUNCTION spine.command_on(_command text, _event_id text, _source text) IS 'Internal. A command line on an event, to be pasted.';
+
+
+--
+-- Name: commits_waiting(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.commits_waiting() RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select format(
+        'commits wait for a synchronous standby that does not confirm (synchronous_standby_names = %L): '
+            'bring it back, or change that setting and reload',
+        current_setting('synchronous_standby_names'))
+    where current_setting('synchronous_standby_names') <> ''
+        and current_setting('synchronous_commit') <> 'local'
+        and (
+            not exists (select from pg_stat_replication)
+            or exists (
+                select
+                from pg_stat_activity a
+                where a.wait_event = 'SyncRep' and a.query_start < clock_timestamp() - interval '1 second'))
+$$;
+
+
+--
+-- Name: FUNCTION commits_waiting(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.commits_waiting() IS 'Internal. That commits wait for a synchronous standby, in words.';
 
 
 --
@@ -904,6 +962,9 @@ begin
                 autovacuum_vacuum_insert_threshold = 100000,
                 autovacuum_freeze_min_age = 0
             )', _name);
+        -- A publication of all tables lets no row be deleted from a table without one. Spine deletes none from a day,
+        -- but people may.
+        execute format('alter table %I replica identity full', _name);
         -- Attaching takes these locks in this order. With them no row comes in between.
         lock table only audit_trail in share update exclusive mode;
         lock table only audit_trail_default in access exclusive mode;
@@ -2539,6 +2600,46 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.make_durable() IS 'Internal. Makes the commit of this transaction wait until it is on disk.';
+
+
+--
+-- Name: mend_clock(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.mend_clock() RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $$
+declare
+    _now constant timestamptz := clock_timestamp();
+    _count bigint;
+begin
+    perform make_durable();
+    with planned as (
+        select p.event, p.destination
+        from processing_state p
+        where p.status in ('pending', 'failed', 'processing')
+            and p.next_attempt_at > _now
+            and isfinite(p.next_attempt_at)
+            and p.updated_at > _now
+        for update of p skip locked
+    )
+    update processing_state p set
+        next_attempt_at = _now + greatest(p.next_attempt_at - p.updated_at, interval '0'),
+        updated_at = _now
+    from planned r
+    where p.event = r.event and p.destination = r.destination;
+    get diagnostics _count = row_count;
+    return _count;
+end $$;
+
+
+--
+-- Name: FUNCTION mend_clock(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.mend_clock() IS 'Plans anew what was planned before the database''s clock was set back: each row keeps its delay, from now on. Returns how many rows.';
 
 
 --
@@ -5351,6 +5452,53 @@ COMMENT ON FUNCTION spine.trailed(_seen bigint) IS 'Internal. How many of an eve
 
 
 --
+-- Name: troubles(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.troubles() RETURNS TABLE(topic text, says text)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _day constant date := (clock_timestamp() at time zone 'UTC')::date + 2;
+    _ahead timestamptz;
+begin
+    if pg_is_in_recovery() then
+        return query select
+            'read_only',
+            'the database takes no writes, since it is a standby: set DATABASE_URL to the primary, or promote it';
+        return;
+    end if;
+    return query select 'standby', w from commits_waiting() w where w is not null;
+    if to_regclass('spine.audit_trail_' || to_char(_day, 'YYYYMMDD')) is null then
+        return query select
+            'partitions',
+            format(
+                'the audit log has no partition for %s: nothing is lost, but steps go to the default partition; '
+                    'a process says in its log why it makes none, and spine migrate makes them',
+                to_char(_day, 'YYYY-MM-DD'));
+    end if;
+    _ahead := clock_ahead();
+    if _ahead is not null then
+        return query select
+            'clock',
+            format(
+                'the database''s clock was set back: the audit log has a step of %s, %s from now, and retries planned '
+                    'then wait until that time comes again; select spine.mend_clock() plans them anew',
+                exact_time(_ahead),
+                short_span(_ahead - clock_timestamp()));
+    end if;
+end $$;
+
+
+--
+-- Name: FUNCTION troubles(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.troubles() IS 'What hinders Spine as a whole now, and what to do. Normally empty. Example: select says from spine.troubles().';
+
+
+--
 -- Name: try_lock(text); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -5376,6 +5524,32 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.try_lock(_name text) IS 'Internal. Takes one of spine.locks until the end of the transaction, if it is free.';
+
+
+--
+-- Name: try_storing(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.try_storing() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET lock_timeout TO '1s'
+    AS $$
+begin
+    if current_setting('transaction_read_only') <> 'off' then
+        raise exception 'the database takes no writes' using errcode = 'read_only_sql_transaction';
+    end if;
+    perform make_durable();
+    lock table events, processing_state, only audit_trail in row exclusive mode;
+    perform pg_logical_emit_message(true, 'spine', '');
+end $$;
+
+
+--
+-- Name: FUNCTION try_storing(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.try_storing() IS 'Internal. Fails where no event can be stored now, and waits as its commit would.';
 
 
 --
@@ -6120,6 +6294,8 @@ CREATE TABLE spine.audit_trail (
 )
 PARTITION BY RANGE ("timestamp");
 
+ALTER TABLE ONLY spine.audit_trail REPLICA IDENTITY FULL;
+
 
 --
 -- Name: TABLE audit_trail; Type: COMMENT; Schema: spine; Owner: -
@@ -6294,6 +6470,8 @@ CREATE TABLE spine.audit_trail_default (
     details json
 )
 WITH (autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_freeze_min_age='0');
+
+ALTER TABLE ONLY spine.audit_trail_default REPLICA IDENTITY FULL;
 
 
 --
@@ -7992,14 +8170,26 @@ CREATE VIEW spine.stuck AS
    FROM (spine.processing_state p
      LEFT JOIN spine.destinations d ON ((d.name = p.destination)))
   WHERE ((p.status = ANY (ARRAY['pending'::text, 'failed'::text, 'processing'::text])) AND (p.next_attempt_at < (clock_timestamp() - '00:00:10'::interval)))
-  ORDER BY p.next_attempt_at;
+UNION ALL
+ SELECT p.event_id,
+    p.source,
+    p.destination,
+    p.status,
+    p.attempt_count,
+    p.next_attempt_at AS due_at,
+    (clock_timestamp() - p.next_attempt_at) AS overdue,
+    (('planned at '::text || spine.exact_time(p.updated_at)) || ', which is later than now: the database''s clock was set back (select spine.mend_clock())'::text) AS reason,
+    p.event
+   FROM spine.processing_state p
+  WHERE ((( SELECT spine.clock_ahead() AS clock_ahead) IS NOT NULL) AND (p.status = ANY (ARRAY['pending'::text, 'failed'::text, 'processing'::text])) AND (p.next_attempt_at > now()) AND isfinite(p.next_attempt_at) AND (p.updated_at > (clock_timestamp() + '00:00:10'::interval)))
+  ORDER BY 6;
 
 
 --
 -- Name: VIEW stuck; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON VIEW spine.stuck IS 'Rows that have been due for 10 seconds or longer, and every cause for which no worker claims them. Normally empty.';
+COMMENT ON VIEW spine.stuck IS 'Rows that have been due for 10 seconds or longer, and every cause for which no worker claims them. After the clock was set back also rows that wait for a time that has been already. Normally empty.';
 
 
 --
@@ -8048,7 +8238,7 @@ COMMENT ON COLUMN spine.stuck.due_at IS 'When it fell due. For processing: when 
 -- Name: COLUMN stuck.overdue; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.stuck.overdue IS 'How long it has been due.';
+COMMENT ON COLUMN spine.stuck.overdue IS 'How long it has been due. Negative for what waits because the clock was set back.';
 
 
 --

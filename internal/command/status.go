@@ -101,6 +101,7 @@ type brokenSource struct {
 type overview struct {
 	At          event.Timestamp      `json:"at"`     // by the database's clock
 	Schema      string               `json:"schema"` // current, or newer than this binary
+	Troubles    []event.Trouble      `json:"troubles"` // what hinders Spine as a whole
 	OldestReady *float64             `json:"oldest_ready_seconds"`
 	DepthAt     *event.Timestamp     `json:"backlog_at"` // when the queue was counted
 	Backlog     []view.BacklogRow    `json:"backlog"`
@@ -200,6 +201,9 @@ func readSampled(ctx context.Context, s *store.Store) (o overview, err error) {
 			o.LastArrival[a.Source] = a.LastArrivalAt.Time
 		}
 	}
+	if o.Troubles, err = s.Troubles(ctx); err != nil {
+		return o, err
+	}
 	reports, err := s.SourceReports(ctx, nil)
 	if err != nil {
 		return o, err
@@ -226,6 +230,9 @@ func readSampled(ctx context.Context, s *store.Store) (o overview, err error) {
 func (o *overview) write(w io.Writer, now time.Time, room int) error {
 	table := terminal.Table(w)
 	fmt.Fprintf(table, "schema\t%s\n", o.Schema)
+	for _, t := range o.Troubles {
+		fmt.Fprintf(table, "trouble\t%s\n", terminal.Printable(t.Says))
+	}
 	for _, source := range slices.Sorted(maps.Keys(o.LastArrival)) {
 		last := event.Timestamp{Time: o.LastArrival[source]}
 		fmt.Fprintf(table, "last arrival\t%s\t(%s)\tfrom %s\n",

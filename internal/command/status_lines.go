@@ -137,6 +137,9 @@ func (o *overview) noticeLines(now time.Time) (lines []terminal.Line) {
 	field := func(colour terminal.Colour, name, text string) {
 		lines = append(lines, terminal.ColouredLine(colour, terminal.Pad(name, 16)).And(terminal.Plain, text))
 	}
+	for _, t := range o.Troubles {
+		field(terminal.Red, "trouble", terminal.Printable(t.Says))
+	}
 	switch {
 	case o.OldestReady == nil:
 		field(terminal.Plain, "oldest waiting", unknownFigure)

@@ -212,3 +212,9 @@ type NotifyQueue struct {
 	Hintless bool    // Spine sends no notifications, so that a full queue fails no commit
 	Holders  string  // where Hintless: who may hold the queue back, in words
 }
+
+// Trouble is something that hinders Spine as a whole.
+type Trouble struct {
+	Topic string `json:"topic"` // read_only, standby, partitions, clock or rights
+	Says  string `json:"says"`  // what it is, and what to do
+}

@@ -83,6 +83,19 @@ func (s *Service) checkSchema(ctx context.Context) error {
 // checkRights asks the database and not the settings: a right may be missing after an upgrade by the schema's owner.
 func (s *Service) checkRights(ctx context.Context) error { return s.store.CheckRights(ctx) }
 
+// CheckDirect rejects a DIRECT_DATABASE_URL of another database than DATABASE_URL, before anything is written there.
+// Where one of them cannot be reached, others say so.
+func (s *Settings) CheckDirect(ctx context.Context) error {
+	if s.Direct.URL == "" || s.Database.URL == "" || s.Direct.URL == s.Database.URL {
+		return nil
+	}
+	err := store.CheckDirect(ctx, string(s.Database.URL), string(s.Direct.URL))
+	if errors.Is(err, store.ErrOtherDatabase) {
+		return settingError("DIRECT_DATABASE_URL: %w", err)
+	}
+	return nil
+}
+
 const (
 	// outagePause is the wait between two attempts to reach a database that is away.
 	outagePause = time.Second
@@ -124,6 +137,9 @@ func (s *Service) awaitSchema(ctx context.Context) error {
 }
 
 func (s *Service) ensureSchema(ctx context.Context) error {
+	if err := s.settings.CheckDirect(ctx); err != nil {
+		return err
+	}
 	if !s.settings.Schema.Migrate {
 		err := s.store.CheckSchema(ctx)
 		if errors.Is(err, store.ErrNewer) {
@@ -141,8 +157,8 @@ func (s *Service) ensureSchema(ctx context.Context) error {
 		s.sayRights(ctx)
 		return nil
 	}
-	migrated, err := store.Migrate(ctx, s.settings.DirectURL(), func(holder string) {
-		s.log.Warn().Str("held_by", holder).Msg("waiting: another process holds the lock of migrations")
+	migrated, err := store.Migrate(ctx, s.settings.DirectURL(), func(what string) {
+		s.log.Warn().Msg("migrating: waiting for " + terminal.OneLine(what))
 	})
 	if err != nil {
 		return err
@@ -210,6 +226,9 @@ func logMigrated(log zerolog.Logger, m store.Migrated) {
 		done += ": " + terminal.Plural(int64(n), "migration") + " applied"
 	}
 	log.Info().Int64("version", m.Version).Msg(done)
+	if m.Problem != "" {
+		log.Warn().Msg(m.Problem)
+	}
 }
 
 // IsUnreachable reports whether an error says that the database cannot be reached now. It does not if the database

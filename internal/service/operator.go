@@ -7,6 +7,7 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 	"github.com/webhookspine/spine/internal/source"
 	"github.com/webhookspine/spine/internal/store"
+	"github.com/webhookspine/spine/internal/upkeep"
 	"github.com/webhookspine/spine/internal/view"
 	"github.com/webhookspine/spine/internal/worker"
 )
@@ -17,6 +18,19 @@ type operator struct {
 	*store.Store
 	worker  *worker.Worker // nil if there is none
 	secrets source.Secrets
+}
+
+// reader reads for the API. Its overview has the troubles that upkeep has found.
+type reader struct {
+	*store.Store
+	upkeep *upkeep.Upkeep
+}
+
+// Overview keeps the promises of api.Reader.
+func (r reader) Overview(ctx context.Context, over time.Duration) (view.Overview, error) {
+	o, err := r.Store.Overview(ctx, over)
+	o.Troubles = r.upkeep.Troubles()
+	return o, err
 }
 
 // RotateSource keeps the promises of api.SourceOperator. It rejects a secret that this process may not read.

@@ -10,6 +10,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -143,7 +144,10 @@ func New(
 	}
 	s.rejections = ingest.NewRejections(s.store, time.Now, log)
 	s.activity = notify.NewActivity(s.store, activityInterval, log)
-	s.upkeep = upkeep.New(upkeep.Config{Retention: settings.Upkeep.Retention}, s.store, log, s.metrics)
+	s.upkeep = upkeep.New(upkeep.Config{
+		Retention: settings.Upkeep.Retention,
+		Troubles:  cmp.Or(s.reads, s.store).Troubles,
+	}, s.store, log, s.metrics)
 
 	if destination != "" {
 		if err := s.addWorker(destination, version); err != nil {
@@ -307,7 +311,7 @@ func (s *Service) addAdministration(router *mux.Router, metrics http.Handler) er
 		return err
 	}
 	ops := operator{s.store, s.worker, s.secrets}
-	api.NewHandler(s.reads, ops, readTimeout, s.log).Register(guarded)
+	api.NewHandler(reader{s.reads, s.upkeep}, ops, readTimeout, s.log).Register(guarded)
 	api.NewSourceHandler(s.reads, ops, sourceProcess{s.sources, s.handler, s.secrets}, readTimeout, s.log).
 		Register(guarded)
 	s.stream.Register(guarded)

@@ -232,7 +232,18 @@ func TestAStandbyIsToldAndRead(t *testing.T) {
 	defer func() { require.NoError(t, standby.Stop(context.WithoutCancel(t.Context()))) }()
 	d := openDatabase(t, standby.URL(), 1)
 	require.ErrorIs(t, d.CheckWritable(t.Context()), store.ErrReadOnly)
+	troubles, err := d.Troubles(t.Context())
+	require.NoError(t, err)
+	require.Len(t, troubles, 1)
+	require.Contains(t, troubles[0].Says, "it is a standby: set DATABASE_URL to the primary")
+	_, err = store.Migrate(t.Context(), standby.URL(), nil)
+	require.ErrorIs(t, err, store.ErrReadOnly)
 	require.NoError(t, d.CheckSchema(t.Context()))
+
+	// E25: neither another database nor a copy is taken for the database.
+	require.NoError(t, store.CheckDirect(t.Context(), primary.url, primary.url))
+	require.ErrorIs(t, store.CheckDirect(t.Context(), primary.url, standby.URL()), store.ErrOtherDatabase)
+	require.ErrorIs(t, store.CheckDirect(t.Context(), primary.url, databases.Empty(t)), store.ErrOtherDatabase)
 	_, err = d.Stuck(t.Context(), 5)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {

@@ -419,8 +419,27 @@ func TestACommitThatDidNotWaitIsNotAcknowledged(t *testing.T) {
 		require.ErrorContains(t, err, "the commit may be lost", name)
 		require.NotErrorIs(t, err, event.ErrInvalidData)
 	}
+
+	// E23: nothing can be stored. E26: a migration says for what it waits.
+	require.ErrorContains(t, d.CheckWritable(t.Context()), "commits wait for a synchronous standby")
+	troubles, err := d.Troubles(t.Context())
+	require.NoError(t, err)
+	require.Len(t, troubles, 1)
+	require.Contains(t, troubles[0].Says, "(synchronous_standby_names = 'nobody')")
+	changed, err := pgx.Connect(t.Context(), with(t, d.url, "options", "-csynchronous_commit=local"))
+	require.NoError(t, err)
+	run(t, changed, "update spine.schema_functions set digest = 'of another one'")
+	require.NoError(t, changed.Close(t.Context()))
+	waits, migrated := make(chan string, 1), make(chan error, 1)
+	go func() {
+		_, err := store.Migrate(t.Context(), d.url, func(what string) { waits <- what })
+		migrated <- err
+	}()
+	require.Contains(t, <-waits, "a synchronous standby (synchronous_standby_names = 'nobody')")
 	run(t, admin, "alter system reset synchronous_standby_names")
 	run(t, admin, "select pg_reload_conf()")
+	require.NoError(t, <-migrated)
+	require.NoError(t, d.CheckWritable(t.Context()))
 	require.Eventually(t, func() bool { return value(t, admin, "show synchronous_standby_names") == "" },
 		patience, 10*time.Millisecond)
 	require.Equal(t, []event.Outcome{event.Deduplicated}, d.ingest(webhook("x-1", payloadA)), "the same connection")

@@ -12,9 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 
 	schema "github.com/webhookspine/spine/sql"
@@ -48,6 +46,9 @@ type Migrated struct {
 	Functions  bool    `json:"functions"`  // whether functions, triggers and views were put in place
 	Partitions int     `json:"partitions"` // daily partitions of the audit log made ahead
 
+	// Problem says why no partitions were made, although the schema is in place. Nothing is lost without them.
+	Problem string `json:"problem,omitempty"`
+
 	// Newer is true where a newer Spine migrated the database. Then only partitions were made. Version is the
 	// database's.
 	Newer bool `json:"newer,omitempty"`
@@ -64,26 +65,22 @@ var thisRelease = release{schema.Migrations, schema.Functions, schema.Compatible
 
 // Migrate brings the database at url up to this binary's schema. Under a lock it applies migrations, then the
 // functions, and then makes the partitions of the audit log. It needs a role that owns the schema, or may create it. It
-// needs no superuser and no extension. Two processes may migrate at once: one waits, and calls waits, unless it is nil,
-// with who holds the lock. After a crash, call it again. It leaves the database of a newer version as it is: see
-// Migrated.Newer and ErrTooNew.
-func Migrate(ctx context.Context, url string, waits func(holder string)) (Migrated, error) {
+// needs no superuser and no extension. Two processes may migrate at once: one waits. While it waits for that, for a lock
+// or for a synchronous standby, it calls waits, unless that is nil, with what it waits for. After a crash, call it again.
+// It leaves the database of a newer version as it is: see Migrated.Newer and ErrTooNew.
+func Migrate(ctx context.Context, url string, waits func(what string)) (Migrated, error) {
 	return migrate(ctx, url, thisRelease, waits)
 }
 
 // migrate is Migrate for any release.
-func migrate(ctx context.Context, url string, r release, waits func(holder string)) (m Migrated, err error) {
+func migrate(ctx context.Context, url string, r release, waits func(what string)) (m Migrated, err error) {
 	defer func() { err = explainMigrating(err) }()
-	config, _, err := parseURL(url, "spine migrate")
+	db, err := openMigrator(url)
 	if err != nil {
 		return m, err
 	}
-	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe // a pooler may know no prepared statements
-	db := stdlib.OpenDB(*config.ConnConfig, stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := prepare(ctx, conn, patient...)
-		return err
-	}))
 	defer func() { err = errors.Join(err, db.Close()) }()
+	defer watchWaits(ctx, db, waits)()
 
 	if err := createSchema(ctx, db); err != nil {
 		return m, err
@@ -123,7 +120,18 @@ func migrate(ctx context.Context, url string, r release, waits func(holder strin
 			return m, err
 		}
 	}
-	if err := db.QueryRowContext(ctx, "select spine.ensure_audit_partitions()").Scan(&m.Partitions); err != nil {
+	if !m.Newer {
+		if err := grantLater(ctx, db); err != nil {
+			return m, err
+		}
+	}
+	err = inTransaction(ctx, db, func(tx *sql.Tx) error {
+		return tx.QueryRowContext(ctx, "select spine.ensure_audit_partitions()").Scan(&m.Partitions)
+	})
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && ctx.Err() == nil {
+		m.Partitions, m.Problem = 0, "audit partitions could not be made ("+pgErr.Error()+
+			"): steps go to the default partition, and upkeep tries again every hour"
+	} else if err != nil {
 		return m, fmt.Errorf("making audit partitions: %w", err)
 	}
 	return m, nil
@@ -131,9 +139,12 @@ func migrate(ctx context.Context, url string, r release, waits func(holder strin
 
 // explainMigrating adds what to do to the error of a role that lacks the right to migrate.
 func explainMigrating(err error) error {
-	if sqlState(err) == "42501" {
+	switch sqlState(err) {
+	case "42501":
 		return fmt.Errorf("this role may not migrate: let the owner of the schema run spine migrate, and set "+
 			"MIGRATE=false here: %w", err)
+	case "25006", "0A000": // a standby takes no transaction that writes
+		return fmt.Errorf("%w: %w", ErrReadOnly, err)
 	}
 	return err
 }
@@ -176,8 +187,7 @@ func applyRelease(ctx context.Context, db *sql.DB, provider *goose.Provider, r r
 // createSchema makes the schema and its locks where they are missing. Where they exist, the role needs no right to
 // create any.
 func createSchema(ctx context.Context, db *sql.DB) error {
-	_, err := db.ExecContext(ctx, `do $$ begin
-		perform `+pinPath+`;
+	const create = `do $$ begin
 		if to_regnamespace('spine') is null then
 			create schema spine;
 			comment on schema spine is 'Spine, a webhook inbox: events are stored once, queued, delivered, audited.';
@@ -195,7 +205,11 @@ func createSchema(ctx context.Context, db *sql.DB) error {
 			on conflict do nothing;
 		end if;
 	exception when duplicate_schema or duplicate_table or unique_violation then null; -- another process was quicker
-	end $$`)
+	end $$`
+	err := inTransaction(ctx, db, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, create)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("creating schema spine: %w", err)
 	}
@@ -203,24 +217,18 @@ func createSchema(ctx context.Context, db *sql.DB) error {
 }
 
 // lockMigrations waits until no other process migrates, as long as ctx allows, and returns what ends the lock. It calls
-// waits with who holds the lock, when that changes. The lock is a transaction on a connection of its own. It holds no
+// waits with who holds the lock, whenever that changes. The lock is a transaction on a connection of its own. It holds no
 // snapshot and has no number, so it keeps nothing from being vacuumed. Nothing else of Spine locks spine.locks in this
 // mode, which lets its rows be locked meanwhile. If the connection is lost, another process may begin: migrations
 // are transactions, and one of the two fails.
-func lockMigrations(ctx context.Context, db *sql.DB, waits func(holder string)) (unlock func(), err error) {
+func lockMigrations(ctx context.Context, db *sql.DB, waits func(what string)) (unlock func(), err error) {
 	said := ""
 	for {
 		tx, err := db.BeginTx(ctx, nil)
 		if err != nil {
 			return nil, fmt.Errorf("locking the schema: %w", err)
 		}
-		_, err = tx.ExecContext(ctx, `select `+pinPath+`, pg_catalog.set_config('lock_timeout', '1s', true)`)
-		if err == nil { // transaction_timeout is there from PostgreSQL 17 on; PUBLIC may lock pg_settings, which would tell
-			_, err = tx.ExecContext(ctx, `select set_config('statement_timeout', '0', true),
-				set_config('idle_in_transaction_session_timeout', '0', true),
-				case when current_setting('server_version_num')::integer >= 170000
-					then set_config('transaction_timeout', '0', true) end`)
-		}
+		_, err = tx.ExecContext(ctx, "select set_config('lock_timeout', '1s', true)")
 		if err == nil {
 			_, err = tx.ExecContext(ctx, "lock table spine.locks in share update exclusive mode")
 		}
@@ -237,31 +245,23 @@ func lockMigrations(ctx context.Context, db *sql.DB, waits func(holder string)) 
 		}
 		if holder != said && waits != nil {
 			said = holder
-			waits(holder)
+			waits("the lock of migrations, held by " + holder)
 		}
 	}
 }
 
 // migrationHolder says who holds the lock of migrations, as far as this role may know.
 func migrationHolder(ctx context.Context, db *sql.DB) (string, error) {
-	tx, err := db.BeginTx(ctx, nil)
-	if err != nil {
-		return "", fmt.Errorf("looking for who migrates: %w", err)
-	}
-	defer func() { _ = tx.Rollback() }()
-	if _, err := tx.ExecContext(ctx, "select "+pinPath); err != nil {
-		return "", fmt.Errorf("looking for who migrates: %w", err)
-	}
 	var holder sql.NullString
-	err = tx.QueryRowContext(ctx, `
-		select string_agg(format('pid %s (%s%s)', a.pid, a.usename,
-			coalesce(nullif(', ' || a.application_name, ', '), '') || coalesce(', since ' || a.xact_start::text, '')), ', ')
-		from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a on a.pid = l.pid
-		where l.relation = 'spine.locks'::regclass and a.datname = current_database() and l.database = a.datid
-			and l.mode in ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock',
-				'AccessExclusiveLock')
-			and l.granted`,
-	).Scan(&holder)
+	err := inTransaction(ctx, db, func(tx *sql.Tx) error {
+		return tx.QueryRowContext(ctx, `
+			select string_agg(`+holderOf+`, ', ')
+			from pg_locks l join pg_stat_activity a on a.pid = l.pid
+			where l.relation = 'spine.locks'::regclass and a.datname = current_database() and l.database = a.datid
+				and l.mode in ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock',
+					'AccessExclusiveLock')
+				and l.granted`).Scan(&holder)
+	})
 	if err != nil {
 		return "", fmt.Errorf("looking for who migrates: %w", err)
 	}
@@ -322,10 +322,7 @@ func applyFunctionsOnce(
 		return false, err
 	}
 	defer func() { _ = tx.Rollback() }()
-	if _, err := tx.ExecContext(
-		ctx,
-		"select "+pinPath+", pg_catalog.set_config('lock_timeout', '2s', true)",
-	); err != nil {
+	if _, err := tx.ExecContext(ctx, "select set_config('lock_timeout', '2s', true)"); err != nil {
 		return false, err
 	}
 	var current string

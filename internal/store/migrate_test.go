@@ -191,12 +191,13 @@ func TestMigrateWaitsForAnOpenTransaction(t *testing.T) {
 	d.run("update spine.schema_functions set digest = 'of another one'")
 	tx := begin(t, d.Store)
 	run(t, tx, "select spine.ingest('x', 'a', '{}')")
-	done := make(chan error, 1)
+	waits, done := make(chan string, 9), make(chan error, 1)
 	go func() {
-		_, err := store.Migrate(t.Context(), d.url, nil)
+		_, err := store.Migrate(t.Context(), d.url, func(what string) { waits <- what })
 		done <- err
 	}()
 	d.awaitBlocked("%create or replace%")
+	require.Contains(t, <-waits, fmt.Sprintf("a lock, held by pid %d (", tx.Conn().PgConn().PID())) // E26
 	require.NoError(t, tx.Commit(t.Context()))
 	require.NoError(t, <-done)
 }

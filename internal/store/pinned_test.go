@@ -277,6 +277,8 @@ func everything(t *testing.T, d *database) {
 	no(err)
 	no(d.NoteArrivals(ctx))
 	no(d.CheckWritable(ctx))
+	_, err = d.Troubles(ctx)
+	no(err)
 	_, err = d.NotifyQueue(ctx)
 	no(err)
 	_, err = d.ConnectedWorkers(ctx)

@@ -31,11 +31,18 @@ func TestBehindAPooler(t *testing.T) {
 			name := pgx.Identifier{u.Path[1:]}.Sanitize()
 			run(t, admin, "alter database "+name+" set synchronous_commit = off")
 			run(t, admin, "alter database "+name+" set default_transaction_isolation = 'serializable'")
+			run(t, admin, "alter database "+name+" set default_transaction_read_only = on")
+			run(t, admin, "alter database "+name+" set statement_timeout = '20ms'")
 			pooled := postgrestest.Pooler(t, direct, mode)
 			migrated, err := store.Migrate(t.Context(), pooled, nil)
 			require.NoError(t, err)
 			require.NotEmpty(t, migrated.Applied)
+			run(t, admin, "alter database "+name+" reset statement_timeout")
+			run(t, admin, "select pg_terminate_backend(pid) from pg_stat_activity "+
+				"where datname = current_database() and pid <> pg_backend_pid()")
+			require.NoError(t, store.CheckDirect(t.Context(), pooled, direct)) // E25
 			noteCommits(t, admin)
+
 			d := openDatabase(t, pooled, 8)
 			var senders sync.WaitGroup
 			for i := range 8 {

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // neededRights are the rights on tables and views that a process needs which does not migrate, by name. A process that
@@ -42,25 +45,6 @@ var neededRights = map[string]string{
 // ErrReadOnly says that the database takes no writes.
 var ErrReadOnly = errors.New("the database takes no writes: it is a standby, or read-only")
 
-// CheckWritable says why nothing can be stored now: ErrReadOnly, or that the database cannot be reached. It gives up
-// connections to a server that takes no writes, since new ones may reach its successor.
-func (s *Store) CheckWritable(ctx context.Context) error {
-	var readOnly string
-	if err := s.call(
-		ctx,
-		[]any{&readOnly},
-		"select pg_catalog.current_setting($1)",
-		"transaction_read_only",
-	); err != nil {
-		return fmt.Errorf("asking whether the database takes writes: %w", err)
-	}
-	if readOnly != "off" {
-		s.pool.Reset()
-		return ErrReadOnly
-	}
-	return nil
-}
-
 // RightsError says which rights a role lacks.
 type RightsError struct {
 	Role    string
@@ -73,50 +57,69 @@ func (e *RightsError) Error() string {
 	if len(missing) > most {
 		missing = append(slices.Clone(missing[:most]), fmt.Sprintf("%d more", len(e.Missing)-most))
 	}
-	return fmt.Sprintf("the role %q lacks these rights: %s; \"Database roles\" in deploy/README.md has the grants",
-		e.Role, strings.Join(missing, ", "))
+	return fmt.Sprintf("the role %q lacks these rights: %s; as the owner of the schema run spine migrate --grant-to %s",
+		e.Role, strings.Join(missing, ", "), shellWord(e.Role))
 }
 
-// missingRights are the rights that the role lacks, one a row. It reads the catalog alone, which each role may do.
-// A table that is not there is no matter of rights.
+// shellWord is a word of a command line that an operator may paste.
+func shellWord(word string) string {
+	if plainWord.MatchString(word) {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
+
+// rightsOf are the needed rights on tables, in their order.
+func rightsOf(names []string) []string {
+	rights := make([]string, len(names))
+	for i, name := range names {
+		rights[i] = neededRights[name]
+	}
+	return rights
+}
+
+// missingRights follows a query working with the names of roles. It has the rights that each of them lacks, and no row
+// of a role that lacks none. It reads the catalog alone, which each role may do. A table that is not there is no matter
+// of rights.
 const missingRights = `
-	with space as (select n.oid from pg_namespace n where n.nspname = 'spine')
-	select current_user::text, coalesce(array_agg(m.lacks order by m.place, m.lacks), '{}')
-	from (
+	select w.name::text as role, array_agg(m.lacks order by m.place, m.lacks) as missing
+	from working w
+	cross join (select n.oid from pg_namespace n where n.nspname = 'spine') s
+	cross join lateral (
 		select 1 as place, 'USAGE on the schema spine' as lacks
-		from space s
-		where not has_schema_privilege(s.oid, 'USAGE')
+		where not has_schema_privilege(w.name, s.oid, 'USAGE')
 		union all
 		select 2, r || ' on ' || case c.relkind when 'v' then 'the view' else 'the table' end || ' spine.' || c.relname
-		from space s
-		join pg_class c on c.relnamespace = s.oid
+		from pg_class c
 		join unnest($1::text[], $2::text[]) as n (name, rights) on n.name = c.relname
 		cross join unnest(string_to_array(n.rights, ' ')) r
-		where not has_table_privilege(c.oid, r)
+		where c.relnamespace = s.oid and not has_table_privilege(w.name, c.oid, r)
 		union all
 		select 3, 'EXECUTE on the function spine.' || p.proname || '()'
-		from space s
-		join pg_proc p on p.pronamespace = s.oid
-		where p.proconfig && array['search_path=spine, pg_temp', 'search_path=pg_catalog, pg_temp']
+		from pg_proc p
+		where p.pronamespace = s.oid
+			and p.proconfig && array['search_path=spine, pg_temp', 'search_path=pg_catalog, pg_temp']
 			and p.prorettype <> 'trigger'::regtype
-			and not has_function_privilege(p.oid, 'EXECUTE')
+			and not has_function_privilege(w.name, p.oid, 'EXECUTE')
 		group by p.proname
-	) m`
+	) m
+	group by w.name order by w.name`
 
 // CheckRights says whether the role has all rights that a process needs which does not migrate. It returns nil, a
 // *RightsError, or why it could not tell.
 func (s *Store) CheckRights(ctx context.Context) error {
 	names := slices.Sorted(maps.Keys(neededRights))
-	rights := make([]string, len(names))
-	for i, name := range names {
-		rights[i] = neededRights[name]
-	}
-	var e RightsError
-	if err := s.one(ctx, missingRights, []any{names, rights}, &e.Role, &e.Missing); err != nil {
+	var lacking []RightsError
+	batch := &pgx.Batch{}
+	queue(batch, pgx.CollectRows[RightsError], &lacking,
+		"with working as (select current_user as name)"+missingRights, names, rightsOf(names))
+	if err := s.send(ctx, batch); err != nil {
 		return fmt.Errorf("reading the rights of this role: %w", classify(err))
 	}
-	if len(e.Missing) > 0 {
-		return &e
+	if len(lacking) > 0 {
+		return &lacking[0]
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/postgres/postgrestest"
@@ -55,7 +56,7 @@ func newStrange(t *testing.T, role string) strange {
 	admin.Path = owner.Path
 	s := strange{owner: openDatabase(t, server.URL(), 2), admin: openDatabase(t, admin.String(), 1)}
 	s.admin.run("create role " + role + " login password 'secret'")
-	owner.User = url.UserPassword(role, "secret")
+	owner.User = url.UserPassword(s.admin.value("select rolname from pg_roles order by oid desc limit 1"), "secret")
 	s.role = openDatabase(t, owner.String(), 2)
 	return s
 }
@@ -68,27 +69,56 @@ func TestARoleWithTheNeededRights(t *testing.T) {
 	require.EqualError(t, err, `the role "worker" lacks these rights: USAGE on the schema spine, `+
 		`DELETE on the table spine.audit_trail, DELETE on the table spine.audit_trail_default, `+
 		`DELETE on the table spine.conflicts, DELETE on the table spine.depth_samples, `+missingMore(t, err)+
-		` more; "Database roles" in deploy/README.md has the grants`)
+		` more; as the owner of the schema run spine migrate --grant-to worker`)
 	require.EqualError(t, s.role.CheckSchema(t.Context()), err.Error())
 
-	s.owner.run("grant usage on schema spine to worker")
-	s.owner.run("grant execute on all functions in schema spine to worker")
-	for table, rights := range store.NeededRights {
-		s.owner.run("grant " + strings.ReplaceAll(rights, " ", ", ") + " on spine." + table + " to worker")
-	}
+	require.NoError(t, store.Grant(t.Context(), s.owner.url, []string{"worker"}))
+	require.NoError(t, store.Grant(t.Context(), s.owner.url, []string{"worker"}), "again")
 	require.NoError(t, s.role.CheckSchema(t.Context()))
 	require.NoError(t, s.role.CheckRights(t.Context()))
 	s.owner.run("create table spine.audit_trail_20200101 partition of spine.audit_trail " +
 		"for values from ('2020-01-01') to ('2020-01-02')")
 	all := s.owner.rows(partitions)
 	s.owner.run("drop table spine." + all[len(all)-1])
+	// E15: a publication of all tables rejects deletes from tables without a replica identity.
+	s.admin.run("create publication everything for all tables")
+	s.owner.run("insert into spine.audit_trail (timestamp, action) values ('2020-03-01', 'event_queued')")
+	s.owner.run("insert into spine.audit_trail (timestamp, action) values (current_date + 7, 'event_queued')")
 	everything(t, s.role)
+	require.Equal(t, "0", s.owner.value("select count(*) from spine.audit_trail_default"))
+	s.owner.run("update spine.audit_trail set timestamp = timestamp where timestamp > current_date")
 	require.Equal(t, all[1:], s.owner.rows(partitions), "it has dropped the oldest and made the newest")
 	_, err = store.Migrate(t.Context(), s.role.url, nil)
 	require.NoError(t, err, "there is nothing to do")
 	s.owner.run("update spine.schema_functions set digest = 'of an older one'")
 	_, err = store.Migrate(t.Context(), s.role.url, nil)
 	require.ErrorContains(t, err, "let the owner of the schema run spine migrate, and set MIGRATE=false")
+
+	// Nothing more is granted.
+	for _, statement := range []string{
+		"drop table spine.events", "truncate spine.audit_trail", "create table spine.more ()",
+		"alter function spine.make_durable() owner to current_user", "drop function spine.make_durable()",
+		"create or replace function spine.make_durable() returns void language sql as ''",
+		"alter table spine.audit_trail detach partition spine.audit_trail_default",
+		"update spine.schema_functions set digest = ''", "select rolpassword from pg_authid",
+	} {
+		require.Equal(t, "42501", statementError(t, s.role.Pool(), statement).Code, statement)
+	}
+	// A new table is granted by the migration that makes it. What somebody has revoked stays so.
+	s.owner.run("revoke all on spine.receivers from worker")
+	s.owner.run("revoke update on spine.locks from worker")
+	_, err = store.Migrate(t.Context(), s.owner.url, nil)
+	require.NoError(t, err)
+	require.EqualError(t, s.role.CheckRights(t.Context()), `the role "worker" lacks these rights: `+
+		`UPDATE on the table spine.locks; as the owner of the schema run spine migrate --grant-to worker`)
+	troubles, err := s.owner.Troubles(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, troubles, "that role does not work here")
+	troubles, err = s.role.Troubles(t.Context())
+	require.NoError(t, err)
+	require.Len(t, troubles, 1)
+	require.Contains(t, troubles[0].Says, "UPDATE on the table spine.locks")
+	require.NoError(t, store.Grant(t.Context(), s.owner.url, []string{"worker"}))
 
 	// Each right is named where it is missing.
 	for table, rights := range store.NeededRights {
@@ -101,6 +131,34 @@ func TestARoleWithTheNeededRights(t *testing.T) {
 	}
 	s.owner.run("revoke execute on function spine.claim from worker")
 	require.ErrorContains(t, s.role.CheckRights(t.Context()), ": EXECUTE on the function spine.claim();")
+}
+
+// Grant rejects roles that have too much, and says what to do.
+func TestGrantRejectsRoles(t *testing.T) {
+	t.Parallel()
+	s := newStrange(t, `"Wörker's ""own"" role"`)
+	s.admin.run("create role member")
+	s.admin.run("grant spine to member")
+	for role, want := range map[string]string{
+		"nobody":   `there is no role "nobody": make it with create role "nobody" login password '…'`,
+		"public":   `there is no role "public"`,
+		"postgres": `the role "postgres" is a superuser`,
+		"spine":    `the role "spine" owns the schema`,
+		"member":   `is a member of its owner spine`,
+	} {
+		require.ErrorContains(t, store.Grant(t.Context(), s.owner.url, []string{role}), want)
+	}
+	const strange = `Wörker's "own" role`
+	require.ErrorContains(t, s.role.CheckRights(t.Context()), `run spine migrate --grant-to 'Wörker'\''s "own" role'`)
+	require.Error(t, store.Grant(t.Context(), s.owner.url, []string{strange, "nobody"}))
+	require.Error(t, s.role.CheckRights(t.Context()), "all or nothing")
+	s.owner.run("revoke connect on database " + pgx.Identifier{s.owner.value("select current_database()")}.Sanitize() +
+		" from public")
+	require.NoError(t, store.Grant(t.Context(), s.owner.url, []string{strange}))
+	s.role.Pool().Reset()
+	require.NoError(t, s.role.CheckRights(t.Context()))
+	require.ErrorContains(t, store.Grant(t.Context(), s.role.url, []string{"member"}),
+		"the owner")
 }
 
 // missingMore is how many rights an error does not list.

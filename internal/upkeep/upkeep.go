@@ -9,7 +9,9 @@ package upkeep
 
 import (
 	"context"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -54,6 +56,8 @@ type Store interface {
 type Config struct {
 	// Retention is how long finished events are kept from their last change, and rows of the audit log. 0 keeps all.
 	Retention time.Duration
+	// Troubles says what hinders Spine as a whole. It must answer although all connections of Store wait.
+	Troubles func(ctx context.Context) ([]event.Trouble, error)
 }
 
 // Intervals between two rounds, and time limits of single calls.
@@ -86,6 +90,8 @@ type Upkeep struct {
 	lastArrival       gauges // by source
 	notifyQueue       prometheus.Gauge
 	hintless          bool // as last seen
+	troubles          atomic.Pointer[[]event.Trouble] // as last seen
+	partitionsFailed  bool // as last seen
 	rollupLag         prometheus.Gauge
 	eventsDeleted     prometheus.Counter
 	partitionsDropped prometheus.Counter
@@ -200,6 +206,7 @@ func (u *Upkeep) Run(ctx context.Context) error {
 	defer samples.Stop()
 	u.partitions(ctx)
 	u.watchNotifyQueue(ctx)
+	u.watchTroubles(ctx)
 	u.noteArrivals(ctx)
 	u.sample(ctx)
 	for {
@@ -211,6 +218,7 @@ func (u *Upkeep) Run(ctx context.Context) error {
 			u.expireRejected(ctx)
 		case <-samples.C:
 			began := time.Now()
+			u.watchTroubles(ctx)
 			u.watchNotifyQueue(ctx)
 			u.noteArrivals(ctx)
 			u.sample(ctx)
@@ -304,10 +312,51 @@ func (u *Upkeep) partitions(ctx context.Context) {
 	switch {
 	case err != nil:
 		u.failures.Inc()
-		u.log.Warn().Err(err).Msg("making audit partitions failed, trying again later")
+		level := zerolog.WarnLevel
+		if u.partitionsFailed { // it is told once
+			level = zerolog.DebugLevel
+		}
+		u.log.WithLevel(level).Err(err).Msg("making audit partitions failed, trying again every hour; " +
+			"steps of days without one go to the default partition")
 	case made > 0:
 		u.log.Info().Int("made", made).Msg("audit partitions made ahead")
+	case u.partitionsFailed:
+		u.log.Info().Msg("the audit partitions are in place again")
 	}
+	u.partitionsFailed = err != nil
+}
+
+// Troubles are what hindered Spine as a whole at the last look, a few seconds ago. They must not be changed.
+func (u *Upkeep) Troubles() []event.Trouble {
+	if seen := u.troubles.Load(); seen != nil {
+		return *seen
+	}
+	return nil
+}
+
+// watchTroubles looks for what hinders Spine as a whole. It logs a clock that was set back when that begins and when it
+// is over. The others are told by readiness and by partitions.
+func (u *Upkeep) watchTroubles(ctx context.Context) {
+	if u.config.Troubles == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	troubles, err := u.config.Troubles(ctx)
+	if err != nil {
+		u.failures.Inc()
+		u.log.Debug().Err(err).Msg("looking for troubles failed, trying again later")
+		return
+	}
+	isClock := func(t event.Trouble) bool { return t.Topic == "clock" }
+	before, now := slices.ContainsFunc(u.Troubles(), isClock), slices.IndexFunc(troubles, isClock)
+	switch {
+	case now >= 0 && !before:
+		u.log.Warn().Msg(troubles[now].Says)
+	case now < 0 && before:
+		u.log.Info().Msg("the database's clock is past the time from which it was set back")
+	}
+	u.troubles.Store(&troubles)
 }
 
 func (u *Upkeep) expireRejected(ctx context.Context) {

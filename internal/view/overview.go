@@ -17,6 +17,7 @@ type Overview struct {
 	OldestReady *float64        `json:"oldest_ready_seconds"`
 	Paused      []PauseRow      `json:"paused"`  // by destination
 	Sources     []SourceArrival `json:"sources"` // by name
+	Troubles    []event.Trouble `json:"troubles"` // what hinders Spine as a whole; empty or null in general
 	Series      Series          `json:"series"`
 }
 

@@ -35,6 +35,9 @@ begin
                 autovacuum_vacuum_insert_threshold = 100000,
                 autovacuum_freeze_min_age = 0
             )', _name);
+        -- A publication of all tables lets no row be deleted from a table without one. Spine deletes none from a day,
+        -- but people may.
+        execute format('alter table %I replica identity full', _name);
         -- Attaching takes these locks in this order. With them no row comes in between.
         lock table only audit_trail in share update exclusive mode;
         lock table only audit_trail_default in access exclusive mode;

@@ -123,9 +123,28 @@ select
     p.event
 from spine.processing_state p left join spine.destinations d on d.name = p.destination
 where p.status in ('pending', 'failed', 'processing') and p.next_attempt_at < clock_timestamp() - interval '10 seconds'
-order by p.next_attempt_at;
+union all
+select
+    p.event_id,
+    p.source,
+    p.destination,
+    p.status,
+    p.attempt_count,
+    p.next_attempt_at,
+    clock_timestamp() - p.next_attempt_at,
+    'planned at ' || spine.exact_time(p.updated_at)
+        || ', which is later than now: the database''s clock was set back (select spine.mend_clock())',
+    p.event
+from spine.processing_state p
+where (select spine.clock_ahead()) is not null
+    and p.status in ('pending', 'failed', 'processing')
+    and p.next_attempt_at > now()
+    and isfinite(p.next_attempt_at)
+    and p.updated_at > clock_timestamp() + interval '10 seconds'
+order by due_at;
 comment on view spine.stuck is
     'Rows that have been due for 10 seconds or longer, and every cause for which no worker claims them. '
+    'After the clock was set back also rows that wait for a time that has been already. '
     'Normally empty.';
 comment on column spine.stuck.event_id is 'The sender''s id.';
 comment on column spine.stuck.source is 'Who sent it.';
@@ -133,7 +152,8 @@ comment on column spine.stuck.destination is 'Where it goes.';
 comment on column spine.stuck.status is 'pending, failed (to be tried again) or processing (its lease ran out).';
 comment on column spine.stuck.attempt_count is 'Attempts so far.';
 comment on column spine.stuck.due_at is 'When it fell due. For processing: when the lease ran out.';
-comment on column spine.stuck.overdue is 'How long it has been due.';
+comment on column spine.stuck.overdue is
+    'How long it has been due. Negative for what waits because the clock was set back.';
 comment on column spine.stuck.reason is 'Every cause, in the words of spine.explain().';
 comment on column spine.stuck.event is 'events.id.';
 

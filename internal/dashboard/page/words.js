@@ -285,13 +285,17 @@ export function due(overview) {
 // verdict is the state in one sentence and a tone.
 export function verdict(overview) {
 	const d = depths(overview);
-	if (d.pending === null) return { tone: 'wait', sentence: 'The queue is not counted yet.' };
+	const parts = (overview.troubles ?? []).map((t) => t.says);
+	let tone = parts.length ? 'bad' : 'good';
+	if (d.pending === null) {
+		return parts.length
+			? { tone, sentence: upper(`${parts.join('; ')}.`) }
+			: { tone: 'wait', sentence: 'The queue is not counted yet.' };
+	}
 	const left = undelivered(overview);
-	const parts = [];
-	let tone = 'good';
 	const paused = overview.paused ?? [];
 	if (paused.length) {
-		tone = 'warn';
+		if (tone === 'good') tone = 'warn';
 		const others = paused.some((p) => p.destination !== 'default');
 		parts.push(others ? `Claims are paused for ${paused.map((p) => p.destination).join(', ')}` : 'Claims are paused');
 	}

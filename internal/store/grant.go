@@ -1,0 +1,159 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Grant gives roles the rights with which a process works that does not migrate, on the migrated database at url. It
+// needs the role that owns the schema. The roles own nothing, and may not change tables or functions. Migrate later gives
+// them the same on tables that are new then. All of the grants are one transaction. Called again, it changes nothing.
+func Grant(ctx context.Context, url string, roles []string) (err error) {
+	db, err := openMigrator(url)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	unlock, err := lockMigrations(ctx, db, nil) // two grants at once could fail
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return inTransaction(ctx, db, func(tx *sql.Tx) error {
+		for _, role := range roles {
+			if err := grantTo(ctx, tx, role); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// grantTo gives a role the rights of a process.
+func grantTo(ctx context.Context, tx *sql.Tx, role string) error {
+	name := pgx.Identifier{role}.Sanitize()
+	var found, super, owns, may bool
+	var owner, database string
+	err := tx.QueryRowContext(ctx, `
+		select r.oid is not null, coalesce(r.rolsuper, false), coalesce(pg_has_role(r.oid, n.nspowner, 'member')
+				or pg_has_role(r.oid, c.relowner, 'member'), false),
+			pg_has_role(n.nspowner, 'usage') and pg_has_role(c.relowner, 'usage'), c.relowner::regrole::text,
+			current_database()
+		from pg_namespace n join pg_class c on c.relnamespace = n.oid and c.relname = 'events'
+			left join pg_roles r on r.rolname = $1
+		where n.nspname = 'spine'`, role).Scan(&found, &super, &owns, &may, &owner, &database)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return ErrNotMigrated
+	case err != nil:
+		return fmt.Errorf("looking at the role %q: %w", role, err)
+	case !found:
+		return fmt.Errorf("there is no role %q: make it with create role %s login password '…'", role, name)
+	case super:
+		return fmt.Errorf("the role %q is a superuser, who may do everything already: name a role that is none", role)
+	case owns:
+		return fmt.Errorf("the role %q owns the schema, or is a member of its owner %s: name a role that is neither",
+			role, owner)
+	case !may:
+		return fmt.Errorf("only the owner of the schema can grant: run this as %s", owner)
+	}
+	var connects bool
+	if err := tx.QueryRowContext(ctx, "select has_database_privilege($1, current_database(), 'CONNECT')", role).
+		Scan(&connects); err != nil {
+		return fmt.Errorf("looking at the role %q: %w", role, err)
+	}
+	statements := []string{"grant usage on schema spine to " + name}
+	for _, table := range slices.Sorted(maps.Keys(neededRights)) {
+		statements = append(statements, grantStatement(table, name))
+	}
+	functions, err := ownFunctions(ctx, tx)
+	if err != nil {
+		return err
+	}
+	statements = append(statements, "grant execute on function "+strings.Join(functions, ", ")+" to "+name)
+	if !connects {
+		statements = append(statements,
+			"grant connect on database "+pgx.Identifier{database}.Sanitize()+" to "+name)
+	}
+	for _, statement := range statements {
+		if _, err := tx.ExecContext(ctx, statement); err != nil {
+			return fmt.Errorf("granting to the role %q: %w", role, err)
+		}
+	}
+	return nil
+}
+
+// grantStatement grants the needed rights on a table or a view. role is quoted.
+func grantStatement(table, role string) string {
+	return "grant " + strings.ReplaceAll(neededRights[table], " ", ", ") + " on spine." + table + " to " + role
+}
+
+// ownFunctions are the signatures of Spine's own functions. Others may have put theirs into the schema.
+func ownFunctions(ctx context.Context, tx *sql.Tx) (signatures []string, err error) {
+	rows, err := tx.QueryContext(ctx, `
+		select p.oid::regprocedure::text from pg_proc p
+		where p.pronamespace = 'spine'::regnamespace
+			and p.proconfig && array['search_path=spine, pg_temp', 'search_path=pg_catalog, pg_temp']
+			and p.prorettype <> 'trigger'::regtype
+		order by 1`)
+	if err != nil {
+		return nil, fmt.Errorf("reading the functions: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var signature string
+		if err := rows.Scan(&signature); err != nil {
+			return nil, fmt.Errorf("reading the functions: %w", err)
+		}
+		signatures = append(signatures, signature)
+	}
+	return signatures, rows.Err()
+}
+
+// grantLater gives roles that work on the database the rights on tables and views that are new to them. Such a role was
+// granted INSERT on the events. A table of which a role has a right keeps its grants, so that an administrator can
+// revoke some. New functions are the matter of limitFunctions.
+func grantLater(ctx context.Context, db *sql.DB) error {
+	err := inTransaction(ctx, db, func(tx *sql.Tx) error {
+		rows, err := tx.QueryContext(ctx, `
+			select distinct t.relname::text, a.grantee::regrole::text
+			from pg_class e cross join aclexplode(e.relacl) a
+				join pg_class t on t.relnamespace = e.relnamespace and t.relname = any (string_to_array($1, ' '))
+			where e.oid = 'spine.events'::regclass and a.privilege_type = 'INSERT' and a.grantee not in (0, e.relowner)
+				and pg_has_role(t.relowner, 'usage')
+				and not exists (select from aclexplode(t.relacl) b where b.grantee = a.grantee)
+			order by 1, 2`, strings.Join(slices.Sorted(maps.Keys(neededRights)), " "))
+		if err != nil {
+			return err
+		}
+		defer func() { _ = rows.Close() }()
+		var statements []string
+		for rows.Next() {
+			var table, role string
+			if err := rows.Scan(&table, &role); err != nil {
+				return err
+			}
+			statements = append(statements, grantStatement(table, role))
+		}
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		for _, statement := range statements {
+			if _, err := tx.ExecContext(ctx, statement); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("granting new tables to the roles that work: %w", err)
+	}
+	return nil
+}

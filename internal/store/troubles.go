@@ -1,0 +1,102 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/webhookspine/spine/internal/event"
+)
+
+const (
+	// storingPatience is how long a commit may take before CheckWritable says that nothing can be stored. It leaves time
+	// to find out why, within the two seconds of /readyz.
+	storingPatience = 1200 * time.Millisecond
+	// reasonPatience limits that.
+	reasonPatience = 500 * time.Millisecond
+)
+
+// CheckWritable says why no event can be stored now, or nil. It tries all but the row: it locks as an insert does, and
+// commits. A commit that waits for a synchronous standby fails after storingPatience. On a server that takes no writes
+// it gives up connections, since new ones may reach its successor.
+func (s *Store) CheckWritable(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	tried := make(chan error, 1)
+	go func() { tried <- s.call(ctx, nil, "select spine.try_storing()") }()
+	patience := time.NewTimer(storingPatience)
+	defer patience.Stop()
+	var err error
+	select {
+	case err = <-tried:
+	case <-patience.C:
+		reason := s.whyCommitsWait(ctx) // while the commit still waits
+		cancel()
+		if err = <-tried; err != nil {
+			err = fmt.Errorf("%s (%w)", reason, err)
+		}
+	}
+	switch sqlState(err) {
+	case "25006":
+		s.pool.Reset()
+		return ErrReadOnly
+	case "55P03":
+		return fmt.Errorf("somebody has locked a table of Spine, which spine status or "+
+			"select says from spine.table_lockers() names: %w", err)
+	}
+	if err != nil {
+		return fmt.Errorf("trying to store: %w", err)
+	}
+	return nil
+}
+
+// whyCommitsWait says why nothing was committed within storingPatience. It asks on a connection of its own: those of the
+// pool may all wait.
+func (s *Store) whyCommitsWait(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, reasonPatience)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
+	if err != nil {
+		return "the database does not answer"
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	results, err := conn.PgConn().Exec(ctx, "select spine.commits_waiting()").ReadAll()
+	switch {
+	case err != nil:
+		return "the database does not answer"
+	case len(results[0].Rows) == 0 || results[0].Rows[0][0] == nil:
+		return "the database has not committed within " + storingPatience.String()
+	}
+	return string(results[0].Rows[0][0])
+}
+
+// Troubles are what hinders Spine as a whole now: what spine.troubles() says, and rights that a role lacks which works
+// here. A role that only reads is no trouble. It asks no more than reading allows.
+func (s *Store) Troubles(ctx context.Context) (troubles []event.Trouble, err error) {
+	names := slices.Sorted(maps.Keys(neededRights))
+	rights := rightsOf(names)
+	var lacking []RightsError
+	batch := &pgx.Batch{}
+	queue(batch, pgx.CollectRows[event.Trouble], &troubles, "select topic, says from spine.troubles()")
+	queue(batch, pgx.CollectRows[RightsError], &lacking, `
+		with working as (
+			select a.usename as name from pg_stat_activity a
+			where a.datname = current_database() and a.application_name in ('spine', 'spine api')
+				and has_schema_privilege(a.usesysid, 'spine', 'USAGE')
+			union
+			select current_user
+			where exists (
+				select from unnest($1::text[]) t where has_table_privilege(to_regclass('spine.' || t), 'INSERT'))
+		)`+missingRights, names, rights)
+	if err := s.read(ctx, batch); err != nil {
+		return nil, fmt.Errorf("looking for troubles: %w", err)
+	}
+	for _, e := range lacking {
+		troubles = append(troubles, event.Trouble{Topic: "rights", Says: e.Error()})
+	}
+	return troubles, nil
+}

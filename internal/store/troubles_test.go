@@ -1,0 +1,101 @@
+package store_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/store"
+)
+
+// E24: a clock that was set back is shown, with what to do.
+func TestAClockThatWasSetBack(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	troubles, err := d.Troubles(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, troubles)
+	d.ingest(webhooks("x", 4)...)
+	jobs := d.claim(3)
+	d.settle(failed(jobs[0], 20*time.Minute), completed(jobs[1]))
+	// As if all of this had been an hour from now, and the clock is set back.
+	d.run("alter table spine.processing_state disable trigger user")
+	d.run(`update spine.processing_state set created_at = created_at + interval '1 hour',
+		updated_at = updated_at + interval '1 hour', next_attempt_at = next_attempt_at + interval '1 hour'`)
+	d.run("update spine.audit_trail set timestamp = timestamp + interval '1 hour'")
+	d.run("alter table spine.processing_state enable trigger user")
+
+	troubles, err = d.Troubles(t.Context())
+	require.NoError(t, err)
+	require.Len(t, troubles, 1)
+	require.Equal(t, "clock", troubles[0].Topic)
+	require.Regexp(t, `the database's clock was set back: the audit log has a step of [^ ]+, (59m\d+s|1h) from now, .*`+
+		`select spine\.mend_clock\(\) plans them anew$`, troubles[0].Says)
+	require.Equal(t, []string{"f|t", "p|t", "w|t"}, d.rows(`
+		select case status when 'failed' then 'f' when 'pending' then 'p' else 'w' end,
+			overdue < '0' and reason like 'planned at %, which is later than now: the database''s clock was set back%'
+		from spine.stuck order by 1`))
+
+	require.Equal(t, "3", d.value("select spine.mend_clock()"))
+	require.Empty(t, d.rows("select from spine.stuck"))
+	require.Equal(t, "0", d.value("select spine.mend_clock()"))
+	require.Equal(t, []string{"failed|t", "pending|t", "processing|t"}, d.rows(`
+		select status, next_attempt_at - clock_timestamp() between
+			case status when 'failed' then '19 min' else '-10 s' end::interval and
+			case status when 'failed' then '21 min' when 'pending' then '0' else '61 s' end::interval
+		from spine.processing_state where status <> 'completed' order by status`))
+	require.Len(t, d.claim(9), 1, "the pending one")
+}
+
+// E18: a process that can make no partitions shows so days before it needs them. E23: so does one that can store nothing.
+func TestTroublesAreShownEarly(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 3)
+	d.ensurePartitions()
+	kept := d.value("select to_char((now() at time zone 'UTC')::date + 2, 'YYYYMMDD')")
+	for _, name := range d.rows(partitions) {
+		if name > "audit_trail_"+kept {
+			d.run("drop table spine." + name)
+		}
+	}
+	troubles, err := d.Troubles(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, troubles, "three days are there")
+	d.run("drop table spine.audit_trail_" + kept)
+	troubles, err = d.Troubles(t.Context())
+	require.NoError(t, err)
+	require.Len(t, troubles, 1)
+	require.Equal(t, "partitions", troubles[0].Topic)
+	require.Contains(t, troubles[0].Says, "no partition for "+d.value("select $1::date", kept))
+
+	require.NoError(t, d.CheckWritable(t.Context()))
+	lock := d.psql("begin", "lock table spine.events in share mode")
+	require.ErrorContains(t, d.CheckWritable(t.Context()), "somebody has locked a table of Spine")
+	run(t, lock, "rollback")
+	require.NoError(t, d.CheckWritable(t.Context()))
+	require.Equal(t, "0|0", d.value("select (select count(*) from spine.events), (select count(*) from spine.audit_log)"))
+}
+
+// E15: what hinders a new partition does not stop a migration. It is told.
+func TestMigrateWithoutNewPartitions(t *testing.T) {
+	t.Parallel()
+	d := withoutPartitions(t, 1)
+	d.run("create table spine.audit_trail_" + d.value("select to_char((now() at time zone 'UTC')::date + 8, 'YYYYMMDD')") +
+		` partition of spine.audit_trail for values from ('2020-01-01') to ('2100-01-01')`)
+	m, err := migrateAgain(t, d)
+	require.NoError(t, err)
+	require.True(t, m.Functions)
+	require.Zero(t, m.Partitions)
+	require.True(t, strings.HasPrefix(m.Problem, "audit partitions could not be made ("), m.Problem)
+	require.Equal(t, []event.Outcome{event.Accepted}, d.ingest(webhook("x", payloadA)))
+}
+
+// migrateAgain puts the functions in place once more.
+func migrateAgain(t *testing.T, d *database) (store.Migrated, error) {
+	t.Helper()
+	d.run("update spine.schema_functions set digest = 'of another one'")
+	return store.Migrate(t.Context(), d.url, nil)
+}
