@@ -540,6 +540,7 @@ func TestEveryStatementHasItsCrashPoints(t *testing.T) {
 		"rolled_up_to",
 		"trail_end",
 		"trail_shift",
+		"table_lockers",
 		"trail_start",
 		"troubles",
 		"verify",

@@ -56,13 +56,13 @@ func grantTo(ctx context.Context, tx *sql.Tx, role string) error {
 		return fmt.Errorf("looking at the role %q: %w", role, err)
 	case !found:
 		return fmt.Errorf("there is no role %q: make it with create role %s login password '…'", role, name)
+	case !may:
+		return fmt.Errorf("only the owner of the schema can grant: run this as %s", owner)
 	case super:
 		return fmt.Errorf("the role %q is a superuser, who may do everything already: name a role that is none", role)
 	case owns:
 		return fmt.Errorf("the role %q owns the schema, or is a member of its owner %s: name a role that is neither",
 			role, owner)
-	case !may:
-		return fmt.Errorf("only the owner of the schema can grant: run this as %s", owner)
 	}
 	var connects bool
 	if err := tx.QueryRowContext(ctx, "select has_database_privilege($1, current_database(), 'CONNECT')", role).
