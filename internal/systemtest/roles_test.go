@@ -45,8 +45,9 @@ func setUpRoles(t *testing.T) roleSetup {
 		execute(t, admin, statement) // one at a time: no database is created in a transaction
 	}
 	owner := s.as(t, "spine_owner")
-	code, _, stderr := spine(t, []string{"DATABASE_URL=" + owner}, "migrate")
+	code, stdout, stderr := spine(t, []string{"DATABASE_URL=" + owner}, "migrate", "--grant-to", "spine_app")
 	require.Zero(t, code, stderr)
+	require.Contains(t, stdout, `The role "spine_app" may run everything but spine migrate, with MIGRATE=false.`)
 	s.owner = open(t, owner, nil)
 	execute(t, s.owner, recipe(t, "grants"))
 	execute(t, s.owner, recipe(t, "connect"))
@@ -100,6 +101,8 @@ func TestRolesOfTheDocuments(t *testing.T) {
 	await(t, s.owner, true, "select sampled_at is not null from spine.depth_state")
 
 	c := commandLine{t: t, env: []string{"DATABASE_URL=" + s.app, "SECRET_DIR=" + secretFolder()}}
+	c.ok("verify")
+	require.Contains(t, c.ok("trace", "one"), "delivered")
 	c.ok("replay", "one")
 	await(t, s.owner, int64(2), "select count(*) from spine.audit_log where action = 'processing_succeeded'")
 	c.ok("pause", "--reason", "a test")
@@ -163,7 +166,8 @@ func TestAProcessSaysWhichRightIsMissing(t *testing.T) {
 		p := startProcess(t, []string{
 			"DATABASE_URL=" + s.app, "MIGRATE=false", "LISTEN=127.0.0.1:0", "DESTINATION_URL=none",
 		}, "serve")
-		want := `the role \"spine_app\" lacks these rights: ` + missing.lacks + `; \"Database roles\" in deploy/README.md`
+		want := `the role \"spine_app\" lacks these rights: ` + missing.lacks + `; ` +
+			`as the owner of the schema run spine migrate --grant-to spine_app`
 		p.says(t, want, func(out string) string {
 			for line := range strings.Lines(out) {
 				if strings.Contains(line, want) && strings.Contains(line, `"level":"error"`) {
@@ -176,6 +180,10 @@ func TestAProcessSaysWhichRightIsMissing(t *testing.T) {
 		r := api.request(t, http.MethodGet, "/readyz", "")
 		require.Equal(t, http.StatusServiceUnavailable, r.code, name)
 		require.Contains(t, string(r.body), `"rights":"failed"`, name)
+		if name != "the schema" { // E18, E23: status says it too, to whoever reads
+			reader := commandLine{t: t, env: []string{"DATABASE_URL=" + s.reader}}
+			require.Contains(t, reader.ok("status"), missing.lacks+"; as the owner of the schema run spine migrate", name)
+		}
 		execute(t, s.owner, missing.grant)
 		p.ready(t)
 	}
