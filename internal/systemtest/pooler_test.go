@@ -37,3 +37,20 @@ func TestServiceBehindAPooler(t *testing.T) {
 		}
 	}
 }
+
+// E25: an address for LISTEN and migrations that leads elsewhere is rejected before anything is written there.
+func TestAnotherDirectDatabaseIsRejected(t *testing.T) {
+	t.Parallel()
+	other := databases.Empty(t)
+	environment := []string{
+		"DATABASE_URL=" + databases.New(t), "DIRECT_DATABASE_URL=" + other, "LISTEN=127.0.0.1:0", "DESTINATION_URL=none",
+	}
+	const want = "DIRECT_DATABASE_URL: leads to another database than DATABASE_URL"
+	code, _, stderr := spine(t, environment, "migrate")
+	require.Equal(t, 2, code)
+	require.Contains(t, stderr, want)
+	p := startProcess(t, environment, "serve")
+	require.Equal(t, 2, p.awaitExit(t))
+	require.Contains(t, p.output(), want)
+	require.True(t, value[bool](t, open(t, other, nil), "select to_regnamespace('spine') is null"))
+}

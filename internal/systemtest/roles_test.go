@@ -81,6 +81,12 @@ func TestRolesOfTheDocuments(t *testing.T) {
 	execute(t, s.owner, `create table spine.audit_trail_20200101 partition of spine.audit_trail
 		for values from ('2020-01-01') to ('2020-01-02')`)
 	execute(t, s.owner, "insert into spine.audit_trail (timestamp, action) values ('2019-01-01', 'event_queued')")
+	// E15: it rejects deletes from tables without a key or a replica identity.
+	inbox, err := url.Parse(s.server)
+	require.NoError(t, err)
+	inbox.Path = "/spine_inbox"
+	superuser := open(t, inbox.String(), nil)
+	execute(t, superuser, "create publication everything for all tables")
 	mock := startMock(t, 0)
 	p := startProcess(t, []string{
 		"DATABASE_URL=" + s.app, "MIGRATE=false", "RETENTION=1d", "LISTEN=127.0.0.1:0", "MOCK_API_URL=" + mock,
@@ -123,12 +129,33 @@ func TestRolesOfTheDocuments(t *testing.T) {
 	require.NotContains(t, p.output(), "42501", "nothing was denied")
 	require.NotContains(t, p.output(), `"level":"error"`)
 
+	// E23: no standby confirms a commit. Readiness says so, and the reason stands once in the log.
+	reader := commandLine{t: t, env: []string{"DATABASE_URL=" + s.reader}}
+	require.NotContains(t, reader.ok("status"), "trouble")
+	execute(t, superuser, "alter system set synchronous_standby_names = 'nobody'")
+	execute(t, superuser, "select pg_reload_conf()")
+	failed := func() bool {
+		r := api.request(t, http.MethodGet, "/readyz", "")
+		return r.code == http.StatusServiceUnavailable && strings.Contains(string(r.body), `"database":"failed"`)
+	}
+	require.Eventually(t, failed, patience, 50*time.Millisecond)
+	const waits = "commits wait for a synchronous standby that does not confirm (synchronous_standby_names = 'nobody')"
+	require.Contains(t, reader.ok("status"), waits)
+	require.Eventually(t, func() bool {
+		return strings.Contains(string(api.request(t, http.MethodGet, "/api/overview", "").body), waits)
+	}, patience, 50*time.Millisecond)
+	require.True(t, failed(), "another probe")
+	execute(t, superuser, "alter system reset synchronous_standby_names")
+	execute(t, superuser, "select pg_reload_conf()")
+	p.ready(t)
+	require.Equal(t, 1, strings.Count(p.output(), waits), p.output())
+	require.Contains(t, p.output(), "a readiness check passes again")
+
 	// Whoever may connect hears the channels, so nobody else may.
-	execute(t, open(t, s.server, nil), "create role stranger login password 'change-me'")
-	_, err := pgx.Connect(t.Context(), s.as(t, "stranger"))
+	execute(t, superuser, "create role stranger login password 'change-me'")
+	_, err = pgx.Connect(t.Context(), s.as(t, "stranger"))
 	require.ErrorContains(t, err, "permission denied for database")
 
-	reader := commandLine{t: t, env: []string{"DATABASE_URL=" + s.reader}}
 	require.Contains(t, reader.ok("trace", "one"), "delivered")
 	for _, words := range []string{"status", "verify", "source list", "rejected list", "conflicts list"} {
 		reader.ok(strings.Fields(words)...)
