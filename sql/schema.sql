@@ -2639,7 +2639,7 @@ end $$;
 -- Name: FUNCTION mend_clock(); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.mend_clock() IS 'Plans anew what was planned before the database''s clock was set back: each row keeps its delay, from now on. Returns how many rows.';
+COMMENT ON FUNCTION spine.mend_clock() IS 'Plans anew what was planned before the database''s clock was set back. Each row keeps its delay, from now on. Returns how many rows.';
 
 
 --
