@@ -28,7 +28,7 @@ commands work, and no more. They then run as that role with MIGRATE=false. Later
 migrations give it the rights on new tables and functions by themselves.`,
 		Example: `  DATABASE_URL=postgres://spine@db/spine spine migrate
   DATABASE_URL=postgres://spine_owner@db/spine spine migrate --grant-to spine_app`,
-		Args:    cobra.NoArgs,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.CheckDirect(cmd.Context()); err != nil {
 				return err

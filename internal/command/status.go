@@ -99,8 +99,8 @@ type brokenSource struct {
 
 // overview is what status shows. A figure that is nil, or null in JSON, is not known.
 type overview struct {
-	At          event.Timestamp      `json:"at"`     // by the database's clock
-	Schema      string               `json:"schema"` // current, or newer than this binary
+	At          event.Timestamp      `json:"at"`       // by the database's clock
+	Schema      string               `json:"schema"`   // current, or newer than this binary
 	Troubles    []event.Trouble      `json:"troubles"` // what hinders Spine as a whole
 	OldestReady *float64             `json:"oldest_ready_seconds"`
 	DepthAt     *event.Timestamp     `json:"backlog_at"` // when the queue was counted

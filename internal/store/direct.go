@@ -11,9 +11,9 @@ import (
 var ErrOtherDatabase = errors.New("leads to another database than DATABASE_URL, or to a standby of it: " +
 	"set it to the address of the same database without the pooler, or unset it")
 
-// CheckDirect says whether the two addresses lead to one database. It returns nil, ErrOtherDatabase, or why it could not
-// tell. It holds a lock with a random number on one of them, which the other sees where it is the same database. Each
-// role may do that, and neither names nor copies of a database mislead it. Nothing waits for that lock.
+// CheckDirect says whether the two addresses lead to one database. It returns nil, ErrOtherDatabase, or why it could
+// not tell. It holds a lock with a random number on one of them, which the other sees where it is the same database.
+// Each role may do that, and neither names nor copies of a database mislead it. Nothing waits for that lock.
 func CheckDirect(ctx context.Context, url, direct string) error {
 	number := rand.Int64() //nolint:gosec // nobody gains by guessing it
 	holds, err := execPlain(ctx, url,

@@ -13,8 +13,9 @@ import (
 )
 
 // Grant gives roles the rights with which a process works that does not migrate, on the migrated database at url. It
-// needs the role that owns the schema. The roles own nothing, and may not change tables or functions. Migrate later gives
-// them the same on tables that are new then. All of the grants are one transaction. Called again, it changes nothing.
+// needs the role that owns the schema. The roles own nothing, and may not change tables or functions. Migrate later
+// gives them the same on tables that are new then. All of the grants are one transaction. Called again, it changes
+// nothing.
 func Grant(ctx context.Context, url string, roles []string) (err error) {
 	db, err := openMigrator(url)
 	if err != nil {

@@ -64,10 +64,10 @@ type release struct {
 var thisRelease = release{schema.Migrations, schema.Functions, schema.CompatibleFrom}
 
 // Migrate brings the database at url up to this binary's schema. Under a lock it applies migrations, then the
-// functions, and then makes the partitions of the audit log. It needs a role that owns the schema, or may create it. It
-// needs no superuser and no extension. Two processes may migrate at once: one waits. While it waits for that, for a lock
-// or for a synchronous standby, it calls waits, unless that is nil, with what it waits for. After a crash, call it again.
-// It leaves the database of a newer version as it is: see Migrated.Newer and ErrTooNew.
+// functions, and then makes the partitions of the audit log. It needs a role that owns the schema, or may create it.
+// It needs no superuser and no extension. Two processes may migrate at once: one waits. While it waits for that, for
+// a lock or for a synchronous standby, it calls waits, unless that is nil, with what it waits for. After a crash,
+// call it again. It leaves the database of a newer version as it is: see Migrated.Newer and ErrTooNew.
 func Migrate(ctx context.Context, url string, waits func(what string)) (Migrated, error) {
 	return migrate(ctx, url, thisRelease, waits)
 }
@@ -216,11 +216,11 @@ func createSchema(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
-// lockMigrations waits until no other process migrates, as long as ctx allows, and returns what ends the lock. It calls
-// waits with who holds the lock, whenever that changes. The lock is a transaction on a connection of its own. It holds no
-// snapshot and has no number, so it keeps nothing from being vacuumed. Nothing else of Spine locks spine.locks in this
-// mode, which lets its rows be locked meanwhile. If the connection is lost, another process may begin: migrations
-// are transactions, and one of the two fails.
+// lockMigrations waits until no other process migrates, as long as ctx allows, and returns what ends the lock. It
+// calls waits with who holds the lock, whenever that changes. The lock is a transaction on a connection of its own.
+// It holds no snapshot and has no number, so it keeps nothing from being vacuumed. Nothing else of Spine locks
+// spine.locks in this mode, which lets its rows be locked meanwhile. If the connection is lost, another process may
+// begin: migrations are transactions, and one of the two fails.
 func lockMigrations(ctx context.Context, db *sql.DB, waits func(what string)) (unlock func(), err error) {
 	said := ""
 	for {

@@ -13,9 +13,9 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// beginPatiently begins each transaction of a migration. It writes, sees what others commit, and may take long, whatever
-// the role, the database or a pooler's session has as defaults. Nothing of it stays in the session. transaction_timeout
-// is there from PostgreSQL 17 on.
+// beginPatiently begins each transaction of a migration. It writes, sees what others commit, and may take long,
+// whatever the role, the database or a pooler's session has as defaults. Nothing of it stays in the session.
+// transaction_timeout is there from PostgreSQL 17 on.
 const beginPatiently = `begin isolation level read committed read write;
 	select ` + pinPath + `,
 		pg_catalog.set_config('statement_timeout', '0', true),
@@ -91,9 +91,9 @@ const holderOf = `format('pid %s (%s%s)', a.pid, a.usename,
 // watchInterval is the time between two looks at what a migration waits for.
 const watchInterval = time.Second
 
-// watchWaits tells what the migration waits for, whenever that changes: a lock, or a synchronous standby. It goes by the
-// sessions of this role and name, since a pooler hides which of them works for whom. Waiting for other migrations is not
-// its matter: see lockMigrations. It ends with stop.
+// watchWaits tells what the migration waits for, whenever that changes: a lock, or a synchronous standby. It goes by
+// the sessions of this role and name, since a pooler hides which of them works for whom. Waiting for other migrations
+// is not its matter: see lockMigrations. It ends with stop.
 func watchWaits(ctx context.Context, db *sql.DB, waits func(what string)) (stop func()) {
 	if waits == nil {
 		return func() {}
@@ -126,8 +126,8 @@ func whatWaits(ctx context.Context, db *sql.DB) (string, error) {
 	err := inTransaction(ctx, db, func(tx *sql.Tx) error {
 		return tx.QueryRowContext(ctx, `
 			select case
-				when w.wait_event = 'SyncRep' then format('a synchronous standby (synchronous_standby_names = %L): bring it '
-					'back, or change that setting and reload', current_setting('synchronous_standby_names'))
+				when w.wait_event = 'SyncRep' then format('a synchronous standby (synchronous_standby_names = %L): '
+					'bring it back, or change that setting and reload', current_setting('synchronous_standby_names'))
 				else 'a lock, held by ' || (
 					select string_agg(`+holderOf+`, ', ' order by a.pid)
 					from pg_stat_activity a where a.pid = any (pg_blocking_pids(w.pid)))

@@ -37,7 +37,11 @@ func TestBehindAPooler(t *testing.T) {
 			require.NoError(t, err)
 			require.NotEmpty(t, migrated.Applied)
 			run(t, admin, "alter database "+name+" reset statement_timeout")
-			pooled := postgrestest.Pooler(t, direct, mode) // another, whose sessions have not seen the time-out
+			pooled := postgrestest.Pooler(
+				t,
+				direct,
+				mode,
+			) // another, whose sessions have not seen the time-out
 			require.NoError(t, store.CheckDirect(t.Context(), pooled, direct)) // E25
 			noteCommits(t, admin)
 

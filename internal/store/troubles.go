@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// storingPatience is how long a commit may take before CheckWritable says that nothing can be stored. It leaves time
-	// to find out why, within the two seconds of /readyz.
+	// storingPatience is how long a commit may take before CheckWritable says that nothing can be stored. It leaves
+	// time to find out why, within the two seconds of /readyz.
 	storingPatience = 1200 * time.Millisecond
 	// reasonPatience limits that.
 	reasonPatience = 500 * time.Millisecond
@@ -54,8 +54,8 @@ func (s *Store) CheckWritable(ctx context.Context) error {
 	return nil
 }
 
-// whyCommitsWait says why nothing was committed within storingPatience. It asks on a connection of its own: those of the
-// pool may all wait.
+// whyCommitsWait says why nothing was committed within storingPatience. It asks on a connection of its own: those of
+// the pool may all wait.
 func (s *Store) whyCommitsWait(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, reasonPatience)
 	defer cancel()

@@ -51,7 +51,7 @@ func TestAClockThatWasSetBack(t *testing.T) {
 	require.Equal(t, "y", d.claim(1)[0].ID, "the pending one")
 }
 
-// E18: a process that can make no partitions shows so days before it needs them. E23: so does one that can store nothing.
+// E18: that nobody makes partitions is shown days before they are needed. E23: whoever can store nothing knows it.
 func TestTroublesAreShownEarly(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 3)
@@ -77,15 +77,23 @@ func TestTroublesAreShownEarly(t *testing.T) {
 	require.ErrorContains(t, d.CheckWritable(t.Context()), "somebody has locked a table of Spine")
 	run(t, lock, "rollback")
 	require.NoError(t, d.CheckWritable(t.Context()))
-	require.Equal(t, "0|0", d.value("select (select count(*) from spine.events), (select count(*) from spine.audit_log)"))
+	require.Equal(
+		t,
+		"0|0",
+		d.value("select (select count(*) from spine.events), (select count(*) from spine.audit_log)"),
+	)
 }
 
 // E15: what hinders a new partition does not stop a migration. It is told.
 func TestMigrateWithoutNewPartitions(t *testing.T) {
 	t.Parallel()
 	d := withoutPartitions(t, 1)
-	d.run("create table spine.audit_trail_" + d.value("select to_char((now() at time zone 'UTC')::date + 8, 'YYYYMMDD')") +
-		` partition of spine.audit_trail for values from ('2020-01-01') to ('2100-01-01')`)
+	d.run(
+		"create table spine.audit_trail_" + d.value(
+			"select to_char((now() at time zone 'UTC')::date + 8, 'YYYYMMDD')",
+		) +
+			` partition of spine.audit_trail for values from ('2020-01-01') to ('2100-01-01')`,
+	)
 	m, err := migrateAgain(t, d)
 	require.NoError(t, err)
 	require.True(t, m.Functions)

@@ -43,7 +43,12 @@ func TestAnotherDirectDatabaseIsRejected(t *testing.T) {
 	t.Parallel()
 	other := databases.Empty(t)
 	environment := []string{
-		"DATABASE_URL=" + databases.New(t), "DIRECT_DATABASE_URL=" + other, "LISTEN=127.0.0.1:0", "DESTINATION_URL=none",
+		"DATABASE_URL=" + databases.New(
+			t,
+		),
+		"DIRECT_DATABASE_URL=" + other,
+		"LISTEN=127.0.0.1:0",
+		"DESTINATION_URL=none",
 	}
 	const want = "DIRECT_DATABASE_URL: leads to another database than DATABASE_URL"
 	code, _, stderr := spine(t, environment, "migrate")

@@ -209,7 +209,12 @@ func TestAProcessSaysWhichRightIsMissing(t *testing.T) {
 		require.Contains(t, string(r.body), `"rights":"failed"`, name)
 		if name != "the schema" { // E18, E23: status says it too, to whoever reads
 			reader := commandLine{t: t, env: []string{"DATABASE_URL=" + s.reader}}
-			require.Contains(t, reader.ok("status"), missing.lacks+"; as the owner of the schema run spine migrate", name)
+			require.Contains(
+				t,
+				reader.ok("status"),
+				missing.lacks+"; as the owner of the schema run spine migrate",
+				name,
+			)
 		}
 		execute(t, s.owner, missing.grant)
 		p.ready(t)

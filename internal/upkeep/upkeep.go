@@ -89,9 +89,9 @@ type Upkeep struct {
 	paused            gauges // by destination
 	lastArrival       gauges // by source
 	notifyQueue       prometheus.Gauge
-	hintless          bool // as last seen
+	hintless          bool                            // as last seen
 	troubles          atomic.Pointer[[]event.Trouble] // as last seen
-	partitionsFailed  bool // as last seen
+	partitionsFailed  bool                            // as last seen
 	rollupLag         prometheus.Gauge
 	eventsDeleted     prometheus.Counter
 	partitionsDropped prometheus.Counter

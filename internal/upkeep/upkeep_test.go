@@ -297,3 +297,28 @@ func TestAFullNotifyQueueIsToldOnce(t *testing.T) {
 	)
 	require.Equal(t, 1, strings.Count(log.String(), "has room again"))
 }
+
+// E15, E24: what lasts is told once, and again once it is over.
+func TestLastingTroublesAreToldOnce(t *testing.T) {
+	looks := 0
+	troubles := func(context.Context) ([]event.Trouble, error) {
+		if looks++; looks < 2 || looks > 4 {
+			return nil, nil
+		}
+		return []event.Trouble{{Topic: "rights", Says: "no rights"}, {Topic: "clock", Says: "it was set back"}}, nil
+	}
+	u, log := run(t, Config{Troubles: troubles}, &fakeStore{}, 12*time.Second)
+	require.Len(t, u.Troubles(), 2)
+	require.Equal(t, 1, strings.Count(log.String(), `"message":"it was set back"`))
+	require.NotContains(t, log.String(), "no rights", "readiness tells it")
+
+	looks = 0
+	u, log = run(t, Config{Troubles: troubles}, &fakeStore{}, 22*time.Second)
+	require.Empty(t, u.Troubles())
+	require.Equal(t, 1, strings.Count(log.String(), "it was set back"))
+	require.Equal(t, 1, strings.Count(log.String(), "past the time from which it was set back"))
+
+	failing := &fakeStore{fail: func(context.Context) error { return errAway }}
+	_, log = run(t, Config{}, failing, 3*time.Hour+time.Second)
+	require.Equal(t, 1, strings.Count(log.String(), "making audit partitions failed"))
+}

@@ -15,8 +15,8 @@ type Overview struct {
 	// OldestReady is how long the oldest row had been due at Depth.At, those of paused destinations included. It is 0
 	// when no row is due, and null where Depth.At is null.
 	OldestReady *float64        `json:"oldest_ready_seconds"`
-	Paused      []PauseRow      `json:"paused"`  // by destination
-	Sources     []SourceArrival `json:"sources"` // by name
+	Paused      []PauseRow      `json:"paused"`   // by destination
+	Sources     []SourceArrival `json:"sources"`  // by name
 	Troubles    []event.Trouble `json:"troubles"` // what hinders Spine as a whole; empty or null in general
 	Series      Series          `json:"series"`
 }

@@ -55,8 +55,8 @@ comment on function spine.try_storing() is
     'Internal. Fails where no event can be stored now, and waits as its commit would.';
 
 -- commits_waiting: that commits wait for a synchronous standby, in words. NULL where they do not seem to.
--- It knows so where no standby is connected, or where a commit has waited for a second. Of other roles' sessions it sees
--- the second only with pg_read_all_stats. Reads only.
+-- It knows so where no standby is connected, or where a commit has waited for a second. The second it sees of other
+-- roles' sessions only with pg_read_all_stats. Reads only.
 create or replace function spine.commits_waiting() returns text
 language sql stable
 set search_path = spine, pg_temp as $$
