@@ -3,6 +3,8 @@ package observe
 import (
 	"context"
 	"net/http"
+	"regexp"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,8 +45,8 @@ func MetricsHandler(metrics prometheus.Gatherer) http.Handler {
 }
 
 // Health answers GET / (who is this), /healthz (is the process up) and /readyz (can it do its work). These paths are
-// open to everyone, so /readyz names the checks that fail but not why. The log says why, once when a check begins to
-// fail and once when it passes again.
+// open to everyone, so /readyz names the checks that fail but not why. The log has each reason once while a check fails,
+// and says when it passes again.
 type Health struct {
 	log      zerolog.Logger
 	checks   []Check
@@ -55,7 +57,7 @@ type Health struct {
 	latest probeResult   // of whoever has the turn
 
 	mu      sync.Mutex
-	failing map[string]bool // by the name of a check, as of the last probe
+	failing map[string][]string // reasons that were told, by the name of a check that failed at the last probe
 }
 
 // probeResult is how all checks ended.
@@ -75,7 +77,7 @@ func NewHealth(log zerolog.Logger, checks ...Check) *Health {
 		log:     log,
 		checks:  checks,
 		routes:  mux.NewRouter(),
-		failing: map[string]bool{},
+		failing: map[string][]string{},
 		turn:    make(chan struct{}, 1),
 	}
 	for path, handler := range map[string]http.HandlerFunc{"/": h.about, "/healthz": h.live, "/readyz": h.ready} {
@@ -172,19 +174,30 @@ func (h *Health) probeChecks(ctx context.Context) (ends map[string]string, faile
 	return ends, failed
 }
 
-// noteChange logs a check that ended otherwise than the last time. Probes come every few seconds, and most would log
-// the same.
+// mostReasons is how many reasons of one failing check are told.
+const mostReasons = 5
+
+// noteChange logs a check that ended otherwise than before. Probes come every few seconds, and most would log the same.
+// Reasons that differ in numbers alone, such as ports, are one.
 func (h *Health) noteChange(check string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch failed := h.failing[check]; {
-	case err != nil && !failed:
-		h.log.Warn().Err(err).Str("check", check).Msg("a readiness check fails")
-	case err == nil && failed:
-		h.log.Info().Str("check", check).Msg("a readiness check passes again")
+	told, failed := h.failing[check]
+	if err == nil {
+		if failed {
+			h.log.Info().Str("check", check).Msg("a readiness check passes again")
+		}
+		delete(h.failing, check)
+		return
 	}
-	h.failing[check] = err != nil
+	reason := numbers.ReplaceAllString(err.Error(), "0")
+	if len(told) < mostReasons && !slices.Contains(told, reason) {
+		h.log.Warn().Err(err).Str("check", check).Msg("a readiness check fails")
+		h.failing[check] = append(told, reason)
+	}
 }
+
+var numbers = regexp.MustCompile(`\d+`)
 
 func writeJSON(w http.ResponseWriter, status int, body map[string]any) {
 	_ = respond.JSON(w, status, body) // strings always encode

@@ -57,7 +57,7 @@ func TestReadyzNamesTheCheckThatFailsAndKeepsTheReasonInTheLog(t *testing.T) {
 	require.Contains(t, log.String(), "sesame")
 }
 
-func TestReadyzLogsACheckOnlyWhenItChanges(t *testing.T) {
+func TestReadyzLogsEachReasonOnce(t *testing.T) {
 	var log bytes.Buffer
 	var fault error
 	h := NewHealth(zerolog.New(&log), passing("schema"),
@@ -71,7 +71,13 @@ func TestReadyzLogsACheckOnlyWhenItChanges(t *testing.T) {
 			errors.New("refused"),
 			`{"level":"warn","error":"refused","check":"database","message":"a readiness check fails"}`,
 		},
-		{errors.New("timeout"), ""},
+		{errors.New("refused"), ""},
+		{
+			errors.New("reset by 127.0.0.1:5000"), // another reason
+			`{"level":"warn","error":"reset by 127.0.0.1:5000","check":"database","message":"a readiness check fails"}`,
+		},
+		{errors.New("reset by 127.0.0.1:6000"), ""},
+		{errors.New("refused"), ""},
 		{nil, `{"level":"info","check":"database","message":"a readiness check passes again"}`},
 		{nil, ""},
 		{

@@ -98,7 +98,7 @@ func grantStatement(table, role string) string {
 
 // ownFunctions are the signatures of Spine's own functions. Others may have put theirs into the schema.
 func ownFunctions(ctx context.Context, tx *sql.Tx) (signatures []string, err error) {
-	rows, err := tx.QueryContext(ctx, `
+	signatures, err = texts(ctx, tx, `
 		select p.oid::regprocedure::text from pg_proc p
 		where p.pronamespace = 'spine'::regnamespace
 			and p.proconfig && array['search_path=spine, pg_temp', 'search_path=pg_catalog, pg_temp']
@@ -107,47 +107,54 @@ func ownFunctions(ctx context.Context, tx *sql.Tx) (signatures []string, err err
 	if err != nil {
 		return nil, fmt.Errorf("reading the functions: %w", err)
 	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var signature string
-		if err := rows.Scan(&signature); err != nil {
-			return nil, fmt.Errorf("reading the functions: %w", err)
-		}
-		signatures = append(signatures, signature)
+	return signatures, nil
+}
+
+// grantFunctions grants functions that were not there before to the roles that may use the schema. limitFunctions does
+// so for those that PUBLIC could call. With other default privileges it never could.
+func grantFunctions(ctx context.Context, tx *sql.Tx, before []string) error {
+	functions, err := ownFunctions(ctx, tx)
+	if err != nil {
+		return err
 	}
-	return signatures, rows.Err()
+	functions = slices.DeleteFunc(functions, func(f string) bool { return slices.Contains(before, f) })
+	if len(functions) == 0 {
+		return nil
+	}
+	roles, err := texts(ctx, tx, `
+		select distinct a.grantee::regrole::text from pg_namespace n cross join aclexplode(n.nspacl) a
+		where n.nspname = 'spine' and a.privilege_type = 'USAGE' and a.grantee not in (0, n.nspowner)`)
+	if err != nil {
+		return err
+	}
+	for _, role := range roles {
+		statement := "grant execute on function " + strings.Join(functions, ", ") + " to " + role
+		if _, err := tx.ExecContext(ctx, statement); err != nil {
+			return fmt.Errorf("granting new functions: %w", err)
+		}
+	}
+	return nil
 }
 
 // grantLater gives roles that work on the database the rights on tables and views that are new to them. Such a role was
 // granted INSERT on the events. A table of which a role has a right keeps its grants, so that an administrator can
-// revoke some. New functions are the matter of limitFunctions.
+// revoke some.
 func grantLater(ctx context.Context, db *sql.DB) error {
 	err := inTransaction(ctx, db, func(tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, `
-			select distinct t.relname::text, a.grantee::regrole::text
+		grants, err := texts(ctx, tx, `
+			select distinct t.relname || ' ' || a.grantee::regrole::text
 			from pg_class e cross join aclexplode(e.relacl) a
 				join pg_class t on t.relnamespace = e.relnamespace and t.relname = any (string_to_array($1, ' '))
 			where e.oid = 'spine.events'::regclass and a.privilege_type = 'INSERT' and a.grantee not in (0, e.relowner)
 				and pg_has_role(t.relowner, 'usage')
 				and not exists (select from aclexplode(t.relacl) b where b.grantee = a.grantee)
-			order by 1, 2`, strings.Join(slices.Sorted(maps.Keys(neededRights)), " "))
+			order by 1`, strings.Join(slices.Sorted(maps.Keys(neededRights)), " "))
 		if err != nil {
 			return err
 		}
-		defer func() { _ = rows.Close() }()
-		var statements []string
-		for rows.Next() {
-			var table, role string
-			if err := rows.Scan(&table, &role); err != nil {
-				return err
-			}
-			statements = append(statements, grantStatement(table, role))
-		}
-		if err := rows.Err(); err != nil {
-			return err
-		}
-		for _, statement := range statements {
-			if _, err := tx.ExecContext(ctx, statement); err != nil {
+		for _, grant := range grants {
+			table, role, _ := strings.Cut(grant, " ")
+			if _, err := tx.ExecContext(ctx, grantStatement(table, role)); err != nil {
 				return err
 			}
 		}
@@ -157,4 +164,21 @@ func grantLater(ctx context.Context, db *sql.DB) error {
 		return fmt.Errorf("granting new tables to the roles that work: %w", err)
 	}
 	return nil
+}
+
+// texts are the rows of a query that returns one text in each.
+func texts(ctx context.Context, tx *sql.Tx, query string, args ...any) (all []string, err error) {
+	rows, err := tx.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			return nil, err
+		}
+		all = append(all, text)
+	}
+	return all, rows.Err()
 }

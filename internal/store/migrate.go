@@ -139,12 +139,9 @@ func migrate(ctx context.Context, url string, r release, waits func(what string)
 
 // explainMigrating adds what to do to the error of a role that lacks the right to migrate.
 func explainMigrating(err error) error {
-	switch sqlState(err) {
-	case "42501":
+	if sqlState(err) == "42501" {
 		return fmt.Errorf("this role may not migrate: let the owner of the schema run spine migrate, and set "+
 			"MIGRATE=false here: %w", err)
-	case "25006", "0A000": // a standby takes no transaction that writes
-		return fmt.Errorf("%w: %w", ErrReadOnly, err)
 	}
 	return err
 }
@@ -333,7 +330,14 @@ func applyFunctionsOnce(
 	if current == digest {
 		return false, nil
 	}
+	before, err := ownFunctions(ctx, tx)
+	if err != nil {
+		return false, err
+	}
 	if _, err := tx.ExecContext(ctx, script); err != nil {
+		return false, err
+	}
+	if err := grantFunctions(ctx, tx, before); err != nil {
 		return false, err
 	}
 	_, err = tx.ExecContext(ctx, `insert into spine.schema_functions (digest, compatible_from) values ($1, $2)

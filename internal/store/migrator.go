@@ -56,6 +56,9 @@ func (c patientConn) BeginTx(ctx context.Context, _ driver.TxOptions) (driver.Tx
 		return nil, driver.ErrBadConn
 	}
 	tx, err := c.Conn.Conn().BeginTx(ctx, pgx.TxOptions{BeginQuery: beginPatiently})
+	if sqlState(err) == "0A000" { // a standby knows no transaction that writes
+		return nil, fmt.Errorf("%w: %w", ErrReadOnly, err)
+	}
 	if err != nil {
 		return nil, err
 	}

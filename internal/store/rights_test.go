@@ -222,6 +222,15 @@ func TestRolesKeepTheirFunctions(t *testing.T) {
 	require.Equal(t, []string{"id_of", "near_ids"}, s.owner.rows(`select proname from pg_proc
 		where pronamespace = 'spine'::regnamespace and has_function_privilege('worker', oid, 'execute') order by 1`))
 
+	// With other default privileges PUBLIC never had a new one.
+	s.owner.run("alter default privileges revoke execute on functions from public")
+	s.owner.run("drop function spine.near_ids(text, text, integer)")
+	s.owner.run("update spine.schema_functions set digest = 'of an older one'")
+	_, err = store.Migrate(t.Context(), s.owner.url, nil)
+	require.NoError(t, err)
+	require.Equal(t, []string{"id_of", "near_ids"}, s.owner.rows(`select proname from pg_proc
+		where pronamespace = 'spine'::regnamespace and has_function_privilege('worker', oid, 'execute') order by 1`))
+
 	// Somebody else may migrate; what he makes belongs to the owner of the tables.
 	s.owner.run("drop function spine.drop_audit_partition(timestamptz)")
 	s.owner.run("update spine.schema_functions set digest = 'of an older one'")

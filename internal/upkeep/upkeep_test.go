@@ -315,10 +315,11 @@ func TestLastingTroublesAreToldOnce(t *testing.T) {
 	looks = 0
 	u, log = run(t, Config{Troubles: troubles}, &fakeStore{}, 22*time.Second)
 	require.Empty(t, u.Troubles())
-	require.Equal(t, 1, strings.Count(log.String(), "it was set back"))
+	require.Equal(t, 1, strings.Count(log.String(), `"message":"it was set back"`))
 	require.Equal(t, 1, strings.Count(log.String(), "past the time from which it was set back"))
 
 	failing := &fakeStore{fail: func(context.Context) error { return errAway }}
 	_, log = run(t, Config{}, failing, 3*time.Hour+time.Second)
-	require.Equal(t, 1, strings.Count(log.String(), "making audit partitions failed"))
+	require.Equal(t, 1, strings.Count(log.String(),
+		`{"level":"warn","error":"the database is away","message":"making audit partitions failed`))
 }
