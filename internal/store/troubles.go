@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,31 +14,33 @@ import (
 )
 
 const (
-	// storingPatience is how long a commit may take before CheckWritable says that nothing can be stored. It leaves
-	// time to find out why, within the two seconds of /readyz.
+	// storingPatience is how long a commit may take before CheckWritable asks whether it waits for a standby. It leaves
+	// time to answer, within the two seconds of /readyz. spine.commits_waiting() counts a wait of a second.
 	storingPatience = 1200 * time.Millisecond
-	// reasonPatience limits that.
+	// reasonPatience limits the question.
 	reasonPatience = 500 * time.Millisecond
 )
 
 // CheckWritable says why no event can be stored now, or nil. It tries all but the row: it locks as an insert does, and
-// commits. A commit that waits for a synchronous standby fails after storingPatience. On a server that takes no writes
-// it gives up connections, since new ones may reach its successor.
+// commits. It ends with ctx, and earlier where the commit waits for a synchronous standby that does not confirm. On a
+// server that takes no writes it gives up connections, since new ones may reach its successor.
 func (s *Store) CheckWritable(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+	trying, cancel := context.WithCancel(ctx)
 	defer cancel()
 	tried := make(chan error, 1)
-	go func() { tried <- s.call(ctx, nil, "select spine.try_storing()") }()
+	go func() { tried <- s.call(trying, nil, "select spine.try_storing()") }()
 	patience := time.NewTimer(storingPatience)
 	defer patience.Stop()
 	var err error
 	select {
 	case err = <-tried:
 	case <-patience.C:
-		reason := s.whyCommitsWait(ctx) // while the commit still waits
-		cancel()
-		if err = <-tried; err != nil {
-			err = fmt.Errorf("%s (%w)", reason, err)
+		reason := s.commitsWaiting(ctx) // while the commit still waits
+		if reason != "" {
+			cancel()
+		}
+		if err = <-tried; err != nil && reason != "" {
+			return errors.New(reason)
 		}
 	}
 	switch sqlState(err) {
@@ -54,22 +57,19 @@ func (s *Store) CheckWritable(ctx context.Context) error {
 	return nil
 }
 
-// whyCommitsWait says why nothing was committed within storingPatience. It asks on a connection of its own: those of
-// the pool may all wait.
-func (s *Store) whyCommitsWait(ctx context.Context) string {
+// commitsWaiting says for which standby commits wait. It is empty where they do not, or where that cannot be told. It
+// asks on a connection of its own: those of the pool may all wait.
+func (s *Store) commitsWaiting(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, reasonPatience)
 	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
 	if err != nil {
-		return "the database does not answer"
+		return ""
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	results, err := conn.PgConn().Exec(ctx, "select spine.commits_waiting()").ReadAll()
-	switch {
-	case err != nil:
-		return "the database does not answer"
-	case len(results[0].Rows) == 0 || results[0].Rows[0][0] == nil:
-		return "the database has not committed within " + storingPatience.String()
+	if err != nil || len(results[0].Rows) == 0 {
+		return ""
 	}
 	return string(results[0].Rows[0][0])
 }
