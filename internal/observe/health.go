@@ -45,8 +45,8 @@ func MetricsHandler(metrics prometheus.Gatherer) http.Handler {
 }
 
 // Health answers GET / (who is this), /healthz (is the process up) and /readyz (can it do its work). These paths are
-// open to everyone, so /readyz names the checks that fail but not why. The log has each reason once while a check fails,
-// and says when it passes again.
+// open to everyone, so /readyz names the checks that fail but not why. The log has each reason once while a check
+// fails, and says when it passes again.
 type Health struct {
 	log      zerolog.Logger
 	checks   []Check

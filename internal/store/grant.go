@@ -128,6 +128,7 @@ func grantFunctions(ctx context.Context, tx *sql.Tx, before []string) error {
 		return err
 	}
 	for _, role := range roles {
+		//nolint:gosec // signatures and a role, as Postgres quotes them
 		statement := "grant execute on function " + strings.Join(functions, ", ") + " to " + role
 		if _, err := tx.ExecContext(ctx, statement); err != nil {
 			return fmt.Errorf("granting new functions: %w", err)

@@ -107,7 +107,7 @@ func TestRolesOfTheDocuments(t *testing.T) {
 	await(t, s.owner, true, "select sampled_at is not null from spine.depth_state")
 
 	c := commandLine{t: t, env: []string{"DATABASE_URL=" + s.app, "SECRET_DIR=" + secretFolder()}}
-	for _, path := range []string{"/dashboard/", "/api/audit", "/api/events/one"} {
+	for _, path := range []string{"/dashboard", "/api/audit", "/api/events/one"} {
 		require.Equal(t, http.StatusOK, api.request(t, http.MethodGet, path, "").code, path)
 	}
 	c.ok("verify")
