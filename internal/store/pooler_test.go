@@ -37,11 +37,8 @@ func TestBehindAPooler(t *testing.T) {
 			require.NoError(t, err)
 			require.NotEmpty(t, migrated.Applied)
 			run(t, admin, "alter database "+name+" reset statement_timeout")
-			pooled := postgrestest.Pooler(
-				t,
-				direct,
-				mode,
-			) // another, whose sessions have not seen the time-out
+			// Sessions of the first pooler keep the time-out.
+			pooled := postgrestest.Pooler(t, direct, mode)
 			require.NoError(t, store.CheckDirect(t.Context(), pooled, direct)) // E25
 			noteCommits(t, admin)
 
