@@ -45,6 +45,7 @@ func TestRolesMaySetWhatTheyLike(t *testing.T) {
 		"client_min_messages = error",
 		"xmloption = document",
 		"extra_float_digits = 0",
+		"search_path = evil, pg_catalog", // E28
 	} {
 		t.Run(setting, func(t *testing.T) {
 			t.Parallel()
@@ -53,7 +54,17 @@ func TestRolesMaySetWhatTheyLike(t *testing.T) {
 			require.NoError(t, err)
 			admin, err := pgx.Connect(t.Context(), address)
 			require.NoError(t, err)
-			run(t, admin, "alter database "+pgx.Identifier{u.Path[1:]}.Sanitize()+" set "+setting)
+			for _, statement := range []string{
+				"create schema evil",
+				"create view evil.pg_tables as select * from pg_catalog.pg_tables where 1 / 0 = 1",
+				"create function evil.now() returns timestamptz language sql as 'select null::timestamptz'",
+				"create function evil.max(bigint) returns bigint language sql as 'select 1 / 0'",
+				"create domain evil.timestamptz as pg_catalog.timestamptz check (false)",
+				"create domain evil.text as pg_catalog.text check (false)",
+				"alter database " + pgx.Identifier{u.Path[1:]}.Sanitize() + " set " + setting,
+			} {
+				run(t, admin, statement)
+			}
 			require.NoError(t, admin.Close(t.Context()))
 			_, err = store.Migrate(t.Context(), address, nil)
 			require.NoError(t, err)

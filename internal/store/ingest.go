@@ -11,9 +11,7 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-const ingestSQL = `select spine.ingest_events(
-	$1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::text[], $9::text[],
-	$10::boolean[], $11::boolean[])`
+const ingestSQL = "select spine.ingest_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 
 // Ingest stores events in one transaction and returns their receipts in the same order. When it returns without an
 // error, the events are committed. After an error they may or may not be; ingesting them again is safe.
@@ -168,9 +166,7 @@ func (s *Store) Reject(ctx context.Context, summaries []event.RejectionSummary, 
 	err := s.call(
 		ctx,
 		nil,
-		`select spine.reject(
-			$1::text[], $2::text[], $3::integer[], $4::bigint[], $5::timestamptz[], $6::interval[], $7
-		)`,
+		"select spine.reject($1, $2, $3, $4, $5, $6, $7)",
 		sources,
 		causes,
 		statuses,

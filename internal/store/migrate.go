@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/database"
 
 	schema "github.com/webhookspine/spine/sql"
 )
@@ -270,8 +271,12 @@ func newProvider(db *sql.DB, files fs.FS) (*goose.Provider, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the migrations: %w", err)
 	}
-	provider, err := goose.NewProvider(goose.DialectPostgres, db, migrations,
-		goose.WithTableName(versionTable), goose.WithDisableGlobalRegistry(true))
+	versions, err := database.NewStoreFromQuerier(versionTable, versionQueries{})
+	if err != nil {
+		return nil, fmt.Errorf("reading the migrations: %w", err)
+	}
+	provider, err := goose.NewProvider(goose.DialectCustom, db, migrations,
+		goose.WithStore(versions), goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		return nil, fmt.Errorf("reading the migrations: %w", err)
 	}

@@ -18,7 +18,8 @@ import (
 // transaction another session. So there are two kinds of statements:
 //
 //   - A plain one calls one function of the schema spine or pg_catalog by its full name, with parameters alone. The
-//     functions of spine have a search path of their own. The hot path consists of these.
+//     functions of spine have a search path of their own. It casts nothing, since a type has a name too. The hot path
+//     consists of these.
 //   - Every other statement runs in a transaction that begins with pinPath.
 //
 // TestStatementsArePinned reads all statements of this package, and TestNobodyElsesFunctionsRun runs them.

@@ -18,7 +18,7 @@ import (
 const lookAhead = time.Second
 
 const claimSQL = `select event, lease, attempt, due_at, event_id, source, event_type, occurred_at, payload, raw_body
-	from spine.claim($1, $2, $3::interval, $4, $5::interval[], $6::timestamptz, $7::interval)`
+	from spine.claim($1, $2, $3, $4, $5, $6, $7)`
 
 // Claim leases due events. All its times are of the database's clock.
 func (s *Store) Claim(ctx context.Context, c event.Claim) (event.Claimed, error) {
@@ -109,7 +109,7 @@ func (s *Store) Renew(ctx context.Context, jobs []event.Job, lease time.Duration
 	var held []*bool
 	events, destinations, leases := keys(jobs)
 	err := s.call(ctx, []any{&held},
-		"select spine.renew($1::bigint[], $2::text[], $3::bigint[], $4::interval)",
+		"select spine.renew($1, $2, $3, $4)",
 		events, destinations, leases, lease)
 	if err == nil && len(held) != len(jobs) {
 		err = fmt.Errorf("got %d answers", len(held))
@@ -126,7 +126,7 @@ func (s *Store) GiveBack(ctx context.Context, jobs []event.Job) error {
 	if err := s.call(
 		ctx,
 		nil,
-		"select spine.give_back($1::bigint[], $2::text[], $3::bigint[])",
+		"select spine.give_back($1, $2, $3)",
 		events,
 		destinations,
 		leases,
@@ -209,8 +209,7 @@ func (s *Store) settle(ctx context.Context, settlements []event.Settlement) ([]e
 	events, destinations, leases := keys(jobs)
 	var held []*bool
 	err := s.call(ctx, []any{&held},
-		`select spine.settle(
-			$1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::interval[], $6::text[], $7::text[])`,
+		"select spine.settle($1, $2, $3, $4, $5, $6, $7)",
 		events, destinations, leases, outcomes, delays, failures, details)
 	if err == nil && len(held) != n {
 		err = fmt.Errorf("got %d answers", len(held))
@@ -240,7 +239,7 @@ func (s *Store) noteGivenUp(ctx context.Context, settlements []event.Settlement,
 	events, destinations, leases := keys(deferred)
 	var given []int
 	if err := s.call(ctx, []any{&given},
-		"select spine.given_up($1::bigint[], $2::text[], $3::bigint[])",
+		"select spine.given_up($1, $2, $3)",
 		events, destinations, leases); err != nil {
 		return fmt.Errorf("looking for what was given up: %w", err)
 	}

@@ -18,7 +18,7 @@ type glance struct {
 // glance is to be called before what it stands for.
 func (s *Store) glance(ctx context.Context) (g glance, err error) {
 	g.at = time.Now()
-	return g, s.call(ctx, []any{&g.snapshot}, "select pg_catalog.pg_current_snapshot()::text")
+	return g, s.call(ctx, []any{&g.snapshot}, "select pg_catalog.pg_current_snapshot()")
 }
 
 // RollUp counts new steps of the audit log in the rollups, a bounded number in one call. It returns how far the rollups
