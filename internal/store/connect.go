@@ -95,6 +95,7 @@ func parseURL(target, appName string) (config *pgxpool.Config, remarks []string,
 		return nil, nil, fmt.Errorf("default_query_exec_mode may be %s, not %s",
 			strings.Join(executionModes, ", "), modes)
 	}
+	setMode(config.ConnConfig, config.ConnConfig.DefaultQueryExecMode)
 	if name := parameters["fallback_application_name"]; name != "" {
 		appName = name
 		delete(parameters, "fallback_application_name")
@@ -119,6 +120,18 @@ func parseURL(target, appName string) (config *pgxpool.Config, remarks []string,
 		config.ConnConfig.ConnectTimeout = 5 * time.Second
 	}
 	return config, remarks, nil
+}
+
+// setMode chooses how statements run. Where the URL switches off the cache that a mode needs, it is the next mode that
+// does without; pgx would reject each statement.
+func setMode(config *pgx.ConnConfig, mode pgx.QueryExecMode) {
+	if mode == pgx.QueryExecModeCacheStatement && config.StatementCacheCapacity == 0 {
+		mode = pgx.QueryExecModeCacheDescribe
+	}
+	if mode == pgx.QueryExecModeCacheDescribe && config.DescriptionCacheCapacity == 0 {
+		mode = pgx.QueryExecModeDescribeExec
+	}
+	config.DefaultQueryExecMode = mode
 }
 
 // named reports whether a URL, or a list of names and values, has a parameter.

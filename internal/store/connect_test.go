@@ -159,10 +159,18 @@ func TestURLs(t *testing.T) {
 	for _, mode := range []string{"exec", "simple_protocol"} {
 		require.Error(t, store.CheckURL(with(t, address, "default_query_exec_mode", mode)))
 	}
-	for _, mode := range []string{"cache_describe", "describe_exec"} {
-		d := openDatabase(t, with(t, address, "default_query_exec_mode", mode), 1)
-		d.ingest(webhook(mode, `{"a":"b"}`))
-		require.JSONEq(t, `{"a":"b"}`, d.value("select payload from spine.events where event_id = $1", mode))
+	for _, c := range []struct{ parameter, value string }{
+		{"default_query_exec_mode", "cache_describe"},
+		{"default_query_exec_mode", "describe_exec"},
+		{"statement_cache_capacity", "0"},
+		{"description_cache_capacity", "0"},
+	} {
+		target := with(t, address, c.parameter, c.value)
+		_, err := store.Migrate(t.Context(), target, nil)
+		require.NoError(t, err)
+		d := openDatabase(t, target, 1)
+		d.ingest(webhook(c.value, `{"a":"b"}`), webhook(c.parameter, `{}`))
+		require.JSONEq(t, `{"a":"b"}`, d.value("select payload from spine.events where event_id = $1", c.value))
 	}
 	_, err := store.Migrate(t.Context(), with(t, address, "no_such_thing", "1"), nil)
 	require.ErrorContains(t, err, `"no_such_thing"`, "the database names it")

@@ -30,7 +30,7 @@ func openMigrator(url string) (*sql.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe // a pooler may know no prepared statements
+	setMode(config.ConnConfig, pgx.QueryExecModeCacheDescribe) // a pooler may know no prepared statements
 	return sql.OpenDB(patientConnector{stdlib.GetConnector(*config.ConnConfig,
 		stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
 			_, err := prepare(ctx, conn, patient...)

@@ -71,7 +71,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	config.ConnConfig.OnPgError = s.noteError
 	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
 		if s.pooled.Load() && c.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
-			c.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+			setMode(c, pgx.QueryExecModeCacheDescribe)
 		}
 		return nil
 	}
