@@ -175,15 +175,11 @@ type session struct {
 // setting is a setting of a session.
 type setting struct{ name, value string }
 
-// awake are settings for a connection that is idle for long.
-var awake = []setting{{"idle_session_timeout", "0"}}
-
 // patient are settings for a connection whose statements may take long. They write, and see what others commit.
 var patient = []setting{
 	{"statement_timeout", "0"},
 	{"lock_timeout", "0"},
 	{"transaction_timeout", "0"},
-	{"idle_session_timeout", "0"},
 	{"default_transaction_read_only", "off"},
 	{"default_transaction_isolation", "read committed"},
 }
@@ -209,6 +205,7 @@ func prepare(ctx context.Context, conn *pgx.Conn, more ...setting) (found sessio
 		{"tcp_keepalives_interval", "5"},
 		{"tcp_keepalives_count", "3"},
 		{"idle_in_transaction_session_timeout", "10s"},
+		{"idle_session_timeout", "0"}, // a pool keeps idle connections for the next request
 	}, more...) {
 		suits := current(s.name) + " is not null"
 		if s.name == "idle_in_transaction_session_timeout" { // a time-out that somebody has set stays

@@ -46,6 +46,7 @@ func TestRolesMaySetWhatTheyLike(t *testing.T) {
 		"xmloption = document",
 		"extra_float_digits = 0",
 		"search_path = evil, pg_catalog", // E28
+		"idle_session_timeout = 50",      // E19: connections of a pool are idle too
 	} {
 		t.Run(setting, func(t *testing.T) {
 			t.Parallel()
@@ -75,6 +76,8 @@ func TestRolesMaySetWhatTheyLike(t *testing.T) {
 			require.Equal(t, event.Deduplicated, d.ingest(text)[0])
 			require.Equal(t, event.Accepted, d.ingest(webhook("new", payloadA))[0])
 			everything(t, d)
+			time.Sleep(100 * time.Millisecond)
+			require.Equal(t, event.Accepted, d.ingest(webhook("later", payloadA))[0])
 			_, err = d.EnsurePartitions(t.Context())
 			require.NoError(t, err)
 

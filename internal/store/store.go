@@ -219,7 +219,7 @@ func Connector(url, appName string) (func(ctx context.Context) (*pgx.Conn, error
 		if err != nil {
 			return nil, fmt.Errorf("connecting: %w", err)
 		}
-		if _, err := prepare(ctx, conn, awake...); err != nil {
+		if _, err := prepare(ctx, conn); err != nil {
 			_ = conn.Close(context.WithoutCancel(ctx))
 			return nil, err
 		}
