@@ -97,6 +97,15 @@ SABOTAGE ?= 1/1
 sabotage: ## break Spine itself, and check that the checker of faults finds it
 	@$(with-postgres); SPINE_SABOTAGE='$(SABOTAGE)' $(go-test) -timeout 1h -v -parallel 4 -run '^TestSabotageIsFound$$' $(SYSTEMTEST)
 
+# Which of the hostile settings: MATRIX=2/3 is the second third. MATRIX_SEED=7 brings back the combinations of seed 7.
+MATRIX ?= 1/1
+MATRIX_SEED ?=
+
+.PHONY: matrix
+matrix: ## the contract under each setting of a role, database or URL, and behind PgBouncer
+	@$(with-postgres); SPINE_MATRIX='$(MATRIX)' SPINE_MATRIX_SEED='$(MATRIX_SEED)' \
+		$(GOTEST) -run '^TestSettingsMatrix$$' $(SYSTEMTEST) | $(PROGRESS)
+
 # How often each drill is gone through.
 DRILLS ?= 20
 

@@ -50,6 +50,8 @@ type target struct {
 	mock string // base address of its mock API; empty where it has another destination
 	db   *pgxpool.Pool
 	http *http.Client
+
+	patient bool // a request that is answered 503 is sent again, as senders do
 }
 
 // newTarget knows the Spine at base by its database.
@@ -106,7 +108,12 @@ func runService(t testing.TB, r service.Roles, database string, environment ...s
 		stop()
 		assert.NoError(t, <-ended)
 	})
-	(&target{url: p.URL(), http: newClient(t)}).awaitReady(t)
+	s := &target{url: p.URL(), http: newClient(t)}
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		if len(ended) == 0 { // else its cleanup says why
+			s.requireReady(t, c)
+		}
+	}, patience, 10*time.Millisecond)
 	return p.URL()
 }
 
@@ -176,11 +183,13 @@ func verified(t *testing.T, database string) {
 // awaitReady waits until /readyz answers 200.
 func (s *target) awaitReady(t testing.TB) {
 	t.Helper()
-	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		r, err := s.do(t.Context(), http.MethodGet, "/readyz", nil)
-		require.NoError(c, err)
-		require.Equal(c, http.StatusOK, r.code, "%s", r.body)
-	}, patience, 10*time.Millisecond)
+	require.EventuallyWithT(t, func(c *assert.CollectT) { s.requireReady(t, c) }, patience, 10*time.Millisecond)
+}
+
+func (s *target) requireReady(t testing.TB, c *assert.CollectT) {
+	r, err := s.do(t.Context(), http.MethodGet, "/readyz", nil)
+	require.NoError(c, err)
+	require.Equal(c, http.StatusOK, r.code, "%s", r.body)
 }
 
 var both = service.Roles{API: true, Worker: true}
@@ -233,9 +242,13 @@ func (s *target) do(ctx context.Context, method, path string, body io.Reader, he
 // request is do for a request that must be answered.
 func (s *target) request(t *testing.T, method, path, body string, header ...string) reply {
 	t.Helper()
-	r, err := s.do(t.Context(), method, path, strings.NewReader(body), header...)
-	require.NoError(t, err)
-	return r
+	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		r, err := s.do(t.Context(), method, path, strings.NewReader(body), header...)
+		require.NoError(t, err)
+		if !s.patient || r.code != http.StatusServiceUnavailable || time.Since(began) > patience {
+			return r
+		}
+	}
 }
 
 func (s *target) post(t *testing.T, body string) reply {

@@ -294,7 +294,7 @@ func TestSabotageFindsItsPlaces(t *testing.T) {
 // TestSabotageIsFound breaks Spine's promises on purpose, each in a run of its own. A checker that finds nothing then
 // would prove nothing.
 func TestSabotageIsFound(t *testing.T) {
-	share, shares := sabotageShare(t)
+	share, shares := trialShare(t, "SPINE_SABOTAGE", "make sabotage")
 	// One after the other: they must find nothing, and so need the machine.
 	for name, trial := range harmlessTrials() {
 		t.Run(name, trial.do)
@@ -311,15 +311,15 @@ func TestSabotageIsFound(t *testing.T) {
 	}
 }
 
-// sabotageShare reads SPINE_SABOTAGE: "2/3" is the second third of the trials.
-func sabotageShare(t *testing.T) (share, shares int) {
+// trialShare reads a variable that a target of make sets: "2/3" is the second third of the trials.
+func trialShare(t *testing.T, variable, target string) (share, shares int) {
 	t.Helper()
-	text := os.Getenv("SPINE_SABOTAGE")
+	text := os.Getenv(variable)
 	if text == "" {
-		t.Skip("make sabotage runs it: it wants SPINE_SABOTAGE, such as 1/1 for all trials")
+		t.Skip(target + " runs it: it wants " + variable + ", such as 1/1 for all trials")
 	}
 	_, err := fmt.Sscanf(text, "%d/%d", &share, &shares)
-	require.True(t, err == nil && 1 <= share && share <= shares, "SPINE_SABOTAGE=%s is no share such as 2/3", text)
+	require.True(t, err == nil && 1 <= share && share <= shares, "%s=%s is no share such as 2/3", variable, text)
 	return share, shares
 }
 
