@@ -466,8 +466,8 @@ func failedStart(t *testing.T, environment ...string) error {
 	return p.Run(t.Context())
 }
 
-// handsWork calls Spine's functions as psql does, with the same settings as Spine. How long a call may take, and whether
-// it is compiled, is for whoever calls to choose.
+// handsWork calls Spine's functions as psql does, with the same settings as Spine. How long a call may take, and
+// whether it is compiled, is for whoever calls to choose.
 func (s *target) handsWork(t *testing.T, address string) {
 	t.Helper()
 	u, err := url.Parse(address)
