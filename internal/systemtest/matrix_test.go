@@ -88,7 +88,7 @@ type circumstance struct {
 	direct         bool              // DIRECT_DATABASE_URL names the database itself
 	shadowed       bool              // functions, operators, types and views of others are found before Postgres's own
 	statements     []string          // what a superuser runs in the database once Spine is ready
-	refused        string            // Spine does not start, and says so
+	rejected       string            // Spine does not start, and says so
 }
 
 // singleCircumstances have one thing each that is unusual.
@@ -135,8 +135,8 @@ func singleCircumstances() map[string]circumstance {
 	all["URL with describe_exec"] = circumstance{address: map[string]string{"default_query_exec_mode": "describe_exec"}}
 	for _, mode := range []string{"exec", "simple_protocol"} {
 		all["URL with "+mode] = circumstance{
-			address: map[string]string{"default_query_exec_mode": mode},
-			refused: "default_query_exec_mode may be cache_statement, cache_describe, describe_exec, not " + mode,
+			address:  map[string]string{"default_query_exec_mode": mode},
+			rejected: "default_query_exec_mode may be cache_statement, cache_describe, describe_exec, not " + mode,
 		}
 	}
 	for _, mode := range []string{"session", "transaction"} {
@@ -144,8 +144,8 @@ func singleCircumstances() map[string]circumstance {
 		all["pooler in mode "+mode+", and the database itself"] = circumstance{pooler: mode, direct: true}
 	}
 	all["pooler in mode statement"] = circumstance{
-		pooler:  "statement",
-		refused: "the pooler in front of the database allows no transactions: set pool_mode = transaction, or session",
+		pooler:   "statement",
+		rejected: "the pooler in front of the database allows no transactions: set pool_mode = transaction, or session",
 	}
 	return all
 }
@@ -318,7 +318,7 @@ type matrix struct {
 // set for itself, such as session_replication_role.
 func TestSettingsMatrix(t *testing.T) {
 	share, shares := trialShare(t, "SPINE_MATRIX", "make matrix")
-	seed := uint64(time.Now().UnixNano() % 1_000_000) //nolint:gosec // positive
+	seed := uint64(time.Now().UnixNano() % 1_000_000)
 	if text := os.Getenv("SPINE_MATRIX_SEED"); text != "" {
 		var err error
 		seed, err = strconv.ParseUint(text, 10, 64)
@@ -369,8 +369,8 @@ func (m *matrix) try(t *testing.T, c circumstance) {
 	}
 	mock := startMock(t, 0.5)
 	environment = append(environment, "MOCK_API_URL="+mock)
-	if c.refused != "" {
-		require.ErrorContains(t, failedStart(t, append(environment, "DATABASE_URL="+address)...), c.refused)
+	if c.rejected != "" {
+		require.ErrorContains(t, failedStart(t, append(environment, "DATABASE_URL="+address)...), c.rejected)
 		return
 	}
 	t.Cleanup(func() { verified(t, clean) })
