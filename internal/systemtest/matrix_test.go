@@ -347,7 +347,7 @@ func TestSettingsMatrix(t *testing.T) {
 		"select json_object_agg(lower(name), current_setting(name)) from pg_settings").Scan(&m.settings))
 	names := make(chan string)
 	var ended sync.WaitGroup
-	const together = 2 // as many as a small machine has processors
+	const together = 3 // a case waits a third of its time
 	for range together {
 		ended.Go(func() {
 			for name := range names {
