@@ -78,6 +78,15 @@ func (c *headed) Read(p []byte) (int, error) {
 	return n, err //nolint:wrapcheck // it is the same connection
 }
 
+// CloseWrite closes one half of the connection. net/http does that first where a sender is still sending, so that the
+// answer arrives.
+func (c *headed) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite() //nolint:wrapcheck // it is the same connection
+	}
+	return nil
+}
+
 // headedKey is the key of a request's connection in its context.
 type headedKey struct{}
 

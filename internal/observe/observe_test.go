@@ -533,6 +533,7 @@ func TestACrowdOfConnectionsIsNotKept(t *testing.T) {
 
 // B1: very many short headers take much memory, so their number is limited, before a request is complete.
 func TestARequestHasSoManyHeaders(t *testing.T) {
+	require.Implements(t, (*interface{ CloseWrite() error })(nil), &headed{}, "net/http closes one half first")
 	synctest.Test(t, func(t *testing.T) {
 		p := newPipes()
 		stop, ended := running(t, Server{
