@@ -512,6 +512,7 @@ CREATE FUNCTION spine.clock_ahead() RETURNS timestamp with time zone
     SET search_path TO 'spine', 'pg_temp'
     SET "TimeZone" TO 'UTC'
     SET "DateStyle" TO 'ISO'
+    SET lock_timeout TO '250ms'
     SET enable_seqscan TO 'off'
     AS $$
 declare
@@ -521,6 +522,8 @@ begin
         'select max(timestamp) from audit_trail where timestamp > %L and isfinite(timestamp)',
         clock_timestamp() + interval '10 seconds') into _latest;
     return _latest;
+exception when lock_not_available then
+    return null; -- somebody has locked the audit log, which is told elsewhere
 end $$;
 
 
@@ -1332,7 +1335,7 @@ begin
     begin -- The tables stay locked for reading until the end, so nothing below waits.
         perform from events, processing_state, destinations, audit_trail, conflicts, sources where false;
     exception when lock_not_available then
-        return query select 'table_locked', null::text, t.says, t.facts from table_lockers() t;
+        return query select 'table_locked', null::text, t.says, t.facts from table_lockers(false) t;
         if not found then
             return query select
                 'table_locked',
@@ -2929,7 +2932,7 @@ begin
         perform mend_sequences();
         select a.xid::text::bigint into _newest from audit_trail a order by a.xid desc limit 1;
         if _newest is not null then
-            -- So far that no reader of the original, which may have seen more steps, has a position beyond.
+            -- Larger than any position that a reader of the original can have.
             _noted.trail_shift := ((_newest >> 32) + 2) << 32;
             execute format(
                 'alter table only audit_trail alter column xid
@@ -4922,10 +4925,10 @@ COMMENT ON FUNCTION spine.sources_kept() IS 'Internal. Trigger: does not let the
 
 
 --
--- Name: table_lockers(); Type: FUNCTION; Schema: spine; Owner: -
+-- Name: table_lockers(boolean); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.table_lockers() RETURNS TABLE(says text, facts jsonb)
+CREATE FUNCTION spine.table_lockers(_storing boolean) RETURNS TABLE(says text, facts jsonb)
     LANGUAGE sql STABLE
     SET search_path TO 'spine', 'pg_temp'
     AS $$
@@ -4956,16 +4959,16 @@ CREATE FUNCTION spine.table_lockers() RETURNS TABLE(says text, facts jsonb)
             l.mode = 'AccessExclusiveLock'
                 and c.relname in ('events', 'processing_state', 'audit_trail', 'destinations', 'conflicts', 'sources')
             or l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock')
-                and c.relname in ('processing_state', 'audit_trail'))
+                and (c.relname in ('processing_state', 'audit_trail') or _storing and c.relname = 'events'))
     order by c.relname, l.pid
 $$;
 
 
 --
--- Name: FUNCTION table_lockers(); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION table_lockers(_storing boolean); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.table_lockers() IS 'Internal. Who holds a table so that nothing can be claimed, in words.';
+COMMENT ON FUNCTION spine.table_lockers(_storing boolean) IS 'Internal. Who holds a table so that nothing can be claimed, or stored, in words.';
 
 
 --
@@ -5470,6 +5473,9 @@ begin
         return;
     end if;
     return query select 'standby', w from commits_waiting() w where w is not null;
+    return query select 'locked', t.says || ': nothing can be stored meanwhile'
+    from table_lockers(true) t
+    where (t.facts ->> 'since')::timestamptz < clock_timestamp() - interval '1 second';
     if to_regclass('spine.audit_trail_' || to_char(_day, 'YYYYMMDD')) is null then
         return query select
             'partitions',
@@ -6177,7 +6183,7 @@ begin
         return;
     end if;
     for _holder in
-        select t.says, t.facts from table_lockers() t
+        select t.says, t.facts from table_lockers(false) t
     loop
         _known := true;
         return query select 'table_locked', _holder.says, _holder.facts;
@@ -6683,7 +6689,7 @@ COMMENT ON COLUMN spine.events.payload IS 'The payload''s exact text, a form''s 
 -- Name: COLUMN events.payload_hash; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.events.payload_hash IS 'SHA-256 of the canonical payload, see spine.canonical(). SHA-256 of raw_body where payload is NULL.';
+COMMENT ON COLUMN spine.events.payload_hash IS 'SHA-256 of the canonical payload, see spine.canonical(). SHA-256 of raw_body where payload is NULL or a form''s fields. Values that do not count are left out, and a CloudEvent''s attributes are taken as text.';
 
 
 --
@@ -8189,7 +8195,7 @@ UNION ALL
 -- Name: VIEW stuck; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON VIEW spine.stuck IS 'Rows that have been due for 10 seconds or longer, and every cause for which no worker claims them. After the clock was set back also rows that wait for a time that has been already. Normally empty.';
+COMMENT ON VIEW spine.stuck IS 'Rows that have been due for 10 seconds or longer, and every cause for which no worker claims them. After the clock was set back it also lists rows that were planned by the old clock. Normally empty.';
 
 
 --

@@ -33,14 +33,13 @@ migrations give it the rights on new tables and functions by themselves.`,
 			if err := s.CheckDirect(cmd.Context()); err != nil {
 				return err
 			}
-			m, err := store.Migrate(cmd.Context(), s.DirectURL(), func(what string) {
-				cmd.PrintErrf("waiting for %s\n", terminal.OneLine(what))
-			})
+			waits := func(what string) { cmd.PrintErrf("waiting for %s\n", terminal.OneLine(what)) }
+			m, err := store.Migrate(cmd.Context(), s.DirectURL(), waits)
 			if err != nil {
 				return fmt.Errorf("migrating: %w", err)
 			}
 			if len(roles) > 0 {
-				if err := store.Grant(cmd.Context(), s.DirectURL(), roles); err != nil {
+				if err := store.Grant(cmd.Context(), s.DirectURL(), roles, waits); err != nil {
 					return fmt.Errorf("granting, after the schema was migrated: %w", err)
 				}
 			}

@@ -6,8 +6,7 @@ package ingest
 // rowCost is what an event costs beside its bytes, in bytes.
 const rowCost = 4 << 10
 
-// mixedPart is the part of a transaction's bytes that are taken where sources take turns. Those who come next then wait
-// for a shorter one.
+// Where sources take turns, a transaction has 1/mixedPart of the bytes. The next request then waits for a shorter one.
 const mixedPart = 4
 
 // source is the source of a request. All its events have the same.
@@ -19,7 +18,7 @@ func (w *waiter) cost() int { return w.size + rowCost*len(w.events) }
 // load is what waits of one source.
 type load struct {
 	rows, bytes int
-	cost        int // of what was taken of it, in bytes; that of others counts as much as long as nothing waits
+	cost        int // charged so far, in bytes; a source that comes back starts at the others' level
 }
 
 func (l *load) add(w *waiter, times int) {

@@ -86,6 +86,11 @@ func TestChoose(t *testing.T) {
 			require.LessOrEqual(r, usedRows, rows)
 			require.LessOrEqual(r, usedBytes, bytes)
 		}
+		for _, w := range firstLeft {
+			fits := !w.alone && !batch[0].alone && usedRows+len(w.events) <= rows &&
+				usedBytes+w.size <= bytes/mixedPart
+			require.False(r, fits, "what fits is taken")
+		}
 	})
 }
 

@@ -44,8 +44,8 @@ func Write(w http.ResponseWriter, status int, contentType string, body []byte) {
 	_, _ = w.Write(body) // the client may be gone
 }
 
-// Secure sets the headers that stop browsers and caches from misusing an answer. Write sets the first two by itself,
-// which is enough for who is no browser.
+// Secure sets the headers that stop browsers and caches from misusing an answer. Write sets the first two by itself.
+// Clients other than browsers need no more.
 func Secure(header http.Header) {
 	header["X-Content-Type-Options"], header["Cache-Control"] = nosniff, noStore
 	header["Cross-Origin-Resource-Policy"], header["Referrer-Policy"] = sameOrigin, noReferrer

@@ -231,7 +231,10 @@ func (r *reader) readBinary(q *event.Request) (event.Event, error) {
 	maps.Copy(values, r.extensions(q.Header))
 	object := cloudObject(values, storableText(contentType), q.Body, kind)
 	if hash, unqueryable := r.cloudFingerprint(object); unqueryable == "" {
-		e.Payload, e.Raw, e.Hash = object, append([]byte{}, q.Body...), hash // not nil without data
+		e.Payload, e.Raw, e.Hash = object, q.Body, hash
+		if e.Raw == nil {
+			e.Raw = []byte{} // there is no data
+		}
 	} else {
 		setBytes(&e, q.Body, unqueryable)
 	}

@@ -422,8 +422,6 @@ func TestRegistryLookupWhileReloading(t *testing.T) {
 	all.Wait()
 }
 
-// A15: the source default of a new database takes nothing until it verifies, or until somebody chooses that anyone may
-// send. Other sources without verification were made by somebody, who has chosen.
 // A, of its kind: a request may carry the secret of another source, or one that its source had before. Neither is kept.
 func TestSecretsOfOtherSourcesAreHidden(t *testing.T) {
 	tab := newTable()
@@ -488,6 +486,8 @@ func TestSecretSet(t *testing.T) {
 	require.NotContains(t, fmt.Sprintf("%v %+v %#v", index, index, index), "secret0")
 }
 
+// A15: the source default of a new database takes nothing until it verifies, or until somebody chooses that anyone may
+// send. Other sources without verification were made by somebody, who has chosen.
 func TestDefaultIsClosedUntilItVerifies(t *testing.T) {
 	tab := newTable()
 	tab.put("default", `{"preset":"envelope"}`)

@@ -57,14 +57,14 @@ func newSecretIndex(forms []secret.Value) *secretIndex {
 	return x
 }
 
-// startSize is how many bytes of a secret its start has. No secret that is looked for is shorter, in any form.
-const startSize = 4
+// startSize is how many bytes of a secret its start has, in each of its forms. Many secrets begin alike, as in whsec_.
+const startSize = minSecret
 
 // startOf is a hash of the first bytes of a text.
 func startOf(text string) uint16 {
 	var start [startSize]byte
 	copy(start[:], text)
-	return uint16(binary.LittleEndian.Uint32(start[:]) * 0x9e3779b1 >> 16)
+	return uint16(binary.LittleEndian.Uint64(start[:]) * 0x9e3779b97f4a7c15 >> 48)
 }
 
 // in reports whether a text in lower case is one of the secrets, or holds one of so many bytes or more.

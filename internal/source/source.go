@@ -158,7 +158,7 @@ func keepMark(events []event.Event, plain, marked *event.Request) {
 	for i := range events {
 		e := &events[i]
 		switch {
-		case e.Raw != nil: // a form
+		case e.Raw != nil: // a form, or a CloudEvent in binary mode
 			e.Raw = marked.Body
 		case !bytes.Equal(e.Payload, plain.Body): // a part of the body
 		case e.Unqueryable != "":
@@ -205,7 +205,7 @@ func (s *Source) Read(r *event.Request) (events []event.Event, batch bool, err e
 		// An id and a type are shown everywhere, and the payload where it is asked for.
 		if s.exposesSecret(events[i].ID) || s.exposesSecret(events[i].Type) {
 			return nil, false, &event.InvalidError{Problems: []event.Problem{{
-				Detail: "must not hold a secret of the source in its id or type",
+				Detail: "must not hold the secret of a source in its id or type",
 			}}}
 		}
 	}

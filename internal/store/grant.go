@@ -16,13 +16,13 @@ import (
 // needs the role that owns the schema. The roles own nothing, and may not change tables or functions. Migrate later
 // gives them the same on tables that are new then. All of the grants are one transaction. Called again, it changes
 // nothing.
-func Grant(ctx context.Context, url string, roles []string) (err error) {
+func Grant(ctx context.Context, url string, roles []string, waits func(what string)) (err error) {
 	db, err := openMigrator(url)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	unlock, err := lockMigrations(ctx, db, nil) // two grants at once could fail
+	unlock, err := lockMigrations(ctx, db, waits) // two grants at once could fail
 	if err != nil {
 		return err
 	}
@@ -137,26 +137,42 @@ func grantFunctions(ctx context.Context, tx *sql.Tx, before []string) error {
 	return nil
 }
 
-// grantLater gives roles that work on the database the rights on tables and views that are new to them. Such a role was
-// granted INSERT on the events. A table of which a role has a right keeps its grants, so that an administrator can
-// revoke some.
-func grantLater(ctx context.Context, db *sql.DB) error {
-	err := inTransaction(ctx, db, func(tx *sql.Tx) error {
-		grants, err := texts(ctx, tx, `
-			select distinct t.relname || ' ' || a.grantee::regrole::text
-			from pg_class e cross join aclexplode(e.relacl) a
-				join pg_class t on t.relnamespace = e.relnamespace and t.relname = any (string_to_array($1, ' '))
-			where e.oid = 'spine.events'::regclass and a.privilege_type = 'INSERT' and a.grantee not in (0, e.relowner)
-				and pg_has_role(t.relowner, 'usage')
-				and not exists (select from aclexplode(t.relacl) b where b.grantee = a.grantee)
-			order by 1`, strings.Join(slices.Sorted(maps.Keys(neededRights)), " "))
-		if err != nil {
-			return err
+// workingRoles are the roles, quoted, that have been granted all that a process needs, as far as it is there.
+func workingRoles(ctx context.Context, db *sql.DB) (roles []string, err error) {
+	var needed []string
+	for table, rights := range neededRights {
+		for right := range strings.FieldsSeq(rights) {
+			needed = append(needed, table+" "+right)
 		}
-		for _, grant := range grants {
-			table, role, _ := strings.Cut(grant, " ")
-			if _, err := tx.ExecContext(ctx, grantStatement(table, role)); err != nil {
-				return err
+	}
+	err = inTransaction(ctx, db, func(tx *sql.Tx) (err error) {
+		roles, err = texts(ctx, tx, `
+			select distinct a.grantee::regrole::text
+			from pg_namespace s join pg_class e on e.relnamespace = s.oid and e.relname = 'events'
+				cross join aclexplode(e.relacl) a
+			where s.nspname = 'spine' and a.privilege_type = 'INSERT' and a.grantee not in (0, e.relowner)
+				and not exists (
+					select from unnest(string_to_array($1, ',')) n
+					where not has_table_privilege(a.grantee, to_regclass('spine.' || split_part(n, ' ', 1)),
+						split_part(n, ' ', 2)))
+			order by 1`, strings.Join(needed, ","))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("looking for the roles that work: %w", err)
+	}
+	return roles, nil
+}
+
+// grantNew gives roles that had all needed rights before a migration those on the tables and views that are new since.
+// A role from which somebody has revoked one keeps what it has.
+func grantNew(ctx context.Context, db *sql.DB, roles []string) error {
+	err := inTransaction(ctx, db, func(tx *sql.Tx) error {
+		for _, role := range roles {
+			for _, table := range slices.Sorted(maps.Keys(neededRights)) {
+				if _, err := tx.ExecContext(ctx, grantStatement(table, role)); err != nil {
+					return err
+				}
 			}
 		}
 		return nil

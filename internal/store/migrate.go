@@ -117,12 +117,14 @@ func migrate(ctx context.Context, url string, r release, waits func(what string)
 	case version > 0 && version < oldestVersion:
 		return m, fmt.Errorf("%w (schema version %d)", ErrTooOld, version)
 	default:
+		roles, err := workingRoles(ctx, db)
+		if err != nil {
+			return m, err
+		}
 		if err := applyRelease(ctx, db, provider, r, &m); err != nil {
 			return m, err
 		}
-	}
-	if !m.Newer {
-		if err := grantLater(ctx, db); err != nil {
+		if err := grantNew(ctx, db, roles); err != nil {
 			return m, err
 		}
 	}

@@ -67,6 +67,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	config.MinConns = 0
 	config.PingTimeout = time.Second // of a connection that was idle, before it is used again
 	s := &Store{readTimeout: c.ReadTimeout, moved: c.Moved}
+	s.notes.Store(c.Moved != nil)
 	config.ConnConfig.OnNotice = s.noteWarning
 	config.ConnConfig.OnPgError = s.noteError
 	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {

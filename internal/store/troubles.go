@@ -48,8 +48,7 @@ func (s *Store) CheckWritable(ctx context.Context) error {
 		s.pool.Reset()
 		return ErrReadOnly
 	case "55P03":
-		return fmt.Errorf("somebody has locked a table of Spine, which spine status or "+
-			"select says from spine.table_lockers() names: %w", err)
+		return fmt.Errorf("somebody has locked a table of Spine: spine status says who: %w", err)
 	}
 	if err != nil {
 		return fmt.Errorf("trying to store: %w", err)

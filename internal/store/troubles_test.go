@@ -75,6 +75,13 @@ func TestTroublesAreShownEarly(t *testing.T) {
 	require.NoError(t, d.CheckWritable(t.Context()))
 	lock := d.psql("begin", "lock table spine.events in share mode")
 	require.ErrorContains(t, d.CheckWritable(t.Context()), "somebody has locked a table of Spine")
+	require.Eventually(t, func() bool {
+		return d.value("select count(*) from spine.troubles() where topic = 'locked' and says like "+
+			"'the table events is locked (ShareLock) by pid %: nothing can be stored meanwhile'") == "1"
+	}, patience, 50*time.Millisecond)
+	run(t, lock, "rollback")
+	lock = d.psql("begin", "lock table spine.audit_trail in access exclusive mode")
+	require.Equal(t, "0", d.value("select count(*) from spine.stuck"), "it does not wait")
 	run(t, lock, "rollback")
 	require.NoError(t, d.CheckWritable(t.Context()))
 	require.Equal(

@@ -2,8 +2,8 @@ package store
 
 import "fmt"
 
-// versionQueries are goose's statements on its table. Goose runs them in transactions of its own, which do not begin
-// with pinPath. So they name the schema of every function and operator.
+// versionQueries are goose's statements on its table. Goose runs some of them outside of a transaction, and none begins
+// with pinPath by itself. So they name the schema of every function and operator.
 type versionQueries struct{}
 
 // CreateTable makes the table.

@@ -31,8 +31,8 @@ comment on function spine.this_database() is 'Internal. The oid of the database.
 --   * positions in the audit log go on far above all that the log has (trail_shift), since the transaction numbers of
 --     this server may be lower. Readers then tell what is new as new, and nothing else;
 --   * sequences that lag behind are raised, before any number of theirs is used.
--- It runs with the rights of the table's owner, since the positions are a column's default. That is safe: the caller
--- must have the right to insert steps, and chooses nothing.
+-- It runs as the owner of the table, because it changes a column's default. That is safe: the caller must have the
+-- right to insert steps, and chooses nothing.
 -- Locks: where the database is as noted, none. Otherwise callers take turns by the row of database_identity, and the
 -- first locks audit_trail. It gives up with 55P03 after 5 s, and a later call does the work.
 -- Relies on audit_trail_xid. A crash before the commit leaves everything as it was.
@@ -66,7 +66,7 @@ begin
         perform mend_sequences();
         select a.xid::text::bigint into _newest from audit_trail a order by a.xid desc limit 1;
         if _newest is not null then
-            -- So far that no reader of the original, which may have seen more steps, has a position beyond.
+            -- Larger than any position that a reader of the original can have.
             _noted.trail_shift := ((_newest >> 32) + 2) << 32;
             execute format(
                 'alter table only audit_trail alter column xid

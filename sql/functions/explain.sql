@@ -137,9 +137,11 @@ end $$;
 comment on function spine.lock_holders(xid) is
     'Internal. Who holds a row that a transaction has locked and not yet committed.';
 
--- table_lockers: who holds a table so that nothing can be claimed, in words.
+-- table_lockers: who holds a table so that nothing can be claimed, or stored, in words.
+--   _storing  whether also locks count that hinder storing alone
 -- Partitions are locked with their table. Reads only: pg_locks.
-create or replace function spine.table_lockers() returns table (says text, facts jsonb)
+create or replace function spine.table_lockers(_storing boolean)
+returns table (says text, facts jsonb)
 language sql stable
 set search_path = spine, pg_temp as $$
     select
@@ -169,11 +171,11 @@ set search_path = spine, pg_temp as $$
             l.mode = 'AccessExclusiveLock'
                 and c.relname in ('events', 'processing_state', 'audit_trail', 'destinations', 'conflicts', 'sources')
             or l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock')
-                and c.relname in ('processing_state', 'audit_trail'))
+                and (c.relname in ('processing_state', 'audit_trail') or _storing and c.relname = 'events'))
     order by c.relname, l.pid
 $$;
-comment on function spine.table_lockers() is
-    'Internal. Who holds a table so that nothing can be claimed, in words.';
+comment on function spine.table_lockers(boolean) is
+    'Internal. Who holds a table so that nothing can be claimed, or stored, in words.';
 
 -- connected_workers: whether a worker is connected to this database, in words. It goes by the names of sessions, which
 -- anybody sees. Reads only.
@@ -276,7 +278,7 @@ begin
         return;
     end if;
     for _holder in
-        select t.says, t.facts from table_lockers() t
+        select t.says, t.facts from table_lockers(false) t
     loop
         _known := true;
         return query select 'table_locked', _holder.says, _holder.facts;
@@ -635,7 +637,7 @@ begin
     begin -- The tables stay locked for reading until the end, so nothing below waits.
         perform from events, processing_state, destinations, audit_trail, conflicts, sources where false;
     exception when lock_not_available then
-        return query select 'table_locked', null::text, t.says, t.facts from table_lockers() t;
+        return query select 'table_locked', null::text, t.says, t.facts from table_lockers(false) t;
         if not found then
             return query select
                 'table_locked',

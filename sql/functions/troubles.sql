@@ -9,6 +9,7 @@ language plpgsql stable
 set search_path = spine, pg_temp
 set timezone = 'UTC'
 set datestyle = 'ISO'
+set lock_timeout = '250ms'
 set enable_seqscan = off as $$
 declare
     _latest timestamptz;
@@ -17,12 +18,15 @@ begin
         'select max(timestamp) from audit_trail where timestamp > %L and isfinite(timestamp)',
         clock_timestamp() + interval '10 seconds') into _latest;
     return _latest;
+exception when lock_not_available then
+    return null; -- somebody has locked the audit log, which is told elsewhere
 end $$;
 comment on function spine.clock_ahead() is
     'Internal. The latest step of the audit log that is later than now. NULL is normal.';
 
 -- troubles: what hinders Spine as a whole now, one sentence a row, and what to do.
--- Topics: read_only, standby, partitions, clock. Rights are not among them: see internal/store/troubles.go. Reads only.
+-- Topics: read_only, standby, locked, partitions, clock. Rights are not among them: see internal/store/troubles.go.
+-- Reads only.
 create or replace function spine.troubles() returns table (topic text, says text)
 language plpgsql stable
 set search_path = spine, pg_temp as $$
@@ -37,6 +41,9 @@ begin
         return;
     end if;
     return query select 'standby', w from commits_waiting() w where w is not null;
+    return query select 'locked', t.says || ': nothing can be stored meanwhile'
+    from table_lockers(true) t
+    where (t.facts ->> 'since')::timestamptz < clock_timestamp() - interval '1 second';
     if to_regclass('spine.audit_trail_' || to_char(_day, 'YYYYMMDD')) is null then
         return query select
             'partitions',

@@ -144,7 +144,7 @@ where (select spine.clock_ahead()) is not null
 order by due_at;
 comment on view spine.stuck is
     'Rows that have been due for 10 seconds or longer, and every cause for which no worker claims them. '
-    'After the clock was set back also rows that wait for a time that has been already. '
+    'After the clock was set back it also lists rows that were planned by the old clock. '
     'Normally empty.';
 comment on column spine.stuck.event_id is 'The sender''s id.';
 comment on column spine.stuck.source is 'Who sent it.';

@@ -20,6 +20,9 @@ comment on column spine.events.payload is
     'The payload''s exact text, a form''s fields, or a CloudEvent as one JSON object. '
     'Where it was made of a body, raw_body has the exact bytes of that. '
     'NULL where Postgres cannot query the payload: unqueryable says why, and raw_body has the bytes.';
+comment on column spine.events.payload_hash is
+    'SHA-256 of the canonical payload, see spine.canonical(). SHA-256 of raw_body where payload is NULL or a form''s '
+    'fields. Values that do not count are left out, and a CloudEvent''s attributes are taken as text.';
 comment on column spine.processing_state.deferrals is
     'Attempts in a row that did not reach the destination. They are not in attempt_count. NULL for none.';
 comment on column spine.processing_state.deferred_since is
