@@ -621,7 +621,7 @@ func TestMigrationCutAnywhere(t *testing.T) {
 				if isComment(at) && isComment(at+1) {
 					continue // all comments of a table are one place
 				}
-				if testing.Short() && at > first+1 && at%8 != 0 {
+				if testing.Short() && at > first+1 && at%16 != 0 {
 					continue
 				}
 				// Statements before this migration come once, and none of them is like one of these.

@@ -47,6 +47,8 @@ func (s *Store) CheckWritable(ctx context.Context) error {
 	case "25006":
 		s.pool.Reset()
 		return ErrReadOnly
+	case "42883", "3F000":
+		return nil // it is not migrated, which CheckSchema says
 	case "55P03":
 		return fmt.Errorf("somebody has locked a table of Spine: spine status says who: %w", err)
 	}
