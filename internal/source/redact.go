@@ -184,6 +184,7 @@ func (r *Redactor) Redact(h http.Header) []byte {
 		if len(b) > 1 {
 			b = append(b, ',')
 		}
+		hides = hides || len(h[name]) > 1 && r.spreadsOverLines(h[name])
 		b, _ = jsontext.AppendQuote(b, text) // it is valid
 		b = append(b, ':', '[')
 		for i, value := range h[name] {
@@ -201,6 +202,15 @@ func (r *Redactor) Redact(h http.Header) []byte {
 		b = append(b, ']')
 	}
 	return append(b, '}')
+}
+
+// spreadsOverLines reports whether the lines of a header hold a secret together that none of them holds alone. They are
+// one list (RFC 9110, section 5.2).
+func (r *Redactor) spreadsOverLines(lines []string) bool {
+	lines = slices.DeleteFunc(slices.Clone(lines), r.holdsSecret)
+	return slices.ContainsFunc([]string{"", ",", ", "}, func(separator string) bool {
+		return r.holdsSecret(strings.Join(lines, separator))
+	})
 }
 
 // storableText makes a text valid UTF-8 without U+0000, which PostgreSQL cannot store.

@@ -445,6 +445,8 @@ func TestSecretsOfOtherSourcesAreHidden(t *testing.T) {
 						require.NotContains(t, strings.ToLower(kept), strings.ToLower(token), name)
 						require.NotContains(t, kept, short, name)
 					}
+					split := redactor.Redact(http.Header{"X-Note": {"a", token[:9], token[9:]}})
+					require.Equal(t, 3, strings.Count(string(split), redacted), "over lines")
 					require.True(t, redactor.exposesSecret("id-"+token), name)
 					require.True(t, redactor.exposesSecret(short), name)
 					require.False(t, redactor.exposesSecret("id-"+short), "it may be a word")
