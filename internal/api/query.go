@@ -111,9 +111,9 @@ func parameters(r *http.Request, known ...string) (values map[string]string, fau
 // storable reports whether Postgres takes s as text.
 func storable(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
 
-// eventQuery reads a request about one event. Its id is in the path or, where the path has none, the parameter
-// event_id: browsers and proxies resolve the ids . and .. in a path, even where they are percent-encoded. It answers
-// 400 to parameters that make no sense, and 404 to a path with a text that cannot be an id.
+// eventQuery reads a request about one event. The id is in the path, or in the parameter event_id. Browsers and proxies
+// resolve the ids . and .. in a path, even percent-encoded ones. It answers 400 to parameters that make no sense. It
+// answers 404 to a path with a text that cannot be an id.
 func eventQuery(
 	w http.ResponseWriter, r *http.Request, known ...string,
 ) (id string, query map[string]string, ok bool) {

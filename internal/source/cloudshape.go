@@ -14,8 +14,8 @@ import (
 	"github.com/webhookspine/spine/internal/event"
 )
 
-// A CloudEvent has one shape, in whatever mode it came: the object of the JSON format. So a query finds an attribute in
-// one place, every attribute reaches the destination, and an event that comes again in another mode is the same event.
+// A CloudEvent has one shape in every mode: the object of the JSON format. So a query finds an attribute in one place,
+// and every attribute reaches the destination. An event that comes again in another mode is the same event.
 
 // cloudObject writes an event of the binary mode as an object of the JSON format. contentType is empty where nothing
 // vouches for it.
@@ -45,8 +45,8 @@ func isShortText(body []byte) bool {
 	return utf8.Valid(body) && !bytes.Contains(body, []byte{0}) && control <= maxFormControl
 }
 
-// extensions are the attributes in headers that Spine does not read itself, such as ce-subject. What is no name of an
-// attribute, came twice, or holds a credential stays in the headers alone.
+// extensions are the attributes in headers that Spine does not read itself, such as ce-subject. A header stays out of
+// the event if its name is no attribute's, if it came twice, or if it holds a credential.
 func (r *reader) extensions(h http.Header) map[string]string {
 	found := map[string]string{}
 	for header, values := range h {
@@ -81,8 +81,8 @@ func (r *reader) vouchedFor(header string) bool {
 	return !r.signed || !slices.ContainsFunc(r.config.Verify, func(m Method) bool { return !signsHeaders(m, header) })
 }
 
-// cloudFingerprint is the hash of a CloudEvent, the same in every mode: an attribute counts as the text that it is in a
-// header, data without a type is JSON, and the bytes of other data count.
+// cloudFingerprint is the hash of a CloudEvent. It is the same in every mode. An attribute counts as its text in a
+// header. Data without a type counts as JSON, and other data by its bytes.
 func (r *reader) cloudFingerprint(object jsontext.Value) (hash [event.HashSize]byte, unqueryable string) {
 	if hash, unqueryable = r.fingerprint(object); unqueryable != "" {
 		return hash, unqueryable

@@ -296,7 +296,7 @@ func TestMetricsTellWhatAnOperatorAsks(t *testing.T) {
 		`spine_queue_events{status="dead"}`,
 		`spine_sources{state="broken"}`,
 	} {
-		// Those of the queue are left out while the database is too slow to count it.
+		// A scrape leaves out the series of the queue while the database is too slow to count it.
 		require.EventuallyWithT(t, func(c *assert.CollectT) {
 			_, err := s.tryMetric(t.Context(), series)
 			require.NoError(c, err, series)

@@ -113,9 +113,9 @@ func (o *original) stores(t *testing.T, n int) {
 
 const asBytes = "select count(*) from spine.events where payload is null"
 
-// tellsOnlyNew starts a copy and follows it while its numbers of transactions go up to those of the original and
-// beyond: whatever spine tail and the stream tell is new, and all that is new they tell. moved says whether it can be
-// told from its original; then nothing is delivered until spine resume. Otherwise it starts with DESTINATION_URL=none.
+// tellsOnlyNew starts a copy and follows it, until its transaction numbers have passed those of the original. Both
+// spine tail and the stream tell each new step and no old one. moved says that Spine can tell the copy from its
+// original. Such a copy delivers nothing until spine resume. Another one starts with DESTINATION_URL=none.
 func (o *original) tellsOnlyNew(t *testing.T, copied *postgres.Server, moved bool) {
 	t.Helper()
 	database := copied.URL()

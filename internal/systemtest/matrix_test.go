@@ -234,7 +234,7 @@ func replicaIdentity(identity string) string {
 	end $$`
 }
 
-// shadowing makes a schema with everything that Postgres has under the same names. Whatever is found there fails.
+// shadowing makes a schema with everything that Postgres has, under the same names. A statement that finds it fails.
 const shadowing = `
 	set search_path = pg_catalog;
 	create schema evil;

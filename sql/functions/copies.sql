@@ -26,11 +26,11 @@ comment on function spine.this_database() is 'Internal. The oid of the database.
 -- note_database: notes which database this is, and pauses all claims where another one was noted. Every process calls
 -- it as it starts, and for each server that it connects to later. Returns what it found, in words. That is NULL where
 -- all is as noted, in a new database, in a copy that has no events, and where nothing can be written.
--- In another database
---   * all destinations are paused, with a reason: a copy must not deliver what waits in the original;
---   * positions in the audit log go on far above all that the log has (trail_shift), since the transaction numbers of
---     this server may be lower. Readers then tell what is new as new, and nothing else;
---   * sequences that lag behind are raised, before any number of theirs is used.
+-- In another database it does three things.
+--   * It pauses all destinations, with a reason. A copy must not deliver what waits in the original.
+--   * It moves new positions in the audit log far above all that the log has (trail_shift). The transaction numbers of
+--     this server may be lower, and readers would take old steps for new ones.
+--   * It raises sequences that lag behind, before anybody uses a number of theirs.
 -- It runs as the owner of the table, because it changes a column's default. That is safe: the caller must have the
 -- right to insert steps, and chooses nothing.
 -- Locks: where the database is as noted, none. Otherwise callers take turns by the row of database_identity, and the

@@ -269,7 +269,7 @@ comment on function spine.mend_sequences() is
 
 -- trailed: how many of an event's arrivals its trail has.
 --   _seen  events.seen_count, 1 or more
--- The audit log has every arrival. spine.ingest_events() puts the first 1,000 into the event's trail. After them it
+-- Each arrival is in the audit log. spine.ingest_events() puts the first 1,000 into the event's trail. After them it
 -- puts in every 10th, from the 10,000th on every 100th, and so on. Reads no table.
 create or replace function spine.trailed(_seen bigint) returns bigint
 language sql immutable

@@ -1,4 +1,4 @@
--- What hinders Spine as a whole: spine status, the page and the log say these sentences.
+-- Sentences about what hinders Spine as a whole. spine status, the page and the log say them.
 
 -- clock_ahead: the latest step of the audit log that is later than now by more than ten seconds. NULL where there is
 -- none, as is normal. There is one after the database's clock was set back.
