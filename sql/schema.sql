@@ -232,6 +232,84 @@ COMMENT ON FUNCTION spine.as_jsonb(_value json) IS 'Internal. A JSON value as js
 
 
 --
+-- Name: audit_begins(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.audit_begins() RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select coalesce(min(p.since), 'infinity') from audit_partitions() p
+$$;
+
+
+--
+-- Name: FUNCTION audit_begins(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.audit_begins() IS 'Internal. A time before which only the default partition of the audit log has steps.';
+
+
+--
+-- Name: audit_partitions(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.audit_partitions() RETURNS TABLE(partition regclass, name name, since timestamp with time zone, until timestamp with time zone)
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    SET "DateStyle" TO 'ISO'
+    AS $$
+    select
+        b.oid,
+        b.relname,
+        substring(b.bound from E'FROM \\(''([^'']+)''\\)')::timestamptz,
+        substring(b.bound from E'TO \\(''([^'']+)''\\)')::timestamptz
+    from (
+        select c.oid, c.relname, pg_get_expr(c.relpartbound, 0) as bound
+        from pg_inherits i join pg_class c on c.oid = i.inhrelid
+        where i.inhparent = 'audit_trail'::regclass
+    ) b
+    where b.bound <> 'DEFAULT'
+$$;
+
+
+--
+-- Name: FUNCTION audit_partitions(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.audit_partitions() IS 'Internal. The partitions of the audit log with their spans of time.';
+
+
+--
+-- Name: audit_since(xid8); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.audit_since(_position xid8) RETURNS timestamp with time zone
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'spine', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $$
+begin
+    perform require_right('audit_log', 'SELECT');
+    -- The least of all later ones, since clocks are set back.
+    return coalesce((
+        select min(m.since)
+        from audit_marks m
+        where m.position >= (
+            select n.position from audit_marks n where n.position <= _position order by n.position desc limit 1)),
+        '-infinity');
+end $$;
+
+
+--
+-- Name: FUNCTION audit_since(_position xid8); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.audit_since(_position xid8) IS 'Internal. A time before which the audit log has no steps of a position or later ones.';
+
+
+--
 -- Name: audited_beyond(xid8, xid8[]); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -241,18 +319,24 @@ CREATE FUNCTION spine.audited_beyond(_next_xid xid8, _in_progress xid8[]) RETURN
     SET jit TO 'off'
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
-    SET plan_cache_mode TO 'force_generic_plan'
+    SET plan_cache_mode TO 'force_custom_plan'
     AS $$
 declare
     _end constant xid8 := trail_end();
+    _since constant timestamptz := unread_since(_next_xid, _in_progress);
 begin
     return exists (
             select
             from audit_trail a
             where a.xid >= _next_xid
                 and a.xid < _end
-                and a.xid <> all (_in_progress))
-        or exists (select from audit_trail a where a.xid = any (_in_progress));
+                and a.xid <> all (_in_progress)
+                and (a.timestamp >= _since or a.timestamp = 'infinity'))
+        or _in_progress <> '{}'
+            and exists (
+                select
+                from audit_trail a
+                where a.xid = any (_in_progress) and (a.timestamp >= _since or a.timestamp = 'infinity'));
 end $$;
 
 
@@ -268,26 +352,31 @@ COMMENT ON FUNCTION spine.audited_beyond(_next_xid xid8, _in_progress xid8[]) IS
 --
 
 CREATE FUNCTION spine.audited_now(OUT next_xid xid8, OUT in_progress xid8[]) RETURNS record
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'spine', 'pg_temp'
     SET jit TO 'off'
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
+    SET plan_cache_mode TO 'force_custom_plan'
     AS $$
-    select
-        coalesce((
-            select ((a.xid::text)::bigint + 1)::text::xid8
-            from audit_trail a
-            where a.xid < (select trail_end())
-            order by a.xid desc
-            limit 1), '0'),
-        array(
-            select (x::text::bigint + s.shift)::text::xid8
-            from
-                (select trail_shift() as shift offset 0) s,
-                unnest(array(select pg_snapshot_xip(pg_current_snapshot())) || pg_current_xact_id_if_assigned()) x
-            where x is not null)
-$$;
+declare
+    _shift constant bigint := trail_shift();
+    _end constant xid8 := trail_end();
+    _mark constant xid8 := last_mark();
+    _since constant timestamptz := audit_since(_mark);
+begin
+    next_xid := greatest(_mark, (
+        select ((a.xid::text)::bigint + 1)::text::xid8
+        from audit_log a
+        where a.xid < _end and (a.timestamp >= _since or a.timestamp = 'infinity')
+        order by a.xid desc
+        limit 1));
+    in_progress := array(
+        select (x::text::bigint + _shift)::text::xid8
+        from unnest(
+            array(select pg_snapshot_xip(pg_current_snapshot())) || pg_current_xact_id_if_assigned()) x
+        where x is not null);
+end $$;
 
 
 --
@@ -871,8 +960,6 @@ CREATE FUNCTION spine.drop_audit_partition(_before timestamp with time zone) RET
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'spine', 'pg_temp'
     SET lock_timeout TO '100ms'
-    SET "TimeZone" TO 'UTC'
-    SET "DateStyle" TO 'ISO'
     AS $$
 declare
     _partition regclass;
@@ -883,18 +970,10 @@ begin
     if not try_lock('partitions') then
         return null;
     end if;
-    select o.oid, o.relname into _partition, _name
-    from (
-        -- The default partition has no upper bound.
-        select
-            c.oid,
-            c.relname,
-            substring(pg_get_expr(c.relpartbound, c.oid) from E'TO \\(''([^'']+)''\\)')::timestamptz as upper_bound
-        from pg_inherits i join pg_class c on c.oid = i.inhrelid
-        where i.inhparent = 'audit_trail'::regclass
-    ) o
-    where o.upper_bound <= least(_before, now())
-    order by o.upper_bound
+    select p.partition, p.name into _partition, _name
+    from audit_partitions() p
+    where p.until <= least(_before, now())
+    order by p.until
     limit 1;
     if _partition is null then
         return null;
@@ -991,6 +1070,7 @@ begin
             _day + 1);
         _made := _made + 1;
     end loop;
+    perform mark_audit();
     return _made;
 end $_$;
 
@@ -1333,7 +1413,14 @@ declare
     _delay interval;
 begin
     begin -- The tables stay locked for reading until the end, so nothing below waits.
-        perform from events, processing_state, destinations, audit_trail, conflicts, sources where false;
+        perform from events, processing_state, destinations, only audit_trail, conflicts, sources where false;
+        select array_agg(e.id order by e.source), array_agg(e.source order by e.source) into _ids, _sources
+        from events e
+        where e.event_id = _event_id and (_source is null or e.source = _source);
+        if cardinality(_ids) = 1 then
+            _since := trail_start(_ids[1]);
+            perform from audit_trail a where a.timestamp >= _since limit 0;
+        end if;
     exception when lock_not_available then
         return query select 'table_locked', null::text, t.says, t.facts from table_lockers(false) t;
         if not found then
@@ -1345,9 +1432,6 @@ begin
         end if;
         return;
     end;
-    select array_agg(e.id order by e.source), array_agg(e.source order by e.source) into _ids, _sources
-    from events e
-    where e.event_id = _event_id and (_source is null or e.source = _source);
     if _ids is null then
         return query select * from explain_missing(_event_id, _source);
         return;
@@ -1360,7 +1444,6 @@ begin
         return;
     end if;
     select e.* into _stored from events e where e.id = _ids[1];
-    _since := trail_start(_stored.id);
     return query select
         'stored',
         null::text,
@@ -2450,6 +2533,33 @@ COMMENT ON FUNCTION spine.last_arrival(_source text) IS 'When a source last sent
 
 
 --
+-- Name: last_mark(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.last_mark() RETURNS xid8
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'spine', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $$
+begin
+    perform require_right('audit_log', 'SELECT');
+    return coalesce((
+        select m.position
+        from audit_marks m
+        where m.position <= (select trail_end())
+        order by m.position desc
+        limit 1), '0');
+end $$;
+
+
+--
+-- Name: FUNCTION last_mark(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.last_mark() IS 'Internal. The newest position in the audit log of which the time is known.';
+
+
+--
 -- Name: latency_percentile(bigint[], double precision); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -2473,6 +2583,37 @@ $$;
 --
 
 COMMENT ON FUNCTION spine.latency_percentile(_latency bigint[], _fraction double precision) IS 'A percentile of a histogram in spine.rollups, to within a tenth. Example, the 95th: spine.latency_percentile(latency, 0.95).';
+
+
+--
+-- Name: lock_audit_log(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.lock_audit_log() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET lock_timeout TO '50ms'
+    AS $$
+begin
+    for _time in 1..100 loop
+        begin
+            lock table only audit_trail, only audit_trail_default in access exclusive mode;
+            return;
+        exception when lock_not_available then
+            if _time = 100 then
+                raise;
+            end if;
+            perform pg_sleep(0.2);
+        end;
+    end loop;
+end $$;
+
+
+--
+-- Name: FUNCTION lock_audit_log(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.lock_audit_log() IS 'Internal. Takes the audit log for itself, until the transaction ends.';
 
 
 --
@@ -2606,6 +2747,37 @@ COMMENT ON FUNCTION spine.make_durable() IS 'Internal. Makes the commit of this 
 
 
 --
+-- Name: mark_audit(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.mark_audit() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _since constant timestamptz := clock_timestamp() - interval '3 days';
+    _last constant timestamptz := (select m.since from audit_marks m order by m.position desc limit 1);
+begin
+    if _since >= _last and _since < _last + interval '1 day' then
+        return;
+    end if;
+    insert into audit_marks (position, since, id)
+    values (
+        (pg_current_xact_id()::text::bigint + trail_shift())::text::xid8,
+        _since,
+        coalesce(pg_sequence_last_value('audit_trail_id_seq'), 0))
+    on conflict do nothing;
+end $$;
+
+
+--
+-- Name: FUNCTION mark_audit(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.mark_audit() IS 'Internal. Notes once a day where in time the positions of the audit log are.';
+
+
+--
 -- Name: mend_clock(); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -2653,18 +2825,29 @@ CREATE FUNCTION spine.mend_sequences() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'spine', 'pg_temp'
     SET enable_seqscan TO 'off'
+    SET plan_cache_mode TO 'force_custom_plan'
     AS $$
+declare
+    _mark audit_marks;
 begin
     perform require_right('audit_trail', 'INSERT');
+    -- The mark knows the numbers before it.
+    select * into _mark from audit_marks m order by m.position desc limit 1;
     perform setval(s.name, s.newest)
     from (
         select 'events_id_seq'::regclass as name, (select max(e.id) from events e) as newest
         union all
         select 'rejected_requests_id_seq', (select max(r.id) from rejected_requests r)
         union all
-        select 'audit_trail_id_seq', (
+        select 'audit_trail_id_seq', greatest(_mark.id, (
             select max(a.id)
-            from (select t.id from audit_trail t order by t.timestamp desc limit 1000) a)
+            from (
+                select t.id
+                from audit_trail t
+                where t.timestamp >= coalesce(_mark.since, '-infinity')
+                order by t.timestamp desc
+                limit 1000
+            ) a))
     ) s
     where s.newest > coalesce(pg_sequence_last_value(s.name), 0);
 end $$;
@@ -2675,6 +2858,123 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.mend_sequences() IS 'Internal. Lets the sequences of numbers begin after the rows that are there.';
+
+
+--
+-- Name: merge_audit_days(timestamp with time zone, bigint); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.merge_audit_days(_before timestamp with time zone, _bytes bigint DEFAULT 1073741824) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'spine', 'pg_temp'
+    SET lock_timeout TO '5s'
+    SET "TimeZone" TO 'UTC'
+    SET "DateStyle" TO 'ISO'
+    AS $$
+declare
+    _days regclass[];
+    _since timestamptz;
+    _until timestamptz;
+    _name text;
+    _day regclass;
+begin
+    perform require_right('audit_trail', 'DELETE');
+    perform make_durable();
+    if not try_lock('merge_audit_days')
+        or exists (
+            select from pg_publication_tables p where p.schemaname = 'spine' and p.tablename ^@ 'audit_trail')
+        or exists (select from retention_state r where r.before > now() - interval '400 days')
+    then
+        return null;
+    end if;
+    select d.days, d.since, d.until into _days, _since, _until from mergeable_days(_before, _bytes) d;
+    if _days is null then
+        return null;
+    end if;
+    foreach _day in array _days loop
+        execute format('lock table %s in share mode', _day);
+    end loop;
+
+    _name := to_char(_since, '"audit_trail_"YYYYMMDD') || to_char(_until - interval '1 day', '"_"YYYYMMDD');
+    execute format(
+        'create table %I (
+            like audit_trail including defaults including constraints including comments,
+            constraint merged_days check (timestamp >= %L and timestamp < %L)
+        ) with (autovacuum_freeze_min_age = 0)',
+        _name,
+        _since,
+        _until);
+    execute format('alter table %I replica identity full', _name); -- as ensure_audit_partitions() says
+    execute format(
+        'comment on table %I is %L',
+        _name,
+        to_char(_since, '"The audit log from "YYYY-MM-DD')
+            || to_char(_until - interval '1 day', '" to "YYYY-MM-DD" (UTC)."'));
+    foreach _day in array _days loop
+        execute format('insert into %I select * from %s', _name, _day);
+    end loop;
+    -- As those of audit_trail, so that the new partition brings all indexes along.
+    execute format('create index on %I (event)', _name);
+    execute format('create index on %I (timestamp)', _name);
+    execute format('create index on %I (xid)', _name);
+
+    perform take_lock('partitions');
+    perform lock_audit_log();
+    execute 'drop table ' || array_to_string(_days, ', ');
+    execute format('alter table audit_trail attach partition %I for values from (%L) to (%L)', _name, _since, _until);
+    execute format('alter table %I drop constraint merged_days', _name);
+    return _name;
+end $$;
+
+
+--
+-- Name: FUNCTION merge_audit_days(_before timestamp with time zone, _bytes bigint); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.merge_audit_days(_before timestamp with time zone, _bytes bigint) IS 'Merges the oldest days of the audit log, of one month, into one partition. All of the month is before _before. Returns the name of the partition, NULL where there are no such days. Raises 55P03 when somebody reads the log all the time.';
+
+
+--
+-- Name: mergeable_days(timestamp with time zone, bigint); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.mergeable_days(_before timestamp with time zone, _bytes bigint, OUT days regclass[], OUT since timestamp with time zone, OUT until timestamp with time zone) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    AS $$
+declare
+    _day record;
+    _size bigint;
+begin
+    for _day in
+        select p.*, date_trunc('month', p.since) as month
+        from audit_partitions() p
+        where p.until = p.since + interval '1 day' and date_trunc('month', p.since) + interval '1 month' <= _before
+        order by p.since
+    loop
+        _size := _size + pg_table_size(_day.partition);
+        if _size <= _bytes and _day.since = until and _day.since <> _day.month then
+            days := days || _day.partition;
+        else
+            exit when cardinality(days) > 1;
+            days := array[_day.partition];
+            since := _day.since;
+            _size := pg_table_size(_day.partition);
+        end if;
+        until := _day.until;
+    end loop;
+    if cardinality(days) = 1 then
+        days := null;
+    end if;
+end $$;
+
+
+--
+-- Name: FUNCTION mergeable_days(_before timestamp with time zone, _bytes bigint, OUT days regclass[], OUT since timestamp with time zone, OUT until timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.mergeable_days(_before timestamp with time zone, _bytes bigint, OUT days regclass[], OUT since timestamp with time zone, OUT until timestamp with time zone) IS 'Internal. The days of the audit log that spine.merge_audit_days() merges next.';
 
 
 --
@@ -2908,12 +3208,15 @@ CREATE FUNCTION spine.note_database() RETURNS text
     SET lock_timeout TO '5s'
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
+    SET plan_cache_mode TO 'force_custom_plan'
     AS $$
 declare
     _server constant bigint := this_server();
     _database constant oid := this_database();
     _caller constant text := coalesce(current_setting('spine.caller', true), '');
     _noted database_identity;
+    _mark xid8;
+    _since timestamptz;
     _newest bigint;
     _copied boolean;
 begin
@@ -2930,7 +3233,15 @@ begin
     end if;
     if _noted.database_oid is not null then
         perform mend_sequences();
-        select a.xid::text::bigint into _newest from audit_trail a order by a.xid desc limit 1;
+        select m.position into _mark from audit_marks m order by m.position desc limit 1;
+        _since := audit_since(coalesce(_mark, '0'));
+        select greatest(_mark, (
+            select a.xid
+            from audit_trail a
+            where a.timestamp >= _since or a.timestamp = 'infinity'
+            order by a.xid desc
+            limit 1
+        ))::text::bigint into _newest;
         if _newest is not null then
             -- Larger than any position that a reader of the original can have.
             _noted.trail_shift := ((_newest >> 32) + 2) << 32;
@@ -3325,7 +3636,13 @@ CREATE FUNCTION spine.reject(_source text[], _cause text[], _status integer[], _
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     SET "TimeZone" TO 'UTC'
+    SET plan_cache_mode TO 'force_custom_plan'
     AS $$
+declare
+    _told_since constant timestamptz := case
+        when _again then least((select min(s) from unnest(_since) s), clock_timestamp()) - interval '1 day'
+        else 'infinity'
+    end;
 begin
     perform make_durable();
     perform take_lock('reject');
@@ -3347,6 +3664,7 @@ begin
         select
         from audit_trail a
         where a.event is null
+            and a.timestamp >= _told_since
             and a.timestamp >= least(r.since, clock_timestamp()) - interval '1 day'
             and a.action = 'request_rejected'
             and a.source is not distinct from r.source
@@ -3795,13 +4113,8 @@ begin
         return true;
     end if;
     return exists (
-        with trail as materialized (
-            select a.timestamp, a.action, a.details
-            from audit_trail a
-            where a.event = _event and (a.timestamp >= _since or a.timestamp = 'infinity')
-        )
         select
-        from trail t
+        from steps_of(array[_event], _since) t
         where t.timestamp <= _at
             and t.action in ('event_replayed', 'status_changed', 'event_queued')
             and coalesce(detail(t.details, 'destination'), 'default')
@@ -3990,11 +4303,12 @@ CREATE FUNCTION spine.roll_up(_limit integer DEFAULT 50000) RETURNS interval
     SET enable_bitmapscan TO 'off'
     SET enable_sort TO 'off'
     SET enable_mergejoin TO 'off'
-    SET plan_cache_mode TO 'force_generic_plan'
+    SET plan_cache_mode TO 'force_custom_plan'
     AS $_$
 #variable_conflict use_column
 declare
     _state rollup_state;
+    _since timestamptz; -- all rows that are left have a time from then on
     _now timestamptz;
     _seen record;
     _end xid8;
@@ -4021,10 +4335,8 @@ begin
         from audited_now() n;
         return '0';
     end if;
-    if not audited_beyond(_state.next_xid, _state.in_progress) then
-        return '0';
-    end if;
 
+    _since := unread_since(_state.next_xid, _state.in_progress);
     _now := clock_timestamp();
     select greatest(n.next_xid, _state.next_xid) as next_xid, n.in_progress into _seen from audited_now() n;
     -- Not those from next_xid on: their rows are read with all others of theirs.
@@ -4032,23 +4344,34 @@ begin
         select x from unnest(_state.in_progress) x where x < _state.next_xid and x <> all (_seen.in_progress));
     select a.xid into _end
     from audit_trail a
-    where a.xid >= _state.next_xid and a.xid < _seen.next_xid and a.xid <> all (_seen.in_progress)
+    where a.xid >= _state.next_xid
+        and a.xid < _seen.next_xid
+        and a.xid <> all (_seen.in_progress)
+        and (a.timestamp >= _since or a.timestamp = 'infinity')
     order by a.xid
     offset _limit
     limit 1;
-    if not exists (
-        select
+    if _end is not null then
+        if not exists (
+            select
+            from audit_trail a
+            where a.xid >= _state.next_xid
+                and a.xid < _end
+                and a.xid <> all (_seen.in_progress)
+                and (a.timestamp >= _since or a.timestamp = 'infinity'))
+        then
+            _end := ((_end::text)::bigint + 1)::text::xid8;
+        end if;
+        -- The time of the first row that is left.
+        select a.timestamp into _next_at
         from audit_trail a
-        where a.xid >= _state.next_xid and a.xid < _end and a.xid <> all (_seen.in_progress))
-    then
-        _end := ((_end::text)::bigint + 1)::text::xid8;
+        where a.xid >= _end
+            and a.xid < _seen.next_xid
+            and a.xid <> all (_seen.in_progress)
+            and (a.timestamp >= _since or a.timestamp = 'infinity')
+        order by a.xid
+        limit 1;
     end if;
-    -- The time of the first row that is left.
-    select a.timestamp into _next_at
-    from audit_trail a
-    where a.xid >= _end and a.xid < _seen.next_xid and a.xid <> all (_seen.in_progress)
-    order by a.xid
-    limit 1;
     if _next_at is null then
         _end := _seen.next_xid;
     end if;
@@ -4100,11 +4423,14 @@ begin
             from (
                 select a.timestamp, a.event, a.action, a.event_id, a.source, a.details
                 from audit_trail a
-                where a.xid >= _state.next_xid and a.xid < _end and a.xid <> all (_seen.in_progress)
+                where a.xid >= _state.next_xid
+                    and a.xid < _end
+                    and a.xid <> all (_seen.in_progress)
+                    and (a.timestamp >= _since or a.timestamp = 'infinity')
                 union all
                 select a.timestamp, a.event, a.action, a.event_id, a.source, a.details
                 from audit_trail a
-                where a.xid = any (_late)
+                where a.xid = any (_late) and (a.timestamp >= _since or a.timestamp = 'infinity')
             ) a
             where a.action in (
                 'event_received',
@@ -4483,9 +4809,8 @@ begin
                 and p.deferred_since <= _now - _patience
                 and exists (
                     select
-                    from audit_trail a
-                    where a.event = i.event
-                        and a.action = 'delivery_deferred'
+                    from steps_of(array[i.event], date_trunc('day', _now - _patience / 6, 'UTC')) a
+                    where a.action = 'delivery_deferred'
                         and a.timestamp > _now - _patience / 6
                         and coalesce(a.details ->> 'destination', 'default') = i.destination));
     end if;
@@ -4629,9 +4954,8 @@ begin
             from late l
             where exists (
                 select
-                from audit_trail a
-                where a.event = l.event
-                    and (
+                from steps_of(array[l.event], date_trunc('day', _now - interval '3 days', 'UTC')) a
+                where (
                         a.action = case l.outcome
                             when 'completed' then 'processing_succeeded'::audit_action
                             when 'deferred' then 'delivery_deferred'
@@ -4924,6 +5248,117 @@ end $$;
 COMMENT ON FUNCTION spine.sources_kept() IS 'Internal. Trigger: does not let the source default be removed.';
 
 
+SET default_tablespace = '';
+
+--
+-- Name: audit_trail; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.audit_trail (
+    "timestamp" timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    id bigint NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    event bigint,
+    action spine.audit_action NOT NULL,
+    event_id text COLLATE pg_catalog."C",
+    source text COLLATE pg_catalog."C",
+    details json
+)
+PARTITION BY RANGE ("timestamp");
+
+ALTER TABLE ONLY spine.audit_trail REPLICA IDENTITY FULL;
+
+
+--
+-- Name: TABLE audit_trail; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.audit_trail IS 'The rows of the audit log, one partition a day (UTC). Each step is written in the transaction of the step itself. Read them as the view spine.audit_log.';
+
+
+--
+-- Name: COLUMN audit_trail."timestamp"; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail."timestamp" IS 'When the step was made. The order of an event''s trail is timestamp, id.';
+
+
+--
+-- Name: COLUMN audit_trail.id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.id IS 'Ascending number. Orders the steps of one moment.';
+
+
+--
+-- Name: COLUMN audit_trail.xid; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.xid IS 'Position of the transaction that wrote the row. It is the transaction''s number plus database_identity.trail_shift. Followers of the log go by it: rows become visible in the order of commits, not of ids.';
+
+
+--
+-- Name: COLUMN audit_trail.event; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.event IS 'events.id. NULL where the step concerns no event. After the thousandth arrival of an event its trail has a sample. The other arrivals have the negative number.';
+
+
+--
+-- Name: COLUMN audit_trail.action; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.action IS 'What was done.';
+
+
+--
+-- Name: COLUMN audit_trail.event_id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.event_id IS 'The sender''s id. NULL where the step concerns no event, such as a pause.';
+
+
+--
+-- Name: COLUMN audit_trail.source; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.source IS 'Who sent it. NULL stands for default.';
+
+
+--
+-- Name: COLUMN audit_trail.details; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.details IS 'JSON object with what applies, NULL where empty. Members: attempt, lease, worker, status, answer, error, duration_ms, retry_after_ms, delay_ms, reason (of the delay) and others. The destination of an attempt stands there only where it is not default. The worker of an attempt stands in the step that started it.';
+
+
+--
+-- Name: steps_of(bigint[], timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.steps_of(_events bigint[], _since timestamp with time zone) RETURNS SETOF spine.audit_trail
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+begin
+    return query
+    select a.*
+    from audit_trail a
+    where a.event = any (_events) and (a.timestamp >= _since or a.timestamp = 'infinity');
+end $$;
+
+
+--
+-- Name: FUNCTION steps_of(_events bigint[], _since timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.steps_of(_events bigint[], _since timestamp with time zone) IS 'Internal. The steps of some events since a time.';
+
+
 --
 -- Name: table_lockers(boolean); Type: FUNCTION; Schema: spine; Owner: -
 --
@@ -4994,8 +5429,6 @@ end $$;
 
 COMMENT ON FUNCTION spine.take_lock(_name text) IS 'Internal. Takes one of spine.locks until the end of the transaction, and waits for it.';
 
-
-SET default_tablespace = '';
 
 SET default_table_access_method = heap;
 
@@ -5411,12 +5844,13 @@ CREATE FUNCTION spine.trail_start(_event bigint) RETURNS timestamp with time zon
 declare
     _day constant timestamptz := (
         select date_trunc('day', e.created_at - interval '1 minute', 'UTC') from events e where e.id = _event);
+    _later constant timestamptz := _day + interval '3 days'; -- computed here, since the planner does not
 begin
     if exists (
         select
         from audit_trail a
         where a.event = _event
-            and (a.timestamp >= _day or a.timestamp = 'infinity')
+            and (a.timestamp >= _day and a.timestamp < _later or a.timestamp = 'infinity')
             and a.action in ('event_received', 'event_inserted'))
     then
         return _day;
@@ -5585,6 +6019,25 @@ COMMENT ON FUNCTION spine.unqueryable(_payload text) IS 'Internal. Why Postgres 
 
 
 --
+-- Name: unread_since(xid8, xid8[]); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.unread_since(_next_xid xid8, _in_progress xid8[]) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select audit_since(least(_next_xid, (select x from unnest(_in_progress) x order by x limit 1)))
+$$;
+
+
+--
+-- Name: FUNCTION unread_since(_next_xid xid8, _in_progress xid8[]); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.unread_since(_next_xid xid8, _in_progress xid8[]) IS 'Internal. A time before which there are no rows that spine.audited_now() did not see.';
+
+
+--
 -- Name: utf16_order(text); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -5637,6 +6090,7 @@ CREATE FUNCTION spine.verify(_since timestamp with time zone DEFAULT (now() - '0
     SET jit TO 'off'
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
+    SET plan_cache_mode TO 'force_custom_plan'
     AS $$
 #variable_conflict use_column
 declare
@@ -5648,7 +6102,12 @@ declare
         when exists (select from events e where e.id >= _next) then _next
         else 1::bigint << 62
     end;
-    _trail_begins constant timestamptz := (select a.timestamp from audit_trail a order by a.timestamp limit 1);
+    _steps_since constant timestamptz := _since - interval '1 day';
+    -- Its first step, as far as that is in its first forty days.
+    _beginning constant timestamptz := audit_begins() + interval '40 days';
+    _trail_begins constant timestamptz := coalesce(
+        (select a.timestamp from audit_trail a where a.timestamp < _beginning order by a.timestamp limit 1),
+        _beginning);
 begin
     return query
     with scope as materialized (
@@ -5681,7 +6140,7 @@ begin
             -- The bound spares reading the days before.
             select t.id, t.xid, t.action, t.details
             from audit_trail t
-            where t.event = s.id and t.timestamp >= _since - interval '1 day'
+            where t.event = s.id and t.timestamp >= _steps_since
         ) a
         where s.trailed
     ), steps as materialized (
@@ -6285,88 +6744,6 @@ COMMENT ON COLUMN spine.arrivals_watermark.seen IS 'events.id up to which they w
 
 
 --
--- Name: audit_trail; Type: TABLE; Schema: spine; Owner: -
---
-
-CREATE TABLE spine.audit_trail (
-    "timestamp" timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    id bigint NOT NULL,
-    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
-    event bigint,
-    action spine.audit_action NOT NULL,
-    event_id text COLLATE pg_catalog."C",
-    source text COLLATE pg_catalog."C",
-    details json
-)
-PARTITION BY RANGE ("timestamp");
-
-ALTER TABLE ONLY spine.audit_trail REPLICA IDENTITY FULL;
-
-
---
--- Name: TABLE audit_trail; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON TABLE spine.audit_trail IS 'The rows of the audit log, one partition a day (UTC). Each step is written in the transaction of the step itself. Read them as the view spine.audit_log.';
-
-
---
--- Name: COLUMN audit_trail."timestamp"; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_trail."timestamp" IS 'When the step was made. The order of an event''s trail is timestamp, id.';
-
-
---
--- Name: COLUMN audit_trail.id; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_trail.id IS 'Ascending number. Orders the steps of one moment.';
-
-
---
--- Name: COLUMN audit_trail.xid; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_trail.xid IS 'Position of the transaction that wrote the row. It is the transaction''s number plus database_identity.trail_shift. Followers of the log go by it: rows become visible in the order of commits, not of ids.';
-
-
---
--- Name: COLUMN audit_trail.event; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_trail.event IS 'events.id. NULL where the step concerns no event. After the thousandth arrival of an event its trail has a sample. The other arrivals have the negative number.';
-
-
---
--- Name: COLUMN audit_trail.action; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_trail.action IS 'What was done.';
-
-
---
--- Name: COLUMN audit_trail.event_id; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_trail.event_id IS 'The sender''s id. NULL where the step concerns no event, such as a pause.';
-
-
---
--- Name: COLUMN audit_trail.source; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_trail.source IS 'Who sent it. NULL stands for default.';
-
-
---
--- Name: COLUMN audit_trail.details; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_trail.details IS 'JSON object with what applies, NULL where empty. Members: attempt, lease, worker, status, answer, error, duration_ms, retry_after_ms, delay_ms, reason (of the delay) and others. The destination of an attempt stands there only where it is not default. The worker of an attempt stands in the step that started it.';
-
-
---
 -- Name: audit_log; Type: VIEW; Schema: spine; Owner: -
 --
 
@@ -6459,6 +6836,45 @@ COMMENT ON COLUMN spine.audit_log.success IS 'pending, failure or success. pendi
 --
 
 COMMENT ON COLUMN spine.audit_log.details IS 'JSON object with what applies. Members: attempt, lease, worker, status, answer, error, duration_ms, delay_ms and others. The destination of an attempt stands there only where it is not default. The worker of an attempt stands in the step that started it.';
+
+
+--
+-- Name: audit_marks; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.audit_marks (
+    "position" xid8 NOT NULL,
+    since timestamp with time zone NOT NULL,
+    id bigint NOT NULL
+);
+
+
+--
+-- Name: TABLE audit_marks; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.audit_marks IS 'From which time on the steps of the audit log stand that a follower has not read yet. Spine adds a row a day with spine.mark_audit(), and spine.audit_since() reads them.';
+
+
+--
+-- Name: COLUMN audit_marks."position"; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_marks."position" IS 'A position in the log, as in audit_trail.xid.';
+
+
+--
+-- Name: COLUMN audit_marks.since; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_marks.since IS 'Steps of this position and of later ones have this time or a later one. It is three days before the mark was made.';
+
+
+--
+-- Name: COLUMN audit_marks.id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_marks.id IS 'Largest audit_trail.id that was given out before.';
 
 
 --
@@ -8277,6 +8693,14 @@ ALTER TABLE ONLY spine.arrivals_watermark
 
 
 --
+-- Name: audit_marks audit_marks_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.audit_marks
+    ADD CONSTRAINT audit_marks_pkey PRIMARY KEY ("position");
+
+
+--
 -- Name: conflicts conflicts_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
 --
 
@@ -8432,6 +8856,13 @@ ALTER TABLE ONLY spine.sources
 --
 
 COMMENT ON INDEX spine.arrivals_watermark_pkey IS 'Holds the table to one row.';
+
+
+--
+-- Name: INDEX audit_marks_pkey; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.audit_marks_pkey IS 'spine.audit_since(): the mark before a position.';
 
 
 --

@@ -298,6 +298,12 @@ var writings = func() map[string]writing {
 			_, err := s.DropAuditPartition(ctx, time.Hour)
 			return err
 		}, partitions, "", false},
+		"merge days": {"spine.merge_audit_days(", func(d *database) {
+			d.days("2020-01-01", 3, 2)
+		}, func(ctx context.Context, s *store.Store) error {
+			_, err := s.MergeAuditDays(ctx, time.Hour)
+			return err
+		}, partitions, "", false},
 		"expire the audit log": {"spine.expire_audit(", func(d *database) {
 			d.run("insert into spine.audit_trail (timestamp, action) values ('2020-01-01', 'claims_paused')")
 		}, func(ctx context.Context, s *store.Store) error {
@@ -525,7 +531,10 @@ func TestEveryStatementHasItsCrashPoints(t *testing.T) {
 	t.Parallel()
 	exempt := []string{
 		// They only read.
+		"audit_begins",
+		"audit_since",
 		"audited_beyond",
+		"audited_now",
 		"commits_waiting",
 		"connected_workers",
 		"differences_json",

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgtype"
+
 	"github.com/webhookspine/spine/internal/trail"
 )
 
@@ -74,33 +76,21 @@ func oneOf[T ~string](q *query, expression string, values []T) {
 // snapshotTimeout is how soon committedNow gives up a connection that was lost without a word. Its query takes no time.
 const snapshotTimeout = 5 * time.Second
 
-// committedNow returns the transactions whose steps are committed now, with an end of at least least: the newest rows
-// may have been dropped. The error is trail.ErrCursorAhead where the database has not got as far as least. It relies on
-// audit_trail_xid.
-//
-// The newest row gives the end, although pg_current_snapshot() knows higher numbers. After a crash Postgres gives out
-// those numbers again that had not reached the disk. These are the numbers of transactions that failed, and of those
-// that only notified: nobody waits for their commit. The commit of the newest row was waited for, so no number up to it
-// comes again.
-//
-// Numbers are positions in the log: spine.trail_shift() has moved them in a database that was restored from a dump.
-// Rows of the future are passed over.
+// committedNow returns the transactions whose steps are committed now, as spine.audited_now() has them. Its end is
+// least or more, since the newest rows may have been dropped. The error is trail.ErrCursorAhead where the database has
+// not got as far as least.
 func (s *Store) committedNow(ctx context.Context, least uint64) (t trail.Transactions, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, snapshotTimeout, errors.New("the database does not answer"))
 	defer cancel()
-	var newest, next string
+	var end, next string
 	var inProgress []string
-	err = s.one(ctx, `select coalesce((select a.xid from spine.audit_log a
-			where a.xid < t.next order by a.xid desc limit 1)::text, '0'),
-		t.next::text,
-		array(select (x::text::bigint + t.shift)::text from pg_snapshot_xip(pg_current_snapshot()) x)
-		from (select spine.trail_shift() as shift, spine.trail_end() as next offset 0) t`,
-		nil, &newest, &next, &inProgress)
+	err = s.one(ctx, `select n.next_xid::text, spine.trail_end()::text, n.in_progress::text[]
+		from spine.audited_now() n`, nil, &end, &next, &inProgress)
 	if err != nil {
 		return t, fmt.Errorf("reading the audit log: %w", err)
 	}
 	numbers := make([]uint64, 0, 2+len(inProgress))
-	for _, text := range append([]string{newest, next}, inProgress...) {
+	for _, text := range append([]string{end, next}, inProgress...) {
 		n, err := strconv.ParseUint(text, 10, 64)
 		if err != nil {
 			return t, fmt.Errorf("reading the audit log: %w", err)
@@ -110,7 +100,7 @@ func (s *Store) committedNow(ctx context.Context, least uint64) (t trail.Transac
 	if least > numbers[1] {
 		return t, fmt.Errorf("reading the audit log: %w", trail.ErrCursorAhead)
 	}
-	t.End = max(numbers[0]+1, least)
+	t.End = max(numbers[0], least)
 	for _, xid := range numbers[2:] {
 		if xid < t.End {
 			t.Except = append(t.Except, xid)
@@ -138,47 +128,58 @@ func (s *Store) stepsAfter(
 		xidTexts(c.Until.Except),
 	)
 	q.matching(f)
-	from, order, how := "spine.audit_log", "a.timestamp, a.id", withIndex
+	from, order, how, over := "spine.audit_log", "a.timestamp, a.id", withIndex, stretches(allAtOnce)
 	after := c.Last.Timestamp.String() // as text, since it may be infinite
-	if !c.Live {
-		// The first term is implied by the second; partitions are pruned by it.
-		q.where(
-			"a.timestamp >= ?::text::timestamptz and (a.timestamp, a.id) > (?::text::timestamptz, ?::bigint)",
-			after,
-			after,
-			c.Last.ID,
-		)
-		if len(f.EventIDs) > 0 {
-			since, err := s.trailStart(ctx, f.EventIDs...)
-			if err != nil {
-				return nil, trail.Key{}, err
-			}
-			how = byEvent
-			from = trailRows(
-				"any (array(select n.id from spine.events n where n.event_id = any ("+q.arg(f.EventIDs)+"::text[])))",
-				q.arg(since),
-			)
-		}
-	} else {
+	switch {
+	case c.Live:
+		least := c.Seen.End
 		if c.Late {
-			q.where("a.xid = any (?::text[]::xid8[])", xidTexts(c.EndedLate()))
+			late := c.EndedLate()
+			q.where("a.xid = any (?::text[]::xid8[])", xidTexts(late))
+			least = slices.Min(append(late, least))
 		} else {
 			q.where("a.xid >= ?::text::xid8", strconv.FormatUint(c.Seen.End, 10))
 		}
 		q.where("(a.xid, a.timestamp, a.id) > (?::text::xid8, ?::text::timestamptz, ?::bigint)",
 			strconv.FormatUint(c.Last.XID, 10), after, c.Last.ID)
-		order = "a.xid, " + order
+		since, err := s.auditSince(ctx, least)
+		if err != nil {
+			return nil, trail.Key{}, err
+		}
+		q.where("(a.timestamp >= ? or a.timestamp = 'infinity')", since) // spine.trail_start() says why it has an "or"
+		order, how = "a.xid, "+order, byOneIndex
+	case len(f.EventIDs) > 0:
+		since, err := s.trailStart(ctx, f.EventIDs...)
+		if err != nil {
+			return nil, trail.Key{}, err
+		}
+		how = byOneIndex
+		from = trailRows(
+			"any (array(select n.id from spine.events n where n.event_id = any ("+q.arg(f.EventIDs)+"::text[])))",
+			q.arg(since),
+		)
+	default:
+		over = func(read func(stretch) (bool, error)) error {
+			return s.oldestFirst(ctx, cursorTime(c.Last.Timestamp.UnixMicro()), read)
+		}
 	}
-	sql := "select " + stepColumns + ", a.xid::text from " + from + " a" + q.conditions() +
-		" order by " + order + " limit " + q.arg(
-		trail.PageSteps,
-	)
+	if !c.Live {
+		q.where("(a.timestamp, a.id) > (?::text::timestamptz, ?::bigint)", after, c.Last.ID)
+	}
 
 	type row struct {
 		trail.Step
 		XID string
 	}
-	rows, err := readRows[row](ctx, s, how, "reading the audit log", sql, q.args...)
+	var rows []row
+	err = over(func(t stretch) (bool, error) {
+		q := q.in(t)
+		sql := "select " + stepColumns + ", a.xid::text from " + from + " a" + q.conditions() +
+			" order by " + order + " limit " + q.arg(trail.PageSteps-len(rows))
+		more, err := readRows[row](ctx, s, how, "reading the audit log", sql, q.args...)
+		rows = append(rows, more...)
+		return len(rows) == trail.PageSteps, err
+	})
 	if err != nil {
 		return nil, trail.Key{}, err
 	}
@@ -195,6 +196,15 @@ func (s *Store) stepsAfter(
 		return cmp.Or(cmp.Compare(a.Timestamp.UnixMicro(), b.Timestamp.UnixMicro()), cmp.Compare(a.ID, b.ID))
 	})
 	return steps, last, nil
+}
+
+// auditSince is a time before which there are no steps of a position or later ones.
+func (s *Store) auditSince(ctx context.Context, position uint64) (since pgtype.Timestamptz, err error) {
+	err = s.one(ctx, "select spine.audit_since($1::text::xid8)", []any{strconv.FormatUint(position, 10)}, &since)
+	if err != nil {
+		return since, fmt.Errorf("reading the audit log: %w", err)
+	}
+	return since, nil
 }
 
 // xidTexts are the numbers of transactions as texts, from which Postgres makes xid8.

@@ -70,7 +70,7 @@ func (s *Store) Event(ctx context.Context, eventID, source string) (history view
 				return err
 			}
 			batch := &pgx.Batch{}
-			batch.Queue(string(byEvent))
+			batch.Queue(string(byOneIndex))
 			queue(batch, pgx.CollectExactlyOneRow[view.StoredEvent], &history.StoredEvent,
 				"select "+eventColumns+" from spine.events e where e.id = $1", id)
 			queue(batch, pgx.CollectExactlyOneRow[view.Origin], &history.Origin, `

@@ -199,9 +199,11 @@ func createSchema(ctx context.Context, db *sql.DB) error {
 			comment on index spine.locks_pkey is 'Names of locks.';
 			comment on column spine.locks.name is 'What the lock is for: migrate, or a task of spine.reject() and upkeep.';
 		end if;
-		if (select count(*) from spine.locks) < 6 then
+		if (select count(*) from spine.locks) < 7 then
 			insert into spine.locks
-			values ('expire_events'), ('keep_rejected'), ('migrate'), ('partitions'), ('reject'), ('roll_up')
+			values
+				('expire_events'), ('keep_rejected'), ('merge_audit_days'), ('migrate'), ('partitions'), ('reject'),
+				('roll_up')
 			on conflict do nothing;
 		end if;
 	exception when duplicate_schema or duplicate_table or unique_violation then null; -- another process was quicker

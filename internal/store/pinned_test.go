@@ -352,7 +352,10 @@ func everything(t *testing.T, d *database) {
 	no(err)
 	_, err = d.ExpireEvents(ctx, time.Hour, 0, 100)
 	no(err)
-	_, err = d.DropAuditPartition(ctx, 240*time.Hour)
+	const ages = 4 * 365 * 24 * time.Hour
+	_, err = d.DropAuditPartition(ctx, ages)
+	no(err)
+	_, err = d.MergeAuditDays(ctx, ages)
 	no(err)
 	_, err = d.ExpireAudit(ctx, 240*time.Hour, 100)
 	no(err)

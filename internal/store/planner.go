@@ -19,8 +19,8 @@ const (
 	inIndexOrder planHints = `select set_config('enable_seqscan', 'off', true),
 		set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true),
 		set_config('max_parallel_workers_per_gather', '0', true), ` + customPlan
-	// byEvent finds trails by their event.
-	byEvent planHints = `select set_config('enable_seqscan', 'off', true),
+	// byOneIndex finds rows by the index of their event, or of their position in the log, and by no two indexes together.
+	byOneIndex planHints = `select set_config('enable_seqscan', 'off', true),
 		set_config('enable_bitmapscan', 'off', true), ` + customPlan
 
 	// customPlan plans each call for the partitions of its time. Otherwise the planner tries a plan for any time at the

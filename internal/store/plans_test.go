@@ -491,7 +491,15 @@ func requireCheap(t *testing.T, d *database, statements []statement) {
 					uses = append(uses, index)
 				}
 			}
-			want := slices.DeleteFunc(strings.Fields(s.uses), func(index string) bool {
+			fields := strings.Fields(s.uses)
+			if byKey := strings.Contains(s.uses, "audit_trail_xid") ||
+				strings.Contains(s.uses, "audit_trail_event"); byKey &&
+				!strings.Contains(s.uses, "audit_trail_timestamp") {
+				// The planner may ask it for the first time of a partition. What it reads for that counts, too.
+				fields = append(fields, "audit_trail_timestamp?")
+				slices.Sort(fields)
+			}
+			want := slices.DeleteFunc(fields, func(index string) bool {
 				name, optional := strings.CutSuffix(index, "?")
 				return optional && !slices.Contains(uses, name)
 			})

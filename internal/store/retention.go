@@ -31,7 +31,7 @@ func (s *Store) ExpireEvents(ctx context.Context, age time.Duration, after int64
 	return e, nil
 }
 
-// DropAuditPartition drops the oldest daily partition of the audit log, if all of it is older than age. It returns the
+// DropAuditPartition drops the oldest partition of the audit log, if all of it is older than age. It returns the
 // partition's name, or an empty text where there is none. Ingests wait behind it for 100 ms at most. The error is
 // event.ErrLocked where somebody reads the log.
 func (s *Store) DropAuditPartition(ctx context.Context, age time.Duration) (name string, err error) {
@@ -39,6 +39,18 @@ func (s *Store) DropAuditPartition(ctx context.Context, age time.Duration) (name
 	err = s.one(ctx, drop, []any{age}, &name)
 	if err != nil {
 		return "", fmt.Errorf("dropping an audit partition: %w", classify(err))
+	}
+	return name, nil
+}
+
+// MergeAuditDays merges the oldest days of the audit log, all of one month that ended before age, into one partition.
+// It returns the partition's name, or an empty text where there are no such days. It copies a gigabyte at most. The
+// error is event.ErrLocked where somebody reads the log all the time.
+func (s *Store) MergeAuditDays(ctx context.Context, age time.Duration) (name string, err error) {
+	const merge = "select coalesce(spine.merge_audit_days(clock_timestamp() - $1::interval), '')"
+	err = s.one(ctx, merge, []any{age}, &name)
+	if err != nil {
+		return "", fmt.Errorf("merging days of the audit log: %w", classify(err))
 	}
 	return name, nil
 }

@@ -23,7 +23,10 @@ func TestWhoMayCallFunctions(t *testing.T) {
 		where p.pronamespace = 'spine'::regnamespace and a.grantee = 0`))
 	require.Equal(
 		t,
-		[]string{"drop_audit_partition", "ensure_audit_partitions", "mend_sequences", "note_database", "trail_shift"},
+		[]string{
+			"audit_since", "drop_audit_partition", "ensure_audit_partitions", "last_mark", "mend_sequences",
+			"merge_audit_days", "note_database", "trail_shift",
+		},
 		d.rows("select proname from pg_proc where pronamespace = 'spine'::regnamespace and prosecdef order by 1"),
 		"each needs a comment that says why it is safe",
 	)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"math"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
@@ -121,7 +120,7 @@ func (s *Store) stepList(
 		if err != nil {
 			return nil, view.Next{}, err
 		}
-		from, hints = trailRows("any ("+q.eventsNamed(filter.EventID)+")", q.arg(since))+" a", byEvent
+		from, hints = trailRows("any ("+q.eventsNamed(filter.EventID)+")", q.arg(since))+" a", byOneIndex
 	}
 	after := stepsCursor{At: math.MaxInt64, ID: math.MaxInt64}
 	if page.Cursor != "" {
@@ -146,11 +145,18 @@ func (s *Store) stepList(
 		q.where("a.action = any (?)", actions)
 	}
 	if filter.EventID != "" {
-		return s.stepPage(ctx, hints, name, from, page, q)
+		return s.stepPage(ctx, hints, name, from, page, q, allAtOnce)
 	}
-	back := backTimes(after, filter.Span)
+	end := pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+	if !filter.Since.IsZero() {
+		end = pgtype.Timestamptz{Time: filter.Since, Valid: true}
+	}
+	newest := newestTime(after, filter.Span)
+	backTo := func(end pgtype.Timestamptz) stretches {
+		return func(read func(stretch) (bool, error)) error { return s.newestFirst(ctx, newest, end, read) }
+	}
 	if len(q.terms) == narrow {
-		return s.stepPage(ctx, hints, name, from, page, q, back...)
+		return s.stepPage(ctx, hints, name, from, page, q, backTo(end))
 	}
 
 	// A window is a stretch of time, which the index knows. It holds all rows of its earliest time.
@@ -165,84 +171,85 @@ func (s *Store) stepList(
 		most = windowOfBoth
 	}
 	err = readWindows(page, most, func(n int) (bool, error) {
-		var end windowEnd
-		for _, since := range back {
-			recent := place.and("a.timestamp >= ?", since)
-			end, err = s.windowEnd(ctx, "select 0, a.timestamp from spine.audit_trail a"+recent.conditions()+
-				" order by a.timestamp desc limit 1 offset "+strconv.Itoa(n-1), recent.args...)
-			if err != nil {
-				return false, err
-			}
-			if end.at != nil {
-				break
-			}
+		last, err := s.nthStep(ctx, n, place, backTo(end))
+		if err != nil {
+			return false, err
 		}
-		window, below := q, stepsCursor{ID: math.MinInt64}
-		if end.at != nil {
-			below.At = end.at.UnixMicro()
-			window = q.and("a.timestamp >= ?", cursorTime(below.At))
+		windowEnd, below := end, stepsCursor{ID: math.MinInt64}
+		if last.at != nil {
+			below.At = last.at.UnixMicro()
+			windowEnd = cursorTime(below.At)
 		}
-		if rows, next, err = s.stepPage(ctx, hints, name, from, page, window); err != nil || next.Cursor != "" {
+		rows, next, err = s.stepPage(ctx, hints, name, from, page, q, backTo(windowEnd))
+		if err != nil || next.Cursor != "" {
 			return true, err
 		}
 		text, err := encodeCursor(name, below)
-		next = end.next(text)
+		next = last.next(text)
 		return next.Cursor == "", err
 	})
 	return rows, next, err
 }
 
-// backTimes are the times back to which a page reads steps before after: one after the other until it has enough. The
-// last one is the end. Any row might be in the default partition, so rows in order come from all partitions at once.
-// With hundreds of partitions, one a day, a page takes 50 ms, most of it for the plan, and 300 ms in a new session.
-// With those of a day it takes 1 ms. That holds only where the time is an argument; otherwise the plan has all
-// partitions.
-func backTimes(after stepsCursor, span view.Span) []pgtype.Timestamptz {
-	newest := time.Now() // this clock may be wrong, at the cost of more times
+// stretches calls read with stretches of time, until it has enough.
+type stretches func(read func(stretch) (enough bool, err error)) error
+
+// allAtOnce is for queries that have their own bound in time.
+func allAtOnce(read func(stretch) (enough bool, err error)) error {
+	_, err := read(stretch{})
+	return err
+}
+
+// newestTime is a time from which a page reads the steps before after. This clock may be wrong, at the cost of more
+// stretches.
+func newestTime(after stepsCursor, span view.Span) time.Time {
+	newest := time.Now()
 	if !span.Until.IsZero() && span.Until.Before(newest) {
 		newest = span.Until
 	}
-	if at := cursorTime(after.At); at.InfinityModifier == pgtype.NegativeInfinity {
-		newest = time.Time{}
-	} else if at.InfinityModifier == pgtype.Finite && at.Time.Before(newest) {
-		newest = at.Time
+	switch at := cursorTime(after.At); {
+	case at.InfinityModifier == pgtype.NegativeInfinity:
+		return time.Time{}
+	case at.InfinityModifier == pgtype.Finite && at.Time.Before(newest):
+		return at.Time
 	}
-	var times []pgtype.Timestamptz
-	for _, days := range []int{1, 16} {
-		if since := newest.AddDate(0, 0, -days); since.Year() > 0 && since.After(span.Since) {
-			times = append(times, pgtype.Timestamptz{Time: since, Valid: true})
-		}
-	}
-	end := pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
-	if !span.Since.IsZero() {
-		end = pgtype.Timestamptz{Time: span.Since, Valid: true}
-	}
-	return append(times, end)
+	return newest
 }
 
-// stepPage reads the newest steps for which the conditions of q hold. It goes back by the times, if there are any,
-// until the page is full.
+// nthStep reads the time of the n-th newest step for which the conditions of place hold.
+func (s *Store) nthStep(ctx context.Context, n int, place query, over stretches) (nth windowEnd, err error) {
+	err = over(func(t stretch) (bool, error) {
+		q := place.in(t)
+		sql := "select count(*) as key, coalesce(min(r.timestamp), 'infinity') as at" +
+			" from (select a.timestamp from spine.audit_trail a" + q.conditions() +
+			" order by a.timestamp desc limit " + q.arg(n) + ") r"
+		found, err := s.windowEnd(ctx, sql, q.args...)
+		if err != nil {
+			return false, err
+		}
+		if n -= int(found.key); n == 0 {
+			nth = found
+		}
+		return n == 0, nil
+	})
+	return nth, err
+}
+
+// stepPage reads the newest steps for which the conditions of q hold.
 func (s *Store) stepPage(
-	ctx context.Context, hints planHints, name, from string, page view.Page, q query, back ...pgtype.Timestamptz,
+	ctx context.Context, hints planHints, name, from string, page view.Page, q query, over stretches,
 ) (rows []trail.Step, next view.Next, err error) {
-	windows := []query{q}
-	if len(back) > 0 {
-		windows = nil
-		for _, since := range back {
-			windows = append(windows, q.and("a.timestamp >= ?", since))
-		}
-	}
-	for _, w := range windows {
-		sql := "select " + stepColumns + " from " + from + w.conditions() +
-			" order by a.timestamp desc, a.id desc limit " + w.arg(
-			page.Limit+1,
-		)
-		if rows, err = readRows[trail.Step](ctx, s, hints, "listing the audit log", sql, w.args...); err != nil {
-			return nil, view.Next{}, err
-		}
-		if len(rows) > page.Limit {
-			break
-		}
+	rows = []trail.Step{}
+	err = over(func(t stretch) (bool, error) {
+		q := q.in(t)
+		sql := "select " + stepColumns + " from " + from + q.conditions() +
+			" order by a.timestamp desc, a.id desc limit " + q.arg(page.Limit+1-len(rows))
+		more, err := readRows[trail.Step](ctx, s, hints, "listing the audit log", sql, q.args...)
+		rows = append(rows, more...)
+		return len(rows) > page.Limit, err
+	})
+	if err != nil {
+		return nil, view.Next{}, err
 	}
 	if n := page.Limit; len(rows) > n {
 		rows = rows[:n]

@@ -1,7 +1,6 @@
 package systemtest
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -19,7 +18,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/postgres"
-	"github.com/webhookspine/spine/internal/service"
 )
 
 // ownServer starts a server on a cluster of its own, which has its own system identifier. The servers of other tests
@@ -136,47 +134,10 @@ func (o *original) tellsOnlyNew(t *testing.T, copied *postgres.Server, moved boo
 		to = "MOCK_API_URL=" + destination.url
 	}
 	said := &complaints{}
-	set, err := readSettings("DATABASE_URL="+database, "LOG_LEVEL=warn", to)
-	require.NoError(t, err)
-	p, err := service.New(t.Context(), &set, both, "test", set.Log.Logger(said))
-	require.NoError(t, err)
-	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	ended := make(chan error, 1)
-	go func() { ended <- p.Run(ctx) }()
-	t.Cleanup(func() {
-		stop()
-		assert.NoError(t, <-ended)
-	})
-	s := newTarget(t, p.URL(), database)
-	s.awaitReady(t)
+	s := newTarget(t, runServiceSaying(t, said, both, database, to), database)
 	require.Equal(t, moved, strings.Contains(said.String(), "claims are paused until spine resume"), "%s", said)
 
-	streamed := make(chan string, 1000)
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"/api/stream", nil)
-	require.NoError(t, err)
-	answer, err := (&http.Client{Transport: s.http.Transport}).Do(r)
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = answer.Body.Close() })
-	stream := bufio.NewReader(answer.Body)
-	for line := ""; !strings.HasPrefix(line, "event: cursor"); {
-		line, err = stream.ReadString('\n')
-		require.NoError(t, err)
-	}
-	go func() {
-		defer close(streamed)
-		for {
-			line, err := stream.ReadString('\n')
-			if err != nil {
-				return
-			}
-			var rows []json.RawMessage
-			if data, ok := strings.CutPrefix(line, "data: "); ok && json.Unmarshal([]byte(data), &rows) == nil {
-				for _, row := range rows {
-					streamed <- string(row)
-				}
-			}
-		}
-	}()
+	streamed := s.stream(t)
 
 	const news = 12
 	for n := range news {

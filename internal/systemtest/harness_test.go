@@ -96,9 +96,17 @@ func startService(t *testing.T, r service.Roles, database string, environment ..
 // runService is startService without the verification at the end. It returns the URL of the service.
 func runService(t testing.TB, r service.Roles, database string, environment ...string) (base string) {
 	t.Helper()
-	set, err := readSettings(append(environment, "DATABASE_URL="+database, "LOG_LEVEL=warn")...)
+	return runServiceSaying(t, t.Output(), r, database, environment...)
+}
+
+// runServiceSaying is runService with a log of its own.
+func runServiceSaying(
+	t testing.TB, log io.Writer, r service.Roles, database string, environment ...string,
+) (base string) {
+	t.Helper()
+	set, err := readSettings(append([]string{"DATABASE_URL=" + database, "LOG_LEVEL=warn"}, environment...)...)
 	require.NoError(t, err)
-	p, err := service.New(t.Context(), &set, r, "test", set.Log.Logger(t.Output()))
+	p, err := service.New(t.Context(), &set, r, "test", set.Log.Logger(log))
 	require.NoError(t, err)
 	// It runs until its cleanup: what was started after it ends first.
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
@@ -274,6 +282,39 @@ func (s *target) send(ctx context.Context, body string) (reply, error) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
+}
+
+// stream follows the live stream from now on. It returns the rows of the audit log, each as JSON, until the stream
+// ends.
+func (s *target) stream(t *testing.T) <-chan string {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"/api/stream", nil)
+	require.NoError(t, err)
+	answer, err := (&http.Client{Transport: s.http.Transport}).Do(r)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = answer.Body.Close() })
+	lines := bufio.NewReader(answer.Body)
+	for line := ""; !strings.HasPrefix(line, "event: cursor"); {
+		line, err = lines.ReadString('\n')
+		require.NoError(t, err)
+	}
+	streamed := make(chan string, 1000)
+	go func() {
+		defer close(streamed)
+		for {
+			line, err := lines.ReadString('\n')
+			if err != nil {
+				return
+			}
+			var rows []json.RawMessage
+			if data, ok := strings.CutPrefix(line, "data: "); ok && json.Unmarshal([]byte(data), &rows) == nil {
+				for _, row := range rows {
+					streamed <- string(row)
+				}
+			}
+		}
+	}()
+	return streamed
 }
 
 // newID returns an event id that no other test and no other run has.

@@ -22,6 +22,8 @@ type retentionStore struct {
 	audit   int
 	takes   time.Duration
 
+	oldMonths []string // days of these can be merged
+
 	calls []call
 	ages  map[time.Duration]bool
 	down  func(name string) error // may be nil
@@ -75,6 +77,14 @@ func (s *retentionStore) DropAuditPartition(ctx context.Context, age time.Durati
 	return name, nil
 }
 
+func (s *retentionStore) MergeAuditDays(ctx context.Context, age time.Duration) (name string, err error) {
+	if err := s.called(ctx, call{name: "merge"}, age); err != nil || len(s.oldMonths) == 0 {
+		return "", err
+	}
+	name, s.oldMonths = s.oldMonths[0], s.oldMonths[1:]
+	return name, nil
+}
+
 func (s *retentionStore) ExpireAudit(ctx context.Context, age time.Duration, limit int) (deleted int, err error) {
 	if err := s.called(ctx, call{name: "audit"}, age); err != nil {
 		return 0, err
@@ -96,8 +106,41 @@ func (s *fakeStore) names(from, to time.Duration) (names []string) {
 
 func TestNothingGoesByDefault(t *testing.T) {
 	s := &fakeStore{retentionStore: retentionStore{events: 10}}
-	run(t, Config{}, s, time.Hour)
-	require.Empty(t, s.calls)
+	run(t, Config{}, s, 59*time.Minute)
+	require.Equal(t, []string{"merge"}, s.names(0, time.Hour))
+}
+
+func TestOldDaysAreMerged(t *testing.T) {
+	months := []string{"audit_trail_20240101_20240131", "audit_trail_20240201_20240229"}
+	for _, retention := range []time.Duration{0, 500 * 24 * time.Hour} {
+		s := &fakeStore{retentionStore: retentionStore{oldMonths: months, takes: time.Second}}
+		_, log := run(t, Config{Retention: retention}, s, 61*time.Minute)
+		merges := func(from, to time.Duration) (n int) {
+			for _, name := range s.names(from, to) {
+				if name == "merge" {
+					n++
+				}
+			}
+			return n
+		}
+		require.Equal(t, 1, merges(0, 9*time.Second))
+		require.Equal(t, 2, merges(9*time.Second, 30*time.Minute), "with a rest between them, until there are no more")
+		require.Equal(t, 1, merges(30*time.Minute, 2*time.Hour), "and again in an hour")
+		require.True(t, s.ages[35*24*time.Hour])
+		require.Contains(t, log.String(), `"partition":"audit_trail_20240201_20240229"`)
+	}
+
+	s := &fakeStore{retentionStore: retentionStore{oldMonths: months}}
+	run(t, Config{Retention: 400 * 24 * time.Hour}, s, 61*time.Minute)
+	require.NotContains(t, s.names(0, 2*time.Hour), "merge", "retention drops each day in its time")
+}
+
+func TestAMergeThatFailsIsTriedAgain(t *testing.T) {
+	s := &fakeStore{retentionStore: retentionStore{down: func(string) error { return errAway }}}
+	u, log := run(t, Config{}, s, 61*time.Minute)
+	require.Equal(t, []string{"merge", "merge"}, s.names(0, 2*time.Hour))
+	require.InDelta(t, 2, testutil.ToFloat64(u.failures), 0)
+	require.Contains(t, log.String(), "merging days of the audit log failed")
 }
 
 func TestRoundOfRetention(t *testing.T) {

@@ -1,6 +1,6 @@
-// Package upkeep does the periodic work that no sender waits for. It makes the audit log's partitions ahead of time and
-// notes the sources' last arrivals. It rolls up the audit log, and samples the queue's depth and the gauges. It deletes
-// data that is older than the retention, and rejected requests that have become too old.
+// Package upkeep does the periodic work that no sender waits for. It makes the audit log's partitions ahead of time,
+// and merges old ones. It notes the sources' last arrivals. It rolls up the audit log, and samples the queue's depth
+// and the gauges. It deletes data that is older than the retention, and rejected requests that have become too old.
 //
 // It promises that any number of processes may do this at once, and that a failed task ends no other. A task delays
 // others at most by its time limit, and RollUp and SampleDepth take turns. The package must not know SQL: each task is
@@ -38,6 +38,11 @@ type Store interface {
 	SampleDepth(ctx context.Context) error
 	// ExpireRejected deletes rejected requests that are older than their source's budget allows.
 	ExpireRejected(ctx context.Context) error
+
+	// MergeAuditDays merges the oldest days of the audit log, all of one month that ended before age, into one
+	// partition. It returns the partition's name; empty where there are none. It copies up to a gigabyte, and holds up
+	// ingests for a moment. It returns an error where somebody reads the log all the time.
+	MergeAuditDays(ctx context.Context, age time.Duration) (name string, err error)
 
 	// The calls below are retention. Each is one short transaction that skips locked rows. age is how old a row must
 	// be.
@@ -143,7 +148,7 @@ func New(config Config, store Store, log zerolog.Logger, reg prometheus.Register
 		}),
 		partitionsDropped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "spine_retention_partitions_dropped_total",
-			Help: "Daily partitions of the audit log older than RETENTION that this process dropped.",
+			Help: "Partitions of the audit log older than RETENTION that this process dropped.",
 		}),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "spine_upkeep_errors_total", Help: "Calls of upkeep that failed and are tried again.",
@@ -198,6 +203,9 @@ func (u *Upkeep) Run(ctx context.Context) error {
 	defer others.Wait()
 	if u.config.Retention > 0 {
 		others.Go(func() { u.retain(ctx) })
+	}
+	if u.config.Retention == 0 || u.config.Retention > mergeRetention {
+		others.Go(func() { u.mergeMonths(ctx) })
 	}
 	others.Go(func() { repeat(ctx, u.rollUp) })
 	others.Go(func() { repeat(ctx, u.sampleDepth) })

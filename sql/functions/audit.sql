@@ -1,4 +1,4 @@
--- Writing to the audit log: its daily partitions, and summaries of rejected requests.
+-- The audit log: its partitions, which of them a reader needs, and summaries of rejected requests.
 
 -- ensure_audit_partitions: makes the daily partitions (UTC) ahead of time. Returns how many it made.
 --   _days  up to how many days from today, 366 at most
@@ -61,10 +61,138 @@ begin
             _day + 1);
         _made := _made + 1;
     end loop;
+    perform mark_audit();
     return _made;
 end $$;
 comment on function spine.ensure_audit_partitions(integer) is
     'Internal. Makes the daily partitions of the audit log ahead of time. Returns how many it made.';
+
+-- mark_audit: notes once a day where in time the positions of the log are.
+-- A transaction gets its number before it writes a step. So steps of later positions than this transaction's are
+-- written from now on. Their times may be earlier: spine.reject() goes back by a day, and clocks are set back. The mark
+-- leaves them three days. Where the clock went back further, there is a new mark at once.
+-- Runs with the rights of its callers. ensure_audit_partitions() calls it as the owner.
+-- Relies on audit_marks_pkey. A crash before the commit leaves no mark, and an hour later there is another call.
+create or replace function spine.mark_audit() returns void
+language plpgsql
+set search_path = spine, pg_temp as $$
+declare
+    _since constant timestamptz := clock_timestamp() - interval '3 days';
+    _last constant timestamptz := (select m.since from audit_marks m order by m.position desc limit 1);
+begin
+    if _since >= _last and _since < _last + interval '1 day' then
+        return;
+    end if;
+    insert into audit_marks (position, since, id)
+    values (
+        (pg_current_xact_id()::text::bigint + trail_shift())::text::xid8,
+        _since,
+        coalesce(pg_sequence_last_value('audit_trail_id_seq'), 0))
+    on conflict do nothing;
+end $$;
+comment on function spine.mark_audit() is
+    'Internal. Notes once a day where in time the positions of the audit log are.';
+
+-- audit_since: a time before which there are no steps of a position or later ones.
+-- A plan locks each partition that it may read, with three indexes. After years these are thousands, more than Postgres
+-- has room for. So each look at the log has a bound in time, which the planner must know as a value. trail_start() says
+-- why the bound has an "or".
+--   _position  as in audit_trail.xid
+-- Returns '-infinity' where there is no mark before the position: it is of a time before schema version 6.
+-- It runs with the rights of the table's owner, so that readers of the audit log need no right on another table. That
+-- is safe: it returns one time.
+-- Relies on audit_marks_pkey. Reads only.
+create or replace function spine.audit_since(_position xid8) returns timestamptz
+language plpgsql stable
+security definer
+set search_path = spine, pg_temp
+set enable_seqscan = off as $$
+begin
+    perform require_right('audit_log', 'SELECT');
+    -- The least of all later ones, since clocks are set back.
+    return coalesce((
+        select min(m.since)
+        from audit_marks m
+        where m.position >= (
+            select n.position from audit_marks n where n.position <= _position order by n.position desc limit 1)),
+        '-infinity');
+end $$;
+comment on function spine.audit_since(xid8) is
+    'Internal. A time before which the audit log has no steps of a position or later ones.';
+
+-- last_mark: the newest mark's position, among those that the server's transactions have reached. '0' where there is
+-- none. Transactions before it are over, or in progress: no crash gives their numbers out again.
+-- It runs with the rights of the table's owner, as audit_since() does. Relies on audit_marks_pkey. Reads only.
+create or replace function spine.last_mark() returns xid8
+language plpgsql stable
+security definer
+set search_path = spine, pg_temp
+set enable_seqscan = off as $$
+begin
+    perform require_right('audit_log', 'SELECT');
+    return coalesce((
+        select m.position
+        from audit_marks m
+        where m.position <= (select trail_end())
+        order by m.position desc
+        limit 1), '0');
+end $$;
+comment on function spine.last_mark() is
+    'Internal. The newest position in the audit log of which the time is known.';
+
+-- audit_partitions: the partitions of the audit log with their spans of time, the default partition left out.
+-- Reads only the catalog, and takes no lock on a partition.
+create or replace function spine.audit_partitions()
+returns table (partition regclass, name name, since timestamptz, until timestamptz)
+language sql stable
+set search_path = spine, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO' as $$
+    select
+        b.oid,
+        b.relname,
+        substring(b.bound from E'FROM \\(''([^'']+)''\\)')::timestamptz,
+        substring(b.bound from E'TO \\(''([^'']+)''\\)')::timestamptz
+    from (
+        select c.oid, c.relname, pg_get_expr(c.relpartbound, 0) as bound
+        from pg_inherits i join pg_class c on c.oid = i.inhrelid
+        where i.inhparent = 'audit_trail'::regclass
+    ) b
+    where b.bound <> 'DEFAULT'
+$$;
+comment on function spine.audit_partitions() is
+    'Internal. The partitions of the audit log with their spans of time.';
+
+-- audit_begins: a time before which only the default partition has steps. 'infinity' where there is no other partition.
+-- Reads only the catalog.
+create or replace function spine.audit_begins() returns timestamptz
+language sql stable
+set search_path = spine, pg_temp as $$
+    select coalesce(min(p.since), 'infinity') from audit_partitions() p
+$$;
+comment on function spine.audit_begins() is
+    'Internal. A time before which only the default partition of the audit log has steps.';
+
+-- steps_of: the steps of some events since a time, for callers that keep their plans. A kept plan would lock all
+-- partitions.
+--   _events  events.id of each
+--   _since   the beginning of a day: trail_start() says why
+-- Relies on audit_trail_event. Reads only.
+create or replace function spine.steps_of(_events bigint[], _since timestamptz) returns setof spine.audit_trail
+language plpgsql stable
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set plan_cache_mode = force_custom_plan as $$
+begin
+    return query
+    select a.*
+    from audit_trail a
+    where a.event = any (_events) and (a.timestamp >= _since or a.timestamp = 'infinity');
+end $$;
+comment on function spine.steps_of(bigint[], timestamptz) is
+    'Internal. The steps of some events since a time.';
 
 -- reject: writes rejected requests to the audit log, as summaries.
 --   arrays, one element a summary:
@@ -74,7 +202,7 @@ comment on function spine.ensure_audit_partitions(integer) is
 --   _again  true where the caller handed in the same summaries before and does not know the outcome. It leaves out
 --           those that the log has. It looks from a day before _since on, since that time is of the caller's clock.
 -- Locks: callers take turns, since the first may still be at work.
--- With _again it reads the steps of the log that concern no event.
+-- With _again it relies on audit_trail_timestamp.
 -- A crash before the commit leaves nothing behind.
 create or replace function spine.reject(
     _source text[],
@@ -87,7 +215,13 @@ create or replace function spine.reject(
 returns void
 language plpgsql
 set search_path = spine, pg_temp
-set timezone = 'UTC' as $$
+set timezone = 'UTC'
+set plan_cache_mode = force_custom_plan as $$
+declare
+    _told_since constant timestamptz := case
+        when _again then least((select min(s) from unnest(_since) s), clock_timestamp()) - interval '1 day'
+        else 'infinity'
+    end;
 begin
     perform make_durable();
     perform take_lock('reject');
@@ -109,6 +243,7 @@ begin
         select
         from audit_trail a
         where a.event is null
+            and a.timestamp >= _told_since
             and a.timestamp >= least(r.since, clock_timestamp()) - interval '1 day'
             and a.action = 'request_rejected'
             and a.source is not distinct from r.source

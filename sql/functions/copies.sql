@@ -35,19 +35,22 @@ comment on function spine.this_database() is 'Internal. The oid of the database.
 -- right to insert steps, and chooses nothing.
 -- Locks: where the database is as noted, none. Otherwise callers take turns by the row of database_identity, and the
 -- first locks audit_trail. It gives up with 55P03 after 5 s, and a later call does the work.
--- Relies on audit_trail_xid. A crash before the commit leaves everything as it was.
+-- Relies on audit_trail_xid and audit_marks_pkey. A crash before the commit leaves everything as it was.
 create or replace function spine.note_database() returns text
 language plpgsql
 security definer
 set search_path = spine, pg_temp
 set lock_timeout = '5s'
 set enable_seqscan = off
-set enable_bitmapscan = off as $$
+set enable_bitmapscan = off
+set plan_cache_mode = force_custom_plan as $$
 declare
     _server constant bigint := this_server();
     _database constant oid := this_database();
     _caller constant text := coalesce(current_setting('spine.caller', true), '');
     _noted database_identity;
+    _mark xid8;
+    _since timestamptz;
     _newest bigint;
     _copied boolean;
 begin
@@ -64,7 +67,15 @@ begin
     end if;
     if _noted.database_oid is not null then
         perform mend_sequences();
-        select a.xid::text::bigint into _newest from audit_trail a order by a.xid desc limit 1;
+        select m.position into _mark from audit_marks m order by m.position desc limit 1;
+        _since := audit_since(coalesce(_mark, '0'));
+        select greatest(_mark, (
+            select a.xid
+            from audit_trail a
+            where a.timestamp >= _since or a.timestamp = 'infinity'
+            order by a.xid desc
+            limit 1
+        ))::text::bigint into _newest;
         if _newest is not null then
             -- Larger than any position that a reader of the original can have.
             _noted.trail_shift := ((_newest >> 32) + 2) << 32;

@@ -635,7 +635,14 @@ declare
     _delay interval;
 begin
     begin -- The tables stay locked for reading until the end, so nothing below waits.
-        perform from events, processing_state, destinations, audit_trail, conflicts, sources where false;
+        perform from events, processing_state, destinations, only audit_trail, conflicts, sources where false;
+        select array_agg(e.id order by e.source), array_agg(e.source order by e.source) into _ids, _sources
+        from events e
+        where e.event_id = _event_id and (_source is null or e.source = _source);
+        if cardinality(_ids) = 1 then
+            _since := trail_start(_ids[1]);
+            perform from audit_trail a where a.timestamp >= _since limit 0;
+        end if;
     exception when lock_not_available then
         return query select 'table_locked', null::text, t.says, t.facts from table_lockers(false) t;
         if not found then
@@ -647,9 +654,6 @@ begin
         end if;
         return;
     end;
-    select array_agg(e.id order by e.source), array_agg(e.source order by e.source) into _ids, _sources
-    from events e
-    where e.event_id = _event_id and (_source is null or e.source = _source);
     if _ids is null then
         return query select * from explain_missing(_event_id, _source);
         return;
@@ -662,7 +666,6 @@ begin
         return;
     end if;
     select e.* into _stored from events e where e.id = _ids[1];
-    _since := trail_start(_stored.id);
     return query select
         'stored',
         null::text,

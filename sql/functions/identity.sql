@@ -225,12 +225,13 @@ set plan_cache_mode = force_custom_plan as $$
 declare
     _day constant timestamptz := (
         select date_trunc('day', e.created_at - interval '1 minute', 'UTC') from events e where e.id = _event);
+    _later constant timestamptz := _day + interval '3 days'; -- computed here, since the planner does not
 begin
     if exists (
         select
         from audit_trail a
         where a.event = _event
-            and (a.timestamp >= _day or a.timestamp = 'infinity')
+            and (a.timestamp >= _day and a.timestamp < _later or a.timestamp = 'infinity')
             and a.action in ('event_received', 'event_inserted'))
     then
         return _day;
@@ -243,24 +244,35 @@ comment on function spine.trail_start(bigint) is
 -- mend_sequences: lets the sequences of numbers begin after the rows that are there. After a logical switch-over they
 -- may lag behind, and give out numbers again. Runs with the rights of its owner, since setval() needs more than INSERT.
 -- It only ever raises a sequence. Whoever may write to the audit log may call it.
--- Relies on events_pkey, rejected_requests_pkey and audit_trail_timestamp. A crash leaves the sequences as they are, or
--- raised.
+-- Relies on events_pkey, rejected_requests_pkey, audit_trail_timestamp and audit_marks_pkey. A crash leaves the
+-- sequences as they are, or raised.
 create or replace function spine.mend_sequences() returns void
 language plpgsql
 security definer
 set search_path = spine, pg_temp
-set enable_seqscan = off as $$
+set enable_seqscan = off
+set plan_cache_mode = force_custom_plan as $$
+declare
+    _mark audit_marks;
 begin
     perform require_right('audit_trail', 'INSERT');
+    -- The mark knows the numbers before it.
+    select * into _mark from audit_marks m order by m.position desc limit 1;
     perform setval(s.name, s.newest)
     from (
         select 'events_id_seq'::regclass as name, (select max(e.id) from events e) as newest
         union all
         select 'rejected_requests_id_seq', (select max(r.id) from rejected_requests r)
         union all
-        select 'audit_trail_id_seq', (
+        select 'audit_trail_id_seq', greatest(_mark.id, (
             select max(a.id)
-            from (select t.id from audit_trail t order by t.timestamp desc limit 1000) a)
+            from (
+                select t.id
+                from audit_trail t
+                where t.timestamp >= coalesce(_mark.since, '-infinity')
+                order by t.timestamp desc
+                limit 1000
+            ) a))
     ) s
     where s.newest > coalesce(pg_sequence_last_value(s.name), 0);
 end $$;

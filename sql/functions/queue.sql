@@ -387,9 +387,8 @@ begin
                 and p.deferred_since <= _now - _patience
                 and exists (
                     select
-                    from audit_trail a
-                    where a.event = i.event
-                        and a.action = 'delivery_deferred'
+                    from steps_of(array[i.event], date_trunc('day', _now - _patience / 6, 'UTC')) a
+                    where a.action = 'delivery_deferred'
                         and a.timestamp > _now - _patience / 6
                         and coalesce(a.details ->> 'destination', 'default') = i.destination));
     end if;
@@ -533,9 +532,8 @@ begin
             from late l
             where exists (
                 select
-                from audit_trail a
-                where a.event = l.event
-                    and (
+                from steps_of(array[l.event], date_trunc('day', _now - interval '3 days', 'UTC')) a
+                where (
                         a.action = case l.outcome
                             when 'completed' then 'processing_succeeded'::audit_action
                             when 'deferred' then 'delivery_deferred'

@@ -113,9 +113,7 @@ create or replace function spine.drop_audit_partition(_before timestamptz) retur
 language plpgsql
 security definer
 set search_path = spine, pg_temp
-set lock_timeout = '100ms'
-set timezone = 'UTC'
-set datestyle = 'ISO' as $$
+set lock_timeout = '100ms' as $$
 declare
     _partition regclass;
     _name text;
@@ -125,18 +123,10 @@ begin
     if not try_lock('partitions') then
         return null;
     end if;
-    select o.oid, o.relname into _partition, _name
-    from (
-        -- The default partition has no upper bound.
-        select
-            c.oid,
-            c.relname,
-            substring(pg_get_expr(c.relpartbound, c.oid) from E'TO \\(''([^'']+)''\\)')::timestamptz as upper_bound
-        from pg_inherits i join pg_class c on c.oid = i.inhrelid
-        where i.inhparent = 'audit_trail'::regclass
-    ) o
-    where o.upper_bound <= least(_before, now())
-    order by o.upper_bound
+    select p.partition, p.name into _partition, _name
+    from audit_partitions() p
+    where p.until <= least(_before, now())
+    order by p.until
     limit 1;
     if _partition is null then
         return null;

@@ -3,32 +3,51 @@
 
 -- audited_now: the transactions whose rows the audit log shows. They are those before next_xid, except those in
 -- in_progress. in_progress has all transactions in progress, and the caller's own. A reader that goes by both misses no
--- row and reads none twice, in whichever order transactions commit. It ends with the newest row and not with
--- pg_current_snapshot(), as committedNow in internal/store/follow.go does. All numbers are positions in the log: see
--- trail_shift().
--- Relies on audit_trail_xid. Reads only.
+-- row and reads none twice, in whichever order transactions commit. All numbers are positions in the log: see
+-- trail_shift(). Rows of the future are passed over.
+-- It ends with the newest row, although pg_current_snapshot() knows higher numbers. After a crash Postgres gives out
+-- those numbers again that had not reached the disk. These are the numbers of transactions that failed, and of those
+-- that only notified: nobody waits for their commit. The commit of the newest row was waited for, so no number up to it
+-- comes again. That holds for the newest mark, too. So nobody need look for a row that is older than that.
+-- Relies on audit_trail_xid and audit_marks_pkey. Reads only.
 create or replace function spine.audited_now(out next_xid xid8, out in_progress xid8[])
-language sql stable
+language plpgsql stable
 set search_path = spine, pg_temp
 set jit = off
 set enable_seqscan = off
-set enable_bitmapscan = off as $$
-    select
-        coalesce((
-            select ((a.xid::text)::bigint + 1)::text::xid8
-            from audit_trail a
-            where a.xid < (select trail_end())
-            order by a.xid desc
-            limit 1), '0'),
-        array(
-            select (x::text::bigint + s.shift)::text::xid8
-            from
-                (select trail_shift() as shift offset 0) s,
-                unnest(array(select pg_snapshot_xip(pg_current_snapshot())) || pg_current_xact_id_if_assigned()) x
-            where x is not null)
-$$;
+set enable_bitmapscan = off
+set plan_cache_mode = force_custom_plan as $$
+declare
+    _shift constant bigint := trail_shift();
+    _end constant xid8 := trail_end();
+    _mark constant xid8 := last_mark();
+    _since constant timestamptz := audit_since(_mark);
+begin
+    next_xid := greatest(_mark, (
+        select ((a.xid::text)::bigint + 1)::text::xid8
+        from audit_log a
+        where a.xid < _end and (a.timestamp >= _since or a.timestamp = 'infinity')
+        order by a.xid desc
+        limit 1));
+    in_progress := array(
+        select (x::text::bigint + _shift)::text::xid8
+        from unnest(
+            array(select pg_snapshot_xip(pg_current_snapshot())) || pg_current_xact_id_if_assigned()) x
+        where x is not null);
+end $$;
 comment on function spine.audited_now() is
     'Internal. Transactions whose rows the audit log shows. Those before next_xid, except those in in_progress.';
+
+-- unread_since: a time that is not later than any row that audited_now() did not see.
+--   _next_xid, _in_progress  as audited_now() returned them
+-- Relies on audit_marks_pkey. Reads only.
+create or replace function spine.unread_since(_next_xid xid8, _in_progress xid8[]) returns timestamptz
+language sql stable
+set search_path = spine, pg_temp as $$
+    select audit_since(least(_next_xid, (select x from unnest(_in_progress) x order by x limit 1)))
+$$;
+comment on function spine.unread_since(xid8, xid8[]) is
+    'Internal. A time before which there are no rows that spine.audited_now() did not see.';
 
 -- audited_beyond: whether the audit log has rows that audited_now() did not see when it returned these values.
 --   _next_xid, _in_progress  as audited_now() returned them
@@ -39,17 +58,23 @@ set search_path = spine, pg_temp
 set jit = off
 set enable_seqscan = off
 set enable_bitmapscan = off
-set plan_cache_mode = force_generic_plan as $$
+set plan_cache_mode = force_custom_plan as $$
 declare
     _end constant xid8 := trail_end();
+    _since constant timestamptz := unread_since(_next_xid, _in_progress);
 begin
     return exists (
             select
             from audit_trail a
             where a.xid >= _next_xid
                 and a.xid < _end
-                and a.xid <> all (_in_progress))
-        or exists (select from audit_trail a where a.xid = any (_in_progress));
+                and a.xid <> all (_in_progress)
+                and (a.timestamp >= _since or a.timestamp = 'infinity'))
+        or _in_progress <> '{}'
+            and exists (
+                select
+                from audit_trail a
+                where a.xid = any (_in_progress) and (a.timestamp >= _since or a.timestamp = 'infinity'));
 end $$;
 comment on function spine.audited_beyond(xid8, xid8[]) is
     'Internal. Whether the audit log has rows that spine.audited_now() did not see.';
@@ -88,10 +113,11 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
 set enable_mergejoin = off
-set plan_cache_mode = force_generic_plan as $$
+set plan_cache_mode = force_custom_plan as $$
 #variable_conflict use_column
 declare
     _state rollup_state;
+    _since timestamptz; -- all rows that are left have a time from then on
     _now timestamptz;
     _seen record;
     _end xid8;
@@ -118,10 +144,8 @@ begin
         from audited_now() n;
         return '0';
     end if;
-    if not audited_beyond(_state.next_xid, _state.in_progress) then
-        return '0';
-    end if;
 
+    _since := unread_since(_state.next_xid, _state.in_progress);
     _now := clock_timestamp();
     select greatest(n.next_xid, _state.next_xid) as next_xid, n.in_progress into _seen from audited_now() n;
     -- Not those from next_xid on: their rows are read with all others of theirs.
@@ -129,23 +153,34 @@ begin
         select x from unnest(_state.in_progress) x where x < _state.next_xid and x <> all (_seen.in_progress));
     select a.xid into _end
     from audit_trail a
-    where a.xid >= _state.next_xid and a.xid < _seen.next_xid and a.xid <> all (_seen.in_progress)
+    where a.xid >= _state.next_xid
+        and a.xid < _seen.next_xid
+        and a.xid <> all (_seen.in_progress)
+        and (a.timestamp >= _since or a.timestamp = 'infinity')
     order by a.xid
     offset _limit
     limit 1;
-    if not exists (
-        select
+    if _end is not null then
+        if not exists (
+            select
+            from audit_trail a
+            where a.xid >= _state.next_xid
+                and a.xid < _end
+                and a.xid <> all (_seen.in_progress)
+                and (a.timestamp >= _since or a.timestamp = 'infinity'))
+        then
+            _end := ((_end::text)::bigint + 1)::text::xid8;
+        end if;
+        -- The time of the first row that is left.
+        select a.timestamp into _next_at
         from audit_trail a
-        where a.xid >= _state.next_xid and a.xid < _end and a.xid <> all (_seen.in_progress))
-    then
-        _end := ((_end::text)::bigint + 1)::text::xid8;
+        where a.xid >= _end
+            and a.xid < _seen.next_xid
+            and a.xid <> all (_seen.in_progress)
+            and (a.timestamp >= _since or a.timestamp = 'infinity')
+        order by a.xid
+        limit 1;
     end if;
-    -- The time of the first row that is left.
-    select a.timestamp into _next_at
-    from audit_trail a
-    where a.xid >= _end and a.xid < _seen.next_xid and a.xid <> all (_seen.in_progress)
-    order by a.xid
-    limit 1;
     if _next_at is null then
         _end := _seen.next_xid;
     end if;
@@ -197,11 +232,14 @@ begin
             from (
                 select a.timestamp, a.event, a.action, a.event_id, a.source, a.details
                 from audit_trail a
-                where a.xid >= _state.next_xid and a.xid < _end and a.xid <> all (_seen.in_progress)
+                where a.xid >= _state.next_xid
+                    and a.xid < _end
+                    and a.xid <> all (_seen.in_progress)
+                    and (a.timestamp >= _since or a.timestamp = 'infinity')
                 union all
                 select a.timestamp, a.event, a.action, a.event_id, a.source, a.details
                 from audit_trail a
-                where a.xid = any (_late)
+                where a.xid = any (_late) and (a.timestamp >= _since or a.timestamp = 'infinity')
             ) a
             where a.action in (
                 'event_received',
@@ -358,13 +396,8 @@ begin
         return true;
     end if;
     return exists (
-        with trail as materialized (
-            select a.timestamp, a.action, a.details
-            from audit_trail a
-            where a.event = _event and (a.timestamp >= _since or a.timestamp = 'infinity')
-        )
         select
-        from trail t
+        from steps_of(array[_event], _since) t
         where t.timestamp <= _at
             and t.action in ('event_replayed', 'status_changed', 'event_queued')
             and coalesce(detail(t.details, 'destination'), 'default')

@@ -49,7 +49,8 @@ language plpgsql stable
 set search_path = spine, pg_temp
 set jit = off
 set enable_seqscan = off
-set enable_bitmapscan = off as $$
+set enable_bitmapscan = off
+set plan_cache_mode = force_custom_plan as $$
 #variable_conflict use_column
 declare
     _overlap constant bigint := 100000; -- ids by which batches that are stored at once may overlap
@@ -60,7 +61,12 @@ declare
         when exists (select from events e where e.id >= _next) then _next
         else 1::bigint << 62
     end;
-    _trail_begins constant timestamptz := (select a.timestamp from audit_trail a order by a.timestamp limit 1);
+    _steps_since constant timestamptz := _since - interval '1 day';
+    -- Its first step, as far as that is in its first forty days.
+    _beginning constant timestamptz := audit_begins() + interval '40 days';
+    _trail_begins constant timestamptz := coalesce(
+        (select a.timestamp from audit_trail a where a.timestamp < _beginning order by a.timestamp limit 1),
+        _beginning);
 begin
     return query
     with scope as materialized (
@@ -93,7 +99,7 @@ begin
             -- The bound spares reading the days before.
             select t.id, t.xid, t.action, t.details
             from audit_trail t
-            where t.event = s.id and t.timestamp >= _since - interval '1 day'
+            where t.event = s.id and t.timestamp >= _steps_since
         ) a
         where s.trailed
     ), steps as materialized (

@@ -176,13 +176,38 @@ comment on column spine.database_identity.trail_shift is
 comment on index spine.database_identity_pkey is 'Holds the table to one row.';
 insert into spine.database_identity default values;
 
--- spine.note_database() runs with the rights of audit_trail's owner, whoever migrates.
+-- Where in time the positions of the audit log are, so that followers read few of its partitions.
+
+create table spine.audit_marks (
+    position xid8 primary key,
+    since timestamptz not null,
+    id bigint not null
+);
+comment on table spine.audit_marks is
+    'From which time on the steps of the audit log stand that a follower has not read yet. '
+    'Spine adds a row a day with spine.mark_audit(), and spine.audit_since() reads them.';
+comment on column spine.audit_marks.position is 'A position in the log, as in audit_trail.xid.';
+comment on column spine.audit_marks.since is
+    'Steps of this position and of later ones have this time or a later one. '
+    'It is three days before the mark was made.';
+comment on column spine.audit_marks.id is 'Largest audit_trail.id that was given out before.';
+comment on index spine.audit_marks_pkey is 'spine.audit_since(): the mark before a position.';
+-- The rollups have counted all up to here. Without this mark they would look for the rest in all partitions.
+insert into spine.audit_marks
+select
+    least(s.next_xid, (select x from unnest(s.in_progress) x order by x limit 1)),
+    s.covered_to - interval '3 days',
+    coalesce(pg_sequence_last_value('spine.audit_trail_id_seq'), 0)
+from spine.rollup_state s;
+
+-- Functions that write to these two run with the rights of audit_trail's owner, whoever migrates.
 -- +goose StatementBegin
 do $$
+declare
+    _owner constant regrole := (select c.relowner from pg_class c where c.oid = 'spine.audit_trail'::regclass);
 begin
-    execute format(
-        'alter table spine.database_identity owner to %s',
-        (select c.relowner::regrole from pg_class c where c.oid = 'spine.audit_trail'::regclass));
+    execute format('alter table spine.database_identity owner to %s', _owner);
+    execute format('alter table spine.audit_marks owner to %s', _owner);
 end $$;
 -- +goose StatementEnd
 

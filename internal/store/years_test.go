@@ -1,0 +1,363 @@
+package store_test
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/trail"
+	"github.com/webhookspine/spine/internal/view"
+)
+
+// E16: no look at the audit log opens the partitions of old days. After ten years there are more of them than a server
+// has locks for. They are locked here, so that a look at one would wait.
+func TestOldDaysAreLeftAlone(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 6)
+	d.ensurePartitions()
+	// As many steps of today as a list with a filter reads at most.
+	d.run(`insert into spine.audit_trail (event, event_id, action)
+		select -n, 'filler', 'event_deduped' from generate_series(1, 31000) n`)
+	d.run("vacuum (analyze) spine.audit_trail")
+	d.rollUp()
+	locker := begin(t, d.Store)
+	d.ago(1200) // of the first days verify reads the first step, to know where the log begins
+	for _, days := range []int{25, 200, 1000} {
+		old := d.ago(days)
+		run(t, locker, "lock table spine."+old+" in access exclusive mode")
+	}
+	d.run(`do $$ begin
+		execute format('alter database %I set lock_timeout = %L', current_database(), '5s');
+	end $$`)
+	looker := openDatabase(t, d.url, 4)
+	everything(t, looker)
+
+	psql := looker.psql()
+	for _, sql := range []string{
+		"select count(*) from spine.trace('e-1')",
+		"select count(*) from spine.explain('e-2')",
+		"select count(*) from spine.event('e-2')",
+		"select count(*) from spine.trace('e-3', 'default')",
+		"select count(*) from spine.verify()",
+		"select count(*) from spine.rates",
+		"select count(*) from spine.depth",
+		"select spine.mend_sequences()",
+		"select spine.ensure_audit_partitions()",
+		"select spine.note_database()",
+		"select spine.replay('e-1')",
+		"select * from spine.audited_now()",
+	} {
+		_, err := psql.Exec(t.Context(), sql)
+		require.NoError(t, err, sql)
+	}
+	// What came late, and what was deferred for too long, is looked up in the log.
+	claimed, err := looker.Claim(t.Context(), event.Claim{
+		Destination: event.DefaultDestination, Limit: 3, Lease: time.Minute, Worker: "w",
+	})
+	require.NoError(t, err)
+	require.Len(t, claimed.Jobs, 3)
+	completed := event.Settlement{Job: claimed.Jobs[0], Disposition: event.Completed}
+	deferred := event.Settlement{Job: claimed.Jobs[1], Disposition: event.Deferred, Delay: time.Second}
+	d.run("update spine.processing_state set deferred_since = now() - interval '73 hours' where event = $1",
+		deferred.Job.Event)
+	looker.settle(completed, deferred)
+	looker.settle(completed, deferred)
+
+	cursor, err := looker.CurrentCursor(t.Context())
+	require.NoError(t, err)
+	looker.ingest(webhook("live", payloadA))
+	require.Equal(t, []string{"live", "live"}, followed(t, looker.Store, &cursor, trail.Filter{}))
+	since := trail.CursorSince(time.Now().Add(-time.Minute))
+	require.NotEmpty(t, followed(t, looker.Store, &since, trail.Filter{EventIDs: []string{"live"}}))
+}
+
+// What a follower has not read yet, it finds without looking at old days.
+func TestMarksOfTheAuditLog(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	since := func(position int) string {
+		return d.value("select spine.audit_since($1::text::xid8)::text", fmt.Sprint(position))
+	}
+	require.NotEqual(t, "-infinity", since(0), "a new log has a mark at its beginning")
+	d.run("truncate spine.audit_marks")
+	require.Equal(t, "-infinity", since(5))
+	d.run(`insert into spine.audit_marks (position, since, id)
+		values ('100', '2024-01-01Z', 1), ('200', '2024-01-05Z', 2), ('300', '2024-01-03Z', 3), ('400', '2024-01-08Z', 4)`)
+	day := func(position int) string { return strings.SplitN(since(position), " ", 2)[0] }
+	require.Equal(t, "-infinity", since(99))
+	require.Equal(t, "2024-01-01", day(100))
+	require.Equal(t, "2024-01-01", day(199))
+	require.Equal(t, "2024-01-03", day(200), "the clock was set back after it")
+	require.Equal(t, "2024-01-03", day(399))
+	require.Equal(t, "2024-01-08", day(400))
+	require.Equal(t, "2024-01-08", day(math.MaxInt32))
+
+	// One a day, and at once where the clock went back by days.
+	marks := func() string { return d.value("select count(*) from spine.audit_marks") }
+	d.run("truncate spine.audit_marks")
+	d.ingest(webhook("x", payloadA))
+	d.ensurePartitions()
+	d.ensurePartitions()
+	require.Equal(t, "1", marks())
+	require.Equal(t, "t", d.value(`select position < spine.trail_end()
+			and position > (select max(xid) from spine.audit_trail)
+			and since between now() - interval '3 days 1 minute' and now() - interval '3 days'
+		from spine.audit_marks`))
+	d.run("update spine.audit_marks set since = since - interval '23 hours'")
+	d.ensurePartitions()
+	require.Equal(t, "1", marks())
+	d.run("update spine.audit_marks set since = since - interval '1 hour'")
+	d.ensurePartitions()
+	require.Equal(t, "2", marks())
+	d.run("update spine.audit_marks set since = since + interval '1 hour'")
+	d.ensurePartitions()
+	require.Equal(t, "3", marks())
+}
+
+// steps of the log, each in one line.
+const allSteps = `select timestamp, id, xid, event, action, event_id, source, details
+	from spine.audit_trail order by timestamp, id`
+
+// days makes partitions of days that follow each other, from a date on, with steps in each.
+func (d *database) days(from string, n, steps int) {
+	d.t.Helper()
+	d.run(fmt.Sprintf(`do $$ begin
+		perform set_config('timezone', 'UTC', true);
+		for i in 0 .. %d loop
+			execute format('create table spine.audit_trail_%%s partition of spine.audit_trail
+				for values from (%%L) to (%%L)',
+				to_char(date '%s' + i, 'YYYYMMDD'), date '%s' + i, date '%s' + i + 1);
+		end loop;
+	end $$`, n-1, from, from, from))
+	d.run(fmt.Sprintf(`insert into spine.audit_trail (timestamp, event, action, event_id, source, details)
+		select timestamptz '%sZ' + (24 * d + s) * interval '1 hour', s, 'event_received', 'd' || d, nullif('s' || s, 's1'),
+			case when s > 1 then json_build_object('n', s) end
+		from generate_series(0, %d) d, generate_series(0, %d) s`, from, n-1, steps-1))
+}
+
+func (d *database) merge() string {
+	d.t.Helper()
+	name, err := d.MergeAuditDays(d.t.Context(), 35*24*time.Hour)
+	require.NoError(d.t, err)
+	return name
+}
+
+func TestOldDaysAreMerged(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	d.ensurePartitions()
+	kept := d.rows(partitions)
+	d.days("2024-01-20", 45, 3) // to 4 March
+	d.days("2024-03-06", 26, 2) // to the end of March
+	d.days("2024-04-30", 1, 2)
+	d.run("insert into spine.audit_trail (timestamp, action) values ('2024-03-05 12:00Z', 'claims_paused')")
+	before := d.rows(allSteps)
+
+	require.Equal(t, "audit_trail_20240120_20240131", d.merge())
+	require.Equal(t, before, d.rows(allSteps))
+	require.Equal(t, "audit_trail_20240201_20240229", d.merge())
+	require.Equal(t, "audit_trail_20240301_20240304", d.merge(), "where a day is missing, a partition ends")
+	require.Equal(t, "audit_trail_20240306_20240331", d.merge())
+	require.Empty(t, d.merge())
+	require.Equal(t, before, d.rows(allSteps))
+	require.Equal(t, append([]string{
+		"audit_trail_20240120_20240131", "audit_trail_20240201_20240229", "audit_trail_20240301_20240304",
+		"audit_trail_20240306_20240331", "audit_trail_20240430",
+	}, kept...), d.rows(partitions))
+
+	const name = "audit_trail_20240201_20240229"
+	require.Equal(t, "f|", d.value(`select c.relreplident, (select string_agg(conname, ',') from pg_constraint k
+		where k.conrelid = c.oid and k.contype <> 'n') from pg_class c where c.relname = $1`, name))
+	require.Equal(t, "The audit log from 2024-02-01 to 2024-02-29 (UTC).",
+		d.value("select obj_description(('spine.' || $1)::regclass)", name))
+	const indexes = `select indkey::text, exists (select from pg_inherits h where h.inhrelid = i.indexrelid)
+		from pg_index i where i.indrelid = ('spine.' || $1)::regclass order by 1`
+	require.Equal(t, []string{"1|t", "3|t", "4|t"}, d.rows(indexes, name))
+	require.Equal(t, d.value("select relowner from pg_class where relname = $1", kept[0]),
+		d.value("select relowner from pg_class where relname = $1", name))
+
+	// Retention takes it as a whole.
+	dropped, err := d.DropAuditPartition(t.Context(), age)
+	require.NoError(t, err)
+	require.Equal(t, "audit_trail_20240120_20240131", dropped)
+	d.ingest(webhook("x", payloadA))
+}
+
+func TestAMergedPartitionHasALargestSize(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.days("2024-02-10", 20, 2)
+	d.run(`insert into spine.audit_trail (timestamp, action, details)
+		select '2024-02-15 10:00Z', 'event_received', json_build_object('n', repeat('x', 1000)) from generate_series(1, 500)`)
+	day := d.value("select pg_table_size('spine.audit_trail_20240210')")
+	merge := func() string {
+		return d.value("select spine.merge_audit_days(now() - interval '35 days', 4 * $1::text::bigint)", day)
+	}
+	before := d.rows(allSteps)
+	var names []string
+	for name := merge(); name != ""; name = merge() {
+		names = append(names, name)
+	}
+	require.Equal(t, []string{
+		"audit_trail_20240210_20240213", "audit_trail_20240216_20240219", "audit_trail_20240220_20240223",
+		"audit_trail_20240224_20240227", "audit_trail_20240228_20240229",
+	}, names, "the 15th alone is too large, and nothing fits beside the 14th")
+	require.Equal(t, before, d.rows(allSteps))
+}
+
+func TestWhatIsNotMerged(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	d.ensurePartitions()
+	d.days(d.value("select (date_trunc('month', now() - interval '35 days') - interval '1 day')::date"), 20, 1)
+	require.Empty(t, d.merge(), "one day of a month, and a month of which 35 days ago is a part")
+
+	d.days("2024-01-20", 2, 1)
+	d.run("update spine.retention_state set before = now() - interval '399 days'")
+	require.Empty(t, d.merge(), "retention drops each day in its time")
+	d.run("update spine.retention_state set before = now() - interval '401 days'")
+	d.run("create publication p for table spine.audit_trail")
+	require.Empty(t, d.merge(), "a subscriber has no such partition")
+	d.run("drop publication p")
+
+	reader := begin(t, d.Store)
+	run(t, reader, "lock table spine.audit_trail_20240121 in row exclusive mode")
+	_, err := d.MergeAuditDays(t.Context(), 35*24*time.Hour)
+	require.ErrorIs(t, err, event.ErrLocked, "somebody changes one of the days")
+	require.NoError(t, reader.Rollback(t.Context()))
+	require.Equal(t, "audit_trail_20240120_20240121", d.merge())
+}
+
+// Readers see each step once, whenever they look, and ingests go on.
+func TestDaysAreMergedWhileTheLogIsInUse(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 6)
+	d.ensurePartitions()
+	d.days("2023-09-01", 120, 2)
+	var over atomic.Bool
+	defer over.Store(true)
+	var others sync.WaitGroup
+	failed := make(chan error, 10)
+	for range 2 {
+		others.Go(func() {
+			for !over.Load() {
+				var n int
+				err := d.Pool().QueryRow(t.Context(),
+					"select count(*) from spine.audit_trail where timestamp < '2024-01-01Z'").Scan(&n)
+				if err == nil && n != 240 {
+					err = fmt.Errorf("%d steps", n)
+				}
+				if err != nil {
+					failed <- err
+					return
+				}
+			}
+		})
+	}
+	others.Go(func() {
+		for i := 0; !over.Load(); i++ {
+			if _, err := d.persistently(webhook(fmt.Sprintf("x-%d", i), payloadA)); err != nil {
+				failed <- err
+				return
+			}
+		}
+	})
+	var merged []string
+	for len(merged) < 4 {
+		name, err := d.MergeAuditDays(t.Context(), 35*24*time.Hour)
+		if errors.Is(err, event.ErrLocked) {
+			continue // in the next round
+		}
+		require.NoError(t, err)
+		merged = append(merged, name)
+	}
+	over.Store(true)
+	others.Wait()
+	select {
+	case err := <-failed:
+		t.Fatal(err)
+	default:
+	}
+	require.Equal(t, "audit_trail_20231201_20231229", merged[3])
+}
+
+// A page is read in stretches of time. Its rows are the same as those of one query over all of it.
+func TestListsOverYears(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	d.ensurePartitions()
+	d.days("2017-02-01", 3, 2)
+	d.days("2023-02-01", 3, 2)
+	d.run(`insert into spine.audit_trail (timestamp, action, source)
+		select t, 'claims_paused', 's1' from unnest(array[
+			'-infinity', '0004-01-01Z BC', '0001-01-01Z', '2001-01-01Z', '2016-12-31Z', '2017-02-05Z', '2020-01-01Z',
+			'2022-09-20Z', '2022-09-21Z', '2024-01-01Z', 'infinity', '2199-01-01Z']::timestamptz[]) t`)
+	d.run(`insert into spine.audit_trail (timestamp, action)
+		select now() - n * interval '1 day', 'claims_resumed' from unnest(array[0, 1, 2, 15, 16, 17, 143, 144, 145, 272]) n`)
+
+	for name, filter := range map[string]view.StepFilter{
+		"all":       {},
+		"source":    {Source: "s1"},
+		"no source": {Source: "none"},
+		"action":    {Action: trail.ClaimsResumed},
+		"from 2020": {Span: view.Span{Since: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)}},
+		"to 2023":   {Span: view.Span{Until: time.Date(2023, 2, 2, 0, 0, 0, 0, time.UTC)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			wanted := d.rows(`select id from spine.audit_log where ($1 = '' or source = $1) and ($2 = '' or action = $2)
+				and timestamp >= coalesce($3, '-infinity'::timestamptz)
+				and ($4::timestamptz is null or timestamp < $4)
+				order by timestamp desc, id desc`,
+				filter.Source, string(filter.Action), timeOrNil(filter.Since), timeOrNil(filter.Until))
+			for _, limit := range []int{1, 4, 100} {
+				listed := []string{}
+				page := view.Page{Limit: limit}
+				for {
+					rows, next, err := d.Audit(t.Context(), page, filter)
+					require.NoError(t, err)
+					for _, r := range rows {
+						listed = append(listed, fmt.Sprint(r.ID))
+					}
+					if page.Cursor = next.Cursor; page.Cursor == "" {
+						break
+					}
+				}
+				require.Equal(t, wanted, listed)
+			}
+		})
+	}
+
+	wanted := d.rows("select id from spine.audit_log order by timestamp, id")
+	for from, left := range map[string]int{"1999-01-01": 3, "2017-02-02": 7, "2022-09-21": 14} {
+		at, err := time.Parse(time.DateOnly, from)
+		require.NoError(t, err)
+		var seen []string
+		_, err = readAll(t.Context(), d.Store, trail.CursorSince(at), trail.Filter{}, func(rows []trail.Step) error {
+			for _, r := range rows {
+				seen = append(seen, fmt.Sprint(r.ID))
+			}
+			return nil
+		})
+		require.NoError(t, err)
+		slices.Sort(seen)
+		expected := slices.Clone(wanted[left:])
+		slices.Sort(expected)
+		require.Equal(t, expected, seen, from)
+	}
+}
+
+func timeOrNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
