@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -52,6 +53,9 @@ type target struct {
 	http *http.Client
 
 	patient bool // a request that is answered 503 is sent again, as senders do
+
+	// Requests that may be sent again, and those of them that were answered 503 at first.
+	sent, unavailable atomic.Int64
 }
 
 // newTarget knows the Spine at base by its database.
@@ -250,11 +254,27 @@ func (s *target) do(ctx context.Context, method, path string, body io.Reader, he
 // request is do for a request that must be answered.
 func (s *target) request(t *testing.T, method, path, body string, header ...string) reply {
 	t.Helper()
+	ask := func() (reply, error) { return s.do(t.Context(), method, path, strings.NewReader(body), header...) }
+	if s.patient {
+		patiently := ask
+		ask = func() (reply, error) { return s.again(patiently) }
+	}
+	r, err := ask()
+	require.NoError(t, err)
+	return r
+}
+
+// again sends a request again while the answer is 503, as senders do.
+func (s *target) again(ask func() (reply, error)) (r reply, err error) {
+	s.sent.Add(1)
 	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
-		r, err := s.do(t.Context(), method, path, strings.NewReader(body), header...)
-		require.NoError(t, err)
-		if !s.patient || r.code != http.StatusServiceUnavailable || time.Since(began) > patience {
-			return r
+		first := r.code == 0
+		r, err = ask()
+		if err != nil || r.code != http.StatusServiceUnavailable || time.Since(began) > patience {
+			return r, err
+		}
+		if first {
+			s.unavailable.Add(1)
 		}
 	}
 }
@@ -272,16 +292,11 @@ func (s *target) accept(t *testing.T, id, payload string) {
 	require.Equal(t, "accepted", r.status())
 }
 
-// send posts an event as senders do: again while the answer is 503. A busy machine may not store the event within
-// seconds.
+// send posts an event as senders do: a busy machine may not store it within seconds.
 func (s *target) send(ctx context.Context, body string) (reply, error) {
-	for began := time.Now(); ; {
-		r, err := s.do(ctx, http.MethodPost, "/webhook", strings.NewReader(body), "Content-Type", "application/json")
-		if err != nil || r.code != http.StatusServiceUnavailable || time.Since(began) > patience {
-			return r, err
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+	return s.again(func() (reply, error) {
+		return s.do(ctx, http.MethodPost, "/webhook", strings.NewReader(body), "Content-Type", "application/json")
+	})
 }
 
 // stream follows the live stream from now on. It returns the rows of the audit log, each as JSON, until the stream
