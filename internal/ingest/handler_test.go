@@ -19,7 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/mux"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
@@ -64,15 +63,11 @@ func serve(t *testing.T, store *modelStore, adjust func(h *HandlerConfig, c *Com
 		hc, in.sources, committer, NewRejections(nil, time.Now, zerolog.Nop()), in.kept, zerolog.Nop(), m,
 	)
 
-	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
-	router.Use(func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			in.requests <- r.Context()
-			next.ServeHTTP(w, r)
-		})
-	})
-	in.handler.Register(router)
-	in.server = httptest.NewServer(router)
+	around := in.handler.Around(respond.NotFound())
+	in.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		in.requests <- r.Context()
+		around.ServeHTTP(w, r)
+	}))
 	in.server.Client().CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context())) // it outlives the requests, as in the program
@@ -831,4 +826,28 @@ func TestSendersDoNotFillTheLog(t *testing.T) {
 	lines := strings.Count(log.String(), "\n")
 	require.Positive(t, lines)
 	require.LessOrEqual(t, lines, 100, "in a few seconds")
+}
+
+func TestPathsOfWebhooks(t *testing.T) {
+	for path, want := range map[string]string{
+		"/webhook":            "default",
+		"/webhook/github":     "github",
+		"/webhook/git%2Fhub":  "git%2Fhub", // as it stands there
+		"/webhook/..":         "..",
+		"/webhook/":           "",
+		"/webhook/github/":    "",
+		"/webhook/git/hub":    "",
+		"/webhooks":           "",
+		"/webhook%2Fgithub":   "",
+		"/Webhook":            "",
+		"//webhook":           "",
+		"/api/webhook/github": "",
+		"":                    "",
+	} {
+		source, ok := sourceIn(path)
+		require.Equal(t, want != "", ok, path)
+		if ok {
+			require.Equal(t, want, source, path)
+		}
+	}
 }

@@ -23,12 +23,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/gorilla/mux"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/respond"
 	"github.com/webhookspine/spine/internal/secret"
 	"github.com/webhookspine/spine/internal/source" //nolint:depguard // the gate is tested with real sources
 )
@@ -1025,8 +1025,7 @@ func BenchmarkGitHub(b *testing.B) {
 	go func() { ended <- committer.Run(ctx) }()
 	h := NewHandler(HandlerConfig{MaxBody: maxBody, ReadTimeout: patience, InFlight: 64 << 20}, all, committer,
 		NewRejections(nil, time.Now, zerolog.Nop()), NewKeeper(nil, zerolog.Nop(), m), zerolog.Nop(), m)
-	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
-	h.Register(router)
+	around := h.Around(respond.NotFound())
 	body := `{"action":"opened","issue":{"id":1,"body":"` + strings.Repeat("x", 950) + `"}}`
 	headers := github("1", "S1", body)
 	for _, name := range []string{"off", "on"} {
@@ -1042,7 +1041,7 @@ func BenchmarkGitHub(b *testing.B) {
 						r.Header.Set(headers[i], headers[i+1])
 					}
 					w := httptest.NewRecorder()
-					router.ServeHTTP(w, r)
+					around.ServeHTTP(w, r)
 					if w.Code != http.StatusOK {
 						b.Error(w.Code, w.Body)
 						return

@@ -32,6 +32,7 @@ import (
 	"github.com/webhookspine/spine/internal/ingest"
 	"github.com/webhookspine/spine/internal/notify"
 	"github.com/webhookspine/spine/internal/observe"
+	"github.com/webhookspine/spine/internal/respond"
 	"github.com/webhookspine/spine/internal/secret"
 	"github.com/webhookspine/spine/internal/source"
 	"github.com/webhookspine/spine/internal/store"
@@ -266,9 +267,6 @@ func (s *Service) addServers(ctx context.Context) (err error) {
 	if s.admin.address != "" {
 		admin = newRouter()
 	}
-	if s.handler != nil {
-		s.handler.Register(public)
-	}
 	metrics := s.metricsHandler()
 	if err := s.addAdministration(admin, metrics); err != nil {
 		return err
@@ -278,8 +276,12 @@ func (s *Service) addServers(ctx context.Context) (err error) {
 	}
 	health := observe.NewHealth(s.log, s.checks...)
 	finish(public, admin != public)
+	handler := http.Handler(public)
+	if s.handler != nil {
+		handler = s.handler.Around(public)
+	}
 	s.server = observe.Server{
-		Listener: s.listener, Handler: health.Around(public), Health: health, Log: s.log,
+		Listener: s.listener, Handler: health.Around(handler), Health: health, Log: s.log,
 		Delay: s.settings.Stop.Delay, Timeout: s.settings.Stop.Timeout, IdleTimeout: s.settings.Server.IdleTimeout,
 	}
 	s.adminURL = s.URL()
@@ -321,7 +323,7 @@ func (s *Service) addAdministration(router *mux.Router, metrics http.Handler) er
 		if s.admin.access == byToken {
 			sent.Use(withoutToken)
 		}
-		s.handler.Register(sent)
+		sent.PathPrefix("/webhook").Handler(s.handler.Around(respond.NotFound()))
 	}
 	return nil
 }

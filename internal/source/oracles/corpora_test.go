@@ -16,7 +16,6 @@ import (
 	"time"
 
 	_ "github.com/go-playground/webhooks/v6/github" // its testdata
-	"github.com/gorilla/mux"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
@@ -53,16 +52,15 @@ func intake(t *testing.T, s *source.Source) (address string, kept *store.Store) 
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error, 1)
 	go func() { ended <- committer.Run(ctx) }()
-	router := mux.NewRouter()
-	ingest.NewHandler(ingest.HandlerConfig{
+	handler := ingest.NewHandler(ingest.HandlerConfig{
 		MaxBody:     4 << 20,
 		ReadTimeout: time.Minute,
 		InFlight:    64 << 20,
 	}, taking{s}, committer,
 		ingest.NewRejections(
 			kept, time.Now, zerolog.Nop(),
-		), ingest.NewKeeper(kept, zerolog.Nop(), m), zerolog.Nop(), m).Register(router)
-	server := httptest.NewServer(router)
+		), ingest.NewKeeper(kept, zerolog.Nop(), m), zerolog.Nop(), m).Around(http.NotFoundHandler())
+	server := httptest.NewServer(handler)
 	t.Cleanup(func() {
 		server.Close()
 		stop()
