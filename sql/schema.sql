@@ -292,12 +292,13 @@ CREATE FUNCTION spine.audit_since(_position xid8) RETURNS timestamp with time zo
     AS $$
 begin
     perform require_right('audit_log', 'SELECT');
-    -- The least of all later ones, since clocks are set back.
+    -- The least of all later ones, since clocks are set back. This one may have been ahead, or may be behind now.
     return coalesce((
-        select min(m.since)
+        select least(min(m.since), clock_timestamp() - interval '3 days')
         from audit_marks m
         where m.position >= (
-            select n.position from audit_marks n where n.position <= _position order by n.position desc limit 1)),
+            select n.position from audit_marks n where n.position <= _position order by n.position desc limit 1)
+        having count(*) > 0),
         '-infinity');
 end $$;
 
@@ -738,6 +739,76 @@ COMMENT ON FUNCTION spine.connected_workers() IS 'Internal. Whether a worker is 
 
 
 --
+-- Name: copy_audit_days(timestamp with time zone, bigint); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.copy_audit_days(_before timestamp with time zone, _bytes bigint DEFAULT '4294967296'::bigint) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'spine', 'pg_temp'
+    SET lock_timeout TO '5s'
+    SET "TimeZone" TO 'UTC'
+    SET "DateStyle" TO 'ISO'
+    AS $$
+declare
+    _found record;
+    _name text;
+    _day text;
+begin
+    perform require_right('audit_trail', 'DELETE');
+    perform make_durable();
+    if not try_lock('merge_audit_days')
+        or exists (select from audit_merge)
+        or exists (
+            select from pg_publication_tables p where p.schemaname = 'spine' and p.tablename ^@ 'audit_trail')
+        or exists (select from retention_state r where r.before > now() - interval '400 days')
+    then
+        return null;
+    end if;
+    select * into _found from mergeable_days(least(_before, now()), _bytes);
+    if _found.days is null then
+        return null;
+    end if;
+    _name := to_char(_found.since, '"audit_trail_"YYYYMMDD')
+        || to_char(_found.until - interval '1 day', '"_"YYYYMMDD');
+    execute format(
+        'create table %I (
+            like audit_trail including defaults including constraints including comments,
+            constraint merged_days check (timestamp >= %L and timestamp < %L)
+        ) with (autovacuum_freeze_min_age = 0)',
+        _name,
+        _found.since,
+        _found.until);
+    execute format('alter table %I replica identity full', _name); -- as ensure_audit_partitions() says
+    execute format(
+        'comment on table %I is %L',
+        _name,
+        to_char(_found.since, '"The audit log from "YYYY-MM-DD')
+            || to_char(_found.until - interval '1 day', '" to "YYYY-MM-DD" (UTC)."'));
+    foreach _day in array _found.days loop
+        execute format(
+            'insert into %I (timestamp, id, xid, event, action, event_id, source, details)
+            select timestamp, id, xid, event, action, event_id, source, details from %I',
+            _name,
+            _day);
+    end loop;
+    -- As those of audit_trail, so that the new partition brings all indexes along.
+    execute format('create index on %I (event)', _name);
+    execute format('create index on %I (timestamp)', _name);
+    execute format('create index on %I (xid)', _name);
+    insert into audit_merge (partition, days, since, until)
+    values (_name, _found.days, _found.since, _found.until);
+    return _name;
+end $$;
+
+
+--
+-- Name: FUNCTION copy_audit_days(_before timestamp with time zone, _bytes bigint); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.copy_audit_days(_before timestamp with time zone, _bytes bigint) IS 'Copies the oldest days of the audit log, of one month, into one table. All of the month is before _before. merge_audit_days() puts the table in their place. Returns its name, NULL where there are no such days.';
+
+
+--
 -- Name: detail(json, text); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -1028,6 +1099,7 @@ declare
     _day date;
     _name text;
     _made integer := 0;
+    _taken tstzmultirange;
 begin
     perform require_right('audit_trail', 'INSERT');
     perform make_durable();
@@ -1035,9 +1107,10 @@ begin
         raise exception 'partitions are made 366 days ahead at most' using errcode = 'invalid_parameter_value';
     end if;
     perform take_lock('partitions');
+    select range_agg(tstzrange(p.since, p.until)) into _taken from audit_partitions() p;
     for _day in select d::date from generate_series(current_date, current_date + _days, interval '1 day') d loop
         _name := 'audit_trail_' || to_char(_day, 'YYYYMMDD');
-        continue when to_regclass('spine.' || _name) is not null;
+        continue when coalesce(_day::timestamptz <@ _taken, false);
         execute format('create table %I (like audit_trail including defaults including constraints including comments)
             with (
                 autovacuum_vacuum_insert_scale_factor = 0,
@@ -1070,7 +1143,6 @@ begin
             _day + 1);
         _made := _made + 1;
     end loop;
-    perform mark_audit();
     return _made;
 end $_$;
 
@@ -2312,6 +2384,112 @@ end $_$;
 COMMENT ON FUNCTION spine.ingest_events(_event_id text[], _event_type text[], _occurred_at timestamp with time zone[], _payload text[], _source text[], _hash bytea[], _raw_body bytea[], _unqueryable text[], _headers text[], _id_derived boolean[], _id_unsigned boolean[]) IS 'Stores each event exactly once and queues it. Keeps other payloads as evidence and audits every step. Returns accepted, deduplicated or conflict by position.';
 
 
+SET default_tablespace = '';
+
+SET default_table_access_method = heap;
+
+--
+-- Name: audit_merge; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.audit_merge (
+    only_row boolean DEFAULT true NOT NULL,
+    partition text NOT NULL,
+    days text[] NOT NULL,
+    since timestamp with time zone NOT NULL,
+    until timestamp with time zone NOT NULL,
+    copied_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT audit_merge_only_row_check CHECK (only_row)
+);
+
+
+--
+-- Name: TABLE audit_merge; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.audit_merge IS 'A copy of old days of the audit log, that will take their place. Without a row there is none. See spine.copy_audit_days() and spine.merge_audit_days().';
+
+
+--
+-- Name: COLUMN audit_merge.only_row; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_merge.only_row IS 'Holds the table to one row.';
+
+
+--
+-- Name: COLUMN audit_merge.partition; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_merge.partition IS 'The table with the copy. Nobody reads it yet.';
+
+
+--
+-- Name: COLUMN audit_merge.days; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_merge.days IS 'Partitions of the days.';
+
+
+--
+-- Name: COLUMN audit_merge.since; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_merge.since IS 'Beginning of the first day.';
+
+
+--
+-- Name: COLUMN audit_merge.until; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_merge.until IS 'End of the last day.';
+
+
+--
+-- Name: COLUMN audit_merge.copied_at; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_merge.copied_at IS 'When they were copied.';
+
+
+--
+-- Name: is_copied(spine.audit_merge); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.is_copied(_copy spine.audit_merge) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    AS $$
+declare
+    _table text;
+    _sums numeric[];
+    _days numeric[] := '{0,0}';
+begin
+    foreach _table in array _copy.days || _copy.partition loop
+        execute format('lock table %I in share mode', _table);
+        execute format(
+            'select array[
+                count(*),
+                coalesce(sum(hashtextextended(
+                    row(timestamp, id, xid, event, action, event_id, source, details)::text, 0)), 0)]
+            from %I',
+            _table) into _sums;
+        if _table <> _copy.partition then
+            _days := array[_days[1] + _sums[1], _days[2] + _sums[2]];
+        end if;
+    end loop;
+    return _sums = _days;
+end $$;
+
+
+--
+-- Name: FUNCTION is_copied(_copy spine.audit_merge); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.is_copied(_copy spine.audit_merge) IS 'Internal. Whether a table has the same steps as the days that it was copied from.';
+
+
 --
 -- Name: is_noted(bigint, oid); Type: FUNCTION; Schema: spine; Owner: -
 --
@@ -2586,21 +2764,33 @@ COMMENT ON FUNCTION spine.latency_percentile(_latency bigint[], _fraction double
 
 
 --
--- Name: lock_audit_log(); Type: FUNCTION; Schema: spine; Owner: -
+-- Name: lock_audit_log(text[]); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.lock_audit_log() RETURNS void
+CREATE FUNCTION spine.lock_audit_log(_days text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     SET lock_timeout TO '50ms'
     AS $$
+declare
+    _names constant text := (select string_agg('only ' || quote_ident(d), ', ') from unnest(_days) d);
 begin
-    for _time in 1..100 loop
+    for _time in 1..25 loop
         begin
+            perform take_lock('partitions');
             lock table only audit_trail, only audit_trail_default in access exclusive mode;
+            execute format('lock table %s in access exclusive mode', _names);
             return;
         exception when lock_not_available then
-            if _time = 100 then
+            if _time = 25
+                or exists (
+                    select
+                    from pg_locks l join pg_class c on c.oid = l.relation
+                    where not l.granted
+                        and c.relnamespace = 'spine'::regnamespace
+                        and c.relname = any (_days)
+                        and l.database = this_database())
+            then
                 raise;
             end if;
             perform pg_sleep(0.2);
@@ -2610,10 +2800,10 @@ end $$;
 
 
 --
--- Name: FUNCTION lock_audit_log(); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION lock_audit_log(_days text[]); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.lock_audit_log() IS 'Internal. Takes the audit log for itself, until the transaction ends.';
+COMMENT ON FUNCTION spine.lock_audit_log(_days text[]) IS 'Internal. Takes the audit log for itself, until the transaction ends.';
 
 
 --
@@ -2751,22 +2941,26 @@ COMMENT ON FUNCTION spine.make_durable() IS 'Internal. Makes the commit of this 
 --
 
 CREATE FUNCTION spine.mark_audit() RETURNS void
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'spine', 'pg_temp'
+    SET enable_seqscan TO 'off'
     AS $$
 declare
     _since constant timestamptz := clock_timestamp() - interval '3 days';
-    _last constant timestamptz := (select m.since from audit_marks m order by m.position desc limit 1);
+    _last audit_marks;
+    _position xid8;
 begin
-    if _since >= _last and _since < _last + interval '1 day' then
+    perform require_right('audit_trail', 'INSERT');
+    select * into _last from audit_marks m order by m.position desc limit 1;
+    if _since >= _last.since and _since < _last.since + interval '1 day' then
         return;
     end if;
-    insert into audit_marks (position, since, id)
-    values (
-        (pg_current_xact_id()::text::bigint + trail_shift())::text::xid8,
-        _since,
-        coalesce(pg_sequence_last_value('audit_trail_id_seq'), 0))
-    on conflict do nothing;
+    perform make_durable();
+    _position := (pg_current_xact_id()::text::bigint + trail_shift())::text::xid8;
+    if _last.position is null or _position > _last.position then
+        insert into audit_marks (position, since, id)
+        values (_position, _since, coalesce(pg_sequence_last_value('audit_trail_id_seq'), 0));
+    end if;
 end $$;
 
 
@@ -2861,10 +3055,10 @@ COMMENT ON FUNCTION spine.mend_sequences() IS 'Internal. Lets the sequences of n
 
 
 --
--- Name: merge_audit_days(timestamp with time zone, bigint); Type: FUNCTION; Schema: spine; Owner: -
+-- Name: merge_audit_days(interval); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.merge_audit_days(_before timestamp with time zone, _bytes bigint DEFAULT 1073741824) RETURNS text
+CREATE FUNCTION spine.merge_audit_days(_age interval DEFAULT '00:01:00'::interval) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'spine', 'pg_temp'
     SET lock_timeout TO '5s'
@@ -2872,73 +3066,57 @@ CREATE FUNCTION spine.merge_audit_days(_before timestamp with time zone, _bytes 
     SET "DateStyle" TO 'ISO'
     AS $$
 declare
-    _days regclass[];
-    _since timestamptz;
-    _until timestamptz;
-    _name text;
-    _day regclass;
+    _copy audit_merge;
+    _now constant timestamptz := clock_timestamp();
 begin
     perform require_right('audit_trail', 'DELETE');
     perform make_durable();
-    if not try_lock('merge_audit_days')
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'days are merged in a transaction that is READ COMMITTED'
+            using errcode = 'active_sql_transaction';
+    end if;
+    if not try_lock('merge_audit_days') then
+        return null;
+    end if;
+    select * into _copy from audit_merge;
+    if not found or _copy.copied_at between _now - _age and _now then
+        return null;
+    end if;
+    if to_regclass(_copy.partition) is null
+        or exists (select from unnest(_copy.days) d where to_regclass(d) is null)
         or exists (
             select from pg_publication_tables p where p.schemaname = 'spine' and p.tablename ^@ 'audit_trail')
-        or exists (select from retention_state r where r.before > now() - interval '400 days')
+        or not is_copied(_copy)
     then
+        execute format('drop table if exists %I', _copy.partition);
+        delete from audit_merge;
         return null;
     end if;
-    select d.days, d.since, d.until into _days, _since, _until from mergeable_days(_before, _bytes) d;
-    if _days is null then
-        return null;
-    end if;
-    foreach _day in array _days loop
-        execute format('lock table %s in share mode', _day);
-    end loop;
-
-    _name := to_char(_since, '"audit_trail_"YYYYMMDD') || to_char(_until - interval '1 day', '"_"YYYYMMDD');
+    perform lock_audit_log(_copy.days);
+    execute (select 'drop table ' || string_agg(quote_ident(d), ', ') from unnest(_copy.days) d);
     execute format(
-        'create table %I (
-            like audit_trail including defaults including constraints including comments,
-            constraint merged_days check (timestamp >= %L and timestamp < %L)
-        ) with (autovacuum_freeze_min_age = 0)',
-        _name,
-        _since,
-        _until);
-    execute format('alter table %I replica identity full', _name); -- as ensure_audit_partitions() says
-    execute format(
-        'comment on table %I is %L',
-        _name,
-        to_char(_since, '"The audit log from "YYYY-MM-DD')
-            || to_char(_until - interval '1 day', '" to "YYYY-MM-DD" (UTC)."'));
-    foreach _day in array _days loop
-        execute format('insert into %I select * from %s', _name, _day);
-    end loop;
-    -- As those of audit_trail, so that the new partition brings all indexes along.
-    execute format('create index on %I (event)', _name);
-    execute format('create index on %I (timestamp)', _name);
-    execute format('create index on %I (xid)', _name);
-
-    perform take_lock('partitions');
-    perform lock_audit_log();
-    execute 'drop table ' || array_to_string(_days, ', ');
-    execute format('alter table audit_trail attach partition %I for values from (%L) to (%L)', _name, _since, _until);
-    execute format('alter table %I drop constraint merged_days', _name);
-    return _name;
+        'alter table audit_trail attach partition %I for values from (%L) to (%L)',
+        _copy.partition,
+        _copy.since,
+        _copy.until);
+    execute format('alter table %I drop constraint merged_days', _copy.partition);
+    delete from audit_merge;
+    return _copy.partition;
 end $$;
 
 
 --
--- Name: FUNCTION merge_audit_days(_before timestamp with time zone, _bytes bigint); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION merge_audit_days(_age interval); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.merge_audit_days(_before timestamp with time zone, _bytes bigint) IS 'Merges the oldest days of the audit log, of one month, into one partition. All of the month is before _before. Returns the name of the partition, NULL where there are no such days. Raises 55P03 when somebody reads the log all the time.';
+COMMENT ON FUNCTION spine.merge_audit_days(_age interval) IS 'Puts the table that copy_audit_days() has made in the place of its days. Returns its name, NULL where there is none. Raises 55P03 when somebody reads the log all the time.';
 
 
 --
 -- Name: mergeable_days(timestamp with time zone, bigint); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.mergeable_days(_before timestamp with time zone, _bytes bigint, OUT days regclass[], OUT since timestamp with time zone, OUT until timestamp with time zone) RETURNS record
+CREATE FUNCTION spine.mergeable_days(_before timestamp with time zone, _bytes bigint, OUT days text[], OUT since timestamp with time zone, OUT until timestamp with time zone) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     SET "TimeZone" TO 'UTC'
@@ -2950,15 +3128,24 @@ begin
     for _day in
         select p.*, date_trunc('month', p.since) as month
         from audit_partitions() p
-        where p.until = p.since + interval '1 day' and date_trunc('month', p.since) + interval '1 month' <= _before
+            join pg_class c on c.oid = p.partition
+            join pg_class l on l.oid = 'audit_trail'::regclass and l.relowner = c.relowner
+        where p.until = p.since + interval '1 day'
+            and date_trunc('month', p.since) + interval '1 month' <= _before
+            and not exists (
+                select
+                from pg_depend d
+                where d.refclassid = 'pg_class'::regclass
+                    and d.refobjid = p.partition
+                    and d.classid = 'pg_rewrite'::regclass)
         order by p.since
     loop
         _size := _size + pg_table_size(_day.partition);
         if _size <= _bytes and _day.since = until and _day.since <> _day.month then
-            days := days || _day.partition;
+            days := days || _day.name::text;
         else
             exit when cardinality(days) > 1;
-            days := array[_day.partition];
+            days := array[_day.name];
             since := _day.since;
             _size := pg_table_size(_day.partition);
         end if;
@@ -2971,10 +3158,10 @@ end $$;
 
 
 --
--- Name: FUNCTION mergeable_days(_before timestamp with time zone, _bytes bigint, OUT days regclass[], OUT since timestamp with time zone, OUT until timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION mergeable_days(_before timestamp with time zone, _bytes bigint, OUT days text[], OUT since timestamp with time zone, OUT until timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.mergeable_days(_before timestamp with time zone, _bytes bigint, OUT days regclass[], OUT since timestamp with time zone, OUT until timestamp with time zone) IS 'Internal. The days of the audit log that spine.merge_audit_days() merges next.';
+COMMENT ON FUNCTION spine.mergeable_days(_before timestamp with time zone, _bytes bigint, OUT days text[], OUT since timestamp with time zone, OUT until timestamp with time zone) IS 'Internal. The days of the audit log that spine.copy_audit_days() copies next.';
 
 
 --
@@ -4315,6 +4502,7 @@ declare
     _late xid8[];
     _next_at timestamptz;
 begin
+    perform mark_audit();
     -- Without a lock, which costs a transaction number: an idle database is asked every second.
     select * into _state from rollup_state;
     if _state.next_xid <= trail_end()
@@ -5248,8 +5436,6 @@ end $$;
 COMMENT ON FUNCTION spine.sources_kept() IS 'Internal. Trigger: does not let the source default be removed.';
 
 
-SET default_tablespace = '';
-
 --
 -- Name: audit_trail; Type: TABLE; Schema: spine; Owner: -
 --
@@ -5429,8 +5615,6 @@ end $$;
 
 COMMENT ON FUNCTION spine.take_lock(_name text) IS 'Internal. Takes one of spine.locks until the end of the transaction, and waits for it.';
 
-
-SET default_table_access_method = heap;
 
 --
 -- Name: rejected_requests; Type: TABLE; Schema: spine; Owner: -
@@ -5910,7 +6094,10 @@ begin
     return query select 'locked', t.says || ': nothing can be stored meanwhile'
     from table_lockers(true) t
     where (t.facts ->> 'since')::timestamptz < clock_timestamp() - interval '1 second';
-    if to_regclass('spine.audit_trail_' || to_char(_day, 'YYYYMMDD')) is null then
+    if to_regclass('spine.audit_trail_' || to_char(_day, 'YYYYMMDD')) is null
+        and not exists (
+            select from audit_partitions() p where clock_timestamp() >= p.since and clock_timestamp() < p.until)
+    then
         return query select
             'partitions',
             format(
@@ -6867,7 +7054,7 @@ COMMENT ON COLUMN spine.audit_marks."position" IS 'A position in the log, as in 
 -- Name: COLUMN audit_marks.since; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_marks.since IS 'Steps of this position and of later ones have this time or a later one. It is three days before the mark was made.';
+COMMENT ON COLUMN spine.audit_marks.since IS 'Three days before the mark was made. Until the next mark, steps have this time or a later one.';
 
 
 --
@@ -8701,6 +8888,14 @@ ALTER TABLE ONLY spine.audit_marks
 
 
 --
+-- Name: audit_merge audit_merge_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
+--
+
+ALTER TABLE ONLY spine.audit_merge
+    ADD CONSTRAINT audit_merge_pkey PRIMARY KEY (only_row);
+
+
+--
 -- Name: conflicts conflicts_pkey; Type: CONSTRAINT; Schema: spine; Owner: -
 --
 
@@ -8863,6 +9058,13 @@ COMMENT ON INDEX spine.arrivals_watermark_pkey IS 'Holds the table to one row.';
 --
 
 COMMENT ON INDEX spine.audit_marks_pkey IS 'spine.audit_since(): the mark before a position.';
+
+
+--
+-- Name: INDEX audit_merge_pkey; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON INDEX spine.audit_merge_pkey IS 'Holds the table to one row.';
 
 
 --

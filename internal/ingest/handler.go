@@ -63,9 +63,9 @@ func sampled(log zerolog.Logger) zerolog.Logger {
 	return log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 }
 
-// Around answers webhooks, and hands every other request to next. Webhooks go to /webhook and /webhook/{source}, with any
-// method, so that a request with a wrong one is audited like other rejections. They pass no router: it copies a request
-// twice, which is a fortieth of the processor time of ingest.
+// Around answers webhooks, and hands every other request to next. Webhooks go to /webhook and /webhook/{source}, with
+// any method, so that a request with a wrong one is audited like other rejections. They pass no router: it copies a
+// request twice, which is a fortieth of the processor time of ingest.
 func (h *Handler) Around(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if source, ok := sourceIn(r.URL.EscapedPath()); ok {

@@ -298,10 +298,18 @@ var writings = func() map[string]writing {
 			_, err := s.DropAuditPartition(ctx, time.Hour)
 			return err
 		}, partitions, "", false},
-		"merge days": {"spine.merge_audit_days(", func(d *database) {
+		"copy days": {"spine.copy_audit_days(", func(d *database) {
 			d.days("2020-01-01", 3, 2)
 		}, func(ctx context.Context, s *store.Store) error {
-			_, err := s.MergeAuditDays(ctx, time.Hour)
+			_, _, err := s.MergeAuditDays(ctx, time.Hour)
+			return err
+		}, "select partition, days from spine.audit_merge", "", false},
+		"merge days": {"spine.merge_audit_days(", func(d *database) {
+			d.days("2020-01-01", 3, 2)
+			d.run("select spine.copy_audit_days(now())")
+			d.run("update spine.audit_merge set copied_at = copied_at - interval '1 minute'")
+		}, func(ctx context.Context, s *store.Store) error {
+			_, _, err := s.MergeAuditDays(ctx, time.Hour)
 			return err
 		}, partitions, "", false},
 		"expire the audit log": {"spine.expire_audit(", func(d *database) {

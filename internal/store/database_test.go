@@ -111,6 +111,7 @@ func noteCommits(t *testing.T, on session) {
 			select c.oid
 			from pg_class c
 			where c.relnamespace = 'spine'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+				and c.relname !~ '^audit_trail_' -- it becomes a partition, and gets the trigger then
 		loop
 			execute format('create constraint trigger commits after insert or update or delete on %s '
 				'deferrable initially deferred for each row execute function public.note_commit()', _table);

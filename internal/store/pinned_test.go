@@ -355,7 +355,7 @@ func everything(t *testing.T, d *database) {
 	const ages = 4 * 365 * 24 * time.Hour
 	_, err = d.DropAuditPartition(ctx, ages)
 	no(err)
-	_, err = d.MergeAuditDays(ctx, ages)
+	_, _, err = d.MergeAuditDays(ctx, ages)
 	no(err)
 	_, err = d.ExpireAudit(ctx, 240*time.Hour, 100)
 	no(err)

@@ -43,16 +43,20 @@ func (s *Store) DropAuditPartition(ctx context.Context, age time.Duration) (name
 	return name, nil
 }
 
-// MergeAuditDays merges the oldest days of the audit log, all of one month that ended before age, into one partition.
-// It returns the partition's name, or an empty text where there are no such days. It copies a gigabyte at most. The
+// MergeAuditDays merges old days of the audit log, in two steps that are a minute apart. It puts a copy of days in
+// their place. Then it copies the next days, all of one month that ended before age. It returns the names of the
+// partition that is in place now, and of the next one; empty where there is none. It copies four gigabytes at most. The
 // error is event.ErrLocked where somebody reads the log all the time.
-func (s *Store) MergeAuditDays(ctx context.Context, age time.Duration) (name string, err error) {
-	const merge = "select coalesce(spine.merge_audit_days(clock_timestamp() - $1::interval), '')"
-	err = s.one(ctx, merge, []any{age}, &name)
-	if err != nil {
-		return "", fmt.Errorf("merging days of the audit log: %w", classify(err))
+func (s *Store) MergeAuditDays(ctx context.Context, age time.Duration) (merged, copied string, err error) {
+	err = s.one(ctx, "select coalesce(spine.merge_audit_days(), '')", nil, &merged)
+	if err == nil {
+		const next = "select coalesce(spine.copy_audit_days(clock_timestamp() - $1::interval), '')"
+		err = s.one(ctx, next, []any{age}, &copied)
 	}
-	return name, nil
+	if err != nil {
+		return merged, "", fmt.Errorf("merging days of the audit log: %w", classify(err))
+	}
+	return merged, copied, nil
 }
 
 // ExpireAudit deletes up to limit rows older than age that stand in no daily partition of the audit log, and returns

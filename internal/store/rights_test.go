@@ -24,8 +24,16 @@ func TestWhoMayCallFunctions(t *testing.T) {
 	require.Equal(
 		t,
 		[]string{
-			"audit_since", "drop_audit_partition", "ensure_audit_partitions", "last_mark", "mend_sequences",
-			"merge_audit_days", "note_database", "trail_shift",
+			"audit_since",
+			"copy_audit_days",
+			"drop_audit_partition",
+			"ensure_audit_partitions",
+			"last_mark",
+			"mark_audit",
+			"mend_sequences",
+			"merge_audit_days",
+			"note_database",
+			"trail_shift",
 		},
 		d.rows("select proname from pg_proc where pronamespace = 'spine'::regnamespace and prosecdef order by 1"),
 		"each needs a comment that says why it is safe",

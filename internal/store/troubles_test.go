@@ -95,12 +95,8 @@ func TestTroublesAreShownEarly(t *testing.T) {
 func TestMigrateWithoutNewPartitions(t *testing.T) {
 	t.Parallel()
 	d := withoutPartitions(t, 1)
-	d.run(
-		"create table spine.audit_trail_" + d.value(
-			"select to_char((now() at time zone 'UTC')::date + 8, 'YYYYMMDD')",
-		) +
-			` partition of spine.audit_trail for values from ('2020-01-01') to ('2100-01-01')`,
-	)
+	d.run("create table spine.audit_trail_" +
+		d.value("select to_char((now() at time zone 'UTC')::date + 6, 'YYYYMMDD')") + " ()") // somebody's own
 	m, err := migrateAgain(t, d)
 	require.NoError(t, err)
 	require.True(t, m.Functions)

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -11,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
@@ -31,7 +34,7 @@ func TestOldDaysAreLeftAlone(t *testing.T) {
 	d.rollUp()
 	locker := begin(t, d.Store)
 	d.ago(1200) // of the first days verify reads the first step, to know where the log begins
-	for _, days := range []int{25, 200, 1000} {
+	for _, days := range []int{40, 200, 1000} {
 		old := d.ago(days)
 		run(t, locker, "lock table spine."+old+" in access exclusive mode")
 	}
@@ -52,6 +55,7 @@ func TestOldDaysAreLeftAlone(t *testing.T) {
 		"select count(*) from spine.depth",
 		"select spine.mend_sequences()",
 		"select spine.ensure_audit_partitions()",
+		"select spine.mark_audit()",
 		"select spine.note_database()",
 		"select spine.replay('e-1')",
 		"select * from spine.audited_now()",
@@ -101,26 +105,52 @@ func TestMarksOfTheAuditLog(t *testing.T) {
 	require.Equal(t, "2024-01-08", day(400))
 	require.Equal(t, "2024-01-08", day(math.MaxInt32))
 
-	// One a day, and at once where the clock went back by days.
+	d.run("update spine.audit_marks set since = now() + interval '1 day' where position = '400'")
+	require.Equal(t, "t", d.value("select spine.audit_since('400') <= clock_timestamp() - interval '3 days'"),
+		"the clock was ahead then")
+
+	// One a day, and at once where the clock went back.
 	marks := func() string { return d.value("select count(*) from spine.audit_marks") }
 	d.run("truncate spine.audit_marks")
 	d.ingest(webhook("x", payloadA))
-	d.ensurePartitions()
-	d.ensurePartitions()
+	d.rollUp()
+	d.rollUp()
 	require.Equal(t, "1", marks())
 	require.Equal(t, "t", d.value(`select position < spine.trail_end()
 			and position > (select max(xid) from spine.audit_trail)
 			and since between now() - interval '3 days 1 minute' and now() - interval '3 days'
 		from spine.audit_marks`))
 	d.run("update spine.audit_marks set since = since - interval '23 hours'")
-	d.ensurePartitions()
+	d.rollUp()
 	require.Equal(t, "1", marks())
 	d.run("update spine.audit_marks set since = since - interval '1 hour'")
-	d.ensurePartitions()
+	d.rollUp()
 	require.Equal(t, "2", marks())
-	d.run("update spine.audit_marks set since = since + interval '1 hour'")
-	d.ensurePartitions()
+	d.run("update spine.audit_marks set since = since + interval '1 minute'")
+	d.rollUp()
 	require.Equal(t, "3", marks())
+	d.run("update spine.audit_marks set position = '1000000000', since = since - interval '2 days' where position = (" +
+		"select position from spine.audit_marks order by position desc limit 1)")
+	d.rollUp()
+	require.Equal(t, "3", marks(), "a copy has none before its positions are moved")
+}
+
+// A clock that was set back hides no step from those that follow, and none from the rollups.
+func TestStepsOfAClockThatWasSetBackAreTold(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	d.ensurePartitions()
+	d.ingest(webhook("x", payloadA))
+	d.rollUp()
+	// As a process marked the log while the clock was ahead by a week.
+	d.run(`insert into spine.audit_marks (position, since, id)
+		values (pg_current_xact_id(), now() + interval '4 days', 100)`)
+	cursor, err := d.CurrentCursor(t.Context())
+	require.NoError(t, err)
+	d.ingest(webhook("back", payloadA))
+	require.Equal(t, []string{"back", "back"}, followed(t, d.Store, &cursor, trail.Filter{}))
+	d.rollUp()
+	d.requireAccepted(2)
 }
 
 // steps of the log, each in one line.
@@ -144,10 +174,13 @@ func (d *database) days(from string, n, steps int) {
 		from generate_series(0, %d) d, generate_series(0, %d) s`, from, n-1, steps-1))
 }
 
-func (d *database) merge() string {
+// merge merges days of a month that ended 35 days ago, at once.
+func (d *database) merge() (name string) {
 	d.t.Helper()
-	name, err := d.MergeAuditDays(d.t.Context(), 35*24*time.Hour)
-	require.NoError(d.t, err)
+	name = d.value("select spine.copy_audit_days(now() - interval '35 days')")
+	if name != "" {
+		require.Equal(d.t, name, d.value("select spine.merge_audit_days('0')"))
+	}
 	return name
 }
 
@@ -200,7 +233,9 @@ func TestAMergedPartitionHasALargestSize(t *testing.T) {
 		select '2024-02-15 10:00Z', 'event_received', json_build_object('n', repeat('x', 1000)) from generate_series(1, 500)`)
 	day := d.value("select pg_table_size('spine.audit_trail_20240210')")
 	merge := func() string {
-		return d.value("select spine.merge_audit_days(now() - interval '35 days', 4 * $1::text::bigint)", day)
+		name := d.value("select spine.copy_audit_days(now() - interval '35 days', 4 * $1::text::bigint)", day)
+		d.run("select spine.merge_audit_days('0')")
+		return name
 	}
 	before := d.rows(allSteps)
 	var names []string
@@ -228,57 +263,158 @@ func TestWhatIsNotMerged(t *testing.T) {
 	d.run("create publication p for table spine.audit_trail")
 	require.Empty(t, d.merge(), "a subscriber has no such partition")
 	d.run("drop publication p")
+	d.run("create view public.of_a_day as select * from spine.audit_trail_20240121")
+	d.days("2024-02-01", 2, 1)
+	require.Equal(
+		t,
+		"audit_trail_20240201_20240202",
+		d.merge(),
+		"the day before cannot be dropped, and holds nobody up",
+	)
+	require.Empty(t, d.merge())
+	for d.value("select spine.copy_audit_days('infinity')") != "" {
+		d.run("select spine.merge_audit_days('0')")
+	}
+	require.Empty(t, d.rows(`select name from spine.audit_partitions()
+		where until > date_trunc('month', now(), 'UTC') and until > since + interval '1 day'`),
+		"this month is not over, whatever somebody asks for")
+}
 
-	reader := begin(t, d.Store)
-	run(t, reader, "lock table spine.audit_trail_20240121 in row exclusive mode")
-	_, err := d.MergeAuditDays(t.Context(), 35*24*time.Hour)
-	require.ErrorIs(t, err, event.ErrLocked, "somebody changes one of the days")
-	require.NoError(t, reader.Rollback(t.Context()))
-	require.Equal(t, "audit_trail_20240120_20240121", d.merge())
+// What changes after the copy is not lost: the days are copied anew.
+func TestDaysThatChangeAreCopiedAnew(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	d.ensurePartitions()
+	d.days("2024-01-20", 3, 2)
+	const copyDays = "select spine.copy_audit_days(now() - interval '35 days')"
+	merged := func() (name string) {
+		t.Helper()
+		name, _, err := d.MergeAuditDays(t.Context(), time.Hour)
+		require.NoError(t, err)
+		return name
+	}
+	late := func() { d.run("update spine.audit_merge set copied_at = copied_at - interval '1 minute'") }
+	for _, change := range []string{
+		"insert into spine.audit_trail (timestamp, action) values ('2024-01-20 13:00Z', 'claims_paused')",
+		"delete from spine.audit_trail where timestamp = '2024-01-20 13:00Z'",
+		"update spine.audit_trail set details = '{}' where timestamp = '2024-01-22 01:00Z'",
+		"drop table spine.audit_trail_20240122",
+	} {
+		require.Equal(t, "audit_trail_20240120_20240122", d.value(copyDays))
+		require.Empty(t, d.value(copyDays), "one at a time")
+		require.Empty(t, merged(), "it is not a minute old")
+		d.run(change)
+		late()
+		require.Empty(t, d.value("select spine.merge_audit_days()"), change)
+		require.Empty(t, d.rows("select partition from spine.audit_merge"))
+	}
+	before := d.rows(allSteps)
+	require.Equal(t, "audit_trail_20240120_20240121", d.value(copyDays))
+	tx := begin(t, d.Store)
+	run(t, tx, "set transaction isolation level repeatable read")
+	require.Equal(t, "25001", statementError(t, tx, "select spine.merge_audit_days('0')").Code)
+	require.NoError(t, tx.Rollback(t.Context()))
+	late()
+	require.Equal(t, "audit_trail_20240120_20240121", merged())
+	require.Equal(t, before, d.rows(allSteps))
+}
+
+// Whoever works with one of the days holds up the merge, and nobody else.
+func TestWhoUsesADayHoldsUpNobodyElse(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 5)
+	d.ensurePartitions()
+	d.days("2024-01-20", 3, 2)
+	d.run("select spine.copy_audit_days(now() - interval '35 days')")
+	for name, statement := range map[string]string{
+		"a reader": "select from spine.audit_trail_20240121",
+		"a writer": "delete from spine.audit_trail_20240121",
+	} {
+		t.Run(name, func(t *testing.T) {
+			user := begin(t, d.Store)
+			run(t, user, statement)
+			merged := make(chan error, 1)
+			go func() {
+				_, err := d.Pool().Exec(t.Context(), "select spine.merge_audit_days('0')")
+				merged <- err
+			}()
+			for i := 0; ; i++ {
+				_, err := d.Ingest(t.Context(), webhooks(fmt.Sprintf("%s-%d", name, i), 1))
+				require.NoError(t, err)
+				select {
+				case err := <-merged:
+					require.ErrorContains(t, err, "55P03")
+					require.NoError(t, user.Rollback(t.Context()))
+					return
+				default:
+				}
+			}
+		})
+	}
+	require.Equal(t, "audit_trail_20240120_20240122", d.value("select spine.merge_audit_days('0')"))
 }
 
 // Readers see each step once, whenever they look, and ingests go on.
 func TestDaysAreMergedWhileTheLogIsInUse(t *testing.T) {
 	t.Parallel()
-	d := newDatabase(t, 6)
+	d := newDatabase(t, 7)
 	d.ensurePartitions()
 	d.days("2023-09-01", 120, 2)
 	var over atomic.Bool
 	defer over.Store(true)
 	var others sync.WaitGroup
 	failed := make(chan error, 10)
-	for range 2 {
+	loop := func(do func(i int) error) {
 		others.Go(func() {
-			for !over.Load() {
-				var n int
-				err := d.Pool().QueryRow(t.Context(),
-					"select count(*) from spine.audit_trail where timestamp < '2024-01-01Z'").Scan(&n)
-				if err == nil && n != 240 {
-					err = fmt.Errorf("%d steps", n)
-				}
-				if err != nil {
+			for i := 0; !over.Load(); i++ {
+				if err := do(i); err != nil {
 					failed <- err
 					return
 				}
 			}
 		})
 	}
-	others.Go(func() {
-		for i := 0; !over.Load(); i++ {
-			if _, err := d.persistently(webhook(fmt.Sprintf("x-%d", i), payloadA)); err != nil {
-				failed <- err
-				return
-			}
+	const count = "select count(*) from spine.audit_trail where timestamp < '2024-01-01Z'"
+	counts := func(on interface {
+		QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	},
+	) error {
+		var n int
+		err := on.QueryRow(t.Context(), count).Scan(&n)
+		if err == nil && n != 240 {
+			err = fmt.Errorf("%d steps", n)
 		}
+		return err
+	}
+	loop(func(int) error { return counts(d.Pool()) })
+	loop(func(int) error { // with a snapshot that is older than the locks of the query
+		tx, err := d.Pool().BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = tx.Rollback(t.Context()) }()
+		if _, err := tx.Exec(t.Context(), "select from spine.events"); err != nil {
+			return err
+		}
+		time.Sleep(5 * time.Millisecond)
+		return counts(tx)
 	})
-	var merged []string
-	for len(merged) < 4 {
-		name, err := d.MergeAuditDays(t.Context(), 35*24*time.Hour)
-		if errors.Is(err, event.ErrLocked) {
-			continue // in the next round
+	loop(func(i int) error {
+		_, err := d.persistently(webhook(fmt.Sprintf("x-%d", i), payloadA))
+		return err
+	})
+	last := ""
+	for range 4 {
+		copied := d.value("select spine.copy_audit_days(now() - interval '35 days')")
+		time.Sleep(time.Second) // instead of a minute: the readers here are quick
+		for merged := ""; merged != copied; {
+			err := d.Pool().QueryRow(t.Context(), "select spine.merge_audit_days('0')").Scan(&merged)
+			if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "55P03" {
+				continue // in the next round
+			}
+			require.NoError(t, err)
 		}
-		require.NoError(t, err)
-		merged = append(merged, name)
+		last = copied
 	}
 	over.Store(true)
 	others.Wait()
@@ -287,7 +423,19 @@ func TestDaysAreMergedWhileTheLogIsInUse(t *testing.T) {
 		t.Fatal(err)
 	default:
 	}
-	require.Equal(t, "audit_trail_20231201_20231229", merged[3])
+	require.Equal(t, "audit_trail_20231201_20231229", last)
+}
+
+// A day that a partition covers needs none of its own, whatever the partition is called.
+func TestADayThatIsCoveredNeedsNoPartition(t *testing.T) {
+	t.Parallel()
+	d := withoutPartitions(t, 1)
+	d.run(`do $$ begin execute format('create table spine.of_these_days partition of spine.audit_trail
+		for values from (%L) to (%L)', current_date - 3, current_date + 2); end $$`)
+	require.Equal(t, 6, d.ensurePartitions())
+	require.Empty(t, d.rows("select says from spine.troubles()"))
+	d.ingest(webhook("x", payloadA))
+	require.Equal(t, "2", d.value("select count(*) from spine.of_these_days"))
 }
 
 // A page is read in stretches of time. Its rows are the same as those of one query over all of it.

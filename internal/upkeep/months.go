@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	mergeInterval = time.Hour // between the starts of two rounds
+	mergeInterval = time.Hour // between two rounds
 
 	// Days of the audit log that are younger stay days.
 	mergeAge = 35 * 24 * time.Hour
@@ -15,33 +15,33 @@ const (
 	// long as the last.
 	mergeRetention = 400 * 24 * time.Hour
 
-	// Time limit of one merge. A gigabyte takes about half a minute, and more on a slow disk.
-	mergePatience = 15 * time.Minute
+	// A copy is put in place a minute after it was made, and a second for clocks.
+	mergeRest = time.Minute + time.Second
+
+	// Time limit of one merge. Four gigabytes take some two minutes to copy and as long to compare, and more on a slow
+	// disk.
+	mergePatience = 30 * time.Minute
 )
 
-// mergeMonths merges old days of the audit log into months, in rounds until ctx ends. Between two merges it rests as
-// retention does.
+// mergeMonths merges old days of the audit log into months until ctx ends. It rests as retention does, and for a minute
+// at least.
 func (u *Upkeep) mergeMonths(ctx context.Context) {
-	rounds := time.NewTicker(mergeInterval)
-	defer rounds.Stop()
-	for {
-		u.batches(
-			ctx,
-			mergePatience,
-			"merging days of the audit log",
-			func(ctx context.Context) (more bool, err error) {
-				name, err := u.store.MergeAuditDays(ctx, mergeAge)
-				if err != nil || name == "" {
-					return false, err
-				}
-				u.log.Info().Str("partition", name).Msg("old days of the audit log were merged")
-				return true, nil
-			},
-		)
-		select {
-		case <-ctx.Done():
-			return
-		case <-rounds.C:
+	repeat(ctx, func(ctx context.Context) (rest time.Duration) {
+		ctx, cancel := context.WithTimeout(ctx, mergePatience)
+		defer cancel()
+		began := time.Now()
+		merged, copied, err := u.store.MergeAuditDays(ctx, mergeAge)
+		if merged != "" {
+			u.log.Info().Str("partition", merged).Msg("old days of the audit log were merged")
 		}
-	}
+		switch {
+		case err != nil:
+			u.failures.Inc()
+			u.log.Warn().Err(err).Msg("merging days of the audit log failed, trying again in an hour")
+			return mergeInterval
+		case copied == "":
+			return mergeInterval
+		}
+		return max(mergeRest, restFactor*time.Since(began))
+	})
 }

@@ -40,7 +40,7 @@ func (u *Upkeep) retain(ctx context.Context) {
 
 // expireAudit drops the old partitions of the audit log, and deletes the old rows of the default partition.
 func (u *Upkeep) expireAudit(ctx context.Context) {
-	u.batches(ctx, retentionPatience, "dropping an audit partition", func(ctx context.Context) (more bool, err error) {
+	u.batches(ctx, "dropping an audit partition", func(ctx context.Context) (more bool, err error) {
 		name, err := u.store.DropAuditPartition(ctx, u.config.Retention)
 		if err != nil || name == "" {
 			return false, err
@@ -50,7 +50,7 @@ func (u *Upkeep) expireAudit(ctx context.Context) {
 		return true, nil
 	})
 	deleted := 0
-	u.batches(ctx, retentionPatience, "deleting old audit rows", func(ctx context.Context) (more bool, err error) {
+	u.batches(ctx, "deleting old audit rows", func(ctx context.Context) (more bool, err error) {
 		n, err := u.store.ExpireAudit(ctx, u.config.Retention, retentionBatch)
 		deleted += n
 		return n > 0, err
@@ -64,7 +64,7 @@ func (u *Upkeep) expireAudit(ctx context.Context) {
 func (u *Upkeep) expireEvents(ctx context.Context) {
 	var after int64
 	var lookedAt, deleted int
-	u.batches(ctx, retentionPatience, "deleting old events", func(ctx context.Context) (more bool, err error) {
+	u.batches(ctx, "deleting old events", func(ctx context.Context) (more bool, err error) {
 		e, err := u.store.ExpireEvents(ctx, u.config.Retention, after, retentionBatch)
 		if err != nil {
 			return false, err
@@ -79,17 +79,12 @@ func (u *Upkeep) expireEvents(ctx context.Context) {
 	}
 }
 
-// batches calls batch until it has no more to do, it fails, or ctx ends, and rests after each call. A call has patience
-// as its time limit. After a failure the next round goes on.
-func (u *Upkeep) batches(
-	ctx context.Context,
-	patience time.Duration,
-	doing string,
-	batch func(ctx context.Context) (more bool, err error),
-) {
+// batches calls batch until it has no more to do, it fails, or ctx ends, and rests after each call. After a failure the
+// next round goes on.
+func (u *Upkeep) batches(ctx context.Context, doing string, batch func(ctx context.Context) (more bool, err error)) {
 	for ctx.Err() == nil {
 		began := time.Now()
-		more, err := withTimeLimit(ctx, patience, batch)
+		more, err := withTimeLimit(ctx, retentionPatience, batch)
 		switch {
 		case ctx.Err() != nil:
 			return

@@ -23,6 +23,7 @@ type retentionStore struct {
 	takes   time.Duration
 
 	oldMonths []string // days of these can be merged
+	copied    string   // of one of them, not in place yet
 
 	calls []call
 	ages  map[time.Duration]bool
@@ -77,12 +78,17 @@ func (s *retentionStore) DropAuditPartition(ctx context.Context, age time.Durati
 	return name, nil
 }
 
-func (s *retentionStore) MergeAuditDays(ctx context.Context, age time.Duration) (name string, err error) {
-	if err := s.called(ctx, call{name: "merge"}, age); err != nil || len(s.oldMonths) == 0 {
-		return "", err
+func (s *retentionStore) MergeAuditDays(
+	ctx context.Context, age time.Duration,
+) (merged, copied string, err error) {
+	if err := s.called(ctx, call{name: "merge"}, age); err != nil {
+		return "", "", err
 	}
-	name, s.oldMonths = s.oldMonths[0], s.oldMonths[1:]
-	return name, nil
+	merged, s.copied = s.copied, ""
+	if len(s.oldMonths) > 0 {
+		s.copied, s.oldMonths = s.oldMonths[0], s.oldMonths[1:]
+	}
+	return merged, s.copied, nil
 }
 
 func (s *retentionStore) ExpireAudit(ctx context.Context, age time.Duration, limit int) (deleted int, err error) {
@@ -114,7 +120,7 @@ func TestOldDaysAreMerged(t *testing.T) {
 	months := []string{"audit_trail_20240101_20240131", "audit_trail_20240201_20240229"}
 	for _, retention := range []time.Duration{0, 500 * 24 * time.Hour} {
 		s := &fakeStore{retentionStore: retentionStore{oldMonths: months, takes: time.Second}}
-		_, log := run(t, Config{Retention: retention}, s, 61*time.Minute)
+		_, log := run(t, Config{Retention: retention}, s, 65*time.Minute)
 		merges := func(from, to time.Duration) (n int) {
 			for _, name := range s.names(from, to) {
 				if name == "merge" {
@@ -123,8 +129,8 @@ func TestOldDaysAreMerged(t *testing.T) {
 			}
 			return n
 		}
-		require.Equal(t, 1, merges(0, 9*time.Second))
-		require.Equal(t, 2, merges(9*time.Second, 30*time.Minute), "with a rest between them, until there are no more")
+		require.Equal(t, 1, merges(0, time.Minute))
+		require.Equal(t, 2, merges(time.Minute, 30*time.Minute), "a minute after each copy, until there are no more")
 		require.Equal(t, 1, merges(30*time.Minute, 2*time.Hour), "and again in an hour")
 		require.True(t, s.ages[35*24*time.Hour])
 		require.Contains(t, log.String(), `"partition":"audit_trail_20240201_20240229"`)

@@ -39,10 +39,11 @@ type Store interface {
 	// ExpireRejected deletes rejected requests that are older than their source's budget allows.
 	ExpireRejected(ctx context.Context) error
 
-	// MergeAuditDays merges the oldest days of the audit log, all of one month that ended before age, into one
-	// partition. It returns the partition's name; empty where there are none. It copies up to a gigabyte, and holds up
-	// ingests for a moment. It returns an error where somebody reads the log all the time.
-	MergeAuditDays(ctx context.Context, age time.Duration) (name string, err error)
+	// MergeAuditDays puts a copy of old days of the audit log in their place, and copies the next days, all of one month
+	// that ended before age. It returns the names of both; empty where there is none. Between two calls with a copy there
+	// must be a minute. A call copies up to four gigabytes, and holds up ingests for a moment. It returns an error where
+	// somebody reads the log all the time.
+	MergeAuditDays(ctx context.Context, age time.Duration) (merged, copied string, err error)
 
 	// The calls below are retention. Each is one short transaction that skips locked rows. age is how old a row must
 	// be.

@@ -19,6 +19,7 @@ declare
     _day date;
     _name text;
     _made integer := 0;
+    _taken tstzmultirange;
 begin
     perform require_right('audit_trail', 'INSERT');
     perform make_durable();
@@ -26,9 +27,10 @@ begin
         raise exception 'partitions are made 366 days ahead at most' using errcode = 'invalid_parameter_value';
     end if;
     perform take_lock('partitions');
+    select range_agg(tstzrange(p.since, p.until)) into _taken from audit_partitions() p;
     for _day in select d::date from generate_series(current_date, current_date + _days, interval '1 day') d loop
         _name := 'audit_trail_' || to_char(_day, 'YYYYMMDD');
-        continue when to_regclass('spine.' || _name) is not null;
+        continue when coalesce(_day::timestamptz <@ _taken, false);
         execute format('create table %I (like audit_trail including defaults including constraints including comments)
             with (
                 autovacuum_vacuum_insert_scale_factor = 0,
@@ -61,34 +63,41 @@ begin
             _day + 1);
         _made := _made + 1;
     end loop;
-    perform mark_audit();
     return _made;
 end $$;
 comment on function spine.ensure_audit_partitions(integer) is
     'Internal. Makes the daily partitions of the audit log ahead of time. Returns how many it made.';
 
--- mark_audit: notes once a day where in time the positions of the log are.
+-- mark_audit: notes once a day where in time the positions of the log are. spine.roll_up() calls it every second.
 -- A transaction gets its number before it writes a step. So steps of later positions than this transaction's are
 -- written from now on. Their times may be earlier: spine.reject() goes back by a day, and clocks are set back. The mark
--- leaves them three days. Where the clock went back further, there is a new mark at once.
--- Runs with the rights of its callers. ensure_audit_partitions() calls it as the owner.
--- Relies on audit_marks_pkey. A crash before the commit leaves no mark, and an hour later there is another call.
+-- leaves them three days. Where the clock went back, there is a new mark at once.
+-- In a copy of a database there is none before spine.note_database() has moved positions beyond those of the original.
+-- It runs with the rights of the table's owner, since no other role writes to the table. That is safe: the caller must
+-- have the right to insert steps, and chooses nothing.
+-- Relies on audit_marks_pkey. Where there is nothing to note it writes nothing. A crash before the commit leaves no
+-- mark.
 create or replace function spine.mark_audit() returns void
 language plpgsql
-set search_path = spine, pg_temp as $$
+security definer
+set search_path = spine, pg_temp
+set enable_seqscan = off as $$
 declare
     _since constant timestamptz := clock_timestamp() - interval '3 days';
-    _last constant timestamptz := (select m.since from audit_marks m order by m.position desc limit 1);
+    _last audit_marks;
+    _position xid8;
 begin
-    if _since >= _last and _since < _last + interval '1 day' then
+    perform require_right('audit_trail', 'INSERT');
+    select * into _last from audit_marks m order by m.position desc limit 1;
+    if _since >= _last.since and _since < _last.since + interval '1 day' then
         return;
     end if;
-    insert into audit_marks (position, since, id)
-    values (
-        (pg_current_xact_id()::text::bigint + trail_shift())::text::xid8,
-        _since,
-        coalesce(pg_sequence_last_value('audit_trail_id_seq'), 0))
-    on conflict do nothing;
+    perform make_durable();
+    _position := (pg_current_xact_id()::text::bigint + trail_shift())::text::xid8;
+    if _last.position is null or _position > _last.position then
+        insert into audit_marks (position, since, id)
+        values (_position, _since, coalesce(pg_sequence_last_value('audit_trail_id_seq'), 0));
+    end if;
 end $$;
 comment on function spine.mark_audit() is
     'Internal. Notes once a day where in time the positions of the audit log are.';
@@ -98,7 +107,8 @@ comment on function spine.mark_audit() is
 -- has room for. So each look at the log has a bound in time, which the planner must know as a value. trail_start() says
 -- why the bound has an "or".
 --   _position  as in audit_trail.xid
--- Returns '-infinity' where there is no mark before the position: it is of a time before schema version 6.
+-- Returns '-infinity' where there is no mark before the position, such as of a time before schema version 6. Steps that
+-- somebody inserts by hand with older times are not counted.
 -- It runs with the rights of the table's owner, so that readers of the audit log need no right on another table. That
 -- is safe: it returns one time.
 -- Relies on audit_marks_pkey. Reads only.
@@ -109,12 +119,13 @@ set search_path = spine, pg_temp
 set enable_seqscan = off as $$
 begin
     perform require_right('audit_log', 'SELECT');
-    -- The least of all later ones, since clocks are set back.
+    -- The least of all later ones, since clocks are set back. This one may have been ahead, or may be behind now.
     return coalesce((
-        select min(m.since)
+        select least(min(m.since), clock_timestamp() - interval '3 days')
         from audit_marks m
         where m.position >= (
-            select n.position from audit_marks n where n.position <= _position order by n.position desc limit 1)),
+            select n.position from audit_marks n where n.position <= _position order by n.position desc limit 1)
+        having count(*) > 0),
         '-infinity');
 end $$;
 comment on function spine.audit_since(xid8) is

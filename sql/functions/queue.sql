@@ -341,11 +341,10 @@ comment on function spine.locked_by_others(bigint[], text[], bigint[], bigint[])
 -- deferred attempt in a row it is dead instead, and the attempt counts. Where none was made in the last 12 hours of
 -- them, such as after a long pause, the 72 hours begin anew.
 -- Returns for each, by position, whether it counts. It counts if its lease was still held. It counts too if the same
--- result was settled under it before, and the answer to that commit was lost. A result of a lost lease changes nothing
--- and is audited as lease_lost. NULL means that somebody else has the row locked: nothing is decided, and the caller
--- repeats the call.
--- Relies on processing_state_pkey, and on audit_trail_event for results that come late and for the end of 72 hours.
--- A crash before the commit leaves the leases as they were.
+-- result was settled under it in the last three days, and the answer to that commit was lost. A result of a lost lease
+-- changes nothing and is audited as lease_lost. NULL means that somebody else has the row locked: nothing is decided,
+-- and the caller repeats the call. Relies on processing_state_pkey, and on audit_trail_event for results that come late
+-- and for the end of 72 hours. A crash before the commit leaves the leases as they were.
 create or replace function spine.settle(
     _event bigint[],
     _destination text[],

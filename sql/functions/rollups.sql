@@ -124,6 +124,7 @@ declare
     _late xid8[];
     _next_at timestamptz;
 begin
+    perform mark_audit();
     -- Without a lock, which costs a transaction number: an idle database is asked every second.
     select * into _state from rollup_state;
     if _state.next_xid <= trail_end()

@@ -44,7 +44,10 @@ begin
     return query select 'locked', t.says || ': nothing can be stored meanwhile'
     from table_lockers(true) t
     where (t.facts ->> 'since')::timestamptz < clock_timestamp() - interval '1 second';
-    if to_regclass('spine.audit_trail_' || to_char(_day, 'YYYYMMDD')) is null then
+    if to_regclass('spine.audit_trail_' || to_char(_day, 'YYYYMMDD')) is null
+        and not exists (
+            select from audit_partitions() p where clock_timestamp() >= p.since and clock_timestamp() < p.until)
+    then
         return query select
             'partitions',
             format(

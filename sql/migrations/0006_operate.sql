@@ -188,19 +188,40 @@ comment on table spine.audit_marks is
     'Spine adds a row a day with spine.mark_audit(), and spine.audit_since() reads them.';
 comment on column spine.audit_marks.position is 'A position in the log, as in audit_trail.xid.';
 comment on column spine.audit_marks.since is
-    'Steps of this position and of later ones have this time or a later one. '
-    'It is three days before the mark was made.';
+    'Three days before the mark was made. Until the next mark, steps have this time or a later one.';
 comment on column spine.audit_marks.id is 'Largest audit_trail.id that was given out before.';
 comment on index spine.audit_marks_pkey is 'spine.audit_since(): the mark before a position.';
--- The rollups have counted all up to here. Without this mark they would look for the rest in all partitions.
+-- The rollups have counted all up to here. Without this mark they would look for the rest in all partitions. Steps of a
+-- transaction that has been open for longer than thirty days would be missed.
 insert into spine.audit_marks
 select
     least(s.next_xid, (select x from unnest(s.in_progress) x order by x limit 1)),
-    s.covered_to - interval '3 days',
+    s.covered_to - interval '30 days',
     coalesce(pg_sequence_last_value('spine.audit_trail_id_seq'), 0)
 from spine.rollup_state s;
 
--- Functions that write to these two run with the rights of audit_trail's owner, whoever migrates.
+-- Days that are being merged.
+
+create table spine.audit_merge (
+    only_row boolean primary key default true check (only_row),
+    partition text not null,
+    days text[] not null,
+    since timestamptz not null,
+    until timestamptz not null,
+    copied_at timestamptz not null default clock_timestamp()
+);
+comment on table spine.audit_merge is
+    'A copy of old days of the audit log, that will take their place. Without a row there is none. '
+    'See spine.copy_audit_days() and spine.merge_audit_days().';
+comment on column spine.audit_merge.only_row is 'Holds the table to one row.';
+comment on column spine.audit_merge.partition is 'The table with the copy. Nobody reads it yet.';
+comment on column spine.audit_merge.days is 'Partitions of the days.';
+comment on column spine.audit_merge.since is 'Beginning of the first day.';
+comment on column spine.audit_merge.until is 'End of the last day.';
+comment on column spine.audit_merge.copied_at is 'When they were copied.';
+comment on index spine.audit_merge_pkey is 'Holds the table to one row.';
+
+-- Functions that write to these three run with the rights of audit_trail's owner, whoever migrates.
 -- +goose StatementBegin
 do $$
 declare
@@ -208,6 +229,7 @@ declare
 begin
     execute format('alter table spine.database_identity owner to %s', _owner);
     execute format('alter table spine.audit_marks owner to %s', _owner);
+    execute format('alter table spine.audit_merge owner to %s', _owner);
 end $$;
 -- +goose StatementEnd
 
