@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net/http"
 	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,7 +25,7 @@ type gate struct {
 	room         *room          // for all requests that are being read or wait for their commit
 	shares       *shares        // of it
 	rejectionLog zerolog.Logger // sampled: a flood of rejections is not a flood of log lines
-	turns        chan struct{}  // of requests that take much memory while they are read for events
+	turns        *turns         // of requests that take much memory while they are read for events
 }
 
 // arrival is a request on its way to its answer.
@@ -108,7 +107,11 @@ func (g *gate) judge(a *arrival, o options) (verdict, *rejection) {
 	if rej := checkHeaders(a.request.Header, a.source); rej != nil {
 		return verdict{}, rej // after the body, which can then be replayed
 	}
-	defer g.takeTurn(a)()
+	end, rej := g.takeTurn(a)
+	if rej != nil {
+		return verdict{}, rej
+	}
+	defer end()
 	if !o.trusted {
 		if rej := g.verify(a); rej != nil {
 			return verdict{}, rej
@@ -171,23 +174,27 @@ func (g *gate) readStray(a *arrival, u upload) {
 	if a.source == nil || rej != nil || checkHeaders(a.request.Header, a.source) != nil {
 		return
 	}
-	defer g.takeTurn(a)()
+	end, rej := g.takeTurn(a)
+	if rej != nil {
+		return // nobody knows then whether the source sent it
+	}
+	defer end()
 	*a.verified = g.verify(a) == nil
 }
 
 // largeBody is the size in bytes from which on a body is read for events in turn with others.
 const largeBody = 64 << 10
 
-// newTurns makes the turns of a gate. Few of them keep the processors busy.
-func newTurns() chan struct{} { return make(chan struct{}, 2*runtime.GOMAXPROCS(0)) }
-
-// takeTurn waits for a turn where a request takes much memory while it is read. The caller ends it.
-func (g *gate) takeTurn(a *arrival) (end func()) {
-	if len(a.request.Wire) > largeBody || isGzip(a.request.Header) || bytes.HasPrefix(a.request.Wire, gzipStart) {
-		g.turns <- struct{}{}
-		return func() { <-g.turns }
+// takeTurn waits for a turn where a request takes much memory or time while it is read. The caller ends it.
+func (g *gate) takeTurn(a *arrival) (end func(), rej *rejection) {
+	if len(a.request.Wire) <= largeBody && !isGzip(a.request.Header) && !bytes.HasPrefix(a.request.Wire, gzipStart) {
+		return func() {}, nil
 	}
-	return func() {}
+	end, ok := g.turns.take(a.name)
+	if !ok {
+		return nil, intakeFull
+	}
+	return end, nil
 }
 
 // encodingOf is the header Content-Encoding, in lower case.
