@@ -3470,6 +3470,41 @@ COMMENT ON FUNCTION spine.note_database() IS 'Internal. Notes which database thi
 
 
 --
+-- Name: notify_jam(integer[]); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.notify_jam(_ours integer[]) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _waiting integer[];
+    _holder text;
+begin
+    -- The lock is that of database 0.
+    select
+        array_agg(l.pid) filter (where not l.granted and l.waitstart < clock_timestamp() - interval '500 ms'),
+        min(format('pid %s%s', l.pid, format(' of role %s in database %s', a.usename, a.datname)))
+            filter (where l.granted)
+    into _waiting, _holder
+    from pg_locks l left join pg_stat_activity a on a.pid = l.pid
+    where l.locktype = 'object' and l.database = 0 and l.classid = 'pg_database'::regclass and l.objid = 0;
+    if _waiting is null then
+        return null;
+    end if;
+    perform pg_cancel_backend(w) from unnest(_waiting) w where w = any (_ours);
+    return coalesce(_holder, 'another session');
+end $$;
+
+
+--
+-- Name: FUNCTION notify_jam(_ours integer[]); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.notify_jam(_ours integer[]) IS 'Internal. Who holds up commits that notify, in words.';
+
+
+--
 -- Name: oldest_ready(); Type: FUNCTION; Schema: spine; Owner: -
 --
 

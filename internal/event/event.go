@@ -210,7 +210,8 @@ type Sample struct {
 type NotifyQueue struct {
 	Usage    float64 // how full it is, 0 to 1
 	Hintless bool    // Spine sends no notifications, so that a full queue fails no commit
-	Holders  string  // where Hintless: who may hold the queue back, in words
+	Jammed   bool    // where Hintless: somebody holds up each commit that notifies, full or not
+	Holders  string  // where Hintless: who may hold the queue back, or who holds commits up, in words
 }
 
 // Trouble is something that hinders Spine as a whole.

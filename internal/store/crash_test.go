@@ -544,6 +544,7 @@ func TestEveryStatementHasItsCrashPoints(t *testing.T) {
 		"audited_beyond",
 		"audited_now",
 		"commits_waiting",
+		"notify_jam",
 		"connected_workers",
 		"differences_json",
 		"events_within",

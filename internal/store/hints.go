@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/webhookspine/spine/internal/event"
@@ -20,17 +22,30 @@ const (
 	// most when Spine begins again.
 	hintlessFrom = 0.5
 	hintsUntil   = 0.25
+
+	// jamPatience is how long a transaction takes before this Store asks whether its commit waits for a lock that all
+	// commits take which notify. jamTime is how long it then sends no notifications after it last saw anyone wait.
+	jamPatience = 700 * time.Millisecond
+	jamTime     = time.Minute
+	// jamLookPatience limits the question.
+	jamLookPatience = 2 * time.Second
 )
 
-// commit runs do, which ends with a commit. It runs do once more where Postgres has rolled that back for one of two
-// causes. The queue of notifications was full: then do sends none. Or a sequence gave out a number twice: then
-// spine.mend_sequences() has raised it.
+// commit runs do, which ends with a commit. It runs do once more where Postgres has rolled that back for one of three
+// causes. The queue of notifications was full, or its lock was held up: then do sends none. Or a sequence gave out a
+// number twice: then spine.mend_sequences() has raised it.
 func (s *Store) commit(ctx context.Context, do func() error) error {
+	if !s.hintless.Load() {
+		slow := time.AfterFunc(jamPatience, func() { s.lookForJam(context.WithoutCancel(ctx)) })
+		defer slow.Stop()
+	}
 	err := do()
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
 	switch {
 	case !ok:
 		return err
+	case pgErr.Code == "57014" && ctx.Err() == nil && s.jam.Load() != nil:
+		return do()
 	case isQueueFull(pgErr):
 		s.hintless.Store(true)
 		return do()
@@ -59,6 +74,48 @@ func isQueueFull(err *pgconn.PgError) bool {
 	return err.Code == "54000" && err.Routine == "PreCommit_Notify"
 }
 
+// jam is that somebody holds up all commits that notify.
+type jam struct {
+	until  time.Time // when Spine notifies again
+	holder string    // in words
+}
+
+// lookForJam asks whether somebody holds up all commits that notify. Then this Store sends no notifications, and its
+// commits that wait are cancelled: commit does them again. It asks on a connection of its own, since those of the pool
+// may all wait.
+func (s *Store) lookForJam(ctx context.Context) {
+	if !s.looking.CompareAndSwap(false, true) {
+		return
+	}
+	defer s.looking.Store(false)
+	ctx, cancel := context.WithTimeout(ctx, jamLookPatience)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
+	if err != nil {
+		return // the database is away, which others tell
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	ours := []int32{}
+	s.pids.Range(func(pid, _ any) bool {
+		ours = append(ours, int32(pid.(uint32))) //nolint:gosec,forcetypeassert // as the server has it
+		return true
+	})
+	for { // the commit that is slow may have begun to wait just now
+		var holder *string
+		err := conn.QueryRow(ctx, "select spine.notify_jam($1)", ours).Scan(&holder)
+		if err != nil || holder == nil {
+			return
+		}
+		s.jam.Store(&jam{until: time.Now().Add(jamTime), holder: *holder})
+		s.hintless.Store(true)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(jamLookPatience / 4):
+		}
+	}
+}
+
 // NotifyQueue tells how full the queue of notifications is, and decides whether this Store sends any. Asking makes
 // Postgres free what every session has read: without that, the queue may stay full after the session has ended that
 // filled it. Call it every few seconds.
@@ -69,11 +126,15 @@ func (s *Store) NotifyQueue(ctx context.Context) (q event.NotifyQueue, err error
 	switch {
 	case q.Usage >= hintlessFrom:
 		s.hintless.Store(true)
-	case q.Usage <= hintsUntil:
+	case q.Usage <= hintsUntil && !s.isJammed(ctx):
 		s.hintless.Store(false)
 		s.holder.Store(0)
 	}
 	if q.Hintless = s.hintless.Load(); !q.Hintless {
+		return q, nil
+	}
+	if jam := s.jam.Load(); jam != nil {
+		q.Jammed, q.Holders = true, jam.holder
 		return q, nil
 	}
 	// A role that may not see what others do sees their names all the same.
@@ -95,4 +156,23 @@ func (s *Store) NotifyQueue(ctx context.Context) (q event.NotifyQueue, err error
 		q.Holders = "this role may not see whom (grant pg_read_all_stats)"
 	}
 	return q, nil
+}
+
+// isJammed reports whether somebody has held up commits that notify within the last minute. It looks whether he still
+// does: others wait for him, too.
+func (s *Store) isJammed(ctx context.Context) bool {
+	known := s.jam.Load()
+	if known == nil {
+		return false
+	}
+	var holder *string
+	if err := s.call(ctx, []any{&holder}, "select spine.notify_jam($1)", []int32{}); err == nil && holder != nil {
+		s.jam.Store(&jam{until: time.Now().Add(jamTime), holder: *holder})
+		return true
+	}
+	if time.Now().Before(known.until) {
+		return true
+	}
+	s.jam.Store(nil)
+	return false
 }

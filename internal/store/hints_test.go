@@ -2,7 +2,10 @@ package store_test
 
 import (
 	"context"
+	"fmt"
 	"net/url"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -99,4 +102,58 @@ func TestTheNotifyQueueMayBeFull(t *testing.T) {
 		return err == nil && !q.Hintless && q.Holders == ""
 	}, patience, 100*time.Millisecond)
 	require.NoError(t, d.Notify(t.Context(), "x", "y"))
+}
+
+// Anybody may hold up all commits that notify, in all databases of the cluster, as long as he likes: with messages by
+// the hundred thousand, again and again. Here he stops in the middle of such a commit.
+func TestCommitsThatNotifyMayBeHeldUp(t *testing.T) {
+	t.Parallel()
+	server := postgrestest.Server(t)
+	_, err := store.Migrate(t.Context(), server.URL(), nil)
+	require.NoError(t, err)
+	d := openDatabase(t, server.URL(), 3)
+	d.ingest(webhook("before", payloadA))
+
+	stranger, err := pgx.Connect(t.Context(), server.SuperuserURL()) // to another database
+	require.NoError(t, err)
+	watcher, err := pgx.Connect(t.Context(), server.SuperuserURL())
+	require.NoError(t, err)
+	pid := int(stranger.PgConn().PID())
+	run(t, stranger, "begin")
+	run(t, stranger, "select count(pg_notify('x', n || repeat('x', 1000))) from generate_series(1, 100000) n")
+	committed := make(chan error, 1)
+	go func() {
+		_, err := stranger.Exec(context.WithoutCancel(t.Context()), "commit")
+		committed <- err
+	}()
+	const holds = `select count(*) from pg_locks
+		where pid = $1 and granted and locktype = 'object' and database = 0 and objid = 0`
+	for value(t, watcher, holds, pid) == "0" {
+	}
+	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
+	resumed := sync.OnceFunc(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+	defer resumed()
+	require.Equal(t, "1", value(t, watcher, holds, pid), "it was stopped in time")
+
+	began := time.Now()
+	require.Equal(t, []event.Outcome{event.Accepted}, d.ingest(webhook("held up", payloadA)))
+	t.Logf("the first one took %v", time.Since(began))
+	require.Equal(t, []event.Outcome{event.Accepted}, d.ingest(webhook("next", payloadA)))
+	_, err = d.PutSource(t.Context(), "shop", []byte(githubSettings), "me")
+	require.NoError(t, err)
+	jobs := d.claim(3)
+	d.settle(event.Settlement{Job: jobs[0], Disposition: event.Completed})
+	q, err := d.NotifyQueue(t.Context())
+	require.NoError(t, err)
+	require.True(t, q.Hintless)
+	require.True(t, q.Jammed)
+	require.Contains(t, q.Holders, fmt.Sprintf("pid %d of role ", pid))
+	require.ErrorIs(t, d.Notify(t.Context(), "x", "y"), event.ErrHintless)
+
+	resumed()
+	require.NoError(t, <-committed)
+	q, err = d.NotifyQueue(t.Context())
+	require.NoError(t, err)
+	require.True(t, q.Jammed, "for a minute")
+	require.Equal(t, "3", d.value("select count(*) from spine.events"))
 }

@@ -51,6 +51,9 @@ type Store struct {
 	notes atomic.Bool            // NoteDatabase was called
 	noted atomic.Pointer[string] // the last server on which a new connection has called it
 
+	jam     atomic.Pointer[jam] // that commits which notify are held up; nil for not
+	looking atomic.Bool         // for that
+
 	holder atomic.Int64 // a server process that holds notifications back, as Postgres last told; 0 is not known
 
 	idle    atomic.Pointer[glance] // when RollUp last found nothing to count

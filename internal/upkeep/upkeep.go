@@ -397,11 +397,14 @@ func (u *Upkeep) watchNotifyQueue(ctx context.Context) {
 	}
 	u.notifyQueue.Set(queue.Usage)
 	switch {
+	case queue.Jammed && !u.hintless:
+		u.log.Warn().Str("held_up_by", queue.Holders).
+			Msg("commits that notify are held up, in all databases of the cluster: Spine sends no notifications, and polls")
 	case queue.Hintless && !u.hintless:
 		u.log.Warn().Str("held_back_by", queue.Holders).
 			Msgf("Postgres's queue of notifications is %.0f %% full: Spine sends none, and polls", queue.Usage*100)
 	case !queue.Hintless && u.hintless:
-		u.log.Info().Msg("Postgres's queue of notifications has room again: Spine sends them")
+		u.log.Info().Msg("Spine sends notifications again: nobody holds them up, and their queue has room")
 	}
 	u.hintless = queue.Hintless
 }

@@ -295,7 +295,7 @@ func TestAFullNotifyQueueIsToldOnce(t *testing.T) {
 		log.String(),
 		`"message":"Postgres's queue of notifications is 78 % full: Spine sends none, and polls"`,
 	)
-	require.Equal(t, 1, strings.Count(log.String(), "has room again"))
+	require.Equal(t, 1, strings.Count(log.String(), "sends notifications again"))
 }
 
 // E15, E24: what lasts is told once, and again once it is over.

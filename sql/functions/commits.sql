@@ -75,3 +75,32 @@ set search_path = spine, pg_temp as $$
 $$;
 comment on function spine.commits_waiting() is
     'Internal. That commits wait for a synchronous standby, in words.';
+
+-- notify_jam: who holds up commits that notify, in words. NULL where none has waited for half a second.
+--   _ours  server processes of the caller's own: their waits are cancelled, with 57014
+-- A transaction that notifies takes one lock of the whole cluster for its commit, until its messages are in the queue.
+-- Whoever may connect to any database can send so many that this takes seconds, again and again. Spine cancels its
+-- commits then, and does them again without notifications. Reads only the tables of locks and sessions.
+create or replace function spine.notify_jam(_ours integer[]) returns text
+language plpgsql
+set search_path = spine, pg_temp as $$
+declare
+    _waiting integer[];
+    _holder text;
+begin
+    -- The lock is that of database 0.
+    select
+        array_agg(l.pid) filter (where not l.granted and l.waitstart < clock_timestamp() - interval '500 ms'),
+        min(format('pid %s%s', l.pid, format(' of role %s in database %s', a.usename, a.datname)))
+            filter (where l.granted)
+    into _waiting, _holder
+    from pg_locks l left join pg_stat_activity a on a.pid = l.pid
+    where l.locktype = 'object' and l.database = 0 and l.classid = 'pg_database'::regclass and l.objid = 0;
+    if _waiting is null then
+        return null;
+    end if;
+    perform pg_cancel_backend(w) from unnest(_waiting) w where w = any (_ours);
+    return coalesce(_holder, 'another session');
+end $$;
+comment on function spine.notify_jam(integer[]) is
+    'Internal. Who holds up commits that notify, in words.';
