@@ -245,6 +245,9 @@ func (s *Service) addIntake() {
 	s.committer = ingest.NewCommitter(events, config, s.log, s.intakeMetrics)
 	s.keeper = ingest.NewKeeper(s.store, s.log, s.intakeMetrics)
 	s.sources = source.NewRegistry(s.store, s.secrets, s.log)
+	for _, own := range settings.ownSecrets() {
+		s.sources.Hide(own)
+	}
 	if settings.Intake.DefaultSource != "open" {
 		s.sources.CloseDefault()
 	}

@@ -275,3 +275,19 @@ type DevSettings struct {
 	MockListen  Address `env:"MOCK_LISTEN" envDefault:"127.0.0.1:8001" arg:"HOST:PORT" help:"where the mock API serves"`
 	PostgresBin string  `env:"POSTGRES_BIN" arg:"FOLDER" help:"folder of the PostgreSQL server to use; unset: one found here or downloaded"`
 }
+
+// ownSecrets are the credentials in the settings. Somebody may send one to a source by mistake.
+func (s *Settings) ownSecrets() []secret.Value {
+	own := slices.Concat(s.Admin.Tokens, s.Admin.ReadTokens, []secret.Value{s.Destination.Secret})
+	for _, address := range []string{
+		string(s.Database.URL), string(s.Direct.URL), string(s.Destination.URL),
+		string(s.Destination.HTTPSProxy), string(s.Destination.HTTPProxy),
+	} {
+		if u, err := url.Parse(address); err == nil {
+			if password, ok := u.User.Password(); ok {
+				own = append(own, secret.New(password))
+			}
+		}
+	}
+	return own
+}

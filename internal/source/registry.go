@@ -17,6 +17,7 @@ import (
 
 	"github.com/webhookspine/spine/internal/bell"
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/secret"
 )
 
 // Loader reads all sources from where they are stored.
@@ -47,7 +48,7 @@ type Registry struct {
 
 	closeDefault bool // the source default takes nothing while it verifies nothing
 
-	hidden secretSet // all secrets that were read
+	hidden secretSet // all secrets that were read, and the process's own
 
 	mu      sync.Mutex // guards the replacement of the snapshot
 	current atomic.Pointer[snapshot]
@@ -299,6 +300,13 @@ func (r *Registry) compile(row event.SourceSettings) *entry {
 		e.problems = problemsOf(&event.BadSettingsError{Problems: e.source.unread})
 	}
 	return e
+}
+
+// Hide keeps a secret of the process itself out of what is stored of requests, as those of sources are.
+func (r *Registry) Hide(own secret.Value) {
+	var all Redactor
+	all.learn(own.Reveal())
+	r.hidden.add(all.forms)
 }
 
 // problemsOf lists what is wrong with settings, a line each.

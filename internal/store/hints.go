@@ -95,25 +95,40 @@ func (s *Store) lookForJam(ctx context.Context) {
 		return // the database is away, which others tell
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	ours := []int32{}
+	none, ours := []int32{}, []int32{}
 	s.pids.Range(func(pid, _ any) bool {
 		ours = append(ours, int32(pid.(uint32))) //nolint:gosec,forcetypeassert // as the server has it
 		return true
 	})
-	for { // the commit that is slow may have begun to wait just now
-		var holder *string
-		err := conn.QueryRow(ctx, "select spine.notify_jam($1)", ours).Scan(&holder)
-		if err != nil || holder == nil {
+	for { // as long as somebody waits: the commit that is slow may have begun to wait just now
+		holder, err := notifyJam(ctx, conn, none)
+		if err != nil || holder == "" {
 			return
 		}
-		s.jam.Store(&jam{until: time.Now().Add(jamTime), holder: *holder})
+		// Before the waits are cancelled, so that commit knows why.
+		s.jam.Store(&jam{until: time.Now().Add(jamTime), holder: holder})
 		s.hintless.Store(true)
+		if _, err := notifyJam(ctx, conn, ours); err != nil {
+			return
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(jamLookPatience / 4):
 		}
 	}
+}
+
+// notifyJam calls spine.notify_jam().
+func notifyJam(ctx context.Context, on executor, ours []int32) (holder string, err error) {
+	var found *string
+	if err := on.QueryRow(ctx, "select spine.notify_jam($1)", ours).Scan(&found); err != nil {
+		return "", fmt.Errorf("looking for who holds up commits: %w", err)
+	}
+	if found == nil {
+		return "", nil
+	}
+	return *found, nil
 }
 
 // NotifyQueue tells how full the queue of notifications is, and decides whether this Store sends any. Asking makes
@@ -165,9 +180,8 @@ func (s *Store) isJammed(ctx context.Context) bool {
 	if known == nil {
 		return false
 	}
-	var holder *string
-	if err := s.call(ctx, []any{&holder}, "select spine.notify_jam($1)", []int32{}); err == nil && holder != nil {
-		s.jam.Store(&jam{until: time.Now().Add(jamTime), holder: *holder})
+	if holder, err := notifyJam(ctx, s.pool, []int32{}); err == nil && holder != "" {
+		s.jam.Store(&jam{until: time.Now().Add(jamTime), holder: holder})
 		return true
 	}
 	if time.Now().Before(known.until) {

@@ -172,6 +172,7 @@ func TestEveryByteOfEverySecret(t *testing.T) {
 			r.Header.Set("Referer", "https://a.example/?sig="+text)
 			r.Header.Set("X-Other", base64.StdEncoding.EncodeToString([]byte(text)))
 			r.Header.Set("X-Hex", hex.EncodeToString([]byte(text)))
+			r.Header.Set("X-Of-Spine", "is it "+signing+"?")
 			// A10: in odd places, too.
 			user := base64.StdEncoding.EncodeToString([]byte("u:" + bare))
 			r.Header["X-Odd"] = []string{
@@ -188,7 +189,8 @@ func TestEveryByteOfEverySecret(t *testing.T) {
 				r.Header.Set(parsedHeader(t, parsed), text+"-wrong")
 			}
 			if name != "twilio" { // it signs the query
-				r.URL.RawQuery = "id=" + text + "&code=" + text + "&x=" + text + "&" + text + "=&" + user
+				r.URL.RawQuery = "id=" + text + "&code=" + text + "&x=" + text + "&" + text + "=&" + user + "&z=" +
+					url.QueryEscape(signing)
 			}
 			s.deliver(t, name, r)
 		}
@@ -202,6 +204,8 @@ func TestEveryByteOfEverySecret(t *testing.T) {
 		s.request(t, http.MethodGet, "/api/events?x="+text, "", "Authorization", "Bearer "+text)
 	}
 	await(t, s.db, 0, "select count(*) from spine.processing_state where status <> 'completed'")
+	// They are kept a little later, and replayed then.
+	await(t, s.db, true, "select count(*) > 0 from spine.rejected_requests")
 	execute(t, s.db, "select spine.replay_rejected(null::text)")
 	await(t, s.db, 0, "select count(*) from spine.rejected_requests where state = 'requested'")
 
