@@ -46,7 +46,9 @@ begin
     where (t.facts ->> 'since')::timestamptz < clock_timestamp() - interval '1 second';
     if to_regclass('spine.audit_trail_' || to_char(_day, 'YYYYMMDD')) is null
         and not exists (
-            select from audit_partitions() p where clock_timestamp() >= p.since and clock_timestamp() < p.until)
+            select
+            from audit_partitions() p
+            where p.since <= _day::timestamp at time zone 'UTC' and p.until > _day::timestamp at time zone 'UTC')
     then
         return query select
             'partitions',
