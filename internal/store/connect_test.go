@@ -28,7 +28,7 @@ func with(t *testing.T, address, name, value string) string {
 	return u.String()
 }
 
-// E1, E6: what a role sets changes neither what is stored nor how it is read.
+// E1, E5, E6: what a role sets changes neither what is stored nor how it is read.
 func TestRolesMaySetWhatTheyLike(t *testing.T) {
 	t.Parallel()
 	for i, setting := range []string{
