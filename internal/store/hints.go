@@ -23,8 +23,8 @@ const (
 	hintlessFrom = 0.5
 	hintsUntil   = 0.25
 
-	// jamPatience is how long a transaction takes before this Store asks whether its commit waits for a lock that all
-	// commits take which notify. jamTime is how long it then sends no notifications after it last saw anyone wait.
+	// All commits that notify take one lock. After jamPatience this Store asks whether a transaction waits for it. Then
+	// it sends no notifications, until it has seen nobody wait for jamTime.
 	jamPatience = 700 * time.Millisecond
 	jamTime     = time.Minute
 	// jamLookPatience limits the question.

@@ -39,7 +39,7 @@ type Store interface {
 	// ExpireRejected deletes rejected requests that are older than their source's budget allows.
 	ExpireRejected(ctx context.Context) error
 
-	// MergeAuditDays puts a copy of old days of the audit log in their place, and copies the next days, all of one month
+	// MergeAuditDays puts a copy of old days of the audit log in their place. Then it copies the next days, of one month
 	// that ended before age. It returns the names of both; empty where there is none. Between two calls with a copy there
 	// must be a minute. A call copies up to four gigabytes, and holds up ingests for a moment. It returns an error where
 	// somebody reads the log all the time.

@@ -79,8 +79,8 @@ comment on function spine.commits_waiting() is
 -- notify_jam: who holds up commits that notify, in words. NULL where none has waited for half a second.
 --   _ours  server processes of the caller's own: their waits are cancelled, with 57014
 -- A transaction that notifies takes one lock of the whole cluster for its commit, until its messages are in the queue.
--- Whoever may connect to any database can send so many that this takes seconds, again and again. Spine cancels its
--- commits then, and does them again without notifications. Reads only the tables of locks and sessions.
+-- A role that may connect to any database can send so many that this takes seconds, again and again. Spine then cancels
+-- its commits, and does them again without notifications. Reads only the tables of locks and sessions.
 create or replace function spine.notify_jam(_ours integer[]) returns text
 language plpgsql
 set search_path = spine, pg_temp as $$
