@@ -181,7 +181,11 @@ func combinations(seed uint64) map[string]circumstance {
 				continue
 			}
 			chosen += hostileSettings[i]
-			c.set(levels[random.IntN(len(levels))], hostileSettings[i])
+			level := levels[random.IntN(len(levels))]
+			if strings.Contains(hostileSettings[i], "lc_messages=") {
+				level = "role" // the URL of a role that is no superuser cannot set it
+			}
+			c.set(level, hostileSettings[i])
 		}
 		if c.shadowed = random.IntN(2) == 0; c.shadowed {
 			c.set(levels[random.IntN(len(levels))], "search_path=evil, pg_catalog")
