@@ -3,6 +3,8 @@ package store_test
 import (
 	"context"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -247,6 +249,9 @@ func TestIngestByHandTakesATimeAsText(t *testing.T) {
 func TestAStandbyIsToldAndRead(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Server(t)
+	if _, err := os.Stat(filepath.Join(server.Binaries().Dir, "pg_basebackup")); err != nil {
+		t.Skip("these binaries have no pg_basebackup")
+	}
 	_, err := store.Migrate(t.Context(), server.URL(), nil)
 	require.NoError(t, err)
 	primary := openDatabase(t, server.URL(), 1)
