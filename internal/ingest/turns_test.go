@@ -20,6 +20,11 @@ func TestASourceWithManyLargeRequestsHoldsUpNoOther(t *testing.T) {
 		var mu sync.Mutex
 		var began []string
 		var requests sync.WaitGroup
+		seen := func() []string {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(began)
+		}
 		come := func(source string, n int) {
 			for range n {
 				requests.Go(func() {
@@ -37,19 +42,19 @@ func TestASourceWithManyLargeRequestsHoldsUpNoOther(t *testing.T) {
 			synctest.Wait()
 		}
 		come("a", 1000)
-		require.Len(t, began, 2, "half of the turns is the most of one source")
+		require.Len(t, seen(), 2, "half of the turns is the most of one source")
 		come("b", 1)
-		require.Equal(t, []string{"a", "a", "b"}, began, "another source has its turn at once")
+		require.Equal(t, []string{"a", "a", "b"}, seen(), "another source has its turn at once")
 		come("c", 1000)
 		come("d", 1)
-		require.Equal(t, 1, countOf(began, "c"))
+		require.Equal(t, 1, countOf(seen(), "c"))
 		time.Sleep(150 * time.Millisecond)
 		synctest.Wait()
-		require.Equal(t, 1, countOf(began, "d"), "or after one request of each other source")
+		require.Equal(t, 1, countOf(seen(), "d"), "or after one request of each other source")
 
 		requests.Wait()
-		require.InDelta(t, 2*turnPatience.Seconds()*10, countOf(began, "a"), 5)
-		require.Less(t, len(began), 2002, "who waits for too long goes")
+		require.InDelta(t, 2*turnPatience.Seconds()*10, countOf(seen(), "a"), 5)
+		require.Less(t, len(seen()), 2002, "who waits for too long goes")
 		require.Equal(t, 4, all.free)
 		require.Empty(t, all.taken)
 		require.Empty(t, all.waiting)

@@ -2,6 +2,7 @@ package upkeep
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ type retentionStore struct {
 	oldMonths []string // days of these can be merged
 	copied    string   // of one of them, not in place yet
 
+	mu    sync.Mutex // guards both below
 	calls []call
 	ages  map[time.Duration]bool
 	down  func(name string) error // may be nil
@@ -38,11 +40,13 @@ type call struct {
 
 func (s *retentionStore) called(ctx context.Context, c call, age time.Duration) error {
 	c.at = time.Now()
+	s.mu.Lock()
 	s.calls = append(s.calls, c)
 	if s.ages == nil {
 		s.ages = make(map[time.Duration]bool)
 	}
 	s.ages[age] = true
+	s.mu.Unlock()
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
