@@ -251,6 +251,25 @@ COMMENT ON FUNCTION spine.audit_begins() IS 'Internal. A time before which only 
 
 
 --
+-- Name: audit_is_published(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.audit_is_published() RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select exists (select from pg_publication_tables p where p.schemaname = 'spine' and p.tablename ^@ 'audit_trail')
+$$;
+
+
+--
+-- Name: FUNCTION audit_is_published(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.audit_is_published() IS 'Internal. Whether a publication has a part of the audit log.';
+
+
+--
 -- Name: audit_partitions(); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -758,8 +777,7 @@ begin
     perform make_durable();
     if not try_lock('merge_audit_days')
         or exists (select from audit_merge)
-        or exists (
-            select from pg_publication_tables p where p.schemaname = 'spine' and p.tablename ^@ 'audit_trail')
+        or audit_is_published()
         or exists (select from retention_state r where r.before > now() - interval '400 days')
     then
         return null;
@@ -3084,8 +3102,7 @@ begin
     end if;
     if to_regclass(_copy.partition) is null
         or exists (select from unnest(_copy.days) d where to_regclass(d) is null)
-        or exists (
-            select from pg_publication_tables p where p.schemaname = 'spine' and p.tablename ^@ 'audit_trail')
+        or audit_is_published()
         or not is_copied(_copy)
     then
         execute format('drop table if exists %I', _copy.partition);

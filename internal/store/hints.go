@@ -81,8 +81,7 @@ type jam struct {
 }
 
 // lookForJam asks whether somebody holds up all commits that notify. Then this Store sends no notifications, and its
-// commits that wait are cancelled: commit does them again. It asks on a connection of its own, since those of the pool
-// may all wait.
+// commits that wait are cancelled: commit does them again. It tells no error: others tell that a database is away.
 func (s *Store) lookForJam(ctx context.Context) {
 	if !s.looking.CompareAndSwap(false, true) {
 		return
@@ -90,30 +89,30 @@ func (s *Store) lookForJam(ctx context.Context) {
 	defer s.looking.Store(false)
 	ctx, cancel := context.WithTimeout(ctx, jamLookPatience)
 	defer cancel()
-	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
-	if err != nil {
-		return // the database is away, which others tell
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	_ = s.apart(ctx, func(conn *pgx.Conn) error { return s.clearJam(ctx, conn) })
+}
+
+// clearJam cancels commits of this Store that wait to notify, until nobody waits.
+func (s *Store) clearJam(ctx context.Context, on executor) error {
 	none, ours := []int32{}, []int32{}
 	s.pids.Range(func(pid, _ any) bool {
 		ours = append(ours, int32(pid.(uint32))) //nolint:gosec,forcetypeassert // as the server has it
 		return true
 	})
-	for { // as long as somebody waits: the commit that is slow may have begun to wait just now
-		holder, err := notifyJam(ctx, conn, none)
+	for { // the commit that is slow may have begun to wait just now
+		holder, err := notifyJam(ctx, on, none)
 		if err != nil || holder == "" {
-			return
+			return err
 		}
 		// Before the waits are cancelled, so that commit knows why.
 		s.jam.Store(&jam{until: time.Now().Add(jamTime), holder: holder})
 		s.hintless.Store(true)
-		if _, err := notifyJam(ctx, conn, ours); err != nil {
-			return
+		if _, err := notifyJam(ctx, on, ours); err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return ctx.Err()
 		case <-time.After(jamLookPatience / 4):
 		}
 	}

@@ -104,8 +104,8 @@ func TestTheNotifyQueueMayBeFull(t *testing.T) {
 	require.NoError(t, d.Notify(t.Context(), "x", "y"))
 }
 
-// Anybody may hold up all commits that notify, in all databases of the cluster, as long as he likes: with messages by
-// the hundred thousand, again and again. Here he stops in the middle of such a commit.
+// A role that may connect to any database can hold up all commits of the cluster that notify. It sends messages by the
+// hundred thousand, again and again. Here it stops in the middle of such a commit.
 func TestCommitsThatNotifyMayBeHeldUp(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Server(t)

@@ -58,21 +58,28 @@ func (s *Store) CheckWritable(ctx context.Context) error {
 	return nil
 }
 
-// commitsWaiting says for which standby commits wait. It is empty where they do not, or where that cannot be told. It
-// asks on a connection of its own: those of the pool may all wait.
-func (s *Store) commitsWaiting(ctx context.Context) string {
+// commitsWaiting says for which standby commits wait. It is empty where they do not, or where that cannot be told.
+func (s *Store) commitsWaiting(ctx context.Context) (standby string) {
 	ctx, cancel := context.WithTimeout(ctx, reasonPatience)
 	defer cancel()
+	_ = s.apart(ctx, func(conn *pgx.Conn) error {
+		results, err := conn.PgConn().Exec(ctx, "select spine.commits_waiting()").ReadAll()
+		if err == nil && len(results[0].Rows) > 0 {
+			standby = string(results[0].Rows[0][0])
+		}
+		return err
+	})
+	return standby
+}
+
+// apart runs do on a connection of its own. Those of the pool may all wait.
+func (s *Store) apart(ctx context.Context, do func(conn *pgx.Conn) error) error {
 	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
 	if err != nil {
-		return ""
+		return err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	results, err := conn.PgConn().Exec(ctx, "select spine.commits_waiting()").ReadAll()
-	if err != nil || len(results[0].Rows) == 0 {
-		return ""
-	}
-	return string(results[0].Rows[0][0])
+	return do(conn)
 }
 
 // Troubles are what hinders Spine as a whole now: what spine.troubles() says, and rights that a role lacks which works

@@ -63,7 +63,7 @@ func TestOldDaysAreLeftAlone(t *testing.T) {
 		_, err := psql.Exec(t.Context(), sql)
 		require.NoError(t, err, sql)
 	}
-	// What came late, and what was deferred for too long, is looked up in the log.
+	// Settling looks into the log for late results, and at the end of 72 hours of deferrals.
 	claimed, err := looker.Claim(t.Context(), event.Claim{
 		Destination: event.DefaultDestination, Limit: 3, Lease: time.Minute, Worker: "w",
 	})
@@ -84,7 +84,7 @@ func TestOldDaysAreLeftAlone(t *testing.T) {
 	require.NotEmpty(t, followed(t, looker.Store, &since, trail.Filter{EventIDs: []string{"live"}}))
 }
 
-// What a follower has not read yet, it finds without looking at old days.
+// A follower finds its next steps without looking at old days.
 func TestMarksOfTheAuditLog(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 2)
@@ -319,7 +319,7 @@ func TestDaysThatChangeAreCopiedAnew(t *testing.T) {
 	require.Equal(t, before, d.rows(allSteps))
 }
 
-// Whoever works with one of the days holds up the merge, and nobody else.
+// A session that works with one of the days holds up the merge, and nobody else.
 func TestWhoUsesADayHoldsUpNobodyElse(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 5)

@@ -104,8 +104,8 @@ comment on function spine.mark_audit() is
 
 -- audit_since: a time before which there are no steps of a position or later ones.
 -- A plan locks each partition that it may read, with three indexes. After years these are thousands, more than Postgres
--- has room for. So each look at the log has a bound in time, which the planner must know as a value. trail_start() says
--- why the bound has an "or".
+-- has room for. So a look at the log has a bound in time. The planner must know it as a value. trail_start() says why
+-- the bound has an "or".
 --   _position  as in audit_trail.xid
 -- Returns '-infinity' where there is no mark before the position, such as of a time before schema version 6. Steps that
 -- somebody inserts by hand with older times are not counted.

@@ -9,11 +9,12 @@
 --   _bytes   how large a merged partition may become, by the size of its days. Larger months become several, and a day
 --            that is larger than half of that may stay as it is. Four gigabytes take some two minutes.
 -- Returns the name of the table: the first and the last day. NULL where nothing can be merged, where a copy waits for
--- merge_audit_days(), or where another session is at work. NULL also in two more cases. Where a publication has the
--- log, a subscriber would lack the new partition. Where retention has removed events of the last 400 days, it shall
--- drop each day in its time. It runs with the rights of the table's owner, as spine.ensure_audit_partitions() does.
--- That is safe: the caller must have the right to delete steps, he chooses no name, and no step is lost. Locks: it
--- holds nobody up. A crash before the commit leaves nothing behind.
+-- merge_audit_days(), or where another session is at work. NULL also in two more cases:
+--   * A publication has the log. A subscriber would lack the new partition.
+--   * Retention has removed events of the last 400 days. It shall drop each day in its time.
+-- It runs with the rights of the table's owner, as spine.ensure_audit_partitions() does. That is safe: the caller must
+-- have the right to delete steps, he chooses no name, and no step is lost.
+-- Locks: it holds nobody up. A crash before the commit leaves nothing behind.
 create or replace function spine.copy_audit_days(_before timestamptz, _bytes bigint default 4294967296)
 returns text
 language plpgsql
@@ -31,8 +32,7 @@ begin
     perform make_durable();
     if not try_lock('merge_audit_days')
         or exists (select from audit_merge)
-        or exists (
-            select from pg_publication_tables p where p.schemaname = 'spine' and p.tablename ^@ 'audit_trail')
+        or audit_is_published()
         or exists (select from retention_state r where r.before > now() - interval '400 days')
     then
         return null;
@@ -77,16 +77,18 @@ comment on function spine.copy_audit_days(timestamptz, bigint) is
     'All of the month is before _before. merge_audit_days() puts the table in their place. '
     'Returns its name, NULL where there are no such days.';
 
--- merge_audit_days: puts the table that copy_audit_days() has made in the place of its days.
+-- merge_audit_days: puts the table of copy_audit_days() in the place of its days.
 --   _age  how long ago it was made at least
--- Returns the name of the table, a partition from now on. NULL where there is none that old, or where another session
--- is at work. Where somebody has changed the days since, or dropped one, it drops the table and returns NULL: they are
--- copied anew. It runs with the rights of the table's owner, as copy_audit_days() does. Raises 55P03 where somebody has
--- locked a day for 5 s, or reads the log all the time. Raises 25001 in a transaction that is not READ COMMITTED, which
--- would not see late changes. The caller tries again later. Locks: while it compares, in a minute or two for four
--- gigabytes, nobody can change these days. All may read them, and nothing else is held up. Then it needs the audit log
--- for itself, as spine.drop_audit_partition() does: for milliseconds, and for a tenth of a second among thousands of
--- days. A crash before the commit leaves all as it was.
+-- Returns the name of the table, a partition from now on. NULL where no table is that old, or another session is at
+-- work. If somebody has changed or dropped one of the days since, it drops the table and returns NULL. They are copied
+-- anew then.
+-- It runs with the rights of the table's owner, as copy_audit_days() does.
+-- Raises 55P03 where somebody has locked a day for 5 s, or reads the log all the time: the caller tries again later.
+-- Raises 25001 in a transaction that is not READ COMMITTED, which would not see late changes.
+-- Locks: while it compares, nobody can change these days. Four gigabytes take a minute or two. All may read them, and
+-- nothing else is held up. Then it needs the audit log for itself, as spine.drop_audit_partition() does: for
+-- milliseconds, and for a tenth of a second among thousands of days.
+-- A crash before the commit leaves all as it was.
 create or replace function spine.merge_audit_days(_age interval default '1 minute') returns text
 language plpgsql
 security definer
@@ -113,8 +115,7 @@ begin
     end if;
     if to_regclass(_copy.partition) is null
         or exists (select from unnest(_copy.days) d where to_regclass(d) is null)
-        or exists (
-            select from pg_publication_tables p where p.schemaname = 'spine' and p.tablename ^@ 'audit_trail')
+        or audit_is_published()
         or not is_copied(_copy)
     then
         execute format('drop table if exists %I', _copy.partition);
@@ -136,8 +137,17 @@ comment on function spine.merge_audit_days(interval) is
     'Puts the table that copy_audit_days() has made in the place of its days. '
     'Returns its name, NULL where there is none. Raises 55P03 when somebody reads the log all the time.';
 
--- mergeable_days: the days that copy_audit_days() copies next: two or more that follow each other, of the oldest month
--- that has such days. Days of another owner, and those on which a view depends, are left out: they cannot be dropped.
+-- audit_is_published: whether a publication has a part of the audit log. Reads only the catalog.
+create or replace function spine.audit_is_published() returns boolean
+language sql stable
+set search_path = spine, pg_temp as $$
+    select exists (select from pg_publication_tables p where p.schemaname = 'spine' and p.tablename ^@ 'audit_trail')
+$$;
+comment on function spine.audit_is_published() is 'Internal. Whether a publication has a part of the audit log.';
+
+-- mergeable_days: the days that copy_audit_days() copies next. They are two or more that follow each other, of the
+-- oldest month that has such days. A day that cannot be dropped is left out: it has another owner, or a view depends on
+-- it.
 --   _before, _bytes  as copy_audit_days() takes them
 -- Returns their names and their span of time. NULL where there are none. Reads only the catalog, and the sizes of
 -- files.
@@ -217,11 +227,11 @@ end $$;
 comment on function spine.is_copied(spine.audit_merge) is
     'Internal. Whether a table has the same steps as the days that it was copied from.';
 
--- lock_audit_log: takes the audit log for itself, until the end of the transaction. It asks often and waits briefly:
--- whoever comes meanwhile waits behind it.
+-- lock_audit_log: takes the audit log for itself, until the end of the transaction. It asks often and waits briefly,
+-- since others wait behind it.
 --   _days  partitions that it takes, too
--- Raises 55P03 after 25 times, or at once where somebody waits for one of the days: he may hold up the log. A crash
--- lets go of it.
+-- Raises 55P03 after 25 times. It does so at once where somebody waits for one of the days, since he may hold up the
+-- log. A crash releases the locks.
 create or replace function spine.lock_audit_log(_days text[]) returns void
 language plpgsql
 set search_path = spine, pg_temp
