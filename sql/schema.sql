@@ -330,6 +330,40 @@ COMMENT ON FUNCTION spine.audit_since(_position xid8) IS 'Internal. A time befor
 
 
 --
+-- Name: audit_stretches(timestamp with time zone, timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.audit_stretches(_since timestamp with time zone, _until timestamp with time zone DEFAULT 'infinity'::timestamp with time zone) RETURNS TABLE(since timestamp with time zone, until timestamp with time zone)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+declare
+    _length constant interval := '128 days';
+    _now constant timestamptz := clock_timestamp();
+begin
+    since := _since;
+    if _since < _now - _length then
+        until := greatest(_since, audit_begins());
+        loop
+            until := until + _length;
+            exit when until >= least(_until, _now);
+            return next;
+            since := until;
+        end loop;
+    end if;
+    until := _until;
+    return next;
+end $$;
+
+
+--
+-- Name: FUNCTION audit_stretches(_since timestamp with time zone, _until timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.audit_stretches(_since timestamp with time zone, _until timestamp with time zone) IS 'Internal. Spans of time in which a reader of the audit log takes its locks.';
+
+
+--
 -- Name: audited_beyond(xid8, xid8[]); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -1256,6 +1290,45 @@ COMMENT ON FUNCTION spine.event_at(_at timestamp with time zone) IS 'Internal. T
 
 
 --
+-- Name: events_gone(timestamp with time zone, timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.events_gone(_since timestamp with time zone, _until timestamp with time zone) RETURNS TABLE(event_id text, source text, stored_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+declare
+    _from timestamptz;
+    _to timestamptz;
+begin
+    for _from, _to in select s.since, s.until from audit_stretches(_since, _until) s loop
+        begin
+            return query
+            select a.event_id, coalesce(a.source, 'default'), a.timestamp
+            from audit_trail a
+            where a.timestamp >= _from
+                and a.timestamp < _to
+                and a.action = 'event_inserted'
+                and not exists (select from events e where e.id = a.event);
+            raise sqlstate 'SP000';
+        exception when sqlstate 'SP000' then null;
+        end;
+    end loop;
+end $$;
+
+
+--
+-- Name: FUNCTION events_gone(_since timestamp with time zone, _until timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.events_gone(_since timestamp with time zone, _until timestamp with time zone) IS 'Internal. Events that the audit log has stored in a span of time, and that are not there.';
+
+
+--
 -- Name: events_within(timestamp with time zone, timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -1478,6 +1551,47 @@ COMMENT ON FUNCTION spine.expire_rejected() IS 'Deletes rejected requests that a
 
 
 --
+-- Name: expired_since(timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.expired_since(_since timestamp with time zone) RETURNS tstzmultirange
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+declare
+    _from timestamptz;
+    _to timestamptz;
+    _expired tstzmultirange[];
+begin
+    for _from, _to in select s.since, s.until from audit_stretches(_since) s loop
+        begin
+            _expired := _expired || (
+                select range_agg(tstzrange(
+                    (a.details ->> 'oldest')::timestamptz,
+                    (a.details ->> 'newest')::timestamptz + interval '1 minute',
+                    '[]'))
+                from audit_trail a
+                where a.event is null and a.action = 'events_expired' and a.timestamp >= _from and a.timestamp < _to);
+            raise sqlstate 'SP000';
+        exception when sqlstate 'SP000' then null;
+        end;
+    end loop;
+    return (select range_agg(r) from unnest(_expired) m cross join lateral unnest(m) r);
+end $$;
+
+
+--
+-- Name: FUNCTION expired_since(_since timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.expired_since(_since timestamp with time zone) IS 'Internal. When the events were stored that retention has deleted since a time.';
+
+
+--
 -- Name: explain(text, text); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -1494,7 +1608,7 @@ declare
     _ids bigint[];
     _sources text[];
     _stored events;
-    _since timestamptz;
+    _trail jsonb;
     _row record;
     _last record;
     _open bigint;
@@ -1508,8 +1622,13 @@ begin
         from events e
         where e.event_id = _event_id and (_source is null or e.source = _source);
         if cardinality(_ids) = 1 then
-            _since := trail_start(_ids[1]);
-            perform from audit_trail a where a.timestamp >= _since limit 0;
+            select jsonb_agg(jsonb_build_object(
+                'timestamp', t.timestamp,
+                'id', t.id,
+                'action', t.action,
+                'details', t.details::text::jsonb)) into _trail
+            from steps_of(_ids[1], _ids[1], trail_start(_ids[1])) t
+            where t.action not in ('event_received', 'event_deduped', 'conflict_detected');
         end if;
     exception when lock_not_available then
         return query select 'table_locked', null::text, t.says, t.facts from table_lockers(false) t;
@@ -1566,16 +1685,9 @@ begin
         order by p.destination
     loop
         _where := case when _row.destination = 'default' then '' else ' at ' || _row.destination end;
-        -- Materialized, as in trace(): the steps are found by the event and not by their time.
-        with trail as materialized (
-            select a.timestamp, a.id, a.action::text as action, a.details::text::jsonb as details
-            from audit_trail a
-            where a.event = _stored.id
-                and (a.timestamp >= _since or a.timestamp = 'infinity')
-                and a.action not in ('event_received', 'event_deduped', 'conflict_detected')
-        ), mine as (
+        with mine as materialized (
             select t.*
-            from trail t
+            from jsonb_to_recordset(_trail) as t("timestamp" timestamptz, id bigint, action text, details jsonb)
             where coalesce(t.details ->> 'destination', 'default') = _row.destination
         )
         select
@@ -4353,7 +4465,7 @@ begin
     end if;
     return exists (
         select
-        from steps_of(array[_event], _since) t
+        from steps_of(_event, _event, _since) t
         where t.timestamp <= _at
             and t.action in ('event_replayed', 'status_changed', 'event_queued')
             and coalesce(detail(t.details, 'destination'), 'default')
@@ -5049,7 +5161,7 @@ begin
                 and p.deferred_since <= _now - _patience
                 and exists (
                     select
-                    from steps_of(array[i.event], date_trunc('day', _now - _patience / 6, 'UTC')) a
+                    from steps_of(i.event, i.event, date_trunc('day', _now - _patience / 6, 'UTC')) a
                     where a.action = 'delivery_deferred'
                         and a.timestamp > _now - _patience / 6
                         and coalesce(a.details ->> 'destination', 'default') = i.destination));
@@ -5194,7 +5306,7 @@ begin
             from late l
             where exists (
                 select
-                from steps_of(array[l.event], date_trunc('day', _now - interval '3 days', 'UTC')) a
+                from steps_of(l.event, l.event, date_trunc('day', _now - interval '3 days', 'UTC')) a
                 where (
                         a.action = case l.outcome
                             when 'completed' then 'processing_succeeded'::audit_action
@@ -5489,112 +5601,42 @@ COMMENT ON FUNCTION spine.sources_kept() IS 'Internal. Trigger: does not let the
 
 
 --
--- Name: audit_trail; Type: TABLE; Schema: spine; Owner: -
+-- Name: steps_of(bigint, bigint, timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE TABLE spine.audit_trail (
-    "timestamp" timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    id bigint NOT NULL,
-    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
-    event bigint,
-    action spine.audit_action NOT NULL,
-    event_id text COLLATE pg_catalog."C",
-    source text COLLATE pg_catalog."C",
-    details json
-)
-PARTITION BY RANGE ("timestamp");
-
-ALTER TABLE ONLY spine.audit_trail REPLICA IDENTITY FULL;
-
-
---
--- Name: TABLE audit_trail; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON TABLE spine.audit_trail IS 'The rows of the audit log, one partition a day (UTC). Each step is written in the transaction of the step itself. Read them as the view spine.audit_log.';
-
-
---
--- Name: COLUMN audit_trail."timestamp"; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_trail."timestamp" IS 'When the step was made. The order of an event''s trail is timestamp, id.';
-
-
---
--- Name: COLUMN audit_trail.id; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_trail.id IS 'Ascending number. Orders the steps of one moment.';
-
-
---
--- Name: COLUMN audit_trail.xid; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_trail.xid IS 'Position of the transaction that wrote the row. It is the transaction''s number plus database_identity.trail_shift. Followers of the log go by it: rows become visible in the order of commits, not of ids.';
-
-
---
--- Name: COLUMN audit_trail.event; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_trail.event IS 'events.id. NULL where the step concerns no event. After the thousandth arrival of an event its trail has a sample. The other arrivals have the negative number.';
-
-
---
--- Name: COLUMN audit_trail.action; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_trail.action IS 'What was done.';
-
-
---
--- Name: COLUMN audit_trail.event_id; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_trail.event_id IS 'The sender''s id. NULL where the step concerns no event, such as a pause.';
-
-
---
--- Name: COLUMN audit_trail.source; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_trail.source IS 'Who sent it. NULL stands for default.';
-
-
---
--- Name: COLUMN audit_trail.details; Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON COLUMN spine.audit_trail.details IS 'JSON object with what applies, NULL where empty. Members: attempt, lease, worker, status, answer, error, duration_ms, retry_after_ms, delay_ms, reason (of the delay) and others. The destination of an attempt stands there only where it is not default. The worker of an attempt stands in the step that started it.';
-
-
---
--- Name: steps_of(bigint[], timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
---
-
-CREATE FUNCTION spine.steps_of(_events bigint[], _since timestamp with time zone) RETURNS SETOF spine.audit_trail
-    LANGUAGE plpgsql STABLE
+CREATE FUNCTION spine.steps_of(_first bigint, _last bigint, _since timestamp with time zone) RETURNS TABLE(event bigint, "timestamp" timestamp with time zone, id bigint, xid xid8, action spine.audit_action, details json)
+    LANGUAGE plpgsql STABLE ROWS 100000
     SET search_path TO 'spine', 'pg_temp'
     SET jit TO 'off'
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
     SET plan_cache_mode TO 'force_custom_plan'
     AS $$
+declare
+    _from timestamptz;
+    _to timestamptz;
 begin
-    return query
-    select a.*
-    from audit_trail a
-    where a.event = any (_events) and (a.timestamp >= _since or a.timestamp = 'infinity');
+    for _from, _to in select s.since, s.until from audit_stretches(_since) s loop
+        begin
+            return query
+            select a.event, a.timestamp, a.id, a.xid, a.action, (array[a.details])[1] -- an array has a copy
+            from audit_trail a
+            where a.event >= _first
+                and a.event <= _last
+                and (a.timestamp >= _from and a.timestamp < _to or a.timestamp = 'infinity')
+                and (_to = 'infinity' or a.timestamp is distinct from 'infinity');
+            raise sqlstate 'SP000';
+        exception when sqlstate 'SP000' then null;
+        end;
+    end loop;
 end $$;
 
 
 --
--- Name: FUNCTION steps_of(_events bigint[], _since timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION steps_of(_first bigint, _last bigint, _since timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.steps_of(_events bigint[], _since timestamp with time zone) IS 'Internal. The steps of some events since a time.';
+COMMENT ON FUNCTION spine.steps_of(_first bigint, _last bigint, _since timestamp with time zone) IS 'Internal. The steps of events since a time, in no order.';
 
 
 --
@@ -5998,22 +6040,12 @@ CREATE FUNCTION spine.trace(_event_id text, _source text DEFAULT NULL::text) RET
     LANGUAGE plpgsql STABLE
     SET search_path TO 'spine', 'pg_temp'
     SET jit TO 'off'
-    SET enable_seqscan TO 'off'
-    SET enable_bitmapscan TO 'off'
-    SET plan_cache_mode TO 'force_custom_plan'
     AS $$
-declare
-    _event constant bigint := id_of(_event_id, _source);
-    _start constant timestamptz := trail_start(_event);
 begin
-    -- Materialized, so that the order does not invite the planner to walk a partition that is small when it plans.
     return query
-    with trail as materialized (
-        select a.timestamp, a.action, a.success, a.details, a.id
-        from audit_log a
-        where a.event = _event and (a.timestamp >= _start or a.timestamp = 'infinity')
-    )
-    select t.* from trail t order by t.timestamp, t.id;
+    select t.timestamp, t.action, t.success, t.details, t.id
+    from trail_of(id_of(_event_id, _source)) t
+    order by t.timestamp, t.id;
     perform tell(_event_id, _source);
 end $$;
 
@@ -6042,6 +6074,44 @@ $$;
 --
 
 COMMENT ON FUNCTION spine.trail_end() IS 'Internal. The position in the audit log after all transactions that have begun.';
+
+
+--
+-- Name: trail_of(bigint); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.trail_of(_event bigint) RETURNS TABLE("timestamp" timestamp with time zone, id bigint, xid xid8, event bigint, event_id text, source text, action text, success text, details jsonb)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+declare
+    _from timestamptz;
+    _to timestamptz;
+begin
+    for _from, _to in select s.since, s.until from audit_stretches(trail_start(_event)) s loop
+        begin
+            return query
+            select a.*
+            from audit_log a
+            where a.event = _event
+                and (a.timestamp >= _from and a.timestamp < _to or a.timestamp = 'infinity')
+                and (_to = 'infinity' or a.timestamp is distinct from 'infinity');
+            raise sqlstate 'SP000';
+        exception when sqlstate 'SP000' then null;
+        end;
+    end loop;
+end $$;
+
+
+--
+-- Name: FUNCTION trail_of(_event bigint); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.trail_of(_event bigint) IS 'Internal. The steps of one event as people read them, in no order.';
 
 
 --
@@ -6349,6 +6419,7 @@ declare
     _trail_begins constant timestamptz := coalesce(
         (select a.timestamp from audit_trail a where a.timestamp < _beginning order by a.timestamp limit 1),
         _beginning);
+    _expired constant tstzmultirange := expired_since(_since);
 begin
     return query
     with scope as materialized (
@@ -6377,13 +6448,13 @@ begin
             a.details ->> 'from' as was,
             coalesce(a.details ->> 'to', a.details ->> 'status') as becomes,
             a.details ->> 'evidence' as evidence
-        from scope s cross join lateral (
-            -- The bound spares reading the days before.
-            select t.id, t.xid, t.action, t.details
-            from audit_trail t
-            where t.event = s.id and t.timestamp >= _steps_since
-        ) a
-        where s.trailed
+        -- A full join is never a loop within a loop, whatever the planner guesses. It stays one, since the condition
+        -- holds for no NULL and does not show it.
+        from scope s full join steps_of(
+            (select min(s.id) from scope s),
+            (select max(s.id) from scope s),
+            _steps_since) a on a.event = s.id
+        where coalesce(s.trailed and a.id is not null, false)
     ), steps as materialized (
         select t.*,
             case t.action
@@ -6485,27 +6556,10 @@ begin
             from trail t
         ) u
         group by u.id
-    ), expired as materialized (
-        -- When the events were stored that retention deleted. Their trail is later by the time that it waited for a
-        -- lock.
-        select range_agg(tstzrange(
-            (a.details ->> 'oldest')::timestamptz,
-            (a.details ->> 'newest')::timestamptz + interval '1 minute',
-            '[]')) as at
-        from audit_trail a
-        where a.event is null and a.action = 'events_expired' and a.timestamp >= _since
     ), found (name, event_id, source, detail) as (
-        select
-            'event_kept',
-            a.event_id,
-            coalesce(a.source, 'default'),
-            'stored at ' || a.timestamp || ', and not there'
-        from audit_trail a
-        where a.timestamp >= _since
-            and a.timestamp < _until
-            and a.action = 'event_inserted'
-            and not exists (select from events e where e.id = a.event)
-            and not coalesce((select a.timestamp <@ x.at from expired x), false)
+        select 'event_kept', g.event_id, g.source, 'stored at ' || g.stored_at || ', and not there'
+        from events_gone(_since, _until) g
+        where not coalesce(g.stored_at <@ _expired, false)
         union all
         select 'event_queued', s.event_id, s.source, 'no row in processing_state'
         from scope s
@@ -6982,6 +7036,88 @@ COMMENT ON COLUMN spine.arrivals_watermark.next_xid IS 'First transaction that m
 --
 
 COMMENT ON COLUMN spine.arrivals_watermark.seen IS 'events.id up to which they were noted before they could be counted.';
+
+
+--
+-- Name: audit_trail; Type: TABLE; Schema: spine; Owner: -
+--
+
+CREATE TABLE spine.audit_trail (
+    "timestamp" timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    id bigint NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    event bigint,
+    action spine.audit_action NOT NULL,
+    event_id text COLLATE pg_catalog."C",
+    source text COLLATE pg_catalog."C",
+    details json
+)
+PARTITION BY RANGE ("timestamp");
+
+ALTER TABLE ONLY spine.audit_trail REPLICA IDENTITY FULL;
+
+
+--
+-- Name: TABLE audit_trail; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON TABLE spine.audit_trail IS 'The rows of the audit log, one partition a day (UTC). Each step is written in the transaction of the step itself. Read them as the view spine.audit_log.';
+
+
+--
+-- Name: COLUMN audit_trail."timestamp"; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail."timestamp" IS 'When the step was made. The order of an event''s trail is timestamp, id.';
+
+
+--
+-- Name: COLUMN audit_trail.id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.id IS 'Ascending number. Orders the steps of one moment.';
+
+
+--
+-- Name: COLUMN audit_trail.xid; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.xid IS 'Position of the transaction that wrote the row. It is the transaction''s number plus database_identity.trail_shift. Followers of the log go by it: rows become visible in the order of commits, not of ids.';
+
+
+--
+-- Name: COLUMN audit_trail.event; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.event IS 'events.id. NULL where the step concerns no event. After the thousandth arrival of an event its trail has a sample. The other arrivals have the negative number.';
+
+
+--
+-- Name: COLUMN audit_trail.action; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.action IS 'What was done.';
+
+
+--
+-- Name: COLUMN audit_trail.event_id; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.event_id IS 'The sender''s id. NULL where the step concerns no event, such as a pause.';
+
+
+--
+-- Name: COLUMN audit_trail.source; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.source IS 'Who sent it. NULL stands for default.';
+
+
+--
+-- Name: COLUMN audit_trail.details; Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON COLUMN spine.audit_trail.details IS 'JSON object with what applies, NULL where empty. Members: attempt, lease, worker, status, answer, error, duration_ms, retry_after_ms, delay_ms, reason (of the delay) and others. The destination of an attempt stands there only where it is not default. The worker of an attempt stands in the step that started it.';
 
 
 --

@@ -26,9 +26,9 @@ finished. The trail of each event is a legal path that ends at the row's status.
 lease counts twice. The counts of received, known and conflicting requests add up.
 It exits with 1 if one of these does not hold.
 
-You can run it on a database at work: it only reads, locks no row, and goes on by
-the hour or by 200,000 events. An event takes some 60 µs. It checks only trails
-whose first steps the audit log still has. In psql:
+You can run it on a database at work: it only reads, locks no row, and goes on in
+spans of an hour to a month, with 200,000 events at most. An event takes some 60 µs.
+It checks only trails whose first steps the audit log still has. In psql:
 select invariant, violations, examples from spine.verify(now() - interval '1 hour');`,
 		Example: `  spine verify
   spine verify --since 30d --json | jq '.[] | select(.violations > 0)'

@@ -559,7 +559,7 @@ func TestEveryStatementHasItsCrashPoints(t *testing.T) {
 		"trail_end",
 		"trail_shift",
 		"table_lockers",
-		"trail_start",
+		"trail_of",
 		"troubles",
 		"verify",
 		"weigh_conflicts",

@@ -146,17 +146,14 @@ func (s *Store) stepsAfter(
 		if err != nil {
 			return nil, trail.Key{}, err
 		}
-		q.where("(a.timestamp >= ? or a.timestamp = 'infinity')", since) // spine.trail_start() says why it has an "or"
+		q.where(
+			"(a.timestamp >= ? or a.timestamp = 'infinity')",
+			since,
+		) // the function trail_start says why it has an "or"
 		order, how = "a.xid, "+order, byOneIndex
 	case len(f.EventIDs) > 0:
-		since, err := s.trailStart(ctx, f.EventIDs...)
-		if err != nil {
-			return nil, trail.Key{}, err
-		}
-		how = byOneIndex
-		from = trailRows(
-			"any (array(select n.id from spine.events n where n.event_id = any ("+q.arg(f.EventIDs)+"::text[])))",
-			q.arg(since),
+		from = trailsOf(
+			"array(select n.id from spine.events n where n.event_id = any (" + q.arg(f.EventIDs) + "::text[]))",
 		)
 	default:
 		over = func(read func(stretch) (bool, error)) error {

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/webhookspine/spine/internal/trail"
 	"github.com/webhookspine/spine/internal/view"
@@ -65,10 +64,6 @@ func (s *Store) Event(ctx context.Context, eventID, source string) (history view
 				return explained(ctx, tx, eventID, source)
 			}
 			id := ids[0]
-			var since pgtype.Timestamptz
-			if err := tx.QueryRow(ctx, "select spine.trail_start($1)", id).Scan(&since); err != nil {
-				return err
-			}
 			batch := &pgx.Batch{}
 			batch.Queue(string(byOneIndex))
 			queue(batch, pgx.CollectExactlyOneRow[view.StoredEvent], &history.StoredEvent,
@@ -88,13 +83,9 @@ func (s *Store) Event(ctx context.Context, eventID, source string) (history view
 				batch,
 				pgx.CollectRows[trail.Step],
 				&history.Timeline,
-				"select "+stepColumns+" from "+trailRows(
-					"$1",
-					"$3",
-				)+" a order by a.timestamp desc, a.id desc limit $2",
+				"select "+stepColumns+" from spine.trail_of($1) a order by a.timestamp desc, a.id desc limit $2",
 				id,
 				maxTimeline+1,
-				since,
 			)
 			queue(
 				batch,

@@ -116,11 +116,7 @@ func (s *Store) stepList(
 	var q, place query
 	from, hints := "spine.audit_log a", inIndexOrder
 	if filter.EventID != "" {
-		since, err := s.trailStart(ctx, filter.EventID)
-		if err != nil {
-			return nil, view.Next{}, err
-		}
-		from, hints = trailRows("any ("+q.eventsNamed(filter.EventID)+")", q.arg(since))+" a", byOneIndex
+		from, hints = trailsOf(q.eventsNamed(filter.EventID))+" a", withIndex
 	}
 	after := stepsCursor{At: math.MaxInt64, ID: math.MaxInt64}
 	if page.Cursor != "" {
@@ -258,23 +254,7 @@ func (s *Store) stepPage(
 	return rows, next, err
 }
 
-// trailRows is the steps of an event since a time. They are materialized, so that they are found by the event and then
-// sorted; with a limit the planner might otherwise walk the whole log. The time, a day's beginning, leaves out the
-// partitions before it, as spine.trail_start() says.
-func trailRows(event, since string) string {
-	return "(with trail as materialized (select * from spine.audit_log where event = " + event +
-		" and (timestamp >= " + since + " or timestamp = 'infinity')) select * from trail)"
-}
-
-// trailStart is a time before the trails of the events with these ids, in all sources. It is read beforehand, because
-// the planner leaves out partitions only by a known value.
-func (s *Store) trailStart(ctx context.Context, eventIDs ...string) (pgtype.Timestamptz, error) {
-	starts, err := list[struct{ Start pgtype.Timestamptz }](ctx, s, "finding the beginning of a trail", `
-		select coalesce(min(spine.trail_start(e.id)), '-infinity')
-		from spine.events e
-		where e.event_id = any ($1::text[])`, eventIDs)
-	if err != nil {
-		return pgtype.Timestamptz{}, err
-	}
-	return starts[0].Start, nil
+// trailsOf are the steps of events, as rows of spine.audit_log. events is an expression for an array of events.id.
+func trailsOf(events string) string {
+	return "(select t.* from unnest(" + events + ") n cross join lateral spine.trail_of(n) t)"
 }

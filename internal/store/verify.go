@@ -12,10 +12,12 @@ import (
 )
 
 // Limits on the events that one statement checks: those of a span of time, and no more than a number of them. They keep
-// a statement from holding a snapshot for long.
+// a statement from holding a snapshot for long. Spans grow while statements are quick: years may have few events.
 const (
-	verifySpan   = time.Hour
-	verifyEvents = 200_000
+	verifySpan    = time.Hour
+	verifyLongest = 30 * 24 * time.Hour
+	verifyQuick   = time.Second
+	verifyEvents  = 200_000
 )
 
 // Verify checks the invariants of the events that were stored from since to until. It returns each invariant with its
@@ -31,8 +33,8 @@ func (s *Store) verifySpans(
 	examples, events int,
 ) ([]view.Invariant, error) {
 	var first, now time.Time
-	const span = "select coalesce((select e.created_at from spine.events e order by e.id limit 1), now()), now()"
-	if err := s.one(ctx, span, nil, &first, &now); err != nil {
+	const begin = "select coalesce((select e.created_at from spine.events e order by e.id limit 1), now()), now()"
+	if err := s.one(ctx, begin, nil, &first, &now); err != nil {
 		return nil, fmt.Errorf("looking for the first event: %w", err)
 	}
 	// Clocks are set back: the first event may not be the oldest.
@@ -43,8 +45,10 @@ func (s *Store) verifySpans(
 		until = now
 	}
 	var all []view.Invariant
+	span := verifySpan
 	for {
-		end, err := s.verifySpanEnd(ctx, since, until, events)
+		began := time.Now()
+		end, err := s.verifySpanEnd(ctx, since, until, span, events)
 		if err != nil {
 			return nil, err
 		}
@@ -78,12 +82,17 @@ func (s *Store) verifySpans(
 		if since = end; !since.Before(until) {
 			return all, nil
 		}
+		if span = min(2*span, verifyLongest); time.Since(began) > verifyQuick {
+			span = verifySpan
+		}
 	}
 }
 
-// verifySpanEnd returns the end of the span that one statement checks from since on.
-func (s *Store) verifySpanEnd(ctx context.Context, since, until time.Time, events int) (time.Time, error) {
-	end := since.Add(verifySpan)
+// verifySpanEnd returns the end of what one statement checks from since on: of a span, or of as many events.
+func (s *Store) verifySpanEnd(
+	ctx context.Context, since, until time.Time, span time.Duration, events int,
+) (time.Time, error) {
+	end := since.Add(span)
 	if end.After(until) {
 		end = until
 	}

@@ -22,12 +22,13 @@ import (
 
 // ownServer starts a server on a cluster of its own, which has its own system identifier. The servers of other tests
 // are copies of one cluster.
-func ownServer(t *testing.T) *postgres.Server {
+func ownServer(t *testing.T, settings ...[2]string) *postgres.Server {
 	t.Helper()
-	server, err := postgres.Start(t.Context(), postgres.Options{
-		BinDir:   os.Getenv("POSTGRES_BIN"),
-		Settings: map[string]string{"fsync": "off", "autovacuum": "off", "jit": "off", "wal_level": "logical"},
-	})
+	all := map[string]string{"fsync": "off", "autovacuum": "off", "jit": "off", "wal_level": "logical"}
+	for _, s := range settings {
+		all[s[0]] = s[1]
+	}
+	server, err := postgres.Start(t.Context(), postgres.Options{BinDir: os.Getenv("POSTGRES_BIN"), Settings: all})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, server.Stop(context.WithoutCancel(t.Context()))) })
 	return server

@@ -184,26 +184,112 @@ $$;
 comment on function spine.audit_begins() is
     'Internal. A time before which only the default partition of the audit log has steps.';
 
--- steps_of: the steps of some events since a time, for callers that keep their plans. A kept plan would lock all
--- partitions.
---   _events  events.id of each
---   _since   the beginning of a day: trail_start() says why
--- Relies on audit_trail_event. Reads only.
-create or replace function spine.steps_of(_events bigint[], _since timestamptz) returns setof spine.audit_trail
+-- audit_stretches: spans of time that follow each other, for reading the log from one time to another.
+--   _since, _until  from (inclusive), to (exclusive). 'infinity' is no end: it takes steps of that time, too
+-- What was written in the last 128 days takes one span. A plan locks each partition that it may read, with three
+-- indexes, until the transaction ends. After years these are more than a server has locks for. So a reader takes one
+-- span after the other, each in a block that ends with an exception: that gives the locks back. Rows returned before it
+-- stay. Such a block makes three things its own:
+--   - The planner must know the times as values, or it locks all partitions. So plans are not kept.
+--   - For events, the times stand in an "or", as trail_start() says.
+--   - Rows may not lead to a partition that is dropped meanwhile: large values are copied.
+-- Reads only the catalog.
+create or replace function spine.audit_stretches(_since timestamptz, _until timestamptz default 'infinity')
+returns table (since timestamptz, until timestamptz)
+language plpgsql stable
+set search_path = spine, pg_temp as $$
+declare
+    _length constant interval := '128 days';
+    _now constant timestamptz := clock_timestamp();
+begin
+    since := _since;
+    if _since < _now - _length then
+        until := greatest(_since, audit_begins());
+        loop
+            until := until + _length;
+            exit when until >= least(_until, _now);
+            return next;
+            since := until;
+        end loop;
+    end if;
+    until := _until;
+    return next;
+end $$;
+comment on function spine.audit_stretches(timestamptz, timestamptz) is
+    'Internal. Spans of time in which a reader of the audit log takes its locks.';
+
+-- steps_of: the steps of events since a time, in no order.
+--   _first, _last  events.id of the first and of the last one; those between them count, too
+--   _since         the beginning of a day: trail_start() says why
+-- One plan reads a partition once, however many events there are. Relies on audit_trail_event. Reads only.
+create or replace function spine.steps_of(_first bigint, _last bigint, _since timestamptz)
+returns table (event bigint, "timestamp" timestamptz, id bigint, xid xid8, action spine.audit_action, details json)
+language plpgsql stable rows 100000
+set search_path = spine, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set plan_cache_mode = force_custom_plan as $$
+declare
+    _from timestamptz;
+    _to timestamptz;
+begin
+    for _from, _to in select s.since, s.until from audit_stretches(_since) s loop
+        begin
+            return query
+            select a.event, a.timestamp, a.id, a.xid, a.action, (array[a.details])[1] -- an array has a copy
+            from audit_trail a
+            where a.event >= _first
+                and a.event <= _last
+                and (a.timestamp >= _from and a.timestamp < _to or a.timestamp = 'infinity')
+                and (_to = 'infinity' or a.timestamp is distinct from 'infinity');
+            raise sqlstate 'SP000';
+        exception when sqlstate 'SP000' then null;
+        end;
+    end loop;
+end $$;
+comment on function spine.steps_of(bigint, bigint, timestamptz) is
+    'Internal. The steps of events since a time, in no order.';
+
+-- trail_of: the steps of one event as people read them, in no order. Its columns are those of audit_log.
+--   _event  events.id
+-- It reads as steps_of() does, from trail_start() on. Relies on events_pkey and audit_trail_event. Reads only.
+create or replace function spine.trail_of(_event bigint)
+returns table (
+    "timestamp" timestamptz,
+    id bigint,
+    xid xid8,
+    event bigint,
+    event_id text,
+    source text,
+    action text,
+    success text,
+    details jsonb)
 language plpgsql stable
 set search_path = spine, pg_temp
 set jit = off
 set enable_seqscan = off
 set enable_bitmapscan = off
 set plan_cache_mode = force_custom_plan as $$
+declare
+    _from timestamptz;
+    _to timestamptz;
 begin
-    return query
-    select a.*
-    from audit_trail a
-    where a.event = any (_events) and (a.timestamp >= _since or a.timestamp = 'infinity');
+    for _from, _to in select s.since, s.until from audit_stretches(trail_start(_event)) s loop
+        begin
+            return query
+            select a.*
+            from audit_log a
+            where a.event = _event
+                and (a.timestamp >= _from and a.timestamp < _to or a.timestamp = 'infinity')
+                and (_to = 'infinity' or a.timestamp is distinct from 'infinity');
+            raise sqlstate 'SP000';
+        exception when sqlstate 'SP000' then null;
+        end;
+    end loop;
 end $$;
-comment on function spine.steps_of(bigint[], timestamptz) is
-    'Internal. The steps of some events since a time.';
+comment on function spine.trail_of(bigint) is
+    'Internal. The steps of one event as people read them, in no order.';
 
 -- reject: writes rejected requests to the audit log, as summaries.
 --   arrays, one element a summary:

@@ -626,7 +626,7 @@ declare
     _ids bigint[];
     _sources text[];
     _stored events;
-    _since timestamptz;
+    _trail jsonb;
     _row record;
     _last record;
     _open bigint;
@@ -640,8 +640,13 @@ begin
         from events e
         where e.event_id = _event_id and (_source is null or e.source = _source);
         if cardinality(_ids) = 1 then
-            _since := trail_start(_ids[1]);
-            perform from audit_trail a where a.timestamp >= _since limit 0;
+            select jsonb_agg(jsonb_build_object(
+                'timestamp', t.timestamp,
+                'id', t.id,
+                'action', t.action,
+                'details', t.details::text::jsonb)) into _trail
+            from steps_of(_ids[1], _ids[1], trail_start(_ids[1])) t
+            where t.action not in ('event_received', 'event_deduped', 'conflict_detected');
         end if;
     exception when lock_not_available then
         return query select 'table_locked', null::text, t.says, t.facts from table_lockers(false) t;
@@ -698,16 +703,9 @@ begin
         order by p.destination
     loop
         _where := case when _row.destination = 'default' then '' else ' at ' || _row.destination end;
-        -- Materialized, as in trace(): the steps are found by the event and not by their time.
-        with trail as materialized (
-            select a.timestamp, a.id, a.action::text as action, a.details::text::jsonb as details
-            from audit_trail a
-            where a.event = _stored.id
-                and (a.timestamp >= _since or a.timestamp = 'infinity')
-                and a.action not in ('event_received', 'event_deduped', 'conflict_detected')
-        ), mine as (
+        with mine as materialized (
             select t.*
-            from trail t
+            from jsonb_to_recordset(_trail) as t("timestamp" timestamptz, id bigint, action text, details jsonb)
             where coalesce(t.details ->> 'destination', 'default') = _row.destination
         )
         select

@@ -301,22 +301,12 @@ create or replace function spine.trace(_event_id text, _source text default null
 returns table ("timestamp" timestamptz, action text, success text, details jsonb, id bigint)
 language plpgsql stable
 set search_path = spine, pg_temp
-set jit = off
-set enable_seqscan = off
-set enable_bitmapscan = off
-set plan_cache_mode = force_custom_plan as $$
-declare
-    _event constant bigint := id_of(_event_id, _source);
-    _start constant timestamptz := trail_start(_event);
+set jit = off as $$
 begin
-    -- Materialized, so that the order does not invite the planner to walk a partition that is small when it plans.
     return query
-    with trail as materialized (
-        select a.timestamp, a.action, a.success, a.details, a.id
-        from audit_log a
-        where a.event = _event and (a.timestamp >= _start or a.timestamp = 'infinity')
-    )
-    select t.* from trail t order by t.timestamp, t.id;
+    select t.timestamp, t.action, t.success, t.details, t.id
+    from trail_of(id_of(_event_id, _source)) t
+    order by t.timestamp, t.id;
     perform tell(_event_id, _source);
 end $$;
 comment on function spine.trace(text, text) is

@@ -386,7 +386,7 @@ begin
                 and p.deferred_since <= _now - _patience
                 and exists (
                     select
-                    from steps_of(array[i.event], date_trunc('day', _now - _patience / 6, 'UTC')) a
+                    from steps_of(i.event, i.event, date_trunc('day', _now - _patience / 6, 'UTC')) a
                     where a.action = 'delivery_deferred'
                         and a.timestamp > _now - _patience / 6
                         and coalesce(a.details ->> 'destination', 'default') = i.destination));
@@ -531,7 +531,7 @@ begin
             from late l
             where exists (
                 select
-                from steps_of(array[l.event], date_trunc('day', _now - interval '3 days', 'UTC')) a
+                from steps_of(l.event, l.event, date_trunc('day', _now - interval '3 days', 'UTC')) a
                 where (
                         a.action = case l.outcome
                             when 'completed' then 'processing_succeeded'::audit_action

@@ -398,7 +398,7 @@ begin
     end if;
     return exists (
         select
-        from steps_of(array[_event], _since) t
+        from steps_of(_event, _event, _since) t
         where t.timestamp <= _at
             and t.action in ('event_replayed', 'status_changed', 'event_queued')
             and coalesce(detail(t.details, 'destination'), 'default')
