@@ -24,6 +24,7 @@ type gate struct {
 	maxBody      int64          // limit on the bytes of a body, before and after decompression
 	room         *room          // for all requests that are being read or wait for their commit
 	shares       *shares        // of it
+	uploads      uploads        // that give way where it is full
 	rejectionLog zerolog.Logger // sampled: a flood of rejections is not a flood of log lines
 	turns        *turns         // of requests that take much memory while they are read for events
 }
@@ -41,11 +42,12 @@ type arrival struct {
 
 	announced int64 // length of its body by its headers; -1 where they do not say it
 	bodyState bodyState
-	more      [1]byte // scratch: what comes after a body that is as large as it may be
-	reserved  int64   // bytes of gate.room, for its headers and its body, compressed and decompressed
-	small     int64   // bytes of the room for small requests
-	shared    int64   // of both, those that count towards its address, and once it is vouched for towards its source
-	vouched   bool    // its source has verified it
+	more      [1]byte   // scratch: what comes after a body that is as large as it may be
+	reserved  int64     // bytes of gate.room, for its headers and its body, compressed and decompressed
+	small     int64     // bytes of the room for small requests
+	shared    int64     // of both, those that count towards its address, and once it is vouched for towards its source
+	vouched   bool      // its source has verified it
+	progress  *progress // of its upload; nil for a small one
 }
 
 // bodyState says how much of a body has been read.
@@ -276,9 +278,12 @@ func (g *gate) readBody(a *arrival, u upload) *rejection {
 		return nil
 	}
 	rej := g.receiveBody(a, u)
+	isAlone := a.progress == nil || g.uploads.remove(a.progress)
 	a.bodyState = bodyWhole
 	if rej != nil {
 		a.bodyState = bodyPart
+	}
+	if rej != nil || !isAlone {
 		u.writer.Header().Set("Connection", "close") // what is left of the body may not be read
 	}
 	return rej
@@ -291,7 +296,15 @@ func (g *gate) receiveBody(a *arrival, u upload) (rej *rejection) {
 		return g.tooLarge()
 	}
 	// A writer that cannot set a deadline leaves it to the server's own.
-	_ = http.NewResponseController(u.writer).SetReadDeadline(time.Now().Add(u.timeout))
+	controller := http.NewResponseController(u.writer)
+	_ = controller.SetReadDeadline(time.Now().Add(u.timeout))
+	if a.reserved > smallRequest || a.announced > smallRequest || a.announced < 0 {
+		a.progress = &progress{
+			network: network(a.remote), began: time.Now(), freed: make(chan struct{}),
+			stop: func() { _ = controller.SetReadDeadline(time.Unix(1, 0)) },
+		}
+		g.uploads.add(a.progress)
+	}
 	a.request.Wire, rej = g.readAll(a, u.request.Body, a.announced)
 	if rej == nil {
 		_ = u.request.Body.Close() // tells net/http that it need not look for more

@@ -92,22 +92,31 @@ func (s *shares) give(address string, n int64) {
 	}
 }
 
-// reserve reserves room for n more bytes of memory, and reports whether there was any.
+// reserve reserves room for n more bytes of memory, and reports whether there was any. Where there is none, uploads that
+// hardly go on give way.
 func (g *gate) reserve(a *arrival, n int64) bool {
 	// A request that did not come over the network has no address and needs no share.
 	if more := a.reserved + a.small + n - freeBytes - a.shared; more > 0 && a.remote != "" {
 		if a.vouched && !g.shares.take(a.name, more) {
 			return false
 		}
-		if !g.shares.take(network(a.remote), more) {
-			if a.vouched {
-				g.shares.give(a.name, more)
+		client := network(a.remote)
+		for !g.shares.take(client, more) {
+			if !g.uploads.giveWay(client, a.progress) {
+				if a.vouched {
+					g.shares.give(a.name, more)
+				}
+				return false
 			}
-			return false
 		}
 		a.shared += more
 	}
-	return g.room.take(a, n)
+	for !g.room.take(a, n) {
+		if !g.uploads.giveWay("", a.progress) {
+			return false
+		}
+	}
+	return true
 }
 
 // vouch counts what a request holds towards its source too, which has verified it. It reports whether there was room.
@@ -141,6 +150,10 @@ func (g *gate) release(a *arrival) {
 		}
 	}
 	a.shared, a.vouched, a.request = 0, false, event.Request{}
+	if a.progress != nil {
+		close(a.progress.freed)
+		a.progress = nil
+	}
 }
 
 // readAll reads body to its end, within the limit of size and of all bytes in flight. announced is its length, or -1
@@ -171,6 +184,9 @@ func (g *gate) readAll(a *arrival, body io.Reader, announced int64) ([]byte, *re
 		}
 		n, err := body.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
+		if a.progress != nil {
+			a.progress.arrived.Store(int64(len(b)))
+		}
 		if n > 0 && reserved == 0 {
 			if !g.reserve(a, int64(cap(b))) {
 				return b, tooManyBytes

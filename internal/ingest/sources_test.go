@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -667,40 +668,114 @@ func TestBytesInFlight(t *testing.T) {
 	require.Equal(t, http.StatusUnprocessableEntity, in.post(t, "/webhook", strings.NewReader("{}")).status)
 }
 
-// B1, of its kind: uploads of one client that do not go on leave room to all others, and to its own small requests.
+// B1, of its kind: uploads that do not go on leave room to all others, from however many addresses they come, and to
+// other requests from their own.
 func TestStoppedUploadsLeaveRoom(t *testing.T) {
 	in := serve(t, &modelStore{}, func(h *HandlerConfig, _ *CommitterConfig) {
 		h.InFlight, h.Trusted = 1<<20, []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	})
-	stranger, friend := "2001:db8::1", "2001:db8:1::1"
-	for n := range 30 {
-		var d net.Dialer
-		conn, err := d.DialContext(t.Context(), "tcp", strings.TrimPrefix(in.server.URL, "http://"))
-		require.NoError(t, err)
-		defer func() { _ = conn.Close() }()
-		_, err = fmt.Fprintf(
-			conn,
-			"POST /webhook HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: %s%d\r\nContent-Length: 64000\r\n\r\n%s",
-			stranger,
-			n%10,
-			strings.Repeat("x", 50_000),
-		)
-		require.NoError(t, err)
-	}
-	shares := in.handler.shares
-	require.Eventually(t, func() bool {
-		shares.mu.Lock()
-		defer shares.mu.Unlock()
-		return shares.held[network(stranger)] > shares.most-70_000
-	}, patience, time.Millisecond)
-	large := `{"event_id":"1","event_type":"a","occurred_at":"2024-01-30T12:00:00Z","payload":{"a":"` +
+	large := `{"event_id":"%s","event_type":"a","occurred_at":"2024-01-30T12:00:00Z","payload":{"a":"` +
 		strings.Repeat("x", 50_000) + `"}}`
 	post := func(body, address string) int {
 		return in.post(t, "/webhook", strings.NewReader(body), "X-Forwarded-For", address).status
 	}
-	require.Equal(t, http.StatusServiceUnavailable, post(large, stranger))
-	require.Equal(t, http.StatusUnprocessableEntity, post("{}", stranger))
-	require.Equal(t, http.StatusOK, post(large, friend))
+	stop := func(address string) net.Conn {
+		var d net.Dialer
+		conn, err := d.DialContext(t.Context(), "tcp", strings.TrimPrefix(in.server.URL, "http://"))
+		require.NoError(t, err)
+		_, err = fmt.Fprintf(
+			conn,
+			"POST /webhook HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: %s\r\nContent-Length: 64000\r\n\r\n%s",
+			address,
+			strings.Repeat("x", 50_000),
+		)
+		require.NoError(t, err)
+		return conn
+	}
+	held := func(address string) int64 {
+		shares := in.handler.shares
+		shares.mu.Lock()
+		defer shares.mu.Unlock()
+		return shares.held[network(address)]
+	}
+	for name, addresses := range map[string][]string{
+		"of one network": {"2001:db8::%x"},
+		"of four":        {"2001:db8::%x", "2001:db8:0:1::%x", "2001:db8:0:2::%x", "2001:db8:0:3::%x"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var stopped []net.Conn
+			for n := range 40 {
+				conn := stop(fmt.Sprintf(addresses[n%len(addresses)], n))
+				defer func() { _ = conn.Close() }()
+				stopped = append(stopped, conn)
+			}
+			most := in.handler.shares.most - 64_000 // another one has no room
+			require.Eventually(t, func() bool {
+				sum := int64(0)
+				for _, address := range addresses {
+					sum += held(fmt.Sprintf(address, 0))
+				}
+				return sum > most
+			}, patience, time.Millisecond)
+			stranger := fmt.Sprintf(addresses[0], 1)
+			require.Equal(t, http.StatusUnprocessableEntity, post("{}", stranger), "small ones have room at once")
+			time.Sleep(uploadGrace) // they might still go on
+			for n, address := range []string{"2001:db8:1::1", stranger} {
+				for i := range 20 {
+					require.Equal(t, http.StatusOK, post(fmt.Sprintf(large, fmt.Sprint(name, n, i)), address))
+				}
+			}
+			answers := map[int]int{}
+			for _, conn := range stopped {
+				_ = conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+				answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err == nil {
+					answers[answer.StatusCode]++
+				}
+			}
+			require.Positive(t, answers[http.StatusRequestTimeout], "some gave way")
+			require.Less(t, answers[http.StatusRequestTimeout], 10, "no more than needed")
+		})
+	}
+}
+
+func TestSlowUploadsGiveWay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var all uploads
+		var stopped []string
+		begin := func(name, network string) *progress {
+			p := &progress{network: network, began: time.Now(), freed: make(chan struct{})}
+			p.stop = func() { stopped = append(stopped, name); close(p.freed) }
+			all.add(p)
+			return p
+		}
+		require.False(t, all.giveWay("", nil), "there is none")
+		quick, done := begin("quick", "a"), begin("done", "a")
+		begin("slow", "a")
+		own := begin("own", "b")
+		begin("other", "b")
+		require.False(t, all.giveWay("", own), "all are young")
+		require.True(t, all.remove(done))
+		time.Sleep(uploadGrace)
+		begin("young", "b")
+		quick.arrived.Store(uploadPace)
+		own.arrived.Store(uploadPace / 2)
+		require.True(t, all.giveWay("b", own))
+		require.False(t, all.giveWay("b", own))
+		require.True(t, all.giveWay("", own))
+		require.False(t, all.giveWay("", own))
+		require.Equal(t, []string{"other", "slow"}, stopped)
+		require.True(t, all.remove(own))
+		time.Sleep(uploadGrace)
+		quick.arrived.Store(2*uploadPace - 1)
+		require.True(t, all.giveWay("a", nil), "it has become slow")
+		require.False(t, all.remove(quick), "it is told so")
+		stuck := begin("stuck", "c")
+		stuck.stop = func() {}
+		time.Sleep(uploadGrace)
+		require.True(t, all.giveWay("c", nil), "nobody waits for long")
+	})
 }
 
 // rejectedStore is the database of a Keeper.
