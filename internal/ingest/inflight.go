@@ -92,8 +92,8 @@ func (s *shares) give(address string, n int64) {
 	}
 }
 
-// reserve reserves room for n more bytes of memory, and reports whether there was any. Where there is none, uploads that
-// hardly go on give way.
+// reserve reserves room for n more bytes of memory, and reports whether there was any. Where there is none, slow
+// uploads give way.
 func (g *gate) reserve(a *arrival, n int64) bool {
 	// A request that did not come over the network has no address and needs no share.
 	if more := a.reserved + a.small + n - freeBytes - a.shared; more > 0 && a.remote != "" {

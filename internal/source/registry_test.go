@@ -154,7 +154,7 @@ func TestRegistryKeepsBrokenSources(t *testing.T) {
 	tab.put("c", `[]`)
 	tab.put("open", `{"preset":"none"}`)
 	tab.put("d", `{"preset":"github","secrets":[{"ref":"env:S","until":"1999-01-01T00:00:00Z"}]}`)
-	secrets := vault{"S": "hidden"}
+	secrets := vault{"S": "hidden-from-all-eyes"}
 	inRegistry(t, tab, secrets.resolve, func(t *testing.T, r *Registry, l *logged) {
 		for _, name := range []string{"a", "b", "c"} {
 			s, err := r.Lookup(name)
@@ -221,7 +221,7 @@ func TestRegistryKeepsBrokenSources(t *testing.T) {
 // G2: a source that lacks one of several secrets works, and says so. It is broken once the others end.
 func TestRegistryKeepsSourcesThatLackASecret(t *testing.T) {
 	tab := newTable()
-	secrets := vault{"S": "hidden"}
+	secrets := vault{"S": "hidden-from-all-eyes"}
 	inRegistry(t, tab, secrets.resolve, func(t *testing.T, r *Registry, l *logged) {
 		until := time.Now().Add(time.Hour).Format(time.RFC3339Nano)
 		tab.put("github", `{"preset":"github","secrets":["env:NEW",{"ref":"env:S","until":"`+until+`"}]}`)
@@ -246,7 +246,7 @@ func TestRegistryKeepsSourcesThatLackASecret(t *testing.T) {
 		require.Equal(t, "broken", r.Statuses()[0].State)
 		synctest.Wait()
 
-		tab.change(func() { secrets["NEW"] = "hidden too" })
+		tab.change(func() { secrets["NEW"] = "hidden-from-all-eyes, too" })
 		time.Sleep(pollInterval)
 		synctest.Wait()
 		_, err = r.Lookup("github")

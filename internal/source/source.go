@@ -25,6 +25,7 @@ type Source struct {
 	single    []string
 	unread    []event.Problem // secrets that cannot be read, beside some that can
 	until     time.Time       // when the last secret that can be read ends, where others cannot; else zero
+	weak      []string        // references of secrets that can be guessed
 }
 
 // Compile makes a source of its settings and the secrets that they name. The error is an *event.BadSettingsError. It
@@ -118,6 +119,10 @@ func (s *Source) addSecret(index int, given Secret, resolve SecretResolver) (pro
 		s.learn(rest)
 		if _, password, ok := strings.Cut(rest, ":"); ok && m.Scheme == schemeBasic {
 			s.learn(password)
+			rest = password
+		}
+		if len(rest) < minPart && !slices.Contains(s.weak, given.Ref) {
+			s.weak = append(s.weak, given.Ref)
 		}
 	}
 	if !taken {
@@ -271,6 +276,9 @@ func (s *Source) warnings(now time.Time) []string {
 	var lines []string
 	for _, p := range s.unread {
 		lines = append(lines, p.Field+" "+p.Detail)
+	}
+	for _, ref := range s.weak {
+		lines = append(lines, fmt.Sprintf("%s has fewer than %d bytes: it can be guessed", ref, minPart))
 	}
 	if s.isOpen() {
 		return lines

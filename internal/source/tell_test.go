@@ -90,7 +90,7 @@ func TestRegistryTellsWhatItMakesOfTheSources(t *testing.T) {
 			row := tab.rows["a"]
 			row.UpdatedAt = event.Timestamp{Time: at.Time.Add(time.Second)}
 			tab.rows["a"] = row
-			secrets["S"] = "hidden"
+			secrets["S"] = "hidden-from-all-eyes"
 		})
 		r.Reload()
 		time.Sleep(time.Minute)

@@ -22,7 +22,7 @@ func TestServersTellWhatTheyMakeOfASource(t *testing.T) {
 	folder := func(files ...string) string {
 		dir := t.TempDir()
 		for _, file := range files {
-			require.NoError(t, os.WriteFile(filepath.Join(dir, file), []byte("xyzzy-of-github"), 0o600))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, file), []byte("xyzzy-of-all-of-github"), 0o600))
 		}
 		return dir
 	}
@@ -74,7 +74,7 @@ func TestServersTellWhatTheyMakeOfASource(t *testing.T) {
 	require.Regexp(t, gone, errs)
 
 	// A file that comes later is found.
-	require.NoError(t, os.WriteFile(filepath.Join(lacks, "github"), []byte("xyzzy-of-github"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(lacks, "github"), []byte("xyzzy-of-all-of-github"), 0o600))
 	require.Eventually(t, func() bool {
 		return regexp.MustCompile(`(?m)^github +github +verified  `).MatchString(c.ok("source", "list"))
 	}, patience, 50*time.Millisecond)
