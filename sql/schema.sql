@@ -251,25 +251,6 @@ COMMENT ON FUNCTION spine.audit_begins() IS 'Internal. A time before which only 
 
 
 --
--- Name: audit_is_published(); Type: FUNCTION; Schema: spine; Owner: -
---
-
-CREATE FUNCTION spine.audit_is_published() RETURNS boolean
-    LANGUAGE sql STABLE
-    SET search_path TO 'spine', 'pg_temp'
-    AS $$
-    select exists (select from pg_publication_tables p where p.schemaname = 'spine' and p.tablename ^@ 'audit_trail')
-$$;
-
-
---
--- Name: FUNCTION audit_is_published(); Type: COMMENT; Schema: spine; Owner: -
---
-
-COMMENT ON FUNCTION spine.audit_is_published() IS 'Internal. Whether a publication has a part of the audit log.';
-
-
---
 -- Name: audit_partitions(); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -438,6 +419,27 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.audited_now(OUT next_xid xid8, OUT in_progress xid8[]) IS 'Internal. Transactions whose rows the audit log shows. Those before next_xid, except those in in_progress.';
+
+
+--
+-- Name: can_merge(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.can_merge() RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select pg_table_size('audit_trail_default') <= 8 << 20
+        and not exists (
+            select from pg_publication_tables p where p.schemaname = 'spine' and p.tablename ^@ 'audit_trail')
+$$;
+
+
+--
+-- Name: FUNCTION can_merge(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.can_merge() IS 'Internal. Whether a new partition may come into the audit log.';
 
 
 --
@@ -809,9 +811,14 @@ declare
 begin
     perform require_right('audit_trail', 'DELETE');
     perform make_durable();
-    if not try_lock('merge_audit_days')
-        or exists (select from audit_merge)
-        or audit_is_published()
+    if not try_lock('merge_audit_days') then
+        return null;
+    end if;
+    select m.partition into _name from audit_merge m;
+    if found then
+        return _name;
+    end if;
+    if not can_merge()
         or exists (select from retention_state r where r.before > now() - interval '400 days')
     then
         return null;
@@ -823,30 +830,30 @@ begin
     _name := to_char(_found.since, '"audit_trail_"YYYYMMDD')
         || to_char(_found.until - interval '1 day', '"_"YYYYMMDD');
     execute format(
-        'create table %I (
+        'create table spine.%I (
             like audit_trail including defaults including constraints including comments,
             constraint merged_days check (timestamp >= %L and timestamp < %L)
         ) with (autovacuum_freeze_min_age = 0)',
         _name,
         _found.since,
         _found.until);
-    execute format('alter table %I replica identity full', _name); -- as ensure_audit_partitions() says
+    execute format('alter table spine.%I replica identity full', _name); -- as ensure_audit_partitions() says
     execute format(
-        'comment on table %I is %L',
+        'comment on table spine.%I is %L',
         _name,
         to_char(_found.since, '"The audit log from "YYYY-MM-DD')
             || to_char(_found.until - interval '1 day', '" to "YYYY-MM-DD" (UTC)."'));
     foreach _day in array _found.days loop
         execute format(
-            'insert into %I (timestamp, id, xid, event, action, event_id, source, details)
-            select timestamp, id, xid, event, action, event_id, source, details from %I',
+            'insert into spine.%I (timestamp, id, xid, event, action, event_id, source, details)
+            select timestamp, id, xid, event, action, event_id, source, details from spine.%I',
             _name,
             _day);
     end loop;
     -- As those of audit_trail, so that the new partition brings all indexes along.
-    execute format('create index on %I (event)', _name);
-    execute format('create index on %I (timestamp)', _name);
-    execute format('create index on %I (xid)', _name);
+    execute format('create index on spine.%I (event)', _name);
+    execute format('create index on spine.%I (timestamp)', _name);
+    execute format('create index on spine.%I (xid)', _name);
     insert into audit_merge (partition, days, since, until)
     values (_name, _found.days, _found.since, _found.until);
     return _name;
@@ -1085,7 +1092,7 @@ CREATE FUNCTION spine.drop_audit_partition(_before timestamp with time zone) RET
     SET lock_timeout TO '100ms'
     AS $$
 declare
-    _partition regclass;
+    _table text;
     _name text;
 begin
     perform require_right('audit_trail', 'DELETE');
@@ -1093,15 +1100,16 @@ begin
     if not try_lock('partitions') then
         return null;
     end if;
-    select p.partition, p.name into _partition, _name
-    from audit_partitions() p
+    -- With its schema, as months.sql says.
+    select format('%I.%I', n.nspname, c.relname), c.relname into _table, _name
+    from audit_partitions() p join pg_class c on c.oid = p.partition join pg_namespace n on n.oid = c.relnamespace
     where p.until <= least(_before, now())
     order by p.until
     limit 1;
-    if _partition is null then
+    if _table is null then
         return null;
     end if;
-    execute format('drop table %s', _partition);
+    execute 'drop table ' || _table;
     insert into audit_trail (action, details)
     values ('audit_expired', json_build_object('partition', _name, 'before', _before));
     return _name;
@@ -1113,6 +1121,35 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.drop_audit_partition(_before timestamp with time zone) IS 'Drops the oldest partition of the audit log, if all of it is older than _before. Returns its name, NULL where there is none. Raises 55P03 when somebody reads the log for longer than 100 ms.';
+
+
+--
+-- Name: droppable_days(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.droppable_days() RETURNS TABLE(name name, since timestamp with time zone, until timestamp with time zone)
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    AS $$
+    select p.name, p.since, p.until
+    from audit_partitions() p
+        join pg_class c on c.oid = p.partition and c.relnamespace = 'spine'::regnamespace
+        join pg_class l on l.oid = 'audit_trail'::regclass and l.relowner = c.relowner
+    where p.until = p.since + interval '1 day'
+        and not exists (
+            select
+            from pg_depend d
+            where d.refclassid = 'pg_class'::regclass and d.refobjid = p.partition and d.deptype = 'n')
+    order by p.since
+$$;
+
+
+--
+-- Name: FUNCTION droppable_days(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.droppable_days() IS 'Internal. The days of the audit log that its owner can drop.';
 
 
 --
@@ -1163,7 +1200,8 @@ begin
     for _day in select d::date from generate_series(current_date, current_date + _days, interval '1 day') d loop
         _name := 'audit_trail_' || to_char(_day, 'YYYYMMDD');
         continue when coalesce(_day::timestamptz <@ _taken, false);
-        execute format('create table %I (like audit_trail including defaults including constraints including comments)
+        execute format(
+            'create table spine.%I (like audit_trail including defaults including constraints including comments)
             with (
                 autovacuum_vacuum_insert_scale_factor = 0,
                 autovacuum_vacuum_insert_threshold = 100000,
@@ -1171,7 +1209,7 @@ begin
             )', _name);
         -- A publication of all tables lets no row be deleted from a table without one. Spine deletes none from a day,
         -- but people may.
-        execute format('alter table %I replica identity full', _name);
+        execute format('alter table spine.%I replica identity full', _name);
         -- Attaching takes these locks in this order. With them no row comes in between.
         lock table only audit_trail in share update exclusive mode;
         lock table only audit_trail_default in access exclusive mode;
@@ -1179,17 +1217,17 @@ begin
             execute format(
                 'with moved as (
                     delete from audit_trail_default where timestamp >= %1$L and timestamp < %2$L returning *)
-                insert into %3$I select * from moved',
+                insert into spine.%3$I select * from moved',
                 _day,
                 _day + 1,
                 _name);
         end if;
         execute format(
-            'comment on table %I is %L',
+            'comment on table spine.%I is %L',
             _name,
             'The audit log of ' || to_char(_day, 'YYYY-MM-DD') || ' (UTC).');
         execute format(
-            'alter table audit_trail attach partition %I for values from (%L) to (%L)',
+            'alter table audit_trail attach partition spine.%I for values from (%L) to (%L)',
             _name,
             _day,
             _day + 1);
@@ -1305,6 +1343,7 @@ declare
     _from timestamptz;
     _to timestamptz;
 begin
+    perform from only audit_trail where false;
     for _from, _to in select s.since, s.until from audit_stretches(_since, _until) s loop
         begin
             return query
@@ -1567,6 +1606,7 @@ declare
     _to timestamptz;
     _expired tstzmultirange[];
 begin
+    perform from only audit_trail where false;
     for _from, _to in select s.since, s.until from audit_stretches(_since) s loop
         begin
             _expired := _expired || (
@@ -1617,7 +1657,10 @@ declare
     _delay interval;
 begin
     begin -- The tables stay locked for reading until the end, so nothing below waits.
-        perform from events, processing_state, destinations, only audit_trail, conflicts, sources where false;
+        perform
+        from events, processing_state, destinations, only audit_trail, conflicts, sources, rejected_requests,
+            retention_state, arrivals_watermark
+        where false;
         select array_agg(e.id order by e.source), array_agg(e.source order by e.source) into _ids, _sources
         from events e
         where e.event_id = _event_id and (_source is null or e.source = _source);
@@ -2528,7 +2571,7 @@ CREATE TABLE spine.audit_merge (
     days text[] NOT NULL,
     since timestamp with time zone NOT NULL,
     until timestamp with time zone NOT NULL,
-    copied_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    seen_at timestamp with time zone,
     CONSTRAINT audit_merge_only_row_check CHECK (only_row)
 );
 
@@ -2576,10 +2619,10 @@ COMMENT ON COLUMN spine.audit_merge.until IS 'End of the last day.';
 
 
 --
--- Name: COLUMN audit_merge.copied_at; Type: COMMENT; Schema: spine; Owner: -
+-- Name: COLUMN audit_merge.seen_at; Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON COLUMN spine.audit_merge.copied_at IS 'When they were copied.';
+COMMENT ON COLUMN spine.audit_merge.seen_at IS 'When spine.merge_audit_days() first saw the copy.';
 
 
 --
@@ -2597,13 +2640,16 @@ declare
     _days numeric[] := '{0,0}';
 begin
     foreach _table in array _copy.days || _copy.partition loop
-        execute format('lock table %I in share mode', _table);
+        if to_regclass(format('spine.%I', _table)) is null then
+            return false;
+        end if;
+        execute format('lock table spine.%I in share mode', _table);
         execute format(
             'select array[
                 count(*),
                 coalesce(sum(hashtextextended(
                     row(timestamp, id, xid, event, action, event_id, source, details)::text, 0)), 0)]
-            from %I',
+            from spine.%I',
             _table) into _sums;
         if _table <> _copy.partition then
             _days := array[_days[1] + _sums[1], _days[2] + _sums[2]];
@@ -2897,19 +2943,19 @@ COMMENT ON FUNCTION spine.latency_percentile(_latency bigint[], _fraction double
 -- Name: lock_audit_log(text[]); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.lock_audit_log(_days text[]) RETURNS void
+CREATE FUNCTION spine.lock_audit_log(_tables text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'spine', 'pg_temp'
     SET lock_timeout TO '50ms'
     AS $$
 declare
-    _names constant text := (select string_agg('only ' || quote_ident(d), ', ') from unnest(_days) d);
+    _names constant text := (select string_agg(format('only spine.%I', t), ', ') from unnest(_tables) t);
 begin
     for _time in 1..25 loop
         begin
             perform take_lock('partitions');
             lock table only audit_trail, only audit_trail_default in access exclusive mode;
-            execute format('lock table %s in access exclusive mode', _names);
+            execute format('lock table %s in access exclusive mode nowait', _names);
             return;
         exception when lock_not_available then
             if _time = 25
@@ -2918,7 +2964,7 @@ begin
                     from pg_locks l join pg_class c on c.oid = l.relation
                     where not l.granted
                         and c.relnamespace = 'spine'::regnamespace
-                        and c.relname = any (_days)
+                        and c.relname = any (_tables)
                         and l.database = this_database())
             then
                 raise;
@@ -2930,10 +2976,10 @@ end $$;
 
 
 --
--- Name: FUNCTION lock_audit_log(_days text[]); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION lock_audit_log(_tables text[]); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.lock_audit_log(_days text[]) IS 'Internal. Takes the audit log for itself, until the transaction ends.';
+COMMENT ON FUNCTION spine.lock_audit_log(_tables text[]) IS 'Internal. Takes the audit log for itself, until the transaction ends.';
 
 
 --
@@ -3209,26 +3255,33 @@ begin
         return null;
     end if;
     select * into _copy from audit_merge;
-    if not found or _copy.copied_at between _now - _age and _now then
+    if not found then
         return null;
     end if;
-    if to_regclass(_copy.partition) is null
-        or exists (select from unnest(_copy.days) d where to_regclass(d) is null)
-        or audit_is_published()
+    if _copy.seen_at is null or _copy.seen_at > _now then -- the clock may have been set back
+        _copy.seen_at := _now;
+        update audit_merge set seen_at = _now;
+    end if;
+    if _copy.seen_at > _now - _age then
+        return null;
+    end if;
+    -- The comparison locks the days. Only then does it count what they are.
+    if not can_merge()
         or not is_copied(_copy)
+        or (select count(*) from droppable_days() d where d.name = any (_copy.days)) < cardinality(_copy.days)
     then
-        execute format('drop table if exists %I', _copy.partition);
+        execute format('drop table if exists spine.%I', _copy.partition);
         delete from audit_merge;
         return null;
     end if;
-    perform lock_audit_log(_copy.days);
-    execute (select 'drop table ' || string_agg(quote_ident(d), ', ') from unnest(_copy.days) d);
+    perform lock_audit_log(_copy.days || _copy.partition);
+    execute (select 'drop table ' || string_agg(format('spine.%I', d), ', ') from unnest(_copy.days) d);
     execute format(
-        'alter table audit_trail attach partition %I for values from (%L) to (%L)',
+        'alter table audit_trail attach partition spine.%I for values from (%L) to (%L)',
         _copy.partition,
         _copy.since,
         _copy.until);
-    execute format('alter table %I drop constraint merged_days', _copy.partition);
+    execute format('alter table spine.%I drop constraint merged_days', _copy.partition);
     delete from audit_merge;
     return _copy.partition;
 end $$;
@@ -3255,28 +3308,18 @@ declare
     _size bigint;
 begin
     for _day in
-        select p.*, date_trunc('month', p.since) as month
-        from audit_partitions() p
-            join pg_class c on c.oid = p.partition
-            join pg_class l on l.oid = 'audit_trail'::regclass and l.relowner = c.relowner
-        where p.until = p.since + interval '1 day'
-            and date_trunc('month', p.since) + interval '1 month' <= _before
-            and not exists (
-                select
-                from pg_depend d
-                where d.refclassid = 'pg_class'::regclass
-                    and d.refobjid = p.partition
-                    and d.classid = 'pg_rewrite'::regclass)
-        order by p.since
+        select d.*, date_trunc('month', d.since) as month
+        from droppable_days() d
+        where date_trunc('month', d.since) + interval '1 month' <= _before
     loop
-        _size := _size + pg_table_size(_day.partition);
+        _size := _size + pg_table_size(format('spine.%I', _day.name)::regclass);
         if _size <= _bytes and _day.since = until and _day.since <> _day.month then
             days := days || _day.name::text;
         else
             exit when cardinality(days) > 1;
             days := array[_day.name];
             since := _day.since;
-            _size := pg_table_size(_day.partition);
+            _size := pg_table_size(format('spine.%I', _day.name)::regclass);
         end if;
         until := _day.until;
     end loop;
@@ -5616,6 +5659,7 @@ declare
     _from timestamptz;
     _to timestamptz;
 begin
+    perform from only audit_trail where false;
     for _from, _to in select s.since, s.until from audit_stretches(_since) s loop
         begin
             return query
@@ -6092,6 +6136,7 @@ declare
     _from timestamptz;
     _to timestamptz;
 begin
+    perform from only audit_trail where false;
     for _from, _to in select s.since, s.until from audit_stretches(trail_start(_event)) s loop
         begin
             return query
@@ -6449,7 +6494,7 @@ begin
             coalesce(a.details ->> 'to', a.details ->> 'status') as becomes,
             a.details ->> 'evidence' as evidence
         -- A full join is never a loop within a loop, whatever the planner guesses. It stays one, since the condition
-        -- holds for no NULL and does not show it.
+        -- holds for no NULL and does not show it. Steps of other events between the two may be read, and are left out.
         from scope s full join steps_of(
             (select min(s.id) from scope s),
             (select max(s.id) from scope s),

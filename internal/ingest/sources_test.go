@@ -731,6 +731,7 @@ func TestStoppedUploadsLeaveRoom(t *testing.T) {
 				answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
 				if err == nil {
 					answers[answer.StatusCode]++
+					_ = answer.Body.Close()
 				}
 			}
 			require.Positive(t, answers[http.StatusRequestTimeout], "some gave way")

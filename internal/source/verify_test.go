@@ -791,7 +791,11 @@ func TestSomeSecretsCannotBeRead(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := compiled(t, c.settings, vault{"S": "good-and-long-enough", "W": standardSecret, "BAD": "whsec_!", "EMPTY": ""})
+			s := compiled(
+				t,
+				c.settings,
+				vault{"S": "good-and-long-enough", "W": standardSecret, "BAD": "whsec_!", "EMPTY": ""},
+			)
 			require.Equal(t, c.want, s.warnings(now))
 			r, err := s.Sample(now)
 			require.NoError(t, err)

@@ -307,7 +307,7 @@ var writings = func() map[string]writing {
 		"merge days": {"spine.merge_audit_days(", func(d *database) {
 			d.days("2020-01-01", 3, 2)
 			d.run("select spine.copy_audit_days(now())")
-			d.run("update spine.audit_merge set copied_at = copied_at - interval '1 minute'")
+			d.run("update spine.audit_merge set seen_at = now() - interval '1 minute'")
 		}, func(ctx context.Context, s *store.Store) error {
 			_, _, err := s.MergeAuditDays(ctx, time.Hour)
 			return err

@@ -62,6 +62,12 @@ func TestExplainOfALockedTable(t *testing.T) {
 		)
 		require.NoError(t, tx.Rollback(t.Context()))
 	}
+	for _, table := range []string{"rejected_requests", "retention_state", "arrivals_watermark"} {
+		tx := begin(t, d.Store)
+		run(t, tx, "lock table spine."+table)
+		require.Regexp(t, "^table_locked: ", d.explained("nowhere"))
+		require.NoError(t, tx.Rollback(t.Context()))
+	}
 	for _, table := range []string{"processing_state", "audit_trail"} { // nothing can be claimed
 		tx := begin(t, d.Store)
 		run(t, tx, "lock table spine."+table+" in share mode")

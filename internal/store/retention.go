@@ -45,18 +45,23 @@ func (s *Store) DropAuditPartition(ctx context.Context, age time.Duration) (name
 
 // MergeAuditDays merges old days of the audit log, in two steps that are a minute apart. It puts a copy of days in
 // their place. Then it copies the next days, all of one month that ended before age. merged is the partition that is in
-// place now, copied the next one. Either may be empty. It copies four gigabytes at most. The error is event.ErrLocked
-// where somebody reads the log all the time.
-func (s *Store) MergeAuditDays(ctx context.Context, age time.Duration) (merged, copied string, err error) {
-	err = s.one(ctx, "select coalesce(spine.merge_audit_days(), '')", nil, &merged)
+// place now, waits the copy that a later call puts in place. Either may be empty. It copies four gigabytes at most. The
+// error is event.ErrLocked where somebody reads the log all the time.
+func (s *Store) MergeAuditDays(ctx context.Context, age time.Duration) (merged, waits string, err error) {
+	const merge = "select coalesce(spine.merge_audit_days(), '')"
+	err = s.one(ctx, merge, nil, &merged)
 	if err == nil {
 		const next = "select coalesce(spine.copy_audit_days(clock_timestamp() - $1::interval), '')"
-		err = s.one(ctx, next, []any{age}, &copied)
+		err = s.one(ctx, next, []any{age}, &waits)
+	}
+	if err == nil && waits != "" {
+		var none string
+		err = s.one(ctx, merge, nil, &none) // the minute begins
 	}
 	if err != nil {
 		return merged, "", fmt.Errorf("merging days of the audit log: %w", classify(err))
 	}
-	return merged, copied, nil
+	return merged, waits, nil
 }
 
 // ExpireAudit deletes up to limit rows older than age that stand in no daily partition of the audit log, and returns

@@ -44,6 +44,11 @@ func TestWhoMayCallFunctions(t *testing.T) {
 			and prosrc !~ '^\s*(declare[^;]*;.*)?\s*begin\s+perform require_right\('`),
 		"each asks first what its caller may do",
 	)
+	// A name without a schema might be found among the temporary tables of the caller.
+	require.Empty(t, d.rows(`
+		select p.proname || ': ' || m[1]
+		from pg_proc p cross join lateral regexp_matches(p.prosrc, '(.{12}%(?:[0-9]+[$])?I)(?![.]%I)', 'g') m
+		where p.pronamespace = 'spine'::regnamespace and m[1] !~ '(spine[.]|%I[.])%([0-9]+[$])?I$'`))
 }
 
 // strange is a server with a migrated database, and a role that owns nothing there.

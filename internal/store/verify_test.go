@@ -156,6 +156,32 @@ func TestVerifyStepByStep(t *testing.T) {
 	}
 }
 
+// Events that are lost are found by their steps, also those before all that are there, and where none is there.
+func TestVerifyFindsWhatIsBeforeTheFirstEvent(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.ago(20)
+	lost := func() int64 {
+		invariants, err := d.Verify(t.Context(), time.Time{}, time.Time{}, 2)
+		require.NoError(t, err)
+		for _, i := range invariants {
+			if i.Name == "event_kept" {
+				return i.Violations
+			}
+		}
+		return -1
+	}
+	require.Zero(t, lost())
+	d.run(`insert into spine.audit_trail (timestamp, event, event_id, action)
+		select now() - interval '480 hours' - n * interval '1 second', 1000 + n, 'gone-' || n, 'event_inserted'
+		from generate_series(1, 10) n`)
+	require.EqualValues(t, 10, lost())
+	d.ingest(webhook("x", payloadA))
+	require.EqualValues(t, 10, lost())
+	d.run("update spine.events set created_at = 'infinity'")
+	require.EqualValues(t, 10, lost())
+}
+
 // Every invariant is broken in turn, by what would break it.
 func TestVerifyFindsWhatIsWrong(t *testing.T) {
 	t.Parallel()

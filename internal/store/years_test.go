@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/webhookspine/spine/internal/event"
+	"github.com/webhookspine/spine/internal/store"
 	"github.com/webhookspine/spine/internal/trail"
 	"github.com/webhookspine/spine/internal/view"
 )
@@ -263,6 +264,10 @@ func TestWhatIsNotMerged(t *testing.T) {
 	d.run("create publication p for table spine.audit_trail")
 	require.Empty(t, d.merge(), "a subscriber has no such partition")
 	d.run("drop publication p")
+	d.run(`insert into spine.audit_trail (timestamp, action, details)
+		select '1999-01-01', 'claims_paused', json_build_object('n', repeat('x', 1000)) from generate_series(1, 9000)`)
+	require.Empty(t, d.merge(), "attaching would read the default partition, and hold up the log for as long")
+	d.run("truncate spine.audit_trail_default")
 	d.run("create view public.of_a_day as select * from spine.audit_trail_20240121")
 	d.days("2024-02-01", 2, 1)
 	require.Equal(
@@ -287,26 +292,38 @@ func TestDaysThatChangeAreCopiedAnew(t *testing.T) {
 	d.ensurePartitions()
 	d.days("2024-01-20", 3, 2)
 	const copyDays = "select spine.copy_audit_days(now() - interval '35 days')"
+	const dependent = "create function public.of_a_day() returns bigint " +
+		"begin atomic select count(*) from spine.audit_trail_20240121; end"
 	merged := func() (name string) {
 		t.Helper()
 		name, _, err := d.MergeAuditDays(t.Context(), time.Hour)
 		require.NoError(t, err)
 		return name
 	}
-	late := func() { d.run("update spine.audit_merge set copied_at = copied_at - interval '1 minute'") }
+	late := func() { d.run("update spine.audit_merge set seen_at = seen_at - interval '1 minute'") }
+	back := map[string]string{
+		"alter table spine.audit_trail detach partition spine.audit_trail_20240121": "alter table spine.audit_trail" +
+			" attach partition spine.audit_trail_20240121 for values from ('2024-01-21Z') to ('2024-01-22Z')",
+		"create publication p for table spine.audit_trail": "drop publication p",
+		dependent: "drop function public.of_a_day()",
+	}
 	for _, change := range []string{
+		"alter table spine.audit_trail detach partition spine.audit_trail_20240121",
+		"create publication p for table spine.audit_trail",
+		dependent,
 		"insert into spine.audit_trail (timestamp, action) values ('2024-01-20 13:00Z', 'claims_paused')",
 		"delete from spine.audit_trail where timestamp = '2024-01-20 13:00Z'",
 		"update spine.audit_trail set details = '{}' where timestamp = '2024-01-22 01:00Z'",
 		"drop table spine.audit_trail_20240122",
 	} {
 		require.Equal(t, "audit_trail_20240120_20240122", d.value(copyDays))
-		require.Empty(t, d.value(copyDays), "one at a time")
-		require.Empty(t, merged(), "it is not a minute old")
+		require.Equal(t, "audit_trail_20240120_20240122", d.value(copyDays), "one at a time")
+		require.Empty(t, merged(), "the minute begins")
 		d.run(change)
 		late()
 		require.Empty(t, d.value("select spine.merge_audit_days()"), change)
 		require.Empty(t, d.rows("select partition from spine.audit_merge"))
+		d.run(back[change])
 	}
 	before := d.rows(allSteps)
 	require.Equal(t, "audit_trail_20240120_20240121", d.value(copyDays))
@@ -314,9 +331,44 @@ func TestDaysThatChangeAreCopiedAnew(t *testing.T) {
 	run(t, tx, "set transaction isolation level repeatable read")
 	require.Equal(t, "25001", statementError(t, tx, "select spine.merge_audit_days('0')").Code)
 	require.NoError(t, tx.Rollback(t.Context()))
+	require.Empty(t, merged(), "the minute begins")
+	d.run("update spine.audit_merge set seen_at = seen_at + interval '1 hour'")
+	require.Empty(t, merged(), "the clock was set back, and the minute begins again")
+	require.Empty(t, merged())
 	late()
 	require.Equal(t, "audit_trail_20240120_20240121", merged())
 	require.Equal(t, before, d.rows(allSteps))
+}
+
+// A working role that makes a day vanish does not have the owner read a view of its own instead.
+func TestMergingTakesNoTemporaryView(t *testing.T) {
+	t.Parallel()
+	s := newStrange(t, "worker")
+	require.NoError(t, store.Grant(t.Context(), s.owner.url, []string{"worker"}, nil))
+	s.owner.days("2024-01-20", 3, 2)
+	worker := s.role.psql(
+		"create function pg_temp.who() returns bigint language plpgsql as $$ begin "+
+			"raise exception 'run by %', current_user; end $$",
+		"select spine.copy_audit_days(now())",
+	)
+	for _, temporary := range []string{"audit_trail_20240120", "audit_trail_20240120_20240122"} {
+		run(
+			t,
+			worker,
+			"create temporary view "+temporary+` as select '2024-01-20Z'::timestamptz as timestamp, 1::bigint as id,
+			'1'::xid8 as xid, pg_temp.who() as event, 'event_received'::text as action, ''::text as event_id,
+			''::text as source, '{}'::json as details`,
+		)
+		run(t, worker, "grant all on "+temporary+" to public")
+	}
+	run(t, worker, "select spine.drop_audit_partition(now())")
+	require.Empty(t, s.owner.rows("select name from spine.audit_partitions() where name = 'audit_trail_20240120'"))
+	run(t, worker, "select spine.merge_audit_days('-1 day')")
+	run(t, worker, "select spine.copy_audit_days(now())")
+	s.owner.run("drop table spine.audit_trail_20240121_20240122")
+	run(t, worker, "create temporary view audit_trail_20240121_20240122 as select * from pg_temp.audit_trail_20240120")
+	run(t, worker, "select spine.merge_audit_days('-1 day')")
+	require.Equal(t, "4", s.owner.value("select count(*) from spine.audit_trail where timestamp < '2024-02-01Z'"))
 }
 
 // A session that works with one of the days holds up the merge, and nobody else.
@@ -327,8 +379,9 @@ func TestWhoUsesADayHoldsUpNobodyElse(t *testing.T) {
 	d.days("2024-01-20", 3, 2)
 	d.run("select spine.copy_audit_days(now() - interval '35 days')")
 	for name, statement := range map[string]string{
-		"a reader": "select from spine.audit_trail_20240121",
-		"a writer": "delete from spine.audit_trail_20240121",
+		"a reader of the copy": "select from spine.audit_trail_20240120_20240122",
+		"a reader":             "select from spine.audit_trail_20240121",
+		"a writer":             "delete from spine.audit_trail_20240121",
 	} {
 		t.Run(name, func(t *testing.T) {
 			user := begin(t, d.Store)

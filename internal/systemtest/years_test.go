@@ -111,8 +111,7 @@ func servesDays(t *testing.T, days int) {
 	// All of them become months, and nothing is lost.
 	const whole = "select count(*) from spine.audit_trail where action = 'event_deduped'"
 	for copied := true; copied; {
-		execute(t, s.db, "update spine.audit_merge set copied_at = copied_at - interval '1 hour'")
-		execute(t, s.db, "select spine.merge_audit_days()")
+		execute(t, s.db, "select spine.merge_audit_days('0')")
 		copied = value[bool](t, s.db, "select spine.copy_audit_days(now() - interval '35 days') is not null")
 	}
 	t.Log("Now the days are merged.")

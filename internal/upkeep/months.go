@@ -30,7 +30,7 @@ func (u *Upkeep) mergeMonths(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, mergePatience)
 		defer cancel()
 		began := time.Now()
-		merged, copied, err := u.store.MergeAuditDays(ctx, mergeAge)
+		merged, waits, err := u.store.MergeAuditDays(ctx, mergeAge)
 		if merged != "" {
 			u.log.Info().Str("partition", merged).Msg("old days of the audit log were merged")
 		}
@@ -39,7 +39,7 @@ func (u *Upkeep) mergeMonths(ctx context.Context) {
 			u.failures.Inc()
 			u.log.Warn().Err(err).Msg("merging days of the audit log failed, trying again in an hour")
 			return mergeInterval
-		case copied == "":
+		case waits == "":
 			return mergeInterval
 		}
 		return max(mergeRest, restFactor*time.Since(began))

@@ -5,7 +5,7 @@
 -- It moves the rows that the default partition had to take meanwhile.
 -- It runs with the rights of the table's owner, so that Spine works under a role that owns nothing. That is safe: the
 -- caller must have the right to insert steps. He chooses a number of days, which is limited, and no name and no text.
--- All names are found in spine and pg_catalog, where the caller cannot create any.
+-- All names are found in spine and pg_catalog, where the caller cannot create any. Names in texts have their schema.
 -- Locks: two callers take turns. It fills a partition on its own and then attaches it. It holds up nothing but inserts
 -- into the default partition.
 -- A crash leaves whole partitions or nothing.
@@ -31,7 +31,8 @@ begin
     for _day in select d::date from generate_series(current_date, current_date + _days, interval '1 day') d loop
         _name := 'audit_trail_' || to_char(_day, 'YYYYMMDD');
         continue when coalesce(_day::timestamptz <@ _taken, false);
-        execute format('create table %I (like audit_trail including defaults including constraints including comments)
+        execute format(
+            'create table spine.%I (like audit_trail including defaults including constraints including comments)
             with (
                 autovacuum_vacuum_insert_scale_factor = 0,
                 autovacuum_vacuum_insert_threshold = 100000,
@@ -39,7 +40,7 @@ begin
             )', _name);
         -- A publication of all tables lets no row be deleted from a table without one. Spine deletes none from a day,
         -- but people may.
-        execute format('alter table %I replica identity full', _name);
+        execute format('alter table spine.%I replica identity full', _name);
         -- Attaching takes these locks in this order. With them no row comes in between.
         lock table only audit_trail in share update exclusive mode;
         lock table only audit_trail_default in access exclusive mode;
@@ -47,17 +48,17 @@ begin
             execute format(
                 'with moved as (
                     delete from audit_trail_default where timestamp >= %1$L and timestamp < %2$L returning *)
-                insert into %3$I select * from moved',
+                insert into spine.%3$I select * from moved',
                 _day,
                 _day + 1,
                 _name);
         end if;
         execute format(
-            'comment on table %I is %L',
+            'comment on table spine.%I is %L',
             _name,
             'The audit log of ' || to_char(_day, 'YYYY-MM-DD') || ' (UTC).');
         execute format(
-            'alter table audit_trail attach partition %I for values from (%L) to (%L)',
+            'alter table audit_trail attach partition spine.%I for values from (%L) to (%L)',
             _name,
             _day,
             _day + 1);
@@ -185,14 +186,15 @@ comment on function spine.audit_begins() is
     'Internal. A time before which only the default partition of the audit log has steps.';
 
 -- audit_stretches: spans of time that follow each other, for reading the log from one time to another.
---   _since, _until  from (inclusive), to (exclusive). 'infinity' is no end: it takes steps of that time, too
+--   _since, _until  from (inclusive), to (exclusive)
 -- What was written in the last 128 days takes one span. A plan locks each partition that it may read, with three
 -- indexes, until the transaction ends. After years these are more than a server has locks for. So a reader takes one
--- span after the other, each in a block that ends with an exception: that gives the locks back. Rows returned before it
--- stay. Such a block makes three things its own:
---   - The planner must know the times as values, or it locks all partitions. So plans are not kept.
---   - For events, the times stand in an "or", as trail_start() says.
---   - Rows may not lead to a partition that is dropped meanwhile: large values are copied.
+-- span after the other, each in a block that ends with an exception. That gives the locks back, and rows returned
+-- before it stay. Four rules make it right:
+--   * The reader locks audit_trail itself before, outside of the blocks. So no partition goes or comes meanwhile.
+--   * The planner must know the times as values, or it locks all partitions. So plans are not kept.
+--   * Steps of an event have an "or infinity", as trail_start() says. The last span alone returns those of that time.
+--   * Large values are copied, since a row leads to its partition, which may be gone after the function.
 -- Reads only the catalog.
 create or replace function spine.audit_stretches(_since timestamptz, _until timestamptz default 'infinity')
 returns table (since timestamptz, until timestamptz)
@@ -234,6 +236,7 @@ declare
     _from timestamptz;
     _to timestamptz;
 begin
+    perform from only audit_trail where false;
     for _from, _to in select s.since, s.until from audit_stretches(_since) s loop
         begin
             return query
@@ -275,6 +278,7 @@ declare
     _from timestamptz;
     _to timestamptz;
 begin
+    perform from only audit_trail where false;
     for _from, _to in select s.since, s.until from audit_stretches(trail_start(_event)) s loop
         begin
             return query

@@ -635,7 +635,10 @@ declare
     _delay interval;
 begin
     begin -- The tables stay locked for reading until the end, so nothing below waits.
-        perform from events, processing_state, destinations, only audit_trail, conflicts, sources where false;
+        perform
+        from events, processing_state, destinations, only audit_trail, conflicts, sources, rejected_requests,
+            retention_state, arrivals_watermark
+        where false;
         select array_agg(e.id order by e.source), array_agg(e.source order by e.source) into _ids, _sources
         from events e
         where e.event_id = _event_id and (_source is null or e.source = _source);

@@ -115,7 +115,7 @@ security definer
 set search_path = spine, pg_temp
 set lock_timeout = '100ms' as $$
 declare
-    _partition regclass;
+    _table text;
     _name text;
 begin
     perform require_right('audit_trail', 'DELETE');
@@ -123,15 +123,16 @@ begin
     if not try_lock('partitions') then
         return null;
     end if;
-    select p.partition, p.name into _partition, _name
-    from audit_partitions() p
+    -- With its schema, as months.sql says.
+    select format('%I.%I', n.nspname, c.relname), c.relname into _table, _name
+    from audit_partitions() p join pg_class c on c.oid = p.partition join pg_namespace n on n.oid = c.relnamespace
     where p.until <= least(_before, now())
     order by p.until
     limit 1;
-    if _partition is null then
+    if _table is null then
         return null;
     end if;
-    execute format('drop table %s', _partition);
+    execute 'drop table ' || _table;
     insert into audit_trail (action, details)
     values ('audit_expired', json_build_object('partition', _name, 'before', _before));
     return _name;

@@ -45,6 +45,7 @@ declare
     _from timestamptz;
     _to timestamptz;
 begin
+    perform from only audit_trail where false;
     for _from, _to in select s.since, s.until from audit_stretches(_since, _until) s loop
         begin
             return query
@@ -78,6 +79,7 @@ declare
     _to timestamptz;
     _expired tstzmultirange[];
 begin
+    perform from only audit_trail where false;
     for _from, _to in select s.since, s.until from audit_stretches(_since) s loop
         begin
             _expired := _expired || (
@@ -163,7 +165,7 @@ begin
             coalesce(a.details ->> 'to', a.details ->> 'status') as becomes,
             a.details ->> 'evidence' as evidence
         -- A full join is never a loop within a loop, whatever the planner guesses. It stays one, since the condition
-        -- holds for no NULL and does not show it.
+        -- holds for no NULL and does not show it. Steps of other events between the two may be read, and are left out.
         from scope s full join steps_of(
             (select min(s.id) from scope s),
             (select max(s.id) from scope s),

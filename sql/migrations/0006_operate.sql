@@ -208,7 +208,7 @@ create table spine.audit_merge (
     days text[] not null,
     since timestamptz not null,
     until timestamptz not null,
-    copied_at timestamptz not null default clock_timestamp()
+    seen_at timestamptz
 );
 comment on table spine.audit_merge is
     'A copy of old days of the audit log, that will take their place. Without a row there is none. '
@@ -218,7 +218,7 @@ comment on column spine.audit_merge.partition is 'The table with the copy. Nobod
 comment on column spine.audit_merge.days is 'Partitions of the days.';
 comment on column spine.audit_merge.since is 'Beginning of the first day.';
 comment on column spine.audit_merge.until is 'End of the last day.';
-comment on column spine.audit_merge.copied_at is 'When they were copied.';
+comment on column spine.audit_merge.seen_at is 'When spine.merge_audit_days() first saw the copy.';
 comment on index spine.audit_merge_pkey is 'Holds the table to one row.';
 
 -- Functions that write to these three run with the rights of audit_trail's owner, whoever migrates.
