@@ -146,10 +146,8 @@ func (s *Store) stepsAfter(
 		if err != nil {
 			return nil, trail.Key{}, err
 		}
-		q.where(
-			"(a.timestamp >= ? or a.timestamp = 'infinity')",
-			since,
-		) // the function trail_start says why it has an "or"
+		// The function trail_start says why it has an "or".
+		q.where("(a.timestamp >= ? or a.timestamp = 'infinity')", since)
 		order, how = "a.xid, "+order, byOneIndex
 	case len(f.EventIDs) > 0:
 		from = trailsOf(
