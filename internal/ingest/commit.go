@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -80,8 +81,19 @@ type Committer struct {
 	cost    int              // of the source whose turn was last
 	limit   int              // on the events of one transaction for now, 1 to BatchRows
 	ended   bool             // Run has returned: nothing is stored any more
-	flights []time.Time      // for each flusher, the start of its running transaction; zero where none runs
+	flights []flight         // the running transaction of each flusher
+	least   shortest         // transaction of late
+	slowAt  time.Time        // when the last of loads became slow
+	mixedAt time.Time        // when two sources last sent, one soon after the other
+	last    *load            // of the source of the last request
+	lastAt  time.Time        // when that came
 	rung    chan struct{}    // room for one ring for each flusher; a bell.Bell wakes one loop only, and here are several
+}
+
+// flight is a running transaction. The zero value is none.
+type flight struct {
+	since time.Time
+	apart bool // it has large requests of one source that goes apart
 }
 
 // waiter is a request whose sender waits for an answer. Its events are stored in one transaction.
@@ -113,7 +125,7 @@ func NewCommitter(store Store, config CommitterConfig, log zerolog.Logger, metri
 		metrics: metrics,
 		limit:   config.BatchRows,
 		loads:   map[string]*load{},
-		flights: make([]time.Time, config.Flushers),
+		flights: make([]flight, config.Flushers),
 		rung:    make(chan struct{}, config.Flushers),
 	}
 }
@@ -161,6 +173,10 @@ func (c *Committer) enqueue(w *waiter) {
 		w.load.cost = max(w.load.cost, c.cost) // it has saved up no turns
 	}
 	w.load.add(w, 1)
+	if c.last != w.load && w.since.Sub(c.lastAt) < apartFor {
+		c.mixedAt = w.since
+	}
+	c.last, c.lastAt = w.load, w.since
 }
 
 // loadOf returns what waits of a source. The caller holds mu.
@@ -176,8 +192,8 @@ func (c *Committer) loadOf(source string) *load {
 // mayStart reports whether the waiting events are worth a transaction beside those that run. If not, the flusher whose
 // transaction ends next takes them. The caller holds mu.
 func (c *Committer) mayStart(now time.Time) bool {
-	for _, since := range c.flights {
-		if c.rows < c.config.JoinRows && now.Sub(since) < c.config.JoinAfter {
+	for _, f := range c.flights {
+		if c.rows < c.config.JoinRows && now.Sub(f.since) < c.config.JoinAfter {
 			return false
 		}
 	}
@@ -231,23 +247,33 @@ func (c *Committer) Run(ctx context.Context) error {
 // take removes the next batch from the waiting requests, if it may start: as many as the bounds allow.
 func (c *Committer) take(flusher int) []*waiter {
 	c.mu.Lock()
-	c.flights[flusher] = time.Time{}
+	c.flights[flusher] = flight{}
 	now := time.Now()
 	if !c.mayStart(now) {
 		c.mu.Unlock()
 		return nil
 	}
-	batch, left, cost := choose(c.waiting, c.limit, c.config.BatchBytes)
+	waiting, apart, bytes := c.waiting, false, c.config.BatchBytes
+	if now.Sub(c.slowAt) < apartFor && now.Sub(c.mixedAt) < apartFor {
+		waiting, apart = sift(c.waiting, now, !slices.ContainsFunc(c.flights, func(f flight) bool { return f.apart }))
+	}
+	if apart {
+		bytes /= mixedPart
+	}
+	batch, left, cost := choose(waiting, c.limit, bytes)
+	if len(waiting) < len(c.waiting) {
+		left = without(c.waiting, batch)
+	}
 	c.waiting, c.cost = left, max(c.cost, cost)
 	for _, w := range batch {
 		c.rows -= len(w.events)
 		c.bytes -= w.size
 		w.load.add(w, -1)
 	}
+	more := len(batch) > 0 && len(c.waiting) > 0
 	if len(batch) > 0 {
-		c.flights[flusher] = now
+		c.flights[flusher] = flight{now, apart}
 	}
-	more := len(c.waiting) > 0
 	c.mu.Unlock()
 	if more {
 		c.ring()
@@ -270,7 +296,25 @@ func (c *Committer) flush(ctx context.Context, batch []*waiter) {
 	c.metrics.queueWait.Observe(time.Since(oldest).Seconds())
 	ctx, cancel := context.WithDeadline(ctx, batch[0].since.Add(c.config.Patience))
 	defer cancel()
+	began := time.Now()
 	c.commit(ctx, batch)
+	c.landed(batch, began)
+}
+
+// landed notes the sources of the large requests in a transaction that took much longer than others.
+func (c *Committer) landed(batch []*waiter, began time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	took := now.Sub(began)
+	if took <= slowFlight+4*c.least.of(took, now) {
+		return
+	}
+	for _, w := range batch {
+		if w.cost() > largeCost {
+			c.slowAt, w.load.slowAt = now, now
+		}
+	}
 }
 
 // commit stores a batch. It splits it when the database rejects some of the data, so that one bad event does not fail

@@ -1,13 +1,28 @@
 package ingest
 
+import (
+	"time"
+)
+
 // Sources take turns where not all that waits fits into one transaction. So a source whose events are large or many
-// makes no other source wait for longer than a transaction or two.
+// makes no other source wait for longer than a transaction or two. Where these take long, such a source goes apart: its
+// large requests share no transaction with others, and leave one to them at any time.
 
 // rowCost is what an event costs beside its bytes, in bytes.
 const rowCost = 4 << 10
 
 // Where sources take turns, a transaction has 1/mixedPart of the bytes. The next request then waits for a shorter one.
 const mixedPart = 4
+
+const (
+	// largeCost is from which cost on a request goes apart where its source does: a body of 12 kB or four events.
+	largeCost = 16 << 10
+	// slowFlight is how long a transaction may take, beside what any takes, before the sources of its large requests go
+	// apart.
+	slowFlight = 100 * time.Millisecond
+	// apartFor is how long a source goes apart, as long as other sources send.
+	apartFor = 10 * time.Second
+)
 
 // source is the source of a request. All its events have the same.
 func (w *waiter) source() string { return w.events[0].Source }
@@ -18,7 +33,31 @@ func (w *waiter) cost() int { return w.size + rowCost*len(w.events) }
 // load is what waits of one source.
 type load struct {
 	rows, bytes int
-	cost        int // charged so far, in bytes; a source that comes back starts at the others' level
+	cost        int       // charged so far, in bytes; a source that comes back starts at the others' level
+	slowAt      time.Time // when a transaction with a large request of it last took long
+}
+
+// goesApart reports whether a request shares no transaction with other sources now.
+func (w *waiter) goesApart(now time.Time) bool {
+	return now.Sub(w.load.slowAt) < apartFor && w.cost() > largeCost
+}
+
+// sift returns the waiting requests that the next transaction may take, and whether they go apart: then they are large
+// ones of one source. Otherwise they are all that do not go apart. The source that has cost least so far decides.
+func sift(waiting []*waiter, now time.Time, mayGoApart bool) (some []*waiter, apart bool) {
+	var next *load
+	for _, w := range waiting {
+		isApart := w.goesApart(now)
+		if (next == nil || w.load.cost < next.cost) && (mayGoApart || !isApart) {
+			next, apart = w.load, isApart
+		}
+	}
+	for _, w := range waiting {
+		if w.goesApart(now) == apart && next != nil && (w.load == next || !apart) {
+			some = append(some, w)
+		}
+	}
+	return some, apart
 }
 
 func (l *load) add(w *waiter, times int) {
@@ -29,6 +68,37 @@ func (l *load) add(w *waiter, times int) {
 // fills reports whether one more request would leave other sources less than half of what may wait.
 func (l *load) fills(w *waiter, c CommitterConfig) bool {
 	return l.rows > 0 && (l.rows+len(w.events) > c.QueueRows/2 || l.bytes+w.size > c.QueueBytes/2)
+}
+
+// without returns the requests of all that are not in some, which has the same order.
+func without(all, some []*waiter) (left []*waiter) {
+	for _, w := range all {
+		if len(some) > 0 && some[0] == w {
+			some = some[1:]
+		} else {
+			left = append(left, w)
+		}
+	}
+	return left
+}
+
+// shortest is the shortest time of late: of the last apartFor, or twice as long. The zero value has seen none.
+type shortest struct {
+	since       time.Time
+	now, before time.Duration // 0 for none
+}
+
+// of adds a time and returns the shortest.
+func (s *shortest) of(took time.Duration, at time.Time) time.Duration {
+	took = max(took, 1)
+	if at.Sub(s.since) > apartFor {
+		s.since, s.before, s.now = at, s.now, took
+	}
+	s.now = min(s.now, took)
+	if s.before == 0 {
+		return s.now
+	}
+	return min(s.now, s.before)
 }
 
 // choose takes the next transaction from the waiting requests: as many as have rows events and so many bytes, but one

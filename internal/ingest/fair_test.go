@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -36,6 +37,113 @@ func TestSourcesTakeTurns(t *testing.T) {
 		}
 		for _, a := range all() {
 			require.NoError(t, a.err)
+		}
+	})
+}
+
+// Where large events are slow to store, their source leaves a transaction to others at any time. It does so as long as
+// others send, and not where the database is slow for all.
+func TestSlowSourcesGoApart(t *testing.T) {
+	t.Parallel()
+	large := func(source, id string) event.Event {
+		return event.Event{Source: source, ID: id, Payload: []byte(strings.Repeat(" ", 100_000))}
+	}
+	for name, c := range map[string]struct {
+		small, large time.Duration // of a transaction, for each large event
+		most         time.Duration // that a small event waits, once the large ones are known to be slow
+		apart        bool
+	}{
+		"slow because of them": {time.Millisecond, time.Second, 30 * time.Millisecond, true},
+		"slow for all":         {300 * time.Millisecond, 10 * time.Millisecond, time.Second, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &modelStore{before: func(_ context.Context, events []event.Event) error {
+					time.Sleep(c.small)
+					for _, e := range events {
+						if len(e.Payload) > largeCost {
+							time.Sleep(c.large)
+						}
+					}
+					return nil
+				}}
+				config := DefaultCommitterConfig()
+				config.Patience = time.Hour
+				run := commit(t, config, store)
+				var flood []event.Event
+				for n := range 60 {
+					flood = append(flood, large("evil", fmt.Sprint(n)))
+				}
+				run.submit(t.Context(), of("victim", some(1, 1)...)...)()
+				all := run.submit(t.Context(), flood[:8]...)
+				run.submit(t.Context(), of("victim", some(2, 3)...)...)()
+				all()
+				all = run.submit(t.Context(), flood[8:]...)
+				for n := range 20 {
+					for _, a := range run.submit(t.Context(), of("victim", some(10+n, 1)...)...)() {
+						require.NoError(t, a.err)
+						require.LessOrEqual(t, a.after, c.most)
+					}
+					time.Sleep(150 * time.Millisecond)
+				}
+				other := run.submit(t.Context(), large("other", "x"))()
+				require.LessOrEqual(t, other[0].after, 2*(c.large+c.most), "the transaction that runs, and its own")
+				all()
+				require.Equal(t, c.apart, !run.loads["evil"].slowAt.IsZero())
+
+				// Alone it has all transactions again.
+				time.Sleep(2 * apartFor)
+				began := time.Now()
+				for n := range flood {
+					flood[n].ID += "again"
+				}
+				run.submit(t.Context(), flood[:16]...)()
+				require.Less(
+					t,
+					time.Since(began),
+					c.small+15*c.large+100*time.Millisecond,
+					"one beside the other fifteen",
+				)
+			})
+		})
+	}
+}
+
+// sift keeps the order. It takes all that do not go apart, or large ones of one source, and nothing only where it must.
+func TestSift(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(r *rapid.T) {
+		now := time.Now()
+		loads := map[string]*load{}
+		for _, name := range []string{"a", "b", "c"} {
+			loads[name] = &load{cost: rapid.IntRange(0, 9).Draw(r, "cost")}
+			if rapid.Bool().Draw(r, "slow") {
+				loads[name].slowAt = now.Add(-time.Duration(rapid.IntRange(0, 2).Draw(r, "ago")) * apartFor * 2 / 3)
+			}
+		}
+		var waiting, ordinary []*waiter
+		for range rapid.IntRange(0, 12).Draw(r, "n") {
+			w := &waiter{size: rapid.SampledFrom([]int{0, 2 * largeCost}).Draw(r, "size"), events: some(1, 1)}
+			w.load = loads[rapid.SampledFrom([]string{"a", "b", "c"}).Draw(r, "source")]
+			if waiting = append(waiting, w); !w.goesApart(now) {
+				ordinary = append(ordinary, w)
+			}
+		}
+		may := rapid.Bool().Draw(r, "may go apart")
+		taken, apart := sift(waiting, now, may)
+		left := without(waiting, taken)
+		require.Len(r, left, len(waiting)-len(taken), "in their order")
+		switch {
+		case apart:
+			require.True(r, may)
+			for _, w := range waiting {
+				isOne := w.load == taken[0].load && w.goesApart(now)
+				require.Equal(r, isOne, slices.Contains(taken, w))
+				require.True(r, w.load.cost >= taken[0].load.cost || isOne)
+			}
+		default:
+			require.Equal(r, ordinary, taken)
+			require.False(r, len(taken) == 0 && len(waiting) > 0 && may)
 		}
 	})
 }

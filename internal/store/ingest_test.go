@@ -564,3 +564,20 @@ func TestIngestByHandHoldsTheRules(t *testing.T) {
 	require.Equal(t, "22P02", statementError(t, d.Pool(), "select spine.ingest('x', 'a', 'nonsense')").Code)
 	require.Equal(t, "accepted", d.value(`select spine.ingest('ü€😀', 'ü', ' {}')`))
 }
+
+// B: a body on which the compression of Postgres takes a second a megabyte is compressed with another one, where the
+// server has it.
+func TestBodiesAreCompressedQuickly(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	large := `{"a":"` + strings.Repeat("0123456789", 1000) + `"}`
+	d.ingest(webhook("x", large))
+	d.ingest(webhook("x", large[:20]+`"}`), webhook("x", strings.Replace(large, "0", "1", 1)))
+	wanted := []string{"pglz"}
+	if d.value("select 'lz4' = any (enumvals) from pg_settings where name = 'default_toast_compression'") == "t" {
+		wanted = []string{"lz4"}
+	}
+	require.Equal(t, wanted, d.rows("select pg_column_compression(payload) from spine.events"))
+	require.Equal(t, wanted, d.rows(`select pg_column_compression(payload) from spine.conflicts
+		where octet_length(payload::text) > 1000`))
+}

@@ -242,3 +242,32 @@ comment on column spine.audit_trail.xid is
 
 alter table spine.audit_trail replica identity full;
 alter table spine.audit_trail_default replica identity full;
+
+-- Bodies are compressed with lz4, where the server has it. A sender can write a text on which pglz takes a second a
+-- megabyte. What is stored already stays as it is.
+
+-- +goose StatementBegin
+do $$
+declare
+    _table text;
+    _column text;
+begin
+    if not exists (
+        select from pg_settings s where s.name = 'default_toast_compression' and 'lz4' = any (s.enumvals))
+    then
+        return;
+    end if;
+    for _table, _column in
+        values
+            ('events', 'payload'),
+            ('events', 'raw_body'),
+            ('events', 'headers'),
+            ('conflicts', 'payload'),
+            ('conflicts', 'raw_body'),
+            ('rejected_requests', 'body'),
+            ('rejected_requests', 'headers')
+    loop
+        execute format('alter table spine.%I alter column %I set compression lz4', _table, _column);
+    end loop;
+end $$;
+-- +goose StatementEnd
