@@ -8997,36 +8997,58 @@ COMMENT ON COLUMN spine.sources.disabled_before IS 'The last five times it was d
 --
 
 CREATE VIEW spine.stuck AS
- SELECT p.event_id,
-    p.source,
-    p.destination,
-    p.status,
-    p.attempt_count,
-    p.next_attempt_at AS due_at,
-    (clock_timestamp() -
+ SELECT s.event_id,
+    s.source,
+    s.destination,
+    s.status,
+    s.attempt_count,
+    s.due_at,
+    (statement_timestamp() -
         CASE
-            WHEN isfinite(p.next_attempt_at) THEN p.next_attempt_at
-            ELSE p.updated_at
+            WHEN isfinite(s.due_at) THEN s.due_at
+            ELSE s.updated_at
         END) AS overdue,
-    COALESCE(( SELECT string_agg(w.says, '; '::text) AS string_agg
-           FROM spine.why_waiting(p.status, p.next_attempt_at, p.worker, p.xmax, d.paused_at, d.paused_by, d.paused_reason) w(cause, says, facts)), 'due and not claimed'::text) AS reason,
-    p.event
-   FROM (spine.processing_state p
-     LEFT JOIN spine.destinations d ON ((d.name = p.destination)))
-  WHERE ((p.status = ANY (ARRAY['pending'::text, 'failed'::text, 'processing'::text])) AND (p.next_attempt_at < (clock_timestamp() - '00:00:10'::interval)))
-UNION ALL
- SELECT p.event_id,
-    p.source,
-    p.destination,
-    p.status,
-    p.attempt_count,
-    p.next_attempt_at AS due_at,
-    (clock_timestamp() - p.next_attempt_at) AS overdue,
-    (('planned at '::text || spine.exact_time(p.updated_at)) || ', which is later than now: the database''s clock was set back (select spine.mend_clock())'::text) AS reason,
-    p.event
-   FROM spine.processing_state p
-  WHERE ((( SELECT spine.clock_ahead() AS clock_ahead) IS NOT NULL) AND (p.status = ANY (ARRAY['pending'::text, 'failed'::text, 'processing'::text])) AND (p.next_attempt_at > now()) AND isfinite(p.next_attempt_at) AND (p.updated_at > (clock_timestamp() + '00:00:10'::interval)))
-  ORDER BY 6;
+        CASE
+            WHEN s.is_ahead THEN (('planned at '::text || spine.exact_time(s.updated_at)) || ', which is later than now: the database''s clock was set back (select spine.mend_clock())'::text)
+            ELSE COALESCE(( SELECT string_agg(w.says, '; '::text) AS string_agg
+               FROM spine.why_waiting(s.status, s.due_at, s.worker, s.holder, s.paused_at, s.paused_by, s.paused_reason) w(cause, says, facts)), 'due and not claimed'::text)
+        END AS reason,
+    s.event
+   FROM ( SELECT p.event_id,
+            p.source,
+            p.destination,
+            p.status,
+            p.attempt_count,
+            p.next_attempt_at AS due_at,
+            p.updated_at,
+            p.worker,
+            p.xmax AS holder,
+            d.paused_at,
+            d.paused_by,
+            d.paused_reason,
+            false AS is_ahead,
+            p.event
+           FROM (spine.processing_state p
+             LEFT JOIN spine.destinations d ON ((d.name = p.destination)))
+          WHERE ((p.status = ANY (ARRAY['pending'::text, 'failed'::text, 'processing'::text])) AND (p.next_attempt_at < (clock_timestamp() - '00:00:10'::interval)))
+        UNION ALL
+         SELECT p.event_id,
+            p.source,
+            p.destination,
+            p.status,
+            p.attempt_count,
+            p.next_attempt_at,
+            p.updated_at,
+            NULL::text,
+            NULL::xid,
+            NULL::timestamp with time zone,
+            NULL::text,
+            NULL::text,
+            true,
+            p.event
+           FROM spine.processing_state p
+          WHERE ((( SELECT spine.clock_ahead() AS clock_ahead) IS NOT NULL) AND (p.status = ANY (ARRAY['pending'::text, 'failed'::text, 'processing'::text])) AND (p.next_attempt_at > now()) AND isfinite(p.next_attempt_at) AND (p.updated_at > (clock_timestamp() + '00:00:10'::interval)))
+  ORDER BY 6) s;
 
 
 --

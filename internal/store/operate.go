@@ -55,10 +55,16 @@ func (s *Store) Stuck(ctx context.Context, limit int) ([]StuckRow, error) {
 		ctx,
 		s,
 		"listing stuck rows",
-		`select s.* from `+queuedDestinations+` n cross join lateral (
-		-- The view goes by a clock that moves on, for which no index can be used.
-		select event_id, source, destination, status, due_at, reason from spine.stuck
-		where destination = n.name and due_at < now() - interval '10 seconds' order by due_at limit $1) s
+		`select s.event_id, s.source, s.destination, s.status, s.due_at, s.reason
+		from `+queuedDestinations+` n cross join lateral (
+			-- The view goes by a clock that moves on, for which no index can be used.
+			select p.event from spine.processing_state p
+			where p.status in ('pending', 'failed', 'processing') and p.destination = n.name
+				and p.next_attempt_at < now() - interval '10 seconds'
+			order by p.next_attempt_at limit $1
+		) first cross join lateral (
+			select k.* from spine.stuck k where k.event = first.event and k.destination = n.name limit 1
+		) s
 		order by s.due_at limit $1`,
 		limit,
 	)

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -594,6 +595,46 @@ func TestStuckAndPaused(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 1, n)
 	require.Empty(t, paused())
+}
+
+// B: however much is stuck, a reader pays for the reasons of the rows that he fetches. A reason takes a millisecond.
+func TestReasonsAreAskedForTheRowsThatAreRead(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	d.ingest(webhooks("e", 3000)...)
+	d.run(
+		"update spine.processing_state set next_attempt_at = now() - event * interval '1 second' - interval '1 minute'",
+	)
+	for _, analyzed := range []bool{false, true} {
+		if analyzed {
+			d.run("vacuum (analyze) spine.processing_state, spine.events")
+		}
+		reasons := 0.0
+		var count func(node map[string]any)
+		count = func(node map[string]any) {
+			if node["Function Name"] == "why_waiting" {
+				reasons += node["Actual Loops"].(float64)
+			}
+			children, _ := node["Plans"].([]any)
+			for _, child := range children {
+				count(child.(map[string]any))
+			}
+		}
+		for _, query := range []string{
+			"select * from spine.stuck limit 5", "select * from spine.stuck order by due_at limit 5",
+			"select reason from spine.stuck where destination = 'default' order by due_at limit 5",
+		} {
+			var plans []map[string]any
+			require.NoError(t, json.Unmarshal([]byte(d.value("explain (analyze, format json) "+query)), &plans))
+			reasons = 0
+			count(plans[0]["Plan"].(map[string]any))
+			require.InDelta(t, 5, reasons, 0, query)
+		}
+		stuck, err := d.Stuck(t.Context(), 5)
+		require.NoError(t, err)
+		require.Len(t, stuck, 5)
+		require.Equal(t, d.value("select event_id from spine.events order by id desc limit 1"), stuck[0].EventID)
+	}
 }
 
 func TestAReplaySaysWhoAskedForIt(t *testing.T) {

@@ -220,7 +220,7 @@ func lookUps(d *database) []statement {
 			"audit_trail_xid processing_state_dead processing_state_due",
 			func() { d.sampleDepth() },
 		},
-		{"stuck", 60, "audit_trail_timestamp processing_state_due", func() {
+		{"stuck", 60, "audit_trail_timestamp? processing_state_due processing_state_pkey?", func() {
 			_, err := d.Stuck(t.Context(), 5)
 			require.NoError(t, err)
 		}},
