@@ -296,9 +296,9 @@ func (g *gate) receiveBody(a *arrival, u upload) (rej *rejection) {
 		return g.tooLarge()
 	}
 	// A writer that cannot set a deadline leaves it to the server's own.
-	controller := http.NewResponseController(u.writer)
-	_ = controller.SetReadDeadline(time.Now().Add(u.timeout))
+	_ = http.NewResponseController(u.writer).SetReadDeadline(time.Now().Add(u.timeout))
 	if a.reserved > smallRequest || a.announced > smallRequest || a.announced < 0 {
+		controller := http.NewResponseController(u.writer)
 		a.progress = &progress{
 			network: network(a.remote), began: time.Now(), freed: make(chan struct{}),
 			stop: func() { _ = controller.SetReadDeadline(time.Unix(1, 0)) },
