@@ -156,6 +156,11 @@ func (l *Listener) Run(ctx context.Context) error {
 		// The delay is in connect, where it can grow and have jitter.
 		ReconnectDelay: -1,
 		LogError: func(ctx context.Context, err error) {
+			if l.isOpen() {
+				// It heard a channel that it did not ask for, on a session that a pooler gives to several.
+				l.log.Debug().Err(err).Msg("a notification had no handler")
+				return
+			}
 			l.hears.Store(false)
 			l.setConn(nil)
 			level := zerolog.WarnLevel
@@ -246,6 +251,13 @@ func (l *Listener) connect(ctx context.Context) (*pgx.Conn, error) {
 	l.reconnects.Inc()
 	l.setConn(conn)
 	return conn, nil
+}
+
+// isOpen reports whether there is a connection that pgxlisten has not closed.
+func (l *Listener) isOpen() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.conn != nil && !l.conn.IsClosed()
 }
 
 func (l *Listener) setConn(conn *pgx.Conn) {

@@ -295,7 +295,7 @@ func TestPollOnlyWhereNoPingEverComesBack(t *testing.T) {
 		t,
 		newLine(t, pool.Config().ConnString()),
 		notifier,
-		func(c *ListenerConfig) { c.PingTimeout = 200 * time.Millisecond },
+		func(c *ListenerConfig) { c.PingTimeout = 2 * time.Second },
 	)
 	require.Equal(t, Notification{Missed: true}, h.next(t))
 	require.Error(t, h.Check(t.Context()))
@@ -473,4 +473,37 @@ func TestDue(t *testing.T) {
 		_, ok := Notification{Payload: payload}.Due()
 		require.False(t, ok, payload)
 	}
+}
+
+// A session may listen to channels that nobody here asked for: behind a transaction pooler it was another process's.
+// What arrives on them ends nothing. The watchdog still finds out that the connection is broken.
+func TestStrayNotificationsEndNothing(t *testing.T) {
+	t.Parallel()
+	pool := databases.Pool(t)
+	l := newLine(t, pool.Config().ConnString())
+	h := listen(t, l, pooled(pool), func(c *ListenerConfig) {
+		connect := c.Connect
+		c.PingTimeout = 2 * time.Second
+		c.Connect = func(ctx context.Context) (*pgx.Conn, error) {
+			conn, err := connect(ctx)
+			if err == nil {
+				_, err = conn.Exec(ctx, "listen stray")
+			}
+			return conn, err
+		}
+	})
+	h.requireHears(t)
+	require.True(t, h.next(t).Missed)
+	for range 3 {
+		require.NoError(t, pooled(pool)(t.Context(), "stray", "x"))
+	}
+	require.NoError(t, pooled(pool)(t.Context(), ReadyChannel, "after"))
+	for n := h.next(t); n.Payload != "after"; n = h.next(t) {
+		require.True(t, n.Missed)
+	}
+	l.vanish()
+	require.Eventually(t, func() bool { return h.connections() > 1 }, patience, soon)
+	h.requireHears(t)
+	h.stop()
+	require.NotContains(t, h.log.String(), `"warn","error":"missing handler`)
 }
