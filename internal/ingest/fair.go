@@ -82,7 +82,7 @@ func without(all, some []*waiter) (left []*waiter) {
 	return left
 }
 
-// shortest is the shortest time of late: of the last apartFor, or twice as long. The zero value has seen none.
+// shortest is the shortest time in the last apartFor, or in twice as long. The zero value has seen none.
 type shortest struct {
 	since       time.Time
 	now, before time.Duration // 0 for none

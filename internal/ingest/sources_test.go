@@ -668,8 +668,8 @@ func TestBytesInFlight(t *testing.T) {
 	require.Equal(t, http.StatusUnprocessableEntity, in.post(t, "/webhook", strings.NewReader("{}")).status)
 }
 
-// B1, of its kind: uploads that do not go on leave room to all others, from however many addresses they come, and to
-// other requests from their own.
+// B1, of its kind: uploads that do not go on leave room to all others, from however many addresses they come. They also
+// leave room to other requests from their own.
 func TestStoppedUploadsLeaveRoom(t *testing.T) {
 	in := serve(t, &modelStore{}, func(h *HandlerConfig, _ *CommitterConfig) {
 		h.InFlight, h.Trusted = 1<<20, []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}

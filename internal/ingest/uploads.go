@@ -8,7 +8,7 @@ import (
 )
 
 // Uploads that hardly go on give way where others need their memory. Otherwise a few clients could hold all of it with
-// bodies that they do not send, and be connected again as soon as these time out.
+// bodies that they do not send. They would connect again as soon as these time out.
 const (
 	// uploadGrace is how long an upload may take whatever its pace.
 	uploadGrace = time.Second

@@ -160,7 +160,7 @@ func TestTrailsAreLongerThanTheLocksOfAServer(t *testing.T) {
 	awaitStep(t, tail.lines, "old", "event_inserted", "tail")
 	awaitStep(t, tail.lines, "old", "event_replayed", "tail")
 
-	// What does not add up is found, however old it is.
+	// verify finds violations, however old they are.
 	broken := func(since string) map[string]int {
 		code, out, errs := spine(t, environment, "verify", "--json", "--since", since)
 		require.Equal(t, 1, code, "%s%s", out, errs)

@@ -186,7 +186,7 @@ comment on function spine.audit_begins() is
     'Internal. A time before which only the default partition of the audit log has steps.';
 
 -- audit_stretches: spans of time that follow each other, for reading the log from one time to another.
---   _since, _until  from (inclusive), to (exclusive)
+--   _since, _until  from (inclusive), to (exclusive).
 -- What was written in the last 128 days takes one span. A plan locks each partition that it may read, with three
 -- indexes, until the transaction ends. After years these are more than a server has locks for. So a reader takes one
 -- span after the other, each in a block that ends with an exception. That gives the locks back, and rows returned
@@ -221,8 +221,8 @@ comment on function spine.audit_stretches(timestamptz, timestamptz) is
     'Internal. Spans of time in which a reader of the audit log takes its locks.';
 
 -- steps_of: the steps of events since a time, in no order.
---   _first, _last  events.id of the first and of the last one; those between them count, too
---   _since         the beginning of a day: trail_start() says why
+--   _first, _last  a range of events.id, both ends inclusive.
+--   _since         the beginning of a day: trail_start() says why.
 -- One plan reads a partition once, however many events there are. Relies on audit_trail_event. Reads only.
 create or replace function spine.steps_of(_first bigint, _last bigint, _since timestamptz)
 returns table (event bigint, "timestamp" timestamptz, id bigint, xid xid8, action spine.audit_action, details json)

@@ -94,7 +94,7 @@ comment on function spine.copy_audit_days(timestamptz, bigint) is
 -- Raises 25001 in a transaction that is not READ COMMITTED, which would not see late changes.
 -- Locks: while it compares, nobody can change these days. Four gigabytes take a minute or two. All may read them, and
 -- nothing else is held up. Then it needs the audit log for itself, as spine.drop_audit_partition() does. It waits for
--- that for 100 ms at a time. It has it for milliseconds, and for a tenth of a second among thousands of days.
+-- that for 100 ms at a time. Then it holds the log for milliseconds, or for 100 ms among thousands of days.
 -- A crash before the commit leaves all as it was.
 create or replace function spine.merge_audit_days(_age interval default '1 minute') returns text
 language plpgsql
@@ -259,7 +259,7 @@ comment on function spine.is_copied(spine.audit_merge) is
 
 -- lock_audit_log: takes the audit log for itself, until the end of the transaction. It asks often and waits briefly,
 -- since others wait behind it.
---   _tables  tables of the schema that it takes, too, and does not wait for
+--   _tables  tables of the schema. It takes them too, and does not wait for them.
 -- Raises 55P03 after 25 times. It does so at once where somebody waits for one of the tables, since he may hold up the
 -- log. A crash releases the locks.
 create or replace function spine.lock_audit_log(_tables text[]) returns void

@@ -30,8 +30,8 @@ end $$;
 comment on function spine.first_id_since(timestamptz) is
     'Internal. The least events.id that may have been stored at a time or later.';
 
--- events_gone: events that were stored in a span of time as the audit log says, and are not there.
---   _since, _until  as for verify()
+-- events_gone: events that are not there, although the audit log says that they were stored in a span of time.
+--   _since, _until  as for verify().
 -- It reads as steps_of() does. Relies on audit_trail_timestamp and events_pkey. Reads only.
 create or replace function spine.events_gone(_since timestamptz, _until timestamptz)
 returns table (event_id text, source text, stored_at timestamptz)
