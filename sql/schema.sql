@@ -263,8 +263,8 @@ CREATE FUNCTION spine.audit_partitions() RETURNS TABLE(partition regclass, name 
     select
         b.oid,
         b.relname,
-        substring(b.bound from E'FROM \\(''([^'']+)''\\)')::timestamptz,
-        substring(b.bound from E'TO \\(''([^'']+)''\\)')::timestamptz
+        case when b.bound like 'FOR VALUES FROM (''%' then split_part(b.bound, '''', 2)::timestamptz end,
+        case when b.bound like '%'')' then split_part(b.bound, '''', -2)::timestamptz end
     from (
         select c.oid, c.relname, pg_get_expr(c.relpartbound, 0) as bound
         from pg_inherits i join pg_class c on c.oid = i.inhrelid
@@ -319,15 +319,21 @@ CREATE FUNCTION spine.audit_stretches(_since timestamp with time zone, _until ti
     SET search_path TO 'spine', 'pg_temp'
     AS $$
 declare
-    _length constant interval := '128 days';
+    _partitions constant integer := 128;
     _now constant timestamptz := clock_timestamp();
 begin
     since := _since;
-    if _since < _now - _length then
-        until := greatest(_since, audit_begins());
+    if _since < _now - _partitions * interval '1 day' then
+        for until in
+            select o.since
+            from (
+                select p.since, row_number() over (order by p.since desc) as n
+                from audit_partitions() p
+                where p.since > _since and p.since < least(_until, _now)
+            ) o
+            where o.n % _partitions = 0
+            order by o.since
         loop
-            until := until + _length;
-            exit when until >= least(_until, _now);
             return next;
             since := until;
         end loop;

@@ -92,8 +92,8 @@ func NewHandler(reader Reader, operator Operator, timeout time.Duration, log zer
 //
 // The lists also take limit (1 to MaxLimit) and cursor, which comes in the Link header (RFC 8288) of the page before. A
 // page may have fewer rows than its limit, or none, although more follow: one request scans a limited number of rows.
-// The header Spine-Looked-Back-To then has the time of the last row that was scanned. since (inclusive) and until
-// (exclusive) are times of RFC 3339.
+// The header Spine-Looked-Back-To then says how far back it has scanned. since (inclusive) and until (exclusive) are
+// times of RFC 3339.
 //
 // The router must have UseEncodedPath and SkipClean set, since an event_id may hold any character. Requests that change
 // something rely on Guard around the router.

@@ -148,11 +148,10 @@ func (s *Store) stepList(
 		end = pgtype.Timestamptz{Time: filter.Since, Valid: true}
 	}
 	newest := newestTime(after, filter.Span)
-	backTo := func(end pgtype.Timestamptz) stretches {
-		return func(read func(stretch) (bool, error)) error { return s.newestFirst(ctx, newest, end, read) }
-	}
 	if len(q.terms) == narrow {
-		return s.stepPage(ctx, hints, name, from, page, q, backTo(end))
+		return s.stepPage(ctx, hints, name, from, page, q, func(read func(stretch) (bool, error)) error {
+			return s.newestFirst(ctx, newest, end, read)
+		})
 	}
 
 	// A window is a stretch of time, which the index knows. It holds all rows of its earliest time.
@@ -167,22 +166,17 @@ func (s *Store) stepList(
 		most = windowOfBoth
 	}
 	err = readWindows(page, most, func(n int) (bool, error) {
-		last, err := s.nthStep(ctx, n, place, backTo(end))
+		window, err := s.stepWindow(ctx, n, place, newest, end)
 		if err != nil {
 			return false, err
 		}
-		windowEnd, below := end, stepsCursor{ID: math.MinInt64}
-		if last.at != nil {
-			below.At = last.at.UnixMicro()
-			windowEnd = cursorTime(below.At)
-		}
-		rows, next, err = s.stepPage(ctx, hints, name, from, page, q, backTo(windowEnd))
-		if err != nil || next.Cursor != "" {
+		rows, next, err = s.stepPage(ctx, hints, name, from, page, q, window.read)
+		if err != nil || next.Cursor != "" || window.at == nil {
 			return true, err
 		}
-		text, err := encodeCursor(name, below)
-		next = last.next(text)
-		return next.Cursor == "", err
+		text, err := encodeCursor(name, stepsCursor{At: window.at.UnixMicro(), ID: math.MinInt64})
+		next = window.next(text)
+		return window.long, err
 	})
 	return rows, next, err
 }
@@ -212,9 +206,19 @@ func newestTime(after stepsCursor, span view.Span) time.Time {
 	return newest
 }
 
-// nthStep reads the time of the n-th newest step for which the conditions of place hold.
-func (s *Store) nthStep(ctx context.Context, n int, place query, over stretches) (nth windowEnd, err error) {
-	err = over(func(t stretch) (bool, error) {
+// stepWindow is the part of the audit log that a page with a filter reads.
+type stepWindow struct {
+	windowEnd
+
+	parts []stretch // newest first
+	long  bool      // it has as many stretches as it may, and fewer steps
+}
+
+// stepWindow finds the n newest steps for which the conditions of place hold, from newest back to end.
+func (s *Store) stepWindow(
+	ctx context.Context, n int, place query, newest time.Time, end pgtype.Timestamptz,
+) (w stepWindow, err error) {
+	err = s.newestFirst(ctx, newest, end, func(t stretch) (bool, error) {
 		q := place.in(t)
 		sql := "select count(*) as key, coalesce(min(r.timestamp), 'infinity') as at" +
 			" from (select a.timestamp from spine.audit_trail a" + q.conditions() +
@@ -223,12 +227,29 @@ func (s *Store) nthStep(ctx context.Context, n int, place query, over stretches)
 		if err != nil {
 			return false, err
 		}
-		if n -= int(found.key); n == 0 {
-			nth = found
+		n -= int(found.key)
+		w.long = n > 0 && len(w.parts)+1 == windowOfStretches && !same(t.since, end)
+		switch {
+		case n == 0:
+			w.windowEnd = found
+			t.since = cursorTime(found.at.UnixMicro())
+		case w.long:
+			w.at = &event.Timestamp{Time: t.since.Time.UTC()}
 		}
-		return n == 0, nil
+		w.parts = append(w.parts, t)
+		return w.at != nil, nil
 	})
-	return nth, err
+	return w, err
+}
+
+// read calls read with the stretches of the window, until it has enough.
+func (w stepWindow) read(read func(stretch) (enough bool, err error)) error {
+	for _, t := range w.parts {
+		if enough, err := read(t); enough || err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // stepPage reads the newest steps for which the conditions of q hold.

@@ -2,7 +2,7 @@ package store
 
 import (
 	"context"
-	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
@@ -13,8 +13,8 @@ import (
 // has room for. So a page reads stretches of time, one after the other, until it has enough. The bounds are arguments:
 // the planner leaves out partitions only by known values.
 
-// stretchDays are the lengths of the stretches, in days. The last one repeats.
-var stretchDays = [...]int{1, 15, 128}
+// firstStretches are the lengths of the first stretches, in days. Those of spine.audit_stretches() follow.
+var firstStretches = [...]int{1, 15}
 
 // stretch is a span of time. A bound that is not valid is none.
 type stretch struct {
@@ -38,54 +38,58 @@ func (s *Store) newestFirst(
 	ctx context.Context, newest time.Time, end pgtype.Timestamptz, read func(stretch) (enough bool, err error),
 ) error {
 	var t stretch
-	var begins pgtype.Timestamptz
-	for i := 0; ; i++ {
-		days := stretchDays[min(i, len(stretchDays)-1)]
-		if i == len(stretchDays)-1 {
-			var err error
-			if begins, err = s.auditBegins(ctx); err != nil {
-				return err
-			}
-		}
+	for _, days := range firstStretches {
 		newest = newest.AddDate(0, 0, -days)
-		since := pgtype.Timestamptz{Time: newest, Valid: true}
-		last := newest.Year() < 1 || !before(end, since) || begins.Valid && !before(begins, since)
+		t.since = pgtype.Timestamptz{Time: newest, Valid: true}
+		last := newest.Year() < 1 || !before(end, t.since)
 		if last {
-			since = end
+			t.since = end
 		}
-		t.since = since
 		if enough, err := read(t); enough || err != nil || last {
 			return err
 		}
-		t.until = since
+		t.until = t.since
 	}
+	others, err := s.auditStretches(ctx, end, t.until)
+	if err != nil {
+		return err
+	}
+	for _, t := range slices.Backward(others) {
+		if enough, err := read(t); enough || err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // oldestFirst calls read with stretches from a time on, until it has enough. The last one has no upper bound.
 func (s *Store) oldestFirst(
 	ctx context.Context, from pgtype.Timestamptz, read func(stretch) (enough bool, err error),
 ) error {
-	begin, err := s.auditBegins(ctx)
+	t := stretch{since: from}
+	if from.InfinityModifier == pgtype.Finite {
+		for _, days := range firstStretches {
+			t.until = pgtype.Timestamptz{Time: t.since.Time.AddDate(0, 0, days), Valid: true}
+			if t.until.Time.After(time.Now()) { // or what this clock says
+				break
+			}
+			if enough, err := read(t); enough || err != nil {
+				return err
+			}
+			t.since = t.until
+		}
+	}
+	others, err := s.auditStretches(ctx, t.since, pgtype.Timestamptz{InfinityModifier: pgtype.Infinity, Valid: true})
 	if err != nil {
 		return err
 	}
-	if begin.InfinityModifier == pgtype.Finite && !before(from, begin) {
-		begin = from
-	}
-	t := stretch{since: from}
-	for i := 0; ; i++ {
-		days := stretchDays[min(i, len(stretchDays)-1)]
-		begin.Time = begin.Time.AddDate(0, 0, days)
-		// This clock may be wrong: the last stretch may then be longer.
-		last := begin.InfinityModifier == pgtype.Infinity || begin.Time.After(time.Now())
-		if t.until = begin; last {
-			t.until = pgtype.Timestamptz{}
-		}
-		if enough, err := read(t); enough || err != nil || last {
+	others[len(others)-1].until = pgtype.Timestamptz{}
+	for _, t := range others {
+		if enough, err := read(t); enough || err != nil {
 			return err
 		}
-		t.since = begin
 	}
+	return nil
 }
 
 // before reports whether a is before b, which is finite.
@@ -94,10 +98,22 @@ func before(a, b pgtype.Timestamptz) bool {
 		a.InfinityModifier == pgtype.Finite && a.Time.Before(b.Time)
 }
 
-// auditBegins is a time before which only the default partition has steps.
-func (s *Store) auditBegins(ctx context.Context) (at pgtype.Timestamptz, err error) {
-	if err = s.readOne(ctx, "select spine.audit_begins()", nil, &at); err != nil {
-		return at, fmt.Errorf("finding the beginning of the audit log: %w", err)
+// same reports whether a and b are the same time.
+func same(a, b pgtype.Timestamptz) bool {
+	return a.InfinityModifier == b.InfinityModifier && a.Time.Equal(b.Time)
+}
+
+// auditStretches are stretches from one time to another, at least one. Each has a bounded number of partitions.
+func (s *Store) auditStretches(ctx context.Context, since, until pgtype.Timestamptz) ([]stretch, error) {
+	type row struct{ Since, Until pgtype.Timestamptz }
+	rows, err := readRows[row](ctx, s, "", "finding the partitions of the audit log",
+		"select s.since, s.until from spine.audit_stretches($1, $2) s", since, until)
+	if err != nil {
+		return nil, err
 	}
-	return at, nil
+	all := make([]stretch, len(rows))
+	for i, r := range rows {
+		all[i] = stretch{r.Since, r.Until}
+	}
+	return all, nil
 }

@@ -18,6 +18,8 @@ const (
 	// rows of the audit log, and all others of the time of the last one: its index ends with the time
 	windowOfSteps = 30_000
 	windowOfBoth  = 10_000 // rows of either, where each row is looked up in another table
+	// Stretches of the audit log: a day, 15 days, and 128 partitions.
+	windowOfStretches = 3
 
 	// A common value fills a page from the first rows. So a first window holds this many times the rows of a page.
 	firstWindow = 20

@@ -556,6 +556,33 @@ func TestListsOverYears(t *testing.T) {
 	}
 }
 
+// A page that finds nothing ends after so many partitions. Its reader goes on from there, or knows how far it looked.
+func TestAPageWithAFilterReadsSoManyPartitions(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	d.ensurePartitions()
+	const days = 300
+	d.days(d.value("select (current_date - $1::int)::text", fmt.Sprint(days)), days-8, 2)
+	filter := view.StepFilter{Action: trail.ClaimsPaused}
+	ends := func() (all []int) {
+		page := view.Page{Limit: 50}
+		for {
+			rows, next, err := d.Audit(t.Context(), page, filter)
+			require.NoError(t, err)
+			require.Empty(t, rows)
+			if page.Cursor = next.Cursor; page.Cursor == "" {
+				require.Nil(t, next.LookedBackTo)
+				return all
+			}
+			all = append(all, int(time.Since(next.LookedBackTo.Time)/(24*time.Hour)))
+		}
+	}
+	require.Equal(t, []int{143, 287}, ends(), "16 days and 128 partitions each, today's among them")
+	for d.merge() != "" {
+	}
+	require.Empty(t, ends(), "months are few")
+}
+
 func timeOrNil(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil

@@ -19,8 +19,8 @@ type Page struct {
 // Next says how a list goes on after a page.
 type Next struct {
 	Cursor string // of the next page; empty at the list's end
-	// LookedBackTo is the time of the last row that was scanned, where the page ends because it had scanned many rows
-	// and not because it was full. Else it is nil.
+	// LookedBackTo is how far back the page has scanned, where it ends because it had scanned much and not because it
+	// was full. Else it is nil.
 	LookedBackTo *event.Timestamp
 }
 

@@ -163,8 +163,8 @@ set datestyle = 'ISO' as $$
     select
         b.oid,
         b.relname,
-        substring(b.bound from E'FROM \\(''([^'']+)''\\)')::timestamptz,
-        substring(b.bound from E'TO \\(''([^'']+)''\\)')::timestamptz
+        case when b.bound like 'FOR VALUES FROM (''%' then split_part(b.bound, '''', 2)::timestamptz end,
+        case when b.bound like '%'')' then split_part(b.bound, '''', -2)::timestamptz end
     from (
         select c.oid, c.relname, pg_get_expr(c.relpartbound, 0) as bound
         from pg_inherits i join pg_class c on c.oid = i.inhrelid
@@ -187,10 +187,10 @@ comment on function spine.audit_begins() is
 
 -- audit_stretches: spans of time that follow each other, for reading the log from one time to another.
 --   _since, _until  from (inclusive), to (exclusive).
--- What was written in the last 128 days takes one span. A plan locks each partition that it may read, with three
--- indexes, until the transaction ends. After years these are more than a server has locks for. So a reader takes one
--- span after the other, each in a block that ends with an exception. That gives the locks back, and rows returned
--- before it stay. Four rules make it right:
+-- Each has 128 partitions, the first one those that are left, the last one also those of the future. A plan locks each
+-- partition that it may read, with three indexes, until the transaction ends. After years these are more than a server
+-- has locks for. So a reader takes one span after the other, each in a block that ends with an exception. That gives
+-- the locks back, and rows returned before it stay. Four rules make it right:
 --   * The reader locks audit_trail itself before, outside of the blocks. So no partition goes or comes meanwhile.
 --   * The planner must know the times as values, or it locks all partitions. So plans are not kept.
 --   * Steps of an event have an "or infinity", as trail_start() says. The last span alone returns those of that time.
@@ -201,15 +201,21 @@ returns table (since timestamptz, until timestamptz)
 language plpgsql stable
 set search_path = spine, pg_temp as $$
 declare
-    _length constant interval := '128 days';
+    _partitions constant integer := 128;
     _now constant timestamptz := clock_timestamp();
 begin
     since := _since;
-    if _since < _now - _length then
-        until := greatest(_since, audit_begins());
+    if _since < _now - _partitions * interval '1 day' then
+        for until in
+            select o.since
+            from (
+                select p.since, row_number() over (order by p.since desc) as n
+                from audit_partitions() p
+                where p.since > _since and p.since < least(_until, _now)
+            ) o
+            where o.n % _partitions = 0
+            order by o.since
         loop
-            until := until + _length;
-            exit when until >= least(_until, _now);
             return next;
             since := until;
         end loop;

@@ -56,8 +56,8 @@ func findPgBouncer() string {
 	return debian
 }
 
-// StartPgBouncer starts a PgBouncer in front of the server of a URL, and stops it when t ends. mode is its pool_mode,
-// such as transaction, and size its default_pool_size. The test fails where there is no PgBouncer.
+// StartPgBouncer starts a PgBouncer in front of the server of target, a URL. It stops it when t ends. mode is the
+// pool_mode, such as transaction. size is the default_pool_size. The test fails where there is no PgBouncer.
 func StartPgBouncer(t testing.TB, target, mode string, size int) *PgBouncer {
 	t.Helper()
 	path := findPgBouncer()
