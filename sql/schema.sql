@@ -918,29 +918,29 @@ CREATE FUNCTION spine.differences(_was json, _is json) RETURNS TABLE(path text, 
         where o.was is distinct from o."is"
         union all
         select
-            w.path || '/' || replace(replace(left(k.key, 2048), '~', '~0'), '/', '~1'),
+            w.path || '/' || replace(replace(left(v.key, 2048), '~', '~0'), '/', '~1'),
             v.was,
             v."is",
-            w.level + case when octet_length(w.path) + octet_length(k.key) > 2048 then w.most + 1 else 1 end,
+            w.level + case when octet_length(w.path) + octet_length(v.key) > 2048 then w.most + 1 else 1 end,
             w.most
         from walk w cross join lateral (
-            select o.key
-            from jsonb_object_keys(case when jsonb_typeof(w.was) = 'object' then w.was else '{}' end) o(key)
-            where jsonb_typeof(w."is") = 'object'
-            union
-            select o.key
-            from jsonb_object_keys(case when jsonb_typeof(w."is") = 'object' then w."is" else '{}' end) o(key)
-            where jsonb_typeof(w.was) = 'object'
-            union
-            select n::text
-            from generate_series(0, greatest(
-                jsonb_array_length(case when jsonb_typeof(w.was) = 'array' then w.was else '[]' end),
-                jsonb_array_length(case when jsonb_typeof(w."is") = 'array' then w."is" else '[]' end)) - 1) n
+            select o.key, w.was -> o.key as was, w."is" -> o.key as "is"
+            from (
+                select a.key
+                from jsonb_object_keys(case when jsonb_typeof(w.was) = 'object' then w.was else '{}' end) a(key)
+                union
+                select b.key
+                from jsonb_object_keys(case when jsonb_typeof(w."is") = 'object' then w."is" else '{}' end) b(key)
+            ) o
+            where jsonb_typeof(w.was) = 'object' and jsonb_typeof(w."is") = 'object'
+            union all
+            select (coalesce(a.n, b.n) - 1)::text, a.value, b.value
+            from jsonb_array_elements(
+                    case when jsonb_typeof(w.was) = 'array' then w.was else '[]' end) with ordinality a(value, n)
+                full join jsonb_array_elements(
+                    case when jsonb_typeof(w."is") = 'array' then w."is" else '[]' end) with ordinality b(value, n)
+                    on b.n = a.n
             where jsonb_typeof(w.was) = 'array' and jsonb_typeof(w."is") = 'array'
-        ) k cross join lateral (
-            select
-                case when jsonb_typeof(w.was) = 'array' then w.was -> k.key::integer else w.was -> k.key end as was,
-                case when jsonb_typeof(w."is") = 'array' then w."is" -> k.key::integer else w."is" -> k.key end as "is"
         ) v
         where w.level <= w.most and v.was is distinct from v."is"
     ), seen as materialized (
@@ -1217,8 +1217,7 @@ begin
         -- but people may.
         execute format('alter table spine.%I replica identity full', _name);
         -- Attaching takes these locks in this order. With them no row comes in between.
-        lock table only audit_trail in share update exclusive mode;
-        lock table only audit_trail_default in access exclusive mode;
+        perform lock_default_partition();
         if exists (select from audit_trail_default where timestamp >= _day and timestamp < _day + 1) then
             execute format(
                 'with moved as (
@@ -2989,6 +2988,38 @@ COMMENT ON FUNCTION spine.lock_audit_log(_tables text[]) IS 'Internal. Takes the
 
 
 --
+-- Name: lock_default_partition(); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.lock_default_partition() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'spine', 'pg_temp'
+    SET lock_timeout TO '50ms'
+    AS $$
+begin
+    for _time in 1..25 loop
+        begin
+            lock table only audit_trail in share update exclusive mode;
+            lock table only audit_trail_default in access exclusive mode;
+            return;
+        exception when lock_not_available then
+            if _time = 25 then
+                raise;
+            end if;
+        end;
+        perform pg_sleep(0.2);
+    end loop;
+end $$;
+
+
+--
+-- Name: FUNCTION lock_default_partition(); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.lock_default_partition() IS 'Internal. Takes the default partition for itself, until the transaction ends.';
+
+
+--
 -- Name: lock_holders(xid); Type: FUNCTION; Schema: spine; Owner: -
 --
 
@@ -3174,6 +3205,7 @@ begin
             and p.next_attempt_at > _now
             and isfinite(p.next_attempt_at)
             and p.updated_at > _now
+            and isfinite(p.updated_at)
         for update of p skip locked
     )
     update processing_state p set
@@ -3717,7 +3749,10 @@ begin
             from queued q
             where q.name is not null
         )
-        select max(_now - case when isfinite(o.next_attempt_at) then o.next_attempt_at else o.updated_at end)
+        select max(_now - case
+            when isfinite(o.next_attempt_at) then o.next_attempt_at
+            when isfinite(o.updated_at) then o.updated_at
+        end)
         from queued q cross join lateral (
             select p.next_attempt_at, p.updated_at
             from processing_state p
@@ -6210,7 +6245,7 @@ begin
             and (a.timestamp >= _day and a.timestamp < _later or a.timestamp = 'infinity')
             and a.action in ('event_received', 'event_inserted'))
     then
-        return _day;
+        return _day - interval '3 days';
     end if;
     return '-infinity';
 end $$;
@@ -6266,7 +6301,8 @@ begin
     return query select 'standby', w from commits_waiting() w where w is not null;
     return query select 'locked', t.says || ': nothing can be stored meanwhile'
     from table_lockers(true) t
-    where (t.facts ->> 'since')::timestamptz < clock_timestamp() - interval '1 second';
+    -- Of another role's session the beginning is often not known.
+    where coalesce((t.facts ->> 'since')::timestamptz < clock_timestamp() - interval '1 second', true);
     if to_regclass('spine.audit_trail_' || to_char(_day, 'YYYYMMDD')) is null
         and not exists (
             select
@@ -9012,7 +9048,8 @@ CREATE VIEW spine.stuck AS
     (statement_timestamp() -
         CASE
             WHEN isfinite(s.due_at) THEN s.due_at
-            ELSE s.updated_at
+            WHEN isfinite(s.updated_at) THEN s.updated_at
+            ELSE NULL::timestamp with time zone
         END) AS overdue,
         CASE
             WHEN s.is_ahead THEN (('planned at '::text || spine.exact_time(s.updated_at)) || ', which is later than now: the database''s clock was set back (select spine.mend_clock())'::text)

@@ -49,6 +49,26 @@ func TestAClockThatWasSetBack(t *testing.T) {
 			case status when 'failed' then '21 min' when 'pending' then '0' else '61 s' end::interval
 		from spine.processing_state where status <> 'completed' order by status`))
 	require.Equal(t, "y", d.claim(1)[0].ID, "the pending one")
+
+	// Rows that somebody wrote by hand hide no others.
+	d.run("alter table spine.processing_state disable trigger user")
+	d.run("update spine.processing_state set updated_at = 'infinity', next_attempt_at = now() + interval '1 hour'" +
+		" where event_id = 'y'")
+	require.Equal(t, "0", d.value("select spine.mend_clock()"))
+	d.run("update spine.processing_state set next_attempt_at = '-infinity' where event_id = 'y'")
+	require.Equal(t, "y|t", d.value("select event_id, overdue is null from spine.stuck where due_at = '-infinity'"))
+	require.Equal(t, "00:00:00", d.value("select spine.oldest_ready()::text"))
+}
+
+// The trail of an event is whole although the clock was set back over midnight while it was under way.
+func TestATrailOverAClockThatWasSetBack(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 1)
+	d.ingest(webhook("x", payloadA))
+	d.settle(completed(d.claim(1)[0]))
+	d.run("update spine.audit_trail set timestamp = timestamp - interval '1 day' where action = 'processing_succeeded'")
+	require.Equal(t, "4", d.value("select count(*) from spine.trace('x')"))
+	require.Equal(t, "1", d.value("select count(*) from spine.explain('x') where says like '%completed%'"))
 }
 
 // E18: that nobody makes partitions is shown days before they are needed. E23: whoever can store nothing knows it.

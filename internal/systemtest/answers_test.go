@@ -437,6 +437,11 @@ func TestALockIsToldWithoutRights(t *testing.T) {
 	pid := w.locks(t, "select from spine.processing_state where event_id = 'held' for update")
 	says := value[string](t, db, "select says from spine.explain('held') where topic = 'locked'")
 	require.Regexp(t, fmt.Sprintf(`locked by pid %d of role \S+ .*not known \(grant pg_read_all_stats\)`, pid), says)
+
+	require.Empty(t, value[string](t, db, "select coalesce(max(says), '') from spine.troubles()"))
+	pid = w.locks(t, "lock table spine.events in share mode")
+	says = value[string](t, db, "select says from spine.troubles() where topic = 'locked'")
+	require.Regexp(t, fmt.Sprintf(`^the table events is locked \(ShareLock\) by pid %d of role .*not known`, pid), says)
 }
 
 // F10: one number has one source: the overview, status, and status --watch do not contradict one another.

@@ -42,8 +42,7 @@ begin
         -- but people may.
         execute format('alter table spine.%I replica identity full', _name);
         -- Attaching takes these locks in this order. With them no row comes in between.
-        lock table only audit_trail in share update exclusive mode;
-        lock table only audit_trail_default in access exclusive mode;
+        perform lock_default_partition();
         if exists (select from audit_trail_default where timestamp >= _day and timestamp < _day + 1) then
             execute format(
                 'with moved as (
@@ -68,6 +67,29 @@ begin
 end $$;
 comment on function spine.ensure_audit_partitions(integer) is
     'Internal. Makes the daily partitions of the audit log ahead of time. Returns how many it made.';
+
+-- lock_default_partition: takes the default partition for itself, until the end of the transaction. It asks often and
+-- waits briefly, since readers of the log wait behind it. Raises 55P03 after 25 times. A crash releases the locks.
+create or replace function spine.lock_default_partition() returns void
+language plpgsql
+set search_path = spine, pg_temp
+set lock_timeout = '50ms' as $$
+begin
+    for _time in 1..25 loop
+        begin
+            lock table only audit_trail in share update exclusive mode;
+            lock table only audit_trail_default in access exclusive mode;
+            return;
+        exception when lock_not_available then
+            if _time = 25 then
+                raise;
+            end if;
+        end;
+        perform pg_sleep(0.2);
+    end loop;
+end $$;
+comment on function spine.lock_default_partition() is
+    'Internal. Takes the default partition for itself, until the transaction ends.';
 
 -- mark_audit: notes once a day where in time the positions of the log are. spine.roll_up() calls it every second.
 -- A transaction gets its number before it writes a step. So steps of later positions than this transaction's are
@@ -191,7 +213,7 @@ comment on function spine.audit_begins() is
 -- partition that it may read, with three indexes, until the transaction ends. After years these are more than a server
 -- has locks for. So a reader takes one span after the other, each in a block that ends with an exception. That gives
 -- the locks back, and rows returned before it stay. Four rules make it right:
---   * The reader locks audit_trail itself before, outside of the blocks. So no partition goes or comes meanwhile.
+--   * The reader locks audit_trail itself before, outside of the blocks. So no partition goes meanwhile.
 --   * The planner must know the times as values, or it locks all partitions. So plans are not kept.
 --   * Steps of an event have an "or infinity", as trail_start() says. The last span alone returns those of that time.
 --   * Large values are copied, since a row leads to its partition, which may be gone after the function.

@@ -66,29 +66,29 @@ set search_path = spine, pg_temp as $$
         where o.was is distinct from o."is"
         union all
         select
-            w.path || '/' || replace(replace(left(k.key, 2048), '~', '~0'), '/', '~1'),
+            w.path || '/' || replace(replace(left(v.key, 2048), '~', '~0'), '/', '~1'),
             v.was,
             v."is",
-            w.level + case when octet_length(w.path) + octet_length(k.key) > 2048 then w.most + 1 else 1 end,
+            w.level + case when octet_length(w.path) + octet_length(v.key) > 2048 then w.most + 1 else 1 end,
             w.most
         from walk w cross join lateral (
-            select o.key
-            from jsonb_object_keys(case when jsonb_typeof(w.was) = 'object' then w.was else '{}' end) o(key)
-            where jsonb_typeof(w."is") = 'object'
-            union
-            select o.key
-            from jsonb_object_keys(case when jsonb_typeof(w."is") = 'object' then w."is" else '{}' end) o(key)
-            where jsonb_typeof(w.was) = 'object'
-            union
-            select n::text
-            from generate_series(0, greatest(
-                jsonb_array_length(case when jsonb_typeof(w.was) = 'array' then w.was else '[]' end),
-                jsonb_array_length(case when jsonb_typeof(w."is") = 'array' then w."is" else '[]' end)) - 1) n
+            select o.key, w.was -> o.key as was, w."is" -> o.key as "is"
+            from (
+                select a.key
+                from jsonb_object_keys(case when jsonb_typeof(w.was) = 'object' then w.was else '{}' end) a(key)
+                union
+                select b.key
+                from jsonb_object_keys(case when jsonb_typeof(w."is") = 'object' then w."is" else '{}' end) b(key)
+            ) o
+            where jsonb_typeof(w.was) = 'object' and jsonb_typeof(w."is") = 'object'
+            union all
+            select (coalesce(a.n, b.n) - 1)::text, a.value, b.value
+            from jsonb_array_elements(
+                    case when jsonb_typeof(w.was) = 'array' then w.was else '[]' end) with ordinality a(value, n)
+                full join jsonb_array_elements(
+                    case when jsonb_typeof(w."is") = 'array' then w."is" else '[]' end) with ordinality b(value, n)
+                    on b.n = a.n
             where jsonb_typeof(w.was) = 'array' and jsonb_typeof(w."is") = 'array'
-        ) k cross join lateral (
-            select
-                case when jsonb_typeof(w.was) = 'array' then w.was -> k.key::integer else w.was -> k.key end as was,
-                case when jsonb_typeof(w."is") = 'array' then w."is" -> k.key::integer else w."is" -> k.key end as "is"
         ) v
         where w.level <= w.most and v.was is distinct from v."is"
     ), seen as materialized (

@@ -206,14 +206,14 @@ comment on function spine.event(text, text) is
     'One event and where it stands. Notices say why, as spine.explain() does. '
     'Example: select * from spine.event(''test-001'').';
 
--- trail_start: the beginning of the day (UTC) on which an event's trail begins. With it a query can leave out the
--- partitions before. Without retention there are hundreds, and a plan over all of them takes 50 ms.
+-- trail_start: a time before an event's trail begins: three days before its day (UTC), since clocks are set back. With
+-- it a query can leave out older partitions. Without retention there are hundreds, and a plan over all takes 50 ms.
 --   _event  events.id
 -- Returns '-infinity' where no step stored the event after its created_at, less a minute for transactions. Then
 -- somebody chose created_at by hand, or retention has dropped the step. A step that somebody adds by hand with an
 -- earlier time is in the log, but not in the trail. The bound is for partitions and not for audit_trail_timestamp, by
--- which a planner might read a whole day for one event. A whole day excludes no row of a partition. "or infinity",
--- which is always later, leaves that index to bitmap scans alone, and these are off. Relies on events_pkey and
+-- which a planner might read whole days for one event. Whole days exclude no row of a partition. "or infinity", which
+-- is always later, leaves that index to bitmap scans alone, and these are off. Relies on events_pkey and
 -- audit_trail_event. Reads only.
 create or replace function spine.trail_start(_event bigint) returns timestamptz
 language plpgsql stable
@@ -234,7 +234,7 @@ begin
             and (a.timestamp >= _day and a.timestamp < _later or a.timestamp = 'infinity')
             and a.action in ('event_received', 'event_inserted'))
     then
-        return _day;
+        return _day - interval '3 days';
     end if;
     return '-infinity';
 end $$;

@@ -234,7 +234,10 @@ begin
             from queued q
             where q.name is not null
         )
-        select max(_now - case when isfinite(o.next_attempt_at) then o.next_attempt_at else o.updated_at end)
+        select max(_now - case
+            when isfinite(o.next_attempt_at) then o.next_attempt_at
+            when isfinite(o.updated_at) then o.updated_at
+        end)
         from queued q cross join lateral (
             select p.next_attempt_at, p.updated_at
             from processing_state p

@@ -43,7 +43,8 @@ begin
     return query select 'standby', w from commits_waiting() w where w is not null;
     return query select 'locked', t.says || ': nothing can be stored meanwhile'
     from table_lockers(true) t
-    where (t.facts ->> 'since')::timestamptz < clock_timestamp() - interval '1 second';
+    -- Of another role's session the beginning is often not known.
+    where coalesce((t.facts ->> 'since')::timestamptz < clock_timestamp() - interval '1 second', true);
     if to_regclass('spine.audit_trail_' || to_char(_day, 'YYYYMMDD')) is null
         and not exists (
             select
@@ -91,6 +92,7 @@ begin
             and p.next_attempt_at > _now
             and isfinite(p.next_attempt_at)
             and p.updated_at > _now
+            and isfinite(p.updated_at)
         for update of p skip locked
     )
     update processing_state p set

@@ -110,7 +110,10 @@ select
     s.status,
     s.attempt_count,
     s.due_at,
-    statement_timestamp() - case when isfinite(s.due_at) then s.due_at else s.updated_at end as overdue,
+    statement_timestamp() - case
+        when isfinite(s.due_at) then s.due_at
+        when isfinite(s.updated_at) then s.updated_at
+    end as overdue,
     case
         when s.is_ahead then
             'planned at ' || spine.exact_time(s.updated_at)
