@@ -73,21 +73,22 @@ type Committer struct {
 	log     zerolog.Logger
 	metrics *Metrics
 
-	mu      sync.Mutex
-	waiting []*waiter
-	rows    int              // events that wait
-	bytes   int              // that they take up
-	loads   map[string]*load // both, by source: as many as there are sources
-	cost    int              // of the source whose turn was last
-	limit   int              // on the events of one transaction for now, 1 to BatchRows
-	ended   bool             // Run has returned: nothing is stored any more
-	flights []flight         // the running transaction of each flusher
-	least   shortest         // transaction of late
-	slowAt  time.Time        // when the last of loads became slow
-	mixedAt time.Time        // when two sources last sent, one soon after the other
-	last    *load            // of the source of the last request
-	lastAt  time.Time        // when that came
-	rung    chan struct{}    // room for one ring for each flusher; a bell.Bell wakes one loop only, and here are several
+	mu        sync.Mutex
+	waiting   []*waiter
+	rows      int              // events that wait
+	bytes     int              // that they take up
+	loads     map[string]*load // both, by source: as many as there are sources
+	cost      int              // of the source whose turn was last
+	limit     int              // on the events of one transaction for now, 1 to BatchRows
+	ended     bool             // Run has returned: nothing is stored any more
+	flights   []flight         // the running transaction of each flusher
+	apartLast bool             // the last one that began goes apart
+	least     shortest         // transaction of late
+	slowAt    time.Time        // when the last of loads became slow
+	mixedAt   time.Time        // when two sources last sent, one soon after the other
+	last      *load            // of the source of the last request
+	lastAt    time.Time        // when that came
+	rung      chan struct{}    // room for one ring for each flusher; a bell.Bell wakes one loop only, and here are several
 }
 
 // flight is a running transaction. The zero value is none.
@@ -255,7 +256,8 @@ func (c *Committer) take(flusher int) []*waiter {
 	}
 	waiting, apart, bytes := c.waiting, false, c.config.BatchBytes
 	if now.Sub(c.slowAt) < apartFor && now.Sub(c.mixedAt) < apartFor {
-		waiting, apart = sift(c.waiting, now, !slices.ContainsFunc(c.flights, func(f flight) bool { return f.apart }))
+		mayGoApart := !slices.ContainsFunc(c.flights, func(f flight) bool { return f.apart })
+		waiting, apart = sift(c.waiting, now, mayGoApart, c.apartLast)
 	}
 	if apart {
 		bytes /= mixedPart
@@ -272,7 +274,7 @@ func (c *Committer) take(flusher int) []*waiter {
 	}
 	more := len(batch) > 0 && len(c.waiting) > 0
 	if len(batch) > 0 {
-		c.flights[flusher] = flight{now, apart}
+		c.flights[flusher], c.apartLast = flight{now, apart}, apart
 	}
 	c.mu.Unlock()
 	if more {
@@ -296,17 +298,14 @@ func (c *Committer) flush(ctx context.Context, batch []*waiter) {
 	c.metrics.queueWait.Observe(time.Since(oldest).Seconds())
 	ctx, cancel := context.WithDeadline(ctx, batch[0].since.Add(c.config.Patience))
 	defer cancel()
-	began := time.Now()
 	c.commit(ctx, batch)
-	c.landed(batch, began)
 }
 
 // landed notes the sources of the large requests in a transaction that took much longer than others.
-func (c *Committer) landed(batch []*waiter, began time.Time) {
+func (c *Committer) landed(batch []*waiter, took time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
-	took := now.Sub(began)
 	if took <= slowFlight+4*c.least.of(took, now) {
 		return
 	}
@@ -324,9 +323,10 @@ func (c *Committer) commit(ctx context.Context, batch []*waiter) {
 	for _, w := range batch {
 		events = append(events, w.events...)
 	}
-	receipts, err := c.try(ctx, events)
+	receipts, took, err := c.try(ctx, events)
 	switch {
 	case err == nil:
+		c.landed(batch, took)
 		if c.config.Committed != nil {
 			c.config.Committed(events, receipts)
 		}
@@ -359,7 +359,8 @@ func (c *Committer) commit(ctx context.Context, batch []*waiter) {
 }
 
 // keepBytes turns the payloads of a request into bytes. They are JSON, and still Postgres cannot hold one of them; it
-// does not say which. keepBytes reports whether it changed any.
+// does not say which. The others of the request then have another hash than before. keepBytes reports whether it changed
+// any.
 func keepBytes(events []event.Event) (changed bool) {
 	for i := range events {
 		e := &events[i]
@@ -397,25 +398,27 @@ func (c *Committer) putOff(w *waiter) {
 }
 
 // try stores events, and tries again until ctx ends unless the error lies in the data or in a lock. If the answer to a
-// commit was lost, the next try gets those events back as deduplicated.
-func (c *Committer) try(ctx context.Context, events []event.Event) ([]event.Receipt, error) {
+// commit was lost, the next try gets those events back as deduplicated. took is the time of the one that stored them.
+func (c *Committer) try(
+	ctx context.Context, events []event.Event,
+) (receipts []event.Receipt, took time.Duration, err error) {
 	for pause := 25 * time.Millisecond; ; pause = min(2*pause, 400*time.Millisecond) {
 		start := time.Now()
-		receipts, err := c.store.Ingest(ctx, events)
-		took := time.Since(start)
+		receipts, err = c.store.Ingest(ctx, events)
+		took = time.Since(start)
 		c.adapt(len(events), took, err)
 		c.metrics.flushTime.Observe(took.Seconds())
 		if err == nil {
 			c.metrics.batchRows.Observe(float64(len(events)))
-			return receipts, nil
+			return receipts, took, nil
 		}
 		if errors.Is(err, event.ErrInvalidData) || errors.Is(err, event.ErrLocked) {
-			return nil, err
+			return nil, took, err
 		}
 		c.metrics.flushErrors.Inc()
 		select {
 		case <-ctx.Done():
-			return nil, err
+			return nil, took, err
 		case <-time.After(pause):
 			c.log.Warn().Err(err).Int("events", len(events)).Msg("storing events failed, trying again")
 		}
@@ -424,15 +427,19 @@ func (c *Committer) try(ctx context.Context, events []event.Event) ([]event.Rece
 
 // adapt keeps transactions shorter than their senders can wait. Otherwise a database that is slow for each event would
 // get batches that are always cut short, and store next to nothing. A transaction that was cut short, or took more than
-// a quarter of the patience, halves the size of the next ones. One below a sixteenth doubles it.
+// a quarter of the patience, halves the size of the next ones. One below a sixteenth doubles it. One in between raises it
+// slowly: on a far database each transaction may take that long, whatever its size. A small one that is slow but not cut
+// says nothing about large ones.
 func (c *Committer) adapt(rows int, took time.Duration, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case errors.Is(err, context.DeadlineExceeded), err == nil && took > c.config.Patience/4:
+	case errors.Is(err, context.DeadlineExceeded), err == nil && took > c.config.Patience/4 && rows >= c.limit/2:
 		c.limit = min(c.limit, max(1, rows/2))
 	case err == nil && took < c.config.Patience/16:
 		c.limit = min(c.config.BatchRows, 2*c.limit)
+	case err == nil && took <= c.config.Patience/4 && rows >= c.limit:
+		c.limit = min(c.config.BatchRows, c.limit+1+c.limit/8)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -408,6 +409,34 @@ func TestOverloadDoesNotCollapse(t *testing.T) {
 		store.before = slow
 		c.submit(t.Context(), some(seconds*rate+1, 1+config.BatchRows)...)()
 		require.Contains(t, store.sizes(), config.BatchRows)
+	})
+}
+
+// A database on which each transaction takes long, whatever its size, gets large ones again after it was away.
+func TestTransactionsGrowAgainOnAFarDatabase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &modelStore{
+			before: func(ctx context.Context, _ []event.Event) error { <-ctx.Done(); return ctx.Err() },
+		}
+		c := commit(t, DefaultCommitterConfig(), store)
+		require.ErrorIs(t, c.submit(t.Context(), some(0, 1)...)()[0].err, ErrUnavailable)
+		store.before = func(context.Context, []event.Event) error { <-time.After(500 * time.Millisecond); return nil }
+		var senders sync.WaitGroup
+		var failed atomic.Int64
+		for i := range 60 * 100 {
+			senders.Go(func() {
+				if _, err := c.Submit(t.Context(), some(i, 1)...); err != nil && i > 30*100 {
+					failed.Add(1)
+				}
+			})
+			time.Sleep(10 * time.Millisecond)
+		}
+		senders.Wait()
+		require.Zero(t, failed.Load())
+		// A single event that is slow says nothing about others.
+		store.before = func(context.Context, []event.Event) error { <-time.After(1100 * time.Millisecond); return nil }
+		c.submit(t.Context(), some(6000, 1)...)()
+		require.Greater(t, c.limit, 10)
 	})
 }
 

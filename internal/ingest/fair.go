@@ -43,17 +43,22 @@ func (w *waiter) goesApart(now time.Time) bool {
 }
 
 // sift returns the waiting requests that the next transaction may take, and whether they go apart: then they are large
-// ones of one source. Otherwise they are all that do not go apart. The source that has cost least so far decides.
-func sift(waiting []*waiter, now time.Time, mayGoApart bool) (some []*waiter, apart bool) {
+// ones of the source that has cost least so far. Otherwise they are all that do not go apart. Where both kinds wait they
+// take turns. apartLast says which had the last one.
+func sift(waiting []*waiter, now time.Time, mayGoApart, apartLast bool) (some []*waiter, apart bool) {
 	var next *load
+	others := false
 	for _, w := range waiting {
-		isApart := w.goesApart(now)
-		if (next == nil || w.load.cost < next.cost) && (mayGoApart || !isApart) {
-			next, apart = w.load, isApart
+		switch {
+		case !w.goesApart(now):
+			others = true
+		case mayGoApart && (next == nil || w.load.cost < next.cost):
+			next = w.load
 		}
 	}
+	apart = next != nil && (!others || !apartLast)
 	for _, w := range waiting {
-		if w.goesApart(now) == apart && next != nil && (w.load == next || !apart) {
+		if w.goesApart(now) == apart && (w.load == next || !apart) {
 			some = append(some, w)
 		}
 	}

@@ -130,20 +130,23 @@ func TestSift(t *testing.T) {
 			}
 		}
 		may := rapid.Bool().Draw(r, "may go apart")
-		taken, apart := sift(waiting, now, may)
+		last := rapid.Bool().Draw(r, "the last one went apart")
+		taken, apart := sift(waiting, now, may, last)
 		left := without(waiting, taken)
 		require.Len(r, left, len(waiting)-len(taken), "in their order")
 		switch {
 		case apart:
 			require.True(r, may)
+			require.False(r, last && len(ordinary) > 0, "they take turns")
 			for _, w := range waiting {
 				isOne := w.load == taken[0].load && w.goesApart(now)
 				require.Equal(r, isOne, slices.Contains(taken, w))
-				require.True(r, w.load.cost >= taken[0].load.cost || isOne)
+				require.True(r, w.load.cost >= taken[0].load.cost || isOne || !w.goesApart(now))
 			}
 		default:
 			require.Equal(r, ordinary, taken)
 			require.False(r, len(taken) == 0 && len(waiting) > 0 && may)
+			require.True(r, !may || last || len(ordinary) == len(waiting), "they take turns")
 		}
 	})
 }

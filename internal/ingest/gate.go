@@ -299,10 +299,7 @@ func (g *gate) receiveBody(a *arrival, u upload) (rej *rejection) {
 	_ = http.NewResponseController(u.writer).SetReadDeadline(time.Now().Add(u.timeout))
 	if a.reserved > smallRequest || a.announced > smallRequest || a.announced < 0 {
 		controller := http.NewResponseController(u.writer)
-		a.progress = &progress{
-			network: network(a.remote), began: time.Now(), freed: make(chan struct{}),
-			stop: func() { _ = controller.SetReadDeadline(time.Unix(1, 0)) },
-		}
+		a.progress = newProgress(network(a.remote), func() { _ = controller.SetReadDeadline(time.Unix(1, 0)) })
 		g.uploads.add(a.progress)
 	}
 	a.request.Wire, rej = g.readAll(a, u.request.Body, a.announced)

@@ -185,7 +185,7 @@ func (g *gate) readAll(a *arrival, body io.Reader, announced int64) ([]byte, *re
 		n, err := body.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
 		if a.progress != nil {
-			a.progress.arrived.Store(int64(len(b)))
+			a.progress.arrived(n)
 		}
 		if n > 0 && reserved == 0 {
 			if !g.reserve(a, int64(cap(b))) {

@@ -746,8 +746,8 @@ func TestSlowUploadsGiveWay(t *testing.T) {
 		var all uploads
 		var stopped []string
 		begin := func(name, network string) *progress {
-			p := &progress{network: network, began: time.Now(), freed: make(chan struct{})}
-			p.stop = func() { stopped = append(stopped, name); close(p.freed) }
+			var p *progress
+			p = newProgress(network, func() { stopped = append(stopped, name); close(p.freed) })
 			all.add(p)
 			return p
 		}
@@ -760,8 +760,7 @@ func TestSlowUploadsGiveWay(t *testing.T) {
 		require.True(t, all.remove(done))
 		time.Sleep(uploadGrace)
 		begin("young", "b")
-		quick.arrived.Store(uploadPace)
-		own.arrived.Store(uploadPace / 2)
+		quick.arrived(uploadPace)
 		require.True(t, all.giveWay("b", own))
 		require.False(t, all.giveWay("b", own))
 		require.True(t, all.giveWay("", own))
@@ -769,9 +768,17 @@ func TestSlowUploadsGiveWay(t *testing.T) {
 		require.Equal(t, []string{"other", "slow"}, stopped)
 		require.True(t, all.remove(own))
 		time.Sleep(uploadGrace)
-		quick.arrived.Store(2*uploadPace - 1)
 		require.True(t, all.giveWay("a", nil), "it has become slow")
 		require.False(t, all.remove(quick), "it is told so")
+		steady, burst := begin("steady", "d"), begin("burst", "d")
+		burst.arrived(100 * uploadPace)
+		for range 20 {
+			time.Sleep(uploadGrace / 2)
+			steady.arrived(uploadPace / 2)
+		}
+		require.True(t, all.giveWay("d", nil))
+		require.Equal(t, "burst", stopped[len(stopped)-1], "what came early is no reason to stay")
+		require.False(t, all.giveWay("d", nil))
 		stuck := begin("stuck", "c")
 		stuck.stop = func() {}
 		time.Sleep(uploadGrace)

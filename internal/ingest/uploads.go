@@ -10,22 +10,34 @@ import (
 // Uploads that hardly go on give way where others need their memory. Otherwise a few clients could hold all of it with
 // bodies that they do not send. They would connect again as soon as these time out.
 const (
-	// uploadGrace is how long an upload may take whatever its pace.
-	uploadGrace = time.Second
-	// uploadPace is how many bytes a second an upload has to bring on average, to keep its memory when that is short.
+	// uploadPace is how many bytes a second an upload has to bring, to keep its memory when that is short.
 	uploadPace = 64 << 10
+	// uploadGrace is how long it may bring none: at its beginning, and after whatever has come.
+	uploadGrace = time.Second
 	// freedPatience limits the wait for the memory of an upload that gives way. It takes no time.
 	freedPatience = time.Second
 )
 
-// progress is how far an upload is.
+// progress is how an upload goes on.
 type progress struct {
 	network string // its client's; as in shares
 	began   time.Time
-	arrived atomic.Int64  // bytes
+	slow    atomic.Int64  // how long after began it is slow unless more arrives, in nanoseconds
 	stop    func()        // ends the reading, as if the time for the body were over
 	freed   chan struct{} // closed when its memory is free
 	place   *list.Element // in uploads; nil once it is read to its end, or gives way
+}
+
+func newProgress(network string, stop func()) *progress {
+	p := &progress{network: network, began: time.Now(), stop: stop, freed: make(chan struct{})}
+	p.slow.Store(int64(uploadGrace))
+	return p
+}
+
+// arrived notes that n more bytes are here. It must not be called concurrently.
+func (p *progress) arrived(n int) {
+	earned := time.Duration(n) * time.Second / uploadPace
+	p.slow.Store(min(p.slow.Load()+int64(earned), int64(time.Since(p.began)+uploadGrace)))
 }
 
 // uploads are those that are being read, the oldest first, but for small ones. It is safe for concurrent use.
@@ -73,8 +85,7 @@ func (us *uploads) stopSlow(network string, own *progress) *progress {
 		p := place.Value.(*progress) //nolint:forcetypeassert // it holds nothing else
 		if took := time.Since(p.began); took < uploadGrace {
 			return nil // and so are all that follow
-		} else if p != own && (network == "" || p.network == network) &&
-			float64(p.arrived.Load()) < uploadPace*took.Seconds() {
+		} else if p != own && (network == "" || p.network == network) && int64(took) >= p.slow.Load() {
 			us.all.Remove(place)
 			p.place = nil
 			p.stop() // with the lock: the request of an upload that is in the list has no answer yet

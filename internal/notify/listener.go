@@ -291,7 +291,7 @@ func (l *Listener) watchdog(ctx context.Context) {
 			return
 		case l.hintless.Load():
 			l.hears.Store(false)
-		case err == nil:
+		case err == nil && l.isOpen():
 			l.roundTrip.Observe(took.Seconds())
 			l.mu.Lock()
 			l.failures = 0
@@ -301,7 +301,7 @@ func (l *Listener) watchdog(ctx context.Context) {
 			if !l.hears.Swap(true) {
 				l.log.Info().Dur("round_trip_ms", took).Msg("listening: notifications arrive")
 			}
-		case errors.Is(err, errReconnected):
+		case err == nil, errors.Is(err, errReconnected):
 			listened = true
 			timer.Reset(0)
 		default:

@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"container/list"
 	"net"
 	"net/http"
 	"sync"
@@ -10,8 +11,9 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// mostConnections is how many connections a server may have before it closes those that wait for a request. Each takes
-// some 10 kB. A load balancer has hundreds. Where the process may have fewer files open, it is half as many as these.
+// mostConnections is how many connections a server may have before it closes those without a request. Each takes some
+// 10 kB, and 16 kB more with half-sent headers. A load balancer has hundreds. Where the process may have fewer files
+// open, it is half as many as these.
 func mostConnections() int64 {
 	const most = 8192
 	var files syscall.Rlimit
@@ -21,8 +23,9 @@ func mostConnections() int64 {
 	return int64(min(most, max(1, files.Cur/2)))
 }
 
-// crowd closes idle connections while there are too many. A connection that has brought no request yet is closed within
-// readHeaderTimeout anyway.
+// crowd closes connections while there are too many: all that wait for their next request, and the oldest of those that
+// have brought none yet. A sender who opens many would keep their half-sent headers in memory. A webhook's headers are
+// here before as many others come.
 type crowd struct {
 	server *http.Server
 	most   int64
@@ -31,16 +34,22 @@ type crowd struct {
 	full   atomic.Bool // idle connections are closed
 
 	mu sync.Mutex // held while full changes
+
+	freshMu sync.Mutex
+	fresh   list.List // of *headed, the oldest first: connections that have brought no request yet
 }
 
 // note is the ConnState of the server.
 func (c *crowd) note(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
-		if c.open.Add(1) > c.most && !c.full.Load() {
+		isTooMany := c.open.Add(1) > c.most
+		if isTooMany && !c.full.Load() {
 			c.updateKeepAlives()
 		}
+		c.add(conn, isTooMany)
 	case http.StateClosed, http.StateHijacked:
+		c.remove(conn)
 		if c.open.Add(-1) <= c.most/2 && c.full.Load() {
 			c.updateKeepAlives()
 		}
@@ -49,6 +58,37 @@ func (c *crowd) note(conn net.Conn, state http.ConnState) {
 			conn.next()
 		}
 	case http.StateActive:
+		c.remove(conn)
+	}
+}
+
+// add notes a new connection. Where there are too many, it closes the oldest one that has brought no request.
+func (c *crowd) add(conn net.Conn, isTooMany bool) {
+	fresh, ok := conn.(*headed)
+	if !ok {
+		return
+	}
+	c.freshMu.Lock()
+	defer c.freshMu.Unlock()
+	if oldest := c.fresh.Front(); oldest != nil && isTooMany {
+		oldest := c.fresh.Remove(oldest).(*headed) //nolint:forcetypeassert // it holds nothing else
+		oldest.isFresh.Store(false)
+		_ = oldest.Close()
+	}
+	fresh.place = c.fresh.PushBack(fresh)
+	fresh.isFresh.Store(true)
+}
+
+// remove notes that a connection has brought its first request, or is closed. Later requests cost nothing here.
+func (c *crowd) remove(conn net.Conn) {
+	fresh, ok := conn.(*headed)
+	if !ok || !fresh.isFresh.Load() {
+		return
+	}
+	c.freshMu.Lock()
+	defer c.freshMu.Unlock()
+	if fresh.isFresh.Swap(false) {
+		c.fresh.Remove(fresh.place)
 	}
 }
 
@@ -59,7 +99,7 @@ func (c *crowd) updateKeepAlives() {
 	switch {
 	case !full && open > c.most:
 		c.log.Warn().Int64("connections", open).
-			Msg("too many connections: idle ones are closed, until half as many are open")
+			Msg("too many connections: those without a request are closed, until half as many are open")
 		c.full.Store(true)
 		c.server.SetKeepAlivesEnabled(false)
 	case full && open <= c.most/2:

@@ -2,6 +2,7 @@ package observe
 
 import (
 	"bytes"
+	"container/list"
 	"context"
 	"io"
 	"net"
@@ -37,6 +38,9 @@ type headed struct {
 	begun bool        // the request has begun: net/http passes over line ends before it
 	blank bool        // the line has no character yet
 	lines int
+
+	place   *list.Element // in crowd.fresh
+	isFresh atomic.Bool   // it is there
 }
 
 // next says that the server waits for the headers of the next request.

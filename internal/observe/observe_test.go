@@ -531,6 +531,52 @@ func TestACrowdOfConnectionsIsNotKept(t *testing.T) {
 	})
 }
 
+// B1, of its kind: of a crowd that does not end its headers, the oldest give way. Otherwise all of them would be kept
+// until the time for headers is over.
+func TestACrowdWithHalfSentHeadersIsNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipes()
+		stop, ended := running(t, Server{
+			Listener: p, Log: zerolog.Nop(), connections: 4,
+			Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}),
+		})
+		connect := func(text string) net.Conn {
+			near, far := net.Pipe()
+			p.conns <- far
+			_, err := io.WriteString(near, text)
+			require.NoError(t, err)
+			synctest.Wait()
+			return near
+		}
+		isOpen := func(conn net.Conn) bool {
+			_, err := io.WriteString(conn, "x")
+			return err == nil
+		}
+		var stopped []net.Conn
+		for range 4 {
+			stopped = append(stopped, connect("GET /x HTTP/1.1\r\nX-A: "))
+		}
+		for n := range 3 {
+			answered := connect("GET /x HTTP/1.1\r\nHost: spine\r\n\r\n")
+			answer, err := http.ReadResponse(bufio.NewReader(answered), nil)
+			require.NoError(t, err)
+			require.NoError(t, answer.Body.Close())
+			for i, conn := range stopped {
+				require.Equal(t, i > n, isOpen(conn), "%d after %d", i, n)
+			}
+			stopped = append(stopped, connect("GET /x HTTP/1.1\r\nX-A: "))
+			_ = answered.Close()
+			synctest.Wait()
+		}
+		for _, conn := range stopped {
+			_ = conn.Close()
+		}
+		<-time.After(time.Second)
+		stop()
+		require.NoError(t, <-ended)
+	})
+}
+
 // B1: very many short headers take much memory, so their number is limited, before a request is complete.
 func TestARequestHasSoManyHeaders(t *testing.T) {
 	require.Implements(t, (*interface{ CloseWrite() error })(nil), &headed{}, "net/http closes one half first")

@@ -116,7 +116,20 @@ func (r *Redactor) redactPairs(text, header string) string {
 			start, end = userAfter(text, i)
 		case '@':
 			start, end = userBefore(text, written, i)
-		case 'b', 'B', 'e':
+		case 'b',
+			'B',
+			'e',
+			'A',
+			'd',
+			'g',
+			'h',
+			'n',
+			'p',
+			'r',
+			's',
+			'w',
+			'x',
+			'y': // of bearer, basic, eyJ and keyPrefixes
 			if i == 0 || strings.IndexByte(aroundNames+"/", text[i-1]) >= 0 {
 				start, end = credentialWord(text, i)
 			}
@@ -146,7 +159,11 @@ const (
 func namesSecretBefore(text, rest, header string) bool {
 	name := strings.TrimRight(text, quotes)
 	isQuoted := len(name) < len(text) && strings.ContainsAny(text[len(name):], "\"'`\\")
-	name = name[strings.LastIndexAny(name, aroundNames+"/")+1:]
+	before := strings.LastIndexAny(name, aroundNames+"/")
+	for before >= 0 && strings.HasPrefix(name[before:], `\u00`) { // a letter of the name, as JSON may write it
+		before = strings.LastIndexAny(name[:before], aroundNames+"/")
+	}
+	name = name[before+1:]
 	if name == "" || len(name) > maxPairName {
 		return false
 	}
@@ -286,6 +303,9 @@ func credentialWord(text string, word int) (start, end int) {
 		if strings.Count(rest[:length], ".") < 2 {
 			return 0, 0
 		}
+		return word, word + length
+	}
+	if length := keyLength(rest); length > 0 {
 		return word, word + length
 	}
 	for _, scheme := range []string{"bearer", "basic"} {

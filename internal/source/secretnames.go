@@ -8,8 +8,8 @@ import (
 
 // secretParts make a name that of a secret, wherever in it they stand.
 var secretParts = []string{
-	"authoriz", "authentic", "cookie", "token", "secret", "passw", "passphrase", "passcode", "credential", "apikey",
-	"session", "sessid", "jwt", "macaroon",
+	"authoriz", "authentic", "cookie", "token", "secret", "passw", "passphrase", "passcode", "passkey", "credential",
+	"apikey", "session", "sessid", "jwt", "macaroon",
 }
 
 // secretWords make a name that of a secret where they are one of its words.
@@ -19,6 +19,7 @@ var secretWords = []string{
 	"authz",
 	"oauth",
 	"pass",
+	"pw",
 	"pwd",
 	"bearer",
 	"assertion",
@@ -32,10 +33,12 @@ var secretWords = []string{
 	"pat",
 	"psk",
 	"cred",
+	"verify", // as CDNs call the word that they share with an origin
+	"bypass",
 }
 
 // bareWords make a name that of a secret where it has no other word. As parts of other names they mean nothing.
-var bareWords = []string{"code", "ticket", "pin", "pw", "sid"}
+var bareWords = []string{"code", "ticket", "pin", "sid"}
 
 // codeOwners are words before "code" with which it opens something. They may be written together.
 var codeOwners = []string{
@@ -174,7 +177,7 @@ func stem(word string) string {
 var credentialSchemes = []string{"digest", "hawk", "hmac", "negotiate", "ntlm", "oauth", "dpop", "signature", "splunk"}
 
 // isCredential reports whether a value looks like a credential, whatever its header or parameter is called: that of
-// Authorization, or a JSON Web Token.
+// Authorization, a JSON Web Token, or the key of a provider.
 func isCredential(value string) bool {
 	value = strings.TrimSpace(value)
 	if isToken(value) {
@@ -205,11 +208,39 @@ func isCredential(value string) bool {
 // maxScheme bounds the name of a scheme of credentials, in bytes.
 const maxScheme = 32
 
-// isToken reports whether a value is a bearer token or a JSON Web Token, and certainly no plain text.
+// keyPrefixes begin the keys of providers, so that those who look for leaked ones find them.
+var keyPrefixes = []string{
+	"AIza", "AKIA", "dop_v1_", "gho_", "ghp_", "ghr_", "ghs_", "ghu_", "github_pat_", "glpat-", "hvs.", "pypi-AgE",
+	"rk_live_", "rk_test_", "shpat_", "shpss_", "sk_live_", "sk_test_", "whsec_", "xapp-", "xoxa-", "xoxb-", "xoxp-",
+	"xoxs-", "ya29.",
+}
+
+// keyLength is the length of the provider's key with which a text begins, in bytes. 0 where it begins with none.
+func keyLength(text string) int {
+	const least = 16 // of what follows the prefix
+	for _, prefix := range keyPrefixes {
+		if !strings.HasPrefix(text, prefix) {
+			continue
+		}
+		end := len(prefix)
+		for end < len(text) && (isNameByte(text[end]) || strings.IndexByte("+/=", text[end]) >= 0) {
+			end++
+		}
+		if end >= len(prefix)+least {
+			return end
+		}
+	}
+	return 0
+}
+
+// isToken reports whether a value is a bearer token, a JSON Web Token or a provider's key, and certainly no plain text.
 func isToken(value string) bool {
 	const bearer = "bearer"
 	if len(value) > len(bearer)+1 && strings.EqualFold(value[:len(bearer)], bearer) &&
 		strings.IndexByte(" \t:", value[len(bearer)]) >= 0 {
+		return true
+	}
+	if length := keyLength(value); length > 0 && length == len(value) {
 		return true
 	}
 	return strings.HasPrefix(value, "eyJ") && strings.Count(value, ".") >= 2 && !strings.ContainsAny(value, " \t,;")
