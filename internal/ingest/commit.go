@@ -359,8 +359,8 @@ func (c *Committer) commit(ctx context.Context, batch []*waiter) {
 }
 
 // keepBytes turns the payloads of a request into bytes. They are JSON, and still Postgres cannot hold one of them; it
-// does not say which. The others of the request then have another hash than before. keepBytes reports whether it changed
-// any.
+// does not say which. The others then have another hash than in a request without it. keepBytes reports whether it
+// changed any.
 func keepBytes(events []event.Event) (changed bool) {
 	for i := range events {
 		e := &events[i]
@@ -427,9 +427,9 @@ func (c *Committer) try(
 
 // adapt keeps transactions shorter than their senders can wait. Otherwise a database that is slow for each event would
 // get batches that are always cut short, and store next to nothing. A transaction that was cut short, or took more than
-// a quarter of the patience, halves the size of the next ones. One below a sixteenth doubles it. One in between raises it
-// slowly: on a far database each transaction may take that long, whatever its size. A small one that is slow but not cut
-// says nothing about large ones.
+// a quarter of the patience, halves the size of the next ones. One below a sixteenth doubles it. One in between raises
+// it slowly: on a far database each may take that long, whatever its size. A small one that is slow, and not cut, says
+// nothing about large ones.
 func (c *Committer) adapt(rows int, took time.Duration, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

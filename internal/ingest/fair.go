@@ -43,8 +43,8 @@ func (w *waiter) goesApart(now time.Time) bool {
 }
 
 // sift returns the waiting requests that the next transaction may take, and whether they go apart: then they are large
-// ones of the source that has cost least so far. Otherwise they are all that do not go apart. Where both kinds wait they
-// take turns. apartLast says which had the last one.
+// ones of the source that has cost least so far. Otherwise they are all that do not go apart. Where both kinds wait,
+// they take turns: apartLast says which had the last one.
 func sift(waiting []*waiter, now time.Time, mayGoApart, apartLast bool) (some []*waiter, apart bool) {
 	var next *load
 	others := false
