@@ -12,7 +12,7 @@ import (
 const (
 	// uploadPace is how many bytes a second an upload has to bring, to keep its memory when that is short.
 	uploadPace = 64 << 10
-	// uploadGrace is how long it may bring none: at its beginning, and after whatever has come.
+	// uploadGrace is how long it may bring none, however much came before.
 	uploadGrace = time.Second
 	// freedPatience limits the wait for the memory of an upload that gives way. It takes no time.
 	freedPatience = time.Second
