@@ -1,19 +1,21 @@
 package observe
 
 import (
-	"container/list"
+	"cmp"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/rs/zerolog"
 )
 
-// mostConnections is how many connections a server may have before it closes those without a request. Each takes some
-// 10 kB, and 16 kB more with half-sent headers. A load balancer has hundreds. Where the process may have fewer files
-// open, it is half as many as these.
+// mostConnections is how many connections a server may have before it closes those that wait for their client. Each
+// takes some 10 kB, and 16 kB more with half-sent headers. A load balancer has hundreds. Where the process may have
+// fewer files open, it is half as many as these.
 func mostConnections() int64 {
 	const most = 8192
 	var files syscall.Rlimit
@@ -23,87 +25,82 @@ func mostConnections() int64 {
 	return int64(min(most, max(1, files.Cur/2)))
 }
 
-// crowd closes connections while there are too many: all that wait for their next request, and the oldest of those that
-// have brought none yet. A sender who opens many would keep their half-sent headers in memory. A webhook's headers are
-// here before as many others come.
+// crowdPause is the time between two lines of the log about a crowd.
+const crowdPause = time.Minute
+
+// crowd holds down the number of connections. Of too many, each new one closes the one that has waited longest for its
+// client: for a request, the rest of its headers, or of its body. So whoever opens many displaces his own, and a
+// webhook is here before as many others come. A connection whose request is complete gets its answer.
 type crowd struct {
-	server *http.Server
-	most   int64
-	log    zerolog.Logger
-	open   atomic.Int64
-	full   atomic.Bool // idle connections are closed
+	most int64
+	log  zerolog.Logger
+	open atomic.Int64
 
-	mu sync.Mutex // held while full changes
+	mu     sync.Mutex
+	all    map[*headed]struct{}
+	next   []waiting // to be closed, the longest waiting last
+	warned time.Time
+}
 
-	freshMu sync.Mutex
-	fresh   list.List // of *headed, the oldest first: connections that have brought no request yet
+// waiting is a connection that waits for its client.
+type waiting struct {
+	conn  *headed
+	since int64
 }
 
 // note is the ConnState of the server.
 func (c *crowd) note(conn net.Conn, state http.ConnState) {
-	switch state {
-	case http.StateNew:
-		isTooMany := c.open.Add(1) > c.most
-		if isTooMany && !c.full.Load() {
-			c.updateKeepAlives()
-		}
-		c.add(conn, isTooMany)
-	case http.StateClosed, http.StateHijacked:
-		c.remove(conn)
-		if c.open.Add(-1) <= c.most/2 && c.full.Load() {
-			c.updateKeepAlives()
-		}
-	case http.StateIdle:
-		if conn, ok := conn.(*headed); ok {
-			conn.next()
-		}
-	case http.StateActive:
-		c.remove(conn)
-	}
-}
-
-// add notes a new connection. Where there are too many, it closes the oldest one that has brought no request.
-func (c *crowd) add(conn net.Conn, isTooMany bool) {
-	fresh, ok := conn.(*headed)
+	own, ok := conn.(*headed)
 	if !ok {
 		return
 	}
-	c.freshMu.Lock()
-	defer c.freshMu.Unlock()
-	if oldest := c.fresh.Front(); oldest != nil && isTooMany {
-		oldest := c.fresh.Remove(oldest).(*headed) //nolint:forcetypeassert // it holds nothing else
-		oldest.isFresh.Store(false)
-		_ = oldest.Close()
-	}
-	fresh.place = c.fresh.PushBack(fresh)
-	fresh.isFresh.Store(true)
-}
-
-// remove notes that a connection has brought its first request, or is closed. Later requests cost nothing here.
-func (c *crowd) remove(conn net.Conn) {
-	fresh, ok := conn.(*headed)
-	if !ok || !fresh.isFresh.Load() {
-		return
-	}
-	c.freshMu.Lock()
-	defer c.freshMu.Unlock()
-	if fresh.isFresh.Swap(false) {
-		c.fresh.Remove(fresh.place)
+	switch state {
+	case http.StateNew:
+		isTooMany := c.open.Add(1) > c.most
+		c.mu.Lock()
+		if isTooMany {
+			c.makeRoom()
+		}
+		c.all[own] = struct{}{}
+		c.mu.Unlock()
+	case http.StateClosed, http.StateHijacked:
+		c.open.Add(-1)
+		c.mu.Lock()
+		delete(c.all, own)
+		c.mu.Unlock()
+	case http.StateIdle:
+		own.next()
+	case http.StateActive:
 	}
 }
 
-func (c *crowd) updateKeepAlives() {
-	c.mu.Lock() // or an older one could have the last word
-	defer c.mu.Unlock()
-	open, full := c.open.Load(), c.full.Load()
-	switch {
-	case !full && open > c.most:
-		c.log.Warn().Int64("connections", open).
-			Msg("too many connections: those without a request are closed, until half as many are open")
-		c.full.Store(true)
-		c.server.SetKeepAlivesEnabled(false)
-	case full && open <= c.most/2:
-		c.full.Store(false)
-		c.server.SetKeepAlivesEnabled(true)
+// makeRoom closes the connection that has waited longest for its client, if one does. The caller holds mu.
+func (c *crowd) makeRoom() {
+	if now := time.Now(); now.Sub(c.warned) > crowdPause {
+		c.warned = now
+		c.log.Warn().Int64("connections", c.open.Load()).
+			Msg("too many connections: those that have waited longest for a request are closed")
 	}
+	for range 2 {
+		for len(c.next) > 0 {
+			longest := c.next[len(c.next)-1]
+			c.next = c.next[:len(c.next)-1]
+			if longest.conn.waits.Load() == longest.since {
+				_ = longest.conn.Close()
+				return
+			}
+		}
+		c.findNext()
+	}
+}
+
+// findNext finds the quarter of the connections that has waited longest, so that one look is enough for many.
+func (c *crowd) findNext() {
+	for conn := range c.all {
+		if since := conn.waits.Load(); since > 0 {
+			c.next = append(c.next, waiting{conn, since})
+		}
+	}
+	slices.SortFunc(c.next, func(a, b waiting) int { return cmp.Compare(b.since, a.since) })
+	c.next = slices.Delete(c.next, 0, len(c.next)*3/4)
 }

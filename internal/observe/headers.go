@@ -2,12 +2,12 @@ package observe
 
 import (
 	"bytes"
-	"container/list"
 	"context"
 	"io"
 	"net"
 	"net/http"
 	"sync/atomic"
+	"time"
 )
 
 // maxHeaderLines is how many lines the headers of a request may have. net/http limits only their bytes. A header of
@@ -38,18 +38,23 @@ type headed struct {
 	begun bool        // the request has begun: net/http passes over line ends before it
 	blank bool        // the line has no character yet
 	lines int
-
-	place   *list.Element // in crowd.fresh
-	isFresh atomic.Bool   // it is there
+	waits atomic.Int64 // since when it waits for its client, in nanoseconds of Unix time; 0 while a request is in hand
 }
 
 // next says that the server waits for the headers of the next request.
 func (c *headed) next() {
 	c.begun, c.blank, c.lines = false, false, 0
 	c.past.Store(false)
+	c.waits.Store(0)
 }
 
 func (c *headed) Read(p []byte) (int, error) {
+	// Once it has the whole request, net/http reads a single byte, to notice that the client has gone.
+	if len(p) == 1 {
+		c.waits.Store(0)
+	} else if c.waits.Load() == 0 {
+		c.waits.Store(time.Now().UnixNano())
+	}
 	n, err := c.Conn.Read(p)
 	for rest := p[:n]; !c.past.Load() && len(rest) > 0; {
 		if !c.begun {

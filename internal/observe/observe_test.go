@@ -481,100 +481,78 @@ func TestAnswersReachWhoIsStillSending(t *testing.T) {
 	}
 }
 
-// Of a crowd of connections, those that wait for a request are closed. One with a request in hand gets its answer.
+// B1, of its kind: of a crowd of connections, those that have waited longest for their client are closed, one for each
+// new one. So whoever opens very many does not shut others out. One with a request in hand gets its answer.
 func TestACrowdOfConnectionsIsNotKept(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPipes()
-		stop, ended := running(t, Server{
-			Listener: p, Log: zerolog.Nop(), connections: 4,
-			Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-time.After(time.Second) }),
+	for name, text := range map[string]string{
+		"without a request":      "",
+		"with half a header":     "POST /x HTTP/1.1\r\nX-A: ",
+		"with a part of a body":  "POST /x HTTP/1.1\r\nHost: spine\r\nContent-Length: 100\r\n\r\nabc",
+		"with a part of a chunk": "POST /x HTTP/1.1\r\nHost: spine\r\nTransfer-Encoding: chunked\r\n\r\n50\r\nabc",
+		"with a second, in part": "GET /x HTTP/1.1\r\nHost: spine\r\n\r\nPOST /x HTTP/1.1\r\nX-A: ",
+		"with a second, no body": "GET /x HTTP/1.1\r\nHost: spine\r\n\r\n" +
+			"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n",
+		"between two requests":     "GET /x HTTP/1.1\r\nHost: spine\r\n\r\n",
+		"between two, with bodies": "POST /x HTTP/1.1\r\nHost: spine\r\nContent-Length: 1\r\n\r\na",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPipes()
+				stop, ended := running(t, Server{
+					Listener: p, Log: zerolog.Nop(), connections: 5,
+					Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+						_, _ = io.Copy(io.Discard, r.Body)
+						if r.URL.Path == "/slow" {
+							<-time.After(time.Second)
+						}
+					}),
+				})
+				var all []net.Conn
+				connect := func(text string) net.Conn {
+					near, far := net.Pipe()
+					p.conns <- far
+					all = append(all, near)
+					go func() { _, _ = io.WriteString(near, text) }()
+					<-time.After(time.Millisecond)
+					return near
+				}
+				answer := func(conn net.Conn) {
+					resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+					require.NoError(t, err)
+					require.NoError(t, resp.Body.Close())
+				}
+				const whole = "POST /slow HTTP/1.1\r\nHost: spine\r\nContent-Length: 2\r\n\r\n{}"
+				inHand := connect(whole)
+				var stopped []net.Conn
+				for range 4 {
+					conn := connect(text)
+					if strings.HasPrefix(name, "between") || strings.HasPrefix(name, "with a second") {
+						answer(conn)
+					}
+					stopped = append(stopped, conn)
+				}
+				synctest.Wait()
+				for n := range 4 {
+					connect("")
+					answered := all[len(all)-1]
+					go func() { _, _ = io.WriteString(answered, "GET /x HTTP/1.1\r\nHost: spine\r\n\r\n") }()
+					answer(answered)
+					for i, conn := range stopped {
+						_ = conn.SetReadDeadline(time.Now().Add(time.Millisecond))
+						_, err := conn.Read(make([]byte, 1))
+						require.Equal(t, i <= n, errors.Is(err, io.EOF), "%d after %d: %v", i, n, err)
+					}
+				}
+				answer(inHand)
+				for _, conn := range all {
+					_ = conn.Close()
+				}
+				<-time.After(time.Second)
+				stop()
+				require.NoError(t, <-ended)
+			})
 		})
-		connect := func() net.Conn {
-			near, far := net.Pipe()
-			p.conns <- far
-			return near
-		}
-		ask := func(conn net.Conn) (keeps bool, err error) {
-			if _, err := io.WriteString(conn, "GET /x HTTP/1.1\r\nHost: spine\r\n\r\n"); err != nil {
-				return false, err
-			}
-			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-			if err != nil {
-				return false, err
-			}
-			return !resp.Close, resp.Body.Close()
-		}
-		var idle []net.Conn
-		for range 4 {
-			idle = append(idle, connect())
-			keeps, err := ask(idle[len(idle)-1])
-			require.NoError(t, err)
-			require.True(t, keeps)
-			synctest.Wait() // until it waits for the next request
-		}
-		one := connect()
-		synctest.Wait()
-		keeps, err := ask(one)
-		require.NoError(t, err)
-		for _, conn := range idle {
-			_, err := ask(conn)
-			require.Error(t, err)
-		}
-		require.True(t, keeps, "there is room again")
-		keeps, err = ask(one)
-		require.NoError(t, err)
-		require.True(t, keeps)
-		_ = one.Close()
-		<-time.After(time.Second)
-		stop()
-		require.NoError(t, <-ended)
-	})
-}
-
-// B1, of its kind: of a crowd that does not end its headers, the oldest give way. Otherwise all of them would be kept
-// until the time for headers is over.
-func TestACrowdWithHalfSentHeadersIsNotKept(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPipes()
-		stop, ended := running(t, Server{
-			Listener: p, Log: zerolog.Nop(), connections: 4,
-			Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}),
-		})
-		connect := func(text string) net.Conn {
-			near, far := net.Pipe()
-			p.conns <- far
-			_, err := io.WriteString(near, text)
-			require.NoError(t, err)
-			synctest.Wait()
-			return near
-		}
-		isOpen := func(conn net.Conn) bool {
-			_, err := io.WriteString(conn, "x")
-			return err == nil
-		}
-		var stopped []net.Conn
-		for range 4 {
-			stopped = append(stopped, connect("GET /x HTTP/1.1\r\nX-A: "))
-		}
-		for n := range 3 {
-			answered := connect("GET /x HTTP/1.1\r\nHost: spine\r\n\r\n")
-			answer, err := http.ReadResponse(bufio.NewReader(answered), nil)
-			require.NoError(t, err)
-			require.NoError(t, answer.Body.Close())
-			for i, conn := range stopped {
-				require.Equal(t, i > n, isOpen(conn), "%d after %d", i, n)
-			}
-			stopped = append(stopped, connect("GET /x HTTP/1.1\r\nX-A: "))
-			_ = answered.Close()
-			synctest.Wait()
-		}
-		for _, conn := range stopped {
-			_ = conn.Close()
-		}
-		<-time.After(time.Second)
-		stop()
-		require.NoError(t, <-ended)
-	})
+	}
 }
 
 // B1: very many short headers take much memory, so their number is limited, before a request is complete.

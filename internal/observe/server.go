@@ -90,7 +90,7 @@ func (s Server) Run(ctx context.Context) error {
 		ErrorLog:          stdlog.New(warnings{s.Log}, "", 0),
 		BaseContext:       func(net.Listener) context.Context { return requests },
 	}
-	crowd := &crowd{server: srv, most: cmp.Or(s.connections, mostConnections()), log: s.Log}
+	crowd := &crowd{most: cmp.Or(s.connections, mostConnections()), log: s.Log, all: map[*headed]struct{}{}}
 	srv.ConnState = crowd.note
 	srv.ConnContext = withHeaded
 	served := make(chan error, 1)

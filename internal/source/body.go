@@ -346,12 +346,16 @@ func (r *reader) identify(e *event.Event, q *event.Request, fields url.Values) e
 				if v := bodyValue(part.name); v.invalid {
 					return invalidID(part.name, "must be valid Unicode, found invalid UTF-8 or a lone surrogate")
 				} else if v.repeated {
-					return invalidID(part.name, "must be given only once")
+					return invalidID(part.name, onlyOnce)
 				}
 			}
 			if part.kind != "" {
 				_, ok := lookup(part.kind, part.name)
 				complete = complete && ok
+			}
+			if part.kind == ruleForm && len(fields[part.name]) > 1 ||
+				part.kind == ruleQuery && len(query[part.name]) > 1 {
+				return invalidID(part.name, onlyOnce)
 			}
 		}
 		if complete {
@@ -385,6 +389,8 @@ func (r *reader) identify(e *event.Event, q *event.Request, fields url.Values) e
 	}
 	return nil
 }
+
+const onlyOnce = "must be given only once"
 
 func invalidID(pointer, detail string) error {
 	return &event.InvalidError{Problems: []event.Problem{{Field: pointer, Detail: detail}}}

@@ -889,3 +889,28 @@ func TestAFormOfControlCharactersIsKeptAsBytes(t *testing.T) {
 		require.LessOrEqual(t, len(events[0].Payload)+len(events[0].Raw), 2*len(body)+6*maxFormControl)
 	}
 }
+
+// A13, of its kind: an id is no guess. A field or a parameter that comes twice could mean either value.
+func TestARepeatedFieldMakesNoID(t *testing.T) {
+	s := compiled(t, `{"preset":"none","verify":[{"scheme":"none"}],"id":["{form:a}/{form:b}","{query:id}"]}`, nil)
+	for text, id := range map[[2]string]string{
+		{"", "a=x&b=1"}:      "x/1",
+		{"", "a=x&a=y&b=1"}:  "",
+		{"", "a=x&a=x&b=1"}:  "",
+		{"id=1", "c=1"}:      "1",
+		{"id=1&id=2", "c"}:   "",
+		{"id=1&o=1&o=2", ""}: "1",
+	} {
+		q := sent(text[1], "Content-Type", "application/x-www-form-urlencoded")
+		q.URL = &url.URL{Path: "/webhook/shop", RawQuery: text[0]}
+		events, _, err := s.Read(q)
+		if id == "" {
+			var invalid *event.InvalidError
+			require.ErrorAs(t, err, &invalid, text)
+			require.Equal(t, "must be given only once", invalid.Problems[0].Detail)
+			continue
+		}
+		require.NoError(t, err)
+		require.Equal(t, id, events[0].ID, text)
+	}
+}

@@ -261,6 +261,15 @@ func TestNothingWaitsForAdvisoryLocks(t *testing.T) {
 	}
 	require.Contains(t, source.String(), "take_lock('reject')")
 	require.NotRegexp(t, "pg_(try_)?advisory", source.String())
+	names, err = fs.Glob(schema.Migrations, "migrations/*.sql")
+	require.NoError(t, err)
+	require.Len(t, names, 2)
+	for _, name := range names {
+		text, err := fs.ReadFile(schema.Migrations, name)
+		require.NoError(t, err)
+		source.Write(text)
+	}
+	require.NotRegexp(t, `from (pg_catalog\.)?pg_settings`, source.String())
 
 	d := newDatabase(t, 2)
 	stranger := begin(t, d.Store)

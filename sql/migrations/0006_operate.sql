@@ -252,8 +252,9 @@ declare
     _table text;
     _column text;
 begin
+    -- The view pg_settings can be locked by anybody.
     if not exists (
-        select from pg_settings s where s.name = 'default_toast_compression' and 'lz4' = any (s.enumvals))
+        select from pg_show_all_settings() s where s.name = 'default_toast_compression' and 'lz4' = any (s.enumvals))
     then
         return;
     end if;
