@@ -85,7 +85,7 @@ func (c *crowd) makeRoom() {
 		for len(c.next) > 0 {
 			longest := c.next[len(c.next)-1]
 			c.next = c.next[:len(c.next)-1]
-			if longest.conn.waits.Load() == longest.since {
+			if longest.conn.waits.CompareAndSwap(longest.since, 0) { // or it has gone on since
 				_ = longest.conn.Close()
 				return
 			}
