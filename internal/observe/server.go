@@ -72,7 +72,7 @@ type Server struct {
 	// closed.
 	Timeout time.Duration
 
-	connections int64 // at which idle ones are closed; 0 for mostConnections
+	connections int64 // at most, of which crowd closes the waiting ones; 0 for mostConnections
 }
 
 // Run serves until ctx ends. It returns nil when every request in hand was answered or was cut at the Timeout, which is
