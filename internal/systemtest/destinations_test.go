@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -196,12 +198,30 @@ func distant(t *testing.T, address string, way, idle time.Duration, met *atomic.
 	return listener.Addr().String()
 }
 
+// downAddress is an address that refuses connections until listen is called. No other server gets it meanwhile.
+func downAddress(t *testing.T) (address string, listen func() net.Listener) {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	require.NoError(t, err)
+	syscall.CloseOnExec(fd)
+	bound := os.NewFile(uintptr(fd), "bound")
+	t.Cleanup(func() { _ = bound.Close() })
+	require.NoError(t, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	own, err := syscall.Getsockname(fd)
+	require.NoError(t, err)
+	port := own.(*syscall.SockaddrInet4).Port //nolint:forcetypeassert // of this family
+	return fmt.Sprintf("127.0.0.1:%d", port), func() net.Listener {
+		require.NoError(t, syscall.Listen(fd, syscall.SOMAXCONN))
+		listener, err := net.FileListener(bound)
+		require.NoError(t, err)
+		return listener
+	}
+}
+
 // A destination is down for a while, and an event has one attempt in all: none is dead, all arrive once it is back.
 func TestDestinationThatIsDown(t *testing.T) {
 	t.Parallel()
-	reserved := httptest.NewServer(http.NotFoundHandler())
-	address := reserved.Listener.Addr().String()
-	reserved.Close()
+	address, listen := downAddress(t)
 	s := startService(
 		t,
 		both,
@@ -227,9 +247,7 @@ func TestDestinationThatIsDown(t *testing.T) {
 	require.NotZero(t, s.metric(t, `spine_delivery_attempts_total{outcome="deferred"}`))
 
 	var arrived atomic.Int32
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", address)
-	require.NoError(t, err)
-	back := &httptest.Server{Listener: listener, Config: &http.Server{ //nolint:gosec // a server of a test
+	back := &httptest.Server{Listener: listen(), Config: &http.Server{ //nolint:gosec // a server of a test
 		Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { arrived.Add(1) }),
 	}}
 	back.Start()

@@ -3,7 +3,6 @@ package systemtest
 import (
 	"bufio"
 	"context"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -21,11 +20,7 @@ import (
 // come again.
 func TestServiceAnswersBeforeItsDatabaseDoes(t *testing.T) {
 	t.Parallel()
-	closed, err := observe.Listen(t.Context(), "127.0.0.1:0")
-	require.NoError(t, err)
-	address := closed.Addr().(*net.TCPAddr).String()
-	require.NoError(t, closed.Close())
-
+	address, _ := downAddress(t)
 	set, err := readSettings(
 		"DATABASE_URL=postgres://nobody@"+address+"/nothing",
 		"DESTINATION_URL=none",
