@@ -42,8 +42,8 @@ func (w *waiter) goesApart(now time.Time) bool {
 	return now.Sub(w.load.slowAt) < apartFor && w.cost() > largeCost
 }
 
-// sift returns the waiting requests that the next transaction may take, and whether they go apart. Those that do are
-// the large ones of the source that has cost least so far. Otherwise it returns all that do not go apart. Where both
+// sift returns the waiting requests that the next transaction may take, and whether they go apart. Either it returns
+// large requests of one source, the one that has cost least so far. Or it returns all that do not go apart. Where both
 // kinds wait, they take turns. apartLast says which had the last one.
 func sift(waiting []*waiter, now time.Time, mayGoApart, apartLast bool) (some []*waiter, apart bool) {
 	var next *load

@@ -476,7 +476,7 @@ func TestDue(t *testing.T) {
 }
 
 // A session may listen to channels that nobody here asked for: behind a transaction pooler it was another process's.
-// What arrives on them ends nothing. The watchdog still finds out that the connection is broken.
+// Their notifications end nothing. The watchdog still finds out that the connection is broken.
 func TestStrayNotificationsEndNothing(t *testing.T) {
 	t.Parallel()
 	pool := databases.Pool(t)

@@ -29,8 +29,8 @@ func mostConnections() int64 {
 const crowdPause = time.Minute
 
 // crowd holds down the number of connections. Of too many, each new one closes the one that has waited longest for its
-// client: for a request, the rest of its headers, or of its body. So whoever opens many displaces his own, and a
-// webhook is here before as many others come. A connection whose request is complete gets its answer.
+// client. A connection waits for a request, for the rest of its headers, or for the rest of its body. A stranger who
+// opens many displaces his own. A webhook is here before as many others come. A complete request gets its answer.
 type crowd struct {
 	most int64
 	log  zerolog.Logger

@@ -44,9 +44,9 @@ func (s *Store) DropAuditPartition(ctx context.Context, age time.Duration) (name
 }
 
 // MergeAuditDays merges old days of the audit log, in two steps that are a minute apart. It puts a copy of days in
-// their place. Then it copies the next days, all of one month that ended before age. merged is the partition that is
-// in place now. waits is the copy that a later call puts in place. Either may be empty. It copies four gigabytes at
-// most. The error is event.ErrLocked where somebody reads the log all the time.
+// their place. Then it copies the next days, four gigabytes at most. They are of one month, which ended before age. The
+// partition merged is in place now. A later call puts the copy waits in place. Either may be empty. The error is
+// event.ErrLocked where somebody reads the log all the time.
 func (s *Store) MergeAuditDays(ctx context.Context, age time.Duration) (merged, waits string, err error) {
 	const merge = "select coalesce(spine.merge_audit_days(), '')"
 	err = s.one(ctx, merge, nil, &merged)

@@ -13,7 +13,7 @@ import (
 // has room for. So a page reads stretches of time, one after the other, until it has enough. The bounds are arguments:
 // the planner leaves out partitions only by known values.
 
-// firstStretches are the lengths of the first stretches, in days. Those of spine.audit_stretches() follow.
+// firstStretches are the lengths of the first stretches, in days. spine.audit_stretches() makes the others.
 var firstStretches = [...]int{1, 15}
 
 // stretch is a span of time. A bound that is not valid is none.
