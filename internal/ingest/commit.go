@@ -427,16 +427,17 @@ func (c *Committer) try(
 
 // adapt keeps transactions shorter than their senders can wait. Otherwise a database that is slow for each event would
 // get batches that are always cut short, and store next to nothing. A transaction that was cut short, or took more than
-// a quarter of the patience, halves the size of the next ones. One below a sixteenth doubles it. One in between raises
-// it slowly: on a far database each may take that long, whatever its size. A small one that is slow, and not cut, says
-// nothing about large ones.
+// a quarter of the patience, halves the size of the next ones. One below a sixteenth doubles it, unless a small one only
+// was quick because it was small. One in between raises it slowly: on a far database each may take that long, whatever
+// its size. A small one that is slow, and not cut, says nothing about large ones.
 func (c *Committer) adapt(rows int, took time.Duration, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	doubled := took * time.Duration(2*c.limit) / time.Duration(rows) // that many events, at this pace
 	switch {
 	case errors.Is(err, context.DeadlineExceeded), err == nil && took > c.config.Patience/4 && rows >= c.limit/2:
 		c.limit = min(c.limit, max(1, rows/2))
-	case err == nil && took < c.config.Patience/16:
+	case err == nil && took < c.config.Patience/16 && doubled < c.config.Patience/4:
 		c.limit = min(c.config.BatchRows, 2*c.limit)
 	case err == nil && took <= c.config.Patience/4 && rows >= c.limit:
 		c.limit = min(c.config.BatchRows, c.limit+1+c.limit/8)
