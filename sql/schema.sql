@@ -323,7 +323,7 @@ declare
     _now constant timestamptz := clock_timestamp();
 begin
     since := _since;
-    if _since < _now - _partitions * interval '1 day' then
+    if _since < least(_until, _now) - _partitions * interval '1 day' then
         for until in
             select o.since
             from (
@@ -871,6 +871,30 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.copy_audit_days(_before timestamp with time zone, _bytes bigint) IS 'Copies the oldest days of the audit log, of one month, into one table. All of the month is before _before. merge_audit_days() puts the table in their place. Returns its name, NULL where there are no such days.';
+
+
+--
+-- Name: delivered_until(bigint); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.delivered_until(_event bigint) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select coalesce(min(q.until) filter (where q.until < clock_timestamp()), 'infinity')
+    from (
+        select date_trunc('day', max(p.updated_at) + interval '100 days', 'UTC') as until
+        from processing_state p
+        where p.event = _event
+    ) q
+$$;
+
+
+--
+-- Name: FUNCTION delivered_until(_event bigint); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.delivered_until(_event bigint) IS 'Internal. A time after the steps of an event''s deliveries.';
 
 
 --
@@ -1675,7 +1699,7 @@ begin
                 'id', t.id,
                 'action', t.action,
                 'details', t.details::text::jsonb)) into _trail
-            from steps_of(_ids[1], _ids[1], trail_start(_ids[1])) t
+            from steps_of(_ids[1], _ids[1], trail_start(_ids[1]), delivered_until(_ids[1])) t
             where t.action not in ('event_received', 'event_deduped', 'conflict_detected');
         end if;
     exception when lock_not_available then
@@ -5685,10 +5709,10 @@ COMMENT ON FUNCTION spine.sources_kept() IS 'Internal. Trigger: does not let the
 
 
 --
--- Name: steps_of(bigint, bigint, timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
+-- Name: steps_of(bigint, bigint, timestamp with time zone, timestamp with time zone); Type: FUNCTION; Schema: spine; Owner: -
 --
 
-CREATE FUNCTION spine.steps_of(_first bigint, _last bigint, _since timestamp with time zone) RETURNS TABLE(event bigint, "timestamp" timestamp with time zone, id bigint, xid xid8, action spine.audit_action, details json)
+CREATE FUNCTION spine.steps_of(_first bigint, _last bigint, _since timestamp with time zone, _until timestamp with time zone DEFAULT 'infinity'::timestamp with time zone) RETURNS TABLE(event bigint, "timestamp" timestamp with time zone, id bigint, xid xid8, action spine.audit_action, details json)
     LANGUAGE plpgsql STABLE ROWS 100000
     SET search_path TO 'spine', 'pg_temp'
     SET jit TO 'off'
@@ -5701,7 +5725,7 @@ declare
     _to timestamptz;
 begin
     perform from only audit_trail where false;
-    for _from, _to in select s.since, s.until from audit_stretches(_since) s loop
+    for _from, _to in select s.since, s.until from audit_stretches(_since, _until) s loop
         begin
             return query
             select a.event, a.timestamp, a.id, a.xid, a.action, (array[a.details])[1] -- an array has a copy
@@ -5718,10 +5742,10 @@ end $$;
 
 
 --
--- Name: FUNCTION steps_of(_first bigint, _last bigint, _since timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
+-- Name: FUNCTION steps_of(_first bigint, _last bigint, _since timestamp with time zone, _until timestamp with time zone); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.steps_of(_first bigint, _last bigint, _since timestamp with time zone) IS 'Internal. The steps of events since a time, in no order.';
+COMMENT ON FUNCTION spine.steps_of(_first bigint, _last bigint, _since timestamp with time zone, _until timestamp with time zone) IS 'Internal. The steps of events in a span of time, in no order.';
 
 
 --
@@ -6178,7 +6202,9 @@ declare
     _to timestamptz;
 begin
     perform from only audit_trail where false;
-    for _from, _to in select s.since, s.until from audit_stretches(trail_start(_event)) s loop
+    for _from, _to in
+        select s.since, s.until from audit_stretches(trail_start(_event), trail_until(_event)) s
+    loop
         begin
             return query
             select a.*
@@ -6256,6 +6282,28 @@ end $$;
 --
 
 COMMENT ON FUNCTION spine.trail_start(_event bigint) IS 'Internal. A time before all steps of an event. -infinity where that is not known.';
+
+
+--
+-- Name: trail_until(bigint); Type: FUNCTION; Schema: spine; Owner: -
+--
+
+CREATE FUNCTION spine.trail_until(_event bigint) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
+    SET search_path TO 'spine', 'pg_temp'
+    AS $$
+    select case
+        when (select e.seen_count from events e where e.id = _event) = 1 then delivered_until(_event)
+        else 'infinity'
+    end
+$$;
+
+
+--
+-- Name: FUNCTION trail_until(_event bigint); Type: COMMENT; Schema: spine; Owner: -
+--
+
+COMMENT ON FUNCTION spine.trail_until(_event bigint) IS 'Internal. A time after all steps of an event. infinity where that is not known.';
 
 
 --

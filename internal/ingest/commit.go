@@ -427,9 +427,9 @@ func (c *Committer) try(
 
 // adapt keeps transactions shorter than their senders can wait. Otherwise a database that is slow for each event would
 // get batches that are always cut short, and store next to nothing. A transaction that was cut short, or took more than
-// a quarter of the patience, halves the size of the next ones. One below a sixteenth doubles it, unless a small one only
-// was quick because it was small. One in between raises it slowly: on a far database each may take that long, whatever
-// its size. A small one that is slow, and not cut, says nothing about large ones.
+// a quarter of the patience, halves the size of the next ones. One below a sixteenth doubles it, unless it was quick
+// because it was small. One in between raises it slowly: on a far database each may take that long, whatever its size.
+// A small one that is slow, and not cut, says nothing about large ones.
 func (c *Committer) adapt(rows int, took time.Duration, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -583,6 +583,42 @@ func TestAPageWithAFilterReadsSoManyPartitions(t *testing.T) {
 	require.Empty(t, ends(), "months are few")
 }
 
+// The trail of an old event is read up to 100 days after its last change in the queue. Where the event came again, all of
+// it is read.
+func TestATrailEndsSometimeAfterItsDeliveries(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t, 2)
+	d.ensurePartitions()
+	d.ingest(
+		webhook("once", payloadA),
+		webhook("again", payloadA),
+		webhook("again", payloadA),
+		webhook("new", payloadA),
+	)
+	d.run("delete from spine.audit_trail")
+	d.run(`insert into spine.audit_trail (timestamp, event, event_id, action)
+		select '2017-02-01Z'::timestamptz + n * interval '1 day', id, event_id,
+			case n when 0 then 'event_inserted' when 1 then 'processing_succeeded' else 'lease_lost' end::spine.audit_action
+		from spine.events, unnest(array[0, 1, 100, 102, 2000]) n`)
+	d.run("update spine.events set created_at = '2017-02-01Z'")
+	d.run(`update spine.processing_state set status = 'completed', lease_token = 1, next_attempt_at = null,
+		completed_at = '2017-02-02Z', updated_at = case event_id when 'new' then now() else '2017-02-02 12:00Z' end`)
+	whole := []string{"0", "1", "100", "102", "2000"}
+	for id, days := range map[string][]string{"once": whole[:3], "again": whole, "new": whole} {
+		require.Equal(
+			t,
+			days,
+			d.rows("select extract(day from timestamp - '2017-02-01Z') from spine.trace($1)", id),
+			id,
+		)
+		history, err := d.Event(t.Context(), id, "")
+		require.NoError(t, err)
+		require.Len(t, history.Timeline, len(days), id)
+	}
+	d.run("delete from spine.processing_state")
+	require.Len(t, d.rows("select from spine.trace('once')"), len(whole))
+}
+
 func timeOrNil(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil

@@ -227,7 +227,7 @@ declare
     _now constant timestamptz := clock_timestamp();
 begin
     since := _since;
-    if _since < _now - _partitions * interval '1 day' then
+    if _since < least(_until, _now) - _partitions * interval '1 day' then
         for until in
             select o.since
             from (
@@ -248,11 +248,15 @@ end $$;
 comment on function spine.audit_stretches(timestamptz, timestamptz) is
     'Internal. Spans of time in which a reader of the audit log takes its locks.';
 
--- steps_of: the steps of events since a time, in no order.
---   _first, _last  a range of events.id, both ends inclusive.
---   _since         the beginning of a day: trail_start() says why.
+-- steps_of: the steps of events in a span of time, in no order.
+--   _first, _last   a range of events.id, both ends inclusive.
+--   _since, _until  from (inclusive), to (exclusive): beginnings of days. trail_start() says why.
 -- One plan reads a partition once, however many events there are. Relies on audit_trail_event. Reads only.
-create or replace function spine.steps_of(_first bigint, _last bigint, _since timestamptz)
+create or replace function spine.steps_of(
+    _first bigint,
+    _last bigint,
+    _since timestamptz,
+    _until timestamptz default 'infinity')
 returns table (event bigint, "timestamp" timestamptz, id bigint, xid xid8, action spine.audit_action, details json)
 language plpgsql stable rows 100000
 set search_path = spine, pg_temp
@@ -265,7 +269,7 @@ declare
     _to timestamptz;
 begin
     perform from only audit_trail where false;
-    for _from, _to in select s.since, s.until from audit_stretches(_since) s loop
+    for _from, _to in select s.since, s.until from audit_stretches(_since, _until) s loop
         begin
             return query
             select a.event, a.timestamp, a.id, a.xid, a.action, (array[a.details])[1] -- an array has a copy
@@ -279,12 +283,13 @@ begin
         end;
     end loop;
 end $$;
-comment on function spine.steps_of(bigint, bigint, timestamptz) is
-    'Internal. The steps of events since a time, in no order.';
+comment on function spine.steps_of(bigint, bigint, timestamptz, timestamptz) is
+    'Internal. The steps of events in a span of time, in no order.';
 
 -- trail_of: the steps of one event as people read them, in no order. Its columns are those of audit_log.
 --   _event  events.id
--- It reads as steps_of() does, from trail_start() on. Relies on events_pkey and audit_trail_event. Reads only.
+-- It reads as steps_of() does, from trail_start() to trail_until(). Relies on events_pkey, processing_state_pkey and
+-- audit_trail_event. Reads only.
 create or replace function spine.trail_of(_event bigint)
 returns table (
     "timestamp" timestamptz,
@@ -307,7 +312,9 @@ declare
     _to timestamptz;
 begin
     perform from only audit_trail where false;
-    for _from, _to in select s.since, s.until from audit_stretches(trail_start(_event)) s loop
+    for _from, _to in
+        select s.since, s.until from audit_stretches(trail_start(_event), trail_until(_event)) s
+    loop
         begin
             return query
             select a.*

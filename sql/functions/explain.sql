@@ -648,7 +648,7 @@ begin
                 'id', t.id,
                 'action', t.action,
                 'details', t.details::text::jsonb)) into _trail
-            from steps_of(_ids[1], _ids[1], trail_start(_ids[1])) t
+            from steps_of(_ids[1], _ids[1], trail_start(_ids[1]), delivered_until(_ids[1])) t
             where t.action not in ('event_received', 'event_deduped', 'conflict_detected');
         end if;
     exception when lock_not_available then

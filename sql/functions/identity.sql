@@ -241,6 +241,39 @@ end $$;
 comment on function spine.trail_start(bigint) is
     'Internal. A time before all steps of an event. -infinity where that is not known.';
 
+-- delivered_until: a time after the steps of an event's deliveries: a day (UTC) 100 days after its last change in the
+-- queue. So an event of years ago needs no look at all partitions since. A worker may end a lost attempt late, and
+-- clocks are set back. A step that is later still is in the log, but not in the trail.
+--   _event  events.id
+-- Returns 'infinity' where that time has not come, or the queue has no row of the event. Relies on
+-- processing_state_pkey. Reads only.
+create or replace function spine.delivered_until(_event bigint) returns timestamptz
+language sql stable
+set search_path = spine, pg_temp as $$
+    select coalesce(min(q.until) filter (where q.until < clock_timestamp()), 'infinity')
+    from (
+        select date_trunc('day', max(p.updated_at) + interval '100 days', 'UTC') as until
+        from processing_state p
+        where p.event = _event
+    ) q
+$$;
+comment on function spine.delivered_until(bigint) is 'Internal. A time after the steps of an event''s deliveries.';
+
+-- trail_until: a time after an event's trail ends, as delivered_until() says.
+--   _event  events.id
+-- Returns 'infinity' where it came again, since the time of that is not known. Relies on events_pkey and
+-- processing_state_pkey. Reads only.
+create or replace function spine.trail_until(_event bigint) returns timestamptz
+language sql stable
+set search_path = spine, pg_temp as $$
+    select case
+        when (select e.seen_count from events e where e.id = _event) = 1 then delivered_until(_event)
+        else 'infinity'
+    end
+$$;
+comment on function spine.trail_until(bigint) is
+    'Internal. A time after all steps of an event. infinity where that is not known.';
+
 -- mend_sequences: lets the sequences of numbers begin after the rows that are there. After a logical switch-over they
 -- may lag behind, and give out numbers again. Runs with the rights of its owner, since setval() needs more than INSERT.
 -- It only ever raises a sequence. Whoever may write to the audit log may call it.
