@@ -583,8 +583,8 @@ func TestAPageWithAFilterReadsSoManyPartitions(t *testing.T) {
 	require.Empty(t, ends(), "months are few")
 }
 
-// The trail of an old event is read up to 100 days after its last change in the queue. Where the event came again, all of
-// it is read.
+// The trail of an old event is read up to 100 days after its last change in the queue. Where the event came again, it
+// is read to the end.
 func TestATrailEndsSometimeAfterItsDeliveries(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t, 2)
