@@ -2,8 +2,8 @@
 // and returns the Result.
 //
 // It promises that an attempt ends within its timeout, whatever the destination does, and that only a small part of an
-// answer is read or kept. Every attempt ends with a Result, never with an error. Nothing of the destination's URL but
-// its host gets into a Result.
+// answer is read or kept. Every attempt ends with a Result, never with an error. No credential gets into a Result: of
+// the URLs of the destination and of the proxy, or the secret. An answer that repeats one has a mark in its place.
 //
 // It decides which HTTP status is final (classify). It reports Retry-After, and does not decide when to try again. It
 // must not know leases, the database or the names of settings.
@@ -86,7 +86,8 @@ type Client struct {
 	timeout   time.Duration
 	now       func() time.Time
 	transport *transport
-	forwarded bool // a proxy reads the requests and sends requests of its own
+	mask      secret.Mask // hides what Config has of secrets
+	forwarded bool        // a proxy reads the requests and sends requests of its own
 }
 
 // New makes a Client. Its error is a *ConfigError.
@@ -112,7 +113,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, &ConfigError{"Concurrency", "must be at least 1, found " + strconv.Itoa(cfg.Concurrency)}
 	}
 
-	c := &Client{sign: signs, timeout: cfg.Timeout, now: cfg.Now}
+	c := &Client{sign: signs, timeout: cfg.Timeout, now: cfg.Now, mask: secret.NewMask(credentials(cfg, u)...)}
 	if c.now == nil {
 		c.now = time.Now
 	}
@@ -197,6 +198,7 @@ func (c *Client) result(a *answer, body io.Reader) (result event.Result, ended b
 	result = event.Result{Class: classify(a.status), Status: a.status}
 	if a.status != http.StatusSwitchingProtocols { // what follows 101 is no answer
 		result.Answer, ended = readAnswer(body, a.codings)
+		result.Answer = c.mask.Hide(result.Answer, len(result.Answer) > maxAnswer-utf8.UTFMax)
 	}
 	if result.Class != event.Done {
 		result.Error = statusText(a.status)
@@ -347,9 +349,9 @@ func (c *Client) reason(err error) string {
 		return errno.Error()
 	case errors.As(err, &op):
 		// Without the addresses around it, one of which changes every time.
-		return oneLine(op.Err.Error())
+		err = op.Err
 	}
-	return oneLine(err.Error())
+	return oneLine(c.mask.Hide(err.Error(), false)) // it may quote the destination
 }
 
 // oneLine makes a text that may quote the destination safe to show and to store.

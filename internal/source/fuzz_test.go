@@ -154,7 +154,7 @@ func FuzzRedact(f *testing.F) {
 			for _, kept := range []string{string(first), target, s.RedactMethod(value)} {
 				for range 3 {
 					require.NotContains(t, kept, own)
-					kept = unescaped(kept)
+					kept = secret.Unescaped(kept)
 				}
 			}
 		}

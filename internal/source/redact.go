@@ -120,7 +120,7 @@ func (r *Redactor) isSecretItself(name string) bool {
 			r.holdsSecret(name) {
 			return true
 		}
-		plain := strings.ToLower(unescaped(name))
+		plain := strings.ToLower(secret.Unescaped(name))
 		if plain == name {
 			return false
 		}
@@ -228,7 +228,7 @@ func (r *Redactor) RedactTarget(u *url.URL) string {
 		}
 	}
 	text := strings.Join(path, "/")
-	if r.holdsSecret(unescaped(text)) {
+	if r.holdsSecret(secret.Unescaped(text)) {
 		text = "/" + redacted // the secret has slashes
 	}
 	if u.RawQuery != "" {

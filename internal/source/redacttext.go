@@ -2,8 +2,9 @@ package source
 
 import (
 	"encoding/base64"
-	"encoding/hex"
 	"strings"
+
+	"github.com/webhookspine/spine/internal/secret"
 )
 
 // maxNested is how often one text may be encoded in another, as in ?next=https%3A%2F%2Fh%2F%3Ftoken%3D. What is nested
@@ -34,7 +35,7 @@ func (r *Redactor) spreadsSecret(text string, nested int) bool {
 		if r.holdsSecret(text) {
 			return true
 		}
-		plain := unescaped(text)
+		plain := secret.Unescaped(text)
 		if plain == text {
 			return false
 		}
@@ -76,7 +77,7 @@ func (r *Redactor) hides(text, header string, nested int) bool {
 		return true
 	}
 	// Each level is read once, so that a long text costs no more than its length times the levels.
-	for plain, before := unescaped(text), text; plain != before; plain, before = unescaped(plain), plain {
+	for plain, before := secret.Unescaped(text), text; plain != before; plain, before = secret.Unescaped(plain), plain {
 		if nested--; nested < 0 || r.shows(plain, header) {
 			return true
 		}
@@ -172,7 +173,7 @@ func namesSecretBefore(text, rest, header string) bool {
 		return false // an address, or a word of a sentence
 	}
 	for range maxNested {
-		plain := unescaped(name)
+		plain := secret.Unescaped(name)
 		if plain == name {
 			break
 		}
@@ -340,32 +341,4 @@ func isNoBase64(c rune) bool {
 func isBasic(text string) bool {
 	plain, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(text, "="))
 	return err == nil && strings.Contains(string(plain), ":")
-}
-
-// unescaped is a text without its percent-encoding, and without that of ASCII and of slashes in JSON. What is no
-// encoding stays.
-func unescaped(text string) string {
-	if !strings.ContainsAny(text, "%\\") {
-		return text
-	}
-	b := make([]byte, 0, len(text))
-	for i := 0; i < len(text); i++ {
-		digits, skip := "", 0
-		switch rest := text[i:]; {
-		case strings.HasPrefix(rest, `\/`): // as PHP writes them
-			continue
-		case len(rest) >= 3 && rest[0] == '%':
-			digits, skip = rest[1:3], 2
-		case len(rest) >= 6 && strings.HasPrefix(rest, `\u00`):
-			digits, skip = rest[4:6], 5
-		}
-		var c [1]byte
-		if n, err := hex.Decode(c[:], []byte(digits)); n == 1 && err == nil {
-			b = append(b, c[0])
-			i += skip
-			continue
-		}
-		b = append(b, text[i])
-	}
-	return string(b)
 }

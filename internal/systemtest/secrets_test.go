@@ -7,11 +7,15 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -92,6 +96,41 @@ func TestSourcesReachNoForeignSecret(t *testing.T) {
 	require.Zero(t, value[int](t, s.db, "select count(*) from spine.events"))
 }
 
+// repeats is a destination that answers the first attempts at an event with what it was sent. The others go on to
+// another address.
+func repeats(t *testing.T, to string) (address string) {
+	t.Helper()
+	backend, err := url.Parse(to)
+	require.NoError(t, err)
+	onward := httputil.NewSingleHostReverseProxy(backend)
+	var mu sync.Mutex
+	attempts := map[string]int{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		attempts[r.Header.Get("Webhook-Id")]++
+		attempt := attempts[r.Header.Get("Webhook-Id")]
+		mu.Unlock()
+		_, password, _ := r.BasicAuth()
+		sent := fmt.Sprintf("%s %s %q", r.Header.Get("Authorization"), password, r.RequestURI)
+		switch attempt {
+		case 1:
+			http.Error(w, sent, http.StatusInternalServerError)
+		case 2:
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err == nil {
+				_, _ = io.WriteString(conn, "HTTX "+sent+"\r\n\r\n")
+				_ = conn.Close()
+			}
+		default:
+			r.Header.Del("Authorization")
+			r.URL.Path, r.URL.RawQuery = "/third_party/mock", ""
+			onward.ServeHTTP(w, r)
+		}
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
 // Issue 16, Build 1: no eight bytes of any secret are in any column, log line, metric, answer or delivery, plain or
 // encoded, whatever senders send where.
 func TestEveryByteOfEverySecret(t *testing.T) {
@@ -107,12 +146,15 @@ func TestEveryByteOfEverySecret(t *testing.T) {
 	destinationKey := make([]byte, 32)
 	_, _ = rand.Read(destinationKey)
 	signing := "whsec_" + base64.StdEncoding.EncodeToString(destinationKey)
+	password, token, key := random(30), random(30), random(30)
 	set, err := readSettings(
 		"DATABASE_URL="+database,
 		"LOG_LEVEL=trace",
 		"SECRET_DIR="+dir,
-		"MOCK_API_URL="+d.url,
+		"DESTINATION_URL=http://ops:"+password+"@"+strings.TrimPrefix(repeats(t, d.url), "http://")+
+			"/third_party/mock/"+token+"?key="+key,
 		"DESTINATION_SECRET="+signing,
+		"INITIAL_RETRY_DELAY=1ms",
 	)
 	require.NoError(t, err)
 	var log lockedBuffer
@@ -124,7 +166,9 @@ func TestEveryByteOfEverySecret(t *testing.T) {
 	s := newTarget(t, p.URL(), database)
 	s.awaitReady(t)
 
-	secrets := map[string]string{"DESTINATION_SECRET": signing}
+	secrets := map[string]string{
+		"DESTINATION_SECRET": signing, "the password": password, "the path": token, "the query": key,
+	}
 	for name, c := range map[string]struct{ settings, form string }{
 		"hmac": {`"preset":"hmac","verify":[{"header":"X-Sig"}]`, "%s"},
 		"token": {
