@@ -308,10 +308,20 @@ func isAddress(host string) bool {
 	return err == nil
 }
 
-// hostname is a Host header without its port, and without the brackets of an address.
+// hostname is a Host header without its port, and without the brackets of an address. A header that is no name or
+// address stays as it is.
 func hostname(host string) string {
-	if name, _, err := net.SplitHostPort(host); err == nil {
+	name, port, err := net.SplitHostPort(host)
+	if err == nil {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return host
+		}
 		return name
 	}
-	return strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	if inner, ok := strings.CutPrefix(host, "["); ok {
+		if address, ok := strings.CutSuffix(inner, "]"); ok {
+			return address
+		}
+	}
+	return host
 }

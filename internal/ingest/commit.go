@@ -254,6 +254,7 @@ func (c *Committer) take(flusher int) []*waiter {
 		c.mu.Unlock()
 		return nil
 	}
+	c.dropLate(now)
 	waiting, apart, bytes := c.waiting, false, c.config.BatchBytes
 	if now.Sub(c.slowAt) < apartFor && now.Sub(c.mixedAt) < apartFor {
 		mayGoApart := !slices.ContainsFunc(c.flights, func(f flight) bool { return f.apart })
@@ -268,9 +269,7 @@ func (c *Committer) take(flusher int) []*waiter {
 	}
 	c.waiting, c.cost = left, max(c.cost, cost)
 	for _, w := range batch {
-		c.rows -= len(w.events)
-		c.bytes -= w.size
-		w.load.add(w, -1)
+		c.leave(w)
 	}
 	more := len(batch) > 0 && len(c.waiting) > 0
 	if len(batch) > 0 {
@@ -283,19 +282,28 @@ func (c *Committer) take(flusher int) []*waiter {
 	return batch
 }
 
-// flush stores a batch and answers its senders. Events that have waited for half of their patience are not tried at
-// all, and their senders are told to come again. The others have the second half for their transaction, so that
-// overload cuts no transaction short.
+// dropLate answers the requests that have waited for half of their patience: they are not tried at all, and their
+// senders are told to come again. The others have the second half for their transaction, so that overload cuts none
+// short. The caller holds mu.
+func (c *Committer) dropLate(now time.Time) {
+	for len(c.waiting) > 0 && now.Sub(c.waiting[0].since) >= c.config.Patience/2 && !c.waiting[0].alone {
+		w := c.waiting[0]
+		c.waiting = c.waiting[1:]
+		c.leave(w)
+		w.answer(nil, ErrUnavailable)
+	}
+}
+
+// leave notes that a request does not wait any more. The caller holds mu.
+func (c *Committer) leave(w *waiter) {
+	c.rows -= len(w.events)
+	c.bytes -= w.size
+	w.load.add(w, -1)
+}
+
+// flush stores a batch and answers its senders.
 func (c *Committer) flush(ctx context.Context, batch []*waiter) {
-	oldest := batch[0].since
-	for len(batch) > 0 && time.Since(batch[0].since) >= c.config.Patience/2 && !batch[0].alone {
-		batch[0].answer(nil, ErrUnavailable)
-		batch = batch[1:]
-	}
-	if len(batch) == 0 {
-		return
-	}
-	c.metrics.queueWait.Observe(time.Since(oldest).Seconds())
+	c.metrics.queueWait.Observe(time.Since(batch[0].since).Seconds())
 	ctx, cancel := context.WithDeadline(ctx, batch[0].since.Add(c.config.Patience))
 	defer cancel()
 	c.commit(ctx, batch)
@@ -427,19 +435,21 @@ func (c *Committer) try(
 
 // adapt keeps transactions shorter than their senders can wait. Otherwise a database that is slow for each event would
 // get batches that are always cut short, and store next to nothing. A transaction that was cut short, or took more than
-// a quarter of the patience, halves the size of the next ones. One below a sixteenth doubles it, unless it was quick
-// because it was small. One in between raises it slowly: on a far database each may take that long, whatever its size.
-// A small one that is slow, and not cut, says nothing about large ones.
+// a quarter of the patience, halves the size of the next ones. A small one that is slow, and not cut, says nothing about
+// large ones. Where twice the limit would take less than a quarter at its pace, one below a sixteenth doubles it. Where
+// that would take less than three quarters, it raises it slowly: on a far database each may take that long, whatever its
+// size.
 func (c *Committer) adapt(rows int, took time.Duration, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	doubled := took * time.Duration(2*c.limit) / time.Duration(rows) // that many events, at this pace
+	patience := c.config.Patience
+	doubled := took * time.Duration(2*c.limit) / time.Duration(rows)
 	switch {
-	case errors.Is(err, context.DeadlineExceeded), err == nil && took > c.config.Patience/4 && rows >= c.limit/2:
+	case errors.Is(err, context.DeadlineExceeded), err == nil && took > patience/4 && rows >= c.limit/2:
 		c.limit = min(c.limit, max(1, rows/2))
-	case err == nil && took < c.config.Patience/16 && doubled < c.config.Patience/4:
+	case err == nil && took < patience/16 && doubled < patience/4:
 		c.limit = min(c.config.BatchRows, 2*c.limit)
-	case err == nil && took <= c.config.Patience/4 && rows >= c.limit:
+	case err == nil && doubled < patience/4*3:
 		c.limit = min(c.config.BatchRows, c.limit+1+c.limit/8)
 	}
 }

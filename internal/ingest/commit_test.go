@@ -411,8 +411,16 @@ func TestOverloadDoesNotCollapse(t *testing.T) {
 	})
 }
 
-// A database on which each transaction takes long, whatever its size, gets large ones again after it was away.
+// A database on which each transaction takes long, whatever its size, gets large ones again after it was away, however
+// many events a request has.
 func TestTransactionsGrowAgainOnAFarDatabase(t *testing.T) {
+	for _, each := range []int{1, 10, 30} {
+		t.Run(fmt.Sprintf("%d a request", each), func(t *testing.T) { growsAgain(t, each) })
+	}
+}
+
+func growsAgain(t *testing.T, each int) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		store := &modelStore{
 			before: func(ctx context.Context, _ []event.Event) error { <-ctx.Done(); return ctx.Err() },
@@ -422,19 +430,21 @@ func TestTransactionsGrowAgainOnAFarDatabase(t *testing.T) {
 		store.before = func(context.Context, []event.Event) error { <-time.After(500 * time.Millisecond); return nil }
 		var senders sync.WaitGroup
 		var failed atomic.Int64
-		for i := range 60 * 100 {
+		began := time.Now()
+		for i := range 60_000 / max(10, 2*each) {
 			senders.Go(func() {
-				if _, err := c.Submit(t.Context(), some(i, 1)...); err != nil && i > 30*100 {
+				isLate := time.Since(began) > 30*time.Second
+				if _, err := c.Submit(t.Context(), some(i*each, each)...); err != nil && isLate {
 					failed.Add(1)
 				}
 			})
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(time.Duration(max(10, 2*each)) * time.Millisecond)
 		}
 		senders.Wait()
 		require.Zero(t, failed.Load())
 		// A single event that is slow says nothing about others.
 		store.before = func(context.Context, []event.Event) error { <-time.After(1100 * time.Millisecond); return nil }
-		c.submit(t.Context(), some(6000, 1)...)()
+		c.submit(t.Context(), some(1_000_000, 1)...)()
 		require.Greater(t, c.limit, 10)
 	})
 }

@@ -47,7 +47,9 @@ type arrival struct {
 	small     int64     // bytes of the room for small requests
 	shared    int64     // of both, those that count towards its address, and once it is vouched for towards its source
 	vouched   bool      // its source has verified it
-	progress  *progress // of its upload; nil for a small one
+	progress  *progress // of its upload; nil for a small one that came at once
+
+	upload http.ResponseWriter // nil unless its body is being read
 }
 
 // bodyState says how much of a body has been read.
@@ -297,12 +299,12 @@ func (g *gate) receiveBody(a *arrival, u upload) (rej *rejection) {
 	}
 	// A writer that cannot set a deadline leaves it to the server's own.
 	_ = http.NewResponseController(u.writer).SetReadDeadline(time.Now().Add(u.timeout))
-	if a.reserved > smallRequest || a.announced > smallRequest || a.announced < 0 {
-		controller := http.NewResponseController(u.writer)
-		a.progress = newProgress(network(a.remote), func() { _ = controller.SetReadDeadline(time.Unix(1, 0)) })
-		g.uploads.add(a.progress)
+	a.upload = u.writer
+	if a.reserved > firstBuffer || a.announced > smallRequest || a.announced < 0 {
+		g.watch(a)
 	}
 	a.request.Wire, rej = g.readAll(a, u.request.Body, a.announced)
+	a.upload = nil
 	if rej == nil {
 		_ = u.request.Body.Close() // tells net/http that it need not look for more
 	}

@@ -184,8 +184,11 @@ func (g *gate) readAll(a *arrival, body io.Reader, announced int64) ([]byte, *re
 		}
 		n, err := body.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
-		if a.progress != nil {
+		switch {
+		case a.progress != nil:
 			a.progress.arrived(n)
+		case a.upload != nil && err == nil && int64(len(b)) < limit:
+			g.watch(a) // a small one, of which a part is missing
 		}
 		if n > 0 && reserved == 0 {
 			if !g.reserve(a, int64(cap(b))) {

@@ -679,15 +679,17 @@ func TestStoppedUploadsLeaveRoom(t *testing.T) {
 	post := func(body, address string) int {
 		return in.post(t, "/webhook", strings.NewReader(body), "X-Forwarded-For", address).status
 	}
-	stop := func(address string) net.Conn {
+	stop := func(address string, announced, header int) net.Conn {
 		var d net.Dialer
 		conn, err := d.DialContext(t.Context(), "tcp", strings.TrimPrefix(in.server.URL, "http://"))
 		require.NoError(t, err)
 		_, err = fmt.Fprintf(
 			conn,
-			"POST /webhook HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: %s\r\nContent-Length: 64000\r\n\r\n%s",
+			"POST /webhook HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: %s\r\nX-A: %s\r\nContent-Length: %d\r\n\r\n%s",
 			address,
-			strings.Repeat("x", 50_000),
+			strings.Repeat("h", header),
+			announced,
+			strings.Repeat("x", announced*3/4),
 		)
 		require.NoError(t, err)
 		return conn
@@ -705,7 +707,7 @@ func TestStoppedUploadsLeaveRoom(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var stopped []net.Conn
 			for n := range 40 {
-				conn := stop(fmt.Sprintf(addresses[n%len(addresses)], n))
+				conn := stop(fmt.Sprintf(addresses[n%len(addresses)], n), 64_000, 0)
 				defer func() { _ = conn.Close() }()
 				stopped = append(stopped, conn)
 			}
@@ -736,6 +738,22 @@ func TestStoppedUploadsLeaveRoom(t *testing.T) {
 			}
 			require.Positive(t, answers[http.StatusRequestTimeout], "some gave way")
 			require.Less(t, answers[http.StatusRequestTimeout], 10, "no more than needed")
+		})
+	}
+	for name, c := range map[string]struct{ announced, header int }{
+		"small ones":               {smallRequest, 0},
+		"small ones, with headers": {smallRequest, smallRequest - 1000},
+		"headers alone":            {0, smallRequest - 1000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for n := range 200 {
+				conn := stop(fmt.Sprintf("2001:db8:%d::1", n), max(1, c.announced), c.header)
+				defer func() { _ = conn.Close() }()
+			}
+			time.Sleep(uploadGrace + uploadGrace/2)
+			for i := range 10 {
+				require.Equal(t, http.StatusOK, post(fmt.Sprintf(large, fmt.Sprint(name, i)), "2001:db8:999::1"))
+			}
 		})
 	}
 }

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"container/list"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,7 +41,15 @@ func (p *progress) arrived(n int) {
 	p.slow.Store(min(p.slow.Load()+int64(earned), int64(time.Since(p.began)+uploadGrace)))
 }
 
-// uploads are those that are being read, the oldest first, but for small ones. It is safe for concurrent use.
+// watch has an upload give way where it is slow and others need its memory.
+func (g *gate) watch(a *arrival) {
+	controller := http.NewResponseController(a.upload)
+	a.progress = newProgress(network(a.remote), func() { _ = controller.SetReadDeadline(time.Unix(1, 0)) })
+	g.uploads.add(a.progress)
+}
+
+// uploads are those that are being read, the oldest first, but for small ones that come at once. It is safe for
+// concurrent use.
 type uploads struct {
 	mu  sync.Mutex
 	all list.List // of *progress

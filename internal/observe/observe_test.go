@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -499,7 +500,7 @@ func TestACrowdOfConnectionsIsNotKept(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPipes()
 				stop, ended := running(t, Server{
-					Listener: p, Log: zerolog.Nop(), connections: 5,
+					Listener: p, Log: zerolog.Nop(), Memory: 5 * connectionMemory * 4 / 3,
 					Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 						_, _ = io.Copy(io.Discard, r.Body)
 						if r.URL.Path == "/slow" {
@@ -553,6 +554,75 @@ func TestACrowdOfConnectionsIsNotKept(t *testing.T) {
 			})
 		})
 	}
+}
+
+// B1, of its kind: half-sent headers take more memory than the connections that send them. They have a limit of their
+// own, at which the oldest are closed.
+func TestHalfSentHeadersHaveALimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipes()
+		const lines, each = 150, 100
+		const size = lines*(each+lineMemory) + 1000 // and a little
+		stop, ended := running(t, Server{
+			Listener: p, Log: zerolog.Nop(), Memory: 4 * 5 * size, // for five of them, and many connections
+			Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }),
+		})
+		var all []net.Conn
+		send := func(conn net.Conn, text string) { go func() { _, _ = io.WriteString(conn, text) }() }
+		connect := func(text string) net.Conn {
+			near, far := net.Pipe()
+			p.conns <- far
+			all = append(all, near)
+			send(near, text)
+			<-time.After(time.Millisecond)
+			return near
+		}
+		open := func(conns []net.Conn) (n int) {
+			for _, conn := range conns {
+				_ = conn.SetReadDeadline(time.Now().Add(time.Millisecond))
+				if _, err := conn.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+					n++
+				}
+			}
+			return n
+		}
+		half := "POST /x HTTP/1.1\r\nHost: spine\r\n" + strings.Repeat("a: "+strings.Repeat("b", each-5)+"\r\n", lines)
+		idle := connect("GET /x HTTP/1.1\r\nHost: spine\r\n\r\n")
+		answer := func(conn net.Conn) {
+			_ = conn.SetReadDeadline(time.Time{})
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+		}
+		answer(idle)
+		<-time.After(time.Second)
+		for range 3 { // what is closed counts no more
+			var heavy []net.Conn
+			for range 5 {
+				heavy = append(heavy, connect(half))
+			}
+			require.Equal(t, 5, open(heavy))
+			// The oldest give way: they, and not a connection that was idle for longer, and whose request is younger.
+			send(idle, "GET /x HTTP/1.1\r\nHost: spine\r\n")
+			for range 3 {
+				connect(half)
+			}
+			require.Equal(t, 2, open(heavy))
+			require.Equal(t, 3, open(all[len(all)-3:]))
+			send(idle, "\r\n")
+			answer(idle)
+			for _, conn := range all[1:] {
+				_ = conn.Close()
+			}
+			synctest.Wait()
+		}
+		for _, conn := range all {
+			_ = conn.Close()
+		}
+		<-time.After(time.Second)
+		stop()
+		require.NoError(t, <-ended)
+	})
 }
 
 // B1: very many short headers take much memory, so their number is limited, before a request is complete.

@@ -72,7 +72,9 @@ type Server struct {
 	// closed.
 	Timeout time.Duration
 
-	connections int64 // at most, of which crowd closes the waiting ones; 0 for mostConnections
+	// Memory is what connections may take that wait for their client, in bytes. Of too many the oldest are closed. 0 is
+	// 128 MB, which is enough for 8,192 connections.
+	Memory int64
 }
 
 // Run serves until ctx ends. It returns nil when every request in hand was answered or was cut at the Timeout, which is
@@ -90,11 +92,11 @@ func (s Server) Run(ctx context.Context) error {
 		ErrorLog:          stdlog.New(warnings{s.Log}, "", 0),
 		BaseContext:       func(net.Listener) context.Context { return requests },
 	}
-	crowd := &crowd{most: cmp.Or(s.connections, mostConnections()), log: s.Log, all: map[*headed]struct{}{}}
+	crowd := newCrowd(cmp.Or(s.Memory, defaultMemory), s.Log)
 	srv.ConnState = crowd.note
 	srv.ConnContext = withHeaded
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(fewHeaders{s.Listener}) }()
+	go func() { served <- srv.Serve(fewHeaders{s.Listener, crowd}) }()
 	s.Log.Info().Str("url", URL(s.Listener)).Msg(strings.TrimSpace("serving " + s.Name))
 
 	select {

@@ -174,13 +174,22 @@ func (s *Service) guard() mux.MiddlewareFunc {
 // newRouter returns a router whose paths may hold any character.
 func newRouter() *mux.Router { return mux.NewRouter().SkipClean(true).UseEncodedPath() }
 
-// finish makes a router answer what none of its routes does. elsewhere says that it has none of the administration.
-func finish(router *mux.Router, elsewhere bool) {
+// finish makes a router answer what none of its routes does. elsewhere says that it has none of the administration. Such
+// requests meet the brake, too.
+func (s *Service) finish(router *mux.Router, elsewhere bool) {
 	router.NotFoundHandler = respond.NotFound()
 	if elsewhere {
 		router.NotFoundHandler = notHere(router.NotFoundHandler)
 	}
-	router.MethodNotAllowedHandler = respond.MethodNotAllowed(router)
+	router.NotFoundHandler = s.braked(router.NotFoundHandler)
+	router.MethodNotAllowedHandler = s.braked(respond.MethodNotAllowed(router))
+}
+
+func (s *Service) braked(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.brake.Wait(r.Context())
+		next.ServeHTTP(w, r)
+	})
 }
 
 // notHere says of the administration's paths that they are served elsewhere. It does not say where: strangers ask too.
@@ -242,11 +251,15 @@ type side struct {
 	err      error        // of the last try
 }
 
+// sidePart is which part of the memory for connections a listener of its own may take beside that of webhooks.
+const sidePart = 8
+
 // newSide tries to bind address.
 func (s *Service) newSide(ctx context.Context, setting, name, address string, handler http.Handler) *side {
 	x := &side{setting: setting, address: address, server: observe.Server{
 		Handler: handler, Log: s.log, Name: name, Delay: s.settings.Stop.Delay, Timeout: s.settings.Stop.Timeout,
 		IdleTimeout: s.settings.Server.IdleTimeout,
+		Memory:      s.memory.connections / sidePart,
 	}}
 	x.listener, x.err = observe.Listen(ctx, address)
 	return x

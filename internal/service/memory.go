@@ -21,9 +21,10 @@ import (
 // multiple of what is counted, and a process keeps what it once had.
 
 const (
-	memoryBase        = 96 << 20 // of a process without webhooks in hand, at saturation
-	memoryPerConn     = 1 << 20  // of a connection to the database, with a batch that it encodes
-	memoryPerDelivery = 64 << 10 // of a delivery of usual size
+	memoryBase        = 96 << 20  // of a process without webhooks in hand, at saturation
+	memoryPerConn     = 1 << 20   // of a connection to the database, with a batch that it encodes
+	memoryPerDelivery = 64 << 10  // of a delivery of usual size
+	memoryConnections = 128 << 20 // of clients' connections that wait for a request or for a part of one
 	memoryInterval    = time.Second
 	// memoryKept is how much memory a process keeps although it may not need it.
 	memoryKept = 192 << 20
@@ -34,18 +35,20 @@ const (
 
 // memoryPlan says how much memory a process uses.
 type memoryPlan struct {
-	limit    int64 // bytes at which the collector works harder
-	most     int64 // the limit is never raised beyond; math.MaxInt64 without a control group
-	inFlight int64 // limit on the bytes of webhooks in hand
+	limit       int64 // bytes at which the collector works harder
+	most        int64 // the limit is never raised beyond; math.MaxInt64 without a control group
+	inFlight    int64 // limit on the bytes of webhooks in hand
+	connections int64 // limit on the bytes of clients' connections that wait
 }
 
-// planMemory plans for settings and the limit of the process's control group, 0 if it has none.
-func planMemory(s *Settings, r Roles, group int64) memoryPlan {
-	p := memoryPlan{most: math.MaxInt64, inFlight: s.Intake.MaxInFlightBytes}
-	if group > 0 {
-		p.most = group / 10 * 9 // the rest is for what the runtime does not count
+// planMemory plans for settings and what givenMemory returns.
+func planMemory(s *Settings, r Roles, given int64) memoryPlan {
+	p := memoryPlan{most: math.MaxInt64, inFlight: s.Intake.MaxInFlightBytes, connections: memoryConnections}
+	if given > 0 {
+		p.most = given / 10 * 9 // the rest is for what the runtime does not count
 		// Half of it is for what becomes of the webhooks, and for all else.
 		p.inFlight = min(p.inFlight, max(p.most/2, 2*s.Intake.MaxBodyBytes))
+		p.connections = min(p.connections, p.most/8)
 	}
 	p.limit = memoryBase + int64(s.Pool.MaxConns)*memoryPerConn
 	if r.API {
@@ -62,7 +65,7 @@ func planMemory(s *Settings, r Roles, group int64) memoryPlan {
 func (s *Service) inFlightBytes() int64 {
 	if s.memory.inFlight < s.settings.Intake.MaxInFlightBytes {
 		s.log.Warn().Int64("bytes", s.memory.inFlight).Int64("setting", s.settings.Intake.MaxInFlightBytes).
-			Msg("MAX_INFLIGHT_BYTES is more than this container has memory for: it is lowered")
+			Msg("MAX_INFLIGHT_BYTES is more than this process may use (its container, GOMEMLIMIT): it is lowered")
 	}
 	return s.memory.inFlight
 }
@@ -114,6 +117,20 @@ func memoryInUse() (live, mapped int64) {
 	metrics.Read(samples)
 	value := func(i int) int64 { return int64(samples[i].Value.Uint64()) } //nolint:gosec // less than the machine has
 	return value(0), value(1) - value(2)
+}
+
+// givenMemory is how much memory the process may use: by its control group, or by GOMEMLIMIT, of which that is nine
+// tenths. It is 0 where neither says it.
+func givenMemory(root fs.FS) int64 {
+	given := groupMemory(root)
+	if os.Getenv("GOMEMLIMIT") == "" {
+		return given
+	}
+	limit := debug.SetMemoryLimit(-1) // it has read the variable, and nothing else sets a limit then
+	if limit < math.MaxInt64 && (given == 0 || limit/9*10 < given) {
+		return limit / 9 * 10
+	}
+	return given
 }
 
 // groupMemory reads the memory limit of the process's control group: the least of its own and of those above it, of

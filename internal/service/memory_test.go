@@ -55,6 +55,8 @@ func TestMemoryPlan(t *testing.T) {
 	require.Less(t, small.limit, int64(200<<20))
 	require.Less(t, small.inFlight, int64(100<<20))
 	require.Equal(t, small.most, small.limitFor(600<<20))
+	require.EqualValues(t, 128<<20, plan.connections)
+	require.Equal(t, small.most/8, small.connections)
 	tiny := planMemory(&s, Roles{API: true}, 1<<20)
 	require.Equal(t, 2*s.Intake.MaxBodyBytes, tiny.inFlight, "one webhook of the largest size always has room")
 	require.Equal(t, plan.limit, planMemory(&s, Roles{API: true, Worker: true}, 64<<30).limit)

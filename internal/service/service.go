@@ -121,7 +121,7 @@ func New(
 		secrets: settings.Secrets.Resolver(
 			os.LookupEnv,
 		),
-		memory:  planMemory(settings, roles, groupMemory(os.DirFS("/"))),
+		memory:  planMemory(settings, roles, givenMemory(os.DirFS("/"))),
 		metrics: observe.NewMetrics(),
 		brake:   ingest.NewBrake(),
 		ready:   make(chan struct{}),
@@ -278,7 +278,7 @@ func (s *Service) addServers(ctx context.Context) (err error) {
 		return err
 	}
 	health := observe.NewHealth(s.log, s.checks...)
-	finish(public, admin != public)
+	s.finish(public, admin != public)
 	handler := http.Handler(public)
 	if s.handler != nil {
 		handler = s.handler.Around(public)
@@ -286,10 +286,11 @@ func (s *Service) addServers(ctx context.Context) (err error) {
 	s.server = observe.Server{
 		Listener: s.listener, Handler: health.Around(handler), Health: health, Log: s.log,
 		Delay: s.settings.Stop.Delay, Timeout: s.settings.Stop.Timeout, IdleTimeout: s.settings.Server.IdleTimeout,
+		Memory: s.memory.connections,
 	}
 	s.adminURL = s.URL()
 	if admin != public {
-		finish(admin, false)
+		s.finish(admin, false)
 		own := s.newSide(ctx, "ADMIN_LISTEN", "the administration", s.admin.address, health.Around(admin))
 		s.adminURL = own.url()
 		s.sides = append(s.sides, own)
@@ -297,7 +298,7 @@ func (s *Service) addServers(ctx context.Context) (err error) {
 	if address := string(s.settings.Metrics.Address); address != "" {
 		router := newRouter()
 		router.Path("/metrics").Methods(http.MethodGet, http.MethodHead).Handler(metrics)
-		finish(router, false)
+		s.finish(router, false)
 		s.sides = append(s.sides, s.newSide(ctx, "METRICS_LISTEN", "metrics", address, router))
 	}
 	return nil
