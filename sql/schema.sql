@@ -883,7 +883,10 @@ CREATE FUNCTION spine.delivered_until(_event bigint) RETURNS timestamp with time
     AS $$
     select coalesce(min(q.until) filter (where q.until < clock_timestamp()), 'infinity')
     from (
-        select date_trunc('day', max(p.updated_at) + interval '100 days', 'UTC') as until
+        select date_trunc(
+            'day',
+            max(greatest(p.created_at, p.updated_at, p.last_attempt_at)) + interval '100 days',
+            'UTC') as until
         from processing_state p
         where p.event = _event
     ) q
@@ -6303,7 +6306,7 @@ $$;
 -- Name: FUNCTION trail_until(_event bigint); Type: COMMENT; Schema: spine; Owner: -
 --
 
-COMMENT ON FUNCTION spine.trail_until(_event bigint) IS 'Internal. A time after all steps of an event. infinity where that is not known.';
+COMMENT ON FUNCTION spine.trail_until(_event bigint) IS 'Internal. A time after an event''s trail. infinity where that is not known.';
 
 
 --

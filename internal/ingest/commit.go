@@ -435,10 +435,10 @@ func (c *Committer) try(
 
 // adapt keeps transactions shorter than their senders can wait. Otherwise a database that is slow for each event would
 // get batches that are always cut short, and store next to nothing. A transaction that was cut short, or took more than
-// a quarter of the patience, halves the size of the next ones. A small one that is slow, and not cut, says nothing about
-// large ones. Where twice the limit would take less than a quarter at its pace, one below a sixteenth doubles it. Where
-// that would take less than three quarters, it raises it slowly: on a far database each may take that long, whatever its
-// size.
+// a quarter of the patience, halves the size of the next ones. A small one that is slow, and not cut, says nothing
+// about large ones. Where twice the limit would take less than a quarter at its pace, one below a sixteenth doubles it.
+// Where that would take less than three quarters, it raises it slowly: on a far database each may take that long,
+// whatever its size.
 func (c *Committer) adapt(rows int, took time.Duration, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -564,8 +564,12 @@ func TestHalfSentHeadersHaveALimit(t *testing.T) {
 		const lines, each = 150, 100
 		const size = lines*(each+lineMemory) + 1000 // and a little
 		stop, ended := running(t, Server{
-			Listener: p, Log: zerolog.Nop(), Memory: 4 * 5 * size, // for five of them, and many connections
-			Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }),
+			Listener: p,
+			Log:      zerolog.Nop(),
+			Memory:   4 * 5 * size, // for five of them, and many connections
+			Handler: http.HandlerFunc(
+				func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) },
+			),
 		})
 		var all []net.Conn
 		send := func(conn net.Conn, text string) { go func() { _, _ = io.WriteString(conn, text) }() }

@@ -174,8 +174,8 @@ func (s *Service) guard() mux.MiddlewareFunc {
 // newRouter returns a router whose paths may hold any character.
 func newRouter() *mux.Router { return mux.NewRouter().SkipClean(true).UseEncodedPath() }
 
-// finish makes a router answer what none of its routes does. elsewhere says that it has none of the administration. Such
-// requests meet the brake, too.
+// finish makes a router answer what none of its routes does. elsewhere says that it has none of the administration.
+// Such requests meet the brake, too.
 func (s *Service) finish(router *mux.Router, elsewhere bool) {
 	router.NotFoundHandler = respond.NotFound()
 	if elsewhere {

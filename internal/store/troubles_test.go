@@ -69,6 +69,9 @@ func TestATrailOverAClockThatWasSetBack(t *testing.T) {
 	d.run("update spine.audit_trail set timestamp = timestamp - interval '1 day' where action = 'processing_succeeded'")
 	require.Equal(t, "4", d.value("select count(*) from spine.trace('x')"))
 	require.Equal(t, "1", d.value("select count(*) from spine.explain('x') where says like '%completed%'"))
+	// It was years back for a moment.
+	d.run("update spine.processing_state set updated_at = '2020-01-01'")
+	require.Equal(t, "4", d.value("select count(*) from spine.trace('x')"))
 }
 
 // E18: that nobody makes partitions is shown days before they are needed. E23: whoever can store nothing knows it.

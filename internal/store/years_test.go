@@ -602,7 +602,8 @@ func TestATrailEndsSometimeAfterItsDeliveries(t *testing.T) {
 		from spine.events, unnest(array[0, 1, 100, 102, 2000]) n`)
 	d.run("update spine.events set created_at = '2017-02-01Z'")
 	d.run(`update spine.processing_state set status = 'completed', lease_token = 1, next_attempt_at = null,
-		completed_at = '2017-02-02Z', updated_at = case event_id when 'new' then now() else '2017-02-02 12:00Z' end`)
+		created_at = '2017-02-01Z', completed_at = '2017-02-02Z',
+		updated_at = case event_id when 'new' then now() else '2017-02-02 12:00Z' end`)
 	whole := []string{"0", "1", "100", "102", "2000"}
 	for id, days := range map[string][]string{"once": whole[:3], "again": whole, "new": whole} {
 		require.Equal(

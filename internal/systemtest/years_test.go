@@ -133,20 +133,22 @@ func TestTrailsAreLongerThanTheLocksOfAServer(t *testing.T) {
 	said := &complaints{}
 	s := newTarget(t, runServiceSaying(t, said, both, database, "LOG_LEVEL=info",
 		"MOCK_API_URL="+newDestination(t).url), database)
-	for _, id := range []string{"old", "without-beginning", "new"} {
+	for _, id := range []string{"old", "without-beginning", "replayed", "new"} {
 		s.accept(t, id, `{"a":1}`)
 		s.awaitStatus(t, id, "completed")
 	}
 	s.deduplicate(t, "old", `{"a":1}`)
 	execute(t, s.db, "select spine.roll_up()")
-	s.age(t, age, "old", "without-beginning")
+	s.age(t, age, "old", "without-beginning", "replayed")
+	execute(t, s.db, "select spine.replay('replayed')")
+	s.awaitStatus(t, "replayed", "completed")
 	execute(t, s.db, fmt.Sprintf(`delete from spine.audit_trail where timestamp > %s and timestamp < %s
 		and event_id = 'without-beginning' and action = 'event_received'`, daysAgo(age+1), daysAgo(age-1)))
 	_, err := s.db.Exec(t.Context(), "select count(*) from spine.audit_log where event_id = 'old'")
 	require.ErrorContains(t, err, "53200", "the server must have too few locks for this test to say anything")
 
 	environment := []string{"DATABASE_URL=" + database}
-	for id, steps := range map[string]int{"old": 6, "without-beginning": 3} {
+	for id, steps := range map[string]int{"old": 6, "without-beginning": 3, "replayed": 7} {
 		require.Len(t, s.actions(t, id), steps)
 		require.Equal(t, steps, value[int](t, s.db, "select count(*) from spine.trace($1)", id))
 		require.True(t, value[bool](t, s.db, "select 'standing' in (select topic from spine.explain($1))", id))
@@ -179,9 +181,9 @@ func TestTrailsAreLongerThanTheLocksOfAServer(t *testing.T) {
 		}
 		return violations
 	}
-	require.Equal(t, map[string]int{"checked": 3, "receipts_counted": 1}, broken("10000d"))
+	require.Equal(t, map[string]int{"checked": 4, "receipts_counted": 1}, broken("10000d"))
 	execute(t, s.db, "delete from spine.processing_state where event_id = 'old'")
-	require.Equal(t, map[string]int{"checked": 3, "receipts_counted": 1, "event_queued": 1, "row_as_told": 1},
+	require.Equal(t, map[string]int{"checked": 4, "receipts_counted": 1, "event_queued": 1, "row_as_told": 1},
 		broken("10000d"))
 	execute(t, s.db, "delete from spine.events where event_id = 'without-beginning'")
 	require.Equal(t, 1, broken("10000d")["event_kept"])
@@ -196,8 +198,10 @@ func (s *target) age(t *testing.T, days int, ids ...string) {
 	t.Helper()
 	execute(t, s.db, fmt.Sprintf("update spine.events set created_at = created_at - interval '%d days'"+
 		" where event_id = any ($1)", days), ids)
-	execute(t, s.db, fmt.Sprintf("update spine.processing_state set updated_at = updated_at - interval '%d days'"+
-		" where event_id = any ($1)", days), ids)
+	for _, column := range []string{"created_at", "last_attempt_at", "updated_at"} {
+		execute(t, s.db, fmt.Sprintf("update spine.processing_state set %s = %[1]s - interval '%d days'"+
+			" where event_id = any ($1)", column, days), ids)
+	}
 	execute(t, s.db, fmt.Sprintf("update spine.audit_trail set timestamp = timestamp - interval '%d days'"+
 		" where timestamp > %s and event_id = any ($1)", days, daysAgo(1)), ids)
 }

@@ -209,13 +209,13 @@ comment on function spine.audit_begins() is
 
 -- audit_stretches: spans of time that follow each other, for reading the log from one time to another.
 --   _since, _until  from (inclusive), to (exclusive).
--- Each has 128 partitions, the first one those that are left, the last one also those of the future. A plan locks each
--- partition that it may read, with three indexes, until the transaction ends. After years these are more than a server
+-- Each has 128 partitions, the first one those that are left. The last one also has those up to _until. A plan locks
+-- each partition that it may read, with three indexes, until the transaction ends. After years these are more than a server
 -- has locks for. So a reader takes one span after the other, each in a block that ends with an exception. That gives
 -- the locks back, and rows returned before it stay. Four rules make it right:
 --   * The reader locks audit_trail itself before, outside of the blocks. So no partition goes meanwhile.
 --   * The planner must know the times as values, or it locks all partitions. So plans are not kept.
---   * Steps of an event have an "or infinity", as trail_start() says. The last span alone returns those of that time.
+--   * Steps of an event have an "or infinity", as trail_start() says. Only a last span without an end returns those.
 --   * Large values are copied, since a row leads to its partition, which may be gone after the function.
 -- Reads only the catalog.
 create or replace function spine.audit_stretches(_since timestamptz, _until timestamptz default 'infinity')

@@ -241,9 +241,9 @@ end $$;
 comment on function spine.trail_start(bigint) is
     'Internal. A time before all steps of an event. -infinity where that is not known.';
 
--- delivered_until: a time after the steps of an event's deliveries: a day (UTC) 100 days after its last change in the
--- queue. So an event of years ago needs no look at all partitions since. A worker may end a lost attempt late, and
--- clocks are set back. A step that is later still is in the log, but not in the trail.
+-- delivered_until: a time after the steps of an event's deliveries: a day (UTC) 100 days after the latest time that its
+-- row of the queue has. So an event of years ago needs no look at all partitions since. A worker may end a lost attempt
+-- late, and clocks are set back. A step that is later still is in the log, but not in the trail.
 --   _event  events.id
 -- Returns 'infinity' where that time has not come, or the queue has no row of the event. Relies on
 -- processing_state_pkey. Reads only.
@@ -252,7 +252,10 @@ language sql stable
 set search_path = spine, pg_temp as $$
     select coalesce(min(q.until) filter (where q.until < clock_timestamp()), 'infinity')
     from (
-        select date_trunc('day', max(p.updated_at) + interval '100 days', 'UTC') as until
+        select date_trunc(
+            'day',
+            max(greatest(p.created_at, p.updated_at, p.last_attempt_at)) + interval '100 days',
+            'UTC') as until
         from processing_state p
         where p.event = _event
     ) q
@@ -272,7 +275,7 @@ set search_path = spine, pg_temp as $$
     end
 $$;
 comment on function spine.trail_until(bigint) is
-    'Internal. A time after all steps of an event. infinity where that is not known.';
+    'Internal. A time after an event''s trail. infinity where that is not known.';
 
 -- mend_sequences: lets the sequences of numbers begin after the rows that are there. After a logical switch-over they
 -- may lag behind, and give out numbers again. Runs with the rights of its owner, since setval() needs more than INSERT.
