@@ -210,9 +210,9 @@ comment on function spine.audit_begins() is
 -- audit_stretches: spans of time that follow each other, for reading the log from one time to another.
 --   _since, _until  from (inclusive), to (exclusive).
 -- Each has 128 partitions, the first one those that are left. The last one also has those up to _until. A plan locks
--- each partition that it may read, with three indexes, until the transaction ends. After years these are more than a server
--- has locks for. So a reader takes one span after the other, each in a block that ends with an exception. That gives
--- the locks back, and rows returned before it stay. Four rules make it right:
+-- each partition that it may read, with three indexes, until the transaction ends. After years these are more than a
+-- server has locks for. So a reader takes one span after the other, each in a block that ends with an exception. That
+-- gives the locks back, and rows returned before it stay. Four rules make it right:
 --   * The reader locks audit_trail itself before, outside of the blocks. So no partition goes meanwhile.
 --   * The planner must know the times as values, or it locks all partitions. So plans are not kept.
 --   * Steps of an event have an "or infinity", as trail_start() says. Only a last span without an end returns those.
