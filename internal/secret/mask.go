@@ -30,7 +30,9 @@ func NewMask(secrets ...Value) Mask {
 			continue
 		}
 		for _, form := range Forms(s.Reveal()) {
-			m.forms = append(m.forms, New(lowerASCII(form)))
+			if len(form) >= minMasked {
+				m.forms = append(m.forms, New(lowerASCII(form)))
+			}
 		}
 	}
 	slices.SortFunc(m.forms, func(a, b Value) int {
@@ -97,12 +99,14 @@ func lowerASCII(text string) string {
 	return string(b)
 }
 
+// escapedQuotes undoes what JSON and Go do to quotes, in one pass: a backslash may stand before another one.
+var escapedQuotes = strings.NewReplacer(`\"`, `"`, `\\`, `\`)
+
 // unescapedViews are what a text says where it is escaped for JSON, a URL, HTML or Go, once or more often.
 func unescapedViews(text string) func(yield func(string) bool) {
-	quotes := strings.NewReplacer(`\"`, `"`, `\\`, `\`)
 	return func(yield func(string) bool) {
 		for range maxEscaped {
-			plain := Unescaped(quotes.Replace(html.UnescapeString(text)))
+			plain := Unescaped(escapedQuotes.Replace(html.UnescapeString(text)))
 			if plain == text || !yield(plain) {
 				return
 			}
